@@ -1,4 +1,4 @@
--- mint 0014_e5b31a06439d
+-- mint 0015_c80ccfc76a37
 CREATE TABLE agents (
   path VARCHAR(64) NOT NULL,
   status VARCHAR(16) NOT NULL,
@@ -183,6 +183,8 @@ CREATE TABLE webhooks (
   error TEXT,
   ended_at BIGINT,
   ended_why VARCHAR(16),
+  heartbeat_ms BIGINT,
+  beat_at BIGINT,
   PRIMARY KEY (id)
 );
 CREATE TABLE console_sessions (
@@ -231,6 +233,7 @@ CREATE TABLE oauth_clients (
   created_at BIGINT NOT NULL,
   "by" VARCHAR(96) NOT NULL,
   used_at BIGINT,
+  expires_at BIGINT,
   ended_at BIGINT,
   PRIMARY KEY (id),
   CONSTRAINT oauth_clients_by_url UNIQUE (url, agent),

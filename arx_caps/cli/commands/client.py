@@ -10,6 +10,7 @@ from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import read_object, write_object
 from arx_caps.cli.terminal import Console, pairs, table
@@ -28,6 +29,7 @@ def client_command() -> None:
 @click.option("--public", is_flag=True, help="a program without a secret, on a person's own machine")
 @click.option("--introspects", multiple=True, help="service whose access tokens it may introspect; may be repeated")
 @click.option("--jwks", metavar="FILE", help="file with its public keys, a JWK set: Ed25519 or P-256 [a secret]")
+@click.option("--expires", type=Duration(), help="end it, its sessions and access tokens after this, as 30m [never]")
 @click.option("--out", type=click.Path(path_type=Path), help="new file for client id and secret (mode 0600)")
 @operator_options
 @common_options
@@ -40,6 +42,7 @@ def add(
     public: bool,
     introspects: tuple[str, ...],
     jwks: str | None,
+    expires: str | None,
     out: Path | None,
     place: Place,
 ) -> None:
@@ -55,6 +58,8 @@ def add(
         raise Stop(f"{out} exists; it is not overwritten", code="file")
     body: dict[str, Any] = {"agent": agent, "scopes": scopes, "introspects": introspects}
     body |= {"redirects": redirects, "public": public}
+    if expires is not None:
+        body["expires"] = expires
     if jwks is not None:
         content = read_object(jwks)
         body["jwks"] = content.get("keys", [content])

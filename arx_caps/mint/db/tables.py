@@ -234,6 +234,7 @@ OAUTH_CLIENTS: Final = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("by", String(96), nullable=False, index=True),
     Column("used_at", BigInteger),  # the last access token
+    Column("expires_at", BigInteger),  # of one that an operator registered for a time
     Column("ended_at", BigInteger),
     UniqueConstraint("url", "agent", name="oauth_clients_by_url"),
 )

@@ -53,12 +53,14 @@ class Opener(NamedTuple):
         by: Its credential, for the record: ``key``, or ``issuer`` and ``sub``.
         subject: The subject on whose behalf it acts, or None.
         until: When the subject's token expires, ms since the Unix epoch; None without a subject.
+        ends_at: When the credential itself ends, ms since the Unix epoch; None for no end.
     """
 
     agent: Mapping[str, Any]
     by: Mapping[str, str]
     subject: Subject | None
     until: int | None
+    ends_at: int | None = None
 
 
 def authenticate_opener(

@@ -241,7 +241,9 @@ def grant_authorization_code(
     if not consents.use(row["id"]):
         _end_replayed(mint, row)
         raise OAuthError("invalid_grant", _WRONG)
-    opener = Opener(agent, {"client": client.id, "consent": row["id"]}, subject, row["subject_until"])
+    opener = Opener(
+        agent, {"client": client.id, "consent": row["id"]}, subject, row["subject_until"], client.expires_at
+    )
     # In the session that the person has opened for this client, if it goes on: stock clients give up when a step-up or
     # a new login ends their session of MCP, which a gateway binds to it.
     caller = session_for(mint, unit, born, client, opener)

@@ -58,6 +58,7 @@ class OAuthClient(NamedTuple):
         name: What it calls itself, if no operator has registered it.
         jkt: Thumbprint of the key that its proof of this request is by (RFC 9449); None without a proof.
         url: The URL of the document that describes it, or None.
+        expires_at: When it ends, with its sessions and access tokens, ms since the Unix epoch; None for no end.
     """
 
     id: str
@@ -71,6 +72,7 @@ class OAuthClient(NamedTuple):
     name: str | None = None
     jkt: str | None = None
     url: str | None = None
+    expires_at: int | None = None
 
     @property
     def client_id(self) -> str:
@@ -257,6 +259,7 @@ def _client_of(mint: MintContext, row: Mapping[str, Any]) -> OAuthClient:
         self_registered=row["by"] == SELF,
         name=row["name"],
         url=row["url"],
+        expires_at=row.get("expires_at"),
     )
 
 
@@ -350,6 +353,8 @@ def _registered(mint: MintContext, client: str, *, is_new: bool = False) -> dict
     row = mint.db.oauth_clients.find(client) if len(client) <= 32 and client.isascii() else None
     # One that a document describes is known by its URL alone.
     if row is None or row["ended_at"] is not None or row["url"] is not None:
+        return None
+    if row["expires_at"] is not None and row["expires_at"] <= now_ms():
         return None
     return row if row["by"] != SELF or _may_go_on(mint, row) else None
 

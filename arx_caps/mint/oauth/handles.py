@@ -79,6 +79,8 @@ def issue_handle(
     now, actor = now_ms(), f"agent:{client.agent}"
     kid, key = mint.signing_keys.signer()
     end = min(now + LIFE_MS, int(task["expires_at"])) // 1000
+    if client.expires_at is not None:
+        end = min(end, client.expires_at // 1000)
     if of is not None:
         end = min(end, of.exp)  # or a stolen one would be exchanged again and again
     claims = AccessToken(

@@ -190,7 +190,7 @@ def opener_of(
     Raises:
         RevokedError: ``frozen``: the agent is deactivated.
     """
-    return Opener(active_agent(mint, client), {"client": client.id, **(by or {})}, subject, until)
+    return Opener(active_agent(mint, client), {"client": client.id, **(by or {})}, subject, until, client.expires_at)
 
 
 def active_agent(mint: MintContext, client: OAuthClient) -> dict[str, Any]:

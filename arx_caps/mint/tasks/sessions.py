@@ -194,6 +194,8 @@ def open_for(
     path, subject = str(opener.agent["path"]), opener.subject
     terms = policy.may_open(path, subject)
     ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
+    if opener.ends_at is not None:
+        ends_at = min(ends_at, opener.ends_at)
     expires_at = next_end(mint, terms, now, ends_at)
     kid, _ = mint.key_schedule.mint_key()
     mint.require(

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from arx_caps.durations import MAX_MS, duration_within
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.routes.sessions import Duration
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
@@ -42,13 +44,15 @@ class ClientBody(Body, frozen=True):
     jwks: Annotated[tuple[dict[str, Any], ...], Meta(max_length=8)] | None = None
     redirects: Redirects | None = None
     public: bool = False
+    expires: Duration | None = None
 
 
 class ClientShown(RouteAnswer, frozen=True):
     """A client; ``keys`` are ids of its keys, empty for one with a secret.
 
     ``name`` is what a client calls itself that no operator has registered, ``url`` is where its document is, and
-    ``expires_at`` is when it ends unless it is used.
+    ``expires_at`` is when it ends: of one for a time, and of one that registered itself unless it is
+    used.
     """
 
     id: str
@@ -99,13 +103,18 @@ def add_client(call: RouteCall) -> ClientAdded:
         raise RequestError("invalid client: a public one needs a redirect, and has neither keys nor introspects")
     if redirects and not scopes:
         raise RequestError("invalid client: expected scopes beside redirects, got none")
+    now, life_ms = now_ms(), duration_within(body.expires, MAX_MS) if body.expires is not None else None
+    if body.expires is not None and life_ms is None:
+        raise RequestError(f"invalid expires: expected a duration such as 30m, at most 366d, got {body.expires!r}")
+    expires_at = None if life_ms is None else now + life_ms
     secret, digest = new_secret() if body.jwks is None and not body.public else (UNSET, None)
     jwks = None if body.jwks is None else read_client_keys(body.jwks)
     row = {"id": new_name("c-"), "agent": body.agent, "secret": digest, "jwks": jwks and as_json(jwks)}
     row |= {"scopes": as_json(scopes), "introspects": as_json(introspects), "redirects": as_json(redirects)}
-    row |= {"url": None, "name": None, "created_at": now_ms(), "by": by, "used_at": None, "ended_at": None}
+    row |= {"url": None, "name": None, "created_at": now, "by": by, "used_at": None, "ended_at": None}
+    row["expires_at"] = expires_at
     facts: dict[str, Any] = {"agent": body.agent, "scopes": scopes, "introspects": introspects}
-    facts |= {"redirects": redirects, "public": body.public}
+    facts |= {"redirects": redirects, "public": body.public, "expires_at": expires_at}
     facts["keys"] = tuple(jwk["kid"] for jwk in jwks or ())
     mint.db.oauth_clients.add(row, Event.of("client.added", by, client=row["id"], **facts))
     return ClientAdded(client=_show(mint, row), secret=secret)
@@ -166,7 +175,7 @@ def _show(mint: MintContext, row: Mapping[str, Any]) -> ClientShown:
         created_at=row["created_at"],
         by=row["by"],
         used_at=row["used_at"],
-        expires_at=end_of_unused(row, unused_ms) if row["by"] == SELF else None,
+        expires_at=end_of_unused(row, unused_ms) if row["by"] == SELF else row["expires_at"],
         ended_at=row["ended_at"],
     )
 

@@ -5,7 +5,7 @@ from alembic import op
 
 from arx_caps.mint.db.tables import METADATA
 
-revision = "0014_e5b31a06439d"
+revision = "0015_c80ccfc76a37"
 down_revision = None
 
 
