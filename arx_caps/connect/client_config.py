@@ -63,6 +63,13 @@ CLIENT_CONFIGS: Final = {
 }
 
 
+def arx_command() -> list[str]:
+    """Return the command that starts ``arx`` from any folder, as this process was started."""
+    # The client has another PATH and another working directory than the shell that prints this.
+    script = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "arx" else None
+    return [sys.executable, "-m", "arx_caps.cli"] if script is None else [str(Path(script).absolute())]
+
+
 def bridge_command(
     bundle: Path, url: str, only: Sequence[str] = (), audience: str | None = None, key: Path | None = None
 ) -> list[str]:
@@ -75,10 +82,7 @@ def bridge_command(
         audience: The server's audience, or None.
         key: The file of the holder's key, or None.
     """
-    # The client has another PATH and another working directory than the shell that prints this.
-    script = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "arx" else None
-    start = [sys.executable, "-m", "arx_caps.cli"] if script is None else [str(Path(script).absolute())]
     options = [word for tool in only for word in ("--only", tool)]
     options += [] if audience is None else ["--audience", audience]
     options += [] if key is None else ["--holder-key", str(key.absolute())]
-    return [*start, "connect", "--task", str(bundle.absolute()), *options, url]
+    return [*arx_command(), "connect", "--task", str(bundle.absolute()), *options, url]

@@ -23,6 +23,7 @@ PAGES = [
         "docs/audit.md",
         "docs/comparison.md",
         "docs/concepts.md",
+        "docs/coding-agents.md",
         "docs/constraints.md",
         "docs/connect.md",
         "docs/gateway.md",

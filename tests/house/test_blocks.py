@@ -42,6 +42,7 @@ RUN = {
     "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 2},
     "docs/budgets.md": {"test_examples.py": 1},
     "docs/concepts.md": {"test_examples.py": 7},
+    "docs/coding-agents.md": {"../hook/test_claude_code.py": 2, "../hook/test_decider.py": 1},
     "docs/connect.md": {"../connect/test_page.py": 4},
     "docs/gateway.md": {"../gateway/test_page.py": 3},
     "docs/gateway-operations.md": {"gateways.py": 1},

@@ -61,6 +61,7 @@ CAPS_IMPORTS = {
     "connect": {"agent", "http_client", "event_stream"},
     "memory": {"agent"},
     "service": {"access_token", "jose", "keyfile", "agent", "audit"},
+    "hook": {"agent", "service"},
     "gateway": {
         "access_token",
         "agent",
