@@ -110,6 +110,7 @@ screenshots: $(READY)  ## pictures of the console's pages, in docs/console and b
 clients: $(READY)  ## stock MCP clients of PyPI and npm connect to a gateway by its URL, each in an environment of its own; takes npm
 	$(BIN)/python -m tests.stock $(ARGS)
 	$(BIN)/python -m tests.stock.approvals
+	$(BIN)/python -m tests.stock.coding_agents
 
 operations: $(READY)  ## the set-ups of docs/operations.md and docs/gateway-operations.md, typed from the pages; takes redis-server and nginx
 	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py tests/house/gateways.py $(ARGS)
