@@ -3,7 +3,6 @@
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,10 +63,10 @@ CLIENT_CONFIGS: Final = {
 
 
 def arx_command() -> list[str]:
-    """Return the command that starts ``arx`` from any folder, as this process was started."""
-    # The client has another PATH and another working directory than the shell that prints this.
-    script = shutil.which(sys.argv[0]) if Path(sys.argv[0]).name == "arx" else None
-    return [sys.executable, "-m", "arx_caps.cli"] if script is None else [str(Path(script).absolute())]
+    """Return the command that starts ``arx`` from any folder, with nothing of that folder in it."""
+    # A client starts it in a project's folder, with the project's environment.  Without -I, Python imports what lies
+    # there, such as a file `json.py` that the agent wrote, into the process that holds the task.
+    return [sys.executable, "-I", "-m", "arx_caps.cli"]
 
 
 def bridge_command(
