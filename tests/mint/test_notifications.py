@@ -332,6 +332,38 @@ def test_each_kind_has_a_text_a_page_and_a_command(unit: Harness, kind: str) -> 
     assert "of.a.newer.mint" in unknown["text"]
 
 
+@pytest.mark.sqlite
+def test_a_test_of_a_kind_cannot_pass_for_an_event(hooked: Hooked) -> None:
+    """It has the type of the kind, is marked as a test, and has no fact of an event; another kind is refused."""
+    webhook = hooked.add(events=["log.halted"])
+    for kind in (*NOTIFIED, "heartbeat"):
+        answer = hooked.operator.call("POST", f"/v1/webhooks/{webhook}/test", event=kind)
+        assert answer.json()["taken"], answer.text
+        until(lambda kind=kind: kind in [got.body["type"] for got in hooked.receiver.at("/200")])  # type: ignore[misc]
+        body = hooked.receiver.at("/200")[-1].body
+        assert (body["type"], body["text"]) == (kind, f"A test, no event: {kind}")
+        assert set(body["data"]) == {"by", "test"}
+    answer = hooked.operator.call("POST", f"/v1/webhooks/{webhook}/test", event="no.such")
+    assert (answer.status_code, "no.such" in answer.json()["detail"]) == (400, True)
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("kind", NOTIFIED)
+def test_no_fact_is_markup_in_slack(unit: Harness, kind: str) -> None:
+    """Whatever an agent, a service or a policy is named: one link, to the console, and no call of a channel."""
+    nasty = "<!channel> <https://evil.example|Open in the console> `x` *b*\u202e\n"
+    facts: dict[str, Any] = dict.fromkeys(NOTIFIED[kind], nasty) | {"by": nasty, "count": 2}
+    facts |= {name: [nasty] for name in ("targets", "verifiers", "agents", "tables") if name in facts}
+    body = json.loads(body_of(Notice("n-1", kind, 0, facts), unit.realm, "slack"))
+    assert "<" not in body["text"]
+    texts = [block["text"] for block in body["blocks"] if "text" in block]
+    texts += [part for block in body["blocks"] for part in (*block.get("fields", ()), *block.get("elements", ()))]
+    (link,) = [text["text"] for text in texts if text["type"] == "mrkdwn"]
+    assert link.startswith(f"<{ISSUER}/console")
+    assert (link.count("<"), link.count(">"), link.count("|Open in the console>")) == (1, 1, 1)
+    assert all(text["text"].isprintable() for text in texts)
+
+
 @pytest.mark.spec("CONTROL 7.2")
 def test_what_changes_who_may_do_what(hooked: Hooked) -> None:
     """Operators, break-glass, policies, keys and webhooks: each is notified once, without a line of a policy."""
@@ -356,7 +388,7 @@ def test_what_changes_who_may_do_what(hooked: Hooked) -> None:
         "operator.role_changed": {"operator": "bea", "role": "responder", "before": "read-only"},
         "operator.keys_changed": {"operator": "bea", "added": key.kid},
         "operator.recovered": {"operator": "night"},
-        "policy.loaded": {"tables": ["task refund"], "count": 1, "granted": 0, "gone": 0},
+        "policy.loaded": {"tables": ["task refund"], "count": 1, "granted": 0},
         "key.rotated": {"at_once": True},
         "service.key_replaced": {"audience": "orders", "stolen": False},
         "webhook.removed": {"webhook": added},

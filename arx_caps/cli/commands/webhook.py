@@ -97,12 +97,14 @@ def list_webhooks(console: Console, place: Place) -> None:
 
 @webhook_command.command("test")
 @click.argument("webhook")
+@click.option("--event", help="kind of event that the test has as its type, such as policy.loaded [webhook.test]")
 @operator_options
 @common_options
 @pass_console
-def test(console: Console, webhook: str, place: Place) -> None:
+def test(console: Console, webhook: str, event: str | None, place: Place) -> None:
     """Send a test to the receiver WEBHOOK, and print what it answered; exit with 1 if it did not take it."""
-    answer = place.mint().call("POST", f"/v1/webhooks/{_checked(webhook, 'w-')}/test", repeats=False)
+    path = f"/v1/webhooks/{_checked(webhook, 'w-')}/test"
+    answer = place.mint().call("POST", path, query={"event": event}, repeats=False)
     text = f"taken: answered {answer['status']}" if answer["taken"] else f"not taken: {answer['error']}"
     console.data("webhook-test", {"webhook": webhook, **answer}, text)
     click.get_current_context().exit(exit_codes.OK if answer["taken"] else exit_codes.DENIED)

@@ -19,7 +19,7 @@ import msgspec
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.notices import HEARTBEAT, TEST
+from arx_caps.mint.db.notices import HEARTBEAT
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.notifications.alarms import Alarms
 from arx_caps.mint.notifications.message import Notice
@@ -83,11 +83,12 @@ class NotificationSender:
                 thread.join(max(0.0, until - time.monotonic()))
         self._thread = None
 
-    def test(self, row: dict[str, Any], by: str) -> Outcome:
+    def test(self, row: dict[str, Any], kind: str, by: str) -> Outcome:
         """Send one test to a receiver, now and once.
 
         Args:
             row: The receiver's row.
+            kind: The kind of event that it looks like.
             by: The actor.
 
         Raises:
@@ -99,7 +100,7 @@ class NotificationSender:
             raise GrantError("another test is under way: wait for its end", code="conflict")
         try:
             now = now_ms()
-            return self._send(row, Notice(f"n-test-{now}", TEST, now, {"by": by}))
+            return self._send(row, Notice(f"n-test-{now}", kind, now, {"by": by, "test": True}))
         finally:
             self._testing.release()
 

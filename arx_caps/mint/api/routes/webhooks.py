@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, WAITING
+from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, TEST, WAITING
 from arx_caps.mint.db.repositories.notifications import NOTIFICATIONS_ORDER
 from arx_caps.mint.notifications.message import Format
 from arx_caps.mint.notifications.receivers import (
@@ -40,6 +40,12 @@ class WebhookBody(Body, frozen=True):
     format: Format = "json"
     events: Kinds | None = None
     heartbeat_ms: Annotated[int, Meta(ge=HEARTBEAT_MS[0], le=HEARTBEAT_MS[1])] | None = None
+
+
+class WebhookTestQuery(Query, frozen=True):
+    """The kind of event that the test is to look like; that of a test if omitted."""
+
+    event: Annotated[str, Meta(max_length=64)] | None = None
 
 
 class WebhookShown(RouteAnswer, frozen=True):
@@ -163,7 +169,10 @@ def test_webhook(call: RouteCall) -> WebhookTested:
     row = _find(call, call.path["webhook"])
     if row["ended_at"] is not None:
         raise GrantError(f"{row['id']} is {row['ended_why']}: add it again", code="conflict")
-    outcome = call.mint.notifications.test(row, call.authenticated.actor)
+    kind = call.query.event
+    if kind is not None and kind not in (*NOTIFIED, HEARTBEAT):
+        raise RequestError(f"invalid event: expected one of {', '.join((*NOTIFIED, HEARTBEAT))}, got {kind}")
+    outcome = call.mint.notifications.test(row, kind or TEST, call.authenticated.actor)
     return WebhookTested(taken=outcome.error is None, status=outcome.status, error=outcome.error)
 
 
@@ -228,7 +237,14 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/v1/webhooks", WRITE, add_webhook, WebhookBody, status=201, problems=("conflict",)),
     Endpoint("GET", "/v1/webhooks", READ, list_webhooks),
     Endpoint("DELETE", "/v1/webhooks/{webhook}", WRITE, delete_webhook, problems=("not_found",)),
-    Endpoint("POST", "/v1/webhooks/{webhook}/test", WRITE, test_webhook, problems=("not_found", "conflict")),
+    Endpoint(
+        "POST",
+        "/v1/webhooks/{webhook}/test",
+        WRITE,
+        test_webhook,
+        query=WebhookTestQuery,
+        problems=("not_found", "conflict"),
+    ),
     Endpoint("GET", "/v1/notifications", READ, list_notifications, query=NotificationQuery),
     Endpoint(
         "POST",
