@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
+from arx_caps.disk_room import room_fault
 from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.health import WriteHealth
@@ -79,9 +80,11 @@ class MintContext:
         issuer_keys: Public keys of the issuers that the policy trusts.
         client_documents: Documents by which OAuth clients describe themselves.
         verifier: Verifies tokens for the mint itself.
+        address: URL at which this mint listens itself, past a proxy; None if it serves no calls.
         wrong_issuer: How this mint's issuer differs from that of the realm's other mints; None if it does not.
     """
 
+    address: str | None = None
     wrong_issuer: str | None = None
 
     def __init__(
@@ -209,6 +212,12 @@ class MintContext:
         reasons = self.ready()
         facts = {"ready": not reasons, "reasons": reasons, "version": VERSION, "mint": self.db.writer}
         return facts | {"log_size": self.log.store.size(), "log_signed": self.log.publisher.size}
+
+    def warnings(self) -> list[str]:
+        """Return what will prevent this mint from serving soon; empty if all is well."""
+        folders = {self.realm.folder, self.realm.journals_dir / MINT, self.realm.log_dir}
+        found = {(folder, room_fault(folder)) for folder in folders if folder.exists()}
+        return sorted(f"the folder {folder.name} of this mint {fault}" for folder, fault in found if fault)
 
     def __repr__(self) -> str:
         return f"<Mint of {self.realm.name}>"

@@ -9,7 +9,7 @@ import functools
 import ipaddress
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from arx_caps.buckets import Buckets
 from arx_caps.limits import Limits
@@ -20,6 +20,8 @@ RATE_LIMITED: Final = "rate_limited"
 REGISTRATIONS: Final = 20  # of OAuth clients, from one address at once, and then each hour: each is kept for a day
 MAX_NAMES: Final = 4096  # addresses whose bucket's name is cached
 IPV6_PREFIX: Final = 64  # the smallest network that a provider gives to one customer
+
+Caller = Literal["direct", "forwarded", "hidden", "unlisted"]
 
 
 class TooOftenError(GrantError):
@@ -129,6 +131,21 @@ class RateLimits:
             forwarded: The values of ``X-Forwarded-For``, in order.
         """
         return self._peers.of(peer, forwarded)
+
+    def caller_of(self, peer: str | None, forwarded: list[str]) -> Caller:
+        """Return how a request names its sender.
+
+        Args:
+            peer: The address of the connection.
+            forwarded: The values of ``X-Forwarded-For``, in order.
+        """
+        try:
+            address = ipaddress.ip_address(peer or "")
+        except ValueError:
+            return "direct"
+        if any(address in network for network in self._proxies):
+            return "forwarded" if forwarded else "hidden"
+        return "unlisted" if forwarded else "direct"
 
     def _name_of(self, peer: str | None) -> str | None:
         """Return the name of an address's bucket, or None for an address that many callers share."""

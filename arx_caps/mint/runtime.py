@@ -13,7 +13,7 @@ import time
 from typing import Final, Self
 
 from arx_caps.mint.audit.log import AuditLog
-from arx_caps.mint.context import CATCH_UP_S, MINT, MintContext
+from arx_caps.mint.context import CATCH_UP_S, MINT, VERSION, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
@@ -31,6 +31,8 @@ from arx_verifier.token import MINT_AUDIENCE
 
 KEEPER_S: Final = 1.0  # how often the mint reads the store itself
 GLANCE_S: Final = 0.1  # how often it reads its own view: a kill of another process is in the database that soon
+LEAVE_S: Final = 2.0  # the longest wait for the database to forget a mint that stops
+SHOW_S: Final = 10.0  # how often it shows a sign of life in the database
 ALIVE_MS: Final = 10_000  # a mint that has not asked the store for longer does not run
 WRONG_ISSUER: Final = (
     "this mint's issuer is {own}, that of the realm's other mints is {known}: correct `issuer` in realm.toml; to change"
@@ -52,6 +54,7 @@ class MintRuntime(MintContext):
 
     _doubted: Ahead | None = None  # the last verifier's report that was not believed
     _keeper: threading.Thread | None = None
+    _show_due = 0.0  # when the next sign of life is due
     _stop: threading.Event  # of the keeper
 
     @classmethod
@@ -125,6 +128,10 @@ class MintRuntime(MintContext):
             self._keeper = None
         self.confirmations.close()
         self.notifications.close()
+        # Bounded: a silent database must not keep the mint from stopping, and forgets it after an hour.
+        leaving = threading.Thread(target=self._leave, name="arx-mint-leaving", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_S)
         self.verifier.close()
         self.log.close()
         self.store.close()
@@ -160,6 +167,21 @@ class MintRuntime(MintContext):
                 if not failing:
                     _log.error("realm %s: %s", self.realm.name, error)
                 failing = True
+            self._show_sign_of_life()
+
+    def _leave(self) -> None:
+        """Have the database forget where this mint listens."""
+        if self.address is not None:
+            with contextlib.suppress(ArxError):
+                self.db.mints.forget(self.address)
+
+    def _show_sign_of_life(self) -> None:
+        """Store at times in the database that this mint runs, and where."""
+        if self.address is None or time.monotonic() < self._show_due:
+            return
+        self._show_due = time.monotonic() + SHOW_S
+        with contextlib.suppress(ArxError):  # of the database, which the other checks report
+            self.db.mints.show(self.address, VERSION, self.realm.issuer)
 
     def _check_issuer(self) -> None:
         """Compare this mint's issuer with that of the realm's other mints; take it over if none of them runs."""

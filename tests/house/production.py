@@ -52,6 +52,7 @@ class Host:
             "--behind-tls &\n": f"--behind-tls --port {first} &\n",
             "--behind-tls --realm-dir mint-2 &": f"--behind-tls --realm-dir mint-2 --port {second} &",
             "9001": service,
+            "10.0.0.0/24": "127.0.0.0/8",
             "postgresql://arx@db.example/arx?sslmode=verify-full": f"postgresql://arx@/arx?host={postgres.host}",
         }
         shutil.copy(ROOT / "examples" / "service.py", folder)

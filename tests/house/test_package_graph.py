@@ -29,6 +29,7 @@ DOORS = {path.parent.name for path in VERIFIER.glob("[a-z]*/__init__.py")}
 # Each package of arx_caps imports only these others, and what it likes of arx_verifier.
 CAPS_IMPORTS = {
     "durations": set(),
+    "disk_room": set(),
     "installation": set(),
     "limits": set(),
     "buckets": set(),
@@ -78,8 +79,8 @@ CAPS_IMPORTS = {
     },
     "mint": set(
         """
-        access_token audit buckets caveat_text commit_watch embedded engines durations http_client http_server jose
-        keyfile limits public_fetch public_host realm revocation secret_source self_registration server_process
+        access_token audit buckets caveat_text commit_watch disk_room embedded engines durations http_client http_server
+        jose keyfile limits public_fetch public_host realm revocation secret_source self_registration server_process
         """.split()
     ),
 }

@@ -30,7 +30,7 @@ class Ca(NamedTuple):
         (folder / "ca.pem").write_bytes(ca.certificate.public_bytes(serialization.Encoding.PEM))
         return ca
 
-    def issue(self, host: str, *, days: int = 1) -> tuple[Path, Path]:
+    def issue(self, host: str, *, days: int = 90) -> tuple[Path, Path]:
         """Write a certificate for a host and its key.
 
         Args:
@@ -56,7 +56,7 @@ class Ca(NamedTuple):
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 90
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     begins, ends = now - dt.timedelta(days=9), now + dt.timedelta(days=days)

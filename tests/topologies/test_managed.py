@@ -87,7 +87,7 @@ def test_what_a_service_may_deny(service: Service) -> None:
         command = ("doctor", "--realm-dir", mint.realm.folder, "--store", own(url), "--json")
         ran = arx(*command, env={"ARX_STORE_PASSWORD": LOGIN})
         unknown = {check["name"] for check in ran.json["checks"] if check["ok"] is None}
-        assert unknown == {"persistence", "eviction", "buffer", "access"}
+        assert unknown == {"persistence", "eviction", "buffer", "access", "rights"}
 
 
 def test_functions_that_cannot_be_loaded(service: Service) -> None:

@@ -19,6 +19,7 @@ from arx_caps.mint.db.repositories.issuer import IssuerRepository
 from arx_caps.mint.db.repositories.keys import KeyRepository
 from arx_caps.mint.db.repositories.kills import KillRepository
 from arx_caps.mint.db.repositories.ledger import LedgerRepository
+from arx_caps.mint.db.repositories.mints import MintRepository
 from arx_caps.mint.db.repositories.notifications import NotificationRepository
 from arx_caps.mint.db.repositories.oauth_clients import OAuthClientRepository
 from arx_caps.mint.db.repositories.oauth_consents import OAuthConsentRepository
@@ -58,6 +59,7 @@ class MintDatabase(Database):
         keys: Root keys, audience key numbers, and which service has fetched which.
         kills: Kills, freezes and thaws, and their confirmations.
         ledger: The newest beginning of the realm's ledger.
+        mints: The mints that share it, and where each listens.
         notifications: Notifications that wait or have failed, and alarms.
         oauth_clients: Registered OAuth clients.
         oauth_consents: What people consented to, and the codes for it.
@@ -93,6 +95,7 @@ class MintDatabase(Database):
         self.keys = KeyRepository(self)
         self.kills = KillRepository(self)
         self.ledger = LedgerRepository(self)
+        self.mints = MintRepository(self)
         self.notifications = NotificationRepository(self)
         self.oauth_clients = OAuthClientRepository(self)
         self.oauth_consents = OAuthConsentRepository(self)

@@ -31,6 +31,7 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
+from arx_caps.mint.server.own_address import own_address
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
 from arx_caps.server_process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
 from arx_verifier.addresses import is_loopback
@@ -101,6 +102,7 @@ def serve(
     listener = open_listener("mint", host, port, BACKLOG)
     try:
         mint = MintRuntime.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase, database=database)
+        mint.address = own_address(host, listener.getsockname()[1], mint.store_url)
         # Started here and not in the application's lifespan, so that its errors reach the operator as exit codes.
         mint.start()
     except ArxError:

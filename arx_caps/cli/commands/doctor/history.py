@@ -243,7 +243,12 @@ def _freezes(store: RevocationStore, realm: Realm) -> Check:
     if lost:
         named = ", ".join(sorted(lost)[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
         found = f"the store lacks {len(lost)} of {len(wanted)} freezes: {named}"
-        return Check("freezes", False, found, "start the mint: it restores them before it grants anything")
+        return Check(
+            "freezes",
+            False,
+            found,
+            "start the mint: it restores them before it grants anything; one that runs does so within a minute",
+        )
     return Check("freezes", True, f"the store has every freeze of the mint: {len(wanted)}")
 
 

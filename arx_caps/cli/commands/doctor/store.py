@@ -13,6 +13,8 @@ import redis
 
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.history import check_history
+from arx_caps.cli.commands.doctor.rights import narrow_users, show_lack
+from arx_caps.cli.commands.doctor.services import check_services
 from arx_caps.cli.place import store_url
 from arx_caps.durations import show_span
 from arx_caps.realm import Realm
@@ -126,6 +128,7 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
             yield _asked(check, Patient(client, store, realm, own))
         try:
             yield from check_history(store, realm)
+            yield from check_services(store, realm)
         except StoreError as error:
             denied = isinstance(error.__cause__, redis.exceptions.NoPermissionError)
             yield Check("history", None, f"not compared: {error}", MAY_NOT if denied else "see the store's log")
@@ -220,6 +223,19 @@ def _access(patient: Patient) -> Check:
         only_default = set(wide) == {ANYBODY} and patient.realm.store is not None
         return Check("access", False, named, f"{ACLS}; then `ACL SETUSER default off`" if only_default else ACLS)
     return Check("access", True, f"{looked_at} users of the realm, each with only the permissions of its role")
+
+
+def _rights(patient: Patient) -> Check:
+    """Check that each user of the realm has the rights of its role."""
+    if patient.own:
+        return Check("rights", True, "the store has no users")
+    lacking = narrow_users(patient.client, patient.realm)
+    if lacking:
+        found = "; ".join(show_lack(name, role, refused) for name, (role, refused) in lacking.items())
+        prints = [f"`arx redis acl --role {role} --realm {patient.realm.name}`" for role, _ in lacking.values()]
+        mend = f"set the rules that {' and '.join(dict.fromkeys(prints))} prints, with the user's own password"
+        return Check("rights", False, found, mend)
+    return Check("rights", True, "each user of the realm has what its role needs")
 
 
 def _replication(patient: Patient) -> Check:
@@ -335,6 +351,7 @@ CHECKS: Final = (
     _buffer,
     _functions,
     _access,
+    _rights,
     _replication,
     _registry,
     _verifiers,

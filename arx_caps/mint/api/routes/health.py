@@ -18,7 +18,8 @@ from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import URGENT_THREADS, RouteAnswer
 from arx_caps.mint.api.openapi import OpenRoute
-from arx_caps.mint.context import VERSION
+from arx_caps.mint.context import VERSION, MintContext
+from arx_caps.mint.rate_limit import Caller
 
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -30,7 +31,11 @@ class Health(RouteAnswer, frozen=True):
 
 
 class Readiness(RouteAnswer, frozen=True):
-    """Whether the mint grants, what prevents it, the state of its audit log, its identity, and its version."""
+    """Whether the mint grants, what prevents it, the state of its audit log, its identity, and its version.
+
+    ``warnings`` will prevent it soon.  ``caller`` is how this request names its sender: ``direct``, ``forwarded`` by a
+    proxy of `proxies`, ``hidden`` by one, which sends no ``X-Forwarded-For``, or ``unlisted``: by another proxy.
+    """
 
     ready: bool
     because: list[str]
@@ -39,6 +44,8 @@ class Readiness(RouteAnswer, frozen=True):
     issuer: str
     log_key: str
     version: str
+    warnings: list[str]
+    caller: Caller
 
 
 OPEN: Final = (
@@ -58,9 +65,12 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Report whether the mint can grant: it records, sees kills, and its log is signed."""
     note(request, route="/readyz")
-    mint = request.app.state.mint
-    # In a thread: ``ready`` may wait for a lock, and the event loop must go on for all other requests.
-    because = await asyncio.get_running_loop().run_in_executor(URGENT_THREADS, mint.ready)
+    mint: MintContext = request.app.state.mint
+    peer = request.client.host if request.client is not None else None
+    # In a thread: ``ready`` may wait for a lock, ``warnings`` for a disk, and the event loop must go on for all others.
+    because, warnings = await asyncio.get_running_loop().run_in_executor(
+        URGENT_THREADS, lambda: (mint.ready(), mint.warnings())
+    )
     log: Literal["ok", "halted"] = "ok" if mint.log.publisher.halted is None else "halted"
     answer = Readiness(
         ready=not because,
@@ -70,6 +80,8 @@ async def readyz(request: Request) -> Response:
         issuer=mint.realm.issuer,
         log_key=str(mint.log.publisher.signer.key),
         version=VERSION,
+        warnings=warnings,
+        caller=mint.limits.caller_of(peer, request.headers.getlist("x-forwarded-for")),
     )
     # A load balancer stops sending requests to a mint that answers 503.
     return _json(msgspec.json.encode(answer), 503 if because else 200)

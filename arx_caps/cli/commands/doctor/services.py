@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of the enrolled services, gateways included: whether each runs, and has the newest keys."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.disk_room import room_fault
+from arx_caps.durations import show_span
+from arx_caps.realm import Realm
+from arx_caps.revocation import GONE_MS, RevocationStore, VerifierSeen, state_of
+from arx_verifier.errors import ArxError
+from arx_verifier.journal import audience_of
+from arx_verifier.service import read_service_file
+
+if TYPE_CHECKING:
+    from arx_caps.mint.db.repositories.keys import KeyRows
+
+SETTLE_S: Final = 1.0  # between two looks: a verifier that was only paused has probed again
+INTERVALS: Final = 3  # of key_refresh: a service that misses one fetch has another one
+SILENT: Final = (
+    "start it; if it runs, see its log, and its network to the store: until it follows, it refuses every call"
+)
+UNSEEN: Final = "start it, or remove it with `arx service remove {}`"
+REFRESH: Final = "keep `arx service refresh FILE` running on its machine, and see its log"
+COPY: Final = "make its file anew with `arx service enrol {} --out FILE`, and copy it to the service"
+
+
+def check_services(store: RevocationStore, realm: Realm) -> Iterator[Check]:
+    """Check each enrolled service; yield nothing without one.
+
+    Args:
+        store: The revocation store, which knows the verifiers.
+        realm: The realm.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    from arx_caps.mint.db.mint_database import MintDatabase
+
+    if realm.database is None and not realm.database_path.exists():
+        return  # another check reports it
+    try:
+        with MintDatabase(realm.database_url) as db:
+            names = sorted(str(row["audience"]) for row in db.services.list())
+            keys = db.keys.rows()
+    except ArxError:
+        return  # another check reports it
+    wrong = [*_running(store, names), *_fetched(keys, names, realm), *_files(keys, realm)]
+    yield from wrong
+    if names and not wrong:
+        yield Check("services", True, f"{len(names)} enrolled, each with a live verifier{_unshipped(realm, names)}")
+
+
+def _running(store: RevocationStore, names: list[str]) -> Iterator[Check]:
+    lease_ms, seen = store.header().lease_ms, store.verifiers()
+    if any(state_of(one.age_ms, lease_ms) != "live" for one in seen):
+        time.sleep(SETTLE_S)
+        seen = store.verifiers()
+    behind_relay = any(one.behind is not None for one in seen)
+    for name in names:
+        own = [one for one in seen if audience_of(one.id) == name]
+        if not own and behind_relay:
+            continue  # the relay's number of verifiers is in `arx verifier list`
+        if check := _of_service(name, own, lease_ms):
+            yield check
+    for relay in (one for one in seen if one.behind is not None):
+        if lease_ms <= relay.age_ms < GONE_MS:
+            found = f"the relay {relay.id} has sent no probe for {show_span(relay.age_ms)}"
+            yield Check("services", False, f"{found}: the services behind it refuse every call", SILENT)
+
+
+def _of_service(name: str, own: list[VerifierSeen], lease_ms: int) -> Check | None:
+    """Return what is wrong with the verifiers of a service, or None."""
+    check = f"service {name}"
+    if not own:
+        return Check(check, None, "the store has seen no verifier of it within 10 minutes", UNSEEN.format(name))
+    live = [one for one in own if state_of(one.age_ms, lease_ms) == "live"]
+    silent = min((one for one in own if one not in live), key=lambda one: one.age_ms, default=None)
+    if silent is None:
+        return None
+    found = f"{silent.id} has sent no probe for {show_span(silent.age_ms)}, and did not end in order"
+    if not live:
+        return Check(check, False, f"{found}: the service refuses every call", SILENT)
+    # A supervisor may have replaced a process that was killed.
+    return Check(check, None, f"{found}; {len(live)} others are live", SILENT) if silent.age_ms < GONE_MS else None
+
+
+def _newest(keys: "KeyRows", realm: Realm) -> dict[str, dict[str, int]]:
+    """Return by audience the ids of the keys that its services must have by now, with their time of publication."""
+    before = time.time_ns() // 1_000_000 - INTERVALS * realm.key_refresh_ms
+    newest: dict[str, dict[str, int]] = {}
+    for number in (row for row in keys.numbers if row.retired_at is None):
+        # Numbers ascend: the last one of an audience is left.
+        newest[number.audience] = {
+            f"{root.name}.{number.n}": at
+            for root in keys.roots
+            if root.retired_at is None and (at := max(root.created_at, number.created_at)) < before
+        }
+    return newest
+
+
+def _fetched(keys: "KeyRows", names: list[str], realm: Realm) -> Iterator[Check]:
+    """Check that each service has fetched the newest keys: a rotation waits for it, and then a retirement ends it."""
+    from arx_caps.mint.db.repositories.keys import BY_FILE
+
+    newest, now = _newest(keys, realm), time.time_ns() // 1_000_000
+    for name in names:
+        fetches = [row for row in keys.fetches if row.audience == name]
+        own = [row for row in fetches if not row.holder_key.startswith(BY_FILE)]
+        # As the mint judges them: one that has not asked for the longest life of a token does not run any more.
+        judged = [row for row in own if row.at > now - realm.max_ttl_ms] if own else fetches
+        for row in judged:
+            had = msgspec.json.decode(row.kids, type=frozenset[str])
+            lacks = _lacking(newest.get(name, {}), had)
+            if lacks:
+                mend = COPY.format(name) if row.holder_key.startswith(BY_FILE) else REFRESH
+                found = f"its service file is {show_span(now - row.at)} old and lacks {lacks}: a rotation waits for it"
+                yield Check(f"service {name}", False, found, mend)
+                break
+
+
+def _files(keys: "KeyRows", realm: Realm) -> Iterator[Check]:
+    """Check the service files of the realm's folder: their keys, and whether their journals can be written."""
+    newest = _newest(keys, realm)
+    for path in sorted(realm.services_dir.glob("*.json")) if realm.services_dir.is_dir() else ():
+        try:
+            file = read_service_file(path)
+        except ArxError:
+            continue  # no service file, or one that its service reports
+        lacks = _lacking(newest.get(file.audience, {}), frozenset(file.keys))
+        if lacks:
+            yield Check(f"service {file.audience}", False, f"{path} lacks {lacks}", COPY.format(file.audience))
+    for folder in sorted(realm.journals_dir.iterdir()) if realm.journals_dir.is_dir() else ():
+        if folder.is_dir() and (fault := room_fault(folder)):
+            found = f"the journal {folder} {fault}: a call that cannot be recorded is refused"
+            yield Check("journals", False, found, "give it room, and its owner write access")
+
+
+def _lacking(wanted: Mapping[str, int], had: frozenset[str]) -> str:
+    missing = sorted(wanted.keys() - had)
+    if not missing:
+        return ""
+    age_ms = time.time_ns() // 1_000_000 - min(wanted[kid] for kid in missing)
+    return f"the key {missing[0]}, which was published {show_span(age_ms)} ago"
+
+
+def _unshipped(realm: Realm, names: list[str]) -> str:
+    """Return a mention of the services without a record in the log; a service that has decided nothing has none."""
+    from sqlalchemy import select
+
+    from arx_caps.audit.store import SOURCE
+    from arx_caps.mint.audit.log import open_store
+
+    try:
+        with contextlib.closing(open_store(realm)) as log, log.reading() as c:
+            known = set(c.execute(select(SOURCE.c.audience).distinct()).scalars())
+    except ArxError:
+        return ""  # another check reports it
+    silent = [name for name in names if name not in known]
+    return f"; the log has no record of {', '.join(silent)}: `arx ship` ships them" if silent else ""
