@@ -11,8 +11,14 @@ from tests.console.browser.pages import PAGES
 from tests.console.browser.realm import DemoRealm
 from tests.console.browser.visit import OVERLAPS, SCROLLS, find_violations
 
-# CSS pixels of a window of 1280 x 800 at 200 % and at 400 % (WCAG 1.4.10), and of a small telephone.
-WINDOWS = {"at 200 %": (640, 400), "at 400 %": (320, 256), "on a telephone": (360, 740)}
+# CSS pixels of a window of 1280 x 800 at 200 % and at 400 % (WCAG 1.4.10), of a tablet and of two telephones.
+WINDOWS = {
+    "on a tablet": (768, 1024),
+    "at 200 %": (640, 400),
+    "at 400 %": (320, 256),
+    "on a small telephone": (360, 740),
+    "on a telephone": (390, 844),
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -40,4 +46,5 @@ def test_a_page_is_readable(visitor: Visitor, realm: DemoRealm, axe: str, name: 
         if page.evaluate(SCROLLS):
             faults.append(f"wider than the window {window}")
         faults += [f"overlap {window}: {one}" for one in page.evaluate(OVERLAPS)]
+    faults += [f"on a telephone: {one}" for one in find_violations(page, axe)]  # the last window: what scrolls there
     assert faults == []

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from arx_caps.agent import Task
 from tests.console.browser.fixtures import Visitor
 from tests.console.browser.realm import DemoRealm
-from tests.console.browser.visit import Visit
+from tests.console.browser.visit import SCROLLS, Visit
 from tests.realm_folder import ARX
 from tests.servers import until
 
@@ -348,3 +348,57 @@ def test_a_store_that_stands_still(visitor: Visitor, realm: DemoRealm) -> None:
     finally:
         os.kill(store, signal.SIGCONT)
     expect(page.get_by_text("This mint grants.")).to_be_visible()
+
+
+def test_any_id_is_found_from_every_page(visitor: Visitor, realm: DemoRealm) -> None:
+    """The key / leads to the field, but not out of another one; an id leads to its page, with and without scripts."""
+    page = visitor().open("/console/decisions")
+    field = page.get_by_role("searchbox", name="Find an id or a name")
+    page.get_by_label("Tool").press_sequentially("a/b")
+    expect(page.get_by_label("Tool")).to_have_value("a/b")
+    page.get_by_role("heading", level=1).click()
+    page.keyboard.press("/")
+    expect(field).to_be_focused()
+    page.keyboard.type(realm.facts["tree_small"])
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Session {realm.facts['tree_small']}")
+    plain = visitor(java_script_enabled=False).open("/console/keys")
+    plain.get_by_role("searchbox").fill(realm.facts["half"])
+    plain.keyboard.press("Enter")
+    expect(plain.get_by_role("main")).to_contain_text("payments.settle")
+
+
+def test_a_chosen_time_stays_without_scripts(visitor: Visitor) -> None:
+    """A click on *Now* is the time of *Top* and of the search; the curve has its counts in words."""
+    page = visitor(java_script_enabled=False).open("/console/now")
+    expect(page.get_by_role("img", name="Decisions and refusals over time")).to_be_visible()
+    page.get_by_role("group", name="Time").get_by_role("link", name="7d").click()
+    menu = page.get_by_role("navigation", name="Pages")
+    menu.get_by_role("link", name="Top").click()
+    expect(page.get_by_label("Over the last")).to_have_value("7d")
+    menu.get_by_role("link", name="Audit search").click()
+    expect(page.get_by_label("Since")).to_have_value("7d")
+    page.get_by_role("link", name="Clear").click()
+    menu.get_by_role("link", name="Top").click()
+    expect(page.get_by_label("Over the last")).to_have_value("1h")
+
+
+def test_a_live_curve_goes_on(visitor: Visitor, realm: DemoRealm) -> None:
+    """The page draws later decisions by itself, over the time that was chosen."""
+    page = visitor().open("/console/now?since=15m")
+    words = page.locator("#curve-words")
+    before = words.text_content() or ""
+    assert "decisions" in before
+    expect(words).not_to_have_text(before, timeout=150_000)
+    expect(page.get_by_role("group", name="Time").get_by_role("link", name="15m")).to_have_attribute(
+        "aria-current", "true"
+    )
+
+
+def test_a_touch_screen_shows_exact_times(visitor: Visitor) -> None:
+    """A finger cannot hover: the exact time is beside the relative one; with a pointer it is not."""
+    shown = "getComputedStyle(document.querySelector('td time.ago'), '::after').content"
+    for view, exact in (({"has_touch": True, "is_mobile": True}, True), ({}, False)):
+        page = visitor(viewport={"width": 390, "height": 844}, **view).open("/console/keys")
+        assert (re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", page.evaluate(shown)) is not None) == exact
+        assert page.evaluate(SCROLLS) is False
