@@ -340,7 +340,8 @@ def test_a_store_that_stands_still(visitor: Visitor, realm: DemoRealm) -> None:
     """The page says that nothing is granted and why; then the realm goes on."""
     visit = visitor()
     visit.expected = r"50[03]|ERR_|htmx"
-    page, store = visit.open("/console/now"), realm.process("valkey-server unixsocket")
+    page = visit.open("/console/now")
+    store = realm.process(f"valkey-server unixsocket:{realm.facts['home']}/valkey/")
     os.kill(store, signal.SIGSTOP)
     try:
         expect(page.get_by_role("alert")).to_contain_text("grants nothing now")
