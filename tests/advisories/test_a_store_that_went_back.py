@@ -28,6 +28,7 @@ pytestmark = pytest.mark.servers
         pytest.param("agent", "database", marks=pytest.mark.slow),
         pytest.param("subject", "verifier", marks=pytest.mark.slow),
         ("task", "log"),
+        pytest.param("agent", "log", marks=pytest.mark.slow),
     ],
 )
 def test_every_verifier_refuses_what_was_killed(tmp_path: Path, kind: str, known: str) -> None:

@@ -182,8 +182,8 @@ def follow(world: Round, new: Witness, kind: str, back: int, lost: int) -> float
     late = max(verifier.last_accepted() for verifier in verifiers)
     late_ms = max(0.0, (late - back) / 1e6)
     assert late_ms < BOUND_MS, f"accepted {late_ms:.0f} ms after the store was back"
-    # What is refused until a thaw is so in the new history too, where the mint's database has it.
-    wanted = "frozen" if kind in FROZEN and world.known in ("view", "database") else "ok"
+    # What is refused until a thaw is so in the new history too, where the mint's database or the audit log has it.
+    wanted = "frozen" if kind in FROZEN and world.known != "verifier" else "ok"
     until(lambda: is_decided(world, new, wanted), 15)
     world.kill(OTHER)
     numbers = world.numbers
