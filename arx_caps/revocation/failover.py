@@ -14,8 +14,9 @@ from arx_caps.revocation.wire import Header, Replication, StoreHistoryError, rea
 from arx_verifier.errors import StoreError
 
 DEFAULT_WINDOW_MS: Final = 24_000  # above a cluster's default node time-out and min-replicas-max-lag's default
-FIELDS: Final = ("incarnation", "had_replica", "replid", "node", "lag_ms", "replicas")
+FIELDS: Final = ("incarnation", "seq", "had_replica", "replid", "node", "lag_ms", "replicas")
 HOUR_MS: Final = 60 * 60 * 1000  # how often a mint records that the server has replicas
+FORGOTTEN: Final = "the store has lost kills"
 FAILED_OVER: Final = "the store failed over to another server, which may lack kills"
 
 
@@ -42,6 +43,7 @@ class Look(NamedTuple):
 
     Attributes:
         incarnation: The history.
+        seq: Its last number.
         node: The Sentinels' or the cluster's name of the server; empty without them.
         known: The recorded replication id, node and settings.
         server: What it shows of its replication.
@@ -50,6 +52,7 @@ class Look(NamedTuple):
     """
 
     incarnation: str
+    seq: int
     node: str
     known: tuple[str, ...]
     server: Replication
@@ -89,9 +92,9 @@ def look(store: RevocationStore) -> Look:
         raise StoreError("the server that answers is a replica")
     if fields[0] is None:
         raise StoreHistoryError("NOINIT", "the realm has no history in this store")
-    incarnation, had_replica, *known = (value.decode() if value is not None else "" for value in fields)
+    incarnation, seq, had_replica, *known = (value.decode() if value is not None else "" for value in fields)
     at_ms = int(time[0]) * 1000 + int(time[1]) // 1000
-    return Look(incarnation, node, tuple(known), server, int(had_replica or 0), at_ms)
+    return Look(incarnation, int(seq), node, tuple(known), server, int(had_replica or 0), at_ms)
 
 
 def must_attest(store: RevocationStore, topology: Topology) -> bool:
@@ -118,7 +121,7 @@ def attest(
     Args:
         store: The realm's store.
         topology: Its replication.
-        seq_at_least: The highest known sequence, for a new history.
+        seq_at_least: The highest known sequence: below it the history ends, and a new one begins after it.
         max_ttl_ms: The longest life of a token in a new history, ms; 0 to keep it.
 
     Returns:
@@ -130,6 +133,9 @@ def attest(
     """
     seen = look(store)
     why, incarnation = _why_rotate(seen, topology, store.fails_over), seen.incarnation
+    # The caller has compared the store with what it knows, but perhaps another server: an address can move meanwhile.
+    if why is None and seen.seq < seq_at_least:
+        why = FORGOTTEN
     if why is not None:
         incarnation = store.rotate(seq_at_least=seq_at_least, max_ttl_ms=max_ttl_ms).header.incarnation
     replid, node, *settings = _terms(seen, topology, store.fails_over)

@@ -16,6 +16,7 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.revocation.failover import FORGOTTEN
 from arx_caps.revocation.failover import attest as attest_server
 from arx_caps.revocation.wire import Ahead, Header, StoreEntry
 from arx_verifier.errors import ArxError
@@ -29,7 +30,6 @@ REPORTS: Final = 3  # histories that verifiers' reports may end in REPORTS_MS
 REPORTS_MS: Final = 60 * 60 * 1000
 MOST_AHEAD: Final = 1_000_000  # how far a verifier's report may move the sequence
 ANOTHER: Final = "the store has lost kills and given their numbers to others"
-FORGOTTEN: Final = "the store has lost kills"
 
 _log = logging.getLogger(__name__)
 
