@@ -52,7 +52,7 @@ RUN = {
     "docs/memory.md": {"../cli/test_memory_live.py": 2},
     "docs/oauth.md": {"../gateway/test_dpop.py": 1},
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 9, "production.py": 10},
-    "docs/policy.md": {"test_policy_page.py": 11},
+    "docs/policy.md": {"test_policy_page.py": 14},
     "docs/service.md": {"test_service_page.py": 4, "test_mcp.py": 2, "test_commands.py": 2},
     "docs/store.md": {"test_commands.py": 1},
     "docs/tutorial.md": {"test_examples.py": 10, "../test_demo.py": 1},
