@@ -17,7 +17,7 @@ from benchmarks.measure import each, repeated
 from benchmarks.page import FREE, LEASED, STRICT
 from benchmarks.rows import Row, Verifiers, allow, signing
 from benchmarks.world import handed
-from tests.support import new_ledger
+from tests.ledgers import new_ledger
 
 POOLS: Final = {1: "ARx, 1 pool", 4: "ARx, 4 pools"}
 COSTS: Final[dict[str, Any]] = {"*": {"usd": "0.000001"}}

@@ -13,7 +13,6 @@ from msgspec import Struct, StructMeta
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.decision import Decision, DecisionSink, InMemoryDecisions
-from arx_verifier.ledger import NEW, RedisLedger
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.revocation.epoch import Epochs, EpochTable, Lease, UnsafeLocalEpochs
 from arx_verifier.token import call_proof, chain, wire
@@ -152,13 +151,6 @@ def aligned_parents(*caveats: Caveat) -> list[Macaroon]:
         found[len(parent.parts()[0]) % 3] = parent
     assert sorted(found) == [0, 1, 2]
     return [found[rest] for rest in sorted(found)]
-
-
-def new_ledger(url: str, realm: str, timeout_s: float = 30, password: str | None = None) -> RedisLedger:
-    """A client of a realm's first ledger, as a new mint is: what was opened before it began was drawn on nowhere."""
-    ledger = RedisLedger(url, realm, timeout_s=timeout_s, password=password)
-    ledger.recall(NEW, str)
-    return ledger
 
 
 class MovedEpochs(EpochTable):

@@ -20,8 +20,8 @@ from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.ledger import RedisLedger
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.house.pages import ROOT, blocks
+from tests.ledgers import new_ledger
 from tests.servers import LONG_LEASE_MS, begun_store, free_ports, until
-from tests.support import new_ledger
 
 __all__ = [
     "test_a_broken_stream_costs_all_that_was_reserved",

@@ -15,8 +15,8 @@ import pytest
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger import EARLY, LOST, PoolDraw, RedisLedger, Short, Taken
 from tests.faults.shifted import shifted
+from tests.ledgers import new_ledger
 from tests.servers import free_ports, until
-from tests.support import new_ledger
 from tests.topologies.fleet import Server, running
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("17.5")]

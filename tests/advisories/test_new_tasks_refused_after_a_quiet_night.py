@@ -16,8 +16,8 @@ from arx_verifier.errors import StoreError
 from arx_verifier.ledger import LOST, PoolDraw, RedisLedger, Short, Taken
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
+from tests.ledgers import new_ledger
 from tests.servers import free_ports, until
-from tests.support import new_ledger
 from tests.topologies.fleet import Server, running, wait_for
 
 pytestmark = pytest.mark.spec("17.5")

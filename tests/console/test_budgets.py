@@ -16,9 +16,9 @@ from arx_verifier.token import KeyRing
 from arx_verifier.verification import Verifier
 from tests.console.harness import Browser, operator_with, sign_in
 from tests.console.html import require_well_formed
+from tests.ledgers import new_ledger
 from tests.mint.harness import AGENT, Harness
 from tests.mint.test_session_tree import Work
-from tests.support import new_ledger
 
 HOME = "/console/budgets"
 pytestmark = [pytest.mark.realm(log=True), pytest.mark.servers, pytest.mark.sqlite, pytest.mark.spec("CONTROL 2.11")]

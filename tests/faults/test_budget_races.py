@@ -18,8 +18,8 @@ import pytest
 from arx_caps.embedded import server_binary
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger import LOST, LeasedLedger, PoolDraw, Short, Taken
+from tests.ledgers import new_ledger
 from tests.servers import free_ports
-from tests.support import new_ledger
 from tests.topologies.fleet import Server, replicated, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.spec("17.5")]

@@ -17,8 +17,8 @@ from arx_caps.revocation import acl
 from arx_verifier.ledger import LOST, PoolDraw, RedisLedger, Taken
 from tests.cli.helpers import arx
 from tests.faults.shifted import shifted
+from tests.ledgers import new_ledger
 from tests.servers import free_ports, until
-from tests.support import new_ledger
 from tests.topologies.fleet import Server, running
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("17.5")]

@@ -36,7 +36,8 @@ from arx_verifier.ledger import (
     number_of,
 )
 from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
-from tests.support import QUICK, new_ledger
+from tests.ledgers import new_ledger
+from tests.support import QUICK
 
 pytestmark = pytest.mark.spec("17.5")
 
