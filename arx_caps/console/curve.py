@@ -16,7 +16,7 @@ _MOST_STEPS: Final = 72
 _COUNTS: Final = ("allow", "deny", "end", "counted", "other")
 
 
-class Step(NamedTuple):
+class CurveStep(NamedTuple):
     """The counts of a part of the time, which begins at ``at``, ms since the Unix epoch."""
 
     at: int
@@ -33,7 +33,7 @@ def decisions(counts: CountsShown) -> int:
     return counts.allow + refused(counts)
 
 
-def join_steps(totals: Totals, most: int) -> tuple[int, list[Step]]:
+def join_steps(totals: Totals, most: int) -> tuple[int, list[CurveStep]]:
     """Return the length of a step in ms, and at most so many steps that have records, in the order of time."""
     steps = max(1, (totals.until - totals.since) // totals.step)
     length = -(-steps // most) * totals.step
@@ -42,7 +42,7 @@ def join_steps(totals: Totals, most: int) -> tuple[int, list[Step]]:
         numbers = sums.setdefault((point.at - totals.since) // length, [0] * len(_COUNTS))
         for place, name in enumerate(_COUNTS):
             numbers[place] += getattr(point, name)
-    return length, [Step(totals.since + place * length, CountsShown(*sums[place])) for place in sorted(sums)]
+    return length, [CurveStep(totals.since + place * length, CountsShown(*sums[place])) for place in sorted(sums)]
 
 
 class Curve(NamedTuple):

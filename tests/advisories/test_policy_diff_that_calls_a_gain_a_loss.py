@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arx_caps.mint.policy.diff import compare
-from arx_caps.mint.policy.directions import UNDECIDED, Effect, compare_constraints
+from arx_caps.mint.policy.directions import UNDECIDED, ChangeEffect, compare_constraints
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.constraints import compile_constraint, read_constraint
@@ -141,28 +141,28 @@ def test_an_agent_that_enters_has_the_exact_sign(tables: dict[str, Any], agent: 
 @pytest.mark.parametrize(
     ("old", "new", "effect"),
     [
-        ({"range": [1, 100]}, {"range": [1, 500]}, Effect(gains=True)),
-        ({"range": [1, 100]}, {"range": [5, 100]}, Effect(loses=True)),
+        ({"range": [1, 100]}, {"range": [1, 500]}, ChangeEffect(gains=True)),
+        ({"range": [1, 100]}, {"range": [5, 100]}, ChangeEffect(loses=True)),
         ({"range": [1, 100]}, {"range": [5, 500]}, UNDECIDED),
-        ({"range": ["1", "9.5"]}, {"range": ["1", "10"]}, Effect(gains=True)),
-        ({"range": [1, "$amount"]}, {"range": [0, "$amount"]}, Effect(gains=True)),
+        ({"range": ["1", "9.5"]}, {"range": ["1", "10"]}, ChangeEffect(gains=True)),
+        ({"range": [1, "$amount"]}, {"range": [0, "$amount"]}, ChangeEffect(gains=True)),
         ({"range": [1, 5]}, {"range": ["1", "5"]}, UNDECIDED),
-        ({"max": 5}, {"max": 6}, Effect(gains=True)),
-        ({"min": 5}, {"min": 6}, Effect(loses=True)),
-        ("a", {"one_of": ["a", "b"]}, Effect(gains=True)),
-        ({"none_of": ["a"]}, {"none_of": ["a", "b"]}, Effect(loses=True)),
+        ({"max": 5}, {"max": 6}, ChangeEffect(gains=True)),
+        ({"min": 5}, {"min": 6}, ChangeEffect(loses=True)),
+        ("a", {"one_of": ["a", "b"]}, ChangeEffect(gains=True)),
+        ({"none_of": ["a"]}, {"none_of": ["a", "b"]}, ChangeEffect(loses=True)),
         ({"none_of": ["a"]}, {"none_of": ["a", 5]}, UNDECIDED),
-        ({"max_length": 8}, {"max_length": 8, "glob": "a*"}, Effect(loses=True)),
-        ({"max_length": 8}, {"max_length": 8, "optional": True}, Effect(gains=True)),
+        ({"max_length": 8}, {"max_length": 8, "glob": "a*"}, ChangeEffect(loses=True)),
+        ({"max_length": 8}, {"max_length": 8, "optional": True}, ChangeEffect(gains=True)),
         ({"glob": "a*"}, {"glob": "b*"}, UNDECIDED),
         ({"not": 5}, {"not": 6}, UNDECIDED),
         (True, 1, UNDECIDED),
     ],
 )
-def test_a_constraint_is_wider_or_not(old: Any, new: Any, effect: Effect) -> None:
+def test_a_constraint_is_wider_or_not(old: Any, new: Any, effect: ChangeEffect) -> None:
     """The one way is the other way round."""
     assert compare_constraints(old, new) == effect
-    assert compare_constraints(new, old) == Effect(effect.loses, effect.gains)
+    assert compare_constraints(new, old) == ChangeEffect(effect.loses, effect.gains)
 
 
 VALUES: tuple[Any, ...] = ("a", "b", "ab", "", 0, 1, 5, 5.5, 6, 100, "5", True, False, None, ["a"], ["a", 5], [])

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from arx_caps.durations import parse_duration
 from arx_caps.mint.policy.budgets import split_budget
-from arx_caps.mint.policy.directions import Effect, SessionCases, compare_approvals, compare_args, compare_rules
+from arx_caps.mint.policy.directions import ChangeEffect, SessionCases, compare_approvals, compare_args, compare_rules
 from arx_caps.mint.policy.explain import exchanges
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.parse import PolicyTable, as_written, marks_of, members_of
@@ -145,7 +145,7 @@ def _change(terms: SessionTerms, difference: Difference, after: SessionTerms | N
     return terms if name is None else replace(terms, **{name: getattr(after, name)})
 
 
-def _kind(effect: Effect) -> Kind:
+def _kind(effect: ChangeEffect) -> Kind:
     if effect.gains == effect.loses:  # also without an effect
         return CHANGED
     return GRANTED if effect.gains else GONE

@@ -22,7 +22,7 @@ MAX_SEGMENTS: Final = names.MAX_PATH_SEGMENTS
 _Limits: TypeAlias = tuple[float, ...] | None
 
 
-class Effect(NamedTuple):
+class ChangeEffect(NamedTuple):
     """What a change does.
 
     Attributes:
@@ -33,14 +33,14 @@ class Effect(NamedTuple):
     gains: bool = False
     loses: bool = False
 
-    def __or__(self, other: "Effect") -> "Effect":
-        return Effect(self.gains or other.gains, self.loses or other.loses)
+    def __or__(self, other: "ChangeEffect") -> "ChangeEffect":
+        return ChangeEffect(self.gains or other.gains, self.loses or other.loses)
 
 
-UNDECIDED: Final = Effect(gains=True, loses=True)
+UNDECIDED: Final = ChangeEffect(gains=True, loses=True)
 
 
-def compare_args(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Effect:
+def compare_args(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> ChangeEffect:
     """Return the effect of another set of constraints by name; None is any arguments.
 
     Args:
@@ -48,28 +48,28 @@ def compare_args(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -
         new: The constraints after.
     """
     if old is None or new is None:
-        return Effect(gains=new is None and old is not None, loses=old is None and new is not None)
+        return ChangeEffect(gains=new is None and old is not None, loses=old is None and new is not None)
     if old.keys() != new.keys():
         return UNDECIDED  # an argument that is not named is refused, and one that is named must be there
     return _together(compare_constraints(old[name], new[name]) for name in old)
 
 
-def compare_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> Effect:
+def compare_rules(old: Mapping[str, Any], new: Mapping[str, Any]) -> ChangeEffect:
     """Return the effect of another rule for the same tool, as written; rules that differ in more are not decided."""
     first, second = ({name: each for name, each in rule.items() if name not in ("args", "any")} for rule in (old, new))
     return compare_args(old.get("args"), new.get("args")) if _text(first) == _text(second) else UNDECIDED
 
 
-def compare_approvals(old: Mapping[str, Any], new: Mapping[str, Any]) -> Effect:
+def compare_approvals(old: Mapping[str, Any], new: Mapping[str, Any]) -> ChangeEffect:
     """Return the effect of other terms of the approval that a tool needs."""
-    found = Effect()
+    found = ChangeEffect()
     for name in old.keys() | new.keys():
         if _text(old.get(name)) != _text(new.get(name)):
             found |= _TERMS.get(name, _undecided)(old.get(name), new.get(name))
     return found
 
 
-def compare_constraints(old: Any, new: Any) -> Effect:
+def compare_constraints(old: Any, new: Any) -> ChangeEffect:
     """Return the effect of another constraint.  SPEC 7.2.
 
     Args:
@@ -77,7 +77,7 @@ def compare_constraints(old: Any, new: Any) -> Effect:
         new: The constraint after.
     """
     before, after = _members(old), _members(new)
-    found = Effect()
+    found = ChangeEffect()
     for name in before.keys() | after.keys():
         if name == "any" or _text(before.get(name)) == _text(after.get(name)):
             continue
@@ -85,7 +85,7 @@ def compare_constraints(old: Any, new: Any) -> Effect:
             found |= _OPERANDS.get(name, _undecided)(before[name], after[name])
         else:  # members hold together: one more restricts, but for those that only allow
             allows = (name in after) == (name in ("optional", "open"))
-            found |= Effect(gains=allows, loses=not allows)
+            found |= ChangeEffect(gains=allows, loses=not allows)
     return found
 
 
@@ -96,44 +96,44 @@ def _members(constraint: Any) -> Mapping[str, Any]:
     return members
 
 
-def _undecided(_old: Any, _new: Any) -> Effect:
+def _undecided(_old: Any, _new: Any) -> ChangeEffect:
     return UNDECIDED
 
 
-def _bound(old: Any, new: Any) -> Effect:
+def _bound(old: Any, new: Any) -> ChangeEffect:
     """Compare upper bounds; one with a parameter is not decided."""
     if _text(old) == _text(new):
-        return Effect()
+        return ChangeEffect()
     if type(old) is not type(new) or type(old) not in (int, str) or (type(old) is str and not _are_decimals(old, new)):
         return UNDECIDED
-    return Effect(gains=Decimal(new) > Decimal(old), loses=Decimal(new) < Decimal(old))
+    return ChangeEffect(gains=Decimal(new) > Decimal(old), loses=Decimal(new) < Decimal(old))
 
 
 def _are_decimals(*texts: str) -> bool:
     return all(map(is_decimal, texts))
 
 
-def _range(old: Any, new: Any) -> Effect:
+def _range(old: Any, new: Any) -> ChangeEffect:
     if not (isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new) == 2):
         return UNDECIDED
     return _bound(new[0], old[0]) | _bound(old[1], new[1])
 
 
-def _items(old: Any, new: Any) -> Effect:
+def _items(old: Any, new: Any) -> ChangeEffect:
     """Compare lists of allowed values."""
     if not (isinstance(old, list | tuple) and isinstance(new, list | tuple)):
         return UNDECIDED
     before, after = set(map(_text, old)), set(map(_text, new))
-    return Effect(gains=not after <= before, loses=not before <= after)
+    return ChangeEffect(gains=not after <= before, loses=not before <= after)
 
 
-def _excluded(old: Any, new: Any) -> Effect:
+def _excluded(old: Any, new: Any) -> ChangeEffect:
     """Compare lists of values that are refused, or that must all be there."""
     kinds = [{type(item) for item in items} if isinstance(items, list | tuple) else {None} for items in (old, new)]
     return _items(new, old) if kinds[0] == kinds[1] else UNDECIDED  # with another kind, it speaks of other values
 
 
-_OPERANDS: Final[dict[str, Callable[[Any, Any], Effect]]] = {
+_OPERANDS: Final[dict[str, Callable[[Any, Any], ChangeEffect]]] = {
     "range": _range,
     "max": _bound,
     "max_length": _bound,
@@ -146,10 +146,10 @@ _OPERANDS: Final[dict[str, Callable[[Any, Any], Effect]]] = {
 }
 
 
-_TERMS: Final[dict[str, Callable[[Any, Any], Effect]]] = {
+_TERMS: Final[dict[str, Callable[[Any, Any], ChangeEffect]]] = {
     "need": lambda old, new: _bound(new, old),
     "ttl": lambda old, new: _bound(parse_duration(old), parse_duration(new)),
-    "once": lambda _old, new: Effect(gains=not new, loses=new),
+    "once": lambda _old, new: ChangeEffect(gains=not new, loses=new),
 }
 
 
@@ -170,7 +170,9 @@ class SessionCases:
             self._of_pattern[pattern] = frozenset(found) if "*" in pattern else frozenset([pattern])
         self._matching: dict[tuple[str, ...], frozenset[str]] = {}
 
-    def compare(self, old: Collection[SessionTerms], new: Collection[SessionTerms], concerned: Sequence[str]) -> Effect:
+    def compare(
+        self, old: Collection[SessionTerms], new: Collection[SessionTerms], concerned: Sequence[str]
+    ) -> ChangeEffect:
         """Return the effect on sessions of other tables, all of which restrict an agent together.
 
         Args:
@@ -183,7 +185,7 @@ class SessionCases:
         agents = self._match(concerned)
         if len(agents) * len(self._subjects) > MAX_WORK:
             return UNDECIDED
-        found = Effect()
+        found = ChangeEffect()
         for agent in agents:
             before, after = ([terms for terms in tables if agent in self._match(terms.agents)] for tables in (old, new))
             for subject in self._subjects:
@@ -199,11 +201,11 @@ class SessionCases:
         return self._matching[key]
 
 
-def _of_limits(old: _Limits, new: _Limits) -> Effect:
+def _of_limits(old: _Limits, new: _Limits) -> ChangeEffect:
     if old is None or new is None:
-        return Effect(gains=old is None and new is not None, loses=new is None and old is not None)
+        return ChangeEffect(gains=old is None and new is not None, loses=new is None and old is not None)
     pairs = [*zip(old, new, strict=True)]
-    return Effect(any(after > before for before, after in pairs), any(after < before for before, after in pairs))
+    return ChangeEffect(any(after > before for before, after in pairs), any(after < before for before, after in pairs))
 
 
 def _limits(matching: Sequence[SessionTerms], subject: frozenset[bytes] | None) -> _Limits:
@@ -279,8 +281,8 @@ def _subjects(rules: Iterable[Any]) -> list[frozenset[bytes] | None] | None:
     return [None, *map(frozenset, sets)]
 
 
-def _together(effects: Iterable[Effect]) -> Effect:
-    found = Effect()
+def _together(effects: Iterable[ChangeEffect]) -> ChangeEffect:
+    found = ChangeEffect()
     for effect in effects:
         found |= effect
         if found == UNDECIDED:

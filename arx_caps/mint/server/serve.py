@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -93,13 +94,8 @@ def serve(
     if ledger_url is not None:
         realm = dataclasses.replace(realm, ledger=ledger_url)
     own_host, own_port = realm.host_and_port
-    host, port = host or own_host, own_port if port is None else port
-    if not behind_tls and not is_loopback(host):
-        raise SettingsError(
-            f"the mint serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that TLS "
-            "ends before it (--behind-tls)"
-        )
-    listener = open_listener("mint", host, port, BACKLOG)
+    host = host or own_host
+    listener = _listen(host, own_port if port is None else port, behind_tls=behind_tls)
     try:
         mint = MintRuntime.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase, database=database)
         mint.address = own_address(host, listener.getsockname()[1], mint.store_url)
@@ -163,6 +159,15 @@ def mint_protocol(parser: type[BoundedProtocol], issuer: str) -> type[BoundedPro
         request_s=REQUEST_S,
         type_of=lambda code: type_of(code, issuer),
     )
+
+
+def _listen(host: str, port: int, *, behind_tls: bool) -> socket.socket:
+    if not behind_tls and not is_loopback(host):
+        raise SettingsError(
+            f"the mint serves plain HTTP and would listen at {host}: give it a loopback address, or confirm that TLS "
+            "ends before it (--behind-tls)"
+        )
+    return open_listener("mint", host, port, BACKLOG)
 
 
 def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:

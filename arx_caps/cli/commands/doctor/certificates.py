@@ -26,7 +26,7 @@ TIMEOUT_S: Final = 3.0
 POSTGRES_TLS: Final = struct.pack("!ii", 8, 80877103)  # its SSLRequest, which it answers with S before TLS begins
 
 
-class Endpoint(NamedTuple):
+class CertifiedPlace(NamedTuple):
     """A server with TLS.
 
     Attributes:
@@ -74,10 +74,10 @@ def check_certificates(issuer: str, store: str | None, realm: Realm) -> Iterator
         yield Check(NAME, True, f"{len(ends)}; the first to end is that of the {first.named}: {ends[first]:%Y-%m-%d}")
 
 
-def _endpoints(issuer: str, store: str | None, realm: Realm) -> Iterator[Endpoint]:
+def _endpoints(issuer: str, store: str | None, realm: Realm) -> Iterator[CertifiedPlace]:
     if issuer.startswith("https:"):
         parts = urlsplit(issuer)
-        yield Endpoint("issuer", parts.hostname or "", parts.port or 443)
+        yield CertifiedPlace("issuer", parts.hostname or "", parts.port or 443)
     try:
         named = {"store": store or store_url(realm), "ledger": realm.ledger or ""}
     except ArxError:
@@ -86,11 +86,11 @@ def _endpoints(issuer: str, store: str | None, realm: Realm) -> Iterator[Endpoin
         if url.startswith("rediss"):
             default = 26379 if "+sentinel:" in url else 6379
             place = without_login(url).partition("://")[2].partition("/")[0].partition("?")[0]
-            yield from (Endpoint(what, *_split(text, default)) for text in place.split(","))
+            yield from (CertifiedPlace(what, *_split(text, default)) for text in place.split(","))
     if realm.database is not None and realm.database.startswith("postgresql"):
         for host, port in database_hosts(realm.database):
             if not host.startswith("/"):
-                yield Endpoint("database", host, port, POSTGRES_TLS)
+                yield CertifiedPlace("database", host, port, POSTGRES_TLS)
 
 
 def database_hosts(url: str) -> list[tuple[str, int]]:
@@ -111,7 +111,7 @@ def _split(text: str, default: int) -> tuple[str, int]:
     return parts.hostname or "", parts.port or default
 
 
-def _end_of(endpoint: Endpoint) -> dt.datetime | None:
+def _end_of(endpoint: CertifiedPlace) -> dt.datetime | None:
     """Return when the certificate of a server ends; None if the server has no TLS."""
     # Not verified, so that the day of any certificate can be read; nothing is sent over this connection.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
