@@ -9,6 +9,7 @@ from arx_caps.gateway.forwarder import Forwarder
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.settings import read_settings
 from arx_verifier.errors import SettingsError
+from tests.cli.helpers import arx
 
 ORDERS = '[upstream.orders]\naudience = "orders"\n'
 OAUTH = 'credential = {{ from = "env:KEY", oauth = {{ token_url = "{}", client_id = "arx" }} }}\n'
@@ -150,3 +151,18 @@ def test_what_an_upstream_lacks_is_an_error_with_its_place(tmp_path: Path, terms
         kind("orders", settings.upstreams["orders"], tmp_path)
     assert str(refused.value).startswith(f"upstream.orders: {error.format(tmp_path)}")
     assert "s3cret" not in str(refused.value)
+
+
+def test_a_file_is_checked_before_its_services_are_enrolled(tmp_path: Path) -> None:
+    """
+    What a service file is missing for is named; a mistake elsewhere in the file is found all the same.
+    """
+    file = tmp_path / "gateway.toml"
+    file.write_text(ORDERS + URL + DECIDER, "utf-8")
+    ran = arx("gateway", "--check", file, "--json")
+    service = str(tmp_path / "orders.json")
+    assert ran.exit_code == 3
+    assert ran.json["missing"] == [{"name": "orders", "service": service}, {"name": "shop", "service": service}]
+    assert "not checked: its service file" in arx("gateway", "--check", file).out
+    file.write_text(ORDERS + URL + 'tool = "x"\n' + DECIDER, "utf-8")
+    assert arx("gateway", "--check", file).exit_code == 2

@@ -3,18 +3,24 @@
 
 import logging
 import sys
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from arx_caps.cli import exit_codes
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console
 
 
 @click.command("gateway")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--check", is_flag=True, help="read all files, print what the upstreams are, and end")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="read all files, print the upstreams, and end; exit code 3 if a service file is missing",
+)
 @click.option("--until-eof", is_flag=True, hidden=True, help="stop when standard input ends")
 @click.option("--realm", hidden=True, type=click.Path(path_type=Path), help="folder of the realm that runs beside it")
 @common_options
@@ -26,17 +32,11 @@ def gateway_command(console: Console, /, file: Path, check: bool, until_eof: boo
     and an address of its own, for a proxy.  SIGHUP reads the file again; if it is wrong, the gateway goes on as before.
     /healthz, /readyz and /metrics are its own.
     """
-    from arx_caps.gateway.gateway import Gateway
     from arx_caps.gateway.serve import serve
     from arx_caps.gateway.settings import read_settings
 
     if check:
-        settings = read_settings(file)
-        found = Gateway(settings)
-        rows = [_described(name, settings.upstreams[name], each) for name, each in found.upstreams.items()]
-        asked = [_decider(name, settings.deciders[name], each.routes) for name, each in found.deciders.items()]
-        lines = [line for row in [*rows, *asked] for line in _lines(row)]
-        console.data("gateway", {"upstreams": rows, "deciders": asked}, lambda: "\n".join(lines))
+        _check(console, read_settings(file))
         return
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
@@ -52,6 +52,28 @@ def gateway_command(console: Console, /, file: Path, check: bool, until_eof: boo
 
     serve(file, on_ready=on_ready, until_eof=until_eof, realm=realm)
     console.say("stopped")
+
+
+def _check(console: Console, settings: Any) -> None:
+    from arx_caps.gateway.gateway import Gateway
+
+    # On one machine `arx up --gateway` makes the service files: the rest of the file can be checked before.
+    missing = {name: path for name in settings.tables if not (path := settings.service_file(name)).exists()}
+    tables = {kind: _without(getattr(settings, kind), missing) for kind in ("upstreams", "deciders")}
+    found = Gateway(settings._replace(**tables))
+    rows = [_described(name, settings.upstreams[name], each) for name, each in found.upstreams.items()]
+    asked = [_decider(name, settings.deciders[name], each.routes) for name, each in found.deciders.items()]
+    lines = [line for row in [*rows, *asked] for line in _lines(row)]
+    lines += [f"{name}  not checked: its service file {path} is missing" for name, path in missing.items()]
+    left = [{"name": name, "service": str(path)} for name, path in missing.items()]
+    console.data("gateway", {"upstreams": rows, "deciders": asked, "missing": left}, lambda: "\n".join(lines))
+    if missing:
+        console.hint("`arx up --gateway FILE` makes it beside the realm, `arx service join` elsewhere")
+        click.get_current_context().exit(exit_codes.INCOMPLETE)
+
+
+def _without(tables: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: terms for name, terms in tables.items() if name not in names}
 
 
 def _described(name: str, terms: Any, running: Any) -> dict[str, Any]:
