@@ -158,11 +158,13 @@ def test_a_file_is_checked_before_its_services_are_enrolled(tmp_path: Path) -> N
     What a service file is missing for is named; a mistake elsewhere in the file is found all the same.
     """
     file = tmp_path / "gateway.toml"
-    file.write_text(ORDERS + URL + DECIDER, "utf-8")
+    decider = DECIDER.replace('"orders"', '"shop"')
+    file.write_text(ORDERS + URL + decider, "utf-8")
     ran = arx("gateway", "--check", file, "--json")
-    service = str(tmp_path / "orders.json")
     assert ran.exit_code == 3
-    assert ran.json["missing"] == [{"name": "orders", "service": service}, {"name": "shop", "service": service}]
+    assert ran.json["missing"] == [
+        {"name": name, "service": str(tmp_path / f"{name}.json")} for name in ("orders", "shop")
+    ]
     assert "not checked: its service file" in arx("gateway", "--check", file).out
-    file.write_text(ORDERS + URL + 'tool = "x"\n' + DECIDER, "utf-8")
+    file.write_text(ORDERS + URL + 'tool = "x"\n' + decider, "utf-8")
     assert arx("gateway", "--check", file).exit_code == 2
