@@ -66,7 +66,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with open_shop(tmp_path_factory.mktemp("shop"), "mcp.md", "MCPServer(") as shop:
+    with open_shop(tmp_path_factory.mktemp("shop"), "mcp.md", "ArxMcpMiddleware(") as shop:
         yield shop
 
 

@@ -21,11 +21,17 @@ RUN = {
     "docs/adapters/django.md": {"../adapters/test_django_server.py": 2},
     "docs/adapters/flask.md": {"../adapters/test_flask_server.py": 2},
     "docs/adapters/grpc.md": {"../adapters/test_grpc.py": 2},
+    "docs/adapters/asgi.md": {"test_service_page.py": 1},
     "docs/adapters/wsgi.md": {"../test_serving_wsgi.py": 1},
     "README.md": {"test_examples.py": 6, "test_install.py": 1},
     "docs/adapters/fastapi.md": {"../adapters/test_fastapi_server.py": 2},
     "docs/adapters/starlette.md": {"../adapters/test_starlette_server.py": 2},
-    "docs/adapters/mcp.md": {"../adapters/test_mcp.py": 4, "../adapters/test_mcp_v1.py": 2},
+    "docs/adapters/mcp.md": {
+        "../adapters/test_mcp.py": 4,
+        "../adapters/test_mcp_v1.py": 2,
+        "test_service_page.py": 1,
+        "test_mcp.py": 2,
+    },
     "docs/adapters/fastmcp.md": {"../adapters/test_fastmcp.py": 3},
     "docs/adapters/http-clients.md": {"../adapters/http_clients.py": 6},
     "docs/adapters/model-costs.md": {
@@ -53,7 +59,7 @@ RUN = {
     "docs/oauth.md": {"../gateway/test_dpop.py": 1},
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 9, "production.py": 10},
     "docs/policy.md": {"test_policy_page.py": 14},
-    "docs/service.md": {"test_service_page.py": 4, "test_mcp.py": 2, "test_commands.py": 2},
+    "docs/service.md": {"test_service_page.py": 3, "test_commands.py": 2},
     "docs/store.md": {"test_commands.py": 1},
     "docs/tutorial.md": {"test_examples.py": 10, "../test_demo.py": 1},
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/service.md: its MCP server and its client are those of the ``mcp`` package, over HTTP.
+"""docs/adapters/mcp.md: its server without the adapter and its client are those of the ``mcp`` package, over HTTP.
 
 The package is no part of what ARx needs or is built with: without it this is skipped (``pip install mcp``).
 """
@@ -21,7 +21,7 @@ from tests.house.pages import ROOT, blocks
 
 mcp = pytest.importorskip("mcp")
 
-PAGE = (ROOT / "docs" / "service.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "adapters" / "mcp.md").read_text("utf-8")
 CLIENT = """\
 import httpx2
 from mcp import Client
@@ -46,7 +46,7 @@ def app(realm: UnsafeTestRealm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The page's server, with the verifier of a realm in memory in place of that of a service file."""
     (tmp_path / "meaning.py").write_text(the_block("def meaning("), "utf-8")
     server = tmp_path / "mcp_service.py"
-    server.write_text(the_block("MCPServer(").replace('open_verifier("orders.json")', "verifier"), "utf-8")
+    server.write_text(the_block("ArxMiddleware(").replace('open_verifier("orders.json")', "verifier"), "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     return runpy.run_path(str(server), {"verifier": realm.verifier})["app"]
 
@@ -57,10 +57,10 @@ def call(realm: UnsafeTestRealm, port: int, order_id: str, *rules: Rule) -> Any:
     held = {"orders": realm.caller(*rules).macaroon}
     fields = {"agent": "test/agent", "issuer": "http://127.0.0.1:1", "realm": "test", "task": "t-test"}
     task = Task(Bundle(**fields, origins=origins, tokens=held))
-    body = the_block("streamable_http_client(").replace("127.0.0.1:9001", f"127.0.0.1:{port}")
+    body = the_block("httpx2.AsyncClient(").replace("127.0.0.1:9001", f"127.0.0.1:{port}")
     body = body.replace("await client.call_tool", "return await client.call_tool").replace('"o-1001"', "order_id")
     made: dict[str, Any] = {}
-    exec(compile(CLIENT + textwrap.indent(body, "    "), "service.md", "exec"), made)
+    exec(compile(CLIENT + textwrap.indent(body, "    "), "mcp.md", "exec"), made)
     return asyncio.run(made["call"](task, order_id))
 
 

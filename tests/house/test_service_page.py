@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/service.md: its application and its tests run as they stand, and its MCP calls are decided on."""
+"""docs/service.md, and the pages of ASGI and of MCP without an adapter: their applications run as they stand."""
 
 import json
 import re
@@ -23,6 +23,7 @@ from tests.house.pages import ROOT, blocks
 from tests.house.reader import environment
 
 PAGE = (ROOT / "docs" / "service.md").read_text("utf-8")
+ADAPTERS = ROOT / "docs" / "adapters"
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,31 @@ def test_its_tests_pass(folder: Path) -> None:
     assert (done.returncode, "3 passed" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
-def test_a_tool_of_mcp_is_decided_on(folder: Path) -> None:
+def test_an_application_without_routes_is_guarded(tmp_path: Path) -> None:
     """
-    What the page makes of an MCP message: a tool with its arguments, the protocol's own words, or no request at all.
+    docs/adapters/asgi.md: its application runs for the calls of its table alone, and as its tokens allow.
     """
-    meaning = runpy.run_path(str(folder / "meaning.py"))["meaning"]
+    (block,) = blocks((ADAPTERS / "asgi.md").read_text("utf-8"))
+    (tmp_path / "service.py").write_text(block.text.replace('open_verifier("orders.json")', "verifier"), "utf-8")
+    realm = UnsafeTestRealm("orders")
+    agent = realm.caller(Rule(tool="orders.get", args={"order_id": "o-1"}))
+    app = runpy.run_path(str(tmp_path / "service.py"), {"verifier": realm.verifier})["app"]
+    with TestClient(app) as client:
+        assert client.get("/orders/o-1", auth=agent).json() == {"tool": "orders.get", "by": "test/agent"}
+        assert client.get("/orders/o-2", auth=agent).json()["code"] == "argument_not_allowed"
+        assert client.get("/other", auth=agent).json()["code"] == "tool_not_allowed"
+        assert client.get("/orders/o-1").status_code == 401
+
+
+def test_a_tool_of_mcp_is_decided_on(tmp_path: Path) -> None:
+    """
+    docs/adapters/mcp.md, without the adapter: a message is a tool with its arguments, the protocol's own words, or no
+    request at all.
+    """
+    page = (ADAPTERS / "mcp.md").read_text("utf-8")
+    (block,) = [block for block in blocks(page) if "`meaning.py`" in block.before]
+    (tmp_path / "meaning.py").write_text(block.text, "utf-8")
+    meaning = runpy.run_path(str(tmp_path / "meaning.py"))["meaning"]
     realm = UnsafeTestRealm("orders")
 
     async def answered(request: object) -> JSONResponse:
