@@ -7,11 +7,15 @@ Every client that calls a mint, a witness or an issuer is opened here.  The answ
 import ssl
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Final
 
 import httpx
 
 from arx_verifier import tls
 from arx_verifier.errors import RequestError, SettingsError
+
+USER_AGENT: Final = f"arx-caps/{version('arx-caps')}"  # to mints, which list the versions of services: CONTROL 3.6
 
 
 def open_client(

@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from arx_caps.http_client import no_answer, open_client
+from arx_caps.http_client import USER_AGENT, no_answer, open_client
 from arx_caps.jose import SigningKey, make_dpop
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import (
@@ -169,7 +169,8 @@ class MintClient:
         headers: Mapping[str, str],
     ) -> httpx.Response:
         url = self.issuer + path
-        headers = {**headers, "DPoP": make_dpop(key, method=method, url=url, now=self._now(), token=token)}
+        proof = make_dpop(key, method=method, url=url, now=self._now(), token=token)
+        headers = {**headers, "DPoP": proof, "User-Agent": USER_AGENT}
         if token is not None:
             headers["Authorization"] = f"DPoP {_sendable(token)}"
         content = None if body is None else _encode({name: value for name, value in body.items() if value is not None})

@@ -72,6 +72,8 @@ def _in_words(name: str, value: Any) -> Any:
 
 def _member(value: Any) -> str:
     """Return a member of a list or an object as text; an enrolled key as its id and its start."""
-    if isinstance(value, dict) and value.keys() == {"kid", "added_at"}:
-        return f"{value['kid']} since {show_time(value['added_at'])}"
+    if isinstance(value, dict) and value.keys() >= {"kid", "added_at"}:
+        use = f", used {show_time(value['used_at'])}" if "used_at" in value else ""
+        by = f" by version {value['version']}" if "version" in value else ""
+        return f"{value['kid']} since {show_time(value['added_at'])}{use}{by}"
     return show_json(value) if isinstance(value, dict | list | bool) else str(value)

@@ -13,6 +13,7 @@ import shlex
 import socket
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,7 @@ CHANGING: Final = (
     (r"\b(confirmed|partial|unconfirmed|unknown): .*", "REPORT"),  # how soon the verifiers answer
     (r"\b\d+ (days|hours|minutes|s) (later|earlier)\b", r"N \1 \2"),
     (r"\b[0-9a-f]{64}\b", "HASH"),
+    (rf"(?<!\S){re.escape(version('arx-caps'))}(?!\S)", "VERSION"),
     (r"(ok +verifier: ).*", r"\1BUILD"),
     (r"(?<=\S) {2,}(?=\S)", "  "),  # columns are as wide as what changes
     (r"(?m) +$", ""),

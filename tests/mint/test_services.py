@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from arx_caps.jose import SigningKey
-from arx_caps.mint.db.repositories import services
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories import holder_keys, services
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.token.wire import bytes_of
+from tests.audit.batches import batch_of, decision, facts
 from tests.mint.harness import Harness, Holder, now_ms
 
 
@@ -74,6 +76,67 @@ def test_an_audience_that_the_policy_does_not_name_is_told(unit: Harness) -> Non
         assert operator.call("POST", "/v1/services", {"audience": audience}).status_code == 201
     shown = {each["audience"]: each["in_policy"] for each in operator.call("GET", "/v1/services").json()["services"]}
     assert shown == {"orders": True, "odrers": False}
+
+
+def own_key(harness: Harness) -> dict[str, Any]:
+    [service] = harness.operator().call("GET", "/v1/services").json()["services"]
+    assert harness.operator().call("GET", "/v1/services/orders").json() == service
+    [key] = service["keys"]
+    return dict(key)
+
+
+@pytest.mark.spec("CONTROL 3.6")
+def test_a_key_has_the_version_that_used_it(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored once a minute for each version, not for another program, and ends with the key."""
+    holder, _ = join(unit, invited(unit))
+    assert own_key(unit).keys() == {"kid", "added_at"}
+
+    def fetch(program: str) -> dict[str, Any]:
+        headers = holder.headers("GET", "/v1/keys") | {"User-Agent": program}
+        assert unit.client.get("/v1/keys", headers=headers).status_code == 200
+        return own_key(unit)
+
+    first = fetch("arx-caps/0.1.9")
+    assert (first["version"], first["used_at"] >= first["added_at"]) == ("0.1.9", True)
+    assert fetch("arx-caps/0.1.9") == first
+    assert fetch("arx-caps/0.2.0.dev1+a")["version"] == "0.2.0.dev1+a"
+    later = now_ms() + 61_000
+    for program in ("curl/8", "arx-caps/" + "9" * 33, "arx-caps/<b>", "arx-caps/1.0 x", ""):
+        later += 61_000
+        monkeypatch.setattr(holder_keys, "now_ms", lambda at=later: at)
+        shown = fetch(program)
+        assert ("version" in shown, shown["used_at"]) == (False, later), program
+    later += 61_000
+    assert fetch("arx-caps/0.2.0")["version"] == "0.2.0"
+    removed = unit.operator().call("PATCH", "/v1/services/orders", {"remove_kid": holder.key.kid})
+    assert (removed.status_code, unit.mint.db.holder_keys.versions([holder.key.kid])) == (200, {})
+    again, _ = join(unit, invited(unit))
+    assert unit.client.get(
+        "/v1/keys", headers=again.headers("GET", "/v1/keys") | {"User-Agent": "arx-caps/1"}
+    ).is_success
+    assert unit.mint.db.holder_keys.versions([again.key.kid]) == {again.key.kid: "1"}
+    unit.mint.db.services.remove("orders", Event.of("service.removed", "operator:root", audience="orders"))
+    assert unit.mint.db.holder_keys.versions([again.key.kid]) == {}
+
+
+@pytest.mark.spec("CONTROL 3.6")
+def test_a_service_has_the_time_when_it_shipped(unit: Harness) -> None:
+    """It is absent while the log does not answer, and null before the first record."""
+    operator = unit.operator()
+    for audience in ("orders", "payments"):
+        assert operator.call("POST", "/v1/services", {"audience": audience}).status_code == 201
+
+    def shown() -> dict[str, Any]:
+        services = operator.call("GET", "/v1/services").json()["services"]
+        return {one["audience"]: one.get("shipped_at", "absent") for one in services}
+
+    assert shown() == {"orders": "absent", "payments": "absent"}
+    unit.mint.log.start()
+    assert shown() == {"orders": None, "payments": None}
+    before = now_ms()
+    unit.mint.log.store.take(batch_of([decision(1, facts())]), None)
+    assert shown()["payments"] is None
+    assert before <= shown()["orders"] <= now_ms()
 
 
 @pytest.mark.spec("CONTROL 3.5")

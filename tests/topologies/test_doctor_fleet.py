@@ -11,7 +11,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +25,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.realm import Realm
 from arx_caps.revocation import acl
+from arx_verifier.journal.writer import Journal
 from tests.advisories.test_reason_lost_behind_a_proxy import PAGE
 from tests.cli.helpers import arx
 from tests.disks import small_disk
@@ -32,6 +36,7 @@ from tests.postgres import Postgres
 from tests.servers import VerifierProcess, free_ports, freeze, until
 from tests.topologies.authority import Ca
 from tests.topologies.fleet import LASTING, Server, need, running
+from tests.verifier.journals import allow
 
 pytestmark = [
     pytest.mark.servers,
@@ -343,6 +348,69 @@ def test_services_that_do_not_run(fleet: Fleet, tmp_path: Path) -> None:
             arx("service", "remove", name, "--yes", *words, env=env)
         slow.close()
         other.close()
+        with fleet.server.client() as raw:
+            raw.delete("arx:{acme}:v", "arx:{acme}:a")
+    fleet.until_well()
+
+
+def run_version(folder: Path, version: str, *words: str | Path) -> None:
+    """Run a command in a process of its own, before which another version of ARx is installed."""
+    about = folder / version / f"arx_caps-{version}.dist-info"
+    about.mkdir(parents=True, exist_ok=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: arx-caps\nVersion: {version}\n")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
+    command = [sys.executable, "-m", "arx_caps.cli", *map(str, words)]
+    ran = subprocess.run(command, env=env | {"PYTHONPATH": str(about.parent)}, capture_output=True, text=True)
+    assert ran.returncode == exit_codes.OK, ran.stderr
+
+
+def test_versions_and_shipping_of_services(fleet: Fleet, tmp_path: Path) -> None:
+    """A service of another version is named until it is updated; one that never shipped is, while another ships."""
+    words, env, own = fleet.as_root, {"ARX_STORE_PASSWORD": ROOT}, version("arx-caps")
+    invitation, file, journal = tmp_path / "orders.invite", tmp_path / "orders.json", tmp_path / "journal"
+    assert arx("service", "enrol", "billing", "--out", tmp_path / "billing.json", *words).exit_code == exit_codes.OK
+    assert arx("service", "invite", "orders", "--out", invitation, *words).exit_code == exit_codes.OK
+    joined = (invitation, "--out", file, "--key-out", tmp_path / "orders.key", "--journal", journal)
+    user = acl.user_name("verifier", "acme")
+    fleet.server.ask("ACL", "SETUSER", user, *acl.rules("verifier", "acme", MINT))
+    store = f"redis://{user}:{MINT}@127.0.0.1:{fleet.server.port}"
+    verifiers = [VerifierProcess(store, "acme", f"{name}-1-aaaaaa") for name in ("orders", "billing")]
+
+    def hint(name: str) -> tuple[str, str]:
+        ran = arx("doctor", "--realm-dir", fleet.realm.folder, "--store", fleet.admin, "--json", env=env)
+        [check] = [check for check in ran.json["checks"] if check["name"] == name]
+        assert check["ok"] is True
+        return check["found"], check["mend"]
+
+    try:
+        run_version(tmp_path, "0.1.9", "service", "join", *joined)
+        fleet.until_found(
+            exit_codes.DENIED, "service orders", f"it runs 0.1.9, the mints run {own}", "install the mints' version"
+        )
+        assert arx("service", "refresh", file, "--once").exit_code == exit_codes.OK
+        fleet.until_well()
+        found, mend = hint("versions of services")
+        assert (found, "arx service join" in mend) == (f"orders {own}; unknown of billing", True)
+        found, mend = hint("shipping")
+        assert found == "billing, orders: a verifier runs, and no record of it was ever shipped"
+        assert "run `arx ship FILE`" in mend
+        with contextlib.closing(Journal(journal, "orders-1", "orders")) as written:
+            written.append(allow())
+        shipped = arx("ship", file, "--once")
+        assert shipped.exit_code == exit_codes.OK, shipped.err
+        found, _ = hint("shipping")
+        assert re.fullmatch(r"orders \S+( \S+)? ago; billing: a verifier runs, and no record .* shipped", found), found
+        services = {one["audience"]: one for one in arx("service", "list", "--json", *words).json["services"]}
+        assert services["billing"]["shipped_at"] is None
+        [key] = services["orders"]["keys"]
+        assert (key["version"], services["orders"]["shipped_at"] >= key["added_at"]) == (own, True)
+        shown = arx("service", "show", "orders", *words).out
+        assert re.search(rf"used .*Z by version {re.escape(own)}", shown), shown
+    finally:
+        for name in ("billing", "orders"):
+            arx("service", "remove", name, "--yes", *words)
+        for verifier in verifiers:
+            verifier.close()
         with fleet.server.client() as raw:
             raw.delete("arx:{acme}:v", "arx:{acme}:a")
     fleet.until_well()

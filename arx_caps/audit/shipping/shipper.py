@@ -21,7 +21,7 @@ import msgspec
 from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, Mark, read_mark, sign_batch
 from arx_caps.audit.shipping.fork_detection import Seen
 from arx_caps.audit.shipping.journal_runs import AT_ONCE, JournalRun, JournalRuns
-from arx_caps.http_client import no_answer, open_client
+from arx_caps.http_client import USER_AGENT, no_answer, open_client
 from arx_caps.jose import make_dpop
 from arx_caps.keyfile import SigningKey
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
@@ -246,6 +246,7 @@ class Shipper:
         url = self._issuer + PATH
         headers = {
             "Content-Type": MEDIA_TYPE,
+            "User-Agent": USER_AGENT,
             "DPoP": make_dpop(self._key, method="POST", url=url, now=now),
             HEADER: sign_batch(self._key, batch, body, realm=self._realm, issuer=self._issuer, now=now),
         }

@@ -260,6 +260,17 @@ class LogStore:
         with self.reading() as c:
             return int(c.execute(select(func.max(SOURCE.c.high_water)).where(*which)).scalar() or 0)
 
+    def last_sent(self, audiences: Sequence[str]) -> dict[str, int]:
+        """Return by service when it last shipped, ms since the Unix epoch; one that never did is left out.
+
+        Args:
+            audiences: The services.
+        """
+        of = (SOURCE.c.audience.in_(audiences), SOURCE.c.high_water > 0)
+        which = select(SOURCE.c.audience, func.max(SOURCE.c.seen_ms)).where(*of).group_by(SOURCE.c.audience)
+        with self.reading() as c:
+            return {str(audience): int(at) for audience, at in c.execute(which)}
+
     def standing(self) -> Standing:
         """Return the state of the log."""
         with self.reading() as c:

@@ -147,10 +147,13 @@ def refresh(console: Console, file: Path, once: bool) -> None:
 @common_options
 @pass_console
 def list_services(console: Console, place: Place) -> None:
-    """List the enrolled services."""
+    """List the enrolled services: their versions, and when each last shipped records."""
     found, _ = place.mint().rows("/v1/services", "services")
-    rows = [(s["audience"], len(s["keys"]), show_time(s["enrolled_at"]), s["enrolled_by"]) for s in found]
-    heads = ("SERVICE", "OWN KEYS", "ENROLLED", "BY")
+    rows = [
+        (s["audience"], len(s["keys"]), _versions(s), _shipped(s), show_time(s["enrolled_at"]), s["enrolled_by"])
+        for s in found
+    ]
+    heads = ("SERVICE", "OWN KEYS", "VERSION", "SHIPPED", "ENROLLED", "BY")
     console.data("services", {"services": found}, lambda: table(heads, rows))
 
 
@@ -219,8 +222,18 @@ def _tell_end(console: Console, answer: dict[str, Any]) -> None:
     console.data("service", answer, lambda: pairs(rows))
 
 
+def _versions(service: dict[str, Any]) -> str:
+    return ", ".join(sorted({key["version"] for key in service["keys"] if "version" in key})) or "unknown"
+
+
+def _shipped(service: dict[str, Any]) -> str:
+    if "shipped_at" not in service:
+        return "unknown"
+    return "never" if service["shipped_at"] is None else show_time(service["shipped_at"])
+
+
 def _show(console: Console, service: dict[str, Any]) -> None:
-    console.data("service", {"service": service}, lambda: pairs(facts_of(service)))
+    console.data("service", {"service": service}, lambda: pairs(facts_of({**service, "shipped_at": _shipped(service)})))
 
 
 def _checked(audience: str) -> str:

@@ -449,9 +449,8 @@ def _call(mint: MintContext, request: Request) -> CallCredentials:
     if len(authorization) > 1:
         raise RequestError(f"invalid request: expected one Authorization header, got {len(authorization)}")
     proofs = tuple(request.headers.getlist("dpop"))
-    return CallCredentials(
-        request.method, url, authorization[0] if authorization else None, proofs, peer_of(mint, request)
-    )
+    token, program = authorization[0] if authorization else None, request.headers.get("user-agent", "")
+    return CallCredentials(request.method, url, token, proofs, peer_of(mint, request), program)
 
 
 def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ What a call grants is decided in ``tasks`` and ``policy``.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
@@ -43,6 +44,7 @@ SHIP: Final = "arx.decisions.write"
 PROVEN: Final = "key"  # assurance of a record: an enrolled key signed the call
 LOGIN: Final = "login"  # the key was enrolled by a person's login, and ends soon
 REFUSALS: Final = (AccessError, GrantError, RequestError, TokenError)  # an outage is not a refusal
+_VERSION: Final = re.compile(r"arx-caps/([0-9][0-9A-Za-z.+]{0,31})", re.ASCII)
 WHOAMI: Final = "arx.whoami"
 LOGOUT: Final = "arx.logout"
 NEEDS_NO_RULE: Final = (WHOAMI, LOGOUT)  # every authenticated operator may read its own name, and end its own login
@@ -70,6 +72,7 @@ class CallCredentials(NamedTuple):
         authorization: The ``Authorization`` header, or None.
         proofs: Every ``DPoP`` header.
         peer: The peer's address, or None.
+        program: The ``User-Agent`` header, which names the caller's version of ARx; "" without one.
     """
 
     method: str
@@ -77,6 +80,13 @@ class CallCredentials(NamedTuple):
     authorization: str | None
     proofs: tuple[str, ...]
     peer: str | None
+    program: str = ""
+
+    @property
+    def version(self) -> str:
+        """The caller's version of ARx; "" for another program."""
+        found = _VERSION.fullmatch(self.program)
+        return "" if found is None else found[1]
 
 
 class AuthenticatedCaller(NamedTuple):
@@ -259,7 +269,7 @@ def authenticate_service(
     # Recorded here and not after the handler, so that a call the journal cannot take is refused before it runs.
     with record_outcome(mint, audience, proof.key.kid, request):
         unit.spend("proof", proof.key.kid, proof.jti, proof.until)
-    mint.db.holder_keys.note_use(proof.key.kid)
+    mint.db.holder_keys.note_use(proof.key.kid, call.version)
     return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid, public=proof.key.x)
 
 

@@ -11,7 +11,7 @@ class Check(NamedTuple):
         name: The checked part.
         ok: Whether it is in order; None if that is unknown.
         found: Its state.
-        mend: How to repair it, in the imperative; empty if it is in order.
+        mend: How to repair it, in the imperative; for what is in order, how to have more of it, or empty.
     """
 
     name: str

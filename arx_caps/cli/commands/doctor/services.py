@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of the enrolled services, gateways included: whether each runs, and has the newest keys."""
+"""The checks of the enrolled services, gateways included: whether each runs, has the newest keys, and ships.
+
+A service without a key of its own reports no version and ships nothing.  That is in order, and a hint says more.
+"""
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.mints import OWN_VERSION
 from arx_caps.disk_room import room_fault
 from arx_caps.durations import show_span
 from arx_caps.realm import Realm
@@ -18,6 +22,7 @@ from arx_verifier.journal import audience_of
 from arx_verifier.service import read_service_file
 
 if TYPE_CHECKING:
+    from arx_caps.mint.db.mint_database import MintDatabase
     from arx_caps.mint.db.repositories.keys import KeyRows
 
 SETTLE_S: Final = 1.0  # between two looks: a verifier that was only paused has probed again
@@ -27,6 +32,10 @@ SILENT: Final = (
 )
 UNSEEN: Final = "start it, or remove it with `arx service remove {}`"
 REFRESH: Final = "keep `arx service refresh FILE` running on its machine, and see its log"
+NAMED: Final = 20  # services in a line; `arx service list` has all
+JOIN: Final = "; one without a key of its own needs `arx service invite` and `arx service join` first"
+SHIP: Final = "run `arx ship FILE` beside a service that decides calls, as a gateway does by itself" + JOIN
+REPORT: Final = "keep `arx service refresh FILE` or `arx ship FILE` running, which report the version" + JOIN
 COPY: Final = "make its file anew with `arx service enrol {} --out FILE`, and copy it to the service"
 
 
@@ -47,20 +56,25 @@ def check_services(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     try:
         with MintDatabase(realm.database_url) as db:
             names = sorted(str(row["audience"]) for row in db.services.list())
-            keys = db.keys.rows()
+            keys, versions = db.keys.rows(), _versions(db, names, realm)
+            of_mints = {mint.version for mint in db.mints.list()} or {OWN_VERSION}
     except ArxError:
         return  # another check reports it
-    wrong = [*_running(store, names), *_fetched(keys, names, realm), *_files(keys, realm)]
-    yield from wrong
-    if names and not wrong:
-        yield Check("services", True, f"{len(names)} enrolled, each with a live verifier{_unshipped(realm, names)}")
-
-
-def _running(store: RevocationStore, names: list[str]) -> Iterator[Check]:
     lease_ms, seen = store.header().lease_ms, store.verifiers()
     if any(state_of(one.age_ms, lease_ms) != "live" for one in seen):
         time.sleep(SETTLE_S)
         seen = store.verifiers()
+    wrong = [*_running(lease_ms, seen, names), *_fetched(keys, names, realm), *_files(keys, realm)]
+    yield from wrong
+    if names and not wrong:
+        yield Check("services", True, f"{len(names)} enrolled, each with a live verifier")
+    if names:
+        yield from _of_versions(versions, of_mints)
+        live = [audience_of(one.id) for one in seen if state_of(one.age_ms, lease_ms) == "live"]
+        yield _shipping(realm, names, live)
+
+
+def _running(lease_ms: int, seen: Sequence[VerifierSeen], names: list[str]) -> Iterator[Check]:
     behind_relay = any(one.behind is not None for one in seen)
     for name in names:
         own = [one for one in seen if audience_of(one.id) == name]
@@ -149,17 +163,50 @@ def _lacking(wanted: Mapping[str, int], had: frozenset[str]) -> str:
     return f"the key {missing[0]}, which was published {show_span(age_ms)} ago"
 
 
-def _unshipped(realm: Realm, names: list[str]) -> str:
-    """Return a mention of the services without a record in the log; a service that has decided nothing has none."""
-    from sqlalchemy import select
+def _versions(db: "MintDatabase", names: list[str], realm: Realm) -> dict[str, set[str]]:
+    """Return by service the versions that its own keys have reported; none of a key that is not in use any more."""
+    since = time.time_ns() // 1_000_000 - realm.max_ttl_ms  # as the mint judges the fetches of a key
+    keys = db.holder_keys.by_holder(f"service:{name}" for name in names)
+    used = {holder: [row["kid"] for row in of if (row["used_at"] or 0) > since] for holder, of in keys.items()}
+    reported = db.holder_keys.versions(kid for kids in used.values() for kid in kids)
+    return {name: {reported[kid] for kid in used[f"service:{name}"] if kid in reported} for name in names}
 
-    from arx_caps.audit.store import SOURCE
+
+def _of_versions(versions: Mapping[str, set[str]], of_mints: set[str]) -> Iterator[Check]:
+    """Name the version of each service, and those that differ from the mints'."""
+    for name, of in versions.items():
+        if other := of - of_mints:
+            found = f"it runs {', '.join(sorted(other))}, the mints run {', '.join(sorted(of_mints))}"
+            mend = "install the mints' version where it runs, and restart it; while you upgrade, this passes"
+            yield Check(f"service {name}", False, found, mend)
+    alike = [f"{name} {', '.join(of)}" for name, of in versions.items() if of and of <= of_mints]
+    unknown = [name for name, of in versions.items() if not of]
+    parts = [_list(alike)] if alike else []
+    if unknown:
+        parts.append(f"unknown of {_list(unknown)}")
+    if parts:
+        yield Check("versions of services", True, "; ".join(parts), REPORT if unknown else "")
+
+
+def _shipping(realm: Realm, names: list[str], live: Collection[str | None]) -> Check:
+    """Name when each service shipped last; one that never did may have decided nothing, so it is no fault."""
     from arx_caps.mint.audit.log import open_store
 
     try:
-        with contextlib.closing(open_store(realm)) as log, log.reading() as c:
-            known = set(c.execute(select(SOURCE.c.audience).distinct()).scalars())
-    except ArxError:
-        return ""  # another check reports it
-    silent = [name for name in names if name not in known]
-    return f"; the log has no record of {', '.join(silent)}: `arx ship` ships them" if silent else ""
+        with contextlib.closing(open_store(realm)) as log:
+            sent = log.last_sent(names)
+    except ArxError as error:
+        return Check("shipping", None, str(error), "start the mint, or see its log; then run `arx doctor` again")
+    now = time.time_ns() // 1_000_000
+    parts = [_list([f"{name} {show_span(max(0, now - at))} ago" for name, at in sorted(sent.items())])] if sent else []
+    silent = [name for name in names if name not in sent]
+    if runs := [name for name in silent if name in live]:
+        parts.append(f"{_list(runs)}: a verifier runs, and no record of it was ever shipped")
+    if rest := [name for name in silent if name not in live]:
+        parts.append(f"{_list(rest)}: no record was ever shipped")
+    return Check("shipping", True, "; ".join(parts), SHIP if silent else "")
+
+
+def _list(named: Sequence[str]) -> str:
+    more = f", and {len(named) - NAMED} more in `arx service list`" if len(named) > NAMED else ""
+    return ", ".join(named[:NAMED]) + more

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the audit log: take in services' records; serve its files and proofs.  LOG 1, 2."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -15,7 +16,7 @@ from arx_caps.mint.audit.row_check import CheckOutcome, CheckState
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, record_refusal
-from arx_verifier.errors import GrantError
+from arx_verifier.errors import GrantError, StoreError
 from arx_verifier.request import AccessRequest
 
 READ: Final = "arx.audit.read"
@@ -55,10 +56,12 @@ class Sender(NamedTuple):
     Attributes:
         statement: The statement that its key signed.
         seen: The size of the last checkpoint that it verified, or None.
+        version: Its version of ARx; "" for another program.
     """
 
     statement: Statement
     seen: int | None
+    version: str
 
 
 def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str, str]) -> Sender:
@@ -82,17 +85,21 @@ def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str
     mint.log.turns.announce(*_turn_of(statement))
     # At most 18 digits fit into 64 bits; any other value is as good as none, because the header is only a request.
     seen = headers.get(wire.SEEN_HEADER, "")
-    return Sender(statement, int(seen) if re.fullmatch("[0-9]{1,18}", seen, re.ASCII) else None)
+    return Sender(statement, int(seen) if re.fullmatch("[0-9]{1,18}", seen, re.ASCII) else None, call.version)
 
 
 def take_decisions(call: RouteCall) -> Marked:
     """Append a service's records to the log, all or none, and return the run's high-water mark."""
-    turns, turn = call.mint.log.turns, _turn_of(call.admitted.statement)
+    turns, statement = call.mint.log.turns, call.admitted.statement
+    turn = _turn_of(statement)
     try:
-        return _take_batch(call)
+        marked = _take_batch(call)
     finally:
         # Also after a refusal: later batches of the run wait for this turn.
         turns.done(*turn)
+    with contextlib.suppress(StoreError):  # the log has the batch, which must not be sent again for the sake of a note
+        call.mint.db.holder_keys.note_use(statement.key.kid, call.admitted.version)
+    return marked
 
 
 def _turn_of(statement: Statement) -> tuple[str, int]:
@@ -103,7 +110,7 @@ def _turn_of(statement: Statement) -> tuple[str, int]:
 
 
 def _take_batch(call: RouteCall) -> Marked:
-    statement, seen = call.admitted
+    statement, seen, _ = call.admitted
     body: bytes = call.body.content
     realm, log = call.mint.realm, call.mint.log
     # Only a refusal is recorded: an accepted batch is in the log, with the service's signed statement.

@@ -7,7 +7,7 @@ the service enrols a key of its own, and fetches its audience keys itself.
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import SERVICE_UNAVAILABLE
 from typing import Annotated, Any, Final, Literal
 
@@ -26,7 +26,7 @@ from arx_caps.mint.identity.authenticate import JOIN, record_outcome
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_verifier import names
-from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, refusal
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError, refusal
 from arx_verifier.memory import MEMORY_AUDIENCE
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import keeps_nonces, without_login
@@ -127,20 +127,23 @@ class AudienceKeys(RouteAnswer, frozen=True):
 
 
 class OwnKey(RouteAnswer, frozen=True):
-    """A key of a service, by its thumbprint."""
+    """A key of a service, by its thumbprint: when it last signed a call, to a minute, and of which version of ARx."""
 
     kid: str
     added_at: int
+    used_at: int | UnsetType = UNSET
+    version: str | UnsetType = UNSET
 
 
 class ServiceShown(RouteAnswer, frozen=True):
-    """A service; if ``in_policy`` is false, no task has a token for it."""
+    """A service; no task has a token for it unless ``in_policy``.  ``shipped_at`` is null if it never shipped."""
 
     audience: str
     enrolled_at: int
     enrolled_by: str
     keys: tuple[OwnKey, ...]
     in_policy: bool
+    shipped_at: int | UnsetType | None = UNSET
 
 
 class Services(RouteAnswer, frozen=True):
@@ -255,7 +258,8 @@ def list_services(call: RouteCall) -> Services:
     """List the services."""
     mint, limit = call.mint, call.query.limit
     rows = mint.db.services.list(after=call.query.after, limit=limit + 1)
-    page = page_of(rows, SERVICES_ORDER, lambda row: _show(mint, row), limit=limit, fetched=limit + 1)
+    shown = _show_all(mint, rows)
+    page = page_of(rows, SERVICES_ORDER, lambda row: shown[row["audience"]], limit=limit, fetched=limit + 1)
     return Services(services=page.shown, total=mint.db.count(SERVICES), next=page.next)
 
 
@@ -320,16 +324,37 @@ def _show_keys(keys: Mapping[str, tuple[bytes, int]]) -> tuple[AudienceKey, ...]
 
 
 def _show(mint: MintContext, row: Mapping[str, Any]) -> ServiceShown:
-    return ServiceShown(
-        audience=row["audience"],
-        enrolled_at=row["enrolled_at"],
-        enrolled_by=row["enrolled_by"],
-        in_policy=row["audience"] in mint.policies.loaded.audiences,
-        keys=tuple(
-            OwnKey(kid=key["kid"], added_at=key["added_at"])
-            for key in mint.db.holder_keys.list(f"service:{row['audience']}")
-        ),
-    )
+    return _show_all(mint, [row])[row["audience"]]
+
+
+def _show_all(mint: MintContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, ServiceShown]:
+    """Return what is shown of services, by audience."""
+    # One query for a page of services, not one for each of them.
+    keys = mint.db.holder_keys.by_holder(f"service:{row['audience']}" for row in rows)
+    versions = mint.db.holder_keys.versions(key["kid"] for of in keys.values() for key in of)
+    try:
+        sent = mint.log.store.last_sent([row["audience"] for row in rows])
+    except StoreError:  # services can be listed and removed while the log does not answer
+        sent = None
+    return {
+        row["audience"]: ServiceShown(
+            audience=row["audience"],
+            enrolled_at=row["enrolled_at"],
+            enrolled_by=row["enrolled_by"],
+            in_policy=row["audience"] in mint.policies.loaded.audiences,
+            shipped_at=UNSET if sent is None else sent.get(row["audience"]),
+            keys=tuple(
+                OwnKey(
+                    kid=key["kid"],
+                    added_at=key["added_at"],
+                    used_at=UNSET if key["used_at"] is None else key["used_at"],
+                    version=versions.get(key["kid"], UNSET),
+                )
+                for key in keys[f"service:{row['audience']}"]
+            ),
+        )
+        for row in rows
+    }
 
 
 def _enrolment_digest(token: str) -> str:

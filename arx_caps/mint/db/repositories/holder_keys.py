@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The enrolled public keys of agents, operators and services."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, OPERATORS, SERVICES
+from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, META, OPERATORS, SERVICES
 from arx_verifier.errors import GrantError
 
 _OWNERS: Final[dict[str, Column[Any]]] = {
@@ -32,6 +33,8 @@ _PRUNE: Final = delete(HOLDER_KEYS).where(_THEIRS, _ENDED)
 _HOLDER: Final = CompiledStatement(select(HOLDER_KEYS.c.holder).where(_ITS))
 _LIST: Final = select(HOLDER_KEYS).where(_THEIRS).order_by(HOLDER_KEYS.c.added_at)
 _USE: Final = update(HOLDER_KEYS).where(_ITS)
+_OF_VERSION: Final = "version/"  # what the names of its rows in META begin with
+_CHANGE_VERSION: Final = update(META).where(META.c.name == bindparam("named")).values(value=bindparam("text"))
 _ADD, _REMOVE = CompiledStatement(insert(HOLDER_KEYS)), CompiledStatement(delete(HOLDER_KEYS).where(_ITS, _THEIRS))
 
 
@@ -40,18 +43,35 @@ class HolderKeyRepository:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._noted: dict[str, int] = {}
+        self._noted: dict[tuple[str, str | None], int] = {}
 
-    def note_use(self, kid: str) -> None:
-        """Store that a key signed a call, at most once a minute."""
-        now = now_ms()
-        if now - self._noted.get(kid, 0) < NOTE_MS:
+    def note_use(self, kid: str, version: str | None = None) -> None:
+        """Store that a key signed a call, at most once a minute for each version.
+
+        Args:
+            kid: The key's thumbprint.
+            version: The version of ARx that called; "" for another program; None to store none.
+        """
+        now, used = now_ms(), (kid, version)
+        if now - self._noted.get(used, 0) < NOTE_MS:
             return
         if len(self._noted) >= _NOTED:
             self._noted.clear()
-        self._noted[kid] = now
+        self._noted[used] = now
         with self._database.write() as c:
             c.execute(_USE.values(used_at=now), {"which": kid})
+            if version is not None:
+                _put_version(c, _row_name(kid), version)
+
+    def versions(self, kids: Iterable[str]) -> dict[str, str]:
+        """Return by thumbprint the version of ARx that used each key last; a key whose user reported none is left out.
+
+        Args:
+            kids: The keys' thumbprints.
+        """
+        names = {_row_name(kid): kid for kid in kids}
+        rows = self._database.rows(select(META).where(META.c.name.in_(names)))
+        return {names[row["name"]]: str(row["value"]) for row in rows if row["value"]}
 
     def page(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return the keys of all holders, ordered by holder.
@@ -84,6 +104,8 @@ class HolderKeyRepository:
                 add_key(c, holder, add)
             if remove is not None and _REMOVE.run(c, {"which": remove, "whose": holder}) == 0:
                 raise GrantError(f"{holder} has no key {remove!r:.60}", code="not_found")
+            if remove is not None:
+                forget_versions(c, [remove])
             if keep_one and c.execute(_LIST, {"whose": holder}).first() is None:
                 raise GrantError("a holder keeps one key; add another first", code="conflict")
 
@@ -143,6 +165,27 @@ def add_key(c: Connection, holder: str, key: PublicKey, until: int | None = None
         raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled") from None
     if until is not None:
         c.execute(_PRUNE, {"whose": holder, "now": now_ms()})
+
+
+def forget_versions(c: Connection, kids: Iterable[str]) -> None:
+    """Delete in an open transaction the versions that are stored of keys.
+
+    Args:
+        c: The connection.
+        kids: The thumbprints of the keys, which are removed.
+    """
+    c.execute(delete(META).where(META.c.name.in_([_row_name(kid) for kid in kids])))
+
+
+def _put_version(c: Connection, name: str, version: str) -> None:
+    if c.execute(_CHANGE_VERSION, {"named": name, "text": version}).rowcount == 0:
+        # Two mints may note the first use of a key at once.
+        with contextlib.suppress(IntegrityError), c.begin_nested():
+            c.execute(insert(META), {"name": name, "value": version})
+
+
+def _row_name(kid: str) -> str:
+    return _OF_VERSION + kid[:24]  # the column has 32 characters; 144 bits of the digest are left
 
 
 def _lock(c: Connection, holder: str) -> None:

@@ -15,7 +15,7 @@ from arx_caps.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.repositories.holder_keys import add_key, forget_versions
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -100,7 +100,9 @@ class ServiceRepository:
         """Delete a service, its own keys, its fetches and its enrolment tokens."""
         with self._database.write(what) as c:
             c.execute(delete(ENROLMENTS).where(ENROLMENTS.c.audience == audience))
-            c.execute(delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == f"service:{audience}"))
+            own = HOLDER_KEYS.c.holder == f"service:{audience}"
+            forget_versions(c, c.execute(select(HOLDER_KEYS.c.kid).where(own)).scalars().all())
+            c.execute(delete(HOLDER_KEYS).where(own))
             c.execute(delete(KEY_FETCHES).where(KEY_FETCHES.c.audience == audience))
             c.execute(delete(SERVICES).where(SERVICES.c.audience == audience))
 
