@@ -22,7 +22,7 @@ class Invitation(msgspec.Struct, frozen=True):
 
     Attributes:
         audience: The service.
-        enrolment: The enrolment token, a secret, for one use.
+        enrolment: The enrolment token, a secret that the service can use once.
         issuer: The mint's URL.
     """
 
@@ -65,7 +65,7 @@ def join_service(
         StoreError: The mint does not answer; the key's file stays, for another attempt.
     """
     require_private(mint)  # before the enrolment token is sent
-    # Before the enrolment token is spent: it is for one use.
+    # Before the enrolment token is spent: it works once.
     if out.exists():
         raise SettingsError(f"{out} exists; it is not overwritten")
     # The key of an earlier attempt is used again: the mint may have enrolled it although its answer was lost.

@@ -15,6 +15,7 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from tests.gateway.test_gateway import World, answers, started
+from tests.house.pages import ROOT, blocks, matches
 from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 5.5")]
@@ -256,6 +257,11 @@ def test_the_doctor_follows_a_url_as_a_client_does(world: OAuthWorld) -> None:
         assert (code, wrong) == (exit_codes.INCOMPLETE, expected)
         assert checks["scopes"]["found"] == ("read, refund" if name == "orders" else "refund")
         assert checks["keys"]["found"].endswith("ES256")
+    page = blocks((ROOT / "docs" / "oauth.md").read_text("utf-8"))
+    command, _, shown = next(block.text for block in page if block.language == "console").partition("\n")
+    assert command == "$ arx doctor --oauth http://127.0.0.1:8090/orders"
+    shown = shown.replace(":8090/", f":{world.orders}/").replace(":8700", f":{world.mint}")
+    assert matches(shown, world.run("doctor", "--oauth", world.url("orders")).out)
     code, checks = checked(world, world.url("orders").replace("127.0.0.1", "localhost"))
     assert (code, checks["resource"]["ok"]) == (exit_codes.DENIED, False)
     assert "byte for byte" in checks["resource"]["found"]

@@ -5,7 +5,9 @@
 """
 
 import inspect
+import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from arx_caps.cli import exit_codes
 from arx_caps.gateway.deciders.decider import identity_of
 from arx_caps.gateway.settings import (
     CredentialTerms,
@@ -23,13 +26,15 @@ from arx_caps.gateway.settings import (
     UpstreamTerms,
     read_settings,
 )
+from arx_caps.isolation import kind_that_works
 from arx_caps.mint.policy.model import Policy
 from arx_verifier import Rule
 from arx_verifier.enforcement.routes import RouteMap
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
 from tests.agent.live import now_ms
-from tests.house.pages import ROOT, blocks
+from tests.cli.helpers import arx, service_file
+from tests.house.pages import ROOT, blocks, matches
 
 FILE = ROOT / "docs" / "gateway.md"
 DECIDERS = ROOT / "docs" / "deciders.md"
@@ -106,6 +111,30 @@ def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tools = {rule.tool for rules in granted.rules.values() for rule in rules}
     assert tools - {"files.read_text_file"} < set(settings.upstreams["billing"].routes.values())
     assert [f"http://{place}" for place in settings.gateway.listen] == [each for [each] in audiences.values()]
+
+
+@pytest.mark.skipif(kind_that_works() is None, reason="no isolation works on this machine")
+def test_a_check_prints_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the page's file: first without the service files, then with them and the program on the path."""
+    page = blocks(FILE.read_text("utf-8"))
+    checked, missing = [block.text.partition("\n")[2] for block in page if block.language == "console"]
+    (data := tmp_path / "data").mkdir()
+    (program := tmp_path / "bin" / "mcp-server-filesystem").parent.mkdir()
+    program.symlink_to(str(shutil.which("true")))
+    text = next(block.text for block in page if block.language == "toml")
+    (tmp_path / "gateway.toml").write_text(text.replace("/data", str(data)), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    variables = {"BILLING_KEY": "canary", "PATH": f"{program.parent}:/usr/bin:/bin"}
+    ran = arx("gateway", "--check", "gateway.toml", env=variables)
+    assert ran.exit_code == exit_codes.INCOMPLETE
+    assert matches(missing, ran.out + ran.err)
+    for audience in ("billing", "files"):
+        file = service_file(tmp_path / f"{audience}.json", audience=audience, store="redis://127.0.0.1:1/0")
+        file.write_text(json.dumps({**json.loads(file.read_text()), "journal": f"journal-{audience}"}), "utf-8")
+    ran = arx("gateway", "--check", "gateway.toml", env=variables)
+    assert ran.exit_code == exit_codes.OK, ran.err
+    expected = checked.replace("/data", str(data)).replace("isolation bubblewrap", f"isolation {kind_that_works()}")
+    assert matches(expected, ran.out)
 
 
 def test_a_decider_is_read_as_shown(tmp_path: Path) -> None:
