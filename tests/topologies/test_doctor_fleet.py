@@ -364,6 +364,12 @@ def run_version(folder: Path, version: str, *words: str | Path) -> None:
     assert ran.returncode == exit_codes.OK, ran.stderr
 
 
+def record(folder: Path) -> None:
+    """Record a decision, as a service does that stops then."""
+    with contextlib.closing(Journal(folder, "orders-1", "orders")) as journal:
+        journal.append(allow())
+
+
 def test_versions_and_shipping_of_services(fleet: Fleet, tmp_path: Path) -> None:
     """A service of another version is named until it is updated; one that never shipped is, while another ships."""
     words, env, own = fleet.as_root, {"ARX_STORE_PASSWORD": ROOT}, version("arx-caps")
@@ -394,8 +400,7 @@ def test_versions_and_shipping_of_services(fleet: Fleet, tmp_path: Path) -> None
         found, mend = hint("shipping")
         assert found == "billing, orders: a verifier runs, and no record of it was ever shipped"
         assert "run `arx ship FILE`" in mend
-        with contextlib.closing(Journal(journal, "orders-1", "orders")) as written:
-            written.append(allow())
+        record(journal)
         shipped = arx("ship", file, "--once")
         assert shipped.exit_code == exit_codes.OK, shipped.err
         found, _ = hint("shipping")
@@ -406,6 +411,9 @@ def test_versions_and_shipping_of_services(fleet: Fleet, tmp_path: Path) -> None
         assert (key["version"], services["orders"]["shipped_at"] >= key["added_at"]) == (own, True)
         shown = arx("service", "show", "orders", *words).out
         assert re.search(rf"used .*Z by version {re.escape(own)}", shown), shown
+        record(journal)
+        run_version(tmp_path, "0.1.8", "ship", file, "--once")  # its shipper alone reports it
+        fleet.until_found(exit_codes.DENIED, "service orders", f"it runs 0.1.8, the mints run {own}")
     finally:
         for name in ("billing", "orders"):
             arx("service", "remove", name, "--yes", *words)
