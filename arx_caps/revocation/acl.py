@@ -13,23 +13,27 @@ from typing import Any, Final, NamedTuple
 from arx_caps.revocation.wire import Keys
 
 # A function of the store runs with its caller's rights.  So a role needs every command that its functions use, and can
-# also send these commands alone.  FCALL gives no right beyond them, whichever function is called: it is allowed as a
-# whole, because servers warn of `+fcall|NAME` at each start and may refuse that form.
+# also send these commands alone.  Servers warn of `+fcall|NAME` at each start; it is kept: what a function of another
+# role writes before the server refuses a command of it is not undone.
 # Every client authenticates, and asks which server it is connected to.
 CONNECT: Final = "hello auth ping select client|setname client|setinfo role cluster|slots time info"
 FOLLOW: Final = (
-    "fcall ssubscribe sunsubscribe hmget hlen hscan xlen xrange zcard zadd zscore zrem zremrangebyrank zremrangebylex"
+    "fcall|arx1_probe fcall|arx1_copy fcall|arx1_leave ssubscribe sunsubscribe hmget hlen hscan xlen xrange zcard"
+    " zadd zscore zrem zremrangebyrank zremrangebylex"
 )
 END: Final = (
-    "fcall hmget hget hgetall hset hdel hlen xadd xtrim xlen xrange"
+    "fcall|arx1_bump fcall|arx1_unacked hmget hget hgetall hset hdel hlen xadd xtrim xlen xrange"
     " zadd zscore zrem zrange zrangebyscore zremrangebyrank spublish waitaof"
 )
-BEGIN: Final = "del"
+BEGIN: Final = "fcall|arx1_use fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
 LOAD: Final = "function|load function|list"
-SPEND: Final = "fcall set"  # in a selector, for nonces alone: SET can overwrite every key that it reaches
+SPEND: Final = "fcall|arx1_spend set"  # in a selector, for nonces alone: SET can overwrite every key that it reaches
 # The ledger is another server: none of the roles below has its rights.
 LEDGER: Final = "ledger"
-KEEP_BUDGETS: Final = "fcall function|load hget hmget hset hdel hlen del zadd zrangebyscore zrevrange zscan zrem"
+KEEP_BUDGETS: Final = (
+    "fcall|arx2_take fcall|arx2_settle fcall|arx2_undo fcall|arx2_top_up fcall|arx2_ledger function|load"
+    " hget hmget hset hdel hlen del zadd zrangebyscore zrevrange zscan zrem"
+)
 # Parts of a realm's data, by the last member of their keys.
 READ_BY_ALL: Final = ("h", "k", "f", "log", "v", "a", "r")
 

@@ -63,7 +63,7 @@ def test_a_reloaded_policy_has_budgets_and_a_restart_refills_none(tmp_path: Path
             assert [answer(orders, held) for _ in range(3)] == ["ok", "ok", "budget_exhausted"]
             spared = start_task(up, tmp_path, "spared")
             assert answer(orders, spared) == "ok"
-        up.until(lambda: up.run("doctor")[0] == exit_codes.OK)
+            up.until(lambda: up.run("doctor")[0] == exit_codes.OK)
         assert up.stop() == 0
         assert [*(tmp_path / "realm").glob("*/*.sock")] == []
     with live_realm(tmp_path / "realm", free_port) as up, live_verifier(up, file) as orders:

@@ -74,7 +74,8 @@ def test_a_person_signs_in_and_each_page_is_recorded(realm: Realm) -> None:
     assert "<h1>Now</h1>" in browser.get("/console/now?x=1")
     assert "corp.ann" in (browser.page.text if browser.page else "")
     rows = [(row.tool, row.code, row.facts.assurance) for row in decided(realm.harness, "corp.ann")]
-    assert rows == [("arx.login", "ok", "login"), ("arx.status.read", "ok", "console-login")]
+    read = [(tool, "ok", "console-login") for tool in ("arx.status.read", "arx.audit.read")]  # for the page Now
+    assert rows == [("arx.login", "ok", "login"), *read]
     events = {event["kind"]: event for event in realm.harness.events()}
     assert events["operator.logged_in"]["subject"] == "ann"
     assert events["console.signed_in"]["by"] == "operator:corp.ann"

@@ -50,7 +50,7 @@ def readiness(harness: Harness) -> dict[str, Any]:
     """What a mint that is well says of itself to anybody."""
     key = str(harness.mint.log.publisher.signer.key)
     facts = {"realm": "acme", "issuer": ISSUER, "log_key": key, "version": version("arx-caps")}
-    return {"ready": True, "because": [], "log": "ok", **facts}
+    return {"ready": True, "because": [], "log": "ok", "warnings": [], "caller": "direct", **facts}
 
 
 @pytest.mark.spec("CONTROL 4.1")

@@ -289,9 +289,9 @@ def test_users_that_lack_rights(fleet: Fleet) -> None:
     """A verifier's user and the mint's without FCALL or keys are named, with the role to print."""
     verifier, mint = acl.user_name("verifier", "acme"), acl.user_name("mint", "acme")
     for user, role, rule, words in (
-        (verifier, "verifier", "-fcall", "may not use fcall"),
+        (verifier, "verifier", "-fcall", "may not use fcall|arx1_probe"),
         (verifier, "verifier", "resetkeys", "the key arx:{acme}:"),
-        (mint, "mint", "-fcall", "may not use fcall"),
+        (mint, "mint", "-fcall", "may not use fcall|arx1_probe"),
     ):
         rules = acl.rules(role, "acme", MINT)
         fleet.server.ask("ACL", "SETUSER", user, *rules, rule)

@@ -71,8 +71,8 @@ def test_users_that_are_too_wide(tmp_path: Path) -> None:
             user(acl.user_name(role, "acme"), *acl.rules(role, "acme", "p" * 9))
         user("monitor", "on", ">" + "m" * 9, "-@all", "+info")
         assert found() == ""
-        user("arx-verifier-acme", "+spublish")
-        assert "the user arx-verifier-acme has commands that its role does not need (+spublish)" in found()
+        user("arx-verifier-acme", "+fcall|arx1_bump")
+        assert "the user arx-verifier-acme has commands that its role does not need (+fcall|arx1_bump)" in found()
         user("arx-verifier-acme", *acl.rules("verifier", "acme", "p" * 9), "~arx:*")
         assert "arx-verifier-acme has keys beyond the realm's parts (~arx:*)" in found()
         user("arx-verifier-acme", *acl.rules("verifier", "acme", "p" * 9), "(~* +get)")

@@ -45,23 +45,6 @@ def store(server: Server, realm_name: str) -> Iterator[RevocationStore]:
         yield store
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_server_warns_of_the_rights_of_a_role(name: str, tmp_path: Path) -> None:
-    """
-    Its log has no warning of them after a start with the users of all roles in a file.
-    """
-    lines = [
-        " ".join(("user", acl.user_name(role, "acme"), *acl.rules(role, "acme", "p" * 9))) for role in acl.ROLE_NAMES
-    ]
-    (tmp_path / "users.acl").write_text("\n".join(["user default on nopass ~* +@all", *lines]) + "\n")
-    own = Server(tmp_path, free_ports(1)[0], "--aclfile", str(tmp_path / "users.acl"), binary=need(name))
-    with running(own):
-        assert len(own.ask("ACL", "LIST")) == 1 + len(lines)
-    log = (tmp_path / "log").read_text()
-    assert "Ready to accept connections" in log
-    assert "misuse of ACL" not in log
-
-
 @pytest.mark.spec("10.3", "10.6")
 def test_a_kill_is_confirmed_and_a_frozen_server_ends_the_lease(server: Server, store: RevocationStore) -> None:
     """

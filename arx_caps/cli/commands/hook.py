@@ -11,14 +11,14 @@ from typing import Final
 import click
 
 from arx_caps.cli.credentials import holder_key_option, read_holder_key
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.terminal import Console
 
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 _LIMIT_S: Final = 20.0
 
 
-@click.group("hook")
+@click.group("hook", cls=Verbs)
 def hook_command() -> None:
     """Decide on the calls of a coding agent's own tools, such as its shell."""
 

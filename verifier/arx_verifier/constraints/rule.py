@@ -439,7 +439,8 @@ def _odd_kind(word: str, operand: str, value: Any) -> str:
             return " (not an integer)"
         as_text = _INTEGER.sub(r'"\g<0>"', operand)
         return f" (not an integer; for decimals, write {word} = {as_text})"
-    if word == "equal" and (operand == value if type(value) is str else operand == f'"{value}"'):
+    # By the short text of the value: Python makes none of an integer of 5,000 digits or of a deep list.
+    if word == "equal" and (operand == value if type(value) is str else operand == f'"{shorten(value)}"'):
         return f" (of another type; for {'text' if type(value) is str else 'numbers'}, write {shorten(value)})"
     return f" (not {_TAKES[word]})" if word in _TAKES else " (of another type)"
 

@@ -141,8 +141,7 @@ def _rights(client: Any, realm: Realm) -> Check:
     for command, rest in PROBES.items():
         if not _permitted(client, command, key, *rest):
             missing.append(command)
-    if not all(_permitted(client, "fcall", name, "0") for name in FUNCTIONS):
-        missing.append("fcall")
+    missing += [name for name in FUNCTIONS if not _permitted(client, "fcall", name, "0")]
     if not _permitted(client, "function", "load", "no library"):
         missing.append("function|load")
     if missing:

@@ -96,7 +96,7 @@ def _commands(role: str, realm: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield from ((f"the key {tag}{part}", ("hmget", f"{tag}{part}", "0")) for part in needed.parts)
     for command in dict.fromkeys(needed.commands.split()):
         # With a key of the kills: a selector may let the user call functions on nonces alone.
-        words = ("fcall", "arx1_probe", "1") if command == "fcall" else tuple(command.split("|"))
+        words = (*command.split("|"), *(("1",) if command.startswith("fcall|") else ()))
         yield command, (*words, f"{tag}ch" if command in ON_CHANNELS else f"{tag}h")
 
 
