@@ -40,8 +40,8 @@ def test_a_word_from_behind_a_relay_ends_the_history(tmp_path: Path) -> None:
             new = harness.verifier("new")
             new.watch(token=killed)
             harness.put_back()
+            harness.mint.start()  # attests the new server: before that no relay is ready
             relay = RelayProcess(*at)
-            harness.mint.start()
             follow(harness, new, "session", boot_clock(), lost)
         finally:
             relay.kill()
