@@ -21,12 +21,14 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
+from arx_caps.commit_watch import URGENT
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.realm import Realm
 
 WRITES = ("INSERT", "UPDATE", "DELETE")
-WORKER = "arx-mint-call"  # where requests are answered; what others do at the time is no step of theirs
+# The threads that answer requests, kills among them; what others do at the time is no step of a request.
+WORKERS = ("arx-mint-call", URGENT)
 
 
 class Steps:
@@ -37,7 +39,7 @@ class Steps:
 
     def take(self, *_: Any, **__: Any) -> None:
         """One more step."""
-        if self.left and threading.current_thread().name.startswith(WORKER):
+        if self.left and threading.current_thread().name.startswith(WORKERS):
             self.answering()
 
     def answering(self) -> None:

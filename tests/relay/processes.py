@@ -49,8 +49,12 @@ class RelayProcess:
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
         )
         assert self._process.stdout is not None
-        self.ready = json.loads(self._process.stdout.readline())
         self.pid = self._process.pid
+        try:
+            self.ready = json.loads(self._process.stdout.readline())
+        except BaseException:  # such as a test's time limit: the caller has nothing to end it by
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End it without a word (SIGKILL)."""
