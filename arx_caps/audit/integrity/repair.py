@@ -5,7 +5,7 @@ It restores rows that are missing, edited, moved or removed, for example after a
 the files.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
 from itertools import groupby
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import delete, insert, select
+from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest import LOG, RECOVERED, LogEntry, Reader, is_event, make_note, read_event
 from arx_caps.audit.integrity.check import DIGEST_BYTES, Rows, read_filed, rows_of
+from arx_caps.audit.integrity.erasures import read_erasures
 from arx_caps.audit.merkle import CHECKPOINT as HEAD
 from arx_caps.audit.merkle import (
     WIDTH,
@@ -99,9 +101,7 @@ def reindex(
     for block in sorted({index // WIDTH for index in wrong[len(before) :]}):
         work.append(block)
         progress(total + min((block + 1) * WIDTH, total), 2 * total)
-    # The rebuild is recorded in the log: batches without a statement are then known as restored.
-    named = {"first": min(wrong), "last": max(wrong), "records": len(wrong)} if wrong else {}
-    work.finish(by, named, reason)
+    work.finish(by, wrong, reason)
     return Reindexed(len(wrong) - len(before), len(before))
 
 
@@ -118,6 +118,8 @@ class _Work:
         self._store, self._head = store, fetch_from(folder)(HEAD)
         self.rows, tree = rows_of(store, folder, key), store.standing().tree
         self.size, self._last = tree.size, _last_signed(store, key)
+        with store.reading() as c:
+            self._accounted = read_erasures(c)
         whole = _continue(store, self.rows, tree.size, self._last)
         self._tree = whole if tree.size >= self.rows.size else self.rows.tree(tree.size)
         self.own = tree.root() == self._tree.root() or self._ends_with_note(tree)
@@ -161,7 +163,7 @@ class _Work:
                 log.append(source, entries)
                 log.mark(source, max(source.high_water, *(entry.sequence for entry in entries)))
 
-    def finish(self, by: str, named: Mapping[str, int], reason: str) -> None:
+    def finish(self, by: str, wrong: Sequence[int], reason: str) -> None:
         """Store the files' checkpoint, unless the database has a newer one; record the rebuild; count totals again."""
         known = -1 if self._last is None else self._last.size
         with self._store.writing() as log:
@@ -170,9 +172,20 @@ class _Work:
                 signed = {"size": self.rows.size, "signed_ms": log.now_ms, "note": self._head}
                 edge = b"".join(self.rows.tree(self.rows.size).edge)
                 log.connection.execute(insert(CHECKPOINT).values(signed | {"edge": edge}))
-            if named:
+            # The rebuild is recorded in the log: batches without a statement are then known as restored.
+            restored = {*wrong, *self._lost_accounts(log.connection)}
+            if restored:
+                named = {"first": min(restored), "last": max(restored), "records": len(restored)}
                 log.note(make_note(RECOVERED, by, log.now_ms, named, {**named, "reason": reason}))
             rebuild(log.connection)
+
+    def _lost_accounts(self, c: Connection) -> list[int]:
+        """Return the records without a body that only a replaced record accounted for."""
+        # An earlier run's record, which this one replaced, named the bodies that were lost then: without a record that
+        # names them, they would look removed by hand.
+        known, now = self._accounted, read_erasures(c)
+        bare = c.execute(select(RECORD.c.idx).where(RECORD.c.body.is_(None)).order_by(RECORD.c.idx)).scalars()
+        return [index for index in bare if known.name(index) and not now.name(index)]
 
 
 def _last_signed(store: LogStore, key: VerifierKey) -> Checkpoint | None:
