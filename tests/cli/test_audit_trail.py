@@ -215,7 +215,6 @@ def test_exports_go_on_where_they_broke_off(up: Live, tmp_path: Path) -> None:
 def test_a_selection_convinces_whoever_has_the_key(up: Live, tmp_path: Path) -> None:
     """Some records, each with its proof: checked offline; one that broke off goes on under the same checkpoint."""
     selection, key = tmp_path / "s-1.jsonl", up.ok("audit", "key")["key"]
-    until(lambda: up.ok("audit", "trail", "--limit", "1")["records"] != [])
     assert up.ok("audit", "export", "--format", "selection", "--out", selection, "--session", "s-1")["records"] == 12
     checked = up.ok("audit", "verify", selection, "--key", key)
     assert (checked["kind"], checked["records"]) == ("selection", 12)

@@ -234,11 +234,21 @@ class AuditLog:
         row = self.store.record(index)
         if row is None:
             raise GrantError(f"the log has no record {index}, or retention has deleted it", code=ABSENT)
+        self.sign(index + 1)
+        return self.publisher.prove(index, bytes(row.kept), None if row.body is None else bytes(row.body))
+
+    def sign(self, size: int) -> None:
+        """Sign and publish now, unless this number of records is signed.
+
+        Raises:
+            AuditError: The log cannot be signed now.
+            StoreError: The database did not answer.
+            OSError: The log's files cannot be written.
+        """
         head = self.publisher.head()
-        if head is None or head.size <= index:
+        if head is None or head.size < size:
             self.publisher.step()
             self.require_whole()
-        return self.publisher.prove(index, bytes(row.kept), None if row.body is None else bytes(row.body))
 
     def lost_events(self) -> Iterator[EventRecord]:
         """Yield the newest signed events that the files have and the database lost, the newest first.

@@ -4,6 +4,7 @@
 The mint filters, counts and pages.  A search that finds few records stops before its page is full, and says where.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.cursor import Order, behind
 from arx_caps.mint.db.database import plain
-from arx_verifier.errors import REASONS, AuditError, RequestError
+from arx_verifier.errors import REASONS, ArxError, AuditError, RequestError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS, is_path_pattern, is_tool_pattern
 
 READ: Final = "arx.audit.read"
@@ -157,7 +158,7 @@ def list_records(call: RouteCall) -> Records:
     more = len(found) == query.limit or query.after is not None
     kept = _without_reads(found, query)
     checkpoint, shown = (
-        (None, list(map(show_record, kept))) if query.prove is None else _proven(call.mint.log, kept, query)
+        (None, list(map(show_record, kept))) if query.prove is None else _proven(call.mint.log, kept, query, size)
     )
     return Records(
         origin=call.mint.log.publisher.origin,
@@ -198,14 +199,20 @@ def list_nodes(call: RouteCall) -> LogNodes:
     return LogNodes(nodes=show_nodes(reached.nodes), complete=reached.complete)
 
 
-def _proven(log: AuditLog, found: list[Found], query: RecordsQuery) -> tuple[str, list[dict[str, Any]]]:
+def _proven(log: AuditLog, found: list[Found], query: RecordsQuery, known: int) -> tuple[str, list[dict[str, Any]]]:
     """Return a checkpoint and the records in it, with their bytes and inclusion paths.
 
     Args:
         log: The log.
         found: The records.
         query: Its ``prove`` is the size of a checkpoint, 0 for the last one.
+        known: The number of records of the log.
     """
+    if not query.prove:
+        # Otherwise a selection would lack records that a query has just shown.  A log that cannot sign now still proves
+        # what it has signed.
+        with contextlib.suppress(ArxError, OSError):
+            log.sign(known)
     signed = log.publisher.signed
     if signed is None:
         raise AuditError("the log has no checkpoint yet; retry in a second")
