@@ -23,6 +23,8 @@ from typing import Any, Final
 import aiohttp
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.revocation import Topology
+from arx_caps.revocation.failover import attest
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeCaller
 from benchmarks.kill_stage import freeze, say, spread, thaw
@@ -184,10 +186,11 @@ class Place:
         return time.monotonic_ns()
 
     def restart(self) -> None:
-        """Start the store again, with its file."""
+        """Start the store again, with its file, and attest it, as the mint of a realm does."""
         self._server.stop()
         self._server.start()
         self._pid = self._server.server_pid
+        assert attest(self.realm.store, Topology())[1] is None, "a new history"
 
 
 async def _pulse(pauses: list[float]) -> None:
