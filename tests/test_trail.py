@@ -133,7 +133,7 @@ def test_a_drawn_tree_reads_from_top_to_bottom() -> None:
         "│  │     └─ ✓ 2023-11-14 22:13:20.003Z  orders  orders.get",
         "│  └─ acme/worker (named, bearer)  link:BBBBBBBBBB  0 allowed, 1 denied",
         "│     └─ ✗ 2023-11-14 22:13:20.002Z  orders  orders.refund  argument_not_allowed"
-        "  amount must be between 1 and 20 (caveat 2 (acme/worker)), got 50",
+        "  amount must be between 1 and 20, got 50",
         "└─ acme/support (proven, bearer)  task t-2  1 allowed",
         "   └─ ✓ 2023-11-14 22:13:20.006Z  orders  orders.get",
     ]

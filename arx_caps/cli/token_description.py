@@ -89,7 +89,7 @@ def describe_token(macaroon: Macaroon) -> dict[str, Any]:
         "targets": list(chain.targets),
         "never_accepted": None
         if refused is None
-        else {"code": refused.code, "failures": list(map(str, refused.failures))},
+        else {"code": refused.code, "failures": [failure.located() for failure in refused.failures]},
     }
 
 

@@ -20,7 +20,7 @@ COUNTS = (RefusalCount("bad_signature", "10.0.0.9", 900), RefusalCount("malforme
         (decision(1, facts()), ""),
         (
             Decision("argument_not_allowed", START_MS, facts(), "pay", failures=FAILURES),
-            "argument_not_allowed: amount must be between 1 and 20 (caveat 2), got 50",
+            "argument_not_allowed: amount must be between 1 and 20, got 50",
         ),
         (Decision("revoked", START_MS, facts(), "pay", ends=2), "revoked"),
         (Decision(COUNTED, START_MS, UNPROVEN, counts=COUNTS), "900 bad_signature, 2 malformed"),

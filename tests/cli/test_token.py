@@ -117,7 +117,7 @@ def test_delegate_takes_constraints_as_json(held: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "exit_code", "says"),
     [
-        (("other/worker",), 1, "delegate_to"),
+        (("other/worker",), 1, "the next holder must match"),
         (("Not/A/Path",), 2, "agent path"),
         (("acme/w", "--tool", "orders.delete"), 2, "orders.delete"),
         (("acme/w", "--tool", "orders.get", "--arg", 'order_id={"rang":[0,1]}'), 2, "rang"),

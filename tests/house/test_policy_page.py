@@ -70,14 +70,14 @@ def test_objects_and_lists_are_held_as_it_says() -> None:
     assert explain(rule, good, "caveat 1") == []
     assert explain(rule, good | {"lines": [line | {"price": "19.99"}]}, "caveat 1") == []
     for wrong, says in (
-        ({"ship_to": {"country": "FR"}}, 'ship_to.country must be "DE" (caveat 1), got "FR"'),
+        ({"ship_to": {"country": "FR"}}, 'ship_to.country must be "DE", got "FR"'),
         ({"ship_to": {"country": "DE", "to": "x"}}, "ship_to.to must be left out"),
         ({"lines": [line | {"price": 19.990000000000002}]}, 'lines[0].price must be at most "19.99"'),
         ({"lines": [line, line]}, "lines must be a list whose items satisfy"),
     ):
         [failure] = explain(rule, good | wrong, "caveat 1")
         assert str(failure).startswith(says)
-        assert '`ship_to.country must be "DE" (caveat 1), got "FR"`' in PAGE
+        assert '`ship_to.country must be "DE", got "FR"`' in PAGE
 
 
 def test_every_constraint_stands_on_it() -> None:

@@ -136,12 +136,12 @@ class TestRule:
         )
         told = [str(failure) for failure in explain(rule, {"a": "5", "c": "b", "d": 1, "e": 1, "f": [1]}, "caveat 1")]
         assert told == [
-            'a must be between 0 and 5 (caveat 1), got "5" (not an integer; for decimals, write range = ["0","5"])',
-            'a must not satisfy 3 (caveat 1), got "5" (of another type)',
-            "b must be given (caveat 1), got nothing",
-            'c must match "/*" (caveat 1), got "b"',
-            "d must be true (caveat 1), got 1 (of another type)",
-            "f must be left out (caveat 1), got [1]",
+            'a must be between 0 and 5, got "5" (not an integer; for decimals, write range = ["0","5"])',
+            'a must not satisfy 3, got "5" (of another type)',
+            "b must be given, got nothing",
+            'c must match "/*", got "b"',
+            "d must be true, got 1 (of another type)",
+            "f must be left out, got [1]",
         ]
 
     @pytest.mark.spec("13")

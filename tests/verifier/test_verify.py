@@ -354,7 +354,7 @@ def test_a_refusal_says_what_the_service_lacks_for_a_budget(kept: MemoryLedger |
     """Its operator reads there what to set: the ledger, or the cost of this tool in this unit."""
     decision = told(BUDGET, ledger=kept)()
     (failure,) = decision.failures
-    assert str(failure) == f"the budget must have {missing} (caveat 2), got none"
+    assert str(failure) == f"the budget must have {missing}, got none"
 
 
 @pytest.mark.spec("11")

@@ -55,6 +55,8 @@ _OF_ARGUMENT: Final = {
     "fields": "must be an object with the fields",
 }
 _WHOLE: Final = ("token", "call", "request")  # places that the sentence names itself
+_IN_TOKEN: Final = ("identifier", "caveat ")  # places that only a reader of the token can find
+_LIMIT: Final = "delegate_to of "  # begins the rule of a next holder; the place of the limit follows
 
 
 # Only the refusal of an authenticated token has failures: before that, they would answer an attacker's probes.
@@ -74,9 +76,19 @@ class Failure(NamedTuple):
     came: str
 
     def __str__(self) -> str:
-        """Return the sentence, such as ``amount must be at most 20 (caveat 2), got 50``."""
-        place, rule, expected, came = self
-        at = "" if place in _WHOLE else f" ({place})"
+        """Return the sentence without a place in the token, such as ``amount must be at most 20, got 50``.  SPEC 13."""
+        place = self.place
+        return self._sentence("" if place in _WHOLE or place.startswith(_IN_TOKEN) else f" ({place})")
+
+    def located(self) -> str:
+        """Return the sentence with the condition's place, such as ``(caveat 2)``, for a reader of the token."""
+        place = self.rule if self.rule.startswith(_LIMIT) else self.place
+        return self._sentence("" if place in _WHOLE else f" ({place})")
+
+    def _sentence(self, at: str) -> str:
+        _, rule, expected, came = self
+        if rule.startswith(_LIMIT):
+            rule = "delegate_to"
         if not expected and not came:  # an erased record keeps places and rules
             return f"{rule}: erased{at}"
         name, _, word = rule.rpartition(" ")
@@ -90,8 +102,6 @@ class Failure(NamedTuple):
             begins = f"{name} {_OF_ARGUMENT[word]}"
             if word == "range" and expected.startswith("["):
                 expected = expected[1:-1].replace(",", " and ")
-        elif rule.startswith("delegate_to of "):
-            begins, at = _OF_RULE["delegate_to"], f" ({rule})"
         else:
             begins = f"{rule} must be"
         return f"{begins} {expected}{at}, got {came}"

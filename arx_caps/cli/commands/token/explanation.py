@@ -271,5 +271,5 @@ def _show(verdict: Explanation, tool: str, at_ms: int) -> str:
         return f"allowed: {plain(tool)} at {show_time(at_ms)}"
     lines = [f"denied: {verdict.code}: {_meaning(verdict.code) or ''}".rstrip(": ")]
     for failure in verdict.failures:
-        lines.append(f"  {plain(failure)}")
+        lines.append(f"  {plain(failure.located())}")
     return "\n".join(lines)
