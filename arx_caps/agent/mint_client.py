@@ -121,7 +121,7 @@ class MintClient:
         """Make one call with a proof by ``key``, and repeat it while its answer is lost.  CONTROL 4.4.
 
         Args:
-            method: GET, POST or DELETE.
+            method: The HTTP method.
             path: From ``/v1`` on.
             key: The session's key.
             token: The session's token, once there is one.
@@ -308,7 +308,9 @@ def _was_sent_twice(outcome: httpx.Response) -> bool:
     # Each attempt has a proof of its own, so no other call can have used it.  No proxy repeats a POST by itself, so one
     # with a used proof is an attack or a mistake and is reported.
     unauthorized = outcome.status_code == httpx.codes.UNAUTHORIZED
-    return unauthorized and outcome.request.method in ("GET", "DELETE") and _problem_of(outcome).code == "replayed"
+    return (
+        unauthorized and outcome.request.method in ("GET", "PUT", "DELETE") and _problem_of(outcome).code == "replayed"
+    )
 
 
 def _sendable(token: str) -> str:

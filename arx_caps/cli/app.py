@@ -45,6 +45,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "whoami": ("operator", "show the operator of a key, and its permissions"),
         "agent": ("agent", "enrol, describe, list and deactivate agents"),
         "service": ("service", "enrol tool services, and refresh their keys"),
+        "apply": ("apply.command", "enrol and invite the services of a file"),
         "client": ("client", "register OAuth clients for agents"),
     },
     "Sessions, tasks and tokens": {

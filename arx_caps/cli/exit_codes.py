@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 OK: Final = 0
 DENIED: Final = 1  # a check failed: denied, tampered, refused by the policy
 USAGE: Final = 2  # the command line or a file is invalid
-INCOMPLETE: Final = 3  # done in part, or the outcome is unknown
+INCOMPLETE: Final = 3  # done in part, not done yet (`arx apply --check`), or the outcome is unknown
 UNAUTHENTICATED: Final = 4  # the mint could not authenticate the caller
 UNREACHABLE: Final = 5  # the mint or the store did not answer
 INTERNAL: Final = 70  # a bug (EX_SOFTWARE of sysexits.h)

@@ -308,9 +308,11 @@ class Progress:
     Args:
         console: Shows nothing with ``--quiet``.
         about: The text until the first count.
+        noun: What is counted.
     """
 
-    def __init__(self, console: Console, about: str = "") -> None:
+    def __init__(self, console: Console, about: str = "", noun: str = "records") -> None:
+        self._noun = noun
         self._bar: Bar | None = None
         self._began = self._shown_at = time.monotonic()
         self._lines = console.json and not console.quiet
@@ -331,8 +333,8 @@ class Progress:
         """Show a count.
 
         Args:
-            done: The records that are done.
-            whole: All records; 0 if unknown.
+            done: How many are done.
+            whole: How many there are; 0 if unknown.
         """
         now = time.monotonic()
         if self._lines and now - self._shown_at >= EVERY_S:
@@ -342,7 +344,7 @@ class Progress:
             value["left_ms"] = round((whole - done) / rate * 1000) if whole and done else None
             click.echo(json_line("progress", value), err=True)
         if self._bar is not None:
-            text = describe_progress(done, whole, time.monotonic() - self._began)
+            text = describe_progress(done, whole, time.monotonic() - self._began, self._noun)
             self._bar.update(self._task, completed=done, total=whole or None, description=text)
 
     def __enter__(self) -> Self:
@@ -355,15 +357,16 @@ class Progress:
             self._bar.stop()
 
 
-def describe_progress(done: int, whole: int, took_s: float) -> str:
+def describe_progress(done: int, whole: int, took_s: float, noun: str = "records") -> str:
     """Return a count with its rate, and the time that is left.
 
     Args:
-        done: The records that are done.
-        whole: All records; 0 if unknown.
+        done: How many are done.
+        whole: How many there are; 0 if unknown.
         took_s: The time since the beginning, s.
+        noun: What is counted.
     """
-    text = f"{done:,} of {whole:,} records" if whole else f"{done:,} records"
+    text = f"{done:,} of {whole:,} {noun}" if whole else f"{done:,} {noun}"
     if not done or took_s < RATE_S:  # the first blocks say little about the others
         return text
     from arx_caps.durations import show_span  # on use: `arx --help` loads nothing of it

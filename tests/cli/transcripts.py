@@ -101,6 +101,7 @@ def offline(folder: Path) -> dict[str, str]:
     (folder / "empty.toml").write_text("")
     (folder / "odd.toml").write_text('[task.refund]\nagents = ["acme/x"]\nttl = "10m"\ntl = 5\n')
     (folder / "several.toml").write_text('[task.refund]\nttl = 5\n\n[task.lookup]\nttl = "10m"\n\n[tsk]\n')
+    (folder / "services.toml").write_text("[service.Orders]\n[service.mail]\nstor = 5\n[audience.mail]\n")
     service_file(folder / "orders.json")
     for path in folder.iterdir():
         path.chmod(0o600)
@@ -112,6 +113,7 @@ def realm(folder: Path) -> Iterator[dict[str, str]]:
     """Run a realm for the transcripts that need one; yield the environment."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    (folder / "services.toml").write_text("[service.orders]\n[service.reports]\n[service.stock]\n")
     with live_realm(folder / "realm", port):
         yield {"ARX_HOME": str(folder / "realm")}
 

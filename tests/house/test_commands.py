@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.live import Live, live_realm
-from tests.house.pages import ROOT, blocks
+from tests.house.pages import ROOT, blocks, matches
 from tests.house.reader import run_line, run_python
 from tests.servers import child, free_ports
 
@@ -111,6 +111,23 @@ def test_a_service_joins_and_ships_as_the_pages_show(typist: Typist) -> None:
     typist.type("docs/operations.md", "--key-out orders.key\narx service refresh", payments)
     own = kids(typist.json("arx service show orders"))[0]
     typist.type("docs/operations.md", "arx service remove-key orders OLD_KID", {"OLD_KID": own})
+
+
+@pytest.mark.servers
+def test_services_of_a_file_are_applied_as_the_page_shows(tmp_path: Path) -> None:
+    """
+    docs/service.md: the file is written, the plan is as it is shown, and the second invitation is joined with.
+    """
+    with live_realm(tmp_path / ".arx", free_ports(1)[0]) as live:
+        typist = Typist(tmp_path, live)
+        (tmp_path / "services.toml").write_text(typist.block("docs/service.md", "[service.payments]"), "utf-8")
+        shown = typist.block("docs/service.md", "$ arx apply")
+        command, _, output = shown.removeprefix("$ ").partition("\n")
+        done = run_line(command, tmp_path)
+        assert (done.returncode, matches(output, done.stdout)) == (0, True), done.stdout
+        typist.line("arx service join invitations/payments.invite --out payments.json --key-out payments.key")
+        assert json.loads((tmp_path / "payments.json").read_text())["journal"] == "/var/lib/payments/journal"
+        typist.line(f"{command} --check".replace("--yes", ""))
 
 
 @pytest.mark.slow

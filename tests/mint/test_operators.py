@@ -106,6 +106,8 @@ def test_rules_of_ones_own_hold_arguments(unit: Harness) -> None:
     """An operator may be held to some agents; rules that would make operators, or are none, are refused."""
     rules = [{"tool": "arx.agents.read", "args": {"path": {"one_of": [AGENT]}}}]
     holder = sign_in(unit, enrol(unit, "team", rules=rules))
+    assert holder.call("GET", "/v1/whoami").json()["rules"] == rules
+    assert "rules" not in unit.operator().call("GET", "/v1/whoami").json()
     unit.enrol()
     unit.enrol("acme/billing")
     assert holder.call("GET", f"/v1/agents/{AGENT}").status_code == 200

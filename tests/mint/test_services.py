@@ -78,6 +78,22 @@ def test_an_audience_that_the_policy_does_not_name_is_told(unit: Harness) -> Non
     assert shown == {"orders": True, "odrers": False}
 
 
+@pytest.mark.spec("CONTROL 3.7")
+def test_a_service_is_enrolled_without_a_key(unit: Harness) -> None:
+    """No secret is answered, a repeat changes and records nothing, and a rotation waits for no file."""
+    operator = unit.operator()
+    answers = [operator.call("PUT", "/v1/services/orders") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json() == operator.call("GET", "/v1/services/orders").json()
+    assert (answers[0].json()["keys"], answers[0].json()["enrolled_by"]) == ([], "operator:root")
+    assert [event["kind"] for event in unit.events() if event["kind"].startswith("service.")] == ["service.enrolled"]
+    assert unit.mint.db.keys.rows().fetches == ()
+    for name in ("Orders", "arx.mint", "a" * 65):
+        assert operator.call("PUT", f"/v1/services/{name}").json()["code"] == "malformed_request"
+    agent, _ = unit.session()
+    assert agent.call("PUT", "/v1/services/payments").json()["code"] == "tool_not_allowed"
+
+
 def own_key(harness: Harness) -> dict[str, Any]:
     [service] = harness.operator().call("GET", "/v1/services").json()["services"]
     assert harness.operator().call("GET", "/v1/services/orders").json() == service

@@ -81,8 +81,10 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
 @click.argument("invitation", metavar="FILE")
 @click.option("--out", type=_path, required=True, help="service file to write (mode 0600)")
 @click.option("--key-out", type=_path, required=True, help="new file for the service's own key (mode 0600)")
-@click.option("--journal", type=_path, help="folder of the decision journal [beside the service file]")
-@click.option("--store", help="URL of the revocation store or of a relay [the mint's store]")
+@click.option(
+    "--journal", type=_path, help="folder of the decision journal [the invitation's, or beside the service file]"
+)
+@click.option("--store", help="URL of the revocation store or of a relay [the invitation's, or the mint's]")
 @ca_option
 @common_options
 @pass_console
@@ -108,6 +110,9 @@ def join(
     if not all(isinstance(content.get(name), str) for name in members):
         raise Stop(f"{invitation}: expected an invitation, as `arx service invite` writes it", code="file")
     invited = Invitation(*(str(content[name]) for name in members))
+    # What `arx apply` wrote of its file; an option of this machine wins.
+    store = store or content.get("store")
+    journal = journal or (Path(content["journal"]) if "journal" in content else None)
     with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=ca)) as mint:
         fetched = join_service(invited, mint, out=out, key_out=key_out, journal=journal, store=store, ca=ca)
     value = {"audience": fetched.audience, "file": str(out), "key_file": str(key_out), "keys": sorted(fetched.texts)}

@@ -82,7 +82,7 @@ class PolicyText:
         misleading = MISLEADING.search(text)
         if misleading is not None:
             at, number = text.count("\n", 0, misleading.start()) + 1, f"{ord(misleading[0]):04x}"
-            wrong = f"U+{number.upper()} makes the policy look different from what it says"
+            wrong = f"U+{number.upper()} makes the file look different from what it says"
             raise SettingsError(f"{name}:{at}: {wrong}; in a text, write it as \\u{number}", code="policy")
         _Scan(text, name, self._lines).run()
 

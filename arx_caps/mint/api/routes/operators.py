@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.keyfile import PublicKey
@@ -74,7 +75,7 @@ class OperatorEnded(RouteAnswer, frozen=True):
 
 
 class Whoami(RouteAnswer, frozen=True, kw_only=True):
-    """The authenticated caller: an agent's session, or an operator's role and its actions."""
+    """The authenticated caller: an agent's session, or an operator's role, its actions, and a custom role's rules."""
 
     kind: str
     name: str
@@ -84,6 +85,7 @@ class Whoami(RouteAnswer, frozen=True, kw_only=True):
     session: str | UnsetType = UNSET
     role: str | UnsetType = UNSET
     may: list[str] | UnsetType = UNSET
+    rules: list[dict[str, Any]] | UnsetType = UNSET
 
 
 def sign_in_operator(call: RouteCall) -> OperatorToken:
@@ -167,7 +169,8 @@ def delete_operator(call: RouteCall) -> OperatorEnded:
 def whoami(call: RouteCall) -> Whoami:
     """Return the authenticated caller and the actions that it may call."""
     caller = call.authenticated
-    role = role_of(call.mint, _find_operator(call, caller.name)) if caller.kind == "operator" else None
+    row = _find_operator(call, caller.name) if caller.kind == "operator" else None
+    role = role_of(call.mint, row) if row is not None else None
     return Whoami(
         kind=caller.kind,
         name=caller.name,
@@ -178,6 +181,7 @@ def whoami(call: RouteCall) -> Whoami:
         # The role as it is now, which the next call is judged by; the token may have older rules.
         role=role.name if role is not None else UNSET,
         may=roles.actions_of(role.rules) if role is not None else UNSET,
+        rules=UNSET if row is None or row["rules"] is None else msgspec.json.decode(row["rules"]),
     )
 
 

@@ -156,7 +156,7 @@ class Services(RouteAnswer, frozen=True):
 
 def enrol_service(call: RouteCall) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
-    mint, audience, by = call.mint, _audience(call), call.authenticated.actor
+    mint, audience, by = call.mint, _require_name(call.body.audience), call.authenticated.actor
     # No idempotency key: a repeat finds the service and returns the same keys.
     mint.db.services.add(audience, by, Event.of("service.enrolled", by, audience=audience))
     keys = {kid: wire.text_of(key) for kid, (key, _) in mint.key_schedule.audience_keys(audience).items()}
@@ -179,7 +179,7 @@ def enrol_service(call: RouteCall) -> ServiceFile:
 
 def invite_service(call: RouteCall) -> ServiceInvited:
     """Make an enrolment token: its first user, within 15 minutes, enrols a key of this service."""
-    mint, audience, by = call.mint, _audience(call), call.authenticated.actor
+    mint, audience, by = call.mint, _require_name(call.body.audience), call.authenticated.actor
     # Derived from a root key, so that a repeat returns the same token although the database has only its digest.
     invitation = wire.text_of(secrets.token_bytes(INVITATION_BYTES))
     root, secret = mint.key_schedule.enrolment(invitation)
@@ -254,6 +254,13 @@ def list_keys(call: RouteCall) -> AudienceKeys:
     return answer
 
 
+def put_service(call: RouteCall) -> ServiceShown:
+    """Enrol a tool service without a key, or find it; a repeat changes nothing and records nothing."""
+    mint, audience, by = call.mint, _require_name(call.path["audience"]), call.authenticated.actor
+    mint.db.services.ensure(audience, by, Event.of("service.enrolled", by, audience=audience))
+    return _show(mint, _row(mint, audience))
+
+
 def list_services(call: RouteCall) -> Services:
     """List the services."""
     mint, limit = call.mint, call.query.limit
@@ -292,8 +299,7 @@ def _require_inviter(mint: MintContext, audience: str, by: str) -> None:
         raise bad_enrolment() from error
 
 
-def _audience(call: RouteCall) -> str:
-    audience: str = call.body.audience
+def _require_name(audience: str) -> str:
     if not names.is_audience(audience):
         raise RequestError("invalid audience: expected [a-z0-9][a-z0-9._-]{0,63}, not starting with arx")
     return audience
@@ -393,6 +399,7 @@ ENDPOINTS: Final = (
         makes="service.joined",
     ),
     Endpoint("GET", "/v1/services/{audience}", READ, get_service, problems=("not_found",)),
+    Endpoint("PUT", "/v1/services/{audience}", WRITE, put_service),
     Endpoint("PATCH", "/v1/services/{audience}", WRITE, patch_service, ServicePatchBody, problems=("not_found",)),
     Endpoint("GET", "/v1/keys", FETCH, list_keys, callers=("service",), problems=("replayed", "not_found")),
 )

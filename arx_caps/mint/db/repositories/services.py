@@ -42,6 +42,12 @@ class ServiceRepository:
         with self._database.write(what) as c:
             _enrol(c, audience, by)
 
+    def ensure(self, audience: str, by: str, what: Event) -> None:
+        """Enrol a tool service and record it, or find it and record nothing."""
+        with self._database.write() as c:
+            if _enrol(c, audience, by):
+                self._database.record_in(c, what)
+
     def invite(self, unit: UnitOfWork, audience: str, digest: str, until: int, by: str, what: Event) -> None:
         """Store an enrolment token by its digest, and delete expired ones.
 
@@ -113,8 +119,11 @@ def bad_enrolment() -> GrantError:
     return GrantError("the enrolment token is unknown, used or over; ask for another", code="bad_enrolment")
 
 
-def _enrol(c: Connection, audience: str, by: str) -> None:
+def _enrol(c: Connection, audience: str, by: str) -> bool:
+    """Add a service's row, unless it is there; return whether this call added it."""
     if _FIND.first(c, {"which": audience}) is None:
         row = {"audience": audience, "enrolled_at": now_ms(), "enrolled_by": by}
         with contextlib.suppress(IntegrityError), c.begin_nested():  # another call may have been first
             c.execute(_ADD, row)
+            return True
+    return False

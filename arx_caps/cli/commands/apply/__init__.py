@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx apply``: services of one file, enrolled and invited.  CONTROL 3."""
