@@ -224,14 +224,19 @@ def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
 
 
 @policy_command.command("list")
+@click.option("--changes", is_flag=True, help="show the first line that differs from the policy below")
 @operator_options
 @common_options
 @pass_console
-def list_policies(console: Console, place: Place) -> None:
+def list_policies(console: Console, place: Place, changes: bool) -> None:
     """List all policies that were in force, the newest first."""
-    found, _ = place.mint().rows("/v1/policies", "policies")
-    rows = [(p["digest"], "in force" if p["in_force"] else "", show_time(p["in_force_at"]), p["by"]) for p in found]
-    console.data("policies", {"policies": found}, lambda: table(("POLICY", "", "LAST PUT IN FORCE", "BY"), rows))
+    found, _ = place.mint().rows("/v1/policies", "policies", {"changes": "true"} if changes else None)
+    rows = [
+        (p["digest"], "in force" if p["in_force"] else "", show_time(p["in_force_at"]), p["by"], *_changed(p, changes))
+        for p in found
+    ]
+    heads = ("POLICY", "", "LAST PUT IN FORCE", "BY", *(["FIRST CHANGED LINE"] if changes else []))
+    console.data("policies", {"policies": found}, lambda: table(heads, rows))
 
 
 @policy_command.command("load")
@@ -268,6 +273,13 @@ def reload(console: Console, place: Place) -> None:
     """Make the mint activate its own policy file, as SIGHUP does."""
     answer = place.mint().call("POST", "/v1/policies/reload")
     console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
+
+
+def _changed(policy: dict[str, Any], changes: bool) -> list[str]:
+    """Return the cell of the first changed line, if it is wanted."""
+    found = policy.get("first_change") or {}
+    place = f"{'removed ' if found['removed'] else ''}{found['line']}: " if found else ""
+    return [place + (found.get("text") or "-")] if changes else []
 
 
 def _taken_away(place: Place, new: "Policy") -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the policy: put one in force, read every policy that was in force, and compare two."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.policy.diff import compare
 from arx_caps.mint.policy.model import MAX_BYTES, Policy
 from arx_caps.mint.policy.roles import WRITE_OPERATORS
+from arx_caps.mint.policy.text_change import LineChange, first_change
 from arx_verifier.errors import GrantError
 
 READ: Final = "arx.policy.read"
@@ -36,14 +38,25 @@ class PolicyLoaded(RouteAnswer, frozen=True):
     before: str
 
 
+class PolicyListQuery(PageQuery, frozen=True):
+    """A page, and whether each policy has the first line that changed."""
+
+    changes: bool = False
+
+
 class PolicyShown(msgspec.Struct, frozen=True, kw_only=True):
-    """An archived policy; times are ms since the Unix epoch."""
+    """An archived policy; times are ms since the Unix epoch.
+
+    ``first_change`` is the first line that differs from the next policy of the list, null where no line does or no
+    policy is older; only with ``changes``.
+    """
 
     digest: str
     in_force: bool
     first_at: int
     in_force_at: int
     by: str
+    first_change: LineChange | UnsetType | None = UNSET
 
 
 class Policies(RouteAnswer, frozen=True):
@@ -102,10 +115,13 @@ def list_policies(call: RouteCall) -> Policies:
     """List the policies that were ever in force."""
     now, limit = call.mint.policies.loaded.digest, call.query.limit
     rows = call.mint.db.policies.list(after=call.query.after, limit=limit + 1)
+    changes = _first_changes(call.mint, [row["digest"] for row in rows]) if call.query.changes else {}
     page = page_of(
         rows,
         POLICIES_ORDER,
-        lambda row: PolicyShown(**row, in_force=row["digest"] == now),
+        lambda row: PolicyShown(
+            **row, in_force=row["digest"] == now, first_change=changes.get(row["digest"], None if changes else UNSET)
+        ),
         limit=limit,
         fetched=limit + 1,
     )
@@ -130,6 +146,19 @@ def compare_policies(call: RouteCall) -> PolicyDiff:
     return PolicyDiff(old=old.digest, new=new.digest, differences=found)
 
 
+def _first_changes(mint: MintContext, digests: Sequence[str]) -> dict[str, LineChange | None]:
+    """Return the first line in which each policy differs from the next one, by digest."""
+    changes: dict[str, LineChange | None] = {}
+    newer: tuple[str, str] | None = None
+    for digest in digests:  # two texts at a time: each may have a MiB
+        row = mint.db.policies.find(digest)
+        text = "" if row is None else str(row["text"])
+        if newer is not None:
+            changes[newer[0]] = first_change(text, newer[1])
+        newer = (digest, text)
+    return changes | ({newer[0]: None} if newer is not None else {})
+
+
 def _policy(mint: MintContext, digest: str) -> Policy:
     if digest in (IN_FORCE, mint.policies.loaded.digest):
         return mint.policy
@@ -152,7 +181,7 @@ ENDPOINTS: Final = (
         problems=("policy",),
     ),
     Endpoint("POST", "/v1/policies/reload", WRITE, reload_policy_route, problems=("policy",)),
-    Endpoint("GET", "/v1/policies", READ, list_policies, query=PageQuery),
+    Endpoint("GET", "/v1/policies", READ, list_policies, query=PolicyListQuery),
     Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
     Endpoint("GET", "/v1/policies/{old}/diff/{new}", READ, compare_policies, problems=("not_found", "no_policy")),
 )
