@@ -28,7 +28,7 @@ from arx_verifier.token import sha256_of
 ROUNDS: Final = 100
 CALLS: Final = 25  # of one round; bare, guarded and the decision take turns
 PATH, BODY = "/orders/7/refund", b'{"amount":5}'
-RULE: Final = Rule(tool="orders.refund", args={"order_id": "7", "amount": Constraint(max=20)})
+RULE: Final = Rule(tool="orders.refund", args={"order_id": 7, "amount": Constraint(max=20)})
 REALM: Final = UnsafeTestRealm("orders")
 TOOLS: Final = {"refund": "orders.refund"}
 
@@ -41,7 +41,7 @@ def of_wsgi(guarded: bool) -> Any:
         start_response("200 OK", [("Content-Type", "application/json")])
         return [json.dumps({"refunded": amount}).encode()]
 
-    tools = {"POST /orders/{order_id}/refund": "orders.refund"}
+    tools = {"POST /orders/{order_id:int}/refund": "orders.refund"}
     return ArxWSGI(app, verifier=REALM.verifier, tools=tools) if guarded else app
 
 
@@ -96,7 +96,7 @@ def of_starlette(guarded: bool) -> Any:
     async def refund(request: Any) -> Any:
         return JSONResponse({"refunded": (await request.json())["amount"]})
 
-    app = Starlette(routes=[Route("/orders/{order_id}/refund", refund, methods=["POST"])])
+    app = Starlette(routes=[Route("/orders/{order_id:int}/refund", refund, methods=["POST"])])
     if guarded:
         adapter.guard(app, REALM.verifier, tools=TOOLS)
     return app
@@ -172,9 +172,7 @@ def decide(headers: list[str]) -> None:
     for header in headers:
         screened = REALM.verifier.screen(header[7:])
         assert not isinstance(screened, str)
-        request = AccessRequest(
-            "orders.refund", {"order_id": "7", "amount": 5}, time.time_ns() // 1_000_000, None, http
-        )
+        request = AccessRequest("orders.refund", {"order_id": 7, "amount": 5}, time.time_ns() // 1_000_000, None, http)
         assert REALM.verifier.decide(screened.token, request, screened=screened).code == "ok"
 
 

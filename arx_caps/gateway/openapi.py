@@ -14,7 +14,7 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_tool
 
 _METHODS: Final = ("get", "put", "post", "delete", "patch", "head", "options")
-_KINDS: Final = {"integer": ":int", "number": ":number", "array": ":list"}  # of a query's argument; else it is text
+_KINDS: Final = {"integer": ":int", "number": ":number", "array": ":list"}  # of an argument in path or query; else text
 _BODIES: Final = ("application/json", "multipart/form-data")
 # They choose a form of the answer, or whether and how often it is sent: not what is done.
 _HARMLESS: Final = frozenset(
@@ -58,8 +58,11 @@ def _read(document: dict[str, Any], file: Path, audience: str) -> dict[str, str]
             raise SettingsError(f"{place}: operationId: expected a name of [A-Za-z0-9_.-], got {tool!r:.100}")
         if tool in routes.values():
             raise SettingsError(f"{place}: operationId: {tool} is that of another operation as well")
-        query = _query(document, [*shared, *operation.get("parameters", ())], place)
+        kinds = _kinds(document, [*shared, *operation.get("parameters", ())], place)
         _check_body(document, operation.get("requestBody", {}), place)
+        query = "&".join(f"{{{name}{kind}}}" for (where, name), kind in kinds.items() if where == "query")
+        for (where, name), kind in kinds.items():
+            path = path.replace(f"{{{name}}}", f"{{{name}{kind}}}") if where == "path" else path  # noqa: PLW2901
         routes[f"{method.upper()} {path}{'?' if query else ''}{query}"] = tool
     return routes
 
@@ -74,8 +77,8 @@ def _operations(document: Mapping[str, Any], file: Path) -> Iterator[tuple[str, 
                     yield method, path, operation, found.get("parameters", [])
 
 
-def _query(document: Mapping[str, Any], listed: list[Any], place: str) -> str:
-    """Return the arguments in the query as a line of a route table has them.
+def _kinds(document: Mapping[str, Any], listed: list[Any], place: str) -> dict[tuple[str, str], str]:
+    """Return the kind of each argument, by place and name, as a line of a route table has it.
 
     Raises:
         SettingsError: A parameter is no argument of its own in one spelling.
@@ -83,28 +86,26 @@ def _query(document: Mapping[str, Any], listed: list[Any], place: str) -> str:
     # An operation's parameter replaces that of its path.
     resolved = [_resolved(document, each, place) for each in listed]
     parameters = {(str(each.get("in")), str(each.get("name"))): each for each in resolved}
-    query, names = [], set()
+    kinds: dict[tuple[str, str], str] = {}
     for (where, name), parameter in parameters.items():
         at = f"{place}: {name}"
         if where in ("header", "cookie"):
             if parameter.get("required") or (where == "header" and name.lower() not in _HARMLESS):
                 raise SettingsError(f"{at}: a {where} is no argument, so no rule could apply to it")
             continue
-        if where not in ("path", "query") or name in names:
+        if where not in ("path", "query") or name in {other for _, other in kinds}:
             raise SettingsError(f"{at}: expected one argument of this name, in path or query")
-        names.add(name)
         kind = _kind(document, parameter.get("schema", {}), at)
         style = (parameter.get("style"), parameter.get("explode"))
         simple = style in ((None, None), ("form", None), (None, True), ("form", True)) or not kind
         if "content" in parameter or kind is None or not simple or (where == "path" and kind == ":list"):
             raise SettingsError(f"{at}: expected text, a number, or a list that repeats its name, as tag=a&tag=b")
-        if where == "query":
-            query.append(f"{{{name}{kind}}}")
-    return "&".join(query)
+        kinds[where, name] = kind
+    return kinds
 
 
 def _kind(document: Mapping[str, Any], schema: Any, place: str) -> str | None:
-    """Return the kind of an argument in a query; None for one that has no single spelling there."""
+    """Return the kind of an argument in path or query; None for one that has no single spelling there."""
     found = _resolved(document, schema, place)
     choices = found.get("anyOf") or found.get("oneOf") or found.get("allOf")
     if choices and "type" not in found:

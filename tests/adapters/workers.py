@@ -11,8 +11,8 @@ from arx_verifier import Constraint, Rule
 from tests.servers import LONG_LEASE_MS, begun_store, free_ports, nonce_store, until
 from tests.workers import SESSION, WAYS, Holder, deciders, gunicorn, write_service_file
 
-REFUND = Rule(tool="orders.refund", args={"order_id": "7", "amount": Constraint(max=20)})
-GET = Rule(tool="orders.get", args={"order_id": "7"})
+REFUND = Rule(tool="orders.refund", args={"order_id": 7, "amount": Constraint(max=20)})
+GET = Rule(tool="orders.get", args={"order_id": 7})
 
 
 def check_workers(folder: Path, application: str, way: str) -> None:

@@ -43,7 +43,7 @@ settings.configure(
 django.setup()
 realm = UnsafeTestRealm("orders")
 app = guard(get_wsgi_application(), realm.verifier, tools={"GET order": "orders.get"})
-signer = CallSigner(realm.caller(Rule(tool="orders.get", args={"order_id": "7"})).macaroon, "orders")
+signer = CallSigner(realm.caller(Rule(tool="orders.get", args={"order_id": 7})).macaroon, "orders")
 for change in (None, "{'order_id': 8}", "{'order_id': '07'}", "{'amount': 5000}"):
     fields = http_fields(HttpCall("GET", "/orders/7", hashlib.sha256(b"").digest()))
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/orders/7", "RAW_URI": "/orders/7", "QUERY_STRING": ""}

@@ -205,7 +205,7 @@ def test_a_value_is_judged_in_its_one_spelling(mounted: bool) -> None:
             [Mount("/in/{number:int}", routes=[Route("/orders", saw("get", ran))])],
             "/in/{number:int}/orders",
         )
-    rule = Rule(tool="orders.get", args={"number": Constraint(none_of=("7",))})
+    rule = Rule(tool="orders.get", args={"number": Constraint(none_of=(7,))})
     guarded = Guarded(Starlette(routes=routes), {f"GET {path}": "orders.get"}, rule)
     for text, code in (("7", "argument_not_allowed"), ("007", "malformed_request"), ("8", "")):
         answer = asked(guarded, "GET", path.replace("{number:int}", text))

@@ -50,10 +50,12 @@ def test_each_operation_is_a_tool(tmp_path: Path) -> None:
     routes = read_routes(written(tmp_path, paths, components=components), "billing")
     assert routes == {
         "GET /orders?{page:number}&{tag:list}&{limit:int}": "billing.list",
-        "POST /orders/{order_id}/refund?{dry_run}": "billing.refund",
+        "POST /orders/{order_id:int}/refund?{dry_run}": "billing.refund",
     }
     scope = {"type": "http", "method": "GET", "path": "/orders", "query_string": b"limit=7&tag=a&tag=b", "headers": []}
     assert RouteMap(routes)(scope, b"") == ("billing.list", {"limit": 7, "tag": ["a", "b"]})
+    refund = {"method": "POST", "path": "/orders/7/refund", "query_string": b"", "headers": []}
+    assert RouteMap(routes)(refund, b"") == ("billing.refund", {"order_id": 7})
 
 
 def get(*parameters: dict[str, Any], **more: Any) -> dict[str, Any]:

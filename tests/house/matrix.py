@@ -87,7 +87,8 @@ def _advised() -> Iterator[tuple[str, str]]:
 def vectors() -> Iterator[tuple[str, str]]:
     """Yield the file and the section of each vector."""
     folder = ROOT / "tests" / "vectors"
-    for path in (*folder.glob("tokens/*.json"), *folder.glob("records/*.json"), folder / "log" / "proofs.json"):
+    found = (path for name in ("tokens", "records", "requests") for path in folder.glob(f"{name}/*.json"))
+    for path in (*found, folder / "log" / "proofs.json"):
         read: Any = json.loads(path.read_bytes())
         yield from ((path.name, full(case["spec"])) for case in (read if isinstance(read, list) else [read]))
 

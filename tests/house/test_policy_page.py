@@ -107,7 +107,7 @@ VALUES = re.compile(r"`([^`]+)`")
 def needs() -> list[tuple[str, str, bool]]:
     """Return each value of the table of needs, with its constraint and whether it is allowed."""
     rows = re.findall(r"^\| [^|`]+ \| `(.+?)` \| (.+?) \| (.*?) ?\|$", NEEDS, re.MULTILINE)
-    assert len(rows) == 22
+    assert len(rows) == 23
     return [
         (constraint, value, is_allowed)
         for constraint, allowed, refused in rows

@@ -8,6 +8,7 @@ import functools
 import inspect
 import random
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from starlette.applications import Starlette
@@ -26,7 +27,7 @@ KEEPS_MOUNTS = fastapi is not None and hasattr(fastapi.routing, "_IncludedRouter
 LITERALS = ("orders", "export", "latest", "7", "x")
 CONVERTORS = ("", "", "", ":int", ":float", ":path", ":uuid")
 NAMES = ("id", "kind", "n")
-TYPES = (str, str, int, bool, float)
+TYPES = (str, str, int, int | None, bool, float, Decimal)
 HOSTS = ("a.example", "{tenant}.example")
 
 

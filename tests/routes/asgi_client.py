@@ -8,6 +8,7 @@ import random
 import re
 import time
 from collections import Counter
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +16,8 @@ from arx_verifier import CallSigner, HttpCall, Rule, Verifier
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.call_proof import http_fields
-from tests.routes.applications import LITERALS, Drawn
-from tests.routes.confusion import ConfusedError
+from tests.routes.applications import LITERALS, NAMES, Drawn
+from tests.routes.confusion import ConfusedError, draw_number, judged_of
 
 UUID_TEXT = "6f1f0a8e-0000-4000-8000-00000000000a"
 VALUES = (
@@ -35,6 +36,7 @@ VALUES = (
     "",
 )
 GOOD = {"int": ("7", "1"), "float": ("7.5", "7"), "uuid": (UUID_TEXT,), "path": ("x/7", "export")}
+NUMBERS = (int, float, Decimal)
 BODIES: tuple[Any, ...] = (5, "5", 5.0, True, "x", "true")
 
 
@@ -78,7 +80,10 @@ class ASGIClient:
         for at, part in enumerate(parts):
             if "{" in part:
                 kind = part.partition(":")[2].partition("}")[0]
-                parts[at] = pick((pick(VALUES), pick(GOOD.get(kind, ("7", "export"))))) + part.partition("}")[2]
+                parts[at] = pick(
+                    (pick(VALUES), draw_number(self.random), *(pick(GOOD.get(kind, ("7", "export"))),) * 2)
+                )
+                parts[at] += part.partition("}")[2]
             elif self.random.random() < 0.05:
                 parts[at] = pick(VALUES)
         target = pick(("", "", "", "", "", "", "/root", "/orders")) + "/" + "/".join(parts) + pick(("",) * 9 + ("/",))
@@ -130,6 +135,9 @@ class ASGIClient:
             raise ConfusedError(f"endpoint {number} ran as {tool}, judged as {decision.tool}: {told}")
         judged = json.loads(decision.arguments)
         for name, value in values.items():
+            in_path = f"{{{name}" in self.drawn.routes[number][1]
+            if name in NAMES and in_path and type(value) in NUMBERS and judged.get(name) != judged_of(value):
+                raise ConfusedError(f"{name} is {value!r}, judged as {judged.get(name)!r}: {told}")
             if name in judged and not _same(value, judged[name]):
                 raise ConfusedError(f"{name} is {value!r}, judged as {judged[name]!r}: {told}")
             if name not in judged and value is not None:
@@ -187,7 +195,7 @@ def _same(value: Any, judged: Any) -> bool:
         value = value.amount
     if type(judged) is str:
         text = "true" if value is True else "false" if value is False else str(value)
-        return judged in (text, text.removesuffix(".0")) and (type(value) in (str, int, float, bool, UUID))
+        return judged in (text, text.removesuffix(".0")) and (type(value) in (str, int, float, Decimal, bool, UUID))
     return (type(value) is bool) == (type(judged) is bool) and type(value) is not str and bool(value == judged)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from arx_verifier import CallSigner, HttpCall, Rule
 from arx_verifier.enforcement.asgi import ArxMiddleware
@@ -46,7 +47,13 @@ async def ask(app: Any, method: str, target: str, body: bytes = b"", **more: Any
         headers.append((b"content-type", b"application/json"))
     if token := more.pop("token", ""):
         headers.append((b"authorization", b"Bearer " + token.encode()))
-    scope = {"type": "http", "method": method, "path": raw, "raw_path": raw.encode(), "query_string": query.encode()}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": unquote(raw),
+        "raw_path": raw.encode(),
+        "query_string": query.encode(),
+    }
     scope |= {"headers": headers, "client": ("192.0.2.7", 1), "http_version": "1.1", "root_path": ""} | more
     sent: list[Any] = []
     given: list[bytes] = []

@@ -37,12 +37,15 @@ class Lower(StringConverter):
         return value.lower()
 
 
-def _set_up() -> None:
+def set_up(**more: Any) -> None:
+    """Configure Django once for this process, and set these settings."""
     if not settings.configured:
         settings.configure(ALLOWED_HOSTS=["orders.example"], SECRET_KEY="x", LOGGING_CONFIG=None)
         django.setup()
         logging.getLogger("django").setLevel(logging.CRITICAL)  # it writes a line for each refusal
         register_converter(Lower, "lower")
+    for name, value in more.items():  # a process has one project, and here several
+        setattr(settings, name, value)
 
 
 class DjangoTree:
@@ -58,7 +61,7 @@ class DjangoTree:
     """
 
     def __init__(self, seed: int, role: str) -> None:
-        _set_up()
+        set_up()
         self._random = random.Random(seed)
         self.lines: list[Line] = []
         self.ran: list[Ran] = []
@@ -84,8 +87,7 @@ class DjangoTree:
         return answer
 
     def _use(self) -> None:
-        for name, value in self._settings.items():  # a process has one project, and here several
-            setattr(settings, name, value)
+        set_up(**self._settings)
 
     def _pick(self, *choices: Any) -> Any:
         return self._random.choice(choices)

@@ -3,20 +3,25 @@
 
 import asyncio
 import datetime as dt
+import enum
 import tempfile
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 from uuid import UUID
 
 import fastapi
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator
+from pydantic_core import core_schema
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from arx_verifier import ArxError, Constraint, Rule
 from tests.routes.asking import Answer, Guarded
+from tests.routes.confusion import NUMBERS
 
 READ = {"GET /orders/{order_id}": "orders.get"}
 
@@ -77,7 +82,7 @@ def a_value_is_the_one_that_was_judged() -> None:
     ) -> None:
         ran.append((order_id, full, limit))
 
-    guarded = Guarded(app, READ, Rule(tool="orders.get", args={"order_id": Constraint(none_of=("8",))}))
+    guarded = Guarded(app, READ, Rule(tool="orders.get", args={"order_id": Constraint(none_of=(8,))}))
     open_to_all = Guarded(app, READ)
     assert _asked(guarded, "GET", "/orders/8").code == "argument_not_allowed"
     wrong = ("/orders/008", "/orders/7?full=yes", "/orders/7?full=1", "/orders/7?limit=05", "/orders/7?limit=%2B5")
@@ -135,6 +140,96 @@ def a_declared_query_is_judged_by_its_types() -> None:
     lists = Guarded(app, {"GET /orders?{q:list}": "orders.find"})
     assert _asked(lists, "GET", "/orders?q=1&q=2").code == "malformed_request"
     assert len(ran) == 3
+
+
+class Kind(enum.IntEnum):
+    """A choice of numbers, which a path has as text."""
+
+    SMALL = 1
+
+
+class Own(int):
+    """An integer of the application's own, of which no framework knows how it is read."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        """Read it in hexadecimal."""
+        return core_schema.no_info_plain_validator_function(lambda text: cls(text, 16))
+
+
+def _twice(text: str) -> str:
+    return text + text
+
+
+def a_number_in_the_path_is_judged_as_one() -> None:
+    """The type of the endpoint decides; what it reads otherwise than the rules do, it never gets."""
+    ran: list[Any] = []
+    app = fastapi.FastAPI()
+
+    def add(kind: Any) -> None:
+        def saw(n: Any) -> None:
+            ran.append(n)
+
+        saw.__annotations__["n"] = kind
+        app.get(f"/{len(kinds)}/{{n}}", name=f"saw{len(kinds)}")(saw)
+        kinds.append(kind)
+
+    kinds: list[Any] = []
+    numbers = [int, int | None, Annotated[int, fastapi.Path(ge=-(2**70))], float, Decimal, Decimal | None]
+    texts = [str, Kind, bool, int | str, Own, dt.date]
+    changed = [Annotated[int, BeforeValidator(_twice)], Annotated[int, AfterValidator(lambda read: read + 1)]]
+    for kind in (*numbers, *changed, *texts):
+        add(kind)
+    at_most_ten = Rule(tool="*", args={"n": Constraint(max=10)})
+    tools = {f"saw{at}": f"saw.{at}" for at in range(len(kinds))}
+    limited, unlimited = Guarded(app, tools, at_most_ten), Guarded(app, tools)
+    for at, kind in enumerate(kinds):
+        is_number = kind in numbers
+        for text in (*NUMBERS, "10", "11", "7", "1", "-3", "%37", "7.5", "10.5", "1_0", "true", "1%20"):
+            for guarded in (limited, unlimited):
+                _asked(guarded, "GET", f"/{at}/{quote(text, safe='%')}")
+            assert all(value <= 10 for value in ran if type(value) in (int, float, Decimal)) or guarded is unlimited
+            ran.clear()
+        answers = {text: _asked(limited, "GET", f"/{at}/{text}").status for text in ("7", "10", "-3", "11")}
+        assert list(answers.values()) == [200, 200, 200, 403] or (not is_number and 200 not in answers.values()), kind
+        assert ran == ([7, 10, -3] if is_number else []), kind
+        ran.clear()
+
+
+def a_dependency_and_a_prefix_state_the_type_too() -> None:
+    """Of a parameter in the prefix of a router, in a mount, and of one that a dependency alone takes."""
+    ran: list[Any] = []
+
+    def tenant(account: int) -> int:
+        ran.append(account)
+        return account
+
+    def instead(account: str) -> str:
+        ran.append(account)
+        return account
+
+    router = fastapi.APIRouter(prefix="/{account}", dependencies=[fastapi.Depends(tenant)])
+
+    @router.get("/orders/{name}")
+    def get(name: str) -> None:
+        ran.append(name)
+
+    inner = fastapi.FastAPI()
+    inner.include_router(router, prefix="/{shard:int}")
+    app = fastapi.FastAPI()
+    app.mount("/{zone:float}", inner)
+    args = {name: Constraint(max="9.5") for name in ("zone", "shard", "account")} | {"name": "7"}
+    guarded = Guarded(app, {"get": "orders.get"}, Rule(tool="orders.get", args=args))
+    assert _asked(guarded, "GET", "/9.5/9/9/orders/7").status == 200
+    assert ran == [9, "7"]
+    for path in ("/9.6/9/9/orders/7", "/9.5/10/9/orders/7", "/9.5/9/10/orders/7"):
+        assert _asked(guarded, "GET", path).code == "argument_not_allowed", path
+    for path in ("/9.50/9/9/orders/7", "/9.5/09/9/orders/7", "/9.5/9/09/orders/7", "/9.5/9/9_0/orders/7"):
+        assert _asked(guarded, "GET", path).code == "malformed_request", path
+    assert ran == [9, "7"]
+    inner.dependency_overrides[tenant] = instead
+    assert _asked(guarded, "GET", "/9.5/9/x/orders/7").code == "argument_not_allowed"
+    assert ran == [9, "7"]
 
 
 def a_json_value_keeps_its_type() -> None:
@@ -372,6 +467,8 @@ CASES = (
     an_included_router_hides_no_route,
     a_value_is_the_one_that_was_judged,
     a_declared_query_is_judged_by_its_types,
+    a_number_in_the_path_is_judged_as_one,
+    a_dependency_and_a_prefix_state_the_type_too,
     a_json_value_keeps_its_type,
     a_replaced_dependency_is_compared_too,
     endpoints_of_every_kind_run_once,

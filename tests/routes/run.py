@@ -12,6 +12,7 @@ from typing import Any
 
 from arx_verifier import SettingsError
 from tests.routes.confusion import ConfusedError
+from tests.routes.number_cases import FRAMEWORKS, check
 
 
 def run(connect: Callable[[int], Any], first: int, count: int, requests: int) -> Counter[str]:
@@ -65,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         for case in CASES:
             case()
+    for name in found:
+        if name in FRAMEWORKS:
+            check(name)
     seen = run(_client(found), options.first, options.count, options.requests)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in found)
     sys.stdout.write(f"{versions}: {json.dumps(seen)}; 0 confused\n")

@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
-from uuid import UUID
 
 from arx_verifier import CallSigner, HttpCall, Rule, Verifier
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.call_proof import http_fields
-from tests.routes.confusion import ConfusedError
+from tests.routes.confusion import ConfusedError, draw_number, judged_of
 
 UUID_TEXT: Final = "6f1f0a8e-0000-4000-8000-00000000000a"
 # By the kind of a parameter: texts that are the one spelling of their value, and texts that are not.
@@ -37,9 +36,9 @@ GOOD: Final[Mapping[str, tuple[str, ...]]] = {
     "digits": ("7", "007", "0"),
 }
 BAD: Final[Mapping[str, tuple[str, ...]]] = {
-    "int": ("007",),
+    "int": ("007", "\u0667"),
     "signed": ("-007", "-0"),
-    "float": ("7.50", "07.5"),
+    "float": ("7.50", "07.5", "-0.0", "\u0667.5"),
     "lower": ("ABC", "aBc"),
 }
 ODD: Final = frozenset(text for texts in BAD.values() for text in texts)
@@ -142,18 +141,25 @@ class WSGIClient:
         """Return method, target, body, and whether a text is not the one spelling of its value."""
         pick = self.random.choice
         line = pick(self.guarded.lines)
-        segments = []
+        segments, numbers = [], set[str]()
         for part in line.parts:
             text = part
             if part.startswith("<"):
                 kind = part[1:]
                 text = pick(BAD[kind]) if kind in BAD and self.random.random() < 0.15 else pick(GOOD[kind])
+                if self.random.random() < 0.1:
+                    text = draw_number(self.random)
+                    numbers.add(text)
             if self.random.random() < 0.03:
                 text = pick((*GOOD["text"], *GOOD["signed"], *BAD["float"]))
             segments.append(text)
         path = "/" + "".join(segments).removeprefix("/")
         # A text of one kind may be led to a parameter of another one, and a regular expression may divide one.
-        is_odd = path != path.lower() or _ODD_NUMBER.search(path) is not None or any(text in ODD for text in segments)
+        is_odd = (
+            path != path.lower()
+            or _ODD_NUMBER.search(path) is not None
+            or any(text in ODD | numbers for text in segments)
+        )
         if self.random.random() < 0.15:
             path = path.removesuffix("/") if path.endswith("/") and self.random.random() < 0.5 else path + "/"
         method = pick((line.method,) * 8 + ("HEAD", "POST", "OPTIONS", "GET", "PUT"))
@@ -169,7 +175,7 @@ class WSGIClient:
         fields = http_fields(HttpCall(method, target.encode(), hashlib.sha256(body).digest()))
         token = self._signer.sign(fields, time.time_ns() // 1_000_000)
         before = len(self._decisions.decisions)
-        status, answer = _ask(self.guarded, method, target, body, token)
+        status, answer = call(self.guarded.call, method, target, body, token)
         ran, bare = self.guarded.ran[:], self._bare(method, target, body)
         self.guarded.ran.clear()
         exchange = f"{method} {target} {body.decode()}: {status} {answer[:300]!r}"
@@ -207,7 +213,7 @@ class WSGIClient:
         return ""
 
     def _bare(self, method: str, target: str, body: bytes) -> list[Ran]:
-        _ask(self.twin, method, target, body, "")
+        call(self.twin.call, method, target, body, "")
         ran = self.twin.ran[:]
         self.twin.ran.clear()
         return ran
@@ -220,26 +226,12 @@ class WSGIClient:
         if not named or not one.tool == decision.tool == f"t{one.number}":
             raise ConfusedError(f"endpoint {one.number} ran as {one.tool}, judged as {decision.tool}: {exchange}")
         judged = json.loads(decision.arguments)
-        texts = {name: text_of(value) for name, value in one.parameters.items()}
-        for name, text in texts.items():
-            if isinstance(one.parameters[name], int) and judged.get(name) == text.zfill(3):
-                texts[name] = judged[name]  # of an integer with three digits, whose one spelling has zeros
-        expected = texts | one.query | one.body
+        expected = {name: judged_of(value) for name, value in one.parameters.items()} | one.query | one.body
         if json.dumps(judged, sort_keys=True) != json.dumps(expected, sort_keys=True):
             raise ConfusedError(f"endpoint {one.number} got {expected}, judged were {judged}: {exchange}")
 
 
-def text_of(value: Any) -> str:
-    """Return the one spelling of a parameter: another formulation than that of the verifier."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return str(int(value)) + ".0" if value.is_integer() else format(value, "g")
-    assert isinstance(value, (str, int, UUID)), value
-    return str(value)
-
-
-def _ask(app: Tree, method: str, target: str, body: bytes, token: str) -> tuple[int, bytes]:
+def call(app: Any, method: str, target: str, body: bytes, token: str) -> tuple[int, bytes]:
     """Send one request as a WSGI server does; return its status, 0 for an error, and the body of the answer."""
     raw, _, query = target.partition("?")
     environ: dict[str, Any] = {
@@ -271,7 +263,7 @@ def _ask(app: Tree, method: str, target: str, body: bytes, token: str) -> tuple[
         heads.append(int(status[:3]))
         return lambda _data: None
 
-    answer = app.call(environ, start_response)
+    answer = app(environ, start_response)
     try:
         content = b"".join(answer)
     except Exception as error:  # an application that fails has run, or has not, all the same

@@ -18,6 +18,7 @@ from tests.vectors import (
     log_vectors,
     memory_vectors,
     record_vectors,
+    request_vectors,
     rule_vectors,
     spend_vectors,
 )
@@ -26,6 +27,7 @@ from tests.vectors.second import AT, INCARNATION, KEY, Token
 FOLDER = Path(__file__).parent / "tokens"
 MEMORY = Path(__file__).parent / "memory"
 RECORDS = Path(__file__).parent / "records"
+REQUESTS = Path(__file__).parent / "requests"
 LOG = Path(__file__).parent / "log"
 
 
@@ -92,9 +94,19 @@ def build_memory() -> dict[str, str]:
     return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in memory_vectors.vectors().items()}
 
 
+def build_requests() -> dict[str, str]:
+    """Make the vectors of requests.
+
+    Returns:
+        File name to content.
+    """
+    return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in request_vectors.vectors().items()}
+
+
 def main() -> None:
     """Write the files, and take away what is no vector any more."""
-    for folder, files in ((FOLDER, build()), (RECORDS, build_records()), (MEMORY, build_memory())):
+    made = ((FOLDER, build()), (RECORDS, build_records()), (REQUESTS, build_requests()), (MEMORY, build_memory()))
+    for folder, files in made:
         folder.mkdir(exist_ok=True)
         for path in folder.glob("*.json"):
             if path.name not in files:

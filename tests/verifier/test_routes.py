@@ -176,7 +176,7 @@ def test_a_rest_that_meets_another_route_is_an_error(one: str, other: str) -> No
     for tools in ({one: "a", other: "b"}, {other: "b", one: "a"}):
         with pytest.raises(SettingsError, match="same requests"):
             RouteMap(tools)
-    for wrong in ("GET /{name:path}/x", "GET /files/{n:int}", "GET /files/x{name:path}"):
+    for wrong in ("GET /{name:path}/x", "GET /files/{n:uuid}", "GET /files/x{name:path}"):
         with pytest.raises(SettingsError):
             RouteMap({wrong: "a"})
 

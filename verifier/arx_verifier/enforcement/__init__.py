@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from arx_verifier.enforcement.problems import BUDGET_HEADER
     from arx_verifier.enforcement.protobuf import arguments_of
-    from arx_verifier.enforcement.routes import Meaning, RouteMap, collect_headers, parameter_text
+    from arx_verifier.enforcement.routes import Meaning, RouteMap, collect_headers, converted_argument
     from arx_verifier.enforcement.rpc_call import RPC_PROBLEM, RpcCall, RpcMethods
     from arx_verifier.enforcement.rpc_streams import RpcContext, RpcStreams, TaskCut
     from arx_verifier.enforcement.views import Matched, Views
@@ -40,7 +40,7 @@ else:
             "guard": "current_grant granted protect",
             "messages": "BUDGET_KEY META_KEY MCP_REFUSED REFUSAL_KEY McpMessage Messages budget_meta mcp_meaning",
             "problems": "BUDGET_HEADER",
-            "routes": "Meaning RouteMap collect_headers parameter_text",
+            "routes": "Meaning RouteMap collect_headers converted_argument",
             "protobuf": "arguments_of",
             "rpc_call": "RPC_PROBLEM RpcCall RpcMethods",
             "rpc_streams": "RpcContext RpcStreams TaskCut",
@@ -80,11 +80,11 @@ __all__ = [
     "arguments_of",
     "budget_meta",
     "collect_headers",
+    "converted_argument",
     "current_grant",
     "granted",
     "http_call",
     "mcp_meaning",
-    "parameter_text",
     "protect",
     "read_traceparent",
 ]

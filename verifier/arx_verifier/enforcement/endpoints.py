@@ -32,8 +32,10 @@ from arx_verifier.enforcement.routes import (
     WEBSOCKET,
     Key,
     Scope,
+    converted_argument,
     join_arguments,
     parameter_text,
+    path_argument,
     read_body,
     read_keys,
     require_clean_path,
@@ -191,6 +193,24 @@ class Served(msgspec.Struct, frozen=True):
                     f"parameter {name!r:.80} of the path: expected {text!r:.80}, the spelling of its value"
                 )
         return found
+
+    def arguments(self, parameters: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return each parameter as it is judged: an integer or a float of the framework's own convertors as its number.
+
+        Args:
+            parameters: The values that the framework matched.
+            texts: ``texts`` of them.
+
+        Raises:
+            RequestError: As ``converted_argument``.
+        """
+        # The text of another convertor, such as a hexadecimal one, is not that of its number.
+        return {
+            name: converted_argument(name, value)
+            if self.convertors.get(name) in (None, parameter_text)
+            else texts[name]
+            for name, value in parameters.items()
+        }
 
     def fill(self, texts: Mapping[str, str]) -> str | None:
         """Return the path with these parameters; None if the route has other ones."""
@@ -369,10 +389,16 @@ class Endpoints:
             require_clean_path(scope)
         raw, body = scope["query_string"], call.body
         query, members = key.read_query(raw) if raw else {}, read_body(call.headers, body)
+        arguments = way.arguments(parameters, texts) if parameters else {}
         if way.is_fastapi:
-            call.parameters = self._parameters_of(route, scope)
+            call.parameters = known = self._parameters_of(route, scope)
             call.sent = Sent(texts, query, members if body else None)
-        return key.tool, join_arguments(key, method, texts, key.typed(query), members, has_body=bool(body))
+            arguments |= {
+                name: path_argument(name, arguments[name], kind)
+                for name, kind in known.path_kinds.items()
+                if type(arguments.get(name)) is str
+            }
+        return key.tool, join_arguments(key, method, arguments, key.typed(query), members, has_body=bool(body))
 
     def _parameters_of(self, route: Any, scope: Scope) -> Parameters:
         """Return the parameters that the framework will convert, with those of the routers' dependencies."""

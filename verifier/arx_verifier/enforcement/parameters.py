@@ -45,6 +45,10 @@ class Parameters:
         dependant: FastAPI's description of the endpoint.
         embedded: Whether each parameter of the body is a member of the body.
         overrides: The application's ``dependency_overrides``.
+
+    Attributes:
+        dependant: FastAPI's description of the endpoint.
+        path_kinds: The parameters of the path that the endpoint or a dependency gets as ``int`` or ``number``.
     """
 
     def __init__(self, dependant: Any, embedded: bool, overrides: Mapping[Any, Any]) -> None:
@@ -52,6 +56,8 @@ class Parameters:
         self._before = list(_dependencies(dependant, overrides))
         if dependant.dependencies:  # they run first: what the endpoint gets is compared before them, too
             self._before.append(dependant)
+        every = [pair for one in (dependant, *self._before) for pair in _declared(one.path_params)]
+        self.path_kinds = {name: kind for name, kind in every if kind in ("int", "number")}
 
     def require_judged(self, sent: Sent, values: Mapping[str, Any]) -> None:
         """Compare the values that the endpoint is called with.
@@ -115,17 +121,22 @@ def declared_query(dependant: Any) -> dict[str, str]:
     Returns:
         For each name ``int``, ``number`` or ``list``, or nothing for text and what is sent as text.
     """
-    found: dict[str, str] = {}
-    fields = [(field.name, field.field_info) for field in dependant.query_params]
+    found = dict(_declared(dependant.query_params))
+    for inner in dependant.dependencies:
+        found |= declared_query(inner)
+    return found
+
+
+def _declared(params: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """Yield each name under which parameters are sent, and its kind: ``int``, ``number``, ``list``, or empty."""
+    fields = [(field.name, field.field_info) for field in params]
     if len(fields) == 1 and _is_model(fields[0][1].annotation):  # a model of the whole query
         fields = [*fields[0][1].annotation.model_fields.items()]
     for name, info in fields:
         kind = _kind_of(info.annotation)
         aliases = [alias for alias in (info.alias, *_choices(info.validation_alias)) if isinstance(alias, str)]
-        found |= dict.fromkeys(aliases or [name], kind)
-    for inner in dependant.dependencies:
-        found |= declared_query(inner)
-    return found
+        for alias in aliases or [name]:
+            yield alias, kind
 
 
 def _kind_of(annotation: Any) -> str:

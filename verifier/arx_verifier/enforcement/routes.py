@@ -35,12 +35,14 @@ PUBLIC: Final = "*public"  # in the place of a tool, of which it cannot be the n
 MAX_QUERY_FIELDS: Final = 256  # bounds the work of reading a query
 LINE_BREAK: Final = ord("\n")  # between several values of one header; RFC 9110 5.5 allows none in a single one
 _METHOD: Final = re.compile(r"[A-Z]{1,16}")
-_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::[A-Za-z_][A-Za-z0-9_]*)?\}")
+_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*")
-_SEGMENT: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_SEGMENT: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*(?::(?:int|number))?\}")
 _REST: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*:path\}")
 _FIELD: Final = re.compile(r"\{([A-Za-z0-9_.\[\]-]+)(?::(int|number|list))?\}")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?(e[+-][0-9]+)?")
+_LONG_INTEGER: Final = re.compile(r"-?[1-9][0-9]{15,}")  # every integer beyond 2^53-1 is one
+_CONVERTED: Final[Mapping[type, str]] = {int: "int", float: "number"}
 _MAX_NUMBER_CHARS: Final = 32  # more than the one spelling of any number has
 WEBSOCKET: Final = "WEBSOCKET"  # in the place of a method: the handshake of a WebSocket, which is a GET
 _BODILESS: Final = frozenset(("GET", "HEAD", WEBSOCKET))  # RFC 9110 9.3.1: their bodies have no meaning
@@ -64,7 +66,7 @@ class Key(msgspec.Struct, frozen=True):
         path: The path's template, or the route's name.
         query: The arguments in the query.
         tool: The tool; ``PUBLIC`` for a line of ``public``.
-        kinds: The kind of arguments in the query that are no text: ``int``, ``number`` or ``list``.
+        kinds: The kind of arguments in path and query that are no text: ``int``, ``number`` or ``list``.
     """
 
     text: str
@@ -110,7 +112,7 @@ class Key(msgspec.Struct, frozen=True):
         if not self.kinds:
             return query
         return {
-            name: _number(name, value, self.kinds[name]) if self.kinds.get(name, "list") != "list" else value
+            name: _number(name, value, self.kinds[name], "query") if self.kinds.get(name, "list") != "list" else value
             for name, value in query.items()
         }
 
@@ -124,10 +126,15 @@ class _Route:
         self.segments = (*before, last.replace(":path}", "}") if self.takes_rest else last)
         placed = list(enumerate(self.segments))
         self._literals = [(place, segment) for place, segment in placed if not segment.startswith("{")]
-        self._parameters = [(place, segment[1:-1]) for place, segment in placed if segment.startswith("{")]
+        names = [(place, segment[1:-1].partition(":")[0]) for place, segment in placed if segment.startswith("{")]
+        self._parameters = [(place, name, key.kinds.get(name, "")) for place, name in names]
 
-    def match(self, segments: list[str]) -> dict[str, str] | None:
-        """Return the parameters of a path with these segments; None for a path of another route."""
+    def match(self, segments: list[str]) -> dict[str, Any] | None:
+        """Return the parameters of a path with these segments; None for a path of another route.
+
+        Raises:
+            RequestError: As ``path_argument``.
+        """
         if self.takes_rest:
             before = len(self.segments) - 1
             if len(segments) <= before:
@@ -136,8 +143,9 @@ class _Route:
         for place, literal in self._literals:
             if segments[place] != literal:
                 return None
-        found = {name: segments[place] for place, name in self._parameters}
-        return None if "" in found.values() else found
+        if not all(segments[place] for place, _, _ in self._parameters):
+            return None
+        return {name: path_argument(name, segments[place], kind) for place, name, kind in self._parameters}
 
     @property
     def shape(self) -> tuple[str, ...]:
@@ -168,7 +176,10 @@ class RouteMap:
                 raise SettingsError(f"{text!r:.100} is not a route: the application shows no names of routes")
             route = _Route(key)
             if not all(_SEGMENT.fullmatch(segment) or "{" not in segment for segment in route.segments) or "//" in text:
-                raise SettingsError(f"{text!r:.100} is not a route: expected each parameter to be one segment")
+                raise SettingsError(
+                    f"{text!r:.100} is not a route: expected each parameter to be one segment, as {{id}}, {{id:int}} "
+                    "or {price:number}, and only the last one as {rest:path}"
+                )
             if route.takes_rest:
                 self._rest.setdefault(key.method, []).append(route)
             else:
@@ -190,8 +201,8 @@ class RouteMap:
 
         Returns:
             Tool and arguments, or None if no route matches; ``PUBLIC`` for a public route.  Arguments of path and query
-            are text, those of the body JSON values.  Parameters that an outer framework matched (``path_params``) are
-            arguments too.
+            are text or what the route declares, those of the body JSON values.  Parameters that an outer framework
+            matched (``path_params``) are arguments too.
 
         Raises:
             RequestError: The request has no single meaning.
@@ -207,7 +218,7 @@ class RouteMap:
         if route.key.tool is PUBLIC:
             return PUBLIC, {}
         if outer := scope.get("path_params"):
-            parameters = merge({name: parameter_text(name, value) for name, value in outer.items()}, parameters)
+            parameters = merge({name: converted_argument(name, value) for name, value in outer.items()}, parameters)
         key, raw = route.key, scope["query_string"]
         query = key.typed(key.read_query(raw)) if raw else {}
         members = read_body(collect_headers(scope["headers"]), body)
@@ -226,7 +237,7 @@ class RouteMap:
             return False
         return found is not None and found[0].key.tool is PUBLIC
 
-    def _find(self, method: str, segments: list[str]) -> tuple[_Route, dict[str, str]] | None:
+    def _find(self, method: str, segments: list[str]) -> tuple[_Route, dict[str, Any]] | None:
         for name in (method, "GET") if method == "HEAD" else (method,):
             for route in chain(self._routes.get((name, len(segments)), ()), self._rest.get(name, ())):
                 parameters = route.match(segments)
@@ -341,6 +352,39 @@ def parameter_text(name: str, value: Any) -> str:
     )
 
 
+def path_argument(name: str, text: str, kind: str) -> Any:
+    """Return a parameter of the path as it is judged.  SPEC 8.4.
+
+    Args:
+        name: The parameter's name, for the error.
+        text: The text that was sent, or the one spelling of the value that the application gets.
+        kind: ``int`` or ``number``, as which the application gets it; empty for text.
+
+    Returns:
+        The number, or the text; also that of an integer beyond 2^53-1, which no number of JSON has exactly.
+
+    Raises:
+        RequestError: The text is not the one spelling of a number.
+    """
+    if not kind or (_LONG_INTEGER.fullmatch(text) and (len(text) > _MAX_NUMBER_CHARS or abs(int(text)) > MAX_INTEGER)):
+        return text
+    return _number(name, text, kind, "path")
+
+
+def converted_argument(name: str, value: Any) -> Any:
+    """Return a parameter that a framework has converted as it is judged: an integer or a float as its number.
+
+    Args:
+        name: The parameter's name, for the error.
+        value: Its value.
+
+    Raises:
+        RequestError: As ``parameter_text`` and ``path_argument``.
+    """
+    # The exact types: what a subclass is to the application cannot be known.
+    return path_argument(name, parameter_text(name, value), _CONVERTED.get(type(value), ""))
+
+
 def read_query(raw: bytes, lists: Container[str] = ()) -> dict[str, Any]:
     """Parse a query string; each name may occur once, but for lists.
 
@@ -368,8 +412,8 @@ def read_query(raw: bytes, lists: Container[str] = ()) -> dict[str, Any]:
     return values
 
 
-def _number(name: str, text: str, kind: str) -> int | float:
-    """Return the number of a text in a query, in its one spelling (RFC 8785)."""
+def _number(name: str, text: str, kind: str, place: str) -> int | float:
+    """Return the number of a text in path or query, in its one spelling (RFC 8785)."""
     found = _NUMBER.fullmatch(text) if len(text) <= _MAX_NUMBER_CHARS else None
     if found is not None:
         if found.lastindex is None:
@@ -379,7 +423,7 @@ def _number(name: str, text: str, kind: str) -> int | float:
         elif kind == "number" and number_text(float(text)) == text:
             return float(text)
     example = "such as 7, and not 007 or 7.0" if kind == "int" else "such as 7 or 0.5, and not 7.0 or .5"
-    raise RequestError(f"argument {name!r:.80} in the query: expected {kind}, {example}, got {text!r:.80}")
+    raise RequestError(f"argument {name!r:.80} in the {place}: expected {kind}, {example}, got {text!r:.80}")
 
 
 def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
@@ -497,7 +541,7 @@ def read_key(text: str, tool: str) -> Key:
     """Parse one line of ``tools`` or ``public``.
 
     Args:
-        text: ``POST /orders/{order_id}/refund?{dry_run}&{limit:int}``, or the name of a route.
+        text: ``POST /orders/{order_id:int}/refund?{dry_run}&{limit:int}``, or the name of a route.
         tool: The tool's name.
 
     Raises:
@@ -505,7 +549,8 @@ def read_key(text: str, tool: str) -> Key:
     """
     method, _, target = text.rpartition(" ")
     path, asks, fields = target.partition("?")
-    names = _PARAMETER.findall(path)
+    parameters = _PARAMETER.findall(path)
+    names = [name for name, _ in parameters]
     plain = _PARAMETER.sub("", path)
     query = [found.groups() if (found := _FIELD.fullmatch(one)) else ("", "") for one in fields.split("&") if asks]
     places = [name for name, _ in query]
@@ -522,7 +567,10 @@ def read_key(text: str, tool: str) -> Key:
             "path; arguments in the query of another method as 'POST /orders?{full}'"
         )
     declared = frozenset(places) if asks else None
-    kinds = {name: kind for name, kind in query if kind}
+    # A route of Starlette may have other convertors in its path, such as ``uuid``: its values come with their types.
+    kinds = {name: kind for name, kind in parameters if kind in ("int", "number")} | {
+        name: kind for name, kind in query if kind
+    }
     return Key(text, method, path, _places(method, declared) if method else declared, tool, kinds)
 
 

@@ -29,7 +29,8 @@ class Matched(NamedTuple):
         path: The path that it matched.
         query: The query.
         body: Returns the body that the view will read.
-        texts: Returns the parameters as they were sent; it raises ``RequestError`` for one in another spelling.
+        parameters: Returns the parameters as they are judged: numbers where the framework has them, else the texts that
+            were sent.  It raises ``RequestError`` for one in another spelling.
     """
 
     view: str
@@ -37,7 +38,7 @@ class Matched(NamedTuple):
     path: str
     query: bytes
     body: Callable[[], bytes]
-    texts: Callable[[], Mapping[str, Any]]
+    parameters: Callable[[], Mapping[str, Any]]
 
 
 class Views:
@@ -102,7 +103,7 @@ class Views:
         query = key.typed(key.read_query(scope["query_string"]))
         members = read_body(collect_headers(scope["headers"]), call.body)
         has_body = bool(call.body)
-        return key.tool, join_arguments(key, matched.method, matched.texts(), query, members, has_body=has_body)
+        return key.tool, join_arguments(key, matched.method, matched.parameters(), query, members, has_body=has_body)
 
     def _key(self, view: str, method: str) -> Key | None:
         key = self._keys.get((view, method))

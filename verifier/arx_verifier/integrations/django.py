@@ -13,8 +13,9 @@ from django.core.handlers.wsgi import WSGIHandler, get_path_info
 from django.http import HttpRequest, HttpResponse
 from django.http.request import RawPostDataException
 from django.urls import Resolver404, URLPattern, URLResolver, get_resolver
+from django.urls.converters import IntConverter
 
-from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, parameter_text
+from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, converted_argument
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
@@ -88,16 +89,16 @@ class ArxDjangoMiddleware:
         if call is None or _VIEWS not in request.META:
             return HttpResponse("this application is guarded: call it through the result of guard()", status=403)
 
-        def texts() -> dict[str, str]:
+        def read() -> dict[str, Any]:
             if args or match.func is not view:
                 raise RequestError("the path: expected parameters with names")
-            return _texts(match, kwargs, request.path_info)
+            return _parameters(match, kwargs, request.path_info)
 
         views, known = request.META[_VIEWS]
         # A middleware may route by another urlconf, such as one for each host, with other views of these names.
         name = match.view_name if known.get(match.view_name) is match.func else ""
         query = request.META["QUERY_STRING"].encode("latin-1")
-        matched = Matched(name, request.method, request.path_info, query, lambda: _body(request), texts)
+        matched = Matched(name, request.method, request.path_info, query, lambda: _body(request), read)
         if not views.judge(call, matched):
             return HttpResponse(status=403)
         request.arx = request.META.get("arx")
@@ -121,8 +122,8 @@ def _body(request: HttpRequest) -> bytes:
         raise RequestError("the body was read before the decision") from None
 
 
-def _texts(match: Any, kwargs: Mapping[str, Any], path: str) -> dict[str, str]:
-    """Return the parameters of the path, and of all patterns that include its view, as they were sent.
+def _parameters(match: Any, kwargs: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return the parameters of the path, and of all patterns that include its view, as they are judged.
 
     Raises:
         RequestError: One was sent in another spelling than that of its value, ``007`` for 7; or the view gets others.
@@ -142,14 +143,15 @@ def _texts(match: Any, kwargs: Mapping[str, Any], path: str) -> dict[str, str]:
         )
     if texts.keys() != kwargs.keys():
         raise RequestError(f"the path: expected the parameters {', '.join(texts)}, got {', '.join(kwargs)}")
-    return {name: _text(name, value, *texts[name]) for name, value in kwargs.items()}
+    return {name: _argument(name, value, *texts[name]) for name, value in kwargs.items()}
 
 
-def _text(name: str, value: Any, sent: str | None, converter: Any) -> str:
-    """Return the one spelling of a parameter, which must be the one that was sent."""
+def _argument(name: str, value: Any, sent: str | None, converter: Any) -> Any:
+    """Return a parameter, which must have been sent in its one spelling: an integer, or that text."""
     if sent is None:  # the caller chooses it by the path
-        return parameter_text(name, value)
+        return converted_argument(name, value)
     expected = value if converter is None else converter.to_url(value)
     if expected != sent:
         raise RequestError(f"the path: parameter {name!r:.80}: expected {expected!r:.80}, got {sent!r:.80}")
-    return sent
+    # The text of a converter of the project, such as a hexadecimal one, is not that of its number.
+    return converted_argument(name, value) if type(converter) is IntConverter else sent

@@ -14,8 +14,9 @@ from flask import Flask, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.routing import FloatConverter, IntegerConverter
 
-from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, parameter_text
+from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, converted_argument
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.verification import Verifier
 
@@ -86,8 +87,8 @@ class _Guard:
         # Without a rule Flask answers with a 404, a 405 or a redirect.  The caller gets a refusal instead.
         if rule is None:
             return "", 403
-        texts = functools.partial(_texts, current)
-        matched = Matched(rule.endpoint, current.method, current.path, current.query_string, current.get_data, texts)
+        read = functools.partial(_parameters, current)
+        matched = Matched(rule.endpoint, current.method, current.path, current.query_string, current.get_data, read)
         if not self._views.judge(call, matched):
             return "", 403
         call.matched = rule.endpoint, dict(current.view_args or {})
@@ -103,8 +104,8 @@ class _Guard:
         return self._dispatch(*context)
 
 
-def _texts(current: Any) -> dict[str, str]:
-    """Return the parameters of the path of a request as they were sent.
+def _parameters(current: Any) -> dict[str, Any]:
+    """Return the parameters of the path of a request as they are judged: numbers of Flask's own converters, and texts.
 
     Raises:
         RequestError: One was sent in another spelling than that of its value: ``007`` for 7.
@@ -119,8 +120,11 @@ def _texts(current: Any) -> dict[str, str]:
         path = expected
     if expected != path:
         raise RequestError(f"the path: expected {expected!r:.200}, the spelling of its values")
-    # A default of the rule is no part of the path, but the caller chooses it by the path.
+    # A default of the rule is no part of the path, but the caller chooses it by the path.  The text of another
+    # converter, such as a hexadecimal one, is not that of its number.
     return {
-        name: unquote(converters[name].to_url(value)) if name in converters else parameter_text(name, value)
+        name: converted_argument(name, value)
+        if name not in converters or type(converters[name]) in (IntegerConverter, FloatConverter)
+        else unquote(converters[name].to_url(value))
         for name, value in values.items()
     }
