@@ -4,7 +4,6 @@
 A page is a function that gets a ``Visit`` and returns a response; it runs in a thread.
 """
 
-import asyncio
 import contextlib
 import hmac
 import http
@@ -12,9 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from arx_caps.console.live import Broadcast, Live, StreamEvent
@@ -24,8 +22,9 @@ from arx_caps.mint.api.access_log import id_of, note
 from arx_caps.mint.api.admission import count_unproven, require_admitted
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.api.browser import cookie_name, peer_of, set_cookie
-from arx_caps.mint.api.endpoint import URGENT_THREADS, Endpoint, RouteAnswer, RouteCall, call_endpoint
+from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_endpoint
 from arx_caps.mint.api.problems import find_code
+from arx_caps.mint.api.request_runner import FORM_THREADS, URGENT_THREADS, RequestRunner, in_thread
 from arx_caps.mint.api.routes.console import OPEN_PATH
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.authenticate import require_active_operator
@@ -157,15 +156,6 @@ class Visit:
         )
         return answer  # type: ignore[no-any-return]
 
-    def require_fresh(self) -> None:
-        """Require a recent sign-in, for a page that offers nothing but an act that needs one.
-
-        Raises:
-            SignInAgainError: The operator signs in, and comes back to this page.
-        """
-        if not self.operator.fresh:
-            raise SignInAgainError
-
     def may(self, action: str) -> bool:
         """Return whether the operator's role has an action, for what a page offers; each call is checked anyway."""
         return may(self.actions, action)
@@ -294,80 +284,87 @@ async def answer_page(pages: Mapping[str, Page], request: Request) -> Response:
     """
     page = pages["GET" if request.method == "HEAD" else request.method]
     note(request, route=page.path, caller="console")
-    mint: MintContext = request.app.state.mint
-    raw, longest = bytearray(), MAX_FORM_BYTES if _secret_of(request) else MAX_OPEN_FORM_BYTES
-    try:
-        await require_admitted(mint, request, _caller_finder(mint, request))
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > longest:
-                raise RequestError(f"form too large: expected at most {longest} bytes", code="too_large")
-    except ClientDisconnect:
-        return Response(status_code=400)
-    except ArxError as error:
-        return show_error(Visit(request, {}, {}, None, b""), error)
-    if page.urgent:
-        return await asyncio.get_running_loop().run_in_executor(URGENT_THREADS, _answer, page, request, bytes(raw))
-    return await run_in_threadpool(_answer, page, request, bytes(raw))
+    return await _PageRunner(page, request).run()
 
 
-def _answer(page: Page, request: Request, raw: bytes) -> Response:
-    visit, response = _answer_visit(page, request, raw)
-    if visit.session is not None:
-        note_console_use(visit.mint, visit.session)
-    return response
+class _PageRunner(RequestRunner):
+    """One request for a page.
 
+    Attributes:
+        visit: The request, as far as it was read.
+    """
 
-def _answer_visit(page: Page, request: Request, raw: bytes) -> tuple[Visit, Response]:
-    """Return the visit, as far as it was read, and the answer."""
-    mint, secret = request.app.state.mint, _secret_of(request)
-    visit = Visit(request, {}, {}, None, secret)
-    try:
-        query = _read(request.url.query, MAX_QUERY_CHARS)
-        session = find_console_session(mint, secret) if secret else None
-        visit = Visit(request, query, {}, session, secret)
-        if not page.open and session is None:
-            if _is_led_here(visit):
-                return visit, visit.go_on(visit.link())
-            count_unproven(mint, request)
-            if secret or page.method == "POST":
-                note(request, code="missing_token")
-            # A form is typed again after the sign-in: a POST cannot be repeated by a redirect.
-            next_page = visit.link() if page.method == "GET" else ""
-            return visit, visit.redirect(SIGN_IN, **({"next": next_page} if next_page else {}))
-        # Parsed only now: a stranger must not make the mint work on a long form.
-        longest = MAX_FORM_BYTES if session is not None else MAX_OPEN_FORM_BYTES
-        visit.form = _read(raw.decode("ascii", "strict"), longest) if raw else {}
-        if page.method == "POST":
-            _require_own_page(visit)
-        return visit, page.answer(visit)
-    except SignInAgainError:
-        return visit, _ask_again(visit)
-    except ArxError as error:
-        if visit.session is None and isinstance(error, GrantError | RequestError):
-            count_unproven(mint, request, error)  # an outage is not the caller's fault
-        return visit, show_error(visit, error)
-    except UnicodeDecodeError:
-        return visit, show_error(visit, RequestError("the form is malformed"))
+    def __init__(self, page: Page, request: Request) -> None:
+        super().__init__(request.app.state.mint, request)
+        self.page, self.secret = page, _secret_of(request)
+        self.visit = Visit(request, {}, {}, None, b"")
+        self.limit = MAX_FORM_BYTES if self.secret else MAX_OPEN_FORM_BYTES
+        self.threads = URGENT_THREADS if page.urgent else FORM_THREADS
 
+    async def admit(self) -> None:
+        await require_admitted(self.mint, self.request, self._caller_finder())
 
-def _caller_finder(mint: MintContext, request: Request) -> Callable[[], str | None] | None:
-    """Return what finds the id of the sign-in of a request's cookie or link; None if it has neither."""
-    secret = _secret_of(request)
-    link = read_secret(request.query_params.get("link", "")) if request.url.path == OPEN_PATH else b""
-    if not secret and not link:
-        return None
-
-    def find() -> str | None:
-        session = find_console_session(mint, secret) if secret else None
-        if session is not None:
-            return session.id
-        try:
-            return f"link of {find_link(mint, link)}" if link else None
-        except GrantError:
+    def _caller_finder(self) -> Callable[[], str | None] | None:
+        """Return what finds the id of the sign-in of the request's cookie or link; None if it has neither."""
+        mint, request, secret = self.mint, self.request, self.secret
+        link = read_secret(request.query_params.get("link", "")) if request.url.path == OPEN_PATH else b""
+        if not secret and not link:
             return None
 
-    return find
+        def find() -> str | None:
+            session = find_console_session(mint, secret) if secret else None
+            if session is not None:
+                return session.id
+            try:
+                return f"link of {find_link(mint, link)}" if link else None
+            except GrantError:
+                return None
+
+        return find
+
+    def finish(self, raw: bytes) -> Response:
+        response = super().finish(raw)
+        if self.visit.session is not None:
+            note_console_use(self.mint, self.visit.session)
+        return response
+
+    def respond(self, raw: bytes) -> Response:
+        page, visit = self.page, Visit(self.request, {}, {}, None, self.secret)
+        self.visit = visit
+        visit.query = _read(self.request.url.query, MAX_QUERY_CHARS)
+        visit.session = find_console_session(self.mint, self.secret) if self.secret else None
+        if not page.open and visit.session is None:
+            return self._lead_to_sign_in()
+        # Parsed only now: a stranger must not make the mint work on a long form.
+        longest = MAX_FORM_BYTES if visit.session is not None else MAX_OPEN_FORM_BYTES
+        try:
+            visit.form = _read(raw.decode("ascii"), longest) if raw else {}
+        except UnicodeDecodeError:
+            raise RequestError("the form is malformed") from None
+        if page.method == "POST":
+            _require_own_page(visit)
+        try:
+            return page.answer(visit)
+        except SignInAgainError:
+            return _ask_again(visit)
+
+    def _lead_to_sign_in(self) -> Response:
+        visit = self.visit
+        if _is_led_here(visit):
+            return visit.go_on(visit.link())
+        count_unproven(self.mint, self.request)
+        if self.secret or self.page.method == "POST":
+            note(self.request, code="missing_token")
+        # A form is typed again after the sign-in: a POST cannot be repeated by a redirect.
+        next_page = visit.link() if self.page.method == "GET" else ""
+        return visit.redirect(SIGN_IN, **({"next": next_page} if next_page else {}))
+
+    def refuse(self, error: ArxError) -> Response:
+        return show_error(self.visit, error)
+
+    def charge(self, error: ArxError) -> None:
+        if self.visit.session is None and isinstance(error, GrantError | RequestError):
+            count_unproven(self.mint, self.request, error)  # an outage is not the caller's fault
 
 
 def _is_led_here(visit: Visit) -> bool:
@@ -431,14 +428,14 @@ async def answer_unknown(request: Request, error: Exception) -> Response:
             session = find_console_session(request.app.state.mint, secret) if secret else None
         return show_error(Visit(request, {}, {}, session, secret), unknown)
 
-    return await run_in_threadpool(show)
+    return await in_thread(FORM_THREADS, show)
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Answer after an unexpected error, which the mint's log has."""
     del error  # its text could quote a secret
     bug = GrantError("the mint failed", code="internal")
-    return await run_in_threadpool(show_error, Visit(request, {}, {}, None, b""), bug)
+    return await in_thread(FORM_THREADS, show_error, Visit(request, {}, {}, None, b""), bug)
 
 
 def origin_of(mint: MintContext) -> str:

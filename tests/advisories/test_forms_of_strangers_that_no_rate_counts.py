@@ -20,6 +20,7 @@ CALLS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("GET", f"/console/open?link={LINK}", {}),
     ("POST", "/console/kill", {"data": {"targets": "realm:acme"}}),
     ("POST", "/console/open", {"data": {"link": "x"}}),
+    ("POST", "/console/sign-out", {"content": b"a" * 300_000}),
     ("POST", "/console/theme", {"data": {"theme": "dark"}, "headers": {"Origin": "https://evil.example"}}),
 )
 

@@ -5,26 +5,29 @@ Bodies and answers are typed structs, and a route lists its refusals, so that ``
 routes alone.  Who may do what is decided in ``identity``.
 """
 
-import asyncio
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
+from typing import Any, ClassVar, Final, NamedTuple, get_type_hints
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
-from arx_caps.commit_watch import URGENT
 from arx_caps.engines import BUSY_S
 from arx_caps.jose import Proof
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.admission import WorkQueue, count_unproven, require_admitted
-from arx_caps.mint.api.browser import peer_of
 from arx_caps.mint.api.idempotency import HEADER, digest_of, read_key
+from arx_caps.mint.api.request_runner import (
+    SQLITE_THREADS,
+    THREADS,
+    URGENT_THREADS,
+    RequestRunner,
+    in_thread,
+    media_type_of,
+)
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.repeats import Claim, Made
@@ -38,7 +41,7 @@ from arx_caps.mint.identity.authenticate import (
     read_proof,
 )
 from arx_caps.mint.rate_limit import TooOftenError
-from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError, UnavailableError, refusal
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError, refusal
 from arx_verifier.request import read_json_object
 
 MAX_BODY_BYTES: Final = 64 * 1024  # enough for a task's parameters; a policy and a batch have bounds of their own
@@ -60,16 +63,8 @@ _PROVEN: Final = "arx.proven"
 _BY_ASSERTION: Final = ("missing_token", "bad_proof", "bad_assertion", "replayed", "frozen", "wrong_caller")
 _BY_KEY: Final = ("bad_proof", "replayed")
 _BY_TOKEN: Final = (*REASONS, "bad_proof", "wrong_caller", "no_role", "no_policy")
-# Handlers block on database and store.  Shared by all mints of a process, so that it bounds the calls at work at once.
-_THREADS: Final = ThreadPoolExecutor(40, "arx-mint-call")
-# SQLite has one writer, and no round trips in which other calls could compute: with more threads than one that computes
-# and one that waits for the disk, they only take the interpreter from each other, which costs a quarter of the time.
-_SQLITE_THREADS: Final = ThreadPoolExecutor(2, "arx-mint-call-sqlite")
 # The assertions of new sessions from addresses over their limit: an issuer may be slow to show its keys.
 _ASSERTIONS: Final = WorkQueue("arx-mint-assertion", 2, 64)
-# Kills and freezes, with what an operator needs to make one: calls that wait for a database must not keep one waiting.
-URGENT_THREADS: Final = ThreadPoolExecutor(32, URGENT)
-_Result = TypeVar("_Result")
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -209,184 +204,185 @@ async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request
         mint: The mint.
         request: The request, its body unread.
     """
-    admitted, raw = None, bytearray()
     note(request, route=endpoint.path)
-    # Cheap checks first: neither needs a thread, the database or the body.
-    try:
-        mint.require_able()
-        limited = await _admit_address(endpoint, mint, request)
-    except (TooOftenError, UnavailableError) as error:
-        return _refuse(mint, request, error, {"Connection": "close"})
-    if endpoint.admit is not None:
-        admitted = await _in_thread(_admit, endpoint, mint, request)
-        if isinstance(admitted, Response):
-            return admitted
-    # Counted while it arrives: a declared length may be wrong, and the framework's own refusal is not RFC 9457.
-    try:
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > endpoint.limit:
-                if admitted is None:
-                    count_unproven(mint, request)
-                detail = f"body too large: expected at most {endpoint.limit} bytes"
-                # The rest of the body is unread and would be taken for the next request.
-                return problems.problem("too_large", detail, realm=mint.realm, headers={"Connection": "close"})
-    except ClientDisconnect:  # not a failure of the mint: clients must not be able to write errors to its log
-        return problems.problem("malformed_request", "incomplete body: the client disconnected", realm=mint.realm)
-    if limited is not None:
-        return await _serve_limited(endpoint, mint, request, bytes(raw), limited)
-    if endpoint.database_only and mint.db.system == "sqlite":
-        until = time.monotonic() + BUSY_S
-        return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted, until, threads=_SQLITE_THREADS)
-    threads = URGENT_THREADS if endpoint.urgent else _THREADS
-    return await _in_thread(_serve, endpoint, mint, request, bytes(raw), admitted, threads=threads)
+    return await _EndpointRunner(endpoint, mint, request).run()
 
 
-async def _admit_address(endpoint: Endpoint, mint: MintContext, request: Request) -> TooOftenError | None:
-    """Require that a request may be answered; return the refusal that holds unless its body has a valid assertion."""
-    if "dpop" not in request.headers:
-        await require_admitted(mint, request, None)
-        return None
-    try:
-        await require_admitted(mint, request, functools.partial(_find_signer, mint, request))
-    except TooOftenError as refusal:
-        # The mint does not know the key of a new session yet: the assertion in the body authenticates its caller.
-        if endpoint.action is not None or endpoint.admit is not None:
+class _EndpointRunner(RequestRunner):
+    """One request for an endpoint.
+
+    Attributes:
+        admitted: The result of ``Endpoint.admit``.
+        limited: The refusal that holds unless the body has a valid assertion; None if none holds.
+        until: When the request has waited too long for a thread, s of the monotonic clock.
+    """
+
+    body = "body"
+    # The rest of the body would be taken for the next request.
+    unread: ClassVar[Mapping[str, str]] = {"Connection": "close"}
+
+    def __init__(self, endpoint: Endpoint, mint: MintContext, request: Request) -> None:
+        super().__init__(mint, request)
+        self.endpoint, self.limit = endpoint, endpoint.limit
+        self.admitted: Any = None
+        self.limited: TooOftenError | None = None
+        self.until = math.inf
+        self.threads = URGENT_THREADS if endpoint.urgent else THREADS
+
+    async def admit(self) -> None:
+        # Cheap checks first: neither needs a thread, the database or the body.
+        self.mint.require_able()
+        find_caller = self._find_signer if "dpop" in self.request.headers else None
+        try:
+            await require_admitted(self.mint, self.request, find_caller)
+        except TooOftenError as refusal:
+            # The mint does not know the key of a new session yet: the assertion in the body authenticates its caller.
+            if find_caller is None or self.endpoint.action is not None or self.endpoint.admit is not None:
+                raise
+            self.limited = refusal
+        if self.endpoint.admit is not None:
+            self.admitted = await in_thread(THREADS, self._admit_by_headers, self.endpoint.admit)
+
+    def _find_signer(self) -> str | None:
+        try:
+            return find_signer(self.mint, self._credentials())
+        except RequestError:  # two headers ``Authorization``
+            return None
+
+    def _admit_by_headers(self, admit: Callable[[MintContext, CallCredentials, Mapping[str, str]], Any]) -> Any:
+        try:
+            return admit(self.mint, self._credentials(), self.request.headers)
+        except ArxError as error:
+            count_unproven(self.mint, self.request, error)
             raise
-        return refusal
-    return None
 
+    async def dispatch(self, raw: bytes) -> Response:
+        if self.limited is not None:
+            # From an address over its limit, each call that is unauthenticated is refused.
+            try:
+                response = await _ASSERTIONS.run(self.limited, self.finish, raw)
+            except TooOftenError as error:
+                return self.refuse(error)
+            return response if response.status_code not in UNPROVEN else self.refuse(self.limited)
+        if self.endpoint.database_only and self.mint.db.system == "sqlite":
+            self.threads, self.until = SQLITE_THREADS, time.monotonic() + BUSY_S
+        return await super().dispatch(raw)
 
-def _find_signer(mint: MintContext, request: Request) -> str | None:
-    try:
-        return find_signer(mint, _call(mint, request))
-    except RequestError:  # two headers ``Authorization``
-        return None
-
-
-async def _serve_limited(
-    endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, refusal: TooOftenError
-) -> Response:
-    """Answer a call by an assertion from an address over its limit; refuse each that is unauthenticated."""
-    try:
-        response = await _ASSERTIONS.run(refusal, _serve, endpoint, mint, request, raw, None)
-    except TooOftenError as error:
-        return _refuse(mint, request, error, {})
-    return response if response.status_code not in UNPROVEN else _refuse(mint, request, refusal, {})
-
-
-def _in_thread(
-    work: Callable[..., _Result], *args: Any, threads: ThreadPoolExecutor = _THREADS
-) -> asyncio.Future[_Result]:
-    # Every call comes through here, and Starlette's ``run_in_threadpool`` takes a third longer.
-    return asyncio.get_running_loop().run_in_executor(threads, work, *args)
-
-
-def _admit(endpoint: Endpoint, mint: MintContext, request: Request) -> Any:
-    assert endpoint.admit is not None
-    try:
-        return endpoint.admit(mint, _call(mint, request), request.headers)
-    except ArxError as error:
-        count_unproven(mint, request, error)
-        return _refuse(mint, request, error, {"Connection": "close"})  # the body is unread
-
-
-def _serve(
-    endpoint: Endpoint, mint: MintContext, request: Request, raw: bytes, admitted: Any, until: float = math.inf
-) -> Response:
-    try:
+    def respond(self, raw: bytes) -> Response:
+        endpoint, mint = self.endpoint, self.mint
         # While the database is locked, its threads wait. A call waits for its turn no longer than a writer waits
         # for the lock.
-        if time.monotonic() > until:
+        if time.monotonic() > self.until:
             raise StoreError(f"the mint did not answer: other calls were at work for {BUSY_S:g} s; retry later")
         # The store judges the proofs of urgent calls, also while the database commits nothing.
         in_store = mint.store.use_proof if endpoint.urgent else None
         with mint.db.unit(one_change=endpoint.one_change, use_in_store=in_store) as unit:
-            call = _read_call(endpoint, mint, unit, request, raw)._replace(admitted=admitted)
-            note(request, caller=call.caller.kind if call.caller is not None else "assertion")
-            answer = _answer_once(endpoint, call, request) or endpoint.handler(call)
-    except ArxError as error:
+            call = self._read_call(unit, raw)
+            note(self.request, caller=call.caller.kind if call.caller is not None else "assertion")
+            answer = self._answer_once(call) or endpoint.handler(call)
+        # Answers contain tokens, which no cache between mint and client may store.
+        headers = {"Cache-Control": "no-store"}
+        if isinstance(answer, File):
+            return Response(answer.content, endpoint.status, headers, media_type=answer.media_type)
+        return Response(msgspec.json.encode(answer), endpoint.status, headers, media_type="application/json")
+
+    def refuse(self, error: ArxError) -> Response:
+        note(self.request, code=error.code)
+        return problems.of_error(error, self.mint.realm)
+
+    def charge(self, error: ArxError) -> None:
         # Only unauthenticated calls count against an address: many agents may share one behind a proxy.
-        response = _refuse(mint, request, error, {})
-        if admitted is None and _PROVEN not in request.scope and response.status_code in UNPROVEN:
-            count_unproven(mint, request, error)
-        return response
-    # Answers contain tokens, which no cache between mint and client may store.
-    headers = {"Cache-Control": "no-store"}
-    if isinstance(answer, File):
-        return Response(answer.content, endpoint.status, headers, media_type=answer.media_type)
-    return Response(msgspec.json.encode(answer), endpoint.status, headers, media_type="application/json")
+        is_proven = self.admitted is not None or _PROVEN in self.request.scope
+        if not is_proven and problems.status_of(error) in UNPROVEN:
+            count_unproven(self.mint, self.request, error)
 
+    def _answer_once(self, call: RouteCall) -> RouteAnswer | None:
+        """Answer a call with an ``Idempotency-Key``; return None without one, or if it is ignored."""
+        endpoint, request = self.endpoint, self.request
+        values = request.headers.getlist(HEADER)
+        if not values or endpoint.again is None:
+            return None
+        mint, unit = call.mint, call.unit
+        # Without a token the proof's key identifies the caller: the answer is bound to that key and useless to others.
+        caller = f"key:{call.proof.key.kid}" if call.proof is not None else call.authenticated.actor
+        # A missing member and a null one are the same call, whichever of them a client's retry sends.
+        members = {name: value for name, value in msgspec.to_builtins(call.body).items() if value is not None}
+        digest = digest_of(request.method, request.url.path, members, opens=call.proof is not None)
+        # Two headers make a text with a comma and a space, which is no key: neither of them is chosen silently.
+        claim = Claim(caller, read_key(", ".join(values)), digest, now_ms(), endpoint.makes)
+        made = mint.db.repeats.find(claim)
+        if made is None:
+            unit.claim = claim
+            try:
+                answer = endpoint.handler(call)
+            except ArxError:
+                unit.claim = None
+                # A concurrent call with the same key may have been first: answer as for a repeat.
+                made = mint.db.repeats.find(claim)
+                if made is None:
+                    raise
+            else:
+                assert unit.claimed, f"{endpoint.path} did not record {endpoint.makes}: a repeat would be a second call"
+                return answer
+        elif call.proof is not None:
+            # The handler spends a proof, but it does not run for a repeat.
+            unit.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
+        return endpoint.again(call, made)
 
-def _refuse(mint: MintContext, request: Request, error: ArxError, headers: dict[str, str]) -> Response:
-    note(request, code=error.code)
-    response = problems.of_error(error, mint.realm)
-    response.headers.update(headers)
-    return response
-
-
-def _answer_once(endpoint: Endpoint, call: RouteCall, request: Request) -> RouteAnswer | None:
-    """Answer a call with an ``Idempotency-Key``; return None without one, or if it is ignored."""
-    values = request.headers.getlist(HEADER)
-    if not values or endpoint.again is None:
-        return None
-    mint, unit = call.mint, call.unit
-    # Without a token the proof's key identifies the caller: the answer is bound to that key and useless to others.
-    caller = f"key:{call.proof.key.kid}" if call.proof is not None else call.authenticated.actor
-    # A missing member and a null one are the same call, whichever of them a client's retry sends.
-    members = {name: value for name, value in msgspec.to_builtins(call.body).items() if value is not None}
-    digest = digest_of(request.method, request.url.path, members, opens=call.proof is not None)
-    # Two headers make a text with a comma and a space, which is no key: neither of them is chosen silently.
-    claim = Claim(caller, read_key(", ".join(values)), digest, now_ms(), endpoint.makes)
-    made = mint.db.repeats.find(claim)
-    if made is None:
-        unit.claim = claim
+    def _read_call(self, unit: UnitOfWork, raw: bytes) -> RouteCall:
+        endpoint, mint, request = self.endpoint, self.mint, self.request
+        call = self._credentials()
+        proof = read_proof(call, None) if endpoint.action is None and endpoint.admit is None else None
+        members: dict[str, Any] = {}
+        broken: ArxError | None = None
         try:
-            answer = endpoint.handler(call)
-        except ArxError:
-            unit.claim = None
-            # A concurrent call with the same key may have been first: answer as for a repeat.
-            made = mint.db.repeats.find(claim)
-            if made is None:
-                raise
-        else:
-            assert unit.claimed, f"{endpoint.path} did not record {endpoint.makes}: a repeat would be a second call"
-            return answer
-    elif call.proof is not None:
-        # The handler spends a proof, but it does not run for a repeat.
-        unit.spend("proof", call.proof.key.kid, call.proof.jti, call.proof.until)
-    return endpoint.again(call, made)
+            members = self._members(raw)
+        except ArxError as error:
+            broken = error  # raised below: an unauthenticated caller learns only that it is not authenticated
+        params = dict(request.query_params)
+        caller = None
+        # The path's parameters count last: no member of body or query can replace what the path names.
+        if endpoint.action is not None:
+            args = members | params | request.path_params
+            if "service" in endpoint.callers and call.authorization is None:
+                caller = authenticate_service(mint, unit, call, endpoint.action, args)
+            else:
+                caller = authenticate_call(mint, unit, call, endpoint.action, args, endpoint.about)
+            request.scope[_PROVEN] = True  # a later refusal does not count against the address
+            _require_kind(endpoint, caller)
+        if broken is not None:
+            raise broken
+        # Rules and handler must judge the same value.
+        if len(params) != len(request.query_params.multi_items()):
+            raise RequestError("invalid query: expected each parameter once, got one twice")
+        body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
+        query = _typed("query", params, endpoint.query)
+        return RouteCall(mint, unit, caller, proof, body, request.path_params, query, self.admitted, call.peer)
 
+    def _credentials(self) -> CallCredentials:
+        request = self.request
+        # The path as it was sent, because the client signed it; the issuer, and not the Host header, which it may
+        # choose.
+        path = bytes(request.scope.get("raw_path") or request.scope["path"].encode()).partition(b"?")[0]
+        url = self.mint.realm.issuer + path.decode("latin-1")
+        authorization = request.headers.getlist("authorization")
+        if len(authorization) > 1:
+            raise RequestError(f"invalid request: expected one Authorization header, got {len(authorization)}")
+        proofs = tuple(request.headers.getlist("dpop"))
+        token, program = authorization[0] if authorization else None, request.headers.get("user-agent", "")
+        return CallCredentials(request.method, url, token, proofs, self.peer, program)
 
-def _read_call(endpoint: Endpoint, mint: MintContext, unit: UnitOfWork, request: Request, raw: bytes) -> RouteCall:
-    call = _call(mint, request)
-    proof = read_proof(call, None) if endpoint.action is None and endpoint.admit is None else None
-    members: dict[str, Any] = {}
-    broken: ArxError | None = None
-    try:
-        members = _members(endpoint, request, raw)
-    except ArxError as error:
-        broken = error  # raised below: an unauthenticated caller learns only that it is not authenticated
-    params = dict(request.query_params)
-    caller = None
-    # The path's parameters count last: no member of body or query can replace what the path names.
-    if endpoint.action is not None:
-        if "service" in endpoint.callers and call.authorization is None:
-            caller = authenticate_service(mint, unit, call, endpoint.action, members | params | request.path_params)
-        else:
-            caller = authenticate_call(
-                mint, unit, call, endpoint.action, members | params | request.path_params, endpoint.about
-            )
-        request.scope[_PROVEN] = True  # a later refusal does not count against the address
-        _require_kind(endpoint, caller)
-    if broken is not None:
-        raise broken
-    # Rules and handler must judge the same value.
-    if len(params) != len(request.query_params.multi_items()):
-        raise RequestError("invalid query: expected each parameter once, got one twice")
-    body = Bytes(content=raw) if endpoint.body is Bytes else _typed("body", members, endpoint.body)
-    query = _typed("query", params, endpoint.query)
-    return RouteCall(mint, unit, caller, proof, body, request.path_params, query, peer=call.peer)
+    def _members(self, raw: bytes) -> dict[str, Any]:
+        endpoint = self.endpoint
+        if endpoint.body is NoBody:
+            if raw:
+                raise RequestError("unexpected body: this call takes none")
+            return {}
+        # Not guessed from the body: a guess could read other members than the sender meant.
+        if media_type_of(self.request) != endpoint.media_type:
+            detail = f"unsupported media type: expected Content-Type {endpoint.media_type}"
+            raise GrantError(detail, code="unsupported_media_type")
+        return {} if endpoint.body is Bytes else read_json_object(raw)
 
 
 def _require_kind(endpoint: Endpoint, caller: AuthenticatedCaller) -> None:
@@ -439,28 +435,3 @@ def _typed(part: str, members: dict[str, Any], kind: type[Body] | type[Query]) -
         return msgspec.convert(members, kind, strict=part == "body")
     except msgspec.ValidationError as error:
         raise RequestError(f"invalid {part}: {error}") from error
-
-
-def _call(mint: MintContext, request: Request) -> CallCredentials:
-    # The path as it was sent, because the client signed it; the issuer, and not the Host header, which it may choose.
-    path = bytes(request.scope.get("raw_path") or request.scope["path"].encode()).partition(b"?")[0]
-    url = mint.realm.issuer + path.decode("latin-1")
-    authorization = request.headers.getlist("authorization")
-    if len(authorization) > 1:
-        raise RequestError(f"invalid request: expected one Authorization header, got {len(authorization)}")
-    proofs = tuple(request.headers.getlist("dpop"))
-    token, program = authorization[0] if authorization else None, request.headers.get("user-agent", "")
-    return CallCredentials(request.method, url, token, proofs, peer_of(mint, request), program)
-
-
-def _members(endpoint: Endpoint, request: Request, raw: bytes) -> dict[str, Any]:
-    if endpoint.body is NoBody:
-        if raw:
-            raise RequestError("unexpected body: this call takes none")
-        return {}
-    # Not guessed from the body: a guess could read other members than the sender meant.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != endpoint.media_type:
-        detail = f"unsupported media type: expected Content-Type {endpoint.media_type}"
-        raise GrantError(detail, code="unsupported_media_type")
-    return {} if endpoint.body is Bytes else read_json_object(raw)

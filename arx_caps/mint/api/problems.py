@@ -251,11 +251,18 @@ def problem(
     return Response(body, status, sent_headers, media_type="application/problem+json")
 
 
+def status_of(error: ArxError) -> int:
+    """Return the HTTP status of an error's refusal."""
+    known = find_code(error.code)
+    return known.status if known is not None else error.status_hint
+
+
 def of_error(error: ArxError, realm: Realm) -> Response:
     """Return an error as a refusal."""
-    status = error.status_hint if find_code(error.code) is None else None
     headers = {"Retry-After": str(error.wait_s)} if isinstance(error, TooOftenError) else None
-    return problem(error.code, str(error), realm=realm, failures=error.failures, status=status, headers=headers)
+    return problem(
+        error.code, str(error), realm=realm, failures=error.failures, status=status_of(error), headers=headers
+    )
 
 
 def of_http(request: Request, error: Exception) -> Response:

@@ -7,17 +7,19 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.browser import cookie_name, peer_of, set_cookie
+from arx_caps.mint.api.browser import cookie_name, set_cookie
 from arx_caps.mint.api.openapi import OpenRoute
+from arx_caps.mint.api.request_runner import RequestRunner
+from arx_caps.mint.api.routes.oauth import read_parameters
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.login.oidc import (
     CALLBACK,
@@ -45,14 +47,13 @@ from arx_caps.mint.oauth.metadata import AUTHORIZE
 from arx_caps.mint.oauth.redirects import answer_url
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.realm import LOOPBACK
-from arx_verifier.errors import ArxError, AuditError, GrantError, SettingsError, StoreError, UnavailableError
+from arx_verifier.errors import ArxError, GrantError, RequestError, SettingsError, UnavailableError
 from arx_verifier.token import wire
 
 CONSENT: Final = "/oauth/consent"
 MAX_QUERY_CHARS: Final = 3000  # a browser keeps a cookie of 4096 bytes
 MAX_ATTEMPTS: Final = 4  # logins of one browser at once, each in a cookie of its own; a new one ends the oldest
 MAX_COOKIE_CHARS: Final = 6200  # of all of them: proxies take a header of 8 KiB; two requests of full length fit
-MAX_FORM_BYTES: Final = 16 * 1024
 TAG_CHARS: Final = 8
 _ERROR: Final = re.compile("[a-z_]{1,40}")
 _LOGIN_COOKIE: Final = "arx-login"
@@ -60,18 +61,62 @@ _CONSENT_COOKIE: Final = "arx-consent"
 _PURPOSE: Final = "page"
 
 
-class ConsentVisit:
+class ConsentVisit(RequestRunner):
     """One request of a browser.
 
-    Args:
-        request: The request.
-        form: Its query or form.
+    Attributes:
+        form: Its query or form, once it is read.
     """
 
-    def __init__(self, request: Request, form: Mapping[str, str]) -> None:
-        self.request, self.form = request, form
-        self.mint: MintContext = request.app.state.mint
-        self.login: OidcLogin = request.app.state.login
+    form: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def login(self) -> OidcLogin:
+        """The realm's login.
+
+        Raises:
+            OAuthError: ``invalid_request``: there is none.
+        """
+        login: OidcLogin | None = self.request.app.state.login
+        if login is None:
+            raise OAuthError("invalid_request", "this mint has no login for people")
+        return login
+
+    async def admit(self) -> None:
+        """Require that the address may send another request, and count this one."""
+        self.mint.limits.require_address(self.peer)
+        # Each visit counts: none has proved who it is.
+        self.mint.limits.count_unproven(self.peer)
+
+    def respond(self, raw: bytes) -> Response:
+        """Return the page of the request's path, or a redirect."""
+        method = "GET" if self.request.method == "HEAD" else self.request.method
+        _ = self.login  # without one there is none of these pages
+        try:
+            text = raw.decode("ascii") if method == "POST" else self.request.url.query
+            if len(text) > MAX_QUERY_CHARS and method == "GET":
+                raise OAuthError("invalid_request", f"expected a query of at most {MAX_QUERY_CHARS} characters")
+            self.form = read_parameters(text)
+            return _VISITS[method, self.request.url.path](self)
+        except ValueError:
+            raise RequestError("the request is malformed") from None
+
+    def refuse(self, error: ArxError) -> Response:
+        """Return the page of an error."""
+        headers, status, text = headers_of(), 400, str(error)
+        if isinstance(error, TooOftenError):
+            status, headers["Retry-After"] = 429, str(error.wait_s)
+        elif isinstance(error, UnavailableError):
+            status, text, headers["Retry-After"] = (
+                503,
+                "the mint or the login does not answer now; try again later",
+                "1",
+            )
+        elif isinstance(error, SettingsError):
+            # Its text has paths of the mint's machine.
+            status, text = 503, "the mint's login has wrong settings: its operator finds them with `arx doctor`"
+        note(self.request, code=error.code)
+        return HTMLResponse(error_page(text), status, headers)
 
     def cookie(self, kind: str, tag: str) -> tuple[str, str]:
         """Return name and value of one of the mint's cookies; the value is empty without it.
@@ -206,7 +251,7 @@ def _refuse_client(
     name = "temporarily_unavailable"
     if isinstance(error, OAuthError):
         name = error.error
-    elif not isinstance(error, UnavailableError | StoreError | AuditError):
+    elif not isinstance(error, UnavailableError):
         name = "server_error"
     text = str(error) if isinstance(error, OAuthError) else "the mint cannot do this now"
     state = visit.form.get("state") if state is None else state
@@ -227,60 +272,8 @@ _VISITS: Final[Mapping[tuple[str, str], Callable[[ConsentVisit], Response]]] = {
 
 async def answer_visit(request: Request) -> Response:
     """Answer a browser."""
-    mint, path = request.app.state.mint, request.url.path
-    note(request, route=path, caller="browser")
-    peer = peer_of(mint, request)
-    raw = bytearray()
-    try:
-        mint.limits.require_address(peer)
-        # Each visit counts: none has proved who it is.
-        mint.limits.count_unproven(peer)
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > MAX_FORM_BYTES:
-                raise OAuthError("invalid_request", f"form too large: expected at most {MAX_FORM_BYTES} bytes")
-    except ClientDisconnect:
-        return _error(request, OAuthError("invalid_request", "the browser disconnected"))
-    except ArxError as error:
-        return _error(request, error)
-    return await run_in_threadpool(_visit, request, bytes(raw))
-
-
-def _visit(request: Request, raw: bytes) -> Response:
-    try:
-        if request.app.state.login is None:
-            raise OAuthError("invalid_request", "this mint has no login for people")
-        method = "GET" if request.method == "HEAD" else request.method
-        text = raw.decode("ascii") if method == "POST" else request.url.query
-        if len(text) > MAX_QUERY_CHARS and method == "GET":
-            raise OAuthError("invalid_request", f"expected a query of at most {MAX_QUERY_CHARS} characters")
-        return _VISITS[method, request.url.path](ConsentVisit(request, _read_query(text)))
-    except (ArxError, ValueError) as error:
-        return _error(request, error)
-
-
-def _read_query(text: str) -> dict[str, str]:
-    pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
-    form = dict(pairs)
-    # RFC 6749 3.1: no parameter twice, or two readers could judge two values.
-    if len(form) != len(pairs):
-        raise OAuthError("invalid_request", "expected each parameter once")
-    return form
-
-
-def _error(request: Request, error: Exception) -> Response:
-    headers, status, text = headers_of(), 400, str(error)
-    if isinstance(error, TooOftenError):
-        status, headers["Retry-After"] = 429, str(error.wait_s)
-    elif isinstance(error, UnavailableError | StoreError | AuditError):
-        status, text, headers["Retry-After"] = 503, "the mint or the login does not answer now; try again later", "1"
-    elif isinstance(error, SettingsError):
-        # Its text has paths of the mint's machine.
-        status, text = 503, "the mint's login has wrong settings: its operator finds them with `arx doctor`"
-    elif not isinstance(error, ArxError):
-        text = "the request is malformed"
-    note(request, code=error.code if isinstance(error, ArxError) else "malformed_request")
-    return HTMLResponse(error_page(text), status, headers)
+    note(request, route=request.url.path, caller="browser")
+    return await ConsentVisit(request.app.state.mint, request).run()
 
 
 _REQUEST: Final = {

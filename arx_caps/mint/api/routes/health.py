@@ -4,7 +4,6 @@
 They reveal nothing about the realm's users.
 """
 
-import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
@@ -16,8 +15,9 @@ from starlette.routing import Route
 
 from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.endpoint import URGENT_THREADS, RouteAnswer
+from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.api.openapi import OpenRoute
+from arx_caps.mint.api.request_runner import URGENT_THREADS, in_thread
 from arx_caps.mint.context import VERSION, MintContext
 from arx_caps.mint.rate_limit import Caller
 
@@ -68,9 +68,7 @@ async def readyz(request: Request) -> Response:
     mint: MintContext = request.app.state.mint
     peer = request.client.host if request.client is not None else None
     # In a thread: ``ready`` may wait for a lock, ``warnings`` for a disk, and the event loop must go on for all others.
-    because, warnings = await asyncio.get_running_loop().run_in_executor(
-        URGENT_THREADS, lambda: (mint.ready(), mint.warnings())
-    )
+    because, warnings = await in_thread(URGENT_THREADS, lambda: (mint.ready(), mint.warnings()))
     log: Literal["ok", "halted"] = "ok" if mint.log.publisher.halted is None else "halted"
     answer = Readiness(
         ready=not because,

@@ -5,13 +5,12 @@ They take forms and answer the errors of OAuth: a library reads neither the JSON
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -20,6 +19,7 @@ from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.api.openapi import FORM, OpenRoute
 from arx_caps.mint.api.problems import of_error
+from arx_caps.mint.api.request_runner import FORM_THREADS, RequestRunner, in_thread, media_type_of
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.signing_keys import MAX_AGE_S
@@ -37,10 +37,9 @@ from arx_caps.mint.oauth.registration import register_client
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE, grant_token_exchange
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.mint.tasks.revoke import end_session, finish_task, kill_links
-from arx_verifier.errors import ArxError, AuditError, StoreError, UnavailableError
+from arx_verifier.errors import ArxError, UnavailableError
 
 METADATA: Final = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
-MAX_FORM_BYTES: Final = 16 * 1024
 _PUBLIC: Final = {"Cache-Control": f"public, max-age={MAX_AGE_S}", "X-Content-Type-Options": "nosniff"}
 _SECRET: Final = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff"}
 # The errors of OAuth that stand for refusals of the policy; any other one is ``unauthorized_client``.
@@ -58,6 +57,7 @@ _UNPROVEN: Final = (
     "invalid_request",
     "invalid_grant",
     "invalid_dpop_proof",
+    "too_large",
     "bad_workload_token",
     "bad_subject_token",
 )
@@ -288,7 +288,7 @@ async def jwks(request: Request) -> Response:
     note(request, route=JWKS)
     mint = request.app.state.mint
     try:
-        keys = await run_in_threadpool(mint.signing_keys.published)
+        keys = await in_thread(FORM_THREADS, mint.signing_keys.published)
     except ArxError as error:
         return of_error(error, mint.realm)
     return _json(Jwks(keys=keys), 200, _PUBLIC)
@@ -296,50 +296,105 @@ async def jwks(request: Request) -> Response:
 
 async def answer_form(request: Request) -> Response:
     """Answer a form, or the JSON of a client that registers itself."""
-    mint, path = request.app.state.mint, request.url.path
+    path = request.url.path
     note(request, route=path, caller="client")
-    peer = mint.limits.peer_of(
-        request.client.host if request.client is not None else None, request.headers.getlist("x-forwarded-for")
-    )
-    raw = bytearray()
-    try:
-        mint.limits.require_address(peer)
-        mint.require_able()
-        # Counted while it arrives: a declared length may be wrong.
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > MAX_FORM_BYTES:
-                mint.limits.count_unproven(peer)
-                error = OAuthError("invalid_request", f"form too large: expected at most {MAX_FORM_BYTES} bytes")
-                return _refuse(request, error, {"Connection": "close"})
-    except ClientDisconnect:
-        return _refuse(request, OAuthError("invalid_request", "the client disconnected"))
-    except ArxError as error:
-        return _refuse(request, error, {"Connection": "close"})
-    return await run_in_threadpool(_serve if path in _FORMS else _register, mint, request, bytes(raw), peer)
+    return await (_FormRunner if path in _FORMS else _RegistrationRunner)(request.app.state.mint, request).run()
 
 
-def _serve(mint: MintContext, request: Request, raw: bytes, peer: str | None) -> Response:
-    handler = _FORMS[request.url.path][0]
-    try:
-        form = _read_form(request, raw)
-        authorization = request.headers.getlist("authorization")
+class _FormRunner(RequestRunner):
+    """One request of a client."""
+
+    unread: ClassVar[Mapping[str, str]] = {"Connection": "close"}
+
+    async def admit(self) -> None:
+        self.mint.limits.require_address(self.peer)
+        self.mint.require_able()
+
+    def respond(self, raw: bytes) -> Response:
+        mint, path, headers = self.mint, self.request.url.path, self.request.headers
+        form = self._read_form(raw)
+        authorization = headers.getlist("authorization")
         if len(authorization) > 1:
             raise OAuthError("invalid_request", "expected one Authorization header")
         with mint.db.unit() as unit:
             # Before the client is authenticated: a kill that comes in between revokes what this call grants.
             born = mint.born()
-            is_assertion = request.url.path == TOKEN and form.get("grant_type") == JWT_BEARER
+            is_assertion = path == TOKEN and form.get("grant_type") == JWT_BEARER
             authenticate = client_of_assertion if is_assertion else authenticate_client
             client = authenticate(mint, unit, form, authorization[0] if authorization else None)
-            if request.url.path == TOKEN:
-                client = client._replace(jkt=_proven_key(mint, unit, request.headers.getlist("dpop")))
-            answer = handler(FormCall(mint, unit, born, client, form))
-    except ArxError as error:
+            if path == TOKEN:
+                client = client._replace(jkt=_proven_key(mint, unit, headers.getlist("dpop")))
+            answer = _FORMS[path][0](FormCall(mint, unit, born, client, form))
+        return _json(answer, 200, _SECRET)
+
+    def _read_form(self, raw: bytes) -> dict[str, str]:
+        if media_type_of(self.request) != FORM:
+            raise OAuthError("invalid_request", f"expected Content-Type {FORM}")
+        if self.request.url.query:
+            raise OAuthError("invalid_request", "expected no query: a log of URLs must not have a secret")
+        try:
+            return read_parameters(raw.decode("ascii"), strict_parsing=bool(raw))
+        except ValueError:
+            raise OAuthError("invalid_request", "expected a form") from None
+
+    def refuse(self, error: ArxError) -> Response:
+        note(self.request, code=error.code)
+        if error.code == "too_large":
+            error = OAuthError("invalid_request", str(error))
+        headers = dict(_SECRET)
+        name: str = error.error if isinstance(error, OAuthError) else "temporarily_unavailable"
+        code, status = error.code, 503
+        if isinstance(error, OAuthError):
+            status, code = error.status, error.error
+            if status == 503:
+                headers["Retry-After"] = "60"
+        elif isinstance(error, TooOftenError):
+            status = 429
+            headers["Retry-After"] = str(error.wait_s)
+        elif isinstance(error, UnavailableError):
+            headers["Retry-After"] = "1"
+        else:
+            name = _ERRORS.get(error.code, "unauthorized_client")
+            status = 401 if name == "invalid_client" else 400
+        if status == 401:
+            # RFC 6749 5.2, for a client that used the header; others ignore it.
+            headers["WWW-Authenticate"] = f'Basic realm="{self.mint.realm.name}"'
+        problem = OAuthProblem(error=name, error_description=plain_description(str(error)), code=code)
+        return _json(problem, status, headers)
+
+    def charge(self, error: ArxError) -> None:
         if (error.error if isinstance(error, OAuthError) else error.code) in _UNPROVEN:
-            mint.limits.count_unproven(peer)
-        return _refuse(request, error)
-    return _json(answer, 200, _SECRET)
+            self.mint.limits.count_unproven(self.peer)
+
+
+class _RegistrationRunner(_FormRunner):
+    """One request of a client that registers itself."""
+
+    async def admit(self) -> None:
+        await super().admit()
+        # Each counts: none has proved who it is.
+        self.mint.limits.count_unproven(self.peer)
+
+    def respond(self, raw: bytes) -> Response:
+        if media_type_of(self.request) != "application/json":
+            raise OAuthError("invalid_client_metadata", "expected Content-Type application/json")
+        row = register_client(self.mint, self.peer, raw)
+        client = find_client(self.mint, row["id"])
+        assert client is not None  # it was registered just now
+        answer = ClientRegistered(
+            client_id=client.id,
+            client_id_issued_at=row["created_at"] // 1000,
+            redirect_uris=client.redirects,
+            grant_types=GRANTS,
+            response_types=RESPONSES,
+            token_endpoint_auth_method=METHOD,
+            scope=" ".join(client.scopes),
+            client_name=UNSET if client.name is None else client.name,
+        )
+        return _json(answer, 201, _SECRET)
+
+    def charge(self, error: ArxError) -> None:
+        """Charge nothing: the request was counted when it was admitted."""
 
 
 def _proven_key(mint: MintContext, unit: UnitOfWork, proofs: Sequence[str]) -> str | None:
@@ -351,70 +406,23 @@ def _proven_key(mint: MintContext, unit: UnitOfWork, proofs: Sequence[str]) -> s
     return prove_client_key(mint, unit, proofs[0])
 
 
-def _register(mint: MintContext, request: Request, raw: bytes, peer: str | None) -> Response:
-    mint.limits.count_unproven(peer)
-    try:
-        if _media_type(request) != "application/json":
-            raise OAuthError("invalid_client_metadata", "expected Content-Type application/json")
-        row = register_client(mint, peer, raw)
-    except ArxError as error:
-        return _refuse(request, error)
-    client = find_client(mint, row["id"])
-    assert client is not None  # it was registered just now
-    answer = ClientRegistered(
-        client_id=client.id,
-        client_id_issued_at=row["created_at"] // 1000,
-        redirect_uris=client.redirects,
-        grant_types=GRANTS,
-        response_types=RESPONSES,
-        token_endpoint_auth_method=METHOD,
-        scope=" ".join(client.scopes),
-        client_name=UNSET if client.name is None else client.name,
-    )
-    return _json(answer, 201, _SECRET)
+def read_parameters(text: str, *, strict_parsing: bool = False) -> dict[str, str]:
+    """Read a form or a query.
 
+    Args:
+        text: The text.
+        strict_parsing: Whether a part without a value is an error; it is left out otherwise.
 
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _read_form(request: Request, raw: bytes) -> dict[str, str]:
-    if _media_type(request) != FORM:
-        raise OAuthError("invalid_request", f"expected Content-Type {FORM}")
-    if request.url.query:
-        raise OAuthError("invalid_request", "expected no query: a log of URLs must not have a secret")
-    try:
-        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), errors="strict")
-    except ValueError:
-        raise OAuthError("invalid_request", "expected a form") from None
+    Raises:
+        ValueError: It is malformed.
+        OAuthError: ``invalid_request``: it has a parameter twice.
+    """
+    pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=strict_parsing, errors="strict")
     form = dict(pairs)
-    # RFC 6749 3.2: no parameter twice, or two readers could judge two values.
+    # RFC 6749 3.1 and 3.2: no parameter twice, or two readers could judge two values.
     if len(form) != len(pairs):
         raise OAuthError("invalid_request", "expected each parameter once")
     return form
-
-
-def _refuse(request: Request, error: ArxError, more: Mapping[str, str] | None = None) -> Response:
-    headers = {**_SECRET, **(more or {})}
-    note(request, code=error.code)
-    name: str = error.error if isinstance(error, OAuthError) else "temporarily_unavailable"
-    code, status = error.code, 503
-    if isinstance(error, OAuthError):
-        status, code = error.status, error.error
-        if status == 503:
-            headers["Retry-After"] = "60"
-    elif isinstance(error, TooOftenError):
-        status = 429
-        headers["Retry-After"] = str(error.wait_s)
-    elif isinstance(error, UnavailableError | StoreError | AuditError):
-        headers["Retry-After"] = "1"
-    else:
-        name = _ERRORS.get(error.code, "unauthorized_client")
-        status = 401 if name == "invalid_client" else 400
-    if status == 401:
-        # RFC 6749 5.2, for a client that used the header; others ignore it.
-        headers["WWW-Authenticate"] = f'Basic realm="{request.app.state.mint.realm.name}"'
-    return _json(OAuthProblem(error=name, error_description=plain_description(str(error)), code=code), status, headers)
 
 
 def _json(answer: Any, status: int, headers: Mapping[str, str]) -> Response:
