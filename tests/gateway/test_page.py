@@ -4,11 +4,16 @@
 ``python -m tests.gateway.test_page`` writes the tables.
 """
 
+import contextlib
 import inspect
 import json
 import re
 import shutil
+import subprocess
+import threading
 import tomllib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +40,8 @@ from arx_verifier.testing import UnsafeTestRealm
 from tests.agent.live import now_ms
 from tests.cli.helpers import arx, service_file
 from tests.house.pages import ROOT, blocks, matches
+from tests.house.reader import environment, run_line, run_python
+from tests.servers import child, free_ports
 
 FILE = ROOT / "docs" / "gateway.md"
 DECIDERS = ROOT / "docs" / "deciders.md"
@@ -135,6 +142,78 @@ def test_a_check_prints_what_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     assert ran.exit_code == exit_codes.OK, ran.err
     expected = checked.replace("/data", str(data)).replace("isolation bubblewrap", f"isolation {kind_that_works()}")
     assert matches(expected, ran.out)
+
+
+class _Invoices(BaseHTTPRequestHandler):
+    """The billing service of the page: an invoice for who has its credential."""
+
+    def do_GET(self) -> None:
+        """Answer one invoice."""
+        known = self.headers["Authorization"] == "Bearer canary" and self.path == "/v1/invoices/i-1"
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Write no line to stderr."""
+
+
+@contextlib.contextmanager
+def _started(folder: Path, here: Callable[[str], str]) -> Iterator[None]:
+    """Write the page's files beside a new realm, and start mint and gateway as the page does."""
+    text, policy, _ = [block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml"]
+    (folder / "gateway.toml").write_text(here(text).replace("/data", str(folder / "data")), "utf-8")
+    assert run_line(here("arx init --name acme --issuer http://127.0.0.1:8700"), folder).returncode == 0
+    with (folder / ".arx" / "policy.toml").open("a", encoding="utf-8") as file:
+        file.write("\n" + here(policy).replace("/data", str(folder / "data")))
+    _, check, up = _block("BILLING_KEY=…").splitlines()
+    assert run_line(check, folder).returncode == 0
+    command = "exec " + up.partition(" ")[2]  # the variable is in the environment
+    variables = environment() | {"BILLING_KEY": "canary", "PATH": f"{folder}/bin:{environment()['PATH']}"}
+    options: dict[str, Any] = {"cwd": folder, "env": variables, "stderr": subprocess.STDOUT, "text": True}
+    with child(["bash", "-c", command], stdout=subprocess.PIPE, **options) as process:
+        lines = iter(process.stdout.readline, "")
+        assert any("ready: the gateway listens at" in line for line in lines), "it has ended"
+        threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()
+        yield
+        process.terminate()
+        process.wait(60)
+
+
+def _block(containing: str) -> str:
+    [text] = [block.text for block in blocks(FILE.read_text("utf-8")) if containing in block.text]
+    return text
+
+
+@pytest.mark.servers
+@pytest.mark.skipif(kind_that_works() is None, reason="no isolation works on this machine")
+def test_a_gateway_is_started_and_called_as_shown(tmp_path: Path) -> None:
+    """Its commands and its program, beside a billing service that knows no token; and a stock client's settings."""
+    upstream = ThreadingHTTPServer(("127.0.0.1", 0), _Invoices)
+    mint, billing, files = map(str, free_ports(3))
+    ports = {"8700": mint, "8090": billing, "8091": files, "9010": str(upstream.server_port)}
+    (tmp_path / "data").mkdir()
+    (program := tmp_path / "bin" / "mcp-server-filesystem").parent.mkdir()
+    program.symlink_to(str(shutil.which("true")))  # no message goes to it
+
+    def here(text: str) -> str:
+        return re.sub(r":(\d{4})\b", lambda match: f":{ports[match[1]]}", text)
+
+    threading.Thread(target=upstream.serve_forever, daemon=True).start()
+    try:
+        with _started(tmp_path, here):
+            for line in _block("arx agent enrol").splitlines():
+                assert run_line(line, tmp_path).returncode == 0
+            (tmp_path / "call.py").write_text(here(_block("import httpx")), "utf-8")
+            assert run_python(tmp_path / "call.py") == "<Response [200 OK]>\n"
+            for line in _block("arx session open").splitlines():
+                done = run_line(here(line), tmp_path)
+                assert done.returncode == 0, done.stdout
+            assert f"http://127.0.0.1:{files}/files" in done.stdout
+    finally:
+        upstream.shutdown()
+        upstream.server_close()
 
 
 def test_a_decider_is_read_as_shown(tmp_path: Path) -> None:
