@@ -41,6 +41,7 @@ audience = ["billing", "orders"]
 allow = [
   {{ tool = "billing.get", args = {{ order_id = "o-1", limit = {{ max = 20, optional = true }} }} }},
   {{ tool = "billing.refund", args = {{ order_id = "o-1", amount = {{ max = 20 }} }} }},
+  {{ tool = "billing.page", args = {{ page = {{ max = 20 }} }} }},
   {{ tool = "billing.watch", args = {{}} }},
   {{ tool = "orders.get", args = {{ order_id = "o-1" }} }},
   {{ tool = "orders.wait", args = {{}} }},
@@ -58,6 +59,7 @@ rate = {{ tool = "30/1m" }}
 [upstream.billing.routes]
 "GET /orders/{{order_id}}?{{limit:int}}" = "billing.get"
 "POST /orders/{{order_id}}/refund" = "billing.refund"
+"GET /pages/{{page:int}}" = "billing.page"
 "GET /watch" = "billing.watch"
 [upstream.orders]
 audience = "orders"
@@ -200,6 +202,10 @@ def test_a_plain_http_service_gets_what_the_policy_allows(world: World) -> None:
             assert client.request(method, path).json()["code"] == "tool_not_allowed", path
         for path in ("/orders/%2e%2e/o-1", "//orders/o-1", "/orders/o-1/"):
             assert client.get(path).status_code in (400, 403), path
+        # The service has no such page: its own 404 shows that the call came there.
+        for page, status in (("20", 404), ("21", 403), ("020", 400), ("%D9%A2", 400), ("9007199254740992", 403)):
+            assert client.get(f"/pages/{page}").status_code == status, page
+        assert [bool(task.allows("billing.page", {"page": page})) for page in (20, 21)] == [True, False]
         request = client.build_request("GET", "/orders/o-1")
         first = client.send(request)
         again = httpx.get(request.url, headers={"authorization": first.request.headers["authorization"]})

@@ -162,6 +162,36 @@ def test_a_parameter_may_take_the_rest_of_a_path() -> None:
 
 
 @pytest.mark.spec("8.4")
+def test_a_parameter_of_the_path_may_be_a_number() -> None:
+    """One path has one kind, in each place of it; a public route is public for its numbers alone."""
+
+    def meaning(line: str, path: str, *public: str, **more: Any) -> Any:
+        scope = {"method": "GET", "path": path, "query_string": b"", "headers": []} | more
+        return RouteMap({line: "orders.get"}, public)(scope, b"")
+
+    assert meaning("GET /a/{n:int}/x/{m:number}", "/a/7/x/0.5") == ("orders.get", {"n": 7, "m": 0.5})
+    assert meaning("GET /a/{n:int}", "/a/x", "GET /a/x") == ("*public", {})
+    for path in ("/a/x/x/1", "/a/7/x/y", "/a/7/x/1.0", "/a/007/x/1"):
+        with pytest.raises(RequestError, match="in the path: expected"):
+            meaning("GET /a/{n:int}/x/{m:number}", path)
+    for other in ("GET /a/{n}", "GET /a/{m:number}", "GET /a/{n:int}"):
+        with pytest.raises(SettingsError):
+            RouteMap({"GET /a/{n:int}": "a", f"{other}?{{q}}": "b"})
+    for wrong in ("GET /a/{n:float}", "GET /a/{n:list}", "GET /a/x{n:int}", "GET /a/{n:int}?{n}"):
+        with pytest.raises(SettingsError):
+            RouteMap({wrong: "a"})
+    outer = {"n": 7, "m": 7.0, "k": 7.5, "big": 2**53, "is": True, "text": "7"}
+    judged = {"n": 7, "m": 7, "k": 7.5, "big": "9007199254740992", "is": "true", "text": "7"}
+    assert meaning("GET /a/{x}", "/a/x", path_params=outer) == ("orders.get", judged | {"x": "x"})
+    for odd in (-0.0, float("nan"), float("inf"), 1e16, 1e-5):
+        with pytest.raises(RequestError, match="in the path: expected number"):
+            meaning("GET /a/{x}", "/a/x", path_params={"n": odd})
+    table = RouteMap({}, ["GET /a/{n:int}"])
+    asked = [table.is_public({"method": "GET", "path": f"/a/{text}"}) for text in ("7", "x", "07", "7_0")]
+    assert asked == [True, False, False, False]
+
+
+@pytest.mark.spec("8.4")
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -48,6 +48,7 @@ def seeds() -> Iterator[bytes]:
     yield from (
         b"GET /orders/{order_id}\nGET /orders/7",
         b"POST /orders/{order_id}/refund?{dry_run}&{limit:int}\nPOST /orders/7/refund?limit=3\n{}",
+        b"GET /orders/{order_id:int}/{price:number}\nGET /orders/7/0.5",
         b"GET /files/{name:path}\nGET /files/a/b",
         b"GET /orders?{tag:list}&{price:number}\nGET /orders?tag=a&tag=b&price=0.5",
         b'POST /orders\nPOST /orders\n{"amount":5}',
