@@ -67,8 +67,7 @@ def stage(database: str | None, at_once: int) -> Iterator[Service]:
 
 
 def _joined(live: Live, folder: Path) -> ServiceIdentity:
-    invitation, file = folder / "orders.invite", folder / "orders.json"
-    live.ok("service", "invite", AUDIENCE, "--out", invitation)
-    live.ok("service", "join", invitation, "--out", file, "--key-out", folder / "orders.key")
+    file = folder / "orders.json"
+    live.ok("service", "enrol", AUDIENCE, "--out", file)
     assert json.loads(file.read_text())["key_file"]
     return read_own_key(file)

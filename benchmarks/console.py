@@ -206,9 +206,8 @@ class _Load:
     """A service that records and ships so many decisions a second."""
 
     def __init__(self, live: Live, folder: Path) -> None:
-        invitation, file = folder / "orders.invite", folder / "orders.json"
-        live.ok("service", "invite", AUDIENCE, "--out", invitation)
-        live.ok("service", "join", invitation, "--out", file, "--key-out", folder / "orders.key")
+        file = folder / "orders.json"
+        live.ok("service", "enrol", AUDIENCE, "--out", file)
         own = read_own_key(file)
         self._journal = Journal(folder / "journal", "orders-9", AUDIENCE)
         self._stream = decisions(time.time_ns() // 1_000_000, 1000 / A_SECOND)

@@ -132,11 +132,9 @@ class BusyRealm:
         self.realm.arx("operator", "enrol", name, "--role", OPERATORS[name], "--key-out", self.keys / f"{name}.key")
 
     def start_service(self, name: str) -> None:
-        """Let a service join, and start it."""
-        file, invitation = self.folder / f"{name}.json", self.folder / f"{name}.invite"
-        self.realm.arx("service", "invite", name, "--out", invitation)
-        joined = ("--out", file, "--key-out", f"{file}.key", "--journal", self.folder / "journals" / name)
-        self.realm.arx("service", "join", invitation, *joined)
+        """Enrol a service, and start it."""
+        file = self.folder / f"{name}.json"
+        self.realm.arx("service", "enrol", name, "--out", file, "--journal", self.folder / "journals" / name)
         if name in COSTS:
             mode = "leased" if name == "payments" else "strict"
             file.write_text(json.dumps(json.loads(file.read_text()) | {"costs": COSTS[name], "ledger_mode": mode}))

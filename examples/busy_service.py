@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from arx_caps.service import KeyRefresher, open_shipper
 from arx_verifier import ArxMiddleware, open_verifier
 
 COSTS = {  # of a token with a budget
@@ -58,11 +57,7 @@ def main() -> None:
     app = Starlette(routes=[*routes, Route("/alerts", take, methods=["POST"])])
     tools = {f"POST /{verb}": f"{given.name}.{verb}" for verb in VERBS[given.name]}
     guarded = ArxMiddleware(app, verifier=verifier, tools=tools, public=["POST /alerts"])
-    refresher = KeyRefresher(given.service_file, verifier.keys)
-    refresher.start()
-    with open_shipper(given.service_file):
-        uvicorn.run(guarded, host="127.0.0.1", port=given.port, proxy_headers=False, log_level="warning")
-    refresher.close()
+    uvicorn.run(guarded, host="127.0.0.1", port=given.port, proxy_headers=False, log_level="warning")
 
 
 if __name__ == "__main__":

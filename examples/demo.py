@@ -52,11 +52,9 @@ def set_up(realm: Realm) -> list[str | Path]:
     key = realm.folder / "triage.key.json"
     realm.arx("agent", "enrol", "acme/support/triage", "--key-out", key)
     for name, url in (("orders", orders), ("payments", payments)):
-        file, invitation, journal = (realm.folder / part for part in (f"{name}.json", f"{name}.invite", "journals"))
-        realm.arx("service", "invite", name, "--out", invitation)
-        joined = ("--out", file, "--key-out", f"{file}.key", "--journal", journal / name)
-        realm.arx("service", "join", invitation, *joined)
-        options = ("--service-file", file, "--data", f"{file}.db", "--port", url.rpartition(":")[2], "--ship")
+        file = realm.folder / f"{name}.json"
+        realm.arx("service", "enrol", name, "--out", file)
+        options = ("--service-file", file, "--data", f"{file}.db", "--port", url.rpartition(":")[2])
         realm.start(HERE / "service.py", name, *options)
     with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
         for url in (orders, payments):

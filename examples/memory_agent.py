@@ -16,7 +16,6 @@ from steps import report
 
 from arx_caps.agent import Agent
 from arx_caps.memory import MemoryEntry, TaskMemory, open_task_memory
-from arx_caps.service import open_shipper
 from arx_verifier.errors import RevokedError
 
 LOOP_S = 60.0  # without a kill the loop ends by itself
@@ -80,7 +79,6 @@ def main() -> None:
     work, service_file, key, file, *words = sys.argv[1:]
     works: dict[str, Callable[..., None]] = {"write": write, "summarize": summarize, "read": read, "prompt": prompt}
     with (
-        open_shipper(service_file),  # the first, as it sends the rest of the records at the end
         Agent.from_key_file(Path(key)) as agent,
         agent.open_session(purpose="notes") as session,
         session.start_task("remember") as task,

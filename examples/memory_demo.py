@@ -38,9 +38,8 @@ def set_up(realm: Realm) -> list[str | Path]:
     policy = (HERE / "memory_policy.toml").read_text().replace("http://127.0.0.1:9009", memory)
     (realm.folder / "policy.toml").write_text(policy)
     next(realm.start("-m", "arx_caps.cli", "up"))  # it writes a line when it is ready
-    file, invitation = realm.folder / "memory.json", realm.folder / "memory.invite"
-    realm.arx("service", "invite", "memory", "--out", invitation)
-    realm.arx("service", "join", invitation, "--out", file, "--key-out", f"{file}.key")
+    file = realm.folder / "memory.json"
+    realm.arx("service", "enrol", "memory", "--out", file)
     for agent in (BAD, GOOD):
         realm.arx("agent", "enrol", agent, "--key-out", realm.folder / f"{Path(agent).name}.key")
     return [file]

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arx_caps.service import open_shipper
 from arx_verifier import ArxMiddleware, open_verifier
 
 TOOLS = {  # which tool each route is; the middleware refuses every other route
@@ -71,19 +70,16 @@ def main() -> None:
     """Serve one of the two until a signal ends it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(TOOLS))
-    parser.add_argument("--service-file", required=True, help="written by `arx service join` or `arx service enrol`")
+    parser.add_argument("--service-file", required=True, help="written by `arx service enrol`")
     parser.add_argument("--data", required=True, help="SQLite file, made if it does not exist")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--ship", action="store_true", help="send decisions to the mint; needs `arx service join`")
     given = parser.parse_args()
     app = ArxMiddleware(
         APPS[given.name](given.data), verifier=open_verifier(given.service_file), tools=TOOLS[given.name]
     )
-    # A thread of this process ships, and delays no call; `arx ship` does the same from a process of its own.
-    with open_shipper(given.service_file) if given.ship else contextlib.nullcontext():
-        # uvicorn would trust X-Forwarded-For of any local caller; the middleware has its own setting for proxies.
-        uvicorn.run(app, host=given.host, port=given.port, proxy_headers=False, log_level="warning")
+    # uvicorn would trust X-Forwarded-For of any local caller; the middleware has its own setting for proxies.
+    uvicorn.run(app, host=given.host, port=given.port, proxy_headers=False, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "logout": ("login", "end a login"),
         "whoami": ("operator", "show the operator of a key, and its permissions"),
         "agent": ("agent", "enrol, describe, list and deactivate agents"),
-        "service": ("service", "enrol tool services, and refresh their keys"),
+        "service": ("service", "enrol tool services, and replace their keys"),
         "apply": ("apply.command", "enrol and invite the services of a file"),
         "client": ("client", "register OAuth clients for agents"),
     },

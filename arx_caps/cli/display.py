@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values as text for people: durations, times, JSON, rows of the mint and of records."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+import contextlib
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from arx_caps.caveat_text import show_json
+from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.durations import show_span, show_time
 from arx_caps.record_text import why_of
+
+if TYPE_CHECKING:
+    from arx_caps.cli.mint_session import Caller
+
+NAMED: Final = 20  # services in a hint; `arx service list` has all
 
 
 def show_until(ms: int, now_ms: int) -> str:
@@ -51,6 +58,27 @@ def hint_audience(console: Console, answer: Mapping[str, Any]) -> None:
         console.hint(
             f"add [audience.{answer['audience']}] to the policy: without it no task gets a token for this service"
         )
+
+
+def hint_unshipped(console: Console, services: Collection[str]) -> None:
+    """Hint that the log lacks the decisions of services that run.
+
+    Args:
+        console: Gets the hint.
+        services: Services with a live verifier, of which the log has no record.
+    """
+    if services:
+        named = ", ".join(sorted(services)[:NAMED]) + (f" and {len(services) - NAMED} more" * (len(services) > NAMED))
+        console.hint(
+            f"the log has no record of {named}: a verifier runs that has decided nothing, or does not ship; see the "
+            "log of its process, or run `arx ship FILE` beside it"
+        )
+
+
+def hint_silent(console: Console, mint: "Caller") -> None:
+    """Ask the mint which services run and never shipped, and hint at them; without the permission for it, at none."""
+    with contextlib.suppress(Stop):
+        hint_unshipped(console, mint.call("GET", "/v1/status")["services_never_shipped"])
 
 
 def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -106,7 +106,6 @@ class Gateway:
             for upstream in self._running.values():
                 await upstream.start()
                 stack.push_async_callback(upstream.close)
-                upstream.start_beside()
             self._started = True
             yield
             stack.pop_all()
@@ -148,12 +147,6 @@ class Gateway:
         old = [upstream for name, upstream in self._running.items() if name not in same]
         self._settings = settings
         self._adopt(same | new)
-        # Two shippers of one journal would each delete what the other one still reads.
-        for upstream in old:
-            if upstream.name in new:
-                await upstream.close_beside()
-        for upstream in new.values():
-            upstream.start_beside()
         for upstream in old:
             task = asyncio.ensure_future(self._leave(upstream))
             self._leaving.add(task)

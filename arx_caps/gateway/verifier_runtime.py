@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running verifier of one table of the gateway's file, and what keeps its keys fresh and ships its records."""
+"""The running verifier of one table of the gateway's file."""
 
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
 
 from arx_caps.gateway.settings import DeciderTerms, UpstreamTerms
-from arx_caps.service import KeyRefresher, open_shipper
 from arx_verifier.errors import SettingsError
 from arx_verifier.service import open_verifier, read_service_file
 from arx_verifier.verification import MemoryNonces, NonceStore
@@ -54,30 +52,16 @@ class RunningVerifier:
         if any(isinstance(cost, dict) for units in costs.values() for cost in units.values()):
             raise SettingsError(f"{place}: `costs` has a `reserve`, which no server behind the gateway could commit")
         self.verifier = open_verifier(path, nonces=None if gives_way else nonces, costs=costs, draws=draws)
-        # A service file with keys alone, as `arx service enrol` writes it, is kept fresh by another process.
-        self._beside: list[Any] = []
         self._calls, self.idle = 0, asyncio.Event()
         self.idle.set()
-        if file.key_file is not None:
-            self._beside = [KeyRefresher(path, self.verifier.keys), open_shipper(path)]
 
     async def start(self) -> None:
-        """Follow the revocation epoch.
+        """Follow the revocation epoch, and ship the records where no other process or verifier does.
 
         Raises:
             ArxError: The journal or the store cannot be opened.
         """
         await asyncio.to_thread(self.verifier.start)
-
-    def start_beside(self) -> None:
-        """Start to refresh keys and to ship records.  One journal has one shipper: the one before must be closed."""
-        for each in self._beside:
-            each.start()
-
-    async def close_beside(self) -> None:
-        """End both; what is recorded from now on waits for the next shipper of the journal."""
-        while self._beside:
-            await asyncio.to_thread(self._beside.pop().close)
 
     def count(self, more: int) -> None:
         """Count a call that begins, or one that is over.
@@ -91,5 +75,4 @@ class RunningVerifier:
     async def close(self) -> None:
         """Close the verifier; running calls must be over."""
         await asyncio.to_thread(self.verifier.close)
-        await self.close_beside()
         _log.info("%s is closed", self._place)

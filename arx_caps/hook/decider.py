@@ -15,11 +15,10 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from arx_caps.agent.task import now_ms
 from arx_caps.hook.judges import MAX_LINE
-from arx_caps.service import KeyRefresher, open_shipper
 from arx_verifier.enforcement import Enforcement, RefusedCall
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.request import AccessRequest, read_json_object
@@ -63,19 +62,11 @@ def serve_decider(service: Path, listener: socket.socket, on_ready: Callable[[st
         ArxError: The service file, the store or the journal cannot be used.
     """
     file, verifier = read_service_file(service), open_verifier(service)
-    # A service file with keys alone, as `arx service enrol` writes it, is kept fresh by another process.
-    beside: list[Any] = []
-    if file.key_file is not None:
-        beside = [KeyRefresher(service, verifier.keys), open_shipper(service)]
     try:
         verifier.start()
-        for each in beside:
-            each.start()
         asyncio.run(_serve(verifier, listener, lambda: on_ready(file.audience)))
     finally:
         verifier.close()
-        for each in reversed(beside):
-            each.close()
 
 
 async def _serve(verifier: Verifier, listener: socket.socket, on_ready: Callable[[], None]) -> None:

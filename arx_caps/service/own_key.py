@@ -37,8 +37,7 @@ def read_own_key(path: Path) -> ServiceIdentity:
     file = read_service_file(path)
     if file.issuer is None or file.key_file is None:
         raise SettingsError(
-            f"{path} names no `issuer` or `key_file`: enrol a key of the service's own with "
-            "`arx service invite` and `arx service join`"
+            f"{path} names no `issuer` or `key_file`: enrol a key of the service's own with `arx service enrol`"
         )
     # Relative to the service file, so that both can be mounted into a container together.
     key = KeyFile.load(path.parent / file.key_file)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a service's audience keys fresh, in a thread or in a process of its own.  CONTROL 3.2.
+"""Keep a service's audience keys fresh, in the process of its verifier or beside it (``arx ship``).  CONTROL 3.2.
 
-The process is ``arx service refresh``; a running verifier notices changes of its service file by itself.  Decisions
-never wait for a refresh.
+A running verifier notices changes of its service file by itself.  Decisions never wait for a refresh.
 """
 
 import logging
@@ -23,6 +22,7 @@ from arx_verifier.token import KeyRing, bytes_of
 
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0
+CLOSE_S: Final = 3.0  # for an attempt under way
 DEFAULT_REFRESH_S: Final = 60.0  # until the mint has answered with its own time
 
 _log = logging.getLogger(__name__)
@@ -101,9 +101,11 @@ class KeyRefresher:
     def close(self) -> None:
         """Stop the thread and close the connection for good; the keys stay."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(CLOSE_S)
+            if thread.is_alive():  # it waits for the mint: its connection ends with it, or with the process
+                return
         self._mint.close()
 
     def run(self, stop: threading.Event) -> None:

@@ -107,14 +107,13 @@ def test_every_caller_of_the_mint_trusts_it(secure: Secure, tmp_path: Path) -> N
     """Operator, service, shipper, refresher and doctor by the realm's and the service's file; an agent by its key's."""
     secure.ok("agent", "enrol", "acme/support/triage", "--key-out", tmp_path / "agent.key", "--owner", "ada")
     secure.ok("service", "invite", "orders", "--out", tmp_path / "invite")
-    joined = ("service", "join", tmp_path / "invite", "--out", tmp_path / "orders.json")
-    secure.ok(*joined, "--key-out", tmp_path / "orders.key", "--ca", secure.authority)
+    enrolled = ("service", "enrol", "--invitation", tmp_path / "invite", "--out", tmp_path / "orders.json")
+    secure.ok(*enrolled, "--ca", secure.authority)
     file = tmp_path / "orders.json"
     assert json.loads(file.read_text())["ca"] == secure.authority
     with contextlib.closing(open_verifier(file).decisions) as journal:
         journal.append(allow(0))
     secure.ok("ship", file, "--once")
-    secure.ok("service", "refresh", file, "--once")
     told = {check["name"]: check["ok"] for check in secure.arx("doctor", "--json").json["checks"]}
     assert (told["mint"], told["audit log"]) == (True, True)
 

@@ -106,17 +106,12 @@ def doctored(up: Live) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["enrol", "join"])
-def test_the_default_is_right_for_many_workers(up: Live, tmp_path: Path, way: str) -> None:
+def test_the_default_is_right_for_many_workers(up: Live, tmp_path: Path) -> None:
     """
-    A service file of either way names the realm's own store, and of two processes one accepts a call.
+    A service file names the realm's own store, and of two processes one accepts a call.
     """
     file = tmp_path / "orders.json"
-    if way == "enrol":
-        up.ok("service", "enrol", "orders", "--out", file)
-    else:
-        up.ok("service", "invite", "orders", "--out", tmp_path / "invitation")
-        up.ok("service", "join", tmp_path / "invitation", "--out", file, "--key-out", tmp_path / "key")
+    up.ok("service", "enrol", "orders", "--out", file)
     with workers(file, tmp_path) as both:
         for number in range(20):
             call = called(up)

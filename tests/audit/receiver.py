@@ -10,8 +10,10 @@ from arx_caps.audit.ingest import Reader
 from arx_caps.audit.shipping import Batch, hold_statement, open_statement
 from arx_caps.audit.shipping.batch import HEADER, PATH
 from arx_caps.keyfile import PublicKey, SigningKey
+from arx_caps.service.fetch import KEYS_PATH
 from arx_verifier.errors import ArxError
 from arx_verifier.journal.record import OpenedRecord, read_sealed
+from arx_verifier.token.wire import text_of
 from tests.mint.harness import now_ms
 
 REALM = "acme"
@@ -105,9 +107,17 @@ class Receiver:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
+            def do_GET(self) -> None:
+                assert self.path == KEYS_PATH
+                keys = [{"kid": "k1.0", "key": text_of(bytes(32))}]
+                told = {"realm": REALM, "audience": receiver.audience, "keys": keys}
+                self._send(receiver.refuse or 200, told | {"max_ttl_ms": 600_000, "refresh_ms": 60_000})
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, said = receiver.answer(self.path, self.headers[HEADER], body)
+                self._send(*receiver.answer(self.path, self.headers[HEADER], body))
+
+            def _send(self, status: int, said: dict[str, Any]) -> None:
                 raw = json.dumps(said).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))

@@ -84,7 +84,7 @@ def test_a_new_realm_gets_its_services_and_a_repeat_does_nothing(up: Live, tmp_p
     assert up.run("apply", file, "--out", out, "--check")[0] == exit_codes.OK
     assert recorded(up, "service.enrolled", "new") == recorded(up, "service.invited", "new")
     joined = tmp_path / "joined.json"
-    up.ok("service", "join", out / f"{names[-1]}.invite", "--out", joined, "--key-out", tmp_path / "joined.key")
+    up.ok("service", "enrol", "--invitation", out / f"{names[-1]}.invite", "--out", joined)
     content = json.loads(joined.read_text())
     assert (content["store"], content["journal"]) == (store, "/var/lib/new")
     (out / f"{names[-1]}.invite").unlink()  # a service with a key of its own needs no invitation

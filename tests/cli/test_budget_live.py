@@ -98,14 +98,14 @@ def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> 
 
 @pytest.mark.spec("CONTROL 3.2")
 def test_every_service_file_names_the_ledger(up: Live, kept: EmbeddedValkey, tmp_path: Path) -> None:
-    """Enrolled or joined; a file that named another one names this one after the next refresh."""
+    """Enrolled, also by an invitation; a file that named another one names this one after the next refresh."""
     ok(up, "service", "enrol", "orders", "--out", tmp_path / "orders.json")
     assert json.loads((tmp_path / "orders.json").read_text())["ledger"] == kept.url
     ok(up, "service", "invite", "payments", "--out", tmp_path / "invite")
     file = tmp_path / "payments.json"
-    ok(up, "service", "join", tmp_path / "invite", "--out", file, "--key-out", tmp_path / "payments.key")
+    ok(up, "service", "enrol", "--invitation", tmp_path / "invite", "--out", file)
     joined = json.loads(file.read_text())
     assert joined["ledger"] == kept.url
     file.write_text(json.dumps(joined | {"ledger": "redis://127.0.0.1:1"}))
-    ok(up, "service", "refresh", file, "--once")
+    ok(up, "ship", file, "--once")
     assert json.loads(file.read_text()) == joined

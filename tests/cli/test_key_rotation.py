@@ -48,9 +48,7 @@ def up(folder: Path) -> Iterator[Live]:
     with live_realm(realm_dir, mint) as realm:
         realm.ok("agent", "enrol", AGENT, "--key-out", folder / "agent.key")
         for audience in ("orders", "payments"):
-            files = [folder / f"{audience}{end}" for end in (".invite", ".json", ".key")]
-            realm.ok("service", "invite", audience, "--out", files[0])
-            realm.ok("service", "join", files[0], "--out", files[1], "--key-out", files[2])
+            realm.ok("service", "enrol", audience, "--out", folder / f"{audience}.json")
         yield realm
 
 
@@ -116,10 +114,10 @@ class Load:
 @pytest.mark.slow
 @pytest.mark.spec("CONTROL 3.4")
 def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
-    """A service with its refresher beside it, and an agent: from the old key to the new one, no call is refused."""
+    """A service that runs alone, and an agent: from the old key to the new one, no call is refused."""
     url, file = orders_url(up), folder / "orders.json"
     service = (SERVICE, "orders", "--service-file", file, "--data", folder / "o.db", "--port")
-    with running(*service, url.rpartition(":")[2]), running("-m", "arx_caps.cli", "service", "refresh", file):
+    with running(*service, url.rpartition(":")[2]):
         until(lambda: answers(url))
         load = Load(folder / "agent.key", url)
         try:
@@ -153,7 +151,7 @@ def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
 def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
     """What the thief forges is refused within a lease, also where nobody has fetched the new key; others go on."""
     for audience in ("orders", "payments"):
-        up.ok("service", "refresh", folder / f"{audience}.json", "--once")
+        up.ok("ship", folder / f"{audience}.json", "--once")
     file = read_service_file(folder / "orders.json")
     [(kid, key)] = file.keys.items()
     stolen = {kid: bytes_of(key)}
@@ -179,7 +177,7 @@ def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
         assert told["kill"]["targets"] == [f"key:{kid}"]
         until(lambda: _code(deaf, forged) == "frozen")
         assert _code(awake, forged) == "frozen"
-        up.ok("service", "refresh", folder / "orders.json", "--once")
+        up.ok("ship", folder / "orders.json", "--once")
         up.ok(*refund, "--out", after)
         assert not call(awake, before, "orders.get", order_id="o-1").allowed
         until(lambda: call(awake, after, "orders.get", order_id="o-1").allowed)

@@ -44,8 +44,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with live_realm(folder / "realm", free_ports(1)[0]) as realm:
         (folder / "policy.toml").write_text(SESSION + POLICY)
         ok(realm, "policy", "load", folder / "policy.toml")
-        ok(realm, "service", "invite", "memory", "--out", folder / "invite")
-        ok(realm, "service", "join", folder / "invite", "--out", file_of(realm), "--key-out", folder / "memory.key")
+        ok(realm, "service", "enrol", "memory", "--out", file_of(realm))
         yield realm
 
 

@@ -74,14 +74,14 @@ def test_operators_come_and_go(keeper: Keeper) -> None:
 @pytest.mark.slow
 def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     """
-    A service joins and its file is kept fresh; a root key is rotated and not retired before its time; a stolen service
+    A service enrols and its file is kept fresh; a root key is rotated and not retired before its time; a stolen service
     key is replaced; a stolen root key ends all.
     """
     keeper.up()
-    invite, join, refresh = lines(script(PAGE, "arx service invite orders --out orders.invite\narx service join"))
-    keeper.run(invite)
-    keeper.run(join)
-    keeper.run(refresh + " --once")  # left running it is tried in test_service_keys.py
+    for line in lines(script(PAGE, "arx service invite orders --out orders.invite\narx service enrol")):
+        keeper.run(line)
+    refresh = "arx ship orders.json --once"  # a running service does so by itself
+    keeper.run(refresh)
     had = set(read_service_file(keeper.folder / "orders.json").keys)
 
     rotate, listed, retire = lines(script(PAGE, "arx key rotate"))
@@ -92,8 +92,8 @@ def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     (keeper.folder / "orders.invite").unlink()
     for line in lines(script(PAGE, "arx service remove-key")):
         keeper.run(line.replace("OLD_KID", kid_in(keeper, "orders.key") if "OLD_KID" in line else ""))
-    keeper.run(refresh + " --once", wanted=DENIED)
-    keeper.run("arx service join orders.invite --out new.json --key-out new.key")
+    keeper.run(refresh, wanted=DENIED)
+    keeper.run("arx service enrol --invitation orders.invite --out new.json")
     assert not had & set(read_service_file(keeper.folder / "new.json").keys)
 
     keeper.run(f"arx agent enrol {AGENTS}/triage --key-out triage.key")

@@ -25,10 +25,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 def joined(up: Live, folder: Path, audience: str = "orders") -> tuple[Path, Path]:
-    """Invite a service and join as it."""
+    """Invite a service and enrol as it."""
     invitation, file, key = (folder / f"{audience}{end}" for end in (".invite", ".json", ".key"))
     up.ok("service", "invite", audience, "--out", invitation)
-    up.ok("service", "join", invitation, "--out", file, "--key-out", key)
+    up.ok("service", "enrol", "--invitation", invitation, "--out", file, "--key-out", key)
     return file, key
 
 
@@ -38,16 +38,15 @@ def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None
     """Invited, joined, running; with the mint dead it starts and decides; lost keys come back with the mint."""
     file, key = joined(up, tmp_path)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, key)] == [0o600, 0o600]
-    code, told, _ = up.run(
-        "service", "join", tmp_path / "orders.invite", "--out", tmp_path / "x", "--key-out", tmp_path / "y"
-    )
+    again = ("service", "enrol", "--invitation", tmp_path / "orders.invite")
+    code, told, _ = up.run(*again, "--out", tmp_path / "x", "--key-out", tmp_path / "y")
     assert (code, told["code"]) == (exit_codes.DENIED, "bad_enrolment")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
     # Whoever lost the answer, or the file, tries again with the key that he has.
-    again = tmp_path / "again.json"
-    up.ok("service", "join", tmp_path / "orders.invite", "--out", again, "--key-out", key)
-    assert json.loads(again.read_text())["keys"] == json.loads(file.read_text())["keys"]
+    second = tmp_path / "again.json"
+    up.ok(*again, "--out", second, "--key-out", key)
+    assert json.loads(second.read_text())["keys"] == json.loads(file.read_text())["keys"]
     up.ok("agent", "enrol", AGENT, "--key-out", tmp_path / "agent.key")
     up.ok("session", "open", "--key", tmp_path / "agent.key", "--out", tmp_path / "session")
     up.ok(
@@ -64,7 +63,7 @@ def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None
     with_other_keys = json.loads(file.read_text()) | {"keys": {"k9.9": "A" * 43}}
     file.write_text(json.dumps(with_other_keys))
     up.kill_mint()
-    verifier = open_verifier(again)
+    verifier = open_verifier(second)
     refresher = KeyRefresher(file, verifier.keys)
     try:
         verifier.start()
@@ -76,7 +75,7 @@ def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None
         assert call(verifier, tmp_path / "task", "orders.get", order_id="o-1").allowed
         up.revive()
         until(lambda: refresher.status.refreshed_at)
-        assert json.loads(file.read_text())["keys"] == json.loads(again.read_text())["keys"]
+        assert json.loads(file.read_text())["keys"] == json.loads(second.read_text())["keys"]
         assert call(verifier, tmp_path / "task", "orders.get", order_id="o-1").allowed
     finally:
         refresher.close()
@@ -90,15 +89,19 @@ def test_an_own_key_that_is_taken_away(up: Live, tmp_path: Path) -> None:
     file, _ = joined(up, tmp_path, "reports")
     before = file.read_text()
     [own] = up.ok("service", "show", "reports")["service"]["keys"]
-    assert up.ok("service", "refresh", file, "--once")["changed"] is False
+    assert up.ok("ship", file, "--once")["keys"] == list(json.loads(before)["keys"])
     up.ok("service", "remove-key", "reports", own["kid"], "--yes")
-    code, told, _ = up.run("service", "refresh", file, "--once")
+    code, told, _ = up.run("ship", file, "--once")
     assert (code, told["code"]) == (exit_codes.DENIED, "bad_proof")
     assert file.read_text() == before
     up.ok("service", "enrol", "payments", "--out", tmp_path / "payments.json")
     for words in (("service", "invite", "paymnets"), ("service", "enrol", "paymnets", "--out", tmp_path / "slip.json")):
         code, _, err = up.run(*words)
         assert (code, "[audience.paymnets]" in err) == (exit_codes.OK, True), words
-    with pytest.raises(SettingsError, match="arx service invite"):
-        KeyRefresher(tmp_path / "payments.json")
+    keyless = tmp_path / "keyless.json"
+    keyless.touch(mode=0o600)
+    content = json.loads((tmp_path / "payments.json").read_text())
+    keyless.write_text(json.dumps({name: content[name] for name in content if name != "key_file"}))
+    with pytest.raises(SettingsError, match="arx service enrol"):
+        KeyRefresher(keyless)
     assert {"payments", "reports"} <= {row["audience"] for row in up.ok("service", "list")["services"]}

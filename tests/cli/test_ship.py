@@ -16,8 +16,8 @@ from arx_caps.keyfile import KeyFile
 from arx_caps.service import open_shipper
 from arx_verifier.errors import SettingsError
 from arx_verifier.journal.decision import Decision
-from arx_verifier.journal.writer import Journal
-from arx_verifier.service import open_verifier
+from arx_verifier.journal.writer import Journal, name_verifier
+from arx_verifier.service import read_service_file
 from tests.audit.receiver import REALM, Receiver
 from tests.audit.shipping import receiver
 from tests.cli.helpers import arx, service_file
@@ -38,10 +38,8 @@ def service(tmp_path: Path, receiver: Receiver) -> Path:
 
 
 def decided(file: Path, count: int) -> None:
-    """Let the service's verifier record some decisions, and stop."""
-    verifier = open_verifier(file)
-    sink = verifier.decisions
-    assert isinstance(sink, Journal)
+    """Record some decisions, as a verifier that does not ship."""
+    sink = Journal(read_service_file(file).journal or "", name_verifier("orders", shares=False), "orders")
     for number in range(count):
         sink.append(allow(number))
     sink.close()
@@ -124,4 +122,4 @@ def test_a_service_ships_in_its_own_process(service: Path, receiver: Receiver, t
         open_shipper(service)
     service.write_text(json.dumps(content | {"key_file": None}))
     ran = arx("ship", service, "--once")
-    assert (ran.exit_code, "arx service join" in ran.err) == (2, True)
+    assert (ran.exit_code, "arx service enrol" in ran.err) == (2, True)

@@ -45,7 +45,7 @@ RUN = {
         "../adapters/test_langmem.py": 1,
     },
     "docs/api.md": {"test_api_page.py": 1},
-    "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 2},
+    "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 1},
     "docs/budgets.md": {"test_examples.py": 1},
     "docs/concepts.md": {"test_examples.py": 7},
     "docs/coding-agents.md": {"../hook/test_claude_code.py": 2, "../hook/test_decider.py": 1},
@@ -59,7 +59,7 @@ RUN = {
     "docs/oauth.md": {"../gateway/test_dpop.py": 1, "../gateway/test_oauth.py": 1, "test_oauth_page.py": 10},
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 9, "production.py": 10},
     "docs/policy.md": {"test_policy_page.py": 14},
-    "docs/service.md": {"test_service_page.py": 3, "test_commands.py": 4},
+    "docs/service.md": {"test_service_page.py": 3, "test_commands.py": 5},
     "docs/store.md": {"test_commands.py": 1},
     "docs/tutorial.md": {"test_examples.py": 10, "../test_demo.py": 1},
 }

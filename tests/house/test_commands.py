@@ -86,12 +86,12 @@ def test_operators_come_and_go_as_the_page_shows(typist: Typist) -> None:
 
 @pytest.mark.slow
 @pytest.mark.servers
-def test_a_service_joins_and_ships_as_the_pages_show(typist: Typist) -> None:
+def test_a_service_enrols_and_ships_as_the_pages_show(typist: Typist) -> None:
     """
-    docs/service.md, docs/audit.md, docs/operations.md: a service joins, ships, exports its numbers, and is replaced.
+    docs/service.md, docs/operations.md: a service enrols, ships, exports its numbers, and is replaced.
     """
-    once = {"refresh orders.json": "refresh --once orders.json", "ship orders.json": "ship --once orders.json"}
-    typist.type("docs/service.md", "arx service invite orders", once)
+    typist.type("docs/service.md", "arx service enrol orders")
+    typist.type("docs/service.md", "arx ship orders.json", {"ship orders.json": "ship --once orders.json"})
     for name in ("orders.py", "main.py"):
         (block,) = [
             each for each in blocks((ROOT / "docs/service.md").read_text("utf-8")) if f"`{name}`" in each.before
@@ -99,16 +99,11 @@ def test_a_service_joins_and_ships_as_the_pages_show(typist: Typist) -> None:
         (typist.folder / name).write_text(block.text, "utf-8")
     (typist.folder / "run.py").write_text("import main\nprint(callable(main.app))\n", "utf-8")
     assert run_python(typist.folder / "run.py") == "True\n"
-    (typist.folder / "ship.py").write_text(
-        "shipper = None\n" + typist.block("docs/audit.md", "open_shipper(") + "print('started')\n", "utf-8"
-    )
-    assert run_python(typist.folder / "ship.py") == "started\n"
     numbers = typist.block("docs/operations.md", "Gauge(").replace("/var/lib/orders/journal", str(typist.folder / "j"))
     numbers += "from prometheus_client import generate_latest\nprint(generate_latest().decode())\n"
     (typist.folder / "gauges.py").write_text(numbers, "utf-8")
     assert re.search(r"^arx_journal_fill 0\.\d+", run_python(typist.folder / "gauges.py"), re.MULTILINE)
-    payments = {"orders": "payments", "refresh": "refresh --once"}
-    typist.type("docs/operations.md", "--key-out orders.key\narx service refresh", payments)
+    typist.type("docs/operations.md", "orders.invite\narx service enrol", {"orders": "payments"})
     own = kids(typist.json("arx service show orders"))[0]
     typist.type("docs/operations.md", "arx service remove-key orders OLD_KID", {"OLD_KID": own})
 
@@ -125,7 +120,7 @@ def test_services_of_a_file_are_applied_as_the_page_shows(tmp_path: Path) -> Non
         command, _, output = shown.removeprefix("$ ").partition("\n")
         done = run_line(command, tmp_path)
         assert (done.returncode, matches(output, done.stdout)) == (0, True), done.stdout
-        typist.line("arx service join invitations/payments.invite --out payments.json --key-out payments.key")
+        typist.line("arx service enrol --invitation invitations/payments.invite --out payments.json")
         assert json.loads((tmp_path / "payments.json").read_text())["journal"] == "/var/lib/payments/journal"
         typist.line(f"{command} --check".replace("--yes", ""))
 

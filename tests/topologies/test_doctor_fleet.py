@@ -342,7 +342,7 @@ def test_services_that_do_not_run(fleet: Fleet, tmp_path: Path) -> None:
         )
         rotated = arx("key", "rotate", *words, env=env)
         assert rotated.exit_code == exit_codes.OK, rotated.err
-        fleet.until_found(exit_codes.DENIED, "service billing", "lacks the key k2.", "arx service enrol billing")
+        fleet.until_found(exit_codes.DENIED, "service billing", "lacks the key k2.", "`arx ship FILE --once`")
     finally:
         for name in ("billing", "orders"):
             arx("service", "remove", name, "--yes", *words, env=env)
@@ -376,7 +376,7 @@ def test_versions_and_shipping_of_services(fleet: Fleet, tmp_path: Path) -> None
     invitation, file, journal = tmp_path / "orders.invite", tmp_path / "orders.json", tmp_path / "journal"
     assert arx("service", "enrol", "billing", "--out", tmp_path / "billing.json", *words).exit_code == exit_codes.OK
     assert arx("service", "invite", "orders", "--out", invitation, *words).exit_code == exit_codes.OK
-    joined = (invitation, "--out", file, "--key-out", tmp_path / "orders.key", "--journal", journal)
+    enrolled = ("--invitation", invitation, "--out", file, "--journal", journal)
     user = acl.user_name("verifier", "acme")
     fleet.server.ask("ACL", "SETUSER", user, *acl.rules("verifier", "acme", MINT))
     store = f"redis://{user}:{MINT}@127.0.0.1:{fleet.server.port}"
@@ -389,14 +389,14 @@ def test_versions_and_shipping_of_services(fleet: Fleet, tmp_path: Path) -> None
         return check["found"], check["mend"]
 
     try:
-        run_version(tmp_path, "0.1.9", "service", "join", *joined)
+        run_version(tmp_path, "0.1.9", "service", "enrol", *enrolled)
         fleet.until_found(
             exit_codes.DENIED, "service orders", f"it runs 0.1.9, the mints run {own}", "install the mints' version"
         )
-        assert arx("service", "refresh", file, "--once").exit_code == exit_codes.OK
+        assert arx("ship", file, "--once").exit_code == exit_codes.OK
         fleet.until_well()
         found, mend = hint("versions of services")
-        assert (found, "arx service join" in mend) == (f"orders {own}; unknown of billing", True)
+        assert (found, mend) == (f"billing {own}, orders {own}", "")
         found, mend = hint("shipping")
         assert found == "billing, orders: a verifier runs, and no record of it was ever shipped"
         assert "run `arx ship FILE`" in mend

@@ -199,7 +199,7 @@ def test_one_ledger_for_all_services(ledger: Ledger) -> None:
     found, mend = ledger.bad()["ledger services"]
     assert "orders.json has redis://elsewhere:6379, so a task could use its budget at each" in found
     assert "payments.json has none" in found
-    assert "arx service refresh" in mend
+    assert "arx ship FILE --once" in mend
 
 
 def test_pools_that_a_restart_exhausted(ledger: Ledger) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -32,7 +32,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         audience: The service's name.
         journal: Folder of the decision journal.
         keys: Key id to base64url of the 32-byte audience key.
-        issuer: The mint's URL, for the process that refreshes the keys; the verifier does not use it.
+        issuer: The mint's URL, for ``upkeep``; decisions do not use it.
         key_file: The service's own key for requests to the mint; not read here.
         max_ttl_ms: The realm's longest token life, ms.
         realm: The realm's name.
@@ -85,9 +85,10 @@ class FileKeys(KeyRing):
 
     Attributes:
         path: The file.
+        on_unknown: Called when a key id is unknown; it must not wait or raise.
     """
 
-    __slots__ = ("_looked_ns", "_seen", "path")
+    __slots__ = ("_looked_ns", "_seen", "on_unknown", "path")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Read the file's keys.
@@ -96,7 +97,7 @@ class FileKeys(KeyRing):
             SettingsError: The file is unusable, or has no key.
         """
         self.path = Path(path)
-        self._looked_ns = time.monotonic_ns()
+        self._looked_ns, self.on_unknown = time.monotonic_ns(), _do_nothing
         # Taken before the read: if the file is replaced in between, the identity differs and the file is read again.
         self._seen = identify_file(self.path)
         file = read_service_file(self.path)
@@ -106,8 +107,10 @@ class FileKeys(KeyRing):
         """Return the key of ``kid``, or None; an unknown id makes it read the file again."""
         # The process that refreshes the keys replaces the file, without a message to the verifiers.
         key = super().get(kid)
-        if key is None and time.monotonic_ns() - self._looked_ns >= LOOK_NS and self.reread():
-            key = super().get(kid)
+        if key is None and time.monotonic_ns() - self._looked_ns >= LOOK_NS:
+            self.on_unknown()
+            if self.reread():
+                key = super().get(kid)
         return key
 
     def reread(self) -> bool:
@@ -151,7 +154,7 @@ def read_service_file(path: str | os.PathLike[str]) -> ServiceConfig:
         mode = file.stat().st_mode
         raw = file.read_bytes()
     except OSError as error:
-        raise SettingsError(f"{file}: {error.strerror}; `arx service join` or `arx service enrol` makes it") from error
+        raise SettingsError(f"{file}: {error.strerror}; `arx service enrol` makes it") from error
     if stat.S_IMODE(mode) & 0o077:
         # An audience key forges tokens for this service: another user of the machine must not have read it.
         raise SettingsError(f"{file} holds keys and can be read by others; run `chmod 600 {file}`")
@@ -184,27 +187,36 @@ def open_verifier(
         draws: As of ``Verifier``; without it no ledger is opened.
 
     Returns:
-        A verifier that starts to follow the epoch with its first call or with ``start``.
+        A verifier that starts to follow the epoch, to ship its journal and to refresh its keys with its first call or
+        with ``start``.  With ``decisions`` it ships and refreshes nothing.
 
     Raises:
         SettingsError: The file is unusable, or lacks a setting that was not given here.
     """
     from arx_verifier.journal import name_verifier  # with the writer, which few programs that read a file need
+    from arx_verifier.upkeep import Upkeep
 
     file, keys = read_service_file(path), FileKeys(path)
     nonce_store = nonces if nonces is not None else _nonces(file)
     shares = nonce_store is not None and not isinstance(nonce_store, MemoryNonces)
     verifier_id = name_verifier(file.audience, shares=shares)
+    upkeep = None
+    if decisions is None:
+        own_key = file.issuer is not None and file.key_file is not None
+        upkeep = Upkeep(keys.path, file.audience, keys, own_key=own_key)
+        keys.on_unknown = upkeep.begin
+        decisions = _journal(file, verifier_id, upkeep.begin)
     return Verifier(
         audience=file.audience,
         keys=keys,
         epochs=epochs if epochs is not None else _follow(file, verifier_id),
-        decisions=decisions if decisions is not None else _journal(file, verifier_id),
+        decisions=decisions,
         nonces=nonce_store,
         ledger=ledger if ledger is not None or not draws else _ledger(file),
         costs=file.costs if costs is None else costs,
         draws=draws,
         record_arguments=file.record_arguments,
+        upkeep=upkeep,
     )
 
 
@@ -232,16 +244,19 @@ def _follow(file: ServiceConfig, verifier_id: str) -> Epochs:
     return Follower(file.store, file.realm, verifier_id, password=os.environ.get("ARX_STORE_PASSWORD"), ca=file.ca)
 
 
-def _journal(file: ServiceConfig, verifier_id: str) -> DecisionSink:
+def _do_nothing() -> None:
+    pass
+
+
+def _journal(file: ServiceConfig, verifier_id: str, on_run: Callable[[], None]) -> DecisionSink:
     from arx_verifier.journal import MAX_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES, Journal
 
     if file.journal is None:
         raise SettingsError("the service file names no journal; give `journal` in it or `decisions` here")
     budget = MAX_BYTES if file.journal_bytes is None else file.journal_bytes
     size = min(SEGMENT_BYTES, max(budget // _SEGMENTS // PAGESIZE * PAGESIZE, MIN_SEGMENT_BYTES))
-    return Journal(
-        file.journal, verifier_id, file.audience, segment_bytes=size, mode=file.journal_mode, max_bytes=budget
-    )
+    about: dict[str, Any] = {"segment_bytes": size, "mode": file.journal_mode, "max_bytes": budget, "on_run": on_run}
+    return Journal(file.journal, verifier_id, file.audience, **about)
 
 
 def _ledger(file: ServiceConfig) -> Ledger | None:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
         read_statement,
     )
     from arx_caps.audit.shipping.journal_runs import JournalRuns
-    from arx_caps.audit.shipping.shipper import Shipper
+    from arx_caps.audit.shipping.shipper import Shipper, ShippingStatus
 else:
     __getattr__, __dir__ = open_door(
         __name__,
         {
             "batch": "Batch LogWord MAX_NUMBER Statement hold_statement open_statement read_statement",
             "journal_runs": "JournalRuns",
-            "shipper": "Shipper",
+            "shipper": "Shipper ShippingStatus",
         },
     )
 
@@ -33,6 +33,7 @@ __all__ = [
     "JournalRuns",
     "LogWord",
     "Shipper",
+    "ShippingStatus",
     "Statement",
     "hold_statement",
     "open_statement",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ship a journal to the mint: batches of records, signed by the service.  LOG 2.
 
-It runs beside the service (``arx ship``) or as a thread in it; both read the journal's files.  Decisions never wait for
-it.  ``journal_runs`` reads the journal.
+It runs as a thread of the service, or beside it (``arx ship``); both read the journal's files, and ``lock`` lets one of
+them work at a time.  Decisions never wait for it.  ``journal_runs`` reads the journal.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import msgspec
 from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, Mark, read_mark, sign_batch
 from arx_caps.audit.shipping.fork_detection import Seen
 from arx_caps.audit.shipping.journal_runs import AT_ONCE, JournalRun, JournalRuns
+from arx_caps.audit.shipping.lock import ShipperLock
 from arx_caps.http_client import USER_AGENT, no_answer, open_client
 from arx_caps.jose import make_dpop
 from arx_caps.keyfile import SigningKey
@@ -28,6 +29,10 @@ from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
 from arx_verifier.journal import ALARMS
 
 PAUSE_S: Final = 0.05  # between two scans of the journal
+YIELDING_PAUSE_S: Final = 0.2  # in the process of a service, which has other work
+STANDBY_S: Final = 0.5  # until it is tried again whether another process still ships
+TAKE_S: Final = 40.0  # longer than an attempt of a process that gives way
+ELSEWHERE: Final = "shipped_elsewhere"
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 30.0
 UNDER_WAY: Final = 4  # concurrent batches of a run: the shipper reads and signs some while the mint takes others
@@ -51,8 +56,10 @@ class ShippingStatus(NamedTuple):
         failing_ms: How long shipping has failed, ms; 0 if it works.
         error: Why it fails, or None.
         code: The code of that error: ``store_unavailable`` if the mint did not answer, ``bad_batch`` if it refused,
-            ``bad_mark`` if it has records that were never sent from here.
+            ``bad_mark`` if it has records that were never sent from here, ``shipped_elsewhere`` if another process
+            ships the journal.
         fork: Why the log contradicts the last checkpoint that this sender verified, or None.
+        standby: Whether another process ships the journal now.
     """
 
     shipped: int
@@ -64,6 +71,7 @@ class ShippingStatus(NamedTuple):
     error: str | None
     code: str | None
     fork: str | None = None
+    standby: bool = False
 
 
 # While the mint does not answer, the journal grows.  A file leaves the folder only when the mint has its records.
@@ -78,6 +86,7 @@ class Shipper:
         key: The service's enrolled key.
         keep_ms: How long a file stays after its records were sent, ms since it was last written.
         at_once: Records in a batch, at most ``batch.MAX_RECORDS``.
+        yields: Whether it gives way to a shipper that does not.
         client: The HTTP client; the shipper opens its own when omitted.
         ca: File of a further authority for TLS, for its own client.
 
@@ -95,10 +104,13 @@ class Shipper:
         key: SigningKey,
         keep_ms: int = 0,
         at_once: int = AT_ONCE,
+        yields: bool = False,
         client: httpx.Client | None = None,
         ca: str | None = None,
     ) -> None:
         self._journal, self._key = JournalRuns(folder, audience, at_once), key
+        self._lock, self._pause_s = ShipperLock(folder, yields=yields), YIELDING_PAUSE_S if yields else PAUSE_S
+        self._standby = False
         self._realm, self._issuer = realm, issuer.rstrip("/")
         self._keep_ms = keep_ms
         self._http = client or open_client(self._issuer, timeout=TIMEOUT, ca=ca)
@@ -120,7 +132,7 @@ class Shipper:
         failing_ms = 0 if since is None else int((time.monotonic() - since) * 1000)
         journal, alarm = self._journal, round(self._alarm * 100)
         counts = (self._shipped, self._lost, journal.fill, alarm, journal.used, failing_ms)
-        return ShippingStatus(*counts, self._error, self._code, self._seen.alarm)
+        return ShippingStatus(*counts, self._error, self._code, self._seen.alarm, self._standby)
 
     def __enter__(self) -> Self:
         self.start()
@@ -144,7 +156,8 @@ class Shipper:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            self._send_rest()
+            self.send_rest()
+        self._lock.release()
         self._http.close()
 
     def run(self, stop: threading.Event, on_status: Callable[[ShippingStatus], object] | None = None) -> None:
@@ -163,10 +176,14 @@ class Shipper:
             if on_status is not None:
                 on_status(self.status)
             if not full:
-                stop.wait(PAUSE_S)
+                pause_s = STANDBY_S if self._standby else self._pause_s
+                stop.wait(max(pause_s, self._retry_at.get("", 0.0) - time.monotonic()))
 
-    def once(self) -> bool:
+    def once(self, take_s: float = TAKE_S) -> bool:
         """Ship the journal's present records, with one attempt each.
+
+        Args:
+            take_s: How long to wait for a process that ships the journal to give way, seconds.
 
         Returns:
             Whether the mint has all of them.
@@ -174,20 +191,38 @@ class Shipper:
         Raises:
             OSError: The journal cannot be read.
         """
-        while self._round() and self._error is None:
-            pass
-        return self._error is None
+        until = time.monotonic() + take_s
+        try:
+            while (self._round() or self._standby) and self._error is None:
+                if self._standby and time.monotonic() >= until:
+                    self._fail("", "another process ships this journal", ELSEWHERE)
+                elif self._standby:
+                    time.sleep(PAUSE_S)
+            return self._error is None
+        finally:
+            self._lock.release()
 
-    def _send_rest(self) -> None:
+    def send_rest(self) -> None:
         """Send the records of a program's last moments: nothing may run after it that would send them."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # of an interpreter that ends, and starts no thread any more
             while self._error is None and _FULL in self._round():
                 pass
 
     def _round(self) -> set[str]:
         """Ship a part of each run, and return the results other than ``_NOTHING``."""
+        held, journal = self._lock.held, self._journal
+        self._standby = not self._lock.take()
+        if self._standby:
+            self._error = self._code = self._failing_since = None
+            return set()
+        if not held:  # another process may have sent records and removed files since
+            self._journal = JournalRuns(journal.folder, journal.audience, journal.at_once)
+            self._seen = Seen(journal.folder)
         self._journal.look()
         self._warn()
+        if self._failures.pop("", None):  # of the journal itself, which can be read again
+            self._retry_at.pop("", None)
+            self._recover()
         runs, now = tuple(self._journal.runs.values()), time.monotonic()
         # One run that is refused must not hold back the others, so each has its own time to retry.
         sent = {self._one(run) for run in runs if now >= self._retry_at.get(run.boot, 0.0)}
@@ -273,9 +308,7 @@ class Shipper:
     def _succeed(self, run: JournalRun, batch: Batch, *, forward: bool, asked: bool) -> None:
         self._failures.pop(run.boot, None)
         self._retry_at.pop(run.boot, None)
-        if self._error is not None and not self._retry_at:
-            _log.warning("records are shipped again")
-            self._error = self._code = self._failing_since = None
+        self._recover()
         if not asked and forward:
             self._shipped += len(batch.records)
             self._lost += batch.first - batch.lost_from if batch.lost_from is not None else 0
@@ -284,6 +317,11 @@ class Shipper:
         elif not asked:
             # Without this pause, a mint that never gets further would be asked endlessly at full speed.
             self._fail(run.boot, "the mint did not take the batch, and wants another one", "bad_batch")
+
+    def _recover(self) -> None:
+        if self._error is not None and not self._retry_at:
+            _log.warning("records are shipped again")
+            self._error = self._code = self._failing_since = None
 
     def _fail(self, boot: str, why: str, code: str) -> None:
         failures = self._failures[boot] = self._failures.get(boot, 0) + 1

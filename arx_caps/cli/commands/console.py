@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import click
 
+from arx_caps.cli.display import hint_unshipped
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, table
@@ -76,6 +77,7 @@ def status_command(console: Console, place: Place) -> None:
     """Show whether the mint grants, its verifiers, and the state of the audit log."""
     status = place.mint().call("GET", "/v1/status")
     console.data("status", status, lambda: pairs(_rows(status)))
+    hint_unshipped(console, status["services_never_shipped"])
 
 
 def _rows(status: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -68,7 +68,7 @@ def _check(console: Console, settings: Any) -> None:
     left = [{"name": name, "service": str(path)} for name, path in missing.items()]
     console.data("gateway", {"upstreams": rows, "deciders": asked, "missing": left}, lambda: "\n".join(lines))
     if missing:
-        console.hint("`arx up --gateway FILE` makes it beside the realm, `arx service join` elsewhere")
+        console.hint("`arx up --gateway FILE` makes it beside the realm, `arx service enrol` elsewhere")
         click.get_current_context().exit(exit_codes.INCOMPLETE)
 
 

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx service``: enrol tool services, and issue, refresh, replace and remove their keys.  SPEC 9, 15, CONTROL 3."""
+"""``arx service``: enrol tool services, and replace and remove their keys.  SPEC 9, 15, CONTROL 3."""
 
 import contextlib
 import json
-import logging
-import signal
-import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from arx_caps.cli.display import facts_of, hint_audience
+from arx_caps.cli.display import facts_of, hint_audience, hint_silent
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import now_ms
 from arx_caps.cli.options import KidCommand, Verbs, common_options, out_option, pass_console, yes_option
-from arx_caps.cli.place import Place, ca_option, operator_options
+from arx_caps.cli.place import Place, ca_option, operator_options, operator_options_of
 from arx_caps.cli.secure_files import read_object, write_object
-from arx_caps.cli.terminal import Console, pairs, plain, table
+from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.durations import show_time
+from arx_caps.realm import Realm
+from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_audience
+
+if TYPE_CHECKING:
+    from arx_caps.service import Invitation
 
 KILL_S = 60.0  # a freeze is confirmed when the leases have ended
 _path = click.Path(path_type=Path)
@@ -27,29 +30,89 @@ _path = click.Path(path_type=Path)
 
 @click.group("service", cls=Verbs)
 def service_command() -> None:
-    """Enrol tool services, and refresh, replace and remove their keys."""
+    """Enrol tool services, and replace and remove their keys."""
 
 
 @service_command.command("enrol")
-@click.argument("audience")
+@click.argument("audience", required=False)
 @click.option("--out", type=_path, required=True, help="service file to write, a secret (mode 0600)")
-@operator_options
+@click.option(
+    "--invitation", metavar="FILE", help="enrol with an invitation of `arx service invite`; `-` reads it from stdin"
+)
+@click.option("--key-out", type=_path, help="file of the service's own key (mode 0600) [beside --out, as .key]")
+@click.option(
+    "--journal",
+    type=_path,
+    help="folder of the decision journal [the invitation's, else in the realm's folder, else beside --out]",
+)
+@click.option("--store", help="URL of the revocation store or of a relay [the invitation's, or the mint's]")
+@ca_option
+@operator_options_of
 @common_options
 @pass_console
-def enrol(console: Console, audience: str, out: Path, place: Place) -> None:
-    """Enrol the tool service AUDIENCE and write a service file; a repeat writes its current keys.
+def enrol(
+    console: Console,
+    audience: str | None,
+    out: Path,
+    invitation: str | None,
+    key_out: Path | None,
+    journal: Path | None,
+    store: str | None,
+    ca: str | None,
+    realm_dir: Path,
+    issuer: str | None,
+    operator_key: Path | None,
+) -> None:
+    """Enrol the tool service AUDIENCE with a key of its own, and write its service file.
 
-    For a service that fetches its keys itself, use `arx service invite`.
+    Where the operator's key is, give AUDIENCE.  On another machine give the invitation that an operator has made.
+    The service's verifier then refreshes its keys and ships its records to the audit log by itself.
+
+    \b
+        arx service enrol orders --out orders.json
+        arx service enrol --invitation orders.invite --out orders.json
     """
-    _checked(audience)
-    mint = place.mint()
-    file = mint.call("POST", "/v1/services", {"audience": audience})
-    write_object(out, file)  # the keys go to the file alone, never to stdout
-    kids = sorted(file.get("keys", {}))
-    value = {"audience": audience, "file": str(out), "keys": kids, "realm": file.get("realm")}
-    console.data("service", value, lambda: pairs([("service", audience), ("file", out), ("keys", ", ".join(kids))]))
-    with contextlib.suppress(Stop):  # a role may allow to enrol a service and not to show it
-        hint_audience(console, mint.call("GET", f"/v1/services/{audience}"))
+    from arx_caps.agent.mint_client import MintClient
+    from arx_caps.service import join_service
+
+    if (audience is None) == (invitation is None):
+        raise click.UsageError("expected AUDIENCE or --invitation FILE, and not both")
+    if audience is not None:
+        _checked(audience)
+    if out.exists():  # before an invitation is made
+        hint = f"`arx ship {out} --once` refreshes its keys; for another key of the service name other files"
+        raise Stop(f"{out} exists; it is not overwritten", hint=hint, code="file")
+    answer, folder = read_object(invitation) if invitation is not None else {}, None
+    if audience is not None:
+        place = Place(realm_dir, issuer, operator_key)
+        answer = place.mint().call("POST", "/v1/services/invitations", {"audience": audience})
+        folder, ca = _journal_of(place, audience), ca or place.ca()
+    invited = _invitation(invitation, answer)
+    # What `arx apply` wrote of its file; an option of this machine wins.
+    store, folder = store or answer.get("store"), Path(answer["journal"]) if "journal" in answer else folder
+    with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=ca)) as mint:
+        key = key_out or out.with_suffix(".key")
+        fetched = join_service(invited, mint, out=out, key_out=key, journal=journal or folder, store=store, ca=ca)
+    value = {"audience": fetched.audience, "file": str(out), "key_file": str(key), "keys": sorted(fetched.texts)}
+    console.data("service", value, lambda: pairs(facts_of(value)))
+    if audience is not None:
+        hint_audience(console, answer)
+
+
+def _journal_of(place: Place, audience: str) -> Path | None:
+    """Return the folder of a service's journal where the realm's is, as `arx decisions` looks there; else None."""
+    with contextlib.suppress(SettingsError):
+        return Realm.open(place.realm_dir).journals_dir / audience
+    return None
+
+
+def _invitation(file: str | None, answer: Mapping[str, Any]) -> "Invitation":
+    from arx_caps.service import Invitation
+
+    members = ("audience", "enrolment", "issuer")
+    if not all(isinstance(answer.get(name), str) for name in members):
+        raise Stop(f"{file}: expected an invitation, as `arx service invite` writes it", code="file")
+    return Invitation(*(str(answer[name]) for name in members))
 
 
 @service_command.command("invite")
@@ -59,7 +122,7 @@ def enrol(console: Console, audience: str, out: Path, place: Place) -> None:
 @common_options
 @pass_console
 def invite(console: Console, audience: str, out: Path | None, place: Place) -> None:
-    """Invite the tool service AUDIENCE to enrol its own key with `arx service join`, once, within 15 minutes.
+    """Invite the tool service AUDIENCE to enrol on another machine, once, within 15 minutes.
 
     \b
         arx service invite orders --out orders.invite
@@ -77,89 +140,21 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
     console.data("invitation", value, lambda: pairs([("service", audience), ("file", out), ("valid until", until)]))
 
 
-@service_command.command("join")
-@click.argument("invitation", metavar="FILE")
-@click.option("--out", type=_path, required=True, help="service file to write (mode 0600)")
-@click.option("--key-out", type=_path, required=True, help="new file for the service's own key (mode 0600)")
-@click.option(
-    "--journal", type=_path, help="folder of the decision journal [the invitation's, or beside the service file]"
-)
-@click.option("--store", help="URL of the revocation store or of a relay [the invitation's, or the mint's]")
-@ca_option
-@common_options
-@pass_console
-def join(
-    console: Console,
-    invitation: str,
-    out: Path,
-    key_out: Path,
-    journal: Path | None,
-    store: str | None,
-    ca: str | None,
-) -> None:
-    """Make a key, enrol it with the invitation in FILE (`-` for stdin), and write a service file.
-
-    \b
-        arx service join orders.invite --out orders.json --key-out orders.key
-    """
-    from arx_caps.agent.mint_client import MintClient
-    from arx_caps.service import Invitation, join_service
-
-    content = read_object(invitation)
-    members = ("audience", "enrolment", "issuer")
-    if not all(isinstance(content.get(name), str) for name in members):
-        raise Stop(f"{invitation}: expected an invitation, as `arx service invite` writes it", code="file")
-    invited = Invitation(*(str(content[name]) for name in members))
-    # What `arx apply` wrote of its file; an option of this machine wins.
-    store = store or content.get("store")
-    journal = journal or (Path(content["journal"]) if "journal" in content else None)
-    with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=ca)) as mint:
-        fetched = join_service(invited, mint, out=out, key_out=key_out, journal=journal, store=store, ca=ca)
-    value = {"audience": fetched.audience, "file": str(out), "key_file": str(key_out), "keys": sorted(fetched.texts)}
-    console.data("service", value, lambda: pairs(facts_of(value)))
-
-
-@service_command.command("refresh")
-@click.argument("file", type=_path)
-@click.option("--once", is_flag=True, help="fetch once; exit with 5 if the mint does not answer")
-@common_options
-@pass_console
-def refresh(console: Console, file: Path, once: bool) -> None:
-    """Refresh the keys in the service FILE until SIGINT or SIGTERM; a running service reads the file again."""
-    from arx_caps.service import KeyRefresher
-
-    refresher = KeyRefresher(file)
-    try:
-        if once:
-            changed = refresher.refresh()
-            value = {"file": str(file), "keys": list(refresher.status.kids), "changed": changed}
-            console.data("service", value, lambda: pairs(facts_of(value)))
-            return
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        if not console.quiet:
-            logging.getLogger("arx_caps.service").setLevel(logging.INFO)  # log each new key
-        console.say(f"refreshing {plain(file)} until SIGINT or SIGTERM")
-        refresher.run(stop)
-    finally:
-        refresher.close()
-
-
 @service_command.command("list")
 @operator_options
 @common_options
 @pass_console
 def list_services(console: Console, place: Place) -> None:
     """List the enrolled services: their versions, and when each last shipped records."""
-    found, _ = place.mint().rows("/v1/services", "services")
+    mint = place.mint()
+    found, _ = mint.rows("/v1/services", "services")
     rows = [
         (s["audience"], len(s["keys"]), _versions(s), _shipped(s), show_time(s["enrolled_at"]), s["enrolled_by"])
         for s in found
     ]
     heads = ("SERVICE", "OWN KEYS", "VERSION", "SHIPPED", "ENROLLED", "BY")
     console.data("services", {"services": found}, lambda: table(heads, rows))
+    hint_silent(console, mint)
 
 
 @service_command.command("show")
@@ -199,15 +194,15 @@ def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes
     path = f"/v1/services/{_checked(audience)}/replace-key"
     _tell_end(console, place.mint(KILL_S).call("POST", path, {"stolen": stolen}))
     if not stolen:
-        console.hint(
-            "the service fetches the new key at its next refresh; without its own key, run `arx service enrol`"
-        )
+        console.hint("the service fetches the new key at its next refresh")
     else:
         console.hint(
             f"if the service's own key was stolen as well, run `arx service remove-key {audience} KID` (`arx service "
             f"show {audience}` lists them), then this command again"
         )
-        console.hint("run `arx service refresh FILE --once` where the service runs; until then it refuses every call")
+        console.hint(
+            "run `arx ship FILE --once` where the service runs; until it has the new key it refuses every call"
+        )
 
 
 @service_command.command("remove")

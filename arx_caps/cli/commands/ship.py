@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx ship``: send a service's records to the mint.  LOG 2.
+"""``arx ship``: send a service's records to the mint, and refresh its keys.  LOG 2, CONTROL 3.2.
 
 While the mint is unreachable, records stay in their journal, and the status line has the reason.
 """
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,6 +20,11 @@ from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, colours, json_line, plain
 from arx_caps.durations import parse_duration, show_span
+from arx_verifier.errors import ArxError
+
+if TYPE_CHECKING:
+    from arx_caps.audit.shipping import ShippingStatus
+    from arx_caps.service import KeyRefresher
 
 EVERY_S: Final = 10.0  # between two equal status lines
 WAIT_S: Final = 1.5  # until a person reads why it takes long
@@ -33,49 +38,71 @@ _LINE_S: Final = 0.5  # between two updates of a terminal's line
 @common_options
 @pass_console
 def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> None:
-    """Send the records of the service in SERVICE_FILE to the mint, until SIGINT or SIGTERM.
+    """Send the records of the service in SERVICE_FILE to the mint, and refresh its keys, until SIGINT or SIGTERM.
 
-    Run one for all processes of a service.  The file must name the service's own key, as `arx service join` writes it.
+    The process of a verifier does both by itself: this is for one that cannot, such as one without arx-caps, and for a
+    journal that is left.  While it runs, the service's process does not ship.
     An alarm is shown at 50, 80 and 95 % of the journal's budget: a full journal refuses calls.
 
     Exit code 0: the mint has every record; 3: records are left or were lost; 5: the mint did not answer.
     """
-    from arx_caps.service import open_shipper
+    from arx_caps.service import KeyRefresher, open_shipper
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     shipper = open_shipper(file, keep_ms=parse_duration(keep) if keep else 0)
+    refresher = KeyRefresher(file)
     # A mint that accepts the connection and does not answer is waited for until the client's timeout.
     waiting = threading.Timer(WAIT_S, console.say, ("waiting for an answer of the mint",))
     waiting.daemon = True
+    refused: ArxError | None = None
     try:
         if not once:
             stop, line = threading.Event(), _Line(console)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
+            refresher.start()
             shipper.run(stop, line.show)  # the last pass follows below, with a result
             line.end()
         waiting.start()
-        done = shipper.once()
+        refused = _refresh(refresher) if once else None
+        done = shipper.once() if once else shipper.once(take_s=0.0)
         status = shipper.status
     except OSError as error:
         raise Stop(f"cannot read the journal: {error.strerror or error}", code="journal") from error
     finally:
         waiting.cancel()
         shipper.close()
+        refresher.close()
+    if done and refused is not None and not status.lost:
+        raise refused
     # Lost records are reported even if everything else was sent: the log lacks them for good.
-    result = {"done": done and not status.lost, **_told(status)}
+    result = {"done": done and not status.lost, **_told(status), "keys": list(refresher.status.kids)}
     console.data("shipped", result, lambda: _shown(status))
     if not done:
-        unreachable = status.code == "store_unavailable"
-        hint = "run this command again: the records stay in the journal"
-        if not unreachable:
-            hint = (
-                "if the service's key was removed, join again with the same --journal folder, which keeps the records"
-            )
-        raise Stop(
-            str(status.error), exit_codes.UNREACHABLE if unreachable else exit_codes.INCOMPLETE, hint=hint, code="ship"
-        )
+        raise _failure(status)
     click.get_current_context().exit(exit_codes.INCOMPLETE if status.lost else exit_codes.OK)
+
+
+def _refresh(refresher: "KeyRefresher") -> ArxError | None:
+    """Refresh the keys; return why they could not be, as the records are sent all the same."""
+    try:
+        refresher.refresh()
+    except ArxError as error:
+        return error
+    return None
+
+
+def _failure(status: "ShippingStatus") -> Stop:
+    unreachable = status.code == "store_unavailable"
+    hint = "run this command again: the records stay in the journal"
+    if status.code == "shipped_elsewhere":
+        hint = "end the other `arx ship`, or let it send them"
+    elif not unreachable:
+        hint = (
+            "if the service's key was removed, enrol it again with the same --journal folder, which keeps the records"
+        )
+    exit_code = exit_codes.UNREACHABLE if unreachable else exit_codes.INCOMPLETE
+    return Stop(str(status.error), exit_code, hint=hint, code="ship")
 
 
 class _Line:
@@ -88,7 +115,7 @@ class _Line:
 
     def show(self, status: Any) -> None:
         """Show a status; called after each pass over the journal."""
-        now, matters = time.monotonic(), (status.alarm, status.error, status.lost, status.fork)
+        now, matters = time.monotonic(), (status.alarm, status.error, status.lost, status.fork, status.standby)
         if now < self._next and matters == self._said:
             return
         self._said, self._next = matters, now + (_LINE_S if self._terminal else EVERY_S)
@@ -118,6 +145,8 @@ def _shown(status: Any) -> str:
         parts.append(click.style(f"{status.lost:,} lost", fg="red"))
     if status.fork is not None:
         parts.append(click.style(f"ALARM: {plain(status.fork)}", fg="red", bold=True))
+    if status.standby:
+        parts.append("another process ships this journal; waiting for its end")
     if status.error is not None:
         parts.append(f"not sent for {show_span(status.failing_ms)}: {plain(status.error)}")
     return ", ".join(parts)

@@ -286,9 +286,9 @@ class Site:
         file, key = self.folder / f"{name}.json", self.folder / f"{name}.key"
         invitation, journal = self.folder / f"{name}.invite", self.folder / "journals" / name
         self.arx("service", "invite", audience, "--out", str(invitation))
-        words = ("service", "join", str(invitation), "--out", str(file), "--key-out", str(key))
+        words = ("service", "enrol", "--invitation", str(invitation), "--out", str(file), "--key-out", str(key))
         self.arx(*words, "--journal", str(journal), "--store", self.store_url("verifier"))
-        command = [sys.executable, str(SERVICE), audience, "--service-file", str(file), "--ship"]
+        command = [sys.executable, str(SERVICE), audience, "--service-file", str(file)]
         command += ["--data", str(self.folder / f"{name}.db"), "--port", str(port)]
         environment = {**self._environment, "ARX_STORE_PASSWORD": self.passwords["verifier"]}
         service = Service(name, command, environment, self._logs / f"{name}.log")

@@ -69,6 +69,7 @@ class Journal:
             ``best_effort`` as ``strict``, but lets a call go ahead without a record and records the gap later.
         max_bytes: Quota of all files of the folder, bytes.
         clock: Wall clock in ms, for file names and counts.
+        on_run: Called at the first file of each run, which a forked child has of its own; it must not wait or raise.
 
     Raises:
         SettingsError: A size or the mode is invalid.
@@ -84,6 +85,7 @@ class Journal:
         mode: Literal["strict", "durable", "best_effort"] = "strict",
         max_bytes: int = MAX_BYTES,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        on_run: Callable[[], None] = lambda: None,
     ) -> None:
         if not MIN_SEGMENT_BYTES <= segment_bytes <= max_bytes or segment_bytes % PAGESIZE:
             expected = f"whole pages from {MIN_SEGMENT_BYTES} up to max_bytes"
@@ -92,7 +94,7 @@ class Journal:
             raise SettingsError(f"invalid journal mode: expected one of {', '.join(MODES)}, got {mode!r}")
         self.folder, self.verifier_id, self.audience = Path(folder), verifier_id, audience
         self.waits, self._goes_on = mode == "durable", mode == "best_effort"
-        self._segment_bytes, self._max_bytes, self._clock = segment_bytes, max_bytes, clock
+        self._segment_bytes, self._max_bytes, self._clock, self._on_run = segment_bytes, max_bytes, clock, on_run
         self._reserve = min(_RESERVE_BYTES, segment_bytes // _RESERVE_SHARE)
         self._kept_free = self._reserve + _FRAME
         self._begin()
@@ -349,6 +351,7 @@ class Journal:
         segment = Segment(self.folder, header, self._segment_bytes)
         if self._segment is None:
             warn_beside(self.folder, self.verifier_id)
+            self._on_run()
         return segment
 
     def _sync_last(self) -> None:

@@ -7,7 +7,7 @@ authenticated, and every failure ends in a refusal.  The caller passes the time 
 
 import time
 from collections.abc import Collection, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -26,6 +26,9 @@ from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, as
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend_call, spend_once
 from arx_verifier.verification.reasons import Refused, code_of, hold_request
+
+if TYPE_CHECKING:
+    from arx_verifier.upkeep import Upkeep
 
 _ALLOWED: Final = Refused(OK, ())
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three delegations
@@ -77,6 +80,7 @@ class Verifier:
         costs: By tool or pattern what a call costs, by unit; see ``ledger.Costs``.
         draws: Whether a call draws on its budgets; False only before another verifier, which draws.
         record_arguments: Tools, or patterns of them, whose arguments are recorded in clear.
+        upkeep: Started and closed with the verifier; None for nothing.
         cache_bytes: Approximate memory for cached chains, bytes.  Caches that all verifiers of a process share take up
             to 20 MB more.
 
@@ -99,6 +103,7 @@ class Verifier:
         costs: Mapping[str, Mapping[str, Any]] | None = None,
         draws: bool = True,
         record_arguments: Collection[str] = (),
+        upkeep: "Upkeep | None" = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not is_audience(audience) and audience != MINT_AUDIENCE:
@@ -107,7 +112,7 @@ class Verifier:
             )
         if not all(map(is_tool_pattern, record_arguments)):
             raise SettingsError("record_arguments are tools, such as orders.get, or patterns, such as orders.*")
-        self._record_arguments = tuple(record_arguments)
+        self._record_arguments, self._upkeep = tuple(record_arguments), upkeep
         self.audience = audience
         self.keys = keys
         self.epochs = epochs
@@ -279,18 +284,25 @@ class Verifier:
         return readiness(self.epochs, self.decisions)
 
     def start(self) -> None:
-        """Start following the revocation epoch; idempotent."""
+        """Start to follow the revocation epoch, to ship and to refresh keys; idempotent."""
         self.epochs.start()
         if self._budgets.ledger is not None:
             self._budgets.ledger.start()
+        if self._upkeep is not None:
+            self._upkeep.start()
 
     def close(self) -> None:
-        """Stop following, close journal, nonces and ledger, empty the cache; later calls are refused as ``closed``."""
+        """Stop following, close journal, nonces and ledger; later calls are refused as ``closed``.
+
+        The records of the last moments are shipped within ``upkeep.LAST_S``.
+        """
         self.epochs.close()
         self.decisions.close()
         self.nonces.close()
         if self._budgets.ledger is not None:
             self._budgets.ledger.close()
+        if self._upkeep is not None:
+            self._upkeep.close()  # the last, so that it ships what the journal has recorded
         self._authenticator.forget()
 
     def _decide(

@@ -170,7 +170,9 @@ def _report(console: Console, plan: ServicesPlan, *, check: bool, file: str) -> 
     console.data("services-applied", value, "" if check and work else ended)
     waits = next((service for service in plan.services if service.file is not None), None)
     if not check and waits is not None:
-        console.hint(f"carry each invitation to its service: `arx service join {waits.file} …`, within 15 minutes")
+        console.hint(
+            f"carry each invitation to its service: `arx service enrol --invitation {waits.file} …`, within 15 minutes"
+        )
 
 
 def _hint_policy(console: Console, lacking: Sequence[str]) -> None:

@@ -54,7 +54,7 @@ class ServiceTerms(PolicyTable, frozen=True, kw_only=True):
     journal: Annotated[str, text_that(lambda text: PurePosixPath(text).is_absolute(), "an absolute path")] | None = None
 
     def invited(self) -> dict[str, str]:
-        """Return what the invitation has of the table, for ``arx service join``."""
+        """Return what the invitation has of the table, for ``arx service enrol``."""
         written = {"store": self.store, "journal": self.journal}
         return {name: value for name, value in written.items() if value is not None}
 

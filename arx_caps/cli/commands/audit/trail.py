@@ -13,7 +13,7 @@ import click
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
-from arx_caps.cli.display import HEADS, row_of
+from arx_caps.cli.display import HEADS, hint_silent, row_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console
@@ -46,6 +46,7 @@ def trail_command(console: Console, place: Place, asking: Asking, limit: int, fl
     """
     mint = place.mint()
     if asking.one_id is not None and not (flat or jsonl) and _tree(console, mint, asking):
+        hint_silent(console, mint)
         return
     found, first = asking.newest(mint, limit)
     total = first["total"]
@@ -57,6 +58,7 @@ def trail_command(console: Console, place: Place, asking: Asking, limit: int, fl
             "records", {"records": found, "total": total}, lambda: record_table(HEADS, list(map(row_of, found)))
         )
     console.say(_said(len(found), total))
+    hint_silent(console, mint)
 
 
 @click.command("tail")
@@ -124,8 +126,8 @@ def runs_command(console: Console, place: Place, service: str | None, limit: int
         console.hint(f"more than {limit} match: raise --limit to see them")
     for audience in _silent(mint, {run["service"] for run in runs}, service, more=more):
         console.hint(
-            f"the log has no record of {audience}: ship them with `arx service join` and `arx ship`; until then see "
-            "`arx decisions` on its machine"
+            f"the log has no record of {audience}: see the log of its process, or run `arx ship FILE` beside it; until "
+            "then see `arx decisions` on its machine"
         )
 
 

@@ -119,7 +119,7 @@ def _services(realm: Realm, url: str) -> Iterator[Check]:
         elif without_login(named) != wanted:
             found.append(f"{path.name} has {without_login(named)}, so a task could use its budget at each")
     if found:
-        mend = "run `arx service refresh` for each, and restart it"
+        mend = "run `arx ship FILE --once` for each, and restart it"
         yield Check("ledger services", False, f"not the realm's ledger: {'; '.join(found[:5])}", mend)
 
 

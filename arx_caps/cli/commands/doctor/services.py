@@ -31,12 +31,12 @@ SILENT: Final = (
     "start it; if it runs, see its log, and its network to the store: until it follows, it refuses every call"
 )
 UNSEEN: Final = "start it, or remove it with `arx service remove {}`"
-REFRESH: Final = "keep `arx service refresh FILE` running on its machine, and see its log"
+REFRESH: Final = "see the log of its process, which refreshes its keys; `arx ship FILE --once` does it now"
 NAMED: Final = 20  # services in a line; `arx service list` has all
-JOIN: Final = "; one without a key of its own needs `arx service invite` and `arx service join` first"
-SHIP: Final = "run `arx ship FILE` beside a service that decides calls, as a gateway does by itself" + JOIN
-REPORT: Final = "keep `arx service refresh FILE` or `arx ship FILE` running, which report the version" + JOIN
-COPY: Final = "make its file anew with `arx service enrol {} --out FILE`, and copy it to the service"
+ENROL: Final = "; one without a key of its own needs `arx service enrol`"
+SHIP: Final = "see the log of its process, which ships by itself; else run `arx ship FILE` beside it" + ENROL
+REPORT: Final = "start it: its process reports the version" + ENROL
+COPY: Final = "give it a key of its own with `arx service enrol {} --out FILE`, and start it from the new file"
 
 
 def check_services(store: RevocationStore, realm: Realm) -> Iterator[Check]:

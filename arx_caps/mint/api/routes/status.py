@@ -68,7 +68,8 @@ class StatusShown(RouteAnswer, frozen=True, kw_only=True):
     """The state of the realm, as this mint sees it, with the verifiers that asked within the last 10 minutes.
 
     ``because`` says why this mint grants nothing now.  ``services_never_seen`` are enrolled, but the store knows no
-    verifier of theirs.  A number is None while the database or the store does not answer.
+    verifier of theirs.  Of ``services_never_shipped`` a verifier is live, and the log has no record.  A number is None
+    while the database or the store does not answer.
     """
 
     realm: str
@@ -81,6 +82,7 @@ class StatusShown(RouteAnswer, frozen=True, kw_only=True):
     store: StoreShown
     verifiers: list[VerifierShown]
     services_never_seen: list[str]
+    services_never_shipped: list[str]
     sessions: int | None
     tasks: int | None
     approvals_waiting: int | None
@@ -100,6 +102,8 @@ def status_of(mint: MintContext) -> StatusShown:
     services = [row["audience"] for row in _or_none(lambda: mint.db.services.list(limit=MAX_SERVICES)) or ()]
     verifiers = [_verifier(one, header) for one in seen if header is not None]
     met = {audience_of(one.id) for one in seen}
+    running = sorted({str(one.service) for one in verifiers if one.state == "live" and one.service in services})
+    sent = _or_none(lambda: mint.log.store.last_sent(running))
     _, applied, age_ms = mint.epochs.view()
     because, publisher = mint.ready(), mint.log.publisher
     return StatusShown(
@@ -119,6 +123,7 @@ def status_of(mint: MintContext) -> StatusShown:
         # Those that need a look come first.
         verifiers=sorted(verifiers, key=lambda one: (one.state == "live", one.behind == 0, one.id)),
         services_never_seen=sorted(name for name in services if name not in met) if error is None else [],
+        services_never_shipped=[] if sent is None else [name for name in running if name not in sent],
         sessions=_or_none(mint.db.sessions.count_alive),
         tasks=_or_none(mint.db.tasks.count_alive),
         approvals_waiting=_or_none(mint.db.approvals.count_waiting),

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lock that makes one process of many the shipper of a journal.  LOG 2.6.
+
+The log takes each record once, however many processes send it.  But a shipper removes files that it has sent, which
+another one may be reading.
+"""
+
+import contextlib
+import fcntl
+import os
+import weakref
+from pathlib import Path
+from typing import Final
+
+LOCK_FILE: Final = "ship.lock"  # the shipper has its lock
+FIRST_FILE: Final = "ship.first"  # `arx ship` has its lock; the process of a verifier then gives way
+
+_LOCKS: "weakref.WeakSet[ShipperLock]" = weakref.WeakSet()
+
+
+# The kernel ends a lock with its process, so another process takes over after a kill.
+class ShipperLock:
+    """The lock of one shipper on a journal.
+
+    Args:
+        folder: The folder of the journal.
+        yields: Whether it gives way to a shipper that does not yield.
+    """
+
+    def __init__(self, folder: Path, *, yields: bool) -> None:
+        self._folder, self._yields = folder, yields
+        self._held: dict[str, int] = {}
+        _LOCKS.add(self)
+
+    def take(self) -> bool:
+        """Return whether this shipper may go on, before each pass; also without a folder, where nothing is to ship.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        try:
+            if self._yields and not self._is_free(FIRST_FILE):
+                self.release()
+                return False
+            return (self._yields or self._hold(FIRST_FILE)) and self._hold(LOCK_FILE)
+        except FileNotFoundError:
+            return True
+
+    @property
+    def held(self) -> bool:
+        """Whether this shipper has the lock."""
+        return LOCK_FILE in self._held
+
+    def release(self) -> None:
+        """Let another process ship."""
+        while self._held:
+            _, descriptor = self._held.popitem()
+            # Not by closing alone: a child that was forked meanwhile may have the descriptor.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    def after_fork(self) -> None:
+        """In a forked child: leave the lock to the parent."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def _hold(self, name: str) -> bool:
+        if name not in self._held:
+            descriptor = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if not _lock(descriptor, fcntl.LOCK_EX):
+                return False
+            self._held[name] = descriptor
+        return True
+
+    def _is_free(self, name: str) -> bool:
+        try:
+            descriptor = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        if free := _lock(descriptor, fcntl.LOCK_SH):
+            os.close(descriptor)
+        return free
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """Lock a file without waiting; close it, and return False, if another process has it."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise
+        return False
+    return True
+
+
+def _fork_all() -> None:
+    for lock in tuple(_LOCKS):
+        lock.after_fork()
+
+
+os.register_at_fork(after_in_child=_fork_all)
