@@ -16,7 +16,9 @@
      EMPTY     the ledger's process ends, and one without any data begins, whose clock may be behind
      BACK      two servers with data of their own take turns, without a new process: failover and back.  The mint,
                which remembers the newest beginning, looks while the server that is back still waits
-     ALL_SAW   instead of that look, each verifier has seen the beginning of a server before the next turn           */
+     ALL_SAW   instead of that look, each verifier has seen the beginning of a server before the next turn
+     SEAL      with CRASH: a process can seal its data, and notes the seal in the memory of the machine.  The next one
+               has what was on the disk, then or at any time before, and takes the note: with its seal nothing is lost */
 
 #ifndef MAX
 #define MAX 3                   /* units of the pool */
@@ -44,6 +46,28 @@ byte period;                    /* of the counters */
 short d_c, d_r, d_l;
 byte d_period;
 byte d_held[OPS];
+
+#ifdef SEAL
+#ifndef SEALS
+#define SEALS 2                 /* clean ends that are ever made */
+#endif
+byte seals, sealed, d_sealed;   /* the last one, and that of the data: 0 for none */
+byte noted;                     /* in the memory of the machine, which no copy of the disk has */
+bit starts;                     /* the process has not looked for the note yet */
+#ifdef REACH_DRAWN_AFTER_AN_END
+bit reopened;
+#endif
+#ifdef MUTATION_DRAWN_AFTER_THE_SEAL
+#define IS_SEALED 0
+#else
+#define IS_SEALED (sealed > 0)
+#endif
+#ifdef MUTATION_A_NOTE_NAMES_NO_SEAL
+#define IS_NOTED (noted > 0)
+#else
+#define IS_NOTED (noted == sealed)
+#endif
+#endif
 
 byte ops;                       /* the next operation */
 byte current, phase;            /* the period, and the ticks of it that are over */
@@ -195,6 +219,12 @@ active proctype Ledger()
        :: else ->
        if
 #endif
+#ifdef SEAL
+       :: (IS_SEALED || (starts && sealed)) && kind != UNDO && kind != SETTLE -> reply(SHORT, 0)
+       :: (IS_SEALED || (starts && sealed)) && (kind == UNDO || kind == SETTLE) /* an error: it may ask again */
+       :: else ->
+       if
+#endif
 #ifdef FAILOVER
        :: kind == DRAW && old_answers ->
           if
@@ -262,7 +292,7 @@ active proctype Ledger()
           :: else -> c = 0
           fi
        fi;
-#ifdef BACK
+#if defined(BACK) || defined(SEAL)
        fi;
 #endif
        given = 0;
@@ -333,6 +363,9 @@ active proctype Ledger()
 #ifdef CRASH
   :: d_step {                   /* the disk has what the ledger has */
        d_c = c; d_r = r; d_l = l; d_period = period;
+#ifdef SEAL
+       d_sealed = sealed;
+#endif
        do
        :: number < OPS -> d_held[number] = held[number]; number++
        :: else -> break
@@ -347,9 +380,34 @@ active proctype Ledger()
        :: else -> break
        od;
        number = 0;
+#ifdef SEAL
+       sealed = d_sealed; starts = 1;
+       lost = !sealed           /* a sealed one waits */
+#else
 #ifndef MUTATION_A_FAILOVER_LOSES_NOTHING
        lost = (NOW >= OPENED)   /* it was opened before the beginning, which is now */
 #endif
+#endif
+     }
+#endif
+#ifdef SEAL
+  :: d_step { !sealed && !lost && seals < SEALS -> seals++; sealed = seals; starts = 0 }
+  :: d_step { sealed && !starts -> noted = sealed }
+  :: noted -> noted = 0         /* the machine was without power, or a start took the note and ended */
+  :: d_step {                   /* the start takes the note, if there is one of this seal, and opens the data */
+       starts && sealed ->
+       if
+       :: IS_NOTED ->
+#ifndef MUTATION_A_NOTE_IS_USED_TWICE
+          noted = 0;
+#endif
+#ifdef REACH_DRAWN_AFTER_AN_END
+          reopened = 1;
+#endif
+          skip
+       :: else -> lost = 1
+       fi;
+       sealed = 0; starts = 0
      }
 #endif
   od
@@ -364,6 +422,9 @@ inline ask(kind, op, amount)
 
 inline spend(cost)              /* a cost counts in the period in which the ledger took it */
 {
+#ifdef REACH_DRAWN_AFTER_AN_END
+  assert(!reopened);
+#endif
   if
   :: when == current -> spent = spent + cost
   :: else

@@ -2,6 +2,7 @@
 """The ledger that ``arx up`` runs beside its store: budgets without a setting, a restart, and a ledger that fails."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -52,8 +53,8 @@ def answer(verifier: Verifier, held: Path) -> str:
     return call(verifier, held, "orders.get", **ARGS).code
 
 
-def test_a_reloaded_policy_has_budgets_and_a_restart_refills_none(tmp_path: Path, free_port: int) -> None:
-    """A service that was enrolled before the policy had budgets draws; a clean stop keeps what was drawn."""
+def test_a_reloaded_policy_has_budgets_and_a_clean_stop_keeps_what_was_drawn(tmp_path: Path, free_port: int) -> None:
+    """A service that was enrolled before the policy had budgets draws; after a stop each pool has what it had left."""
     with live_realm(tmp_path / "realm", free_port) as up:
         assert up.ready["ledger"] == f"unix://{tmp_path}/realm/ledger/valkey.sock"
         file = enrol(up, tmp_path)
@@ -67,15 +68,42 @@ def test_a_reloaded_policy_has_budgets_and_a_restart_refills_none(tmp_path: Path
         assert up.stop() == 0
         assert [*(tmp_path / "realm").glob("*/*.sock")] == []
     with live_realm(tmp_path / "realm", free_port) as up, live_verifier(up, file) as orders:
-        assert [answer(orders, each) for each in (held, spared)] == ["budget_exhausted"] * 2
+        assert answer(orders, held) == "budget_exhausted"
         pools = up.ok("budget", "list")["pools"]
         assert sorted((pool["used"], pool["remaining"], pool["lost"]) for pool in pools) == [
-            ("1", "0", True),
-            ("2", "0", True),
+            ("1", "1", False),
+            ("2", "0", False),
         ]
+        assert up.run("doctor")[0] == exit_codes.OK
+        assert [answer(orders, spared) for _ in range(2)] == ["ok", "budget_exhausted"]
         pool = next(pool["id"] for pool in pools if pool["used"] == "1")
         up.ok("budget", "top-up", pool, "1", "calls", "--reason", "after a restart", "--yes")
         assert [answer(orders, spared) for _ in range(2)] == ["ok", "budget_exhausted"]
+
+
+def test_a_kill_and_a_copy_of_the_folder_exhaust(tmp_path: Path, free_port: int) -> None:
+    """A realm that was killed, and one whose whole folder is put back as it was after an earlier clean stop."""
+    folder = tmp_path / "realm"
+    with live_realm(folder, free_port) as up:
+        file = enrol(up, tmp_path)
+        add_budget(up)
+        held, spared = start_task(up, tmp_path), start_task(up, tmp_path, "spared")
+        with live_verifier(up, file) as orders:
+            assert [answer(orders, each) for each in (held, spared)] == ["ok", "ok"]
+        assert up.stop() == 0
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with live_realm(folder, free_port) as up, live_verifier(up, file) as orders:
+        assert [answer(orders, held) for _ in range(2)] == ["ok", "budget_exhausted"]
+        server = pid_of(up.ready["ledger"])
+        up._up.kill()
+        up.until(lambda: not Path(f"/proc/{server}").exists())
+    with live_realm(folder, free_port) as up, live_verifier(up, file) as orders:
+        assert [answer(orders, each) for each in (held, spared)] == ["budget_exhausted"] * 2
+        assert up.stop() == 0
+    shutil.rmtree(folder)
+    copy.rename(folder)
+    with live_realm(folder, free_port) as up, live_verifier(up, file) as orders:
+        assert [answer(orders, each) for each in (held, spared)] == ["budget_exhausted"] * 2
 
 
 def test_a_ledger_that_cannot_start_stops_no_kill(tmp_path: Path, free_port: int) -> None:

@@ -63,6 +63,7 @@ CLOCK_PERIOD: Final = {"CLOCK_BACK": "", "PERIOD": "", **ALONE}
 FAILOVER: Final = {"FAILOVER": "", **DRAWS}
 EMPTY: Final = {"EMPTY": "", "CLOCK_BACK": "", **DRAWS}
 BACK: Final = {"BACK": "", **DRAWS}
+SEAL: Final = {"SEAL": "", **CRASH}
 CONFIRM: Final = {"CONFIRM": "", "LEASE": "1", "RELAYS": "1"}
 
 # A mistake, by its name in the simulator: model, parts and constants, and the property that it breaks.
@@ -112,6 +113,9 @@ BUDGET_MISTAKES: Final = {
     "slice counted from the answer": ("budget", PERIOD, OVER),
     "no margin after a failover": ("budget", FAILOVER, OVER),
     "a server that wakes gives at once": ("budget", {"TURNS": "1", **BACK}, OVER),
+    "a note is used twice": ("budget", SEAL, OVER),
+    "a note names no seal": ("budget", SEAL, OVER),
+    "drawn after the seal": ("budget", SEAL, OVER),
 }
 
 RUNS: Final = (
@@ -142,6 +146,9 @@ RUNS: Final = (
     Run("budget", "a ledger without data whose clock is behind", EMPTY),
     Run("budget", "failover and back, the mint looks first", BACK),
     Run("budget", "failover and back, each verifier has seen it", {"ALL_SAW": "", **BACK}),
+    Run("budget", "a clean end", SEAL),
+    Run("budget", "reservations and a clean end", {"RESERVE": "", "SEAL": "", "CRASH": "", **ALONE}),
+    Run("budget", "slices and a clean end", {"LEASED": "", "SEAL": "", "CRASH": "", **ALONE}),
     # That these states are reached shows that the runs above are not empty.
     Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
     Run("kill", "a confirmation is reached", {"CONFIRM": "", **KILL, "REACH_CONFIRMED": ""}, "!(confirmed)"),
@@ -152,6 +159,7 @@ RUNS: Final = (
     Run("relay", "a confirmation is reached", {**CONFIRM, "REACH_CONFIRMED": ""}, "!(confirmed)"),
     Run("budget", "a pool that is spent whole is reached", {**DRAWS, "REACH_ALL_SPENT": ""}, "spent<("),
     Run("budget", "a pool that is spent whole by slices is reached", {**LEASED, "REACH_ALL_SPENT": ""}, "spent<("),
+    Run("budget", "a draw after a clean end is reached", {**SEAL, "REACH_DRAWN_AFTER_AN_END": ""}, "!(reopened)"),
     Run("relay", "unattested server answers", {**RELAY_MOVED, switch("unattested server answers"): ""}, LATE),
     *(
         Run(model, name, {**macros, switch(name): ""}, breaks)

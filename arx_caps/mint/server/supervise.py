@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey, socket_url
+from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
 from arx_caps.mint.server.serve import GRACE_S, PROGRAM, SETTINGS_EXIT, STORE_VARIABLE
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
 from arx_caps.server_process import has_terminal
-from arx_verifier.errors import SettingsError
+from arx_verifier.errors import ArxError, SettingsError
 
 POLL_S: Final = 0.2  # between two checks of mint and store
 BACKOFF_S: Final = (0.2, 5.0)  # the shortest and longest pause before a restart
@@ -98,6 +99,8 @@ class Supervisor:
                 pause = BACKOFF_S[0] if time.monotonic() - began > SETTLED_S else min(2 * pause, BACKOFF_S[1])
                 self._stop.wait(pause)
         finally:
+            if self._ledger is not None and self._ledger.running:
+                end_ledger(self._ledger.url, self._realm.name)
             for server in (self._store, self._ledger):
                 if server is not None:
                     server.stop()
@@ -108,7 +111,9 @@ class Supervisor:
             return
         try:
             self._ledger.start()
-        except SettingsError as error:  # kills must work while calls with a budget do not
+            open_ledger(self._ledger.url, self._realm.name)
+        except ArxError as error:  # kills must work while calls with a budget do not
+            self._ledger.stop()
             sys.stderr.write(f"the ledger did not start, so calls with a budget are refused, retrying: {error}\n")
             self._ledger_due = time.monotonic() + LEDGER_S
 

@@ -3,7 +3,7 @@
 --
 -- The budgets of a realm, as functions of the instance that keeps nonces.  SPEC 17.  `memory.py` does the same.
 --
--- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since seen wakes
+-- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since whole seen wakes sealed
 --                                    arx:budget:{R}:pools     zset  pool -> last drawn on, ms
 --                                    arx:budget:{R}:p:POOL    hash  a pool, in one period:
 --      p period   c committed   r reserved   l leased   x topped up   o reopened   m max   b opened
@@ -14,6 +14,10 @@
 -- empty if it remembers none; `new` if no ledger has kept a pool of this realm before.  If it is not the beginning of
 -- this ledger, the function does nothing and replies BEGUN with the ledger's.
 --
+-- `since` is when the ledger began: it knows all draws on a pool that was opened later.  `whole` is the same for the
+-- pools that it has, if its server ended cleanly: then it is earlier.  A ledger with `sealed` changes nothing until it
+-- is opened, or its new server begins anew.
+--
 -- All amounts are millionths, below 2^53: a double has each of them, and each sum of four, exactly.
 
 local KEEP_MS = 604860000      -- 7 days, and a minute by which the index may be late
@@ -21,6 +25,7 @@ local LOST_MS = 604800000
 local MARGIN_MS = 60000        -- after another server took over: three clocks, each within 30 s of the time
 local QUIET_MS = 30000         -- callers look every 2 s: unseen for this long, a server may have been replaced
 local WAKE_MS = 5000           -- then each caller has looked, and has sent what it remembers
+local OPEN_MS = 10000          -- what starts a server with sealed data opens them within this time
 local MAX_HELD = 1000          -- open reservations and leases of a pool: each is a field until it is settled
 local MAX_WITH_HOLDS = 2000    -- with those that a verifier settles in the decision that made them
 local FIELDS = 9
@@ -33,9 +38,10 @@ end
 -- A library lives as long as the server process, unless a copy of another server's data replaces it: that copy may lack
 -- what this process gave out.  A primary that was cut off and is back has its own library, and its own data: that
 -- another server took draws meanwhile only its callers know.
-local run
+local run, born
 local function run_id(time)
   if not run then
+    born = tonumber(time[1]) * 1000
     run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ':' .. time[1] .. '.' .. time[2]
   end
   return run
@@ -44,14 +50,20 @@ end
 local behind = true -- whether more pools may be forgotten than one call has
 
 -- Compares the history with this server process and with what the caller remembers.  Returns the time, which never goes
--- back, `since`, the clock, and for how long nothing is drawn yet; or nothing and the beginning, if the caller does not
--- know it.
+-- back, a table of `since` and `whole`, the clock, and for how long nothing is drawn yet; or nothing and the reply: the
+-- beginning, if the caller does not know it, or an error.
 local function begin(header, index, remembered)
   local time = redis.call('TIME')
   local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local known = redis.call('HMGET', header, 'run', 'since', 'seen', 'number', 'wakes')
+  local known = redis.call('HMGET', header, 'run', 'since', 'seen', 'number', 'wakes', 'whole', 'sealed')
   local since, seen, number = tonumber(known[2]), tonumber(known[3] or 0), tonumber(known[4] or 0)
   local own = run_id(time)
+  if known[7] then
+    if known[1] == own or clock - born < OPEN_MS then
+      return nil, redis.error_reply('SEALED the ledger ends, or its server has just started')
+    end
+    redis.call('HDEL', header, 'sealed') -- no supervisor opens it: a server of an operator has these data
+  end
   local now = math.max(clock, seen)
   if not since or known[1] ~= own or remembered ~= (known[4] or '') .. ' ' .. own then
     local latest, its_run = string.match(remembered, '^(%d+) (.+)$')
@@ -64,6 +76,7 @@ local function begin(header, index, remembered)
       redis.call(
         'HSET', header, 'run', own, 'number', int(number), 'since', int(since), 'seen', int(now), 'wakes', '0'
       )
+      redis.call('HDEL', header, 'whole')
     end
     return nil, {'BEGUN', int(number) .. ' ' .. own}
   end
@@ -85,12 +98,13 @@ local function begin(header, index, remembered)
     redis.call('HSET', header, 'seen', int(now))
   end
   local wait = wakes - clock
-  return now, since, clock, wait <= WAKE_MS and math.max(0, wait) or 0
+  local past = {since = since, whole = tonumber(known[6]) or since}
+  return now, past, clock, wait <= WAKE_MS and math.max(0, wait) or 0
 end
 
 -- A pool in its period: a later one begins anew, an earlier one never comes again.
 local COLUMNS = {'p', 'c', 'r', 'l', 'x', 'o', 'u', 'm', 'b'}
-local function read(key, max, period_ms, opened, now, since)
+local function read(key, max, period_ms, opened, now, past)
   local period = period_ms > 0 and math.floor(now / period_ms) or 0
   local had = redis.call('HMGET', key, 'p', 'c', 'r', 'l', 'x', 'o', 'u', 'm', 'b')
   for place = 1, #COLUMNS do
@@ -104,8 +118,8 @@ local function read(key, max, period_ms, opened, now, since)
     pool.anew, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = p ~= nil, 0, 0, 0, 0, -1, 0, 0
   end
   local from = math.max(opened, pool.period * period_ms)
-  if from <= since then
-    pool.lost = pool.o ~= since
+  if from <= (pool.known and not pool.anew and past.whole or past.since) then
+    pool.lost = pool.o ~= past.whole
   else
     pool.lost = not pool.known and from <= now - LOST_MS
   end
@@ -144,9 +158,9 @@ end
 -- or SHORT, index, remaining (-1 lost, -2 opened in the future, -3 too many open reservations, -4 nothing is drawn
 -- yet), wait ms.
 local function take(keys, argv)
-  local now, since, clock, wait = begin(keys[1], keys[2], argv[1])
+  local now, past, clock, wait = begin(keys[1], keys[2], argv[1])
   if not now then
-    return since
+    return past
   end
   if wait > 0 then
     return {'SHORT', 0, -4, wait}
@@ -159,10 +173,10 @@ local function take(keys, argv)
     if opened > now then
       return {'SHORT', index - 1, -2, opened - now}
     end
-    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), opened, now, since)
+    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), opened, now, past)
     if pool.left < cost then
       if pool.lost then
-        return {'SHORT', index - 1, -1, math.max(0, since - clock)}
+        return {'SHORT', index - 1, -1, math.max(0, past.since - clock)}
       end
       return {'SHORT', index - 1, math.max(0, pool.left), 0}
     end
@@ -200,14 +214,14 @@ end
 -- Commits what was used of a reservation or a lease, and gives the rest back.  A repeat finds nothing.
 -- Reply: OK; or SHORT, index, remaining: then what was taken is committed whole.
 local function settle(keys, argv)
-  local now, since = begin(keys[1], keys[2], argv[1])
+  local now, past = begin(keys[1], keys[2], argv[1])
   if not now then
-    return since
+    return past
   end
   local op, pools, short = argv[2], {}, nil
   for index = 1, #keys - 2 do
     local at = index * 4 - 1
-    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), tonumber(argv[at + 2]), now, since)
+    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), tonumber(argv[at + 2]), now, past)
     local held = {}
     if pool.known and not pool.anew then
       held = redis.call('HMGET', pool.key, 'r:' .. op, 'l:' .. op)
@@ -233,13 +247,13 @@ end
 -- arx2_undo  KEYS h pools pool…   ARGV beginning (max period_ms opened cost)…
 -- Gives back a draw of a call that was then refused.
 local function undo(keys, argv)
-  local now, since = begin(keys[1], keys[2], argv[1])
+  local now, past = begin(keys[1], keys[2], argv[1])
   if not now then
-    return since
+    return past
   end
   for index = 1, #keys - 2 do
     local at = index * 4 - 2
-    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), tonumber(argv[at + 2]), now, since)
+    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), tonumber(argv[at + 2]), now, past)
     if pool.known and not pool.anew and pool.o < 0 then
       pool.c = math.max(0, pool.c - tonumber(argv[at + 3]))
       write(keys[2], pool, now)
@@ -252,21 +266,21 @@ end
 -- `opened` is -1 if the caller does not know it.
 -- Reply: what the pool has left; -1 if it would be topped up by more than `most` in all; -2 if it is not known.
 local function top_up(keys, argv)
-  local now, since = begin(keys[1], keys[2], argv[1])
+  local now, past = begin(keys[1], keys[2], argv[1])
   if not now then
-    return since
+    return past
   end
   local opened, amount = tonumber(argv[3]), tonumber(argv[4])
   if opened < 0 then
     opened = tonumber(redis.call('HGET', keys[3], 'b') or -1)
   end
-  local pool = read(keys[3], 0, tonumber(argv[2]), opened, now, since)
+  local pool = read(keys[3], 0, tonumber(argv[2]), opened, now, past)
   if opened < 0 or not (pool.known or pool.lost) then
     return -2
   end
   if pool.lost then
     -- What it had is not known: it begins with what the operator adds, and nothing else.
-    pool.anew, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = pool.known, 0, 0, 0, 0, since, 0, 0
+    pool.anew, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = pool.known, 0, 0, 0, 0, past.whole, 0, 0
   end
   if pool.x + amount > tonumber(argv[5]) then
     return -1
@@ -277,15 +291,53 @@ local function top_up(keys, argv)
 end
 
 -- arx2_ledger  KEYS h pools   ARGV beginning
--- Reply: the time, ms since the Unix epoch; the time before which pools may be lost.
+-- Reply: the time, ms since the Unix epoch; the time before which pools may be lost, and that for pools that it has.
 local function ledger(keys, argv)
-  local now, since = begin(keys[1], keys[2], argv[1])
-  return now and {now, since} or since
+  local now, past = begin(keys[1], keys[2], argv[1])
+  return now and {now, past.since, past.whole} or past
+end
+
+-- arx2_seal  KEYS h pools   ARGV seal
+-- Before its server ends: from here on nothing changes, so that data with the seal have every draw.
+-- Reply: 1; or 0 if this process has not begun, there is a seal, or there is no pool to keep.
+local function seal(keys, argv)
+  local time = redis.call('TIME')
+  local known = redis.call('HMGET', keys[1], 'run', 'sealed', 'seen')
+  if known[1] ~= run_id(time) or known[2] or redis.call('ZCARD', keys[2]) == 0 then
+    return 0
+  end
+  local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  redis.call('HSET', keys[1], 'sealed', argv[1], 'seen', int(math.max(clock, tonumber(known[3] or 0))))
+  return 1
+end
+
+-- arx2_open  KEYS h pools   ARGV seal
+-- After its server started: a ledger with this seal begins anew, but for the pools that it has.  `seal` is empty if the
+-- caller has none: then the first call begins it anew for all pools, as another process.
+local function open(keys, argv)
+  local known = redis.call('HMGET', keys[1], 'sealed', 'number', 'since', 'whole', 'seen')
+  if not known[1] then
+    return 0
+  end
+  redis.call('HDEL', keys[1], 'sealed')
+  if known[1] ~= argv[1] then
+    return 0
+  end
+  local time = redis.call('TIME')
+  local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local since = math.max(tonumber(known[3]) + 1, math.max(clock, tonumber(known[5])) + MARGIN_MS)
+  redis.call(
+    'HSET', keys[1], 'run', run_id(time), 'number', int(tonumber(known[2]) + 1), 'since', int(since),
+    'whole', known[4] or known[3]
+  )
+  return 1
 end
 
 redis.register_function('arx2_take', take)
 redis.register_function('arx2_ledger', ledger)
 redis.register_function('arx2_top_up', top_up)
--- These give back: also when memory is full.
+redis.register_function('arx2_open', open)
+-- These give back, or end: also when memory is full.
+redis.register_function{function_name = 'arx2_seal', callback = seal, flags = {'allow-oom'}}
 redis.register_function{function_name = 'arx2_settle', callback = settle, flags = {'allow-oom'}}
 redis.register_function{function_name = 'arx2_undo', callback = undo, flags = {'allow-oom'}}

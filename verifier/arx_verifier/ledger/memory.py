@@ -40,7 +40,7 @@ class PoolState:
         reserved: What calls may still use.
         leased: What verifiers hold.
         extra: What an operator topped up.
-        reopened: The ledger's ``since`` when an operator topped up a lost pool; else -1.
+        reopened: The ledger's ``whole`` when an operator topped up a lost pool; else -1.
         max: The largest ``max`` that a call had for it.
         opened: When it was opened, as the first call said.
         held: By id, what a reservation or a lease has, and whether it is a lease.
@@ -70,6 +70,8 @@ class LedgerState:
         run: The server process that wrote last.
         number: The number of its beginning.
         since: Pools that were opened before this time may have been lost, ms since the Unix epoch; -1 at first.
+        whole: The same for pools that it has, in their period: earlier, if its server ended cleanly.
+        sealed: The seal under which its server ended; empty while it may change.
         seen: The latest time that it has seen, ms since the Unix epoch.
         clock: The server's clock at the last call, ms since the Unix epoch.
         pools: The pools by identity.
@@ -79,6 +81,8 @@ class LedgerState:
     run: str = ""
     number: int = 0
     since: int = -1
+    whole: int = -1
+    sealed: str = ""
     seen: int = 0
     clock: int = 0
     pools: dict[str, PoolState] = field(default_factory=dict)
@@ -92,19 +96,55 @@ class LedgerState:
             clock_ms: Its clock, ms since the Unix epoch.
             remembered: Number and run of the newest beginning that the caller saw; (0, ``NEW``) if no ledger has kept a
                 pool of its realm before.
+
+        Raises:
+            StoreError: It is sealed.
         """
+        if self.sealed:
+            raise StoreError("the ledger is sealed: open it")
         now = max(clock_ms, self.seen)
         latest, its_run = remembered
         older = latest > self.number or (latest == self.number and its_run != run)
         if self.since < 0 and its_run == NEW:
-            self.since, self.run, self.number = now, run, 1
+            self.since, self.whole, self.run, self.number = now, now, run, 1
         elif self.since < 0 or self.run != run or older:
             # Draws may be missing: its last writes, all of them, or those that another server took.
             # Later than the one before, also while the time stands still: a pool that was topped up then is lost again.
             self.since, self.run = max(self.since + 1, now + MARGIN_MS), run
+            self.whole = self.since
             self.number = max(self.number, latest) + 1
         self.seen, self.clock = now, clock_ms
         return now
+
+    def seal(self, seal: str, run: str, clock_ms: int) -> bool:
+        """Change nothing from here on, so that data with the seal have every draw; return whether it was sealed.
+
+        Args:
+            seal: Its new and secret name.
+            run: The server process; one that has not begun is not sealed, nor is a ledger without pools.
+            clock_ms: Its clock, ms since the Unix epoch.
+        """
+        if self.run != run or self.sealed or not self.kept:
+            return False
+        self.sealed, self.seen = seal, max(clock_ms, self.seen)
+        return True
+
+    def open(self, seal: str, run: str, clock_ms: int) -> bool:
+        """Begin anew after a start, but for the pools that it has; return whether the data have this seal.
+
+        Without it, the first call begins it anew for all pools.
+
+        Args:
+            seal: The seal that the end before noted, if no start has used it; else empty.
+            run: The server process.
+            clock_ms: Its clock, ms since the Unix epoch.
+        """
+        known, self.sealed = self.sealed, ""
+        if not known or seal != known:
+            return False
+        self.since = max(self.since + 1, max(clock_ms, self.seen) + MARGIN_MS)
+        self.run, self.number = run, self.number + 1
+        return True
 
     def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw], now: int) -> Taken | Short:
         """As ``Ledger.take``, at a time that ``begin`` returned."""
@@ -196,7 +236,7 @@ class LedgerState:
         state, period = self._state(draw, now)
         if self._is_lost(draw, state, period, now):
             # What it had is not known: it begins with what the operator adds, and nothing else.
-            state = PoolState(period, reopened=self.since, max=state.max, opened=state.opened)
+            state = PoolState(period, reopened=self.whole, max=state.max, opened=state.opened)
         elif known is None:
             return None
         if state.extra + amount > MAX_AMOUNT:
@@ -219,8 +259,8 @@ class LedgerState:
 
     def _is_lost(self, draw: PoolDraw, state: PoolState, period: int, now: int) -> bool:
         opened = max(draw.opened, period * draw.period_ms)
-        if opened <= self.since:
-            return state.reopened != self.since
+        if opened <= (self.whole if self.pools.get(draw.pool) is state else self.since):
+            return state.reopened != self.whole
         return draw.pool not in self.pools and opened <= now - KEEP_MS
 
     def _limit(self, draw: PoolDraw, state: PoolState, period: int, now: int) -> int:

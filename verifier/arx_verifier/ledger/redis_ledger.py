@@ -195,17 +195,17 @@ class RedisLedger:
         """
         if not pools:
             return []
-        now, since = self._call("arx2_ledger", (), ())
+        now, since, whole = self._call("arx2_ledger", (), ())
         pipeline = self._redis.pipeline(transaction=False)
         for name in pools:
             pipeline.hmget(self._pool + name, *COLUMNS)
         shown = []
         for name, row in zip(pools, self._ask(pipeline.execute), strict=True):
             if row[0] is not None:
-                shown.append(show_pool(name, row, now, since))
+                shown.append(show_pool(name, row, now, since, whole))
             elif name in granted:
                 most, opened = granted[name]
-                shown.append(show_pool(name, (0, 0, 0, 0, 0, -1, most, 0, opened), now, since))
+                shown.append(show_pool(name, (0, 0, 0, 0, 0, -1, most, 0, opened), now, since, whole))
         return shown
 
     def clocks(self) -> tuple[int, int]:
@@ -228,6 +228,40 @@ class RedisLedger:
         # The pools stay: one of a period that has not come yet has what was drawn from it.
         self._ask(self._redis.delete, self._keys[0])
         self._call("arx2_ledger", (), ())
+
+    def seal(self, seal: str) -> bool:
+        """Have the ledger change nothing from here on; return whether there is something that a next start can keep.
+
+        Only before its server ends: until ``open`` every call is refused.
+
+        Args:
+            seal: A new and secret name of this end.
+
+        Raises:
+            StoreError: The server did not answer or refused; whether it is sealed is unknown.
+        """
+        return bool(self._ask(self._fcall, "arx2_seal", len(self._keys), *self._keys, seal))
+
+    def sealed(self) -> str:
+        """Return the seal of the data; empty if there is none.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        return (self._ask(self._redis.hget, self._keys[0], "sealed") or b"").decode()
+
+    def open(self, seal: str) -> bool:
+        """Have a ledger whose server has just started go on; return whether it keeps the pools that it has.
+
+        Args:
+            seal: The seal of the last end, if this is the first start after it; else empty.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        # Data of an earlier version have its functions, and this process has given out nothing yet.
+        self._ask(self._redis.function_load, _source(), replace=True)
+        return bool(self._ask(self._fcall, "arx2_open", len(self._keys), *self._keys, seal))
 
     def start(self) -> None:
         """Note that the ledger exists, if it answers, and look at it from now on; see ``Ledger``."""
@@ -344,6 +378,8 @@ class RedisLedger:
     def _failed(self, error: Exception) -> StoreError:
         why = refused_login(error, _LOGIN, _RIGHTS)
         text = f"the ledger {why}" if why else f"the ledger did not answer: {type(error).__name__}"
+        if str(error).startswith("SEALED"):
+            text = "the ledger draws nothing while its server ends or starts"
         if not self._down:
             self._down = True  # one log line for each outage
             _logger().error("every call with a budget is refused (store_unavailable): %s", text)
@@ -356,7 +392,7 @@ def _is_or_any(wanted: str | None, part: str) -> bool:
     return wanted is None or wanted == part
 
 
-def show_pool(name: str, row: Sequence[Any], now: int, since: int) -> dict[str, Any]:
+def show_pool(name: str, row: Sequence[Any], now: int, since: int, whole: int) -> dict[str, Any]:
     """Return a pool as ``RedisLedger.shown`` does.
 
     Args:
@@ -364,6 +400,7 @@ def show_pool(name: str, row: Sequence[Any], now: int, since: int) -> dict[str, 
         row: Its fields, those of ``COLUMNS``.
         now: The ledger's time, ms since the Unix epoch.
         since: Pools that were opened before may have lost draws, ms since the Unix epoch.
+        whole: The same for pools that were drawn on in their period.
     """
     task, link, pool, unit, per = name.split("/")
     period, committed, reserved, leased, extra, reopened, most, at, opened = (int(value) for value in row)
@@ -374,7 +411,8 @@ def show_pool(name: str, row: Sequence[Any], now: int, since: int) -> dict[str, 
         reopened = -1
         period = now // length
     begun = max(opened, period * length)
-    lost = (begun <= since and reopened != since) or (not at and begun <= now - KEEP_MS)
+    lost = begun <= (whole if at and not over else since) and reopened != whole
+    lost = lost or (not at and begun <= now - KEEP_MS)
     limit = extra if reopened >= 0 else most + extra
     used = committed + reserved + leased
     return {

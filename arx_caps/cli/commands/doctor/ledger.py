@@ -205,7 +205,7 @@ def _primary(info: Mapping[str, Any]) -> Check:
 def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Check:
     """Find pools that a restart or a failover has exhausted, and a clock that was set back.  SPEC 17.5."""
     name, begin = "ledger history", f"arx:budget:{{{realm.name}}}:"
-    run, since, seen, number = client.hmget(f"{begin}h", "run", "since", "seen", "number")
+    run, since, seen, number, whole = client.hmget(f"{begin}h", "run", "since", "seen", "number", "whole")
     away = abs(at - time.time_ns() // 1_000_000)
     if away > MAX_CLOCK_MS:
         return Check(name, False, f"its clock is {away} ms away", f"{CLOCKS} by NTP")
@@ -225,7 +225,7 @@ def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Che
             "the mint has seen a later beginning (failover and back): the next call exhausts all pools that are open"
         )
         return Check(name, False, found, TOP_UP)
-    lost = list(_lost(client, realm, begin, int(since), at))
+    lost = list(_lost(client, realm, begin, (int(since), int(whole or since)), at))
     if lost:
         found = (
             f"a restart or failover at {show_time(int(since))} exhausted {len(lost)} open pools: {', '.join(lost[:3])}"
@@ -247,10 +247,10 @@ def _noted(realm: Realm) -> str:
         return ""  # another check reports it
 
 
-def _lost(client: Any, realm: Realm, begin: str, since: int, now: int) -> Iterator[str]:
+def _lost(client: Any, realm: Realm, begin: str, past: tuple[int, int], now: int) -> Iterator[str]:
     for pool in client.zrevrange(f"{begin}pools", 0, MOST_SHOWN - 1):
         fields = client.hmget(f"{begin}p:{pool}", *COLUMNS)
-        if fields[0] is not None and show_pool(pool, fields, now, since)["lost"]:
+        if fields[0] is not None and show_pool(pool, fields, now, *past)["lost"]:
             row = row_of(realm, "task", pool.partition("/")[0])
             if row is None or int(row["expires_at"]) > now:
                 yield pool

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ledger that ended cleanly goes on with its pools once; every copy, crash and older end leaves them exhausted."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.server import ledger_end
+from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
+from arx_verifier.errors import StoreError
+from arx_verifier.ledger import LOST, PoolDraw, RedisLedger, Short, Taken
+from tests.ledgers import new_ledger
+from tests.servers import until
+
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.spec("17.5"),
+    pytest.mark.skipif(not ledger_end.MEMORY.is_dir(), reason="this system has no folder in memory"),
+]
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Start a ledger as ``arx up`` does; yield its address."""
+    with EmbeddedValkey(folder, fsync="everysec") as server:
+        open_ledger(server.url, "acme")
+        yield server.url
+
+
+def take(url: str, pool: PoolDraw) -> Taken | Short:
+    """Draw as a process that remembers nothing."""
+    with closing(RedisLedger(url, "acme", timeout_s=30)) as ledger:
+        return ledger.take("draw", "", [pool])
+
+
+def is_lost(url: str, pool: PoolDraw) -> bool:
+    """Whether a pool gives nothing, as its draws are not known."""
+    answer = take(url, pool)
+    return isinstance(answer, Short) and answer.remaining == LOST
+
+
+def first(url: str) -> PoolDraw:
+    """Begin the realm's first ledger, and draw 10 of 100 from a new pool."""
+    with closing(new_ledger(url, "acme")) as ledger:
+        since = ledger._call("arx2_ledger", (), ())[1]
+        pool = PoolDraw("t/-/p/usd/task", 100, 0, since + 1, 10, 10)
+        until(lambda: isinstance(ledger.take("draw", "", [pool]), Taken))
+    return pool
+
+
+def ended(folder: Path) -> PoolDraw:
+    """Make a ledger with a pool that has 90 of 100 left, and end it."""
+    with served(folder) as url:
+        pool = first(url)
+        assert end_ledger(url, "acme")
+    return pool
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a ledger.  What its ends note is removed."""
+    before = {*ledger_end.MEMORY.glob("arx-ledger-*")}
+    yield tmp_path / "ledger"
+    for note in {*ledger_end.MEMORY.glob("arx-ledger-*")} - before:
+        note.unlink(missing_ok=True)
+
+
+def test_a_pool_has_what_it_had_left(folder: Path) -> None:
+    """After each of several clean ends; and exactly that."""
+    pool = ended(folder)
+    for left in (80, 70):
+        with served(folder) as url:
+            assert take(url, pool) == Taken((left,), (10,), (-1,))
+            assert end_ledger(url, "acme")
+    with served(folder) as url:
+        assert take(url, pool._replace(cost=71, wanted=71)) == Short(0, 70)
+
+
+def test_a_pool_that_no_call_has_drawn_on_is_lost(folder: Path) -> None:
+    """Another ledger could have given it out meanwhile, as after any other end; so are the pools of the next minute."""
+    pool = ended(folder)
+    with served(folder) as url:
+        assert is_lost(url, pool._replace(pool="t/-/q/usd/task"))
+        with closing(RedisLedger(url, "acme")) as ledger:
+            now, since, whole = ledger._call("arx2_ledger", (), ())
+        assert whole < pool.opened < now < since
+        assert is_lost(url, pool._replace(pool="t/-/r/usd/task", opened=now))
+
+
+def test_nothing_changes_after_the_seal(folder: Path) -> None:
+    """No draw, no top-up, and no second seal: the data have every draw."""
+    with served(folder) as url:
+        pool = first(url)
+        assert end_ledger(url, "acme")
+        with closing(RedisLedger(url, "acme")) as ledger:
+            for call in (
+                lambda: ledger.take("draw", "", [pool]),
+                lambda: ledger.settle("op", [(pool, 0)]),
+                lambda: ledger.undo([pool]),
+                lambda: ledger.top_up(pool.pool, 1),
+            ):
+                with pytest.raises(StoreError):
+                    call()
+            assert not ledger.seal("another")
+        assert not end_ledger(url, "acme")
+    with served(folder) as url:
+        assert take(url, pool) == Taken((80,), (10,), (-1,))
+
+
+def test_a_copy_goes_on_once(folder: Path) -> None:
+    """Of an ended ledger and its copies one start goes on; it uses the end up before the first draw."""
+    pool = ended(folder)
+    copies = [shutil.copytree(folder, folder.with_name(f"copy{number}")) for number in range(3)]
+    with ThreadPoolExecutor(4) as starts:
+        answers = [*starts.map(lambda each: _first_answer(each, pool), [folder, *copies])]
+    assert sorted(isinstance(answer, Taken) for answer in answers) == [False, False, False, True]
+    assert [answer.remaining for answer in answers if isinstance(answer, Short)] == [LOST] * 3
+
+
+def _first_answer(folder: Path, pool: PoolDraw) -> Taken | Short:
+    with served(folder) as url:
+        return take(url, pool)
+
+
+def test_a_copy_that_is_put_back_is_exhausted(folder: Path) -> None:
+    """Also one of the very end before, and while a later end is noted."""
+    pool = ended(folder)
+    copy = shutil.copytree(folder, folder.with_name("copy"))
+    with served(folder) as url:
+        assert isinstance(take(url, pool._replace(cost=90, wanted=90)), Taken)
+        assert end_ledger(url, "acme")
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    with served(folder) as url:
+        assert is_lost(url, pool)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_ends_without_a_seal_is_exhausted(folder: Path, number: signal.Signals) -> None:
+    """Killed, or stopped by another hand: its callers could draw until it ended."""
+    pool = ended(folder)
+    with EmbeddedValkey(folder, fsync="everysec") as server:
+        open_ledger(server.url, "acme")
+        assert isinstance(take(server.url, pool), Taken)
+        os.kill(server.server_pid, number)
+        until(lambda: not server.running)
+    with served(folder) as url:
+        assert is_lost(url, pool)
+
+
+def test_a_seal_without_its_note_is_exhausted(folder: Path) -> None:
+    """The supervisor ended between both, or the machine was without power since."""
+    with served(folder) as url:
+        pool = first(url)
+        with closing(RedisLedger(url, "acme")) as ledger:
+            assert ledger.seal("a" * 64)
+    with served(folder) as url:
+        assert is_lost(url, pool)
+        assert not open_ledger(url, "acme")
+
+
+def test_a_start_that_ends_before_it_opens_uses_the_note_up(folder: Path) -> None:
+    """It may have drawn, as far as the next one knows; until then nothing is drawn."""
+    pool = ended(folder)
+    with EmbeddedValkey(folder, fsync="everysec") as server, closing(RedisLedger(server.url, "acme")) as ledger:
+        with pytest.raises(StoreError):
+            ledger.take("draw", "", [pool])
+        assert ledger_end._take(ledger.sealed())
+    with served(folder) as url:
+        assert is_lost(url, pool)
+
+
+def test_a_server_that_no_supervisor_opens_is_exhausted(folder: Path) -> None:
+    """It draws nothing for a while, and then begins anew: data of `arx up` may be moved to another server."""
+    pool = ended(folder)
+    with EmbeddedValkey(folder, fsync="everysec") as server, closing(RedisLedger(server.url, "acme")) as ledger:
+        with pytest.raises(StoreError, match="while its server ends or starts"):
+            ledger.take("draw", "", [pool])
+        answers: list[Taken | Short] = []
+
+        def answered() -> bool:
+            with suppress(StoreError):
+                answers.append(ledger.take("draw", "", [pool]))
+            return bool(answers)
+
+        until(answered)
+        assert isinstance(answers[0], Short)
+        assert answers[0].remaining == LOST
+        assert not open_ledger(server.url, "acme")
+        assert is_lost(server.url, pool)
+
+
+def test_a_note_that_would_outlive_the_power_is_not_made(folder: Path, tmp_path: Path) -> None:
+    """On a system whose folder is on a disk, a backup could put the note back with the data."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_end, "MEMORY", disk)
+        with served(folder) as url:
+            pool = first(url)
+            assert not end_ledger(url, "acme")
+            assert isinstance(take(url, pool), Taken)
+        assert [*disk.iterdir()] == []
+    with served(folder) as url:
+        assert is_lost(url, pool)
+
+
+def test_a_caller_that_saw_a_later_beginning_exhausts(folder: Path) -> None:
+    """The caller's memory counts beside the note: decision 0096."""
+    pool = ended(folder)
+    with served(folder) as url, closing(RedisLedger(url, "acme")) as ledger:
+        ledger.recall("9 another:1.2", str)
+        answer = ledger.take("draw", "", [pool])
+        assert isinstance(answer, Short)
+        assert answer.remaining == LOST
