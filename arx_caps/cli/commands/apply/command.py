@@ -7,16 +7,16 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from arx_caps.cli.commands.apply.plan import PlannedService, ServicesPlan, find_invitation, make_plan
+from arx_caps.cli.commands.apply.plan import PlannedService, ServicesPlan, make_plan, read_invitation
 from arx_caps.cli.commands.apply.services_file import load_services
 from arx_caps.cli.exit_codes import INCOMPLETE, OK, Stop
 from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console, yes_option
-from arx_caps.cli.place import Place, operator_options
+from arx_caps.cli.place import ROOT_UID, Place, operator_options
 from arx_caps.cli.secure_files import write_object
 from arx_caps.cli.terminal import Console, Progress
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 WRITE: Final = "arx.services.write"
 SIGN_IN_S: Final = 300.0  # an operator's token lives for ten minutes; thousands of services take longer
 NAMED: Final = 10  # services in a hint
+
+
+class Done(NamedTuple):
+    """What a run did: the services that the policy in force does not have, and how many invitations it wrote."""
+
+    lacking: list[str]
+    invitations: int
 
 
 @click.command("apply")
@@ -55,12 +62,13 @@ def apply_command(console: Console, place: Place, file: str, out: Path | None, c
     plan = make_plan(wanted, rows, out=out, issuer=mint.issuer, now_ms=now_ms())
     if not console.json:
         console.raw(plan.text())
-    lacking = [str(row["audience"]) for row in rows if not row["in_policy"]]
+    lacking, done = [str(row["audience"]) for row in rows if not row["in_policy"]], Done([], 0)
     if plan.work and not check:
         _require_allowed(mint, plan.work)
         console.confirm(_question(plan, out), yes=yes)
-        lacking += _carry_out(console, place, plan.work, out)
-    _report(console, plan, check=check, file=file)
+        done = _carry_out(console, place, plan.work, out)
+        lacking += done.lacking
+    _report(console, plan, done.invitations, check=check, file=file)
     names = {service.audience for service in plan.services if service.terms is not None}
     _hint_policy(console, [audience for audience in dict.fromkeys(lacking) if audience in names])
     click.get_current_context().exit(INCOMPLETE if check and plan.work else OK)
@@ -97,46 +105,51 @@ def _refused(error: "ArxError") -> Stop:
 
 def _question(plan: ServicesPlan, out: Path | None) -> str:
     count, invitations = plan.counts, sum(service.invites for service in plan.work)
-    parts = [f"enrol {count['add']} services"] if count["add"] else []
-    parts += [f"write {invitations} invitations to {out}"] if invitations else []
+    parts = [f"enrol {_number(count['add'], 'service')}"] if count["add"] else []
+    invitations += sum(service.outdated for service in plan.work)
+    parts += [f"write {_number(invitations, 'invitation')} to {out}"] if invitations else []
     return f"{' and '.join(parts)}?"
 
 
-def _carry_out(console: Console, place: Place, work: Sequence[PlannedService], out: Path | None) -> list[str]:
-    """Enrol and invite; return the services that the policy in force does not have.
+def _carry_out(console: Console, place: Place, work: Sequence[PlannedService], out: Path | None) -> Done:
+    """Enrol and invite.
 
     Raises:
         Stop: A service could not be enrolled or invited; the message has how many were.
     """
     lacking: list[str] = []
+    invitations = 0
     mint, signed_in = place.mint(), time.monotonic()
     with _folder(console, out), Progress(console, noun="services") as progress:
         for done, service in enumerate(work):
             progress.show(done, len(work))
-            if time.monotonic() - signed_in > SIGN_IN_S:
-                mint, signed_in = place.mint(), time.monotonic()
             try:
-                shown = _apply(mint, service)
+                if time.monotonic() - signed_in > SIGN_IN_S:
+                    mint, signed_in = place.mint(), time.monotonic()
+                shown = mint.call("PUT", f"/v1/services/{service.audience}")
+                invitations += not shown["keys"] and _invite(mint, service)
             except Stop as error:
                 what = f"service {service.audience}: {error}; {done} of {len(work)} services are done"
                 hint = "run the same command again: it goes on where it stopped"
                 hint = f"{error.hint}; {hint}" if error.hint else hint
                 raise Stop(what, INCOMPLETE if done else error.exit_code, hint=hint, code=error.code) from error
             lacking += [] if shown["in_policy"] else [service.audience]
-    return lacking
+    return Done(lacking, invitations)
 
 
-def _apply(mint: Caller, service: PlannedService) -> dict[str, Any]:
-    """Enrol a service, and write its invitation if it still needs one; return what the mint shows of it."""
-    shown = mint.call("PUT", f"/v1/services/{service.audience}")
-    file = service.file
-    # Looked at again: another run, or the service itself, may have been here since the plan was made.
-    if file is None or shown["keys"] or find_invitation(file, service.audience, mint.issuer, now_ms()) is not None:
-        return shown
-    answer = mint.call("POST", "/v1/services/invitations", {"audience": service.audience})
-    assert service.terms is not None
-    write_object(file, answer | service.terms.invited())  # a secret, and in no output
-    return shown
+def _invite(mint: Caller, service: PlannedService) -> bool:
+    """Write the invitation of a service that has no key of its own; return whether one was written."""
+    if service.file is None or service.terms is None:
+        return False
+    # Looked at again: another run may have been here since the plan was made.
+    found = read_invitation(service.file, service.audience, mint.issuer, now_ms())
+    if found is not None and service.terms.is_in(found):
+        return False
+    if found is None:
+        found = mint.call("POST", "/v1/services/invitations", {"audience": service.audience})
+    facts = {name: value for name, value in found.items() if name not in ("store", "journal")}
+    write_object(service.file, facts | service.terms.invited())  # a secret, and in no output
+    return True
 
 
 @contextlib.contextmanager
@@ -151,6 +164,11 @@ def _folder(console: Console, out: Path | None) -> Iterator[None]:
     except OSError as error:
         raise Stop(f"{out}: {error.strerror}", code="file") from error
     try:
+        found = os.fstat(descriptor)
+        # An attacker that replaces an invitation there sends a service to a mint of their own.
+        if found.st_uid not in (os.geteuid(), ROOT_UID) or found.st_mode & 0o022:
+            own = "expected a folder that other users cannot write to"
+            raise Stop(f"{out}: {own}", hint="run `chmod go-w` on it, or name another folder with --out", code="file")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -161,12 +179,17 @@ def _folder(console: Console, out: Path | None) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _report(console: Console, plan: ServicesPlan, *, check: bool, file: str) -> None:
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _report(console: Console, plan: ServicesPlan, invitations: int, *, check: bool, file: str) -> None:
     work, count = plan.work, plan.counts
-    invitations = sum(service.invites for service in work)
     value = {"file": file, "check": check, "changes": len(work)} | count
     value |= {"invitations": invitations, "services": [service.shown() for service in plan.services]}
-    ended = "nothing to do" if not work else f"done: {count['add']} enrolled, {invitations} invitations written"
+    ended = (
+        "nothing to do" if not work else f"done: {count['add']} enrolled, {_number(invitations, 'invitation')} written"
+    )
     console.data("services-applied", value, "" if check and work else ended)
     waits = next((service for service in plan.services if service.file is not None), None)
     if not check and waits is not None:

@@ -7,6 +7,7 @@ An invitation's file is the memory of a run that ended early: while it is valid,
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from arx_caps.cli.secure_files import read_object
 from arx_caps.cli.terminal import plain
 from arx_caps.durations import show_time
 
+MAX_NEAR: Final = 100  # names that are compared with each other: the time grows with their square
 ADD, CHANGE, EQUAL, ABSENT = "add", "change", "equal", "absent"
 _MARKS: Final = {ADD: "+", CHANGE: "~", EQUAL: "=", ABSENT: " "}
 
@@ -30,6 +32,8 @@ class PlannedService(NamedTuple):
         own_keys: How many keys of its own it has.
         file: The invitation's file to write, or the one that waits; None without one.
         invited_until: When the invitation that waits expires, ms since the Unix epoch; None without one.
+        outdated: Whether the invitation that waits has not what the file's table has.
+        near: A service with almost the same name that the file does not name: one of the two may be a typing error.
     """
 
     audience: str
@@ -38,6 +42,8 @@ class PlannedService(NamedTuple):
     own_keys: int = 0
     file: Path | None = None
     invited_until: int | None = None
+    outdated: bool = False
+    near: str | None = None
 
     @property
     def invites(self) -> bool:
@@ -54,6 +60,7 @@ class PlannedService(NamedTuple):
         return {"audience": self.audience, "change": self.change, "own_keys": self.own_keys} | {
             "invitation": invitation,
             "invited_until": self.invited_until,
+            "near": self.near,
         }
 
     def _words(self) -> str:
@@ -62,12 +69,16 @@ class PlannedService(NamedTuple):
         words = ["enrol"] if self.change == ADD else []
         if self.invites:
             words.append(f"write the invitation {self.file}")
+        elif self.outdated:
+            words.append(f"write the table's members into the invitation {self.file}")
         elif self.invited_until is not None:
             words.append(f"invited until {show_time(self.invited_until)}: {self.file}")
         elif self.own_keys:
             words.append(f"{self.own_keys} own key{'s' * (self.own_keys > 1)}")
         elif self.change == EQUAL:
             words.append("no key of its own: --out FOLDER writes an invitation")
+        if self.near is not None:
+            words.append(f"did you mean `{self.near}`, which is not in the file?")
         return "; ".join(words)
 
 
@@ -115,16 +126,30 @@ def make_plan(
         row = known.pop(terms.name, None)
         keys = 0 if row is None else len(row["keys"])
         file = None if out is None or keys else out / f"{terms.name}.invite"
-        until = None if file is None else find_invitation(file, terms.name, issuer, now_ms)
-        wanted = file is not None and until is None
-        change = ADD if row is None else CHANGE if wanted else EQUAL
-        planned.append(PlannedService(terms.name, change, terms, keys, file, until))
+        found = None if file is None else read_invitation(file, terms.name, issuer, now_ms)
+        until = None if found is None else int(found["expires_at"])
+        outdated = found is not None and not terms.is_in(found)
+        change = ADD if row is None else CHANGE if outdated or (file is not None and until is None) else EQUAL
+        planned.append(PlannedService(terms.name, change, terms, keys, file, until, outdated))
+    if len(known) <= MAX_NEAR and sum(service.change == ADD for service in planned) <= MAX_NEAR:
+        planned = [_with_near(service, list(known)) for service in planned]
     absent = [PlannedService(audience, ABSENT, None, len(row["keys"])) for audience, row in sorted(known.items())]
     return ServicesPlan([*planned, *absent])
 
 
-def find_invitation(file: Path, audience: str, issuer: str, now_ms: int) -> int | None:
-    """Return when the invitation in a file expires, ms since the Unix epoch; None if none is valid.
+def _with_near(service: PlannedService, absent: list[str]) -> PlannedService:
+    near = get_close_matches(service.audience, absent, 1, 0.8) if service.change == ADD else []
+    return service._replace(near=near[0]) if near else service
+
+
+def read_invitation(file: Path, audience: str, issuer: str, now_ms: int) -> dict[str, Any] | None:
+    """Return the invitation in a file, a secret; None if there is none that is valid.
+
+    Args:
+        file: The file.
+        audience: Its service.
+        issuer: The mint's URL.
+        now_ms: The current time, ms since the Unix epoch.
 
     Raises:
         Stop: The file is another one, or other users can read or replace it.
@@ -146,5 +171,4 @@ def find_invitation(file: Path, audience: str, issuer: str, now_ms: int) -> int 
     if (content["audience"], content["issuer"].rstrip("/")) != (audience, issuer.rstrip("/")):
         shown = plain(f"{content['audience']} at {content['issuer']}"[:200])
         raise Stop(f"{file}: expected an invitation of {audience} at {issuer}, got {shown}", hint=hint, code="file")
-    until: int = content["expires_at"]
-    return until if until > now_ms else None
+    return content if content["expires_at"] > now_ms else None

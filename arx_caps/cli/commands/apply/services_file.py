@@ -5,6 +5,7 @@ It has no secret.  Reading is strict: a key that is ignored may have been meant 
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final
 
@@ -57,6 +58,10 @@ class ServiceTerms(PolicyTable, frozen=True, kw_only=True):
         """Return what the invitation has of the table, for ``arx service enrol``."""
         written = {"store": self.store, "journal": self.journal}
         return {name: value for name, value in written.items() if value is not None}
+
+    def is_in(self, invitation: Mapping[str, Any]) -> bool:
+        """Return whether an invitation has what the table has."""
+        return {name: invitation[name] for name in ("store", "journal") if name in invitation} == self.invited()
 
 
 def load_services(path: str) -> list[ServiceTerms]:
