@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw decisions and refusals over a time as SVG, from the totals that the log keeps.  No state, no I/O."""
+"""Draw decisions and refusals over a time as SVG, from the totals that the log keeps.  No state."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
-from arx_caps.console.render import span
+from arx_caps.console.render import render_part, span
 from arx_caps.durations import show_time
 from arx_caps.mint.api.routes.totals import CountsShown, Totals
 
@@ -76,15 +75,8 @@ def draw_curve(totals: Totals, now_ms: int) -> Curve:
         f"Most decisions within {span(length)}: {_peak(decided, totals.since, length)}. "
         f"Most refusals: {_peak(turned_away, totals.since, length)}."
     )
-    lines = "".join(
-        f'<path class="{name} area" d="M0 {HEIGHT}L{path}L{WIDTH} {HEIGHT}Z"/><path class="{name} line" d="M{path}"/>'
-        for name, path in (("allow", _path(decided, highest)), ("refused", _path(turned_away, highest)))
-    )
-    svg = Markup(  # noqa: S704 - numbers and times
-        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-labelledby="curve-title curve-words"><title id="curve-title">Decisions and refusals over time</title>'
-        f'<desc id="curve-words">{escape(words)}</desc>{lines}</svg>'
-    )
+    lines = [("allow", _path(decided, highest)), ("refused", _path(turned_away, highest))]
+    svg = render_part("curve.svg", width=WIDTH, height=HEIGHT, words=words, lines=lines)
     return Curve(svg, totals.since, until, sum(decided), sum(turned_away), highest, length)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render templates: Jinja2 with escaping always on, and the filters that all pages share.
+"""Render the console's templates, with the filters that all its pages share.
 
 Times are shown relative to now, with the exact time in UTC as the title, which a touch screen shows beside them.
 Long ids are shortened in the middle.
@@ -10,11 +10,10 @@ import time
 from typing import Any, Final
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from arx_caps.durations import format_duration, show_time
-from arx_caps.mint.policy.parse import MISLEADING
+from arx_caps.mint.html.render import load_templates, spell
 from arx_caps.record_text import shorten_middle
 
 MAX_ID_CHARS: Final = 24
@@ -53,6 +52,11 @@ def render(template: str, **values: Any) -> str:
         **values: What it shows.
     """
     return _ENVIRONMENT.get_template(template).render(**values)
+
+
+def render_part(template: str, **values: Any) -> Markup:
+    """Return the HTML of a template, as a value of another one."""
+    return Markup(render(template, **values))  # noqa: S704 - it has escaped its values
 
 
 def time_of(at_ms: int | None, absent: str = DASH) -> Markup:
@@ -103,14 +107,6 @@ def exact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True)
 
 
-def spell(value: Any) -> Any:
-    """Return a text with marks that turn the direction of writing, or break its line, as JSON spells them."""
-    # An agent chooses purposes, arguments and names: with such a mark one could look like another.
-    if type(value) is not str or value.isascii() or MISLEADING.search(value) is None:
-        return value
-    return MISLEADING.sub(lambda mark: f"\\u{ord(mark[0]):04x}", value)
-
-
 def in_ascii(text: str) -> str:
     """Return a name in ASCII: as ``exact``, without the quotes."""
     return json.dumps(text, ensure_ascii=True)[1:-1]
@@ -159,16 +155,7 @@ def _fill(element: str, *values: str) -> Markup:
     return Markup(element.format(*(escape(spell(value)) for value in values)))  # noqa: S704
 
 
-_ENVIRONMENT: Final = Environment(
-    loader=PackageLoader("arx_caps.console"),
-    autoescape=True,
-    finalize=spell,  # of every value of every page
-    undefined=StrictUndefined,
-    # An upgrade changes the files under a mint that runs: what it has shown must not change before its code does.
-    auto_reload=False,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT: Final = load_templates("arx_caps.console")
 _ENVIRONMENT.filters |= {
     "time": time_of,
     "clock": clock,

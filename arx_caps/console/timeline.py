@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw decisions along a time axis as SVG, and group them for a list.  No state, no I/O.
+"""Draw decisions along a time axis as SVG, and group them for a list.  No state.
 
 A lane is a holder.  Marks that would cover each other are one mark, in the colour of the worst of its outcomes.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from itertools import groupby
 from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
 from arx_caps.console.records import TONES
-from arx_caps.console.render import badge, span
-from arx_caps.durations import show_time
+from arx_caps.console.render import badge, render_part
 from arx_caps.record_text import shorten_middle
 
 MAX_LANES: Final = 12  # the lanes with the most refusals, then calls; the others share one
@@ -128,32 +126,32 @@ def draw_strip(records: Sequence[TimelineRecord]) -> Markup:
         place = (each.at - start) * (_AXIS - _MARK) // max(1, end - start) // _MARK
         marks.setdefault((rows.get(each.lane, others), place), []).append(each)
     labels = [names[lane] for lane in lanes] + ([f"{len(names) - others} more"] if len(names) > others else [])
-    height = len(labels) * _LANE + 24
-    parts = [_lane(row, label) for row, label in enumerate(labels)]
-    parts += [_mark(row, place, held) for (row, place), held in sorted(marks.items(), key=lambda item: item[0])]
-    y = height - 7
-    # To the second, both ends of a short time would look alike.
-    ends = f"{show_time(end)}, {span(end - start)} later"
-    parts.append(f'<text class="axis" x="{_LABEL}" y="{y}">{escape(show_time(start))}</text>')
-    parts.append(f'<text class="axis last" x="{_LABEL + _AXIS}" y="{y}">{escape(ends)}</text>')
-    box = f'width="{_LABEL + _AXIS + 8}" height="{height}" viewBox="0 0 {_LABEL + _AXIS + 8} {height}"'
-    label = f"{len(records)} records between {show_time(start)} and {show_time(end)}; the list below has each of them"
-    return Markup(f'<svg class="strip" role="img" aria-label="{escape(label)}" {box}>{"".join(parts)}</svg>')  # noqa: S704
-
-
-def _lane(row: int, name: str) -> str:
-    y = row * _LANE
-    text = f"<title>{escape(name)}</title>{escape(shorten_middle(name, _LANE_CHARS))}"
-    return (
-        f'<rect class="lane" x="{_LABEL}" y="{y + 2}" width="{_AXIS}" height="{_LANE - 4}" rx="3"/>'
-        f'<text x="0" y="{y + 15}">{text}</text>'
+    return render_part(
+        "strip.svg",
+        count=len(records),
+        start=start,
+        end=end,
+        lanes=[(row * _LANE, label, shorten_middle(label, _LANE_CHARS)) for row, label in enumerate(labels)],
+        marks=[_mark(row, place, held) for (row, place), held in sorted(marks.items(), key=lambda item: item[0])],
+        left=_LABEL,
+        axis=_AXIS,
+        lane=_LANE,
+        height=len(labels) * _LANE + 24,
     )
 
 
-def _mark(row: int, place: int, held: Sequence[TimelineRecord]) -> str:
+class DrawnMark(NamedTuple):
+    """A mark: its place, its worst outcome, the time of its first record, and the number of each of its outcomes."""
+
+    x: int
+    y: int
+    outcome: str
+    at: int
+    counts: str
+
+
+def _mark(row: int, place: int, held: Sequence[TimelineRecord]) -> DrawnMark:
     counts: Mapping[str, int] = Counter(each.outcome for each in held)
     worst = max(counts, key=lambda outcome: OUTCOMES.index(outcome) if outcome in OUTCOMES else len(OUTCOMES))
-    said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    title = escape(f"{show_time(held[-1].at)}: {said}")
-    at = f'x="{_LABEL + place * _MARK}" y="{row * _LANE + 4}"'
-    return f'<rect class="{escape(worst)}" {at} width="4" height="{_LANE - 8}"><title>{title}</title></rect>'
+    numbers = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    return DrawnMark(_LABEL + place * _MARK, row * _LANE + 4, worst, held[-1].at, numbers)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw a delegation tree as SVG: lay out boxes, and write them with their edges.  No state, no I/O.
+"""Draw a delegation tree as SVG: lay out boxes and edges, which a template draws.  No state.
 
 The root is at the left and holders grow to the right.  Colours come from the stylesheet by class, so that one drawing
 serves both themes.  A tree of more than ``MAX_BOXES`` holders shows those with refusals, or in another state than the
@@ -7,11 +7,11 @@ holder above, and counts the others in one box for each holder above them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any, Final, NamedTuple, Protocol
 
 from markupsafe import Markup
 
+from arx_caps.console.render import render_part
 from arx_caps.record_text import shorten_middle
 
 MAX_BOXES: Final = 150
@@ -74,6 +74,25 @@ class Box(NamedTuple):
     x: int
     y: int
     hidden: tuple[int, ...] = ()
+
+
+class DrawnEdge(NamedTuple):
+    """An edge: its path, and what the delegation removed, whole and in lines with their places."""
+
+    path: str
+    removed: str = ""
+    lines: Sequence[tuple[int, int, str]] = ()
+
+
+class DrawnBox(NamedTuple):
+    """A box: its place, its two lines, and for a holder the link, the classes and the title."""
+
+    place: str
+    name: str
+    calls: str
+    href: str = ""
+    classes: str = ""
+    title: str = ""
 
 
 def lay_out(parents: Sequence[int | None], kept: Sequence[bool] | None = None) -> list[Box]:
@@ -158,12 +177,15 @@ def draw(nodes: Sequence[Holder], href: Callable[[int], str], selected: int | No
     boxes = lay_out([node.parent for node in nodes], choose(nodes))
     width = max((box.x for box in boxes), default=0) + WIDTH + _PAD
     height = max((box.y for box in boxes), default=0) + HEIGHT + _PAD
-    # Not with ``Markup.format``, which takes ten times longer: each text goes through ``escape`` where it is written.
-    parts = [_edge(boxes[box.above], box, nodes) for box in boxes if box.above is not None]
-    parts += [_box(box, nodes, href, marked=box.node is not None and box.node == selected) for box in boxes]
-    label = f"Delegation tree of {len(nodes)} holders; the list has the same as text"
-    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    return Markup(f'<svg class="tree" role="group" aria-label="{label}" {size}>{"".join(parts)}</svg>')  # noqa: S704
+    return render_part(
+        "tree.svg",
+        width=width,
+        height=height,
+        count=len(nodes),
+        edges=[_edge(boxes[box.above], box, nodes) for box in boxes if box.above is not None],
+        boxes=[_box(box, nodes, href, marked=box.node is not None and box.node == selected) for box in boxes],
+        box=(WIDTH, HEIGHT),
+    )
 
 
 def fewer(caveats: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -179,55 +201,48 @@ def _rules(caveat: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
 
 
-def _edge(above: Box, box: Box, nodes: Sequence[Holder]) -> str:
+def _edge(above: Box, box: Box, nodes: Sequence[Holder]) -> DrawnEdge:
     start, y, to = above.x + WIDTH, above.y + HEIGHT // 2, box.y + HEIGHT // 2
     turn = start + 20
-    path = f'<path class="edge" d="M{start} {y}H{turn}V{to}H{box.x}"/>'
+    edge = DrawnEdge(f"M{start} {y}H{turn}V{to}H{box.x}")
     node = nodes[box.node] if box.node is not None else None
     if node is None or node.kind != "link":
-        return path
+        return edge
     words = ["not recorded"] if node.caveats is None else fewer(node.caveats)
     removed = "Removed: " + "; ".join(node.removes or words or ["nothing"])
     fit = 2 if len("".join(words[:2])) <= _PAIR_CHARS else 1
     first = f"{_MINUS if node.caveats else ''} {', '.join(words[:fit])}" if words else "nothing removed"
     lines = [first + ("," if words[fit:] else ""), ", ".join(words[fit:])]
     texts = [
-        f'<text class="removed" x="{turn + 6}" y="{to + shift}">{escape(shorten_middle(line, _LABEL_CHARS))}</text>'
-        for line, shift in zip(lines, (-5, 13), strict=True)
-        if line
+        (turn + 6, to + shift, shorten_middle(line, _LABEL_CHARS)) for line, shift in zip(lines, (-5, 13), strict=True)
     ]
-    return f"{path}<g><title>{escape(removed)}</title>{''.join(texts)}</g>"
+    return edge._replace(removed=removed, lines=[text for text in texts if text[2]])
 
 
-def _box(box: Box, nodes: Sequence[Holder], href: Callable[[int], str], *, marked: bool) -> str:
+def _box(box: Box, nodes: Sequence[Holder], href: Callable[[int], str], *, marked: bool) -> DrawnBox:
+    place = f"{box.x} {box.y}"
     if box.node is None:
         count = len(box.hidden)
         name, calls = f"{count:,} more holder{'s' if count > 1 else ''}", _calls([nodes[place] for place in box.hidden])
-        return f'<g class="more">{_content(box, name, calls)}</g>'
+        return DrawnBox(place, shorten_middle(name, _NAME_CHARS), calls)
     node = nodes[box.node]
     name, calls = name_of(node), _calls([node])
     above = nodes[node.parent].name if node.parent is not None else ""
-    classes = f"{node.state}{' refused' if node.denied else ''}{' marked' if marked else ''}"
-    title = f"{name}: {node.state}, {calls}"
     # Below a holder of the same path, the end of a long name distinguishes it from its siblings.
     shown = f"…{name.removeprefix(above)}" if len(name) > _NAME_CHARS and name.startswith(f"{above}/") else name
-    content = _content(box, shown, calls if node.state == "open" else f"{node.state} · {calls}")
-    link = f'href="{escape(href(box.node))}" class="{escape(classes)}"'
-    return f"<a {link}><title>{escape(title)}</title>{content}</a>"
+    return DrawnBox(
+        place,
+        shorten_middle(shown, _NAME_CHARS),
+        calls if node.state == "open" else f"{node.state} · {calls}",
+        href(box.node),
+        f"{node.state}{' refused' if node.denied else ''}{' marked' if marked else ''}",
+        f"{name}: {node.state}, {calls}",
+    )
 
 
 def name_of(node: Holder) -> str:
     """Return what a holder is called: its name, or the template of a task."""
     return f"task {node.template or node.name}" if node.kind in ("task", "subtask") else node.name
-
-
-def _content(box: Box, name: str, calls: str) -> str:
-    at, size = f'x="{box.x}" y="{box.y}"', f'height="{HEIGHT}"'
-    return (
-        f'<rect class="body" {at} width="{WIDTH}" {size} rx="6"/><rect class="mark" {at} width="5" {size} rx="2"/>'
-        f'<text x="{box.x + 14}" y="{box.y + 19}">{escape(shorten_middle(name, _NAME_CHARS))}</text>'
-        f'<text class="calls" x="{box.x + 14}" y="{box.y + 36}">{escape(calls)}</text>'
-    )
 
 
 def _calls(nodes: Sequence[Holder]) -> str:

@@ -6,6 +6,7 @@ No tool call passes through it. Its packages, each of which imports only those b
 
 * ``db``: tables, transactions and repositories;
 * ``policy``: the policy file, what it grants, and which policy is in force;
+* ``html``: the base of all pages, and how templates are rendered;
 * ``audit``: the realm's audit log, and the mint's own records in it;
 * ``revocation``: kills, freezes and the store's history;
 * ``keys``: root keys and their schedule, and the public keys of issuers;

@@ -104,7 +104,7 @@ CAPS_IMPORTS["integrations"] = {"agent", "memory"}
 
 # The packages of the mint, and its modules beside them: each imports only what is before it.
 MINT_ORDER = """
-    db policy audit revocation keys notifications rate_limit documents
+    db policy html audit revocation keys notifications rate_limit documents
     context identity login tasks oauth runtime
     api server
 """.split()
@@ -316,6 +316,29 @@ def test_no_context_variable_carries_data(path: Path) -> None:
         return
     found = {parts for parts in imports_of(path) if parts[0] in ("contextvars", "_contextvars")}
     assert found <= {("contextvars", "copy_context")}
+
+
+@for_each(product(VERIFIER, CAPS))
+def test_templates_alone_write_html(path: Path) -> None:
+    """
+    Every template escapes every value; HTML that a function writes would need to remember it at each of them.
+
+    The console's filters are the exception: one function makes all their elements, and escapes what is in them.
+    """
+    if path != CAPS / "console" / "render.py":
+        assert not {parts for parts in imports_of(path) if parts[0] in ("html", "markupsafe") and parts[-1] == "escape"}
+        assert "</" not in path.read_text(encoding="utf-8")
+
+
+def test_all_pages_have_one_base() -> None:
+    """
+    One template begins the document, for consent and console.
+    """
+    templates = [*CAPS.rglob("templates/*.html")]
+    assert [name_of(path) for path in templates if "<html" in path.read_text(encoding="utf-8")] == [
+        "arx_caps/mint/html/templates/base.html"
+    ]
+    assert len(templates) > 40
 
 
 @for_each(product(VERIFIER, CAPS, ROOT / "benchmarks", ROOT / "examples"))

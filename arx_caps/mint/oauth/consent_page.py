@@ -2,19 +2,20 @@
 """The page that asks a person for consent, in plain HTML without scripts, and the page of an error.  CONTROL 5.8."""
 
 import base64
+import functools
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
 
 from arx_caps.durations import format_duration
 from arx_caps.mint.db.database import now_ms
+from arx_caps.mint.html.render import load_templates
 from arx_caps.mint.oauth.authorization_code import Consent
 from arx_caps.mint.policy.tables import Template
 from arx_caps.mint.policy.templates import SUBJECT, overlap
@@ -40,35 +41,20 @@ _WORDS: Final = {
 _STATES: Final = {"waiting": "not approved yet", "approved": "approved"}
 PARAM: Final = "param."  # before a parameter's name in the form; with several tasks, before the task's, and a dot
 TASK: Final = "task."  # before the name of one of several tasks that the person chooses
-# Both buttons look alike: which one is right, the person knows.
-_STYLE: Final = """
-:root { color-scheme: light dark; --soft: #f2f3f5; --line: #767a80; --alert: #a40000; --focus: #0b57d0; }
-@media (prefers-color-scheme: dark) {
-:root { --soft: #2a2c30; --line: #92969d; --alert: #ffb4ab; --focus: #a8c7fa; } }
-html { background: Canvas; color: CanvasText; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .6rem; }
-main { overflow-wrap: anywhere; } code { font-size: .9em; }
-dl { display: grid; grid-template-columns: 9rem minmax(0, 1fr); gap: .4rem 1rem; margin: 0; }
-dt { font-weight: 600; } dd { margin: 0; }
-ul { list-style: none; margin: 0; padding: 0; }
-li { background: var(--soft); border-radius: .5rem; padding: .6rem .9rem; margin: .6rem 0; }
-li > p { margin: 0 0 .2rem; } li dl { gap: .1rem 1rem; } li dt { font-weight: 400; }
-.warning, [role=alert] { border-left: .3rem solid var(--alert); padding: .4rem .9rem; }
-[role=alert] { color: var(--alert); }
-fieldset { margin: 1.2rem 0; padding: .4rem .9rem .9rem; border: 1px solid var(--line); border-radius: .5rem; }
-label { display: block; margin: .8rem 0; } fieldset > label:first-child { padding: .3rem 0; margin: 0; }
-input { font: inherit; width: 100%; box-sizing: border-box; padding: .5rem; }
-input, button { border: 1px solid var(--line); border-radius: .4rem; background: Canvas; color: CanvasText; }
-input[type=checkbox] { width: 1.2rem; height: 1.2rem; vertical-align: -.2rem; margin-right: .4rem; }
-button { font: inherit; font-weight: 600; min-width: 8rem; padding: .7rem 1.4rem; margin: 1rem 1rem 0 0; }
-button:hover { background: var(--soft); cursor: pointer; }
-:focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
-@media (max-width: 34rem) { dl { display: block; } dt { margin-top: .6rem; }
-li dl { display: grid; grid-template-columns: 6rem minmax(0, 1fr); } li dt { margin: 0; }
-button { width: 100%; margin-right: 0; } }
-"""
+_PAGES: Final = load_templates("arx_caps.mint.oauth")
+# As ``page.html`` has it: browsers compare it with the policy.
+_STYLE: Final = f"\n{_PAGES.get_template('page.css').render()}\n"
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+
+class Code(NamedTuple):
+    """A name or a value between the words of a phrase."""
+
+    text: str
+
+
+Phrase: TypeAlias = tuple[str | Code, ...]
+Limits: TypeAlias = tuple[tuple[str, Phrase], ...] | None
 
 
 def headers_of(forms_to: Iterable[str] = ()) -> dict[str, str]:
@@ -99,101 +85,46 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         typed: The fields of the form as the person sent it before.
         wrong: Why these were refused.
     """
-    row, several = consent.row, len(consent.templates) > 1
-    facts = {
-        "Agent": _code(consent.client.agent),
-        "Program": _program(consent),
-        "Task": None if several else _code(consent.templates[0].name),
-        "At": _code(row["resource"]),
-        "On behalf of": f"{_code(consent.subject.name)} of {_code(consent.subject.issuer)}",
-        "Chosen by the program": _code(_as_ascii(consent.params)) if consent.params else None,
-        "Tools of the program's choice": None if consent.tools is None else ", ".join(map(_code, consent.tools)),
-        "May be delegated": None if several else _delegations(consent, consent.templates[0]),
-        "For at most": format_duration(_life_ms(consent)),
-        "You return to": _code(_place(row["redirect"])) + _at_home(consent),
-    }
-    listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items() if text is not None)
-    alert = f'<p role="alert">Not allowed: {escape(wrong)}</p>' if wrong else ""
-    if several:
-        about = "<h2>Choose what it may do</h2><p>It may call the tools of the tasks that you choose.</p>"
-        choices = "".join(_choice(consent, template, typed) for template in consent.templates)
-    else:
-        (template,) = consent.templates
-        about = f"<h2>It may call these tools</h2>{_tools(consent, template)}"
-        inputs = _inputs(consent, template, typed)
-        choices = f"<h2>You write</h2>{inputs}" if inputs else ""
-    return _html_page(
-        "Do you allow this?",
-        f"{_stranger(consent)}<p>The program at {_code(_place(row['redirect']))} asks to act on your behalf.</p>"
-        f"<dl>{listed}</dl>{_calls(consent)}"
-        f"{about}{alert}"
-        f'<form method="post" action="{escape(action)}"><input type="hidden" name="token" value="{escape(token)}">'
-        f'{choices}<button name="answer" value="allow">Allow</button>'
-        '<button name="answer" value="deny" formnovalidate>Deny</button></form>',
+    return _PAGES.get_template("consent.html").render(
+        title="Do you allow this?",
+        consent=consent,
+        client=consent.client,
+        row=consent.row,
+        at_home=urlsplit(consent.row["redirect"]).hostname in LOOPBACK,
+        life=format_duration(_life_ms(consent)),
+        states=_STATES,
+        args_of=_args,
+        several=len(consent.templates) > 1,
+        first=consent.templates[0],
+        tools_of=functools.partial(_tools, consent),
+        fields_of=functools.partial(_fields, consent),
+        choice_of=_choice,
+        typed=typed,
+        wrong=wrong,
+        action=action,
+        token=token,
     )
 
 
-def _tools(consent: Consent, template: Template) -> str:
-    known: dict[str, Any] = {name: _Parameter(name, "what you write as {}") for name in _missing(consent, template)}
+def _args(call: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return msgspec.json.decode(call["args"], type=dict[str, Any]).items()
+
+
+def _tools(consent: Consent, template: Template) -> dict[tuple[str, Limits], list[str]]:
+    """Return the tools of a template, by their service and the limits of their arguments; None of these for any."""
+    known: dict[str, Any] = {name: _Parameter(name, "what you write as ") for name in _missing(consent, template)}
     known |= {SUBJECT: consent.subject.name}
     for name, value in consent.params_of(template.name).items():
-        known[name] = value if len(str(value)) <= MAX_INLINE_CHARS else _Parameter(name, "{} as shown above")
+        known[name] = value if len(str(value)) <= MAX_INLINE_CHARS else _Parameter(name, after=" as shown above")
     rules = list(template.rules)  # at all services: an access token may be exchanged for one for another service
     if consent.tools is not None:
         rules = [rule for rule in rules if any(overlap(tool, rule.tool) for tool in consent.tools)]
-    alike: dict[str, list[str]] = {}
+    alike: dict[tuple[str, Limits], list[str]] = {}
     for rule in rules:
-        limits = f" at {_code(rule.at)}</p>{_arguments(rule.shown(known))}"
-        alike.setdefault(limits, []).append(f"<strong>{_code(rule.tool)}</strong>")
-    items = (f"<li><p>{', '.join(tools)}{limits}</li>" for limits, tools in alike.items())
-    return f"<ul>{''.join(items)}</ul>"
-
-
-def _calls(consent: Consent) -> str:
-    """Return what waits for an operator: a program may ask for consent only because one of its calls waits."""
-    items = "".join(
-        f"<li><p><strong>{_code(row['tool'])}</strong>: {_STATES[state]} ({_code(row['id'])})</p>"
-        f"<dl>{''.join(f'<dt>{_code(name)}</dt><dd>{_value_of(value)}</dd>' for name, value in _args(row))}</dl></li>"
-        for row, state in consent.calls
-    )
-    if not items:
-        return ""
-    return (
-        f"<h2>It waits for these calls</h2><ul>{items}</ul><p>An operator has to approve each of them; your consent "
-        "does not. Load this page again to see whether one did. The program can then make its call again.</p>"
-    )
-
-
-def _args(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    return msgspec.json.decode(row["args"], type=dict[str, Any]).items()
-
-
-def _value_of(value: Any) -> str:
-    return f"<code>{escape(_as_ascii(value))}</code>"
-
-
-def _inputs(consent: Consent, template: Template, typed: Mapping[str, str]) -> str:
-    fields = {_field(consent, template, name): name for name in _missing(consent, template)}
-    # Not required beside a task that may be left out.
-    required = "" if len(consent.templates) > 1 else " required"
-    return "".join(
-        f'<label>{_code(name)} <input name="{escape(field)}" value="{escape(typed.get(field, ""))}"{required} '
-        f'autocomplete="off" maxlength="1024"></label>'
-        for field, name in fields.items()
-    )
-
-
-def _choice(consent: Consent, template: Template, typed: Mapping[str, str]) -> str:
-    # None is chosen before: a click must not grant all that a client can think of.
-    field = TASK + template.name
-    chosen = " checked" if field in typed else ""
-    delegated = _delegations(consent, template)
-    return (
-        f'<fieldset><label><input type="checkbox" name="{escape(field)}" value="yes"{chosen}> {_code(template.name)}'
-        f"</label>{_tools(consent, template)}"
-        f"{f'<p>May be delegated, if it is chosen alone: {delegated}</p>' if delegated else ''}"
-        f"{_inputs(consent, template, typed)}</fieldset>"
-    )
+        shown = rule.shown(known)
+        limits = None if shown is None else tuple((name, _limit(limit)) for name, limit in shown.items())
+        alike.setdefault((rule.at, limits), []).append(rule.tool)
+    return alike
 
 
 def error_page(text: str, back: str | None = None) -> str:
@@ -203,10 +134,8 @@ def error_page(text: str, back: str | None = None) -> str:
         text: Why.
         back: The URL that takes this answer to the program; None for a program that is not known.
     """
-    link = f'<p><a href="{escape(back)}">Return to the program at {_code(_place(back))}</a></p>' if back else ""
-    return _html_page(
-        "Nothing was allowed",
-        f"<p>{escape(text[:1].upper() + text[1:])}.</p><p>Start again in the program that sent you here.</p>{link}",
+    return _PAGES.get_template("error.html").render(
+        title="Nothing was allowed", text=text[:1].upper() + text[1:], back=back
     )
 
 
@@ -216,7 +145,7 @@ def read_choice(consent: Consent, form: Mapping[str, str]) -> tuple[str, dict[st
     Raises:
         GrantError: ``bad_parameters``: no task was chosen; or a parameter is missing, or of another kind.
     """
-    chosen = [each for each in consent.templates if len(consent.templates) == 1 or TASK + each.name in form]
+    chosen = [each for each in consent.templates if len(consent.templates) == 1 or _choice(each) in form]
     if not chosen:
         raise GrantError("choose at least one task", code="bad_parameters")
     params = {each.name: consent.params_of(each.name) | _written(consent, each, form) for each in chosen}
@@ -224,7 +153,7 @@ def read_choice(consent: Consent, form: Mapping[str, str]) -> tuple[str, dict[st
 
 
 def _written(consent: Consent, template: Template, form: Mapping[str, str]) -> dict[str, Any]:
-    fields = {name: _field(consent, template, name) for name in _missing(consent, template)}
+    fields = _fields(consent, template)
     return {name: _value(template, name, form.get(field, "")) for name, field in fields.items()}
 
 
@@ -233,36 +162,15 @@ def _missing(consent: Consent, template: Template) -> list[str]:
     return [name for name in template.params if name not in given]
 
 
-def _field(consent: Consent, template: Template, name: str) -> str:
-    return PARAM + (f"{template.name}.{name}" if len(consent.templates) > 1 else name)
+def _choice(template: Template) -> str:
+    """Return the field that chooses one of several templates."""
+    return TASK + template.name
 
 
-def _program(consent: Consent) -> str:
-    client = consent.client
-    called = f", which calls itself {_code(client.name)}" if client.self_registered and client.name else ""
-    return _code(client.client_id) + called
-
-
-def _stranger(consent: Consent) -> str:
-    """Return the warning at a program that no operator has registered."""
-    client = consent.client
-    if not client.self_registered:
-        return ""
-    known = (
-        "This program has registered itself, and this server does not know whose it is."
-        if client.url is None
-        else f"No operator has registered this program. It is described at {_code(_place(client.url))}."
-    )
-    return (
-        f'<p class="warning"><strong>{known}</strong> Its name proves nothing. '
-        f"Your consent goes to {_code(_place(consent.row['redirect']))}{_at_home(consent)}. "
-        "Allow it only if you started this just now, in a program that you trust.</p>"
-    )
-
-
-def _at_home(consent: Consent) -> str:
-    host = urlsplit(consent.row["redirect"]).hostname
-    return ", a program on the machine of this browser" if host in LOOPBACK else ""
+def _fields(consent: Consent, template: Template) -> dict[str, str]:
+    """Return the field of each parameter that the person writes."""
+    before = f"{PARAM}{template.name}." if len(consent.templates) > 1 else PARAM
+    return {name: before + name for name in _missing(consent, template)}
 
 
 def _life_ms(consent: Consent) -> int:
@@ -283,51 +191,41 @@ def _value(template: Template, name: str, text: str) -> Any:
     return int(text)
 
 
-def _delegations(consent: Consent, template: Template) -> str | None:
-    if not template.depth:
-        return None
-    times = "once" if template.depth == 1 else f"{template.depth} times in a row"
-    agents = ", ".join(map(_code, template.receivers(consent.client.agent)))
-    return f"to the agents {agents}, {times} at most"
-
-
 @dataclass(frozen=True, slots=True)
 class _Parameter:
-    """A parameter in place of its value."""
+    """A parameter in place of its value, with words before and after its name."""
 
     name: str
-    words: str
+    before: str = ""
+    after: str = ""
 
 
-def _arguments(shown: dict[str, Any] | None) -> str:
-    if shown is None:
-        return "<strong>with any arguments</strong>"
-    if not shown:
-        return "without arguments"
-    return f"<dl>{''.join(f'<dt>{_code(name)}</dt><dd>{_limit(limit)}</dd>' for name, limit in shown.items())}</dl>"
-
-
-def _limit(limit: Any) -> str:
+def _limit(limit: Any) -> Phrase:
     """Return the limit of an argument in words."""
     if not isinstance(limit, dict):
         return _operand(limit)
-    return ", ".join(_limit_in_words(name, operand) for name, operand in limit.items())
+    return _joined(_limit_in_words(name, operand) for name, operand in limit.items())
 
 
-def _limit_in_words(name: str, operand: Any) -> str:
+def _limit_in_words(name: str, operand: Any) -> Phrase:
     if name == "range" and isinstance(operand, list) and len(operand) == 2:
-        return f"{_operand(operand[0])} to {_operand(operand[1])}"
+        return (*_operand(operand[0]), " to ", *_operand(operand[1]))
     if operand is True and name in ("any", "optional"):
-        return "any value" if name == "any" else "may be left out"
-    return _WORDS.get(name, f"{escape(name)} {{}}").format(_operand(operand))
+        return ("any value" if name == "any" else "may be left out",)
+    before, after = _WORDS[name].split("{}") if name in _WORDS else (f"{name} ", "")
+    return (before, *_operand(operand), after)
 
 
-def _operand(operand: Any) -> str:
+def _operand(operand: Any) -> Phrase:
     if isinstance(operand, _Parameter):
-        return operand.words.format(_code(operand.name))
+        return (operand.before, Code(operand.name), operand.after)
     if isinstance(operand, list) and operand and not any(isinstance(each, list | dict) for each in operand):
-        return ", ".join(map(_operand, operand))
-    return f"<code>{escape(json.dumps(operand, ensure_ascii=True, default=_named))}</code>"
+        return _joined(map(_operand, operand))
+    return (Code(json.dumps(operand, ensure_ascii=True, default=_named)),)
+
+
+def _joined(phrases: Iterable[Phrase]) -> Phrase:
+    return tuple(part for phrase in phrases for part in (", ", *phrase))[1:]
 
 
 def _named(value: Any) -> str:
@@ -339,18 +237,13 @@ def _place(redirect: str) -> str:
     return f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:"
 
 
-def _as_ascii(value: Any) -> str:
+def _exact(value: Any) -> str:
     # In ASCII: a mark that turns the direction of writing could show another text.
     return json.dumps(value, ensure_ascii=True, default=str)
 
 
-def _code(text: str) -> str:
-    return f"<code>{escape(text if text.isascii() and text.isprintable() else _as_ascii(text))}</code>"
+def _plain(text: str) -> str:
+    return text if text.isascii() and text.isprintable() else _exact(text)
 
 
-def _html_page(title: str, body: str) -> str:
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
-        f"<body><main><h1>{title}</h1>{body}</main></body></html>"
-    )
+_PAGES.filters |= {"exact": _exact, "plain": _plain, "place": _place}
