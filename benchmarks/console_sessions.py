@@ -21,8 +21,8 @@ from sqlalchemy import insert
 
 from arx_caps.audit.store import NODE
 from arx_caps.console.tree import draw
+from arx_caps.http.process import collect_rarely
 from arx_caps.mint.db.tables import SESSIONS, TASKS
-from arx_caps.server_process import collect_rarely
 from arx_verifier.journal import Decision
 from benchmarks.measure import about, percentiles, save, say
 from tests.audit.batches import batch_of, decision, facts

@@ -8,7 +8,7 @@ import sys
 COLLECTED = """
 import gc, time
 import arx_caps.gateway.serve
-from arx_caps.server_process import GARBAGE_AT, collect_rarely
+from arx_caps.http.process import GARBAGE_AT, collect_rarely
 collect_rarely()
 print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1_000, gc.get_threshold()[0] == GARBAGE_AT)
 """

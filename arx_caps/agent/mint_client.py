@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from arx_caps.http_client import USER_AGENT, no_answer, open_client
+from arx_caps.http.client import USER_AGENT, no_answer, open_client
 from arx_caps.jose import SigningKey, make_dpop
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import (

@@ -4,7 +4,7 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
-from arx_caps.event_stream import is_whole, split_events
+from arx_caps.http.event_stream import is_whole, split_events
 from arx_verifier.errors import RequestError
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # a result may hold a file in base64

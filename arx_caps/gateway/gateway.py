@@ -19,7 +19,7 @@ from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.oauth_server import PATHS, ServerMetadata
 from arx_caps.gateway.settings import DeciderTerms, GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
-from arx_caps.http_server.cross_origin import CrossOrigin
+from arx_caps.http.cross_origin import CrossOrigin
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.verification import MemoryNonces
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from arx_caps.http_client import make_context
-from arx_caps.public_fetch import FetchedDocument, FetchError, fetch_public, is_document_url
+from arx_caps.http.client import make_context
+from arx_caps.http.public_fetch import FetchedDocument, FetchError, fetch_public, is_document_url
 
 MIN_FRESH_S: Final = 60  # however short its server lets it be kept: a login asks for it several times
 FRESH_S: Final = 300  # if its server does not say

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Literal
 
-from arx_caps.buckets import Buckets
+from arx_caps.http.buckets import Buckets
 from arx_caps.limits import Limits
 from arx_verifier.enforcement import Peers
 from arx_verifier.errors import GrantError

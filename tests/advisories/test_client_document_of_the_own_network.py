@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from arx_caps import public_fetch
+from arx_caps.http import public_fetch
+from arx_caps.http.public_fetch import MAX_BYTES, FetchError, fetch_public, is_document_url
+from arx_caps.http.public_host import is_public
 from arx_caps.mint.documents import ClientDocuments
-from arx_caps.public_fetch import MAX_BYTES, FetchError, fetch_public, is_document_url
-from arx_caps.public_host import is_public
 from tests.mint.documents import HOST, PATH, DocumentServer, document_server, send
 
 PRIVATE = """

@@ -10,11 +10,11 @@ import json
 
 import pytest
 
-from arx_caps.event_stream import fields_of
 from arx_caps.gateway.bound_ids import BoundIds
 from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
 from arx_caps.gateway.mcp_schemas import input_schema
 from arx_caps.gateway.mcp_tasks import TaskIds
+from arx_caps.http.event_stream import fields_of
 from arx_verifier import Rule
 from arx_verifier.enforcement import McpMessage, Messages
 from arx_verifier.testing import UnsafeTestRealm

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.http_server.connections import BoundedProtocol
+from arx_caps.http.connections import BoundedProtocol
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server import serve
 from tests.agent.live import serving

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from arx_caps.event_stream import fields_of
+from arx_caps.http.event_stream import fields_of
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, signed

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.event_stream import fields_of, split_events, with_data
 from arx_caps.gateway.bound_ids import BoundIds
 from arx_caps.gateway.mcp_wire import (
     Incoming,
@@ -21,6 +20,7 @@ from arx_caps.gateway.mcp_wire import (
     result_of,
     without_token,
 )
+from arx_caps.http.event_stream import fields_of, split_events, with_data
 from arx_verifier.journal import ChainFacts
 from arx_verifier.token import KeyRing
 

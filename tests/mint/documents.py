@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from arx_caps.http.public_fetch import FetchedDocument, fetch_public
 from arx_caps.mint.documents import ClientDocuments
-from arx_caps.public_fetch import FetchedDocument, fetch_public
 from tests.mint.issuer import served
 from tests.topologies.authority import Ca
 

@@ -3,9 +3,9 @@
 
 from typing import Final
 
-from arx_caps.http_server.connections import BoundedProtocol
-from arx_caps.http_server.h11_protocol import BoundedH11
-from arx_caps.http_server.httptools_protocol import BoundedHttpTools
+from arx_caps.http.connections import BoundedProtocol
+from arx_caps.http.h11_protocol import BoundedH11
+from arx_caps.http.httptools_protocol import BoundedHttpTools
 
 PARSERS: Final[dict[str, tuple[type[BoundedProtocol], str]]] = {
     "h11": (BoundedH11, "asyncio"),

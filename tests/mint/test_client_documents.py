@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from joserfc.jwk import ECKey
 
+from arx_caps.http.public_fetch import FetchedDocument, FetchError
 from arx_caps.mint.documents import FAILED_S, MAX_DOCUMENTS, MAX_FRESH_S, MIN_FRESH_S
-from arx_caps.public_fetch import FetchedDocument, FetchError
 from tests.mint.documents import PATH, DocumentServer, document_server, send
 from tests.mint.harness import AGENT, Harness
 from tests.mint.login import Flow, claims_of

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from arx_caps.buckets import MAX_BUCKETS, Buckets
+from arx_caps.http.buckets import MAX_BUCKETS, Buckets
 from arx_caps.limits import Limits
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.rate_limit import RateLimits

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.http_server.httptools_protocol import MAX_QUEUED, BoundedHttpTools
+from arx_caps.http.httptools_protocol import MAX_QUEUED, BoundedHttpTools
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server.serve import mint_protocol
 from tests.agent.live import serving

@@ -21,7 +21,7 @@ from arx_caps.audit.merkle import (
     signature_lines,
 )
 from arx_caps.audit.witness.witness import Request
-from arx_caps.http_client import no_answer, open_client
+from arx_caps.http.client import no_answer, open_client
 from arx_verifier.errors import SettingsError
 
 TIMEOUT_S: Final = 5.0

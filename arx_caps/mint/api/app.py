@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from arx_caps.http_server.cross_origin import CrossOrigin
+from arx_caps.http.cross_origin import CrossOrigin
 from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import AccessLog
 from arx_caps.mint.api.endpoint import Endpoint, answer_request

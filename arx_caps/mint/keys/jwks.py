@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from arx_caps.http_client import fetch, no_answer
+from arx_caps.http.client import fetch, no_answer
 from arx_verifier.errors import RequestError, SettingsError, UnavailableError
 from arx_verifier.request import read_json_object
 

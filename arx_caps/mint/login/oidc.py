@@ -18,7 +18,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 import httpx
 import msgspec
 
-from arx_caps.http_client import no_answer
+from arx_caps.http.client import no_answer
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork

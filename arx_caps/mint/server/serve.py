@@ -25,8 +25,9 @@ import uvicorn
 from prometheus_client import start_http_server
 from starlette.applications import Starlette
 
-from arx_caps.http_server.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
-from arx_caps.http_server.server import BoundedServer, http_protocol
+from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
+from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
+from arx_caps.http.server import BoundedServer, http_protocol
 from arx_caps.mint.api.access_log import log_lines
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.api.metrics import Metrics
@@ -34,7 +35,6 @@ from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
 from arx_caps.mint.server.own_address import own_address
 from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
-from arx_caps.server_process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import ArxError, SettingsError
 

@@ -3,7 +3,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 
-from arx_caps.event_stream import fields_of, is_whole, split_events, with_data
+from arx_caps.http.event_stream import fields_of, is_whole, split_events, with_data
 from arx_verifier.errors import RequestError
 
 MAX_BYTES = 1_024

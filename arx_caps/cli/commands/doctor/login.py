@@ -10,7 +10,7 @@ import msgspec
 
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.oauth import TIMEOUT_S, check_clock
-from arx_caps.http_client import no_answer, open_client
+from arx_caps.http.client import no_answer, open_client
 from arx_caps.realm import Login, Realm
 from arx_caps.secret_source import read_secret
 from arx_verifier.errors import ArxError, SettingsError

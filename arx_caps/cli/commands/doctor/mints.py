@@ -18,7 +18,7 @@ from arx_caps.agent.mint_client import OF_PROXIES, PROXY_HINT
 from arx_caps.audit.merkle import read_signer
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.durations import show_span
-from arx_caps.http_client import no_answer, open_client
+from arx_caps.http.client import no_answer, open_client
 from arx_caps.realm import Realm
 from arx_verifier.errors import ArxError, SettingsError
 

@@ -6,7 +6,7 @@ import sys
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from arx_caps.http_server.connections import BoundedProtocol
+from arx_caps.http.connections import BoundedProtocol
 
 
 class BoundedH11(BoundedProtocol, H11Protocol):

@@ -9,7 +9,7 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from arx_caps.http_server.connections import BoundedProtocol
+from arx_caps.http.connections import BoundedProtocol
 
 MAX_PART_BYTES: Final = 16 * 1024  # of a head or of a body's trailers, as in h11
 MAX_QUEUED: Final = 16  # pipelined requests that wait for the answer before theirs

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connect to a host that another party names, without reaching the own network, for a bounded time.
 
-``arx_caps.public_fetch`` and the mint's notifications decide what is asked, and of which hosts.
+``arx_caps.http.public_fetch`` and the mint's notifications decide what is asked, and of which hosts.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from arx_caps.http_server.connections import BACKLOG, BoundedProtocol, accept_last
+from arx_caps.http.connections import BACKLOG, BoundedProtocol, accept_last
 
 
 class BoundedServer(uvicorn.Server):
@@ -50,9 +50,9 @@ class BoundedServer(uvicorn.Server):
 def http_protocol() -> type[BoundedProtocol]:
     """Return the protocol of httptools if it is installed, else that of h11."""
     try:
-        from arx_caps.http_server.httptools_protocol import BoundedHttpTools
+        from arx_caps.http.httptools_protocol import BoundedHttpTools
     except ImportError:
-        from arx_caps.http_server.h11_protocol import BoundedH11
+        from arx_caps.http.h11_protocol import BoundedH11
 
         return BoundedH11
     return BoundedHttpTools

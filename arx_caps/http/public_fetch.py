@@ -13,7 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from arx_caps.public_host import HostRules, Lookup, NotPublicError, connect_public, find_addresses, is_public, time_left
+from arx_caps.http.public_host import (
+    HostRules,
+    Lookup,
+    NotPublicError,
+    connect_public,
+    find_addresses,
+    is_public,
+    time_left,
+)
 from arx_verifier.errors import RequestError
 
 MAX_BYTES: Final = 5 * 1024
