@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from sqlalchemy import insert
 
+from arx_caps.credentials.jose import KeyFile, make_assertion
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile, make_assertion
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import SESSIONS
 from arx_caps.realm import Realm

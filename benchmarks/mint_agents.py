@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
+from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from tests.mint.harness import ISSUER, LOOKUP, now_ms
 
 Request = tuple[str, str, SigningKey, str | None, dict[str, Any] | None]

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jws
 from joserfc.jwk import ECKey, OctKey
 
-from arx_caps.jose import (
+from arx_caps.credentials.jose import (
     KeyFile,
     PublicKey,
     SigningKey,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy

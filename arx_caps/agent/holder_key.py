@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_caps.keyfile import KeyFile, read_secret
+from arx_caps.credentials.keyfile import KeyFile, read_secret
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import HolderKey, wire

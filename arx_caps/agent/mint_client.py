@@ -18,8 +18,8 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.http.client import USER_AGENT, no_answer, open_client
-from arx_caps.jose import SigningKey, make_dpop
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import (
     REASONS,

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_verifier.errors import SettingsError
 
 VERSION: Final = 1

@@ -140,7 +140,9 @@ class Task(Shared):
             SettingsError: The file cannot be read, or other users can read it.
             MalformedTokenError: As ``from_text``.
         """
-        from arx_caps.keyfile import read_secret  # with a library of keys, which not every holder has a use for
+        from arx_caps.credentials.keyfile import (
+            read_secret,  # with a library of keys, which not every holder has a use for
+        )
 
         return cls.from_text(read_secret(Path(path)).decode("ascii", "replace"), now=now, key=key)
 
@@ -153,7 +155,7 @@ class Task(Shared):
         Raises:
             SettingsError: It cannot be written.
         """
-        from arx_caps.keyfile import replace_secret
+        from arx_caps.credentials.keyfile import replace_secret
 
         replace_secret(Path(path), self.encode().encode("ascii") + b"\n")
 

@@ -17,7 +17,7 @@ from arx_caps.cli.display import hint_audience
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.place import Place
 from arx_caps.cli.terminal import Console
-from arx_caps.jose import BAD_PROOF
+from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.service import read_service_file
@@ -124,7 +124,7 @@ class GatewayProcess:
         """
         from arx_caps.agent.mint_client import MintClient
         from arx_caps.agent.task import now_ms
-        from arx_caps.keyfile import KeyFile
+        from arx_caps.credentials.keyfile import KeyFile
         from arx_caps.service.fetch import fetch_keys, write_keys
 
         key_file = read_service_file(path).key_file

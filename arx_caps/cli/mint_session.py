@@ -18,9 +18,9 @@ from arx_caps.agent.session_file import SessionFile
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.secure_files import read_object
+from arx_caps.credentials.jose import make_assertion
+from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.http.client import open_client
-from arx_caps.jose import make_assertion
-from arx_caps.keyfile import KeyFile, SigningKey
 from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, UnavailableError
 
 TIMEOUT_S: Final = 30.0  # a kill waits for leases to end before it answers

@@ -177,7 +177,7 @@ class Place:
         login = self._login_key()
         if login is None:
             raise Stop("expected the mint's URL", hint="give --issuer URL, or set ARX_ISSUER", code="issuer")
-        from arx_caps.keyfile import KeyFile
+        from arx_caps.credentials.keyfile import KeyFile
 
         return KeyFile.load(login).issuer
 

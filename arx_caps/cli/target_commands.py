@@ -22,8 +22,8 @@ from arx_caps.cli.parse import Duration, Moment
 from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.target_completion import complete_targets
 from arx_caps.cli.terminal import Console, pairs, plain
+from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.durations import parse_duration
-from arx_caps.keyfile import KeyFile
 from arx_caps.revocation import (
     DIRECT,
     KINDS,

@@ -17,10 +17,10 @@ from urllib.parse import quote_plus, urlencode
 import aiohttp
 import msgspec
 
+from arx_caps.credentials.secret_source import Secret, read_secret
 from arx_caps.gateway.credentials import Credential
 from arx_caps.gateway.settings import CredentialTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
-from arx_caps.secret_source import Secret, read_secret
 
 _FETCH_S: Final = 10.0
 _LONGEST: Final = 64 * 1024  # of the endpoint's answer, bytes

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Final
 from urllib.parse import quote
 
+from arx_caps.credentials.secret_source import Secret
 from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
-from arx_caps.secret_source import Secret
 
 _SHORTEST: Final = 8  # characters: a shorter text is in answers by chance
 

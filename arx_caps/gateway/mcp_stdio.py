@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from arx_caps.credentials.secret_source import Secret, read_secret
 from arx_caps.gateway.bound_ids import agent_of
 from arx_caps.gateway.leaks import Leaks
 from arx_caps.gateway.mcp_wire import (
@@ -28,7 +29,6 @@ from arx_caps.gateway.stdio_answer import STREAM, StdioAnswer, empty_answer, err
 from arx_caps.gateway.stdio_process import StdioProcess, meta_of
 from arx_caps.gateway.upstream_answer import UpstreamError
 from arx_caps.isolation import Program, account_of, isolate
-from arx_caps.secret_source import Secret, read_secret
 
 _PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one
 # What each request of MCP 2026-07-28 says of its client.

@@ -10,11 +10,11 @@ from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from arx_caps.access_token import ALGORITHMS, SEAL_TYPE, VerifyingKey, read_verifying_key
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.mint_client import MintClient
-from arx_caps.jose import token_hash
-from arx_caps.keyfile import SigningKey
+from arx_caps.credentials.access_token import ALGORITHMS, SEAL_TYPE, VerifyingKey, read_verifying_key
+from arx_caps.credentials.jose import token_hash
+from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.service.fetch import require_private
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.token import Macaroon

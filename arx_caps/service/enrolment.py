@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from arx_caps.agent.mint_client import MintClient
-from arx_caps.keyfile import KeyFile, write_secret
+from arx_caps.credentials.keyfile import KeyFile, write_secret
 from arx_caps.service.fetch import Fetched, fetch_keys, require_private
 from arx_verifier.errors import ArxError, SettingsError, UnavailableError
 from arx_verifier.revocation import keeps_nonces, without_login

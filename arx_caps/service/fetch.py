@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from arx_caps.agent.mint_client import MintClient, is_private
-from arx_caps.keyfile import SigningKey, read_secret, replace_secret
+from arx_caps.credentials.keyfile import SigningKey, read_secret, replace_secret
 from arx_verifier.errors import MalformedTokenError, RequestError, SettingsError, StoreError
 from arx_verifier.names import is_kid
 from arx_verifier.request import read_json_object

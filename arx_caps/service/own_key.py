@@ -4,7 +4,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from arx_caps.keyfile import KeyFile, SigningKey
+from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_verifier.errors import SettingsError
 from arx_verifier.service import ServiceConfig, read_service_file
 

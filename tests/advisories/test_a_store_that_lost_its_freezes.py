@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from arx_caps.cli import exit_codes
+from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, acl

@@ -9,7 +9,7 @@ import re
 import pytest
 from starlette.routing import Route
 
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.db.events import Event
 from arx_verifier.errors import GrantError

@@ -10,7 +10,7 @@ import pytest
 
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.task import Task
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.revocation import RevocationStore
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import REFUND, TWO, Desk, code, decide

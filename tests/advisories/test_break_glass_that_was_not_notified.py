@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import recover_operator
 from tests.mint.harness import ISSUER, open_live

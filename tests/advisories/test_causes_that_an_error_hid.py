@@ -15,8 +15,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from arx_caps.agent import Agent
-from arx_caps.jose import check_assertion, check_dpop, make_assertion, make_dpop
-from arx_caps.keyfile import KeyFile
+from arx_caps.credentials.jose import check_assertion, check_dpop, make_assertion, make_dpop
+from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from arx_verifier.errors import GrantError, UnavailableError

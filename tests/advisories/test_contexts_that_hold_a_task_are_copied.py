@@ -10,7 +10,7 @@ import pytest
 
 from arx_caps.agent import Agent, Approval
 from arx_caps.agent.session import Session
-from arx_caps.keyfile import KeyFile
+from arx_caps.credentials.keyfile import KeyFile
 from tests.agent.holding import ISSUER, approvable, ask, discharged, task
 from tests.support import AT
 

@@ -9,7 +9,7 @@ with no enrolment token at all had the database remember a proof of his for each
 import pytest
 from sqlalchemy import func, select
 
-from arx_caps.jose import KeyFile, SigningKey
+from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.mint.harness import ISSUER, Harness, Holder

@@ -6,7 +6,7 @@ The later login was refused, and the claims of the earlier one stayed.
 
 import pytest
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from tests.mint.harness import Holder
 from tests.mint.login import idp  # noqa: F401 - a fixture
 from tests.mint.test_operator_login import People, people  # noqa: F401 - a fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_verifier.journal.reader import read_journal
 from arx_verifier.journal.writer import Journal
 from arx_verifier.token.macaroon import MINT_AUDIENCE

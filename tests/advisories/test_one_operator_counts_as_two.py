@@ -6,7 +6,7 @@ not: whose an agent is the mint does not know, so an operator may approve what a
 may make operators may make a second one.  The record names both.
 """
 
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from tests.mint.approvals import TWO, Desk, code
 from tests.mint.harness import ISSUER, Holder
 from tests.mint.test_operators import sign_in

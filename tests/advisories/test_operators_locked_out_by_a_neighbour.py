@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
-from arx_caps.jose import KeyFile, SigningKey
+from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_caps.mint.api import admission
 from arx_caps.mint.rate_limit import RateLimits
 from arx_verifier.token import wire

@@ -24,8 +24,8 @@ from arx_caps.audit.witness import KEY_FILE, Witness, Witnesses
 from arx_caps.audit.witness.client import ask_witness
 from arx_caps.audit.witness.server import create_app as witness_app
 from arx_caps.cli import exit_codes
+from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.keyfile import SigningKey
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.runtime import MintRuntime

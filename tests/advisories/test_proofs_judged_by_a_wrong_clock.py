@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from arx_caps.agent.mint_client import MintClient
+from arx_caps.credentials.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.realm import Realm
 from arx_verifier.revocation.follower_core import Following
 from arx_verifier.revocation.store_link import OK, RESYNC, StoreAnswer

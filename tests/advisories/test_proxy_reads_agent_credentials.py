@@ -17,8 +17,8 @@ from arx_caps.agent import Agent
 from arx_caps.agent.mint_client import MintClient, takes_proxy
 from arx_caps.agent.task import now_ms
 from arx_caps.cli.mint_session import Caller
-from arx_caps.jose import SigningKey
-from arx_caps.keyfile import KeyFile
+from arx_caps.credentials.jose import SigningKey
+from arx_caps.credentials.keyfile import KeyFile
 from arx_verifier.errors import StoreError
 
 

@@ -8,7 +8,7 @@ with a key of his own, and the agent, which was told that the mint did not answe
 
 import pytest
 
-from arx_caps.jose import SigningKey, make_assertion
+from arx_caps.credentials.jose import SigningKey, make_assertion
 from tests.mint.harness import ISSUER, Harness, Holder, now_ms
 
 pytestmark = pytest.mark.sqlite

@@ -8,7 +8,7 @@ as the policy of that time.  A session that was over was given its revoked token
 
 import pytest
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.mint.harness import LOOKUP, Harness, Holder
 

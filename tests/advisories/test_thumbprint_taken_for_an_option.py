@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.keyfile import SigningKey
+from arx_caps.credentials.keyfile import SigningKey
 from tests.cli.live import AGENT, Live, live_realm
 from tests.servers import free_ports
 

@@ -11,7 +11,7 @@ import pytest
 
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_verifier.errors import TokenError
 
 SECRET = "arx1_" + "S" * 40

@@ -17,8 +17,8 @@ import uvicorn
 from arx_caps.agent import Agent, Approval, Task
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
-from arx_caps.jose import make_assertion
-from arx_caps.keyfile import KeyFile
+from arx_caps.credentials.jose import make_assertion
+from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm

@@ -15,8 +15,8 @@ import pytest
 
 from arx_caps.agent import Agent, ArxAuth, AsyncAgent, Workload
 from arx_caps.agent.approval import FIRST_PAUSE_S
+from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.keyfile import KeyFile
 from arx_verifier.errors import AttenuationError, GrantError, RevokedError, SettingsError
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.servers import free_ports

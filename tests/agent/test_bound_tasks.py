@@ -13,7 +13,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.message_parts import MessageParts
 from arx_caps.agent.received_part import ReceivedPart
 from arx_caps.connect.bundle_file import BundleFile
-from arx_caps.keyfile import write_secret
+from arx_caps.credentials.keyfile import write_secret
 from arx_verifier.errors import AttenuationError
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.holder import HolderKey

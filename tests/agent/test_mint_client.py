@@ -12,8 +12,8 @@ import pytest
 from arx_caps.agent import Agent, Session, Task, mint_client
 from arx_caps.agent.mint_client import LostAnswerError, MintClient
 from arx_caps.agent.started_task import StartedTask
-from arx_caps.jose import check_assertion, check_dpop
-from arx_caps.keyfile import KeyFile, SigningKey
+from arx_caps.credentials.jose import check_assertion, check_dpop
+from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_verifier.errors import (
     ArxError,
     AttenuationError,

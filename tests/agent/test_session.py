@@ -14,8 +14,8 @@ import pytest
 from arx_caps.agent import Agent, Task, Workload
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
+from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.keyfile import KeyFile
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsError, TokenError
 from tests.agent.live import LiveMint, judged, live_mint

@@ -140,7 +140,7 @@ from pathlib import Path
 import msgspec
 from arx_caps.audit.shipping import Shipper
 from arx_caps.audit.shipping import Batch
-from arx_caps.keyfile import KeyFile
+from arx_caps.credentials.keyfile import KeyFile
 key = KeyFile.load(sys.argv[2]).key
 sender = Shipper(Path(sys.argv[1]), audience="orders", realm="acme", issuer=sys.argv[3], key=key)
 sender.run(threading.Event())
@@ -152,7 +152,7 @@ def test_a_killed_shipper_sends_nothing_twice_and_forgets_nothing(
     tmp_path: Path, receiver: Receiver, shipper: Make
 ) -> None:
     """Killed again and again between sending and freeing, another one goes on where the receiver is."""
-    from arx_caps.keyfile import KeyFile
+    from arx_caps.credentials.keyfile import KeyFile
 
     key = tmp_path / "key.json"
     KeyFile("agent", "acme/x", receiver.issuer, receiver.key).save(key)

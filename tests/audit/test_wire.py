@@ -13,7 +13,7 @@ from arx_caps.audit.merkle import EMPTY_ROOT, leaf_hash
 from arx_caps.audit.merkle.tree import node_hash
 from arx_caps.audit.shipping import Batch, hold_statement, open_statement
 from arx_caps.audit.shipping.batch import MAX_RECORDS, read_mark, sign_batch
-from arx_caps.keyfile import PublicKey, SigningKey
+from arx_caps.credentials.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import GrantError, RequestError, TokenError
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import ChainFacts, Sealed, seal

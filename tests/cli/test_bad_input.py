@@ -44,7 +44,7 @@ READERS = {
 @pytest.fixture
 def put(tmp_path: Path) -> dict[str, str]:
     """Files that the command lines name."""
-    from arx_caps.keyfile import KeyFile
+    from arx_caps.credentials.keyfile import KeyFile
 
     good, operator = tmp_path / "good", tmp_path / "operator"
     good.write_text(orders().encode())

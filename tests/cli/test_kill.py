@@ -10,8 +10,8 @@ import pytest
 from arx_caps.cli import exit_codes
 from arx_caps.cli.mint_session import Caller
 from arx_caps.cli.target_commands import KILL, look_at, read_targets
+from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.keyfile import KeyFile, SigningKey
 from arx_caps.revocation import KINDS, OutcomeUnknownError, RevocationStore, parse_target
 from arx_verifier.errors import RequestError
 from tests.cli.helpers import SESSION, TASK, Ran, arx

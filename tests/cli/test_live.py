@@ -256,7 +256,7 @@ def test_a_stranger_is_not_authenticated(up: Live, tmp_path: Path) -> None:
     """
     An operator's key that the mint does not know is 4, and the store is not gone to behind its back.
     """
-    from arx_caps.keyfile import KeyFile
+    from arx_caps.credentials.keyfile import KeyFile
 
     KeyFile.generate("operator", "eve", up.ready["issuer"]).save(tmp_path / "eve")
     words = ("kill", "realm", "--reason", "x", "--yes", "--operator-key", tmp_path / "eve")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile
 from arx_verifier.service import read_service_file
 from tests.cli.test_restoring import AGENTS, DOCS, Keeper, script
 from tests.house.pages import blocks

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exit_codes
-from arx_caps.keyfile import KeyFile
+from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.service import open_shipper
 from arx_verifier.errors import SettingsError
 from arx_verifier.journal.decision import Decision

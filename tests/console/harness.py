@@ -14,7 +14,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from arx_caps.console.app import compose
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from tests.console.html import require_well_formed
 from tests.mint.harness import ISSUER, Harness, Holder
 from tests.servers import free_ports, until

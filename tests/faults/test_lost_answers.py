@@ -13,8 +13,8 @@ from arx_caps.agent import mint_client
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import now_ms
 from arx_caps.cli.mint_session import Caller
+from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.keyfile import SigningKey
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.errors import ProofError

@@ -9,7 +9,7 @@ import pytest
 from arx_caps.agent.approval import Approval
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.verification.verifier import Verifier

@@ -31,8 +31,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from arx_caps.agent.bundle import Bundle
+from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.server.init_realm import init_realm, sample_policy
 from arx_caps.realm import Realm
 from arx_verifier.token.discharge import third_party_caveats

@@ -13,8 +13,8 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.follower import Follower

@@ -19,7 +19,7 @@ import pytest
 from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
-from arx_caps.jose import KeyFile, SigningKey, make_assertion, make_dpop
+from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.api.app import ENDPOINTS, create_app
 from arx_caps.mint.api.endpoint import File
 from arx_caps.mint.db.mint_database import MintDatabase

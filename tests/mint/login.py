@@ -21,7 +21,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from arx_caps.access_token import AccessToken, read_access_token
+from arx_caps.credentials.access_token import AccessToken, read_access_token
 from arx_caps.realm import Login
 from arx_caps.self_registration import SelfRegistration
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms, open_unit

@@ -27,7 +27,7 @@ import httpx
 
 from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.cli.device_login import DeviceCode, DeviceLogin
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.realm import Login
 from tests.console.harness import Browser
 from tests.mint.harness import AGENT, ISSUER, Harness, Holder, open_unit

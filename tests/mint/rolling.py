@@ -20,7 +20,7 @@ from arx_caps.audit.merkle import Trust, open_checkpoint, read_signer, verify
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, sign_batch
 from arx_caps.audit.store import LogStore
-from arx_caps.jose import SigningKey, make_dpop
+from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_caps.mint.server.init_realm import init_realm

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.jose import KeyFile, SigningKey, make_assertion, token_hash
+from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, token_hash
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.context import HALTED
 from arx_caps.mint.db.mint_database import MintDatabase

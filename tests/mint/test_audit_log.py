@@ -14,7 +14,7 @@ from arx_caps.audit.merkle import TileReader, Trust, fetch_from, open_checkpoint
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.shipping.batch import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, sign_batch
 from arx_caps.audit.store import RECORD
-from arx_caps.jose import SigningKey, make_dpop
+from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.mint.audit import log
 from arx_caps.mint.db.repositories.holder_keys import add_key
 from arx_verifier.journal.decision import Decision, InMemoryDecisions, unpack_record

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from tests.mint.harness import Harness
 
 pytestmark = pytest.mark.spec("CONTROL 4.2")

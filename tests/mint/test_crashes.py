@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.jose import KeyFile, SigningKey
+from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.dying import (
     SHORT_LEASE,

@@ -7,7 +7,7 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_caps.jose import KeyFile, SigningKey
+from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_caps.service.token_exchange import GRANT_TYPE, TASK_TOKEN
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.call_proof import MAX_AGE_MS

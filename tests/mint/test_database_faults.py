@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import event
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.events import Event
 from arx_verifier.errors import UnavailableError
 from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, open_unit

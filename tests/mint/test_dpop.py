@@ -9,7 +9,7 @@ import jwt
 import pytest
 from joserfc.jwk import OctKey
 
-from arx_caps.jose import check_client_dpop
+from arx_caps.credentials.jose import check_client_dpop
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
 from arx_verifier.errors import GrantError
 from tests.dpop import Prover

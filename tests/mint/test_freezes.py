@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from arx_caps.audit.store import RECORD
 from arx_caps.cli.commands.doctor.history import check_history
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.mint.audit.feeds import KILLS, _kill
 from arx_caps.mint.db.repositories.epoch import Freeze
 from arx_caps.mint.db.repositories.kills import KillStep

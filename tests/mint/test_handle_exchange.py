@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arx_caps.access_token import AccessToken, read_access_token
+from arx_caps.credentials.access_token import AccessToken, read_access_token
 from arx_caps.mint.oauth import handles
 from arx_caps.mint.oauth.handles import bundle_of, require_handle
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from joserfc.jwk import OKPKey
 
-from arx_caps.access_token import SEAL_TYPE, read_access_token
 from arx_caps.agent.mint_client import MintClient
-from arx_caps.jose import SigningKey, token_hash
+from arx_caps.credentials.access_token import SEAL_TYPE, read_access_token
+from arx_caps.credentials.jose import SigningKey, token_hash
 from arx_caps.mint.oauth.handles import find_handle
 from arx_caps.service.access_tokens import open_access_token, read_signing_keys
 from arx_verifier.errors import GrantError, TokenError, UnavailableError

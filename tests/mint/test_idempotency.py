@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arx_caps.agent.bundle import Bundle
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.api import idempotency
 from arx_caps.mint.api.routes import sessions
 from arx_caps.mint.db.tables import ENROLMENTS, REPEATS

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from arx_caps.agent.bundle import Bundle
-from arx_caps.jose import KeyFile, SigningKey
+from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.keyring import KeyRing

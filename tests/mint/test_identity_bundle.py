@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.keys.jwks import RETRY_S, KeySets
 from tests.mint.harness import AGENT, Harness, Holder, now_ms
 from tests.mint.issuer import key_server, public_jwk, token

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from tests.mint.harness import AGENT, Harness, Holder, now_ms
 from tests.mint.issuer import IDP, MINT, token
 from tests.mint.workloads import (

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import KILLED, NOTIFIED
 from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS

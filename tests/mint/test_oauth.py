@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import ECKey, OctKey, OKPKey
 
-from arx_caps.access_token import read_access_token
+from arx_caps.credentials.access_token import read_access_token
 from arx_caps.mint.db.repositories import oauth_handles
 from arx_caps.mint.db.repositories.oauth_handles import KEEP_MS
 from arx_caps.mint.oauth.clients import ASSERTION

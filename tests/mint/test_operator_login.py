@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from arx_caps.jose import KeyFile, SigningKey
+from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_caps.mint.db.repositories.operators import BY_LOGIN
 from arx_caps.realm import Login
 from tests.mint.harness import Harness, Holder, open_unit

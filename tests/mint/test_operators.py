@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.jose import KeyFile
+from arx_caps.credentials.jose import KeyFile
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.db.repositories.operators import ADMIN
 from arx_caps.mint.identity.authenticate import NEEDS_NO_RULE

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db import database, tables
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase

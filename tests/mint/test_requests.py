@@ -7,7 +7,7 @@ import pytest
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_caps.jose import KeyFile, SigningKey
+from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_verifier.errors import AccessError, TokenError
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arx_caps.agent.bundle import Bundle
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.db.repositories import keys
 from arx_caps.mint.keys import key_schedule, rotation

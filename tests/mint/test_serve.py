@@ -15,9 +15,9 @@ from typing import IO, Any
 import httpx
 import pytest
 
+from arx_caps.credentials.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.http.process import open_listener
-from arx_caps.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.mint.server.serve import serve

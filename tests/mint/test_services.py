@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories import holder_keys, services
 from arx_verifier.errors import AuditError

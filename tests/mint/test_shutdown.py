@@ -13,9 +13,9 @@ import pytest
 
 from arx_caps.agent import mint_client
 from arx_caps.cli.mint_session import Caller
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.http.connections import AT_ONCE
-from arx_caps.jose import SigningKey
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from tests.mint.http import PLAIN

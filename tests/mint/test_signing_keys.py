@@ -7,7 +7,7 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import KeySet
 
-from arx_caps.access_token import AccessToken, read_access_token, sign_access_token
+from arx_caps.credentials.access_token import AccessToken, read_access_token, sign_access_token
 from arx_caps.mint.db.repositories.keys import SealedRoot
 from arx_caps.mint.keys import signing_keys
 from arx_caps.mint.keys.reseal import reseal

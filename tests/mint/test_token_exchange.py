@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.tables import TASKS
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.constraints.rule import read_rule

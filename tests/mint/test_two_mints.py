@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from arx_caps.agent.bundle import Bundle
+from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime

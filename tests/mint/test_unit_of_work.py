@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.jose import SigningKey
+from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase

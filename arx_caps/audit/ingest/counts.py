@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, END, EVENT, LogEntry
-from arx_caps.jose import BAD_PROOF
+from arx_caps.credentials.jose import BAD_PROOF
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import read_sealed
 

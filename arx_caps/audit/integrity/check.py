@@ -51,7 +51,7 @@ from arx_caps.audit.merkle import (
 )
 from arx_caps.audit.shipping import Batch, read_statement
 from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, LogStore, logged
-from arx_caps.keyfile import PublicKey
+from arx_caps.credentials.keyfile import PublicKey
 from arx_verifier.errors import AuditError, GrantError, RequestError
 from arx_verifier.journal import Sealed, read_sealed
 from arx_verifier.token import MINT_AUDIENCE, wire

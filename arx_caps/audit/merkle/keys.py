@@ -10,7 +10,7 @@ from typing import Final, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from arx_caps.audit.merkle.note import LOG, WITNESS, Signer, VerifierKey, check_name
-from arx_caps.keyfile import KeyFile
+from arx_caps.credentials.keyfile import KeyFile
 from arx_verifier.errors import SettingsError
 from arx_verifier.token import wire
 

@@ -12,7 +12,7 @@ import msgspec
 from joserfc.errors import JoseError
 
 from arx_caps.audit.merkle import Frontier, leaf_hash
-from arx_caps.keyfile import PublicKey, SigningKey
+from arx_caps.credentials.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError, GrantError, RequestError, TokenError, shorten
 from arx_verifier.journal import Sealed
 from arx_verifier.token import wire

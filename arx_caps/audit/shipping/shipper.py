@@ -22,9 +22,9 @@ from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, SEEN_HEADER,
 from arx_caps.audit.shipping.fork_detection import Seen
 from arx_caps.audit.shipping.journal_runs import AT_ONCE, JournalRun, JournalRuns
 from arx_caps.audit.shipping.lock import ShipperLock
+from arx_caps.credentials.jose import make_dpop
+from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.http.client import USER_AGENT, no_answer, open_client
-from arx_caps.jose import make_dpop
-from arx_caps.keyfile import SigningKey
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
 from arx_verifier.journal import ALARMS
 

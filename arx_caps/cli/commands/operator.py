@@ -13,8 +13,8 @@ from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
 from arx_caps.cli.secure_files import passphrase_option, read_object, read_passphrase
 from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.credentials.keyfile import KeyFile, PublicKey
 from arx_caps.durations import show_time
-from arx_caps.keyfile import KeyFile, PublicKey
 from arx_caps.realm import Realm
 from arx_verifier.names import is_agent_path
 

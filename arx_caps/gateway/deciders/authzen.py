@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from arx_caps.access_token import is_access_token
+from arx_caps.credentials.access_token import is_access_token
+from arx_caps.credentials.secret_source import read_secret
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.deciders.access_requests import (
     CAPABILITY,
@@ -37,7 +38,6 @@ from arx_caps.gateway.deciders.authzen_mapping import (
 from arx_caps.gateway.deciders.decider import Hosts
 from arx_caps.gateway.oauth_resource import OAuthResource
 from arx_caps.gateway.settings import DeciderTerms
-from arx_caps.secret_source import read_secret
 from arx_verifier.addresses import read_address, write_address
 from arx_verifier.enforcement import Enforcement, RefusedCall, RouteMap, collect_headers, read_traceparent
 from arx_verifier.errors import (

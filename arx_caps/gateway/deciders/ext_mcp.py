@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from arx_caps.access_token import is_access_token
+from arx_caps.credentials.access_token import is_access_token
 from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.bound_ids import BoundIds
 from arx_caps.gateway.deciders.decider import CREDENTIALS, Hosts, identity_of, is_own

@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
+from arx_caps.credentials.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.durations import format_duration
-from arx_caps.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.proofs import used_id

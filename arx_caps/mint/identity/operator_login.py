@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_caps.keyfile import PublicKey
+from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event

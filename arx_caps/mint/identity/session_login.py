@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.jose import Assertion, Proof, check_assertion
+from arx_caps.credentials.jose import Assertion, Proof, check_assertion
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken, verify_issuer_token

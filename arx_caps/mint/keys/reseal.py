@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from arx_caps.keyfile import replace_secret
+from arx_caps.credentials.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file

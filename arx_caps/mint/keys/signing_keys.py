@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from joserfc.jwk import ECKey, RSAKey
 
-from arx_caps.access_token import LIFE_MS, Algorithm, VerifyingKey, read_verifying_key
+from arx_caps.credentials.access_token import LIFE_MS, Algorithm, VerifyingKey, read_verifying_key
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.keys import SIGNING_NAME, SealedRoot

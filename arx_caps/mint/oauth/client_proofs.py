@@ -3,7 +3,7 @@
 
 from typing import Final
 
-from arx_caps.jose import check_client_dpop
+from arx_caps.credentials.jose import check_client_dpop
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork

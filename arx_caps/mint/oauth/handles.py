@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from arx_caps.access_token import LIFE_MS, AccessToken, Actor, Confirmation, read_access_token, sign_access_token
+from arx_caps.credentials.access_token import (
+    LIFE_MS,
+    AccessToken,
+    Actor,
+    Confirmation,
+    read_access_token,
+    sign_access_token,
+)
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from arx_caps.jose import CLIENT_ALGORITHMS
+from arx_caps.credentials.jose import CLIENT_ALGORITHMS
 from arx_caps.mint.oauth.client_proofs import TOKEN
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
 from arx_caps.mint.oauth.task_grant import DETAILS_TYPE

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 import msgspec
 from msgspec import Meta
 
-from arx_caps.access_token import LIFE_MS
+from arx_caps.credentials.access_token import LIFE_MS
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork

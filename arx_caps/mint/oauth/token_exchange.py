@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from arx_caps.access_token import AccessToken
+from arx_caps.credentials.access_token import AccessToken
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.client_proofs import prove_client_key

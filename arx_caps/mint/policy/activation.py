@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from arx_caps.keyfile import replace_secret
+from arx_caps.credentials.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.policy.diff import CHANGED, GONE, GRANTED, compare

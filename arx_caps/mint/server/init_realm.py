@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Final
 
 from arx_caps.audit.merkle import make_key
-from arx_caps.keyfile import KeyFile, PublicKey, write_secret
+from arx_caps.credentials.keyfile import KeyFile, PublicKey, write_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operators import ADMIN

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from arx_caps.credentials.jose import Proof, check_assertion
 from arx_caps.durations import duration_within, format_duration
-from arx_caps.jose import Proof, check_assertion
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event

@@ -12,9 +12,9 @@ from typing import Any, Final
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey
 
-from arx_caps.access_token import VerifyingKey, read_access_token
-from arx_caps.jose import check_assertion, check_client_dpop, check_dpop, token_hash
-from arx_caps.keyfile import SigningKey, client_key
+from arx_caps.credentials.access_token import VerifyingKey, read_access_token
+from arx_caps.credentials.jose import check_assertion, check_client_dpop, check_dpop, token_hash
+from arx_caps.credentials.keyfile import SigningKey, client_key
 from arx_verifier.errors import ArxError, GrantError, TokenError
 
 MAX_BYTES = 4_096

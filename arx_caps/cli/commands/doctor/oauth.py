@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from arx_caps.access_token import AHEAD_S, ALGORITHMS
 from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.credentials.access_token import AHEAD_S, ALGORITHMS
+from arx_caps.credentials.jose import CLIENT_ALGORITHMS
 from arx_caps.http.client import no_answer, open_client
-from arx_caps.jose import CLIENT_ALGORITHMS
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import SettingsError
 

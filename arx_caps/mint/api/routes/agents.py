@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.keyfile import PublicKey
+from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import AgentShown, KillShown, show_agent, show_kill

@@ -10,7 +10,7 @@ from arx_caps.audit.ingest import run_of
 from arx_caps.audit.merkle import CHECKPOINT, NoteError, Tile, fetch_from
 from arx_caps.audit.shipping import Batch, LogWord, Statement, hold_statement, open_statement
 from arx_caps.audit.shipping import batch as wire
-from arx_caps.jose import BAD_PROOF
+from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
 from arx_caps.mint.audit.row_check import CheckOutcome, CheckState
 from arx_caps.mint.context import MintContext

@@ -9,8 +9,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.access_token import MAX_CHARS, SEAL_TYPE
-from arx_caps.jose import token_hash
+from arx_caps.credentials.access_token import MAX_CHARS, SEAL_TYPE
+from arx_caps.credentials.jose import token_hash
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.approvals import ApprovalAsked, ApprovalBody, ApprovalShown, show_approval
 from arx_caps.mint.oauth.handle_approvals import ask_for_handle, take_for_handle, withdraw_for_handle

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from arx_caps.access_token import MAX_CHARS, AccessToken
+from arx_caps.credentials.access_token import MAX_CHARS, AccessToken
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.api.openapi import FORM, OpenRoute

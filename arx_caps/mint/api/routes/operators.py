@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.keyfile import PublicKey
+from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, show_kill, show_operator

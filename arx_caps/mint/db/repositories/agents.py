@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from arx_caps.keyfile import PublicKey
+from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event

@@ -9,7 +9,7 @@ from sqlalchemy import Column, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from arx_caps.keyfile import PublicKey, public_key
+from arx_caps.credentials.keyfile import PublicKey, public_key
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
 from arx_caps.mint.db.events import Event

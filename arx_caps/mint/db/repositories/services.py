@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from arx_caps.keyfile import PublicKey
+from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
 from arx_caps.mint.db.events import Event

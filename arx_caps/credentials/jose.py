@@ -15,7 +15,7 @@ import msgspec
 from joserfc.errors import JoseError
 from msgspec import Meta
 
-from arx_caps.keyfile import ClientKey, KeyFile, PublicKey, SigningKey, client_key, public_key
+from arx_caps.credentials.keyfile import ClientKey, KeyFile, PublicKey, SigningKey, client_key, public_key
 from arx_verifier.addresses import split_url
 from arx_verifier.errors import ArxError, GrantError, RequestError
 from arx_verifier.request import read_json_object
