@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_caps.durations import show_span, show_time
+from arx_caps.settings.durations import show_span, show_time
 from arx_verifier.constraints import Rule
 from arx_verifier.token import Caveat
 

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 from arx_verifier.errors import Failure
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from arx_caps.audit.merkle import Checkpoint, Note
 from arx_caps.audit.shipping import Shipper
-from arx_caps.realm import Realm
 from arx_caps.service.own_key import ServiceIdentity, read_own_key
+from arx_caps.settings.realm import Realm
 from arx_verifier.journal import Journal
 from benchmarks.audit_fill import AUDIENCE, VERIFIER, decisions
 from tests.cli.live import Live, live_realm

@@ -30,8 +30,8 @@ from arx_caps.audit.merkle import read_signer
 from arx_caps.audit.shipping import Shipper
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.mint.db.tables import AGENTS, SESSIONS
-from arx_caps.realm import Realm
 from arx_caps.service.own_key import read_own_key
+from arx_caps.settings.realm import Realm
 from arx_verifier.journal import Journal
 from arx_verifier.token import subject_target
 from benchmarks.audit_copies import multiply

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from arx_caps.embedded import socket_path
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from benchmarks.measure import about, percentiles, save, say
 from tests.cli.live import live_realm
 from tests.console.test_kills_processes import FOLLOWER, Visitor

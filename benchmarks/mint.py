@@ -22,7 +22,7 @@ from arx_caps.credentials.jose import KeyFile, make_assertion
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.tables import SESSIONS
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from benchmarks import mint_report
 from benchmarks.kill_stage import cpu_s, say, spread
 from benchmarks.measure import about

@@ -10,8 +10,8 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.realm import DEFAULT_FOLDER, Realm, default_folder
-from arx_caps.self_registration import read_self_registration
+from arx_caps.settings.realm import DEFAULT_FOLDER, Realm, default_folder
+from arx_caps.settings.self_registration import read_self_registration
 from arx_verifier.errors import SettingsError
 
 ISSUER = "http://127.0.0.1:8700"

@@ -21,7 +21,7 @@ from arx_caps.agent.session_file import SessionFile
 from arx_caps.agent.task import now_ms
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.credentials.keyfile import read_secret
-from arx_caps.durations import asked_duration
+from arx_caps.settings.durations import asked_duration
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.request import read_json_object
 

@@ -12,7 +12,7 @@ import msgspec
 
 from arx_caps.agent.clashes import clash
 from arx_caps.agent.outline import Outline, meet
-from arx_caps.durations import parse_duration
+from arx_caps.settings.durations import parse_duration
 from arx_verifier.amounts import Amount
 from arx_verifier.constraints import Constraint, ConstraintLike, Rule, read_constraint
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten

@@ -15,7 +15,7 @@ from arx_caps.agent.mint_client import is_private
 from arx_caps.agent.request_signer import SignedHeader
 from arx_caps.agent.running_task import current_task
 from arx_caps.agent.task import Task, now_ms
-from arx_caps.durations import parse_duration
+from arx_caps.settings.durations import parse_duration
 from arx_verifier.errors import AttenuationError, shorten
 from arx_verifier.names import is_agent_path
 

@@ -23,7 +23,7 @@ from arx_caps.agent.session_file import SessionFile
 from arx_caps.agent.started_task import Keep, StartedTask, end_block
 from arx_caps.agent.task import Task
 from arx_caps.credentials.keyfile import SigningKey, replace_secret
-from arx_caps.durations import asked_duration
+from arx_caps.settings.durations import asked_duration
 from arx_verifier.errors import ArxError, AttenuationError, StoreError, shorten
 from arx_verifier.token import HolderKey
 

@@ -20,7 +20,7 @@ from arx_caps.cli.parse import Duration
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import fingerprint
-from arx_caps.durations import parse_duration, show_time
+from arx_caps.settings.durations import parse_duration, show_time
 from arx_verifier.errors import StoreError
 
 # The agent chose the arguments and wrote the reason, and gains if an operator misreads them.  So arguments are JSON in

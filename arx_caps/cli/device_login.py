@@ -14,7 +14,7 @@ import msgspec
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.http.client import fetch, no_answer
-from arx_caps.realm import is_safe_url
+from arx_caps.settings.realm import is_safe_url
 from arx_verifier.errors import ArxError, RequestError
 from arx_verifier.request import read_json_object
 

@@ -18,7 +18,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.place import Place
 from arx_caps.cli.terminal import Console
 from arx_caps.credentials.jose import BAD_PROOF
-from arx_caps.realm import PASSPHRASE_VARIABLE
+from arx_caps.settings.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.service import read_service_file
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.durations import parse_duration
+from arx_caps.settings.durations import parse_duration
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 

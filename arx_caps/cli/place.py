@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.realm import DEFAULT_FOLDER, Realm
+from arx_caps.settings.realm import DEFAULT_FOLDER, Realm
 from arx_verifier.errors import SettingsError
 from arx_verifier.tls import VARIABLE
 

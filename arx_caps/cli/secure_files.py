@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.realm import PASSPHRASE_VARIABLE
+from arx_caps.settings.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import BUNDLE_PREFIX, TOKEN_PREFIX

@@ -23,7 +23,6 @@ from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.target_completion import complete_targets
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.credentials.keyfile import KeyFile
-from arx_caps.durations import parse_duration
 from arx_caps.revocation import (
     DIRECT,
     KINDS,
@@ -33,6 +32,7 @@ from arx_caps.revocation import (
     parse_target,
     parse_targets,
 )
+from arx_caps.settings.durations import parse_duration
 from arx_verifier.errors import ArxError, RequestError, SettingsError, StoreError
 
 # An operator who needs a kill needs it now, so an unreachable mint is passed by.  One that answers with a refusal is

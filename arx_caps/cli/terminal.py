@@ -369,7 +369,7 @@ def describe_progress(done: int, whole: int, took_s: float, noun: str = "records
     text = f"{done:,} of {whole:,} {noun}" if whole else f"{done:,} {noun}"
     if not done or took_s < RATE_S:  # the first blocks say little about the others
         return text
-    from arx_caps.durations import show_span  # on use: `arx --help` loads nothing of it
+    from arx_caps.settings.durations import show_span  # on use: `arx --help` loads nothing of it
 
     rate = done / took_s
     text += f", {rate:,.0f} a second"

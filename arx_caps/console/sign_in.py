@@ -35,7 +35,7 @@ from arx_caps.mint.login.oidc import (
     OidcLogin,
     login_time,
 )
-from arx_caps.realm import is_safe_url
+from arx_caps.settings.realm import is_safe_url
 from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
 

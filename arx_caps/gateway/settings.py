@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import fields
 
-from arx_caps.durations import parse_duration
 from arx_caps.isolation import KINDS as ISOLATIONS
+from arx_caps.settings.durations import parse_duration
 from arx_verifier.addresses import is_loopback, read_port, split_url
 from arx_verifier.enforcement import RouteMap
 from arx_verifier.errors import SettingsError

@@ -29,8 +29,8 @@ from arx_caps.mint.revocation.confirmations import Confirmations
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.mint.revocation.store_history import StoreHistory
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import StaleEpochError, refusal
 from arx_verifier.journal import DecisionSink
 from arx_verifier.ledger import RedisLedger

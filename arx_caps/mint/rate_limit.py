@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from arx_caps.http.buckets import Buckets
-from arx_caps.limits import Limits
+from arx_caps.settings.limits import Limits
 from arx_verifier.enforcement import Peers
 from arx_verifier.errors import GrantError
 

@@ -18,11 +18,11 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.activation import read_policy
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, StoreHistoryError, VerifierSeen
 from arx_caps.revocation.failover import must_attest
 from arx_caps.revocation.wire import Ahead
-from arx_caps.self_registration import DEFAULT_UNUSED_MS
+from arx_caps.settings.realm import Realm
+from arx_caps.settings.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.journal import Journal
 from arx_verifier.ledger import RedisLedger

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.mint.test_serve import line_of, mint_process, realm
 
 __all__ = ["realm"]  # a fixture

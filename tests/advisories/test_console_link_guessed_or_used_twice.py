@@ -6,8 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from arx_caps.limits import Limits
 from arx_caps.mint.rate_limit import RateLimits
+from arx_caps.settings.limits import Limits
 from tests.console.harness import Browser, link_of
 from tests.mint.harness import ISSUER, Harness
 

@@ -13,7 +13,7 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.cli.live import Live, live_realm
 from tests.servers import free_ports
 

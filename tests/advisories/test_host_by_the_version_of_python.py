@@ -11,7 +11,7 @@ from arx_caps.agent.mint_client import is_private
 from arx_caps.credentials.jose import _place
 from arx_caps.mint.oauth.redirects import check_redirect
 from arx_caps.mint.policy.issuers import _wrong_place
-from arx_caps.realm import is_safe_url
+from arx_caps.settings.realm import is_safe_url
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.revocation.relay_link import RelayAddress
 from arx_verifier.revocation.store_url import _read_many

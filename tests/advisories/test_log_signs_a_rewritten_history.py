@@ -15,7 +15,7 @@ from sqlalchemy import delete, update
 from arx_caps.audit.merkle import Frontier, Trust, leaf_hash, open_checkpoint, read_signer, verify
 from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, SOURCE, STATE, LogStore
 from arx_caps.mint.audit.log import AuditLog
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.mint.harness import make_realm
 

@@ -34,7 +34,7 @@ from arx_caps.audit.store import CHECKPOINT, RECORD, STATE, LogStore
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.audit import log
 from arx_caps.mint.context import HALTED
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.harness import Harness
 from tests.mint.rolling import WITHIN_S, Fleet, fleet, send

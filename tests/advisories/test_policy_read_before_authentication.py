@@ -11,9 +11,9 @@ import socket
 import pytest
 from starlette.testclient import TestClient
 
-from arx_caps.limits import Limits
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.rate_limit import RateLimits
+from arx_caps.settings.limits import Limits
 from tests.agent.live import serving
 from tests.mint.harness import ISSUER, Harness
 

@@ -29,8 +29,8 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError, StoreError, UnavailableError
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.service import open_verifier

@@ -15,7 +15,7 @@ import pytest
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.credentials.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.revocation.follower_core import Following
 from arx_verifier.revocation.store_link import OK, RESYNC, StoreAnswer
 from tests.mint.harness import ISSUER, make_realm, now_ms

@@ -7,8 +7,8 @@ refresh token it has is charged: an attacker has one more client at will, but no
 
 import pytest
 
-from arx_caps.limits import Limits
 from arx_caps.mint.rate_limit import RateLimits
+from arx_caps.settings.limits import Limits
 from tests.mint.login import Flow, Issuer
 from tests.mint.test_registration import SelfRegistered
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.cli.helpers import arx
 from tests.gateway.proxy_programs import nginx_program, run_nginx
 from tests.house.pages import ROOT

@@ -6,8 +6,8 @@ CONTROL 5.10: as many as the settings say, a few from one address, and those wit
 
 import pytest
 
-from arx_caps.limits import Limits
 from arx_caps.mint.rate_limit import REGISTRATIONS, RateLimits
+from arx_caps.settings.limits import Limits
 from tests.mint.login import Flow
 from tests.mint.test_registration import set_clients
 

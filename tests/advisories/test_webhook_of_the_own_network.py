@@ -11,7 +11,7 @@ import pytest
 from arx_caps.mint.db.notices import TEST
 from arx_caps.mint.notifications.message import Notice
 from arx_caps.mint.notifications.receivers import Outcome, Receiver, check_url, new_secret, send_notice
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import RequestError, SettingsError
 from tests.mint.harness import Harness
 from tests.mint.receiver import ReceiverProcess

@@ -22,7 +22,7 @@ from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import StaleEpochError
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier

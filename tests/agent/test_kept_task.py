@@ -18,7 +18,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.enforcement import ArxMiddleware
 from arx_verifier.errors import AttenuationError, GrantError, RevokedError, TokenError, UnavailableError
 from arx_verifier.journal import InMemoryDecisions

@@ -11,7 +11,7 @@ import pytest
 
 from arx_caps.cli.app import NOUNS
 from arx_caps.cli.terminal import plain, table
-from arx_caps.durations import show_span
+from arx_caps.settings.durations import show_span
 from tests.cli.helpers import arx, bundle
 from tests.cli.reference import commands
 

@@ -14,7 +14,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.cli.device_login import DeviceCode, DeviceLogin
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.realm import Login, Realm
+from arx_caps.settings.realm import Login, Realm
 from tests.cli.helpers import arx
 from tests.cli.live import Live
 from tests.mint.login import MINT_CLIENT, Issuer, idp, settings  # noqa: F401 - a fixture

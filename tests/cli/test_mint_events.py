@@ -10,7 +10,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.cli.helpers import arx
 
 

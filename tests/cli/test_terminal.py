@@ -14,7 +14,7 @@ import click
 import pytest
 
 from arx_caps.cli.terminal import Console, Progress, record_table, shorten_cells
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import ChainFacts

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from arx_caps.embedded import socket_path
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.cli.live import Live, live_realm
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.spec("CONTROL 4.7")]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from arx_caps.mint.identity.console_session import needs_fresh
-from arx_caps.realm import ConsoleTerms, Login
+from arx_caps.settings.realm import ConsoleTerms, Login
 from tests.console.harness import Browser, link_of, sign_in
 from tests.mint.harness import ISSUER, Harness, open_unit
 from tests.mint.login import MINT_CLIENT, Issuer, idp  # noqa: F401 - a fixture

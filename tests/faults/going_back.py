@@ -21,8 +21,8 @@ from arx_caps.audit.ingest import is_event, read_event
 from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.audit.log import open_store
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
+from arx_caps.settings.realm import Realm
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.token.targets import subject_target
 from arx_verifier.token.wire import text_of

@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.house.pages import ROOT, blocks
 from tests.house.reader import environment
 from tests.postgres import Postgres

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 import arx_caps.service
 import arx_verifier.testing
-from arx_caps.durations import UNITS, format_duration
 from arx_caps.mint.policy.tables import Template
+from arx_caps.settings.durations import UNITS, format_duration
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.errors import REASONS
 from arx_verifier.token.caveats import Caveat

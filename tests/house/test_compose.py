@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.postgres import Postgres
 from tests.servers import free_ports, until
 

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from arx_caps.cli.app import cli
-from arx_caps.realm import SETTINGS
+from arx_caps.settings.realm import SETTINGS
 from arx_verifier.service import ServiceConfig
 from tests.cli.reference import commands
 from tests.house.pages import PAGES, ROOT, blocks

@@ -14,7 +14,7 @@ from arx_caps.credentials.jose import SigningKey
 from arx_caps.gateway.settings import read_settings
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.server.init_realm import init_realm, sample_policy
-from arx_caps.realm import Login, Realm
+from arx_caps.settings.realm import Login, Realm
 from tests.cli.live import AGENT, Live, live_realm
 from tests.house.pages import ROOT, blocks
 from tests.house.reader import run_line

@@ -34,7 +34,7 @@ from arx_caps.agent.bundle import Bundle
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.server.init_realm import init_realm, sample_policy
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.harness import AGENT, LOOKUP, now_ms

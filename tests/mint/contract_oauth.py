@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey
 from arx_caps.mint.oauth.clients import ASSERTION
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from tests.mint.contract import SPARE, Contract, Who
 from tests.mint.harness import AGENT, now_ms
 from tests.mint.login import VERIFIER, Issuer, challenge

@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 from arx_caps.commit_watch import URGENT
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 
 WRITES = ("INSERT", "UPDATE", "DELETE")
 # The threads that answer requests, kills among them; what others do at the time is no step of a request.

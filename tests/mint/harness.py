@@ -27,9 +27,9 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm, sample_policy
-from arx_caps.realm import Login, Realm
 from arx_caps.revocation import RevocationStore
-from arx_caps.self_registration import SelfRegistration
+from arx_caps.settings.realm import Login, Realm
+from arx_caps.settings.self_registration import SelfRegistration
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.revocation.history import HistoryPlace

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 
 from arx_caps.mint.keys import root_keys
 from arx_caps.mint.keys.reseal import reseal
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 
 LEFT = 0
 WRITES = ("INSERT", "UPDATE")

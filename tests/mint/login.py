@@ -22,8 +22,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from arx_caps.credentials.access_token import AccessToken, read_access_token
-from arx_caps.realm import Login
-from arx_caps.self_registration import SelfRegistration
+from arx_caps.settings.realm import Login
+from arx_caps.settings.self_registration import SelfRegistration
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms, open_unit
 from tests.mint.issuer import served
 from tests.mint.oauth import RESOURCE, Client

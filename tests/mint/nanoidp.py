@@ -28,7 +28,7 @@ import httpx
 from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.cli.device_login import DeviceCode, DeviceLogin
 from arx_caps.credentials.jose import SigningKey
-from arx_caps.realm import Login
+from arx_caps.settings.realm import Login
 from tests.console.harness import Browser
 from tests.mint.harness import AGENT, ISSUER, Harness, Holder, open_unit
 from tests.mint.login import MINT_CLIENT, MINT_SECRET, POLICY, Flow, claims_of

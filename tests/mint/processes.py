@@ -15,8 +15,8 @@ import httpx
 from arx_caps.agent.bundle import Bundle
 from arx_caps.agent.task import Task
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, make_dpop
-from arx_caps.realm import Realm
 from arx_caps.service.token_exchange import GRANT_TYPE, TASK_TOKEN
+from arx_caps.settings.realm import Realm
 from tests.mint.harness import ISSUER, now_ms
 from tests.mint.test_token_exchange import ORDER, PAY
 

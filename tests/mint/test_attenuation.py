@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from arx_caps.agent import Bundle, Task
 from arx_caps.agent.started_task import StartedTask
-from arx_caps.durations import parse_duration
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.settings.durations import parse_duration
 from arx_verifier.constraints.constraint import compile_constraint, read_constraint
 from arx_verifier.constraints.rule import compile_rule, permits, read_rule
 from arx_verifier.errors import AttenuationError

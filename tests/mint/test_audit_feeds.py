@@ -15,8 +15,8 @@ from arx_caps.audit.merkle import TileReader, Trust, fetch_from, read_signer, ve
 from arx_caps.audit.store import LogStore
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
+from arx_caps.settings.realm import Realm
 from arx_verifier.journal.decision import Decision, unpack_record
 from arx_verifier.journal.reader import read_journal
 from tests.mint.harness import LOOKUP, Harness, client_of, make_realm

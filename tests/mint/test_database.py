@@ -10,7 +10,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.engines import open_engine
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.realm import Realm, without_password
+from arx_caps.settings.realm import Realm, without_password
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from tests.cli.helpers import arx
 from tests.mint.harness import ISSUER, make_realm

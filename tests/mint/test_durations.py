@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.durations import MAX_MS, format_duration, parse_duration
+from arx_caps.settings.durations import MAX_MS, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from arx_caps.mint.db.tables import MEMORY_KEYS
 from arx_caps.mint.revocation.freezes import freezes_of
 from arx_caps.mint.revocation.logged_freezes import find_missing
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
 from arx_caps.revocation import StoreEntry
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import StoreError
 from arx_verifier.memory import TaintWindow, read_window
 from arx_verifier.revocation import HistoryPlace

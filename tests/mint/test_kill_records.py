@@ -11,8 +11,8 @@ from arx_caps.audit.query import Question
 from arx_caps.audit.query.questions import records
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
+from arx_caps.settings.realm import Realm
 from tests.mint.harness import AGENT, Harness, Holder
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 4.7")]

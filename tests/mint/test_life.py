@@ -14,8 +14,8 @@ from arx_caps.agent.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest

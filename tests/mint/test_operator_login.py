@@ -11,7 +11,7 @@ import pytest
 
 from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_caps.mint.db.repositories.operators import BY_LOGIN
-from arx_caps.realm import Login
+from arx_caps.settings.realm import Login
 from tests.mint.harness import Harness, Holder, open_unit
 from tests.mint.login import MINT_CLIENT, Issuer, idp  # noqa: F401 - a fixture
 from tests.mint.login import POLICY as PEOPLE

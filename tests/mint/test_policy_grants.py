@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arx_caps.durations import format_duration
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy, TaskGrant
+from arx_caps.settings.durations import format_duration
 from arx_verifier.constraints.rule import Rule, compile_rule, permits
 from arx_verifier.errors import GrantError, SettingsError
 from arx_verifier.names import matches_tool

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from arx_caps.http.buckets import MAX_BUCKETS, Buckets
-from arx_caps.limits import Limits
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.rate_limit import RateLimits
+from arx_caps.settings.limits import Limits
 from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness
 
 pytestmark = pytest.mark.spec("CONTROL 4.5")

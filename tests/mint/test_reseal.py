@@ -19,7 +19,7 @@ from arx_caps.mint.keys import root_keys as keys_module
 from arx_caps.mint.keys.reseal import reseal
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.cli.helpers import arx
 from tests.mint.harness import ISSUER, local_mint

@@ -21,7 +21,7 @@ from arx_caps.http.process import open_listener
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.mint.server.serve import serve
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError
 from tests.mint.harness import now_ms
 from tests.postgres import Postgres

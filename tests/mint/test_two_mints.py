@@ -18,7 +18,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.macaroon import Macaroon
 from tests.mint.harness import ISSUER, make_realm, now_ms

@@ -23,8 +23,8 @@ import redis
 
 from arx_caps.cli import exit_codes
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.realm import Realm
 from arx_caps.revocation import acl
+from arx_caps.settings.realm import Realm
 from arx_verifier.journal.writer import Journal
 from tests.advisories.test_reason_lost_behind_a_proxy import PAGE
 from tests.cli.helpers import arx

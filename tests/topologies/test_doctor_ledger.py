@@ -12,8 +12,8 @@ import pytest
 
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.realm import Realm
 from arx_caps.revocation import acl
+from arx_caps.settings.realm import Realm
 from arx_verifier.ledger import LOST, PoolDraw, RedisLedger, Taken
 from tests.cli.helpers import arx
 from tests.faults.shifted import shifted

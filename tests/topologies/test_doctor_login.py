@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from arx_caps.cli.commands.doctor.login import check_login
-from arx_caps.realm import Login, Realm
-from arx_caps.self_registration import SelfRegistration
+from arx_caps.settings.realm import Login, Realm
+from arx_caps.settings.self_registration import SelfRegistration
 from tests.mint.login import MINT_CLIENT, POLICY, Issuer
 
 

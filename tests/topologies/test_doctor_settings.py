@@ -9,8 +9,8 @@ import pytest
 
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.realm import Realm
 from arx_caps.revocation import acl
+from arx_caps.settings.realm import Realm
 from tests.cli.helpers import arx
 from tests.servers import free_ports, until
 from tests.topologies.doctored import Place, place

@@ -18,7 +18,7 @@ from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import read_object
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 from arx_verifier.errors import GrantError, SettingsError
 from arx_verifier.names import is_agent_path
 

@@ -11,7 +11,7 @@ from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 
 LINK_CHARS: Final = 22
 POOL_SLASHES: Final = 4  # task, link, name, unit and period

@@ -14,7 +14,7 @@ from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import read_object, write_object
 from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 
 
 @click.group("client", cls=Verbs)

@@ -10,8 +10,8 @@ from arx_caps.cli.display import hint_unshipped
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.durations import show_span, show_time
 from arx_caps.revocation import GONE_MS, count_states
+from arx_caps.settings.durations import show_span, show_time
 
 
 @click.group("console", cls=Verbs)

@@ -7,8 +7,8 @@ from arx_caps.cli.mint_session import now_ms
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, table
-from arx_caps.durations import show_span
 from arx_caps.revocation import KINDS
+from arx_caps.settings.durations import show_span
 
 
 @click.group("frozen", cls=Verbs)

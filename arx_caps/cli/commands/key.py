@@ -13,8 +13,8 @@ from arx_caps.cli.place import Place, database_option, operator_options, realm_d
 from arx_caps.cli.secure_files import passphrase_option, read_passphrase, read_text
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.credentials.access_token import ALGORITHMS
-from arx_caps.durations import show_time
-from arx_caps.realm import Realm
+from arx_caps.settings.durations import show_time
+from arx_caps.settings.realm import Realm
 
 TIMEOUT_S = 60.0  # a retirement is confirmed when the leases have ended
 

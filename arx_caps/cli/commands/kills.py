@@ -11,8 +11,8 @@ from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, plain, table
-from arx_caps.durations import show_span, show_time
 from arx_caps.revocation import parse_target
+from arx_caps.settings.durations import show_span, show_time
 from arx_verifier.errors import RequestError
 
 LOOK_S: Final = (0.05, 1.0)  # the first and the longest pause between two looks at a kill

@@ -13,7 +13,7 @@ from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import Place, login_key_path, operator_options
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 
 
 @click.command("login")

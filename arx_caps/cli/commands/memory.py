@@ -14,7 +14,7 @@ from arx_caps.cli.parse import Moment
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.target_commands import ask_reason, read_targets
 from arx_caps.cli.terminal import Console, pairs, plain, table
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 from arx_verifier.errors import MalformedTokenError, RequestError
 from arx_verifier.memory import LATEST_MS, TaintWindow, parse_stamp, read_window
 

@@ -14,8 +14,8 @@ from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
 from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console, json_line, plain, record_table
-from arx_caps.durations import parse_duration, show_time
-from arx_caps.realm import Realm
+from arx_caps.settings.durations import parse_duration, show_time
+from arx_caps.settings.realm import Realm
 
 DEFAULT_ISSUER = "http://127.0.0.1:8700"
 

@@ -14,8 +14,8 @@ from arx_caps.cli.place import Place, database_option, operator_options, realm_d
 from arx_caps.cli.secure_files import passphrase_option, read_object, read_passphrase
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
-from arx_caps.durations import show_time
-from arx_caps.realm import Realm
+from arx_caps.settings.durations import show_time
+from arx_caps.settings.realm import Realm
 from arx_verifier.names import is_agent_path
 
 ROLES = ("admin", "read-only", "kill-only", "responder", "approver", "policy", "keys", "agents")

@@ -15,7 +15,7 @@ from arx_caps.cli.parse import Duration, pairs_option, read_pairs
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain, table
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 from arx_verifier.errors import SettingsError
 from arx_verifier.journal import OK
 

@@ -14,9 +14,9 @@ from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, ledger_url, realm_dir_option, store_options
 from arx_caps.cli.secure_files import read_text, write_private
 from arx_caps.cli.terminal import Console
-from arx_caps.durations import show_time
-from arx_caps.realm import Realm
 from arx_caps.revocation import acl
+from arx_caps.settings.durations import show_time
+from arx_caps.settings.realm import Realm
 from arx_verifier.ledger import RedisLedger
 
 MAX_CLOCK_MS: Final = 5_000

@@ -16,8 +16,8 @@ from arx_caps.cli.options import KidCommand, Verbs, common_options, out_option, 
 from arx_caps.cli.place import Place, ca_option, operator_options, operator_options_of
 from arx_caps.cli.secure_files import read_object, write_object
 from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.durations import show_time
-from arx_caps.realm import Realm
+from arx_caps.settings.durations import show_time
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_audience
 

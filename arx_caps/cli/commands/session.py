@@ -19,7 +19,7 @@ from arx_caps.cli.secure_files import write_object
 from arx_caps.cli.target_commands import FREEZE, THAW, target_command
 from arx_caps.cli.terminal import Console, json_line, pairs, plain, table
 from arx_caps.credentials.keyfile import SigningKey
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 
 _token_file = click.Path(dir_okay=False, path_type=Path)
 

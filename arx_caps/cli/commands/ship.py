@@ -19,7 +19,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, colours, json_line, plain
-from arx_caps.durations import parse_duration, show_span
+from arx_caps.settings.durations import parse_duration, show_span
 from arx_verifier.errors import ArxError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from arx_caps.cli.place import Place, issuer_option, operator_options
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.cli.token_description import fingerprint
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 
 F = TypeVar("F", bound=Callable[..., Any])
 

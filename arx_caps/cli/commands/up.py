@@ -14,7 +14,7 @@ from arx_caps.cli.place import Place, ledger_url, realm_dir_option, store_url
 from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console
 from arx_caps.http.process import hide_memory
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 
 
 @click.command("up")

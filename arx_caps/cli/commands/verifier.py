@@ -9,8 +9,8 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.terminal import Console, table
-from arx_caps.durations import show_span
 from arx_caps.revocation import GONE_MS, Header, VerifierSeen, count_states, state_of
+from arx_caps.settings.durations import show_span
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 

@@ -14,7 +14,7 @@ from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import write_object
 from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.durations import parse_duration, show_span, show_time
+from arx_caps.settings.durations import parse_duration, show_span, show_time
 
 
 @click.group("webhook", cls=Verbs)

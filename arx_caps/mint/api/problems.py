@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from arx_caps.mint.api.access_log import REQUEST_ID, id_of
 from arx_caps.mint.rate_limit import TooOftenError
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import REASONS, ArxError, Failure
 
 PATH: Final = "/problems/"

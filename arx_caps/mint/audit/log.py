@@ -31,7 +31,7 @@ from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.audit.witness import Witnesses
 from arx_caps.mint.audit.row_check import RowCheck
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, AuditError, GrantError, shorten
 
 # Between the checks of two blocks of rows, however often the mint signs: ten million records in three hours.  A block

@@ -25,7 +25,7 @@ from arx_caps.mint.db.repositories.keys import (
     retired_targets,
 )
 from arx_caps.mint.keys.root_keys import RootKeys
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.token import KeyRing, PreparedKey
 

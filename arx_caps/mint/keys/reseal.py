@@ -18,7 +18,7 @@ from arx_caps.credentials.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError
 from arx_verifier.token import KEY_BYTES
 

@@ -18,8 +18,8 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.key_schedule import USED_MS, KeySchedule, Plan
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.revocation.revoker import Revoker
-from arx_caps.realm import Realm
 from arx_caps.revocation import KillReport, RevocationStore
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, GrantError
 from arx_verifier.memory import MEMORY_AUDIENCE
 

@@ -25,7 +25,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import AHEAD_S, IssuerToken, verify_issuer_token
 from arx_caps.mint.keys.jwks import fetch_document
-from arx_caps.realm import Login, is_safe_url
+from arx_caps.settings.realm import Login, is_safe_url
 from arx_verifier.errors import ArxError, GrantError, RequestError, SettingsError, UnavailableError
 from arx_verifier.request import read_json_object
 

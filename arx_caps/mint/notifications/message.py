@@ -27,7 +27,7 @@ from arx_caps.mint.db.notices import (
     VERIFIERS_BACK,
     VERIFIERS_LATE,
 )
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 
 Format = Literal["json", "slack", "get"]  # get: a request without a body, for heartbeats alone
 VERSION: Final = 1

@@ -17,7 +17,7 @@ from arx_caps.http.public_host import HostRules, NotPublicError, connect_public,
 from arx_caps.mint.db.repositories.keys import WEBHOOK_NAME, SealedRoot
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.notifications.message import SECRET_PREFIX, Format, Notice, body_of, sign
-from arx_caps.realm import LOOPBACK, Realm
+from arx_caps.settings.realm import LOOPBACK, Realm
 from arx_verifier.errors import RequestError, SettingsError
 
 MAX_URL_CHARS: Final = 1024

@@ -24,7 +24,7 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.notifications.alarms import Alarms
 from arx_caps.mint.notifications.message import Notice
 from arx_caps.mint.notifications.receivers import Outcome, open_receiver, send_notice
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, SettingsError
 
 LOOK_S: Final = 0.5  # how often it looks for what is due

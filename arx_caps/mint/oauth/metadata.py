@@ -11,7 +11,7 @@ from arx_caps.mint.oauth.client_proofs import TOKEN
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
 from arx_caps.mint.oauth.task_grant import DETAILS_TYPE
 from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 
 AUTHORIZE: Final = "/oauth/authorize"
 JWKS: Final = "/oauth/jwks"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import SplitResult, urlencode
 
-from arx_caps.realm import LOOPBACK
+from arx_caps.settings.realm import LOOPBACK
 from arx_verifier.addresses import split_url
 from arx_verifier.errors import RequestError
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct, field
 from msgspec.structs import asdict
 
-from arx_caps.durations import format_duration
 from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, duration, several
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, overlap
+from arx_caps.settings.durations import format_duration
 from arx_verifier.errors import shorten
 
 DEFAULT_TTL_MS: Final = 10 * 60_000  # long enough to use it, too short to keep it for another day

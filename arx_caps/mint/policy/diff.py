@@ -11,13 +11,13 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from arx_caps.durations import parse_duration
 from arx_caps.mint.policy.budgets import split_budget
 from arx_caps.mint.policy.directions import ChangeEffect, SessionCases, compare_approvals, compare_args, compare_rules
 from arx_caps.mint.policy.explain import exchanges
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.parse import PolicyTable, as_written, marks_of, members_of
 from arx_caps.mint.policy.tables import AudienceTerms, PolicyDocument, SessionTerms, Template
+from arx_caps.settings.durations import parse_duration
 
 Kind = Literal["granted", "no longer granted", "changed"]
 Direction = Literal["widening", "narrowing", "unclear"]

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from arx_caps.durations import parse_duration
 from arx_caps.mint.policy.tables import SessionTerms
+from arx_caps.settings.durations import parse_duration
 from arx_verifier import names
 from arx_verifier.constraints import is_decimal
 

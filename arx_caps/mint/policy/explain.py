@@ -7,12 +7,12 @@ The policy itself decides; this module adds the places in its file.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from arx_caps.durations import format_duration
 from arx_caps.mint.policy.approvals import show_terms
 from arx_caps.mint.policy.budgets import split_budget
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant, Template
 from arx_caps.mint.policy.parse import as_written, members_of, write_member
+from arx_caps.settings.durations import format_duration
 from arx_verifier import names
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import Failure, GrantError, shorten

@@ -13,13 +13,13 @@ from typing import Any, Final, Self
 from msgspec import Struct
 from msgspec.structs import replace
 
-from arx_caps.durations import duration_within, format_duration
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.budgets import Budget
 from arx_caps.mint.policy.issuers import Subject, fits_subject
 from arx_caps.mint.policy.parse import PolicyEntry, PolicyError, PolicyText, in_tokens
 from arx_caps.mint.policy.tables import SessionTerms, Template, read_document, without_mistake
 from arx_caps.mint.policy.templates import SUBJECT, overlap
+from arx_caps.settings.durations import duration_within, format_duration
 from arx_verifier import jcs, names
 from arx_verifier.constraints import Rule, explain, is_integer
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten

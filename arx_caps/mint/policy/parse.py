@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Meta, Struct, inspect
 
-from arx_caps.durations import MAX_MS, format_duration, parse_duration
+from arx_caps.settings.durations import MAX_MS, format_duration, parse_duration
 from arx_verifier.errors import SettingsError, shorten
 
 Path: TypeAlias = tuple[str | int, ...]

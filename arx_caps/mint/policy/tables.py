@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, field
 from msgspec.structs import replace
 
-from arx_caps.durations import format_duration
 from arx_caps.mint.policy.approvals import MAX_ENTRIES, ApprovalEntry, ApprovalTerms, check_approvals
 from arx_caps.mint.policy.budgets import read_budget
 from arx_caps.mint.policy.issuers import (
@@ -41,6 +40,7 @@ from arx_caps.mint.policy.parse import (
     text_that,
 )
 from arx_caps.mint.policy.templates import TemplateRule, check_rule, read_params
+from arx_caps.settings.durations import format_duration
 from arx_verifier import addresses, names
 from arx_verifier.token import MAX_FRESH_MS, MAX_HOPS
 

@@ -14,11 +14,11 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.epoch import HighWater
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import FORGOTTEN
 from arx_caps.revocation.failover import attest as attest_server
 from arx_caps.revocation.wire import Ahead, Header, StoreEntry
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation import UNKNOWN, Epochs, HistoryPlace, new_incarnation
 

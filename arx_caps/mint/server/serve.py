@@ -34,7 +34,7 @@ from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
 from arx_caps.mint.server.own_address import own_address
-from arx_caps.realm import PASSPHRASE_VARIABLE, Realm, default_folder
+from arx_caps.settings.realm import PASSPHRASE_VARIABLE, Realm, default_folder
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import ArxError, SettingsError
 

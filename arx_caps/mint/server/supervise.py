@@ -19,7 +19,7 @@ from arx_caps.embedded import EmbeddedValkey, socket_url
 from arx_caps.http.process import has_terminal
 from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
 from arx_caps.mint.server.serve import GRACE_S, PROGRAM, SETTINGS_EXIT, STORE_VARIABLE
-from arx_caps.realm import PASSPHRASE_VARIABLE, Realm
+from arx_caps.settings.realm import PASSPHRASE_VARIABLE, Realm
 from arx_verifier.errors import ArxError, SettingsError
 
 POLL_S: Final = 0.2  # between two checks of mint and store

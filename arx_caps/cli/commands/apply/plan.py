@@ -15,7 +15,7 @@ from arx_caps.cli.commands.apply.services_file import ServiceTerms
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.secure_files import read_object
 from arx_caps.cli.terminal import plain
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 
 MAX_NEAR: Final = 100  # names that are compared with each other: the time grows with their square
 ADD, CHANGE, EQUAL, ABSENT = "add", "change", "equal", "absent"

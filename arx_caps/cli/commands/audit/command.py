@@ -24,8 +24,8 @@ from arx_caps.cli.parse import read_key
 from arx_caps.cli.place import Place, operator_options, realm_dir_option
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
-from arx_caps.durations import show_time
-from arx_caps.realm import Realm
+from arx_caps.settings.durations import show_time
+from arx_caps.settings.realm import Realm
 
 if TYPE_CHECKING:
     from arx_caps.audit.merkle import SignedBy, SignedDelegation

@@ -19,7 +19,7 @@ from arx_caps.cli.mint_session import Caller
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, Progress, pairs
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 
 
 @click.command("copy")

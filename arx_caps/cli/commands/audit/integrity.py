@@ -15,7 +15,7 @@ from arx_caps.cli.options import common_options, pass_console, yes_option
 from arx_caps.cli.place import database_option, realm_dir_option
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
 from arx_caps.http.client import open_client
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 
 

@@ -10,8 +10,8 @@ from arx_caps.cli.options import common_options, pass_console, yes_option
 from arx_caps.cli.parse import Since
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, Progress, pairs
-from arx_caps.durations import show_time
 from arx_caps.revocation import parse_target
+from arx_caps.settings.durations import show_time
 from arx_verifier.errors import RequestError
 from arx_verifier.token import subject_target
 

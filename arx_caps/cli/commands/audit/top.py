@@ -10,7 +10,7 @@ from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Since
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, plain, table
-from arx_caps.durations import show_span, show_time
+from arx_caps.settings.durations import show_span, show_time
 
 TOP: Final = "/v1/audit/top"
 _KINDS: Final = ("agent", "session", "tool", "reason")

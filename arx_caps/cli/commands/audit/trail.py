@@ -19,7 +19,7 @@ from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, table, tree, widths_of
-from arx_caps.durations import show_span, show_time
+from arx_caps.settings.durations import show_span, show_time
 
 RUNS = "/v1/audit/runs"
 WAIT_MS = 20_000

@@ -25,7 +25,7 @@ from arx_caps.cli.commands.doctor.witness import check_witnesses
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.terminal import Console, plain
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier._native import COMPILED, about_build
 from arx_verifier.errors import ArxError
 

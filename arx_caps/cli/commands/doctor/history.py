@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arx_caps.cli.commands.doctor.check import Check
-from arx_caps.realm import Realm
 from arx_caps.revocation import Header, RevocationStore, StoreEntry, StoreHistoryError
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation import FREEZING, KILLING
 

@@ -15,9 +15,9 @@ import redis
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.history import row_of
 from arx_caps.cli.place import ledger_url, store_url
-from arx_caps.durations import show_time
-from arx_caps.realm import Realm
 from arx_caps.revocation import acl
+from arx_caps.settings.durations import show_time
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
 from arx_verifier.revocation import open_client, refused_login, without_login

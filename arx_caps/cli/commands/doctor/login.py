@@ -12,7 +12,7 @@ from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.oauth import TIMEOUT_S, check_clock
 from arx_caps.credentials.secret_source import read_secret
 from arx_caps.http.client import no_answer, open_client
-from arx_caps.realm import Login, Realm
+from arx_caps.settings.realm import Login, Realm
 from arx_verifier.errors import ArxError, SettingsError
 
 if TYPE_CHECKING:

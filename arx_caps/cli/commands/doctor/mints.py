@@ -17,9 +17,9 @@ import msgspec
 from arx_caps.agent.mint_client import OF_PROXIES, PROXY_HINT
 from arx_caps.audit.merkle import read_signer
 from arx_caps.cli.commands.doctor.check import Check
-from arx_caps.durations import show_span
 from arx_caps.http.client import no_answer, open_client
-from arx_caps.realm import Realm
+from arx_caps.settings.durations import show_span
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, SettingsError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import redis
 
-from arx_caps.realm import Realm
 from arx_caps.revocation import acl
 from arx_caps.revocation.wire import Keys
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation import Address
 

@@ -14,9 +14,9 @@ import msgspec
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.mints import OWN_VERSION
 from arx_caps.disk_room import room_fault
-from arx_caps.durations import show_span
-from arx_caps.realm import Realm
 from arx_caps.revocation import GONE_MS, RevocationStore, VerifierSeen, state_of
+from arx_caps.settings.durations import show_span
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 from arx_verifier.service import read_service_file

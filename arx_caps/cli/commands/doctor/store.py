@@ -16,11 +16,11 @@ from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.cli.commands.doctor.rights import narrow_users, show_lack
 from arx_caps.cli.commands.doctor.services import check_services
 from arx_caps.cli.place import store_url
-from arx_caps.durations import show_span
-from arx_caps.realm import Realm
 from arx_caps.revocation import RevocationStore, Topology, acl, state_of
 from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
+from arx_caps.settings.durations import show_span
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from arx_verifier.journal import apart, writers
 from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError

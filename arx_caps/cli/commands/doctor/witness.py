@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from arx_caps.audit.merkle import NoteError, TamperedError, VerifierKey, open_checkpoint, read_signer
 from arx_caps.cli.commands.doctor.check import Check
-from arx_caps.realm import Realm
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError
 
 

@@ -19,7 +19,7 @@ from arx_caps.cli.parse import attenuation_options, read_budget, read_pairs
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
-from arx_caps.durations import show_time
+from arx_caps.settings.durations import show_time
 from arx_verifier.names import is_agent_path
 
 

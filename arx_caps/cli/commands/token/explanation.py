@@ -23,8 +23,8 @@ from arx_caps.cli.parse import Moment, pairs_option, read_pairs
 from arx_caps.cli.secure_files import read_text
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.cli.token_description import fingerprint
-from arx_caps.durations import show_time
 from arx_caps.revocation import RevocationStore
+from arx_caps.settings.durations import show_time
 from arx_verifier.errors import REASONS, Failure, StoreError
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.ledger import PoolDraw, Short, Taken

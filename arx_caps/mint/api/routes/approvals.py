@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.durations import format_duration
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.sessions import BOTH, GONE
@@ -20,6 +19,7 @@ from arx_caps.mint.db.repositories.repeats import Made
 from arx_caps.mint.policy.roles import APPROVE
 from arx_caps.mint.tasks import approvals
 from arx_caps.mint.tasks.approvals import Row, State, approval_state
+from arx_caps.settings.durations import format_duration
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
 from arx_verifier.token import subject_target

@@ -46,7 +46,7 @@ from arx_caps.mint.oauth.errors import OAuthError, plain_description
 from arx_caps.mint.oauth.metadata import AUTHORIZE
 from arx_caps.mint.oauth.redirects import answer_url
 from arx_caps.mint.rate_limit import TooOftenError
-from arx_caps.realm import LOOPBACK
+from arx_caps.settings.realm import LOOPBACK
 from arx_verifier.errors import ArxError, GrantError, RequestError, SettingsError, UnavailableError
 from arx_verifier.token import wire
 

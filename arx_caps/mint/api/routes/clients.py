@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.durations import MAX_MS, duration_within
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.sessions import Duration
@@ -20,7 +19,8 @@ from arx_caps.mint.oauth.clients import new_secret, read_client_keys, scopes_of
 from arx_caps.mint.oauth.redirects import check_redirect
 from arx_caps.mint.tasks.revoke import end_session, kill_links
 from arx_caps.mint.tasks.token_factory import as_json, new_name
-from arx_caps.self_registration import DEFAULT_UNUSED_MS
+from arx_caps.settings.durations import MAX_MS, duration_within
+from arx_caps.settings.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.errors import GrantError, RequestError
 
 READ: Final = "arx.clients.read"

@@ -21,7 +21,7 @@ from arx_caps.mint.identity.authenticate import LOGOUT
 from arx_caps.mint.identity.operator_login import log_operator_in
 from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.tasks.sessions import token_for
-from arx_caps.realm import Login
+from arx_caps.settings.realm import Login
 from arx_verifier.errors import GrantError, refusal
 
 PATH: Final = "/v1/login"

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
-from arx_caps.durations import format_duration, parse_duration
-from arx_caps.limits import DEFAULT_LIMITS, Limits, read_limits
-from arx_caps.self_registration import MEMBERS as CLIENT_MEMBERS
-from arx_caps.self_registration import SelfRegistration, read_self_registration
+from arx_caps.settings.durations import format_duration, parse_duration
+from arx_caps.settings.limits import DEFAULT_LIMITS, Limits, read_limits
+from arx_caps.settings.self_registration import MEMBERS as CLIENT_MEMBERS
+from arx_caps.settings.self_registration import SelfRegistration, read_self_registration
 from arx_verifier import names
 from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError

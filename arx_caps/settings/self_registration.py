@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from arx_caps.durations import format_duration, parse_duration
+from arx_caps.settings.durations import format_duration, parse_duration
 from arx_verifier import names
 from arx_verifier.errors import SettingsError
 
