@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
-from arx_caps.disk_room import room_fault
+from arx_caps.database.disk_room import room_fault
 from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFeed
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.health import WriteHealth

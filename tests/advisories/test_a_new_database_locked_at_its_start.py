@@ -9,7 +9,7 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from arx_caps.engines import open_engine
+from arx_caps.database.engines import open_engine
 
 
 def test_the_second_waits_for_the_first(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from starlette.testclient import TestClient
 
-from arx_caps.commit_watch import URGENT
+from arx_caps.database.commit_watch import URGENT
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.settings.realm import Realm

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from arx_caps import commit_watch
-from arx_caps.commit_watch import RETRY_S, CommitWatch
+from arx_caps.database import commit_watch
+from arx_caps.database.commit_watch import RETRY_S, CommitWatch
 from arx_verifier.errors import StoreError
 
 pytestmark = pytest.mark.spec("CONTROL 4.8")

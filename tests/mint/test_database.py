@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exit_codes
-from arx_caps.engines import open_engine
+from arx_caps.database.engines import open_engine
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.settings.realm import Realm, without_password

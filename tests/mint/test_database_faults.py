@@ -27,7 +27,7 @@ Fault = Callable[[Harness], contextlib.AbstractContextManager[None]]
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for a lock does not wait for seconds here."""
-    monkeypatch.setattr("arx_caps.engines.BUSY_S", 1)
+    monkeypatch.setattr("arx_caps.database.engines.BUSY_S", 1)
     monkeypatch.setattr("arx_caps.mint.db.health.LOOK_S", 0.0)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import update
 from arx_caps.audit.store import LogStore
 from arx_caps.audit.store.tables import META
 from arx_caps.cli import exit_codes
-from arx_caps.engines import NEWER, OLDER
+from arx_caps.database.engines import NEWER, OLDER
 from arx_caps.mint.db import migrations
 from arx_caps.mint.db.migrations import HEAD
 from arx_caps.mint.db.mint_database import MintDatabase

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from arx_caps import engines
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.credentials.keyfile import PublicKey
+from arx_caps.database import engines
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase

@@ -26,7 +26,7 @@ from arx_caps.audit.store.tables import BATCH, CHECKPOINT, META, METADATA, NODE,
 from arx_caps.audit.store.time_totals import rebuild
 from arx_caps.audit.store.totals import add_up
 from arx_caps.audit.store.transaction import Writing, tree_of
-from arx_caps.engines import READING, database_errors, open_engine, other_version, place_of
+from arx_caps.database.engines import READING, database_errors, open_engine, other_version, place_of
 
 NAME: Final = "the audit log's database"
 KEEP_MS: Final = 24 * 3600 * 1000  # how long checkpoints are kept; the last one always is

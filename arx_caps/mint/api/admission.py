@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
-from arx_caps.commit_watch import URGENT
+from arx_caps.database.commit_watch import URGENT
 from arx_caps.mint.api.browser import peer_of
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.rate_limit import TooOftenError

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from arx_caps.credentials.jose import Proof
-from arx_caps.engines import BUSY_S
+from arx_caps.database.engines import BUSY_S
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.admission import WorkQueue, count_unproven, require_admitted

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from arx_caps.commit_watch import URGENT
+from arx_caps.database.commit_watch import URGENT
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.browser import peer_of
 from arx_caps.mint.context import MintContext

@@ -14,8 +14,8 @@ from sqlalchemy import Executable, Row, Select, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from arx_caps.commit_watch import URGENT_S, CommitWatch, is_urgent
-from arx_caps.engines import BUSY_S, READING, Connections, database_errors, fault_of, open_engine, place_of
+from arx_caps.database.commit_watch import URGENT_S, CommitWatch, is_urgent
+from arx_caps.database.engines import BUSY_S, READING, Connections, database_errors, fault_of, open_engine, place_of
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import queue_notices
 from arx_caps.mint.db.statement import CompiledStatement

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Final
 
-from arx_caps.commit_watch import COMMIT_S, CommitWatch
+from arx_caps.database.commit_watch import COMMIT_S, CommitWatch
 from arx_caps.mint.db.repositories.outbox import OutboxRepository
 from arx_verifier.errors import ArxError
 

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.sql import ClauseElement
 
-from arx_caps.engines import run_text
+from arx_caps.database.engines import run_text
 
 Values = Mapping[str, Any]
 NOTHING: Final[Values] = {}

@@ -6,7 +6,7 @@ from typing import Final
 
 from arx_caps.cli.commands.doctor.certificates import database_hosts
 from arx_caps.cli.commands.doctor.check import Check
-from arx_caps.disk_room import room_fault
+from arx_caps.database.disk_room import room_fault
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 

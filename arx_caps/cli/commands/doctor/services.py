@@ -13,7 +13,7 @@ import msgspec
 
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.mints import OWN_VERSION
-from arx_caps.disk_room import room_fault
+from arx_caps.database.disk_room import room_fault
 from arx_caps.revocation import GONE_MS, RevocationStore, VerifierSeen, state_of
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm

@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.engines import other_version
+from arx_caps.database.engines import other_version
 from arx_caps.mint.db.tables import METADATA
 from arx_verifier.errors import SettingsError
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from arx_caps.commit_watch import CommitWatch
+from arx_caps.database.commit_watch import CommitWatch
 
 _Answer = TypeVar("_Answer")
 CHECK_S: Final = 0.1  # how often a wait looks at the clock

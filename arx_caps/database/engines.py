@@ -25,7 +25,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from arx_caps.commit_watch import CommitWatch
+from arx_caps.database.commit_watch import CommitWatch
 from arx_caps.installation import install_line
 from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
 
@@ -240,7 +240,7 @@ def run_text(connection: Connection, text: str, values: Any = ()) -> tuple[list[
 
 
 def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | None, *, urgent: bool) -> Engine:
-    from arx_caps.bounded_waits import BoundedConnection
+    from arx_caps.database.bounded_waits import BoundedConnection
 
     password = os.environ.get(PASSWORD_VARIABLE)
     if password and not url.password:
