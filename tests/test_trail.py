@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from arx_caps.trail import trail, trails, trails_of_log
-from arx_caps.trail_tree import render, styled
+from arx_caps.text.trail import trail, trails, trails_of_log
+from arx_caps.text.trail_tree import render, styled
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
 from arx_verifier.journal.record import ChainFacts, ProvenHolder

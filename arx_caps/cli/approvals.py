@@ -12,7 +12,6 @@ import click
 
 from arx_caps.agent.approval import WAITING, Approval
 from arx_caps.agent.bundle import Bundle
-from arx_caps.caveat_text import show_json
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import INCOMPLETE, Stop
 from arx_caps.cli.mint_session import Caller, Unreachable
@@ -21,6 +20,7 @@ from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.settings.durations import parse_duration, show_time
+from arx_caps.text.caveat_text import show_json
 from arx_verifier.errors import StoreError
 
 # The agent chose the arguments and wrote the reason, and gains if an operator misreads them.  So arguments are JSON in

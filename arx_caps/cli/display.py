@@ -5,11 +5,11 @@ import contextlib
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from arx_caps.caveat_text import show_json
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.terminal import Console, plain
-from arx_caps.record_text import why_of
 from arx_caps.settings.durations import show_span, show_time
+from arx_caps.text.caveat_text import show_json
+from arx_caps.text.record_text import why_of
 
 if TYPE_CHECKING:
     from arx_caps.cli.mint_session import Caller

@@ -21,7 +21,7 @@ from arx_caps.cli import exit_codes
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from arx_caps.trail import Trail
+    from arx_caps.text.trail import Trail
 
 SCHEMA_VERSION: Final = 1
 RATE_S: Final = 1.0  # from when on a rate is shown
@@ -217,7 +217,7 @@ def shorten_cells(heads: Sequence[str], rows: Sequence[Sequence[str]], width: in
         rows: The cells.
         width: The width of the terminal.
     """
-    from arx_caps.record_text import shorten_middle  # on use: `arx --help` loads nothing of it
+    from arx_caps.text.record_text import shorten_middle  # on use: `arx --help` loads nothing of it
 
     cells = [list(row) for row in rows]
     if not cells or _width_of(widths_of([heads, *cells])) <= width:
@@ -275,7 +275,7 @@ def _is_wide() -> bool:
 
 def tree(content: "Trail") -> str:
     """Return a trail as a tree; on a terminal a long line continues beside its branch."""
-    from arx_caps.trail_tree import render, styled
+    from arx_caps.text.trail_tree import render, styled
 
     if not on_terminal():
         return render(content).rstrip("\n")

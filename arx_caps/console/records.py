@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from arx_caps.console.command import command
 from arx_caps.console.render import badge
-from arx_caps.record_text import why_of
 from arx_caps.settings.durations import parse_duration
+from arx_caps.text.record_text import why_of
 from arx_verifier.errors import REASONS, RequestError
 from arx_verifier.token import subject_target
 

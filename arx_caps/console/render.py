@@ -13,8 +13,8 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 
 from arx_caps.mint.html.render import load_templates, spell
-from arx_caps.record_text import shorten_middle
 from arx_caps.settings.durations import format_duration, show_time
+from arx_caps.text.record_text import shorten_middle
 
 MAX_ID_CHARS: Final = 24
 MAX_TARGET_CHARS: Final = 72

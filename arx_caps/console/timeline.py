@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from arx_caps.console.records import TONES
 from arx_caps.console.render import badge, render_part
-from arx_caps.record_text import shorten_middle
+from arx_caps.text.record_text import shorten_middle
 
 MAX_LANES: Final = 12  # the lanes with the most refusals, then calls; the others share one
 _LABEL, _AXIS, _LANE, _MARK = 190, 900, 22, 5  # px

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from markupsafe import Markup
 
 from arx_caps.console.render import render_part
-from arx_caps.record_text import shorten_middle
+from arx_caps.text.record_text import shorten_middle
 
 MAX_BOXES: Final = 150
 WIDTH, HEIGHT = 170, 44  # of a box, px

@@ -3,7 +3,7 @@
 
 import pytest
 
-from arx_caps.record_text import shorten_middle, why_of
+from arx_caps.text.record_text import shorten_middle, why_of
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision
 from arx_verifier.journal.record import Gap

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.record_text import shorten_middle
+from arx_caps.text.record_text import shorten_middle
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.ledger import RedisLedger
 from arx_verifier.token import KeyRing

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arx_caps.console.timeline import Line, TimelineRecord, compact, draw_strip
 from arx_caps.console.tree import HEIGHT, MAX_BOXES, WIDTH, choose, draw, fewer, lay_out
-from arx_caps.record_text import shorten_middle
+from arx_caps.text.record_text import shorten_middle
 from tests.console.html import require_well_formed
 from tests.support import QUICK
 

@@ -17,7 +17,7 @@ from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Since
 from arx_caps.cli.place import realm_dir_option
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
-from arx_caps.trail import trail
+from arx_caps.text.trail import trail
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import COUNTED, DROPPED, GAP, LOST, OK, Damage, Decision, read_journal
 from arx_verifier.names import is_path_pattern, matches_path, matches_tool

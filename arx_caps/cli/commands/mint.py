@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from arx_caps.caveat_text import show_json
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
@@ -16,6 +15,7 @@ from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console, json_line, plain, record_table
 from arx_caps.settings.durations import parse_duration, show_time
 from arx_caps.settings.realm import Realm
+from arx_caps.text.caveat_text import show_json
 
 DEFAULT_ISSUER = "http://127.0.0.1:8700"
 

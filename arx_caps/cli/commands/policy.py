@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arx_caps.caveat_text import show_json
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
@@ -16,6 +15,7 @@ from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time
+from arx_caps.text.caveat_text import show_json
 from arx_verifier.errors import SettingsError
 from arx_verifier.journal import OK
 

@@ -15,9 +15,9 @@ from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.record_text import shorten_middle
 from arx_caps.revocation import count_states
 from arx_caps.settings.durations import parse_duration, show_span, show_time
+from arx_caps.text.record_text import shorten_middle
 
 MINUTE_MS: Final = 60_000
 ROWS: Final = 5  # of each table, at most

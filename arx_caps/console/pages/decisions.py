@@ -21,7 +21,7 @@ from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.audit import get_proof
 from arx_caps.mint.api.routes.trail import READ, RecordsQuery, list_records, question_of, records_after
 from arx_caps.mint.context import MintContext
-from arx_caps.trail import keys_in
+from arx_caps.text.trail import keys_in
 from arx_verifier.errors import ArxError, GrantError, RequestError
 
 PATH: Final = "/console/decisions"

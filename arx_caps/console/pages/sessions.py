@@ -23,7 +23,7 @@ from arx_caps.mint.api.routes.trail import READ as READ_AUDIT
 from arx_caps.mint.api.routes.trail import list_records
 from arx_caps.mint.api.views import SessionShown, show_session
 from arx_caps.mint.context import MintContext
-from arx_caps.trail import TrailLine
+from arx_caps.text.trail import TrailLine
 from arx_verifier.errors import StoreError
 
 HOME: Final = "/console/sessions"

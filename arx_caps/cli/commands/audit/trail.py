@@ -151,7 +151,7 @@ def _silent(mint: Caller, heard: set[str], asked: str | None, *, more: bool) -> 
 
 def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
     """Show the tree of one id; return false if it is too large for a tree."""
-    from arx_caps.trail import trails_of_log
+    from arx_caps.text.trail import trails_of_log
 
     answer = mint.call("GET", NODES, query=asking.whose)
     assert asking.one_id is not None

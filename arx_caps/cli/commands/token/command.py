@@ -9,7 +9,6 @@ import click
 
 from arx_caps.agent.attenuation import caveats_for, pools_for
 from arx_caps.agent.outline import outline, unverified_chain
-from arx_caps.caveat_text import show_json
 from arx_caps.cli.commands.token.explanation import explain_command
 from arx_caps.cli.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.display import show_until
@@ -20,6 +19,7 @@ from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
 from arx_caps.settings.durations import show_time
+from arx_caps.text.caveat_text import show_json
 from arx_verifier.names import is_agent_path
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from arx_caps.trail import Node, Trail, TrailLine
+from arx_caps.text.trail import Node, Trail, TrailLine
 
 if TYPE_CHECKING:
     from rich.text import Text
