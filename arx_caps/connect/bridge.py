@@ -12,7 +12,8 @@ from typing import Final
 import httpx
 
 from arx_caps.connect.http_session import HttpSession, NoMessageError, Write
-from arx_caps.connect.rpc_message import (
+from arx_caps.connect.server_access import ServerAccess
+from arx_caps.mcp.rpc_message import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     PARSE_ERROR,
@@ -21,7 +22,6 @@ from arx_caps.connect.rpc_message import (
     is_json,
     read_message,
 )
-from arx_caps.connect.server_access import ServerAccess
 from arx_verifier.errors import ArxError, RequestError
 
 _END_S: Final = 1.0  # for requests that run when the client has sent its last message

@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from arx_caps.connect.revision import SESSION_HEADER, RevisionHeaders, session_headers
-from arx_caps.connect.rpc_message import NO_ANSWER, RpcMessage, encode, error_answer, read_object
 from arx_caps.connect.server_access import ServerAccess
-from arx_caps.connect.wire import EVENTS_TYPE, JSON_TYPE, kind_of, one_line, read_body, read_events
 from arx_caps.http.event_stream import EventFields, fields_of
+from arx_caps.mcp.revision import SESSION_HEADER, RevisionHeaders, session_headers
+from arx_caps.mcp.rpc_message import NO_ANSWER, RpcMessage, encode, error_answer, read_object
+from arx_caps.mcp.wire import EVENTS_TYPE, JSON_TYPE, kind_of, one_line, read_body, read_events
 from arx_verifier.errors import ArxError, RequestError
 
 Write = Callable[[bytes], Awaitable[None]]

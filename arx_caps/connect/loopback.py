@@ -16,10 +16,10 @@ from typing import Any, Final
 import httpx
 import uvicorn  # of the extra `mint`: the bridge over stdio does not import this module
 
-from arx_caps.connect.rpc_message import RpcMessage, encode, read_message, read_object
 from arx_caps.connect.server_access import ServerAccess
-from arx_caps.connect.wire import EVENTS_TYPE, JSON_TYPE, MAX_MESSAGE_BYTES, kind_of, read_body, read_events
 from arx_caps.http.event_stream import fields_of, with_data
+from arx_caps.mcp.rpc_message import RpcMessage, encode, read_message, read_object
+from arx_caps.mcp.wire import EVENTS_TYPE, JSON_TYPE, MAX_MESSAGE_BYTES, kind_of, read_body, read_events
 from arx_verifier.addresses import is_loopback, read_port
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 

@@ -10,9 +10,9 @@ import httpx
 
 from arx_caps.agent import ArxAuth, McpSigner, Task
 from arx_caps.connect.bundle_file import BundleFile
-from arx_caps.connect.rpc_message import NO_ANSWER, RpcMessage, encode, error_answer, read_object, tool_error
-from arx_caps.connect.wire import kind_of, read_body
 from arx_caps.http import client as http_client
+from arx_caps.mcp.rpc_message import NO_ANSWER, RpcMessage, encode, error_answer, read_object, tool_error
+from arx_caps.mcp.wire import kind_of, read_body
 from arx_verifier.enforcement import MCP_REFUSED, mcp_meaning
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.refusal_text import error_for_model, problem_for_model

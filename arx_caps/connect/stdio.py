@@ -12,7 +12,7 @@ from typing import Final
 
 from arx_caps.connect.bridge import Bridge
 from arx_caps.connect.server_access import ServerAccess
-from arx_caps.connect.wire import MAX_MESSAGE_BYTES
+from arx_caps.mcp.wire import MAX_MESSAGE_BYTES
 
 _CHUNK: Final = 64 * 1024
 _STDIN, _STDOUT = 0, 1

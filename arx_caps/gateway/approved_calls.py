@@ -21,7 +21,10 @@ from arx_caps.agent.mint_client import MintClient
 from arx_caps.gateway.asgi import Message, Receive, Scope, Send, replay_body, until_gone
 from arx_caps.gateway.mcp_door import McpDoor
 from arx_caps.gateway.mcp_exchange import Headers, McpExchange, error_message
-from arx_caps.gateway.mcp_wire import (
+from arx_caps.gateway.rates import OverRateError
+from arx_caps.gateway.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of, is_sealed
+from arx_caps.http.event_stream import fields_of, split_events
+from arx_caps.mcp.mcp_wire import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -35,9 +38,6 @@ from arx_caps.gateway.mcp_wire import (
     status_of,
     written,
 )
-from arx_caps.gateway.rates import OverRateError
-from arx_caps.gateway.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of, is_sealed
-from arx_caps.http.event_stream import fields_of, split_events
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval, ask_approval, take_approval
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.enforcement import MCP_REFUSED, collect_headers, http_call

@@ -20,7 +20,11 @@ from arx_caps.gateway.mcp_exchange import Headers, McpExchange, error_message
 from arx_caps.gateway.mcp_schemas import input_schema
 from arx_caps.gateway.mcp_stdio import StdioUpstream
 from arx_caps.gateway.mcp_tasks import TaskIds
-from arx_caps.gateway.mcp_wire import (
+from arx_caps.gateway.rates import OverRateError, Rates
+from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.spans import Spans, handed_on
+from arx_caps.gateway.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
+from arx_caps.mcp.mcp_wire import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -37,10 +41,6 @@ from arx_caps.gateway.mcp_wire import (
     without_token,
     written,
 )
-from arx_caps.gateway.rates import OverRateError, Rates
-from arx_caps.gateway.settings import UpstreamTerms
-from arx_caps.gateway.spans import Spans, handed_on
-from arx_caps.gateway.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
 from arx_verifier.enforcement import (
     META_KEY,
     Enforcement,

@@ -4,8 +4,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-from arx_caps.gateway.mcp_wire import aside, result_of
 from arx_caps.http.event_stream import fields_of, split_events
+from arx_caps.mcp.mcp_wire import aside, result_of
 
 _PAGES: Final = 100
 

@@ -26,8 +26,8 @@ from arx_caps.gateway.approved_calls import ApprovedCalls, TokenCaller
 from arx_caps.gateway.asgi import CHALLENGES, Door, Message, Receive, Scope, Send, read_body, replay_body
 from arx_caps.gateway.kept_answer import KeptAnswer
 from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
-from arx_caps.gateway.mcp_wire import WireError, read_incoming
 from arx_caps.gateway.oauth_server import ServerMetadata
+from arx_caps.mcp.mcp_wire import WireError, read_incoming
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.enforcement import collect_headers, http_call

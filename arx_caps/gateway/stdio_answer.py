@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from arx_caps.gateway.mcp_wire import status_of, written
+from arx_caps.mcp.mcp_wire import status_of, written
 
 STREAM: Final = "text/event-stream"
 _WAITING_BYTES: Final = 256 * 1024  # of messages that a client has not read; more stay in the server's pipe

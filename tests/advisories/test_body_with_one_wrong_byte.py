@@ -7,7 +7,7 @@ The fast parser of small bodies counted that byte as the one opening brace that 
 
 import pytest
 
-from arx_caps.gateway.mcp_wire import WireError, read_incoming
+from arx_caps.mcp.mcp_wire import WireError, read_incoming
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 from tests.verifier.serving import Realm, answered

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_caps.gateway.bound_ids import BoundIds
-from arx_caps.gateway.mcp_wire import (
+from arx_caps.http.event_stream import fields_of, split_events, with_data
+from arx_caps.mcp.mcp_wire import (
     Incoming,
     WireError,
     check_headers,
@@ -20,7 +21,6 @@ from arx_caps.gateway.mcp_wire import (
     result_of,
     without_token,
 )
-from arx_caps.http.event_stream import fields_of, split_events, with_data
 from arx_verifier.journal import ChainFacts
 from arx_verifier.token import KeyRing
 

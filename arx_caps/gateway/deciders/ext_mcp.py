@@ -20,9 +20,9 @@ from arx_caps.gateway.deciders.protos import message
 from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers, result_with_meta, without_own
 from arx_caps.gateway.mcp_exchange import McpExchange
 from arx_caps.gateway.mcp_tasks import TaskIds
-from arx_caps.gateway.mcp_wire import WireError, read_incoming, without_token, written
 from arx_caps.gateway.settings import DeciderTerms
 from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.mcp.mcp_wire import WireError, read_incoming, without_token, written
 from arx_verifier.enforcement import (
     META_KEY,
     UNSEEN,

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from arx_caps.connect.rpc_message import RpcMessage
-from arx_caps.connect.wire import EVENTS_TYPE, JSON_TYPE
+from arx_caps.mcp.rpc_message import RpcMessage
+from arx_caps.mcp.wire import EVENTS_TYPE, JSON_TYPE
 
 SESSION_HEADER: Final = "mcp-session-id"
 VERSION_HEADER: Final = "mcp-protocol-version"

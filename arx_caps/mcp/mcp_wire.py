@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
-from arx_caps.gateway.member_names import check_names
+from arx_caps.mcp.member_names import check_names
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 
