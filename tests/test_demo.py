@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway.settings import read_settings
+from arx_caps.gateway.base.settings import read_settings
 from arx_caps.mint.policy.model import Policy
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -97,7 +97,7 @@ class GatewayProcess:
         """Enrol the service of each upstream that has no service file yet, and refresh the files of all others."""
         from arx_caps.agent.mint_client import MintClient
         from arx_caps.agent.task import now_ms
-        from arx_caps.gateway.settings import read_settings
+        from arx_caps.gateway.base.settings import read_settings
         from arx_caps.service import Invitation, join_service
 
         settings = read_settings(self._file)

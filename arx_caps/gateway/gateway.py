@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from arx_caps.gateway.asgi import Message, Receive, Scope, Send
-from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
+from arx_caps.gateway.access_tokens.oauth_server import PATHS, ServerMetadata
+from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send
+from arx_caps.gateway.base.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.base.settings import DeciderTerms, GatewaySettings, UpstreamTerms
 from arx_caps.gateway.deciders.decider_runtime import RunningDecider
-from arx_caps.gateway.oauth_resource import OAuthResource
-from arx_caps.gateway.oauth_server import PATHS, ServerMetadata
-from arx_caps.gateway.settings import DeciderTerms, GatewaySettings, UpstreamTerms
 from arx_caps.gateway.upstreams import RunningUpstream
 from arx_caps.http.cross_origin import CrossOrigin
 from arx_verifier.errors import ArxError, SettingsError

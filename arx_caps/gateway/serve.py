@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import uvicorn
 
+from arx_caps.gateway.base.settings import GatewaySettings, read_address, read_settings
 from arx_caps.gateway.deciders.decider_runtime import grpc_server
 from arx_caps.gateway.gateway import Gateway
-from arx_caps.gateway.settings import GatewaySettings, read_address, read_settings
 from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
 from arx_caps.http.server import BoundedServer, http_protocol

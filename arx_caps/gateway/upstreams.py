@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running upstream: its door, and the verifier of its audience."""
 
-from arx_caps.gateway.forwarder import Forwarder
-from arx_caps.gateway.http_door import HttpDoor
-from arx_caps.gateway.mcp_door import McpDoor
-from arx_caps.gateway.mcp_stdio import StdioUpstream
-from arx_caps.gateway.oauth_resource import OAuthResource
-from arx_caps.gateway.openapi import read_routes
-from arx_caps.gateway.settings import GatewaySettings
-from arx_caps.gateway.verifier_runtime import RunningVerifier
+from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
+from arx_caps.gateway.base.settings import GatewaySettings
+from arx_caps.gateway.http.door import HttpDoor
+from arx_caps.gateway.http.openapi import read_routes
+from arx_caps.gateway.mcp.door import McpDoor
+from arx_caps.gateway.mcp.stdio import StdioUpstream
+from arx_caps.gateway.upstream.forwarder import Forwarder
+from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
 from arx_verifier.verification import NonceStore
 
 

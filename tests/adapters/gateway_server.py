@@ -16,10 +16,10 @@ except ImportError:  # the SDK 1.30
     from mcp.server.fastmcp import Context
     from mcp.server.fastmcp import FastMCP as MCPServer
 
-from arx_caps.gateway.forwarder import Forwarder
-from arx_caps.gateway.mcp_door import McpDoor
-from arx_caps.gateway.mcp_stdio import StdioUpstream
-from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.mcp.door import McpDoor
+from arx_caps.gateway.mcp.stdio import StdioUpstream
+from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Verifier
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_tools import add_tools

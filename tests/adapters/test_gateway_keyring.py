@@ -7,7 +7,7 @@ import keyring
 import pytest
 from keyrings.alt.file import PlaintextKeyring
 
-from arx_caps.gateway.credentials import read_secret
+from arx_caps.gateway.upstream.credentials import read_secret
 from arx_verifier.errors import SettingsError
 
 

@@ -24,10 +24,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
-from arx_caps.gateway.forwarder import Forwarder
-from arx_caps.gateway.http_door import HttpDoor
-from arx_caps.gateway.settings import CredentialTerms, UpstreamTerms
+from arx_caps.gateway.base.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.base.settings import CredentialTerms, UpstreamTerms
+from arx_caps.gateway.http.door import HttpDoor
+from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving

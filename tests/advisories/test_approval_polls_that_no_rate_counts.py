@@ -29,6 +29,6 @@ def test_each_message_about_a_waiting_call_counts(unit: Harness, monkeypatch: py
         status, answer = await front.send(method, params)
         assert (status, answer["error"]["data"]["code"]) == (200, "rate_limited")
 
-    monkeypatch.setattr("arx_caps.gateway.approved_calls.HOLD_MS", 0)
-    monkeypatch.setattr("arx_caps.gateway.approved_calls.HOLD_FIRST_MS", 0)
+    monkeypatch.setattr("arx_caps.gateway.access_tokens.approved_calls.HOLD_MS", 0)
+    monkeypatch.setattr("arx_caps.gateway.access_tokens.approved_calls.HOLD_FIRST_MS", 0)
     asyncio.run(run())

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from arx_caps.gateway.http_door import HttpDoor
-from arx_caps.gateway.settings import RateTerms, UpstreamTerms
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.http.door import HttpDoor
 from arx_verifier import Rule
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm

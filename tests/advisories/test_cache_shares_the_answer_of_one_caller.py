@@ -7,7 +7,7 @@ Now each answer that was decided on for one caller is `private`, whatever the up
 
 import pytest
 
-from arx_caps.gateway.forwarder import answer_headers
+from arx_caps.gateway.upstream.forwarder import answer_headers
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, signed

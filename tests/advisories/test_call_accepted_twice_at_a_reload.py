@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.gateway.base.settings import read_settings
 from arx_caps.gateway.gateway import Gateway
-from arx_caps.gateway.settings import read_settings
 from arx_verifier import Rule
 from tests.adapters.asgi_server import serving
 from tests.gateway.gateway_realm import AUDIENCE, ENVELOPE, GatewayRealm

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.gateway.forwarder import Forwarder
-from arx_caps.gateway.settings import UpstreamTerms
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream.forwarder import Forwarder
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST"])

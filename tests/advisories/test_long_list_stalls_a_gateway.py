@@ -10,10 +10,10 @@ import json
 
 import pytest
 
-from arx_caps.gateway.bound_ids import BoundIds
-from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
-from arx_caps.gateway.mcp_schemas import input_schema
-from arx_caps.gateway.mcp_tasks import TaskIds
+from arx_caps.gateway.base.bound_ids import BoundIds
+from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers
+from arx_caps.gateway.mcp.schemas import input_schema
+from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of
 from arx_verifier import Rule
 from arx_verifier.enforcement import McpMessage, Messages

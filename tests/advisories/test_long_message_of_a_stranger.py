@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway import mcp_door
+from arx_caps.gateway.mcp import door as mcp_door
 from arx_verifier import Rule
 from arx_verifier.enforcement import META_KEY
 from arx_verifier.testing import UnsafeTestRealm

@@ -9,8 +9,8 @@ import json
 
 import pytest
 
-from arx_caps.gateway.rates import OverRateError, Rates
-from arx_caps.gateway.settings import RateTerms
+from arx_caps.gateway.base.rates import OverRateError, Rates
+from arx_caps.gateway.base.settings import RateTerms
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, signed

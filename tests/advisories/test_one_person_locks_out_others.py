@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.gateway import rates
-from arx_caps.gateway.bound_ids import owner_of
-from arx_caps.gateway.mcp_stdio import StdioUpstream
-from arx_caps.gateway.rates import OverRateError, Rates
-from arx_caps.gateway.settings import RateTerms, UpstreamTerms
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base import rates
+from arx_caps.gateway.base.bound_ids import owner_of
+from arx_caps.gateway.base.rates import OverRateError, Rates
+from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_verifier import Rule
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.gateway.settings import read_settings
+from arx_caps.gateway.base.settings import read_settings
 from arx_verifier import Rule
 from arx_verifier.errors import SettingsError
 from tests.gateway.gateway_realm import GatewayRealm, gateway

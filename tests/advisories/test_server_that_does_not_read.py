@@ -33,7 +33,7 @@ LONG = "x" * 900_000  # more than a pipe and its buffer take
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that does not end by itself is killed soon."""
-    monkeypatch.setattr("arx_caps.gateway.stdio_process._STOP_S", 0.3)
+    monkeypatch.setattr("arx_caps.gateway.upstream.stdio_process._STOP_S", 0.3)
 
 
 def test_a_call_has_a_timeout_until_it_is_read(tmp_path: Path) -> None:

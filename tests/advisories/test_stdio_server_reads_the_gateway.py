@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.gateway.base.settings import read_settings
 from arx_caps.gateway.gateway import Gateway
-from arx_caps.gateway.settings import read_settings
 from arx_caps.http.process import hide_memory
 from arx_caps.isolation import kind_that_works
 from arx_verifier import Rule

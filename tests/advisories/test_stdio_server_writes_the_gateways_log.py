@@ -46,7 +46,7 @@ def test_each_line_names_the_server(tmp_path: Path, caplog: pytest.LogCaptureFix
     with open_door(realm, tmp_path, **terms) as url:
         assert call_tool(url, realm.caller(Rule(tool="orders.get")), "get").status_code == 200
         until(lambda: "the rest is left out" in caplog.text)
-    lines = [each.getMessage() for each in caplog.records if each.name == "arx_caps.gateway.stdio_log"]
+    lines = [each.getMessage() for each in caplog.records if each.name == "arx_caps.gateway.upstream.stdio_log"]
     assert all(re.match("upstream orders (wrote|writes)", line) for line in lines)
     assert f"upstream orders wrote: {FALSE}" in lines
     for shown, raw in ((r"\x1b[31m", "\x1b"), (r"\x07", "\x07"), (r"\r", "\r"), (r"\u202e", "\u202e")):

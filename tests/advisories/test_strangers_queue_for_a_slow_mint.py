@@ -13,7 +13,7 @@ import pytest
 
 from arx_caps.agent.mint_client import MintClient
 from arx_caps.credentials.keyfile import SigningKey
-from arx_caps.gateway import kept_answer
+from arx_caps.gateway.access_tokens import kept_answer
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.errors import ArxError
 from tests.mint.harness import now_ms

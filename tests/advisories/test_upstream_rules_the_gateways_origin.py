@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from arx_caps.gateway.forwarder import answer_headers
+from arx_caps.gateway.upstream.forwarder import answer_headers
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving

@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from arx_caps.gateway.mcp_door import McpDoor
-from arx_caps.gateway.settings import RateTerms, UpstreamTerms
+from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
+from arx_caps.gateway.mcp.door import McpDoor
 from arx_verifier.request import HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import http_fields

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import msgspec
 
-from arx_caps.gateway.forwarder import Forwarder
-from arx_caps.gateway.http_door import HttpDoor
-from arx_caps.gateway.mcp_door import McpDoor
-from arx_caps.gateway.mcp_stdio import StdioUpstream
-from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.http.door import HttpDoor
+from arx_caps.gateway.mcp.door import McpDoor
+from arx_caps.gateway.mcp.stdio import StdioUpstream
+from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from tests.adapters.asgi_server import serving
 

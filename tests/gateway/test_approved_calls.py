@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway.approved_calls import KEPT_MS, ApprovedCalls, TokenCaller
-from arx_caps.gateway.asgi import replay_body
-from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
-from arx_caps.gateway.sealed_calls import SealedCalls, WaitingCall
-from arx_caps.gateway.settings import RateTerms, UpstreamTerms
+from arx_caps.gateway.access_tokens.approved_calls import KEPT_MS, ApprovedCalls, TokenCaller
+from arx_caps.gateway.access_tokens.sealed_calls import SealedCalls, WaitingCall
+from arx_caps.gateway.base.asgi import replay_body
+from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
+from arx_caps.gateway.mcp.door import ANNOUNCE, ASK, McpDoor
 from arx_caps.mint.db.repositories.approvals import MAX_WAITING
 from arx_caps.service.access_tokens import open_access_token
 from arx_caps.service.own_key import ServiceIdentity
@@ -199,7 +199,7 @@ def test_a_kill_fails_a_task_that_waits(front: Front) -> None:
 
 def test_a_client_without_either_learns_the_approval(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the status and by the text; the same call goes through after the approval, and the next one asks again."""
-    monkeypatch.setattr("arx_caps.gateway.approved_calls.HOLD_FIRST_MS", 0)
+    monkeypatch.setattr("arx_caps.gateway.access_tokens.approved_calls.HOLD_FIRST_MS", 0)
 
     async def run() -> None:
         status, answer = await front.send("tools/call", CALL, old=True)
@@ -306,7 +306,7 @@ def test_a_state_is_of_its_call_for_its_time(front: Front, monkeypatch: pytest.M
             status, answer = await front.send("tools/call", CALL | {"requestState": state} | each)
             assert (status, answer["error"]["code"]) == (400, -32602)
         with monkeypatch.context() as later:
-            later.setattr("arx_caps.gateway.approved_calls._now_ms", lambda: now_ms() + 700_000)
+            later.setattr("arx_caps.gateway.access_tokens.approved_calls._now_ms", lambda: now_ms() + 700_000)
             assert (await front.send("tools/call", CALL | {"requestState": state}))[0] == 400
         front.upstream._answer = lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}')
         assert (await front.result("tools/call", CALL | {"requestState": state}))["content"] == []
@@ -380,7 +380,7 @@ def test_a_kill_between_approval_and_answer_ends_the_task(front: Front) -> None:
 
 def test_running_calls_of_one_client_are_limited(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """A further task goes on once one has ended, whose result is then forgotten; another client has its own number."""
-    monkeypatch.setattr("arx_caps.gateway.approved_calls.MAX_RUNS", 2)
+    monkeypatch.setattr("arx_caps.gateway.access_tokens.approved_calls.MAX_RUNS", 2)
 
     async def run() -> None:
         until, begun = asyncio.Event(), asyncio.Semaphore(0)
@@ -449,7 +449,9 @@ def test_a_task_is_forgotten_after_its_time(front: Front, monkeypatch: pytest.Mo
         about = {"taskId": (await front.result("tools/call", CALL, tasks=True))["taskId"]}
         front.service.answer(front.waiting())
         with monkeypatch.context() as later:
-            later.setattr("arx_caps.gateway.approved_calls._now_ms", lambda: now_ms() + 2 * 600_000 + KEPT_MS)
+            later.setattr(
+                "arx_caps.gateway.access_tokens.approved_calls._now_ms", lambda: now_ms() + 2 * 600_000 + KEPT_MS
+            )
             for method in ("tasks/get", "tasks/cancel"):
                 assert (await front.send(method, about))[0] == 400
         assert front.upstream.bodies == []
@@ -461,7 +463,7 @@ def test_a_client_with_many_calls_that_wait_is_not_asked_for_scopes(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gateway holds no further one: an access token that comes at once could be as old as the request."""
-    monkeypatch.setattr("arx_caps.gateway.approved_calls.MAX_HELD", 0)
+    monkeypatch.setattr("arx_caps.gateway.access_tokens.approved_calls.MAX_HELD", 0)
 
     async def run() -> None:
         assert (await front.result("tools/call", CALL, old=True))["isError"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway.asgi import pass_on
+from arx_caps.gateway.base.asgi import pass_on
 
 
 def passed(parts: AsyncIterator[bytes], *messages: str) -> list[Any]:

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from arx_caps.gateway.base.settings import ActionTerms, DeciderTerms, read_settings
 from arx_caps.gateway.deciders.authzen import MAX_EVALUATIONS, AuthZen
-from arx_caps.gateway.settings import ActionTerms, DeciderTerms, read_settings
 from arx_verifier import Constraint, Rule
 from arx_verifier.enforcement import META_KEY
 from arx_verifier.errors import SettingsError

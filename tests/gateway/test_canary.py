@@ -27,10 +27,10 @@ import pytest
 
 from arx_caps.agent import StartedTask
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.gateway.forwarder import Forwarder
+from arx_caps.gateway.base.settings import read_settings
+from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.gateway import Gateway
-from arx_caps.gateway.settings import read_settings
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream.forwarder import Forwarder
 from tests.agent.live import LiveMint, live_mint
 from tests.house.pages import ROOT
 from tests.servers import free_ports, until

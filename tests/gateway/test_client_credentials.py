@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from arx_caps.gateway import client_credentials
-from arx_caps.gateway.forwarder import Forwarder, read_whole
-from arx_caps.gateway.settings import CredentialTerms, OAuthTerms, UpstreamTerms
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.settings import CredentialTerms, OAuthTerms, UpstreamTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream import client_credentials
+from arx_caps.gateway.upstream.forwarder import Forwarder, read_whole
 from tests.servers import until
 
 pytestmark = pytest.mark.servers

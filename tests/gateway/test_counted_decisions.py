@@ -6,7 +6,7 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from arx_caps.gateway.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.base.counted_decisions import CountedDecisions, decision_counter
 from arx_verifier import AccessRequest, Constraint, Rule
 from arx_verifier.journal import Decision, InMemoryDecisions
 from arx_verifier.testing import UnsafeTestRealm

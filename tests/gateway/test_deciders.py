@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.decider import Decider
 from arx_caps.gateway.deciders.decider_runtime import UnspentCalls
 from arx_caps.gateway.deciders.forward_auth import ForwardAuth
-from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier import Rule
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm

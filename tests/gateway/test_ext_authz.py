@@ -18,11 +18,11 @@ import httpx
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.decider import Decider
 from arx_caps.gateway.deciders.ext_authz import ExtAuthz
 from arx_caps.gateway.deciders.grpc_server import MAX_MESSAGE
 from arx_caps.gateway.deciders.protos import COMPILED
-from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier import Rule
 from arx_verifier.journal import read_journal
 from arx_verifier.request import UNSEEN_BODY, HttpCall

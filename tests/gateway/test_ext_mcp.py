@@ -14,8 +14,8 @@ import grpc
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.ext_mcp import ExtMcp, McpQuestions
-from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier import Rule
 from arx_verifier.enforcement import META_KEY
 from arx_verifier.journal import read_journal

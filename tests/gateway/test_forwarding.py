@@ -10,9 +10,9 @@ from typing import ClassVar
 import pytest
 from aiohttp import web
 
-from arx_caps.gateway.forwarder import Forwarder, answer_headers
-from arx_caps.gateway.settings import CredentialTerms, UpstreamTerms
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.settings import CredentialTerms, UpstreamTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers
 
 pytestmark = pytest.mark.servers
 STREAMS = 1100

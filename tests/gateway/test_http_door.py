@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.gateway.forwarder import Forwarder
-from arx_caps.gateway.http_door import HttpDoor
-from arx_caps.gateway.settings import UpstreamTerms
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.http.door import HttpDoor
+from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving

@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import pytest
 
-from arx_caps.gateway.credentials import Secret
-from arx_caps.gateway.leaks import Leaks
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.leaks import Leaks
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream.credentials import Secret
 
 SECRET = 'key/of="the" upstream+1'
 LEAKS = Leaks("orders", [Secret(SECRET)])

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway import mcp_stdio
-from arx_caps.gateway.mcp_stdio import StdioUpstream
-from arx_caps.gateway.settings import UpstreamTerms
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.mcp import stdio as mcp_stdio
+from arx_caps.gateway.mcp.stdio import StdioUpstream
 from tests.gateway.served_door import ENVELOPE
 from tests.servers import until
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.gateway.bound_ids import BoundIds
+from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.http.event_stream import fields_of, split_events, with_data
 from arx_caps.mcp.mcp_wire import (
     Incoming,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway.openapi import read_routes
+from arx_caps.gateway.http.openapi import read_routes
 from arx_verifier.enforcement.routes import RouteMap
 from arx_verifier.errors import SettingsError
 

@@ -21,8 +21,7 @@ import msgspec
 import pytest
 
 from arx_caps.cli import exit_codes
-from arx_caps.gateway.deciders.decider import identity_of
-from arx_caps.gateway.settings import (
+from arx_caps.gateway.base.settings import (
     CredentialTerms,
     DeciderTerms,
     GatewayTerms,
@@ -31,6 +30,7 @@ from arx_caps.gateway.settings import (
     UpstreamTerms,
     read_settings,
 )
+from arx_caps.gateway.deciders.decider import identity_of
 from arx_caps.isolation import kind_that_works
 from arx_caps.mint.policy.model import Policy
 from arx_verifier import Rule

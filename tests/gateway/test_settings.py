@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.gateway.forwarder import Forwarder
-from arx_caps.gateway.mcp_stdio import StdioUpstream
-from arx_caps.gateway.settings import read_settings
+from arx_caps.gateway.base.settings import read_settings
+from arx_caps.gateway.mcp.stdio import StdioUpstream
+from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier.errors import SettingsError
 from tests.cli.helpers import arx
 

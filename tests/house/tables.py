@@ -136,13 +136,20 @@ MINT_LIMITS: Final = (
     Limit("the kept part of a record", "arx_caps.audit.shipping.batch", "MAX_KEPT", "LOG 1.3"),
 )
 APPROVAL_LIMITS: Final = (
-    Limit("a request with a state is held", "arx_caps.gateway.approved_calls", "HOLD_MS", "CONTROL 5.12"),
-    Limit("a call without state and task is held", "arx_caps.gateway.approved_calls", "HOLD_FIRST_MS", "CONTROL 5.12"),
-    Limit("requests that are held", "arx_caps.gateway.approved_calls", "MAX_HELD", "CONTROL 5.12"),
-    Limit("calls of tasks of a client", "arx_caps.gateway.approved_calls", "MAX_RUNS", "CONTROL 5.12"),
-    Limit("calls of tasks of all clients", "arx_caps.gateway.approved_calls", "MAX_ALL_RUNS", "CONTROL 5.12"),
-    Limit("a task is known", "arx_caps.gateway.approved_calls", "KEPT_MS", "CONTROL 5.12"),
-    Limit("a state or a task id", "arx_caps.gateway.sealed_calls", "MAX_CHARS", "CONTROL 5.12"),
+    Limit("a request with a state is held", "arx_caps.gateway.access_tokens.approved_calls", "HOLD_MS", "CONTROL 5.12"),
+    Limit(
+        "a call without state and task is held",
+        "arx_caps.gateway.access_tokens.approved_calls",
+        "HOLD_FIRST_MS",
+        "CONTROL 5.12",
+    ),
+    Limit("requests that are held", "arx_caps.gateway.access_tokens.approved_calls", "MAX_HELD", "CONTROL 5.12"),
+    Limit("calls of tasks of a client", "arx_caps.gateway.access_tokens.approved_calls", "MAX_RUNS", "CONTROL 5.12"),
+    Limit(
+        "calls of tasks of all clients", "arx_caps.gateway.access_tokens.approved_calls", "MAX_ALL_RUNS", "CONTROL 5.12"
+    ),
+    Limit("a task is known", "arx_caps.gateway.access_tokens.approved_calls", "KEPT_MS", "CONTROL 5.12"),
+    Limit("a state or a task id", "arx_caps.gateway.access_tokens.sealed_calls", "MAX_CHARS", "CONTROL 5.12"),
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.credentials.jose import SigningKey
-from arx_caps.gateway.settings import read_settings
+from arx_caps.gateway.base.settings import read_settings
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.server.init_realm import init_realm, sample_policy
 from arx_caps.settings.realm import Login, Realm

@@ -32,8 +32,8 @@ def gateway_command(console: Console, /, file: Path, check: bool, until_eof: boo
     and an address of its own, for a proxy.  SIGHUP reads the file again; if it is wrong, the gateway goes on as before.
     /healthz, /readyz and /metrics are its own.
     """
+    from arx_caps.gateway.base.settings import read_settings
     from arx_caps.gateway.serve import serve
-    from arx_caps.gateway.settings import read_settings
 
     if check:
         _check(console, read_settings(file))
@@ -88,7 +88,7 @@ def _decider(name: str, terms: Any, routes: dict[str, str]) -> dict[str, Any]:
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
-    from arx_caps.gateway.settings import KINDS
+    from arx_caps.gateway.base.settings import KINDS
 
     shown = row["name"] if row["kind"] in KINDS else f"/{row['name']}"
     first = f"{shown}  {row['kind']}  audience {row['audience']}  {row['target']}"

@@ -18,7 +18,9 @@ import msgspec
 
 from arx_caps.credentials.access_token import is_access_token
 from arx_caps.credentials.secret_source import read_secret
-from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
+from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.access_requests import (
     CAPABILITY,
     OFFERED_MS,
@@ -36,8 +38,6 @@ from arx_caps.gateway.deciders.authzen_mapping import (
     names_holder,
 )
 from arx_caps.gateway.deciders.decider import Hosts
-from arx_caps.gateway.oauth_resource import OAuthResource
-from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier.addresses import read_address, write_address
 from arx_verifier.enforcement import Enforcement, RefusedCall, RouteMap, collect_headers, read_traceparent
 from arx_verifier.errors import (

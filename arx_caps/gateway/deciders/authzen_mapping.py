@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 import msgspec
 
-from arx_caps.gateway import http_door
-from arx_caps.gateway.settings import ActionTerms
+from arx_caps.gateway.base.settings import ActionTerms
+from arx_caps.gateway.http import door as http_door
 from arx_verifier.enforcement import RouteMap, mcp_meaning
 from arx_verifier.errors import RequestError
 from arx_verifier.journal import ChainFacts

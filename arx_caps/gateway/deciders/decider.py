@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from arx_caps.gateway.asgi import Door, Message, Receive, Scope, Send, replay_body
-from arx_caps.gateway.http_door import meaning_of
+from arx_caps.gateway.base.asgi import Door, Message, Receive, Scope, Send, replay_body
+from arx_caps.gateway.http.door import meaning_of
 from arx_verifier.enforcement import UNSEEN, ArxMiddleware, Enforcement, Meaning, RefusedCall, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
 from arx_verifier.verification import Grant, Verifier

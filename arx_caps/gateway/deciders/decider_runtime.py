@@ -3,6 +3,8 @@
 
 from typing import Any, Final
 
+from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
+from arx_caps.gateway.base.settings import GatewaySettings
 from arx_caps.gateway.deciders.access_requests import AccessRequests
 from arx_caps.gateway.deciders.asserted_calls import AssertedCalls
 from arx_caps.gateway.deciders.authzen import AuthZen
@@ -11,10 +13,8 @@ from arx_caps.gateway.deciders.ext_authz import MAX_BODY, ExtAuthz, ExtAuthzHttp
 from arx_caps.gateway.deciders.ext_mcp import ExtMcp, McpQuestions
 from arx_caps.gateway.deciders.forward_auth import ForwardAuth
 from arx_caps.gateway.deciders.grpc_server import Answer, GrpcServer
-from arx_caps.gateway.oauth_resource import OAuthResource
-from arx_caps.gateway.openapi import read_routes
-from arx_caps.gateway.settings import GatewaySettings
-from arx_caps.gateway.verifier_runtime import RunningVerifier
+from arx_caps.gateway.http.openapi import read_routes
+from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
 from arx_verifier.verification import NonceStore
 
 _DOORS: Final = {"ext-authz": ExtAuthz, "ext-authz-http": ExtAuthzHttp, "forward-auth": ForwardAuth}

@@ -6,7 +6,8 @@ A request's body is judged only if the proxy sends it, and sends all of it.
 
 from typing import Any, Final
 
-from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.decider import (
     CREDENTIALS,
     NO_BODY,
@@ -19,7 +20,6 @@ from arx_caps.gateway.deciders.decider import (
     is_own,
 )
 from arx_caps.gateway.deciders.protos import message
-from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier.enforcement import BUDGET_HEADER, collect_headers
 
 _PACKAGE: Final = "envoy.service.auth.v3"

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from arx_caps.credentials.access_token import is_access_token
-from arx_caps.gateway.asgi import Receive, Scope, Send, read_body
-from arx_caps.gateway.bound_ids import BoundIds
+from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
+from arx_caps.gateway.base.bound_ids import BoundIds
+from arx_caps.gateway.base.settings import DeciderTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.deciders.decider import CREDENTIALS, Hosts, identity_of, is_own
 from arx_caps.gateway.deciders.protos import message
-from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers, result_with_meta, without_own
-from arx_caps.gateway.mcp_exchange import McpExchange
-from arx_caps.gateway.mcp_tasks import TaskIds
-from arx_caps.gateway.settings import DeciderTerms
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers, result_with_meta, without_own
+from arx_caps.gateway.mcp.exchange import McpExchange
+from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.mcp.mcp_wire import WireError, read_incoming, without_token, written
 from arx_verifier.enforcement import (
     META_KEY,

@@ -7,9 +7,9 @@ The proxy sends a request without a body, which has the headers of the client's 
 
 from typing import Final
 
-from arx_caps.gateway.asgi import Receive, Scope, Send
+from arx_caps.gateway.base.asgi import Receive, Scope, Send
+from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.decider import NO_BODY, Decider, DeciderAnswer, DescribedRequest, Hosts
-from arx_caps.gateway.settings import DeciderTerms
 from arx_verifier.enforcement import collect_headers
 
 # Of the question itself, or of the proxy: not of the client's request.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arx_caps.gateway.openapi import read_routes
+from arx_caps.gateway.http.openapi import read_routes
 from arx_verifier.enforcement.routes import read_key
 from arx_verifier.errors import SettingsError
 

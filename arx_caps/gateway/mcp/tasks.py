@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from arx_caps.gateway.bound_ids import BoundIds
+from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.mcp.mcp_wire import INVALID_PARAMS, WireError, written
 from arx_verifier.enforcement import McpMessage
 from arx_verifier.journal import ChainFacts

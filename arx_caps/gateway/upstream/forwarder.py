@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from arx_caps.gateway.client_credentials import credential_of
-from arx_caps.gateway.leaks import Leaks
-from arx_caps.gateway.settings import UpstreamTerms
-from arx_caps.gateway.spans import hand_on
-from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
+from arx_caps.gateway.base.leaks import Leaks
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.base.spans import hand_on
+from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
+from arx_caps.gateway.upstream.client_credentials import credential_of
 from arx_verifier.errors import SettingsError
 
 _CONNECT_S: Final = 5.0

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from arx_caps.gateway.settings import RateTerms, read_rate
+from arx_caps.gateway.base.settings import RateTerms, read_rate
 from arx_caps.http.buckets import MAX_BUCKETS
 
 Person = tuple[str, str] | None  # issuer and subject; None where an agent acts for itself, and has all

@@ -18,11 +18,11 @@ from weakref import WeakValueDictionary
 
 from arx_caps.agent.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
 from arx_caps.agent.mint_client import MintClient
-from arx_caps.gateway.asgi import Message, Receive, Scope, Send, replay_body, until_gone
-from arx_caps.gateway.mcp_door import McpDoor
-from arx_caps.gateway.mcp_exchange import Headers, McpExchange, error_message
-from arx_caps.gateway.rates import OverRateError
-from arx_caps.gateway.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of, is_sealed
+from arx_caps.gateway.access_tokens.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of, is_sealed
+from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, replay_body, until_gone
+from arx_caps.gateway.base.rates import OverRateError
+from arx_caps.gateway.mcp.door import McpDoor
+from arx_caps.gateway.mcp.exchange import Headers, McpExchange, error_message
 from arx_caps.http.event_stream import fields_of, split_events
 from arx_caps.mcp.mcp_wire import (
     INTERNAL_ERROR,

@@ -15,11 +15,11 @@ import subprocess
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from arx_caps.gateway.leaks import Leaks
-from arx_caps.gateway.settings import UpstreamTerms
-from arx_caps.gateway.stdio_answer import StdioAnswer
-from arx_caps.gateway.stdio_log import StdioLog
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.leaks import Leaks
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream.stdio_answer import StdioAnswer
+from arx_caps.gateway.upstream.stdio_log import StdioLog
 from arx_caps.isolation import Isolation
 from arx_caps.mcp.mcp_wire import INTERNAL_ERROR, aside, object_of, written
 from arx_verifier.errors import SettingsError

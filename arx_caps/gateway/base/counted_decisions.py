@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
 
-from arx_caps.gateway.spans import note_decision
+from arx_caps.gateway.base.spans import note_decision
 from arx_verifier.journal import Decision, DecisionSink
 
 _ALLOW: Final = "allow"

@@ -5,7 +5,7 @@ import asyncio
 import logging
 from typing import Final
 
-from arx_caps.gateway.leaks import Leaks
+from arx_caps.gateway.base.leaks import Leaks
 
 _CHUNK_BYTES: Final = 64 * 1024
 _LONGEST: Final = 2_000  # characters of a line

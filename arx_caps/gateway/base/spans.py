@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
-from arx_caps.gateway.rates import OverRateError
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.rates import OverRateError
+from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.mcp.mcp_wire import Incoming
 from arx_verifier.enforcement import RefusedCall
 from arx_verifier.journal import OK, Decision

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.gateway.bound_ids import BoundIds
-from arx_caps.gateway.mcp_tasks import TaskIds
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.bound_ids import BoundIds
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of, is_whole, split_events, with_data, with_id
 from arx_caps.mcp.mcp_wire import aside, object_of, written
 from arx_verifier.enforcement import McpMessage, Messages

@@ -4,8 +4,8 @@
 import json
 from typing import Any, Final
 
-from arx_caps.gateway.asgi import Message, Scope, Send
-from arx_caps.gateway.rates import OverRateError
+from arx_caps.gateway.base.asgi import Message, Scope, Send
+from arx_caps.gateway.base.rates import OverRateError
 from arx_caps.mcp.mcp_wire import STATELESS, Incoming
 from arx_verifier.enforcement import MCP_REFUSED, collect_headers
 

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 from arx_caps.credentials.secret_source import Secret
-from arx_caps.gateway.upstream_answer import UpstreamAnswer, UpstreamError
+from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
 
 _SHORTEST: Final = 8  # characters: a shorter text is in answers by chance
 

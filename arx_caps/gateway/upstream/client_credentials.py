@@ -18,9 +18,9 @@ import aiohttp
 import msgspec
 
 from arx_caps.credentials.secret_source import Secret, read_secret
-from arx_caps.gateway.credentials import Credential
-from arx_caps.gateway.settings import CredentialTerms
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.settings import CredentialTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream.credentials import Credential
 
 _FETCH_S: Final = 10.0
 _LONGEST: Final = 64 * 1024  # of the endpoint's answer, bytes

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.credentials.secret_source import Secret, read_secret
-from arx_caps.gateway.bound_ids import agent_of
-from arx_caps.gateway.leaks import Leaks
-from arx_caps.gateway.rates import has_room
-from arx_caps.gateway.settings import SOURCES, UpstreamTerms
-from arx_caps.gateway.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
-from arx_caps.gateway.stdio_process import StdioProcess, meta_of
-from arx_caps.gateway.upstream_answer import UpstreamError
+from arx_caps.gateway.base.bound_ids import agent_of
+from arx_caps.gateway.base.leaks import Leaks
+from arx_caps.gateway.base.rates import has_room
+from arx_caps.gateway.base.settings import SOURCES, UpstreamTerms
+from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
+from arx_caps.gateway.upstream.stdio_process import StdioProcess, meta_of
 from arx_caps.isolation import Program, account_of, isolate
 from arx_caps.mcp.mcp_wire import (
     INVALID_PARAMS,

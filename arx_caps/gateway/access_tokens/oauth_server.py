@@ -9,7 +9,7 @@ import json
 from typing import Final
 
 from arx_caps.agent.mint_client import MintClient
-from arx_caps.gateway.kept_answer import KeptAnswer
+from arx_caps.gateway.access_tokens.kept_answer import KeptAnswer
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.errors import StoreError
 

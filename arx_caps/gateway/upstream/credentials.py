@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 
 from arx_caps.credentials.secret_source import Secret, read_secret
-from arx_caps.gateway.settings import CredentialTerms
+from arx_caps.gateway.base.settings import CredentialTerms
 
 
 class Credential:

@@ -7,12 +7,12 @@ import re
 from typing import Any, Final
 from urllib.parse import unquote, urljoin
 
-from arx_caps.gateway.asgi import Message, Receive, Scope, Send, pass_on, read_body
-from arx_caps.gateway.forwarder import Forwarder, Headers, answer_headers, read_whole
-from arx_caps.gateway.rates import OverRateError, Rates
-from arx_caps.gateway.settings import UpstreamTerms
-from arx_caps.gateway.spans import Spans
-from arx_caps.gateway.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
+from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.base.rates import OverRateError, Rates
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.base.spans import Spans
+from arx_caps.gateway.base.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
+from arx_caps.gateway.upstream.forwarder import Forwarder, Headers, answer_headers, read_whole
 from arx_caps.mcp.member_names import check_names
 from arx_verifier.enforcement import ArxMiddleware, Meaning, RouteMap, collect_headers
 from arx_verifier.errors import RequestError

@@ -5,7 +5,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from arx_caps.gateway.settings import DeciderTerms, UpstreamTerms
+from arx_caps.gateway.base.settings import DeciderTerms, UpstreamTerms
 from arx_verifier.errors import SettingsError
 from arx_verifier.service import open_verifier, read_service_file
 from arx_verifier.verification import MemoryNonces, NonceStore

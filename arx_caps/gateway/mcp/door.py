@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Final
 
-from arx_caps.gateway.asgi import CHALLENGES, Receive, Scope, Send, pass_on, read_body
-from arx_caps.gateway.bound_ids import BoundIds, owner_of
-from arx_caps.gateway.forwarder import Forwarder, answer_headers, read_whole
-from arx_caps.gateway.mcp_answers import AnsweredMessage, McpAnswers
-from arx_caps.gateway.mcp_exchange import Headers, McpExchange, error_message
-from arx_caps.gateway.mcp_schemas import input_schema
-from arx_caps.gateway.mcp_stdio import StdioUpstream
-from arx_caps.gateway.mcp_tasks import TaskIds
-from arx_caps.gateway.rates import OverRateError, Rates
-from arx_caps.gateway.settings import UpstreamTerms
-from arx_caps.gateway.spans import Spans, handed_on
-from arx_caps.gateway.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
+from arx_caps.gateway.base.asgi import CHALLENGES, Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.base.bound_ids import BoundIds, owner_of
+from arx_caps.gateway.base.rates import OverRateError, Rates
+from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.base.spans import Spans, handed_on
+from arx_caps.gateway.base.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
+from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers
+from arx_caps.gateway.mcp.exchange import Headers, McpExchange, error_message
+from arx_caps.gateway.mcp.schemas import input_schema
+from arx_caps.gateway.mcp.stdio import StdioUpstream
+from arx_caps.gateway.mcp.tasks import TaskIds
+from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.mcp.mcp_wire import (
     INTERNAL_ERROR,
     INVALID_PARAMS,

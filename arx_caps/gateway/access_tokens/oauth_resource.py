@@ -22,11 +22,11 @@ from arx_caps.agent.mint_client import MintClient
 from arx_caps.agent.task import Task
 from arx_caps.credentials.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS, check_client_dpop
-from arx_caps.gateway.approved_calls import ApprovedCalls, TokenCaller
-from arx_caps.gateway.asgi import CHALLENGES, Door, Message, Receive, Scope, Send, read_body, replay_body
-from arx_caps.gateway.kept_answer import KeptAnswer
-from arx_caps.gateway.mcp_door import ANNOUNCE, ASK, McpDoor
-from arx_caps.gateway.oauth_server import ServerMetadata
+from arx_caps.gateway.access_tokens.approved_calls import ApprovedCalls, TokenCaller
+from arx_caps.gateway.access_tokens.kept_answer import KeptAnswer
+from arx_caps.gateway.access_tokens.oauth_server import ServerMetadata
+from arx_caps.gateway.base.asgi import CHALLENGES, Door, Message, Receive, Scope, Send, read_body, replay_body
+from arx_caps.gateway.mcp.door import ANNOUNCE, ASK, McpDoor
 from arx_caps.mcp.mcp_wire import WireError, read_incoming
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
