@@ -173,7 +173,7 @@ def of_a2a() -> tuple[Callable[[], Any], Callable[[], Any]]:
     from a2a.client.interceptors import BeforeArgs
     from a2a.types import AgentCard
 
-    from arx_caps.agent.agent_messages import CARD_SCHEME, bearer_format
+    from arx_caps.agent.tools.agent_messages import CARD_SCHEME, bearer_format
     from arx_caps.integrations.a2a import ArxA2AInterceptor
 
     card = AgentCard(name="worker")
@@ -199,7 +199,7 @@ def of_a2a_server() -> tuple[Callable[[], Any], Callable[[], Any]]:
     from a2a.server.routes.common import DefaultServerCallContextBuilder
     from starlette.requests import Request
 
-    from arx_caps.agent.agent_messages import message_header
+    from arx_caps.agent.tools.agent_messages import message_header
     from arx_caps.integrations.a2a_server import ArxContextBuilder, ArxReceiver, tool_call
 
     class Works(AgentExecutor):

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import click
 
-from arx_caps.agent.approval import WAITING, Approval
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.approval import WAITING, Approval
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import INCOMPLETE, Stop
 from arx_caps.cli.mint_session import Caller, Unreachable

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.secure_files import read_text
 from arx_verifier.errors import ArxError
@@ -148,7 +148,7 @@ def read_holder_key(file: Path | None) -> HolderKey | None:
     Raises:
         SettingsError: The file cannot be read, other users can read it, or it has no such key.
     """
-    from arx_caps.agent.holder_key import find_holder_key, load_holder_key
+    from arx_caps.agent.tasks.holder_key import find_holder_key, load_holder_key
 
     return find_holder_key() if file is None else load_holder_key(file)
 

@@ -95,8 +95,8 @@ class GatewayProcess:
 
     def _enrol(self) -> None:
         """Enrol the service of each upstream that has no service file yet, and refresh the files of all others."""
-        from arx_caps.agent.mint_client import MintClient
-        from arx_caps.agent.task import now_ms
+        from arx_caps.agent.sessions.mint_client import MintClient
+        from arx_caps.agent.tasks.task import now_ms
         from arx_caps.gateway.base.settings import read_settings
         from arx_caps.service import Invitation, join_service
 
@@ -122,8 +122,8 @@ class GatewayProcess:
         Raises:
             SettingsError: It is of an earlier realm.
         """
-        from arx_caps.agent.mint_client import MintClient
-        from arx_caps.agent.task import now_ms
+        from arx_caps.agent.sessions.mint_client import MintClient
+        from arx_caps.agent.tasks.task import now_ms
         from arx_caps.credentials.keyfile import KeyFile
         from arx_caps.service.fetch import fetch_keys, write_keys
 

@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 import click
 import httpx
 
-from arx_caps.agent.mint_client import MintClient, takes_proxy
-from arx_caps.agent.session_file import SessionFile
+from arx_caps.agent.sessions.mint_client import MintClient, takes_proxy
+from arx_caps.agent.sessions.session_file import SessionFile
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.secure_files import read_object

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from arx_caps.agent.outline import unverified_chain
+from arx_caps.agent.tasks.outline import unverified_chain
 from arx_caps.text.caveat_text import removals
 from arx_verifier.errors import ArxError
 from arx_verifier.token import (

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from arx_caps.agent.task import now_ms
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.hook.judges import MAX_LINE
 from arx_verifier.enforcement import Enforcement, RefusedCall
 from arx_verifier.errors import RequestError, SettingsError

@@ -11,8 +11,8 @@ from a2a.client.interceptors import AfterArgs, BeforeArgs
 from a2a.types import SecurityScheme, TaskState, TaskStatus
 
 from arx_caps.agent import Approval, Task, ToolCalls
-from arx_caps.agent.agent_messages import CARD_SCHEME, MESSAGE_HEADER, agent_of, read_asked
-from arx_caps.agent.message_parts import MessageParts
+from arx_caps.agent.tools.agent_messages import CARD_SCHEME, MESSAGE_HEADER, agent_of, read_asked
+from arx_caps.agent.tools.message_parts import MessageParts
 
 
 class ArxA2AInterceptor(ClientCallInterceptor):

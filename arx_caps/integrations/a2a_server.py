@@ -19,10 +19,10 @@ from a2a.server.tasks import TaskUpdater
 from a2a.utils.errors import InvalidRequestError
 from starlette.requests import Request
 
-from arx_caps.agent.agent_messages import CARD_SCHEME, bearer_format, is_message_header
-from arx_caps.agent.holder_key import find_holder_key
-from arx_caps.agent.received_part import PartRefusal, ReceivedPart
-from arx_caps.agent.running_task import running
+from arx_caps.agent.tasks.holder_key import find_holder_key
+from arx_caps.agent.tools.agent_messages import CARD_SCHEME, bearer_format, is_message_header
+from arx_caps.agent.tools.received_part import PartRefusal, ReceivedPart
+from arx_caps.agent.tools.running_task import running
 from arx_verifier.token import HolderKey
 
 

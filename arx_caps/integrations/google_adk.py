@@ -14,7 +14,7 @@ from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
 from arx_caps.agent import RunToolCalls, SubAgent, Task, ToolCalls
-from arx_caps.agent.approval import WAITING, Approval
+from arx_caps.agent.tasks.approval import WAITING, Approval
 from arx_verifier import SettingsError
 from arx_verifier.refusal_text import waiting_for_model
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from arx_caps.agent.repeated_call import RepeatedCall, came_early, first_of, first_of_async
-from arx_caps.agent.rpc_calls import RpcSigner
+from arx_caps.agent.tools.repeated_call import RepeatedCall, came_early, first_of, first_of_async
+from arx_caps.agent.tools.rpc_calls import RpcSigner
 
 # A retry by gRPC's own policy would send the same token again, which the service refuses.
 _NO_RETRIES: Final = (("grpc.enable_retries", 0),)

@@ -14,8 +14,8 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Command, Interrupt, interrupt
 
 from arx_caps.agent import Approval, RunToolCalls, SubAgent, Task, ToolCalls
-from arx_caps.agent.approval import WAITING
-from arx_caps.agent.tool_calls import ENDED
+from arx_caps.agent.tasks.approval import WAITING
+from arx_caps.agent.tools.tool_calls import ENDED
 
 MARK: Final = "arx"  # in a message's artifact, which no model sees: the reason code of a refusal
 Ask = ModelRequest[Any]

@@ -12,7 +12,7 @@ from agents.tool import resolve_function_tool_failure_error_function, set_functi
 from agents.tool_context import ToolContext
 
 from arx_caps.agent import Approval, RunToolCalls, SubAgent, Task
-from arx_caps.agent.approval import WAITING
+from arx_caps.agent.tasks.approval import WAITING
 from arx_verifier import ArxError, GrantError, SettingsError
 from arx_verifier.errors import RequestError
 from arx_verifier.refusal_text import error_for_model

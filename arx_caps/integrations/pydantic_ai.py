@@ -28,8 +28,8 @@ from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import ToolDefinition
 
 from arx_caps.agent import Approval, RunToolCalls, SubAgent, Task, ToolCalls, ToolRefusal
-from arx_caps.agent.approval import WAITING
-from arx_caps.agent.tool_calls import ENDED
+from arx_caps.agent.tasks.approval import WAITING
+from arx_caps.agent.tools.tool_calls import ENDED
 from arx_verifier.errors import refusal
 
 MARK: Final = "arx"  # in a deferred call's metadata: the approval's id

@@ -10,8 +10,8 @@ from joserfc import jwe
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.access_token import ALGORITHMS, SEAL_TYPE, VerifyingKey, read_verifying_key
 from arx_caps.credentials.jose import token_hash
 from arx_caps.credentials.keyfile import SigningKey

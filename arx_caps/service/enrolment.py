@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.keyfile import KeyFile, write_secret
 from arx_caps.service.fetch import Fetched, fetch_keys, require_private
 from arx_verifier.errors import ArxError, SettingsError, UnavailableError

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from arx_caps.agent.mint_client import MintClient, is_private
+from arx_caps.agent.sessions.mint_client import MintClient, is_private
 from arx_caps.credentials.keyfile import SigningKey, read_secret, replace_secret
 from arx_verifier.errors import MalformedTokenError, RequestError, SettingsError, StoreError
 from arx_verifier.names import is_kid

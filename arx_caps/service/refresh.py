@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import httpx
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.service.fetch import Fetched, fetch_keys, write_keys
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.errors import ArxError, SettingsError

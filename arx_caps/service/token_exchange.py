@@ -7,9 +7,9 @@ from typing import Final
 
 import httpx
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.task import Task
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.errors import ArxError, StoreError
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from arx_caps.agent import Agent, StartedTask
-from arx_caps.agent.origins import read_origin
+from arx_caps.agent.tasks.origins import read_origin
 from benchmarks.gateway.connection import Connection
 
 REVISION = "2025-11-25"

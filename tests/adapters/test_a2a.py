@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.applications import Starlette
 
 from arx_caps.agent import Agent, Session, StartedTask, Task
-from arx_caps.agent.running_task import running
+from arx_caps.agent.tools.running_task import running
 from arx_caps.integrations.a2a import ArxA2AInterceptor, asked_call, with_approvals
 from arx_caps.integrations.a2a_server import arx_card
 from arx_verifier import ArxError, AttenuationError

@@ -14,7 +14,8 @@ from a2a.types import Task as A2ATask
 from a2a.utils.errors import InvalidRequestError
 from starlette.applications import Starlette
 
-from arx_caps.agent import StartedTask, ToolCalls, received_part
+from arx_caps.agent import StartedTask, ToolCalls
+from arx_caps.agent.tools import received_part
 from arx_caps.integrations.a2a import ArxA2AInterceptor
 from arx_caps.integrations.a2a_server import ArxReceiver, arx_card
 from arx_verifier import SettingsError

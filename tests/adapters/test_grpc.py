@@ -22,8 +22,8 @@ import grpc.aio
 import pytest
 
 from arx_caps.agent import Approval, Bundle, Task
-from arx_caps.agent.running_task import running
-from arx_caps.agent.task import now_ms
+from arx_caps.agent.tasks.task import now_ms
+from arx_caps.agent.tools.running_task import running
 from arx_caps.integrations.grpc import arx_aio_channel, arx_channel
 from arx_caps.mint.api.app import create_app
 from arx_verifier import Constraint, Rule, current_grant

@@ -4,7 +4,7 @@
 What a token requires is no secret: whoever sees a token, or guesses a task's name, can write it down.
 """
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.tasks.approval import Approval
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.discharge import bind, join
 from arx_verifier.token.macaroon import Macaroon

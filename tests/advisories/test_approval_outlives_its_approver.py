@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from arx_caps.agent.approval import Approval
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.approval import Approval
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.jose import KeyFile
 from arx_caps.revocation import RevocationStore
 from arx_verifier.verification.verifier import Verifier

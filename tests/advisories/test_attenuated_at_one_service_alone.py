@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from arx_caps.agent import Task
-from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.task import now_ms
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.enforcement.asgi import ArxMiddleware

@@ -8,8 +8,8 @@ holder's.
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge, third_party_caveats
 from tests.mint.harness import Harness
 from tests.mint.test_token_exchange import ORDER, POLICY, Shop, called

@@ -18,8 +18,8 @@ import httpx2
 import pytest
 
 from arx_caps.agent import Task
-from arx_caps.agent.auth import ArxAuth
-from arx_caps.agent.request_signer import RequestSigner
+from arx_caps.agent.tasks.auth import ArxAuth
+from arx_caps.agent.tasks.request_signer import RequestSigner
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi import ArxMiddleware

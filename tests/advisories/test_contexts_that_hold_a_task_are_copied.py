@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arx_caps.agent import Agent, Approval
-from arx_caps.agent.session import Session
+from arx_caps.agent.sessions.session import Session
 from arx_caps.credentials.keyfile import KeyFile
 from tests.agent.holding import ISSUER, approvable, ask, discharged, task
 from tests.support import AT

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.token.wire import bytes_of
 from tests.faults.witness import Witness

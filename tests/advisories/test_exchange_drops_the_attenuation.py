@@ -8,8 +8,8 @@ whole task.  What services alone reach could not be attenuated at all.
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from tests.mint.harness import Harness
 from tests.mint.test_token_exchange import ORDER, POLICY, Shop, called
 from tests.servers import FAST_LEASE_MS

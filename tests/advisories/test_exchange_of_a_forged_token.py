@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.task import Task
 from arx_verifier.token.caveats import read_caveat
 from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.mint.harness import Harness, now_ms, open_unit

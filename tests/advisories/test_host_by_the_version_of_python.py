@@ -7,7 +7,7 @@
 
 import pytest
 
-from arx_caps.agent.mint_client import is_private
+from arx_caps.agent.sessions.mint_client import is_private
 from arx_caps.credentials.jose import _place
 from arx_caps.mint.oauth.redirects import check_redirect
 from arx_caps.mint.policy.issuers import _wrong_place

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from arx_caps.agent.forecast import forecast
+from arx_caps.agent.tasks.forecast import forecast
 from arx_verifier import Constraint, Rule
 from arx_verifier.enforcement.routes import RouteMap
 from arx_verifier.errors import RequestError

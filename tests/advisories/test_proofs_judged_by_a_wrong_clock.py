@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.jose import KeyFile, make_assertion, make_dpop
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.settings.realm import Realm

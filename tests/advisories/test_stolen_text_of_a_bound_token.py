@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from arx_caps.agent import Task
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_verifier import ArxMiddleware
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import call_proof, chain, holder, wire

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.gateway.access_tokens import kept_answer
 from arx_caps.service.own_key import ServiceIdentity

@@ -5,7 +5,7 @@ The key of a third-party caveat is derived from its name, which leaves out the t
 nothing for another of the same name.
 """
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.tasks.approval import Approval
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import wire
 from arx_verifier.token.discharge import ThirdPartyCaveat, bind, join, third_party_caveats

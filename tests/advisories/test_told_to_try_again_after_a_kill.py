@@ -9,8 +9,8 @@ import json
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.problems import find_code
 from arx_verifier.enforcement.problems import answer

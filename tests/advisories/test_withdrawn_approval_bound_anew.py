@@ -7,9 +7,9 @@ it would have been good again.
 
 import pytest
 
-from arx_caps.agent.approval import Approval
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.approval import Approval
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.revocation import RevocationStore
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import REFUND, Desk, code, decide

@@ -15,8 +15,8 @@ import msgspec
 import uvicorn
 
 from arx_caps.agent import Agent, Approval, Task
-from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.task import now_ms
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.jose import make_assertion
 from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.mint.api.app import create_app

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from arx_caps.agent import Approval, Bundle, StartedTask, Task, approval
-from arx_caps.agent.auth import ArxAuth
+from arx_caps.agent import Approval, Bundle, StartedTask, Task
+from arx_caps.agent.tasks import approval
+from arx_caps.agent.tasks.auth import ArxAuth
 from arx_verifier.errors import (
     ArxError,
     AttenuationError,

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from arx_caps.agent import Agent, ArxAuth, AsyncAgent, Workload
-from arx_caps.agent.approval import FIRST_PAUSE_S
+from arx_caps.agent.tasks.approval import FIRST_PAUSE_S
 from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.errors import AttenuationError, GrantError, RevokedError, SettingsError

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent import SubAgent, Task, ToolCalls, current_task, make_holder_key
-from arx_caps.agent.agent_messages import agent_of, bearer_format
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.message_parts import MessageParts
-from arx_caps.agent.received_part import ReceivedPart
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tools.agent_messages import agent_of, bearer_format
+from arx_caps.agent.tools.message_parts import MessageParts
+from arx_caps.agent.tools.received_part import ReceivedPart
 from arx_caps.connect.bundle_file import BundleFile
 from arx_caps.credentials.keyfile import write_secret
 from arx_verifier.errors import AttenuationError

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_caps.agent import Bundle, Task
-from arx_caps.agent.origins import origin_of, read_origin
+from arx_caps.agent.tasks.origins import origin_of, read_origin
 from arx_verifier import jcs
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.token import wire

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arx_caps.agent.clashes import may_both_hold
+from arx_caps.agent.tasks.clashes import may_both_hold
 from arx_verifier.constraints.constraint import compile_constraint, read_constraint
 from arx_verifier.errors import MalformedTokenError
 from tests.support import QUICK

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent import find_holder_key, load_holder_key, make_holder_key
-from arx_caps.agent.session_file import SessionFile
+from arx_caps.agent.sessions.session_file import SessionFile
 from arx_caps.credentials.keyfile import KeyFile, SigningKey, write_secret
 from arx_verifier.errors import SettingsError
 from tests.cli.helpers import arx

@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from arx_caps.agent import Agent, Session, Task, mint_client
-from arx_caps.agent.mint_client import LostAnswerError, MintClient
-from arx_caps.agent.started_task import StartedTask
+from arx_caps.agent import Agent, Session, Task
+from arx_caps.agent.sessions import mint_client
+from arx_caps.agent.sessions.mint_client import LostAnswerError, MintClient
+from arx_caps.agent.sessions.started_task import StartedTask
 from arx_caps.credentials.jose import check_assertion, check_dpop
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_verifier.errors import (

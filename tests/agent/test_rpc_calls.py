@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.repeated_call import came_early
-from arx_caps.agent.rpc_calls import RpcSigner
-from arx_caps.agent.running_task import running
+from arx_caps.agent.tools.repeated_call import came_early
+from arx_caps.agent.tools.rpc_calls import RpcSigner
+from arx_caps.agent.tools.running_task import running
 from arx_verifier import AttenuationError
 from tests.agent.holding import task
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent import Agent, Task, Workload
-from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.task import now_ms
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service

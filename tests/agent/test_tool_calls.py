@@ -13,8 +13,8 @@ import httpx2
 import pytest
 
 from arx_caps.agent import CurrentTaskAuth, RunToolCalls, SubAgent, Task, ToolCalls, current_task, local_tool
-from arx_caps.agent.running_task import running
-from arx_caps.agent.started_task import StartedTask, Starter
+from arx_caps.agent.sessions.started_task import StartedTask, Starter
+from arx_caps.agent.tools.running_task import running
 from arx_verifier import AccessError, ArxError, AttenuationError, SettingsError, Verifier, current_grant
 from arx_verifier.enforcement.problems import answer
 from arx_verifier.errors import REASONS, Failure, RequestError, RevokedError, StoreError, refusal
@@ -76,7 +76,7 @@ def records() -> InMemoryDecisions:
 @pytest.fixture
 def judge(epochs: UnsafeLocalEpochs, records: InMemoryDecisions, monkeypatch: pytest.MonkeyPatch) -> Verifier:
     """A verifier in the agent's process, with the clock of the tokens."""
-    monkeypatch.setattr("arx_caps.agent.local_tools.now_ms", lambda: AT)
+    monkeypatch.setattr("arx_caps.agent.tools.local_tools.now_ms", lambda: AT)
     return verifier(audience="payments", epochs=epochs, decisions=records)
 
 

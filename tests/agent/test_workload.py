@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.agent.agent import ACCESS_TOKEN, ID_TOKEN, MAX_TOKEN_BYTES, on_behalf, read_token_file
+from arx_caps.agent.sessions.agent import ACCESS_TOKEN, ID_TOKEN, MAX_TOKEN_BYTES, on_behalf, read_token_file
 from arx_caps.cli import exit_codes
 from arx_verifier.errors import RequestError, SettingsError
 from tests.cli.helpers import arx

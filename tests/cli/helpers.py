@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from click.testing import CliRunner
 
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.cli.app import cli
 from arx_verifier import Caveat, Constraint, Identifier, Macaroon, Rule
 from arx_verifier.token import wire

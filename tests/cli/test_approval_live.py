@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from arx_caps.agent import Approval, Task
-from arx_caps.agent.task import now_ms
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.cli import exit_codes
 from arx_caps.cli.approvals import AtMint
 from arx_caps.cli.mint_session import open_session_file

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent import make_holder_key
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
 from arx_verifier.token import audience_public, call_proof, caveats
 from arx_verifier.token.call_proof import CallSigner

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from arx_caps.agent import mint_client
-from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.task import now_ms
+from arx_caps.agent.sessions import mint_client
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.cli.mint_session import Caller
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.embedded import EmbeddedValkey

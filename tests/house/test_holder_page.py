@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.agent import Task, load_holder_key
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.session_file import SessionFile
+from arx_caps.agent.sessions.session_file import SessionFile
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.keyfile import write_secret
 from arx_verifier.request import AccessRequest
 from tests.cli.helpers import arx

@@ -6,9 +6,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from arx_caps.agent.approval import Approval
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.approval import Approval
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.jose import KeyFile
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.discharge import third_party_caveats

@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.server.init_realm import init_realm, sample_policy

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.jose import KeyFile
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.journal.decision import InMemoryDecisions

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.approval import Approval
+from arx_caps.agent.tasks.approval import Approval
 from arx_caps.mint.db.tables import APPROVALS
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.revocation.follower import Follower

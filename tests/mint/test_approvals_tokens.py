@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_verifier.token.discharge import ThirdPartyCaveat, third_party_caveats
 from arx_verifier.token.macaroon import Identifier
 from arx_verifier.token.wire import ThirdPartyPacket

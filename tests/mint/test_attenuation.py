@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arx_caps.agent import Bundle, Task
-from arx_caps.agent.started_task import StartedTask
+from arx_caps.agent.sessions.started_task import StartedTask
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.settings.durations import parse_duration
 from arx_verifier.constraints.constraint import compile_constraint, read_constraint

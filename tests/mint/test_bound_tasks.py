@@ -8,8 +8,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import AttenuationError, SettingsError
 from arx_verifier.request import AccessRequest

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_caps.service.token_exchange import GRANT_TYPE, TASK_TOKEN
 from arx_verifier.request import AccessRequest

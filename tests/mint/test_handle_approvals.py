@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.service.access_tokens import HandleApproval, ask_approval, open_access_token, take_approval
 from arx_verifier.errors import ArxError, GrantError, TokenError

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from joserfc.jwk import OKPKey
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.access_token import SEAL_TYPE, read_access_token
 from arx_caps.credentials.jose import SigningKey, token_hash
 from arx_caps.mint.oauth.handles import find_handle

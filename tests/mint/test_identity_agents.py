@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest

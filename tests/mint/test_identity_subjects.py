@@ -3,7 +3,7 @@
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.targets import subject_target
 from tests.mint.harness import AGENT, Harness, now_ms

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.repositories.epoch import HighWater
 from arx_caps.mint.runtime import MintRuntime

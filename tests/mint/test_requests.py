@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.jose import KeyFile, SigningKey
 from arx_verifier.errors import AccessError, TokenError
 from arx_verifier.journal.decision import InMemoryDecisions

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.db.repositories import keys

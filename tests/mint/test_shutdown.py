@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.agent import mint_client
+from arx_caps.agent.sessions import mint_client
 from arx_caps.cli.mint_session import Caller
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.embedded import EmbeddedValkey

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.revocation import RevocationStore
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.tables import TASKS
 from arx_caps.mint.policy.model import Policy

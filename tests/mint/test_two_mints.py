@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from arx_caps.agent.bundle import Bundle
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase

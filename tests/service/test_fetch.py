@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.service import Invitation, KeyRefresher, join_service
 from arx_caps.service.fetch import fetch_keys, write_keys

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import click
 
-from arx_caps.agent.approval import Approval
-from arx_caps.agent.started_task import MAX_WHY
+from arx_caps.agent.sessions.started_task import MAX_WHY
+from arx_caps.agent.tasks.approval import Approval
 from arx_caps.cli import exit_codes
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.exit_codes import DENIED, Stop

@@ -66,7 +66,7 @@ def connect_command(
         arx connect --task task.bundle --print-config cursor https://orders.example/mcp
         arx connect --task task.bundle --listen 127.0.0.1:0 https://orders.example/mcp docs=https://docs.example/mcp
     """
-    from arx_caps.agent.task import now_ms
+    from arx_caps.agent.tasks.task import now_ms
     from arx_caps.connect.bundle_file import BundleFile
     from arx_caps.connect.client_config import bridge_command
     from arx_caps.connect.server_access import ServerAccess

@@ -67,7 +67,7 @@ def create_holder(console: Console, file: Path) -> None:
         arx key create-holder worker.key
         arx token delegate acme/worker --in task.bundle --holder-key session.json --key "$(arx key show worker.key)"
     """
-    from arx_caps.agent.holder_key import make_holder_key
+    from arx_caps.agent.tasks.holder_key import make_holder_key
 
     key = make_holder_key(file)
     console.data("holder-key", {"public": key.public, "file": str(file)}, key.public)
@@ -80,7 +80,7 @@ def create_holder(console: Console, file: Path) -> None:
 @pass_console
 def show(console: Console, file: Path) -> None:
     """Print the public half of the key in FILE: of a holder, a session, an agent or a service."""
-    from arx_caps.agent.holder_key import load_holder_key
+    from arx_caps.agent.tasks.holder_key import load_holder_key
 
     key = load_holder_key(file)
     console.data("holder-key", {"public": key.public, "file": str(file)}, key.public)

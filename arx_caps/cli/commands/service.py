@@ -72,7 +72,7 @@ def enrol(
         arx service enrol orders --out orders.json
         arx service enrol --invitation orders.invite --out orders.json
     """
-    from arx_caps.agent.mint_client import MintClient
+    from arx_caps.agent.sessions.mint_client import MintClient
     from arx_caps.service import join_service
 
     if (audience is None) == (invitation is None):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from arx_caps.agent.agent import on_behalf, read_token_file
+from arx_caps.agent.sessions.agent import on_behalf, read_token_file
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.mint_session import Caller, Unreachable, load_key, open_session_file, session_object

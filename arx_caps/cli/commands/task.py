@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.started_task import StartedTask
+from arx_caps.agent.sessions.started_task import StartedTask
+from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.credentials import read_bundle
 from arx_caps.cli.display import facts_of

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
-from arx_caps.agent.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
 from arx_caps.gateway.access_tokens.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of, is_sealed
 from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, replay_body, until_gone
 from arx_caps.gateway.base.rates import OverRateError

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.task import Task
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS, check_client_dpop
 from arx_caps.gateway.access_tokens.approved_calls import ApprovedCalls, TokenCaller

@@ -8,7 +8,7 @@ it here, and follows RFC 9728 to the mint.  No endpoint is served here: the secr
 import json
 from typing import Final
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.gateway.access_tokens.kept_answer import KeptAnswer
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.errors import StoreError

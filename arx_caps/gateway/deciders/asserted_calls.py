@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.agent.mint_client import MintClient
+from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.service.fetch import require_private
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.errors import REASONS, AuditError, Failure, GrantError, StoreError

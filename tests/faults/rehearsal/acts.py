@@ -16,7 +16,7 @@ from typing import Any, Final
 import httpx
 
 from arx_caps.agent import Agent, Session
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.task import Task
 from arx_verifier.errors import ArxError, RevokedError
 from tests.faults.rehearsal.load import AGENTS, PATHS, Crowd
 from tests.faults.rehearsal.site import READY_S, Service, Site

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import httpx
 
 from arx_caps.agent import Agent
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.task import Task
 from arx_verifier.errors import ArxError
 from tests.faults.rehearsal.site import Service
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import httpx
 import msgspec
 
-from arx_caps.agent.mint_client import OF_PROXIES, PROXY_HINT
+from arx_caps.agent.sessions.mint_client import OF_PROXIES, PROXY_HINT
 from arx_caps.audit.merkle import read_signer
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.http.client import no_answer, open_client

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from arx_caps.agent.attenuation import caveats_for, pools_for
-from arx_caps.agent.outline import outline, unverified_chain
+from arx_caps.agent.tasks.attenuation import caveats_for, pools_for
+from arx_caps.agent.tasks.outline import outline, unverified_chain
 from arx_caps.cli.commands.token.explanation import explain_command
 from arx_caps.cli.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.display import show_until

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from arx_caps.agent.approval import Approval, add_approvals
-from arx_caps.agent.forecast import forecast
-from arx_caps.agent.outline import outline, unverified_chain
+from arx_caps.agent.tasks.approval import Approval, add_approvals
+from arx_caps.agent.tasks.forecast import forecast
+from arx_caps.agent.tasks.outline import outline, unverified_chain
 from arx_caps.cli.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.exit_codes import DENIED, OK, Stop
 from arx_caps.cli.options import common_options, pass_console

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 
 import msgspec
 
-from arx_caps.agent.approval import Approval, find_approval
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.outline import Outline, caveats_of, meet, unverified_chain
-from arx_caps.agent.renewal import passes, start_renewal
-from arx_caps.agent.task import HolderSource, Task, now_ms
+from arx_caps.agent.sessions.renewal import passes, start_renewal
+from arx_caps.agent.tasks.approval import Approval, find_approval
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.outline import Outline, caveats_of, meet, unverified_chain
+from arx_caps.agent.tasks.task import HolderSource, Task, now_ms
 from arx_caps.settings.durations import asked_duration
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, shorten
 from arx_verifier.token import CallSigner, Caveat, Macaroon

@@ -14,11 +14,11 @@ from typing import Any, Final, Self
 
 import httpx
 
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.session import Session
-from arx_caps.agent.session_file import SessionFile
-from arx_caps.agent.task import now_ms
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.sessions.session import Session
+from arx_caps.agent.sessions.session_file import SessionFile
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.credentials.keyfile import read_secret
 from arx_caps.settings.durations import asked_duration

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_caps.agent.outline import Outline, meet, needs
+from arx_caps.agent.tasks.outline import Outline, meet, needs
 from arx_verifier.constraints import (
     Constraint,
     ConstraintLike,

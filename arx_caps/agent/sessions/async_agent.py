@@ -14,12 +14,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from arx_caps.agent.agent import Agent, SessionOpener
-from arx_caps.agent.approval import Approval
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.session import Session
-from arx_caps.agent.started_task import OVER, StartedTask
-from arx_caps.agent.task import Task
+from arx_caps.agent.sessions.agent import Agent, SessionOpener
+from arx_caps.agent.sessions.session import Session
+from arx_caps.agent.sessions.started_task import OVER, StartedTask
+from arx_caps.agent.tasks.approval import Approval
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.task import Task
 from arx_verifier.errors import ArxError
 from arx_verifier.token import HolderKey
 

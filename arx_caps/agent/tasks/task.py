@@ -13,11 +13,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from arx_caps.agent.approval import Approval, add_approvals, spread
-from arx_caps.agent.attenuation import caveats_for, pools_for
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.request_signer import RequestSigner, Sign
+from arx_caps.agent.tasks.approval import Approval, add_approvals, spread
+from arx_caps.agent.tasks.attenuation import caveats_for, pools_for
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.request_signer import RequestSigner, Sign
 from arx_verifier import names
 from arx_verifier.amounts import Amount
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
@@ -25,11 +25,11 @@ from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, HolderKey, Macaroon, call_proof
 
 if TYPE_CHECKING:
-    from arx_caps.agent.auth import ArxAuth
-    from arx_caps.agent.forecast import Forecast
-    from arx_caps.integrations.aiohttp import AiohttpAuth
-    from arx_caps.integrations.requests import RequestsAuth
-    from arx_caps.integrations.urllib3 import SigningPoolManager
+    from arx_caps.agent.tasks.aiohttp import AiohttpAuth
+    from arx_caps.agent.tasks.auth import ArxAuth
+    from arx_caps.agent.tasks.forecast import Forecast
+    from arx_caps.agent.tasks.requests import RequestsAuth
+    from arx_caps.agent.tasks.urllib3 import SigningPoolManager
     from arx_verifier.verification import ProvenChain
 
 
@@ -120,7 +120,7 @@ class Task(Shared):
             raise SettingsError(f"no task: set {variable} to what `encode` gave, or {variable}_FILE to a file with it")
         bundle = Bundle.parse(text.strip())
         if key is None and bundle.outline.holder is not None:
-            from arx_caps.agent.holder_key import find_holder_key  # as in ``load``
+            from arx_caps.agent.tasks.holder_key import find_holder_key  # as in ``load``
 
             key = find_holder_key()
         return cls(bundle, now=now, key=key)
@@ -267,7 +267,7 @@ class Task(Shared):
         Raises:
             AttenuationError: The task has no token for this audience.
         """
-        from arx_caps.agent.forecast import forecast, judge  # with what judges; most holders only call
+        from arx_caps.agent.tasks.forecast import forecast, judge  # with what judges; most holders only call
 
         bundle = self.bundle  # once: a task that is kept gets another one
         chosen = bundle.audiences if audience is None else (self._checked(audience),)
@@ -293,7 +293,7 @@ class Task(Shared):
             AttenuationError: The task has no such audience, or the policy names no origin for it; or an approval that
                 is of no use there.
         """
-        from arx_caps.agent.auth import ArxAuth  # loads httpx, which not every holder has a use for
+        from arx_caps.agent.tasks.auth import ArxAuth  # loads httpx, which not every holder has a use for
 
         return ArxAuth(self.request_signer(audience, approvals=approvals))
 
@@ -308,7 +308,7 @@ class Task(Shared):
             AttenuationError: As ``auth``.
             ImportError: requests is not installed; the extra is ``arx-caps[requests]``.
         """
-        from arx_caps.integrations.requests import RequestsAuth
+        from arx_caps.agent.tasks.requests import RequestsAuth
 
         return RequestsAuth(self.request_signer(audience, approvals=approvals))
 
@@ -323,7 +323,7 @@ class Task(Shared):
             AttenuationError: As ``auth``.
             ImportError: aiohttp is not installed; the extra is ``arx-caps[aiohttp]``.
         """
-        from arx_caps.integrations.aiohttp import AiohttpAuth
+        from arx_caps.agent.tasks.aiohttp import AiohttpAuth
 
         return AiohttpAuth(self.request_signer(audience, approvals=approvals))
 
@@ -341,7 +341,7 @@ class Task(Shared):
             AttenuationError: As ``auth``.
             ImportError: urllib3 is not installed; the extra is ``arx-caps[urllib3]``.
         """
-        from arx_caps.integrations.urllib3 import SigningPoolManager
+        from arx_caps.agent.tasks.urllib3 import SigningPoolManager
 
         return SigningPoolManager(self.request_signer(audience, approvals=approvals), **settings)
 
@@ -566,7 +566,7 @@ class Task(Shared):
         chains = self._chains
         chain = chains.get(audience)
         if chain is None:
-            from arx_caps.agent.outline import unverified_chain
+            from arx_caps.agent.tasks.outline import unverified_chain
 
             chain = chains[audience] = unverified_chain(self.bundle.tokens[audience])
         return chain

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import httpx
 
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.origins import origin_of
-from arx_caps.agent.request_signer import RequestSigner, came_before_start, is_short_problem
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.origins import origin_of
+from arx_caps.agent.tasks.request_signer import RequestSigner, came_before_start, is_short_problem
 
 try:
     from httpx2 import Auth as OtherAuth

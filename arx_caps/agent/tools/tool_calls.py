@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from arx_caps.agent.approval import Approval
-from arx_caps.agent.origins import origin_of, read_origin
-from arx_caps.agent.outline import meet_all
-from arx_caps.agent.running_task import current_task, running
-from arx_caps.agent.started_task import StartedTask
-from arx_caps.agent.task import Task
+from arx_caps.agent.sessions.started_task import StartedTask
+from arx_caps.agent.tasks.approval import Approval
+from arx_caps.agent.tasks.origins import origin_of, read_origin
+from arx_caps.agent.tasks.outline import meet_all
+from arx_caps.agent.tasks.task import Task
+from arx_caps.agent.tools.running_task import current_task, running
 from arx_verifier.amounts import Amount
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, SettingsError, refusal, shorten
 from arx_verifier.names import is_tool

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.origins import read_origin
-from arx_caps.agent.outline import Outline, caveats_of, outline
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.origins import read_origin
+from arx_caps.agent.tasks.outline import Outline, caveats_of, outline
 from arx_verifier import jcs, names
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.token import Macaroon, wire

@@ -10,11 +10,11 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from arx_caps.agent.approval import WAITING, Approval
-from arx_caps.agent.origins import origin_of, read_origin
-from arx_caps.agent.running_task import current_approvals, running
-from arx_caps.agent.task import Task
-from arx_caps.agent.tool_calls import ToolCalls
+from arx_caps.agent.tasks.approval import WAITING, Approval
+from arx_caps.agent.tasks.origins import origin_of, read_origin
+from arx_caps.agent.tasks.task import Task
+from arx_caps.agent.tools.running_task import current_approvals, running
+from arx_caps.agent.tools.tool_calls import ToolCalls
 from arx_verifier.enforcement import META_KEY, mcp_meaning
 from arx_verifier.errors import ArxError, AttenuationError, GrantError, RequestError, refusal, shorten
 from arx_verifier.names import matches_tool

@@ -8,12 +8,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.origins import Origin, read_origin
-from arx_caps.agent.request_signer import SignedHeader
-from arx_caps.agent.running_task import current_approvals, running_call
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.origins import Origin, read_origin
+from arx_caps.agent.tasks.request_signer import SignedHeader
+from arx_caps.agent.tasks.task import Task
+from arx_caps.agent.tools.running_task import current_approvals, running_call
 from arx_verifier.enforcement import arguments_of
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten
 

@@ -10,8 +10,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.origins import Origin, read_origin
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.origins import Origin, read_origin
 from arx_verifier.errors import AttenuationError, RequestError, shorten
 
 _UNAUTHORIZED: Final = 401

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from arx_caps.agent.clashes import clash
-from arx_caps.agent.outline import Outline, meet
+from arx_caps.agent.tasks.clashes import clash
+from arx_caps.agent.tasks.outline import Outline, meet
 from arx_caps.settings.durations import parse_duration
 from arx_verifier.amounts import Amount
 from arx_verifier.constraints import Constraint, ConstraintLike, Rule, read_constraint

@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
-from arx_caps.agent.auth import ArxAuth, OtherAuth
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.running_task import running_call
+from arx_caps.agent.tasks.auth import ArxAuth, OtherAuth
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tools.running_task import running_call
 
 
 class CurrentTaskAuth(Shared, httpx.Auth, OtherAuth):

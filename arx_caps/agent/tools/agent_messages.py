@@ -11,9 +11,9 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
-from arx_caps.agent.approval import Approval
-from arx_caps.agent.request_signer import SignedHeader
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.approval import Approval
+from arx_caps.agent.tasks.request_signer import SignedHeader
+from arx_caps.agent.tasks.task import Task
 from arx_verifier.errors import RequestError, SettingsError, refusal, shorten
 from arx_verifier.names import is_agent_path
 from arx_verifier.request import read_json_object

@@ -8,9 +8,9 @@ from typing import Any
 import urllib3
 from urllib3.util import parse_url
 
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.origins import origin_of
-from arx_caps.agent.request_signer import (
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.origins import origin_of
+from arx_caps.agent.tasks.request_signer import (
     RequestSigner,
     SignedHeader,
     came_before_start,

@@ -9,9 +9,9 @@ from typing import Final
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.origins import origin_of
-from arx_caps.agent.request_signer import RequestSigner, came_before_start, is_short_problem
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.origins import origin_of
+from arx_caps.agent.tasks.request_signer import RequestSigner, came_before_start, is_short_problem
 from arx_verifier.errors import AttenuationError
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)

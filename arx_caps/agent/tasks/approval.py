@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Protocol, Self
 import msgspec
 from msgspec import Meta
 
-from arx_caps.agent.copies import Shared
+from arx_caps.agent.tasks.copies import Shared
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import (
     ArxError,

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from requests import PreparedRequest, Response
 from requests.auth import AuthBase
 
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.origins import origin_of
-from arx_caps.agent.request_signer import (
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.origins import origin_of
+from arx_caps.agent.tasks.request_signer import (
     RequestSigner,
     SignedHeader,
     came_before_start,

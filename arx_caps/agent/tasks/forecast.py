@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from arx_caps.agent.outline import unverified_chain
+from arx_caps.agent.tasks.outline import unverified_chain
 from arx_verifier.errors import Failure
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import Macaroon

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, NamedTuple
 
-from arx_caps.agent.approval import Approval
-from arx_caps.agent.task import Task
+from arx_caps.agent.tasks.approval import Approval
+from arx_caps.agent.tasks.task import Task
 from arx_verifier.errors import AttenuationError
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from itertools import chain
 from typing import Any
 
-from arx_caps.agent.request_signer import came_before_start
+from arx_caps.agent.tasks.request_signer import came_before_start
 from arx_verifier.enforcement import RPC_PROBLEM
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from arx_caps.agent.approval import Approval, find_approval
-from arx_caps.agent.bundle import Bundle
-from arx_caps.agent.copies import Shared
-from arx_caps.agent.mint_client import MintClient
-from arx_caps.agent.renewal import start_renewal
-from arx_caps.agent.session_file import SessionFile
-from arx_caps.agent.started_task import Keep, StartedTask, end_block
-from arx_caps.agent.task import Task
+from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.sessions.renewal import start_renewal
+from arx_caps.agent.sessions.session_file import SessionFile
+from arx_caps.agent.sessions.started_task import Keep, StartedTask, end_block
+from arx_caps.agent.tasks.approval import Approval, find_approval
+from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.agent.tasks.copies import Shared
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.keyfile import SigningKey, replace_secret
 from arx_caps.settings.durations import asked_duration
 from arx_verifier.errors import ArxError, AttenuationError, StoreError, shorten

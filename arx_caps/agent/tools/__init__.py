@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of tools: models, MCP, other agents, RPC."""
