@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from markupsafe import Markup
 
 from arx_caps.console.render import render_part, span
-from arx_caps.mint.api.routes.totals import CountsShown, Totals
+from arx_caps.mint.api.routes.events.totals import CountsShown, Totals
 from arx_caps.settings.durations import show_time
 
 WIDTH, HEIGHT = 720, 120  # px

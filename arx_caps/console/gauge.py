@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.console.visit import Visit
-from arx_caps.mint.api.routes.budgets import Pools, PoolShown, PoolsQuery, list_pools, show_pools
+from arx_caps.mint.api.routes.work.budgets import Pools, PoolShown, PoolsQuery, list_pools, show_pools
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import PAGE
 from arx_verifier.amounts import read_amount

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from arx_caps.console.pages import sign_ins
 from arx_caps.console.visit import CONTINUE, COOKIE, SIGN_IN, THEME_COOKIE, THEMES, Page, Visit
 from arx_caps.mint.api.browser import cookie_name
-from arx_caps.mint.api.routes.console import OPEN_PATH
+from arx_caps.mint.api.routes.operations.console import OPEN_PATH
 from arx_caps.mint.identity.console_session import (
     BAD_LINK,
     SECRET_BYTES,

@@ -25,7 +25,7 @@ from arx_caps.mint.api.browser import cookie_name, peer_of, set_cookie
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_endpoint
 from arx_caps.mint.api.problems import find_code
 from arx_caps.mint.api.request_runner import FORM_THREADS, URGENT_THREADS, RequestRunner, in_thread
-from arx_caps.mint.api.routes.console import OPEN_PATH
+from arx_caps.mint.api.routes.operations.console import OPEN_PATH
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.authenticate import require_active_operator
 from arx_caps.mint.identity.console_session import (

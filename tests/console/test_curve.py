@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_caps.console.curve import HEIGHT, WIDTH, decisions, draw_curve, join_steps, refused
-from arx_caps.mint.api.routes.totals import CountsShown, PointShown, Totals
+from arx_caps.mint.api.routes.events.totals import CountsShown, PointShown, Totals
 from arx_verifier.errors import StoreError
 from tests.audit.batches import batch_of, decision, facts
 from tests.console.harness import operator_with, sign_in

@@ -19,7 +19,7 @@ from arx_caps.audit.store import RECORD
 from arx_caps.console.pages import decisions
 from arx_caps.console.pages.decisions import NewRecords, RecordReader
 from arx_caps.console.records import command_of
-from arx_caps.mint.api.routes.trail import records_after
+from arx_caps.mint.api.routes.events.trail import records_after
 from arx_verifier.constraints import Rule
 from arx_verifier.journal.decision import Decision
 from arx_verifier.memory import Memory, MemoryKeys, parse_stamp

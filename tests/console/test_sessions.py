@@ -9,7 +9,7 @@ import pytest
 
 from arx_caps.console.timeline import TimelineRecord
 from arx_caps.credentials.jose import KeyFile
-from arx_caps.mint.api.routes.session_tree import TreeNode
+from arx_caps.mint.api.routes.work.session_tree import TreeNode
 from tests.audit.batches import decision, facts
 from tests.console.harness import Browser, operator_with, sign_in
 from tests.console.html import require_well_formed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.api.problems import CODES
-from arx_caps.mint.api.routes.health import OPEN
+from arx_caps.mint.api.routes.operations.health import OPEN
 from tests.house.pages import blocks
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")

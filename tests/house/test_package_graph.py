@@ -264,7 +264,7 @@ def test_a_function_of_a_route_has_a_name_of_its_own() -> None:
     No name is given both in a route module and where the mint's work is done: a reader knows which of them is called.
     """
     routes = CAPS / "mint" / "api" / "routes"
-    own = functions_of(routes.glob("*.py"))
+    own = functions_of(routes.rglob("*.py"))
     others = functions_of(path for path in (CAPS / "mint").rglob("*.py") if not path.is_relative_to(CAPS / "mint/api"))
     both = {name: (own[name], others[name]) for name in own.keys() & others.keys()}
     assert not both

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from joserfc.jwk import ECKey
 
-from arx_caps.mint.api.routes import authorize
+from arx_caps.mint.api.routes.oauth import authorize
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.login import oidc
 from arx_caps.mint.oauth import authorization_code

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 
 from arx_caps.cli.commands.doctor.notifications import SLACK_MS, check_notifications
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.api.routes import webhooks
+from arx_caps.mint.api.routes.events import webhooks
 from arx_caps.mint.context import VERSION
 from arx_caps.mint.notifications import sender
 from tests.mint.harness import Harness, open_live

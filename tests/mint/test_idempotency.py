@@ -9,7 +9,7 @@ import pytest
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.api import idempotency
-from arx_caps.mint.api.routes import sessions
+from arx_caps.mint.api.routes.work import sessions
 from arx_caps.mint.db.tables import ENROLMENTS, REPEATS
 from arx_verifier.errors import RequestError
 from tests.mint.harness import LOOKUP, Harness, Holder, now_ms

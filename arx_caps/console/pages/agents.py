@@ -9,8 +9,8 @@ from arx_caps.console.command import command
 from arx_caps.console.pages.sessions import READ as READ_SESSIONS
 from arx_caps.console.pages.sessions import rows_of
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.agents import get_agent, list_agents
-from arx_caps.mint.api.routes.sessions import list_sessions
+from arx_caps.mint.api.routes.identity.agents import get_agent, list_agents
+from arx_caps.mint.api.routes.work.sessions import list_sessions
 
 HOME: Final = "/console/agents"
 FILTERS: Final = ("under", "state")

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from arx_caps.console.command import command
 from arx_caps.console.live import StreamEvent
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.approvals import (
+from arx_caps.mint.api.routes.work.approvals import (
     ApprovalShown,
     answer_approval_route,
     get_approval,

@@ -10,7 +10,7 @@ from arx_caps.console.command import command, quoted
 from arx_caps.console.gauge import Gauge, ask_budgets, gauges_of
 from arx_caps.console.submissions import Submissions
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.budgets import show_pools, top_up_pool
+from arx_caps.mint.api.routes.work.budgets import show_pools, top_up_pool
 from arx_verifier.errors import GrantError, RequestError, StoreError
 
 HOME: Final = "/console/budgets"

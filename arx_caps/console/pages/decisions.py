@@ -18,8 +18,8 @@ from arx_caps.console.live import StreamEvent
 from arx_caps.console.records import FILTERS, OUTCOMES, command_of, filters_of, meaning_of, row_of
 from arx_caps.console.render import render
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.audit import get_proof
-from arx_caps.mint.api.routes.trail import READ, RecordsQuery, list_records, question_of, records_after
+from arx_caps.mint.api.routes.events.audit import get_proof
+from arx_caps.mint.api.routes.events.trail import READ, RecordsQuery, list_records, question_of, records_after
 from arx_caps.mint.context import MintContext
 from arx_caps.text.trail import keys_in
 from arx_verifier.errors import ArxError, GrantError, RequestError

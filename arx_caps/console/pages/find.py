@@ -9,15 +9,15 @@ from urllib.parse import quote, urlencode
 from starlette.responses import Response
 
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.agents import get_agent, list_agents
-from arx_caps.mint.api.routes.approvals import get_approval
-from arx_caps.mint.api.routes.kills import get_kill
-from arx_caps.mint.api.routes.operators import get_operator
-from arx_caps.mint.api.routes.policy import get_policy
-from arx_caps.mint.api.routes.services import get_service
-from arx_caps.mint.api.routes.sessions import get_session, list_sessions
-from arx_caps.mint.api.routes.tasks import get_task
-from arx_caps.mint.api.routes.trail import list_nodes, list_records
+from arx_caps.mint.api.routes.events.trail import list_nodes, list_records
+from arx_caps.mint.api.routes.identity.agents import get_agent, list_agents
+from arx_caps.mint.api.routes.identity.operators import get_operator
+from arx_caps.mint.api.routes.identity.services import get_service
+from arx_caps.mint.api.routes.operations.kills import get_kill
+from arx_caps.mint.api.routes.operations.policy import get_policy
+from arx_caps.mint.api.routes.work.approvals import get_approval
+from arx_caps.mint.api.routes.work.sessions import get_session, list_sessions
+from arx_caps.mint.api.routes.work.tasks import get_task
 from arx_verifier.errors import ArxError, RequestError, StoreError
 from arx_verifier.names import is_agent_path, is_id
 

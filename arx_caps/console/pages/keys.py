@@ -6,8 +6,8 @@ from typing import Final
 from starlette.responses import Response
 
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.keys import list_holder_keys, list_root_keys
-from arx_caps.mint.api.routes.signing_keys import list_signing_keys
+from arx_caps.mint.api.routes.identity.keys import list_holder_keys, list_root_keys
+from arx_caps.mint.api.routes.identity.signing_keys import list_signing_keys
 
 SHOWN: Final = 100
 

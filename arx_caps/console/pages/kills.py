@@ -13,7 +13,7 @@ from arx_caps.console.command import command, quoted
 from arx_caps.console.live import StreamEvent
 from arx_caps.console.submissions import Submissions
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.kills import (
+from arx_caps.mint.api.routes.operations.kills import (
     ConfirmationsShown,
     KillPreview,
     freeze_targets,

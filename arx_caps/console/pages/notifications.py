@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from arx_caps.console.submissions import Submissions
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.webhooks import (
+from arx_caps.mint.api.routes.events.webhooks import (
     WebhookAdded,
     add_webhook,
     delete_webhook,

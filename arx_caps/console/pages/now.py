@@ -17,8 +17,8 @@ from arx_caps.console.live import Broadcast, StreamEvent
 from arx_caps.console.records import time_of
 from arx_caps.console.time_range import AGES, keep_range, range_of
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.status import StatusShown, show_status, status_of
-from arx_caps.mint.api.routes.totals import READ, Totals, TotalsQuery, get_totals, totals_of
+from arx_caps.mint.api.routes.events.totals import READ, Totals, TotalsQuery, get_totals, totals_of
+from arx_caps.mint.api.routes.operations.status import StatusShown, show_status, status_of
 from arx_caps.mint.context import MintContext
 from arx_caps.revocation import GONE_MS, count_states
 from arx_verifier.errors import StoreError

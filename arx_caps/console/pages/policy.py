@@ -8,7 +8,7 @@ from starlette.responses import Response
 from arx_caps.console.command import quoted
 from arx_caps.console.render import exact
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.policy import IN_FORCE, compare_policies, get_policy, list_policies
+from arx_caps.mint.api.routes.operations.policy import IN_FORCE, compare_policies, get_policy, list_policies
 from arx_caps.settings.durations import show_time
 
 HOME: Final = "/console/policy"

@@ -15,8 +15,8 @@ from arx_caps.audit.query import form_of
 from arx_caps.console.records import FILTERS, OUTCOMES, command_of, filters_of, row_of
 from arx_caps.console.time_range import AGES, keep_range, range_of
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.audit import check_of, get_log_check, start_log_check
-from arx_caps.mint.api.routes.trail import READ, list_records
+from arx_caps.mint.api.routes.events.audit import check_of, get_log_check, start_log_check
+from arx_caps.mint.api.routes.events.trail import READ, list_records
 from arx_verifier.errors import RequestError
 
 PATH: Final = "/console/search"

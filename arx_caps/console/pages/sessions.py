@@ -16,11 +16,11 @@ from arx_caps.console.live import StreamEvent
 from arx_caps.console.timeline import TimelineRecord
 from arx_caps.console.tree import draw, name_of
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.approvals import list_approvals
-from arx_caps.mint.api.routes.session_tree import SessionTree, TreeNode, get_session_tree, tree_of
-from arx_caps.mint.api.routes.sessions import Sessions, SessionsQuery, get_session, list_sessions, sessions_of
-from arx_caps.mint.api.routes.trail import READ as READ_AUDIT
-from arx_caps.mint.api.routes.trail import list_records
+from arx_caps.mint.api.routes.events.trail import READ as READ_AUDIT
+from arx_caps.mint.api.routes.events.trail import list_records
+from arx_caps.mint.api.routes.work.approvals import list_approvals
+from arx_caps.mint.api.routes.work.session_tree import SessionTree, TreeNode, get_session_tree, tree_of
+from arx_caps.mint.api.routes.work.sessions import Sessions, SessionsQuery, get_session, list_sessions, sessions_of
 from arx_caps.mint.api.views import SessionShown, show_session
 from arx_caps.mint.context import MintContext
 from arx_caps.text.trail import TrailLine

@@ -6,7 +6,7 @@ from typing import Final
 from starlette.responses import Response
 
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.console import end_sign_in, list_sign_ins
+from arx_caps.mint.api.routes.operations.console import end_sign_in, list_sign_ins
 
 HOME: Final = "/console/sign-ins"
 SHOWN: Final = 50

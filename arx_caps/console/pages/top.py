@@ -14,7 +14,7 @@ from arx_caps.console.curve import decisions, join_steps, refused
 from arx_caps.console.records import spell_time, time_of
 from arx_caps.console.time_range import AGES, keep_range, range_of
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.totals import CountsShown, TopNames, Totals, get_top, get_totals
+from arx_caps.mint.api.routes.events.totals import CountsShown, TopNames, Totals, get_top, get_totals
 
 PATH: Final = "/console/top"
 KINDS: Final = (("agent", "Agents"), ("session", "Sessions"), ("tool", "Tools"), ("reason", "Reasons"))

@@ -9,8 +9,8 @@ from starlette.responses import Response
 from arx_caps.console.live import StreamEvent
 from arx_caps.console.pages.now import broadcast_status
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.services import ServiceShown, list_services
-from arx_caps.mint.api.routes.status import StatusShown, VerifierShown, show_status
+from arx_caps.mint.api.routes.identity.services import ServiceShown, list_services
+from arx_caps.mint.api.routes.operations.status import StatusShown, VerifierShown, show_status
 
 HOME: Final = "/console/verifiers"
 SHOWN: Final = 100

@@ -22,35 +22,11 @@ from arx_caps.mint.api import openapi, problems
 from arx_caps.mint.api.access_log import AccessLog
 from arx_caps.mint.api.endpoint import Endpoint, answer_request
 from arx_caps.mint.api.metrics import Metrics
-from arx_caps.mint.api.routes import (
-    agents,
-    approvals,
-    asserted_calls,
-    audit,
-    authorize,
-    budgets,
-    clients,
-    console,
-    exchange,
-    handles,
-    health,
-    keys,
-    kills,
-    oauth,
-    operator_login,
-    operators,
-    policy,
-    retention,
-    services,
-    session_tree,
-    sessions,
-    signing_keys,
-    status,
-    tasks,
-    totals,
-    trail,
-    webhooks,
-)
+from arx_caps.mint.api.routes.events import audit, retention, totals, trail, webhooks
+from arx_caps.mint.api.routes.identity import agents, keys, operator_login, operators, services, signing_keys
+from arx_caps.mint.api.routes.oauth import authorize, clients, exchange, handles, oauth
+from arx_caps.mint.api.routes.operations import console, health, kills, policy, status
+from arx_caps.mint.api.routes.work import approvals, asserted_calls, budgets, session_tree, sessions, tasks
 from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.oauth.metadata import CROSS_ORIGIN
 from arx_caps.mint.runtime import MintRuntime

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
-from arx_caps.mint.api.routes.sessions import BOTH, GONE
+from arx_caps.mint.api.routes.work.sessions import BOTH, GONE
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN

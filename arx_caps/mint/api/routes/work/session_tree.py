@@ -12,7 +12,7 @@ import msgspec
 
 from arx_caps.audit.query import LastCall, Question, last_calls, reach
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
-from arx_caps.mint.api.routes.sessions import GONE, find_session
+from arx_caps.mint.api.routes.work.sessions import GONE, find_session
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.tasks.liveness import State, session_targets, state_by, task_targets
