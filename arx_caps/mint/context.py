@@ -13,7 +13,7 @@ from arx_caps.mint.audit.feeds import EventFeed, JournalFeed, KillFeed, SignedFe
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.health import WriteHealth
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.documents import ClientDocuments
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.keys.key_schedule import KeySchedule

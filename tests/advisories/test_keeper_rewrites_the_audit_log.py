@@ -36,7 +36,7 @@ from arx_caps.audit.shipping.batch import sign_batch
 from arx_caps.audit.store import BATCH, RECORD, STATE, LogStore, Publisher
 from arx_caps.cli import exit_codes
 from arx_caps.credentials.keyfile import SigningKey
-from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.repositories.identity.holder_keys import add_key
 from arx_verifier.errors import AuditError
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.audit.world import LOG, checkpoint_of, records, write

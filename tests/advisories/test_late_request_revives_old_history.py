@@ -13,7 +13,7 @@ import pytest
 
 from arx_caps.mint.context import Born
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from tests.mint.harness import AGENT, LOOKUP, Harness
 
 pytestmark = [pytest.mark.sqlite, pytest.mark.realm(own_store=True)]

@@ -13,7 +13,7 @@ import pytest
 from arx_caps.audit.merkle import Trust, read_signer, verify
 from arx_caps.audit.shipping.batch import SEEN_HEADER
 from arx_caps.credentials.jose import SigningKey
-from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.repositories.identity.holder_keys import add_key
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.harness import Harness
 from tests.mint.test_audit_log import send

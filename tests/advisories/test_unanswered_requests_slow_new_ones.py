@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, update
 
-from arx_caps.mint.db.repositories.approvals import ENDED, MAX_CLOSED, WAITING
+from arx_caps.mint.db.repositories.work.approvals import ENDED, MAX_CLOSED, WAITING
 from arx_caps.mint.db.tables import APPROVALS, TASKS
 from tests.mint.approvals import Desk
 from tests.mint.harness import Harness, now_ms

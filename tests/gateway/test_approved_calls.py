@@ -13,7 +13,7 @@ from arx_caps.gateway.access_tokens.sealed_calls import SealedCalls, WaitingCall
 from arx_caps.gateway.base.asgi import replay_body
 from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
 from arx_caps.gateway.mcp.door import ANNOUNCE, ASK, McpDoor
-from arx_caps.mint.db.repositories.approvals import MAX_WAITING
+from arx_caps.mint.db.repositories.work.approvals import MAX_WAITING
 from arx_caps.service.access_tokens import open_access_token
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.enforcement import http_call

@@ -127,8 +127,10 @@ MINT_LIMITS: Final = (
     Limit("targets of one kill", "arx_caps.mint.api.routes.operations.kills", "MAX_TARGETS", ""),
     Limit("a repeat of a client's last refresh", "arx_caps.mint.oauth.refresh", "REPEAT_MS", "CONTROL 5.9"),
     Limit("an enrolment token", "arx_caps.mint.api.routes.identity.services", "ENROLMENT_MS", "CONTROL 3.1"),
-    Limit("webhooks of a realm", "arx_caps.mint.db.repositories.webhooks", "MAX_WEBHOOKS", "CONTROL 7.1"),
-    Limit("requests for approval that wait", "arx_caps.mint.db.repositories.approvals", "MAX_WAITING", "CONTROL 2.8"),
+    Limit("webhooks of a realm", "arx_caps.mint.db.repositories.events.webhooks", "MAX_WEBHOOKS", "CONTROL 7.1"),
+    Limit(
+        "requests for approval that wait", "arx_caps.mint.db.repositories.work.approvals", "MAX_WAITING", "CONTROL 2.8"
+    ),
     Limit("arguments of an approval", "arx_caps.mint.tasks.discharge", "MAX_ARGUMENT_BYTES", "CONTROL 2.8"),
     Limit("`wait` of a query of the log", "arx_caps.mint.api.routes.events.trail", "MAX_WAIT_MS", "LOG 3.3"),
     Limit("records in a batch", "arx_caps.audit.shipping.batch", "MAX_RECORDS", "LOG 2.1"),

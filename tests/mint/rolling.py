@@ -22,7 +22,7 @@ from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, sign_batch
 from arx_caps.audit.store import LogStore
 from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.repositories.identity.holder_keys import add_key
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.settings.realm import Realm
 from tests.audit.batches import batch_of, decision, facts

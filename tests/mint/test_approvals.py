@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.approvals import ApprovalAnswer
+from arx_caps.mint.db.repositories.work.approvals import ApprovalAnswer
 from arx_caps.mint.db.tables import APPROVALS, SESSIONS, TASKS
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs

@@ -16,7 +16,7 @@ from arx_caps.audit.shipping.batch import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, S
 from arx_caps.audit.store import RECORD
 from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.mint.audit import log
-from arx_caps.mint.db.repositories.holder_keys import add_key
+from arx_caps.mint.db.repositories.identity.holder_keys import add_key
 from arx_verifier.journal.decision import Decision, InMemoryDecisions, unpack_record
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness, local_mint, now_ms, open_unit

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.revocation import RevocationStore
 from arx_caps.settings.realm import Realm

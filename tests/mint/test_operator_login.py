@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from arx_caps.credentials.jose import KeyFile, SigningKey
-from arx_caps.mint.db.repositories.operators import BY_LOGIN
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.settings.realm import Login
 from tests.mint.harness import Harness, Holder, open_unit
 from tests.mint.login import MINT_CLIENT, Issuer, idp  # noqa: F401 - a fixture
@@ -165,7 +165,7 @@ def test_the_key_of_a_login_ends(people: People, monkeypatch: pytest.MonkeyPatch
     key = KeyFile("operator", "corp.ann", people.issuer.url, ann.key)
     sign_in(people.harness, key)
     later = row["until"]
-    monkeypatch.setattr("arx_caps.mint.db.repositories.holder_keys.now_ms", lambda: later)
+    monkeypatch.setattr("arx_caps.mint.db.repositories.identity.holder_keys.now_ms", lambda: later)
     assert ann.call("GET", "/v1/whoami").json()["code"] == "bad_proof"
     holder = Holder(people.harness, ann.key, None)
     answer = holder.call("POST", "/v1/operators/token", {"assertion": people.harness.assertion(key)})

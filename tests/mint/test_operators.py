@@ -11,7 +11,7 @@ import pytest
 
 from arx_caps.credentials.jose import KeyFile
 from arx_caps.mint.api.app import ENDPOINTS
-from arx_caps.mint.db.repositories.operators import ADMIN
+from arx_caps.mint.db.repositories.identity.operators import ADMIN
 from arx_caps.mint.identity.authenticate import NEEDS_NO_RULE
 from arx_caps.mint.policy.roles import ROLES
 from arx_caps.mint.server.init_realm import recover_operator

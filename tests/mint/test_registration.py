@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.db.repositories.oauth_clients import FRESH_MS, end_of_unused
+from arx_caps.mint.db.repositories.oauth.oauth_clients import FRESH_MS, end_of_unused
 from arx_caps.mint.oauth.clients import find_client
 from tests.mint.harness import AGENT, ISSUER, Harness, open_live
 from tests.mint.login import CLIENTS, POLICY, Flow, Issuer, claims_of, settings
@@ -208,6 +208,6 @@ def test_there_are_only_as_many_as_the_settings_allow(flow: Flow, monkeypatch: p
     harness.operator().call("DELETE", f"/v1/clients/{first.id}")
     register(harness)
     late = harness.mint.db.oauth_clients.find(first.id)["created_at"] + FRESH_MS + 60_000  # type: ignore[index]
-    monkeypatch.setattr("arx_caps.mint.db.repositories.oauth_clients.now_ms", lambda: late)
+    monkeypatch.setattr("arx_caps.mint.db.repositories.oauth.oauth_clients.now_ms", lambda: late)
     last = register(harness)
     assert [row["id"] for row in harness.mint.db.oauth_clients.list() if row["by"] == "self"] == [last["client_id"]]

@@ -12,9 +12,10 @@ from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db import database, tables
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories import epoch, proofs
-from arx_caps.mint.db.repositories.epoch import HighWater
-from arx_caps.mint.db.repositories.proofs import KEEP_MS, PRUNE_MS
+from arx_caps.mint.db.repositories.operations import epoch
+from arx_caps.mint.db.repositories.operations.epoch import HighWater
+from arx_caps.mint.db.repositories.work import proofs
+from arx_caps.mint.db.repositories.work.proofs import KEEP_MS, PRUNE_MS
 from arx_verifier.errors import AuditError, GrantError, StoreError
 
 NOW = 1_700_000_000_000

@@ -9,7 +9,7 @@ import pytest
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.api.idempotency import HEADER
-from arx_caps.mint.db.repositories import keys
+from arx_caps.mint.db.repositories.identity import keys
 from arx_caps.mint.keys import key_schedule, rotation
 from arx_verifier.token.macaroon import Identifier
 from tests.mint.harness import LOOKUP, Harness, Holder, local_mint, now_ms

@@ -8,7 +8,7 @@ import pytest
 
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories import holder_keys, services
+from arx_caps.mint.db.repositories.identity import holder_keys, services
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.token.wire import bytes_of

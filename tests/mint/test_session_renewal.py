@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.epoch import HighWater
-from arx_caps.mint.db.repositories.sessions import Room
+from arx_caps.mint.db.repositories.operations.epoch import HighWater
+from arx_caps.mint.db.repositories.work.sessions import Room
 from arx_caps.mint.db.tables import SESSIONS
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.tasks.sessions import next_end

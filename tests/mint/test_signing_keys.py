@@ -8,7 +8,7 @@ from joserfc import jws
 from joserfc.jwk import KeySet
 
 from arx_caps.credentials.access_token import AccessToken, read_access_token, sign_access_token
-from arx_caps.mint.db.repositories.keys import SealedRoot
+from arx_caps.mint.db.repositories.identity.keys import SealedRoot
 from arx_caps.mint.keys import signing_keys
 from arx_caps.mint.keys.reseal import reseal
 from arx_caps.mint.keys.root_keys import RootKeys

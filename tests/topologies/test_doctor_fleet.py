@@ -251,7 +251,7 @@ def test_a_mint_that_died_or_cannot_be_reached(fleet: Fleet) -> None:
     with MintDatabase(fleet.realm.database_url) as db:
         seen = next(one for one in db.mints.list() if one.address == mint.url)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("arx_caps.mint.db.repositories.mints.now_ms", lambda: seen.at - 120_000)
+            patch.setattr("arx_caps.mint.db.repositories.operations.mints.now_ms", lambda: seen.at - 120_000)
             db.mints.show(mint.url, seen.version, seen.issuer)
         fleet.doctor().holds(exit_codes.DENIED, own(mint), "did not answer", "its last sign of life is 2m", "start it")
         db.mints.forget(mint.url)

@@ -17,7 +17,7 @@ from arx_caps.mint.api.routes.work.approvals import (
     show_approval,
     withdraw_approval_route,
 )
-from arx_caps.mint.db.repositories.approvals import WAITING
+from arx_caps.mint.db.repositories.work.approvals import WAITING
 from arx_caps.mint.policy.roles import APPROVE
 
 HOME: Final = "/console/approvals"

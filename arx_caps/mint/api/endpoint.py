@@ -30,7 +30,7 @@ from arx_caps.mint.api.request_runner import (
 )
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
-from arx_caps.mint.db.repositories.repeats import Claim, Made
+from arx_caps.mint.db.repositories.work.repeats import Claim, Made
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import (
     AuthenticatedCaller,

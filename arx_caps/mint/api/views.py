@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.operators import BY_LOGIN
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.tasks.liveness import State, is_frozen, session_state, task_state

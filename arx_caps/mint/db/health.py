@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from arx_caps.database.commit_watch import COMMIT_S, CommitWatch
-from arx_caps.mint.db.repositories.outbox import OutboxRepository
+from arx_caps.mint.db.repositories.events.outbox import OutboxRepository
 from arx_verifier.errors import ArxError
 
 LOOK_S: Final = 1.0

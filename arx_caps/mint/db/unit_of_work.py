@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.proofs import ProofRepository, Used, replayed, used_id
-from arx_caps.mint.db.repositories.repeats import Claim, RepeatRepository
+from arx_caps.mint.db.repositories.work.proofs import ProofRepository, Used, replayed, used_id
+from arx_caps.mint.db.repositories.work.repeats import Claim, RepeatRepository
 from arx_caps.mint.db.statement import insert_rows
 from arx_caps.mint.db.tables import USED_JTI
 from arx_caps.revocation import ProofUsedError, UsedProof

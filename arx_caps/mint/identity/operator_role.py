@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.operators import BY_LOGIN
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.policy.issuers import Subject, roles_for
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.roles import rules_of

@@ -15,7 +15,7 @@ import msgspec
 
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.keys import (
+from arx_caps.mint.db.repositories.identity.keys import (
     BY_FILE,
     FetchRow,
     KeyRows,

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta
 
 from arx_caps.credentials.keyfile import read_secret, replace_secret, write_secret
-from arx_caps.mint.db.repositories.keys import SealedRoot
+from arx_caps.mint.db.repositories.identity.keys import SealedRoot
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE
 from arx_verifier import names
 from arx_verifier.errors import MalformedTokenError, SettingsError

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.keys import RootRow
+from arx_caps.mint.db.repositories.identity.keys import RootRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.key_schedule import USED_MS, KeySchedule, Plan
 from arx_caps.mint.keys.root_keys import RootKeys

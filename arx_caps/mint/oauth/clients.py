@@ -23,7 +23,7 @@ from arx_caps.http.public_fetch import FetchError
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth_clients import SELF, end_of_unused
+from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, end_of_unused
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.client_metadata import read_client_document
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError

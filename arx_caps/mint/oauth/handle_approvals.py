@@ -12,8 +12,8 @@ import msgspec
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.approvals import APPROVED, WAITING, WITHDRAWN
-from arx_caps.mint.db.repositories.proofs import used_id
+from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN
+from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.oauth.clients import OAuthClient

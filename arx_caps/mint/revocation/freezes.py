@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.epoch import Freeze
-from arx_caps.mint.db.repositories.keys import retired_targets
-from arx_caps.mint.db.repositories.kills import KillStep, row_of
+from arx_caps.mint.db.repositories.identity.keys import retired_targets
+from arx_caps.mint.db.repositories.operations.epoch import Freeze
+from arx_caps.mint.db.repositories.operations.kills import KillStep, row_of
 from arx_caps.mint.revocation.logged_freezes import find_missing
 from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
 from arx_verifier.errors import AuditError, UnavailableError

@@ -9,8 +9,8 @@ from typing import Any, Final
 from arx_caps.audit.ingest import read_event
 from arx_caps.audit.store import LogStore
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.epoch import Freeze
-from arx_caps.mint.db.repositories.kills import targets_of
+from arx_caps.mint.db.repositories.operations.epoch import Freeze
+from arx_caps.mint.db.repositories.operations.kills import targets_of
 from arx_verifier.revocation import FREEZING
 
 THAW: Final = "thaw"

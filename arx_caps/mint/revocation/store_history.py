@@ -13,7 +13,7 @@ from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.epoch import HighWater
+from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.revocation import RevocationStore, Topology
 from arx_caps.revocation.failover import FORGOTTEN
 from arx_caps.revocation.failover import attest as attest_server

@@ -15,7 +15,7 @@ from arx_caps.audit.merkle import make_key
 from arx_caps.credentials.keyfile import KeyFile, PublicKey, write_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.repositories.operators import ADMIN
+from arx_caps.mint.db.repositories.identity.operators import ADMIN
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.settings.realm import DEFAULT_LISTEN, Realm
 from arx_verifier.errors import SettingsError

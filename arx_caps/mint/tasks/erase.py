@@ -8,7 +8,7 @@ from arx_caps.audit.integrity import erase, index_at
 from arx_caps.mint.audit.feeds import NAMED, EventFeed
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event, Recorded
-from arx_caps.mint.db.repositories.erasures import ERASED
+from arx_caps.mint.db.repositories.events.erasures import ERASED
 from arx_caps.mint.tasks.liveness import is_usable
 from arx_verifier.errors import GrantError, StoreError
 

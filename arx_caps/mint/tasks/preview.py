@@ -15,7 +15,7 @@ from arx_caps.audit.ingest import LINK
 from arx_caps.audit.store import NODE
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
-from arx_caps.mint.db.repositories.previews import Named
+from arx_caps.mint.db.repositories.work.previews import Named
 from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_caps.mint.tasks.liveness import is_frozen, session_state, task_state
 from arx_caps.revocation import Target

@@ -18,9 +18,9 @@ from arx_caps.credentials.jose import Proof, check_assertion
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.epoch import HighWater
-from arx_caps.mint.db.repositories.proofs import Used, replayed, used_id
-from arx_caps.mint.db.repositories.sessions import Room
+from arx_caps.mint.db.repositories.operations.epoch import HighWater
+from arx_caps.mint.db.repositories.work.proofs import Used, replayed, used_id
+from arx_caps.mint.db.repositories.work.sessions import Room
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import LOGIN, PROVEN, AuthenticatedCaller, record_decision
 from arx_caps.mint.identity.operator_role import role_of

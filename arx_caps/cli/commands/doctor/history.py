@@ -17,7 +17,7 @@ from arx_verifier.revocation import FREEZING, KILLING
 
 if TYPE_CHECKING:
     from arx_caps.mint.db.mint_database import MintDatabase
-    from arx_caps.mint.db.repositories.epoch import HighWater
+    from arx_caps.mint.db.repositories.operations.epoch import HighWater
 
 PAGE: Final = 1_000
 KEEP_LOG: Final = 10_000  # the limit of the store's functions, which delete older entries

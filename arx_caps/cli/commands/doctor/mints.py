@@ -23,7 +23,7 @@ from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, SettingsError
 
 if TYPE_CHECKING:
-    from arx_caps.mint.db.repositories.mints import MintSeen
+    from arx_caps.mint.db.repositories.operations.mints import MintSeen
 
 TIMEOUT_S: Final = 3.0
 SETTLE_S: Final = 1.0  # between two looks: longer than a lease, so that a short pause is over

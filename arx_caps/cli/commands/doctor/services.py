@@ -23,7 +23,7 @@ from arx_verifier.service import read_service_file
 
 if TYPE_CHECKING:
     from arx_caps.mint.db.mint_database import MintDatabase
-    from arx_caps.mint.db.repositories.keys import KeyRows
+    from arx_caps.mint.db.repositories.identity.keys import KeyRows
 
 SETTLE_S: Final = 1.0  # between two looks: a verifier that was only paused has probed again
 INTERVALS: Final = 3  # of key_refresh: a service that misses one fetch has another one
@@ -120,7 +120,7 @@ def _newest(keys: "KeyRows", realm: Realm) -> dict[str, dict[str, int]]:
 
 def _fetched(keys: "KeyRows", names: list[str], realm: Realm) -> Iterator[Check]:
     """Check that each service has fetched the newest keys: a rotation waits for it, and then a retirement ends it."""
-    from arx_caps.mint.db.repositories.keys import BY_FILE
+    from arx_caps.mint.db.repositories.identity.keys import BY_FILE
 
     newest, now = _newest(keys, realm), time.time_ns() // 1_000_000
     for name in names:

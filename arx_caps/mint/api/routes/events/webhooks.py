@@ -12,7 +12,7 @@ from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, TEST, WAITING
-from arx_caps.mint.db.repositories.notifications import NOTIFICATIONS_ORDER
+from arx_caps.mint.db.repositories.events.notifications import NOTIFICATIONS_ORDER
 from arx_caps.mint.notifications.message import Format
 from arx_caps.mint.notifications.receivers import (
     MAX_URL_CHARS,

@@ -10,8 +10,8 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import AgentShown, KillShown, show_agent, show_kill
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.agents import AGENTS_ORDER
-from arx_caps.mint.db.repositories.repeats import Made
+from arx_caps.mint.db.repositories.identity.agents import AGENTS_ORDER
+from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import AGENTS
 from arx_caps.mint.tasks.revoke import deactivate
 from arx_verifier import names

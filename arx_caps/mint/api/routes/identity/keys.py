@@ -9,8 +9,8 @@ from msgspec import UNSET, UnsetType
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, show_kill
-from arx_caps.mint.db.repositories.holder_keys import KEYS_ORDER
-from arx_caps.mint.db.repositories.repeats import Made
+from arx_caps.mint.db.repositories.identity.holder_keys import KEYS_ORDER
+from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.keys.rotation import RootView
 from arx_verifier.errors import GrantError
 

@@ -12,8 +12,8 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, show_kill, show_operator
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.operators import BY_LOGIN, OPERATORS_ORDER
-from arx_caps.mint.db.repositories.repeats import Made
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OPERATORS_ORDER
+from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import OPERATORS
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.policy import roles

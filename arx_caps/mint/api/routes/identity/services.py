@@ -18,9 +18,9 @@ from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.keys import BY_FILE
-from arx_caps.mint.db.repositories.repeats import Made
-from arx_caps.mint.db.repositories.services import SERVICES_ORDER, bad_enrolment
+from arx_caps.mint.db.repositories.identity.keys import BY_FILE
+from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, bad_enrolment
+from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import SERVICES
 from arx_caps.mint.identity.authenticate import JOIN, record_outcome
 from arx_caps.mint.identity.operator_role import role_of

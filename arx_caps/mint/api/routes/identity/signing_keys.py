@@ -6,7 +6,7 @@ from typing import Final
 from arx_caps.credentials.access_token import Algorithm
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.identity.keys import READ, WRITE
-from arx_caps.mint.db.repositories.repeats import Made
+from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.keys.signing_keys import SigningKeyView
 
 

@@ -13,7 +13,7 @@ from arx_caps.mint.api.routes.work.sessions import Duration
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
+from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
 from arx_caps.mint.db.tables import OAUTH_CLIENTS
 from arx_caps.mint.oauth.clients import new_secret, read_client_keys, scopes_of
 from arx_caps.mint.oauth.redirects import check_redirect

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.console_sessions import CONSOLE_ORDER
+from arx_caps.mint.db.repositories.identity.console_sessions import CONSOLE_ORDER
 from arx_caps.mint.identity.console_session import make_link
 from arx_caps.mint.policy.roles import OPEN_CONSOLE
 from arx_verifier.errors import GrantError

@@ -12,8 +12,8 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, show_kill
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.epoch import FREEZES_ORDER
-from arx_caps.mint.db.repositories.kills import KILLS_ORDER, targets_of
+from arx_caps.mint.db.repositories.operations.epoch import FREEZES_ORDER
+from arx_caps.mint.db.repositories.operations.kills import KILLS_ORDER, targets_of
 from arx_caps.mint.db.tables import KILLS
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.revocation.freezes import ended_of

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.policies import POLICIES_ORDER
+from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
 from arx_caps.mint.identity.authenticate import admit_operator
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.policy.diff import compare

@@ -14,8 +14,8 @@ from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
-from arx_caps.mint.db.repositories.repeats import Made
+from arx_caps.mint.db.repositories.work.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
+from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.policy.roles import APPROVE
 from arx_caps.mint.tasks import approvals
 from arx_caps.mint.tasks.approvals import Row, State, approval_state

@@ -16,9 +16,9 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
 from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.repeats import Made
-from arx_caps.mint.db.repositories.sessions import SESSIONS_ORDER, Which
-from arx_caps.mint.db.repositories.tasks import TASKS_ORDER
+from arx_caps.mint.db.repositories.work.repeats import Made
+from arx_caps.mint.db.repositories.work.sessions import SESSIONS_ORDER, Which
+from arx_caps.mint.db.repositories.work.tasks import TASKS_ORDER
 from arx_caps.mint.identity.issuer_token import MAX_NAME_CHARS
 from arx_caps.mint.identity.session_login import LoginCredentials
 from arx_caps.mint.tasks import issue, reissue, sessions

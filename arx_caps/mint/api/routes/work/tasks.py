@@ -12,7 +12,7 @@ from msgspec import Meta
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task, task_again
 from arx_caps.mint.api.views import GrantShown, KillShown, TaskShown, show_grant, show_kill, show_task
-from arx_caps.mint.db.repositories.repeats import Made
+from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.tasks import modify
 from arx_verifier import jcs
 from arx_verifier.errors import ArxError, GrantError

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import false, func, or_, select, true, tuple_
 
 from arx_caps.mint.db.database import Database, Rows, plain
-from arx_caps.mint.db.repositories.sessions import of_state
+from arx_caps.mint.db.repositories.work.sessions import of_state
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 
 MOST_PATHS: Final = 20_000  # agents that are looked at

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Database, Rows, now_ms
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.epoch import HighWater, raise_high_water
+from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork

@@ -15,8 +15,8 @@ from arx_caps.mint.db.cursor import Order, Text, Time, behind
 from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FROZEN, KILLED, THAWED, queue_notices
-from arx_caps.mint.db.repositories.console_sessions import end_sign_ins
-from arx_caps.mint.db.repositories.kills import KillStep, add_kills
+from arx_caps.mint.db.repositories.identity.console_sessions import end_sign_ins
+from arx_caps.mint.db.repositories.operations.kills import KillStep, add_kills
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER, META
 from arx_caps.revocation import DIRECT
