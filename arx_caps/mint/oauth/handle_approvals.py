@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
@@ -20,7 +21,6 @@ from arx_caps.mint.oauth.clients import OAuthClient
 from arx_caps.mint.oauth.handles import Handle, bundle_of, require_handle
 from arx_caps.mint.oauth.task_grant import is_proven
 from arx_caps.mint.policy.issuers import Subject
-from arx_caps.mint.tasks.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
 from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.errors import GrantError

@@ -13,9 +13,9 @@ from arx_caps.credentials.access_token import MAX_CHARS, SEAL_TYPE
 from arx_caps.credentials.jose import token_hash
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.routes.work.approvals import ApprovalAsked, ApprovalBody, ApprovalShown, show_approval
+from arx_caps.mint.approvals import ApprovalRequest
 from arx_caps.mint.oauth.handle_approvals import ask_for_handle, take_for_handle, withdraw_for_handle
 from arx_caps.mint.oauth.handles import bundle_of, require_handle, scopes_at, scopes_for
-from arx_caps.mint.tasks.approvals import ApprovalRequest
 from arx_verifier.errors import REASONS, ArxError, GrantError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire

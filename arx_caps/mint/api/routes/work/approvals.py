@@ -9,16 +9,16 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from arx_caps.mint import approvals
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
+from arx_caps.mint.approvals import Row, State, approval_state
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.policy.roles import APPROVE
-from arx_caps.mint.tasks import approvals
-from arx_caps.mint.tasks.approvals import Row, State, approval_state
 from arx_caps.settings.durations import format_duration
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
