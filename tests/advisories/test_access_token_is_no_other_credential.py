@@ -10,7 +10,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from arx_caps.credentials.jose import make_assertion, make_dpop
-from arx_caps.mint.oauth.clients import ASSERTION
+from arx_caps.mint.oauth.client.clients import ASSERTION
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
 from arx_verifier.request import AccessRequest

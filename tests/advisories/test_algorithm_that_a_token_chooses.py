@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from arx_caps.mint.oauth.clients import ASSERTION
+from arx_caps.mint.oauth.client.clients import ASSERTION
 from arx_verifier.token import wire
 from tests.mint.harness import Harness
 from tests.mint.issuer import jwks, segment, with_header

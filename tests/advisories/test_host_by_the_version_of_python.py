@@ -9,7 +9,7 @@ import pytest
 
 from arx_caps.agent.sessions.mint_client import is_private
 from arx_caps.credentials.jose import _place
-from arx_caps.mint.oauth.redirects import check_redirect
+from arx_caps.mint.oauth.client.redirects import check_redirect
 from arx_caps.mint.policy.issuers import _wrong_place
 from arx_caps.settings.realm import is_safe_url
 from arx_verifier.errors import RequestError, SettingsError

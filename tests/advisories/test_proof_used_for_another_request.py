@@ -11,7 +11,7 @@ import pytest
 from joserfc.jwk import ECKey
 
 from arx_caps.credentials.jose import make_assertion, make_dpop
-from arx_caps.mint.oauth.clients import ASSERTION
+from arx_caps.mint.oauth.client.clients import ASSERTION
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from tests.dpop import Prover
 from tests.mint.harness import ISSUER, Harness, Holder, now_ms

@@ -18,7 +18,7 @@ import httpx
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey
 
-from arx_caps.mint.oauth.clients import ASSERTION
+from arx_caps.mint.oauth.client.clients import ASSERTION
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
 from arx_caps.settings.realm import Realm

@@ -12,7 +12,7 @@ import httpx2
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey
 
-from arx_caps.mint.oauth.clients import ASSERTION
+from arx_caps.mint.oauth.client.clients import ASSERTION
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
 
 RESOURCE = "http://127.0.0.1:9001/orders"

@@ -11,7 +11,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey
 from arx_caps.credentials.access_token import read_access_token
 from arx_caps.mint.db.repositories.oauth import oauth_handles
 from arx_caps.mint.db.repositories.oauth.oauth_handles import KEEP_MS
-from arx_caps.mint.oauth.clients import ASSERTION
+from arx_caps.mint.oauth.client.clients import ASSERTION
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE
 from arx_verifier.request import AccessRequest

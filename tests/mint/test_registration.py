@@ -10,7 +10,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.repositories.oauth.oauth_clients import FRESH_MS, end_of_unused
-from arx_caps.mint.oauth.clients import find_client
+from arx_caps.mint.oauth.client.clients import find_client
 from tests.mint.harness import AGENT, ISSUER, Harness, open_live
 from tests.mint.login import CLIENTS, POLICY, Flow, Issuer, claims_of, settings
 from tests.mint.oauth import Client

@@ -18,11 +18,11 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.session_login import Opener, subject_columns, subject_in, subject_of, subject_targets
 from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
-from arx_caps.mint.oauth.clients import OAuthClient, client_of_row, find_client, require_row
+from arx_caps.mint.oauth.client.clients import OAuthClient, client_of_row, find_client, require_row
+from arx_caps.mint.oauth.client.redirects import fits_redirect
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handle_approvals import find_unmade_calls
 from arx_caps.mint.oauth.handles import Issued
-from arx_caps.mint.oauth.redirects import fits_redirect
 from arx_caps.mint.oauth.refresh import new_refresh, terms_of
 from arx_caps.mint.oauth.task_grant import (
     Wanted,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.client.clients import OAuthClient
 from arx_caps.mint.oauth.handles import Issued
 from arx_caps.mint.oauth.task_grant import issue_in_session, opener_of
 

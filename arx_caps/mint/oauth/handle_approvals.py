@@ -17,7 +17,7 @@ from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITH
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
-from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.client.clients import OAuthClient
 from arx_caps.mint.oauth.handles import Handle, bundle_of, require_handle
 from arx_caps.mint.oauth.task_grant import is_proven
 from arx_caps.mint.policy.issuers import Subject

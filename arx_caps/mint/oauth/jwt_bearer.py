@@ -13,7 +13,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken, is_identity_assertion, verify_issuer_token
 from arx_caps.mint.identity.session_login import Opener, agent_of_workload, subject_in
-from arx_caps.mint.oauth.clients import OAuthClient, authenticate_client, named_client
+from arx_caps.mint.oauth.client.clients import OAuthClient, authenticate_client, named_client
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
 from arx_caps.mint.oauth.handles import Issued
 from arx_caps.mint.oauth.task_grant import issue_in_session, opener_of

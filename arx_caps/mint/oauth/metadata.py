@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS
-from arx_caps.mint.oauth.client_proofs import TOKEN
+from arx_caps.mint.oauth.client.client_proofs import TOKEN
 from arx_caps.mint.oauth.jwt_bearer import ID_JAG_PROFILE, JWT_BEARER
 from arx_caps.mint.oauth.task_grant import DETAILS_TYPE
 from arx_caps.mint.oauth.token_exchange import TOKEN_EXCHANGE

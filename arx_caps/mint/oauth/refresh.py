@@ -11,7 +11,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
-from arx_caps.mint.oauth.clients import OAuthClient, digest_of_secret
+from arx_caps.mint.oauth.client.clients import OAuthClient, digest_of_secret
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued
 from arx_caps.mint.oauth.task_grant import (

@@ -13,7 +13,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import Opener, subject_columns, subject_of
-from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.client.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
 from arx_caps.mint.policy.issuers import Subject

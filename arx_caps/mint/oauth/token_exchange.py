@@ -14,8 +14,8 @@ from typing import Any, Final
 from arx_caps.credentials.access_token import AccessToken
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.oauth.client_proofs import prove_client_key
-from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.client.client_proofs import prove_client_key
+from arx_caps.mint.oauth.client.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle, issue_handle, recipe_for
 from arx_caps.mint.oauth.task_grant import Details, active_agent, audience_at, read_details, require_bound

@@ -5,9 +5,9 @@ import json
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from arx_caps.mint.oauth.client_metadata import read_client_document, read_client_metadata
+from arx_caps.mint.oauth.client.client_metadata import read_client_document, read_client_metadata
+from arx_caps.mint.oauth.client.redirects import answer_url, check_redirect, fits_redirect
 from arx_caps.mint.oauth.errors import OAuthError, plain_description
-from arx_caps.mint.oauth.redirects import answer_url, check_redirect, fits_redirect
 from arx_verifier.errors import RequestError
 
 MAX_BYTES = 4_096

@@ -40,11 +40,11 @@ from arx_caps.mint.oauth.authorization_code import (
     give_consent,
     read_request,
 )
-from arx_caps.mint.oauth.clients import OAuthClient
+from arx_caps.mint.oauth.client.clients import OAuthClient
+from arx_caps.mint.oauth.client.redirects import answer_url
 from arx_caps.mint.oauth.consent_page import PARAM, TASK, consent_page, error_page, headers_of, read_choice
 from arx_caps.mint.oauth.errors import OAuthError, plain_description
 from arx_caps.mint.oauth.metadata import AUTHORIZE
-from arx_caps.mint.oauth.redirects import answer_url
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.settings.realm import LOOPBACK
 from arx_verifier.errors import ArxError, GrantError, RequestError, SettingsError, UnavailableError

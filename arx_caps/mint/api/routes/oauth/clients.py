@@ -15,8 +15,8 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
 from arx_caps.mint.db.tables import OAUTH_CLIENTS
-from arx_caps.mint.oauth.clients import new_secret, read_client_keys, scopes_of
-from arx_caps.mint.oauth.redirects import check_redirect
+from arx_caps.mint.oauth.client.clients import new_secret, read_client_keys, scopes_of
+from arx_caps.mint.oauth.client.redirects import check_redirect
 from arx_caps.mint.tasks.revoke import end_session, kill_links
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_caps.settings.durations import MAX_MS, duration_within

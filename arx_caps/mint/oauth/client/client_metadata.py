@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from arx_caps.mint.oauth.client.redirects import MAX_CHARS, check_redirect
 from arx_caps.mint.oauth.errors import OAuthError
-from arx_caps.mint.oauth.redirects import MAX_CHARS, check_redirect
 from arx_verifier.errors import ArxError, RequestError
 from arx_verifier.request import read_json_object
 

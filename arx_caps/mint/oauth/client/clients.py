@@ -25,7 +25,7 @@ from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, end_of_unused
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.oauth.client_metadata import read_client_document
+from arx_caps.mint.oauth.client.client_metadata import read_client_document
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_verifier.errors import ArxError, RequestError
