@@ -12,11 +12,11 @@ import click
 
 from arx_caps.agent.tasks.approval import WAITING, Approval
 from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.cli.access.mint_session import Caller, Unreachable
+from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import INCOMPLETE, Stop
-from arx_caps.cli.mint_session import Caller, Unreachable
 from arx_caps.cli.parse import Duration
-from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.settings.durations import parse_duration, show_time

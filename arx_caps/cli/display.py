@@ -12,7 +12,7 @@ from arx_caps.text.caveat_text import show_json
 from arx_caps.text.record_text import why_of
 
 if TYPE_CHECKING:
-    from arx_caps.cli.mint_session import Caller
+    from arx_caps.cli.access.mint_session import Caller
 
 NAMED: Final = 20  # services in a hint; `arx service list` has all
 

@@ -13,9 +13,9 @@ from typing import Final
 
 import click
 
+from arx_caps.cli.access.place import Place
 from arx_caps.cli.display import hint_audience
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.place import Place
 from arx_caps.cli.terminal import Console
 from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
-from arx_caps.cli.place import Place
+from arx_caps.cli.access.place import Place
 
 ANSWER_S: Final = 1.0  # a person waits for each press of the key
 MOST: Final = 200  # names of one kind

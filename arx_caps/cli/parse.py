@@ -188,7 +188,7 @@ def read_key(text: str, option: str, kind: int) -> Any:
         Stop: The text is no key, or a key of the other kind.
     """
     from arx_caps.audit.merkle import LOG, NoteError, VerifierKey
-    from arx_caps.cli.secure_files import read_text
+    from arx_caps.cli.access.secure_files import read_text
 
     try:
         key = VerifierKey.parse(text if "+" in text else read_text(text))

@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.mint_session import Caller, Unreachable
+from arx_caps.cli.access.place import Place, all_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Caller, Unreachable
 from arx_caps.cli.options import common_options, pass_console, yes_option
 from arx_caps.cli.parse import Duration, Moment
-from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.target_completion import complete_targets
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.credentials.keyfile import KeyFile

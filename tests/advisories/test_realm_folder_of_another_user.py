@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.cli import exit_codes, place
+from arx_caps.cli import exit_codes
+from arx_caps.cli.access import place
 from arx_caps.mint.server.init_realm import init_realm
 from tests.cli.helpers import arx
 from tests.servers import until

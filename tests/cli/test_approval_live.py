@@ -17,8 +17,8 @@ import pytest
 from arx_caps.agent import Approval, Task
 from arx_caps.agent.tasks.task import now_ms
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.mint_session import open_session_file
 from arx_caps.cli.approvals import AtMint
-from arx_caps.cli.mint_session import open_session_file
 from arx_verifier import AccessRequest, Verifier
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, live_realm, live_verifier

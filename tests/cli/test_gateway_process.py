@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from arx_caps.cli.access.place import Place
 from arx_caps.cli.gateway_process import GatewayProcess
-from arx_caps.cli.place import Place
 from arx_caps.cli.terminal import Console
 from tests.cli.helpers import arx
 from tests.cli.live import live_realm

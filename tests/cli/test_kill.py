@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.target_commands import KILL, look_at, read_targets
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.embedded import EmbeddedValkey

@@ -16,8 +16,8 @@ import redis
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli import target_commands as kill_command
-from arx_caps.cli.mint_session import Caller
-from arx_caps.cli.place import Place
+from arx_caps.cli.access.mint_session import Caller
+from arx_caps.cli.access.place import Place
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Verifier
 from tests.cli.helpers import arx

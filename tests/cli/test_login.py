@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.device_login import DeviceCode, DeviceLogin
 from arx_caps.cli.commands.doctor.login import check_login
-from arx_caps.cli.device_login import DeviceCode, DeviceLogin
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.settings.realm import Login, Realm
 from tests.cli.helpers import arx

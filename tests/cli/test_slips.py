@@ -16,7 +16,7 @@ from typing import Any, get_args
 import pytest
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.mint_session import Caller, Unreachable
+from arx_caps.cli.access.mint_session import Caller, Unreachable
 from arx_caps.cli.parse import STATES
 from arx_caps.mint.tasks.liveness import State
 from tests.cli.helpers import SESSION, Ran, arx

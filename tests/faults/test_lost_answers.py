@@ -12,7 +12,7 @@ import pytest
 from arx_caps.agent.sessions import mint_client
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.task import now_ms
-from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase

@@ -25,8 +25,8 @@ from typing import Any
 
 import httpx
 
+from arx_caps.cli.access.device_login import DeviceCode, DeviceLogin
 from arx_caps.cli.commands.doctor.login import check_login
-from arx_caps.cli.device_login import DeviceCode, DeviceLogin
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.settings.realm import Login
 from tests.console.harness import Browser

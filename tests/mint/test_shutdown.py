@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from arx_caps.agent.sessions import mint_client
-from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.http.connections import AT_ONCE

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import click
 
+from arx_caps.cli.access.mint_session import Unreachable
+from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.access.secure_files import read_object
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Unreachable
 from arx_caps.cli.name_completion import complete_names, find_names
 from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.secure_files import read_object
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
 from arx_caps.settings.durations import show_time

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 import click
 
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import show_time
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from arx_caps.cli.credentials import holder_key_option, read_holder_key
+from arx_caps.cli.access.credentials import holder_key_option, read_holder_key
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import click
 
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import hint_unshipped
 from arx_caps.cli.options import Verbs, common_options, pass_console
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.revocation import GONE_MS, count_states
 from arx_caps.settings.durations import show_span, show_time

@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.place import realm_dir_option
 from arx_caps.cli.display import HEADS, row_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Since
-from arx_caps.cli.place import realm_dir_option
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
 from arx_caps.text.trail import trail
 from arx_verifier.errors import REASONS

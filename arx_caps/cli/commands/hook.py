@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from arx_caps.cli.credentials import holder_key_option, read_holder_key
+from arx_caps.cli.access.credentials import holder_key_option, read_holder_key
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.terminal import Console
 

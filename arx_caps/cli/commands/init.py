@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from arx_caps.cli.access.place import ca_option, database_option, store_url_option
+from arx_caps.cli.access.secure_files import read_text
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import ca_option, database_option, store_url_option
-from arx_caps.cli.secure_files import read_text
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.settings.realm import DEFAULT_FOLDER, DEFAULT_LISTEN
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from arx_caps.cli.access.place import Place, database_option, operator_options, realm_dir_option
+from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase, read_text
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
-from arx_caps.cli.secure_files import passphrase_option, read_passphrase, read_text
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.credentials.access_token import ALGORITHMS
 from arx_caps.settings.durations import show_time

@@ -7,9 +7,9 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.mint_session import Caller, now_ms
+from arx_caps.cli.access.mint_session import Caller, now_ms
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.options import Verbs, common_options, pass_console
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.revocation import parse_target
 from arx_caps.settings.durations import show_span, show_time

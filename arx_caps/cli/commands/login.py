@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from arx_caps.cli.device_login import DeviceCode, DeviceLogin
+from arx_caps.cli.access.device_login import DeviceCode, DeviceLogin
+from arx_caps.cli.access.mint_session import Caller
+from arx_caps.cli.access.place import Place, login_key_path, operator_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Caller
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import Place, login_key_path, operator_options
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.settings.durations import show_time

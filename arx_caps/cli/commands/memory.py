@@ -8,10 +8,10 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.parse import Moment
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.target_commands import ask_reason, read_targets
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time

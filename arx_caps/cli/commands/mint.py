@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.place import database_option, realm_dir_option, store_url_option
+from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.parse import Duration
-from arx_caps.cli.place import database_option, realm_dir_option, store_url_option
-from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console, json_line, plain, record_table
 from arx_caps.settings.durations import parse_duration, show_time
 from arx_caps.settings.realm import Realm

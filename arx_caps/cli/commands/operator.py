@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
+from arx_caps.cli.access.mint_session import Unreachable
+from arx_caps.cli.access.place import Place, database_option, operator_options, realm_dir_option
+from arx_caps.cli.access.secure_files import passphrase_option, read_object, read_passphrase
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Unreachable
 from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.place import Place, database_option, operator_options, realm_dir_option
-from arx_caps.cli.secure_files import passphrase_option, read_object, read_passphrase
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
 from arx_caps.settings.durations import show_time

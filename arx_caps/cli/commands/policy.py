@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.parse import Duration, pairs_option, read_pairs
-from arx_caps.cli.place import Place, operator_options
-from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time
 from arx_caps.text.caveat_text import show_json

@@ -9,10 +9,10 @@ from typing import Final
 
 import click
 
+from arx_caps.cli.access.place import Place, ledger_url, realm_dir_option, store_options
+from arx_caps.cli.access.secure_files import read_text, write_private
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.place import Place, ledger_url, realm_dir_option, store_options
-from arx_caps.cli.secure_files import read_text, write_private
 from arx_caps.cli.terminal import Console
 from arx_caps.revocation import acl
 from arx_caps.settings.durations import show_time

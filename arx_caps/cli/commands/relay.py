@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from arx_caps.cli.access.place import Place, store_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import Place, store_options
 from arx_caps.cli.terminal import Console
 
 _file = click.Path(dir_okay=False)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from arx_caps.cli.access.mint_session import now_ms
+from arx_caps.cli.access.place import Place, ca_option, operator_options, operator_options_of
+from arx_caps.cli.access.secure_files import read_object, write_object
 from arx_caps.cli.display import facts_of, hint_audience, hint_silent
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import now_ms
 from arx_caps.cli.options import KidCommand, Verbs, common_options, out_option, pass_console, yes_option
-from arx_caps.cli.place import Place, ca_option, operator_options, operator_options_of
-from arx_caps.cli.secure_files import read_object, write_object
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm

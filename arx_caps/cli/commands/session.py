@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from arx_caps.agent.sessions.agent import on_behalf, read_token_file
+from arx_caps.cli.access.mint_session import Caller, Unreachable, load_key, open_session_file, session_object
+from arx_caps.cli.access.place import Place, issuer_option, operator_options
+from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Caller, Unreachable, load_key, open_session_file, session_object
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.parse import STATES, Duration
-from arx_caps.cli.place import Place, issuer_option, operator_options
-from arx_caps.cli.secure_files import write_object
 from arx_caps.cli.target_commands import FREEZE, THAW, target_command
 from arx_caps.cli.terminal import Console, json_line, pairs, plain, table
 from arx_caps.credentials.keyfile import SigningKey

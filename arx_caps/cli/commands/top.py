@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import click
 
+from arx_caps.cli.access.mint_session import Caller, now_ms
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Duration
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.revocation import count_states
 from arx_caps.settings.durations import parse_duration, show_span, show_time

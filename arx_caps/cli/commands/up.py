@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from arx_caps.cli.access.place import Place, ledger_url, realm_dir_option, store_url
+from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.gateway_process import GatewayProcess
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import Place, ledger_url, realm_dir_option, store_url
-from arx_caps.cli.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.terminal import Console
 from arx_caps.http.process import hide_memory
 from arx_caps.settings.realm import Realm

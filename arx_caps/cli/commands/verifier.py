@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import click
 
+from arx_caps.cli.access.place import Place, all_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
-from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.terminal import Console, table
 from arx_caps.revocation import GONE_MS, Header, VerifierSeen, count_states, state_of
 from arx_caps.settings.durations import show_span

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
+from arx_caps.cli.access.mint_session import Caller, now_ms
+from arx_caps.cli.access.place import ROOT_UID, Place, operator_options
+from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.commands.apply.plan import PlannedService, ServicesPlan, make_plan, read_invitation
 from arx_caps.cli.commands.apply.services_file import load_services
 from arx_caps.cli.exit_codes import INCOMPLETE, OK, Stop
-from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console, yes_option
-from arx_caps.cli.place import ROOT_UID, Place, operator_options
-from arx_caps.cli.secure_files import write_object
 from arx_caps.cli.terminal import Console, Progress
 
 if TYPE_CHECKING:

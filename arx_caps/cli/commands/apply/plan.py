@@ -11,9 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from arx_caps.cli.access.secure_files import read_object
 from arx_caps.cli.commands.apply.services_file import ServiceTerms
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.secure_files import read_object
 from arx_caps.cli.terminal import plain
 from arx_caps.settings.durations import show_time
 

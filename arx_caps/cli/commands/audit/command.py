@@ -13,6 +13,8 @@ from urllib.parse import quote
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.place import Place, operator_options, realm_dir_option
+from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.commands.audit.export import copy_command, export_command
 from arx_caps.cli.commands.audit.integrity import check_command, reindex_command, show_failure
 from arx_caps.cli.commands.audit.retention import erase_command, prune_command
@@ -21,8 +23,6 @@ from arx_caps.cli.commands.audit.trail import runs_command, tail_command, trail_
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.parse import read_key
-from arx_caps.cli.place import Place, operator_options, realm_dir_option
-from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm

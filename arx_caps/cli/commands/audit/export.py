@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.mint_session import Caller
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.commands.audit.question import PAGE, Asking, question_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Caller
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, Progress, pairs
 from arx_caps.settings.realm import Realm
 

@@ -10,9 +10,9 @@ import click
 import httpx
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.place import database_option, realm_dir_option
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console, yes_option
-from arx_caps.cli.place import database_option, realm_dir_option
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
 from arx_caps.http.client import open_client
 from arx_caps.settings.realm import Realm

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from arx_caps.cli.mint_session import Caller
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.parse import Since
 
 F = TypeVar("F", bound=Callable[..., Any])

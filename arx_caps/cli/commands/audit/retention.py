@@ -5,10 +5,10 @@ from typing import Final
 
 import click
 
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console, yes_option
 from arx_caps.cli.parse import Since
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, Progress, pairs
 from arx_caps.revocation import parse_target
 from arx_caps.settings.durations import show_time

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import click
 
-from arx_caps.cli.mint_session import now_ms
+from arx_caps.cli.access.mint_session import now_ms
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Since
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, plain, table
 from arx_caps.settings.durations import show_span, show_time
 

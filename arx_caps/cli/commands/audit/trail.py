@@ -12,12 +12,12 @@ from typing import Any
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.mint_session import Caller, now_ms
+from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
 from arx_caps.cli.display import HEADS, hint_silent, row_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.mint_session import Caller, now_ms
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import Place, operator_options
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, table, tree, widths_of
 from arx_caps.settings.durations import show_span, show_time
 

@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from cryptography import x509
 
+from arx_caps.cli.access.place import store_url
 from arx_caps.cli.commands.doctor.check import Check
-from arx_caps.cli.place import store_url
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation import without_login

@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.place import Place, all_options
 from arx_caps.cli.commands.doctor.certificates import check_certificates
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.database import check_database
@@ -23,7 +24,6 @@ from arx_caps.cli.commands.doctor.oauth import check_oauth
 from arx_caps.cli.commands.doctor.store import check_store
 from arx_caps.cli.commands.doctor.witness import check_witnesses
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.place import Place, all_options
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.settings.realm import Realm
 from arx_verifier._native import COMPILED, about_build

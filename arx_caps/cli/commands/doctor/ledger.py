@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import redis
 
+from arx_caps.cli.access.place import ledger_url, store_url
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.history import row_of
-from arx_caps.cli.place import ledger_url, store_url
 from arx_caps.revocation import acl
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm

@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
+from arx_caps.cli.access.place import store_url
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.cli.commands.doctor.rights import narrow_users, show_lack
 from arx_caps.cli.commands.doctor.services import check_services
-from arx_caps.cli.place import store_url
 from arx_caps.revocation import RevocationStore, Topology, acl, state_of
 from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions

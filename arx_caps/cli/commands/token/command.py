@@ -9,13 +9,13 @@ import click
 
 from arx_caps.agent.tasks.attenuation import caveats_for, pools_for
 from arx_caps.agent.tasks.outline import outline, unverified_chain
+from arx_caps.cli.access.credentials import Holding, holder_key_option, read_holder_key
+from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.commands.token.explanation import explain_command
-from arx_caps.cli.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.parse import attenuation_options, read_budget, read_pairs
-from arx_caps.cli.secure_files import write_private
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
 from arx_caps.settings.durations import show_time

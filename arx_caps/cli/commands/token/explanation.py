@@ -16,11 +16,11 @@ import click
 from arx_caps.agent.tasks.approval import Approval, add_approvals
 from arx_caps.agent.tasks.forecast import forecast
 from arx_caps.agent.tasks.outline import outline, unverified_chain
-from arx_caps.cli.credentials import Holding, holder_key_option, read_holder_key
+from arx_caps.cli.access.credentials import Holding, holder_key_option, read_holder_key
+from arx_caps.cli.access.secure_files import read_text
 from arx_caps.cli.exit_codes import DENIED, OK, Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Moment, pairs_option, read_pairs
-from arx_caps.cli.secure_files import read_text
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.revocation import RevocationStore

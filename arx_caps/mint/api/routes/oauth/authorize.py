@@ -19,7 +19,7 @@ from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.browser import cookie_name, set_cookie
 from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.api.request_runner import RequestRunner
-from arx_caps.mint.api.routes.oauth import read_parameters
+from arx_caps.mint.api.routes.oauth.oauth import read_parameters
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.login.oidc import (
     CALLBACK,

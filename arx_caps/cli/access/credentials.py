@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 
 from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.cli.access.secure_files import read_text
 from arx_caps.cli.exit_codes import DENIED, Stop
-from arx_caps.cli.secure_files import read_text
 from arx_verifier.errors import ArxError
 from arx_verifier.token import HOP_BYTES, Caveat, HolderKey, Macaroon, ThirdPartyCaveat, wire
 

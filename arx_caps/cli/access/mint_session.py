@@ -16,8 +16,8 @@ import httpx
 from arx_caps.agent.sessions.mint_client import MintClient, takes_proxy
 from arx_caps.agent.sessions.session_file import SessionFile
 from arx_caps.cli import exit_codes
+from arx_caps.cli.access.secure_files import read_object
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.secure_files import read_object
 from arx_caps.credentials.jose import make_assertion
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.http.client import open_client

@@ -22,7 +22,7 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.tls import VARIABLE
 
 if TYPE_CHECKING:
-    from arx_caps.cli.mint_session import Caller
+    from arx_caps.cli.access.mint_session import Caller
     from arx_caps.revocation import RevocationStore
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -152,7 +152,7 @@ class Place:
             Stop: The key file is missing, or the mint does not answer or does not know the key.
             SettingsError: The key file cannot be used.
         """
-        from arx_caps.cli.mint_session import Caller
+        from arx_caps.cli.access.mint_session import Caller
 
         if not self.operator_key.exists() and not self._named:
             login = self._login_key()
@@ -259,7 +259,7 @@ def login_key_path(issuer: str) -> Path:
 
 
 def _by_login(key: Path, timeout_s: float, ca: str | None) -> "Caller":
-    from arx_caps.cli.mint_session import Caller
+    from arx_caps.cli.access.mint_session import Caller
 
     try:
         return Caller.operator(key, None, timeout_s, ca)
