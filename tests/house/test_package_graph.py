@@ -31,7 +31,6 @@ CAPS_IMPORTS: dict[str, set[str]] = {
     "_embedded_guard": set(),
     "credentials": set(),
     "http": set(),
-    "http_server": set(),
     "installation": set(),
     "isolation": set(),
     "relay": set(),
@@ -87,6 +86,13 @@ ENTERED = [
     (VERIFIER, ("arx_verifier",), DOORS),
     (CAPS / "audit", ("arx_caps", "audit"), set(AUDIT_ORDER)),
 ]
+
+# Folders of more than 16 modules, and why.
+LARGE = {
+    "arx_caps/cli/commands": "a file is a noun of the command line",
+    "arx_caps/integrations": "a file is a framework",
+    "verifier/arx_verifier/enforcement": "to be divided",
+}
 
 FOREIGN = {"starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "joserfc", "click"}
 
@@ -172,6 +178,20 @@ def test_redis_is_loaded_where_it_is_followed(path: Path) -> None:
     loaded |= {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
     if path.stem not in ("follower", "store_link", "store_url"):
         assert "redis" not in {module.partition(".")[0] for module in loaded}
+
+
+def test_rooms_stay_small() -> None:
+    """
+    A folder has 16 modules at most, and the top of arx_caps few loose files, rooms and arrows between them.
+    """
+    folders = {path.parent for path in product(VERIFIER, CAPS)}
+    sizes = {name_of(folder): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {name: size for name, size in sizes.items() if size > 16 and name not in LARGE} == {}
+    assert {name for name in LARGE if sizes[name] <= 16} == set(), "a reason that no folder needs"
+    assert len(list(CAPS.glob("*.py"))) <= 6
+    rooms = {package_of(path, CAPS) for path in product(CAPS)}
+    assert len(rooms) <= 24
+    assert sum(map(len, CAPS_IMPORTS.values())) <= 90
 
 
 def test_macaroon_and_caveats_do_not_know_each_other() -> None:
