@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from arx_caps.cli import exit_codes
-from tests.cli.helpers import REQUIRED, approval, arx, bundle, orders, service_file
+from tests.cli.helpers import REQUIRED, Ran, approval, arx, bundle, orders, service_file
 from tests.cli.live import live_realm
+from tests.servers import until
 
 TEXTS: Final = Path(__file__).with_name("texts")
 PROMPT: Final = "$ arx "
@@ -31,6 +32,8 @@ LAST: Final = {
     "{webhook}": re.compile(r"\bw-[a-z2-7]{16}\b"),
     "{link}": re.compile(r"\blink:[A-Za-z0-9_-]{22}\b"),
 }
+# What follows the audit log, which the mint writes after it has answered: repeated until the output has this text.
+FOLLOWING: Final = {"session show {session}": "allowed"}
 CHANGING: Final = (
     (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}", "+HASH+KEY"),
     (r"\b([staw])-[a-z2-7]{16}\b", r"\1-…"),
@@ -72,7 +75,7 @@ def play(text: str, folder: Path, environment: dict[str, str]) -> str:
         for name, value in found.items():
             words = words.replace(name, value)
         with contextlib.chdir(folder):
-            ran = arx(*shlex.split(words), env=environment)
+            ran = run(words, environment, FOLLOWING.get(line.removeprefix(PROMPT), ""))
         for name, pattern in LAST.items():
             found |= {name: ids[-1]} if (ids := pattern.findall(ran.out + ran.err)) else {}
         written = ran.out + "".join(f"! {each}\n" for each in ran.err.splitlines())
@@ -81,6 +84,18 @@ def play(text: str, folder: Path, environment: dict[str, str]) -> str:
         assert "0 or 3" not in ends or ran.exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), ran
         parts.append("\n".join([line, *shown, *([ends] if ends != "[exit 0]" else []), ""]))
     return "\n".join(parts)
+
+
+def run(words: str, environment: dict[str, str], awaited: str) -> Ran:
+    """Run a command line until its output has a text."""
+    ran: list[Ran] = []
+
+    def has_text() -> bool:
+        ran.append(arx(*shlex.split(words), env=environment))
+        return awaited in ran[-1].out
+
+    until(has_text)
+    return ran[-1]
 
 
 def steady(text: str, folder: Path) -> str:
