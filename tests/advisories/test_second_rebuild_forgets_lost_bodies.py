@@ -40,7 +40,12 @@ def test_the_last_run_names_what_every_run_lost(kept: tuple[LogStore, Backup], t
         notes = select(RECORD.c.kept).where(RECORD.c.tool == RECOVERED, RECORD.c.code == EVENT_CODE)
         with older.reading() as c:
             [named] = [read_event(bytes(kept), None).named for kept in c.execute(notes).scalars()]
-        assert named == {"first": before, "last": sizes[-1] - 1, "records": sizes[-1] - before}
+        assert named == {
+            "first": before,
+            "last": sizes[-1] - 1,
+            "records": sizes[-1] - before,
+            "indexes": [[before, sizes[-1] - 1]],
+        }
         with older.writing() as log:
             log.connection.execute(update(RECORD).where(RECORD.c.idx == before - 2).values(body=None))
         with pytest.raises(TamperedError, match=f"record {before - 2} .* lost its body"):

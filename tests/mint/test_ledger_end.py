@@ -15,7 +15,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.server import ledger_end
 from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LOST, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger import LOST, WAKING, PoolDraw, RedisLedger, Short, Taken
 from tests.ledgers import new_ledger
 from tests.servers import until
 
@@ -64,12 +64,19 @@ def ended(folder: Path) -> PoolDraw:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """The folder of a ledger.  What its ends note is removed."""
-    before = {*ledger_end.MEMORY.glob("arx-ledger-*")}
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a ledger.  The notes of its ends are removed, and none of another test."""
+    notes: list[Path] = []
+    note = ledger_end._note
+
+    def noted(seal: str) -> Path:
+        notes.append(note(seal))
+        return notes[-1]
+
+    monkeypatch.setattr(ledger_end, "_note", noted)
     yield tmp_path / "ledger"
-    for note in {*ledger_end.MEMORY.glob("arx-ledger-*")} - before:
-        note.unlink(missing_ok=True)
+    for each in notes:
+        each.unlink(missing_ok=True)
 
 
 def test_a_pool_has_what_it_had_left(folder: Path) -> None:
@@ -195,6 +202,19 @@ def test_a_server_that_no_supervisor_opens_is_exhausted(folder: Path) -> None:
         assert answers[0].remaining == LOST
         assert not open_ledger(server.url, "acme")
         assert is_lost(server.url, pool)
+
+
+def test_a_long_pause_waits_for_what_callers_remember(folder: Path) -> None:
+    """As at any ledger that no caller asked for 30 s; then it goes on."""
+    pool = ended(folder)
+    with EmbeddedValkey(folder, fsync="everysec") as server, closing(RedisLedger(server.url, "acme")) as ledger:
+        seen = int(ledger._redis.hget(ledger._keys[0], "seen"))
+        ledger._redis.hset(ledger._keys[0], "seen", seen - 60_000)
+        assert open_ledger(server.url, "acme")
+        answer = ledger.take("draw", "", [pool])
+        assert isinstance(answer, Short)
+        assert answer.remaining == WAKING
+        until(lambda: isinstance(ledger.take("draw", "", [pool]), Taken))
 
 
 def test_a_note_that_would_outlive_the_power_is_not_made(folder: Path, tmp_path: Path) -> None:

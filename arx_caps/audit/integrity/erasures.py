@@ -91,15 +91,20 @@ def name_erasures(indexes: Sequence[int], before: int | None) -> Iterator[dict[s
     if before is not None:
         yield {"records": len(indexes), "before": before}
         return
+    for part in split_ranges(indexes):
+        yield {"records": sum(last - first + 1 for first, last in part), "indexes": part}
+
+
+def split_ranges(indexes: Iterable[int]) -> Iterator[list[list[int]]]:
+    """Yield rising indexes as the ranges of one record each, at least one list."""
     ranges = group_indexes(indexes)
     for start in range(0, max(len(ranges), 1), MAX_RANGES):
-        part = ranges[start : start + MAX_RANGES]
-        yield {"records": sum(last - first + 1 for first, last in part), "indexes": [list(each) for each in part]}
+        yield [list(each) for each in ranges[start : start + MAX_RANGES]]
 
 
 def _ranges_of(note: EventRecord) -> list[tuple[int, int]]:
     named = note.named
-    if note.kind == RECOVERED:  # the files have no bodies
+    if note.kind == RECOVERED and "indexes" not in named:  # of an earlier version
         return [(int(named["first"]), int(named["last"]))]
     if "before" in named:
         return [(0, int(named["before"]) - 1)]

@@ -5,7 +5,7 @@ It restores rows that are missing, edited, moved or removed, for example after a
 the files.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import partial
 from hashlib import sha256
 from itertools import groupby
@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest import LOG, RECOVERED, LogEntry, Reader, is_event, make_note, read_event
 from arx_caps.audit.integrity.check import DIGEST_BYTES, Rows, read_filed, rows_of
-from arx_caps.audit.integrity.erasures import read_erasures
+from arx_caps.audit.integrity.erasures import read_erasures, split_ranges
 from arx_caps.audit.merkle import CHECKPOINT as HEAD
 from arx_caps.audit.merkle import (
     WIDTH,
@@ -125,16 +125,20 @@ class _Work:
         self.own = tree.root() == self._tree.root() or self._ends_with_note(tree)
 
     def _ends_with_note(self, tree: Frontier) -> bool:
-        """Return whether the tree ends with one unsigned record, which an earlier run made."""
+        """Return whether the tree ends with unsigned records of an earlier run."""
         # An earlier run from another mint's files, which ended sooner, has recorded itself there.
-        end = tree.size - 1
-        signed = 0 if self._last is None else self._last.size
-        row = self._store.record(end) if signed <= end < self.rows.size else None
-        if row is None or not is_event(row.kept) or read_event(row.kept, None).kind != RECOVERED:
+        if tree.size > self.rows.size:
             return False
+        end, signed = tree.size, 0 if self._last is None else self._last.size
+        while end > signed and self._is_note(end - 1):
+            end -= 1
         expected = self.rows.tree(end)
         expected.extend([leaf.hash for leaf in self._store.leaves(end, tree.size)])
         return expected.root() == tree.root()
+
+    def _is_note(self, index: int) -> bool:
+        row = self._store.record(index)
+        return row is not None and is_event(row.kept) and read_event(row.kept, None).kind == RECOVERED
 
     def mend(self, wrong: Sequence[int]) -> None:
         """Replace the rows at these indices."""
@@ -173,19 +177,22 @@ class _Work:
                 edge = b"".join(self.rows.tree(self.rows.size).edge)
                 log.connection.execute(insert(CHECKPOINT).values(signed | {"edge": edge}))
             # The rebuild is recorded in the log: batches without a statement are then known as restored.
-            restored = {*wrong, *self._lost_accounts(log.connection)}
-            if restored:
-                named = {"first": min(restored), "last": max(restored), "records": len(restored)}
-                log.note(make_note(RECOVERED, by, log.now_ms, named, {**named, "reason": reason}))
+            replaced = set(wrong)
+            bare = self._without_body(log.connection, replaced)
+            if restored := replaced.union(bare):
+                whole = {"first": min(restored), "last": max(restored), "records": len(restored)}
+                for part in split_ranges(bare):
+                    named = {**whole, "indexes": part}
+                    log.note(make_note(RECOVERED, by, log.now_ms, named, {**named, "reason": reason}))
             rebuild(log.connection)
 
-    def _lost_accounts(self, c: Connection) -> list[int]:
-        """Return the records without a body that only a replaced record accounted for."""
+    def _without_body(self, c: Connection, replaced: Set[int]) -> list[int]:
+        """Return the records whose bodies this run lost, and those that only a replaced record accounted for."""
         # An earlier run's record, which this one replaced, named the bodies that were lost then: without a record that
         # names them, they would look removed by hand.
         known, now = self._accounted, read_erasures(c)
         bare = c.execute(select(RECORD.c.idx).where(RECORD.c.body.is_(None)).order_by(RECORD.c.idx)).scalars()
-        return [index for index in bare if known.name(index) and not now.name(index)]
+        return [index for index in bare if index in replaced or (known.name(index) and not now.name(index))]
 
 
 def _last_signed(store: LogStore, key: VerifierKey) -> Checkpoint | None:
