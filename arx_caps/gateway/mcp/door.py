@@ -7,7 +7,6 @@ have what the token could allow.  A stream ends with its grant.
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Final
@@ -242,7 +241,6 @@ class McpDoor:
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
-                work.streams = work.streams or answer.content_type == _STREAM
                 asked = AnsweredMessage(facts, message.method, message.id, None, meta=budget_meta(work.grant))
                 return await self._answer(exchange, answer, asked, receive, work.check)
 
@@ -271,11 +269,11 @@ class McpDoor:
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
-                check = functools.partial(self._messages.check, screened)
-                return await self._answer(exchange, answer, asked, receive, check)
+                return await self._answer(exchange, answer, asked, receive, work.check)
 
+        work = self._messages.keep(screened)
         try:
-            whole = await self._messages.keep(screened, forward, lambda: exchange.has_begun)
+            whole = await work.run(forward)
         except RefusedCall:
             if message is not None and message.method == "tasks/result":
                 self._cancel(exchange, message, facts)
@@ -296,6 +294,7 @@ class McpDoor:
         if answer.content_type != _STREAM:
             data = await self._body(answer)
             return answer.status, headers, await self._answers.whole(answer.status, data, asked)
+        check()
         await exchange.begin(answer.status, headers)
         parts = _checked(self._answers.stream(answer.content.iter_any(), asked), check)
         await pass_on(parts, receive, exchange.send)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.client_address import Peers
     from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, read_traceparent
     from arx_verifier.enforcement.guard import current_grant, granted, protect
+    from arx_verifier.enforcement.loop_calls import TaskCut
     from arx_verifier.enforcement.messages import (
         BUDGET_KEY,
         MCP_REFUSED,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.protobuf import arguments_of
     from arx_verifier.enforcement.routes import Meaning, RouteMap, collect_headers, converted_argument
     from arx_verifier.enforcement.rpc_call import RPC_PROBLEM, RpcCall, RpcMethods
-    from arx_verifier.enforcement.rpc_streams import RpcContext, RpcStreams, TaskCut
+    from arx_verifier.enforcement.rpc_streams import RpcContext, RpcStreams
     from arx_verifier.enforcement.views import Matched, Views
     from arx_verifier.enforcement.wsgi import ArxWSGI, GuardedWSGI
     from arx_verifier.enforcement.wsgi_call import CALL_KEY, WSGICall
@@ -38,12 +39,13 @@ else:
             "client_address": "Peers",
             "enforcement": "Enforcement RefusedCall read_traceparent",
             "guard": "current_grant granted protect",
+            "loop_calls": "TaskCut",
             "messages": "BUDGET_KEY META_KEY MCP_REFUSED REFUSAL_KEY McpMessage Messages budget_meta mcp_meaning",
             "problems": "BUDGET_HEADER",
             "routes": "Meaning RouteMap collect_headers converted_argument",
             "protobuf": "arguments_of",
             "rpc_call": "RPC_PROBLEM RpcCall RpcMethods",
-            "rpc_streams": "RpcContext RpcStreams TaskCut",
+            "rpc_streams": "RpcContext RpcStreams",
             "views": "Matched Views",
             "wsgi": "ArxWSGI GuardedWSGI",
             "wsgi_call": "CALL_KEY WSGICall",

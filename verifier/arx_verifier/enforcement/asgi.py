@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from arx_verifier.enforcement.calls import (
     CALL,
-    RECHECK_MS,
     App,
     Call,
     Judged,
@@ -23,13 +22,14 @@ from arx_verifier.enforcement.calls import (
     Receive,
     Send,
     Watched,
-    Young,
     http_call,
     send_answer,
 )
 from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.endpoints import Endpoints
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.grant_life import RECHECK_MS
+from arx_verifier.enforcement.loop_calls import LoopCalls, TaskCut
 from arx_verifier.enforcement.public_call import PublicCall, is_preflight
 from arx_verifier.enforcement.routers import routers_of
 from arx_verifier.enforcement.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
@@ -78,12 +78,11 @@ class ArxMiddleware:
     ) -> None:
         if recheck_ms < 1:
             raise SettingsError("recheck_ms is at least 1")
-        self.app, self.verifier, self._recheck_ms = app, verifier, recheck_ms
-        self._enforcement = Enforcement(verifier)
+        self.app, self.verifier = app, verifier
+        self._enforcement, self._calls = Enforcement(verifier), LoopCalls(verifier, recheck_ms)
         self._max_body, self._peers = max_body, Peers(trusted_proxies)
         self._max_digits = len(str(max_body))
         self._started = False
-        self._young: Young | None = None
         self._endpoints: Endpoints | None = None
         self._meaning: Callable[[Scope, bytes], Meaning | None] | None = None
         self._wrong: SettingsError | None = None
@@ -155,13 +154,13 @@ class ArxMiddleware:
         except RefusedCall as problem:
             await self._refuse(problem, headers, peer, scope, receive, send)
             return
-        young = self._young
-        if young is None or young.loop is not get_running_loop():
-            young = self._young_here()
+        self._calls = calls = self._calls.here()
         body = bytes(body)
         http, line = http_call(scope, body), (scope["method"], scope["path"], scope["query_string"])
         endpoints: Any = self._endpoints  # None for an application without gates, which alone read it
-        call = Call(self._enforcement, young, http, headers, screened, body, receive, send, peer, endpoints, line)
+        call = Call(
+            self._enforcement, calls, http, headers, screened, body, receive, send, peer, endpoints, line, TaskCut()
+        )
         if endpoints is None:
             await self._decide_here(call, scope, send)
             return
@@ -236,9 +235,8 @@ class ArxMiddleware:
             await receive()
             await deny(self._enforcement.answer(problem), scope.get("extensions") or {}, send)
             return
-        call = socket_call(
-            self._enforcement, self._young_here(), scope, headers, screened, receive, send, peer, self._endpoints
-        )
+        self._calls = calls = self._calls.here()
+        call = socket_call(self._enforcement, calls, scope, headers, screened, receive, send, peer, self._endpoints)
         if self._endpoints is None:
             await self._decide_here(call, scope, send)
             return
@@ -247,14 +245,6 @@ class ArxMiddleware:
             await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
         finally:
             scope.pop(CALL, None)
-
-    def _young_here(self) -> Young:
-        """Return the new calls of this event loop."""
-        young = self._young
-        if young is None or young.loop is not get_running_loop():
-            # One for each event loop, because its timers and sets are not thread-safe.
-            self._young = young = Young(get_running_loop(), self.verifier.epochs, self._recheck_ms)
-        return young
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any = None) -> AsyncIterator[None]:

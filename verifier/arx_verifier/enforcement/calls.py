@@ -4,29 +4,29 @@
 The middleware makes a ``Call`` of the received request.  It is decided once: by the middleware itself if ``tools`` maps
 the request, or by the gate of the route that Starlette or FastAPI matched.  No part of an answer is sent before.
 
-A response may last for hours.  The grant of a running response is rechecked at a fixed interval, and never later than
-the lease on the epoch ends, so that the bound of a kill holds for open streams too.
+A response may last for hours.  Its grant is rechecked while it runs (``loop_calls``), so that the bound of a kill holds
+for open streams too.
 """
 
 import asyncio
+import enum
 import functools
 import logging
-from asyncio import current_task
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.grant_life import LifeState
+from arx_verifier.enforcement.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.enforcement.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.routes import Headers, Scope
-from arx_verifier.errors import ArxError, RequestError, UnavailableError, refusal
+from arx_verifier.errors import ArxError, RequestError, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
-from arx_verifier.revocation import Epochs
 from arx_verifier.token import sha256_of
-from arx_verifier.verification import Grant, Screened, recheck_pause
+from arx_verifier.verification import Screened
 
 if TYPE_CHECKING:
     from arx_verifier.enforcement.parameters import Parameters
@@ -39,7 +39,6 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 CALL: Final = "arx.call"
 UNSEEN: Final = "arx.unseen"  # set in the scope of a request whose body may be there, and is not seen
 _SERVER_ERROR: Final = 500
-RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
 
 _http_call: Final[Callable[[tuple[Any, ...]], HttpCall]] = functools.partial(tuple.__new__, HttpCall)  # runs no Python
 _log = logging.getLogger(__name__)
@@ -62,46 +61,18 @@ class GatedRoutes(Protocol):
         """Add a gate to a route of WebSockets that the framework copied."""
 
 
-class Young:
-    """The calls of one event loop before their first recheck, with one timer for all of them.
-
-    Args:
-        loop: The event loop.
-        epochs: The epoch view.
-        recheck_ms: The longest time between two rechecks, ms.
+class AnswerState(enum.Enum):
+    """How much of an answer was sent.
 
     Attributes:
-        calls: The calls whose grants are rechecked when the timer fires.
-        due: When it fires, monotonic clock, s.
-        planned: Whether the timer runs.
+        UNSENT: Nothing.
+        BEGUN: A part, or all of it.
+        CLOSED: What the caller gets; whatever else the application sends is dropped.
     """
 
-    # Nearly every call is over before the timer fires: a timer for each would cost more than the call's own work.
-
-    __slots__ = ("_epochs", "calls", "due", "loop", "planned", "recheck_s")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, epochs: Epochs, recheck_ms: int) -> None:
-        self.loop, self._epochs, self.recheck_s = loop, epochs, recheck_ms / 1000
-        self.calls: set[Call] = set()
-        self.planned, self.due = False, 0.0
-
-    def plan(self) -> None:
-        """Start the timer, at the first call after it fired."""
-        # A lease that is granted meanwhile ends later, so the timer never fires too late.
-        pause = self.pause()
-        self.planned, self.due = True, monotonic() + pause
-        self.loop.call_later(pause, self._look)
-
-    def pause(self) -> float:
-        """Return the time to the next recheck, s."""
-        return recheck_pause(self._epochs, self.recheck_s)
-
-    def _look(self) -> None:
-        calls, self.calls, self.planned = self.calls, set(), False
-        for number, call in enumerate(calls):
-            # From here on each call has its own timer.  They are spread over half of the interval, so that not all
-            # rechecks run at the same moment.
-            self.loop.call_soon(call.look, 1 - number / len(calls) / 2)
+    UNSENT = 0
+    BEGUN = 1
+    CLOSED = 2
 
 
 class Call(msgspec.Struct, eq=False):
@@ -109,7 +80,7 @@ class Call(msgspec.Struct, eq=False):
 
     Attributes:
         enforcement: The decisions of the verifier.
-        young: The new calls of the same event loop.
+        calls: The granted calls of the same event loop.
         http: The request, as its proof covers it; see ``http_call``.
         headers: ``collect_headers`` of it.
         screened: The presented token, authenticated.
@@ -118,9 +89,9 @@ class Call(msgspec.Struct, eq=False):
         send: The server's ``send``.
         peer: The address of the caller, or None.
         line: The method, the path and the query as they were sent.
-        decision: The decision that allowed the call.
+        cut: Cancels the task that handles the request.
+        life: The granted call, once it was decided.
         problem: The refusal.
-        started: Whether a part of the response was sent.
         endpoints: The endpoints of an application that decides at its routes; None for another one, which has no gates.
         rest: The path as the outermost router sees it; None before.
         parameters: The parameters of the endpoint and its dependencies, if the framework converts them.
@@ -132,7 +103,7 @@ class Call(msgspec.Struct, eq=False):
     # A struct, because one is made for each request: it needs no ``__init__`` in Python.
 
     _enforcement: Enforcement
-    _young: Young
+    _calls: LoopCalls
     _http: HttpCall
     headers: Headers
     _screened: Screened
@@ -142,24 +113,15 @@ class Call(msgspec.Struct, eq=False):
     _peer: str | None
     endpoints: GatedRoutes
     _line: tuple[str, str, bytes]
-    decision: Decision | None = None
+    _cut: TaskCut
+    life: LoopCall | None = None
     problem: RefusedCall | None = None
     rest: str | None = None
     parameters: "Parameters | None" = None
     sent: Any = None
     unjudged: RequestError | None = None
     admitted: Any = None
-    started: bool = False
-    _grant: Grant | None = None
-    _timer: asyncio.TimerHandle | None = None
-    _task: Any = None
-    _cancelling: int = 0
-    _due: float = 0.0
-    _withheld: bool = False
-    _open: bool = False
-    _over: bool = False
-    _cut: bool = False
-    _is_read: bool = False
+    _answer: AnswerState = AnswerState.UNSENT
 
     is_socket = False
 
@@ -199,13 +161,9 @@ class Call(msgspec.Struct, eq=False):
         self._allow(await self._enforcement.decide_async(screened.token, request, screened), request, scope)
 
     def _allow(self, decision: Decision, request: AccessRequest, scope: Scope) -> None:
-        scope["arx"] = self._grant = self._enforcement.require(decision, request)
-        self.decision = decision
-        young = self._young
-        if not young.planned:
-            young.plan()
-        young.calls.add(self)
-        self._due = young.due
+        grant = scope["arx"] = self._enforcement.require(decision, request)
+        self.life = LoopCall(self._calls, grant.look_again, decision, grant)
+        self.life.begin(self._cut)
 
     async def run(self, app: App, scope: Scope) -> None:
         """Run the application, and refuse a request on which no gate decided.
@@ -216,47 +174,44 @@ class Call(msgspec.Struct, eq=False):
             app: The application.
             scope: The request as the application gets it.
         """
-        task = current_task(self._young.loop)
-        assert task is not None
-        self._task, self._cancelling = task, task.cancelling()
         try:
-            await app(scope, self._receive_body, self._guarded_send)
+            await app(scope, self.replay(), self._guarded_send)
         except asyncio.CancelledError:
             if not self._close():
                 raise
         except UnseenRouteError:
             pass  # refused below, or already in the place of the framework's own answer to this error
         except Exception as error:
-            if self._grant is not None and self._ended is None:
+            if self.life is not None:
                 # It may have failed because its own recheck of the grant raised.
-                self._open = self._open or isinstance(error, ArxError)
-                self.look()
+                if isinstance(error, ArxError):
+                    self.life.check(anew=True)
+                else:
+                    self.life.look()
             self._close()
             if self._ended is not None:
                 # The call was cancelled, or its send or its recheck raised.  The application's own error has no reader.
                 _log.debug("what an ended call raised", exc_info=True)
-            elif self.started or self._is_open or not hasattr(error, "status_code"):
+            elif self._answer is not AnswerState.UNSENT or self._is_decided or not hasattr(error, "status_code"):
                 raise
             # Some frameworks raise an HTTP error for a request without a route.  It is refused below like any other.
         finally:
             self._close()
-        if not self.started:
+        if self._answer is AnswerState.UNSENT:
             await self._answer_instead()
 
     async def _answer_instead(self) -> None:
         """Answer a request that the application did not answer: ended, refused, or without a decision."""
-        ended = self._ended
-        if ended is not None:
-            assert self.decision is not None
-            await self.refuse(RefusedCall(ended.code, failures=ended.failures, decision=self.decision.id))
+        if self.life is not None and self.life.reason is not None:
+            await self.refuse(refused_end(self.life.reason, self.life.decision))
         elif self.problem is not None:
             await self.refuse(self.problem)
-        elif not self._is_open:
+        elif not self._is_decided:
             await self._refuse_unjudged()
 
     @property
-    def _is_open(self) -> bool:
-        return self.decision is not None or self.admitted is not None
+    def _is_decided(self) -> bool:
+        return self.life is not None or self.admitted is not None
 
     def admit(self, route: Any) -> None:
         """Let a public route answer, without a decision.
@@ -274,6 +229,8 @@ class Call(msgspec.Struct, eq=False):
             send: The ``send`` of an application in between; None for the server's.
         """
         self.problem = problem
+        if send is None:
+            self._answer = AnswerState.CLOSED
         await send_answer(self._enforcement.answer(problem), self._http.method, send or self._send)
 
     async def refuse_malformed(self, error: ArxError, send: Send | None = None) -> None:
@@ -288,10 +245,9 @@ class Call(msgspec.Struct, eq=False):
         Args:
             error: The difference.
         """
-        assert self.decision is not None
-        if not self.started:
-            self.started = True
-            await self.refuse(RefusedCall(error.code, str(error), decision=self.decision.id))
+        assert self.life is not None
+        if self._answer is AnswerState.UNSENT:
+            await self.refuse(refused_end(error, self.life.decision))
 
     def compare(self, require: Any, *values: Any) -> None:
         """Compare the arguments of the next function with those of the decision.
@@ -306,9 +262,7 @@ class Call(msgspec.Struct, eq=False):
         try:
             require(self.sent, *values)
         except RequestError as error:
-            self.unjudged = error
-            assert self._grant is not None
-            self._grant.end(error)  # so that no error handler of the application can answer
+            self.unjudged = error  # so that no error handler of the application can answer
             raise
 
     def end_unseen(self) -> None:
@@ -318,35 +272,13 @@ class Call(msgspec.Struct, eq=False):
             AccessError: Always.
         """
         error = refusal("tool_not_allowed", ())
-        assert self._grant is not None
-        if self._grant.ended is None:
+        assert self.life is not None
+        if self.life.end(error):
             _log.error(_UNSEEN)
-            self._grant.end(error)
-            self.record_end(error)
         raise error
 
-    def record_end(self, reason: ArxError) -> None:
-        """Record that the call was ended.
-
-        Args:
-            reason: Why.
-        """
-        verifier, decision = self._enforcement.verifier, self.decision
-        assert decision is not None
-        if verifier.decisions.waits:  # the event loop must not wait for a disk
-            self._young.loop.run_in_executor(None, verifier.record_end, decision, reason)
-        else:
-            verifier.record_end(decision, reason)
-
-    async def _receive_body(self) -> Message:
-        """Receive for the application's middleware: the body, and then the server's messages."""
-        if self._is_read:
-            return await self._receive()
-        self._is_read = True
-        return {"type": "http.request", "body": self.body, "more_body": False}
-
     def replay(self) -> Receive:
-        """Return another ``receive`` with the body of the decision, and then the server's messages.
+        """Return a ``receive`` with the body of the decision, and then the server's messages.
 
         After the body, the server can only send a disconnect.
         """
@@ -357,90 +289,58 @@ class Call(msgspec.Struct, eq=False):
 
     @property
     def _ended(self) -> ArxError | None:
-        return None if self._grant is None else self._grant.ended
+        return None if self.life is None else self.life.reason
 
     def _close(self) -> bool:
-        """Stop the rechecks; return whether this class alone cancelled the task, as ``asyncio.timeout`` does."""
-        if self._over:
-            return False
-        self._over = True
-        if self._timer is None:
-            self._young.calls.discard(self)
-        else:
-            self._timer.cancel()
-        return self._cut and self._task.uncancel() <= self._cancelling
+        """Stop the rechecks; return whether the end of the call alone has cancelled the task."""
+        if self.life is not None:
+            self.life.close()
+        return self._cut.close()
 
-    def look(self, part: float = 1.0) -> None:
-        """Recheck the grant, and end the call if the token was revoked, frozen or expired.
+    def _require_open(self, life: LoopCall, *, anew: bool = False) -> None:
+        """Require the grant before a part of the answer leaves.
 
-        Args:
-            part: The time to the next recheck, as a part of the longest time.
+        Raises:
+            ConnectionAbortedError: The call was ended.
         """
-        if self._over:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        else:
-            self._young.calls.discard(self)
-        assert self._grant is not None
-        refused, loop = self._grant.look_again(), self._young.loop
-        if refused is None:
-            pause = self._young.pause() * part
-            self._due = monotonic() + pause
-            self._timer = loop.call_later(pause, self.look)
-        elif isinstance(refused, UnavailableError) and not self._open:
-            # The response has not begun, so no data leaves before the next recheck in ``_guarded_send``.  Stopping a
-            # tool half-way because the store is slow would do harm and protect no data.  A kill still ends it at once.
-            self._due = 0.0
-            self._timer = loop.call_later(self._young.recheck_s, self.look)
-        else:
-            if self._grant.ended is None:
-                self.record_end(refused)
-            self._grant.end(refused)
-            loop.call_soon(self._cancel)
-
-    def _cancel(self) -> None:
-        if not self._over:
-            self._cut = True
-            self._task.cancel()
-
-    async def _guarded_send(self, message: Message) -> None:
-        grant = self._grant
-        if grant is None:
-            await self._before_grant(message)
-            return
-        self._open = True
-        if grant.ended is None and (monotonic() >= self._due or message.get("status", 200) >= _SERVER_ERROR):
-            self.look()
-        if grant.ended is not None:
+        life.check(anew=anew)
+        if life.state is LifeState.ENDED or self.unjudged is not None:
             # An ASGI server raises this kind of error for a client that disconnected: applications handle it and stop.
             raise ConnectionAbortedError("the call was ended: its token was revoked, frozen or expired")
-        if grant.has_budget and message["type"] == "http.response.start":
+
+    async def _guarded_send(self, message: Message) -> None:
+        life = self.life
+        if life is None:
+            await self._before_grant(message)
+            return
+        self._require_open(life, anew=message.get("status", 200) >= _SERVER_ERROR)
+        grant = life.grant
+        if grant is not None and grant.has_budget and message["type"] == "http.response.start":
             left = grant.remaining_text().encode("ascii")
             message = {**message, "headers": [*message.get("headers", ()), (BUDGET_HEADER, left)]}
         await self._send(message)
-        self.started = True
+        self._answer = AnswerState.BEGUN
         if message["type"] == "http.response.body" and not message.get("more_body"):
-            self._open = False
+            life.answered()
 
     async def _before_grant(self, message: Message) -> None:
         """Send a refusal; drop every other answer before a grant, such as a framework's 404 or a middleware's."""
-        if self._withheld:
+        if self._answer is AnswerState.CLOSED:
             return
         if self.problem is not None or self.admitted is not None:
             await self._send(message)
-            self.started = True
+            self._answer = AnswerState.BEGUN
         else:
             await self._refuse_unjudged()
 
     async def _refuse_unjudged(self) -> None:
-        self._withheld = True
+        self._answer = AnswerState.CLOSED  # what the application sends while this waits is dropped
         try:
             if (wait := self.decide("", {}, {})) is not None:
                 await wait
         except RefusedCall as problem:
+            self._answer = AnswerState.UNSENT
             await self.refuse(problem)
-            self.started = True
 
 
 class Unseen(Protocol):

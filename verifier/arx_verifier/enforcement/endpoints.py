@@ -76,7 +76,7 @@ class Gate:
             return
         try:
             # A middleware could call the application again with a changed scope: the second route was never decided.
-            if call.decision is not None:
+            if call.life is not None:
                 raise RefusedCall("tool_not_allowed", _TAKEN)
             tool, args = call.endpoints.meaning(self._route, call, scope)
             if tool is PUBLIC:
@@ -124,8 +124,8 @@ class Gate:
                 raise
         finally:
             RUNNING.reset(token)
-            if call.unjudged is not None:
-                call.record_end(call.unjudged)
+            if call.unjudged is not None and call.life is not None:
+                call.life.end(call.unjudged)
         if call.unjudged is not None:
             await call.withdraw(call.unjudged)
 

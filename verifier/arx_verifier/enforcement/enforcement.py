@@ -12,7 +12,7 @@ from typing import Final
 
 from arx_verifier.enforcement.problems import Answer, answer
 from arx_verifier.enforcement.routes import LINE_BREAK
-from arx_verifier.errors import Failure, shorten
+from arx_verifier.errors import ArxError, Failure, RequestError, shorten
 from arx_verifier.journal import OK, Decision
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.verification import Grant, Screened, Verifier
@@ -168,6 +168,17 @@ class Enforcement:
             peer: The caller's address, or None.
         """
         self.verifier.refuse(problem.code, AccessRequest("", {}, now_ms(), peer))
+
+
+def refused_end(reason: ArxError, decision: Decision | None) -> RefusedCall:
+    """Return the refusal of a call that was ended.
+
+    Args:
+        reason: Why it was ended.
+        decision: The decision that allowed it; None of work that no call has begun.
+    """
+    detail = str(reason) if isinstance(reason, RequestError) else None
+    return RefusedCall(reason.code, detail, failures=reason.failures, decision="" if decision is None else decision.id)
 
 
 def read_traceparent(value: bytes) -> str | None:

@@ -6,22 +6,24 @@ The adapters of MCP servers call this, and those of clients sign with ``mcp_mean
 
 import asyncio
 import contextlib
+import functools
 import json
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from arx_verifier.enforcement.calls import RECHECK_MS, http_call
+from arx_verifier.enforcement.calls import http_call
 from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.grant_life import RECHECK_MS
 from arx_verifier.enforcement.guard import granted
+from arx_verifier.enforcement.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.enforcement.routes import collect_headers
-from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall, UnavailableError
+from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Grant, Refused, Screened, Verifier, recheck, recheck_pause
+from arx_verifier.verification import Grant, Refused, Screened, Verifier, recheck
 
 T = TypeVar("T")
 
@@ -203,29 +205,79 @@ def mcp_meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[
     raise RequestError(f"unknown method {method!r:.60}")
 
 
-class Work:
+class LiveWork:
+    """Work that a live token allows, and that ends with it.
+
+    Args:
+        life: Its life.
+        streams: Whether the caller gets parts of an answer before its end, which nothing here sees.
+    """
+
+    def __init__(self, life: LoopCall, *, streams: bool = False) -> None:
+        self._life, self._streams = life, streams
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run the work in this task, and cancel it when its token is revoked, frozen or expires.
+
+        Args:
+            work: Returns what to await.
+
+        Returns:
+            Its result.
+
+        Raises:
+            RefusedCall: It was ended; there is no result, also if the work had one.
+        """
+        cut = TaskCut()
+        self._life.begin(cut)
+        try:
+            if self._streams:
+                self.check()
+            result = await work()
+            self.check()
+            return result
+        except BaseException as error:
+            alone = cut.close()
+            if isinstance(error, Exception):
+                self._life.check(anew=True)  # its text is an answer too
+            if self._life.reason is None or (isinstance(error, asyncio.CancelledError) and not alone):
+                raise
+            raise refused_end(self._life.reason, self._life.decision) from None
+        finally:
+            cut.close()
+            self._life.close()
+
+    def check(self) -> None:
+        """Recheck the token before a result or a part of it leaves.
+
+        Raises:
+            RefusedCall: The token was revoked or frozen, or has expired; the end of a call is recorded.
+        """
+        # What would leave after the lease of this view could be of a call that was killed.
+        if (ended := self._life.check(anew=True)) is not None:
+            raise refused_end(ended, self._life.decision)
+
+
+class Work(LiveWork):
     """One allowed message while it runs.
 
     Args:
         enforcement: The decisions of the verifier.
+        calls: The granted calls of this event loop.
         decision: The decision that allowed it.
         request: The request that the decision was made on.
-        streams: Whether the caller gets parts of an answer before its end; may be set later.
-        recheck_ms: The longest time between two rechecks, ms.
+        streams: As in ``LiveWork``.
 
     Raises:
         RefusedCall: The decision is a refusal.
     """
 
-    _timer: asyncio.TimerHandle | None = None
-    _cut = False
-
     def __init__(
-        self, enforcement: Enforcement, decision: Decision, request: AccessRequest, streams: bool, recheck_ms: int
+        self, enforcement: Enforcement, calls: LoopCalls, decision: Decision, request: AccessRequest, *, streams: bool
     ) -> None:
-        self._enforcement, self._verifier, self._request = enforcement, enforcement.verifier, request
-        self.decision, self.grant = decision, enforcement.require(decision, request)
-        self.streams, self._recheck_s = streams, recheck_ms / 1000
+        self._enforcement, self._request, self.decision = enforcement, request, decision
+        self.grant = enforcement.require(decision, request)
+        super().__init__(LoopCall(calls, self.grant.look_again, decision, self.grant), streams=streams)
 
     async def require_texts(self, schema: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Refuse an argument whose text is JSON of another type, unless the tool takes text there.
@@ -241,89 +293,19 @@ class Work:
         if not ambiguous:
             return
         types = {name: each.get("type") for name, each in dict((await schema()).get("properties") or {}).items()}
-        for name in ambiguous:
-            if types.get(name) != "string":
-                error = RequestError(f"argument {name!r:.60} is JSON in a text: send it as JSON")
-                self._end(error)
-                raise RefusedCall(error.code, str(error), decision=self.decision.id)
+        wrong = next((name for name in ambiguous if types.get(name) != "string"), None)
+        error: ArxError | None = None
+        if wrong is not None:
+            error = RequestError(f"argument {wrong!r:.60} is JSON in a text: send it as JSON")
         # A gateway waits for its upstream's schema: a call that was killed meanwhile does not begin.
-        refused = self.grant.look_again()
-        if refused is not None:
-            self._end(refused)
-            raise RefusedCall(refused.code, failures=refused.failures, decision=self.decision.id)
+        if (refused := error or self.grant.look_again()) is not None:
+            self._life.end(refused)
+            raise refused_end(refused, self.decision)
 
-    async def run(self, tool: Callable[[], Awaitable[T]]) -> T:
-        """Run the tool, and cancel it when its token is revoked, frozen or expires.
-
-        Args:
-            tool: Returns what to await.
-
-        Returns:
-            Its result.
-
-        Raises:
-            RefusedCall: It was ended; there is no result, also if the tool had one.
-        """
-        task = asyncio.current_task()
-        assert task is not None
-        self._task, cancelling = task, task.cancelling()
-        self._plan()
-        try:
-            with granted(self._enforcement, self.decision, self._request):
-                return await self._checked(tool)
-        except BaseException as error:
-            ended = self.grant.ended
-            if ended is None or (isinstance(error, asyncio.CancelledError) and not self._cut):
-                raise
-            if self._cut and task.uncancel() > cancelling:
-                raise  # another part of the program cancels the task as well
-            raise RefusedCall(ended.code, failures=ended.failures, decision=self.decision.id) from None
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-
-    async def _checked(self, tool: Callable[[], Awaitable[T]]) -> T:
-        result = await tool()
-        self.check()
-        return result
-
-    def check(self) -> None:
-        """Look at the grant again before a result or a part of it leaves, if that is due.
-
-        Raises:
-            ArxError: The token was revoked or frozen, or has expired; the end of the call is recorded.
-        """
-        # What would leave after the lease of this view could be of a call that was killed.
-        if time.monotonic() >= self._due and (refused := self.grant.look_again()) is not None:
-            self._end(refused)
-            raise refused
-
-    def _plan(self) -> None:
-        pause = recheck_pause(self._verifier.epochs, self._recheck_s)
-        self._due = time.monotonic() + pause
-        self._timer = asyncio.get_running_loop().call_later(pause, self._look)
-
-    def _look(self) -> None:
-        refused = self.grant.look_again()
-        if refused is None:
-            self._plan()
-        elif isinstance(refused, UnavailableError) and not self.streams:
-            # Nothing leaves before the recheck of the result.  Stopping a tool half-way because the store is slow would
-            # do harm and protect no data.  A kill still ends it at once.
-            self._timer = asyncio.get_running_loop().call_later(self._recheck_s, self._look)
-        else:
-            self._end(refused)
-            self._cut = True
-            self._task.cancel()
-
-    def _end(self, reason: ArxError) -> None:
-        if self.grant.ended is None:
-            if self._verifier.decisions.waits:  # the event loop must not wait for a disk
-                loop = asyncio.get_running_loop()
-                loop.run_in_executor(None, self._verifier.record_end, self.decision, reason)
-            else:
-                self._verifier.record_end(self.decision, reason)
-        self.grant.end(reason)
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run the tool with its grant; see ``LiveWork.run``."""
+        with granted(self._enforcement, self.decision, self._request):
+            return await super().run(work)
 
 
 class Messages:
@@ -348,7 +330,7 @@ class Messages:
         tasks: bool = False,
     ) -> None:
         self.verifier, self._enforcement = verifier, Enforcement(verifier)
-        self._peers, self._recheck_ms, self._tasks = Peers(trusted_proxies), recheck_ms, tasks
+        self._peers, self._calls, self._tasks = Peers(trusted_proxies), LoopCalls(verifier, recheck_ms), tasks
         self._started = False
 
     @contextlib.asynccontextmanager
@@ -374,7 +356,7 @@ class Messages:
         token, request, screened = await self._read(message)
         decision = await self._enforcement.decide_async(token, request, screened)
         streams = "progressToken" in message.meta or message.method == "subscriptions/listen"
-        return Work(self._enforcement, decision, request, streams, self._recheck_ms)
+        return Work(self._enforcement, self._calls_here(), decision, request, streams=streams)
 
     async def run(
         self,
@@ -467,47 +449,18 @@ class Messages:
         if refused is not None:
             raise RefusedCall(refused.code, failures=refused.failures)
 
-    async def keep(
-        self, screened: Screened, work: Callable[[], Awaitable[T]], streams: Callable[[], bool] = lambda: True
-    ) -> T:
-        """Run work that no call has begun, and cancel it when its token is revoked, frozen or expires.
+    def keep(self, screened: Screened) -> LiveWork:
+        """Return work that no call has begun, such as a list, or the stream of a session.
 
         Args:
             screened: Its live token.
-            work: Returns what to await, such as a list, or the stream of a session.
-            streams: Returns whether the caller has got a part of the answer already.
-
-        Returns:
-            The work's result.
-
-        Raises:
-            RefusedCall: It was ended; there is no result, also if the work had one.
         """
-        task = asyncio.ensure_future(work())
-        pause = self._pause()
-        try:
-            while True:
-                due = time.monotonic() + pause
-                await asyncio.wait({task}, timeout=pause)
-                if task.done() and time.monotonic() < due:
-                    return task.result()  # within the lease of the view that the token was checked against
-                refused = recheck(self.verifier.epochs, screened.proven, may_wait=False)
-                if isinstance(refused, UnavailableError) and not task.done() and not streams():
-                    pause = self._recheck_ms / 1000  # as for a call: nothing leaves before the recheck of the result
-                    continue
-                if refused is not None:
-                    raise RefusedCall(refused.code, failures=refused.failures)
-                if task.done():
-                    return task.result()
-                pause = self._pause()
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # of work that failed when it was ended: nothing else reads it
+        look_again = functools.partial(recheck, self.verifier.epochs, screened.proven, may_wait=False)
+        return LiveWork(LoopCall(self._calls_here(), look_again))
 
-    def _pause(self) -> float:
-        return recheck_pause(self.verifier.epochs, self._recheck_ms / 1000)
+    def _calls_here(self) -> LoopCalls:
+        self._calls = self._calls.here()
+        return self._calls
 
     def passes(self, notification: str) -> bool:
         """Return whether a notification reaches the server's handlers, as its method is a known one."""

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
-from arx_verifier.enforcement.calls import RECHECK_MS
 from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.grant_life import RECHECK_MS
 from arx_verifier.enforcement.guard import granted
 from arx_verifier.enforcement.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.protobuf import arguments_of
 from arx_verifier.enforcement.running_calls import RunningCall, RunningCalls
-from arx_verifier.errors import ArxError, RequestError, SettingsError
+from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
@@ -162,25 +162,25 @@ class RpcCall:
             self.refuse_unread(RefusedCall("malformed_request", str(error)))
         return AccessRequest(self._tool, self._args, now_ms(), self._peer, None, None, self._traceparent)
 
-    def decide(self, request: AccessRequest, cut: Callable[[], object]) -> None:
+    def decide(self, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Decide on the request; see ``begin``."""
         assert self._screened is not None
         decision = self._methods.enforcement.decide(self._screened.token, request, self._screened)
         self.begin(decision, request, cut)
 
-    async def decide_async(self, request: AccessRequest, cut: Callable[[], object]) -> None:
+    async def decide_async(self, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Decide on the request without blocking the event loop; see ``begin``."""
         assert self._screened is not None
         enforcement = self._methods.enforcement
         self.begin(await enforcement.decide_async(self._screened.token, request, self._screened), request, cut)
 
-    def begin(self, decision: Decision, request: AccessRequest, cut: Callable[[], object]) -> None:
+    def begin(self, decision: Decision, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Recheck the grant of a decision from now on.
 
         Args:
             decision: The decision.
             request: The request that it was made on.
-            cut: Called once, in any thread, after the call was ended.
+            cut: As ``RunningCalls.begin`` takes it.
 
         Raises:
             RefusedCall: The decision is a refusal.
@@ -219,11 +219,8 @@ class RpcCall:
         Raises:
             RefusedCall: The call was ended.
         """
-        if self.running is not None:
-            self.running.is_open = True
-            ended = self.running.check()
-            if ended is not None:
-                raise self._ended(ended)
+        if self.running is not None and (ended := self.running.check()) is not None:
+            raise refused_end(ended, self.running.decision)
 
     def left(self) -> tuple[tuple[str, str], ...]:
         """Return the trailing metadata of an answer that holds what the token's budgets have left.  SPEC 17.4."""
@@ -241,8 +238,9 @@ class RpcCall:
         Raises:
             BaseException: The error itself, which is not of ARx.
         """
-        ended = None if self.running is None else self.running.grant.ended
-        problem = error if isinstance(error, RefusedCall) else None if ended is None else self._ended(ended)
+        problem = error if isinstance(error, RefusedCall) else None
+        if problem is None and self.running is not None and self.running.reason is not None:
+            problem = refused_end(self.running.reason, self.running.decision)
         if problem is None:
             raise error
         return self._methods.enforcement.answer(problem)
@@ -251,11 +249,6 @@ class RpcCall:
         """Recheck no longer: the call is over."""
         if self.running is not None:
             self.running.close()
-
-    def _ended(self, error: ArxError) -> RefusedCall:
-        assert self.running is not None
-        detail = str(error) if isinstance(error, RequestError) else None
-        return RefusedCall(error.code, detail, failures=error.failures, decision=self.running.decision.id)
 
     def _arguments(self, message: Any) -> dict[str, Any]:
         if not hasattr(message, "ListFields"):

@@ -4,7 +4,6 @@
 Requests are held to what was decided on, and no answer leaves after the grant has ended.
 """
 
-import asyncio
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -15,9 +14,10 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
+from arx_verifier.enforcement.loop_calls import TaskCut
 from arx_verifier.enforcement.rpc_call import RpcCall
 from arx_verifier.errors import RequestError
 
@@ -108,7 +108,7 @@ class RpcContext:
         cut: Cancels the task of the call.
     """
 
-    def __init__(self, context: Any, call: RpcCall, cut: "TaskCut") -> None:
+    def __init__(self, context: Any, call: RpcCall, cut: TaskCut) -> None:
         self._context, self._call, self._cut = context, call, cut
         self._has_begun = False
 
@@ -135,47 +135,3 @@ class RpcContext:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
-
-
-class TaskCut:
-    """Cancels the asyncio task that runs here, when called from any thread, until it is over."""
-
-    def __init__(self) -> None:
-        self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
-        self._is_over = self._is_cut = self._is_held = self._is_due = False
-
-    def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._cancel)
-
-    def _cancel(self) -> None:
-        if self._is_held:
-            self._is_due = True
-        elif not self._is_over and self._task is not None:
-            self._is_cut = self._task.cancel()
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Return a context in which the task is not cancelled, but after it."""
-        self._is_held = True
-        try:
-            yield
-        finally:
-            self._is_held = False
-            if self._is_due:
-                self._loop.call_soon(self._cancel)
-
-    def close(self) -> None:
-        """Cancel nothing any more."""
-        self._is_over = True
-
-    def take(self, error: BaseException) -> None:
-        """Let the task go on after an error, to answer it; it is not cancelled any more.
-
-        Raises:
-            CancelledError: Another part of the program has cancelled the task.
-        """
-        self.close()
-        if isinstance(error, asyncio.CancelledError) and not self._is_cut:
-            raise error
-        if self._task is not None and self._is_cut:
-            self._task.uncancel()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running calls outside of an event loop: one thread rechecks their grants and ends them after a kill.  SPEC 11.
 
-For WSGI and gRPC.  A thread cannot be cancelled, so the adapter cuts its connection or its stream.
-``calls`` does the same in the event loop of an ASGI server.
+For WSGI and gRPC.  A thread cannot be cancelled, so the adapter cuts its connection or its stream.  ``grant_life`` has
+the rules; ``loop_calls`` does the same in an event loop.
 """
 
 import os
@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from arx_verifier.enforcement.calls import RECHECK_MS
-from arx_verifier.errors import ArxError, SettingsError, UnavailableError
+from arx_verifier.enforcement.grant_life import RECHECK_MS, GrantLife, LifeState
+from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.verification import Grant, Verifier, recheck_pause
 
@@ -44,32 +44,34 @@ class RunningCalls:
 
     def _forget(self) -> None:
         """Start empty: at construction, and in a forked child, which has no thread of its parent."""
-        self.lock = threading.Lock()
+        # One for all: no step under it waits.  Reentrant, as the garbage collector may close a call of the same thread.
+        self.lock = threading.RLock()
         self._calls: set[RunningCall] = set()
         self._thread: threading.Thread | None = None
         self._due = 0.0
 
-    def begin(self, decision: Decision, cut: Callable[[], object]) -> "RunningCall":
+    def begin(self, decision: Decision, cut: Callable[[bool], object]) -> "RunningCall":
         """Recheck the grant of a decision from now on.
 
         Args:
             decision: An allow.
-            cut: Called once, in any thread, after the grant was ended; it must not block.
+            cut: Called once, in any thread, after the grant was ended, with whether a part of the response may have
+                left; it must not block.
         """
+        assert isinstance(decision.grant, Grant)
         with self.lock:
             if self._thread is None:
                 self._plan()
                 self._thread = threading.Thread(target=self._run, name="arx-recheck", daemon=True)
                 self._thread.start()
             # A lease that is granted meanwhile ends later, so the thread never rechecks too late.
-            call = RunningCall(self, decision, cut, self._due)
+            call = RunningCall(self, decision, decision.grant, cut, due=self._due)
             self._calls.add(call)
         return call
 
     def discard(self, call: "RunningCall") -> None:
-        """Recheck a call no longer."""
-        with self.lock:
-            self._calls.discard(call)
+        """Recheck a call no longer; the lock is held."""
+        self._calls.discard(call)
 
     def pause(self) -> float:
         """Return the time to the next recheck, s."""
@@ -92,45 +94,38 @@ class RunningCalls:
                 call.look()
 
 
-class RunningCall:
-    """One allowed call while it runs.
-
-    Args:
-        calls: The running calls of the process.
-        decision: An allow.
-        cut: Ends what the adapter sends.
-        due: When its grant is rechecked, monotonic clock, s.
+class RunningCall(GrantLife, eq=False):
+    """One granted call while it runs; safe for threads.
 
     Attributes:
         grant: Its grant.
         decision: Its decision.
-        is_open: Whether a part of the response may have left.
     """
 
-    __slots__ = ("_calls", "_cut", "_due", "_ending", "decision", "grant", "is_open")
+    _calls: RunningCalls
+    decision: Decision
+    grant: Grant
+    _cut: Callable[[bool], object]
 
-    def __init__(self, calls: RunningCalls, decision: Decision, cut: Callable[[], object], due: float) -> None:
-        assert isinstance(decision.grant, Grant)
-        self._calls, self._cut, self.decision, self.grant, self._due = calls, cut, decision, decision.grant, due
-        self.is_open = self._ending = False
+    def check(self, *, anew: bool = False) -> ArxError | None:
+        """Return why a part of the response may not leave, or None; recheck if that is due.
 
-    def check(self) -> ArxError | None:
-        """Return why the call was ended, before a part of its response leaves; recheck if that is due."""
-        if self.grant.ended is None and time.monotonic() >= self._due:
+        Args:
+            anew: Recheck also if that is not due.
+        """
+        with self._calls.lock:
+            is_due = self.leave(time.monotonic())
+        if is_due or anew:
             self.look()
-        return self.grant.ended
+        return self.reason
 
     def look(self) -> None:
-        """Recheck the grant, and end the call if the token was revoked, frozen or expired."""
-        refused = self.grant.look_again()
-        if refused is None:
-            self._due = time.monotonic() + self._calls.pause()
-        elif isinstance(refused, UnavailableError) and not self.is_open:
-            # No data leaves before the next recheck.  Stopping a tool half-way because the store is slow would do harm
-            # and protect no data.  A kill still ends it at once.
-            self._due = 0.0
-        else:
-            self.end(refused)
+        """Recheck the grant, and end the call if its token was revoked, frozen or expired."""
+        refused, pause = self.grant.look_again(), self._calls.pause()
+        with self._calls.lock:
+            is_open, ends = self.state is LifeState.OPEN, self.take(refused, time.monotonic(), pause)
+        if ends:
+            self._stop(is_open)
 
     def end(self, reason: ArxError) -> None:
         """End the call, and record that; a second call changes nothing.
@@ -139,20 +134,25 @@ class RunningCall:
             reason: Why.
         """
         with self._calls.lock:
-            if self._ending:
-                return
-            self._ending = True
-        self.grant.end(reason)
-        self._cut()
-        self._calls.verifier.record_end(self.decision, reason)
+            is_open, ends = self.state is LifeState.OPEN, self.finish(reason)
+        if ends:
+            self._stop(is_open)
 
     def close(self) -> None:
         """Recheck no longer: the call is over."""
-        self._calls.discard(self)
+        with self._calls.lock:
+            self.finish()
+            self._calls.discard(self)
         self._cut = _no_cut  # it refers to the call of the adapter: without this they are a reference cycle
 
+    def _stop(self, is_open: bool) -> None:
+        assert self.reason is not None
+        self.grant.end(self.reason)
+        self._cut(is_open)
+        self._calls.verifier.record_end(self.decision, self.reason)
 
-def _no_cut() -> None:
+
+def _no_cut(_: bool) -> None:
     """Cut nothing: the call is over."""
 
 

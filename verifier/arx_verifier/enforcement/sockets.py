@@ -5,11 +5,11 @@ The handshake is a ``GET`` without a body, which the call proof covers.  The gra
 open, as that of a running response, so that a kill ends it within the lease.
 """
 
-import time
 from typing import Any, Final
 
-from arx_verifier.enforcement.calls import CALL, Call, GatedRoutes, Message, Receive, Send, Young, http_call
+from arx_verifier.enforcement.calls import CALL, AnswerState, Call, GatedRoutes, Message, Receive, Send, http_call
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.loop_calls import LoopCalls, TaskCut
 from arx_verifier.enforcement.problems import Answer
 from arx_verifier.enforcement.routes import Headers, Scope
 from arx_verifier.verification import Screened
@@ -26,8 +26,6 @@ class SocketCall(Call, eq=False):
     """
 
     extensions: Any = None
-    _accepted: bool = False
-    _closed: bool = False
 
     is_socket = True
 
@@ -35,44 +33,33 @@ class SocketCall(Call, eq=False):
         """Run the application, refuse a handshake on which no gate decided, and close a connection that was ended."""
         await super().run(app, scope)
         ended = self._ended
-        if ended is not None and not self._closed:
-            self._closed = True
+        if ended is not None and self._answer is not AnswerState.CLOSED:
+            self._answer = AnswerState.CLOSED
             await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ended.code})
 
     async def refuse(self, problem: RefusedCall, _: Send | None = None) -> None:
         """Refuse the handshake, or close the connection; every later message of the application is dropped."""
         self.problem = problem
-        if self._closed:
-            return
-        self._closed = self.started = True
-        if self._accepted:
+        before, self._answer = self._answer, AnswerState.CLOSED
+        if before is AnswerState.BEGUN:
             await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": problem.code})
-        else:
+        elif before is AnswerState.UNSENT:
             await deny(self._enforcement.answer(problem), self.extensions, self._send)
 
     def replay(self) -> Receive:
         """Return the server's ``receive``: a handshake has no body."""
         return self._receive
 
-    async def _receive_body(self) -> Message:
-        return await self._receive()
-
     async def _guarded_send(self, message: Message) -> None:
-        if self._closed:
+        if self._answer is AnswerState.CLOSED:
             return
-        grant, kind = self._grant, message["type"]
-        if grant is None:
+        if self.life is None:
             await self._refuse_unjudged()
             return
-        self._open = True
-        if time.monotonic() >= self._due and grant.ended is None:
-            self.look()
-        if grant.ended is not None:
-            raise ConnectionAbortedError("the connection was ended: its token was revoked, frozen or expired")
+        self._require_open(self.life)
         await self._send(message)
-        self.started = True
-        self._accepted = self._accepted or kind == "websocket.accept"
-        self._closed = kind in ("websocket.close", f"{_DENIAL}.body") and not message.get("more_body", False)
+        closes = message["type"] in ("websocket.close", f"{_DENIAL}.body") and not message.get("more_body", False)
+        self._answer = AnswerState.CLOSED if closes else AnswerState.BEGUN
 
 
 class SocketScope(dict[str, Any]):
@@ -98,7 +85,7 @@ class SocketScope(dict[str, Any]):
 
 def socket_call(
     enforcement: Enforcement,
-    young: Young,
+    calls: LoopCalls,
     scope: Scope,
     headers: Headers,
     screened: Screened,
@@ -111,7 +98,7 @@ def socket_call(
 
     Args:
         enforcement: The decisions of the verifier.
-        young: The new calls of the same event loop.
+        calls: The granted calls of the same event loop.
         scope: The ASGI ``websocket`` scope as the server made it.
         headers: ``collect_headers`` of it.
         screened: The presented token, authenticated.
@@ -124,7 +111,19 @@ def socket_call(
     line, extensions = ("GET", scope["path"], scope["query_string"]), scope.get("extensions") or {}
     gates: Any = endpoints  # None for an application without gates, which alone read it
     return SocketCall(
-        enforcement, young, http, headers, screened, b"", receive, send, peer, gates, line, extensions=extensions
+        enforcement,
+        calls,
+        http,
+        headers,
+        screened,
+        b"",
+        receive,
+        send,
+        peer,
+        gates,
+        line,
+        TaskCut(),
+        extensions=extensions,
     )
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
 from arx_verifier.enforcement.asgi import MAX_BODY_BYTES
-from arx_verifier.enforcement.calls import RECHECK_MS
 from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.grant_life import RECHECK_MS
 from arx_verifier.enforcement.routers import DEEP
 from arx_verifier.enforcement.routes import LINE_BREAK, Meaning, RouteMap
 from arx_verifier.enforcement.running_calls import RunningCalls

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent
+from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
 from arx_verifier.enforcement.problems import BUDGET_HEADER
 from arx_verifier.enforcement.routes import PUBLIC, Meaning, Scope, require_clean_path
 from arx_verifier.enforcement.running_calls import RunningCall, RunningCalls
@@ -153,8 +153,7 @@ class WSGICall:
         Args:
             error: The difference.
         """
-        decision = "" if self.running is None else self.running.decision.id
-        self.problem = RefusedCall(error.code, str(error), decision=decision)
+        self.problem = refused_end(error, None if self.running is None else self.running.decision)
         if self.running is not None:
             self.running.end(error)
 
@@ -224,9 +223,7 @@ class WSGICall:
             raise AssertionError("start_response was called twice, without exc_info")
         self._head = status, headers
         if status[:1] == "5" and self.running is not None:
-            # The view may have failed because its own recheck of the grant raised.
-            self.running.is_open = True
-            self.running.look()
+            self.running.check(anew=True)  # the view may have failed because its own recheck of the grant raised
         return self._write_through
 
     def _write_through(self, data: bytes) -> None:
@@ -254,17 +251,13 @@ class WSGICall:
             # No decision, and so an answer of the framework or of a middleware, such as a 404.
             self.judge(lambda: None)
             return self.problem
-        self.running.is_open = True  # what comes next is sent
         ended = self.running.check()
-        if ended is None:
-            return None
-        return RefusedCall(ended.code, failures=ended.failures, decision=self.running.decision.id)
+        return None if ended is None else refused_end(ended, self.running.decision)
 
     def _is_replaced(self, error: Exception) -> bool:
         """Return whether an error of the application has no reader, because the call was refused or ended."""
         if self.running is not None and isinstance(error, ArxError):  # of its own recheck of the grant
-            self.running.is_open = True
-            self.running.look()
+            self.running.check(anew=True)
         if (self.problem is None and self.running is None) or self._refusal() is None:
             return False
         _log.debug("what a refused or ended call raised", exc_info=True)
@@ -281,7 +274,7 @@ class WSGICall:
             raise StopIteration
         return answer.body
 
-    def _hang_up(self) -> None:
+    def _hang_up(self, _: bool) -> None:
         """Close the connection of an open answer, if the server shows it: its thread may wait for the application."""
         found = next((self.environ[name] for name in _SOCKETS if name in self.environ), None)
         # Several calls share a connection of HTTP/2.

@@ -73,10 +73,9 @@ def _respond(handler: Any, call: RpcCall, raw: Any, context: Any) -> Generator[A
     """Yield the answers of a call while its grant holds."""
     own, parse = threading.get_ident(), handler.request_deserializer
 
-    def cut() -> None:
+    def cut(is_open: bool) -> None:
         # An answer that has not begun is refused with its reason once the method returns.
-        is_open = handler.response_streaming and call.running is not None and call.running.is_open
-        if is_open and threading.get_ident() != own:
+        if is_open and handler.response_streaming and threading.get_ident() != own:
             context.cancel()
 
     try:
@@ -125,7 +124,7 @@ async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) ->
             raise TypeError("a guarded method of an asyncio server is a coroutine or an async generator")
         call.admit(context.peer())
         first = call.read(await anext(raw, None) if handler.request_streaming else raw, parse)
-        await call.decide_async(call.request(first), cut)
+        await call.decide_async(call.request(first), lambda _: cut())
         streams, checked, answer = RpcStreams(call, parse), RpcContext(context, call, cut), None
         request = streams.requests_async(first, raw) if handler.request_streaming else first
         made: Any = behavior(request, checked)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a granted call: when its grant is rechecked, what a recheck ends, and what may leave.  SPEC 11.
+
+Nothing here waits, sends, records or reads a clock: times and the results of rechecks are passed in.  ``loop_calls``
+adds timers and a task, ``running_calls`` a thread; adapters report what they are about to send.
+"""
+
+import enum
+from typing import Final
+
+import msgspec
+
+from arx_verifier.errors import ArxError, UnavailableError
+
+RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
+
+
+class LifeState(enum.Enum):
+    """What a granted call may do.
+
+    Attributes:
+        GRANTED: It works, and no part of an answer leaves.
+        DUE: As ``GRANTED``, but without a lease: no part may leave before a recheck allows it.
+        OPEN: Parts of an answer leave.
+        ENDED: Nothing may leave any more; final.
+    """
+
+    GRANTED = 0
+    DUE = 1
+    OPEN = 2
+    ENDED = 3
+
+
+class GrantLife(msgspec.Struct, eq=False, kw_only=True):
+    """The state of one granted call.
+
+    Attributes:
+        due: From when on a recheck must allow each part of an answer, monotonic clock, s.
+        state: What the call may do.
+        reason: Why it was ended; None while it may go on, and of a call that was over by itself.
+    """
+
+    due: float = 0.0
+    state: LifeState = LifeState.GRANTED
+    reason: ArxError | None = None
+
+    def leave(self, now: float) -> bool:
+        """Note that a part of an answer is about to leave; return whether a recheck must allow it first.
+
+        Args:
+            now: The time, monotonic clock, s.
+        """
+        if self.state is LifeState.ENDED:
+            return False
+        is_due = now >= self.due or self.state is LifeState.DUE
+        self.state = LifeState.OPEN
+        return is_due
+
+    def take(self, refused: ArxError | None, now: float, pause: float) -> bool:
+        """Take the result of a recheck; return whether it ends the call.
+
+        Args:
+            refused: Why the token may not go on; None if it may.
+            now: The time, monotonic clock, s.
+            pause: The longest time to the next recheck, s.
+        """
+        if self.state is LifeState.ENDED:
+            return False
+        if refused is None:
+            self.due = now + pause
+            if self.state is LifeState.DUE:
+                self.state = LifeState.GRANTED
+            return False
+        if isinstance(refused, UnavailableError) and self.state is not LifeState.OPEN:
+            # No data leaves before the next recheck.  Stopping a tool half-way because the store is slow would do harm
+            # and protect no data.  A kill, a freeze and the token's time still end it at once.
+            self.state = LifeState.DUE
+            return False
+        return self.finish(refused)
+
+    def answered(self) -> None:
+        """Note that the whole answer has left: what still runs sends nothing more."""
+        if self.state is LifeState.OPEN:
+            self.state = LifeState.GRANTED
+
+    def finish(self, reason: ArxError | None = None) -> bool:
+        """End the call; return whether it had not ended before, which is true once.
+
+        Args:
+            reason: Why; None if it is over by itself.
+        """
+        if self.state is LifeState.ENDED:
+            return False
+        self.state, self.reason = LifeState.ENDED, reason
+        return True

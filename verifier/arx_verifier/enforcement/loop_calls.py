@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Granted calls in an event loop: timers recheck their grants, and the end of a call cancels its task.  SPEC 11.
+
+``grant_life`` has the rules.  ``running_calls`` does the same in a thread.
+"""
+
+import asyncio
+import enum
+from asyncio import get_running_loop
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from arx_verifier.enforcement.grant_life import GrantLife, LifeState
+from arx_verifier.errors import ArxError
+from arx_verifier.journal import Decision
+from arx_verifier.verification import Grant, Verifier, recheck_pause
+
+
+class LoopCalls:
+    """The granted calls of one event loop, with one timer for all of them before their first recheck.
+
+    Args:
+        verifier: Made the decisions.
+        recheck_ms: The longest time between two rechecks, ms.
+        loop: The event loop; None before there is one, see ``here``.
+
+    Attributes:
+        verifier: As given.
+        recheck_s: The longest time between two rechecks, s.
+    """
+
+    # Nearly every call is over before the timer fires: a timer for each would cost more than the call's own work.
+
+    __slots__ = ("_due", "_loop", "_new", "_recheck_ms", "recheck_s", "verifier")
+
+    def __init__(self, verifier: Verifier, recheck_ms: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.verifier, self._recheck_ms, self.recheck_s, self._loop = verifier, recheck_ms, recheck_ms / 1000, loop
+        self._new: set[LoopCall] = set()
+        self._due: float | None = None  # when the timer fires, monotonic clock, s
+
+    def here(self) -> "LoopCalls":
+        """Return the calls of the running event loop; one loop's timers and sets are not safe in another's thread."""
+        loop = get_running_loop()
+        return self if self._loop is loop else LoopCalls(self.verifier, self._recheck_ms, loop)
+
+    def join(self, call: "LoopCall") -> float:
+        """Recheck a call when the timer fires; return when that is, monotonic clock, s."""
+        due = self._due
+        if due is None:
+            # A lease that is granted meanwhile ends later, so the timer never fires too late.
+            pause = self.pause()
+            self._due = due = monotonic() + pause
+            get_running_loop().call_later(pause, self._look)
+        self._new.add(call)
+        return due
+
+    def discard(self, call: "LoopCall") -> None:
+        """Let the timer pass a call."""
+        self._new.discard(call)
+
+    def pause(self) -> float:
+        """Return the time to the next recheck, s."""
+        return recheck_pause(self.verifier.epochs, self.recheck_s)
+
+    def _look(self) -> None:
+        calls, self._new, self._due = self._new, set(), None
+        for number, call in enumerate(calls):
+            # From here on each call has its own timer.  They are spread over half of the interval, so that not all
+            # rechecks run at the same moment.
+            get_running_loop().call_soon(call.look, 1 - number / len(calls) / 2)
+
+
+class LoopCall(GrantLife, eq=False):
+    """One granted call, or other work under a live token, in an event loop.  Only the loop's thread may use it.
+
+    Attributes:
+        decision: The decision that allowed the call; None of work that no call has begun.
+        grant: Its grant; None without a decision.
+    """
+
+    _calls: LoopCalls
+    _look_again: Callable[[], ArxError | None]  # as ``Grant.look_again``
+    decision: Decision | None = None
+    grant: Grant | None = None
+    _cut: Callable[[], object] | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    def begin(self, cut: Callable[[], object]) -> None:
+        """Recheck the grant from now on.
+
+        Args:
+            cut: Cancels the call's task, after the event loop's present step.
+        """
+        self._cut, self.due = cut, self._calls.join(self)
+
+    def check(self, *, anew: bool = False) -> ArxError | None:
+        """Return why a part of the answer may not leave, or None; recheck if that is due.
+
+        Args:
+            anew: Recheck also if that is not due.
+        """
+        if self.leave(monotonic()) or anew:
+            self.look()
+        return self.reason
+
+    def look(self, part: float = 1.0) -> None:
+        """Recheck the grant, plan the next recheck, and end the call if its token was revoked, frozen or expired.
+
+        Args:
+            part: The time to the next recheck, as a part of the longest time.
+        """
+        if self.state is LifeState.ENDED:
+            return
+        refused, pause = self._look_again(), self._calls.pause() * part
+        if self.take(refused, monotonic(), pause):
+            if self._cut is not None:
+                self._cut()
+            self._stop(self.reason)
+        elif self._cut is not None:
+            self._unplan()
+            # Without a lease its end sets no pace.
+            self._timer = get_running_loop().call_later(self._calls.recheck_s if refused else pause, self.look)
+
+    def end(self, reason: ArxError) -> bool:
+        """End the call without cancelling its task, and record that; return whether it had not ended before.
+
+        Args:
+            reason: Why.
+        """
+        ends = self.finish(reason)
+        if ends:
+            self._stop(reason)
+        return ends
+
+    def close(self) -> None:
+        """Recheck no longer: the call is over."""
+        self.finish()
+        self._unplan()
+
+    def _unplan(self) -> None:
+        if self._timer is None:
+            self._calls.discard(self)
+        else:
+            self._timer.cancel()
+
+    def _stop(self, reason: ArxError | None) -> None:
+        self._unplan()
+        if self.grant is None or self.decision is None or reason is None:
+            return
+        self.grant.end(reason)
+        verifier = self._calls.verifier
+        if verifier.decisions.waits:  # the event loop must not wait for a disk
+            get_running_loop().run_in_executor(None, verifier.record_end, self.decision, reason)
+        else:
+            verifier.record_end(self.decision, reason)
+
+
+class CutState(enum.Enum):
+    """What a ``TaskCut`` does with its task.
+
+    Attributes:
+        READY: It cancels the task when it is called.
+        HELD: It must not cancel it yet.
+        WANTED: It was called while it was held.
+        CUT: It has cancelled it.
+        OVER: It cancels nothing any more.
+    """
+
+    READY = 0
+    HELD = 1
+    WANTED = 2
+    CUT = 3
+    OVER = 4
+
+
+class TaskCut:
+    """Cancels the task that runs here, when called from any thread, until it is closed."""
+
+    __slots__ = ("_cancelling", "_loop", "_state", "_task")
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancelling, self._loop = task, task.cancelling(), task.get_loop()
+        self._state = CutState.READY
+
+    def __call__(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._state is CutState.HELD:
+            self._state = CutState.WANTED
+        elif self._state is CutState.READY and self._task.cancel():
+            self._state = CutState.CUT
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Return a context in which the task is not cancelled, but after it."""
+        if self._state is CutState.READY:
+            self._state = CutState.HELD
+        try:
+            yield
+        finally:
+            if self._state is CutState.WANTED:
+                self()
+            if self._state in (CutState.HELD, CutState.WANTED):
+                self._state = CutState.READY
+
+    def close(self) -> bool:
+        """Cancel nothing any more; return whether this alone has cancelled the task, as ``asyncio.timeout`` does."""
+        was_cut, self._state = self._state is CutState.CUT, CutState.OVER
+        return was_cut and self._task.uncancel() <= self._cancelling
+
+    def take(self, error: BaseException) -> None:
+        """Let the task go on after an error, to answer it; it is not cancelled any more.
+
+        Raises:
+            CancelledError: Another part of the program has cancelled the task.
+        """
+        if not self.close() and isinstance(error, asyncio.CancelledError):
+            raise error
