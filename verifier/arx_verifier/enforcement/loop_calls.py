@@ -8,7 +8,7 @@ import asyncio
 import enum
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 
 from arx_verifier.enforcement.grant_life import GrantLife, LifeState
@@ -186,7 +186,8 @@ class TaskCut:
         self._state = CutState.READY
 
     def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._cancel)
+        with suppress(RuntimeError):  # the loop is closed, and runs the task no more
+            self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         if self._state is CutState.HELD:

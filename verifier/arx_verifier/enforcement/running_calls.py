@@ -5,6 +5,7 @@ For WSGI and gRPC.  A thread cannot be cancelled, so the adapter cuts its connec
 the rules; ``loop_calls`` does the same in an event loop.
 """
 
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.verification import Grant, Verifier, recheck_pause
 
+_log = logging.getLogger(__name__)
 _SHORTEST_S: Final = 0.005  # between two rechecks of calls that wait for a lease
 
 _ALL: "weakref.WeakSet[RunningCalls]" = weakref.WeakSet()
@@ -91,7 +93,10 @@ class RunningCalls:
                     return
                 self._plan()
             for call in calls:
-                call.look()
+                try:
+                    call.look()
+                except Exception:  # of an adapter's cut or of a sink: the other calls are rechecked all the same
+                    _log.exception("a running call was ended, and not cut or not recorded")
 
 
 class RunningCall(GrantLife, eq=False):
