@@ -76,7 +76,8 @@ class Gate:
             return
         try:
             # A middleware could call the application again with a changed scope: the second route was never decided.
-            if call.life is not None:
+            # One that was refused, as a middleware began an answer before, runs none.
+            if call.life is not None or call.problem is not None:
                 raise RefusedCall("tool_not_allowed", _TAKEN)
             tool, args = call.endpoints.meaning(self._route, call, scope)
             if tool is PUBLIC:

@@ -31,7 +31,7 @@ class PublicCall:
         admitted: The public route that was reached.
     """
 
-    life = parameters = None
+    life = problem = parameters = None
     is_socket = False
     headers: Headers = MappingProxyType({})  # a gate reads the arguments before it asks for the decision: none here
     body = b""
