@@ -200,9 +200,12 @@ class RpcCall:
             message: The message.
 
         Raises:
+            RefusedCall: The call was ended.
             RequestError: It has arguments that were not decided on; the call is ended.
         """
         assert self.running is not None
+        if self.running.reason is not None:  # a thread cannot be cancelled: it gets no more of what it reads
+            raise refused_end(self.running.reason, self.running.decision)
         try:
             later = self._arguments(message)
             # Absent differs from any value, also from null: no argument of a message is null.

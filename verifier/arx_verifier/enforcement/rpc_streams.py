@@ -43,6 +43,7 @@ class RpcStreams:
             later: The others, as they came.
 
         Raises:
+            RefusedCall: As ``RpcCall.take``.
             RequestError: As ``RpcCall.take``.
         """
         if first is not None:
