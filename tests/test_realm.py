@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A realm's folder: made whole, closed to others, never overwritten, and refused when anything in it is wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.settings.realm import DEFAULT_FOLDER, Realm, default_folder
-from arx_caps.settings.self_registration import read_self_registration
+from arx_caps.settings.self_registration import SelfRegistration
 from arx_verifier.errors import SettingsError
+from tests.cli.helpers import arx
 
 ISSUER = "http://127.0.0.1:8700"
 
@@ -152,9 +154,12 @@ def test_a_broken_settings_file_is_refused(tmp_path: Path, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('login_isuer = "https://login.example"', "did you mean login_issuer?"),
-        ("surprise = 1", "docs/settings.md has each setting"),
-        ('console_idle = "15"', "invalid console_idle: a duration is"),
+        (
+            'login_isuer = "https://login.example"',
+            "7: login_isuer: unknown key; did you mean `login_issuer`?",
+        ),
+        ("surprise = 1", "7: surprise: unknown key; known here: address_burst, "),
+        ('console_idle = "15"', "7: console_idle: a duration is"),
     ],
 )
 def test_a_broken_settings_file_says_what_was_meant(tmp_path: Path, line: str, told: str) -> None:
@@ -163,7 +168,100 @@ def test_a_broken_settings_file_says_what_was_meant(tmp_path: Path, line: str, t
     file.write_text(f"{file.read_text()}\n{line}\n")
     with pytest.raises(SettingsError) as caught:
         Realm.open(tmp_path / "realm")
-    assert told in f"{caught.value} {caught.value.hint}"
+    assert told in str(caught.value)
+
+
+# Each line in the place of the first one that it changes, or after the last one; what its error begins with.
+MISTAKES = [
+    ("name = 'Acme'", 2, "name: expected a realm's name"),
+    ("name = 5", 2, "name: expected text in quotes, got 5"),
+    ("issuer = 'http://127.0.0.1:8700/'", 3, "issuer: expected the mint's public base URL"),
+    ("listen = '127.0.0.1'", 4, "listen: expected host:port such as 127.0.0.1:8700; got \"127.0.0.1\""),
+    ("listen = 8700", 4, "listen: expected text in quotes, got 8700"),
+    ("store = 'mysql://u:s3cret@x'", 6, "store: expected a URL with unix:, redis: or rediss:"),
+    ("store = ['redis://:s3cret@x']", 6, "store: expected text in quotes, got a list"),
+    ("ledger = 'redis+cluster://u:s3cret@x'", 6, "ledger: expected a unix:, redis: or rediss: URL"),
+    ("database = 'mysql://u:s3cret@x'", 6, "database: expected postgresql://USER@HOST/NAME; put its password in"),
+    ("database = { url = 's3cret' }", 6, "database: expected text in quotes, got a table"),
+    ("max_ttl = 3600", 5, "max_ttl: a duration is a whole number and a unit"),
+    ("max_ttl = '1ms'", 5, "max_ttl: expected a duration, 1s to 366d, got \"1ms\""),
+    ("max_ttl = '1h30m'", 5, "max_ttl: a duration is a whole number and a unit"),
+    ("replicas = 17", 6, "replicas: expected an integer, 0 to 16, got 17"),
+    ("replicas = true", 6, "replicas: expected an integer, 0 to 16, got True"),
+    ("replicas = 1.0", 6, "replicas: expected an integer, 0 to 16, got 1.0"),
+    ("on_failover = 'rotat'", 6, "on_failover: expected one of \"rotate\", \"trust\", got \"rotat\""),
+    ("failover_window = '61s'", 6, "failover_window: expected a duration, 1ms to 1m, got \"61s\""),
+    ("failover_window = '0s'", 6, "failover_window: expected a duration, 1ms to 1m, got \"0s\""),
+    ("key_refresh = '2d'", 6, "key_refresh: expected a duration, 1s to 1d, got \"2d\""),
+    ("witnesses = 'https://w.example key'", 6, "witnesses: expected a list, got \"https://w"),
+    ("witnesses = [\n'https://w.example w+1+k',\n'https://w.example']", 8, "witnesses[2]: expected \"URL KEY\", with"),
+    ("witnesses_required = 'yes'", 6, "witnesses_required: expected true or false, got \"yes\""),
+    ("agent_rate = -1", 6, "agent_rate: expected an integer, 0 to 1000000, got -1"),
+    ("agent_burst = 0", 6, "agent_burst: expected an integer, 1 to 1000000, got 0"),
+    ("address_rate = '20'", 6, "address_rate: expected an integer, 0 to 1000000, got \"20\""),
+    ("refusal_rate = 1000001", 6, "refusal_rate: expected an integer, 0 to 1000000, got 1000001"),
+    ("proxies = ['10.0.0.1/8']", 6, "proxies[1]: expected a network such as 10.0.0.0/8; got \"10.0.0.1/8\""),
+    ("proxies = ['10.0.0.0/8', '10.0.0.0/8']", 6, "proxies[2]: \"10.0.0.0/8\" is listed twice"),
+    ("metrics = ':9090'", 6, "metrics: expected host:port"),
+    ("ca = ''", 6, "ca: expected the path of a certification authority's PEM file; got \"\""),
+    ("webhook_hosts = ['https://alerts']", 6, "webhook_hosts[1]: expected a host such as"),
+    ("login_issuer = 'https://l.example'", 6, "login_issuer: needs `login_client_id`"),
+    ("login_client_secret = 's3cret'", 6, "login_client_secret: expected env:NAME or file:PATH: no secret is in"),
+    ("login_issuer = 'http://l.example'\nlogin_client_id = 'm'", 6, "login_issuer: expected an https: URL"),
+    ("login_issuer = 'https://l.example'\nlogin_client_id = ''", 7, "login_client_id: expected text on one line"),
+    ("login_scope = 'email'", 6, "login_scope: expected openid in it"),
+    ("console_idle = '30s'", 6, "console_idle: expected a duration, 1m to 1d, got \"30s\""),
+    ("console_idle = '9h'", 6, "console_idle: expected console_idle to be at most console_life, 8h, got 9h"),
+    ("console_life = '5m'", 6, "console_life: expected console_idle to be at most console_life, 5m, got 15m"),
+    ("console_lif = '5m'", 6, "console_lif: unknown key; did you mean `console_life`?"),
+    ("clients_agent = 'acme/apps'", 6, "clients_agent: needs `clients_scopes`"),
+    ("clients_agent = 'acme/apps'\nclients_scopes = []", 7, "clients_scopes: expected a list with 1 to 32 templates"),
+    ("clients_agent = 'acme/apps'\nclients_scopes = ['a']", 6, "clients_agent: expected login_issuer beside it"),
+    ("[limits]\nagent_rate = 5", 6, "limits: unknown key; known here: "),
+    ("name = 'x'\nname = 'y'", 3, "name: expected the key once, got it again; line 2 has it as well"),
+    ("listen = 127.0.0.1:8700", 4, "not TOML: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "number", "said"), MISTAKES, ids=lambda value: str(value)[:30])
+def test_a_mistake_has_its_line_and_key(tmp_path: Path, line: str, number: int, said: str) -> None:
+    """And no error shows a secret."""
+    file = make(tmp_path / "realm").folder / "realm.toml"
+    lines = file.read_text().splitlines()
+    key = line.partition(" ")[0]
+    at = next((at for at, written in enumerate(lines) if written.startswith(f"{key} ")), len(lines))
+    lines[at : at + 1] = [line]
+    file.write_text("\n".join(lines))
+    with pytest.raises(SettingsError) as caught:
+        Realm.open(tmp_path / "realm")
+    assert str(caught.value).startswith(f"{file}:{number}: {said}")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_all_mistakes_of_a_realm_are_printed_at_once(tmp_path: Path) -> None:
+    """Each on a line, in their order, and with ``--json`` as ``further``."""
+    file = make(tmp_path / "realm").folder / "realm.toml"
+    text = file.read_text() + "replicas = 17\nagent_rat = 5\nstore = 's3cret'\n"
+    file.write_text(text.replace('name = "acme"', 'name = "Acme"'))
+    ran = arx("mint", "serve", "--realm-dir", tmp_path / "realm", "--json")
+    assert ran.exit_code == 2
+    lines = ran.err.splitlines()
+    assert [line.removeprefix(f"arx: {file}:").partition(": ")[0] for line in lines] == ["2", "6", "7", "8"]
+    assert [f"arx: {text}" for text in (ran.json["error"], *ran.json["further"])] == lines
+    assert "s3cret" not in ran.err
+    checks = arx("doctor", "--realm-dir", tmp_path / "realm", "--json").json["checks"]
+    assert [f"arx: {check['found']}" for check in checks if check["name"] == "realm"] == lines
+
+
+def test_a_database_of_the_environment_is_named_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not as a setting of the file; its URL is not shown."""
+    make(tmp_path / "realm")
+    monkeypatch.setenv("ARX_DATABASE", "mysql://u:s3cret@x")
+    with pytest.raises(SettingsError, match="invalid ARX_DATABASE: expected postgresql://USER@HOST/NAME") as caught:
+        Realm.open(tmp_path / "realm")
+    assert "s3cret" not in str(caught.value)
 
 
 def test_the_first_policy_is_for_agents_of_the_realms_name(tmp_path: Path) -> None:
@@ -180,9 +278,11 @@ def test_the_default_folder_is_said_by_the_environment() -> None:
     assert default_folder({}) == default_folder({"ARX_HOME": ""}) == Path(DEFAULT_FOLDER)
 
 
-CLIENTS = {"clients_agent": "acme/apps", "clients_scopes": ["lookup"], "login_issuer": "https://login.example"}
+LOGIN = {"login_issuer": "https://login.example", "login_client_id": "mint"}
+CLIENTS = {"clients_agent": "acme/apps", "clients_scopes": ["lookup"], **LOGIN}
 BAD_CLIENTS: dict[str, dict[str, object]] = {
-    "no login": {"login_issuer": None},
+    "no login": dict.fromkeys(LOGIN),
+    "no issuer of the login": {"login_issuer": None},
     "no agent": {"clients_agent": None},
     "agent of another form": {"clients_agent": "acme/*"},
     "no scopes": {"clients_scopes": None},
@@ -201,20 +301,27 @@ BAD_CLIENTS: dict[str, dict[str, object]] = {
 }
 
 
+def clients(tmp_path: Path, written: dict[str, object]) -> SelfRegistration | None:
+    """Return the settings of clients of a realm."""
+    file = make(tmp_path / "realm").folder / "realm.toml"
+    # A JSON text, a list of them, a number and a flag are written as in TOML.
+    file.write_text(file.read_text() + "".join(f"{name} = {json.dumps(value)}\n" for name, value in written.items()))
+    return Realm.open(tmp_path / "realm").clients
+
+
 @pytest.mark.parametrize("changed", BAD_CLIENTS.values(), ids=BAD_CLIENTS.keys())
-def test_bad_settings_of_clients_are_refused(changed: dict[str, object]) -> None:
+def test_bad_settings_of_clients_are_refused(tmp_path: Path, changed: dict[str, object]) -> None:
     """A mistake must not let in clients that the operator has not meant."""
     written = {name: value for name, value in (CLIENTS | changed).items() if value is not None}
-    with pytest.raises(SettingsError):
-        read_self_registration(written)
+    with pytest.raises(SettingsError, match=r"realm\.toml:\d+: (clients|login)_"):
+        clients(tmp_path, written)
 
 
-def test_settings_of_clients() -> None:
+def test_settings_of_clients(tmp_path: Path) -> None:
     """Off without any; what is left out has its default."""
-    assert read_self_registration({"login_issuer": "https://login.example"}) is None
-    terms = read_self_registration(
-        CLIENTS | {"clients_hosts": ["app.example", "app.example:8443"], "clients_unused": "7d"}
-    )
+    assert clients(tmp_path / "without", LOGIN) is None
+    hosts = ["app.example", "app.example:8443"]
+    terms = clients(tmp_path / "with", CLIENTS | {"clients_hosts": hosts, "clients_unused": "7d"})
     assert terms is not None
-    assert (terms.register, terms.most, terms.hosts) == (False, 1000, ("app.example", "app.example:8443"))
+    assert (terms.register, terms.most, terms.hosts) == (False, 1000, tuple(hosts))
     assert terms.unused_ms == 7 * 24 * 3_600_000

@@ -146,13 +146,15 @@ def _end(error: Exception, console: Console, *, as_json: bool, debug: bool) -> i
     message, code, exit_code, hint = _describe(error)
     if debug:
         click.echo("".join(traceback.format_exception(error)), err=True)
-    for line in (message, *getattr(error, "further", ())):
+    further = [str(mistake) for mistake in getattr(error, "further", ())]
+    for line in (message, *further):
         click.echo(f"arx: {plain(line)}", err=True)
     if hint:
         console.hint(hint)
     # A script that reads stdout gets the error there as well; a person reads stderr.
     if as_json:
-        click.echo(json_line("error", {"code": code, "error": message, "exit_code": exit_code, "hint": hint}))
+        value = {"code": code, "error": message, "exit_code": exit_code, "hint": hint}
+        click.echo(json_line("error", value | ({"further": further} if further else {})))
     return exit_code
 
 

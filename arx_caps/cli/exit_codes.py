@@ -28,7 +28,7 @@ class Stop(Exception):  # noqa: N818 - it also ends commands that did part of th
         exit_code: One of this module's codes.
         hint: What to do next, in the imperative; or None.
         code: A stable code for scripts.
-        further: Messages of the same kind, for people alone.
+        further: Further messages of the same kind, such as all mistakes of a file.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Stop(Exception):  # noqa: N818 - it also ends commands that did part of th
         *,
         hint: str | None = None,
         code: str = "usage",
-        further: Sequence[str] = (),
+        further: Sequence[object] = (),
     ) -> None:
         super().__init__(message)
         self.exit_code, self.hint, self.code, self.further = exit_code, hint, code, further

@@ -137,7 +137,8 @@ async def _reload(gateway: Gateway, path: Path, realm: Path | None) -> None:
         await gateway.reload(await asyncio.to_thread(read_settings, path, realm))
         _log.warning("reloaded %s: %s", path, ", ".join(sorted([*gateway.upstreams, *gateway.deciders])))
     except ArxError as error:
-        _log.error("the gateway goes on as before: %s", error)
+        for mistake in (error, *getattr(error, "further", ())):
+            _log.error("the gateway goes on as before: %s", mistake)
 
 
 def gateway_protocol(parser: type[BoundedProtocol]) -> type[BoundedProtocol]:

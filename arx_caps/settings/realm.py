@@ -7,24 +7,36 @@ All files of a mint are below one folder that only its user can enter.  ``mint.s
 import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 from urllib.parse import quote, urlsplit
 
-from arx_caps.settings.durations import format_duration, parse_duration
-from arx_caps.settings.limits import DEFAULT_LIMITS, Limits, read_limits
-from arx_caps.settings.self_registration import MEMBERS as CLIENT_MEMBERS
-from arx_caps.settings.self_registration import SelfRegistration, read_self_registration
+from msgspec import Meta
+
+from arx_caps.settings.durations import format_duration
+from arx_caps.settings.limits import DEFAULT_LIMITS, Limits
+from arx_caps.settings.self_registration import SelfRegistration
+from arx_caps.settings.toml_file import (
+    SECRET,
+    UNWRITTEN,
+    Given,
+    TomlEntry,
+    duration,
+    part,
+    raise_mistakes,
+    read_toml,
+    text_that,
+)
 from arx_verifier import names
 from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation import keeps_nonces
 from arx_verifier.tls import ca_file
 from arx_verifier.token import DEFAULT_MAX_TTL_MS
+
+R = TypeVar("R", bound="Realm")
 
 DATABASE_VARIABLE: Final = "ARX_DATABASE"
 PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not its value
@@ -37,48 +49,64 @@ DEFAULT_WINDOW_MS: Final = 24_000
 DEFAULT_REFRESH_MS: Final = 60_000
 REFRESH_MS: Final = (1_000, 24 * 3_600_000)
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
-ON_FAILOVER: Final = ("rotate", "trust")
-CONSOLE_MEMBERS: Final = ("console_idle", "console_life", "console_fresh")
 CONSOLE_MS: Final = (60_000, 24 * 3_600_000)
-SETTINGS: Final = frozenset(
-    (
-        "name",
-        "issuer",
-        "listen",
-        "store",
-        "ledger",
-        "database",
-        "max_ttl",
-        "replicas",
-        "on_failover",
-        "failover_window",
-        "key_refresh",
-        "witnesses",
-        "witnesses_required",
-        "agent_rate",
-        "agent_burst",
-        "address_rate",
-        "address_burst",
-        "refusal_rate",
-        "proxies",
-        "metrics",
-        "ca",
-        "webhook_hosts",
-        "login_issuer",
-        "login_client_id",
-        "login_client_secret",
-        "login_scope",
-        "login_device_client_id",
-        *CONSOLE_MEMBERS,
-        *CLIENT_MEMBERS,
-    )
-)
 
 _STORE: Final = re.compile(r"unix://|rediss?(\+sentinel|\+cluster)?://")
 _DATABASE: Final = re.compile(r"(postgresql(\+psycopg)?|sqlite)://")
 _WITNESS: Final = re.compile(r"https?://[^ ]+ +[^ ]+")
 _NETLOC: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[1-9][0-9]{0,4})?")
+_SOURCE: Final = re.compile(r"(env|file):")
 _LISTEN: Final = re.compile(r"(\[[0-9a-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
+
+
+def is_safe_url(url: str) -> bool:
+    """Return whether a URL is ``https:``, or ``http:`` at this machine."""
+    parts = split_url(url)
+    if parts is None or not parts.hostname:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+
+
+def _is_base_url(text: str) -> bool:
+    if not text.isascii() or not text.isprintable() or len(text) > 200:
+        return False
+    parts = split_url(text)
+    if parts is None or not parts.hostname or parts.port == 0 or "@" in text:
+        return False
+    return parts.scheme in ("http", "https") and text == f"{parts.scheme}://{parts.netloc}"
+
+
+def _is_host_and_port(text: str) -> bool:
+    match = _LISTEN.fullmatch(text)
+    return match is not None and int(match[2]) <= 65535
+
+
+_HostAndPort: TypeAlias = Annotated[str, text_that(_is_host_and_port, "host:port such as 127.0.0.1:8700")]
+# An operator could have written the secret itself as any of its members.
+_Text: TypeAlias = Annotated[str, SECRET, text_that(lambda text: text and text.isprintable(), "text on one line")]
+_LoginSecret: TypeAlias = Annotated[
+    str, SECRET, text_that(_SOURCE.match, "env:NAME or file:PATH: no secret is in this file")
+]
+_LoginScope: TypeAlias = Annotated[str, SECRET, text_that(lambda text: "openid" in text.split(" "), "openid in it")]
+_ConsoleTime: TypeAlias = Annotated[int, duration(least=CONSOLE_MS[0], most=CONSOLE_MS[1])]
+# The errors omit these URLs, which could hold a password.
+_Store: TypeAlias = Annotated[
+    str,
+    SECRET,
+    text_that(_STORE.match, "a URL with unix:, redis: or rediss:, the latter two also with +sentinel: or +cluster:"),
+]
+_Ledger: TypeAlias = Annotated[
+    str, SECRET, text_that(keeps_nonces, "a unix:, redis: or rediss: URL, the latter two also with +sentinel:")
+]
+_Database: TypeAlias = Annotated[
+    str,
+    SECRET,
+    text_that(_DATABASE.match, "postgresql://USER@HOST/NAME; put its password in ARX_DATABASE_PASSWORD"),
+]
+_Witness: TypeAlias = Annotated[
+    str, text_that(_WITNESS.fullmatch, '"URL KEY", with KEY as `arx witness init` printed it')
+]
+_WebhookHost: TypeAlias = Annotated[str, text_that(_NETLOC.fullmatch, "a host such as alerts.acme.internal:8443")]
 
 
 class Login(NamedTuple):
@@ -92,11 +120,12 @@ class Login(NamedTuple):
         device_client_id: The id there of ``arx login``, a public client; None for none.
     """
 
-    issuer: str
-    client_id: str
-    client_secret: str | None
-    scope: str
-    device_client_id: str | None = None
+    # Over plain HTTP an attacker on the network could answer in the place of the issuer.
+    issuer: Annotated[str, SECRET, text_that(is_safe_url, "an https: URL, or http: at 127.0.0.1")]
+    client_id: _Text
+    client_secret: _LoginSecret | None = None
+    scope: _LoginScope = "openid"
+    device_client_id: _Text | None = None
 
 
 class ConsoleTerms(NamedTuple):
@@ -108,9 +137,9 @@ class ConsoleTerms(NamedTuple):
         fresh_ms: How long after a sign-in the console lets acts through that grant rights or end a whole realm.
     """
 
-    idle_ms: int = 15 * 60_000
-    life_ms: int = 8 * 3_600_000
-    fresh_ms: int = 10 * 60_000
+    idle_ms: _ConsoleTime = 15 * 60_000
+    life_ms: _ConsoleTime = 8 * 3_600_000
+    fresh_ms: _ConsoleTime = 10 * 60_000
 
 
 DEFAULT_CONSOLE: Final = ConsoleTerms()
@@ -145,27 +174,30 @@ class Realm:
             hold a login.
     """
 
-    folder: Path
-    name: str
-    issuer: str
-    listen: str
-    store: str | None
-    max_ttl_ms: int
-    replicas: int = 0
-    on_failover: str = "rotate"
-    failover_window_ms: int = DEFAULT_WINDOW_MS
-    database: str | None = field(default=None, repr=False)
-    key_refresh_ms: int = DEFAULT_REFRESH_MS
-    witnesses: tuple[str, ...] = ()
+    folder: Annotated[Path, UNWRITTEN]
+    name: Annotated[str, text_that(names.is_realm, "a realm's name: [a-z0-9][a-z0-9._-]*, at most 32 characters")]
+    issuer: Annotated[
+        str,
+        text_that(_is_base_url, "the mint's public base URL, https://host or http://host:port, without a final slash"),
+    ]
+    listen: _HostAndPort
+    store: _Store | None = None
+    max_ttl_ms: Annotated[int, duration(least=MIN_TTL_MS)] = DEFAULT_MAX_TTL_MS
+    replicas: Annotated[int, Meta(ge=0, le=16)] = 0
+    on_failover: Literal["rotate", "trust"] = "rotate"
+    failover_window_ms: Annotated[int, duration(most=60_000)] = DEFAULT_WINDOW_MS
+    database: _Database | None = field(default=None, repr=False)
+    key_refresh_ms: Annotated[int, duration(least=REFRESH_MS[0], most=REFRESH_MS[1])] = DEFAULT_REFRESH_MS
+    witnesses: tuple[_Witness, ...] = ()
     witnesses_required: bool = False
-    limits: Limits = DEFAULT_LIMITS
-    metrics: str | None = None
-    ca: str | None = None
-    login: Login | None = None
-    console: ConsoleTerms = DEFAULT_CONSOLE
-    clients: SelfRegistration | None = None
-    webhook_hosts: tuple[str, ...] = ()
-    ledger: str | None = field(default=None, repr=False)
+    limits: Annotated[Limits, part("")] = DEFAULT_LIMITS
+    metrics: _HostAndPort | None = None
+    ca: Annotated[str, text_that(bool, "the path of a certification authority's PEM file")] | None = None
+    login: Annotated[Login | None, part("login_")] = None
+    console: Annotated[ConsoleTerms, part("console_")] = DEFAULT_CONSOLE
+    clients: Annotated[SelfRegistration | None, part("clients_")] = None
+    webhook_hosts: tuple[_WebhookHost, ...] = ()
+    ledger: _Ledger | None = field(default=None, repr=False)
 
     @classmethod
     def plan(
@@ -196,9 +228,10 @@ class Realm:
         Raises:
             SettingsError: A setting is not usable.
         """
-        checked = _checked(name, issuer, listen, store, DEFAULT_MAX_TTL_MS)
+        given = {"name": name, "issuer": issuer, "listen": listen, "store": store, "database": database}
+        entry = TomlEntry(Given({key: value for key, value in given.items() if value is not None}))
         authority = None if ca is None else str(Path(ca).absolute())
-        return cls(Path(folder).absolute(), *checked, database=_database(database), ca=authority)
+        return replace(_read(cls, entry, Path(folder).absolute()), ca=authority)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
@@ -211,50 +244,19 @@ class Realm:
             SettingsError: There is no realm, or a setting is not usable.
         """
         path = Path(folder).absolute()
-        file = path / "realm.toml"
         try:
-            settings = tomllib.loads(file.read_text("utf-8"))
-        except FileNotFoundError as error:
+            text = read_toml(path / "realm.toml")
+        except SettingsError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
             hint = "make one with `arx init`, or name its folder (--realm-dir, ARX_HOME)"
             raise SettingsError(f"there is no realm in {path}", hint=hint) from error
-        except (OSError, ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
-            raise SettingsError(f"{file} cannot be read: {error}") from error
-        unknown = sorted(set(settings) - SETTINGS)
-        if unknown:
-            meant = get_close_matches(unknown[0], SETTINGS, 1)
-            hint = f"did you mean {meant[0]}?" if meant else "docs/settings.md has each setting"
-            raise SettingsError(f"{file}: unknown setting {unknown[0]}", hint=hint)
-        try:
-            max_ttl_ms = parse_duration(settings.get("max_ttl", format_duration(DEFAULT_MAX_TTL_MS)))
-            window_ms = parse_duration(settings.get("failover_window", format_duration(DEFAULT_WINDOW_MS)))
-            refresh_ms = parse_duration(settings.get("key_refresh", format_duration(DEFAULT_REFRESH_MS)))
-        except ValueError as error:
-            raise SettingsError(f"{file}: max_ttl, failover_window or key_refresh: {error}") from error
-        if not REFRESH_MS[0] <= refresh_ms <= REFRESH_MS[1]:
-            raise SettingsError(f"{file}: invalid key_refresh: expected 1s to 24h, got {format_duration(refresh_ms)}")
-        name, issuer, listen, store = (settings.get(key) for key in ("name", "issuer", "listen", "store"))
-        topology = _topology(settings.get("replicas", 0), settings.get("on_failover", "rotate"), window_ms)
-        database = _database(os.environ.get(DATABASE_VARIABLE) or settings.get("database"))
-        limits, metrics = read_limits(settings), settings.get("metrics")
-        if metrics is not None:
-            _host_and_port("metrics", metrics)
-        return cls(
-            path,
-            *_checked(name, issuer, listen, store, max_ttl_ms),
-            *topology,
-            database=database,
-            key_refresh_ms=refresh_ms,
-            witnesses=_witnesses(settings.get("witnesses", [])),
-            witnesses_required=_witnesses_required(settings.get("witnesses_required", False)),
-            limits=limits,
-            metrics=metrics,
-            ca=_ca(path, settings.get("ca")),
-            login=_login(settings),
-            console=_console(settings),
-            clients=read_self_registration(settings),
-            webhook_hosts=_webhook_hosts(settings.get("webhook_hosts", [])),
-            ledger=_ledger(settings.get("ledger")),
-        )
+        realm = _read(cls, TomlEntry(text), path)
+        database = os.environ.get(DATABASE_VARIABLE)
+        if database:
+            form = TomlEntry(Given({}), (DATABASE_VARIABLE,))
+            realm = replace(realm, database=form.read(_Database, database))
+        return realm if realm.ca is None else replace(realm, ca=str(path / realm.ca))
 
     def settings(self) -> str:
         """Return the text of ``realm.toml``, without the database's password."""
@@ -374,140 +376,24 @@ def without_password(url: str) -> str:
     return f"{scheme}{slashes}{login.partition(':')[0]}{at}{host}{'?' if kept else ''}{kept}"
 
 
-def _database(url: Any) -> str | None:
-    """Check the form of a database's URL; ``open_engine`` checks the rest."""
-    if url is None or (isinstance(url, str) and _DATABASE.match(url)):
-        return url
-    # The error omits the URL, which could hold a password.
-    raise SettingsError(
-        "invalid database: expected postgresql://USER@HOST/NAME; put its password in ARX_DATABASE_PASSWORD"
-    )
+def _read(kind: type[R], entry: TomlEntry, folder: Path) -> R:
+    """Return a realm of the settings of an entry.
 
-
-def _ca(folder: Path, ca: Any) -> str | None:
-    """Return the file of a further authority, relative to ``folder``; TLS code opens it later."""
-    if ca is None or (isinstance(ca, str) and ca):
-        return None if ca is None else str(folder / ca)
-    raise SettingsError(f"invalid ca: expected the path of a certification authority's PEM file, got {ca!r}")
-
-
-def _login(settings: Mapping[str, Any]) -> Login | None:
-    written = {name: settings[name] for name in settings if name.startswith("login_")}
-    if not written:
-        return None
-    # The error omits the values: an operator could have written the secret itself.
-    if not all(isinstance(value, str) and value.isprintable() and value for value in written.values()):
-        raise SettingsError("invalid login_…: expected text")
-    issuer, client = written.get("login_issuer"), written.get("login_client_id")
-    if issuer is None or client is None:
-        raise SettingsError("invalid login_…: expected login_issuer and login_client_id, got one of them alone")
-    # Over plain HTTP an attacker on the network could answer in the place of the issuer.
-    if not is_safe_url(issuer):
-        raise SettingsError("invalid login_issuer: expected an https: URL, or http: at 127.0.0.1")
-    secret = written.get("login_client_secret")
-    if secret is not None and not secret.startswith(("env:", "file:")):
-        raise SettingsError("invalid login_client_secret: expected env:NAME or file:PATH: no secret is in this file")
-    scope = written.get("login_scope", "openid")
-    if "openid" not in scope.split(" "):
-        raise SettingsError("invalid login_scope: expected openid in it")
-    return Login(issuer, client, secret, scope, written.get("login_device_client_id"))
-
-
-def _console(settings: Mapping[str, Any]) -> ConsoleTerms:
-    written = {}
-    for name in filter(settings.__contains__, CONSOLE_MEMBERS):
-        try:
-            written[name.removeprefix("console_") + "_ms"] = parse_duration(settings[name])
-        except ValueError as error:
-            raise SettingsError(f"invalid {name}: {error}") from error
-    terms = ConsoleTerms(**written)
+    Raises:
+        TomlError: A setting is unknown or not usable.
+    """
+    written = entry.text.document
+    realm: R = entry.read(kind, written, folder=folder)
+    mistakes = []
     # A longer idle time would never end a session.
-    if not all(CONSOLE_MS[0] <= ms <= CONSOLE_MS[1] for ms in terms) or max(terms) != terms.life_ms:
-        raise SettingsError("invalid console_…: expected 1m to 24h, and no time longer than console_life")
-    return terms
-
-
-def is_safe_url(url: str) -> bool:
-    """Return whether a URL is ``https:``, or ``http:`` at this machine."""
-    parts = split_url(url)
-    if parts is None or not parts.hostname:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
-
-
-def _checked(name: Any, issuer: Any, listen: Any, store: Any, max_ttl_ms: int) -> tuple[str, str, str, str | None, int]:
-    if not names.is_realm(name):
-        raise SettingsError(f"invalid realm name: expected [a-z0-9][a-z0-9._-]{{0,31}}, got {name!r}")
-    if not isinstance(issuer, str) or not _is_base_url(issuer):
-        raise SettingsError(
-            "invalid issuer: expected the mint's public base URL, https://host or http://host:port, no final slash"
-        )
-    _host_and_port("listen", listen)
-    if store is not None and (not isinstance(store, str) or not _STORE.match(store)):
-        # The error omits the URL, which could hold a password.
-        raise SettingsError(
-            "invalid store: expected a URL with unix:, redis: or rediss:, the latter two also with +sentinel: or "
-            "+cluster:"
-        )
-    if max_ttl_ms < MIN_TTL_MS:
-        raise SettingsError(f"invalid max_ttl: expected at least 1s, got {format_duration(max_ttl_ms)}")
-    return name, issuer, listen, store, max_ttl_ms
-
-
-def _host_and_port(setting: str, text: Any) -> None:
-    match = _LISTEN.fullmatch(text) if isinstance(text, str) else None
-    if match is None or not 0 <= int(match[2]) <= 65535:
-        raise SettingsError(f"invalid {setting}: expected host:port such as 127.0.0.1:8700, got {text!r}")
-
-
-def _witnesses(witnesses: Any) -> tuple[str, ...]:
-    """Check the form of the witnesses; the code that asks them parses their keys."""
-    if not isinstance(witnesses, list) or not all(
-        isinstance(witness, str) and _WITNESS.fullmatch(witness) for witness in witnesses
-    ):
-        raise SettingsError(
-            'invalid witnesses: expected a list of "URL KEY", each KEY as `arx witness init` printed it'
-        )
-    return tuple(witnesses)
-
-
-def _webhook_hosts(hosts: Any) -> tuple[str, ...]:
-    if not isinstance(hosts, list) or not all(isinstance(host, str) and _NETLOC.fullmatch(host) for host in hosts):
-        raise SettingsError(
-            f'invalid webhook_hosts: expected a list such as ["alerts.acme.internal:8443"], got {hosts!r:.200}'
-        )
-    return tuple(hosts)
-
-
-def _ledger(ledger: Any) -> str | None:
-    # The error omits the URL, which could hold a password.
-    if ledger is not None and (not isinstance(ledger, str) or not keeps_nonces(ledger)):
-        raise SettingsError(
-            "invalid ledger: expected a unix:, redis: or rediss: URL, the latter two also with +sentinel:"
-        )
-    return ledger
-
-
-def _witnesses_required(required: Any) -> bool:
-    if not isinstance(required, bool):
-        raise SettingsError(f"invalid witnesses_required: expected true or false, got {required!r}")
-    return required
-
-
-def _topology(replicas: Any, on_failover: Any, window_ms: int) -> tuple[int, str, int]:
-    if type(replicas) is not int or not 0 <= replicas <= 16:
-        raise SettingsError(f"invalid replicas: expected a number from 0 to 16, got {replicas!r}")
-    if on_failover not in ON_FAILOVER:
-        raise SettingsError(f"invalid on_failover: expected rotate or trust, got {on_failover!r}")
-    if not 0 < window_ms <= 60_000:
-        raise SettingsError(f"invalid failover_window: expected 1ms to 60s, got {format_duration(window_ms)}")
-    return replicas, on_failover, window_ms
-
-
-def _is_base_url(text: str) -> bool:
-    if not text.isascii() or not text.isprintable() or len(text) > 200:
-        return False
-    parts = split_url(text)
-    if parts is None or not parts.hostname or parts.port == 0 or "@" in text:
-        return False
-    return parts.scheme in ("http", "https") and text == f"{parts.scheme}://{parts.netloc}"
+    for name in ("console_idle", "console_fresh"):
+        ms = getattr(realm.console, f"{name.removeprefix('console_')}_ms")
+        if ms > realm.console.life_ms:
+            place = entry.at(name if name in written else "console_life")
+            life, most = format_duration(realm.console.life_ms), format_duration(ms)
+            mistakes.append(place.error(f"expected {name} to be at most console_life, {life}, got {most}"))
+    # Their access tokens are given by a person's consent alone.
+    if realm.clients is not None and realm.login is None:
+        mistakes.append(entry.at("clients_agent").error("expected login_issuer beside it, where people log in"))
+    raise_mistakes(mistakes)
+    return realm

@@ -8,7 +8,7 @@ Every beginning of a dotted key was kept with its line, and a key has as many as
 import pytest
 
 from arx_caps.mint.policy.model import Policy
-from arx_caps.mint.policy.parse import MAX_PARTS
+from arx_caps.settings.toml_file import MAX_PARTS
 from arx_verifier.errors import SettingsError
 from tests.mint.harness import REFUNDS
 

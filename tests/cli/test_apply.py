@@ -268,14 +268,18 @@ BAD = {
     "upper case": ("[service.a]\n[service.Orders]\n", 2, "did you mean `orders`?"),
     "a space": ('[service."my orders"]\n', 1, "did you mean `my-orders`?"),
     "the mint's": ('[service."arx.mint"]\n', 1, "not beginning with arx"),
-    "a dot": ("[service.a.b]\n", 1, 'in quotes: [service."a.b"]'),
-    "no table": ("service.a = 3\n", 1, "service.a: expected a table, got 3"),
-    "a list": ("[[service]]\n", 1, "service: expected tables [service.NAME]"),
+    "a dot": ("[service.a.b]\n", 1, 'in quotes: "a.b"'),
+    "no table": ("service.a = 3\n", 1, "service.a: expected a table, got a number"),
+    "a list": (
+        "[[service]]\n",
+        1,
+        "service: expected a table with at least one table, got a list; for example [service.orders]",
+    ),
     "a number": ("[service.a]\njournal = 5\n", 2, "service.a.journal: expected text in quotes, got 5"),
     "a relative folder": ('[service.a]\njournal = "j"\n', 2, "expected an absolute path"),
     "no URL": ('[service.a]\nstore = "store.internal"\n', 2, "expected the URL of a store"),
     "a password": ('[service.a]\nstore = "redis://u:hunter2@x"\n', 2, "without user and password"),
-    "twice": ("[service.a]\n[service.a]\n", 2, "not TOML"),
+    "twice": ("[service.a]\n[service.a]\n", 2, "service.a: expected the key once, got it again; line 1 has it as well"),
     "half": ("[service.a\n", 1, "not TOML"),
     "misleading": ('[service.a]\njournal = "/\u202ej"\n', 2, "makes the file look different"),
 }
@@ -295,15 +299,15 @@ def test_a_mistake_has_its_line_and_key(name: str, tmp_path: Path) -> None:
 
 
 def test_mistakes_come_together_in_their_order(tmp_path: Path) -> None:
-    """One of each table; the object of ``--json`` has the first."""
+    """All of them; the object of ``--json`` has the others as ``further``."""
     file = tmp_path / "services.toml"
     file.write_text("[service.A]\n[service.ok]\n[service.b]\nx = 1\n[other]\n")
     ran = arx("apply", file, "--json")
     lines = ran.err.splitlines()
     assert [int(line.removeprefix(f"arx: {file}:").partition(":")[0]) for line in lines] == [1, 4, 5]
-    assert ran.json["error"] in lines[0]
+    assert [f"arx: {text}" for text in (ran.json["error"], *ran.json["further"])] == lines
     file.write_text("# nothing\n")
-    assert "expected at least one table [service.NAME]" in arx("apply", file).err
+    assert "1: needs `service`; for example [service.orders]" in arx("apply", file).err
 
 
 def test_a_file_of_thousands_is_read(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_an_answer_that_is_none_of_http_is_an_error(head: bytes, why: str, tmp_p
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Odd, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        forwarder = Forwarder("orders", UpstreamTerms(audience="orders", url=url, timeout="20s"), tmp_path)
+        forwarder = Forwarder("orders", UpstreamTerms(audience="orders", url=url, timeout_ms=20_000), tmp_path)
         forwarder.open()
         try:
             async with forwarder.send("GET", [], b"", ""):

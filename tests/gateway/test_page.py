@@ -33,6 +33,7 @@ from arx_caps.gateway.base.settings import (
 from arx_caps.gateway.deciders.decider import identity_of
 from arx_caps.isolation import kind_that_works
 from arx_caps.mint.policy.model import Policy
+from arx_caps.settings.toml_file import fields_of
 from arx_verifier import Rule
 from arx_verifier.enforcement.routes import RouteMap
 from arx_verifier.request import AccessRequest
@@ -62,11 +63,12 @@ def described(kind: type[msgspec.Struct]) -> dict[str, str]:
     return {name: " ".join(text.split()).replace("``", "`") for name, text in found}
 
 
-def default_of(field: msgspec.structs.FieldInfo) -> str:
+def default_of(field: msgspec.inspect.Field, marks: dict[str, Any]) -> str:
     """A default as TOML has it."""
     if field.required:
         return "needed"
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()  # type: ignore[misc]
+    value = marks.get("show", lambda value: value)(value)
     if not value or isinstance(value, msgspec.Struct):
         return "false" if value is False else "none"
     if isinstance(value, tuple):
@@ -77,9 +79,12 @@ def default_of(field: msgspec.structs.FieldInfo) -> str:
 def table(kind: type[msgspec.Struct]) -> str:
     """The table of the page."""
     texts = described(kind)
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    fields = {field.name: (field, marks) for field, _, marks in fields_of(kind)}
     assert texts.keys() == fields.keys()
-    rows = [f"| `{field.encode_name}` | {default_of(field)} | {texts[name]} |" for name, field in fields.items()]
+    rows = [
+        f"| `{field.encode_name}` | {default_of(field, marks)} | {texts[name]} |"
+        for name, (field, marks) in fields.items()
+    ]
     return "\n".join(["| member | default | meaning |", "| --- | --- | --- |", *rows])
 
 
@@ -122,15 +127,20 @@ def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(kind_that_works() is None, reason="no isolation works on this machine")
 def test_a_check_prints_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the page's file: first without the service files, then with them and the program on the path."""
+    """With the page's file: with mistakes, without the service files, then with them and the program on the path."""
     page = blocks(FILE.read_text("utf-8"))
-    checked, missing = [block.text.partition("\n")[2] for block in page if block.language == "console"]
+    checked, mistakes, missing = [block.text.partition("\n")[2] for block in page if block.language == "console"]
     (data := tmp_path / "data").mkdir()
     (program := tmp_path / "bin" / "mcp-server-filesystem").parent.mkdir()
     program.symlink_to(str(shutil.which("true")))
     text = next(block.text for block in page if block.language == "toml")
     (tmp_path / "gateway.toml").write_text(text.replace("/data", str(data)), "utf-8")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.toml").write_text(
+        text.replace('url = "http:', 'url = "htps:', 1).replace("rate =", "rat =", 1), "utf-8"
+    )
+    ran = arx("gateway", "--check", "wrong.toml")
+    assert (ran.exit_code, ran.err) == (exit_codes.USAGE, mistakes)
     variables = {"BILLING_KEY": "canary", "PATH": f"{program.parent}:/usr/bin:/bin"}
     ran = arx("gateway", "--check", "gateway.toml", env=variables)
     assert ran.exit_code == exit_codes.INCOMPLETE

@@ -51,7 +51,8 @@ def test_its_commands_answer_what_it_shows(folder: Path) -> None:
     next_one = next_one.replace('ttl = "10m"', 'ttl = "5m"').replace('{ range = [1, "$amount"] }', '"$amount"')
     (folder / "next.toml").write_text(next_one)
     checked, *others = [command for block in BLOCKS if block.language == "console" for command in commands(block)]
-    broken = "[audience.a]\norigins = ['http://a']\n\n\n[task.refund]\nagents = ['a']\naudience = ['a']\n\nttl = 10\n"
+    broken = "[audience.a]\norigins = ['http://a']\n\n\n[task.refund]\nagents = ['a']\naudience = ['a']\n"
+    broken += "allow = [{ tool = 'a.b', args = {} }]\nttl = 10\n"
     (folder / "policy.toml").write_text(broken)
     _run(*checked)
     (folder / "policy.toml").write_text(POLICY)

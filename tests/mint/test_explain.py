@@ -17,10 +17,11 @@ from arx_caps.mint.policy.approvals import ApprovalEntry, ApprovalTerms
 from arx_caps.mint.policy.diff import CHANGED, compare, covers
 from arx_caps.mint.policy.explain import PolicyRefusal, explain_grant, show_explained
 from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.members import marks_of, members_of
 from arx_caps.mint.policy.model import Policy, TaskGrant
-from arx_caps.mint.policy.parse import PolicyTable, marks_of, members_of
 from arx_caps.mint.policy.tables import AudienceTerms, PolicyDocument, SessionTerms, Template
 from arx_caps.mint.policy.templates import TemplateRule
+from arx_caps.settings.toml_file import TomlTable
 from arx_verifier.constraints import constraint
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.names import is_path_pattern, matches_path
@@ -155,7 +156,7 @@ allow = [""",
 
 def others(value: Any) -> Iterator[Any]:
     """Every value that differs from one in one member, however deep."""
-    if isinstance(value, PolicyTable):
+    if isinstance(value, TomlTable):
         for name in set(value.__struct_fields__) - {"name"}:
             yield from (structs.replace(value, **{name: other}) for other in others(getattr(value, name)))
     elif isinstance(value, dict):
@@ -190,13 +191,13 @@ def test_every_member_of_every_table_is_compared() -> None:
 
 
 @pytest.mark.parametrize("kind", [PolicyDocument, AudienceTerms, SessionTerms, Template])
-def test_every_list_of_a_table_is_marked(kind: type[PolicyTable]) -> None:
+def test_every_list_of_a_table_is_marked(kind: type[TomlTable]) -> None:
     """One more entry of a list grants, or restricts: who adds a list to a table has to say which."""
     lists = {name for name, default in written(kind).items() if isinstance(default, tuple)} - {"params"}
     assert [name for name in sorted(lists) if not marks_of(kind)[name].get("entry")] == []
 
 
-def written(kind: type[PolicyTable]) -> dict[str, Any]:
+def written(kind: type[TomlTable]) -> dict[str, Any]:
     """The members of a table of this kind that writes all of them."""
     document = Policy.parse(WHOLE, "policy.toml").document
     tables = {AudienceTerms: document.audience["orders"], SessionTerms: document.session["support"]}
@@ -271,7 +272,7 @@ def put(value: Any, was: Any, now: Any) -> Any:
     """The same value with one part of it, however deep, in another's place."""
     if value is was:
         return now
-    if isinstance(value, PolicyTable):
+    if isinstance(value, TomlTable):
         return structs.replace(value, **{name: put(getattr(value, name), was, now) for name in value.__struct_fields__})
     if isinstance(value, dict):
         return {name: put(item, was, now) for name, item in value.items()}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from arx_caps.mint.policy.claims import check_claims, fits_text, keeps
 from arx_caps.mint.policy.issuers import SubjectRule
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyText
+from arx_caps.settings.toml_file import TomlEntry, TomlText
 from arx_verifier.errors import SettingsError
 
 MAIN = "repo:acme/shop:ref:refs/heads/main"
@@ -105,9 +105,9 @@ THIRD_PARTIES: list[tuple[str, bool]] = [
 
 
 def requires(written: str) -> dict[str, Any]:
-    text = PolicyText(f'issuer = "x"\nclaims = {written}', "policy.toml")
-    rule: SubjectRule = PolicyEntry(text).read(SubjectRule, text.document)
-    check_claims(PolicyEntry(text, ("claims",)), rule.claims)
+    text = TomlText(f'issuer = "x"\nclaims = {written}', "policy.toml")
+    rule: SubjectRule = TomlEntry(text).read(SubjectRule, text.document)
+    check_claims(TomlEntry(text, ("claims",)), rule.claims)
     return rule.claims
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_caps.mint.policy.model import Policy
-from arx_caps.mint.policy.parse import PolicyText
+from arx_caps.settings.toml_file import TomlText
 from arx_verifier.errors import SettingsError
 from tests.mint.harness import REFUNDS
 
@@ -155,7 +155,7 @@ MISTAKES: list[tuple[str, str, int, str]] = [
     ("{ note = \"$$5\" }", "{ note = { max = 5.5 } }", 19, "got `float`; write a decimal as text, such as \"10.5\""),
     ("{ length = 3 }", "{ matches = \"$\" }", 13, "order_id.matches: unknown key; there are no regular exp"),
     ("[session]", "[session", 7, "not TOML"),
-    ("[session]", "[audience.orders]", 7, "not TOML"),
+    ("[session]", "[audience.orders]", 7, "audience.orders: expected the key once"),
 ]  # fmt: skip
 
 
@@ -234,7 +234,7 @@ class Counted(str):
 def test_lines_of_a_long_policy_are_counted_once() -> None:
     """However many keys it has: from the beginning for each, one of 1 MiB took a mint half a minute."""
     tables = "".join(f"[audience.a{number}]\norigins = ['https://a{number}.example']\n\n" for number in range(200))
-    text = PolicyText(Counted(tables), "long.toml")
+    text = TomlText(Counted(tables), "long.toml")
     assert Counted.looked_through <= len(tables)
     lines = [text.line(("audience", f"a{number}", "origins")) for number in range(200)]
     assert lines == list(range(2, 602, 3))

@@ -246,8 +246,9 @@ class Place:
                 realm = Realm.open(self.realm_dir)
             except SettingsError as error:
                 # A remote operator has no realm's folder, and must not be advised to make a realm.
-                hint = error.hint if (self.realm_dir / "realm.toml").exists() else STORE_HINT
-                raise SettingsError(str(error), code=error.code, hint=hint) from error
+                if not (self.realm_dir / "realm.toml").exists():
+                    error.hint = STORE_HINT
+                raise
             url, name = url or store_url(realm), name or realm.name
         return url, name
 

@@ -39,8 +39,7 @@ def policy_command() -> None:
 def check(console: Console, file: str) -> None:
     """Check a policy file; exit with 1 and print line and key of each mistake.
 
-    Of each table it prints all unknown keys and one other mistake, at most 20 in all.  The object of --json has the
-    first.
+    It prints all mistakes in the form of the tables, and one in the meaning of each table, at most 20 in all.
     """
     from arx_caps.mint.policy.model import Policy
 
@@ -48,8 +47,8 @@ def check(console: Console, file: str) -> None:
         policy = Policy.load(file)
     except SettingsError as error:
         # The file may have been changed in between: then its own mistake is all that is known of it.
-        first, *further = map(str, Policy.mistakes(file) or [error])
-        raise Stop(first, DENIED, code=error.code, further=further) from error
+        first, *further = Policy.mistakes(file) or [error]
+        raise Stop(str(first), DENIED, code=error.code, further=further) from error
     value = {
         "digest": policy.digest,
         "audiences": sorted(policy.audiences),
@@ -149,7 +148,7 @@ def test(console: Console, policy_file: str, questions: str) -> None:
     try:
         asked = load_questions(questions)
     except SettingsError as error:
-        raise Stop(str(error), DENIED, code=error.code) from error
+        raise Stop(str(error), DENIED, code=error.code, further=getattr(error, "further", ())) from error
     replies = [(question, ask_policy(policy, question)) for question in asked]
     results = [
         {

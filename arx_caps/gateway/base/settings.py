@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gateway's file: where it listens, and its upstreams, a table each.  ``docs/gateway.md`` describes it."""
 
-import ipaddress
 import re
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-import msgspec
-from msgspec import Meta
-from msgspec.structs import fields
+from msgspec import Meta, field
 
 from arx_caps.isolation import KINDS as ISOLATIONS
 from arx_caps.settings.durations import parse_duration
+from arx_caps.settings.forms import Network
+from arx_caps.settings.toml_file import (
+    REPEATABLE,
+    SECRET,
+    TomlEntry,
+    TomlError,
+    TomlTable,
+    checked_text,
+    duration,
+    raise_mistakes,
+    read_toml,
+    several,
+    text_that,
+)
 from arx_verifier.addresses import is_loopback, read_port, split_url
 from arx_verifier.enforcement import RouteMap
-from arx_verifier.errors import SettingsError
-
-T = TypeVar("T", bound=msgspec.Struct)
+from arx_verifier.errors import SettingsError, shorten
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
+_PLAIN_HEADER: Final = re.compile(r"[!#$%&'*+.^`|~0-9A-Za-z-]+")  # that no server takes for another one
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+")  # of a decider's paths
 # As browsers write it: in lower case, with no default port (RFC 6454 6.2).
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
@@ -38,14 +48,114 @@ _MEMBER: Final = re.compile(
     r"(resource\.id|context\.[\w-]+|(subject|action|resource)\.properties(\.[\w-]+)+)", re.ASCII
 )
 
-Bytes = Annotated[int, Meta(ge=1024, le=1024 * _MEBIBYTE)]
+
+def read_rate(text: str) -> tuple[int, int] | None:
+    """Return a rate's number of calls and its time, ms; None if it is none.
+
+    Args:
+        text: Such as ``60/1m``.
+    """
+    form = _RATE.fullmatch(text)
+    try:
+        return (int(form[1]), parse_duration(form[2])) if form and parse_duration(form[2]) else None
+    except ValueError:
+        return None
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of the file; a member that it does not have is an error."""
+def _is_secure(place: SplitResult) -> bool:
+    """Return whether no other party can read what is sent to a URL: TLS, or the same machine."""
+    return place.scheme == "https" or (place.scheme == "http" and is_loopback(place.hostname or ""))
 
 
-class OAuthTerms(_Table, frozen=True, kw_only=True):
+def _is_plain_url(url: str) -> bool:
+    """Return whether a URL has no query and no fragment.  RFC 9728 1.2."""
+    parts = split_url(url) if url.isascii() and '"' not in url else None
+    if parts is None or parts.username or parts.scheme not in ("http", "https") or not parts.netloc:
+        return False
+    return url == f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def _is_decider_url(url: str) -> bool:
+    # AuthZEN 9.1.1; the prefix of a PEP's requests is that of this URL, and it must be the only reading of it.
+    place = split_url(url) if _is_plain_url(url) else None
+    return place is not None and _is_secure(place) and not place.path.endswith("/")
+
+
+def _is_token_url(url: str) -> bool:
+    place = split_url(url)
+    return place is not None and _is_secure(place) and bool(place.hostname) and not (place.username or place.fragment)
+
+
+def _wrong_url(url: str) -> str | None:
+    """Return why an upstream cannot have this URL, which may hold a password."""
+    parts = split_url(url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
+        return "expected http:// or https:// and a host"
+    if parts.username or parts.query or url.endswith("#"):
+        return "expected no user, query or fragment; a secret belongs into `credential`"
+    return None
+
+
+def _is_origin(text: str) -> bool:
+    return bool(_ORIGIN.fullmatch(text)) and not text.endswith(_DEFAULT_PORTS.get(text.partition(":")[0], "/"))
+
+
+def _or_empty(form: re.Pattern[str]) -> Callable[[str], bool]:
+    return lambda text: not text or form.fullmatch(text) is not None
+
+
+Bytes: TypeAlias = Annotated[int, Meta(ge=1024, le=1024 * _MEBIBYTE)]
+UpstreamName: TypeAlias = Annotated[
+    str,
+    text_that(
+        lambda name: _NAME.fullmatch(name) and name not in _RESERVED,
+        f"a name such as github, of [a-z0-9_-] and none of {', '.join(sorted(_RESERVED))}",
+    ),
+]
+DeciderName: TypeAlias = Annotated[str, text_that(_NAME.fullmatch, "a name such as shop, of [a-z0-9_-]")]
+Header: TypeAlias = Annotated[str, text_that(_HEADER.fullmatch, "the name of a header")]
+Source: TypeAlias = Annotated[
+    str,
+    SECRET,
+    text_that(
+        lambda text: text.startswith(SOURCES), "env:NAME, file:PATH or keyring:SERVICE/USER: no secret is in this file"
+    ),
+]
+SecretText: TypeAlias = Annotated[str, SECRET]  # an argument or a value that could be a secret itself
+CallRate: TypeAlias = Annotated[str, text_that(read_rate, "a number of calls and a time such as 60/1m")]
+UpstreamUrl: TypeAlias = Annotated[str, SECRET, checked_text(_wrong_url)]
+TokenUrl: TypeAlias = Annotated[
+    str, SECRET, text_that(_is_token_url, "https:// and a host, without a user and a fragment")
+]
+DeciderUrl: TypeAlias = Annotated[
+    str,
+    SECRET,
+    text_that(_is_decider_url, "https://, a host and perhaps a path without a slash at its end"),
+]
+IsolationKind: TypeAlias = Annotated[str, text_that(ISOLATIONS.__contains__, f"one of {', '.join(ISOLATIONS)}")]
+DeciderKind: TypeAlias = Annotated[str, text_that(KINDS.__contains__, f"one of {', '.join(KINDS)}")]
+BodyHeader: TypeAlias = Annotated[str, text_that(_or_empty(_PLAIN_HEADER), "the name of a header such as X-Arx-Body")]
+PathPrefix: TypeAlias = Annotated[str, text_that(_or_empty(_PREFIX), "a path such as /arx")]
+ActionName: TypeAlias = Annotated[
+    str, text_that(_ACTION.fullmatch, "an action and a type of resource, as in 'read record'")
+]
+QuestionMember: TypeAlias = Annotated[
+    str,
+    text_that(
+        lambda path: _MEMBER.fullmatch(path) and path != "context.credential",
+        "resource.id, context.NAME, or properties.NAME of subject, action or resource",
+    ),
+]
+Origin: TypeAlias = Annotated[
+    str,
+    text_that(
+        _is_origin,
+        "an origin as browsers write it, in lower case without a path and a default port, such as https://chat.example",
+    ),
+]
+
+
+class OAuthTerms(TomlTable, frozen=True, kw_only=True):
     """How the gateway fetches the access token of an upstream, by OAuth client credentials (RFC 6749 4.4).
 
     Attributes:
@@ -55,13 +165,13 @@ class OAuthTerms(_Table, frozen=True, kw_only=True):
         resource: The resource to ask for (RFC 8707), as MCP servers need it.
     """
 
-    token_url: str
+    token_url: TokenUrl
     client_id: str
     scope: str = ""
     resource: str = ""
 
 
-class CredentialTerms(_Table, frozen=True, kw_only=True, rename={"source": "from"}):
+class CredentialTerms(TomlTable, frozen=True, kw_only=True):
     """A credential of an upstream, which replaces that header of each forwarded request.
 
     Attributes:
@@ -71,13 +181,13 @@ class CredentialTerms(_Table, frozen=True, kw_only=True, rename={"source": "from
         oauth: Where the gateway fetches an access token with the secret; the header has the token, after ``Bearer``.
     """
 
-    header: str = "Authorization"
-    source: str
+    header: Header = "Authorization"
+    source: Source = field(name="from")
     prefix: str = ""
     oauth: OAuthTerms | None = None
 
 
-class RateTerms(_Table, frozen=True, kw_only=True):
+class RateTerms(TomlTable, frozen=True, kw_only=True):
     """How much is forwarded, such as ``60/1m``; a message that is not, is refused as ``rate_limited``.
 
     Attributes:
@@ -86,12 +196,12 @@ class RateTerms(_Table, frozen=True, kw_only=True):
         open: Requests and streams of each agent that are open at once.
     """
 
-    agent: str | None = None
-    tool: str | None = None
+    agent: CallRate | None = None
+    tool: CallRate | None = None
     open: Annotated[int, Meta(ge=1)] = 256
 
 
-class UpstreamTerms(_Table, frozen=True, kw_only=True):
+class UpstreamTerms(TomlTable, frozen=True, kw_only=True):
     """A server behind the gateway.
 
     Attributes:
@@ -110,7 +220,7 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
         openapi: The OpenAPI file of a plain HTTP service.  Each operation is the tool of its ``operationId``.
         routes: The routes of a plain HTTP service, with their tools: ``"GET /orders/{order_id}" = "orders.get"``.
         credential: Its credential.
-        timeout: The longest time until an answer begins, and until one that is no stream ends.
+        timeout_ms: The longest time until an answer begins, and until one that is no stream ends.
         max_body: The longest body of a request, bytes.
         max_answer: The longest answer that is no stream, bytes.
         rate: Limits.
@@ -123,25 +233,25 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
 
     audience: str
     service: str | None = None
-    url: str | None = None
-    command: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    isolation: str = "auto"
+    url: UpstreamUrl | None = None
+    command: Annotated[tuple[SecretText, ...], REPEATABLE] = ()
+    env: dict[str, SecretText] = field(default_factory=dict)
+    isolation: IsolationKind = "auto"
     user: str = ""
     home: str | None = None
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     openapi: str | None = None
-    routes: dict[str, str] = {}
+    routes: dict[str, str] = field(default_factory=dict)
     credential: CredentialTerms | None = None
-    timeout: str = "60s"
+    timeout_ms: Annotated[int, duration()] = field(name="timeout", default=60_000)
     max_body: Bytes = _MEBIBYTE
     max_answer: Bytes = 16 * _MEBIBYTE
     rate: RateTerms = RateTerms()
     ca: str | None = None
     resource: str | None = None
     dpop: bool = False
-    costs: dict[str, dict[str, Any]] = {}
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def is_http(self) -> bool:
@@ -150,11 +260,11 @@ class UpstreamTerms(_Table, frozen=True, kw_only=True):
 
     @property
     def timeout_s(self) -> float:
-        """``timeout``, s."""
-        return parse_duration(self.timeout) / 1000
+        """``timeout_ms``, s."""
+        return self.timeout_ms / 1000
 
 
-class ActionTerms(_Table, frozen=True, kw_only=True):
+class ActionTerms(TomlTable, frozen=True, kw_only=True):
     """The tool of an action on a type of resource.
 
     Attributes:
@@ -164,10 +274,10 @@ class ActionTerms(_Table, frozen=True, kw_only=True):
     """
 
     tool: str
-    args: dict[str, str] = {}
+    args: dict[str, QuestionMember] = field(default_factory=dict)
 
 
-class DeciderTerms(_Table, frozen=True, kw_only=True):
+class DeciderTerms(TomlTable, frozen=True, kw_only=True):
     """What a proxy of the site asks about each request, before it passes the request on.
 
     Attributes:
@@ -197,25 +307,28 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
         costs: As of an upstream; not used with ``spends = false``.
     """
 
-    kind: str
+    kind: DeciderKind
     listen: str
-    hosts: tuple[str, ...] = ("127.0.0.1/32", "::1/128")
+    hosts: Annotated[tuple[Network, ...], several("network", "name that of the proxy that asks")] = (
+        "127.0.0.1/32",
+        "::1/128",
+    )
     audience: str
     service: str | None = None
     openapi: str | None = None
-    routes: dict[str, str] = {}
-    body_header: str = ""
+    routes: dict[str, str] = field(default_factory=dict)
+    body_header: BodyHeader = ""
     bodies: bool = False
-    path_prefix: str = ""
+    path_prefix: PathPrefix = ""
     backend: str = ""
     spends: bool = True
     resource: str | None = None
-    url: str | None = None
-    peps: dict[str, str] = {}
-    actions: dict[str, ActionTerms] = {}
-    subjects: dict[str, str] = {}
+    url: DeciderUrl | None = None
+    peps: dict[str, Source] = field(default_factory=dict)
+    actions: dict[ActionName, ActionTerms] = field(default_factory=dict)
+    subjects: dict[str, str] = field(default_factory=dict)
     asserted: bool = False
-    costs: dict[str, dict[str, Any]] = {}
+    costs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def is_grpc(self) -> bool:
@@ -234,7 +347,7 @@ class DeciderTerms(_Table, frozen=True, kw_only=True):
         return read_address(self.listen, gateway.behind_tls)
 
 
-class GatewayTerms(_Table, frozen=True, kw_only=True):
+class GatewayTerms(TomlTable, frozen=True, kw_only=True):
     """The table ``gateway``.
 
     Attributes:
@@ -247,9 +360,17 @@ class GatewayTerms(_Table, frozen=True, kw_only=True):
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:8090",)
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     behind_tls: bool = False
-    origins: tuple[str, ...] | None = None
+    origins: tuple[Origin, ...] | None = None
+
+
+class GatewayFile(TomlTable, frozen=True, kw_only=True):
+    """The tables of the file."""
+
+    gateway: GatewayTerms = GatewayTerms()
+    upstream: dict[UpstreamName, UpstreamTerms] = field(default_factory=dict)
+    decider: dict[DeciderName, DeciderTerms] = field(default_factory=dict)
 
 
 class GatewaySettings(NamedTuple):
@@ -295,9 +416,6 @@ class GatewaySettings(NamedTuple):
         return tuple(dict.fromkeys(path.absolute() for path in found))
 
 
-_KINDS_OF_TABLES: Final[Any] = (("upstream", UpstreamTerms), ("decider", DeciderTerms))
-
-
 def read_settings(path: Path | str, realm: Path | None = None) -> GatewaySettings:
     """Read the gateway's file.
 
@@ -308,208 +426,141 @@ def read_settings(path: Path | str, realm: Path | None = None) -> GatewaySetting
     Raises:
         SettingsError: It cannot be read, or says something that the gateway does not understand.
     """
-    file = Path(path)
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
-        raise SettingsError(f"{file} is not TOML: {error}") from error
-    if unknown := sorted(content.keys() - {"gateway", "upstream", "decider"}):
-        raise SettingsError(f"{file}: {unknown[0]}: expected the tables gateway, upstream.NAME and decider.NAME")
-    upstreams, deciders = (_tables(file, content, *each) for each in _KINDS_OF_TABLES)
-    if not upstreams and not deciders:
-        raise SettingsError(
-            f"{file} has no upstream and no decider: expected a table such as [upstream.github] or [decider.shop]"
+    entry, file = TomlEntry(read_toml(path)), Path(path)
+    terms: GatewayFile = entry.read(GatewayFile, entry.text.document)
+    if not terms.upstream and not terms.decider:
+        raise entry.error("expected a table such as [upstream.github] or [decider.shop], got none")
+    settings = GatewaySettings(terms.gateway, terms.upstream, terms.decider, file.parent, file, realm)
+    places = {name: entry.at("upstream", name) for name in terms.upstream}
+    places |= {name: entry.at("decider", name) for name in terms.decider}
+    ports: dict[int, str] = {}
+    raise_mistakes(
+        [
+            *_listen_mistakes(entry.at("gateway", "listen"), terms.gateway, ports),
+            *chain.from_iterable(
+                _upstream_mistakes(places[name], name, terms.upstream[name]) for name in terms.upstream
+            ),
+            *chain.from_iterable(_decider_mistakes(places[name], name, settings, ports) for name in terms.decider),
+            *_shared_services(settings, places),
+        ]
+    )
+    return settings
+
+
+def _listen_mistakes(entry: TomlEntry, gateway: GatewayTerms, ports: dict[int, str]) -> Iterator[TomlError]:
+    """Yield the mistakes of the gateway's addresses; ``ports`` gets their ports."""
+    for index, text in enumerate(gateway.listen):
+        try:
+            ports[read_address(text, gateway.behind_tls)[1]] = "gateway"
+        except SettingsError as error:
+            yield entry.at(index).error(str(error))
+
+
+def _upstream_mistakes(entry: TomlEntry, name: str, terms: UpstreamTerms) -> Iterator[TomlError]:
+    if terms.resource is not None and not _is_resource(terms.resource, name):
+        wanted = f"expected the URL of clients, which ends in /{name}"
+        yield entry.at("resource").error(f"{wanted}, got {shorten(terms.resource)}")
+    if terms.dpop and terms.resource is None:
+        yield entry.at("dpop").error("needs a `resource`, without which access tokens are refused")
+    if (terms.url is None) == (not terms.command):
+        yield entry.error(f"expected one of `url` and `command`, got {'both' if terms.command else 'neither'}")
+    if terms.command and (terms.is_http or terms.credential):
+        yield entry.at("command").error(
+            "starts an MCP server over stdio, which has neither `openapi`, `routes` nor `credential`"
         )
-    gateway = _read(file, "gateway", content.get("gateway", {}), GatewayTerms)
-    for text in gateway.listen:
-        read_address(text, gateway.behind_tls)
-    for origin in gateway.origins or ():
-        if not _ORIGIN.fullmatch(origin) or origin.endswith(_DEFAULT_PORTS.get(origin.partition(":")[0], "/")):
-            text = "expected an origin as browsers write it, in lower case without a path and a default port"
-            raise SettingsError(f"{file}: gateway: origins: {text}, such as https://chat.example, got {origin!r:.100}")
-    for name, terms in upstreams.items():
-        if wrong := _fault(name, terms):
-            raise SettingsError(f"{file}: upstream.{name}: {wrong}")
-    taken = {read_address(text, gateway.behind_tls)[1]: "gateway" for text in gateway.listen}
-    for name, decider in deciders.items():
-        if wrong := _decider_fault(name, decider, upstreams, gateway, taken):
-            raise SettingsError(f"{file}: decider.{name}: {wrong}")
-    settings = GatewaySettings(gateway, upstreams, deciders, file.parent, file, realm)
+    reaches = terms.user or terms.home or terms.reads or terms.writes
+    if not terms.command and (terms.isolation != "auto" or reaches):
+        yield entry.error("expected `isolation`, `user`, `home`, `reads` and `writes` only with `command`")
+    elif terms.isolation == "none" and reaches:
+        yield entry.at("isolation").error(
+            'expected `user`, `home`, `reads` and `writes` only with an isolation, got isolation = "none"'
+        )
+    if terms.openapi is not None and terms.routes:
+        yield entry.error("expected one of `openapi` and `routes`, got both")
+    yield from _route_mistakes(entry.at("routes"), terms.routes)
+
+
+def _route_mistakes(entry: TomlEntry, routes: Mapping[str, str]) -> Iterator[TomlError]:
+    wrong = {route: error for route, tool in routes.items() if (error := _wrong_routes({route: tool}))}
+    yield from (entry.at(route).error(error) for route, error in wrong.items())
+    if not wrong and (error := _wrong_routes(routes)):
+        yield entry.error(error)
+
+
+def _wrong_routes(routes: Mapping[str, str]) -> str | None:
+    try:
+        RouteMap(routes)
+    except SettingsError as error:
+        return str(error)
+    return None
+
+
+def _decider_mistakes(
+    entry: TomlEntry, name: str, settings: GatewaySettings, ports: dict[int, str]
+) -> Iterator[TomlError]:
+    """Yield the mistakes of a decider; ``ports`` has the ports so far, and gets its own."""
+    terms = settings.deciders[name]
+    if name in settings.upstreams:
+        yield entry.error("expected a name that no upstream has")
+    if (terms.kind == "ext-mcp") != bool(terms.backend):
+        yield entry.at("backend").error("expected the name of the MCP server, of ext-mcp alone")
+    if terms.backend and (terms.openapi or terms.routes or terms.body_header):
+        yield entry.error("ext-mcp has neither `openapi`, `routes` nor `body_header`")
+    if terms.kind == "authzen":
+        yield from _authzen_mistakes(entry, terms)
+    elif terms.url or terms.peps or terms.actions or terms.subjects or terms.asserted:
+        yield entry.error('expected `url`, `peps`, `actions`, `subjects` and `asserted` only with kind = "authzen"')
+    elif terms.kind != "ext-mcp" and bool(terms.openapi) == bool(terms.routes):
+        yield entry.error(f"expected one of `openapi` and `routes`, got {'both' if terms.routes else 'neither'}")
+    yield from _route_mistakes(entry.at("routes"), terms.routes)
+    if terms.bodies and (terms.kind not in ("ext-authz", "ext-authz-http") or terms.body_header):
+        yield entry.at("bodies").error("expected a kind of ext-authz, and no `body_header`")
+    if terms.path_prefix and terms.kind != "ext-authz-http":
+        yield entry.at("path_prefix").error(f"is of ext-authz-http alone, got kind = {shorten(terms.kind)}")
+    if terms.resource is not None and not terms.spends:
+        # Else a proof of a client (DPoP) could be used twice.
+        yield entry.at("resource").error(
+            "needs `spends = true`, because no verifier behind the proxy takes access tokens"
+        )
+    if terms.resource is not None and not _is_plain_url(terms.resource):
+        yield entry.at("resource").error(f"expected the URL of clients, got {shorten(terms.resource)}")
+    try:
+        _, port = terms.address(settings.gateway)
+    except SettingsError as error:
+        yield entry.at("listen").error(str(error))
+        return
+    # A request is known by its port: clients could otherwise ask as the proxy does.
+    if not port or (other := ports.setdefault(port, name)) != name:
+        wrong = f"expected a port of its own, got that of {other}" if port else "expected a port, got 0"
+        yield entry.at("listen").error(wrong)
+
+
+def _authzen_mistakes(entry: TomlEntry, terms: DeciderTerms) -> Iterator[TomlError]:
+    """Yield the mistakes in the members that a decider has for AuthZEN."""
+    if terms.body_header or (terms.openapi and terms.routes):
+        yield entry.error("expected no `body_header`, and at most one of `openapi` and `routes`")
+    if not terms.peps:
+        yield entry.at("peps").error("expected one, as env:NAME, file:PATH or keyring:SERVICE/USER, got none")
+    if terms.url is None:
+        yield entry.error("needs `url`, at which the PEPs reach the decider")
+    for name, action in terms.actions.items():
+        if not action.tool.startswith(f"{terms.audience}."):
+            yield entry.at("actions", name, "tool").error(
+                f"expected a tool that begins with {terms.audience}., got {shorten(action.tool)}"
+            )
+
+
+def _shared_services(settings: GatewaySettings, places: Mapping[str, TomlEntry]) -> Iterator[TomlError]:
     # Each has a verifier with a journal and used calls of its own: each would accept an approval once.
     services: dict[Path, str] = {}
     for name in settings.tables:
         if (other := services.setdefault(settings.service_file(name).resolve(), name)) != name:
-            kind = "decider" if name in deciders else "upstream"
-            raise SettingsError(f"{file}: {kind}.{name}: expected an audience of its own, got that of {other}")
-    return settings
-
-
-def _tables(file: Path, content: Mapping[str, Any], kind: str, terms: type[T]) -> dict[str, T]:
-    tables = content.get(kind, {})
-    if not isinstance(tables, dict):
-        raise SettingsError(f"{file}: {kind}: expected a table such as [{kind}.shop]")
-    return {name: _read(file, f"{kind}.{name}", table, terms) for name, table in tables.items()}
-
-
-def _read(file: Path, place: str, table: Any, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        members = ""
-        if "unknown field" in str(error) and " - at " not in str(error):  # of this table, and of none within it
-            members = f"; expected some of {', '.join(sorted(each.encode_name for each in fields(kind)))}"
-        raise SettingsError(f"{file}: {place}: {error}{members}") from error
-
-
-def _fault(name: str, terms: UpstreamTerms) -> str | None:
-    """Return what is wrong with an upstream."""
-    if not _NAME.fullmatch(name) or name in _RESERVED:
-        return f"expected a name such as 'github', of [a-z0-9_-] and none of {', '.join(sorted(_RESERVED))}"
-    if terms.resource is not None and not _is_resource(terms.resource, name):
-        return f"resource: expected the URL of clients, which ends in /{name}, got {terms.resource!r:.100}"
-    if terms.dpop and terms.resource is None:
-        return "dpop: needs a `resource`, without which access tokens are refused"
-    if (terms.url is None) == (not terms.command):
-        return "expected one of `url` and `command`"
-    if terms.url is not None:
-        parts = split_url(terms.url)
-        if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
-            return f"url: expected http:// or https:// and a host, got {terms.url!r:.100}"
-        if parts.username or parts.query or terms.url.endswith("#"):
-            return "url: expected no user, query or fragment; a secret belongs into `credential`"
-    if terms.command and (terms.is_http or terms.credential):
-        return "`command` starts an MCP server over stdio, which has neither `openapi`, `routes` nor `credential`"
-    if terms.isolation not in ISOLATIONS:
-        return f"isolation: expected one of {', '.join(ISOLATIONS)}, got {terms.isolation!r:.100}"
-    if not terms.command and (terms.isolation != "auto" or terms.user or terms.home or terms.reads or terms.writes):
-        return "expected `isolation`, `user`, `home`, `reads` and `writes` only with `command`"
-    if terms.isolation == "none" and (terms.user or terms.home or terms.reads or terms.writes):
-        return 'expected `user`, `home`, `reads` and `writes` only with an isolation, got isolation = "none"'
-    if terms.openapi is not None and terms.routes:
-        return "expected one of `openapi` and `routes`"
-    try:
-        RouteMap(terms.routes)
-    except SettingsError as error:
-        return f"routes: {error}"
-    if terms.credential is not None and not _HEADER.fullmatch(terms.credential.header):
-        return f"credential: expected the name of a header, got {terms.credential.header!r:.100}"
-    if terms.credential is not None and not terms.credential.source.startswith(SOURCES):
-        return "credential: `from` expects env:NAME, file:PATH or keyring:SERVICE/USER: no secret is in this file"
-    if terms.credential is not None and (oauth := terms.credential.oauth) is not None:
-        place = split_url(oauth.token_url)
-        if place is None or not _is_secure(place) or not place.hostname or place.username or place.fragment:
-            return "credential.oauth: token_url: expected https:// and a host, without a user and a fragment"
-    for rate in (terms.rate.agent, terms.rate.tool):
-        if rate is not None and read_rate(rate) is None:
-            return f"rate: expected a number of calls and a time such as '60/1m', got {rate!r:.100}"
-    try:
-        return None if parse_duration(terms.timeout) else "timeout: expected more than 0s"
-    except ValueError as error:
-        return f"timeout: {error}"
-
-
-def _decider_fault(
-    name: str, terms: DeciderTerms, upstreams: Mapping[str, UpstreamTerms], gateway: GatewayTerms, taken: dict[int, str]
-) -> str | None:
-    """Return what is wrong with a decider; ``taken`` has the ports so far, and gets its own."""
-    if not _NAME.fullmatch(name) or name in upstreams:
-        return "expected a name such as 'shop', of [a-z0-9_-], which no upstream has"
-    if terms.kind not in KINDS:
-        return f"kind: expected one of {', '.join(KINDS)}, got {terms.kind!r:.100}"
-    if (terms.kind == "ext-mcp") != bool(terms.backend):
-        return "backend: expected the name of the MCP server, of ext-mcp alone"
-    if terms.backend and (terms.openapi or terms.routes or terms.body_header):
-        return "ext-mcp has neither `openapi`, `routes` nor `body_header`"
-    if terms.kind == "authzen":
-        if wrong := _authzen_fault(terms):
-            return wrong
-    elif terms.url or terms.peps or terms.actions or terms.subjects or terms.asserted:
-        return 'expected `url`, `peps`, `actions`, `subjects` and `asserted` only with kind = "authzen"'
-    elif not terms.backend and bool(terms.openapi) == bool(terms.routes):
-        return "expected one of `openapi` and `routes`"
-    if not terms.hosts:
-        return "hosts: expected the network of the proxy that asks"
-    for text in terms.hosts:
-        try:
-            ipaddress.ip_network(text)
-        except ValueError:
-            return f"hosts: expected a network such as 10.0.0.0/8, got {text!r:.60}"
-    if terms.body_header and (not _HEADER.fullmatch(terms.body_header) or "_" in terms.body_header):
-        return f"body_header: expected the name of a header such as X-Arx-Body, got {terms.body_header!r:.100}"
-    if terms.bodies and (terms.kind not in ("ext-authz", "ext-authz-http") or terms.body_header):
-        return "bodies: expected a kind of ext-authz, and no `body_header`"
-    if terms.path_prefix and (terms.kind != "ext-authz-http" or not _PREFIX.fullmatch(terms.path_prefix)):
-        return f"path_prefix: expected a path such as /arx, of ext-authz-http, got {terms.path_prefix!r:.100}"
-    if terms.resource is not None and not terms.spends:
-        # Else a proof of a client (DPoP) could be used twice.
-        return "resource: needs `spends = true`, because no verifier behind the proxy takes access tokens"
-    if terms.resource is not None and not _is_plain_url(terms.resource):
-        return f"resource: expected the URL of clients, got {terms.resource!r:.100}"
-    try:
-        _, port = terms.address(gateway)
-    except SettingsError as error:
-        return f"listen: {error}"
-    # A request is known by its port: clients could otherwise ask as the proxy does.
-    if not port or (other := taken.setdefault(port, name)) != name:
-        return f"listen: expected a port of its own, got that of {other}" if port else "listen: expected a port, got 0"
-    return None
-
-
-def _authzen_fault(terms: DeciderTerms) -> str | None:
-    """Return what is wrong with the members that a decider has for AuthZEN."""
-    if terms.body_header or (terms.openapi and terms.routes):
-        return "expected no `body_header`, and at most one of `openapi` and `routes`"
-    if not terms.peps or not all(source.startswith(SOURCES) for source in terms.peps.values()):
-        return "peps: expected one, as env:NAME, file:PATH or keyring:SERVICE/USER: no secret is in this file"
-    # AuthZEN 9.1.1; the prefix of a PEP's requests is that of this URL, and it must be the only reading of it.
-    place = split_url(terms.url) if terms.url is not None and _is_plain_url(terms.url) else None
-    if place is None or not _is_secure(place) or place.path.endswith("/"):
-        return f"url: expected https://, a host and perhaps a path without a slash at its end, got {terms.url!r:.100}"
-    for name, action in terms.actions.items():
-        if not _ACTION.fullmatch(name):
-            return f"actions: expected an action and a type of resource, as in 'read record', got {name!r:.100}"
-        if not action.tool.startswith(f"{terms.audience}."):
-            return f"actions: {name}: expected a tool that begins with {terms.audience}., got {action.tool!r:.100}"
-        for path in action.args.values():
-            if not _MEMBER.fullmatch(path) or path == "context.credential":
-                return (
-                    f"actions: {name}: expected resource.id, context.NAME, or properties.NAME of subject, action or "
-                    f"resource, got {path!r:.100}"
-                )
-    return None
-
-
-def _is_secure(place: SplitResult) -> bool:
-    """Return whether no other party can read what is sent to a URL: TLS, or the same machine."""
-    return place.scheme == "https" or (place.scheme == "http" and is_loopback(place.hostname or ""))
-
-
-def _is_plain_url(url: str) -> bool:
-    """Return whether a URL has no query and no fragment.  RFC 9728 1.2."""
-    parts = split_url(url) if url.isascii() and '"' not in url else None
-    if parts is None or parts.username or parts.scheme not in ("http", "https") or not parts.netloc:
-        return False
-    return url == f"{parts.scheme}://{parts.netloc}{parts.path}"
+            yield places[name].error(f"expected an audience of its own, got that of {other}")
 
 
 def _is_resource(url: str, name: str) -> bool:
     """Return whether a URL can name an upstream as a resource."""
     return _is_plain_url(url) and urlsplit(url).path.endswith(f"/{name}")
-
-
-def read_rate(text: str) -> tuple[int, int] | None:
-    """Return a rate's number of calls and its time, ms; None if it is none.
-
-    Args:
-        text: Such as ``60/1m``.
-    """
-    form = _RATE.fullmatch(text)
-    try:
-        return (int(form[1]), parse_duration(form[2])) if form and parse_duration(form[2]) else None
-    except ValueError:
-        return None
 
 
 def read_address(text: str, behind_tls: bool) -> tuple[str, int]:

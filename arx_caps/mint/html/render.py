@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from arx_caps.mint.policy.parse import MISLEADING
+from arx_caps.settings.toml_file import MISLEADING
 
 
 def load_templates(package: str) -> Environment:

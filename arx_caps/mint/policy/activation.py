@@ -14,7 +14,8 @@ from arx_caps.credentials.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.policy.diff import CHANGED, GONE, GRANTED, compare
-from arx_caps.mint.policy.model import MAX_BYTES, Policy
+from arx_caps.mint.policy.model import Policy
+from arx_caps.settings.toml_file import MAX_BYTES
 from arx_verifier.errors import Failure, RequestError, SettingsError, UnavailableError, refusal
 
 SETTLING: Final = 3  # the database's lock for ``settle``, which one mint at a time may hold

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct, field
 from msgspec.structs import asdict
 
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, duration, several
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, overlap
 from arx_caps.settings.durations import format_duration
+from arx_caps.settings.toml_file import TomlEntry, TomlTable, duration, several
 from arx_verifier.errors import shorten
 
 DEFAULT_TTL_MS: Final = 10 * 60_000  # long enough to use it, too short to keep it for another day
@@ -37,7 +37,7 @@ class ApprovalTerms(Struct, frozen=True, omit_defaults=True):
     once: bool = True
 
 
-class ApprovalEntry(PolicyTable, frozen=True, kw_only=True):
+class ApprovalEntry(TomlTable, frozen=True, kw_only=True):
     """An entry of a template's ``approvals``; its attributes are those of ``ApprovalTerms``."""
 
     tools: Annotated[tuple[ToolPattern, ...], several("tool", "to ask for no approval, leave the entry out")]
@@ -56,7 +56,7 @@ class ApprovalEntry(PolicyTable, frozen=True, kw_only=True):
 
 
 def check_approvals(
-    entry: PolicyEntry, approvals: Sequence[ApprovalEntry], rules: Sequence[TemplateRule], own: Sequence[str]
+    entry: TomlEntry, approvals: Sequence[ApprovalEntry], rules: Sequence[TemplateRule], own: Sequence[str]
 ) -> None:
     """Check that an agent can request each approval, and that no entries overlap.
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeAlias, Union
 
-from arx_caps.mint.policy.parse import PolicyEntry, several
+from arx_caps.settings.toml_file import TomlEntry, several
 from arx_verifier.errors import shorten
 
 MAX_PATTERN_CHARS: Final = 512
@@ -24,7 +24,7 @@ _SEPARATOR: Final = re.compile(r"([^A-Za-z0-9._-])")
 _PATTERN_SEPARATOR: Final = re.compile(r"([^A-Za-z0-9._*-])")
 
 
-def check_claims(entry: PolicyEntry, claims: Mapping[str, Any], level: int = 1) -> None:
+def check_claims(entry: TomlEntry, claims: Mapping[str, Any], level: int = 1) -> None:
     """Check the rules for claims that an entry of a policy has.
 
     Args:
@@ -87,7 +87,7 @@ def _fits(rule: ClaimRule, claim: Any) -> bool:
     return type(claim) is type(rule) and claim == rule  # in Python, 1 equals True and 1.0
 
 
-def _check_text(entry: PolicyEntry, text: str) -> None:
+def _check_text(entry: TomlEntry, text: str) -> None:
     if not 0 < len(text) <= MAX_PATTERN_CHARS:
         raise entry.error(f"expected text of 1 to {MAX_PATTERN_CHARS} characters, got {shorten(text)}")
     if any(piece.count("*") > 1 for piece in _PATTERN_SEPARATOR.split(text)):

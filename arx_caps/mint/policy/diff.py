@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from arx_caps.mint.policy.budgets import split_budget
 from arx_caps.mint.policy.directions import ChangeEffect, SessionCases, compare_approvals, compare_args, compare_rules
 from arx_caps.mint.policy.explain import exchanges
+from arx_caps.mint.policy.members import as_written, marks_of, members_of
 from arx_caps.mint.policy.model import Policy
-from arx_caps.mint.policy.parse import PolicyTable, as_written, marks_of, members_of
 from arx_caps.mint.policy.tables import AudienceTerms, PolicyDocument, SessionTerms, Template
 from arx_caps.settings.durations import parse_duration
+from arx_caps.settings.toml_file import TomlTable
 
 Kind = Literal["granted", "no longer granted", "changed"]
 Direction = Literal["widening", "narrowing", "unclear"]
@@ -166,7 +167,7 @@ def _places(policy: Policy) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{kind} {name}", {"trusted": (as_written(table),)} if kind == "issuer" else _members(table)
 
 
-def _members(table: PolicyTable) -> dict[str, Any]:
+def _members(table: TomlTable) -> dict[str, Any]:
     """Return a table's statements, by the names of its members in the file."""
     return {name: _SPLIT.get(name, _unsplit)(value) for name, value in members_of(table).items() if name != "name"}
 

@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 from arx_caps.mint.policy.approvals import show_terms
 from arx_caps.mint.policy.budgets import split_budget
 from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.members import as_written, members_of, write_member
 from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant, Template
-from arx_caps.mint.policy.parse import as_written, members_of, write_member
 from arx_caps.settings.durations import format_duration
 from arx_verifier import names
 from arx_verifier.constraints import Rule

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 from msgspec import field
 
 from arx_caps.mint.policy.claims import Claims, check_claims, keeps
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, checked_text, duration, several, text_that
 from arx_caps.mint.policy.roles import ROLES
+from arx_caps.settings.toml_file import UNWRITTEN, TomlEntry, TomlTable, checked_text, duration, several, text_that
 from arx_verifier import names
 from arx_verifier.addresses import is_loopback, split_url
 from arx_verifier.errors import shorten
@@ -59,7 +59,7 @@ Name: TypeAlias = Annotated[str, text_that(_NAME.fullmatch, "a name: [a-z0-9][a-
 _Audience: TypeAlias = Annotated[str, text_that(bool, "text that is not empty")]
 
 
-class Issuer(PolicyTable, frozen=True, kw_only=True):
+class Issuer(TomlTable, frozen=True, kw_only=True):
     """A trusted issuer of tokens, and the limits of that trust.
 
     Attributes:
@@ -71,7 +71,7 @@ class Issuer(PolicyTable, frozen=True, kw_only=True):
         max_ttl_ms: The longest accepted life of a token, ms.
     """
 
-    name: Name
+    name: Annotated[Name, UNWRITTEN]
     url: Annotated[str, checked_text(_wrong_url)]
     jwks: Annotated[str, checked_text(_wrong_place)]
     audience: Annotated[tuple[_Audience, ...], several("audience", 'for example ["https://mint.acme.example"]')]
@@ -79,7 +79,7 @@ class Issuer(PolicyTable, frozen=True, kw_only=True):
     max_ttl_ms: Annotated[int, duration()] = field(name="max_ttl", default=DEFAULT_MAX_TTL_MS)
 
 
-class WorkloadRule(PolicyTable, frozen=True, kw_only=True):
+class WorkloadRule(TomlTable, frozen=True, kw_only=True):
     """Which tokens of an issuer identify an agent.
 
     Attributes:
@@ -93,7 +93,7 @@ class WorkloadRule(PolicyTable, frozen=True, kw_only=True):
     agent: Annotated[str, text_that(names.is_agent_path, "an agent path such as acme/ci/deploy")]
 
 
-class SubjectRule(PolicyTable, frozen=True, kw_only=True):
+class SubjectRule(TomlTable, frozen=True, kw_only=True):
     """Which subjects of an issuer a session may run on behalf of.
 
     Attributes:
@@ -105,7 +105,7 @@ class SubjectRule(PolicyTable, frozen=True, kw_only=True):
     claims: Claims = field(default_factory=dict)
 
 
-class OperatorRule(PolicyTable, frozen=True, kw_only=True):
+class OperatorRule(TomlTable, frozen=True, kw_only=True):
     """Which people of an issuer are operators, by login.
 
     Attributes:
@@ -133,22 +133,24 @@ class Subject(NamedTuple):
     claims: Mapping[str, Any]
 
 
-def read_issuers(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, Issuer]:
-    """Parse every ``[issuer.NAME]``.
+def check_issuers(entry: TomlEntry, issuers: Mapping[str, Issuer]) -> None:
+    """Check every ``[issuer.NAME]``.
+
+    Args:
+        entry: The tables, for errors.
+        issuers: The issuers, by name.
 
     Raises:
-        SettingsError: A table has a mistake, or two have the same URL.
+        SettingsError: Two have the same URL.
     """
-    issuers: dict[str, Issuer] = entry.read_named(Issuer, tables)
     owners: dict[str, str] = {}
     for name, issuer in issuers.items():
         if owners.setdefault(issuer.url, name) != name:
             # A token names its issuer by URL alone: the order of the tables would decide which limits apply.
             raise entry.at(name, "url").error(f"expected a URL of its own, got that of {owners[issuer.url]}")
-    return issuers
 
 
-def check_workloads(entry: PolicyEntry, workloads: Sequence[WorkloadRule], issuers: Mapping[str, Issuer]) -> None:
+def check_workloads(entry: TomlEntry, workloads: Sequence[WorkloadRule], issuers: Mapping[str, Issuer]) -> None:
     """Check every ``[[workload]]``.
 
     Args:
@@ -168,7 +170,7 @@ def check_workloads(entry: PolicyEntry, workloads: Sequence[WorkloadRule], issue
 
 
 def check_subjects(
-    entry: PolicyEntry, rules: Sequence[SubjectRule | WorkloadRule | OperatorRule], issuers: Mapping[str, Issuer]
+    entry: TomlEntry, rules: Sequence[SubjectRule | WorkloadRule | OperatorRule], issuers: Mapping[str, Issuer]
 ) -> None:
     """Check the issuers and the claims of ``subjects``, of workloads, or of operators.
 

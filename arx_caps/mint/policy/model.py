@@ -16,18 +16,18 @@ from msgspec.structs import replace
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.budgets import Budget
 from arx_caps.mint.policy.issuers import Subject, fits_subject
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyError, PolicyText, in_tokens
-from arx_caps.mint.policy.tables import SessionTerms, Template, read_document, without_mistake
+from arx_caps.mint.policy.members import in_tokens
+from arx_caps.mint.policy.tables import SessionTerms, Template, read_document, without_mistakes
 from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_caps.settings.durations import duration_within, format_duration
+from arx_caps.settings.toml_file import MAX_MISTAKES, TomlEntry, TomlError, TomlText, read_toml
 from arx_verifier import jcs, names
 from arx_verifier.constraints import Rule, explain, is_integer
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
 
-__all__ = ["Policy", "SessionTerms", "TaskGrant", "Template", "read_policy_text"]
+__all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
 
-MAX_BYTES: Final = 1 << 20  # far above any policy that a person could review
-MAX_MISTAKES: Final = 20
+CODE: Final = "policy"  # of errors about a policy, or about questions to one
 MAX_SCOPE_CHARS: Final = 512  # the names of a task's templates, which an access token has as its scope
 MAX_PARAMETER_CHARS: Final = 1024  # a value is in every token of the task, and a token must fit into one header
 
@@ -83,14 +83,14 @@ class Policy:
         text: The policy as written.
     """
 
-    def __init__(self, text: PolicyText) -> None:
+    def __init__(self, text: TomlText) -> None:
         """Check a policy; use ``parse`` or ``load`` instead.
 
         Raises:
             SettingsError: The first mistake, with file, line and key.
         """
         self.text = text
-        self.document = read_document(PolicyEntry(text), text.document)
+        self.document = read_document(TomlEntry(text), text.document)
         self.issuers, self.workloads = self.document.issuer, self.document.workload
         self.operators = self.document.operator
         self.audiences = {name: audience.origins for name, audience in self.document.audience.items()}
@@ -114,7 +114,7 @@ class Policy:
         Raises:
             SettingsError: The first mistake, with file, line and key.
         """
-        return cls(PolicyText(text, name))
+        return cls(TomlText(text, name, CODE))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -123,11 +123,11 @@ class Policy:
         Raises:
             SettingsError: It cannot be read, is not UTF-8, exceeds 1 MiB, or has a mistake.
         """
-        return cls(read_policy_text(path))
+        return cls(read_toml(path, CODE))
 
     @classmethod
     def mistakes(cls, path: Path | str) -> list[SettingsError]:
-        """Return the mistakes of a policy file: all unknown keys, and one other mistake of each table.
+        """Return the mistakes of a policy file: all in the form of its tables, and one in the meaning of each.
 
         Args:
             path: The file.
@@ -136,21 +136,24 @@ class Policy:
             At most ``MAX_MISTAKES``, in the order of the file; the one that ``load`` raises is among them.
         """
         try:
-            text = read_policy_text(path)
+            text = read_toml(path, CODE)
         except SettingsError as error:
             return [error]
         found: list[SettingsError] = []
         while len(found) < MAX_MISTAKES:
             try:
                 cls(text)
-            except SettingsError as error:
-                found.append(error)
-                # Any other error is about the whole policy, and hides nothing.
-                if not isinstance(error, PolicyError) or not without_mistake(text.document, error):
+            except TomlError as error:
+                mistakes = [error, *error.further]
+                found += mistakes
+                if not without_mistakes(text.document, mistakes):
                     break
+            except SettingsError as error:  # about the whole policy: it hides nothing
+                found.append(error)
+                break
             else:
                 break
-        return sorted(found, key=lambda error: text.line(error.path) if isinstance(error, PolicyError) else 0)
+        return sorted(found, key=lambda error: getattr(error, "line", 0))[:MAX_MISTAKES]
 
     def may_open(self, agent: str, subject: Subject | None = None) -> SessionTerms:
         """Return the terms on which an agent may open a session.
@@ -415,30 +418,12 @@ class _TaskRequest:
         self._failures.append(Failure(self._place, rule, expected, got))
 
 
-def read_policy_text(path: Path | str) -> PolicyText:
-    """Read and parse the TOML of a policy, or of questions to one.
-
-    Raises:
-        SettingsError: The file cannot be read, is not UTF-8, exceeds 1 MiB, or is not TOML.
-    """
-    try:
-        raw = Path(path).read_bytes()
-        text = raw.decode()
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}", code="policy") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path}: is not UTF-8 (byte {error.start})", code="policy") from error
-    if len(raw) > MAX_BYTES:
-        raise SettingsError(f"{path}: expected at most {MAX_BYTES} bytes, got {len(raw)}", code="policy")
-    return PolicyText(text, str(path))
-
-
-def _digest(text: PolicyText) -> str:
+def _digest(text: TomlText) -> str:
     try:
         # Of the data and not of the text: comments and layout do not change a policy's identifier.
         raw = jcs.jcs(text.document)
     except RequestError as error:
-        raise SettingsError(f"{text.name}: {error}", code="policy") from error
+        raise SettingsError(f"{text.name}: {error}", code=CODE) from error
     return base64.urlsafe_b64encode(hashlib.sha256(raw).digest()[:16]).rstrip(b"=").decode()
 
 

@@ -6,7 +6,7 @@ with parameters are in ``templates``, and grants in ``model``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -22,25 +22,23 @@ from arx_caps.mint.policy.issuers import (
     SubjectMode,
     SubjectRule,
     WorkloadRule,
+    check_issuers,
     check_subjects,
     check_workloads,
-    read_issuers,
 )
-from arx_caps.mint.policy.parse import (
-    ANY_IF_EMPTY,
-    GRANTS,
-    IN_TOKENS,
-    RESTRICTS,
-    PolicyEntry,
-    PolicyError,
-    PolicyTable,
+from arx_caps.mint.policy.members import ANY_IF_EMPTY, GRANTS, IN_TOKENS, RESTRICTS
+from arx_caps.mint.policy.templates import TemplateRule, check_rule, read_params
+from arx_caps.settings.durations import format_duration
+from arx_caps.settings.toml_file import (
+    UNWRITTEN,
+    TomlEntry,
+    TomlError,
+    TomlTable,
     checked_text,
     duration,
     several,
     text_that,
 )
-from arx_caps.mint.policy.templates import TemplateRule, check_rule, read_params
-from arx_caps.settings.durations import format_duration
 from arx_verifier import addresses, names
 from arx_verifier.token import MAX_FRESH_MS, MAX_HOPS
 
@@ -107,7 +105,7 @@ AudienceName: TypeAlias = Annotated[
 ]
 
 
-class AudienceTerms(PolicyTable, frozen=True, kw_only=True):
+class AudienceTerms(TomlTable, frozen=True, kw_only=True):
     """A tool service and its origins.
 
     Attributes:
@@ -116,12 +114,12 @@ class AudienceTerms(PolicyTable, frozen=True, kw_only=True):
         resources: The URLs that access tokens of OAuth clients may be for (RFC 8707); empty for all at the origins.
     """
 
-    name: AudienceName
+    name: Annotated[AudienceName, UNWRITTEN]
     origins: Annotated[tuple[Origin, ...], several("origin", 'for example ["http://127.0.0.1:9001"]'), GRANTS]
     resources: Resources = ()
 
 
-class SessionTerms(PolicyTable, frozen=True, kw_only=True):
+class SessionTerms(TomlTable, frozen=True, kw_only=True):
     """Terms on which agents may open sessions.
 
     Attributes:
@@ -135,7 +133,7 @@ class SessionTerms(PolicyTable, frozen=True, kw_only=True):
         outlives_ms: How much longer than its subject's token it may live, ms.
     """
 
-    name: Name
+    name: Annotated[Name, UNWRITTEN]
     agents: Patterns
     ttl_ms: Annotated[int, duration()] = field(name="ttl")
     idle_ms: Annotated[int, duration()] | None = field(name="idle", default=None)
@@ -145,7 +143,7 @@ class SessionTerms(PolicyTable, frozen=True, kw_only=True):
     outlives_ms: Annotated[int, duration(least=0)] = field(name="subject_outlives", default=0)
 
 
-class Template(PolicyTable, frozen=True, kw_only=True):
+class Template(TomlTable, frozen=True, kw_only=True):
     """One kind of task.
 
     Attributes:
@@ -174,7 +172,7 @@ class Template(PolicyTable, frozen=True, kw_only=True):
             thief cannot use; default: dpop with approvals or ``fresh = "0ms"``, else allow.
     """
 
-    name: Name
+    name: Annotated[Name, UNWRITTEN]
     agents: Patterns
     params: dict[str, Any] = field(default_factory=dict)  # as written; ``read_template`` parses a constraint for each
     ttl_ms: Annotated[int, duration()] = field(name="ttl")
@@ -215,18 +213,18 @@ class Template(PolicyTable, frozen=True, kw_only=True):
         return tuple(entry.terms for entry in self.approvals if entry.meets(self.rules, audience))
 
 
-class PolicyDocument(PolicyTable, frozen=True, kw_only=True):
+class PolicyDocument(TomlTable, frozen=True, kw_only=True):
     """A whole policy: its tables by kind and name."""
 
-    audience: dict[str, Any] = field(default_factory=dict)
-    issuer: dict[str, Any] = field(default_factory=dict)
-    session: dict[str, Any] = field(default_factory=dict)
-    task: dict[str, Any] = field(default_factory=dict)
+    audience: dict[str, AudienceTerms] = field(default_factory=dict)
+    issuer: dict[str, Issuer] = field(default_factory=dict)
+    session: dict[str, Any] = field(default_factory=dict)  # as written; ``read_sessions`` parses one table or several
+    task: dict[str, Template] = field(default_factory=dict)
     workload: Annotated[tuple[WorkloadRule, ...], several("workload", "for example [[workload]]"), GRANTS] = ()
     operator: Annotated[tuple[OperatorRule, ...], several("operator", "for example [[operator]]"), GRANTS] = ()
 
 
-def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
+def read_document(entry: TomlEntry, data: Any) -> PolicyDocument:
     """Parse a whole policy, each table by itself.
 
     Args:
@@ -238,32 +236,42 @@ def read_document(entry: PolicyEntry, data: Any) -> PolicyDocument:
     """
     document: PolicyDocument = entry.read(PolicyDocument, data)
     # Issuers and audiences first: sessions and tasks refer to them.
-    issuers = read_issuers(entry.at("issuer"), document.issuer)
+    issuers, audiences = document.issuer, document.audience
+    check_issuers(entry.at("issuer"), issuers)
     check_workloads(entry.at("workload"), document.workload, issuers)
     check_subjects(entry.at("operator"), document.operator, issuers)
-    audiences = read_audiences(entry.at("audience"), document.audience)
+    check_audiences(entry.at("audience"), audiences)
     sessions = read_sessions(entry.at("session"), document.session, issuers)
-    tasks = entry.at("task").read_named(Template, document.task)
-    for name, template in tasks.items():
-        tasks[name] = read_template(entry.at("task", name), template, audiences, issuers)
-    return replace(document, audience=audiences, issuer=issuers, session=sessions, task=tasks)
+    tasks = {
+        name: read_template(entry.at("task", name), template, audiences, issuers)
+        for name, template in document.task.items()
+    }
+    return replace(document, session=sessions, task=tasks)
 
 
-def without_mistake(document: dict[str, Any], error: PolicyError) -> bool:
-    """Remove from a policy's data an unknown key, or the table with another mistake; return whether that is possible.
+def without_mistakes(document: dict[str, Any], mistakes: Sequence[TomlError]) -> bool:
+    """Remove from a policy's data the unknown keys, and the tables with other mistakes.
 
     Args:
         document: The policy as plain data, changed in place.
-        error: The mistake.
+        mistakes: Its mistakes so far.
+
+    Returns:
+        Whether that is possible, so that more can be found.
     """
-    if error.unknown:
+    for path in [mistake.path for mistake in mistakes if mistake.unknown]:
         table: Any = document
-        for step in error.path[:-1]:
+        for step in path[:-1]:
             table = table[step]
-        del table[error.path[-1]]
-        return True
-    kind, *inner = error.path or ("",)
-    tables: Any = document.get(str(kind))
+        del table[path[-1]]
+    wrong: dict[tuple[str | int, ...], None] = dict.fromkeys(
+        mistake.path[:2] or ("",) for mistake in mistakes if not mistake.unknown
+    )
+    return all(_set_aside(document, *path) for path in wrong)
+
+
+def _set_aside(document: dict[str, Any], kind: Any, *inner: Any) -> bool:
+    tables: Any = document.get(kind)
     named = bool(inner) and isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
     if kind == "audience" and named and names.is_audience(inner[0]):
         # Tasks refer to it, and would have mistakes only because it is missing.
@@ -277,17 +285,20 @@ def without_mistake(document: dict[str, Any], error: PolicyError) -> bool:
     if named:
         del tables[inner[0]]
     else:
-        del document[str(kind)]
+        document.pop(kind, None)
     return True
 
 
-def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, AudienceTerms]:
-    """Parse every ``[audience.NAME]``.
+def check_audiences(entry: TomlEntry, audiences: Mapping[str, AudienceTerms]) -> None:
+    """Check every ``[audience.NAME]``.
+
+    Args:
+        entry: The tables, for errors.
+        audiences: The audiences, by name.
 
     Raises:
-        SettingsError: A name, an origin or a resource is not allowed, or two audiences have the same origin.
+        SettingsError: A resource is not at an origin, or two audiences have the same origin.
     """
-    audiences: dict[str, AudienceTerms] = entry.read_named(AudienceTerms, tables)
     owners: dict[Any, str] = {}
     for name, audience in audiences.items():
         for index, origin in enumerate(audience.origins):
@@ -304,7 +315,6 @@ def read_audiences(entry: PolicyEntry, tables: Mapping[str, Any]) -> dict[str, A
                 raise entry.at(name, "resources", index).error(
                     f"expected a URL at {places}, without a fragment, of at most {MAX_RESOURCE_CHARS} characters"
                 )
-    return audiences
 
 
 def origin_of(resource: str) -> str | None:
@@ -314,7 +324,7 @@ def origin_of(resource: str) -> str | None:
 
 
 def read_sessions(
-    entry: PolicyEntry, written: Mapping[str, Any], issuers: Mapping[str, Issuer]
+    entry: TomlEntry, written: Mapping[str, Any], issuers: Mapping[str, Issuer]
 ) -> dict[str, SessionTerms]:
     """Parse one ``[session]``, or several ``[session.NAME]``.
 
@@ -329,9 +339,7 @@ def read_sessions(
     return {name: _read_session(entry.at(name), name, table, issuers) for name, table in written.items()}
 
 
-def _read_session(
-    entry: PolicyEntry, name: str, table: Mapping[str, Any], issuers: Mapping[str, Issuer]
-) -> SessionTerms:
+def _read_session(entry: TomlEntry, name: str, table: Mapping[str, Any], issuers: Mapping[str, Issuer]) -> SessionTerms:
     terms: SessionTerms = entry.read(SessionTerms, table, name=name)
     # A longer idle time would never end a session.
     if terms.idle_ms is not None and terms.idle_ms > terms.ttl_ms:
@@ -347,7 +355,7 @@ def _read_session(
 
 
 def read_template(
-    entry: PolicyEntry, template: Template, audiences: Mapping[str, Any], issuers: Mapping[str, Issuer]
+    entry: TomlEntry, template: Template, audiences: Mapping[str, Any], issuers: Mapping[str, Issuer]
 ) -> Template:
     """Check one ``[task.NAME]``, and parse its parameters and its exchanges.
 
@@ -384,7 +392,7 @@ def read_template(
     return replace(template, rules=rules)
 
 
-def _check_binding(entry: PolicyEntry, template: Template) -> None:
+def _check_binding(entry: TomlEntry, template: Template) -> None:
     """Refuse what does not go with how a task's tokens are bound."""
     if template.binding == "bearer" and "signature" in template.require:
         raise entry.at("require").error('"signature" needs binding = "bound": a bearer token has no key to sign with')
@@ -392,7 +400,7 @@ def _check_binding(entry: PolicyEntry, template: Template) -> None:
         raise entry.at("bearer").error('no access token holds a task with binding = "bound": leave it out')
 
 
-def _read_exchange(entry: PolicyEntry, template: Template, audiences: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _read_exchange(entry: TomlEntry, template: Template, audiences: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Parse which service may exchange a token, and for which audiences."""
     exchange: dict[str, tuple[str, ...]] = {}
     for service, written in template.exchange.items():

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from msgspec import Meta
 from msgspec.structs import replace
 
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, text_that
+from arx_caps.settings.toml_file import TomlEntry, TomlTable, raise_mistakes, text_that
 from arx_verifier import names
 from arx_verifier.constraints import (
     NUMBERS,
@@ -30,6 +30,7 @@ SUBJECT: Final = "subject"  # ``$subject``: the session's subject, a value that 
 ToolPattern: TypeAlias = Annotated[str, text_that(names.is_tool_pattern, "a tool's name, `prefix.*` or `*`")]
 Params: TypeAlias = Mapping[str, ConstraintLike]
 
+_STEP: Final = re.compile(r"\[(\d{1,9})\]|\.(\w+)")  # of a path in msgspec's errors
 _PARAMETER: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _ONE_DOLLAR: Final = re.compile(r"(?<!\$)(?:\$\$)*\$(?!\$)")
 _INTEGERS: Final = frozenset(["integer"])
@@ -68,7 +69,7 @@ def overlap(first: str, second: str) -> bool:
     return names.matches_tool(first, second) or names.matches_tool(second, first)
 
 
-class TemplateRule(PolicyTable, frozen=True, kw_only=True):
+class TemplateRule(TomlTable, frozen=True, kw_only=True):
     """A rule whose parameters are not filled in yet.
 
     Attributes:
@@ -120,7 +121,7 @@ class _Known(dict[str, Any]):
         return f"${name}"
 
 
-def read_params(entry: PolicyEntry, written: Mapping[str, Any]) -> dict[str, ConstraintLike]:
+def read_params(entry: TomlEntry, written: Mapping[str, Any]) -> dict[str, ConstraintLike]:
     """Parse a template's parameters: a constraint for each.
 
     Raises:
@@ -145,7 +146,7 @@ def read_params(entry: PolicyEntry, written: Mapping[str, Any]) -> dict[str, Con
     return params
 
 
-def check_rule(entry: PolicyEntry, rule: TemplateRule, params: Params, audiences: Sequence[str]) -> TemplateRule:
+def check_rule(entry: TomlEntry, rule: TemplateRule, params: Params, audiences: Sequence[str]) -> TemplateRule:
     """Check one rule of a template's ``allow``, and return it with its audience.
 
     Args:
@@ -174,13 +175,13 @@ def check_rule(entry: PolicyEntry, rule: TemplateRule, params: Params, audiences
     return replace(rule, at=at, any=rule.any or None)
 
 
-def _refuse_unknown(entry: PolicyEntry, data: Any) -> None:
+def _refuse_unknown(entry: TomlEntry, data: Any) -> None:
     """Refuse an unknown member of a constraint or of one inside it, before what its operand may be."""
     if isinstance(data, list):
         for index, item in enumerate(data):
             _refuse_unknown(entry.at(index), item)
     if isinstance(data, dict):
-        entry.refuse_unknown(data, Constraint.__struct_encode_fields__, _SYNONYMS)
+        raise_mistakes(entry.unknown_keys(data, Constraint.__struct_encode_fields__, _SYNONYMS))
         for word, operand in data.items():
             if word in ("all_of", "any_of", "each", "not"):
                 _refuse_unknown(entry.at(word), operand)
@@ -189,7 +190,7 @@ def _refuse_unknown(entry: PolicyEntry, data: Any) -> None:
                     _refuse_unknown(entry.at(word, name), item)
 
 
-def _sample(entry: PolicyEntry, written: Any, params: Params) -> Any:
+def _sample(entry: TomlEntry, written: Any, params: Params) -> Any:
     """Return an argument's constraint with sample values in place of parameters.
 
     The samples fit the operands beside them, so that an error is about what is written.
@@ -224,7 +225,7 @@ def _sample(entry: PolicyEntry, written: Any, params: Params) -> Any:
     return sample
 
 
-def _sample_value(entry: PolicyEntry, written: Any, value: Any, params: Params) -> Any:
+def _sample_value(entry: TomlEntry, written: Any, value: Any, params: Params) -> Any:
     if not _is_parameter(written):
         return _literal(entry, written)
     if written[1:] not in (*params, SUBJECT):
@@ -236,7 +237,7 @@ def _sample_value(entry: PolicyEntry, written: Any, value: Any, params: Params) 
     return value
 
 
-def _sample_bound(entry: PolicyEntry, written: Any, other: Any, wanted: frozenset[str], params: Params) -> Any:
+def _sample_bound(entry: TomlEntry, written: Any, other: Any, wanted: frozenset[str], params: Params) -> Any:
     value = _sample_value(entry, written, 0 if other is None or _is_parameter(other) else other, params)
     if _is_parameter(written):
         kinds = TEXTS if written[1:] == SUBJECT else kinds_of(params[written[1:]])
@@ -247,7 +248,7 @@ def _sample_bound(entry: PolicyEntry, written: Any, other: Any, wanted: frozense
     return value
 
 
-def _literal(entry: PolicyEntry, written: Any) -> Any:
+def _literal(entry: TomlEntry, written: Any) -> Any:
     """Return data without parameters, ``$$`` replaced by a dollar sign; refuse a single dollar."""
     if isinstance(written, str):
         # Part of a text, a pattern, a tool or a name, a parameter's value could widen what surrounds it.
@@ -268,14 +269,14 @@ def _is_parameter(written: Any) -> bool:
     return isinstance(written, str) and written.startswith("$") and not written.startswith("$$")
 
 
-def _read(entry: PolicyEntry, data: Any) -> ConstraintLike:
+def _read(entry: TomlEntry, data: Any) -> ConstraintLike:
     if isinstance(data, dict):
         for part, inner in _parts(entry, data):
             _read(part, inner)  # for an error with the line of the member or item
     try:
         return read_constraint(data)
     except MalformedTokenError as error:
-        part, wrong = entry.inner(str(error))
+        part, wrong = _inside(entry, str(error))
         # Binary floats do not compare exactly, so constraints take decimals as text (SPEC 7).
         hint = '; write a decimal as text, such as "10.5"' if "float" in wrong else ""
         if part == entry and isinstance(data, dict):
@@ -285,7 +286,16 @@ def _read(entry: PolicyEntry, data: Any) -> ConstraintLike:
         raise part.error(f"{wrong.removeprefix(f'{part.path[-1]}: ')}{hint}") from error
 
 
-def _parts(entry: PolicyEntry, data: Mapping[str, Any]) -> Iterator[tuple[PolicyEntry, Any]]:
+def _inside(entry: TomlEntry, message: str) -> tuple[TomlEntry, str]:
+    """Return the entry inside an entry that an error of msgspec is about, and the error's text."""
+    # The last one: the text before it quotes the policy, which may contain the same characters.
+    wrong, separator, path = message.rpartition(" - at `$")
+    if not separator:
+        return entry, message
+    return entry.at(*(int(index) if index else key for index, key in _STEP.findall(path))), wrong
+
+
+def _parts(entry: TomlEntry, data: Mapping[str, Any]) -> Iterator[tuple[TomlEntry, Any]]:
     """Yield the constraints of an object's members and of a list's items, each with its entry."""
     fields, each = data.get("fields"), data.get("each")
     if isinstance(fields, dict):

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from arx_caps.mint.policy.parse import MISLEADING
+from arx_caps.settings.toml_file import MISLEADING
 from arx_verifier import jcs
 from arx_verifier.constraints import Constraint, ConstraintLike, Rule, is_integer
 from arx_verifier.errors import ArxError, AttenuationError, GrantError, MalformedTokenError, shorten

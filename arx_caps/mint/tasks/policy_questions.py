@@ -19,10 +19,11 @@ from arx_caps.mint.context import Born
 from arx_caps.mint.policy.approvals import show_terms
 from arx_caps.mint.policy.explain import Explained, PolicyRefusal, explain_grant
 from arx_caps.mint.policy.issuers import Subject
-from arx_caps.mint.policy.model import Policy, TaskGrant, read_policy_text
-from arx_caps.mint.policy.parse import PolicyEntry, PolicyTable, members_of, several
+from arx_caps.mint.policy.members import members_of
+from arx_caps.mint.policy.model import CODE, Policy, TaskGrant
 from arx_caps.mint.tasks.token_factory import caveats_of
 from arx_caps.mint.tasks.trial_token import judge_token, trial_birth
+from arx_caps.settings.toml_file import TomlEntry, TomlTable, read_toml, several
 from arx_verifier import jcs, names
 from arx_verifier.errors import AttenuationError, MalformedTokenError, RequestError, refusal
 from arx_verifier.journal import OK
@@ -36,7 +37,7 @@ _REALM: Final = "question"
 _BARE: Final = re.compile("[A-Za-z0-9_-]+")
 
 
-class QuestionSubject(PolicyTable, frozen=True, kw_only=True):
+class QuestionSubject(TomlTable, frozen=True, kw_only=True):
     """The subject on whose behalf the session would run.
 
     Attributes:
@@ -50,7 +51,7 @@ class QuestionSubject(PolicyTable, frozen=True, kw_only=True):
     claims: dict[str, Any] = field(default_factory=dict)
 
 
-class PolicyQuestion(PolicyTable, frozen=True, kw_only=True):
+class PolicyQuestion(TomlTable, frozen=True, kw_only=True):
     """Whether an agent would get a task, and with ``tool`` whether a call in it would be allowed.
 
     Attributes:
@@ -78,7 +79,7 @@ class PolicyQuestion(PolicyTable, frozen=True, kw_only=True):
     need: Annotated[int, Meta(ge=0, le=8)] | None = None
 
 
-class QuestionFile(PolicyTable, frozen=True, kw_only=True):
+class QuestionFile(TomlTable, frozen=True, kw_only=True):
     """A file of questions."""
 
     question: Annotated[tuple[PolicyQuestion, ...], several("question", "for example [[question]]")]
@@ -113,7 +114,7 @@ def load_questions(path: str) -> tuple[PolicyQuestion, ...]:
     Raises:
         SettingsError: It cannot be read, has no question, or has a mistake, with file, line and key.
     """
-    entry = PolicyEntry(read_policy_text(path))
+    entry = TomlEntry(read_toml(path, CODE))
     file: QuestionFile = entry.read(QuestionFile, entry.text.document)
     first: dict[str, int] = {}
     for index, question in enumerate(file.question):

@@ -16,6 +16,7 @@ NAMES: Final = (
     "client_metadata",
     "discharge",
     "event_stream",
+    "gateway_text",
     "http_body",
     "http_query",
     "json_rpc",
@@ -23,6 +24,7 @@ NAMES: Final = (
     "macaroon",
     "openapi_routes",
     "policy_text",
+    "realm_text",
     "relay_frames",
     "route_line",
 )

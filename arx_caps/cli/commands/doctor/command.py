@@ -78,7 +78,7 @@ def _checks(place: Place) -> Iterator[Check]:
         )
         if (place.realm_dir / "realm.toml").exists():
             mend = "correct realm.toml; `arx init` in another folder writes an example"
-        yield Check("realm", False, str(error), mend)
+        yield from (Check("realm", False, str(mistake), mend) for mistake in (error, *getattr(error, "further", ())))
         return
     yield Check("realm", True, f"{realm.name} in {realm.folder}")
     yield _permissions(realm)

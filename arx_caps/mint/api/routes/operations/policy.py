@@ -14,9 +14,10 @@ from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
 from arx_caps.mint.identity.authenticate import admit_operator
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.policy.diff import compare
-from arx_caps.mint.policy.model import MAX_BYTES, Policy
+from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.roles import WRITE_OPERATORS
 from arx_caps.mint.policy.text_change import LineChange, first_change
+from arx_caps.settings.toml_file import MAX_BYTES
 from arx_verifier.errors import GrantError
 
 READ: Final = "arx.policy.read"
