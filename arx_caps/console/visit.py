@@ -6,7 +6,6 @@ A page is a function that gets a ``Visit`` and returns a response; it runs in a 
 
 import contextlib
 import hmac
-import http
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -21,7 +20,7 @@ from arx_caps.console.render import render
 from arx_caps.mint.api.access_log import id_of, note
 from arx_caps.mint.api.admission import count_unproven, require_admitted
 from arx_caps.mint.api.app import ENDPOINTS
-from arx_caps.mint.api.browser import cookie_name, peer_of, set_cookie
+from arx_caps.mint.api.browser import cookie_name, set_cookie
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_endpoint
 from arx_caps.mint.api.problems import find_code
 from arx_caps.mint.api.request_runner import FORM_THREADS, URGENT_THREADS, RequestRunner, in_thread
@@ -41,7 +40,7 @@ from arx_caps.mint.identity.console_session import (
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.login.oidc import derived
 from arx_caps.mint.rate_limit import TooOftenError
-from arx_verifier.errors import ArxError, GrantError, RequestError, StoreError, UnavailableError
+from arx_verifier.errors import ArxError, GrantError, RequestError, UnavailableError
 
 MAX_FORM_BYTES: Final = 256 * 1024  # a policy is the largest text that is typed or pasted
 MAX_OPEN_FORM_BYTES: Final = 8 * 1024  # of who is not signed in
@@ -52,6 +51,7 @@ THEME_COOKIE: Final = "arx-theme"
 THEMES: Final = ("light", "dark")
 TOKEN: Final = "token"  # noqa: S105 - the field's name
 _PURPOSE: Final = "console-form"
+_TITLES: Final = {403: "Not allowed", 404: "Not found", 503: "Not now"}  # of pages of errors, by status
 _ENDPOINTS: Final[Mapping[Callable[..., Any], Endpoint]] = {each.handler: each for each in ENDPOINTS}
 CONTINUE: Final = "/console/continue"
 _Answer = TypeVar("_Answer", bound=RouteAnswer)
@@ -61,38 +61,117 @@ class SignInAgainError(Exception):
     """The operator signed in too long ago for an act; no page handles it as a refusal of its own."""
 
 
-class Visit:
+class Visit(RequestRunner):
     """One request of a browser.
 
     Attributes:
-        request: The request.
-        mint: The mint.
         live: The streams of the console.
-        session: The operator's session; None without a sign-in.
-        query: The query.
-        form: The form of a POST.
+        session: The operator's session; None without a sign-in, or before it is looked up.
+        query: The query, once it is read.
+        form: The form of a POST, once it is read.
 
     Args:
         request: The request.
-        query: The query.
-        form: The form.
-        session: The session of its cookie.
-        secret: The cookie's secret.
+        page: The page; None for one that does not exist.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        query: Mapping[str, str],
-        form: Mapping[str, str],
-        session: ConsoleSession | None,
-        secret: bytes,
-    ) -> None:
-        self.request, self.query, self.form, self.session, self._secret = request, query, form, session, secret
-        self.mint: MintContext = request.app.state.mint
+    def __init__(self, request: Request, page: "Page | None" = None) -> None:
+        super().__init__(request.app.state.mint, request)
         self.live: Live = request.app.state.live
+        self.query: Mapping[str, str] = {}
+        self.form: Mapping[str, str] = {}
+        self.session: ConsoleSession | None = None
+        self._page = page
+        self._secret = read_secret(request.cookies.get(cookie_name(self.mint, COOKIE), ""))
         self._actions: tuple[str, ...] | None = None
         self._calls: list[tuple[str, Mapping[str, Any]]] = []
+        self.limit = MAX_FORM_BYTES if self._secret else MAX_OPEN_FORM_BYTES
+        self.threads = URGENT_THREADS if page is not None and page.urgent else FORM_THREADS
+
+    async def admit(self) -> None:
+        """Require that the browser's address is below its limit, or that the mint knows its sign-in or link."""
+        await require_admitted(self.mint, self.request, self._caller_finder())
+
+    def _caller_finder(self) -> Callable[[], str | None] | None:
+        """Return what finds the id of the sign-in of the request's cookie or link; None if it has neither."""
+        mint, request, secret = self.mint, self.request, self._secret
+        link = read_secret(request.query_params.get("link", "")) if request.url.path == OPEN_PATH else b""
+        if not secret and not link:
+            return None
+
+        def find() -> str | None:
+            session = find_console_session(mint, secret) if secret else None
+            if session is not None:
+                return session.id
+            try:
+                return f"link of {find_link(mint, link)}" if link else None
+            except GrantError:
+                return None
+
+        return find
+
+    def finish(self, raw: bytes) -> Response:
+        """Return the answer, or charge and refuse; note that the sign-in was used."""
+        response = super().finish(raw)
+        if self.session is not None:
+            note_console_use(self.mint, self.session)
+        return response
+
+    def respond(self, raw: bytes) -> Response:
+        """Return the page, or lead to the sign-in."""
+        page = self._page
+        assert page is not None
+        self.query = _read(self.request.url.query, MAX_QUERY_CHARS)
+        self.find_session()
+        if not page.open and self.session is None:
+            return self._lead_to_sign_in()
+        # Parsed only now: a stranger must not make the mint work on a long form.
+        longest = MAX_FORM_BYTES if self.session is not None else MAX_OPEN_FORM_BYTES
+        try:
+            self.form = _read(raw.decode("ascii"), longest) if raw else {}
+        except UnicodeDecodeError:
+            raise RequestError("the form is malformed") from None
+        if page.method == "POST":
+            _require_own_page(self)
+        try:
+            return page.answer(self)
+        except SignInAgainError:
+            return _ask_again(self)
+
+    def find_session(self) -> None:
+        """Look up the session of the cookie."""
+        self.session = find_console_session(self.mint, self._secret) if self._secret else None
+
+    def _lead_to_sign_in(self) -> Response:
+        if _is_led_here(self):
+            return self.go_on(self.link())
+        count_unproven(self.mint, self.request)
+        is_form = self.request.method == "POST"
+        if self._secret or is_form:
+            note(self.request, code="missing_token")
+        # A form is typed again after the sign-in: a POST cannot be repeated by a redirect.
+        return self.redirect(SIGN_IN, **({} if is_form else {"next": self.link()}))
+
+    def refuse(self, error: ArxError) -> Response:
+        """Return the page of a refusal: what is wrong, its code, and what to do."""
+        note(self.request, code=error.code)
+        known = find_code(error.code)
+        status = known.status if known is not None else 500
+        hint = error.hint or (known.do if known is not None else "")
+        values = {"text": str(error), "code": error.code, "hint": hint, "request_id": id_of(self.request)}
+        listed = entry_of(self.menu, self.request.url.path) if self.session is not None else None
+        title = _TITLES.get(status, "That did not work")
+        response = self.render("error.html", status, title=title, listed=listed, **values)
+        if isinstance(error, TooOftenError):
+            response.headers["Retry-After"] = str(error.wait_s)
+        elif isinstance(error, UnavailableError):
+            response.headers["Retry-After"] = "1"
+        return response
+
+    def charge(self, error: ArxError) -> None:
+        """Charge the address of a browser without a sign-in for a refusal, but not for an outage."""
+        if self.session is None and isinstance(error, GrantError | RequestError):
+            count_unproven(self.mint, self.request, error)
 
     @property
     def operator(self) -> ConsoleSession:
@@ -104,11 +183,6 @@ class Visit:
         if self.session is None:
             raise GrantError("sign in first", code="missing_token")
         return self.session
-
-    @property
-    def peer(self) -> str | None:
-        """The browser's address."""
-        return peer_of(self.mint, self.request)
 
     @property
     def token(self) -> str:
@@ -284,87 +358,7 @@ async def answer_page(pages: Mapping[str, Page], request: Request) -> Response:
     """
     page = pages["GET" if request.method == "HEAD" else request.method]
     note(request, route=page.path, caller="console")
-    return await _PageRunner(page, request).run()
-
-
-class _PageRunner(RequestRunner):
-    """One request for a page.
-
-    Attributes:
-        visit: The request, as far as it was read.
-    """
-
-    def __init__(self, page: Page, request: Request) -> None:
-        super().__init__(request.app.state.mint, request)
-        self.page, self.secret = page, _secret_of(request)
-        self.visit = Visit(request, {}, {}, None, b"")
-        self.limit = MAX_FORM_BYTES if self.secret else MAX_OPEN_FORM_BYTES
-        self.threads = URGENT_THREADS if page.urgent else FORM_THREADS
-
-    async def admit(self) -> None:
-        await require_admitted(self.mint, self.request, self._caller_finder())
-
-    def _caller_finder(self) -> Callable[[], str | None] | None:
-        """Return what finds the id of the sign-in of the request's cookie or link; None if it has neither."""
-        mint, request, secret = self.mint, self.request, self.secret
-        link = read_secret(request.query_params.get("link", "")) if request.url.path == OPEN_PATH else b""
-        if not secret and not link:
-            return None
-
-        def find() -> str | None:
-            session = find_console_session(mint, secret) if secret else None
-            if session is not None:
-                return session.id
-            try:
-                return f"link of {find_link(mint, link)}" if link else None
-            except GrantError:
-                return None
-
-        return find
-
-    def finish(self, raw: bytes) -> Response:
-        response = super().finish(raw)
-        if self.visit.session is not None:
-            note_console_use(self.mint, self.visit.session)
-        return response
-
-    def respond(self, raw: bytes) -> Response:
-        page, visit = self.page, Visit(self.request, {}, {}, None, self.secret)
-        self.visit = visit
-        visit.query = _read(self.request.url.query, MAX_QUERY_CHARS)
-        visit.session = find_console_session(self.mint, self.secret) if self.secret else None
-        if not page.open and visit.session is None:
-            return self._lead_to_sign_in()
-        # Parsed only now: a stranger must not make the mint work on a long form.
-        longest = MAX_FORM_BYTES if visit.session is not None else MAX_OPEN_FORM_BYTES
-        try:
-            visit.form = _read(raw.decode("ascii"), longest) if raw else {}
-        except UnicodeDecodeError:
-            raise RequestError("the form is malformed") from None
-        if page.method == "POST":
-            _require_own_page(visit)
-        try:
-            return page.answer(visit)
-        except SignInAgainError:
-            return _ask_again(visit)
-
-    def _lead_to_sign_in(self) -> Response:
-        visit = self.visit
-        if _is_led_here(visit):
-            return visit.go_on(visit.link())
-        count_unproven(self.mint, self.request)
-        if self.secret or self.page.method == "POST":
-            note(self.request, code="missing_token")
-        # A form is typed again after the sign-in: a POST cannot be repeated by a redirect.
-        next_page = visit.link() if self.page.method == "GET" else ""
-        return visit.redirect(SIGN_IN, **({"next": next_page} if next_page else {}))
-
-    def refuse(self, error: ArxError) -> Response:
-        return show_error(self.visit, error)
-
-    def charge(self, error: ArxError) -> None:
-        if self.visit.session is None and isinstance(error, GrantError | RequestError):
-            count_unproven(self.mint, self.request, error)  # an outage is not the caller's fault
+    return await Visit(request, page).run()
 
 
 def _is_led_here(visit: Visit) -> bool:
@@ -392,41 +386,20 @@ def _require_own_page(visit: Visit) -> None:
         raise GrantError("this form is of another sign-in: open the page again", code="wrong_form")
 
 
-def show_error(visit: Visit, error: ArxError) -> Response:
-    """Return the page of a refusal: what is wrong, its code, and what to do."""
-    note(visit.request, code=error.code)
-    known = find_code(error.code)
-    status = known.status if known is not None else 500
-    hint = error.hint or (known.do if known is not None else "")
-    title = "Not now" if status == http.HTTPStatus.SERVICE_UNAVAILABLE else "That did not work"
-    if status == http.HTTPStatus.NOT_FOUND:
-        title = "Not found"
-    elif status == http.HTTPStatus.FORBIDDEN:
-        title = "Not allowed"
-    values = {"title": title, "text": str(error), "code": error.code, "hint": hint, "request_id": id_of(visit.request)}
-    listed = entry_of(visit.menu, visit.request.url.path) if visit.session is not None else None
-    response = visit.render("error.html", status, listed=listed, **values)
-    if isinstance(error, TooOftenError):
-        response.headers["Retry-After"] = str(error.wait_s)
-    elif isinstance(error, StoreError | UnavailableError):
-        response.headers["Retry-After"] = "1"
-    return response
-
-
 async def answer_unknown(request: Request, error: Exception) -> Response:
     """Answer a request for a page that does not exist, or with a wrong method."""
     assert isinstance(error, HTTPException)
-    if error.status_code == http.HTTPStatus.NOT_FOUND:
+    if error.status_code == 404:
         hint = "check the address, or start at the first page"
         unknown = GrantError("there is no such page", code="not_found", hint=hint)
     else:
         unknown = GrantError("this page is not asked that way", code="method_not_allowed")
 
     def show() -> Response:
-        secret, session = _secret_of(request), None
+        visit = Visit(request)
         with contextlib.suppress(ArxError):  # without a database the page has no menu
-            session = find_console_session(request.app.state.mint, secret) if secret else None
-        return show_error(Visit(request, {}, {}, session, secret), unknown)
+            visit.find_session()
+        return visit.refuse(unknown)
 
     return await in_thread(FORM_THREADS, show)
 
@@ -435,17 +408,13 @@ async def answer_bug(request: Request, error: Exception) -> Response:
     """Answer after an unexpected error, which the mint's log has."""
     del error  # its text could quote a secret
     bug = GrantError("the mint failed", code="internal")
-    return await in_thread(FORM_THREADS, show_error, Visit(request, {}, {}, None, b""), bug)
+    return await in_thread(FORM_THREADS, Visit(request).refuse, bug)
 
 
 def origin_of(mint: MintContext) -> str:
     """Return the origin of the mint's pages (RFC 6454)."""
     parts = urlsplit(mint.realm.issuer)
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def _secret_of(request: Request) -> bytes:
-    return read_secret(request.cookies.get(cookie_name(request.app.state.mint, COOKIE), ""))
 
 
 def _read(text: str, longest: int) -> dict[str, str]:
