@@ -299,6 +299,27 @@ def test_what_does_not_ship_is_named(up: Live, tmp_path: Path) -> None:
     assert "enrol it with `arx service enrol`" in silent(opened.format("pass"), keyless)
 
 
+def test_a_fork_waits_for_the_import(up: Live, tmp_path: Path) -> None:
+    """
+    A child that was forked while a thread imports what calls the mint could never end that import.
+    """
+    place(up, tmp_path, APP)
+    script = """
+import os, sys
+from arx_verifier import open_verifier
+verifier = open_verifier(sys.argv[1])
+verifier.start()
+while "arx_caps" not in sys.modules:
+    pass
+child = os.fork()
+if child == 0:
+    os._exit(0 if hasattr(sys.modules.get("arx_caps.service.upkeep"), "keep_service") else 1)
+assert os.waitpid(child, 0)[1] == 0, "the child has a module that is not whole"
+verifier.close()
+"""
+    silent(script, tmp_path / "orders.json")
+
+
 def test_a_verifier_of_unit_tests_ships_nothing() -> None:
     """
     It has no service file, and starts no thread.

@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Final
@@ -64,14 +65,23 @@ class Upkeep:
             except RuntimeError as error:  # too many threads, or the interpreter ends
                 _log.error("nothing ships the records of %s: %s", self._audience, error)
 
-    def close(self) -> None:
-        """Stop it, and wait a bounded time while it ships the last records."""
-        with self._lock:
-            thread, self._thread, self._closed = self._thread, None, True
+    def stop(self) -> None:
+        """Let it ship the last records and end; ``close`` waits for that."""
+        self._closed = True
         self._stop.set()
+
+    def close(self, within_s: float = LAST_S) -> None:
+        """Stop it, and wait a bounded time while it ships the last records.
+
+        Args:
+            within_s: The longest wait, seconds.
+        """
+        self.stop()
+        with self._lock:
+            thread, self._thread = self._thread, None
         if thread is not None:
             with contextlib.suppress(RuntimeError):  # it could not be started
-                thread.join(LAST_S)
+                thread.join(within_s)
 
     def _run(self, stop: threading.Event) -> None:
         about = "this process ships no record of %s to the audit log, and refreshes none of its keys: "
@@ -114,8 +124,11 @@ def _fork_all() -> None:
 
 
 def _close_all() -> None:
-    for upkeep in tuple(_UPKEEPS):
-        upkeep.close()
+    upkeeps, until = tuple(_UPKEEPS), time.monotonic() + LAST_S
+    for upkeep in upkeeps:
+        upkeep.stop()
+    for upkeep in upkeeps:  # one bound for all of them
+        upkeep.close(max(0.0, until - time.monotonic()))
 
 
 os.register_at_fork(before=_IMPORTING.acquire, after_in_parent=_IMPORTING.release, after_in_child=_fork_all)

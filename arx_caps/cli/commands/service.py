@@ -75,23 +75,17 @@ def enrol(
     from arx_caps.agent.sessions.mint_client import MintClient
     from arx_caps.service import join_service
 
-    if (audience is None) == (invitation is None):
-        raise click.UsageError("expected AUDIENCE or --invitation FILE, and not both")
-    if audience is not None:
-        _checked(audience)
-    if out.exists():  # before an invitation is made
-        hint = f"`arx ship {out} --once` refreshes its keys; for another key of the service name other files"
-        raise Stop(f"{out} exists; it is not overwritten", hint=hint, code="file")
+    key = key_out or out.with_suffix(".key")
+    _require_files(audience, invitation, out, key)
     answer, folder = read_object(invitation) if invitation is not None else {}, None
     if audience is not None:
         place = Place(realm_dir, issuer, operator_key)
         answer = place.mint().call("POST", "/v1/services/invitations", {"audience": audience})
-        folder, ca = _journal_of(place, audience), ca or place.ca()
+        folder, ca = _journal_of(place, answer), ca or place.ca()
     invited = _invitation(invitation, answer)
     # What `arx apply` wrote of its file; an option of this machine wins.
     store, folder = store or answer.get("store"), Path(answer["journal"]) if "journal" in answer else folder
     with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=ca)) as mint:
-        key = key_out or out.with_suffix(".key")
         fetched = join_service(invited, mint, out=out, key_out=key, journal=journal or folder, store=store, ca=ca)
     value = {"audience": fetched.audience, "file": str(out), "key_file": str(key), "keys": sorted(fetched.texts)}
     console.data("service", value, lambda: pairs(facts_of(value)))
@@ -99,10 +93,25 @@ def enrol(
         hint_audience(console, answer)
 
 
-def _journal_of(place: Place, audience: str) -> Path | None:
-    """Return the folder of a service's journal where the realm's is, as `arx decisions` looks there; else None."""
+def _require_files(audience: str | None, invitation: str | None, out: Path, key: Path) -> None:
+    """Require what can be known before an invitation is made, which works once."""
+    if (audience is None) == (invitation is None):
+        raise click.UsageError("expected AUDIENCE or --invitation FILE, and not both")
+    if audience is not None:
+        _checked(audience)
+    if key == out:
+        raise click.UsageError(f"expected two files, got {out} for the service and its key: give another --key-out")
+    if out.exists():
+        hint = f"`arx ship {out} --once` refreshes its keys; for another key of the service name other files"
+        raise Stop(f"{out} exists; it is not overwritten", hint=hint, code="file")
+
+
+def _journal_of(place: Place, invited: Mapping[str, Any]) -> Path | None:
+    """Return the folder of a service's journal in its realm's folder, where `arx decisions` looks; None elsewhere."""
     with contextlib.suppress(SettingsError):
-        return Realm.open(place.realm_dir).journals_dir / audience
+        realm = Realm.open(place.realm_dir)
+        if realm.issuer == invited["issuer"]:
+            return realm.journals_dir / str(invited["audience"])
     return None
 
 
