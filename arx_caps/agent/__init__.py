@@ -9,77 +9,37 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_caps.agent.sessions.agent import Agent, Workload
-    from arx_caps.agent.sessions.async_agent import AsyncAgent, AsyncApproval, AsyncSession, AsyncStartedTask
-    from arx_caps.agent.sessions.session import Session
-    from arx_caps.agent.sessions.started_task import StartedTask
-    from arx_caps.agent.tasks.approval import Approval
-    from arx_caps.agent.tasks.auth import ArxAuth
-    from arx_caps.agent.tasks.bundle import Bundle
-    from arx_caps.agent.tasks.holder_key import find_holder_key, load_holder_key, make_holder_key
-    from arx_caps.agent.tasks.outline import holder_of, links_of
-    from arx_caps.agent.tasks.task import Task
-    from arx_caps.agent.tools.current_task_auth import CurrentTaskAuth
-    from arx_caps.agent.tools.local_tools import local_tool
-    from arx_caps.agent.tools.mcp_messages import NO_FORM, McpSigner, SignedTransport, refused_call
-    from arx_caps.agent.tools.model_budget import ModelBudget, ReservedCall, TokenUsage
-    from arx_caps.agent.tools.running_task import current_task
-    from arx_caps.agent.tools.tool_calls import RunToolCalls, SubAgent, ToolCalls, ToolRefusal
-    from arx_verifier.token import HolderKey
+    from arx_caps.agent.sessions.agent import Agent as Agent
+    from arx_caps.agent.sessions.agent import Workload as Workload
+    from arx_caps.agent.sessions.async_agent import AsyncAgent as AsyncAgent
+    from arx_caps.agent.sessions.async_agent import AsyncApproval as AsyncApproval
+    from arx_caps.agent.sessions.async_agent import AsyncSession as AsyncSession
+    from arx_caps.agent.sessions.async_agent import AsyncStartedTask as AsyncStartedTask
+    from arx_caps.agent.sessions.session import Session as Session
+    from arx_caps.agent.sessions.started_task import StartedTask as StartedTask
+    from arx_caps.agent.tasks.approval import Approval as Approval
+    from arx_caps.agent.tasks.auth import ArxAuth as ArxAuth
+    from arx_caps.agent.tasks.bundle import Bundle as Bundle
+    from arx_caps.agent.tasks.holder_key import find_holder_key as find_holder_key
+    from arx_caps.agent.tasks.holder_key import load_holder_key as load_holder_key
+    from arx_caps.agent.tasks.holder_key import make_holder_key as make_holder_key
+    from arx_caps.agent.tasks.outline import holder_of as holder_of
+    from arx_caps.agent.tasks.outline import links_of as links_of
+    from arx_caps.agent.tasks.task import Task as Task
+    from arx_caps.agent.tools.current_task_auth import CurrentTaskAuth as CurrentTaskAuth
+    from arx_caps.agent.tools.local_tools import local_tool as local_tool
+    from arx_caps.agent.tools.mcp_messages import NO_FORM as NO_FORM
+    from arx_caps.agent.tools.mcp_messages import McpSigner as McpSigner
+    from arx_caps.agent.tools.mcp_messages import SignedTransport as SignedTransport
+    from arx_caps.agent.tools.mcp_messages import refused_call as refused_call
+    from arx_caps.agent.tools.model_budget import ModelBudget as ModelBudget
+    from arx_caps.agent.tools.model_budget import ReservedCall as ReservedCall
+    from arx_caps.agent.tools.model_budget import TokenUsage as TokenUsage
+    from arx_caps.agent.tools.running_task import current_task as current_task
+    from arx_caps.agent.tools.tool_calls import RunToolCalls as RunToolCalls
+    from arx_caps.agent.tools.tool_calls import SubAgent as SubAgent
+    from arx_caps.agent.tools.tool_calls import ToolCalls as ToolCalls
+    from arx_caps.agent.tools.tool_calls import ToolRefusal as ToolRefusal
+    from arx_verifier.token import HolderKey as HolderKey
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "sessions.agent": "Agent Workload",
-            "sessions.async_agent": "AsyncAgent AsyncApproval AsyncSession AsyncStartedTask",
-            "tasks.approval": "Approval",
-            "tasks.auth": "ArxAuth",
-            "tasks.bundle": "Bundle",
-            "tools.current_task_auth": "CurrentTaskAuth",
-            "tasks.holder_key": "HolderKey find_holder_key load_holder_key make_holder_key",
-            "tools.mcp_messages": "NO_FORM McpSigner SignedTransport refused_call",
-            "tools.model_budget": "ModelBudget ReservedCall TokenUsage",
-            "tools.running_task": "current_task",
-            "tools.local_tools": "local_tool",
-            "tasks.outline": "holder_of links_of",
-            "sessions.session": "Session",
-            "sessions.started_task": "StartedTask",
-            "tasks.task": "Task",
-            "tools.tool_calls": "RunToolCalls SubAgent ToolCalls ToolRefusal",
-        },
-    )
-
-__all__ = [
-    "NO_FORM",
-    "Agent",
-    "Approval",
-    "ArxAuth",
-    "AsyncAgent",
-    "AsyncApproval",
-    "AsyncSession",
-    "AsyncStartedTask",
-    "Bundle",
-    "CurrentTaskAuth",
-    "HolderKey",
-    "McpSigner",
-    "ModelBudget",
-    "ReservedCall",
-    "RunToolCalls",
-    "Session",
-    "SignedTransport",
-    "StartedTask",
-    "SubAgent",
-    "Task",
-    "TokenUsage",
-    "ToolCalls",
-    "ToolRefusal",
-    "Workload",
-    "current_task",
-    "find_holder_key",
-    "holder_of",
-    "links_of",
-    "load_holder_key",
-    "local_tool",
-    "make_holder_key",
-    "refused_call",
-]
+    open_door(__name__)

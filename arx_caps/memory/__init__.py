@@ -4,13 +4,9 @@
 ``arx_verifier.memory`` has the stamps.  Adapters of frameworks use ``TaskMemory``.
 """
 
-from arx_caps.memory.task_memory import (
-    STAMP_FIELD,
-    MemoryEntry,
-    TaskMemory,
-    TrackedMemory,
-    content_of,
-    open_task_memory,
-)
-
-__all__ = ["STAMP_FIELD", "MemoryEntry", "TaskMemory", "TrackedMemory", "content_of", "open_task_memory"]
+from arx_caps.memory.task_memory import STAMP_FIELD as STAMP_FIELD
+from arx_caps.memory.task_memory import MemoryEntry as MemoryEntry
+from arx_caps.memory.task_memory import TaskMemory as TaskMemory
+from arx_caps.memory.task_memory import TrackedMemory as TrackedMemory
+from arx_caps.memory.task_memory import content_of as content_of
+from arx_caps.memory.task_memory import open_task_memory as open_task_memory

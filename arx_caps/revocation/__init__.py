@@ -6,63 +6,26 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_caps.revocation.failover import Topology
-    from arx_caps.revocation.report import KillReport
-    from arx_caps.revocation.states import GONE_MS, VerifierState, count_states, state_of
-    from arx_caps.revocation.store import DEFAULT_LEASE_MS, DEFAULT_MAX_TTL_MS, RevocationStore
-    from arx_caps.revocation.targets import KINDS, Target, names_person, parse_target, parse_targets
-    from arx_caps.revocation.wire import (
-        DIRECT,
-        Bump,
-        Header,
-        OutcomeUnknownError,
-        ProofUsedError,
-        Registry,
-        StoreEntry,
-        StoreHistoryError,
-        UsedProof,
-        VerifierSeen,
-    )
+    from arx_caps.revocation.failover import Topology as Topology
+    from arx_caps.revocation.report import KillReport as KillReport
+    from arx_caps.revocation.states import GONE_MS as GONE_MS
+    from arx_caps.revocation.states import VerifierState as VerifierState
+    from arx_caps.revocation.states import count_states as count_states
+    from arx_caps.revocation.states import state_of as state_of
+    from arx_caps.revocation.store import RevocationStore as RevocationStore
+    from arx_caps.revocation.targets import KINDS as KINDS
+    from arx_caps.revocation.targets import Target as Target
+    from arx_caps.revocation.targets import names_person as names_person
+    from arx_caps.revocation.targets import parse_target as parse_target
+    from arx_caps.revocation.targets import parse_targets as parse_targets
+    from arx_caps.revocation.wire import DIRECT as DIRECT
+    from arx_caps.revocation.wire import Bump as Bump
+    from arx_caps.revocation.wire import Header as Header
+    from arx_caps.revocation.wire import OutcomeUnknownError as OutcomeUnknownError
+    from arx_caps.revocation.wire import ProofUsedError as ProofUsedError
+    from arx_caps.revocation.wire import StoreEntry as StoreEntry
+    from arx_caps.revocation.wire import StoreHistoryError as StoreHistoryError
+    from arx_caps.revocation.wire import UsedProof as UsedProof
+    from arx_caps.revocation.wire import VerifierSeen as VerifierSeen
 else:
-    # On use: commands that ask the mint alone need no client of the store.
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "failover": "Topology",
-            "report": "KillReport",
-            "states": "GONE_MS VerifierState count_states state_of",
-            "store": "DEFAULT_LEASE_MS DEFAULT_MAX_TTL_MS RevocationStore",
-            "targets": "KINDS Target names_person parse_target parse_targets",
-            "wire": (
-                "Bump DIRECT Header OutcomeUnknownError ProofUsedError Registry StoreEntry StoreHistoryError UsedProof"
-                " VerifierSeen"
-            ),
-        },
-    )
-
-__all__ = [
-    "DEFAULT_LEASE_MS",
-    "DEFAULT_MAX_TTL_MS",
-    "DIRECT",
-    "GONE_MS",
-    "KINDS",
-    "Bump",
-    "Header",
-    "KillReport",
-    "OutcomeUnknownError",
-    "ProofUsedError",
-    "Registry",
-    "RevocationStore",
-    "StoreEntry",
-    "StoreHistoryError",
-    "Target",
-    "Topology",
-    "UsedProof",
-    "VerifierSeen",
-    "VerifierState",
-    "count_states",
-    "names_person",
-    "parse_target",
-    "parse_targets",
-    "state_of",
-]
+    open_door(__name__)

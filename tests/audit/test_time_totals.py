@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import bindparam, delete, func, select, text
 
 from arx_caps.audit.ingest import ALLOW, DENY
-from arx_caps.audit.query import OutcomeCounts, Question, questions, series, top, total
+from arx_caps.audit.query import Question, questions, series, top, total
 from arx_caps.audit.query.questions import records
+from arx_caps.audit.query.top_names import OutcomeCounts
 from arx_caps.audit.store import KINDS, NODE, RECORD, SPANS_MS, TOTAL, LogStore, rebuild, time_totals
 from tests.audit.batches import batch_of, decision, facts
 

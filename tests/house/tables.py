@@ -21,6 +21,7 @@ from arx_caps.settings.durations import UNITS, format_duration
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.errors import REASONS
 from arx_verifier.token.caveats import Caveat
+from tests.house.doors import exports_of
 from tests.house.pages import ROOT
 
 _TABLE: Final = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
@@ -51,8 +52,8 @@ def reasons() -> Iterator[str]:
 
 def public_names(module: ModuleType) -> list[str]:
     """Return the names that a module exports, or the classes that it defines; no name with underscores."""
-    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-    return sorted(name for name in getattr(module, "__all__", own) if not name.startswith("_"))
+    own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+    return sorted(name for name in exports_of(module) or own if not name.startswith("_"))
 
 
 def names(module: ModuleType) -> Iterator[str]:

@@ -26,7 +26,6 @@ from arx_verifier.ledger import (
     NEW,
     Costs,
     LeasedLedger,
-    LedgerState,
     MemoryLedger,
     PoolDraw,
     Short,
@@ -35,6 +34,7 @@ from arx_verifier.ledger import (
     memory,
     number_of,
 )
+from arx_verifier.ledger.memory import LedgerState
 from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
 from tests.ledgers import new_ledger
 from tests.support import QUICK

@@ -16,7 +16,8 @@ from arx_verifier import jcs
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.journal.decision import InMemoryDecisions
-from arx_verifier.ledger import LedgerState, MemoryLedger
+from arx_verifier.ledger import MemoryLedger
+from arx_verifier.ledger.memory import LedgerState
 from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
 from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
 from arx_verifier.token import call_proof

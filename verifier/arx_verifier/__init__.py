@@ -6,81 +6,34 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    __version__: str
-    from arx_verifier.constraints import Constraint, Rule
-    from arx_verifier.enforcement import ArxMiddleware, ArxWSGI, current_grant, protect
-    from arx_verifier.errors import (
-        AccessError,
-        ArxError,
-        AttenuationError,
-        Failure,
-        GrantError,
-        RequestError,
-        SettingsError,
-        TokenError,
-        UnavailableError,
-    )
-    from arx_verifier.journal import Decision
-    from arx_verifier.request import AccessRequest, HttpCall, read_json_object
-    from arx_verifier.service import open_verifier
-    from arx_verifier.token import CallSigner, Caveat, Identifier, KeyRing, Macaroon
-    from arx_verifier.verification import Grant, RedisNonces, Verifier
+    from arx_verifier._version import __version__ as __version__
+    from arx_verifier.constraints import Constraint as Constraint
+    from arx_verifier.constraints import Rule as Rule
+    from arx_verifier.enforcement import ArxMiddleware as ArxMiddleware
+    from arx_verifier.enforcement import ArxWSGI as ArxWSGI
+    from arx_verifier.enforcement import current_grant as current_grant
+    from arx_verifier.enforcement import protect as protect
+    from arx_verifier.errors import AccessError as AccessError
+    from arx_verifier.errors import ArxError as ArxError
+    from arx_verifier.errors import AttenuationError as AttenuationError
+    from arx_verifier.errors import Failure as Failure
+    from arx_verifier.errors import GrantError as GrantError
+    from arx_verifier.errors import RequestError as RequestError
+    from arx_verifier.errors import SettingsError as SettingsError
+    from arx_verifier.errors import TokenError as TokenError
+    from arx_verifier.errors import UnavailableError as UnavailableError
+    from arx_verifier.journal import Decision as Decision
+    from arx_verifier.request import AccessRequest as AccessRequest
+    from arx_verifier.request import HttpCall as HttpCall
+    from arx_verifier.request import read_json_object as read_json_object
+    from arx_verifier.service import open_verifier as open_verifier
+    from arx_verifier.token import CallSigner as CallSigner
+    from arx_verifier.token import Caveat as Caveat
+    from arx_verifier.token import Identifier as Identifier
+    from arx_verifier.token import KeyRing as KeyRing
+    from arx_verifier.token import Macaroon as Macaroon
+    from arx_verifier.verification import Grant as Grant
+    from arx_verifier.verification import RedisNonces as RedisNonces
+    from arx_verifier.verification import Verifier as Verifier
 else:
-    # Imported on first use: a holder needs no verifier, and a command that only reads an error class needs neither.
-    _exported, __dir__ = open_door(
-        __name__,
-        {
-            "constraints": "Constraint Rule",
-            "enforcement": "ArxMiddleware ArxWSGI current_grant protect",
-            "errors": (
-                "AccessError ArxError AttenuationError Failure GrantError RequestError SettingsError TokenError "
-                "UnavailableError"
-            ),
-            "journal": "Decision",
-            "request": "AccessRequest HttpCall read_json_object",
-            "service": "open_verifier",
-            "token": "CallSigner Caveat Identifier KeyRing Macaroon",
-            "verification": "Grant RedisNonces Verifier",
-        },
-    )
-
-    def __getattr__(name):
-        if name != "__version__":
-            return _exported(name)
-        from importlib.metadata import version  # no other name needs it, and its import is slow
-
-        globals()[name] = version("arx-verifier")
-        return globals()[name]
-
-
-__all__ = [
-    "AccessError",
-    "AccessRequest",
-    "ArxError",
-    "ArxMiddleware",
-    "ArxWSGI",
-    "AttenuationError",
-    "CallSigner",
-    "Caveat",
-    "Constraint",
-    "Decision",
-    "Failure",
-    "Grant",
-    "GrantError",
-    "HttpCall",
-    "Identifier",
-    "KeyRing",
-    "Macaroon",
-    "RedisNonces",
-    "RequestError",
-    "Rule",
-    "SettingsError",
-    "TokenError",
-    "UnavailableError",
-    "Verifier",
-    "__version__",
-    "current_grant",
-    "open_verifier",
-    "protect",
-    "read_json_object",
-]
+    open_door(__name__)

@@ -6,29 +6,14 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_caps.audit.integrity.check import Rows, check_batches, check_rows, rows_of
-    from arx_caps.audit.integrity.erasures import ERASED_KIND
-    from arx_caps.audit.integrity.repair import reindex
-    from arx_caps.audit.integrity.retention import erase, index_at, prune
+    from arx_caps.audit.integrity.check import Rows as Rows
+    from arx_caps.audit.integrity.check import check_batches as check_batches
+    from arx_caps.audit.integrity.check import check_rows as check_rows
+    from arx_caps.audit.integrity.check import rows_of as rows_of
+    from arx_caps.audit.integrity.erasures import ERASED_KIND as ERASED_KIND
+    from arx_caps.audit.integrity.repair import reindex as reindex
+    from arx_caps.audit.integrity.retention import erase as erase
+    from arx_caps.audit.integrity.retention import index_at as index_at
+    from arx_caps.audit.integrity.retention import prune as prune
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "check": "Rows check_batches check_rows rows_of",
-            "erasures": "ERASED_KIND",
-            "repair": "reindex",
-            "retention": "erase index_at prune",
-        },
-    )
-
-__all__ = [
-    "ERASED_KIND",
-    "Rows",
-    "check_batches",
-    "check_rows",
-    "erase",
-    "index_at",
-    "prune",
-    "reindex",
-    "rows_of",
-]
+    open_door(__name__)

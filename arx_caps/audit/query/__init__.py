@@ -6,53 +6,25 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_caps.audit.query.export import form_of
-    from arx_caps.audit.query.live import matches
-    from arx_caps.audit.query.log_events import log_events
-    from arx_caps.audit.query.node_search import Question, held, reach
-    from arx_caps.audit.query.questions import MAX_PAGE, OUTCOMES, Found, total
-    from arx_caps.audit.query.session_calls import NO_CALLS, LastCall, SessionCalls, calls_of, last_calls
-    from arx_caps.audit.query.top_names import MAX_TOP, OutcomeCounts, Series, Top, TopRow, names_above, series, top
-    from arx_caps.audit.query.views import show_nodes, show_record
+    from arx_caps.audit.query.export import form_of as form_of
+    from arx_caps.audit.query.live import matches as matches
+    from arx_caps.audit.query.log_events import log_events as log_events
+    from arx_caps.audit.query.node_search import Question as Question
+    from arx_caps.audit.query.node_search import held as held
+    from arx_caps.audit.query.node_search import reach as reach
+    from arx_caps.audit.query.questions import MAX_PAGE as MAX_PAGE
+    from arx_caps.audit.query.questions import OUTCOMES as OUTCOMES
+    from arx_caps.audit.query.questions import Found as Found
+    from arx_caps.audit.query.questions import total as total
+    from arx_caps.audit.query.session_calls import NO_CALLS as NO_CALLS
+    from arx_caps.audit.query.session_calls import LastCall as LastCall
+    from arx_caps.audit.query.session_calls import calls_of as calls_of
+    from arx_caps.audit.query.session_calls import last_calls as last_calls
+    from arx_caps.audit.query.top_names import MAX_TOP as MAX_TOP
+    from arx_caps.audit.query.top_names import names_above as names_above
+    from arx_caps.audit.query.top_names import series as series
+    from arx_caps.audit.query.top_names import top as top
+    from arx_caps.audit.query.views import show_nodes as show_nodes
+    from arx_caps.audit.query.views import show_record as show_record
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "export": "form_of",
-            "live": "matches",
-            "log_events": "log_events",
-            "node_search": "Question held reach",
-            "questions": "Found MAX_PAGE OUTCOMES total",
-            "session_calls": "NO_CALLS LastCall SessionCalls calls_of last_calls",
-            "top_names": "MAX_TOP OutcomeCounts Series Top TopRow names_above series top",
-            "views": "show_nodes show_record",
-        },
-    )
-
-__all__ = [
-    "MAX_PAGE",
-    "MAX_TOP",
-    "NO_CALLS",
-    "OUTCOMES",
-    "Found",
-    "LastCall",
-    "OutcomeCounts",
-    "Question",
-    "Series",
-    "SessionCalls",
-    "Top",
-    "TopRow",
-    "calls_of",
-    "form_of",
-    "held",
-    "last_calls",
-    "log_events",
-    "matches",
-    "names_above",
-    "reach",
-    "series",
-    "show_nodes",
-    "show_record",
-    "top",
-    "total",
-]
+    open_door(__name__)

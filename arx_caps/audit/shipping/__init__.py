@@ -6,36 +6,15 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_caps.audit.shipping.batch import (
-        MAX_NUMBER,
-        Batch,
-        LogWord,
-        Statement,
-        hold_statement,
-        open_statement,
-        read_statement,
-    )
-    from arx_caps.audit.shipping.journal_runs import JournalRuns
-    from arx_caps.audit.shipping.shipper import Shipper, ShippingStatus
+    from arx_caps.audit.shipping.batch import MAX_NUMBER as MAX_NUMBER
+    from arx_caps.audit.shipping.batch import Batch as Batch
+    from arx_caps.audit.shipping.batch import LogWord as LogWord
+    from arx_caps.audit.shipping.batch import Statement as Statement
+    from arx_caps.audit.shipping.batch import hold_statement as hold_statement
+    from arx_caps.audit.shipping.batch import open_statement as open_statement
+    from arx_caps.audit.shipping.batch import read_statement as read_statement
+    from arx_caps.audit.shipping.journal_runs import JournalRuns as JournalRuns
+    from arx_caps.audit.shipping.shipper import Shipper as Shipper
+    from arx_caps.audit.shipping.shipper import ShippingStatus as ShippingStatus
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "batch": "Batch LogWord MAX_NUMBER Statement hold_statement open_statement read_statement",
-            "journal_runs": "JournalRuns",
-            "shipper": "Shipper ShippingStatus",
-        },
-    )
-
-__all__ = [
-    "MAX_NUMBER",
-    "Batch",
-    "JournalRuns",
-    "LogWord",
-    "Shipper",
-    "ShippingStatus",
-    "Statement",
-    "hold_statement",
-    "open_statement",
-    "read_statement",
-]
+    open_door(__name__)

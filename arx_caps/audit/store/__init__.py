@@ -6,54 +6,31 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_caps.audit.store.batch_queue import logged
-    from arx_caps.audit.store.bulk import among, insert_rows
-    from arx_caps.audit.store.log_store import LogStore
-    from arx_caps.audit.store.publisher import Publisher
-    from arx_caps.audit.store.tables import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, SOURCE, STATE, TOTAL
-    from arx_caps.audit.store.time_totals import DAY, HOUR, KINDS, MINUTE, SPANS_MS, add_times, rebuild, span_at
-    from arx_caps.audit.store.totals import Counted, newer, up_to_date
-    from arx_caps.audit.store.transaction import RECORD_COLUMNS, Writing
+    from arx_caps.audit.store.batch_queue import logged as logged
+    from arx_caps.audit.store.bulk import among as among
+    from arx_caps.audit.store.bulk import insert_rows as insert_rows
+    from arx_caps.audit.store.log_store import LogStore as LogStore
+    from arx_caps.audit.store.publisher import Publisher as Publisher
+    from arx_caps.audit.store.tables import BATCH as BATCH
+    from arx_caps.audit.store.tables import CHECKPOINT as CHECKPOINT
+    from arx_caps.audit.store.tables import NODE as NODE
+    from arx_caps.audit.store.tables import PRUNED as PRUNED
+    from arx_caps.audit.store.tables import RECORD as RECORD
+    from arx_caps.audit.store.tables import SOURCE as SOURCE
+    from arx_caps.audit.store.tables import STATE as STATE
+    from arx_caps.audit.store.tables import TOTAL as TOTAL
+    from arx_caps.audit.store.time_totals import DAY as DAY
+    from arx_caps.audit.store.time_totals import HOUR as HOUR
+    from arx_caps.audit.store.time_totals import KINDS as KINDS
+    from arx_caps.audit.store.time_totals import MINUTE as MINUTE
+    from arx_caps.audit.store.time_totals import SPANS_MS as SPANS_MS
+    from arx_caps.audit.store.time_totals import add_times as add_times
+    from arx_caps.audit.store.time_totals import rebuild as rebuild
+    from arx_caps.audit.store.time_totals import span_at as span_at
+    from arx_caps.audit.store.totals import Counted as Counted
+    from arx_caps.audit.store.totals import newer as newer
+    from arx_caps.audit.store.totals import up_to_date as up_to_date
+    from arx_caps.audit.store.transaction import RECORD_COLUMNS as RECORD_COLUMNS
+    from arx_caps.audit.store.transaction import Writing as Writing
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "batch_queue": "logged",
-            "bulk": "among insert_rows",
-            "log_store": "LogStore",
-            "publisher": "Publisher",
-            "tables": "BATCH CHECKPOINT NODE PRUNED RECORD SOURCE STATE TOTAL",
-            "time_totals": "DAY HOUR KINDS MINUTE SPANS_MS add_times rebuild span_at",
-            "totals": "Counted newer up_to_date",
-            "transaction": "RECORD_COLUMNS Writing",
-        },
-    )
-
-__all__ = [
-    "BATCH",
-    "CHECKPOINT",
-    "DAY",
-    "HOUR",
-    "KINDS",
-    "MINUTE",
-    "NODE",
-    "PRUNED",
-    "RECORD",
-    "RECORD_COLUMNS",
-    "SOURCE",
-    "SPANS_MS",
-    "STATE",
-    "TOTAL",
-    "Counted",
-    "LogStore",
-    "Publisher",
-    "Writing",
-    "add_times",
-    "among",
-    "insert_rows",
-    "logged",
-    "newer",
-    "rebuild",
-    "span_at",
-    "up_to_date",
-]
+    open_door(__name__)

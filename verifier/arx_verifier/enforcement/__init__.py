@@ -6,87 +6,41 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_verifier.enforcement.asgi import ArxMiddleware
-    from arx_verifier.enforcement.calls import UNSEEN, http_call
-    from arx_verifier.enforcement.client_address import Peers
-    from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, read_traceparent
-    from arx_verifier.enforcement.guard import current_grant, granted, protect
-    from arx_verifier.enforcement.loop_calls import TaskCut
-    from arx_verifier.enforcement.messages import (
-        BUDGET_KEY,
-        MCP_REFUSED,
-        META_KEY,
-        REFUSAL_KEY,
-        McpMessage,
-        Messages,
-        budget_meta,
-        mcp_meaning,
-    )
-    from arx_verifier.enforcement.problems import BUDGET_HEADER
-    from arx_verifier.enforcement.protobuf import arguments_of
-    from arx_verifier.enforcement.routes import Meaning, RouteMap, collect_headers, converted_argument
-    from arx_verifier.enforcement.rpc_call import RPC_PROBLEM, RpcCall, RpcMethods
-    from arx_verifier.enforcement.rpc_streams import RpcContext, RpcStreams
-    from arx_verifier.enforcement.views import Matched, Views
-    from arx_verifier.enforcement.wsgi import ArxWSGI, GuardedWSGI
-    from arx_verifier.enforcement.wsgi_call import CALL_KEY, WSGICall
+    from arx_verifier.enforcement.asgi import ArxMiddleware as ArxMiddleware
+    from arx_verifier.enforcement.calls import UNSEEN as UNSEEN
+    from arx_verifier.enforcement.calls import http_call as http_call
+    from arx_verifier.enforcement.client_address import Peers as Peers
+    from arx_verifier.enforcement.enforcement import Enforcement as Enforcement
+    from arx_verifier.enforcement.enforcement import RefusedCall as RefusedCall
+    from arx_verifier.enforcement.enforcement import read_traceparent as read_traceparent
+    from arx_verifier.enforcement.guard import current_grant as current_grant
+    from arx_verifier.enforcement.guard import granted as granted
+    from arx_verifier.enforcement.guard import protect as protect
+    from arx_verifier.enforcement.loop_calls import TaskCut as TaskCut
+    from arx_verifier.enforcement.messages import BUDGET_KEY as BUDGET_KEY
+    from arx_verifier.enforcement.messages import MCP_REFUSED as MCP_REFUSED
+    from arx_verifier.enforcement.messages import META_KEY as META_KEY
+    from arx_verifier.enforcement.messages import REFUSAL_KEY as REFUSAL_KEY
+    from arx_verifier.enforcement.messages import McpMessage as McpMessage
+    from arx_verifier.enforcement.messages import Messages as Messages
+    from arx_verifier.enforcement.messages import budget_meta as budget_meta
+    from arx_verifier.enforcement.messages import mcp_meaning as mcp_meaning
+    from arx_verifier.enforcement.problems import BUDGET_HEADER as BUDGET_HEADER
+    from arx_verifier.enforcement.protobuf import arguments_of as arguments_of
+    from arx_verifier.enforcement.routes import Meaning as Meaning
+    from arx_verifier.enforcement.routes import RouteMap as RouteMap
+    from arx_verifier.enforcement.routes import collect_headers as collect_headers
+    from arx_verifier.enforcement.routes import converted_argument as converted_argument
+    from arx_verifier.enforcement.rpc_call import RPC_PROBLEM as RPC_PROBLEM
+    from arx_verifier.enforcement.rpc_call import RpcCall as RpcCall
+    from arx_verifier.enforcement.rpc_call import RpcMethods as RpcMethods
+    from arx_verifier.enforcement.rpc_streams import RpcContext as RpcContext
+    from arx_verifier.enforcement.rpc_streams import RpcStreams as RpcStreams
+    from arx_verifier.enforcement.views import Matched as Matched
+    from arx_verifier.enforcement.views import Views as Views
+    from arx_verifier.enforcement.wsgi import ArxWSGI as ArxWSGI
+    from arx_verifier.enforcement.wsgi import GuardedWSGI as GuardedWSGI
+    from arx_verifier.enforcement.wsgi_call import CALL_KEY as CALL_KEY
+    from arx_verifier.enforcement.wsgi_call import WSGICall as WSGICall
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "asgi": "ArxMiddleware",
-            "calls": "UNSEEN http_call",
-            "client_address": "Peers",
-            "enforcement": "Enforcement RefusedCall read_traceparent",
-            "guard": "current_grant granted protect",
-            "loop_calls": "TaskCut",
-            "messages": "BUDGET_KEY META_KEY MCP_REFUSED REFUSAL_KEY McpMessage Messages budget_meta mcp_meaning",
-            "problems": "BUDGET_HEADER",
-            "routes": "Meaning RouteMap collect_headers converted_argument",
-            "protobuf": "arguments_of",
-            "rpc_call": "RPC_PROBLEM RpcCall RpcMethods",
-            "rpc_streams": "RpcContext RpcStreams",
-            "views": "Matched Views",
-            "wsgi": "ArxWSGI GuardedWSGI",
-            "wsgi_call": "CALL_KEY WSGICall",
-        },
-    )
-
-__all__ = [
-    "BUDGET_HEADER",
-    "BUDGET_KEY",
-    "CALL_KEY",
-    "MCP_REFUSED",
-    "META_KEY",
-    "REFUSAL_KEY",
-    "RPC_PROBLEM",
-    "UNSEEN",
-    "ArxMiddleware",
-    "ArxWSGI",
-    "Enforcement",
-    "GuardedWSGI",
-    "Matched",
-    "McpMessage",
-    "Meaning",
-    "Messages",
-    "Peers",
-    "RefusedCall",
-    "RouteMap",
-    "RpcCall",
-    "RpcContext",
-    "RpcMethods",
-    "RpcStreams",
-    "TaskCut",
-    "Views",
-    "WSGICall",
-    "arguments_of",
-    "budget_meta",
-    "collect_headers",
-    "converted_argument",
-    "current_grant",
-    "granted",
-    "http_call",
-    "mcp_meaning",
-    "protect",
-    "read_traceparent",
-]
+    open_door(__name__)

@@ -3,5 +3,3 @@
 
 An adapter has the name of its framework and an extra of its own.  Nothing imports it but the application.
 """
-
-__all__: list[str] = []

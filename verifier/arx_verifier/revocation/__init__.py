@@ -6,129 +6,55 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_verifier.revocation.epoch import (
-        FOREVER_NS,
-        FREEZING,
-        KILLING,
-        SKEW_MS,
-        Epochs,
-        EpochState,
-        EpochTable,
-        Lease,
-        UnsafeLocalEpochs,
-        boot_clock,
-    )
-    from arx_verifier.revocation.follower import Follower
-    from arx_verifier.revocation.follower_core import Following, StoreQuestion
-    from arx_verifier.revocation.history import NOWHERE, UNKNOWN, HistoryPlace, chain_after, new_incarnation
-    from arx_verifier.revocation.relay_link import (
-        RELAY_VERSION,
-        Down,
-        Frames,
-        Hello,
-        Leave,
-        Part,
-        Probe,
-        Push,
-        Refusal,
-        RelayAnswer,
-        RelayLink,
-        RelayPage,
-        RelayScan,
-        Up,
-        frame,
-        is_relay,
-    )
-    from arx_verifier.revocation.store_link import (
-        MAX_ANSWER,
-        OK,
-        REGRESSED,
-        RESYNC,
-        Crowd,
-        EpochEntry,
-        Late,
-        Link,
-        StoreAnswer,
-    )
-    from arx_verifier.revocation.store_url import (
-        Address,
-        CertificateError,
-        FinderLoginError,
-        keeps_nonces,
-        open_client,
-        refused_login,
-        without_login,
-    )
+    from arx_verifier.revocation.epoch import FOREVER_NS as FOREVER_NS
+    from arx_verifier.revocation.epoch import FREEZING as FREEZING
+    from arx_verifier.revocation.epoch import KILLING as KILLING
+    from arx_verifier.revocation.epoch import SKEW_MS as SKEW_MS
+    from arx_verifier.revocation.epoch import Epochs as Epochs
+    from arx_verifier.revocation.epoch import EpochState as EpochState
+    from arx_verifier.revocation.epoch import EpochTable as EpochTable
+    from arx_verifier.revocation.epoch import Lease as Lease
+    from arx_verifier.revocation.epoch import UnsafeLocalEpochs as UnsafeLocalEpochs
+    from arx_verifier.revocation.epoch import boot_clock as boot_clock
+    from arx_verifier.revocation.follower import Follower as Follower
+    from arx_verifier.revocation.follower_core import Following as Following
+    from arx_verifier.revocation.follower_core import StoreQuestion as StoreQuestion
+    from arx_verifier.revocation.history import NOWHERE as NOWHERE
+    from arx_verifier.revocation.history import UNKNOWN as UNKNOWN
+    from arx_verifier.revocation.history import HistoryPlace as HistoryPlace
+    from arx_verifier.revocation.history import chain_after as chain_after
+    from arx_verifier.revocation.history import new_incarnation as new_incarnation
+    from arx_verifier.revocation.relay_link import RELAY_VERSION as RELAY_VERSION
+    from arx_verifier.revocation.relay_link import Down as Down
+    from arx_verifier.revocation.relay_link import Frames as Frames
+    from arx_verifier.revocation.relay_link import Hello as Hello
+    from arx_verifier.revocation.relay_link import Leave as Leave
+    from arx_verifier.revocation.relay_link import Part as Part
+    from arx_verifier.revocation.relay_link import Probe as Probe
+    from arx_verifier.revocation.relay_link import Push as Push
+    from arx_verifier.revocation.relay_link import Refusal as Refusal
+    from arx_verifier.revocation.relay_link import RelayAnswer as RelayAnswer
+    from arx_verifier.revocation.relay_link import RelayLink as RelayLink
+    from arx_verifier.revocation.relay_link import RelayPage as RelayPage
+    from arx_verifier.revocation.relay_link import RelayScan as RelayScan
+    from arx_verifier.revocation.relay_link import Up as Up
+    from arx_verifier.revocation.relay_link import frame as frame
+    from arx_verifier.revocation.relay_link import is_relay as is_relay
+    from arx_verifier.revocation.store_link import MAX_ANSWER as MAX_ANSWER
+    from arx_verifier.revocation.store_link import OK as OK
+    from arx_verifier.revocation.store_link import REGRESSED as REGRESSED
+    from arx_verifier.revocation.store_link import RESYNC as RESYNC
+    from arx_verifier.revocation.store_link import Crowd as Crowd
+    from arx_verifier.revocation.store_link import EpochEntry as EpochEntry
+    from arx_verifier.revocation.store_link import Late as Late
+    from arx_verifier.revocation.store_link import Link as Link
+    from arx_verifier.revocation.store_link import StoreAnswer as StoreAnswer
+    from arx_verifier.revocation.store_url import Address as Address
+    from arx_verifier.revocation.store_url import CertificateError as CertificateError
+    from arx_verifier.revocation.store_url import FinderLoginError as FinderLoginError
+    from arx_verifier.revocation.store_url import keeps_nonces as keeps_nonces
+    from arx_verifier.revocation.store_url import open_client as open_client
+    from arx_verifier.revocation.store_url import refused_login as refused_login
+    from arx_verifier.revocation.store_url import without_login as without_login
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "epoch": (
-                "EpochState EpochTable Epochs FOREVER_NS FREEZING KILLING Lease SKEW_MS UnsafeLocalEpochs boot_clock"
-            ),
-            "follower": "Follower",
-            "follower_core": "Following StoreQuestion",
-            "history": "HistoryPlace NOWHERE UNKNOWN chain_after new_incarnation",
-            "relay_link": (
-                "Down Frames Hello Leave Part Probe Push RELAY_VERSION Refusal RelayLink RelayPage RelayScan "
-                "RelayAnswer Up frame is_relay"
-            ),
-            "store_link": "Crowd EpochEntry Late Link MAX_ANSWER OK REGRESSED RESYNC StoreAnswer",
-            "store_url": (
-                "Address CertificateError FinderLoginError keeps_nonces open_client refused_login without_login"
-            ),
-        },
-    )
-
-__all__ = [
-    "FOREVER_NS",
-    "FREEZING",
-    "KILLING",
-    "MAX_ANSWER",
-    "NOWHERE",
-    "OK",
-    "REGRESSED",
-    "RELAY_VERSION",
-    "RESYNC",
-    "SKEW_MS",
-    "UNKNOWN",
-    "Address",
-    "CertificateError",
-    "Crowd",
-    "Down",
-    "EpochEntry",
-    "EpochState",
-    "EpochTable",
-    "Epochs",
-    "FinderLoginError",
-    "Follower",
-    "Following",
-    "Frames",
-    "Hello",
-    "HistoryPlace",
-    "Late",
-    "Lease",
-    "Leave",
-    "Link",
-    "Part",
-    "Probe",
-    "Push",
-    "Refusal",
-    "RelayAnswer",
-    "RelayLink",
-    "RelayPage",
-    "RelayScan",
-    "StoreAnswer",
-    "StoreQuestion",
-    "UnsafeLocalEpochs",
-    "Up",
-    "boot_clock",
-    "chain_after",
-    "frame",
-    "is_relay",
-    "keeps_nonces",
-    "new_incarnation",
-    "open_client",
-    "refused_login",
-    "without_login",
-]
+    open_door(__name__)

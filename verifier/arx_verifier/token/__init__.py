@@ -6,162 +6,67 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_verifier.token.call_proof import (
-        MAX_AGE_MS,
-        MAX_AHEAD_MS,
-        STAMP,
-        CallSigner,
-        PresentedCall,
-        call_digest,
-        http_digest,
-        http_fields,
-        tool_digest,
-        tool_fields,
-    )
-    from arx_verifier.token.caveats import (
-        MAX_FRESH_MS,
-        MAX_HOPS,
-        MAX_INTEGER,
-        Caveat,
-        count_members,
-        read_caveat,
-        spend_caveats,
-    )
-    from arx_verifier.token.discharge import (
-        MAX_DISCHARGES,
-        ThirdPartyCaveat,
-        bind,
-        binding,
-        caveat_key,
-        issue_discharge,
-        join,
-        require_discharge,
-        unseal,
-    )
-    from arx_verifier.token.holder import (
-        HolderKey,
-        audience_public,
-        call_message,
-        check_public,
-        has_signed,
-        hop_message,
-        is_point,
-        unbound,
-    )
-    from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS, KEY_BYTES, KeyRing, PreparedKey
-    from arx_verifier.token.macaroon import (
-        ABOUT,
-        HOP_BYTES,
-        IAT_AHEAD_MS,
-        ID_BYTES,
-        MAX_ABOUT_CHARS,
-        MINT_AUDIENCE,
-        CaveatLike,
-        Identifier,
-        Macaroon,
-        OperatorIdentifier,
-        about,
-        read_identifier,
-    )
-    from arx_verifier.token.targets import MAX_TARGET_BYTES, agent_targets, subject_target
-    from arx_verifier.token.wire import (
-        BUNDLE_PREFIX,
-        JOINT,
-        MAX_CREDENTIAL_CHARS,
-        TOKEN_PREFIX,
-        ThirdPartyPacket,
-        bytes_of,
-        cut_out,
-        sha256_of,
-        text_of,
-    )
+    from arx_verifier.token.call_proof import MAX_AGE_MS as MAX_AGE_MS
+    from arx_verifier.token.call_proof import MAX_AHEAD_MS as MAX_AHEAD_MS
+    from arx_verifier.token.call_proof import STAMP as STAMP
+    from arx_verifier.token.call_proof import CallSigner as CallSigner
+    from arx_verifier.token.call_proof import PresentedCall as PresentedCall
+    from arx_verifier.token.call_proof import call_digest as call_digest
+    from arx_verifier.token.call_proof import http_digest as http_digest
+    from arx_verifier.token.call_proof import http_fields as http_fields
+    from arx_verifier.token.call_proof import tool_digest as tool_digest
+    from arx_verifier.token.call_proof import tool_fields as tool_fields
+    from arx_verifier.token.caveats import MAX_FRESH_MS as MAX_FRESH_MS
+    from arx_verifier.token.caveats import MAX_HOPS as MAX_HOPS
+    from arx_verifier.token.caveats import MAX_INTEGER as MAX_INTEGER
+    from arx_verifier.token.caveats import Caveat as Caveat
+    from arx_verifier.token.caveats import count_members as count_members
+    from arx_verifier.token.caveats import read_caveat as read_caveat
+    from arx_verifier.token.caveats import spend_caveats as spend_caveats
+    from arx_verifier.token.discharge import MAX_DISCHARGES as MAX_DISCHARGES
+    from arx_verifier.token.discharge import ThirdPartyCaveat as ThirdPartyCaveat
+    from arx_verifier.token.discharge import bind as bind
+    from arx_verifier.token.discharge import binding as binding
+    from arx_verifier.token.discharge import caveat_key as caveat_key
+    from arx_verifier.token.discharge import issue_discharge as issue_discharge
+    from arx_verifier.token.discharge import join as join
+    from arx_verifier.token.discharge import require_discharge as require_discharge
+    from arx_verifier.token.discharge import unseal as unseal
+    from arx_verifier.token.holder import HolderKey as HolderKey
+    from arx_verifier.token.holder import audience_public as audience_public
+    from arx_verifier.token.holder import call_message as call_message
+    from arx_verifier.token.holder import check_public as check_public
+    from arx_verifier.token.holder import has_signed as has_signed
+    from arx_verifier.token.holder import hop_message as hop_message
+    from arx_verifier.token.holder import is_point as is_point
+    from arx_verifier.token.holder import unbound as unbound
+    from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS as DEFAULT_MAX_TTL_MS
+    from arx_verifier.token.keyring import KEY_BYTES as KEY_BYTES
+    from arx_verifier.token.keyring import KeyRing as KeyRing
+    from arx_verifier.token.keyring import PreparedKey as PreparedKey
+    from arx_verifier.token.macaroon import ABOUT as ABOUT
+    from arx_verifier.token.macaroon import HOP_BYTES as HOP_BYTES
+    from arx_verifier.token.macaroon import IAT_AHEAD_MS as IAT_AHEAD_MS
+    from arx_verifier.token.macaroon import ID_BYTES as ID_BYTES
+    from arx_verifier.token.macaroon import MAX_ABOUT_CHARS as MAX_ABOUT_CHARS
+    from arx_verifier.token.macaroon import MINT_AUDIENCE as MINT_AUDIENCE
+    from arx_verifier.token.macaroon import CaveatLike as CaveatLike
+    from arx_verifier.token.macaroon import Identifier as Identifier
+    from arx_verifier.token.macaroon import Macaroon as Macaroon
+    from arx_verifier.token.macaroon import OperatorIdentifier as OperatorIdentifier
+    from arx_verifier.token.macaroon import about as about
+    from arx_verifier.token.macaroon import read_identifier as read_identifier
+    from arx_verifier.token.targets import MAX_TARGET_BYTES as MAX_TARGET_BYTES
+    from arx_verifier.token.targets import agent_targets as agent_targets
+    from arx_verifier.token.targets import subject_target as subject_target
+    from arx_verifier.token.wire import BUNDLE_PREFIX as BUNDLE_PREFIX
+    from arx_verifier.token.wire import JOINT as JOINT
+    from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS as MAX_CREDENTIAL_CHARS
+    from arx_verifier.token.wire import TOKEN_PREFIX as TOKEN_PREFIX
+    from arx_verifier.token.wire import ThirdPartyPacket as ThirdPartyPacket
+    from arx_verifier.token.wire import bytes_of as bytes_of
+    from arx_verifier.token.wire import cut_out as cut_out
+    from arx_verifier.token.wire import sha256_of as sha256_of
+    from arx_verifier.token.wire import text_of as text_of
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "call_proof": (
-                "CallSigner MAX_AGE_MS MAX_AHEAD_MS PresentedCall STAMP call_digest http_digest http_fields "
-                "tool_digest tool_fields"
-            ),
-            "caveats": "Caveat MAX_FRESH_MS MAX_HOPS MAX_INTEGER count_members read_caveat spend_caveats",
-            "discharge": (
-                "MAX_DISCHARGES ThirdPartyCaveat bind binding caveat_key issue_discharge join require_discharge unseal"
-            ),
-            "holder": ("HolderKey audience_public call_message check_public has_signed hop_message is_point unbound"),
-            "keyring": "PreparedKey DEFAULT_MAX_TTL_MS KEY_BYTES KeyRing",
-            "macaroon": (
-                "ABOUT CaveatLike HOP_BYTES IAT_AHEAD_MS ID_BYTES Identifier MAX_ABOUT_CHARS MINT_AUDIENCE "
-                "Macaroon OperatorIdentifier about read_identifier"
-            ),
-            "targets": "MAX_TARGET_BYTES agent_targets subject_target",
-            "wire": (
-                "BUNDLE_PREFIX JOINT MAX_CREDENTIAL_CHARS TOKEN_PREFIX ThirdPartyPacket bytes_of cut_out "
-                "sha256_of text_of"
-            ),
-        },
-    )
-
-__all__ = [
-    "ABOUT",
-    "BUNDLE_PREFIX",
-    "DEFAULT_MAX_TTL_MS",
-    "HOP_BYTES",
-    "IAT_AHEAD_MS",
-    "ID_BYTES",
-    "JOINT",
-    "KEY_BYTES",
-    "MAX_ABOUT_CHARS",
-    "MAX_AGE_MS",
-    "MAX_AHEAD_MS",
-    "MAX_CREDENTIAL_CHARS",
-    "MAX_DISCHARGES",
-    "MAX_FRESH_MS",
-    "MAX_HOPS",
-    "MAX_INTEGER",
-    "MAX_TARGET_BYTES",
-    "MINT_AUDIENCE",
-    "STAMP",
-    "TOKEN_PREFIX",
-    "CallSigner",
-    "Caveat",
-    "CaveatLike",
-    "HolderKey",
-    "Identifier",
-    "KeyRing",
-    "Macaroon",
-    "OperatorIdentifier",
-    "PreparedKey",
-    "PresentedCall",
-    "ThirdPartyCaveat",
-    "ThirdPartyPacket",
-    "about",
-    "agent_targets",
-    "audience_public",
-    "bind",
-    "binding",
-    "bytes_of",
-    "call_digest",
-    "call_message",
-    "caveat_key",
-    "check_public",
-    "count_members",
-    "cut_out",
-    "has_signed",
-    "hop_message",
-    "http_digest",
-    "http_fields",
-    "is_point",
-    "issue_discharge",
-    "join",
-    "read_caveat",
-    "read_identifier",
-    "require_discharge",
-    "sha256_of",
-    "spend_caveats",
-    "subject_target",
-    "text_of",
-    "tool_digest",
-    "tool_fields",
-    "unbound",
-    "unseal",
-]
+    open_door(__name__)

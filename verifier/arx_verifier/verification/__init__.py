@@ -6,42 +6,21 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_verifier.verification.authenticate import prove
-    from arx_verifier.verification.chain_state import ProvenChain
-    from arx_verifier.verification.freshness import recheck, recheck_pause
-    from arx_verifier.verification.grant import Grant
-    from arx_verifier.verification.nonces import MemoryNonces, NonceStore, RedisNonces
-    from arx_verifier.verification.reasons import Refused, missing_discharge, out_of_time, too_early, too_late, too_new
-    from arx_verifier.verification.verifier import Screened, Verifier
+    from arx_verifier.verification.authenticate import prove as prove
+    from arx_verifier.verification.chain_state import ProvenChain as ProvenChain
+    from arx_verifier.verification.freshness import recheck as recheck
+    from arx_verifier.verification.freshness import recheck_pause as recheck_pause
+    from arx_verifier.verification.grant import Grant as Grant
+    from arx_verifier.verification.nonces import MemoryNonces as MemoryNonces
+    from arx_verifier.verification.nonces import NonceStore as NonceStore
+    from arx_verifier.verification.nonces import RedisNonces as RedisNonces
+    from arx_verifier.verification.reasons import Refused as Refused
+    from arx_verifier.verification.reasons import missing_discharge as missing_discharge
+    from arx_verifier.verification.reasons import out_of_time as out_of_time
+    from arx_verifier.verification.reasons import too_early as too_early
+    from arx_verifier.verification.reasons import too_late as too_late
+    from arx_verifier.verification.reasons import too_new as too_new
+    from arx_verifier.verification.verifier import Screened as Screened
+    from arx_verifier.verification.verifier import Verifier as Verifier
 else:
-    __getattr__, __dir__ = open_door(
-        __name__,
-        {
-            "authenticate": "prove",
-            "chain_state": "ProvenChain",
-            "freshness": "recheck recheck_pause",
-            "grant": "Grant",
-            "nonces": "MemoryNonces NonceStore RedisNonces",
-            "reasons": "Refused missing_discharge out_of_time too_early too_late too_new",
-            "verifier": "Screened Verifier",
-        },
-    )
-
-__all__ = [
-    "Grant",
-    "MemoryNonces",
-    "NonceStore",
-    "ProvenChain",
-    "RedisNonces",
-    "Refused",
-    "Screened",
-    "Verifier",
-    "missing_discharge",
-    "out_of_time",
-    "prove",
-    "recheck",
-    "recheck_pause",
-    "too_early",
-    "too_late",
-    "too_new",
-]
+    open_door(__name__)
