@@ -185,7 +185,7 @@ def test_those_that_are_not_used_expire(flow: Flow, monkeypatch: pytest.MonkeyPa
     row = db.find(used.id)
     assert row is not None
     now[0] = end_of_unused(row, CLIENTS.unused_ms) - 1
-    for module in ("db.repositories.oauth_clients", "oauth.clients"):
+    for module in ("db.repositories.oauth.oauth_clients", "oauth.client.clients"):
         monkeypatch.setattr(f"arx_caps.mint.{module}.now_ms", lambda: now[0])
     assert find_client(harness.mint, idle.id) is None
     assert find_client(harness.mint, used.id) is not None
