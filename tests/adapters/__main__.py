@@ -4,9 +4,10 @@
 A guarding adapter, ``integrations/NAME.py`` of the verifier, has the extra ``NAME`` of ``arx-verifier`` and the test
 ``tests/adapters/test_NAME_server.py``.  Its environment holds that, mypy and pytest alone: frameworks need not agree on
 what they need, and an adapter cannot use what a tool service does not install.  A carrying adapter,
-``arx_caps/integrations/NAME.py``, has the extra ``NAME`` of ``arx-caps`` and the test ``tests/adapters/test_NAME.py``,
-beside a mint and the verifier's extra of this name.  ``test_services.py`` is the contract of HTTP services: a service
-runs in its adapter's environment, and its mint in another one.  Environments stay in ``build/adapters``.
+``arx_caps/integrations/NAME.py``, or that of an HTTP client in ``arx_caps/agent/tasks``, has the extra ``NAME`` of
+``arx-caps`` and the test ``tests/adapters/test_NAME.py``, beside a mint and the verifier's extra of this name.
+``test_services.py`` is the contract of HTTP services: a service runs in its adapter's environment, and its mint in
+another one.  Environments stay in ``build/adapters``.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from tests.routes.environments import ROOT, prepare
 
 GUARDING: Final = ROOT / "verifier" / "arx_verifier" / "integrations"
 CARRYING: Final = ROOT / "arx_caps" / "integrations"
+# The authentication of HTTP clients, which a task loads.
+CLIENTS: Final = [ROOT / "arx_caps" / "agent" / "tasks" / f"{name}.py" for name in ("aiohttp", "requests", "urllib3")]
 TOOLS: Final = ("mypy", "pytest", "pytest-timeout")
 SERVED: Final = ("httpx", "python-multipart", "uvicorn", "websockets")
 SERVICES: Final = ("fastapi", "starlette", "flask", "django")  # of test_services.py
@@ -66,8 +69,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="adapters; all of them by default")
     wanted = parser.parse_args().names
     further = {name for names in FURTHER.values() for name in names}
-    found = [(path, path.stem) for folder in (GUARDING, CARRYING) for path in sorted(folder.glob("[a-z]*.py"))]
-    adapters = [(path, name) for path, name in found if name not in further]
+    paths = [path for folder in (GUARDING, CARRYING) for path in sorted(folder.glob("[a-z]*.py"))] + CLIENTS
+    adapters = [(path, path.stem) for path in paths if path.stem not in further]
     if unknown := set(wanted) - {name for _, name in adapters}:
         sys.exit(f"no adapter is called {', '.join(sorted(unknown))}")
     chosen = [(path, name) for path, name in adapters if not wanted or name in wanted]
