@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from collections import defaultdict
@@ -84,9 +85,7 @@ class Gateway:
         # A reload has two verifiers of one audience while calls of the first one run: each would accept a call once.
         nonces = self._nonces[settings.service_file(name).resolve()]
         kind = RunningDecider if name in settings.deciders else RunningUpstream
-        made = kind(name, settings, nonces)
-        made.verifier.decisions = CountedDecisions(made.verifier.decisions, self._decisions, name)
-        return made
+        return kind(name, settings, nonces, functools.partial(CountedDecisions, self._decisions, name))
 
     def _adopt(self, running: dict[str, Running]) -> None:
         """Serve these upstreams and deciders, and no other ones."""
@@ -240,7 +239,7 @@ class Gateway:
         """
         decider = self.deciders[name]
         with self._counted(decider) as status:
-            answer = await decider.door.answer(call, request, peer)
+            answer = await decider.answer(call, request, peer)
             status.append(200)
         return answer
 
@@ -252,7 +251,7 @@ class Gateway:
                     status.append(message["status"])
                 await send(message)
 
-            await upstream.door(scope, receive, counted)
+            await upstream(scope, receive, counted)
 
     @contextlib.contextmanager
     def _counted(self, upstream: Running) -> Iterator[list[int]]:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running upstream: its door, and the verifier of its audience."""
 
-from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
+from collections.abc import Callable
+
+from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
+from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import GatewaySettings
 from arx_caps.gateway.http.door import HttpDoor
 from arx_caps.gateway.http.openapi import read_routes
@@ -9,6 +12,7 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
+from arx_verifier.journal import DecisionSink
 from arx_verifier.verification import NonceStore
 
 
@@ -19,9 +23,10 @@ class RunningUpstream(RunningVerifier):
         name: Its name.
         settings: The gateway's file.
         nonces: The memory of used calls that verifiers of its service file share, unless the file names another one.
+        counted: As of ``RunningVerifier``.
 
     Attributes:
-        door: The ASGI application that serves it.
+        door: Decides on its requests and forwards them.
         routes: The tool of each route of a plain HTTP service.
         resource: What takes access tokens; None if it takes none.
 
@@ -29,13 +34,19 @@ class RunningUpstream(RunningVerifier):
         SettingsError: A file of it cannot be read, or says something that is not understood.
     """
 
-    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: GatewaySettings,
+        nonces: NonceStore,
+        counted: Callable[[DecisionSink], DecisionSink],
+    ) -> None:
         terms, path = settings.upstreams[name], settings.service_file(name)
-        super().__init__(f"upstream.{name}", name, terms, path, nonces)
+        super().__init__(f"upstream.{name}", name, terms, path, nonces, counted)
         proxies = settings.gateway.trusted_proxies
         self.routes: dict[str, str] = {}
         self.upstream: Forwarder | StdioUpstream
-        self.door: McpDoor | HttpDoor | OAuthResource
+        self.door: McpDoor | HttpDoor
         self.resource: OAuthResource | None = None
         if terms.is_http:
             openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
@@ -48,17 +59,27 @@ class RunningUpstream(RunningVerifier):
             else:
                 self.upstream = Forwarder(name, terms, settings.folder)
             self.door = McpDoor(self.verifier, terms, self.upstream, proxies)
-        if terms.resource is not None:
-            resource = OAuthResource(
-                self.door,
+        if terms.resource is not None and self.handles is not None:
+            self.resource = OAuthResource(
                 self.verifier,
+                self.handles,
                 path,
                 terms.resource,
                 terms.max_body,
+                mcp=self.door if isinstance(self.door, McpDoor) else None,
                 max_answer=terms.max_answer,
                 dpop=terms.dpop,
             )
-            self.door = self.resource = resource
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request.
+
+        Args:
+            scope: As ASGI has it.
+            receive: As ASGI has it.
+            send: As ASGI has it.
+        """
+        await before(self.resource, self.door)(scope, receive, send)
 
     async def start(self) -> None:
         """Follow the revocation epoch and open the upstream's connections.
@@ -71,6 +92,8 @@ class RunningUpstream(RunningVerifier):
 
     async def close(self) -> None:
         """End it; running calls must be over."""
+        if self.resource is not None:
+            await self.resource.close()
         await self.door.close()
         await self.upstream.close()
         await super().close()

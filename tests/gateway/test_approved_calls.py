@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway.access_tokens.approved_calls import KEPT_MS, ApprovedCalls, TokenCaller
+from arx_caps.gateway.access_tokens.approved_calls import KEPT_MS, ApprovableCall, ApprovedCalls, TokenCaller
 from arx_caps.gateway.access_tokens.sealed_calls import SealedCalls, WaitingCall
 from arx_caps.gateway.base.asgi import replay_body
+from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
-from arx_caps.gateway.mcp.door import ANNOUNCE, ASK, McpDoor
+from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.mint.db.repositories.work.approvals import MAX_WAITING
 from arx_caps.service.access_tokens import open_access_token
 from arx_caps.service.own_key import ServiceIdentity
@@ -57,7 +58,7 @@ class Front:
             self.verifier,
             self.service.mint,
             own,
-            know=lambda link, bound: None,
+            HandleDecisions(self.decisions),
             challenge=lambda scope, _: [(b"www-authenticate", scope.encode())],
             longest=10_000,
         )
@@ -92,13 +93,12 @@ class Front:
 
         macaroon = open_access_token(self.service.mint, self.service.key, self.token).bundle.tokens["orders"]
         caller = TokenCaller(self.token, macaroon, self.principal, AGENT, "refund", self.issued_at)
-        if not await self.calls.answer(caller, scope, body, gone, keep):
-            ask = self.calls.asking(caller, scope, body, gone, keep)
+        call = ApprovableCall(self.calls, caller, scope, body, gone, keep)
+        if not await call.answer():
             signer = call_proof.CallSigner(macaroon, "orders")
             signed = signer.sign(call_proof.http_fields(http_call(scope, body)), now_ms())
             authorized = [*headers, (b"authorization", b"Bearer " + signed.encode())]
-            more = {ASK: ask, ANNOUNCE: self.calls.announcing(caller, scope)}
-            await self._door({**scope, "headers": authorized, **more}, replay_body(body, gone), keep)
+            await self._door({**scope, "headers": authorized}, replay_body(body, gone), keep, call)
         assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
         return sent[0]["status"], json.loads(sent[1]["body"])
 

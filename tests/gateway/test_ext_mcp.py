@@ -15,7 +15,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.gateway.base.settings import DeciderTerms
-from arx_caps.gateway.deciders.ext_mcp import ExtMcp, McpQuestions
+from arx_caps.gateway.deciders.ext_mcp import ExtMcp
 from arx_verifier import Rule
 from arx_verifier.enforcement import META_KEY
 from arx_verifier.journal import read_journal
@@ -240,7 +240,7 @@ def test_a_result_has_what_a_budget_has_left() -> None:
     """All else stays as the server wrote it; a call without a budget passes as it is; a refusal says what it lacks."""
     realm = UnsafeTestRealm("orders", costs={"orders.refund": {"usd": "0.3"}})
     terms = DeciderTerms(kind="ext-mcp", listen="127.0.0.1:1", audience="orders", backend="shop")
-    decider = ExtMcp(McpQuestions(realm.verifier), terms)
+    decider = ExtMcp(realm.verifier, terms)
 
     def ask(kind: str, **members: Any) -> Any:
         asked = protos.message(f"{PACKAGE}.Mcp{kind}")(service_names=["shop"], method="tools/call", **members)

@@ -174,6 +174,7 @@ def open_verifier(
     ledger: Ledger | None = None,
     costs: Mapping[str, Mapping[str, Any]] | None = None,
     draws: bool = True,
+    wrap: Callable[[DecisionSink], DecisionSink] | None = None,
 ) -> Verifier:
     """Return the verifier of a service file.
 
@@ -185,6 +186,7 @@ def open_verifier(
         ledger: Replaces the file's ledger.
         costs: Replaces the file's costs.
         draws: As of ``Verifier``; without it no ledger is opened.
+        wrap: Returns the sink that gets all decisions, such as one that counts them, given the one that records them.
 
     Returns:
         A verifier that starts to follow the epoch, to ship its journal and to refresh its keys with its first call or
@@ -210,7 +212,7 @@ def open_verifier(
         audience=file.audience,
         keys=keys,
         epochs=epochs if epochs is not None else _follow(file, verifier_id),
-        decisions=decisions,
+        decisions=decisions if wrap is None else wrap(decisions),
         nonces=nonce_store,
         ledger=ledger if ledger is not None or not draws else _ledger(file),
         costs=file.costs if costs is None else costs,

@@ -20,9 +20,10 @@ from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
 from arx_caps.gateway.access_tokens.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of, is_sealed
 from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, replay_body, until_gone
+from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.rates import OverRateError
 from arx_caps.gateway.mcp.door import McpDoor
-from arx_caps.gateway.mcp.exchange import Headers, McpExchange, error_message
+from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.http.event_stream import fields_of, split_events
 from arx_caps.mcp.mcp_wire import (
     INTERNAL_ERROR,
@@ -114,7 +115,7 @@ class ApprovedCalls:
         verifier: The verifier of the upstream's audience.
         mint: The mint.
         own: The service's own key.
-        know: Called with the link of each token that calls are made with, and whether the client proves a key.
+        decisions: Records the calls with their assurance.
         challenge: Returns the challenge for scopes, and for a client with proofs (RFC 9449).
         longest: The longest answer of a task's call, bytes.
     """
@@ -125,13 +126,18 @@ class ApprovedCalls:
         verifier: Verifier,
         mint: MintClient,
         own: ServiceIdentity,
+        decisions: HandleDecisions,
         *,
-        know: Callable[[str, bool], None],
         challenge: Callable[[str, bool], Headers],
         longest: int,
     ) -> None:
         self._door, self._audience, self._mint, self._key = door, verifier.audience, mint, own.key
-        self._sealed, self._know, self._challenge, self._longest = SealedCalls(verifier.keys), know, challenge, longest
+        self._sealed, self._decisions, self._challenge, self._longest = (
+            SealedCalls(verifier.keys),
+            decisions,
+            challenge,
+            longest,
+        )
         self._held: Counter[str] = Counter()
         self._runs: dict[str, _Run] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -143,86 +149,70 @@ class ApprovedCalls:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def answer(self, caller: TokenCaller, scope: Scope, body: bytes, receive: Receive, send: Send) -> bool:
-        """Answer a message about a call that waits; return False for another message.
+    def about(self, message: Incoming) -> Callable[["_Asked"], Awaitable[None]] | None:
+        """Return what answers a message about a call that waits; None for another message.
 
         Args:
-            caller: The client.
-            scope: As ASGI has it.
-            body: The message.
-            receive: As ASGI has it, after the body.
-            send: As ASGI has it.
+            message: The message.
         """
-        if PREFIX.encode() not in body or scope["method"] != "POST":
-            return False
-        try:
-            message = read_incoming(body)
-            check_headers(collect_headers(scope["headers"]), message)
-        except (WireError, ArxError):
-            return False  # the door refuses it
-        asked = _Asked(caller, scope, body, receive, McpExchange(scope, send, body), message)
         if message.method.startswith("tasks/") and is_sealed(message.params.get("taskId")):
-            work = self._about_task
-        elif message.method == "tools/call" and is_sealed(message.params.get("requestState")):
-            work = self._again
-        else:
+            return self._about_task
+        if message.method == "tools/call" and is_sealed(message.params.get("requestState")):
+            return self._again
+        return None
+
+    def caveat_of(self, macaroon: Macaroon, message: Incoming) -> ThirdPartyCaveat | None:
+        """Return the caveat of a token that demands an approval of a call.
+
+        Args:
+            macaroon: The token.
+            message: The call.
+        """
+        tool = f"{self._audience}.{message.params.get('name')}"
+        for caveat in discharge.third_party_caveats(macaroon):
+            if caveat.tools is not None and any(matches_tool(each, tool) for each in caveat.tools):
+                return caveat
+        return None
+
+    def announce(self, macaroon: Macaroon, stated: str, method: str, result: Object) -> bool:
+        """Add to a result that calls may become tasks; return whether it was added.
+
+        Args:
+            macaroon: The token of the client.
+            stated: The revision in the header of the request.
+            method: The method of the message that is answered.
+            result: Its result.
+        """
+        wanted = [caveat.tools for caveat in discharge.third_party_caveats(macaroon) if caveat.tools is not None]
+        if not wanted:
             return False
-        await self._answered(asked, work)
+        capabilities = result.get("capabilities")
+        if method == "server/discover" and isinstance(capabilities, dict):
+            _member(_member(capabilities, "extensions"), TASKS)
+            return True
+        revision = str(result.get("protocolVersion"))
+        if method == "initialize" and isinstance(capabilities, dict) and _HAS_TASKS <= revision < STATELESS:
+            tasks = _member(capabilities, "tasks")
+            _member(tasks, "cancel")
+            _member(_member(_member(tasks, "requests"), "tools"), "call")
+            return True
+        if method != "tools/list" or not _HAS_TASKS <= stated < STATELESS:
+            return False
+        patterns = [pattern for tools in wanted for pattern in tools]
+        for tool in result["tools"]:
+            needs = any(matches_tool(pattern, f"{self._audience}.{tool.get('name')}") for pattern in patterns)
+            # Also where the server forbids them: the gateway answers the task.
+            if needs and _member(tool, "execution").get("taskSupport") != "required":
+                tool["execution"]["taskSupport"] = "optional"
         return True
 
-    def announcing(self, caller: TokenCaller, scope: Scope) -> Callable[[str, Object], bool] | None:
-        """Return what says in a result that calls may become tasks, and whether it did; None if none may.
+    async def answered(self, asked: "_Asked", work: Callable[["_Asked"], Awaitable[None]]) -> None:
+        """Answer a message by what is done for it, or by the error.
 
         Args:
-            caller: The client.
-            scope: As ASGI has it.
+            asked: The message.
+            work: What to do.
         """
-        wanted = [each.tools for each in discharge.third_party_caveats(caller.macaroon) if each.tools is not None]
-        stated = collect_headers(scope["headers"]).get(b"mcp-protocol-version", b"").decode("latin-1").strip(" \t")
-        if not wanted:
-            return None
-        patterns = [each for tools in wanted for each in tools]
-
-        def announce(method: str, result: Object) -> bool:
-            capabilities = result.get("capabilities")
-            if method == "server/discover" and isinstance(capabilities, dict):
-                _member(_member(capabilities, "extensions"), TASKS)
-                return True
-            revision = str(result.get("protocolVersion"))
-            if method == "initialize" and isinstance(capabilities, dict) and _HAS_TASKS <= revision < STATELESS:
-                tasks = _member(capabilities, "tasks")
-                _member(tasks, "cancel")
-                _member(_member(_member(tasks, "requests"), "tools"), "call")
-                return True
-            if method != "tools/list" or not _HAS_TASKS <= stated < STATELESS:
-                return False
-            for tool in result["tools"]:
-                needs = any(matches_tool(each, f"{self._audience}.{tool.get('name')}") for each in patterns)
-                # Also where the server forbids them: the gateway answers the task.
-                if needs and _member(tool, "execution").get("taskSupport") != "required":
-                    tool["execution"]["taskSupport"] = "optional"
-            return True
-
-        return announce
-
-    def asking(
-        self, caller: TokenCaller, scope: Scope, body: bytes, receive: Receive, send: Send
-    ) -> Callable[[Incoming], Any]:
-        """Return what the door calls for a call that lacks nothing but an approval; see ``McpDoor``."""
-
-        async def ask(message: Incoming) -> bool:
-            caveat = self._caveat_of(caller.macaroon, message)
-            # A server that asks for input of its own has a state of its own, which this one would replace.
-            if caveat is None or {"requestState", "inputResponses"} & message.params.keys():
-                return False
-            exchange = McpExchange({**scope, "headers": [*scope["headers"]]}, send, body)
-            asked = _Asked(caller, scope, body, receive, exchange, message)
-            await self._answered(asked, functools.partial(self._ask, caveat=caveat))
-            return True
-
-        return ask
-
-    async def _answered(self, asked: "_Asked", work: Callable[["_Asked"], Awaitable[None]]) -> None:
         tool = _tool_of(asked.message)
         try:
             # Each makes the gateway ask the mint, and the door counts what it forwards alone.
@@ -240,7 +230,17 @@ class ApprovedCalls:
             answer = error_message(asked.message.id, INTERNAL_ERROR, "the mint does not answer now: repeat the request")
             await asked.exchange.close(503, answer, [(b"retry-after", b"1")])
 
-    async def _ask(self, asked: "_Asked", caveat: ThirdPartyCaveat) -> None:
+    async def ask(self, asked: "_Asked", caveat: ThirdPartyCaveat) -> None:
+        """Ask operators for the approval of a call, and answer it.
+
+        Args:
+            asked: The call.
+            caveat: The caveat that demands the approval.
+
+        Raises:
+            GrantError: An operator denied the call.
+            ArxError: The mint does not answer.
+        """
         message, text = asked.message, caveat.encode().decode()
         name, args = str(message.params["name"]), message.params.get("arguments") or {}
         tool = f"{self._audience}.{name}"
@@ -336,14 +336,14 @@ class ApprovedCalls:
 
     async def _make(self, asked: "_Asked", taken: TakenApproval, body: bytes) -> None:
         scope = self._signed(asked, asked.scope, taken, body)
-        await self._door(scope, replay_body(body, asked.receive), asked.exchange.send)
+        await self._door(scope, replay_body(body, asked.receive), asked.exchange.send, ResourceCall())
 
     def _signed(self, asked: "_Asked", scope: Scope, taken: TakenApproval, body: bytes) -> Scope:
         """Return the scope of a call with its credential: the task's token, the call, and the discharge."""
         assert taken.bundle is not None
         assert taken.discharge is not None
         macaroon = taken.bundle.tokens[self._audience]
-        self._know(macaroon.unverified_identifier.id, asked.caller.is_proven)
+        self._decisions.know(macaroon.unverified_identifier.id, bound=asked.caller.is_proven)
         signer = call_proof.CallSigner(macaroon, self._audience)
         signed = signer.sign(call_proof.http_fields(http_call(scope, body)), _now_ms())
         # Bound here and not by the mint, which need not know how a delegated token is signed.
@@ -441,6 +441,7 @@ class ApprovedCalls:
         found: Object | None = None
         try:
             scope = self._signed(asked, {**asked.scope, "headers": headers}, taken, body)
+            # Without the call of the resource: no client waits for a 401, and the task keeps why it was ended.
             await self._door(scope, replay_body(body, _forever), answer.send)
             found = await answer.message()
         finally:
@@ -484,13 +485,6 @@ class ApprovedCalls:
 
     async def _input_required(self, asked: "_Asked", state: str) -> None:
         await asked.result({"resultType": "input_required", "requestState": state})
-
-    def _caveat_of(self, macaroon: Macaroon, message: Incoming) -> ThirdPartyCaveat | None:
-        tool = f"{self._audience}.{message.params.get('name')}"
-        for caveat in discharge.third_party_caveats(macaroon):
-            if caveat.tools is not None and any(matches_tool(each, tool) for each in caveat.tools):
-                return caveat
-        return None
 
 
 class _Asked(NamedTuple):
@@ -537,6 +531,59 @@ class _Asked(NamedTuple):
             related = {_RELATED: {"taskId": task}}
             answer["result"] = answer["result"] | {"_meta": (meta if isinstance(meta, dict) else {}) | related}
         await self.exchange.close(200, written(answer))
+
+
+class ApprovableCall(ResourceCall):
+    """A request with an access token, whose call may need an approval.
+
+    Args:
+        approved: The calls that wait.
+        caller: The client.
+        scope: As ASGI has it, with the headers that the client sent.
+        body: The body.
+        receive: As ASGI has it, after the body.
+        send: As ASGI has it.
+    """
+
+    def __init__(
+        self, approved: ApprovedCalls, caller: TokenCaller, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
+        self._approved, self._caller, self._scope = approved, caller, scope
+        self._body, self._receive, self._send = body, receive, send
+
+    async def answer(self) -> bool:
+        """Answer a message about a call that waits; return False for another message."""
+        if PREFIX.encode() not in self._body or self._scope["method"] != "POST":
+            return False
+        try:
+            message = read_incoming(self._body)
+            check_headers(collect_headers(self._scope["headers"]), message)
+        except (WireError, ArxError):
+            return False  # the door refuses it
+        work = self._approved.about(message)
+        if work is not None:
+            await self._approved.answered(self._asked(message), work)
+        return work is not None
+
+    async def ask_approval(self, message: Incoming) -> bool:
+        """Ask for the approval of a call, and answer it; see ``ResourceCall``."""
+        caveat = self._approved.caveat_of(self._caller.macaroon, message)
+        # A server that asks for input of its own has a state of its own, which this one would replace.
+        if caveat is None or {"requestState", "inputResponses"} & message.params.keys():
+            return False
+        await self._approved.answered(self._asked(message), functools.partial(self._approved.ask, caveat=caveat))
+        return True
+
+    def announce(self, method: str, result: Object) -> bool:
+        """Add to a result that calls may become tasks; see ``ResourceCall``."""
+        headers = collect_headers(self._scope["headers"])
+        stated = headers.get(b"mcp-protocol-version", b"").decode("latin-1").strip(" \t")
+        return self._approved.announce(self._caller.macaroon, stated, method, result)
+
+    def _asked(self, message: Incoming) -> _Asked:
+        scope = {**self._scope, "headers": [*self._scope["headers"]]}
+        exchange = McpExchange(scope, self._send, self._body)
+        return _Asked(self._caller, scope, self._body, self._receive, exchange, message)
 
 
 class _Status(NamedTuple):

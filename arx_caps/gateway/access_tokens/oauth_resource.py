@@ -8,40 +8,37 @@ needs a proof of each request (DPoP).
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
-
-import msgspec
 
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS, check_client_dpop
-from arx_caps.gateway.access_tokens.approved_calls import ApprovedCalls, TokenCaller
+from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls, TokenCaller
 from arx_caps.gateway.access_tokens.kept_answer import KeptAnswer
 from arx_caps.gateway.access_tokens.oauth_server import ServerMetadata
-from arx_caps.gateway.base.asgi import CHALLENGES, Door, Message, Receive, Scope, Send, read_body, replay_body
-from arx_caps.gateway.mcp.door import ANNOUNCE, ASK, McpDoor
+from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Send, read_body, replay_body
+from arx_caps.gateway.base.handle_decisions import MAX_HANDLES, HandleDecisions
+from arx_caps.gateway.mcp.door import McpDoor
+from arx_caps.gateway.mcp.exchange import ResourceCall
 from arx_caps.mcp.mcp_wire import WireError, read_incoming
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.enforcement import collect_headers, http_call
 from arx_verifier.errors import REASONS, ArxError, GrantError, ProofError, StoreError, TokenError, refusal
-from arx_verifier.journal import ChainFacts, Decision, DecisionSink
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import call_proof, wire
 from arx_verifier.verification import Verifier
 
-ASSURANCE: Final = "handle"  # of records of calls with an access token
-PROVEN: Final = "handle-dpop"  # of those whose client proved the key that the access token is bound to
 METADATA: Final = "/.well-known/oauth-protected-resource"
-MAX_HANDLES: Final = 4_096  # of one upstream; a client has one, or a few
 KEYS_S: Final = 300.0  # how long the mint's published keys are kept
 SCOPES_S: Final = 60.0  # how long the scopes of the policy are kept
 _LOOK_S: Final = 1.0  # between two requests for keys or for one access token: strangers must not make the gateway ask
@@ -50,26 +47,39 @@ _LONGEST_SCOPE: Final = 1024  # characters of a challenge: proxies bound the siz
 _UNKNOWN_KEY: Final = "unknown_key"
 
 
-class _Held:
-    """What a live access token stands for, or that it stands for nothing."""
+class _Ended(NamedTuple):
+    """An access token that stands for nothing, and until when the mint is not asked again (monotonic clock, s)."""
 
-    def __init__(self, claims: AccessToken, opened: OpenedHandle | None, audience: str, code: str = "") -> None:
-        self.expires_at, self.code, self.until = claims.exp * 1000, code, time.monotonic() + _LOOK_S
-        self.scope, self.issued_at = claims.scope, claims.iat * 1000
-        self.scopes = opened.scopes if opened is not None else {}
+    claims: AccessToken
+    code: str
+    until: float
+
+
+class _Held:
+    """What a live access token stands for."""
+
+    def __init__(self, claims: AccessToken, opened: OpenedHandle, audience: str) -> None:
+        self.claims, self._scopes = claims, opened.scopes
         self.jkt = None if claims.cnf is None else claims.cnf.jkt
-        self.signer: call_proof.CallSigner | None = None
-        if opened is not None:
-            macaroon = opened.bundle.tokens[audience]
-            self.signer = call_proof.CallSigner(macaroon, audience)
-            self.link, self._task = macaroon.unverified_identifier.id, Task(opened.bundle)
-            self.macaroon = macaroon
-            # The next access token of the client is of the same session: a call may wait longer than one lives.
-            chain = [claims.sid, claims.client_id, claims.sub]
-            act = claims.act
-            while act is not None:
-                chain, act = [*chain, act.sub], act.act
-            self.principal, self.agent = "\0".join(chain), claims.sub.removeprefix("agent:")
+        self.macaroon = opened.bundle.tokens[audience]
+        self.signer = call_proof.CallSigner(self.macaroon, audience)
+        self.link, self._task = self.macaroon.unverified_identifier.id, Task(opened.bundle)
+        # The next access token of the client is of the same session: a call may wait longer than one lives.
+        chain = [claims.sid, claims.client_id, claims.sub]
+        act = claims.act
+        while act is not None:
+            chain, act = [*chain, act.sub], act.act
+        self._principal = "\0".join(chain)
+
+    def caller(self, token: str, is_proven: bool) -> TokenCaller:
+        """Return the client that sent the access token.
+
+        Args:
+            token: The access token, a secret.
+            is_proven: Whether the request has a proof.
+        """
+        claims, agent = self.claims, self.claims.sub.removeprefix("agent:")
+        return TokenCaller(token, self.macaroon, self._principal, agent, claims.scope, claims.iat * 1000, is_proven)
 
     def missing(self, tool: str | None) -> str | None:
         """Return the scopes to ask for if the token can allow no call of a tool; None if it can, or if none would.
@@ -77,81 +87,29 @@ class _Held:
         Args:
             tool: The tool; None for a request that is no call of one.
         """
-        if tool is None or self.signer is None or self._task.offers(tool):
+        if tool is None or self._task.offers(tool):
             return None
-        tools = self.scopes.items()
+        tools = self._scopes.items()
         more = [scope for scope, each in tools if any(matches_tool(wanted, tool) for wanted in each)]
         # With what it has: a client that asks for the scopes of a challenge alone would lose those.
-        return " ".join(dict.fromkeys([*self.scope.split(" "), min(more)])) if more else None
-
-
-class HandleDecisions:
-    """Records decisions in another sink; those of access tokens with their assurance.
-
-    Args:
-        sink: Records them.
-
-    Attributes:
-        waits: As of ``sink``.
-    """
-
-    def __init__(self, sink: DecisionSink) -> None:
-        self._sink, self.waits = sink, sink.waits
-        self._facts: dict[str, tuple[ChainFacts | None, ChainFacts | None, str]] = {}
-
-    def know(self, link: str, *, bound: bool) -> None:
-        """Record the decisions of a token from now on as those of an access token.
-
-        Args:
-            link: The token's id.  Only this gateway has that token: the mint gives it to no agent.
-            bound: Whether the access token is bound to a key.
-        """
-        before = self._facts.pop(link, None)
-        # After an exchange a bearer token may stand for the same link: its calls must not be recorded as proven.
-        assurance = PROVEN if bound and (before is None or before[2] == PROVEN) else ASSURANCE
-        while len(self._facts) >= 2 * MAX_HANDLES:
-            del self._facts[next(iter(self._facts))]
-        self._facts[link] = None, None, assurance
-
-    @property
-    def fill(self) -> float:
-        """How full the sink is, 0 to 1."""
-        return float(getattr(self._sink, "fill", 0.0))
-
-    def append(self, decision: Decision) -> int:
-        """Record a decision; see ``DecisionSink``."""
-        known = self._facts.get(decision.facts.token)
-        if known is not None and decision.facts is not known[1]:
-            if known[0] is not decision.facts:  # packed once for a chain, and not for each call
-                assurance = known[2]
-                known = decision.facts, msgspec.structs.replace(decision.facts, assurance=assurance), assurance
-                self._facts[decision.facts.token] = known
-            assert known[1] is not None
-            decision.facts = known[1]
-        return self._sink.append(decision)
-
-    def count(self, code: str, peer: str | None) -> None:
-        """Count an unauthenticated refusal; see ``DecisionSink``."""
-        self._sink.count(code, peer)
-
-    def close(self) -> None:
-        """Close the sink."""
-        self._sink.close()
+        return " ".join(dict.fromkeys([*self.claims.scope.split(" "), min(more)])) if more else None
 
 
 class OAuthResource:
-    """The ASGI application before the door of one upstream.
+    """What takes the access tokens of one upstream or decider, before what answers its requests.
 
     Args:
-        door: The door.
-        verifier: The verifier of the upstream's audience; its decisions are recorded with their assurance from now on.
+        verifier: The verifier of the audience.
+        decisions: The sink of its decisions, which records those of access tokens with their assurance.
         service: The service file, with the service's own key.
         resource: The URL at which clients reach the upstream.
         max_body: The longest body, bytes.
+        mcp: The door of an upstream that speaks MCP, whose calls may wait for an approval; else None.
         max_answer: The longest answer that is kept for a client, bytes.
         dpop: Whether each access token must be bound to a key of the client.
 
     Attributes:
+        decisions: As given.
         metadata_path: The path of the resource's metadata.
         server: The metadata of the mint.
 
@@ -161,58 +119,59 @@ class OAuthResource:
 
     def __init__(
         self,
-        door: Door,
         verifier: Verifier,
+        decisions: HandleDecisions,
         service: Path,
         resource: str,
         max_body: int,
         *,
+        mcp: McpDoor | None = None,
         max_answer: int = 0,
         dpop: bool = False,
     ) -> None:
-        self._door, self._verifier, self._resource, self._max_body = door, verifier, resource, max_body
-        self._dpop = dpop
+        self._verifier, self._resource, self._max_body = verifier, resource, max_body
+        self.decisions, self._mcp, self._dpop = decisions, mcp, dpop
         own = read_own_key(service)
         self._key = own.key
         self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
         self.server = ServerMetadata(self._mint, own)
         self._scopes = KeptAnswer(self._mint, own, "/v1/scopes", SCOPES_S)
-        self.decisions = HandleDecisions(verifier.decisions)
-        verifier.decisions = self.decisions
         parts = urlsplit(resource)
         self.metadata_path = METADATA + parts.path.rstrip("/")
         self._metadata_url = f"{parts.scheme}://{parts.netloc}{self.metadata_path}"
         self._keys = KeptAnswer(self._mint, own, "/oauth/jwks", KEYS_S, read_signing_keys)
         self._asking: asyncio.Future[Any] | None = None
-        self._handles: dict[bytes, asyncio.Future[_Held]] = {}
+        self._handles: dict[bytes, asyncio.Future[_Held | _Ended]] = {}
         self._approved: ApprovedCalls | None = None
-        if isinstance(door, McpDoor):
+        if mcp is not None:
             self._approved = ApprovedCalls(
-                door,
+                mcp,
                 verifier,
                 self._mint,
                 own,
-                know=lambda link, is_bound: self.decisions.know(link, bound=is_bound),
+                decisions,
                 challenge=lambda scope, is_proven: self._challenges("insufficient_scope", scope, is_proven),
                 longest=max_answer,
             )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, behind: Application) -> None:
         """Answer one HTTP request.
 
         Args:
             scope: As ASGI has it.
             receive: As ASGI has it.
             send: As ASGI has it.
+            behind: What answers it once it is signed; the door of an upstream that speaks MCP.
         """
         value = collect_headers(scope["headers"]).get(b"authorization", b"")
         scheme, _, token = value.decode("latin-1").partition(" ")
-        scheme, token, scope = scheme.lower(), token.strip(" "), {**scope, CHALLENGES: True}
+        scheme, token = scheme.lower(), token.strip(" ")
         is_proven, is_token = scheme == "dpop", bool(token) and scheme in ("bearer", "dpop")
         # All but an ARx token: a client with another text logs in at a 401 alone.
         is_single = b"\n" not in value  # as `collect_headers` joins several
         if is_single and (not is_token or token.startswith(wire.TOKEN_PREFIX)):
-            await self._door(scope, receive, self._challenging(send, "invalid_token" if is_token else None))
+            challenging = self._challenging(send, "invalid_token" if is_token else None)
+            await _through(behind, ResourceCall(), scope, receive, challenging)
             return
         try:
             if not is_single:
@@ -224,8 +183,8 @@ class OAuthResource:
         except TokenError as error:
             peer = scope["client"][0] if scope.get("client") else None
             self._verifier.refuse(error.code if error.code in REASONS else "malformed", _nothing(peer))
-            if isinstance(self._door, McpDoor):
-                self._door.note_end(collect_headers(scope["headers"]), error.code)
+            if self._mcp is not None:
+                self._mcp.note_end(collect_headers(scope["headers"]), error.code)
             name = "invalid_dpop_proof" if error.code in ("proof_invalid", "replayed") else "invalid_token"
             wanted = self._scope_of(token) or await self._supported()
             await self._refuse(send, 401, name, error.code, wanted, is_proven, str(error))
@@ -237,27 +196,23 @@ class OAuthResource:
         if body is None:
             await self._refuse(send, 413, None, "too_large")
             return
-        assert held.signer is not None
+        call = ResourceCall()
         if self._approved is not None:
-            challenging = self._challenging(send, "invalid_token", None, held.scope, is_proven)
-            who = held.principal, held.agent
-            caller = TokenCaller(token, held.macaroon, *who, held.scope, held.issued_at, is_proven)
-            if await self._approved.answer(caller, scope, body, receive, challenging):
+            challenging = self._challenging(send, "invalid_token", None, held.claims.scope, is_proven)
+            call = ApprovableCall(self._approved, held.caller(token, is_proven), scope, body, receive, challenging)
+            if await call.answer():
                 return
-            ask = self._approved.asking(caller, scope, body, receive, challenging)
-            scope = {**scope, ASK: ask, ANNOUNCE: self._approved.announcing(caller, scope)}
         signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), _now_ms())
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
         headers.append((b"authorization", b"Bearer " + signed.encode()))
         more = held.missing(self._tool_of(body))
-        answer = self._challenging(send, "invalid_token", more, held.scope, is_proven)
-        await self._door({**scope, "headers": headers}, replay_body(body, receive), answer)
+        answer = self._challenging(send, "invalid_token", more, held.claims.scope, is_proven)
+        await _through(behind, call, {**scope, "headers": headers}, replay_body(body, receive), answer)
 
     async def close(self) -> None:
-        """Close the door and the connection to the mint."""
+        """End the running calls of tasks, and close the connection to the mint."""
         if self._approved is not None:
             await self._approved.close()
-        await self._door.close()
         await asyncio.to_thread(self._mint.close)
 
     async def signer(self, token: str) -> call_proof.CallSigner:
@@ -273,7 +228,6 @@ class OAuthResource:
         held = await self._held(token)
         if held.jkt is not None or self._dpop:
             raise refusal("proof_missing")
-        assert held.signer is not None
         return held.signer
 
     async def metadata(self) -> bytes:
@@ -331,7 +285,7 @@ class OAuthResource:
     def _scope_of(self, token: str) -> str | None:
         """Return the scope of an access token that stood for a task, so that a client asks for the same again."""
         found = self._handles.get(sha256(token.strip(" ").encode("latin-1")).digest())
-        return found.result().scope if found is not None and found.done() and not found.exception() else None
+        return found.result().claims.scope if found is not None and found.done() and not found.exception() else None
 
     async def _supported(self) -> str | None:
         """Return all scopes of this resource, for a client that has had none; None if the mint does not answer soon."""
@@ -347,7 +301,7 @@ class OAuthResource:
 
     def _tool_of(self, body: bytes) -> str | None:
         """Return the tool that a message of MCP calls, or None."""
-        if not isinstance(self._door, McpDoor):
+        if self._mcp is None:
             return None
         try:
             message = read_incoming(body)
@@ -373,29 +327,31 @@ class OAuthResource:
                 self._make_room()
         # Shielded: a client that goes must not end the request of another one with the same access token.
         held = await asyncio.shield(found)
-        if held.code:
+        if isinstance(held, _Ended):
             raise refusal(held.code)
-        if _now_ms() >= held.expires_at:
+        if _now_ms() >= held.claims.exp * 1000:
             raise refusal("expired")
         return held
 
-    def _is_over(self, found: "asyncio.Future[_Held]") -> bool:
+    def _is_over(self, found: "asyncio.Future[_Held | _Ended]") -> bool:
         if found.cancelled() or found.exception() is not None:
             return True
-        return bool(found.result().code) and time.monotonic() >= found.result().until
+        held = found.result()
+        return isinstance(held, _Ended) and time.monotonic() >= held.until
 
     def _make_room(self) -> None:
         now = _now_ms()
         for name, found in [*self._handles.items()][:2]:
-            ended = found.done() and (self._is_over(found) or found.result().expires_at <= now)
+            ended = found.done() and (self._is_over(found) or found.result().claims.exp * 1000 <= now)
             if ended or len(self._handles) > MAX_HANDLES:
                 del self._handles[name]
 
-    async def _open(self, token: str, claims: AccessToken) -> _Held:
+    async def _open(self, token: str, claims: AccessToken) -> _Held | _Ended:
         try:
             opened = await asyncio.to_thread(open_access_token, self._mint, self._key, token)
         except TokenError as error:
-            return _Held(claims, None, self._verifier.audience, error.code if error.code in REASONS else "revoked")
+            code = error.code if error.code in REASONS else "revoked"
+            return _Ended(claims, code, time.monotonic() + _LOOK_S)
         held = _Held(claims, opened, self._verifier.audience)
         self.decisions.know(held.link, bound=held.jkt is not None)
         return held
@@ -492,6 +448,23 @@ class OAuthResource:
         with contextlib.suppress(OSError):
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": data})
+
+
+def before(resource: OAuthResource | None, behind: Application) -> Application:
+    """Return the application of a resource and what is behind it; only the latter if there is no resource.
+
+    Args:
+        resource: The resource, or None.
+        behind: As of ``OAuthResource``.
+    """
+    return behind if resource is None else functools.partial(resource, behind=behind)
+
+
+async def _through(behind: Application, call: ResourceCall, scope: Scope, receive: Receive, send: Send) -> None:
+    if isinstance(behind, McpDoor):
+        await behind(scope, receive, send, call)
+    else:
+        await behind(scope, receive, send)
 
 
 def _nothing(peer: str | None) -> AccessRequest:

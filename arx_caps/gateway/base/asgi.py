@@ -4,25 +4,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-
-class Door(Protocol):
-    """An ASGI application that is closed at its end."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request; as ASGI has it."""
-
-    async def close(self) -> None:
-        """Close it."""
-
-
-CHALLENGES: Final = "arx.challenges"  # in the scope of a request to a resource of OAuth, whose clients log in at 401
 _UNWATCHED_S: Final = 0.1  # until a stream is watched for a client that goes
 
 

@@ -97,19 +97,24 @@ class AuthZen:
         routes: The tools of requests of HTTP.
         folder: What a relative path is relative to.
         place: The table's name, for errors.
-
-    Attributes:
-        door: What opens access tokens; None if it takes none.
+        resource: What opens access tokens; None if it takes none.
         asserted: What answers without a credential; None if nothing does.
-        requests: What takes access requests; None if nothing does.
-        requests_url: The URL of these.
+        requests: What takes access requests, where access tokens are taken; else None.
 
     Raises:
         SettingsError: The secret of a PEP cannot be read, or is short; or two routes meet.
     """
 
     def __init__(
-        self, verifier: Verifier, terms: DeciderTerms, routes: Mapping[str, str], folder: Path, place: str
+        self,
+        verifier: Verifier,
+        terms: DeciderTerms,
+        routes: Mapping[str, str],
+        folder: Path,
+        place: str,
+        resource: OAuthResource | None = None,
+        asserted: AssertedCalls | None = None,
+        requests: AccessRequests | None = None,
     ) -> None:
         self._verifier, self._enforcement, self._actions = verifier, Enforcement(verifier), terms.actions
         self._routes = RouteMap(routes)
@@ -125,12 +130,12 @@ class AuthZen:
         base = urlsplit(url).path
         self._paths = {base + _EVALUATION: self._one, base + _EVALUATIONS: self._several}
         self._metadata_path = _METADATA + base
-        about = {"policy_decision_point": terms.url, "access_evaluation_endpoint": url + _EVALUATION}
+        about: Object = {"policy_decision_point": terms.url, "access_evaluation_endpoint": url + _EVALUATION}
         self._metadata = about | {"access_evaluations_endpoint": url + _EVALUATIONS}
-        self.door: OAuthResource | None = None
-        self.asserted: AssertedCalls | None = None
-        self.requests: AccessRequests | None = None
-        self._requests_path, self.requests_url = base + _REQUESTS, url + _REQUESTS
+        self._resource, self._asserted, self._requests = resource, asserted, requests
+        self._requests_path = base + _REQUESTS
+        if requests is not None:
+            self._metadata |= {"access_request_endpoint": requests_url(terms), "capabilities": [CAPABILITY]}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one question.
@@ -148,7 +153,7 @@ class AuthZen:
             kind, kept = b"application/json", b"no-store"
             status, data = await self._answer(scope, headers, receive)
             if data is None:
-                data, kept = json.dumps(self._about()).encode(), b"max-age=300"
+                data, kept = json.dumps(self._metadata).encode(), b"max-age=300"
         except ProblemError as error:
             status, kind, kept = error.status, b"application/problem+json", b"no-store"
             data = json.dumps(error.content).encode()
@@ -161,15 +166,10 @@ class AuthZen:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})
 
     async def close(self) -> None:
-        """Close the connection to the mint; ``door`` is closed by its owner."""
-        for each in (self.asserted, self.requests):
-            if each is not None:
-                await each.close()
-
-    def _about(self) -> Object:
-        if self.requests is None:
-            return self._metadata
-        return self._metadata | {"access_request_endpoint": self.requests_url, "capabilities": [CAPABILITY]}
+        """Close the connection to the mint; ``resource`` is closed by its owner."""
+        for part in (self._asserted, self._requests):
+            if part is not None:
+                await part.close()
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[int, bytes | None]:
         """Return status and content; None for the metadata."""
@@ -179,9 +179,9 @@ class AuthZen:
             return 200, None
         pep = self._require_pep(headers)  # before it learns which paths there are
         task = path.removeprefix(f"{self._requests_path}/")
-        if self.requests is not None and task != path and scope["method"] == "GET":
-            return 200, json.dumps(await self._about_request(self.requests.status(task, pep))).encode()
-        is_request = self.requests is not None and path == self._requests_path
+        if self._requests is not None and task != path and scope["method"] == "GET":
+            return 200, json.dumps(await self._about_request(self._requests.status(task, pep))).encode()
+        is_request = self._requests is not None and path == self._requests_path
         if path not in self._paths and not is_request:
             raise _TransportError(404, f"expected {' or '.join(self._paths)}")
         if scope["method"] != "POST":
@@ -197,8 +197,8 @@ class AuthZen:
             raise _TransportError(400, str(error)) from None
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         trace = read_traceparent(headers.get(b"traceparent", b""))
-        if self.requests is not None and is_request:
-            return 202, json.dumps(await self._about_request(self.requests.submit(asked, pep))).encode()
+        if self._requests is not None and is_request:
+            return 202, json.dumps(await self._about_request(self._requests.submit(asked, pep))).encode()
         about = _Asked(request_id if 0 < len(request_id) <= _LONGEST_ID else None, trace, pep)
         return 200, json.dumps(await self._paths[path](asked, about)).encode()
 
@@ -281,8 +281,8 @@ class AuthZen:
             about.traceparent,
         )
         try:
-            if self.asserted is not None and "credential" not in question.context:
-                return await self._answer_asserted(self.asserted, question, request)
+            if self._asserted is not None and "credential" not in question.context:
+                return await self._answer_asserted(self._asserted, question, request)
             return await self._decide(asked, question, meant, request, about.pep)
         except RefusedCall as problem:
             return denied(problem.code, problem.failures, problem.decision, problem.detail)
@@ -320,8 +320,8 @@ class AuthZen:
             ArxError: It is refused.
         """
         token = shown = question.context.get("credential")
-        if isinstance(token, str) and is_access_token(token) and self.door is not None:
-            signer = await self.door.signer(token)
+        if isinstance(token, str) and is_access_token(token) and self._resource is not None:
+            signer = await self._resource.signer(token)
             token = signer.sign(call_proof.fields_of(request), request.at)
         if not isinstance(token, str) or not token:
             return self._counted("malformed" if "credential" in question.context else "missing_token")
@@ -340,7 +340,7 @@ class AuthZen:
                 return self._counted(live.code, live.failures)
             return {"decision": True}
         # A question that does not show the whole call can get no approval of exactly this call.
-        handle = shown if self.requests is not None and token is not shown and meant.http is None else None
+        handle = shown if self._requests is not None and token is not shown and meant.http is None else None
         if handle is not None and (approved := await self._approved(asked, question, handle, request, pep)) is not None:
             token = approved
             screened = self._verifier.screen(token)
@@ -363,13 +363,13 @@ class AuthZen:
         Raises:
             ArxError: The mint does not answer, or refuses.
         """
-        assert self.door is not None
-        assert self.requests is not None
-        taken = await self.requests.take(question.context.get("approval"), pep, form_of(asked), shown, request)
+        assert self._resource is not None
+        assert self._requests is not None
+        taken = await self._requests.take(question.context.get("approval"), pep, form_of(asked), shown, request)
         if taken is None:
             return None
         macaroon = taken.bundle.tokens[self._verifier.audience]
-        self.door.decisions.know(macaroon.unverified_identifier.id, bound=False)
+        self._resource.decisions.know(macaroon.unverified_identifier.id, bound=False)
         signer = call_proof.CallSigner(macaroon, self._verifier.audience)
         signed = signer.sign(call_proof.fields_of(request), request.at)
         return discharge.join(signed, [discharge.bind(taken.discharge, macaroon)])
@@ -378,17 +378,26 @@ class AuthZen:
         self, asked: Object, token: str, shown: str, request: AccessRequest, pep: bytes, evaluation: str
     ) -> Object | None:
         """Return what a denial says of a request for the approval that a call lacks; None if there can be none."""
-        assert self.requests is not None
+        assert self._requests is not None
         for caveat in discharge.third_party_caveats(Macaroon.parse(token)):
             if caveat.tools is not None and caveat.binds(request.tool):
                 text, until = caveat.encode().decode(), _now_ms() + OFFERED_MS
                 call = DeniedCall(pep, form_of(asked), shown, text, request.tool, request.args, until)
-                return self.requests.offer(evaluation, call)
+                return self._requests.offer(evaluation, call)
         return None
 
     def _counted(self, code: str, failures: tuple[Failure, ...] = (), detail: str | None = None) -> Object:
         self._enforcement.count(RefusedCall(code), None)
         return denied(code, failures, detail=detail)
+
+
+def requests_url(terms: DeciderTerms) -> str:
+    """Return the URL at which access requests are submitted.
+
+    Args:
+        terms: The decider's table.
+    """
+    return (terms.url or "").rstrip("/") + _REQUESTS
 
 
 def denied(code: str, failures: Any = (), decision: str = "", detail: str | None = None) -> Object:

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from arx_caps.gateway.base.asgi import Door, Message, Receive, Scope, Send, replay_body
+from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
+from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Send, replay_body
 from arx_caps.gateway.http.door import meaning_of
 from arx_verifier.enforcement import UNSEEN, ArxMiddleware, Enforcement, Meaning, RefusedCall, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
@@ -95,17 +96,23 @@ class Decider:
         verifier: The verifier of the audience.
         routes: The tool of each route.
         proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
-
-    Attributes:
-        door: The ASGI application that decides on them; one that takes access tokens may stand before it.
+        resource: What takes access tokens; None if none are taken.
 
     Raises:
         SettingsError: A route or a network is malformed, or two routes meet.
     """
 
-    def __init__(self, verifier: Verifier, routes: dict[str, str], proxies: Iterable[str]) -> None:
+    def __init__(
+        self,
+        verifier: Verifier,
+        routes: dict[str, str],
+        proxies: Iterable[str],
+        resource: OAuthResource | None = None,
+    ) -> None:
         self._enforcement, self._routes = Enforcement(verifier), RouteMap(routes)
-        self.door: Door = _Guarded(verifier, self._meaning, proxies)
+        # It allows, and runs nothing.
+        guarded = ArxMiddleware(_allow, verifier=verifier, tools=self._meaning, trusted_proxies=proxies)
+        self._described: Application = before(resource, guarded)
 
     async def decide(self, request: DescribedRequest) -> DeciderAnswer:
         """Decide on a request; the decision is recorded before this returns.
@@ -130,7 +137,7 @@ class Decider:
         if request.body is None:
             scope[UNSEEN] = True
         answer = _Answer()
-        await self.door(scope, replay_body(request.body or b"", _gone), answer.send)
+        await self._described(scope, replay_body(request.body or b"", _gone), answer.send)
         return answer.verdict()
 
     def refuse(self, why: str, peer: str | None) -> DeciderAnswer:
@@ -168,16 +175,6 @@ class Decider:
             # What is sent on the open connection is not decided on, and it would not end with its grant.
             raise RequestError("upgrade: expected none, because a kill would not end the open connection")
         return meaning_of(self._routes, scope, body)
-
-
-class _Guarded(ArxMiddleware):
-    """The middleware as a door: it allows, and runs nothing."""
-
-    def __init__(self, verifier: Verifier, meaning: Any, proxies: Iterable[str]) -> None:
-        super().__init__(_allow, verifier=verifier, tools=meaning, trusted_proxies=proxies)
-
-    async def close(self) -> None:
-        """Do nothing: each decision ends by itself."""
 
 
 async def _allow(scope: Scope, _: Receive, send: Send) -> None:

@@ -44,10 +44,6 @@ class _Seen:
         self._decider, self._terms = decider, terms
         self._hosts, self._body_header = Hosts(terms.hosts), terms.body_header.lower().encode()
 
-    async def close(self) -> None:
-        """Close the door."""
-        await self._decider.door.close()
-
     async def _decide(
         self, method: str, target: bytes, headers: Headers, client: str | None, body: bytes, is_partial: bool
     ) -> DeciderAnswer:

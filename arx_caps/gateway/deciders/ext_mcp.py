@@ -5,6 +5,7 @@ The proxy asks twice.  The answer to the first question has a reference, which t
 no credential.  ``docs/deciders.md``.
 """
 
+import functools
 import json
 import secrets
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from arx_caps.credentials.access_token import is_access_token
+from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.gateway.base.settings import DeciderTerms
@@ -38,7 +40,6 @@ from arx_verifier.verification import Grant, Screened, Verifier
 _PACKAGE: Final = "agentgateway.dev.ext_mcp"
 MAX_PARAMS: Final = 1024 * 1024  # bytes
 _LISTS: Final = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
-_FOUND: Final = "arx.decider"  # in the scope of a question: gets what was found
 _KEPT_S: Final = 60.0  # how long an answer may take
 _KEPT: Final = 16_384  # references at once
 _DENIED, _INVALID = 1, 3  # AuthorizationError.Code
@@ -60,88 +61,24 @@ class _Found(NamedTuple):
     check: Callable[[], None]
 
 
-class McpQuestions:
-    """The ASGI application that decides on a described request; one that takes access tokens may stand before it.
-
-    Args:
-        verifier: Decides and records.
-    """
-
-    def __init__(self, verifier: Verifier) -> None:
-        self._enforcement, self.messages = Enforcement(verifier), Messages(verifier)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Decide on one request; what is found is added to the list in the scope.
-
-        Args:
-            scope: As ASGI has it.
-            receive: As ASGI has it.
-            send: As ASGI has it.
-        """
-        body = await read_body(receive, MAX_PARAMS + 1024) or b""
-        exchange = McpExchange(scope, send, body)
-        asked = McpMessage("", {}, {})
-        try:
-            incoming = read_incoming(body)
-            asked = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
-            scope[_FOUND].append(await self._decide(asked))
-        except (RefusedCall, WireError) as error:
-            problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request", str(error))
-            if isinstance(error, WireError):
-                self._enforcement.count(problem, None)
-            found = self.messages.refusal(asked, problem)
-            await exchange.whole(403, [], written({"detail": found.text, **found.data}))
-            return
-        await exchange.whole(200, [], b"{}")
-
-    async def close(self) -> None:
-        """Do nothing: each decision ends by itself."""
-
-    async def _decide(self, asked: McpMessage) -> _Found:
-        if asked.id is None:
-            if not self.messages.passes(asked.method):
-                raise RefusedCall("malformed_request", f"unknown notification {asked.method!r:.60}")
-            asked = McpMessage("ping", {}, {}, None, asked.carrier)
-        if not asked.is_call:
-            screened = await self.messages.recognize(asked)
-            assert screened is not None  # there is a carrier
-            return _Found(asked.method, None, screened, lambda: self.messages.check(screened))
-        work = await self.messages.decide(asked)
-        if asked.method == "tools/call":
-            await work.require_texts(_no_schema)
-
-        def check() -> None:
-            if (refused := work.grant.look_again()) is not None:
-                raise RefusedCall(refused.code, failures=refused.failures, decision=work.decision.id)
-
-        return _Found(asked.method, work.grant, None, check)
-
-
 class ExtMcp:
     """What answers ``CheckRequest`` and ``CheckResponse``.
 
     Args:
-        questions: Decides.
+        verifier: Decides and records.
         terms: The decider's table.
-
-    Attributes:
-        door: What takes described requests.
+        resource: What takes access tokens; None if none are taken.
     """
 
     service: Final = f"{_PACKAGE}.ExtMcp"
     calls: Final = {"CheckRequest": f"{_PACKAGE}.McpRequest", "CheckResponse": f"{_PACKAGE}.McpResponse"}
 
-    def __init__(self, questions: McpQuestions, terms: DeciderTerms) -> None:
-        self._messages, self._terms, self._hosts = questions.messages, terms, Hosts(terms.hosts)
-        self.door: Any = questions
-        keys = self._messages.verifier.keys
-        ids = TaskIds(keys), BoundIds(keys, "event")
+    def __init__(self, verifier: Verifier, terms: DeciderTerms, resource: OAuthResource | None = None) -> None:
+        self._enforcement, self._messages, self._resource = Enforcement(verifier), Messages(verifier), resource
+        self._terms, self._hosts = terms, Hosts(terms.hosts)
+        ids = TaskIds(verifier.keys), BoundIds(verifier.keys, "event")
         self._answers = McpAnswers(terms.backend, self._messages, *ids, MAX_PARAMS, lists_tasks=False)
         self._kept: OrderedDict[str, tuple[float, _Found]] = OrderedDict()
-
-    async def close(self) -> None:
-        """Close the door."""
-        await self.door.close()
 
     async def answer(self, call: str, request: Any, peer: str | None) -> Any:
         """Answer a question.
@@ -201,7 +138,6 @@ class ExtMcp:
             # The proxy does not state who its client is, and a header of the client may not.
             "client": None,
             "headers": [pair for pair in kept if pair[0] != b"x-forwarded-for"],
-            _FOUND: found,
         }
         credential = collect_headers(kept).get(b"authorization", b"").decode("latin-1").partition(" ")[2]
         if not is_access_token(credential.strip(" ")):
@@ -214,8 +150,46 @@ class ExtMcp:
         async def send(part: Any) -> None:
             sent.append(part)
 
-        await self.door(scope, receive, send)
+        described = functools.partial(self._described, found)
+        await before(self._resource, described)(scope, receive, send)
         return sent[0]["status"], b"".join(part.get("body", b"") for part in sent[1:])
+
+    async def _described(self, found: list[_Found], scope: Scope, receive: Receive, send: Send) -> None:
+        """Decide on a described request, as ASGI has it; add what is allowed to the list."""
+        body = await read_body(receive, MAX_PARAMS + 1024) or b""
+        exchange = McpExchange(scope, send, body)
+        asked = McpMessage("", {}, {})
+        try:
+            incoming = read_incoming(body)
+            asked = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
+            found.append(await self._decide(asked))
+        except (RefusedCall, WireError) as error:
+            problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request", str(error))
+            if isinstance(error, WireError):
+                self._enforcement.count(problem, None)
+            refusal = self._messages.refusal(asked, problem)
+            await exchange.whole(403, [], written({"detail": refusal.text, **refusal.data}))
+            return
+        await exchange.whole(200, [], b"{}")
+
+    async def _decide(self, asked: McpMessage) -> _Found:
+        if asked.id is None:
+            if not self._messages.passes(asked.method):
+                raise RefusedCall("malformed_request", f"unknown notification {asked.method!r:.60}")
+            asked = McpMessage("ping", {}, {}, None, asked.carrier)
+        if not asked.is_call:
+            screened = await self._messages.recognize(asked)
+            assert screened is not None  # there is a carrier
+            return _Found(asked.method, None, screened, lambda: self._messages.check(screened))
+        work = await self._messages.decide(asked)
+        if asked.method == "tools/call":
+            await work.require_texts(_no_schema)
+
+        def check() -> None:
+            if (refused := work.grant.look_again()) is not None:
+                raise RefusedCall(refused.code, failures=refused.failures, decision=work.decision.id)
+
+        return _Found(asked.method, work.grant, None, check)
 
     def _pass(self, result: Any, request: Any, params: bytes) -> None:
         """Let a request pass, without the token that it may have in its parameters."""

@@ -33,7 +33,7 @@ class ForwardAuth:
         self._decider, self._body_header = decider, terms.body_header.lower().encode()
         self._hosts = Hosts(terms.hosts)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - see Door
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         """Answer one question.
 
         Args:
@@ -45,10 +45,6 @@ class ForwardAuth:
         body = b"" if scope["method"] == "HEAD" else verdict.body
         await send({"type": "http.response.start", "status": verdict.status, "headers": verdict.headers})
         await send({"type": "http.response.body", "body": body})
-
-    async def close(self) -> None:
-        """Close the door."""
-        await self._decider.door.close()
 
     async def _ask(self, scope: Scope) -> DeciderAnswer:
         peer = scope["client"][0] if scope.get("client") else None

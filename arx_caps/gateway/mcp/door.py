@@ -7,18 +7,18 @@ have what the token could allow.  A stream ends with its grant.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from typing import Any, Final
 
-from arx_caps.gateway.base.asgi import CHALLENGES, Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.base.asgi import Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.base.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans, handed_on
 from arx_caps.gateway.base.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers
-from arx_caps.gateway.mcp.exchange import Headers, McpExchange, error_message
+from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.gateway.mcp.schemas import input_schema
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.mcp.tasks import TaskIds
@@ -61,11 +61,6 @@ _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"au
 # A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200 (`status_of`).
 _STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 200}
 
-# The member of the scope with what is called for a call that lacks an approval alone: it answers, or returns False.
-ASK: Final = "arx.ask_approval"
-# The member with what is called for a method and its result, and changes that: it says what this door's front adds.
-ANNOUNCE: Final = "arx.announce"
-
 _Whole = tuple[int, Headers, bytes]  # an answer that waits until its grant was looked at again: status, headers, body
 
 
@@ -104,15 +99,16 @@ class McpDoor:
         self._ended: dict[bytes, str] = {}  # why a session is over, by the digest of its id
         self._later: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, call: ResourceCall | None = None) -> None:
         """Answer one HTTP request.
 
         Args:
             scope: As ASGI has it.
             receive: As ASGI has it.
             send: As ASGI has it.
+            call: The call of the OAuth resource before this door; None without one.
         """
-        exchange, message = McpExchange(scope, send), None
+        exchange, message = McpExchange(scope, send, call=call), None
         try:
             exchange.content = await self._read(exchange, receive)
             if exchange.content is None:
@@ -264,7 +260,7 @@ class McpDoor:
         self.rates.charge(facts.agent, facts.subject)
         asked = AnsweredMessage(facts, "", None, screened)
         if message is not None and message.method:
-            announce = exchange.scope.get(ANNOUNCE)
+            announce = None if exchange.call is None else exchange.call.announce
             asked = AnsweredMessage(facts, message.method, message.id, screened, announce)
 
         async def forward() -> _Whole | None:
@@ -400,7 +396,7 @@ class McpDoor:
         signs = (problem.code, _place(problem)) == ("proof_invalid", "start")
         self.note_end(exchange.headers, problem.code)
         # RFC 6750 3.1: at 200 an OAuth client goes on with an access token whose task was ended, or with none of ours.
-        logs_in = CHALLENGES in exchange.scope and b"authorization" in exchange.headers
+        logs_in = exchange.call is not None and b"authorization" in exchange.headers
         logs_in = logs_in and REASONS[problem.code].status == 401
         if message is None or not message.is_request or signs or (logs_in and not exchange.has_begun):
             if exchange.has_begun:
@@ -408,9 +404,8 @@ class McpDoor:
             else:  # the agent library reads from it that it has to sign anew
                 await exchange.whole(*self._enforcement.answer(problem))
             return
-        ask: Callable[[Incoming], Awaitable[bool]] | None = exchange.scope.get(ASK)
         lacks_approval = problem.code == "missing_discharge" and message.method == "tools/call"
-        if lacks_approval and ask is not None and await ask(message):
+        if lacks_approval and exchange.call is not None and await exchange.call.ask_approval(message):
             return
         found = self._messages.refusal(McpMessage(message.method, message.params, message.meta), problem)
         answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message.id}

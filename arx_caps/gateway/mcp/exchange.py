@@ -14,6 +14,27 @@ _JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-
 Headers = list[tuple[bytes, bytes]]
 
 
+class ResourceCall:
+    """A request that an OAuth resource passes on: at a 401, its client logs in anew.  RFC 6750 3.1, RFC 9728."""
+
+    async def ask_approval(self, message: Incoming) -> bool:  # noqa: ARG002 - see ApprovableCall
+        """Answer a call that lacks nothing but an approval; return False if none can be asked for.
+
+        Args:
+            message: The call.
+        """
+        return False
+
+    def announce(self, method: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - see ApprovableCall
+        """Change what a server says of itself to what the resource adds; return whether it differs.
+
+        Args:
+            method: The method of the message that is answered.
+            result: Its result.
+        """
+        return False
+
+
 class McpExchange:
     """One HTTP request of a client, and what was answered so far; a ``Carrier`` of its message.
 
@@ -21,18 +42,20 @@ class McpExchange:
         scope: As ASGI has it.
         send: As ASGI has it.
         body: The whole body; None until it was read.
+        call: The call of the OAuth resource before the door; None without one.
 
     Attributes:
         scope: As given, with headers without white space around their values.
         content: The body.
+        call: As given.
         headers: By name, as ``collect_headers`` returns them.
         has_begun: Whether the head of the answer was sent.
     """
 
-    def __init__(self, scope: Scope, send: Send, body: bytes | None = None) -> None:
+    def __init__(self, scope: Scope, send: Send, body: bytes | None = None, call: ResourceCall | None = None) -> None:
         # RFC 9110 5.5: white space around a value is none of it; servers leave it there.
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
-        self.scope, self._send, self.content = scope, send, body
+        self.scope, self._send, self.content, self.call = scope, send, body, call
         self.headers = collect_headers(scope["headers"])
         self.has_begun = self._has_ended = False
 

@@ -3,10 +3,13 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.settings import DeciderTerms, UpstreamTerms
 from arx_verifier.errors import SettingsError
+from arx_verifier.journal import DecisionSink
 from arx_verifier.service import open_verifier, read_service_file
 from arx_verifier.verification import MemoryNonces, NonceStore
 
@@ -22,10 +25,12 @@ class RunningVerifier:
         terms: The table.
         path: The service file.
         nonces: The memory of used calls; one of a process gives way to the store that the service file names.
+        counted: Returns the sink that counts decisions, given the one that records them.
         draws: Whether calls draw on budgets; False if the verifier behind draws.
 
     Attributes:
         name: As given.
+        handles: Records the decisions of access tokens with their assurance; None where none are taken.
         verifier: The verifier.
         idle: Set while no call runs.
 
@@ -40,6 +45,7 @@ class RunningVerifier:
         terms: UpstreamTerms | DeciderTerms,
         path: Path,
         nonces: NonceStore | None,
+        counted: Callable[[DecisionSink], DecisionSink],
         *,
         draws: bool = True,
     ) -> None:
@@ -51,7 +57,16 @@ class RunningVerifier:
         costs = (terms.costs or file.costs) if draws else {}
         if any(isinstance(cost, dict) for units in costs.values() for cost in units.values()):
             raise SettingsError(f"{place}: `costs` has a `reserve`, which no server behind the gateway could commit")
-        self.verifier = open_verifier(path, nonces=None if gives_way else nonces, costs=costs, draws=draws)
+        self.handles: HandleDecisions | None = None
+
+        def wrap(journal: DecisionSink) -> DecisionSink:
+            if terms.resource is None:
+                return counted(journal)
+            self.handles = HandleDecisions(journal)
+            return counted(self.handles)
+
+        chosen = None if gives_way else nonces
+        self.verifier = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)
         self._calls, self.idle = 0, asyncio.Event()
         self.idle.set()
 
