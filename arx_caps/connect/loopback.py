@@ -21,6 +21,7 @@ from arx_caps.http.event_stream import fields_of, with_data
 from arx_caps.mcp.rpc_message import RpcMessage, encode, read_message, read_object
 from arx_caps.mcp.wire import EVENTS_TYPE, JSON_TYPE, MAX_MESSAGE_BYTES, kind_of, read_body, read_events
 from arx_verifier.addresses import is_loopback, read_port
+from arx_verifier.enforcement import bounded_body
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -117,16 +118,8 @@ class LoopbackApp:
             await _plain(send, 404, "no server has this path")
         elif scope["method"] not in _METHODS:
             await _plain(send, 405, "expected POST, GET or DELETE")
-        elif (body := await _body(receive)) is None:
-            await _plain(send, 413, f"expected at most {MAX_MESSAGE_BYTES // 1024 // 1024} MiB")
         else:
-            passing = asyncio.ensure_future(_pass(server, scope, body, send))
-            gone = asyncio.ensure_future(_disconnected(receive))
-            await asyncio.wait([passing, gone], return_when=asyncio.FIRST_COMPLETED)
-            for task in (passing, gone):
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await passing
+            await _pass_while_there(server, scope, receive, send)
 
     async def close(self) -> None:
         """Close the connections to the servers."""
@@ -209,18 +202,24 @@ def _shortened(server: ServerAccess, raw: bytes) -> bytes:
     return encode(answer) if server.shorten(answer) else raw
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """Return the body of a request, or None where it is too long."""
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_MESSAGE_BYTES:
-            return None
-        parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts)
+async def _pass_while_there(
+    server: ServerAccess, scope: MutableMapping[str, Any], receive: Receive, send: Send
+) -> None:
+    """Pass a request on until it is answered, or its client has gone."""
+    try:
+        body = bytes(await bounded_body.receive_body(receive, MAX_MESSAGE_BYTES))
+    except bounded_body.ClientGoneError:  # before its whole body came: half a message must not reach the server
+        return
+    except bounded_body.BodyTooLongError:
+        await _plain(send, 413, f"expected at most {MAX_MESSAGE_BYTES // 1024 // 1024} MiB")
+        return
+    passing = asyncio.ensure_future(_pass(server, scope, body, send))
+    gone = asyncio.ensure_future(_disconnected(receive))
+    await asyncio.wait([passing, gone], return_when=asyncio.FIRST_COMPLETED)
+    for task in (passing, gone):
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await passing
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from arx_caps.http.event_stream import is_whole, split_events
+from arx_verifier.enforcement import bounded_body
 from arx_verifier.errors import RequestError
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # a result may hold a file in base64
@@ -31,11 +32,11 @@ async def read_body(chunks: AsyncIterator[bytes]) -> bytes:
     Raises:
         RequestError: It has more than ``MAX_MESSAGE_BYTES``.
     """
-    parts, size = [], 0
-    async for chunk in chunks:
-        size = _within(size + len(chunk))
-        parts.append(chunk)
-    return b"".join(parts)
+    try:
+        return await bounded_body.read_stream(chunks, MAX_MESSAGE_BYTES)
+    except bounded_body.BodyTooLongError:
+        limit = f"{MAX_MESSAGE_BYTES // 1024 // 1024} MiB"
+        raise RequestError(f"the server's message: expected at most {limit}") from None
 
 
 async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -50,9 +51,3 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for event in split_events(chunks, MAX_MESSAGE_BYTES):
         if is_whole(event):
             yield event
-
-
-def _within(size: int) -> int:
-    if size > MAX_MESSAGE_BYTES:
-        raise RequestError(f"the server's message: expected at most {MAX_MESSAGE_BYTES // 1024 // 1024} MiB")
-    return size

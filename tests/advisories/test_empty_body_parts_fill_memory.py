@@ -3,15 +3,18 @@
 
 Every part of a body was kept until the last one came, and the sum of their lengths was bounded, not their number.  A
 stranger who sent empty HTTP/2 data frames without end took eight bytes of memory with each, before any token was looked
-at; and a holder who sent a megabyte in pieces of two bytes took twenty.
+at; and a holder who sent a megabyte in pieces of two bytes took twenty.  The bridge for stock clients, and what reads
+the answers of upstreams and MCP servers, had a loop of their own with the same weakness.
 """
 
 import asyncio
 import tracemalloc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from arx_caps.mcp.wire import read_body
 from arx_verifier.enforcement.asgi import ArxMiddleware
 from tests.verifier.serving import TOOLS, Realm, application
 
@@ -42,6 +45,25 @@ def test_parts_of_a_body_take_what_they_hold(part: bytes, most: int) -> None:
     tracemalloc.start()
     try:
         asyncio.run(app({**target, "headers": [(b"authorization", authorization)]}, receive, send))
+    finally:
+        tracemalloc.stop()
+    assert taken[1] - taken[0] < most
+
+
+@pytest.mark.parametrize(("part", "most"), [(b"", 20_000), (b"ab", 800_000)], ids=["nothing", "little"])
+def test_parts_of_an_answer_take_what_they_hold(part: bytes, most: int) -> None:
+    """The body of an MCP server, by which a bridge reads what its server sends."""
+    taken = []
+
+    async def parts() -> AsyncIterator[bytes]:
+        for number in range(PARTS):
+            if number in (1000, PARTS - 1):
+                taken.append(tracemalloc.get_traced_memory()[0])
+            yield bytes(bytearray(part))
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(read_body(parts())) == part * PARTS
     finally:
         tracemalloc.stop()
     assert taken[1] - taken[0] < most

@@ -334,7 +334,7 @@ def test_a_reload_changes_upstreams_and_keeps_what_is_right(world: World) -> Non
         world.write("[upstream.wrong]\naudience = 7\n")
         os.kill(pid, signal.SIGHUP)
         until(lambda: "goes on as before" in world.log()[len(said) :])
-        assert "upstream.wrong: Expected `str`, got `int`" in world.log()
+        assert "upstream.wrong.audience: expected text in quotes, got 7" in world.log()
         assert client.get("/orders/o-1").status_code == 200
         world.write()
         file = world.folder / "gateway.toml"

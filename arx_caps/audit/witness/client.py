@@ -22,6 +22,7 @@ from arx_caps.audit.merkle import (
 )
 from arx_caps.audit.witness.witness import Request
 from arx_caps.http.client import no_answer, open_client
+from arx_verifier.enforcement import bounded_body
 from arx_verifier.errors import SettingsError
 
 TIMEOUT_S: Final = 5.0
@@ -79,13 +80,11 @@ def ask_witness(
 def _post(client: httpx.Client, url: str, body: bytes, name: str) -> tuple[int, str]:
     try:
         with client.stream("POST", url, content=body, headers={"Content-Type": "text/plain"}) as answer:
-            raw = b""
-            for part in answer.iter_bytes():
-                raw += part
-                # Bounded while it is read: the witness belongs to another party.
-                if len(raw) > MAX_ANSWER_BYTES:
-                    raise WitnessError(f"{name} answered with more than {MAX_ANSWER_BYTES // 1024} KiB")
+            # Bounded while it is read: the witness belongs to another party.
+            raw = bounded_body.read_parts(answer.iter_bytes(), MAX_ANSWER_BYTES)
             return answer.status_code, raw.decode("utf-8", "replace")
+    except bounded_body.BodyTooLongError as error:
+        raise WitnessError(f"{name} answered with more than {MAX_ANSWER_BYTES // 1024} KiB") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise WitnessError(f"{name} does not answer: {no_answer(error, url)}") from error
 

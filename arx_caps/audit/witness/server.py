@@ -7,17 +7,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive
 
 from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Witness, WitnessResponse
+from arx_verifier.enforcement import bounded_body
 from arx_verifier.errors import SettingsError
 
 # Callers are not authenticated; the log's signature on the checkpoint is verified.  So a stranger's work is bounded:
@@ -37,7 +39,7 @@ def create_app(witness: Witness, now: Callable[[], float] = time.time) -> Starle
     """
 
     async def add_checkpoint(request: Request) -> Response:
-        raw = await _bounded(request.stream())
+        raw = await _bounded(request.receive)
         if raw is None:
             return _response(WitnessResponse(413, f"a request has at most {MAX_REQUEST_BYTES} bytes, and arrives\n"))
         return _response(await run_in_threadpool(witness.add_checkpoint, raw, int(now())))
@@ -109,18 +111,13 @@ def serve(witness: Witness, host: str, port: int, on_ready: Callable[[str], None
         server.run(sockets=[listener])
 
 
-async def _bounded(stream: AsyncIterator[bytes]) -> bytes | None:
+async def _bounded(receive: Receive) -> bytes | None:
     """Return a body, or None if it is too large or does not arrive in time."""
-    raw = b""
     try:
         async with asyncio.timeout(REQUEST_S):
-            async for part in stream:
-                raw += part
-                if len(raw) > MAX_REQUEST_BYTES:
-                    return None
-    except (ClientDisconnect, TimeoutError):
+            return bytes(await bounded_body.receive_body(receive, MAX_REQUEST_BYTES))
+    except (bounded_body.BodyTooLongError, bounded_body.ClientGoneError, TimeoutError):
         return None
-    return raw
 
 
 def _response(answer: WitnessResponse) -> Response:

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
+from arx_verifier.enforcement import bounded_body
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -71,19 +73,18 @@ async def read_body(
         short: What may be kept of it before ``require``, bytes.
         require: Called before more of it is kept; raises if that may not be.
     """
-    # One buffer and no list of parts: a client may send it byte by byte.
-    body = bytearray()
-    while True:
-        message = await receive()
-        part = message.get("body", b"")
-        if message["type"] == "http.disconnect" or len(body) + len(part) > longest:
-            return None
-        if require is not None and len(body) + len(part) > short:
-            require()
-            require = None
-        body += part
-        if not message.get("more_body", False):
-            return bytes(body)
+    left = require
+
+    def check(size: int) -> None:
+        nonlocal left
+        if left is not None and size > short:
+            left()
+            left = None
+
+    try:
+        return bytes(await bounded_body.receive_body(receive, longest, check=check))
+    except (bounded_body.BodyTooLongError, bounded_body.ClientGoneError):
+        return None
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:

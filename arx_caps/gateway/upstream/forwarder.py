@@ -20,6 +20,7 @@ from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import hand_on
 from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_caps.gateway.upstream.client_credentials import credential_of
+from arx_verifier.enforcement import bounded_body
 from arx_verifier.errors import SettingsError
 
 _CONNECT_S: Final = 5.0
@@ -229,17 +230,13 @@ async def read_whole(answer: UpstreamAnswer, terms: UpstreamTerms, name: str) ->
     Raises:
         UpstreamError: It is longer, or takes longer, than the table allows.
     """
-    parts, size = [], 0
     try:
         async with asyncio.timeout(terms.timeout_s):
-            async for part in answer.content.iter_any():
-                parts.append(part)
-                size += len(part)
-                if size > terms.max_answer:
-                    raise UpstreamError(f"upstream {name} answered more than {terms.max_answer} bytes", sent=True)
+            return await bounded_body.read_stream(answer.content.iter_any(), terms.max_answer)
+    except bounded_body.BodyTooLongError:
+        raise UpstreamError(f"upstream {name} answered more than {terms.max_answer} bytes", sent=True) from None
     except TimeoutError:
         raise UpstreamError(f"upstream {name} did not go on in time", sent=True, timed_out=True) from None
-    return b"".join(parts)
 
 
 def _is_forwarded(name: bytes) -> bool:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Final, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from arx_caps.database.commit_watch import URGENT
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.browser import peer_of
 from arx_caps.mint.context import MintContext
+from arx_verifier.enforcement import bounded_body
 from arx_verifier.errors import ArxError, RequestError
 
 # Requests block on database and store.  All mints of a process share the threads, which bound the requests at work at
@@ -102,15 +103,13 @@ class RequestRunner:
             await self.admit()
         except ArxError as error:
             return self._leave_unread(self.refuse(error))
-        raw = bytearray()
         try:
-            # Counted while it arrives: a declared length may be wrong.
-            async for chunk in self.request.stream():
-                raw += chunk
-                if len(raw) > self.limit:
-                    text = f"{self.body} too large: expected at most {self.limit} bytes"
-                    return self._leave_unread(self._charge_and_refuse(RequestError(text, code="too_large")))
-        except ClientDisconnect:  # not a failure of the mint: clients must not be able to write errors to its log
+            raw = await bounded_body.receive_body(self.request.receive, self.limit)
+        except bounded_body.BodyTooLongError:
+            text = f"{self.body} too large: expected at most {self.limit} bytes"
+            return self._leave_unread(self._charge_and_refuse(RequestError(text, code="too_large")))
+        except bounded_body.ClientGoneError:
+            # Not a failure of the mint: clients must not be able to write errors to its log.
             note(self.request, code=RequestError.code)
             return Response(status_code=RequestError.status_hint)
         return await self.dispatch(bytes(raw))

@@ -13,6 +13,7 @@ from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final
 
+from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneError, receive_body
 from arx_verifier.enforcement.calls import (
     CALL,
     App,
@@ -41,10 +42,6 @@ MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; it
 _NO_TOOL: Final[Meaning] = ("", {})
 
 _log = logging.getLogger(__name__)
-
-
-class _Disconnected(Exception):  # noqa: N818 - never leaves this module
-    """The client disconnected before it had sent the whole body."""
 
 
 class ArxMiddleware:
@@ -148,8 +145,11 @@ class ArxMiddleware:
             body = message.get("body", b"")
             # Nearly every body is in one message.
             if message["type"] != "http.request" or message.get("more_body") or len(body) > self._max_body:
-                body = await self._body(message, receive)
-        except _Disconnected:
+                body = await receive_body(receive, self._max_body, message)
+        except ClientGoneError:
+            return
+        except BodyTooLongError:
+            await self._refuse(self._too_large(), headers, peer, scope, receive, send)
             return
         except RefusedCall as problem:
             await self._refuse(problem, headers, peer, scope, receive, send)
@@ -277,20 +277,6 @@ class ArxMiddleware:
         else:
             shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
             await call.run(self.app, shown)
-
-    async def _body(self, message: Message, receive: Receive) -> bytearray:
-        """Return the body that begins with a message."""
-        # One buffer and no list of parts: a client may send single bytes, or endless empty frames (HTTP/2).
-        body = bytearray()
-        while message["type"] != "http.disconnect":
-            part = message.get("body", b"")
-            if len(body) + len(part) > self._max_body:
-                raise self._too_large()
-            body += part
-            if not message.get("more_body", False):
-                return body
-            message = await receive()
-        raise _Disconnected
 
     def _is_beyond(self, declared: bytes) -> bool:
         return declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body)

@@ -19,6 +19,7 @@ from arx_caps.credentials.access_token import AHEAD_S, ALGORITHMS
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS
 from arx_caps.http.client import no_answer, open_client
 from arx_verifier.addresses import is_loopback
+from arx_verifier.enforcement import bounded_body
 from arx_verifier.errors import SettingsError
 
 TIMEOUT_S: Final = 5.0
@@ -285,12 +286,10 @@ def _get(url: str, method: str = "GET") -> httpx.Response:
 def _asked(url: str, method: str, headers: dict[str, str]) -> httpx.Response:
     try:
         with open_client(url, timeout=TIMEOUT_S) as client, client.stream(method, url, headers=headers) as answer:
-            content = b""
-            for part in answer.iter_bytes():
-                content += part
-                if len(content) > LONGEST:
-                    raise _NoAnswerError(f"{url} answers more than {LONGEST} bytes")
+            content = bounded_body.read_parts(answer.iter_bytes(), LONGEST)
             return httpx.Response(answer.status_code, headers=_plain_headers(answer), content=content)
+    except bounded_body.BodyTooLongError:
+        raise _NoAnswerError(f"{url} answers more than {LONGEST} bytes") from None
     except (httpx.HTTPError, httpx.InvalidURL, SettingsError) as error:
         raise _NoAnswerError(f"{url} did not answer ({no_answer(error, url)})") from None
 
