@@ -107,11 +107,8 @@ class ConsentVisit(RequestRunner):
         if isinstance(error, TooOftenError):
             status, headers["Retry-After"] = 429, str(error.wait_s)
         elif isinstance(error, UnavailableError):
-            status, text, headers["Retry-After"] = (
-                503,
-                "the mint or the login does not answer now; try again later",
-                "1",
-            )
+            status, headers["Retry-After"] = 503, "1"
+            text = "the mint or the login does not answer now; try again later"
         elif isinstance(error, SettingsError):
             # Its text has paths of the mint's machine.
             status, text = 503, "the mint's login has wrong settings: its operator finds them with `arx doctor`"
