@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that kill, freeze or thaw targets, and report which verifiers confirmed it.  SPEC 10.
+"""What ``arx kill``, ``arx freeze`` and ``arx thaw`` run: they report which verifiers confirmed it.  SPEC 10.
 
 The mint is called first.  If it does not answer, the command writes the entry into the store itself.
 """

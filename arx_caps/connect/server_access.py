@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One MCP server, as a task sees it: signed requests, a check before each call, lists of what the task can allow."""
+"""One MCP server, as a task sees it: the bridge checks and signs each call, and lists what the task can allow."""
 
 import contextlib
 import ssl

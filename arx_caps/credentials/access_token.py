@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The access token of the OAuth front: a signed handle that names a task and grants nothing.  RFC 9068, CONTROL 5.
 
-The mint signs it, and mint and gateways verify it.  What it stands for is at the mint.
+The mint signs it, and mint and gateways verify it.  What it stands for is at the mint: ``mint.oauth.handles``.
 """
 
 import json

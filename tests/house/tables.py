@@ -2,7 +2,8 @@
 """Write the tables of the pages that say what code says: ``python -m tests.house.tables``.
 
 A table is between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.  The texts come from docstrings, the rows of
-``REASONS`` and the comments at constants, so that a new member, code or limit changes no page by hand.
+``REASONS`` and the comments at constants, so that a new member, code or limit changes no page by hand.  The rooms are
+those of the package graph.
 """
 
 import importlib
@@ -22,6 +23,7 @@ from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.errors import REASONS
 from arx_verifier.token.caveats import Caveat
 from tests.house.doors import exports_of
+from tests.house.map import ROOMS, answers, rooms
 from tests.house.pages import ROOT
 
 _TABLE: Final = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
@@ -195,12 +197,15 @@ TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "testing_names": partial(names, arx_verifier.testing),
     "agent_names": partial(names, arx_caps),
     "service_names": partial(names, arx_caps.service),
+    "answers": answers,
+    **{f"rooms_of_{folder.name}": partial(rooms, folder) for folder in ROOMS},
 }
 
 
 def pages() -> dict[Path, str]:
-    """Return each page of ``docs`` that has such a table, with its tables as they should be."""
-    texts = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+    """Return each page that has such a table, with its tables as they should be."""
+    written = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    texts = {path: path.read_text(encoding="utf-8") for path in written}
     return {path: _TABLE.sub(_filled, text) for path, text in texts.items() if _TABLE.search(text)}
 
 

@@ -23,36 +23,20 @@ METAPHORS = (
 AVOIDED = re.compile(rf"\b({UNNAMED}|{METAPHORS})\b", re.IGNORECASE)
 WORDS_IN = (".c", ".h", ".lua", ".md", ".py", ".toml", ".yml", "Dockerfile", "Makefile")
 
+# Whole packages, so that a new room is among them.
 AREAS = (
     "CONTRIBUTING.md",
     "Dockerfile",
     "Makefile",
     "README.md",
     "SECURITY.md",
-    "arx_caps/*.py",
-    "arx_caps/agent",
-    "arx_caps/audit",
-    "arx_caps/cli",
-    "arx_caps/connect",
-    "arx_caps/gateway",
-    "arx_caps/mint/*.py",
-    "arx_caps/mint/api",
-    "arx_caps/mint/audit",
-    "arx_caps/mint/db",
-    "arx_caps/mint/identity",
-    "arx_caps/mint/keys",
-    "arx_caps/mint/policy",
-    "arx_caps/mint/revocation",
-    "arx_caps/mint/server",
-    "arx_caps/mint/tasks",
-    "arx_caps/relay",
-    "arx_caps/revocation",
-    "arx_caps/service",
+    "arx_caps",
     "benchmarks/README.md",
     "deploy",
     "docker-compose.yml",
     "docs",
     "examples",
+    "tests/house/questions.toml",
     "tests/vectors/README.md",
     "verifier",
 )
@@ -83,7 +67,7 @@ def test_texts_are_plain_english() -> None:
     """
     No text of these areas has an avoided word, but for the exceptions, each of which there is.
     """
-    command = ["git", "ls-files", "--", *(f":(glob){area}" if "*" in area else area for area in AREAS)]
+    command = ["git", "ls-files", "--", *AREAS]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
     found, met = [], set()
     for name in listed.splitlines():

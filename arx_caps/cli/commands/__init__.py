@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``arx NOUN`` runs: one file, or one package, for each noun.  None imports another noun's."""
+"""What each noun of ``arx`` runs: one file, or one package, for each.  None imports another noun's."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The header ``Idempotency-Key``: parsing, and the digest of a call's content.  CONTROL 4.4.
 
-``db.repositories.repeats`` stores keys and finds the first call.
+``endpoint`` answers a retry again; ``db.unit_of_work`` and ``db.repositories.work.repeats`` keep its key.
 """
 
 import hashlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Send notifications until their receivers have taken them, for about a day. CONTROL 7.3."""
+"""Send notifications to webhooks until their receivers have taken them, for about a day. CONTROL 7.3."""
 
 # A receiver has a thread of its own while something is due for it, so that one that hangs delays no other, nor the
 # mint. Of several mints the one that claims a notification sends it; when that mint dies, its claim ends and another

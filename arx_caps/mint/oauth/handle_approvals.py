@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Approvals for access tokens: a gateway asks for one, and takes the discharge once it is given.  CONTROL 5.12.
+"""Approvals for access tokens of stock clients: a gateway asks for one, and takes the discharge.  CONTROL 5.12.
 
 The client of the access token never gets the discharge, nor the task's token that it is bound to.
 """

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access tokens: issued for a task, looked up, and opened for the gateway of their audience.  CONTROL 5.3, 5.4."""
+"""Access tokens, *handles* in the API: issued, looked up, and opened as what they stand for.  CONTROL 5.3, 5.4.
+
+An access token stands for a task: the gateway of its audience gets the task's token for it.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -137,7 +137,7 @@ def read_wanted(mint: MintContext, client: OAuthClient, form: Mapping[str, str])
     templates = [policy.templates[name] for name in scopes if name in policy.templates]
     templates = [template for template in templates if template.bearer_terms != "refuse"]
     if client.jkt is None and "dpop_jkt" not in form:
-        # Stock clients ask for all scopes that a resource lists: one without DPoP goes without those that need it.
+        # Stock clients ask for all scopes that a resource lists: one without DPoP gets none that needs it.
         templates = [template for template in templates if template.bearer_terms == "allow"] or templates
     asked = " ".join(scopes)
     if not templates:

@@ -3,6 +3,7 @@
 
 ``"$name"`` is a placeholder for one whole value, in ``equal`` (also written as a bare value), ``range``, ``min`` and
 ``max``, also inside ``each`` and ``fields``.  ``$$`` is a dollar sign.  Which agents may start a task is in ``model``.
+``tasks.token_factory`` makes a token's caveats of the rules.
 """
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The birth of a session or task, and the tokens signed with it. SPEC 4, 6, 15.1.
+"""The birth of a session or task, the caveats that its grant becomes, and the tokens signed. SPEC 4, 6, 15.1.
 
 No authority is read in here: whether a token may be signed is decided before.
 """

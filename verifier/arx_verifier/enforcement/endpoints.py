@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gates at the routes of Starlette and FastAPI, which decide after the framework has matched a route.  SPEC 8.4.
+"""Gates at the routes of Starlette and FastAPI: each decides on the tool of the matched route.  SPEC 8.4.
 
 ``Endpoints`` walks an application's routes and replaces each handler by a ``Gate``.  The framework routes.  The gate of
 the matched route decides with the parameters that the framework matched, before the endpoint, its dependencies and its

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools, what a call asks of them, and what keeps them.  SPEC 17.
+"""Pools of budgets, what a call draws from them, and what keeps them.  SPEC 17.
 
 For each pool, at every moment: committed + reserved + leased <= max + what an operator topped up.
 """

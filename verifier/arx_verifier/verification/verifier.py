@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verification, in order; the only code that builds a grant.  SPEC 11.
+"""The steps of a decision, in their order; the only code that builds a grant.  SPEC 11.
 
 ``Verifier._decide`` has the whole order, and every public method uses it.  Nothing is interpreted before it is
 authenticated, and every failure ends in a refusal.  The caller passes the time and the epoch view.
