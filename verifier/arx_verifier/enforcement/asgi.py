@@ -30,7 +30,7 @@ from arx_verifier.enforcement.client_address import Peers
 from arx_verifier.enforcement.endpoints import Endpoints
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.grant_life import RECHECK_MS
-from arx_verifier.enforcement.loop_calls import LoopCalls, TaskCut
+from arx_verifier.enforcement.loop_calls import LoopCalls
 from arx_verifier.enforcement.public_call import PublicCall, is_preflight
 from arx_verifier.enforcement.routers import routers_of
 from arx_verifier.enforcement.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
@@ -158,9 +158,7 @@ class ArxMiddleware:
         body = bytes(body)
         http, line = http_call(scope, body), (scope["method"], scope["path"], scope["query_string"])
         endpoints: Any = self._endpoints  # None for an application without gates, which alone read it
-        call = Call(
-            self._enforcement, calls, http, headers, screened, body, receive, send, peer, endpoints, line, TaskCut()
-        )
+        call = Call(self._enforcement, calls, http, headers, screened, body, receive, send, peer, endpoints, line)
         if endpoints is None:
             await self._decide_here(call, scope, send)
             return

@@ -9,16 +9,14 @@ for open streams too.
 """
 
 import asyncio
-import enum
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
-from arx_verifier.enforcement.grant_life import LifeState
 from arx_verifier.enforcement.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.enforcement.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.routes import Headers, Scope
@@ -39,6 +37,8 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 CALL: Final = "arx.call"
 UNSEEN: Final = "arx.unseen"  # set in the scope of a request whose body may be there, and is not seen
 _SERVER_ERROR: Final = 500
+# An ASGI server raises a ``ConnectionAbortedError`` for a client that disconnected: applications handle it and stop.
+ENDED: Final = "the call was ended: its token was revoked, frozen or expired"
 
 _http_call: Final[Callable[[tuple[Any, ...]], HttpCall]] = functools.partial(tuple.__new__, HttpCall)  # runs no Python
 _log = logging.getLogger(__name__)
@@ -61,18 +61,8 @@ class GatedRoutes(Protocol):
         """Add a gate to a route of WebSockets that the framework copied."""
 
 
-class AnswerState(enum.Enum):
-    """How much of an answer was sent.
-
-    Attributes:
-        UNSENT: Nothing.
-        BEGUN: A part, or all of it.
-        CLOSED: What the caller gets; whatever else the application sends is dropped.
-    """
-
-    UNSENT = 0
-    BEGUN = 1
-    CLOSED = 2
+AnswerState: TypeAlias = Literal["unsent", "begun", "closed"]
+"""How much of an answer was sent: nothing; a part, or all of it; what the caller gets, so that all else is dropped."""
 
 
 class Call(msgspec.Struct, eq=False):
@@ -89,7 +79,6 @@ class Call(msgspec.Struct, eq=False):
         send: The server's ``send``.
         peer: The address of the caller, or None.
         line: The method, the path and the query as they were sent.
-        cut: Cancels the task that handles the request.
         life: The granted call, once it was decided.
         problem: The refusal.
         endpoints: The endpoints of an application that decides at its routes; None for another one, which has no gates.
@@ -113,7 +102,6 @@ class Call(msgspec.Struct, eq=False):
     _peer: str | None
     endpoints: GatedRoutes
     _line: tuple[str, str, bytes]
-    _cut: TaskCut
     life: LoopCall | None = None
     problem: RefusedCall | None = None
     rest: str | None = None
@@ -121,7 +109,8 @@ class Call(msgspec.Struct, eq=False):
     sent: Any = None
     unjudged: RequestError | None = None
     admitted: Any = None
-    _answer: AnswerState = AnswerState.UNSENT
+    _answer: AnswerState = "unsent"
+    _cut: TaskCut = msgspec.field(default_factory=TaskCut)  # of the task that handles the request
 
     is_socket = False
 
@@ -192,12 +181,12 @@ class Call(msgspec.Struct, eq=False):
             if self._ended is not None:
                 # The call was cancelled, or its send or its recheck raised.  The application's own error has no reader.
                 _log.debug("what an ended call raised", exc_info=True)
-            elif self._answer is not AnswerState.UNSENT or self._is_decided or not hasattr(error, "status_code"):
+            elif self._answer != "unsent" or self._is_decided or not hasattr(error, "status_code"):
                 raise
             # Some frameworks raise an HTTP error for a request without a route.  It is refused below like any other.
         finally:
             self._close()
-        if self._answer is AnswerState.UNSENT:
+        if self._answer == "unsent":
             await self._answer_instead()
 
     async def _answer_instead(self) -> None:
@@ -230,7 +219,7 @@ class Call(msgspec.Struct, eq=False):
         """
         self.problem = problem
         if send is None:
-            self._answer = AnswerState.CLOSED
+            self._answer = "closed"
         await send_answer(self._enforcement.answer(problem), self._http.method, send or self._send)
 
     async def refuse_malformed(self, error: ArxError, send: Send | None = None) -> None:
@@ -246,7 +235,7 @@ class Call(msgspec.Struct, eq=False):
             error: The difference.
         """
         assert self.life is not None
-        if self._answer is AnswerState.UNSENT:
+        if self._answer == "unsent":
             await self.refuse(refused_end(error, self.life.decision))
 
     def compare(self, require: Any, *values: Any) -> None:
@@ -297,49 +286,40 @@ class Call(msgspec.Struct, eq=False):
             self.life.close()
         return self._cut.close()
 
-    def _require_open(self, life: LoopCall, *, anew: bool = False) -> None:
-        """Require the grant before a part of the answer leaves.
-
-        Raises:
-            ConnectionAbortedError: The call was ended.
-        """
-        life.check(anew=anew)
-        if life.state is LifeState.ENDED or self.unjudged is not None:
-            # An ASGI server raises this kind of error for a client that disconnected: applications handle it and stop.
-            raise ConnectionAbortedError("the call was ended: its token was revoked, frozen or expired")
-
     async def _guarded_send(self, message: Message) -> None:
         life = self.life
         if life is None:
             await self._before_grant(message)
             return
-        self._require_open(life, anew=message.get("status", 200) >= _SERVER_ERROR)
+        life.check(anew=message.get("status", 200) >= _SERVER_ERROR)
+        if life.state == "ended" or self.unjudged is not None:
+            raise ConnectionAbortedError(ENDED)
         grant = life.grant
         if grant is not None and grant.has_budget and message["type"] == "http.response.start":
             left = grant.remaining_text().encode("ascii")
             message = {**message, "headers": [*message.get("headers", ()), (BUDGET_HEADER, left)]}
         await self._send(message)
-        self._answer = AnswerState.BEGUN
+        self._answer = "begun"
         if message["type"] == "http.response.body" and not message.get("more_body"):
             life.answered()
 
     async def _before_grant(self, message: Message) -> None:
         """Send a refusal; drop every other answer before a grant, such as a framework's 404 or a middleware's."""
-        if self._answer is AnswerState.CLOSED:
+        if self._answer == "closed":
             return
         if self.problem is not None or self.admitted is not None:
             await self._send(message)
-            self._answer = AnswerState.BEGUN
+            self._answer = "begun"
         else:
             await self._refuse_unjudged()
 
     async def _refuse_unjudged(self) -> None:
-        self._answer = AnswerState.CLOSED  # what the application sends while this waits is dropped
+        self._answer = "closed"  # what the application sends while this waits is dropped
         try:
             if (wait := self.decide("", {}, {})) is not None:
                 await wait
         except RefusedCall as problem:
-            self._answer = AnswerState.UNSENT
+            self._answer = "unsent"
             await self.refuse(problem)
 
 

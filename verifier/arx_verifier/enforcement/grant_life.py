@@ -5,8 +5,7 @@ Nothing here waits, sends, records or reads a clock: times and the results of re
 adds timers and a task, ``running_calls`` a thread; adapters report what they are about to send.
 """
 
-import enum
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -15,20 +14,12 @@ from arx_verifier.errors import ArxError, UnavailableError
 RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
 
 
-class LifeState(enum.Enum):
-    """What a granted call may do.
+LifeState: TypeAlias = Literal["granted", "due", "open", "ended"]
+"""What a granted call may do.
 
-    Attributes:
-        GRANTED: It works, and no part of an answer leaves.
-        DUE: As ``GRANTED``, but without a lease: no part may leave before a recheck allows it.
-        OPEN: Parts of an answer leave.
-        ENDED: Nothing may leave any more; final.
-    """
-
-    GRANTED = 0
-    DUE = 1
-    OPEN = 2
-    ENDED = 3
+``granted``: it works, and no part of an answer leaves.  ``due``: the same, without a lease, so that no part may leave
+before a recheck allows it.  ``open``: parts of an answer leave.  ``ended``: nothing may leave any more, which is final.
+"""
 
 
 class GrantLife(msgspec.Struct, eq=False, kw_only=True):
@@ -41,7 +32,7 @@ class GrantLife(msgspec.Struct, eq=False, kw_only=True):
     """
 
     due: float = 0.0
-    state: LifeState = LifeState.GRANTED
+    state: LifeState = "granted"
     reason: ArxError | None = None
 
     def leave(self, now: float) -> bool:
@@ -50,10 +41,10 @@ class GrantLife(msgspec.Struct, eq=False, kw_only=True):
         Args:
             now: The time, monotonic clock, s.
         """
-        if self.state is LifeState.ENDED:
+        if self.state == "ended":
             return False
-        is_due = now >= self.due or self.state is LifeState.DUE
-        self.state = LifeState.OPEN
+        is_due = now >= self.due or self.state == "due"
+        self.state = "open"
         return is_due
 
     def take(self, refused: ArxError | None, now: float, pause: float) -> bool:
@@ -64,24 +55,24 @@ class GrantLife(msgspec.Struct, eq=False, kw_only=True):
             now: The time, monotonic clock, s.
             pause: The longest time to the next recheck, s.
         """
-        if self.state is LifeState.ENDED:
+        if self.state == "ended":
             return False
         if refused is None:
             self.due = now + pause
-            if self.state is LifeState.DUE:
-                self.state = LifeState.GRANTED
+            if self.state == "due":
+                self.state = "granted"
             return False
-        if isinstance(refused, UnavailableError) and self.state is not LifeState.OPEN:
+        if isinstance(refused, UnavailableError) and self.state != "open":
             # No data leaves before the next recheck.  Stopping a tool half-way because the store is slow would do harm
             # and protect no data.  A kill, a freeze and the token's time still end it at once.
-            self.state = LifeState.DUE
+            self.state = "due"
             return False
         return self.finish(refused)
 
     def answered(self) -> None:
         """Note that the whole answer has left: what still runs sends nothing more."""
-        if self.state is LifeState.OPEN:
-            self.state = LifeState.GRANTED
+        if self.state == "open":
+            self.state = "granted"
 
     def finish(self, reason: ArxError | None = None) -> bool:
         """End the call; return whether it had not ended before, which is true once.
@@ -89,7 +80,7 @@ class GrantLife(msgspec.Struct, eq=False, kw_only=True):
         Args:
             reason: Why; None if it is over by itself.
         """
-        if self.state is LifeState.ENDED:
+        if self.state == "ended":
             return False
-        self.state, self.reason = LifeState.ENDED, reason
+        self.state, self.reason = "ended", reason
         return True

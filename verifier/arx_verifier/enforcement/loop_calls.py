@@ -5,13 +5,13 @@
 """
 
 import asyncio
-import enum
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
+from typing import Literal, TypeAlias
 
-from arx_verifier.enforcement.grant_life import GrantLife, LifeState
+from arx_verifier.enforcement.grant_life import GrantLife
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import Decision
 from arx_verifier.verification import Grant, Verifier, recheck_pause
@@ -110,7 +110,7 @@ class LoopCall(GrantLife, eq=False):
         Args:
             part: The time to the next recheck, as a part of the longest time.
         """
-        if self.state is LifeState.ENDED:
+        if self.state == "ended":
             return
         refused, pause = self._look_again(), self._calls.pause() * part
         if self.take(refused, monotonic(), pause):
@@ -156,68 +156,49 @@ class LoopCall(GrantLife, eq=False):
             verifier.record_end(self.decision, reason)
 
 
-class CutState(enum.Enum):
-    """What a ``TaskCut`` does with its task.
+CutState: TypeAlias = Literal["ready", "held", "wanted", "cut", "over"]
+"""What a ``TaskCut`` does with its task.
 
-    Attributes:
-        READY: It cancels the task when it is called.
-        HELD: It must not cancel it yet.
-        WANTED: It was called while it was held.
-        CUT: It has cancelled it.
-        OVER: It cancels nothing any more.
-    """
-
-    READY = 0
-    HELD = 1
-    WANTED = 2
-    CUT = 3
-    OVER = 4
+``ready``: it cancels the task when it is called.  ``held``: it must not cancel it yet.  ``wanted``: it was called while
+it was held.  ``cut``: it has cancelled it.  ``over``: it cancels nothing any more.
+"""
 
 
 class TaskCut:
     """Cancels the task that runs here, when called from any thread, until it is closed."""
 
-    __slots__ = ("_cancelling", "_loop", "_state", "_task")
+    __slots__ = ("_cancelling", "_state", "_task")
 
     def __init__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._task, self._cancelling, self._loop = task, task.cancelling(), task.get_loop()
-        self._state = CutState.READY
+        self._task, self._cancelling = task, task.cancelling()
+        self._state: CutState = "ready"
 
     def __call__(self) -> None:
         with suppress(RuntimeError):  # the loop is closed, and runs the task no more
-            self._loop.call_soon_threadsafe(self._cancel)
+            self._task.get_loop().call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        if self._state is CutState.HELD:
-            self._state = CutState.WANTED
-        elif self._state is CutState.READY and self._task.cancel():
-            self._state = CutState.CUT
+        if self._state == "held":
+            self._state = "wanted"
+        elif self._state == "ready" and self._task.cancel():
+            self._state = "cut"
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Return a context in which the task is not cancelled, but after it."""
-        if self._state is CutState.READY:
-            self._state = CutState.HELD
+        if self._state == "ready":
+            self._state = "held"
         try:
             yield
         finally:
-            if self._state is CutState.WANTED:
+            if self._state == "wanted":
                 self()
-            if self._state in (CutState.HELD, CutState.WANTED):
-                self._state = CutState.READY
+            if self._state in ("held", "wanted"):
+                self._state = "ready"
 
     def close(self) -> bool:
         """Cancel nothing any more; return whether this alone has cancelled the task, as ``asyncio.timeout`` does."""
-        was_cut, self._state = self._state is CutState.CUT, CutState.OVER
+        was_cut, self._state = self._state == "cut", "over"
         return was_cut and self._task.uncancel() <= self._cancelling
-
-    def take(self, error: BaseException) -> None:
-        """Let the task go on after an error, to answer it; it is not cancelled any more.
-
-        Raises:
-            CancelledError: Another part of the program has cancelled the task.
-        """
-        if not self.close() and isinstance(error, asyncio.CancelledError):
-            raise error

@@ -356,7 +356,8 @@ class Messages:
         token, request, screened = await self._read(message)
         decision = await self._enforcement.decide_async(token, request, screened)
         streams = "progressToken" in message.meta or message.method == "subscriptions/listen"
-        return Work(self._enforcement, self._calls_here(), decision, request, streams=streams)
+        self._calls = self._calls.here()
+        return Work(self._enforcement, self._calls, decision, request, streams=streams)
 
     async def run(
         self,
@@ -456,11 +457,8 @@ class Messages:
             screened: Its live token.
         """
         look_again = functools.partial(recheck, self.verifier.epochs, screened.proven, may_wait=False)
-        return LiveWork(LoopCall(self._calls_here(), look_again))
-
-    def _calls_here(self) -> LoopCalls:
         self._calls = self._calls.here()
-        return self._calls
+        return LiveWork(LoopCall(self._calls, look_again))
 
     def passes(self, notification: str) -> bool:
         """Return whether a notification reaches the server's handlers, as its method is a known one."""

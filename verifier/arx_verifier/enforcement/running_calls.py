@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from arx_verifier.enforcement.grant_life import RECHECK_MS, GrantLife, LifeState
+from arx_verifier.enforcement.grant_life import RECHECK_MS, GrantLife
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.verification import Grant, Verifier, recheck_pause
@@ -110,7 +110,7 @@ class RunningCall(GrantLife, eq=False):
     _calls: RunningCalls
     decision: Decision
     grant: Grant
-    _cut: Callable[[bool], object]
+    _cut: Callable[[bool], object] | None
 
     def check(self, *, anew: bool = False) -> ArxError | None:
         """Return why a part of the response may not leave, or None; recheck if that is due.
@@ -128,7 +128,7 @@ class RunningCall(GrantLife, eq=False):
         """Recheck the grant, and end the call if its token was revoked, frozen or expired."""
         refused, pause = self.grant.look_again(), self._calls.pause()
         with self._calls.lock:
-            is_open, ends = self.state is LifeState.OPEN, self.take(refused, time.monotonic(), pause)
+            is_open, ends = self.state == "open", self.take(refused, time.monotonic(), pause)
         if ends:
             self._stop(is_open)
 
@@ -139,7 +139,7 @@ class RunningCall(GrantLife, eq=False):
             reason: Why.
         """
         with self._calls.lock:
-            is_open, ends = self.state is LifeState.OPEN, self.finish(reason)
+            is_open, ends = self.state == "open", self.finish(reason)
         if ends:
             self._stop(is_open)
 
@@ -148,17 +148,14 @@ class RunningCall(GrantLife, eq=False):
         with self._calls.lock:
             self.finish()
             self._calls.discard(self)
-        self._cut = _no_cut  # it refers to the call of the adapter: without this they are a reference cycle
+        self._cut = None  # it refers to the call of the adapter: without this they are a reference cycle
 
     def _stop(self, is_open: bool) -> None:
         assert self.reason is not None
         self.grant.end(self.reason)
-        self._cut(is_open)
+        if (cut := self._cut) is not None:
+            cut(is_open)
         self._calls.verifier.record_end(self.decision, self.reason)
-
-
-def _no_cut(_: bool) -> None:
-    """Cut nothing: the call is over."""
 
 
 def _forget_all() -> None:

@@ -7,9 +7,9 @@ open, as that of a running response, so that a kill ends it within the lease.
 
 from typing import Any, Final
 
-from arx_verifier.enforcement.calls import CALL, AnswerState, Call, GatedRoutes, Message, Receive, Send, http_call
+from arx_verifier.enforcement.calls import CALL, ENDED, Call, GatedRoutes, Message, Receive, Send, http_call
 from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
-from arx_verifier.enforcement.loop_calls import LoopCalls, TaskCut
+from arx_verifier.enforcement.loop_calls import LoopCalls
 from arx_verifier.enforcement.problems import Answer
 from arx_verifier.enforcement.routes import Headers, Scope
 from arx_verifier.verification import Screened
@@ -33,17 +33,17 @@ class SocketCall(Call, eq=False):
         """Run the application, refuse a handshake on which no gate decided, and close a connection that was ended."""
         await super().run(app, scope)
         ended = self._ended
-        if ended is not None and self._answer is not AnswerState.CLOSED:
-            self._answer = AnswerState.CLOSED
+        if ended is not None and self._answer != "closed":
+            self._answer = "closed"
             await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ended.code})
 
     async def refuse(self, problem: RefusedCall, _: Send | None = None) -> None:
         """Refuse the handshake, or close the connection; every later message of the application is dropped."""
         self.problem = problem
-        before, self._answer = self._answer, AnswerState.CLOSED
-        if before is AnswerState.BEGUN:
+        before, self._answer = self._answer, "closed"
+        if before == "begun":
             await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": problem.code})
-        elif before is AnswerState.UNSENT:
+        elif before == "unsent":
             await deny(self._enforcement.answer(problem), self.extensions, self._send)
 
     def replay(self) -> Receive:
@@ -51,15 +51,17 @@ class SocketCall(Call, eq=False):
         return self._receive
 
     async def _guarded_send(self, message: Message) -> None:
-        if self._answer is AnswerState.CLOSED:
+        if self._answer == "closed":
             return
         if self.life is None:
             await self._refuse_unjudged()
             return
-        self._require_open(self.life)
+        self.life.check()
+        if self.life.state == "ended" or self.unjudged is not None:
+            raise ConnectionAbortedError(ENDED)
         await self._send(message)
         closes = message["type"] in ("websocket.close", f"{_DENIAL}.body") and not message.get("more_body", False)
-        self._answer = AnswerState.CLOSED if closes else AnswerState.BEGUN
+        self._answer = "closed" if closes else "begun"
 
 
 class SocketScope(dict[str, Any]):
@@ -111,19 +113,7 @@ def socket_call(
     line, extensions = ("GET", scope["path"], scope["query_string"]), scope.get("extensions") or {}
     gates: Any = endpoints  # None for an application without gates, which alone read it
     return SocketCall(
-        enforcement,
-        calls,
-        http,
-        headers,
-        screened,
-        b"",
-        receive,
-        send,
-        peer,
-        gates,
-        line,
-        TaskCut(),
-        extensions=extensions,
+        enforcement, calls, http, headers, screened, b"", receive, send, peer, gates, line, extensions=extensions
     )
 
 

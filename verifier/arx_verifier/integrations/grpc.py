@@ -138,7 +138,8 @@ async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) ->
         _add_left(call, context)
         return answer
     except (Exception, asyncio.CancelledError) as error:
-        cut.take(error)
+        if not cut.close() and isinstance(error, asyncio.CancelledError):
+            raise  # another part of the program has cancelled the task
         await context.abort(*_status(call, error))
     finally:
         cut.close()
