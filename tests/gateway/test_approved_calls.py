@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from arx_caps.gateway.access_tokens.approved_calls import KEPT_MS, ApprovableCall, ApprovedCalls, TokenCaller
+from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls
+from arx_caps.gateway.access_tokens.approved_tasks import KEPT_MS
 from arx_caps.gateway.access_tokens.sealed_calls import SealedCalls, WaitingCall
+from arx_caps.gateway.access_tokens.token_calls import TokenCaller
 from arx_caps.gateway.base.asgi import replay_body
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
@@ -306,7 +308,7 @@ def test_a_state_is_of_its_call_for_its_time(front: Front, monkeypatch: pytest.M
             status, answer = await front.send("tools/call", CALL | {"requestState": state} | each)
             assert (status, answer["error"]["code"]) == (400, -32602)
         with monkeypatch.context() as later:
-            later.setattr("arx_caps.gateway.access_tokens.approved_calls._now_ms", lambda: now_ms() + 700_000)
+            later.setattr("arx_caps.gateway.access_tokens.approved_calls.now_ms", lambda: now_ms() + 700_000)
             assert (await front.send("tools/call", CALL | {"requestState": state}))[0] == 400
         front.upstream._answer = lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}')
         assert (await front.result("tools/call", CALL | {"requestState": state}))["content"] == []
@@ -335,7 +337,7 @@ def test_of_polls_at_once_one_begins_the_call(front: Front) -> None:
         assert front.calls is not first
         begun += [asyncio.ensure_future(front.send("tasks/get", about)) for _ in range(4)]
         await asyncio.gather(*begun)
-        while not any(run.answer for calls in (first, front.calls) for run in calls._runs.values()):
+        while not any(run.answer for calls in (first, front.calls) for run in calls._tasks._runs.values()):
             await front.ended(about)  # the other gateway knows of the call before it has an answer
         assert len(front.upstream.bodies) == 1
 
@@ -380,7 +382,7 @@ def test_a_kill_between_approval_and_answer_ends_the_task(front: Front) -> None:
 
 def test_running_calls_of_one_client_are_limited(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """A further task goes on once one has ended, whose result is then forgotten; another client has its own number."""
-    monkeypatch.setattr("arx_caps.gateway.access_tokens.approved_calls.MAX_RUNS", 2)
+    monkeypatch.setattr("arx_caps.gateway.access_tokens.approved_tasks.MAX_RUNS", 2)
 
     async def run() -> None:
         until, begun = asyncio.Event(), asyncio.Semaphore(0)
@@ -407,6 +409,24 @@ def test_running_calls_of_one_client_are_limited(front: Front, monkeypatch: pyte
         assert len(front.upstream.bodies) == 3
         lost = await front.result("tasks/get", abouts[0])
         assert (lost["status"], lost["error"]["data"]["code"]) == ("failed", "already_used")
+
+    asyncio.run(run())
+
+
+def test_a_task_that_is_forgotten_while_it_is_cancelled(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll of another task needs its room while the cancellation waits for the mint: both are answered."""
+    monkeypatch.setattr("arx_caps.gateway.access_tokens.approved_tasks.MAX_RUNS", 1)
+
+    async def run() -> None:
+        abouts = []
+        for amount in range(2):
+            call = {"name": "refund", "arguments": {"amount": amount}}
+            abouts.append({"taskId": (await front.result("tools/call", call, tasks=True))["taskId"]})
+            front.service.answer(front.waiting())
+        assert (await front.ended(abouts[0]))["status"] == "completed"
+        both = await asyncio.gather(front.result("tasks/cancel", abouts[0]), front.result("tasks/get", abouts[1]))
+        assert [answer["resultType"] for answer in both] == ["complete", "complete"]
+        assert (await front.ended(abouts[1]))["status"] == "completed"
 
     asyncio.run(run())
 
@@ -450,7 +470,7 @@ def test_a_task_is_forgotten_after_its_time(front: Front, monkeypatch: pytest.Mo
         front.service.answer(front.waiting())
         with monkeypatch.context() as later:
             later.setattr(
-                "arx_caps.gateway.access_tokens.approved_calls._now_ms", lambda: now_ms() + 2 * 600_000 + KEPT_MS
+                "arx_caps.gateway.access_tokens.approved_tasks.now_ms", lambda: now_ms() + 2 * 600_000 + KEPT_MS
             )
             for method in ("tasks/get", "tasks/cancel"):
                 assert (await front.send(method, about))[0] == 400

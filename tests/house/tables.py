@@ -149,11 +149,11 @@ APPROVAL_LIMITS: Final = (
         "CONTROL 5.12",
     ),
     Limit("requests that are held", "arx_caps.gateway.access_tokens.approved_calls", "MAX_HELD", "CONTROL 5.12"),
-    Limit("calls of tasks of a client", "arx_caps.gateway.access_tokens.approved_calls", "MAX_RUNS", "CONTROL 5.12"),
+    Limit("calls of tasks of a client", "arx_caps.gateway.access_tokens.approved_tasks", "MAX_RUNS", "CONTROL 5.12"),
     Limit(
-        "calls of tasks of all clients", "arx_caps.gateway.access_tokens.approved_calls", "MAX_ALL_RUNS", "CONTROL 5.12"
+        "calls of tasks of all clients", "arx_caps.gateway.access_tokens.approved_tasks", "MAX_ALL_RUNS", "CONTROL 5.12"
     ),
-    Limit("a task is known", "arx_caps.gateway.access_tokens.approved_calls", "KEPT_MS", "CONTROL 5.12"),
+    Limit("a task is known", "arx_caps.gateway.access_tokens.approved_tasks", "KEPT_MS", "CONTROL 5.12"),
     Limit("a state or a task id", "arx_caps.gateway.access_tokens.sealed_calls", "MAX_CHARS", "CONTROL 5.12"),
 )
 

@@ -21,9 +21,10 @@ from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS, check_client_dpop
-from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls, TokenCaller
+from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls
 from arx_caps.gateway.access_tokens.kept_answer import KeptAnswer
 from arx_caps.gateway.access_tokens.oauth_server import ServerMetadata
+from arx_caps.gateway.access_tokens.token_calls import TokenCaller
 from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Send, read_body, replay_body
 from arx_caps.gateway.base.handle_decisions import MAX_HANDLES, HandleDecisions
 from arx_caps.gateway.mcp.door import McpDoor
