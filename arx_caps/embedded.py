@@ -170,17 +170,6 @@ class EmbeddedValkey:
         return f"unix://{secret}{quote(str(self._socket))}"
 
     @property
-    def tcp_url(self) -> str:
-        """The loopback URL, with its password.
-
-        Raises:
-            SettingsError: The server was made without a port.
-        """
-        if not self._port:
-            raise SettingsError("this server was started without a TCP port")
-        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
-
-    @property
     def server_pid(self) -> int:
         """The server's own process id, as the server reports it.
 

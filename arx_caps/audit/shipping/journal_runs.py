@@ -293,7 +293,7 @@ class JournalRuns:
                 if path not in self._seen:
                     self._take(path)
             except FileNotFoundError:
-                continue  # freed or pruned since
+                continue  # freed since
             existing.add(path)
         self._seen = existing
         self.runs = {boot: run for boot, run in self.runs.items() if not run.empty}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quotas of a journal's folder: its size, the share of denials, alarms and pruning.  SPEC 12, 15.3.
+"""Quotas of a journal's folder: its size, the share of denials, and alarms.  SPEC 12, 15.3.
 
 All processes and runs that write to a folder share the quotas; each segment's header counts its part.
 """
@@ -8,7 +8,6 @@ import contextlib
 import errno
 import fcntl
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Final
@@ -29,7 +28,7 @@ def used_in(folder: Path) -> int:
     """Return the size of all files in a journal's folder, bytes."""
     used = 0
     for path in files_in(folder):
-        with contextlib.suppress(FileNotFoundError):  # shipped or pruned since
+        with contextlib.suppress(FileNotFoundError):  # shipped since
             used += path.stat().st_size
     return used
 
@@ -49,7 +48,7 @@ def hold_budget(folder: Path, more: int, max_bytes: int) -> None:
     if used + more > max_bytes:
         raise AuditError(
             f"the decision journal {folder} has used {used} of its {max_bytes} bytes: "
-            "ship or prune old decisions, or allow it more"
+            "ship old decisions, or allow it more"
         )
 
 
@@ -154,26 +153,3 @@ def _finish_stale(path: Path) -> None:
         end = None if is_closed(raw) else end_of_records(raw)  # it may have been closed before the lock was taken
         if end is not None:  # a file that may be damaged stays unchanged
             finish(file.fileno(), end)
-
-
-def prune_journal(folder: str | os.PathLike[str], before_ms: int) -> int:
-    """Remove closed files of a journal that were last written before a time.
-
-    Args:
-        folder: The journal's folder.
-        before_ms: ms since the Unix epoch.
-
-    Returns:
-        The removed bytes.
-
-    Raises:
-        OSError: A file could not be removed.
-    """
-    freed = 0
-    for path in files_in(Path(folder)):
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_mtime * 1000 < before_ms and is_closed(file.read(HEADER_BYTES)):
-                path.unlink()
-                freed += status.st_size
-    return freed

@@ -111,7 +111,7 @@ def _runs(
                 with path.open("rb") as file:
                     readers[path] = SegmentReader(path, read_header(file.read(HEADER_BYTES)), on_damage)
             except FileNotFoundError:
-                continue  # pruned since
+                continue  # shipped since
             except AuditError as error:
                 readers[path] = SegmentReader(path, None, on_damage)
                 on_damage(Damage(path, 0, str(error)))
@@ -127,7 +127,7 @@ def _one_run(
 ) -> Iterator[Decision]:
     for reader in sorted(readers, key=lambda reader: reader.first):
         for decision in reader.read():
-            expected = runs.get(boot, decision.sequence)  # pruned records at the beginning are no damage
+            expected = runs.get(boot, decision.sequence)  # shipped records at the beginning are no damage
             if decision.sequence > expected:
                 lost = f"decisions {expected} to {decision.sequence - 1} of run {boot} are missing"
                 on_damage(Damage(reader.path, reader.offset, lost))
@@ -168,7 +168,7 @@ class SegmentReader:
                 if not (live or self.ended):
                     self._end(file)
         except FileNotFoundError:
-            self.ended = True  # pruned since
+            self.ended = True  # shipped since
 
     def read(self) -> Iterator[Decision]:
         """Yield the new decisions."""

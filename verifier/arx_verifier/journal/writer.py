@@ -262,7 +262,7 @@ class Journal:
             finally:
                 self._recount_at_s = now_s + _RETRY_S if self._denied_left < needed else 0.0
         if self._denied_left < needed:
-            raise AuditError("journal quota for denials is full (25 %): ship or prune records")
+            raise AuditError("journal quota for denials is full (25 %): ship records")
         self._denied_left -= needed
         segment.denied[0] += needed
 
@@ -435,7 +435,7 @@ def writers(folder: Path) -> list[str]:
     ids = []
     with contextlib.suppress(OSError):
         for path in files_in(folder):
-            with contextlib.suppress(OSError, AuditError):  # shipped or pruned since, or damaged
+            with contextlib.suppress(OSError, AuditError):  # shipped since, or damaged
                 if is_written(path):
                     ids.append(_writer(path))
     return ids
