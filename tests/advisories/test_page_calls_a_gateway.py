@@ -78,5 +78,5 @@ def test_an_origin_that_no_browser_writes_is_an_error(tmp_path, origin: str) -> 
     file = tmp_path / "gateway.toml"
     escaped = origin.replace("\t", "\\t")
     file.write_text(f'[gateway]\norigins = ["{escaped}"]\n{UPSTREAM}', "utf-8")
-    with pytest.raises(SettingsError, match="gateway: origins: expected an origin as browsers write it"):
+    with pytest.raises(SettingsError, match=r"gateway\.origins\[1\]: expected an origin as browsers write it"):
         read_settings(file)

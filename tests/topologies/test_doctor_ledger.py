@@ -303,3 +303,19 @@ def test_the_store_as_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
     ledger.text = ledger.text.replace("redis://127.0.0.1:9", store)
     ledger.name(f"redis://budgets@127.0.0.1:{ledger.server.port}/0")
     assert "it is the revocation store" in ledger.bad()["ledger"][0]
+
+
+def test_the_store_as_the_ledger_with_a_password(ledger: Ledger) -> None:
+    """
+    The store is asked with the password of ``ARX_STORE_PASSWORD``: else the same instance looks like another one.
+    """
+    with ledger.server.client() as raw:
+        raw.execute_command("ACL", "SETUSER", "mint", "on", ">s3cret", "~*", "&*", "+@all")
+    store = f"redis://mint@127.0.0.1:{ledger.server.port}/1"
+    ledger.text = ledger.text.replace("redis://127.0.0.1:9", store)
+    ledger.name(f"redis://budgets@127.0.0.1:{ledger.server.port}/0")
+    variables = {"ARX_LEDGER_PASSWORD": PASSWORD, "ARX_STORE_PASSWORD": "s3cret"}
+    ran = arx("doctor", "--realm-dir", ledger.folder, "--json", env=variables)
+    (check,) = [each for each in ran.json["checks"] if each["name"] == "ledger"]
+    assert "it is the revocation store" in check["found"]
+    assert "s3cret" not in ran.out

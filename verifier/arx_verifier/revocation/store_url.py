@@ -116,13 +116,18 @@ class Address:
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         return self._kind(**{**self._settings, **timeouts, "protocol": 3, "decode_responses": False})
 
-    def pool(self, **settings: Any) -> ConnectionPool:
-        """Return a pool of such connections.
+    def client(self, timeout_s: float, **settings: Any) -> redis.Redis:
+        """Return a client of the server.  It repeats no command.
 
         Args:
-            settings: Further settings of redis-py.
+            timeout_s: Time-out of connecting and of each answer, s.
+            settings: Further settings of redis-py, or others instead of these.
         """
-        return ConnectionPool(connection_class=self._kind, **{**self._settings, **settings})
+        # A command that was executed and not answered would find its own nonce, or draw twice; and a hidden retry
+        # would hide which history answered.
+        own = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+        pool = ConnectionPool(connection_class=self._kind, **{**self._settings, **own, **settings})
+        return redis.Redis(connection_pool=pool)
 
 
 def without_login(url: str) -> str:
@@ -159,9 +164,7 @@ def open_client(
     """
     if not keeps_nonces(url):
         raise SettingsError(f"the {name}'s address is not a unix://, redis://, rediss:// or redis+sentinel:// URL")
-    settings |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-    # A command that was executed and not answered would find its own nonce, or draw twice.
-    return redis.Redis(connection_pool=Address(url, password, ca=ca).pool(retry=Retry(NoBackoff(), 0), **settings))
+    return Address(url, password, ca=ca).client(timeout_s, **settings)
 
 
 def refused_login(error: Exception, setting: str, rights: str = NOT_PERMITTED.format(FOLLOWER)) -> str | None:

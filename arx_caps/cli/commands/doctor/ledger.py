@@ -20,7 +20,7 @@ from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
-from arx_verifier.revocation import open_client, refused_login, without_login
+from arx_verifier.revocation import Address, open_client, refused_login, without_login
 from arx_verifier.service import read_service_file
 
 TIMEOUT_S: Final = 3.0
@@ -125,7 +125,8 @@ def _services(realm: Realm, url: str) -> Iterator[Check]:
 
 def _reachable(realm: Realm, url: str, info: Mapping[str, Any]) -> Check:
     try:
-        with redis.Redis.from_url(store_url(realm), socket_timeout=TIMEOUT_S) as store:
+        address = Address(store_url(realm), os.environ.get("ARX_STORE_PASSWORD"), realm.name, ca=realm.ca)
+        with address.client(TIMEOUT_S, decode_responses=True) as store:
             same = store.info("server").get("run_id") == info.get("run_id")
     except (redis.RedisError, OSError, ValueError, ArxError):
         same = without_login(store_url(realm)) == without_login(url)

@@ -103,13 +103,12 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
     password, own = os.environ.get("ARX_STORE_PASSWORD"), url is None and realm.store is None
     where = url or store_url(realm)
     try:
-        pool = Address(where, password, realm.name, ca=realm.ca).pool(
-            protocol=3, decode_responses=True, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+        client: Any = Address(where, password, realm.name, ca=realm.ca).client(
+            TIMEOUT_S, protocol=3, decode_responses=True
         )
     except SettingsError as error:
         yield Check("store", False, str(error), "correct `store` in realm.toml")
         return
-    client: Any = redis.Redis(connection_pool=pool)
     store = RevocationStore(where, realm.name, password=password, ca=realm.ca)
     try:
         at = client.time()
