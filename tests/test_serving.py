@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from arx_caps.text.trail import trails
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.journal.reader import read_journal
 from arx_verifier.journal.writer import Journal
 from arx_verifier.request import HttpCall

@@ -18,7 +18,7 @@ import pytest
 from arx_caps.agent import Approval, Bundle, Task
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token import Caveat, KeyRing

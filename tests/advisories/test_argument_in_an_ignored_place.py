@@ -14,7 +14,7 @@ import pytest
 
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.enforcement.routes import RouteMap
+from arx_verifier.enforcement.base.routes import RouteMap
 from arx_verifier.errors import RequestError, SettingsError
 from tests.verifier.serving import Realm, answered
 

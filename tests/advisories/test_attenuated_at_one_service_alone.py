@@ -24,7 +24,7 @@ from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.task import now_ms
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.service import open_verifier
 from tests.advisories.test_exchange_drops_the_attenuation import ALONE
 from tests.agent.live import live_mint, serving

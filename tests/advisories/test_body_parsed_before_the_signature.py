@@ -9,7 +9,7 @@ without a step of Python for each value.
 
 import pytest
 
-from arx_verifier.enforcement import routes
+from arx_verifier.enforcement.base import routes
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 from tests.verifier.serving import Realm, answered

@@ -22,7 +22,7 @@ from arx_caps.agent.tasks.auth import ArxAuth
 from arx_caps.agent.tasks.request_signer import RequestSigner
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.verification.nonces import MemoryNonces
 from tests.agent.holding import bundle, token
 from tests.agent.live import serving

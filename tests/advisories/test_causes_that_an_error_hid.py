@@ -18,7 +18,7 @@ from arx_caps.agent import Agent
 from arx_caps.credentials.jose import check_assertion, check_dpop, make_assertion, make_dpop
 from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.revocation import RevocationStore, acl
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.errors import GrantError, UnavailableError
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.follower_core import Following

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from arx_caps.mcp.wire import read_body
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from tests.verifier.serving import TOOLS, Realm, application
 
 PARTS = 100_000

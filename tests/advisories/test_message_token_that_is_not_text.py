@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.enforcement.guard import protect
+from arx_verifier.enforcement.base.guard import protect
 from arx_verifier.errors import ArxError, SettingsError
 from tests.verifier.serving import Realm
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from arx_caps.agent.tasks.forecast import forecast
 from arx_verifier import Constraint, Rule
-from arx_verifier.enforcement.routes import RouteMap
+from arx_verifier.enforcement.base.routes import RouteMap
 from arx_verifier.errors import RequestError
 from arx_verifier.request import AccessRequest
 from tests.routes import number_cases

@@ -13,7 +13,7 @@ from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.problems import find_code
-from arx_verifier.enforcement.problems import answer
+from arx_verifier.enforcement.base.problems import answer
 from arx_verifier.errors import RevokedError, refusal
 from tests.agent.holding import ask, task
 from tests.cli.helpers import arx

@@ -15,7 +15,7 @@ import pytest
 from arx_caps.agent import Task
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.verification.nonces import MemoryNonces
 from tests.agent.holding import bundle, token
 from tests.agent.live import serving

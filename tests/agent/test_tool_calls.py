@@ -16,7 +16,7 @@ from arx_caps.agent import CurrentTaskAuth, RunToolCalls, SubAgent, Task, ToolCa
 from arx_caps.agent.sessions.started_task import StartedTask, Starter
 from arx_caps.agent.tools.running_task import running
 from arx_verifier import AccessError, ArxError, AttenuationError, SettingsError, Verifier, current_grant
-from arx_verifier.enforcement.problems import answer
+from arx_verifier.enforcement.base.problems import answer
 from arx_verifier.errors import REASONS, Failure, RequestError, RevokedError, StoreError, refusal
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.refusal_text import refusal_for_model

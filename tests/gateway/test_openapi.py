@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arx_caps.gateway.http.openapi import read_routes
-from arx_verifier.enforcement.routes import RouteMap
+from arx_verifier.enforcement.base.routes import RouteMap
 from arx_verifier.errors import SettingsError
 
 LIMIT = {"name": "limit", "in": "query", "schema": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}

@@ -35,7 +35,7 @@ from arx_caps.isolation import kind_that_works
 from arx_caps.mint.policy.model import Policy
 from arx_caps.settings.toml_file import fields_of
 from arx_verifier import Rule
-from arx_verifier.enforcement.routes import RouteMap
+from arx_verifier.enforcement.base.routes import RouteMap
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
 from tests.agent.live import now_ms

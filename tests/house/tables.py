@@ -111,8 +111,8 @@ CALL_LIMITS: Final = (
     Limit("a decimal", "arx_verifier.constraints.scalars", "MAX_DECIMAL_CHARS", "SPEC 3.1"),
     Limit("a URL for `url`", "arx_verifier.constraints.text", "_MAX_URL_CHARS", "SPEC 7.3"),
     Limit("failures in one refusal", "arx_verifier.constraints.rule", "MAX_TOLD", "SPEC 13"),
-    Limit("body of an HTTP call", "arx_verifier.enforcement.asgi", "MAX_BODY_BYTES", ""),
-    Limit("fields of a query", "arx_verifier.enforcement.routes", "MAX_QUERY_FIELDS", ""),
+    Limit("body of an HTTP call", "arx_verifier.enforcement.asgi.asgi", "MAX_BODY_BYTES", ""),
+    Limit("fields of a query", "arx_verifier.enforcement.base.routes", "MAX_QUERY_FIELDS", ""),
     Limit("a verifier's clock from the store's", "arx_verifier.revocation.epoch", "SKEW_MS", "SPEC 10.5"),
     Limit("a decision record", "arx_verifier.journal.record", "MAX_RECORD_BYTES", "SPEC 12.3"),
     Limit(

@@ -93,7 +93,6 @@ ENTERED = [
 LARGE = {
     "arx_caps/cli/commands": "a file is a noun of the command line",
     "arx_caps/integrations": "a file is a framework",
-    "verifier/arx_verifier/enforcement": "to be divided",
 }
 
 FOREIGN = {"starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "joserfc", "click"}

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from arx_verifier import Constraint, Rule
-from arx_verifier.enforcement.asgi import ArxMiddleware
-from arx_verifier.enforcement.guard import protect
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.base.guard import protect
 from arx_verifier.errors import ArxError
 from arx_verifier.testing import UnsafeTestRealm
 from tests.house.pages import ROOT, blocks

@@ -11,7 +11,7 @@ import pytest
 
 from arx_caps.agent import Agent, Approval, StartedTask
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.journal.decision import InMemoryDecisions
 from tests.agent.live import LiveMint, live_mint, serving
 from tests.servers import begun_store, free_ports

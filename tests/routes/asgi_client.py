@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from arx_verifier import CallSigner, HttpCall, Rule, Verifier
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.call_proof import http_fields
 from tests.routes.applications import LITERALS, NAMES, Drawn

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from arx_verifier import CallSigner, HttpCall, Rule
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.call_proof import http_fields
 

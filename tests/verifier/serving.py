@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token.caveats import Caveat

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.enforcement.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.token.caveats import Caveat
 from tests.verifier.serving import RULES, TOOLS, Realm
 

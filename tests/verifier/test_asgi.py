@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.enforcement.asgi import ArxMiddleware
-from arx_verifier.enforcement.enforcement import MOST_UNMAPPED
-from arx_verifier.enforcement.problems import answer
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.base.enforcement import MOST_UNMAPPED
+from arx_verifier.enforcement.base.problems import answer
 from arx_verifier.errors import RequestError
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import HttpCall

@@ -19,8 +19,8 @@ from hypothesis.stateful import (
 )
 
 from arx_verifier.enforcement import TaskCut
-from arx_verifier.enforcement.grant_life import GrantLife
-from arx_verifier.enforcement.running_calls import RunningCalls
+from arx_verifier.enforcement.grants.grant_life import GrantLife
+from arx_verifier.enforcement.grants.running_calls import RunningCalls
 from arx_verifier.errors import ArxError, RequestError, refusal
 from arx_verifier.request import AccessRequest
 from tests.verifier.serving import Realm

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.enforcement.guard import current_grant, protect
+from arx_verifier.enforcement.base.guard import current_grant, protect
 from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.journal.decision import InMemoryDecisions
 from tests.verifier.serving import Realm, Slow

@@ -11,7 +11,7 @@ EXAMPLE = """
 from typing import assert_type
 
 from arx_verifier import Verifier
-from arx_verifier.enforcement.guard import protect
+from arx_verifier.enforcement.base.guard import protect
 
 
 def serve(verifier: Verifier, token: str) -> None:

@@ -16,8 +16,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Host, Mount, Route, Router
 
 from arx_verifier import Rule, SettingsError
-from arx_verifier.enforcement.asgi import ArxMiddleware
-from arx_verifier.enforcement.routes import RouteMap
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.base.routes import RouteMap
 from tests.routes.asking import Answer, Guarded, ask
 from tests.verifier.serving import Realm, application
 

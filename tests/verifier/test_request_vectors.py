@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from arx_verifier.enforcement.routes import RouteMap
+from arx_verifier.enforcement.base.routes import RouteMap
 from arx_verifier.errors import RequestError
 from tests.vectors import make_vectors
 

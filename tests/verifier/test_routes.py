@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.problems import answer
-from arx_verifier.enforcement.routes import RouteMap, read_query
+from arx_verifier.enforcement.base.client_address import Peers
+from arx_verifier.enforcement.base.problems import answer
+from arx_verifier.enforcement.base.routes import RouteMap, read_query
 from arx_verifier.errors import REASONS, Failure, RequestError, SettingsError
 from arx_verifier.jcs import number as number_text
 

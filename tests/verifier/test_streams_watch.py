@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.enforcement.asgi import ArxMiddleware
-from arx_verifier.enforcement.guard import current_grant, protect
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.base.guard import current_grant, protect
 from arx_verifier.errors import ArxError, RevokedError, SettingsError, StaleEpochError, ValidityError
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.verification.grant import Grant

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_verifier import RequestError
-from arx_verifier.enforcement.uploads import MAX_PARTS, read_multipart
+from arx_verifier.enforcement.base.uploads import MAX_PARTS, read_multipart
 
 pytestmark = pytest.mark.spec("8.4")
 

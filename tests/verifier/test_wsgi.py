@@ -19,8 +19,8 @@ from wsgiref.validate import validator
 
 import pytest
 
-from arx_verifier.enforcement.wsgi import ArxWSGI
-from arx_verifier.enforcement.wsgi_call import CALL_KEY
+from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
+from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY
 from arx_verifier.errors import ArxError, RequestError, RevokedError, SettingsError
 from arx_verifier.request import HttpCall
 from arx_verifier.revocation.epoch import Lease

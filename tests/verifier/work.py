@@ -14,10 +14,10 @@ import pytest
 from arx_verifier.constraints import constraint as arguments
 from arx_verifier.constraints.constraint import Constraint, Url
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
-from arx_verifier.enforcement.problems import answer
-from arx_verifier.enforcement.routes import RouteMap, collect_headers
+from arx_verifier.enforcement.base.client_address import Peers
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.problems import answer
+from arx_verifier.enforcement.base.routes import RouteMap, collect_headers
 from arx_verifier.errors import RequestError
 from arx_verifier.request import AccessRequest, HttpCall, read_json_object
 from arx_verifier.token import wire

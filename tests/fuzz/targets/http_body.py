@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 from email.parser import BytesParser
 
-from arx_verifier.enforcement.routes import read_body
+from arx_verifier.enforcement.base.routes import read_body
 from arx_verifier.errors import RequestError
 
 MAX_BYTES = 4_096

@@ -4,8 +4,8 @@
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlencode
 
-from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.routes import collect_headers, read_query
+from arx_verifier.enforcement.base.client_address import Peers
+from arx_verifier.enforcement.base.routes import collect_headers, read_query
 from arx_verifier.errors import RequestError
 
 MAX_BYTES = 2_048

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from arx_caps.mcp.mcp_wire import Incoming, WireError, check_headers, read_incoming, status_of
 from arx_caps.mcp.rpc_message import RpcMessage, read_message
-from arx_verifier.enforcement.routes import collect_headers
+from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.errors import RequestError
 
 MAX_BYTES = 4_096

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arx_caps.gateway.http.openapi import read_routes
-from arx_verifier.enforcement.routes import read_key
+from arx_verifier.enforcement.base.routes import read_key
 from arx_verifier.errors import SettingsError
 
 MAX_BYTES = 4_096

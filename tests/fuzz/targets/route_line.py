@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from arx_verifier.enforcement.routes import RouteMap, read_key
+from arx_verifier.enforcement.base.routes import RouteMap, read_key
 from arx_verifier.errors import RequestError, SettingsError
 
 MAX_BYTES = 1_024

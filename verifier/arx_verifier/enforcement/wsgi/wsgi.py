@@ -12,14 +12,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias
 
-from arx_verifier.enforcement.asgi import MAX_BODY_BYTES
-from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
-from arx_verifier.enforcement.grant_life import RECHECK_MS
-from arx_verifier.enforcement.routers import DEEP
-from arx_verifier.enforcement.routes import LINE_BREAK, Meaning, RouteMap
-from arx_verifier.enforcement.running_calls import RunningCalls
-from arx_verifier.enforcement.wsgi_call import CALL_KEY, Environ, Start, WSGIApp, WSGICall
+from arx_verifier.enforcement.asgi.asgi import MAX_BODY_BYTES
+from arx_verifier.enforcement.base.client_address import Peers
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.routers import DEEP
+from arx_verifier.enforcement.base.routes import LINE_BREAK, Meaning, RouteMap
+from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
+from arx_verifier.enforcement.grants.running_calls import RunningCalls
+from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, Environ, Start, WSGIApp, WSGICall
 from arx_verifier.errors import REASONS, RequestError, SettingsError
 from arx_verifier.verification import MemoryNonces, Screened, Verifier
 

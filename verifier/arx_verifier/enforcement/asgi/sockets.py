@@ -7,11 +7,11 @@ open, as that of a running response, so that a kill ends it within the lease.
 
 from typing import Any, Final
 
-from arx_verifier.enforcement.calls import CALL, ENDED, Call, GatedRoutes, Message, Receive, Send, http_call
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
-from arx_verifier.enforcement.loop_calls import LoopCalls
-from arx_verifier.enforcement.problems import Answer
-from arx_verifier.enforcement.routes import Headers, Scope
+from arx_verifier.enforcement.asgi.calls import CALL, ENDED, Call, GatedRoutes, Message, Receive, Send, http_call
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.problems import Answer
+from arx_verifier.enforcement.base.routes import Headers, Scope
+from arx_verifier.enforcement.grants.loop_calls import LoopCalls
 from arx_verifier.verification import Screened
 
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1

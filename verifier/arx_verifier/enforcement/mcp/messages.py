@@ -12,13 +12,13 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from arx_verifier.enforcement.calls import http_call
-from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
-from arx_verifier.enforcement.grant_life import RECHECK_MS
-from arx_verifier.enforcement.guard import granted
-from arx_verifier.enforcement.loop_calls import LoopCall, LoopCalls, TaskCut
-from arx_verifier.enforcement.routes import collect_headers
+from arx_verifier.enforcement.asgi.calls import http_call
+from arx_verifier.enforcement.base.client_address import Peers
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.base.guard import granted
+from arx_verifier.enforcement.base.routes import collect_headers
+from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
+from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model

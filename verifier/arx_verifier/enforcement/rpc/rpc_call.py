@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
-from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
-from arx_verifier.enforcement.grant_life import RECHECK_MS
-from arx_verifier.enforcement.guard import granted
-from arx_verifier.enforcement.problems import BUDGET_HEADER, Answer
-from arx_verifier.enforcement.protobuf import arguments_of
-from arx_verifier.enforcement.running_calls import RunningCall, RunningCalls
+from arx_verifier.enforcement.base.client_address import Peers
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.base.guard import granted
+from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
+from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
+from arx_verifier.enforcement.grants.running_calls import RunningCall, RunningCalls
+from arx_verifier.enforcement.rpc.protobuf import arguments_of
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from arx_verifier.enforcement.uploads import read_multipart
+from arx_verifier.enforcement.base.uploads import read_multipart
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.jcs import MAX_INTEGER
 from arx_verifier.jcs import number as number_text

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Literal, TypeAlias
 
-from arx_verifier.enforcement.grant_life import GrantLife
+from arx_verifier.enforcement.grants.grant_life import GrantLife
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import Decision
 from arx_verifier.verification import Grant, Verifier, recheck_pause

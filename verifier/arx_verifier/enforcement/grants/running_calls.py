@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from arx_verifier.enforcement.grant_life import RECHECK_MS, GrantLife
+from arx_verifier.enforcement.grants.grant_life import RECHECK_MS, GrantLife
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.verification import Grant, Verifier, recheck_pause

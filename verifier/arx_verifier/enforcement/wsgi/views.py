@@ -7,7 +7,7 @@ The framework routes, and its adapter in ``integrations`` says which view it mat
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from arx_verifier.enforcement.routes import (
+from arx_verifier.enforcement.base.routes import (
     PUBLIC,
     Key,
     Meaning,
@@ -16,7 +16,7 @@ from arx_verifier.enforcement.routes import (
     read_body,
     read_keys,
 )
-from arx_verifier.enforcement.wsgi_call import WSGICall
+from arx_verifier.enforcement.wsgi.wsgi_call import WSGICall
 from arx_verifier.errors import RequestError, SettingsError
 
 

@@ -15,7 +15,7 @@ from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
 
-from arx_verifier.enforcement.uploads import digest_of
+from arx_verifier.enforcement.base.uploads import digest_of
 from arx_verifier.errors import RequestError
 
 RUNNING: Final[ContextVar[Any]] = ContextVar("arx_call", default=None)

@@ -17,8 +17,8 @@ from collections.abc import (
 from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
-from arx_verifier.enforcement.loop_calls import TaskCut
-from arx_verifier.enforcement.rpc_call import RpcCall
+from arx_verifier.enforcement.grants.loop_calls import TaskCut
+from arx_verifier.enforcement.rpc.rpc_call import RpcCall
 from arx_verifier.errors import RequestError
 
 _END: Final = object()

@@ -13,8 +13,7 @@ from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final
 
-from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneError, receive_body
-from arx_verifier.enforcement.calls import (
+from arx_verifier.enforcement.asgi.calls import (
     CALL,
     App,
     Call,
@@ -26,15 +25,16 @@ from arx_verifier.enforcement.calls import (
     http_call,
     send_answer,
 )
-from arx_verifier.enforcement.client_address import Peers
-from arx_verifier.enforcement.endpoints import Endpoints
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
-from arx_verifier.enforcement.grant_life import RECHECK_MS
-from arx_verifier.enforcement.loop_calls import LoopCalls
-from arx_verifier.enforcement.public_call import PublicCall, is_preflight
-from arx_verifier.enforcement.routers import routers_of
-from arx_verifier.enforcement.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
-from arx_verifier.enforcement.sockets import deny, socket_call
+from arx_verifier.enforcement.asgi.endpoints import Endpoints
+from arx_verifier.enforcement.asgi.public_call import PublicCall, is_preflight
+from arx_verifier.enforcement.asgi.sockets import deny, socket_call
+from arx_verifier.enforcement.base.client_address import Peers
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.routers import routers_of
+from arx_verifier.enforcement.base.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
+from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneError, receive_body
+from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
+from arx_verifier.enforcement.grants.loop_calls import LoopCalls
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
 from arx_verifier.verification import Screened, Verifier
 

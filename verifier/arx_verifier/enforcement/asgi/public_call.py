@@ -8,9 +8,9 @@ public route made is withheld.  A CORS preflight may also have the answer of a C
 from types import MappingProxyType
 from typing import Any
 
-from arx_verifier.enforcement.calls import App, GatedRoutes, Message, Receive, Send, UnseenRouteError, send_answer
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall
-from arx_verifier.enforcement.routes import Headers, Scope
+from arx_verifier.enforcement.asgi.calls import App, GatedRoutes, Message, Receive, Send, UnseenRouteError, send_answer
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.routes import Headers, Scope
 from arx_verifier.errors import ArxError
 
 

@@ -22,12 +22,13 @@ from typing import Any, Final, Self, SupportsIndex, TypeAlias
 
 import msgspec
 
-from arx_verifier.enforcement.calls import CALL, App, Call, Receive, Send, send_answer
-from arx_verifier.enforcement.enforcement import RefusedCall
-from arx_verifier.enforcement.parameters import RUNNING, Parameters, Sent, checked, declared_query
-from arx_verifier.enforcement.problems import answer
-from arx_verifier.enforcement.routers import DEEP, is_own, require_own_dispatch, routers_of
-from arx_verifier.enforcement.routes import (
+from arx_verifier.enforcement.asgi.calls import CALL, App, Call, Receive, Send, send_answer
+from arx_verifier.enforcement.asgi.sockets import SocketScope, deny
+from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.enforcement.base.parameters import RUNNING, Parameters, Sent, checked, declared_query
+from arx_verifier.enforcement.base.problems import answer
+from arx_verifier.enforcement.base.routers import DEEP, is_own, require_own_dispatch, routers_of
+from arx_verifier.enforcement.base.routes import (
     PUBLIC,
     WEBSOCKET,
     Key,
@@ -40,7 +41,6 @@ from arx_verifier.enforcement.routes import (
     read_keys,
     require_clean_path,
 )
-from arx_verifier.enforcement.sockets import SocketScope, deny
 from arx_verifier.errors import RequestError, SettingsError
 
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z_][A-Za-z0-9_]*))?\}")

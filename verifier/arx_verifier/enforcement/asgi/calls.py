@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
-from arx_verifier.enforcement.loop_calls import LoopCall, LoopCalls, TaskCut
-from arx_verifier.enforcement.problems import BUDGET_HEADER, Answer
-from arx_verifier.enforcement.routes import Headers, Scope
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
+from arx_verifier.enforcement.base.routes import Headers, Scope
+from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.errors import ArxError, RequestError, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
@@ -27,7 +27,7 @@ from arx_verifier.token import sha256_of
 from arx_verifier.verification import Screened
 
 if TYPE_CHECKING:
-    from arx_verifier.enforcement.parameters import Parameters
+    from arx_verifier.enforcement.base.parameters import Parameters
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]

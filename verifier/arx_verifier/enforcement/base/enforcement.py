@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
-from arx_verifier.enforcement.problems import Answer, answer
-from arx_verifier.enforcement.routes import LINE_BREAK
+from arx_verifier.enforcement.base.problems import Answer, answer
+from arx_verifier.enforcement.base.routes import LINE_BREAK
 from arx_verifier.errors import ArxError, Failure, RequestError, shorten
 from arx_verifier.journal import OK, Decision
 from arx_verifier.request import AccessRequest, HttpCall

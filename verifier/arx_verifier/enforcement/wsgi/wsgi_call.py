@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
-from arx_verifier.enforcement.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
-from arx_verifier.enforcement.problems import BUDGET_HEADER
-from arx_verifier.enforcement.routes import PUBLIC, Meaning, Scope, require_clean_path
-from arx_verifier.enforcement.running_calls import RunningCall, RunningCalls
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.base.problems import BUDGET_HEADER
+from arx_verifier.enforcement.base.routes import PUBLIC, Meaning, Scope, require_clean_path
+from arx_verifier.enforcement.grants.running_calls import RunningCall, RunningCalls
 from arx_verifier.errors import ArxError, RequestError
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import sha256_of
