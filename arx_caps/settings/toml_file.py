@@ -212,7 +212,7 @@ class TomlEntry(NamedTuple):
     def unknown_keys(
         self, written: Iterable[str], known: Collection[str], hints: Mapping[str, str] = MappingProxyType({})
     ) -> list[TomlError]:
-        """Return an error for each unknown key, with the nearest known one, or all of them.
+        """Return an error for each of the first unknown keys, with the nearest known one, or all of them.
 
         Args:
             written: The keys.
@@ -220,9 +220,10 @@ class TomlEntry(NamedTuple):
             hints: What to write instead of a key of another language.
         """
         # An ignored key may have been meant as a restriction.
-        errors = []
+        errors: list[TomlError] = []
         for key in written:
-            if key not in known:
+            # To find the nearest of many keys takes long: an operator could keep a mint busy with unknown ones.
+            if key not in known and len(errors) < MAX_MISTAKES:
                 near = get_close_matches(key, known, 1, 0.75)
                 meant = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(sorted(known))}"
                 error = self.at(key).error(f"unknown key; {hints.get(key, meant)}")
@@ -341,6 +342,8 @@ class _Reading:
 
     def value(self, entry: TomlEntry, form: inspect.Type, data: Any, given: Mapping[str, Any] = {}) -> Any:
         """Return a value as its type, or anything after a mistake."""
+        if len(self.mistakes) >= MAX_MISTAKES:
+            return None
         whole, (form, marks) = form, _bare(form)
         try:
             parsed = marks["parse"](data) if "parse" in marks else data

@@ -242,6 +242,33 @@ def test_all_mistakes_come_together_in_the_order_of_the_file() -> None:
     assert len(caught.value.further) == MAX_MISTAKES - 1
 
 
+class Counted(Given):
+    """Settings that count the errors about them."""
+
+    count = 0
+
+    def error(self, path: Any, message: str) -> TomlError:
+        self.count += 1
+        return super().error(path, message)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {f"none{number}": 1 for number in range(500)},
+        {"items": [{"on": 1, "none": 1}] * 2, "numbers": {f"a{number}": "" for number in range(500)}},
+        {"items": [{}] * 2, "numbers": dict.fromkeys(map(str, range(500)), True)},
+    ],
+    ids=["unknown keys", "wrong values", "flags"],
+)
+def test_a_file_full_of_mistakes_costs_no_more(data: dict[str, Any]) -> None:
+    """The search ends with the most mistakes that are shown: an error for each of a million keys would take long."""
+    settings = Counted(data)
+    with pytest.raises(TomlError):
+        TomlEntry(settings).read(Outer, data)
+    assert settings.count <= 2 * MAX_MISTAKES
+
+
 DOUBLES: Final = {
     "a = 1\nb = 2\na = 3\n": (3, "a", 1),
     "[a]\n[b]\n[a]\n": (3, "a", 1),
