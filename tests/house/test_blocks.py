@@ -41,7 +41,6 @@ RUN = {
     },
     "docs/adapters/memories.md": {
         "../adapters/test_mem0.py": 1,
-        "../adapters/test_graphiti.py": 1,
         "../adapters/test_langmem.py": 1,
     },
     "docs/api.md": {"test_api_page.py": 1},
