@@ -32,10 +32,12 @@ def packages_in(folder: Path) -> list[str]:
 def _rooms() -> Iterator[tuple[Path, list[str]]]:
     """Yield the packages that have rooms, with these: the lowest first where the graph has an order."""
     yield VERIFIER, [room for room in VERIFIER_ORDER if not room.startswith("_")]
-    top = [room for room in CAPS_IMPORTS if not room.startswith("_")]
-    yield CAPS, top
+    yield CAPS, [room for room in CAPS_IMPORTS if not room.startswith("_")]
     orders = {"audit": AUDIT_ORDER, "mint": MINT_ORDER}
-    yield from ((CAPS / room, orders.get(room, inner)) for room in sorted(top) if (inner := packages_in(CAPS / room)))
+    for folder in (VERIFIER, CAPS):
+        for room in packages_in(folder):
+            if inner := packages_in(folder / room):
+                yield folder / room, orders.get(room, inner)
 
 
 ROOMS: Final[dict[Path, list[str]]] = dict(_rooms())
