@@ -13,15 +13,8 @@ import httpx
 
 from arx_caps.connect.http_session import HttpSession, NoMessageError, Write
 from arx_caps.connect.server_access import ServerAccess
-from arx_caps.mcp.rpc_message import (
-    INTERNAL_ERROR,
-    INVALID_REQUEST,
-    PARSE_ERROR,
-    RpcMessage,
-    error_answer,
-    is_json,
-    read_message,
-)
+from arx_caps.mcp.errors import INTERNAL_ERROR, PARSE_ERROR, WireError, error_answer
+from arx_caps.mcp.message import RpcMessage, is_json, read_message, read_object
 from arx_verifier.errors import ArxError, RequestError
 
 _END_S: Final = 1.0  # for requests that run when the client has sent its last message
@@ -66,13 +59,13 @@ class Bridge:
     async def _take(self, line: bytes) -> None:
         try:
             message = read_message(line)
-        except RequestError as error:
-            code = INVALID_REQUEST if is_json(line) else PARSE_ERROR
-            await self._write(error_answer(None, code, str(error)))
+        except WireError as error:
+            code = error.code if is_json(line) else PARSE_ERROR
+            await self._write(error_answer(_request_of(line), code, str(error)))
             return
         if message.method == "notifications/cancelled" and not self._cancel(message):
             return
-        task = asyncio.create_task(self._handle(message, self._before), name=message.method)
+        task = asyncio.create_task(self._handle(message, self._before), name=message.method or None)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # The answer to `initialize` names the session of all that follows.
@@ -120,3 +113,13 @@ class Bridge:
         except Exception as error:  # a defect: its text could have a token, and the client must not wait forever
             answer = error_answer(request.id, INTERNAL_ERROR, f"internal error: {type(error).__name__}")
         await self._write(answer)
+
+
+def _request_of(line: bytes) -> str | int | None:
+    """Return the id of a request that is not sent on, so that its client does not wait for an answer."""
+    try:
+        message = read_object(line)
+    except RequestError:
+        return None
+    identity = message.get("id") if "method" in message else None
+    return identity if type(identity) in (str, int) else None

@@ -15,8 +15,9 @@ import httpx
 
 from arx_caps.connect.server_access import ServerAccess
 from arx_caps.http.event_stream import EventFields, fields_of
-from arx_caps.mcp.revision import SESSION_HEADER, RevisionHeaders, session_headers
-from arx_caps.mcp.rpc_message import NO_ANSWER, RpcMessage, encode, error_answer, read_object
+from arx_caps.mcp.errors import NO_ANSWER, error_answer
+from arx_caps.mcp.headers import SESSION_HEADER, RevisionHeaders, session_headers
+from arx_caps.mcp.message import RpcMessage, read_object, written
 from arx_caps.mcp.wire import EVENTS_TYPE, JSON_TYPE, kind_of, one_line, read_body, read_events
 from arx_verifier.errors import ArxError, RequestError
 
@@ -164,7 +165,7 @@ class HttpSession:
             RequestError: It is the answer to another request.
         """
         if answer.get("id") is None and "error" in answer:
-            return encode(answer | {"id": request.id})
+            return written(answer | {"id": request.id})
         if answer.get("id") != request.id or "method" in answer:
             raise RequestError("the server answered another request")
         result = answer.get("result")
@@ -174,7 +175,7 @@ class HttpSession:
         if request.method == "tools/list" and isinstance(result, dict):
             self._headers.learn(result.get("tools"))
             if self._server.shorten(answer):
-                return encode(answer)
+                return written(answer)
         return one_line(raw)
 
     async def _renew(self, ended: _Agreed) -> None:

@@ -18,7 +18,8 @@ import uvicorn  # of the extra `mint`: the bridge over stdio does not import thi
 
 from arx_caps.connect.server_access import ServerAccess
 from arx_caps.http.event_stream import fields_of, with_data
-from arx_caps.mcp.rpc_message import RpcMessage, encode, read_message, read_object
+from arx_caps.mcp.errors import WireError
+from arx_caps.mcp.message import RpcMessage, read_message, read_object, written
 from arx_caps.mcp.wire import EVENTS_TYPE, JSON_TYPE, MAX_MESSAGE_BYTES, kind_of, read_body, read_events
 from arx_verifier.addresses import is_loopback, read_port
 from arx_verifier.enforcement import bounded_body
@@ -135,7 +136,7 @@ class LoopbackApp:
 async def _pass(server: ServerAccess, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:
     request: RpcMessage | None = None
     if scope["method"] == "POST":
-        with contextlib.suppress(RequestError):  # what is no message gets the server's own answer
+        with contextlib.suppress(WireError):  # what is no message gets the server's own answer
             message = read_message(body)
             request = message if message.is_request else None
     # As a list: a header that was sent twice arrives twice, and the server refuses it.  White space around a value is
@@ -199,7 +200,7 @@ def _shortened(server: ServerAccess, raw: bytes) -> bytes:
         answer = read_object(raw)
     except RequestError:
         return raw
-    return encode(answer) if server.shorten(answer) else raw
+    return written(answer) if server.shorten(answer) else raw
 
 
 async def _pass_while_there(

@@ -11,7 +11,8 @@ import httpx
 from arx_caps.agent import ArxAuth, McpSigner, Task
 from arx_caps.connect.bundle_file import BundleFile
 from arx_caps.http import client as http_client
-from arx_caps.mcp.rpc_message import NO_ANSWER, RpcMessage, encode, error_answer, read_object, tool_error
+from arx_caps.mcp.errors import NO_ANSWER, error_answer, refused_result
+from arx_caps.mcp.message import RpcMessage, read_object, result_answer, written
 from arx_caps.mcp.wire import kind_of, read_body
 from arx_verifier.enforcement import MCP_REFUSED, mcp_meaning
 from arx_verifier.errors import ArxError, RequestError, SettingsError
@@ -94,13 +95,13 @@ class ServerAccess:
         """
         signer = self._follow()[1]
         try:
-            tool, _ = mcp_meaning(signer.audience, str(message.method), message.params)
+            tool, _ = mcp_meaning(signer.audience, message.method, message.params)
         except RequestError:
             return None  # the server refuses a method that ARx does not know
         if not tool:
             return None
         try:
-            with signer.call(str(message.method), message.params):
+            with signer.call(message.method, message.params):
                 return None
         except ArxError as error:
             return _refused(message, error_for_model(message.subject, error), {"code": error.code})
@@ -145,7 +146,7 @@ class ServerAccess:
                         return _refused(message, text, named)
                 elif isinstance(value.get("error"), dict):
                     # A server that refuses a message before it knows its id answers with none.
-                    return encode({"jsonrpc": "2.0", "id": message.id, "error": value["error"]})
+                    return written({"jsonrpc": "2.0", "id": message.id, "error": value["error"]})
         return error_answer(message.id, NO_ANSWER, f"the server answered {status} {response.reason_phrase}".rstrip())
 
     def lost(self, message: RpcMessage, error: Exception) -> bytes:
@@ -183,5 +184,6 @@ class ServerAccess:
 
 def _refused(message: RpcMessage, text: str, data: Mapping[str, Any]) -> bytes:
     if message.method == "tools/call":
-        return tool_error(message, text)
+        result = refused_result(text, is_stateless=message.version is not None)
+        return result_answer(message.id, result)
     return error_answer(message.id, MCP_REFUSED, text, data)

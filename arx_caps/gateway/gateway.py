@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import functools
 import json
 import time
 from collections import defaultdict
@@ -16,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
 from arx_caps.gateway.access_tokens.oauth_server import PATHS, ServerMetadata
 from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send
-from arx_caps.gateway.base.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.base.counted_decisions import decision_counter
 from arx_caps.gateway.base.settings import DeciderTerms, GatewaySettings, UpstreamTerms
 from arx_caps.gateway.deciders.decider_runtime import RunningDecider
 from arx_caps.gateway.upstreams import RunningUpstream
@@ -85,7 +84,7 @@ class Gateway:
         # A reload has two verifiers of one audience while calls of the first one run: each would accept a call once.
         nonces = self._nonces[settings.service_file(name).resolve()]
         kind = RunningDecider if name in settings.deciders else RunningUpstream
-        return kind(name, settings, nonces, functools.partial(CountedDecisions, self._decisions, name))
+        return kind(name, settings, nonces, self._decisions)
 
     def _adopt(self, running: dict[str, Running]) -> None:
         """Serve these upstreams and deciders, and no other ones."""

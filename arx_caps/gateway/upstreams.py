@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running upstream: its door, and the verifier of its audience."""
 
-from collections.abc import Callable
+from prometheus_client import Counter
 
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
@@ -12,7 +12,6 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
-from arx_verifier.journal import DecisionSink
 from arx_verifier.verification import NonceStore
 
 
@@ -23,7 +22,7 @@ class RunningUpstream(RunningVerifier):
         name: Its name.
         settings: The gateway's file.
         nonces: The memory of used calls that verifiers of its service file share, unless the file names another one.
-        counted: As of ``RunningVerifier``.
+        counter: As of ``CountedDecisions``.
 
     Attributes:
         door: Decides on its requests and forwards them.
@@ -34,15 +33,9 @@ class RunningUpstream(RunningVerifier):
         SettingsError: A file of it cannot be read, or says something that is not understood.
     """
 
-    def __init__(
-        self,
-        name: str,
-        settings: GatewaySettings,
-        nonces: NonceStore,
-        counted: Callable[[DecisionSink], DecisionSink],
-    ) -> None:
+    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore, counter: Counter) -> None:
         terms, path = settings.upstreams[name], settings.service_file(name)
-        super().__init__(f"upstream.{name}", name, terms, path, nonces, counted)
+        super().__init__(f"upstream.{name}", name, terms, path, nonces, counter)
         proxies = settings.gateway.trusted_proxies
         self.routes: dict[str, str] = {}
         self.upstream: Forwarder | StdioUpstream

@@ -51,7 +51,7 @@ def spans() -> None:
 
 def realm_of_orders() -> UnsafeTestRealm:
     realm = UnsafeTestRealm("orders")
-    realm.verifier.decisions = CountedDecisions(decision_counter(CollectorRegistry()), "orders", realm.decisions)
+    realm.verifier.decisions = CountedDecisions(realm.decisions, decision_counter(CollectorRegistry()), "orders")
     return realm
 
 

@@ -7,7 +7,8 @@ The fast parser of small bodies counted that byte as the one opening brace that 
 
 import pytest
 
-from arx_caps.mcp.mcp_wire import WireError, read_incoming
+from arx_caps.mcp.errors import WireError
+from arx_caps.mcp.message import read_message
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 from tests.verifier.serving import Realm, answered
@@ -22,7 +23,7 @@ def test_the_body_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError):
         read_json_object(body)
     with pytest.raises(WireError):
-        read_incoming(body)
+        read_message(body)
     realm = Realm()
     token = realm.token().encode()
     headers = [(b"content-type", b"application/json")]

@@ -33,7 +33,7 @@ def body_of(**meta: str) -> bytes:
 def test_it_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a token, and with one that no key signed: in the header, in the message."""
     parsed: list[bytes] = []
-    monkeypatch.setattr(mcp_door, "read_incoming", parsed.append)
+    monkeypatch.setattr(mcp_door, "read_message", parsed.append)
     door = Door(UnsafeTestRealm("files"), Upstream(lambda _: Answer(b"{}")))
     other = UnsafeTestRealm("files").caller(Rule(tool="files.get"))
     body = body_of()

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.mcp.member_names import check_names
+from arx_caps.mcp.message import check_names
 from arx_verifier import Rule
 from arx_verifier.errors import RequestError
 from arx_verifier.testing import UnsafeTestRealm

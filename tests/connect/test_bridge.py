@@ -274,6 +274,16 @@ def test_what_is_no_message_is_answered(client: Client) -> None:
     assert client.ask(1, "ping")["result"] == {}
 
 
+def test_a_request_with_two_meanings_is_answered_by_its_id(client: Client) -> None:
+    """The bridge reads as strictly as the gateway, and no client waits for an answer that does not come."""
+    head = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{'
+    for params in (b'"name":"plain","name":"other"', b'"name":"plain","Arguments":{}', b'"name":"plain","n":1e999'):
+        client.raw(head + params + b"}}")
+        error = client.receive(lambda message: message.get("id") == 7)["error"]
+        assert error["code"] == -32600, params
+    assert client.call(8, "plain")[0] is False
+
+
 def test_a_bundle_that_is_written_anew_is_used(world: World, client: Client) -> None:
     """A task that was extended needs no new bridge."""
     world.write_bundle(RULES[0])

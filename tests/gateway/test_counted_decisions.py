@@ -16,7 +16,7 @@ def test_each_decision_is_counted_once() -> None:
     """An allow, a refusal of a proven token, and a refusal without one; no text of a caller is a label."""
     realm = UnsafeTestRealm("orders")
     registry = CollectorRegistry()
-    counted = CountedDecisions(decision_counter(registry), "billing", realm.verifier.decisions)
+    counted = CountedDecisions(realm.verifier.decisions, decision_counter(registry), "billing")
     realm.verifier.decisions = counted
     caller = realm.caller(Rule(tool="orders.refund", args={"amount": Constraint(max=20)}))
     now = time.time_ns() // 1_000_000
@@ -45,7 +45,7 @@ class FullDisk(InMemoryDecisions):
 def test_what_is_not_recorded_is_not_counted() -> None:
     """The sink's failure, and how full it is, reach the verifier."""
     registry = CollectorRegistry()
-    counted = CountedDecisions(decision_counter(registry), "billing", FullDisk())
+    counted = CountedDecisions(FullDisk(), decision_counter(registry), "billing")
     refused = UnsafeTestRealm("orders").verifier.refuse("missing_token", AccessRequest("", {}, 0))
     with pytest.raises(OSError):
         counted.append(refused)

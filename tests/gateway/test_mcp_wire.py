@@ -13,14 +13,9 @@ from hypothesis import strategies as st
 
 from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.http.event_stream import fields_of, split_events, with_data
-from arx_caps.mcp.mcp_wire import (
-    Incoming,
-    WireError,
-    check_headers,
-    read_incoming,
-    result_of,
-    without_token,
-)
+from arx_caps.mcp.errors import WireError
+from arx_caps.mcp.headers import check_headers
+from arx_caps.mcp.message import read_message, result_of, without_token
 from arx_verifier.journal import ChainFacts
 from arx_verifier.token import KeyRing
 
@@ -63,15 +58,15 @@ CALL = {
 def test_what_is_not_one_message_is_refused(body: str) -> None:
     """Batches, duplicate names, numbers that parsers read differently, members of another era."""
     with pytest.raises(WireError):
-        read_incoming(body.encode())
+        read_message(body.encode())
 
 
 def test_the_three_kinds_of_messages() -> None:
     """A request has a method and an id, a notification no id, a reply no method."""
-    assert read_incoming(json.dumps(CALL).encode()) == Incoming("tools/call", CALL["params"], 1)  # type: ignore[arg-type]
-    note = read_incoming(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
+    assert read_message(json.dumps(CALL).encode())[:3] == ("tools/call", CALL["params"], 1)
+    note = read_message(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
     assert (note.is_request, note.method) == (False, "notifications/initialized")
-    reply = read_incoming(b'{"jsonrpc":"2.0","id":"a","result":{"model":"m"}}')
+    reply = read_message(b'{"jsonrpc":"2.0","id":"a","result":{"model":"m"}}')
     assert (reply.is_request, reply.method, reply.id) == (False, "", "a")
 
 
@@ -102,27 +97,27 @@ def sentinel(text: str) -> bytes:
 def test_a_header_that_disagrees_with_the_body_is_refused(headers: dict[bytes, bytes]) -> None:
     """A proxy before the server may route by it; the decision was on the body."""
     with pytest.raises(WireError) as refused:
-        check_headers(headers, read_incoming(json.dumps(CALL).encode()))
+        check_headers(headers, read_message(json.dumps(CALL).encode()))
     assert refused.value.code == -32020
 
 
 def test_headers_that_agree_pass() -> None:
     """Plain, in base64, and those of other methods."""
     agreeing = {b"mcp-method": b"tools/call", b"mcp-name": sentinel("get"), b"mcp-param-n": b"7", b"mcp-param-x": b"x"}
-    check_headers(agreeing, read_incoming(json.dumps(CALL).encode()))
+    check_headers(agreeing, read_message(json.dumps(CALL).encode()))
     read = {"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": "a://b"}}
-    check_headers({b"mcp-name": b"a://b"}, read_incoming(json.dumps(read).encode()))
+    check_headers({b"mcp-name": b"a://b"}, read_message(json.dumps(read).encode()))
     for kind in (b"application/json", b"application/json; charset=utf-8", b'Application/JSON;charset="UTF-8"'):
         check_headers(
             {b"content-type": kind, b"content-encoding": b"identity"},
-            read_incoming(b'{"jsonrpc":"2.0","id":1,"method":"ping"}'),
+            read_message(b'{"jsonrpc":"2.0","id":1,"method":"ping"}'),
         )
 
 
 @pytest.mark.parametrize("missing", [b"mcp-method", b"mcp-name"])
 def test_a_request_has_the_headers_that_its_revision_demands(missing: bytes) -> None:
     """MCP 2026-07-28: method and name; a notification needs none, and no message of a session does."""
-    message = read_incoming(json.dumps(CALL).encode())
+    message = read_message(json.dumps(CALL).encode())
     found = {b"mcp-protocol-version": b"2026-07-28", b"mcp-method": b"tools/call", b"mcp-name": b"get"}
     check_headers(found, message)
     del found[missing]
@@ -131,13 +126,13 @@ def test_a_request_has_the_headers_that_its_revision_demands(missing: bytes) -> 
     assert refused.value.code == -32020
     check_headers(found | {b"mcp-protocol-version": b"2025-11-25"}, message)
     note = b'{"jsonrpc":"2.0","method":"notifications/cancelled"}'
-    check_headers({b"mcp-protocol-version": b"2026-07-28"}, read_incoming(note))
+    check_headers({b"mcp-protocol-version": b"2026-07-28"}, read_message(note))
 
 
 def test_a_version_in_the_body_agrees_with_the_header() -> None:
     """The header chooses the revision at the server, and the body may name another."""
     params = {"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}
-    message = read_incoming(json.dumps(CALL | {"params": params}).encode())
+    message = read_message(json.dumps(CALL | {"params": params}).encode())
     check_headers({b"mcp-protocol-version": b"2026-07-28", b"mcp-method": b"tools/call"}, message)
     with pytest.raises(WireError):
         check_headers({b"mcp-protocol-version": b"2025-11-25"}, message)

@@ -16,23 +16,18 @@ from typing import Any, Final
 
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.gateway.access_tokens.approved_tasks import ApprovedTasks, announce_tasks, takes_tasks
 from arx_caps.gateway.access_tokens.sealed_calls import PREFIX, WaitingCall, digest_of, is_sealed
-from arx_caps.gateway.access_tokens.token_calls import AskedMessage, Object, TokenCaller, TokenCalls, now_ms
+from arx_caps.gateway.access_tokens.token_calls import AskedMessage, Object, TokenCaller, TokenCalls
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, until_gone
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.rates import OverRateError
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
-from arx_caps.mcp.mcp_wire import (
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
-    Incoming,
-    WireError,
-    check_headers,
-    read_incoming,
-    written,
-)
+from arx_caps.mcp.errors import INTERNAL_ERROR, INVALID_PARAMS, WireError
+from arx_caps.mcp.headers import check_headers
+from arx_caps.mcp.message import RpcMessage, read_message, written
 from arx_caps.service.access_tokens import TakenApproval
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.enforcement import collect_headers
@@ -81,7 +76,7 @@ class ApprovedCalls:
         """End the running calls of tasks."""
         await self._tasks.close()
 
-    def about(self, message: Incoming) -> Callable[[AskedMessage], Awaitable[None]] | None:
+    def about(self, message: RpcMessage) -> Callable[[AskedMessage], Awaitable[None]] | None:
         """Return what answers a message about a call that waits; None for another message.
 
         Args:
@@ -245,7 +240,7 @@ class ApprovableCall(ResourceCall):
         if PREFIX.encode() not in self._body or self._scope["method"] != "POST":
             return False
         try:
-            message = read_incoming(self._body)
+            message = read_message(self._body)
             check_headers(collect_headers(self._scope["headers"]), message)
         except (WireError, ArxError):
             return False  # the door refuses it
@@ -254,7 +249,7 @@ class ApprovableCall(ResourceCall):
             await self._approved.answered(self._asked(message), work)
         return work is not None
 
-    async def ask_approval(self, message: Incoming) -> bool:
+    async def ask_approval(self, message: RpcMessage) -> bool:
         """Ask for the approval of a call, and answer it; see ``ResourceCall``."""
         tool = f"{self._approved.audience}.{message.params.get('name')}"
         caveats = discharge.third_party_caveats(self._caller.macaroon)
@@ -271,7 +266,7 @@ class ApprovableCall(ResourceCall):
         stated = headers.get(b"mcp-protocol-version", b"").decode("latin-1").strip(" \t")
         return announce_tasks(self._approved.audience, self._caller.macaroon, stated, method, result)
 
-    def _asked(self, message: Incoming) -> AskedMessage:
+    def _asked(self, message: RpcMessage) -> AskedMessage:
         scope = {**self._scope, "headers": [*self._scope["headers"]]}
         exchange = McpExchange(scope, self._send, self._body)
         return AskedMessage(self._caller, scope, self._body, self._receive, exchange, message)
@@ -284,6 +279,6 @@ def _is_same(call: WaitingCall, name: str, args: Mapping[str, Any]) -> bool:
         return False
 
 
-def _tool_of(message: Incoming) -> str:
+def _tool_of(message: RpcMessage) -> str:
     name = message.params.get("name")
     return name if message.method == "tools/call" and isinstance(name, str) else ""

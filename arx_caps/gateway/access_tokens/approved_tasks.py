@@ -10,20 +10,15 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.gateway.access_tokens.sealed_calls import WaitingCall
-from arx_caps.gateway.access_tokens.token_calls import AskedMessage, Object, TokenCaller, TokenCalls, now_ms
+from arx_caps.gateway.access_tokens.token_calls import AskedMessage, Object, TokenCaller, TokenCalls
 from arx_caps.gateway.base.asgi import Message, until_gone
 from arx_caps.http.event_stream import fields_of, split_events
-from arx_caps.mcp.mcp_wire import (
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
-    METHOD_NOT_FOUND,
-    STATELESS,
-    WireError,
-    encoded,
-    object_of,
-    written,
-)
+from arx_caps.mcp.errors import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, WireError
+from arx_caps.mcp.headers import encoded
+from arx_caps.mcp.message import object_of, written
+from arx_caps.mcp.revision import HAS_TASKS, STATELESS
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval
 from arx_verifier.errors import GrantError, TokenError
 from arx_verifier.names import matches_tool
@@ -31,7 +26,6 @@ from arx_verifier.refusal_text import error_for_model, refusal_for_model
 from arx_verifier.token import Macaroon, discharge
 
 TASKS: Final = "io.modelcontextprotocol/tasks"  # the extension of MCP 2026-07-28
-_HAS_TASKS: Final = "2025-11-25"  # the revision that has them in the protocol; the next one has the extension
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"
 _RELATED: Final = "io.modelcontextprotocol/related-task"
 MAX_RUNS: Final = 32  # of one client, running or with a result that is kept: one must not fill the gateway
@@ -277,12 +271,12 @@ def announce_tasks(audience: str, macaroon: Macaroon, stated: str, method: str, 
         _member(_member(capabilities, "extensions"), TASKS)
         return True
     revision = str(result.get("protocolVersion"))
-    if method == "initialize" and isinstance(capabilities, dict) and _HAS_TASKS <= revision < STATELESS:
+    if method == "initialize" and isinstance(capabilities, dict) and HAS_TASKS <= revision < STATELESS:
         tasks = _member(capabilities, "tasks")
         _member(tasks, "cancel")
         _member(_member(_member(tasks, "requests"), "tools"), "call")
         return True
-    if method != "tools/list" or not _HAS_TASKS <= stated < STATELESS:
+    if method != "tools/list" or not HAS_TASKS <= stated < STATELESS:
         return False
     patterns = [pattern for tools in wanted for pattern in tools]
     for tool in result["tools"]:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import Task
+from arx_caps.agent.tasks.task import Task, now_ms
 from arx_caps.credentials.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS, check_client_dpop
 from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls
@@ -29,7 +29,8 @@ from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Sen
 from arx_caps.gateway.base.handle_decisions import MAX_HANDLES, HandleDecisions
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.exchange import ResourceCall
-from arx_caps.mcp.mcp_wire import WireError, read_incoming
+from arx_caps.mcp.errors import WireError
+from arx_caps.mcp.message import read_message
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.enforcement import collect_headers, http_call
@@ -134,7 +135,7 @@ class OAuthResource:
         self.decisions, self._mcp, self._dpop = decisions, mcp, dpop
         own = read_own_key(service)
         self._key = own.key
-        self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
+        self._mint = MintClient(own.issuer, now=now_ms, ca=own.ca)
         self.server = ServerMetadata(self._mint, own)
         self._scopes = KeptAnswer(self._mint, own, "/v1/scopes", SCOPES_S)
         parts = urlsplit(resource)
@@ -203,7 +204,7 @@ class OAuthResource:
             call = ApprovableCall(self._approved, held.caller(token, is_proven), scope, body, receive, challenging)
             if await call.answer():
                 return
-        signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), _now_ms())
+        signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), now_ms())
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
         headers.append((b"authorization", b"Bearer " + signed.encode()))
         more = held.missing(self._tool_of(body))
@@ -262,7 +263,7 @@ class OAuthResource:
             raise ProofError(f"expected one DPoP header, got {len(proofs)}")
         url = self._base(scope["root_path"]) + scope["raw_path"].partition(b"?")[0].decode("latin-1")
         # As for a call: after a restart, one from the future would be taken for one that was not used.
-        about: Any = {"now": _now_ms(), "ahead_s": call_proof.MAX_AHEAD_MS // 1000}
+        about: Any = {"now": now_ms(), "ahead_s": call_proof.MAX_AHEAD_MS // 1000}
         try:
             proof = check_client_dpop(proofs[0].decode(), method=scope["method"], url=url, token=token, **about)
         except (GrantError, ValueError) as error:
@@ -271,7 +272,7 @@ class OAuthResource:
             raise ProofError("the proof is by another key than the access token is bound to")
         nonces = self._verifier.nonces
         key = sha256(f"dpop\0{proof.jkt}\0{proof.jti}".encode("utf-8", "surrogatepass")).digest()
-        spent = key, proof.until, _now_ms()
+        spent = key, proof.until, now_ms()
         fresh = await asyncio.to_thread(nonces.spend, *spent) if nonces.waits else nonces.spend(*spent)
         if fresh is None:
             raise StoreError("the nonce store has no room")
@@ -305,7 +306,7 @@ class OAuthResource:
         if self._mcp is None:
             return None
         try:
-            message = read_incoming(body)
+            message = read_message(body)
         except (WireError, ArxError):
             return None  # the door refuses it
         name = message.params.get("name")
@@ -330,7 +331,7 @@ class OAuthResource:
         held = await asyncio.shield(found)
         if isinstance(held, _Ended):
             raise refusal(held.code)
-        if _now_ms() >= held.claims.exp * 1000:
+        if now_ms() >= held.claims.exp * 1000:
             raise refusal("expired")
         return held
 
@@ -341,7 +342,7 @@ class OAuthResource:
         return isinstance(held, _Ended) and time.monotonic() >= held.until
 
     def _make_room(self) -> None:
-        now = _now_ms()
+        now = now_ms()
         for name, found in [*self._handles.items()][:2]:
             ended = found.done() and (self._is_over(found) or found.result().claims.exp * 1000 <= now)
             if ended or len(self._handles) > MAX_HANDLES:
@@ -378,7 +379,7 @@ class OAuthResource:
         return claims
 
     def _claims(self, token: str, keys: Mapping[str, VerifyingKey]) -> AccessToken:
-        return read_access_token(token, keys.get, issuer=self._mint.issuer, now=_now_ms())
+        return read_access_token(token, keys.get, issuer=self._mint.issuer, now=now_ms())
 
     def _challenging(
         self,
@@ -469,8 +470,4 @@ async def _through(behind: Application, call: ResourceCall, scope: Scope, receiv
 
 
 def _nothing(peer: str | None) -> AccessRequest:
-    return AccessRequest("", {}, _now_ms(), peer)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return AccessRequest("", {}, now_ms(), peer)

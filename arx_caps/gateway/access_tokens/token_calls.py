@@ -5,16 +5,17 @@ The call is signed with what the mint gives to the gateway, and goes through the
 """
 
 import asyncio
-import time
 from typing import Any, NamedTuple
 
 from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.gateway.access_tokens.sealed_calls import Kind, SealedCalls, WaitingCall
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, replay_body
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
-from arx_caps.mcp.mcp_wire import Incoming, status_of, written
+from arx_caps.mcp.errors import refused_result, status_of
+from arx_caps.mcp.message import RpcMessage, result_answer
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval, ask_approval, take_approval
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.enforcement import MCP_REFUSED, http_call
@@ -73,7 +74,7 @@ class AskedMessage(NamedTuple):
     body: bytes
     receive: Receive
     exchange: McpExchange
-    message: Incoming
+    message: RpcMessage
 
     @property
     def is_stateless(self) -> bool:
@@ -82,8 +83,7 @@ class AskedMessage(NamedTuple):
 
     async def result(self, result: Object) -> None:
         """Answer with a result."""
-        answer = written({"jsonrpc": "2.0", "id": self.message.id, "result": result})
-        await self.exchange.close(200, answer)
+        await self.exchange.close(200, result_answer(self.message.id, result))
 
     async def error(self, code: int, text: str) -> None:
         """Answer with an error of JSON-RPC."""
@@ -98,10 +98,7 @@ class AskedMessage(NamedTuple):
 
     async def refuse(self, text: str) -> None:
         """Answer so that a model reads it."""
-        result: Object = {"content": [{"type": "text", "text": text}], "isError": True}
-        if self.is_stateless:
-            result["resultType"] = "complete"
-        await self.result(result)
+        await self.result(refused_result(text, is_stateless=self.is_stateless))
 
 
 class TokenCalls:
@@ -210,8 +207,3 @@ class TokenCalls:
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"authorization", b"content-length")]
         headers += [(b"authorization", b"Bearer " + text.encode()), (b"content-length", b"%d" % len(body))]
         return {**scope, "headers": headers}
-
-
-def now_ms() -> int:
-    """Return the time, ms since the Unix epoch."""
-    return time.time_ns() // 1_000_000

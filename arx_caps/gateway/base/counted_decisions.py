@@ -25,15 +25,15 @@ class CountedDecisions:
     """Records decisions in another sink, and counts those that it took.
 
     Args:
+        sink: Records them.
         counter: ``decision_counter``.
         upstream: The upstream's name.
-        sink: Records them.
 
     Attributes:
         waits: As of ``sink``.
     """
 
-    def __init__(self, counter: Counter, upstream: str, sink: DecisionSink) -> None:
+    def __init__(self, sink: DecisionSink, counter: Counter, upstream: str) -> None:
         self._sink, self._counter, self._upstream, self.waits = sink, counter, upstream, sink.waits
         self._counted: dict[tuple[str, str], Counter] = {}  # looked up at every call
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from arx_caps.gateway.base.rates import OverRateError
 from arx_caps.gateway.base.upstream_answer import UpstreamError
-from arx_caps.mcp.mcp_wire import Incoming
+from arx_caps.mcp.message import RpcMessage
 from arx_verifier.enforcement import RefusedCall
 from arx_verifier.journal import OK, Decision
 
@@ -40,7 +40,7 @@ class Spans:
         """Whether there are spans."""
         return self._tracer is not None
 
-    def message(self, message: Incoming, headers: Mapping[bytes, bytes]) -> AbstractContextManager[None]:
+    def message(self, message: RpcMessage, headers: Mapping[bytes, bytes]) -> AbstractContextManager[None]:
         """Return the span of a message of MCP: a context in which it is handled.
 
         Args:

@@ -8,7 +8,6 @@ process's memory: after a restart, the PEP asks about the call again.
 import asyncio
 import json
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval, ask_approval, take_approval
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.errors import GrantError, TokenError
@@ -88,7 +88,7 @@ class AccessRequests:
     def __init__(self, service: Path, endpoint: str) -> None:
         own = read_own_key(service)
         self._key, self._endpoint = own.key, endpoint
-        self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
+        self._mint = MintClient(own.issuer, now=now_ms, ca=own.ca)
         self._denied: OrderedDict[str, DeniedCall] = OrderedDict()
         self._tasks: OrderedDict[str, _Task] = OrderedDict()
         self._approvals: OrderedDict[str, DeniedCall] = OrderedDict()
@@ -120,7 +120,7 @@ class AccessRequests:
         found = self._denied.get(str(denial.get("evaluation_id"))) if isinstance(denial, dict) else None
         if "items" in asked or found is None or found.pep != pep or form_of(asked) != found.question:
             raise ProblemError(400, "invalid_denial_binding", "expected subject, action and resource of a denial")
-        if found.until <= _now_ms():
+        if found.until <= now_ms():
             raise ProblemError(410, "expired_denial", "ask about the call again")
         # The mint finds the request that there is: a repeat asks no operator again.
         approval = await self._ask(found)
@@ -145,7 +145,7 @@ class AccessRequests:
         if task is None or task.call.pep != pep:
             raise ProblemError(404, "unknown_task", "no such task")
         # Its end is final: afterwards the mint would take the question for a new request.
-        if task.state == "pending" and task.approval.expires_at <= _now_ms():
+        if task.state == "pending" and task.approval.expires_at <= now_ms():
             task.state = "expired"
         elif task.state == "pending":
             try:
@@ -221,7 +221,3 @@ def _keep(kept: OrderedDict[str, T], name: str, value: T) -> None:
 
 def _shown(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

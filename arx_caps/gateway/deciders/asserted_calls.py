@@ -5,13 +5,13 @@ The PEP says which agent it authenticated.  No answer is kept, because the polic
 """
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.service.fetch import require_private
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.errors import REASONS, AuditError, Failure, GrantError, StoreError
@@ -53,7 +53,7 @@ class AssertedCalls:
         self._verifier = verifier
         own = read_own_key(service)
         self._key = own.key
-        self._mint = MintClient(own.issuer, now=_now_ms, ca=own.ca)
+        self._mint = MintClient(own.issuer, now=now_ms, ca=own.ca)
         require_private(self._mint)  # an answer that another machine has changed would open a call
 
     async def judge(self, agent: str, request: AccessRequest) -> AssertedDecision:
@@ -102,7 +102,3 @@ class AssertedCalls:
     async def close(self) -> None:
         """Close the connection to the mint."""
         await asyncio.to_thread(self._mint.close)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

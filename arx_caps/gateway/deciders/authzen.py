@@ -7,7 +7,6 @@ an answer of the policy.
 
 import hmac
 import json
-import time
 from collections.abc import Awaitable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.access_token import is_access_token
 from arx_caps.credentials.secret_source import read_secret
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
@@ -274,7 +274,7 @@ class AuthZen:
         request = AccessRequest(
             meant.tool,
             meant.args,
-            _now_ms(),
+            now_ms(),
             _client_of(question),
             meant.http,
             about.request_id,
@@ -381,7 +381,7 @@ class AuthZen:
         assert self._requests is not None
         for caveat in discharge.third_party_caveats(Macaroon.parse(token)):
             if caveat.tools is not None and caveat.binds(request.tool):
-                text, until = caveat.encode().decode(), _now_ms() + OFFERED_MS
+                text, until = caveat.encode().decode(), now_ms() + OFFERED_MS
                 call = DeniedCall(pep, form_of(asked), shown, text, request.tool, request.args, until)
                 return self._requests.offer(evaluation, call)
         return None
@@ -431,10 +431,6 @@ def _client_of(question: AuthZenQuestion) -> str | None:
     address = question.context.get("ip")
     found = read_address(address) if isinstance(address, str) else None
     return write_address(found) if found is not None else None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _digest(secret: bytes) -> bytes:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running decider: the verifier of its audience, and what speaks to the proxy."""
 
-from collections.abc import Callable
 from typing import Any
+
+from prometheus_client import Counter
 
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
@@ -17,7 +18,6 @@ from arx_caps.gateway.deciders.forward_auth import ForwardAuth
 from arx_caps.gateway.deciders.grpc_server import Answer, GrpcServer
 from arx_caps.gateway.http.openapi import read_routes
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
-from arx_verifier.journal import DecisionSink
 from arx_verifier.verification import NonceStore
 
 
@@ -42,7 +42,7 @@ class RunningDecider(RunningVerifier):
         name: Its name.
         settings: The gateway's file.
         nonces: The memory of used calls that verifiers of its service file share, unless the file names another one.
-        counted: As of ``RunningVerifier``.
+        counter: As of ``CountedDecisions``.
 
     Attributes:
         port: The port at which the proxy asks.
@@ -55,16 +55,10 @@ class RunningDecider(RunningVerifier):
         SettingsError: A file of it cannot be read, or says something that is not understood.
     """
 
-    def __init__(
-        self,
-        name: str,
-        settings: GatewaySettings,
-        nonces: NonceStore,
-        counted: Callable[[DecisionSink], DecisionSink],
-    ) -> None:
+    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore, counter: Counter) -> None:
         terms, path = settings.deciders[name], settings.service_file(name)
         spent = nonces if terms.spends else UnspentCalls()
-        super().__init__(f"decider.{name}", name, terms, path, spent, counted, draws=terms.spends)
+        super().__init__(f"decider.{name}", name, terms, path, spent, counter, draws=terms.spends)
         self.port, self.is_grpc = terms.address(settings.gateway)[1], terms.is_grpc
         openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
         self.routes = openapi or terms.routes

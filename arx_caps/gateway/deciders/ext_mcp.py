@@ -24,7 +24,8 @@ from arx_caps.gateway.deciders.protos import message
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers, result_with_meta, without_own
 from arx_caps.gateway.mcp.exchange import McpExchange
 from arx_caps.gateway.mcp.tasks import TaskIds
-from arx_caps.mcp.mcp_wire import WireError, read_incoming, without_token, written
+from arx_caps.mcp.errors import WireError
+from arx_caps.mcp.message import read_message, without_token, written
 from arx_verifier.enforcement import (
     META_KEY,
     UNSEEN,
@@ -160,7 +161,7 @@ class ExtMcp:
         exchange = McpExchange(scope, send, body)
         asked = McpMessage("", {}, {})
         try:
-            incoming = read_incoming(body)
+            incoming = read_message(body)
             asked = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
             found.append(await self._decide(asked))
         except (RefusedCall, WireError) as error:

@@ -13,7 +13,7 @@ from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans
 from arx_caps.gateway.base.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
 from arx_caps.gateway.upstream.forwarder import Forwarder, Headers, answer_headers, read_whole
-from arx_caps.mcp.member_names import check_names
+from arx_caps.mcp.message import check_names
 from arx_verifier.enforcement import ArxMiddleware, Meaning, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
 from arx_verifier.verification import Verifier

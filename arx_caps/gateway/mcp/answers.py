@@ -17,7 +17,7 @@ from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of, is_whole, split_events, with_data, with_id
-from arx_caps.mcp.mcp_wire import aside, object_of, written
+from arx_caps.mcp.message import aside, object_of, written
 from arx_verifier.enforcement import McpMessage, Messages
 from arx_verifier.errors import RequestError
 from arx_verifier.journal import ChainFacts

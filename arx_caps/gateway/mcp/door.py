@@ -23,23 +23,20 @@ from arx_caps.gateway.mcp.schemas import input_schema
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
-from arx_caps.mcp.mcp_wire import (
+from arx_caps.mcp.errors import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     UNKNOWN_SESSION,
-    HeaderValues,
-    Incoming,
     WireError,
-    check_headers,
-    check_revision,
-    encoded,
-    read_incoming,
+    error_answer,
+    refused_result,
     status_of,
-    without_token,
-    written,
 )
+from arx_caps.mcp.headers import HeaderValues, check_headers, encoded
+from arx_caps.mcp.message import RpcMessage, read_message, result_answer, without_token, written
+from arx_caps.mcp.revision import check_revision
 from arx_verifier.enforcement import (
     META_KEY,
     Enforcement,
@@ -115,7 +112,7 @@ class McpDoor:
                 await exchange.close(413, error_message(None, INTERNAL_ERROR, "the message is too long"))
                 return
             if scope["method"] == "POST":
-                message = read_incoming(exchange.content)
+                message = read_message(exchange.content)
             if self._forwarder.serves_one_holder:
                 check_revision(exchange.headers)  # a process has no headers
             if message is not None:
@@ -187,7 +184,7 @@ class McpDoor:
             return problem.with_traceback(None)  # a frame that holds it and is in it would keep the body
         return None
 
-    async def _refuse_wire(self, exchange: McpExchange, message: Incoming | None, error: WireError) -> None:
+    async def _refuse_wire(self, exchange: McpExchange, message: RpcMessage | None, error: WireError) -> None:
         """Answer a message that is not forwarded, as it has no single meaning; a stranger gets a challenge."""
         problem = self._unproven(exchange)
         if problem is not None and (
@@ -201,7 +198,7 @@ class McpDoor:
             status = status_of(error.code)
         await exchange.close(status, error_message(message and message.id, error.code, str(error), error.data))
 
-    async def _post(self, exchange: McpExchange, incoming: Incoming, receive: Receive) -> None:
+    async def _post(self, exchange: McpExchange, incoming: RpcMessage, receive: Receive) -> None:
         message = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
         if not incoming.is_request:
             screened = await self._recognized(exchange)
@@ -391,7 +388,7 @@ class McpDoor:
         self._later.add(later)
         later.add_done_callback(self._later.discard)
 
-    async def _refuse(self, exchange: McpExchange, message: Incoming | None, problem: RefusedCall) -> None:
+    async def _refuse(self, exchange: McpExchange, message: RpcMessage | None, problem: RefusedCall) -> None:
         """Answer a refusal so that a model reads it, or so that a client signs or logs in anew."""
         signs = (problem.code, _place(problem)) == ("proof_invalid", "start")
         self.note_end(exchange.headers, problem.code)
@@ -408,19 +405,15 @@ class McpDoor:
         if lacks_approval and exchange.call is not None and await exchange.call.ask_approval(message):
             return
         found = self._messages.refusal(McpMessage(message.method, message.params, message.meta), problem)
-        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message.id}
         if found.for_model:
-            answer["result"] = {"content": [{"type": "text", "text": found.text}], "isError": True, "_meta": found.meta}
-            if exchange.is_stateless:
-                answer["result"]["resultType"] = "complete"
-            await exchange.close(200, written(answer))
+            result = refused_result(found.text, is_stateless=exchange.is_stateless, meta=found.meta)
+            await exchange.close(200, result_answer(message.id, result))
             return
-        answer["error"] = {"code": found.error, "message": found.text, "data": found.data}
         status, headers, _ = self._enforcement.answer(problem)
         # A client without a token learns from the status where to get one; others read the error.
         if problem.code != "missing_token":
             status = status_of(found.error) if exchange.is_stateless else 200
-        await exchange.close(status, written(answer), headers)
+        await exchange.close(status, error_answer(message.id, found.error, found.text, found.data), headers)
 
 
 def _digest(session: bytes) -> bytes:

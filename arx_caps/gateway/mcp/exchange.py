@@ -6,7 +6,9 @@ from typing import Any, Final
 
 from arx_caps.gateway.base.asgi import Message, Scope, Send
 from arx_caps.gateway.base.rates import OverRateError
-from arx_caps.mcp.mcp_wire import STATELESS, Incoming
+from arx_caps.mcp.errors import error_object
+from arx_caps.mcp.message import RpcMessage
+from arx_caps.mcp.revision import STATELESS
 from arx_verifier.enforcement import MCP_REFUSED, collect_headers
 
 _JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
@@ -17,7 +19,7 @@ Headers = list[tuple[bytes, bytes]]
 class ResourceCall:
     """A request that an OAuth resource passes on: at a 401, its client logs in anew.  RFC 6750 3.1, RFC 9728."""
 
-    async def ask_approval(self, message: Incoming) -> bool:  # noqa: ARG002 - see ApprovableCall
+    async def ask_approval(self, message: RpcMessage) -> bool:  # noqa: ARG002 - see ApprovableCall
         """Answer a call that lacks nothing but an approval; return False if none can be asked for.
 
         Args:
@@ -97,7 +99,7 @@ class McpExchange:
         kept = [pair for pair in headers or () if pair[0] in (b"www-authenticate", b"retry-after")]
         await self.whole(status, [*_JSON, *kept], answer)
 
-    async def refuse_rate(self, message: Incoming | None, error: OverRateError) -> None:
+    async def refuse_rate(self, message: RpcMessage | None, error: OverRateError) -> None:
         """Refuse a message of an agent that sends too many.
 
         Args:
@@ -119,5 +121,4 @@ def error_message(identity: str | int | None, code: int, text: str, data: dict[s
         text: What failed.
         data: What a program can read of it.
     """
-    error: dict[str, Any] = {"code": code, "message": text} | ({"data": data} if data else {})
-    return json.dumps({"jsonrpc": "2.0", "id": identity, "error": error}).encode()
+    return json.dumps(error_object(identity, code, text, data or None)).encode()

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from arx_caps.http.event_stream import fields_of, split_events
-from arx_caps.mcp.mcp_wire import aside, result_of
+from arx_caps.mcp.message import aside, result_of
 
 _PAGES: Final = 100
 

@@ -22,13 +22,8 @@ from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
 from arx_caps.gateway.upstream.stdio_process import StdioProcess, meta_of
 from arx_caps.isolation import Program, account_of, isolate
-from arx_caps.mcp.mcp_wire import (
-    INVALID_PARAMS,
-    METHOD_NOT_FOUND,
-    STATELESS,
-    UNKNOWN_SESSION,
-    status_of,
-)
+from arx_caps.mcp.errors import INVALID_PARAMS, METHOD_NOT_FOUND, UNKNOWN_SESSION, status_of
+from arx_caps.mcp.revision import STATELESS
 
 _PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one
 # What each request of MCP 2026-07-28 says of its client.

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from arx_caps.gateway.base.bound_ids import BoundIds
-from arx_caps.mcp.mcp_wire import INVALID_PARAMS, WireError, written
+from arx_caps.mcp.errors import INVALID_PARAMS, WireError
+from arx_caps.mcp.message import written
 from arx_verifier.enforcement import McpMessage
 from arx_verifier.journal import ChainFacts
 from arx_verifier.token import KeyRing

@@ -5,7 +5,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from arx_caps.mcp.mcp_wire import status_of, written
+from arx_caps.mcp.errors import error_object, status_of
+from arx_caps.mcp.message import written
 
 STREAM: Final = "text/event-stream"
 _WAITING_BYTES: Final = 256 * 1024  # of messages that a client has not read; more stay in the server's pipe
@@ -98,7 +99,7 @@ def error_answer(status: int, message: dict[str, Any], code: int, text: str) -> 
         text: What failed.
     """
     answer = StdioAnswer(status)
-    answer.put({"jsonrpc": "2.0", "id": message.get("id"), "error": {"code": code, "message": text}}, None)
+    answer.put(error_object(message.get("id"), code, text), None)
     return answer
 
 

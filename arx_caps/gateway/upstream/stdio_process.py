@@ -21,7 +21,8 @@ from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.stdio_answer import StdioAnswer
 from arx_caps.gateway.upstream.stdio_log import StdioLog
 from arx_caps.isolation import Isolation
-from arx_caps.mcp.mcp_wire import INTERNAL_ERROR, aside, object_of, written
+from arx_caps.mcp.errors import INTERNAL_ERROR
+from arx_caps.mcp.message import aside, object_of, written
 from arx_verifier.errors import SettingsError
 
 _STOP_S: Final = 3.0

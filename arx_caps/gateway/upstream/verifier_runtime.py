@@ -3,9 +3,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
+from prometheus_client import Counter
+
+from arx_caps.gateway.base.counted_decisions import CountedDecisions
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.settings import DeciderTerms, UpstreamTerms
 from arx_verifier.errors import SettingsError
@@ -25,7 +27,7 @@ class RunningVerifier:
         terms: The table.
         path: The service file.
         nonces: The memory of used calls; one of a process gives way to the store that the service file names.
-        counted: Returns the sink that counts decisions, given the one that records them.
+        counter: As of ``CountedDecisions``.
         draws: Whether calls draw on budgets; False if the verifier behind draws.
 
     Attributes:
@@ -45,7 +47,7 @@ class RunningVerifier:
         terms: UpstreamTerms | DeciderTerms,
         path: Path,
         nonces: NonceStore | None,
-        counted: Callable[[DecisionSink], DecisionSink],
+        counter: Counter,
         *,
         draws: bool = True,
     ) -> None:
@@ -60,10 +62,9 @@ class RunningVerifier:
         self.handles: HandleDecisions | None = None
 
         def wrap(journal: DecisionSink) -> DecisionSink:
-            if terms.resource is None:
-                return counted(journal)
-            self.handles = HandleDecisions(journal)
-            return counted(self.handles)
+            if terms.resource is not None:
+                journal = self.handles = HandleDecisions(journal)
+            return CountedDecisions(journal, counter, name)
 
         chosen = None if gives_way else nonces
         self.verifier = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)
