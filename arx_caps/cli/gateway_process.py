@@ -19,6 +19,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.terminal import Console
 from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.service import read_service_file
 
@@ -96,7 +97,6 @@ class GatewayProcess:
     def _enrol(self) -> None:
         """Enrol the service of each upstream that has no service file yet, and refresh the files of all others."""
         from arx_caps.agent.sessions.mint_client import MintClient
-        from arx_caps.agent.tasks.task import now_ms
         from arx_caps.gateway.base.settings import read_settings
         from arx_caps.service import Invitation, join_service
 
@@ -123,7 +123,6 @@ class GatewayProcess:
             SettingsError: It is of an earlier realm.
         """
         from arx_caps.agent.sessions.mint_client import MintClient
-        from arx_caps.agent.tasks.task import now_ms
         from arx_caps.credentials.keyfile import KeyFile
         from arx_caps.service.fetch import fetch_keys, write_keys
 

@@ -3,7 +3,6 @@
 
 import datetime as dt
 import re
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -11,6 +10,7 @@ import click
 
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.settings.durations import parse_duration
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 
@@ -70,7 +70,7 @@ class Since(Moment):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the time, ms since the Unix epoch."""
         try:
-            return time.time_ns() // 1_000_000 - parse_duration(value, LONGEST_AGO_MS)
+            return now_ms() - parse_duration(value, LONGEST_AGO_MS)
         except ValueError:
             return super().convert(value, param, ctx)
 

@@ -11,6 +11,7 @@ from arx_caps.console.command import command
 from arx_caps.console.render import badge
 from arx_caps.settings.durations import parse_duration
 from arx_caps.text.record_text import why_of
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS, RequestError
 from arx_verifier.token import subject_target
 
@@ -134,7 +135,7 @@ def time_of(text: str) -> int:
         return int(text)
     try:
         # From a whole minute on: the log keeps the totals of minutes.
-        return (time.time_ns() // 1_000_000 - int(parse_duration(text, _MAX_AGE_MS))) // 60_000 * 60_000
+        return (now_ms() - int(parse_duration(text, _MAX_AGE_MS))) // 60_000 * 60_000
     except ValueError:
         pass
     for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"):

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from arx_caps.mint.html.render import load_templates, spell
 from arx_caps.settings.durations import format_duration, show_time
 from arx_caps.text.record_text import shorten_middle
+from arx_verifier.clock import now_ms
 
 MAX_ID_CHARS: Final = 24
 MAX_TARGET_CHARS: Final = 72
@@ -68,7 +69,7 @@ def time_of(at_ms: int | None, absent: str = DASH) -> Markup:
     """
     if at_ms is None:
         return _fill('<span class="absent">{}</span>', absent)
-    away = at_ms - time.time_ns() // 1_000_000
+    away = at_ms - now_ms()
     text = f"in {_rough(away)}" if away > 0 else f"{_rough(-away)} ago" if away < -_SECOND else "now"
     return _fill(_AGO, *_exact(at_ms), text)
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.hook.judges import MAX_LINE
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement import Enforcement, RefusedCall
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.request import AccessRequest, read_json_object

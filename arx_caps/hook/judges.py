@@ -13,7 +13,7 @@ from typing import Any, Final
 from arx_caps.agent import Task
 from arx_caps.agent.tasks.forecast import judge
 from arx_caps.agent.tasks.outline import unverified_chain
-from arx_caps.agent.tasks.task import now_ms
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, RequestError, StoreError
 from arx_verifier.refusal_text import problem_for_model, refusal_for_model
 from arx_verifier.request import AccessRequest, read_json_object

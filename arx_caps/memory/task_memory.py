@@ -12,7 +12,7 @@ import msgspec
 
 from arx_caps.agent import Task
 from arx_caps.agent.tasks.request_signer import BEFORE_START
-from arx_caps.agent.tasks.task import now_ms
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ProofError, SettingsError
 from arx_verifier.memory import MAX_SOURCES, TRUSTED, Kind, Memory, open_memory
 from arx_verifier.request import AccessRequest

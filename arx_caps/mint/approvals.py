@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -30,6 +29,7 @@ from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_caps.revocation import KillReport
 from arx_caps.revocation.targets import APPROVAL
 from arx_verifier import names
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, refusal, shorten
 
 State = Literal["waiting", "approved", "denied", "withdrawn", "expired", "ended"]

@@ -7,7 +7,6 @@ A running verifier notices changes of its service file by itself.  Decisions nev
 import logging
 import random
 import threading
-import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,6 +15,7 @@ import httpx
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.service.fetch import Fetched, fetch_keys, write_keys
 from arx_caps.service.own_key import read_own_key
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.service import FileKeys
 from arx_verifier.token import KeyRing, bytes_of
@@ -61,7 +61,7 @@ class KeyRefresher:
         self._path, self._keys = Path(path), keys
         own = read_own_key(self._path)
         self._key = own.key
-        self._mint = MintClient(own.issuer, now=lambda: time.time_ns() // 1_000_000, client=client, ca=own.ca)
+        self._mint = MintClient(own.issuer, now=now_ms, client=client, ca=own.ca)
         self.status = Status()
         self._pause_s = DEFAULT_REFRESH_S
         self._stop = threading.Event()
@@ -90,7 +90,7 @@ class KeyRefresher:
             raise
         if changed and self._keys is not None:
             self._hand_on(fetched, self._keys)
-        self.status = Status(tuple(sorted(fetched.texts)), time.time_ns() // 1_000_000)
+        self.status = Status(tuple(sorted(fetched.texts)), now_ms())
         return changed
 
     def start(self) -> None:

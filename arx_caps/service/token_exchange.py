@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exchange the token of a call for a token for another service.  CONTROL 2.6, RFC 8693."""
 
-import time
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
 from arx_caps.service.own_key import read_own_key
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
 
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -39,7 +39,7 @@ def exchange_token(path: Path | str, token: str, audience: str, *, client: httpx
         UnavailableError: The mint cannot exchange now.
     """
     own = read_own_key(Path(path))
-    mint = MintClient(own.issuer, now=_now_ms, client=client, ca=own.ca)
+    mint = MintClient(own.issuer, now=now_ms, client=client, ca=own.ca)
     body = {"grant_type": GRANT_TYPE, "subject_token": token, "subject_token_type": TASK_TOKEN, "audience": audience}
     try:
         answer = mint.call("POST", "/v1/exchange", key=own.key, body=body)
@@ -53,7 +53,3 @@ def exchange_token(path: Path | str, token: str, audience: str, *, client: httpx
     finally:
         if client is None:
             mint.close()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -22,11 +22,11 @@ import grpc.aio
 import pytest
 
 from arx_caps.agent import Approval, Bundle, Task
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.agent.tools.running_task import running
 from arx_caps.integrations.grpc import arx_aio_channel, arx_channel
 from arx_caps.mint.api.app import create_app
 from arx_verifier import Constraint, Rule, current_grant
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token import Caveat, KeyRing, ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge

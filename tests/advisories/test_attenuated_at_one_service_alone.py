@@ -21,9 +21,9 @@ from starlette.routing import Route
 
 from arx_caps.agent import Task
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.service import open_verifier
 from tests.advisories.test_exchange_drops_the_attenuation import ALONE

@@ -15,10 +15,10 @@ import pytest
 
 from arx_caps.agent import Agent
 from arx_caps.agent.sessions.mint_client import MintClient, takes_proxy
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.credentials.keyfile import KeyFile
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
 
 

@@ -4,14 +4,13 @@
 Its end was the millisecond in which ``arx memory taint`` began, and a taint has no entry of its end.
 """
 
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from arx_caps.cli.commands import memory as commands
 from arx_verifier import Verifier
+from arx_verifier.clock import now_ms
 from arx_verifier.memory import Memory, parse_stamp
 from tests.cli.live import Live
 from tests.cli.test_memory_live import WORDS, Agent, memory, ok, up, verifier
@@ -27,11 +26,11 @@ def test_an_entry_of_the_same_millisecond_is_tainted(
     """What the agent writes later is trusted."""
     one = Agent(up, memory, verifier, tmp_path, "acme/last")
     entry = one.write("x")
-    written = parse_stamp(str(entry.stamp)).first * 1_000_000
+    written = parse_stamp(str(entry.stamp)).first
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "time", SimpleNamespace(time_ns=lambda: written))
+        patch.setattr(commands, "now_ms", lambda: written)
         ok(up, "memory", "taint", "agent:acme/last", *WORDS)
     until(lambda: one.notes.trusted([entry]) == [])
-    until(lambda: time.time_ns() > written + 2_000_000)
+    until(lambda: now_ms() > written + 2)
     new = one.write("y")
     assert one.notes.trusted([new]) == [new]

@@ -10,8 +10,8 @@ import traceback
 import pytest
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.jose import SigningKey
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import TokenError
 
 SECRET = "arx1_" + "S" * 40

@@ -16,13 +16,13 @@ import uvicorn
 
 from arx_caps.agent import Agent, Approval, Task
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.jose import make_assertion
 from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import StaleEpochError
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier

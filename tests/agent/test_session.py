@@ -13,10 +13,10 @@ import pytest
 
 from arx_caps.agent import Agent, Task, Workload
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsError, TokenError
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.servers import child, free_ports, until

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from arx_caps.agent import Approval, Task
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import open_session_file
 from arx_caps.cli.approvals import AtMint
 from arx_verifier import AccessRequest, Verifier
+from arx_verifier.clock import now_ms
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, live_realm, live_verifier
 from tests.servers import child, free_ports

@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.identity.console_session import begin_by_login
 from arx_caps.revocation import RevocationStore
+from arx_verifier.clock import now_ms
 from tests.console.harness import Browser, link_of, operator_with, sign_in
 from tests.mint.harness import AGENT, Harness
 from tests.servers import until

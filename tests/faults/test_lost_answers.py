@@ -11,12 +11,12 @@ import pytest
 
 from arx_caps.agent.sessions import mint_client
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.service import Invitation, exchange_token, join_service
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ProofError
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.faults.proxy import Proxy

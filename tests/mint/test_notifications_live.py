@@ -9,10 +9,10 @@ import pytest
 
 from arx_caps.audit.merkle import DisputedError
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.notifications import alarms, sender
 from arx_caps.revocation import DIRECT
+from arx_verifier.clock import now_ms
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.harness import Harness, open_live
 from tests.mint.receiver import Received, ReceiverProcess

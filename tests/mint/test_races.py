@@ -12,11 +12,11 @@ import pytest
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.database import engines
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError
 from tests.postgres import Postgres
 from tests.servers import until

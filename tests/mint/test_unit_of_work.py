@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from arx_caps.credentials.jose import SigningKey
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.work.repeats import Claim, Made
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, GrantError
 
 MADE = Event.of("agent.enrolled", "operator:root", agent="acme/x")

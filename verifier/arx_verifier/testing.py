@@ -6,11 +6,11 @@ Tokens, call proofs and decisions are real.  Keys, epochs and records are in mem
 
 import hashlib
 import os
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from arx_verifier.amounts import Amount
+from arx_verifier.clock import now_ms
 from arx_verifier.constraints import Rule
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.ledger import MemoryLedger
@@ -58,7 +58,7 @@ class UnsafeCaller:
             The same request.
         """
         call = HttpCall(request.method, request.url.raw_path, hashlib.sha256(request.read()).digest())
-        request.headers["Authorization"] = f"Bearer {self._signer.sign(http_fields(call), _now_ms())}"
+        request.headers["Authorization"] = f"Bearer {self._signer.sign(http_fields(call), now_ms())}"
         return request
 
     def token(self, tool: str, /, **args: Any) -> str:
@@ -71,7 +71,7 @@ class UnsafeCaller:
         Raises:
             RequestError: The arguments have no RFC 8785 form.
         """
-        return self._signer.sign(tool_fields(tool, args), _now_ms())
+        return self._signer.sign(tool_fields(tool, args), now_ms())
 
     def delegate(
         self, to: str, *rules: Rule, key: HolderKey | None = None, budget: Mapping[str, Amount] | None = None
@@ -90,7 +90,7 @@ class UnsafeCaller:
         attenuated = Caveat(allow=rules) if rules else None
         public = key.public if key is not None else None
         made = self.macaroon.delegate(to, attenuated, key=public, by=self._key)
-        for caveat in spend_caveats(to.rpartition("/")[2], budget or {}, "task", _now_ms()):
+        for caveat in spend_caveats(to.rpartition("/")[2], budget or {}, "task", now_ms()):
             made = made.attenuate(caveat)
         return UnsafeCaller(made, self._audience, key)
 
@@ -150,7 +150,7 @@ class UnsafeTestRealm:
             budget: What its calls may cost together, by unit: ``{"usd": "5.00", "calls": 200}``.
             per: The period of the budget: ``task``, ``hour`` or ``day``.
         """
-        now = _now_ms()
+        now = now_ms()
         identifier = Identifier(
             agent=agent,
             aud=self._audience,
@@ -171,7 +171,3 @@ class UnsafeTestRealm:
         caveats = (Caveat(allow=rules, require=("call",)), *spend_caveats("test", budget or {}, per, now))
         macaroon = Macaroon.mint(identifier, key=self._key, realm="test", caveats=caveats)
         return UnsafeCaller(macaroon, self._audience, key)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

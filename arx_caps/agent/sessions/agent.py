@@ -18,10 +18,10 @@ from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.sessions.session import Session
 from arx_caps.agent.sessions.session_file import SessionFile
 from arx_caps.agent.tasks.copies import Shared
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.credentials.keyfile import read_secret
 from arx_caps.settings.durations import asked_duration
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.request import read_json_object
 

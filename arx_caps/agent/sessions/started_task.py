@@ -16,8 +16,9 @@ from arx_caps.agent.sessions.renewal import passes, start_renewal
 from arx_caps.agent.tasks.approval import Approval, find_approval
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.outline import Outline, caveats_of, meet, unverified_chain
-from arx_caps.agent.tasks.task import HolderSource, Task, now_ms
+from arx_caps.agent.tasks.task import HolderSource, Task
 from arx_caps.settings.durations import asked_duration
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, shorten
 from arx_verifier.token import CallSigner, Caveat, Macaroon
 

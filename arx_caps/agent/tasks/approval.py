@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from arx_caps.agent.tasks.copies import Shared
+from arx_verifier.clock import now_ms
 from arx_verifier.constraints import Rule
 from arx_verifier.errors import (
     ArxError,
@@ -256,7 +257,7 @@ class Approval(Shared):
             self.look()
         except (StoreError, UnavailableError):
             # The mint may be restarting; but no answer can come once the task is over.
-            if self.expires_at is not None and time.time_ns() // 1_000_000 >= self.expires_at:
+            if self.expires_at is not None and now_ms() >= self.expires_at:
                 raise
         if self.state not in (WAITING, APPROVED):
             code = next((code for code, state in _OVER.items() if state == self.state), "approval_denied")

@@ -6,7 +6,6 @@ than what it came from and killable by a link of its own.  Starting and finishin
 """
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
@@ -20,6 +19,7 @@ from arx_caps.agent.tasks.copies import Shared
 from arx_caps.agent.tasks.request_signer import RequestSigner, Sign
 from arx_verifier import names
 from arx_verifier.amounts import Amount
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, HolderKey, Macaroon, call_proof
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from arx_caps.agent.tasks.requests import RequestsAuth
     from arx_caps.agent.tasks.urllib3 import SigningPoolManager
     from arx_verifier.verification import ProvenChain
-
-
-def now_ms() -> int:
-    """Read the wall clock, ms since the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class HolderSource(Protocol):

@@ -10,8 +10,8 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.agent.tools.running_task import running_call
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement import Enforcement, granted
 from arx_verifier.errors import RequestError, SettingsError, shorten
 from arx_verifier.names import is_tool

@@ -12,10 +12,11 @@ from arx_caps.agent.sessions.mint_client import is_private
 from arx_caps.agent.tasks.approval import Approval
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.request_signer import SignedHeader
-from arx_caps.agent.tasks.task import Task, now_ms
+from arx_caps.agent.tasks.task import Task
 from arx_caps.agent.tools.agent_messages import message_header
 from arx_caps.agent.tools.running_task import current_task
 from arx_caps.settings.durations import parse_duration
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, shorten
 from arx_verifier.names import is_agent_path
 

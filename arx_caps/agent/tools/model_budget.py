@@ -8,9 +8,10 @@ Before each call its highest cost is reserved, and after it the actual cost is c
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from arx_caps.agent.tasks.task import Task, now_ms
+from arx_caps.agent.tasks.task import Task
 from arx_caps.agent.tools.running_task import current_task, running_call
 from arx_verifier.amounts import Amount, amount_text, read_amount
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement import Enforcement, granted
 from arx_verifier.errors import SettingsError, shorten
 from arx_verifier.names import is_tool

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from arx_caps.agent.tasks.task import Task, now_ms
+from arx_caps.agent.tasks.task import Task
 from arx_caps.agent.tools.agent_messages import asked_text, read_message_header
 from arx_caps.agent.tools.tool_calls import ToolCalls
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, refusal
 from arx_verifier.token import HolderKey
 

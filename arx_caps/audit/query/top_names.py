@@ -4,7 +4,6 @@
 An answer is the sum of a few kept rows, however many records the log has.
 """
 
-import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -13,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.audit.ingest import SESSION
 from arx_caps.audit.store import DAY, HOUR, KINDS, MINUTE, NODE, SPANS_MS, STATE, TOTAL, span_at
+from arx_verifier.clock import now_ms
 
 MAX_TOP: Final = 100
 _ALL: Final = 0
@@ -168,7 +168,7 @@ def series(
     """
     unit = _unit(since_ms, until_ms)
     step, what = SPANS_MS[unit], _ALL if by is None else KINDS[by]
-    first, end = span_at(since_ms, step), _end(_now_ms() if until_ms is None else until_ms, step) // step
+    first, end = span_at(since_ms, step), _end(now_ms() if until_ms is None else until_ms, step) // step
     row = (TOTAL.c.what == what, TOTAL.c.span == unit, TOTAL.c.name == name, TOTAL.c.at >= first, TOTAL.c.at < end)
     found = connection.execute(
         select(TOTAL.c.at, *(TOTAL.c[each] for each in _COUNTS)).where(*row).order_by(TOTAL.c.at)
@@ -203,12 +203,8 @@ def sum_of(
     return _counts(connection.execute(sums.where(rows.name == name)).one())
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _unit(since_ms: int, until_ms: int | None) -> int:
-    length = (_now_ms() if until_ms is None else until_ms) - since_ms
+    length = (now_ms() if until_ms is None else until_ms) - since_ms
     return MINUTE if length <= _IN_MINUTES_MS else HOUR if length <= _IN_HOURS_MS else DAY
 
 

@@ -25,6 +25,7 @@ from arx_caps.audit.shipping.lock import ShipperLock
 from arx_caps.credentials.jose import make_dpop
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.http.client import USER_AGENT, no_answer, open_client
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
 from arx_verifier.journal import ALARMS
 
@@ -277,7 +278,7 @@ class Shipper:
 
     def _start(self, batch: Batch) -> "_Posting":
         """Encode and sign a batch, and start sending it."""
-        body, now = batch.encode(), time.time_ns() // 1_000_000
+        body, now = batch.encode(), now_ms()
         url = self._issuer + PATH
         headers = {
             "Content-Type": MEDIA_TYPE,

@@ -7,7 +7,6 @@
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Self
@@ -27,6 +26,7 @@ from arx_caps.audit.store.time_totals import rebuild
 from arx_caps.audit.store.totals import add_up
 from arx_caps.audit.store.transaction import Writing, tree_of
 from arx_caps.database.engines import READING, database_errors, open_engine, other_version, place_of
+from arx_verifier.clock import now_ms
 
 NAME: Final = "the audit log's database"
 KEEP_MS: Final = 24 * 3600 * 1000  # how long checkpoints are kept; the last one always is
@@ -162,7 +162,7 @@ class LogStore:
         with self._lock:  # `_nodes` is for one thread at a time; the row's lock keeps other processes out
             with database_errors(NAME), self._engine.begin() as c:
                 row = c.execute(_HELD).one()
-                writing = Writing(c, self._nodes, row, time.time_ns() // 1_000_000)
+                writing = Writing(c, self._nodes, row, now_ms())
                 yield writing
                 writing.finish()
             self._nodes.commit()

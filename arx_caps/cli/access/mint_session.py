@@ -4,7 +4,6 @@
 A session file has the session's token and the key that the token is bound to.  It is a secret of the agent (mode 0600).
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.credentials.jose import make_assertion
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.http.client import open_client
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, UnavailableError
 
 TIMEOUT_S: Final = 30.0  # a kill waits for leases to end before it answers
@@ -223,11 +223,6 @@ def load_key(path: Path, role: str) -> KeyFile:
     if key.role != role:
         raise Stop(f"{path}: expected the key of an {role}, got the key of {key.subject}", code="wrong_key")
     return key
-
-
-def now_ms() -> int:
-    """Return the wall clock's time, ms since the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 _STALE: Final = "the mint cannot decide now: try again; `arx status` shows why"

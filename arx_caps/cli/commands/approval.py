@@ -9,13 +9,14 @@ import click
 from arx_caps.agent.sessions.started_task import MAX_WHY
 from arx_caps.agent.tasks.approval import Approval
 from arx_caps.cli import exit_codes
-from arx_caps.cli.access.mint_session import Caller, now_ms, open_session_file
+from arx_caps.cli.access.mint_session import Caller, open_session_file
 from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.terminal import Console, plain
+from arx_verifier.clock import now_ms
 
 STATES: Final = ("waiting", "approved", "denied", "withdrawn", "expired", "ended")
 MANY: Final = 1000

@@ -14,6 +14,7 @@ from arx_caps.cli.access.credentials import holder_key_option, read_holder_key
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console
+from arx_verifier.clock import now_ms
 
 if TYPE_CHECKING:
     from arx_caps.connect.server_access import ServerAccess
@@ -66,7 +67,6 @@ def connect_command(
         arx connect --task task.bundle --print-config cursor https://orders.example/mcp
         arx connect --task task.bundle --listen 127.0.0.1:0 https://orders.example/mcp docs=https://docs.example/mcp
     """
-    from arx_caps.agent.tasks.task import now_ms
     from arx_caps.connect.bundle_file import BundleFile
     from arx_caps.connect.client_config import bridge_command
     from arx_caps.connect.server_access import ServerAccess

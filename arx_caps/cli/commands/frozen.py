@@ -3,12 +3,12 @@
 
 import click
 
-from arx_caps.cli.access.mint_session import now_ms
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.terminal import Console, table
 from arx_caps.revocation import KINDS
 from arx_caps.settings.durations import show_span
+from arx_verifier.clock import now_ms
 
 
 @click.group("frozen", cls=Verbs)

@@ -7,12 +7,13 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.access.mint_session import Caller, now_ms
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.options import Verbs, common_options, pass_console
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.revocation import parse_target
 from arx_caps.settings.durations import show_span, show_time
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import RequestError
 
 LOOK_S: Final = (0.05, 1.0)  # the first and the longest pause between two looks at a kill

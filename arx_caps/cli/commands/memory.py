@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx memory``: taint what a target wrote into memories, trust it again, list taints, read a stamp.  SPEC 18."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from arx_caps.cli.parse import Moment
 from arx_caps.cli.target_commands import ask_reason, read_targets
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import MalformedTokenError, RequestError
 from arx_verifier.memory import LATEST_MS, TaintWindow, parse_stamp, read_window
 
@@ -61,7 +61,7 @@ def taint(
 
 def _end_of_now() -> int:
     # A taint is of what was written before its end: an entry of this very millisecond has to be.
-    return time.time_ns() // 1_000_000 + 1
+    return now_ms() + 1
 
 
 @memory_command.command("clear")

@@ -16,6 +16,7 @@ from arx_caps.cli.terminal import Console, json_line, plain, record_table
 from arx_caps.settings.durations import parse_duration, show_time
 from arx_caps.settings.realm import Realm
 from arx_caps.text.caveat_text import show_json
+from arx_verifier.clock import now_ms
 
 DEFAULT_ISSUER = "http://127.0.0.1:8700"
 
@@ -87,7 +88,6 @@ def events_command(
     jsonl: bool,
 ) -> None:
     """Show the mint's events, from its database: sessions, tasks, kills, enrolments."""
-    from arx_caps.mint.db.database import now_ms
     from arx_caps.mint.db.mint_database import MintDatabase
 
     with MintDatabase(database or Realm.open(realm_dir).database_url) as db:

@@ -2,7 +2,6 @@
 """``arx redis``: prepare your own stores, once, as their administrator: users and functions.  SPEC 10, 17.5."""
 
 import os
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from arx_caps.cli.terminal import Console
 from arx_caps.revocation import acl
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.ledger import RedisLedger
 
 MAX_CLOCK_MS: Final = 5_000
@@ -108,7 +108,7 @@ def begin_ledger_command(console: Console, realm_dir: Path, yes: bool) -> None:
     password = os.environ.get("ARX_LEDGER_PASSWORD")
     with closing(RedisLedger(url, realm.name, password=password, ca=realm.ca)) as ledger:
         clock, seen = ledger.clocks()
-        away = abs(clock - time.time_ns() // 1_000_000)
+        away = abs(clock - now_ms())
         if away > MAX_CLOCK_MS:
             text = f"the clocks of the ledger and of this machine: expected within {MAX_CLOCK_MS} ms, got {away} ms"
             raise Stop(text, hint="set both by NTP, and run it again", code="clock")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arx_caps.cli.access.mint_session import now_ms
 from arx_caps.cli.access.place import Place, ca_option, operator_options, operator_options_of
 from arx_caps.cli.access.secure_files import read_object, write_object
 from arx_caps.cli.display import facts_of, hint_audience, hint_silent
@@ -18,6 +17,7 @@ from arx_caps.cli.options import KidCommand, Verbs, common_options, out_option, 
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_audience
 

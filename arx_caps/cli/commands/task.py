@@ -10,7 +10,7 @@ import click
 from arx_caps.agent.sessions.started_task import StartedTask
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.cli.access.credentials import read_bundle
-from arx_caps.cli.access.mint_session import Caller, now_ms, open_session_file
+from arx_caps.cli.access.mint_session import Caller, open_session_file
 from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
@@ -21,6 +21,7 @@ from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_opti
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.settings.durations import show_time
+from arx_verifier.clock import now_ms
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from arx_caps.cli.access.mint_session import Caller, now_ms
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
@@ -18,6 +18,7 @@ from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.revocation import count_states
 from arx_caps.settings.durations import parse_duration, show_span, show_time
 from arx_caps.text.record_text import shorten_middle
+from arx_verifier.clock import now_ms
 
 MINUTE_MS: Final = 60_000
 ROWS: Final = 5  # of each table, at most

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.access.mint_session import now_ms
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import parse_duration, show_span, show_time
+from arx_verifier.clock import now_ms
 
 
 @click.group("webhook", cls=Verbs)

@@ -21,6 +21,7 @@ from arx_caps.mint.api.routes.events.totals import READ, Totals, TotalsQuery, ge
 from arx_caps.mint.api.routes.operations.status import StatusShown, show_status, status_of
 from arx_caps.mint.context import MintContext
 from arx_caps.revocation import GONE_MS, count_states
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
 
 HOME: Final = "/console/now"
@@ -81,7 +82,7 @@ def _curve_of(visit: Visit, since: str) -> Curve | None:
 def _draw(read: Callable[[], Totals]) -> Curve | None:
     """Return the curve; None while the log does not answer, since the page must be there then."""
     with contextlib.suppress(StoreError):
-        return draw_curve(read(), time.time_ns() // 1_000_000)
+        return draw_curve(read(), now_ms())
     return None
 
 

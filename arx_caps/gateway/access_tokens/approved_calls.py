@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.gateway.access_tokens.approved_tasks import ApprovedTasks, announce_tasks, takes_tasks
 from arx_caps.gateway.access_tokens.sealed_calls import PREFIX, WaitingCall, digest_of, is_sealed
 from arx_caps.gateway.access_tokens.token_calls import AskedMessage, Object, TokenCaller, TokenCalls
@@ -30,6 +29,7 @@ from arx_caps.mcp.headers import check_headers
 from arx_caps.mcp.message import RpcMessage, read_message, written
 from arx_caps.service.access_tokens import TakenApproval
 from arx_caps.service.own_key import ServiceIdentity
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement import collect_headers
 from arx_verifier.errors import ArxError, GrantError, TokenError
 from arx_verifier.refusal_text import error_for_model, refusal_for_model

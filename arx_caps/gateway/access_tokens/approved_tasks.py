@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.gateway.access_tokens.sealed_calls import WaitingCall
 from arx_caps.gateway.access_tokens.token_calls import AskedMessage, Object, TokenCaller, TokenCalls
 from arx_caps.gateway.base.asgi import Message, until_gone
@@ -20,6 +19,7 @@ from arx_caps.mcp.headers import encoded
 from arx_caps.mcp.message import object_of, written
 from arx_caps.mcp.revision import HAS_TASKS, STATELESS
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, TokenError
 from arx_verifier.names import matches_tool
 from arx_verifier.refusal_text import error_for_model, refusal_for_model

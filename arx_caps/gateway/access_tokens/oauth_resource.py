@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import Task, now_ms
+from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS, check_client_dpop
 from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls
@@ -33,6 +33,7 @@ from arx_caps.mcp.errors import WireError
 from arx_caps.mcp.message import read_message
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement import collect_headers, http_call
 from arx_verifier.errors import REASONS, ArxError, GrantError, ProofError, StoreError, TokenError, refusal
 from arx_verifier.names import matches_tool

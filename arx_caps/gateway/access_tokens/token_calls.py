@@ -8,7 +8,6 @@ import asyncio
 from typing import Any, NamedTuple
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.gateway.access_tokens.sealed_calls import Kind, SealedCalls, WaitingCall
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, replay_body
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
@@ -18,6 +17,7 @@ from arx_caps.mcp.errors import refused_result, status_of
 from arx_caps.mcp.message import RpcMessage, result_answer
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval, ask_approval, take_approval
 from arx_caps.service.own_key import ServiceIdentity
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement import MCP_REFUSED, http_call
 from arx_verifier.token import Macaroon, ThirdPartyCaveat, call_proof, discharge
 from arx_verifier.verification import Verifier

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval, ask_approval, take_approval
 from arx_caps.service.own_key import read_own_key
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, TokenError
 from arx_verifier.request import AccessRequest
 

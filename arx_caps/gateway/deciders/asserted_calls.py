@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.service.fetch import require_private
 from arx_caps.service.own_key import read_own_key
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS, AuditError, Failure, GrantError, StoreError
 from arx_verifier.journal import OK, ChainFacts, Decision, digest_arguments
 from arx_verifier.request import UNSEEN_BODY, AccessRequest

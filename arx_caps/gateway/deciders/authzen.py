@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from arx_caps.agent.tasks.task import now_ms
 from arx_caps.credentials.access_token import is_access_token
 from arx_caps.credentials.secret_source import read_secret
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
@@ -39,6 +38,7 @@ from arx_caps.gateway.deciders.authzen_mapping import (
 )
 from arx_caps.gateway.deciders.decider import Hosts
 from arx_verifier.addresses import read_address, write_address
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement import Enforcement, RefusedCall, RouteMap, collect_headers, read_traceparent
 from arx_verifier.errors import (
     REASONS,

@@ -29,7 +29,6 @@ from arx_caps.mint.api.request_runner import (
     media_type_of,
 )
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.work.repeats import Claim, Made
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import (
@@ -41,6 +40,7 @@ from arx_caps.mint.identity.authenticate import (
     read_proof,
 )
 from arx_caps.mint.rate_limit import TooOftenError
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError, refusal
 from arx_verifier.request import read_json_object
 

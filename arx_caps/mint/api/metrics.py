@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from arx_caps.mint.context import MINT, VERSION, MintContext
-from arx_caps.mint.db.database import now_ms
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import used_in
 

@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from arx_caps.audit.integrity import Rows
 from arx_caps.audit.merkle import WIDTH, IncompleteError, TamperedError
 from arx_caps.audit.store import LogStore, Publisher
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, AuditError
 
 _JOIN_S: Final = 5.0
@@ -69,7 +70,7 @@ class RowCheck:
             if head is None or not self._publisher.made:
                 raise AuditError("the log's files are not complete yet; ask again in some seconds")
             rows = Rows(self._store, self._publisher.files(head.size), head)
-            self.state = CheckState("running", rows.size, 0, by, _now_ms())
+            self.state = CheckState("running", rows.size, 0, by, now_ms())
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, args=(rows,), name="arx-mint-log-check", daemon=True)
             self._thread.start()
@@ -114,8 +115,4 @@ class RowCheck:
             raise
 
     def _end(self, outcome: CheckOutcome, problem: str = "") -> None:
-        self.state = self.state._replace(outcome=outcome, ended_ms=_now_ms(), problem=problem)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+        self.state = self.state._replace(outcome=outcome, ended_ms=now_ms(), problem=problem)

@@ -6,7 +6,6 @@ SQLite in the realm's folder, or PostgreSQL when several mints share a realm. Qu
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any, Final, Self, TypeAlias
 
@@ -20,17 +19,13 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import queue_notices
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OUTBOX
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, StoreError
 
 PAGE: Final = 1000  # rows in a listing at most
 NAME: Final = "the mint's database"
 Rows: TypeAlias = list[dict[str, Any]]
 _RECORD: Final = CompiledStatement(insert(OUTBOX))
-
-
-def now_ms() -> int:
-    """Return the wall clock, in ms since the Unix epoch."""
-    return time.time_ns() // 1_000_000
 
 
 # A change is one transaction, and its event is written in it: the audit log has no change without its event. On

@@ -16,13 +16,13 @@ from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.credentials.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow, require_token_allows, verify_operator_token
 from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS
 from arx_caps.settings.durations import format_duration
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import (
     AccessError,
     ArxError,

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import (
@@ -25,6 +24,7 @@ from arx_caps.mint.identity.authenticate import (
     require_active_operator,
 )
 from arx_caps.mint.policy.roles import APPROVE
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest

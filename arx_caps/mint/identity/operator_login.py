@@ -11,13 +11,13 @@ import msgspec
 
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import LOGIN, REFUSALS, record_decision
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.operator_role import role_of_person
 from arx_caps.mint.policy.issuers import Subject
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.journal import ChainFacts
 from arx_verifier.names import is_agent_path

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.keys import (
     BY_FILE,
@@ -26,6 +25,7 @@ from arx_caps.mint.db.repositories.identity.keys import (
 )
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.token import KeyRing, PreparedKey
 

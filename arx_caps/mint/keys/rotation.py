@@ -10,7 +10,6 @@ import time
 from collections.abc import Collection
 from typing import Any, Final, Literal, NamedTuple
 
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.keys import RootRow
@@ -20,6 +19,7 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.revocation import KillReport, RevocationStore
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError
 from arx_verifier.memory import MEMORY_AUDIENCE
 

@@ -12,12 +12,12 @@ import msgspec
 from joserfc.jwk import ECKey, RSAKey
 
 from arx_caps.credentials.access_token import LIFE_MS, Algorithm, VerifyingKey, read_verifying_key
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.keys import SIGNING_NAME, SealedRoot
 from arx_caps.mint.db.repositories.identity.signing_keys import SigningKeyRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.root_keys import RootKeys
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import SettingsError
 
 PUBLISHED_MS: Final = 10 * 60_000  # before a key signs; twice as long as anyone may keep the published keys

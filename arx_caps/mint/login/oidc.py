@@ -21,11 +21,11 @@ import msgspec
 from arx_caps.credentials.secret_source import read_secret
 from arx_caps.http.client import no_answer
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import AHEAD_S, IssuerToken, verify_issuer_token
 from arx_caps.mint.keys.jwks import fetch_document
 from arx_caps.settings.realm import Login, is_safe_url
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, RequestError, SettingsError, UnavailableError
 from arx_verifier.request import read_json_object
 

@@ -13,7 +13,6 @@ from arx_caps.audit.ingest import DISPUTED, PRUNED_KIND, RECOVERED, EventRecord
 from arx_caps.audit.integrity import ERASED_KIND, index_at
 from arx_caps.audit.query import log_events, names_above
 from arx_caps.mint.audit.log import AuditLog
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.notices import (
@@ -26,6 +25,7 @@ from arx_caps.mint.db.notices import (
 )
 from arx_caps.revocation import RevocationStore
 from arx_caps.settings.limits import DEFAULT_LIMITS
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
 
 LATE_MS: Final = 10_000  # without a probe: ten default leases, so that a short pause raises no alarm

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.notices import HEARTBEAT
@@ -25,6 +24,7 @@ from arx_caps.mint.notifications.alarms import Alarms
 from arx_caps.mint.notifications.message import Notice
 from arx_caps.mint.notifications.receivers import Outcome, open_receiver, send_notice
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError
 
 LOOK_S: Final = 0.5  # how often it looks for what is due

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -38,6 +37,7 @@ from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template
 from arx_caps.mint.tasks.revoke import end_session
 from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 from arx_verifier.token import agent_targets, wire
 

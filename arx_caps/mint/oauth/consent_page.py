@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.html.render import load_templates
 from arx_caps.mint.oauth.authorization_code import Consent
 from arx_caps.mint.policy.tables import Template
@@ -21,6 +20,7 @@ from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_caps.mint.tasks.sessions import within_login
 from arx_caps.settings.durations import format_duration
 from arx_caps.settings.realm import LOOPBACK
+from arx_verifier.clock import now_ms
 from arx_verifier.constraints import TEXTS, kinds_of
 from arx_verifier.errors import GrantError
 

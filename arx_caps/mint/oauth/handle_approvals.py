@@ -11,7 +11,6 @@ import msgspec
 
 from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN
 from arx_caps.mint.db.repositories.work.proofs import used_id
@@ -23,6 +22,7 @@ from arx_caps.mint.oauth.task_grant import is_proven
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.token_factory import as_json
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 MAX_SHOWN: Final = 16  # of one person and agent: of a page that is read

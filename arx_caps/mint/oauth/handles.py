@@ -18,13 +18,13 @@ from arx_caps.credentials.access_token import (
     sign_access_token,
 )
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.client.clients import OAuthClient, scopes_of
 from arx_caps.mint.tasks.liveness import session_state, task_state
 from arx_caps.mint.tasks.reissue import reissue_task
 from arx_caps.mint.tasks.token_factory import new_name
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import TokenError, refusal
 from arx_verifier.token import Caveat
 

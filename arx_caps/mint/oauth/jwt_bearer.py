@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken, is_identity_assertion, verify_issuer_token
 from arx_caps.mint.identity.session_login import Opener, agent_of_workload, subject_in
@@ -17,6 +16,7 @@ from arx_caps.mint.oauth.client.clients import OAuthClient, authenticate_client,
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
 from arx_caps.mint.oauth.handles import Issued
 from arx_caps.mint.oauth.task_grant import issue_in_session, opener_of
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"

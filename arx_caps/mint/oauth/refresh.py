@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
@@ -25,6 +24,7 @@ from arx_caps.mint.oauth.task_grant import (
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.revoke import end_session, finish_task
 from arx_caps.mint.tasks.sessions import renew_session
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.jcs import jcs
 from arx_verifier.token import wire

@@ -9,7 +9,6 @@ from msgspec import Meta
 
 from arx_caps.credentials.access_token import LIFE_MS
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import Opener, subject_columns, subject_of
@@ -22,6 +21,7 @@ from arx_caps.mint.policy.tables import origin_of
 from arx_caps.mint.tasks.issue import TaskRequest, start_task
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.sessions import open_for
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, RevokedError, refusal
 
 DETAILS_TYPE: Final = "arx_task"

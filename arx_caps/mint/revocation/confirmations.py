@@ -11,13 +11,13 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.revocation import DIRECT, Bump, KillReport, RevocationStore
 from arx_caps.revocation.confirm import report_row
 from arx_caps.revocation.report import fenced_after_ms
 from arx_caps.revocation.store import DEFAULT_LEASE_MS
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
 
 CONFIRMED: Final = "targets.confirmed"  # the kind of event

@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 from arx_caps.audit.ingest import EventRecord, read_event
 from arx_caps.mint.audit.feeds import KILLS
 from arx_caps.mint.audit.log import AuditLog
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
@@ -19,6 +18,7 @@ from arx_caps.revocation.failover import FORGOTTEN
 from arx_caps.revocation.failover import attest as attest_server
 from arx_caps.revocation.wire import Ahead, Header, StoreEntry
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation import UNKNOWN, Epochs, HistoryPlace, new_incarnation
 

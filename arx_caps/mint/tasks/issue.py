@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -29,6 +28,7 @@ from arx_caps.mint.tasks.token_factory import (
     sign_tokens,
     write_bundle,
 )
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, GrantError
 from arx_verifier.token import check_public, is_point
 

@@ -7,8 +7,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import refusal
 from arx_verifier.token import agent_targets
 

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -26,6 +25,7 @@ from arx_caps.mint.tasks.revoke import kill_links
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import Birth, as_json, keys_for, new_link
 from arx_caps.revocation import KillReport
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.token import Caveat
 

@@ -8,7 +8,6 @@ never leaves this module.
 import json
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -25,6 +24,7 @@ from arx_caps.mint.tasks.token_factory import caveats_of
 from arx_caps.mint.tasks.trial_token import judge_token, trial_birth
 from arx_caps.settings.toml_file import TomlEntry, TomlTable, read_toml, several
 from arx_verifier import jcs, names
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, MalformedTokenError, RequestError, refusal
 from arx_verifier.journal import OK
 from arx_verifier.request import AccessRequest
@@ -219,7 +219,7 @@ def _judge(
 def _decide(
     policy: Policy, grant: TaskGrant, audience: str, question: PolicyQuestion, subject: Subject | None
 ) -> tuple[str, str | None]:
-    now, key, epochs = time.time_ns() // 1_000_000, secrets.token_bytes(32), UnsafeLocalEpochs()
+    now, key, epochs = now_ms(), secrets.token_bytes(32), UnsafeLocalEpochs()
     agent: Mapping[str, Any] = {"path": question.agent, "metadata": "{}", "owner": None}
     ring = KeyRing({_KID: key}, realm=_REALM)
     born = Born(epochs.incarnation, epochs.seq)

@@ -14,11 +14,11 @@ from sqlalchemy import func, or_, select
 from arx_caps.audit.ingest import LINK
 from arx_caps.audit.store import NODE
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.work.previews import Named
 from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_caps.mint.tasks.liveness import is_frozen, session_state, task_state
 from arx_caps.revocation import Target
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.journal import audience_of
 from arx_verifier.token import agent_targets, subject_target

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.revocation.revoker import NO_WAIT_MS
 from arx_caps.revocation import Bump, KillReport
+from arx_verifier.clock import now_ms
 
 BRIEFLY_MS: Final = 50  # live verifiers confirm in a few ms; a caller must not wait for the lease of a dead one
 

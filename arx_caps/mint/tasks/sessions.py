@@ -16,7 +16,6 @@ import msgspec
 
 from arx_caps.credentials.jose import Proof, check_assertion
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.repositories.work.proofs import Used, replayed, used_id
@@ -40,6 +39,7 @@ from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.token_factory import Birth, new_link, new_name, sign_session
 from arx_caps.revocation import ProofUsedError, UsedProof
 from arx_caps.settings.durations import duration_within, format_duration
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, Failure, GrantError, StoreError, refusal, shorten
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest

@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.session_login import subject_of
@@ -21,6 +20,7 @@ from arx_caps.mint.tasks.discharge import require_approvals, third_party_of
 from arx_caps.mint.tasks.liveness import require_unrevoked
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import meta_of, model_of, write_bundle_of
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
 from arx_verifier.token import (
     HOP_BYTES,

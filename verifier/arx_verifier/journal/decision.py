@@ -6,12 +6,12 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol, Self
 
 import msgspec
 
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, Failure
 from arx_verifier.journal.record import (
     MAX_FACTS_BYTES,
@@ -325,7 +325,7 @@ class InMemoryDecisions:
 
     waits = False
 
-    def __init__(self, *, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000, verifier: str = "") -> None:
+    def __init__(self, *, clock: Callable[[], int] = now_ms, verifier: str = "") -> None:
         self.decisions: list[Decision] = []
         self._clock, self._verifier, self._boot = clock, verifier, os.urandom(6).hex()
         self._tally, self._lock = Tally(), threading.Lock()

@@ -17,6 +17,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final, Literal
 
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.journal.decision import COUNTED, GAP, OK, UNPROVEN, Decision
 from arx_verifier.journal.quota import (
@@ -84,7 +85,7 @@ class Journal:
         segment_bytes: int = SEGMENT_BYTES,
         mode: Literal["strict", "durable", "best_effort"] = "strict",
         max_bytes: int = MAX_BYTES,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock: Callable[[], int] = now_ms,
         on_run: Callable[[], None] = lambda: None,
     ) -> None:
         if not MIN_SEGMENT_BYTES <= segment_bytes <= max_bytes or segment_bytes % PAGESIZE:

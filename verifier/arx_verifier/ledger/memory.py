@@ -6,13 +6,13 @@
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from arx_verifier.amounts import MAX_AMOUNT
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger.pools import (
     BUSY,
@@ -283,7 +283,7 @@ class MemoryLedger:
 
     waits = False
 
-    def __init__(self, *, clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(self, *, clock: Callable[[], int] = now_ms) -> None:
         self.state = LedgerState()
         self._clock, self._lock, self._forked = clock, threading.Lock(), False
         self.start()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stamp what agents write into a memory, check what they read, and record what was withheld.  SPEC 18."""
 
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, refusal
 from arx_verifier.journal import Decision, DecisionSink
 from arx_verifier.memory.stamp import (
@@ -108,7 +108,7 @@ class Memory:
         incarnation, born = grant.born
         self._complete = incarnation
         known = self._authentic(sources) if sources else ()
-        first, last = self._epochs.times_ms(time.time_ns() // 1_000_000)
+        first, last = self._epochs.times_ms(now_ms())
         fields: tuple[Any, ...] = (
             digest_content(content),
             kind_of(kind, known),
@@ -188,7 +188,7 @@ class Memory:
         withheld = _withheld(verdicts)
         if withheld and self._decisions is not None:
             incarnation, applied, age_ms = self._epochs.view()
-            at = time.time_ns() // 1_000_000
+            at = now_ms()
             decision = Decision(WITHHELD, at, reader.facts, reader.tool)
             decision.incarnation, decision.applied, decision.age_ms = incarnation, applied, age_ms
             decision.failures = tuple(map(_failure, withheld[:_SHOWN_GROUPS]))

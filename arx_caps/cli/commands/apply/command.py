@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from arx_caps.cli.access.mint_session import Caller, now_ms
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import ROOT_UID, Place, operator_options
 from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.commands.apply.plan import PlannedService, ServicesPlan, make_plan, read_invitation
@@ -19,6 +19,7 @@ from arx_caps.cli.commands.apply.services_file import load_services
 from arx_caps.cli.exit_codes import INCOMPLETE, OK, Stop
 from arx_caps.cli.options import common_options, pass_console, yes_option
 from arx_caps.cli.terminal import Console, Progress
+from arx_verifier.clock import now_ms
 
 if TYPE_CHECKING:
     from arx_verifier.errors import ArxError

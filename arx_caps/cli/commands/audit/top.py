@@ -5,12 +5,12 @@ from typing import Any, Final
 
 import click
 
-from arx_caps.cli.access.mint_session import now_ms
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Since
 from arx_caps.cli.terminal import Console, plain, table
 from arx_caps.settings.durations import show_span, show_time
+from arx_verifier.clock import now_ms
 
 TOP: Final = "/v1/audit/top"
 _KINDS: Final = ("agent", "session", "tool", "reason")

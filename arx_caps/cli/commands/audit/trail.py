@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.access.mint_session import Caller, now_ms
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
 from arx_caps.cli.display import HEADS, hint_silent, row_of
@@ -20,6 +20,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, table, tree, widths_of
 from arx_caps.settings.durations import show_span, show_time
+from arx_verifier.clock import now_ms
 
 RUNS = "/v1/audit/runs"
 WAIT_MS = 20_000

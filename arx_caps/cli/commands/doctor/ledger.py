@@ -6,7 +6,6 @@ restart notes it.
 """
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from arx_caps.cli.commands.doctor.history import row_of
 from arx_caps.revocation import acl
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
 from arx_verifier.revocation import Address, open_client, refused_login, without_login
@@ -207,7 +207,7 @@ def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Che
     """Find pools that a restart or a failover has exhausted, and a clock that was set back.  SPEC 17.5."""
     name, begin = "ledger history", f"arx:budget:{{{realm.name}}}:"
     run, since, seen, number, whole = client.hmget(f"{begin}h", "run", "since", "seen", "number", "whole")
-    away = abs(at - time.time_ns() // 1_000_000)
+    away = abs(at - now_ms())
     if away > MAX_CLOCK_MS:
         return Check(name, False, f"its clock is {away} ms away", f"{CLOCKS} by NTP")
     if seen is not None and int(seen) > at + MAX_CLOCK_MS:

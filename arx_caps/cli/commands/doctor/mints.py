@@ -20,6 +20,7 @@ from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.http.client import no_answer, open_client
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _ask_once(name: str, address: str, realm: Realm) -> _Asked:
 
 def _registered_check(asked: _Asked, seen: "MintSeen") -> Check:
     """Return the check of a mint at its own address: a mint that cannot be reached from here may work."""
-    check, age_ms = asked.check, max(0, time.time_ns() // 1_000_000 - seen.at)
+    check, age_ms = asked.check, max(0, now_ms() - seen.at)
     if asked.readiness is not None or check.ok:
         return check
     last = f"{check.found}; its last sign of life is {show_span(age_ms)} ago"

@@ -4,10 +4,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from arx_caps.cli.access.mint_session import now_ms
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 
 NAME: Final = "notifications"

@@ -17,6 +17,7 @@ from arx_caps.database.disk_room import room_fault
 from arx_caps.revocation import GONE_MS, RevocationStore, VerifierSeen, state_of
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 from arx_verifier.service import read_service_file
@@ -106,7 +107,7 @@ def _of_service(name: str, own: list[VerifierSeen], lease_ms: int) -> Check | No
 
 def _newest(keys: "KeyRows", realm: Realm) -> dict[str, dict[str, int]]:
     """Return by audience the ids of the keys that its services must have by now, with their time of publication."""
-    before = time.time_ns() // 1_000_000 - INTERVALS * realm.key_refresh_ms
+    before = now_ms() - INTERVALS * realm.key_refresh_ms
     newest: dict[str, dict[str, int]] = {}
     for number in (row for row in keys.numbers if row.retired_at is None):
         # Numbers ascend: the last one of an audience is left.
@@ -122,7 +123,7 @@ def _fetched(keys: "KeyRows", names: list[str], realm: Realm) -> Iterator[Check]
     """Check that each service has fetched the newest keys: a rotation waits for it, and then a retirement ends it."""
     from arx_caps.mint.db.repositories.identity.keys import BY_FILE
 
-    newest, now = _newest(keys, realm), time.time_ns() // 1_000_000
+    newest, now = _newest(keys, realm), now_ms()
     for name in names:
         fetches = [row for row in keys.fetches if row.audience == name]
         own = [row for row in fetches if not row.holder_key.startswith(BY_FILE)]
@@ -159,13 +160,13 @@ def _lacking(wanted: Mapping[str, int], had: frozenset[str]) -> str:
     missing = sorted(wanted.keys() - had)
     if not missing:
         return ""
-    age_ms = time.time_ns() // 1_000_000 - min(wanted[kid] for kid in missing)
+    age_ms = now_ms() - min(wanted[kid] for kid in missing)
     return f"the key {missing[0]}, which was published {show_span(age_ms)} ago"
 
 
 def _versions(db: "MintDatabase", names: list[str], realm: Realm) -> dict[str, set[str]]:
     """Return by service the versions that its own keys have reported; none of a key that is not in use any more."""
-    since = time.time_ns() // 1_000_000 - realm.max_ttl_ms  # as the mint judges the fetches of a key
+    since = now_ms() - realm.max_ttl_ms  # as the mint judges the fetches of a key
     keys = db.holder_keys.by_holder(f"service:{name}" for name in names)
     used = {holder: [row["kid"] for row in of if (row["used_at"] or 0) > since] for holder, of in keys.items()}
     reported = db.holder_keys.versions(kid for kids in used.values() for kid in kids)
@@ -197,7 +198,7 @@ def _shipping(realm: Realm, names: list[str], live: Collection[str | None]) -> C
             sent = log.last_sent(names)
     except ArxError as error:
         return Check("shipping", None, str(error), "start the mint, or see its log; then run `arx doctor` again")
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     parts = [_list([f"{name} {show_span(max(0, now - at))} ago" for name, at in sorted(sent.items())])] if sent else []
     silent = [name for name in names if name not in sent]
     if runs := [name for name in silent if name in live]:

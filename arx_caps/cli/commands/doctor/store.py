@@ -21,6 +21,7 @@ from arx_caps.revocation.failover import look, must_attest
 from arx_caps.revocation.store import functions
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from arx_verifier.journal import apart, writers
 from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError
@@ -135,7 +136,7 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
 
 def _clocks(at: tuple[int, int]) -> Check:
     """Compare this machine's clock with the store's time, given as seconds and microseconds."""
-    away_ms = abs(at[0] * 1000 + at[1] // 1000 - time.time_ns() // 1_000_000)
+    away_ms = abs(at[0] * 1000 + at[1] // 1000 - now_ms())
     mend = "" if away_ms <= MAX_CLOCK_MS else "set both clocks by NTP: from 30 s on every call is refused"
     return Check("clock", not mend, f"{away_ms} ms from the store's clock", mend)
 

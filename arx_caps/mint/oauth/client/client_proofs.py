@@ -5,9 +5,9 @@ from typing import Final
 
 from arx_caps.credentials.jose import check_client_dpop
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.errors import OAuthError
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 TOKEN: Final = "/oauth/token"  # noqa: S105 - a path

@@ -4,12 +4,12 @@
 from typing import Any
 
 from arx_caps.mint.context import MINT, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF
 from arx_caps.mint.oauth.client.client_metadata import METHOD, invalid_metadata, read_client_metadata
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 

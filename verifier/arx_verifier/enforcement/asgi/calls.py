@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.clock import now_ms
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.base.routes import Headers, Scope
 from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut

@@ -6,10 +6,10 @@ framework.
 """
 
 import re
-import time
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.problems import Answer, answer
 from arx_verifier.enforcement.base.routes import LINE_BREAK
 from arx_verifier.errors import ArxError, Failure, RequestError, shorten
@@ -185,8 +185,3 @@ def read_traceparent(value: bytes) -> str | None:
     """Return the caller's trace context (W3C), or None if it is malformed."""
     # The caller chooses this text, and it goes into records: nothing but hexadecimal digits passes.
     return value.decode("ascii") if _TRACEPARENT.fullmatch(value) else None
-
-
-def now_ms() -> int:
-    """Return the time, ms since the Unix epoch."""
-    return time.time_ns() // 1_000_000

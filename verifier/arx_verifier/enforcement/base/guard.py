@@ -11,7 +11,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
-from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms
+from arx_verifier.clock import now_ms
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
 from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool

@@ -12,9 +12,10 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.asgi.calls import http_call
 from arx_verifier.enforcement.base.client_address import Peers
-from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.guard import granted
 from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS

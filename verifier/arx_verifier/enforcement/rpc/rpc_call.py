@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
+from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.client_address import Peers
-from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.guard import granted
 from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
-from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, now_ms, read_traceparent, refused_end
+from arx_verifier.clock import now_ms
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.problems import BUDGET_HEADER
 from arx_verifier.enforcement.base.routes import PUBLIC, Meaning, Scope, require_clean_path
 from arx_verifier.enforcement.grants.running_calls import RunningCall, RunningCalls

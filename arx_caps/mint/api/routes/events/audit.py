@@ -14,8 +14,8 @@ from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
 from arx_caps.mint.audit.row_check import CheckOutcome, CheckState
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, record_refusal
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, StoreError
 from arx_verifier.request import AccessRequest
 

@@ -4,7 +4,6 @@
 They read sums that the log keeps, and so cost the same for any number of records.  LOG 3.6.
 """
 
-import time
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -13,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.audit.query import MAX_TOP, series, top
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
 from arx_caps.mint.context import MintContext
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import RequestError
 
 READ: Final = "arx.audit.read"
@@ -148,7 +148,7 @@ def _time(query: SpanQuery) -> tuple[int, int | None]:
     Raises:
         RequestError: The time is empty, or longer than ``MAX_MS``.
     """
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     since = max(0, (now if query.until is None else query.until) - DEFAULT_MS) if query.since is None else query.since
     end = max(now, since) if query.until is None else query.until
     if not 0 <= end - since <= MAX_MS:

@@ -9,7 +9,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, TEST, WAITING
 from arx_caps.mint.db.repositories.events.notifications import NOTIFICATIONS_ORDER
@@ -23,6 +22,7 @@ from arx_caps.mint.notifications.receivers import (
     seal_receiver,
 )
 from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, RequestError
 
 READ: Final = "arx.webhooks.read"

@@ -15,13 +15,13 @@ from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.openapi import OpenRoute
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.authenticate import LOGOUT
 from arx_caps.mint.identity.operator_login import log_operator_in
 from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.tasks.sessions import token_for
 from arx_caps.settings.realm import Login
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
 
 PATH: Final = "/v1/login"

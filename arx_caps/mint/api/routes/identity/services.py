@@ -16,7 +16,6 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import BY_FILE
 from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, bad_enrolment
@@ -26,6 +25,7 @@ from arx_caps.mint.identity.authenticate import JOIN, record_outcome
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_verifier import names
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError, refusal
 from arx_verifier.memory import MEMORY_AUDIENCE
 from arx_verifier.request import AccessRequest

@@ -11,7 +11,6 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.work.sessions import Duration
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
 from arx_caps.mint.db.tables import OAUTH_CLIENTS
@@ -21,6 +20,7 @@ from arx_caps.mint.tasks.revoke import end_session, kill_links
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_caps.settings.durations import MAX_MS, duration_within
 from arx_caps.settings.self_registration import DEFAULT_UNUSED_MS
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, RequestError
 
 READ: Final = "arx.clients.read"

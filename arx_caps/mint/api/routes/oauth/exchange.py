@@ -6,9 +6,9 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.tasks import token_exchange
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, RequestError
 from arx_verifier.token import MAX_CREDENTIAL_CHARS
 

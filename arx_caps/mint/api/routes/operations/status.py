@@ -9,8 +9,8 @@ import msgspec
 from arx_caps.audit.query import series
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
 from arx_caps.mint.context import VERSION, MintContext
-from arx_caps.mint.db.database import now_ms
 from arx_caps.revocation import Header, VerifierSeen, VerifierState, state_of
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 

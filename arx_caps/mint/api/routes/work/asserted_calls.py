@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
-from arx_caps.mint.db.database import now_ms
 from arx_caps.mint.tasks.asserted_calls import judge_asserted
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import OK
 from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall

@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
+from arx_caps.mint.db.database import PAGE, Database, Rows, plain
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.tables import (
     APPROVALS,
@@ -26,6 +26,7 @@ from arx_caps.mint.db.tables import (
     TASK_GRANTS,
     TASKS,
 )
+from arx_verifier.clock import now_ms
 from arx_verifier.token import subject_target
 
 ERASED: Final = "mint.erased"

@@ -12,11 +12,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
+from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FAILED, WAITING, notice_row, queue_notices
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import ALARMS, NOTIFICATIONS, WEBHOOKS
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 NOTIFICATIONS_ORDER: Final = Order((NOTIFICATIONS.c.at_ms, NOTIFICATIONS.c.id), tuple[Time, Text], newest_first=True)

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
-from arx_caps.mint.db.database import Database, Rows, now_ms
+from arx_caps.mint.db.database import Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FAILED, WAITING
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 MAX_WEBHOOKS: Final = 16  # each has a thread of its own at every mint, so that none waits for another

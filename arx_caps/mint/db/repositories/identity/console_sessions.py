@@ -8,11 +8,12 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
+from arx_caps.mint.db.database import PAGE, Database, Rows, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 
 _T: Final = CONSOLE_SESSIONS.c
 _FIND: Final = CompiledStatement(select(CONSOLE_SESSIONS).where(_T.secret == bindparam("digest")))

@@ -11,10 +11,11 @@ from sqlalchemy.exc import IntegrityError
 
 from arx_caps.credentials.keyfile import PublicKey, public_key
 from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
+from arx_caps.mint.db.database import PAGE, Database, Rows, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, META, OPERATORS, SERVICES
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 _OWNERS: Final[dict[str, Column[Any]]] = {

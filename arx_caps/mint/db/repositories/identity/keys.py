@@ -13,7 +13,7 @@ from sqlalchemy import Column, Select, Table, bindparam, exists, func, insert, o
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import (
     AUDIENCE_KEYS,
@@ -25,6 +25,7 @@ from arx_caps.mint.db.tables import (
     WEBHOOKS,
 )
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 
 BY_FILE: Final = "file:"  # instead of a thumbprint: an operator copied the service file
 SIGNING_NAME: Final = "sign/"  # of what the seal of a signing key is bound to; no root key has such a name

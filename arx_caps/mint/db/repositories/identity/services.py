@@ -13,12 +13,13 @@ from sqlalchemy.exc import IntegrityError
 
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
+from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key, forget_versions
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])

@@ -7,10 +7,11 @@ from typing import Final, NamedTuple
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import SIGNING_KEYS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 
 _ROWS: Final = select(SIGNING_KEYS).order_by(SIGNING_KEYS.c.signs_from, SIGNING_KEYS.c.created_at, SIGNING_KEYS.c.kid)
 _ADD: Final = insert(SIGNING_KEYS)

@@ -7,10 +7,11 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
+from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, OAUTH_CLIENTS, OAUTH_CONSENTS, OAUTH_HANDLES, OAUTH_REFRESHES
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 CLIENTS_ORDER: Final = Order((OAUTH_CLIENTS.c.id,), tuple[Text])

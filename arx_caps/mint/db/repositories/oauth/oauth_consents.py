@@ -5,10 +5,11 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OAUTH_CONSENTS
+from arx_verifier.clock import now_ms
 
 KEEP_MS: Final = 24 * 3_600_000  # after its end, so that a replayed code is known as one
 _T: Final = OAUTH_CONSENTS.c

@@ -5,11 +5,12 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, select, update
 
-from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAUTH_HANDLES, SESSIONS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import refusal
 
 KEEP_MS: Final = 24 * 3_600_000  # after its expiry, so that a late question finds what it was

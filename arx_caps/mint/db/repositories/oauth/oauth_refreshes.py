@@ -5,9 +5,10 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OAUTH_REFRESHES
+from arx_verifier.clock import now_ms
 
 _T: Final = OAUTH_REFRESHES.c
 _ITS: Final = _T.digest == bindparam("which")

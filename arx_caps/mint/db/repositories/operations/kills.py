@@ -12,10 +12,11 @@ from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
+from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import erase_reasons
 from arx_caps.mint.db.tables import FREEZES, KILLS
+from arx_verifier.clock import now_ms
 
 KILLS_ORDER: Final = Order((KILLS.c.seq, KILLS.c.incarnation), tuple[Time, Text], newest_first=True)
 _AT: Final = (KILLS.c.seq == bindparam("at"), KILLS.c.incarnation == bindparam("of"))

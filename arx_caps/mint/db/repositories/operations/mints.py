@@ -7,8 +7,9 @@ from typing import Final
 import msgspec
 from sqlalchemy import delete, insert, select
 
-from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.tables import META
+from arx_verifier.clock import now_ms
 
 FORGOTTEN_MS: Final = 3_600_000  # after its last sign of life, a mint that was not stopped in order
 _ROWS: Final = "mint/"  # what the names of its rows in META begin with

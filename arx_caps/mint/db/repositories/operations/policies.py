@@ -7,10 +7,11 @@ from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from arx_caps.mint.db.cursor import Order, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
+from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import POLICIES
+from arx_verifier.clock import now_ms
 
 # ``put`` gives no two policies the same millisecond.
 POLICIES_ORDER: Final = Order((POLICIES.c.in_force_at,), tuple[Time], newest_first=True)

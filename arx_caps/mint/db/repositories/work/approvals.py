@@ -12,12 +12,13 @@ from sqlalchemy import Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
+from arx_caps.mint.db.database import PAGE, Database, Rows, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.grants import lock_task
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 MAX_WAITING: Final = 32  # of one session: operators do not read more with care

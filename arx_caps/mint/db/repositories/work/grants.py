@@ -10,12 +10,13 @@ from typing import Any, Final
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import Database, Rows, now_ms
+from arx_caps.mint.db.database import Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 _OF_TASK: Final = TASK_GRANTS.c.task == bindparam("its_task")

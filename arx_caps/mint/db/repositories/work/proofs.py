@@ -7,9 +7,10 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, select
 
-from arx_caps.mint.db.database import Database, now_ms
+from arx_caps.mint.db.database import Database
 from arx_caps.mint.db.statement import CompiledStatement, insert_rows
 from arx_caps.mint.db.tables import USED_JTI
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 PRUNE_MS: Final = 10_000  # how often expired ids are deleted

@@ -11,13 +11,14 @@ from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, sele
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms, plain
+from arx_caps.mint.db.database import PAGE, Database, Rows, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.repositories.work.proofs import Used
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS, USED_JTI
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
 
 # The states that a row has; a killed or frozen session is alive in the database.

@@ -7,13 +7,14 @@ from typing import Any, Final
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
 from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, now_ms
+from arx_caps.mint.db.database import PAGE, Database, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_from
 from arx_caps.mint.db.repositories.work.sessions import Which, of_state
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import HIGH_WATER, SESSIONS, TASK_GRANTS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 TASKS_ORDER: Final = Order((TASKS.c.started_at, TASKS.c.id), tuple[Time, Text], newest_first=True)
