@@ -23,7 +23,7 @@ from arx_verifier.token import HolderKey, wire
 
 # RFC 9864 renamed EdDSA over this curve to Ed25519; the signature is the same, so both names are accepted.  ARx writes
 # the older one, because more libraries read it.
-ALGORITHMS: Final = ("EdDSA", "Ed25519")
+_NAMES: Final = {"EdDSA": "Ed25519"}
 
 MAX_KEYS: Final = 4096  # public keys in memory, about 8 MB
 _MEMBERS: Final = {"kty", "crv", "x"}
@@ -31,16 +31,25 @@ _MEMBERS: Final = {"kty", "crv", "x"}
 Role = Literal["agent", "operator", "service", "holder", "log", "witness"]
 
 
-class _Registry(jws.JWSRegistry):
-    """joserfc's registry with these two algorithms, without its warning at the older name."""
+class AlgorithmRegistry(jws.JWSRegistry):
+    """joserfc's registry, limited to one algorithm, without its warning at the older name of Ed25519.
+
+    Args:
+        algorithm: The algorithm; both names of Ed25519 mean the same.
+        max_header_bytes: The longest header that is parsed.
+    """
+
+    def __init__(self, algorithm: str, *, max_header_bytes: int = jws.JWSRegistry.max_header_length) -> None:
+        super().__init__()
+        self._algorithm, self.max_header_length = _NAMES.get(algorithm, algorithm), max_header_bytes
 
     def get_alg(self, name: str) -> Any:
-        if name not in ALGORITHMS:
-            raise MalformedTokenError("the algorithm is EdDSA with an Ed25519 key")
-        return self.algorithms["Ed25519"]
+        if _NAMES.get(name, name) != self._algorithm:
+            raise MalformedTokenError(f"wrong algorithm: expected {self._algorithm}, got another")
+        return self.algorithms[self._algorithm]
 
 
-_REGISTRY: Final = _Registry()
+_REGISTRY: Final = AlgorithmRegistry("Ed25519")
 
 
 class PublicKey:

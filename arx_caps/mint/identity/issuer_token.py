@@ -13,6 +13,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from msgspec import Meta
 
+from arx_caps.credentials.keyfile import AlgorithmRegistry
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.policy.issuers import SPIFFE, Issuer
 from arx_verifier.errors import ArxError, GrantError, MalformedTokenError
@@ -37,6 +38,7 @@ _TYPES: Final[dict[str, frozenset[str]]] = {
 _CODES: Final = {"workload": "bad_workload_token"}
 _KTY: Final = {"RS256": ("RSA", None), "PS256": ("RSA", None), "ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
 _NAMED: Final = {"Ed25519": "EdDSA"}  # RFC 9864's name for the same signature
+_MAX_HEADER_BYTES: Final = 2048  # an issuer may add certificates' hashes
 _MEMBERS: Final = {"RSA": ("kty", "n", "e"), "EC": ("kty", "crv", "x", "y"), "OKP": ("kty", "crv", "x")}
 
 
@@ -68,22 +70,6 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _HEADER: Final = msgspec.json.Decoder(_Header)
-
-
-class _Registry(jws.JWSRegistry):
-    """joserfc's registry, limited to one algorithm."""
-
-    max_header_length = 2048
-
-    def __init__(self, algorithm: str) -> None:
-        super().__init__(algorithms=[algorithm])
-        self._algorithm = algorithm
-
-    def get_alg(self, name: str) -> Any:
-        if _NAMED.get(name, name) != self._algorithm:
-            raise MalformedTokenError(f"wrong algorithm: expected {self._algorithm}, got another")
-        # joserfc warns at the older name EdDSA, which also covers Ed448; its registry has the curve's own name.
-        return self.algorithms["Ed25519" if self._algorithm == "EdDSA" else self._algorithm]
 
 
 def verify_issuer_token(
@@ -177,7 +163,9 @@ def _verify_signature(token: str, header: _Header, issuer: Issuer, keys: KeySets
     if len(fitting) != 1:
         raise _WrongError("its key (kid) is not exactly one of the issuer's keys for this algorithm")
     try:
-        jws.deserialize_compact(token, _import(fitting[0]), registry=_Registry(algorithm))
+        jws.deserialize_compact(
+            token, _import(fitting[0]), registry=AlgorithmRegistry(algorithm, max_header_bytes=_MAX_HEADER_BYTES)
+        )
     except (JoseError, ArxError, ValueError, TypeError) as error:
         raise _WrongError("the signature does not verify") from error
 

@@ -19,6 +19,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 from msgspec import Meta
 
+from arx_caps.credentials.keyfile import AlgorithmRegistry
 from arx_caps.http.public_fetch import FetchError
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
@@ -323,23 +324,10 @@ def _signed(token: str, jwk: Mapping[str, str], algorithm: str) -> bool:
         key = _key(jwk)
         if (algorithm == "Ed25519") != isinstance(key, OKPKey):
             return False
-        jws.deserialize_compact(token, key, registry=_Registry(algorithm))
+        jws.deserialize_compact(token, key, registry=AlgorithmRegistry(algorithm))
     except (JoseError, ArxError, ValueError):
         return False
     return True
-
-
-class _Registry(jws.JWSRegistry):
-    """joserfc's registry, limited to one algorithm, without its warning at the name EdDSA."""
-
-    def __init__(self, algorithm: str) -> None:
-        super().__init__(algorithms=[algorithm])
-        self._algorithm = algorithm
-
-    def get_alg(self, name: str) -> Any:
-        if _ALGORITHMS.get(name) != self._algorithm:
-            raise RequestError("another algorithm")
-        return self.algorithms[self._algorithm]
 
 
 def _key(jwk: Any) -> Any:
