@@ -44,7 +44,7 @@ def verifier_of(vector: dict[str, Any]) -> Verifier:
     ledger = None
     if "costs" in vector:
         ledger = MemoryLedger(clock=lambda: second.AT)
-        ledger.state = LedgerState(run="memory", since=second.AT - 60_001)
+        ledger.state = LedgerState(run="memory", since=second.AT - 60_001, whole=second.AT - 60_001)
     return Verifier(
         audience=vector["audience"],
         keys=KeyRing(keys, realm=vector["realm"], max_ttl_ms=vector["max_ttl_ms"]),

@@ -101,7 +101,7 @@ BUDGET = mint(ANYTHING, Caveat(spend=("b", "usd", "1", "task", AT))).encode()
 def ledger(opens: int = AT - 1) -> MemoryLedger:
     """A ledger that began then."""
     made = MemoryLedger(clock=lambda: AT)
-    made.state = LedgerState(run="memory", since=opens)
+    made.state = LedgerState(run="memory", since=opens, whole=opens)
     return made
 
 
