@@ -335,3 +335,17 @@ def test_losing_the_store_is_told_without_its_address(
     until(lambda: "dropped" in caplog.text)
     assert f"realm={own_fast_store.realm!r}" in caplog.text
     assert str(own_valkey.data_dir) not in caplog.text
+
+
+def test_the_end_of_an_outage_is_logged_once(
+    own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last line of a service that decides again is not that it refuses."""
+    caplog.set_level(logging.INFO)
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    until(lambda: "follows the revocation store again" in caplog.text)
+    before = own_fast_store.header().seq
+    own_fast_store.kill(["session:s-" + "a" * 16], "test", "operator:ada")
+    until(lambda: follower._state.applied > before)
+    assert [("dropped" in line, "again" in line) for line in caplog.messages] == [(True, False), (False, True)]

@@ -2,6 +2,8 @@
 """A follower and a real store: kills arrive, leases end, histories change.  ``test_failures`` breaks things."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,7 +14,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.follower_core import PROBE_MS
-from tests.servers import FAST_LEASE_MS, VerifierProcess, until
+from tests.servers import FAST_LEASE_MS, VerifierProcess, child, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.3")]
 
@@ -106,6 +108,26 @@ def test_who_has_left_is_not_waited_for(follow: Start, fast_store: RevocationSto
     until(lambda: len(fast_store.verifiers()) == 1)
     report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
     assert (report.status, report.verifiers) == ("confirmed", 1)
+
+
+def test_who_ends_without_a_close_has_left(valkey: EmbeddedValkey, fast_store: RevocationStore) -> None:
+    """A program that reaches its end leaves the registry, though it closes nothing."""
+    text = (
+        "import sys\n"
+        "from arx_verifier.revocation.follower import Follower\n"
+        "follower = Follower(sys.argv[1], sys.argv[2], 'script')\n"
+        "assert follower.catch_up(0, 0, 30)\n"
+        "print('follows', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", text, valkey.url, fast_store.realm]
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as script:
+        assert script.stdout is not None
+        assert script.stdout.readline() == "follows\n"
+        assert [each.id for each in fast_store.verifiers()] == ["script"]
+        script.communicate()
+    assert script.returncode == 0
+    assert fast_store.verifiers() == ()
 
 
 def test_who_leaves_a_slow_store_is_not_waited_for(

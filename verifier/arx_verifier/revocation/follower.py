@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
@@ -94,6 +95,7 @@ class Follower(Following):
         )
         self._link: Link | RelayLink | None = None
         self._unattested = False  # whether the last connection ended so; the follower's thread writes it
+        self._is_down = False  # whether an outage was logged and no lease was granted since
 
     # For any thread.
 
@@ -215,6 +217,7 @@ class Follower(Following):
                     is_new = not pause or granted or (unattested and not self._unattested)
                     level = logging.WARNING if is_new else logging.DEBUG  # once for each outage
                     _log.log(level, "%s: connection to the revocation store dropped: %s", self, error)
+                    self._is_down = True
                 finally:
                     self._link = None
                     link.close()
@@ -229,6 +232,7 @@ class Follower(Following):
 
     def _follow(self, link: Link | RelayLink, stop: threading.Event) -> None:
         self.begin()
+        before = self._last_grant()
         while not stop.is_set():
             question = self.ask(hurry=bool(self._waiters))
             if question is not None:
@@ -240,6 +244,9 @@ class Follower(Following):
                 else:
                     self.take_answer(frame, link.scan)
                     self._answer_waiters()
+            if self._is_down and self._last_grant() != before:
+                self._is_down = False
+                _log.warning("%s: follows the revocation store again", self)
 
     def _send(self, link: Link | RelayLink, question: StoreQuestion) -> None:
         link.probe(self.verifier_id, question.place, hurry=question.hurry)
@@ -283,4 +290,11 @@ def _after_fork() -> None:
         follower._after_fork()  # noqa: SLF001 - of this module
 
 
+def _close_all() -> None:
+    """At the end of the process: leave each registry, so that no operator looks for a verifier that has ended."""
+    for follower in tuple(_FOLLOWERS):
+        follower.close()
+
+
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_close_all)
