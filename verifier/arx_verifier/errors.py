@@ -455,6 +455,7 @@ def sentence_of(code: str, failures: Sequence[Failure] = ()) -> str:
 
 
 _LONG: Final = 1 << 64  # integers below it are written in full
+_WORDS: Final = {None: "null", True: "true", False: "false"}  # as in JSON, in which callers send them
 
 
 def shorten(value: Any, limit: int = 80) -> str:
@@ -474,7 +475,9 @@ def shorten(value: Any, limit: int = 80) -> str:
         text = '"' + value[:limit] + '"' if len(value) <= limit else '"' + value[:limit]
     elif type(value) is int:
         text = str(value) if value.bit_length() < 256 else f"an integer of {value.bit_length()} bits"
-    elif value is None or type(value) in (bool, float):
+    elif value is None or type(value) is bool:
+        text = _WORDS[value]
+    elif type(value) is float:
         text = str(value)
     elif type(value) in (list, dict):
         text = ascii(value) if _is_plain(value) else f"a {type(value).__name__} of {len(value)}"
