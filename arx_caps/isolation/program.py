@@ -192,7 +192,8 @@ class Program:
         )
 
     def _check_argument(self, argument: str) -> None:
-        text = argument if argument.startswith("/") else argument.partition("=")[2]
+        text = argument if argument.startswith("/") else argument.partition("=")[2] or argument
+        self._check_working_folder(text)
         path = Path(text)
         if not text.startswith("/") or not os.path.exists(text):  # noqa: PTH110  no error for what is no path
             return
@@ -200,7 +201,19 @@ class Program:
         if not any(_within(path, each) or _within(each, path) for each in shown):
             raise SettingsError(
                 f"{self.name}: command: the isolated program cannot see {text}; "
-                f'add writes = ["{text}"], or reads = ["{text}"] if it must not change it'
+                f'add reads = ["{text}"], or writes = ["{text}"] if it must change it'
+            )
+
+    def _check_working_folder(self, text: str) -> None:
+        """Refuse the name of a file here that the program would look for in its own folder, and not find."""
+        # A name alone may be a word: with a suffix or a folder it is meant as a file.
+        if text.startswith("/") or (not Path(text).suffix and "/" not in text):
+            return
+        if os.path.isfile(text) and not os.path.exists(self.home / text):  # noqa: PTH110, PTH113  no error for no path
+            whole = os.path.abspath(text)  # noqa: PTH100  a link has its own place
+            raise SettingsError(
+                f"{self.name}: command: expected a file of the program's working folder {self.home}, got {text}; "
+                f'write "{whole}" in its place, and add reads = ["{whole}"]'
             )
 
     def check_links(self) -> None:

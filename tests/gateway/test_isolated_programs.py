@@ -134,9 +134,9 @@ def test_a_program_of_a_virtual_environment(program: Program, tmp_path: Path) ->
         ),
         (
             {"command": ("/bin/sh", "{}/data")},
-            'command: the isolated program cannot see {0}/data; add writes = ["{0}/data"]',
+            'command: the isolated program cannot see {0}/data; add reads = ["{0}/data"]',
         ),
-        ({"command": ("/bin/sh", "--folder={}/data")}, "command: the isolated program cannot see {0}/data; add writes"),
+        ({"command": ("/bin/sh", "--folder={}/data")}, "command: the isolated program cannot see {0}/data; add reads"),
         ({"command": ("no-such-program",)}, "command: no-such-program: expected a program, found none; install it"),
         ({"user": "no such user"}, "user: expected a user of this machine, got 'no such user'"),
         ({"user": "root"}, "user: expected another user than root and that of ARx, got root"),
@@ -156,6 +156,27 @@ def test_a_wrong_table_is_refused(program: Program, tmp_path: Path, changes: dic
     with pytest.raises(SettingsError) as refused:
         isolate(dataclasses.replace(program, **given), "auto")
     assert str(refused.value).startswith(f"upstream.orders: {error.format(tmp_path)}")
+
+
+@pytest.mark.parametrize("option", ["", "--script="])
+def test_a_file_here_is_none_of_the_working_folder(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """The name of a file beside the gateway's is refused: the program would look for it in its own folder."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "server.py").touch()
+    (here / "serve").touch()
+    given = dataclasses.replace(program, home=tmp_path / "home", command=("/bin/sh", f"{option}server.py"))
+    with pytest.raises(SettingsError, match=r"working folder .*/home, got server.py") as refused:
+        given.check()
+    assert str(refused.value).endswith(f'write "{here}/server.py" in its place, and add reads = ["{here}/server.py"]')
+    words = ("/bin/sh", f"{option}serve", f"{option}other.py")  # the second is a word, the last no file
+    dataclasses.replace(given, command=words).check()
+    given.home.mkdir()
+    (given.home / "server.py").touch()
+    given.check()
 
 
 def test_a_machine_without_any_isolation(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
