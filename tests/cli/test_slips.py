@@ -22,7 +22,7 @@ from arx_caps.mint.tasks.liveness import State
 from tests.cli.helpers import SESSION, Ran, arx
 from tests.cli.live import AGENT, Live, live_realm
 from tests.cli.test_terminal import read_all
-from tests.servers import child, free_ports
+from tests.servers import child, free_ports, until
 
 CLEAR = b"\x1b[H\x1b[J"
 pytestmark = pytest.mark.servers
@@ -341,6 +341,7 @@ def test_top_shows_the_realm(up: Live, typed: Typed) -> None:
     told = up.ok("top", "--since", "5m")
     assert (told["status"]["ready"], told["span_ms"]) == (True, 300_000)
     assert told["kills"][0]["targets"][0]["target"] == f"session:{SESSION}"
+    until(lambda: up.ok("top")["recent"]["total"]["allow"])  # the minute that runs counts
     shown = typed("top").out
     assert "grants" in shown
     assert "REFUSED BECAUSE" in shown

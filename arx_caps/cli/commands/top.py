@@ -86,8 +86,8 @@ def _look(mint: Caller, span_ms: int) -> dict[str, Any]:
         "at": now,
         "span_ms": span_ms,
         "status": mint.call("GET", "/v1/status"),
-        # The minute that is over: the one that runs has only a part of its decisions.
-        "minute": mint.call("GET", "/v1/audit/totals", query={"since": now - 2 * MINUTE_MS})["points"],
+        # Whole minutes are kept: the one that runs, and the one before it, so that what happens now is seen at once.
+        "recent": mint.call("GET", "/v1/audit/totals", query={"since": now - MINUTE_MS}),
         "total": mint.call("GET", "/v1/audit/totals", query=since)["total"],
         "agents": mint.call("GET", "/v1/audit/top", query={"by": "agent", "limit": ROWS, **since})["rows"],
         "reasons": _refusals(mint, since),
@@ -103,9 +103,7 @@ def _refusals(mint: Caller, since: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _shown(found: Mapping[str, Any], rows: int = ROWS) -> str:
     status, total = found["status"], found["total"]
-    complete = found["at"] // MINUTE_MS * MINUTE_MS - MINUTE_MS
-    minute = next((point for point in found["minute"] if point["at"] == complete), None)
-    span = show_span(found["span_ms"])
+    span, recent_ms = show_span(found["span_ms"]), max(found["at"] - found["recent"]["since"], 1)
     head = [
         (status["realm"], "grants" if status["ready"] else f"refuses: {'; '.join(status['because'])}"),
         (
@@ -113,7 +111,7 @@ def _shown(found: Mapping[str, Any], rows: int = ROWS) -> str:
             f"{status['sessions']} open, {status['tasks']} tasks, {status['approvals_waiting']} approvals wait",
         ),
         ("verifiers", _fleet(status["verifiers"])),
-        ("last minute", _rates(minute)),
+        (f"last {show_span(recent_ms)}", _rates(found["recent"]["total"], recent_ms)),
         (f"last {span}", f"{total['allow']:,} allowed, {_refused(total):,} refused"),
         ("audit log", status["log"]["halted"] or status["log"]["failing"] or f"{status['log']['size']:,} records"),
     ]
@@ -126,10 +124,9 @@ def _fleet(verifiers: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "live")
 
 
-def _rates(minute: Mapping[str, Any] | None) -> str:
-    if minute is None:
-        return "no decisions"
-    return f"{minute['allow'] / 60:.1f} allowed and {_refused(minute) / 60:.1f} refused a second"
+def _rates(counts: Mapping[str, Any], over_ms: int) -> str:
+    allowed, refused = (1000 * count / over_ms for count in (counts["allow"], _refused(counts)))
+    return f"{allowed:.1f} allowed and {refused:.1f} refused a second"
 
 
 def _agents(rows: Sequence[Mapping[str, Any]]) -> str:
