@@ -2,6 +2,7 @@
 """What the servers of ARx share as processes: a listener, garbage, and whom a terminal or a parent process ends."""
 
 import ctypes
+import errno
 import gc
 import os
 import socket
@@ -54,7 +55,9 @@ def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socke
         listener.listen(backlog)
     except OSError as error:
         listener.close()
-        raise SettingsError(f"the {name} cannot listen at {host}:{port}: {error.strerror}") from error
+        taken = error.errno == errno.EADDRINUSE
+        hint = "stop the program that listens there, or choose another port" if taken else None
+        raise SettingsError(f"the {name} cannot listen at {host}:{port}: {error.strerror}", hint=hint) from error
     return listener
 
 
