@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of a realm in the store, forms of its answers, and errors mapped to ARx errors.  SPEC 10.
+"""Keys of a realm in the store, forms of its answers, states of verifiers, and errors mapped to ARx errors.  SPEC 10.
 
 ``functions.lua`` has the functions that write them; ``store`` calls these.
 """
 
 import contextlib
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import redis
@@ -22,6 +23,9 @@ REPLICA_MS: Final = (
 )  # a replica that is away may be promoted for this time, as `functions.lua` has it
 
 
+VerifierState = Literal["live", "late", "gone"]
+GONE_MS: Final = 60_000  # without a probe: a restart is over by then
+_LATE_LEASES: Final = 10  # without a probe: a paused process or a broken network is back within these
 DIRECT: Final = " (direct, user "  # in the author of a change that the command line made at the store
 
 
@@ -222,6 +226,30 @@ class VerifierSeen(NamedTuple):
     age_ms: int
     applied: int
     behind: int | None = None
+
+
+def state_of(age_ms: int, lease_ms: int) -> VerifierState:
+    """Return whether a verifier is live, late or gone; a late or gone one refuses every call.
+
+    Args:
+        age_ms: Time since its last probe, ms.
+        lease_ms: The longest lease in force, ms.
+    """
+    if age_ms < lease_ms:
+        return "live"
+    return "late" if age_ms < _LATE_LEASES * lease_ms else "gone"
+
+
+def count_states(seen: Iterable[tuple[VerifierState, int | None]]) -> dict[VerifierState, int]:
+    """Return by state the number of verifiers; a relay counts as those behind it.
+
+    Args:
+        seen: State of each verifier or relay, and the number of verifiers behind a relay or None.
+    """
+    counts: dict[VerifierState, int] = {"live": 0, "late": 0, "gone": 0}
+    for state, behind in seen:
+        counts[state] += 1 if behind is None else behind
+    return counts
 
 
 class StoreEntry(NamedTuple):

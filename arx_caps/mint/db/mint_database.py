@@ -19,14 +19,13 @@ from arx_caps.mint.db.repositories.identity.keys import KeyRepository
 from arx_caps.mint.db.repositories.identity.operators import OperatorRepository
 from arx_caps.mint.db.repositories.identity.services import ServiceRepository
 from arx_caps.mint.db.repositories.identity.signing_keys import SigningKeyRepository
-from arx_caps.mint.db.repositories.oauth.issuer import IssuerRepository
 from arx_caps.mint.db.repositories.oauth.oauth_clients import OAuthClientRepository
 from arx_caps.mint.db.repositories.oauth.oauth_consents import OAuthConsentRepository
 from arx_caps.mint.db.repositories.oauth.oauth_handles import OAuthHandleRepository
 from arx_caps.mint.db.repositories.oauth.oauth_refreshes import OAuthRefreshRepository
 from arx_caps.mint.db.repositories.operations.epoch import EpochRepository
 from arx_caps.mint.db.repositories.operations.kills import KillRepository
-from arx_caps.mint.db.repositories.operations.mints import MintRepository
+from arx_caps.mint.db.repositories.operations.mints import IssuerRepository, MintRepository
 from arx_caps.mint.db.repositories.operations.policies import PolicyRepository
 from arx_caps.mint.db.repositories.work.approvals import ApprovalRepository
 from arx_caps.mint.db.repositories.work.grants import TaskGrantRepository

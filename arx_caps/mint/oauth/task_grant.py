@@ -326,3 +326,10 @@ def _goes_on(mint: MintContext, born: Born, session: Mapping[str, Any]) -> bool:
     except GrantError:
         return False
     return True
+
+
+def grant_client_credentials(
+    mint: MintContext, unit: UnitOfWork, born: Born, client: OAuthClient, form: Mapping[str, str]
+) -> Issued:
+    """Start a task for a client's agent and issue an access token for it; see ``issue_in_session``."""
+    return issue_in_session(mint, unit, born, client, opener_of(mint, client), form)

@@ -26,14 +26,13 @@ from arx_caps.mint.keys.signing_keys import MAX_AGE_S
 from arx_caps.mint.oauth.authorization_code import grant_authorization_code
 from arx_caps.mint.oauth.client.client_metadata import GRANTS, METHOD, RESPONSES, ClientMetadata
 from arx_caps.mint.oauth.client.client_proofs import TOKEN, prove_client_key
-from arx_caps.mint.oauth.client.clients import OAuthClient, authenticate_client, find_client
-from arx_caps.mint.oauth.client.registration import register_client
-from arx_caps.mint.oauth.client_credentials import grant_client_credentials
+from arx_caps.mint.oauth.client.clients import OAuthClient, authenticate_client, find_client, register_client
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError, plain_description
 from arx_caps.mint.oauth.handles import Handle, Issued, find_handle
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER, client_of_assertion, grant_jwt_bearer
 from arx_caps.mint.oauth.metadata import INTROSPECT, JWKS, REGISTER, REVOKE, Metadata, metadata_of
 from arx_caps.mint.oauth.refresh import find_refresh, grant_refresh_token
+from arx_caps.mint.oauth.task_grant import grant_client_credentials
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE, grant_token_exchange
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_caps.mint.tasks.revoke import end_session, finish_task, kill_links

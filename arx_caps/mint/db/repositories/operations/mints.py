@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mints of a realm that share this database: where each listens, its version, and its last sign of life."""
+"""The mints of a realm that share this database, with address, version and last sign of life; and their issuer."""
 
 import hashlib
 from typing import Final
 
 import msgspec
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
 from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import META
 from arx_verifier.clock import now_ms
 
 FORGOTTEN_MS: Final = 3_600_000  # after its last sign of life, a mint that was not stopped in order
+_ISSUER: Final = "issuer"  # the name of the issuer's row in META
+_ITS: Final = META.c.name == _ISSUER
 _ROWS: Final = "mint/"  # what the names of its rows in META begin with
 
 
@@ -76,3 +79,38 @@ def _read(value: str) -> MintSeen | None:
         return msgspec.json.decode(value, type=MintSeen)
     except msgspec.DecodeError:  # of another version
         return None
+
+
+class IssuerRepository:
+    """The issuer of the realm whose database this is."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self) -> str | None:
+        """Return the issuer; None before the first mint."""
+        rows = self._database.rows(select(META.c.value).where(_ITS))
+        return str(rows[0]["value"]) if rows else None
+
+    def begin(self, issuer: str) -> None:
+        """Store the issuer of the first mint.
+
+        Raises:
+            GrantError: ``conflict``: another mint was first.
+        """
+        with self._database.write() as c:
+            c.execute(insert(META).values(name=_ISSUER, value=issuer))
+
+    def change(self, before: str, issuer: str, what: Event) -> bool:
+        """Store another issuer; return False if another mint has changed it since.
+
+        Args:
+            before: The issuer that was read.
+            issuer: The new one.
+            what: The event.
+        """
+        with self._database.write() as c:
+            changed = c.execute(update(META).where(_ITS, META.c.value == before).values(value=issuer)).rowcount == 1
+            if changed:
+                self._database.record_in(c, what)
+        return changed
