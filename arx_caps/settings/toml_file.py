@@ -501,6 +501,13 @@ class _NotTomlError(Exception):
     """The text is not TOML here."""
 
 
+def _quoted_key(raw: str) -> str:
+    try:
+        return next(iter(tomllib.loads(f"{raw} = 1")))
+    except ValueError as error:  # such as an escape of half a character
+        raise _NotTomlError from error
+
+
 class _Scan:
     """Walk a text as far as it is TOML, and record the line of every key, which ``tomllib`` discards.
 
@@ -561,7 +568,7 @@ class _Scan:
         while True:
             self._skip(_SPACE)
             raw = self._match(_KEY)
-            keys.append(raw if raw[0] not in "\"'" else next(iter(tomllib.loads(f"{raw} = 1"))))
+            keys.append(raw if raw[0] not in "\"'" else _quoted_key(raw))
             self._skip(_SPACE)
             if not self._text.startswith(".", self._at):
                 return keys

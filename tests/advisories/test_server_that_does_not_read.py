@@ -40,7 +40,7 @@ def test_a_call_has_a_timeout_until_it_is_read(tmp_path: Path) -> None:
     """The process is ended, and the next call starts another one."""
     realm = UnsafeTestRealm("orders")
     caller = realm.caller(Rule(tool="orders.get", open=True))
-    with open_door(realm, tmp_path, command=[sys.executable, "-c", DEAF], isolation="none", timeout="300ms") as url:
+    with open_door(realm, tmp_path, command=[sys.executable, "-c", DEAF], isolation="none", timeout=300) as url:
         for _ in range(2):
             answer = call_tool(url, caller, "get", text=LONG)
             assert (answer.status_code, "did not read in time" in answer.text) == (504, True)

@@ -318,7 +318,7 @@ def mutate(folder: Path, kind: str, number: int, seed: int, parser: str) -> None
     world, random = World(), Random(seed)
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(serving(world.upstream, log_level="error"))
-        terms = {"url": f"http://127.0.0.1:{port}/v1", "max_body": LONGEST, "timeout": "5s"}
+        terms = {"url": f"http://127.0.0.1:{port}/v1", "max_body": LONGEST, "timeout": 5_000}
         url = stack.enter_context(
             open_door(world.realm, folder, parser, **terms, routes=ROUTES if kind == "http" else {})
         )

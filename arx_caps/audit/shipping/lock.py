@@ -8,6 +8,7 @@ another one may be reading.
 import contextlib
 import fcntl
 import os
+import secrets
 import weakref
 from pathlib import Path
 from typing import Final
@@ -25,11 +26,15 @@ class ShipperLock:
     Args:
         folder: The folder of the journal.
         yields: Whether it gives way to a shipper that does not yield.
+
+    Attributes:
+        resumed: Whether no other shipper has had the lock since this one had it last.
     """
 
     def __init__(self, folder: Path, *, yields: bool) -> None:
         self._folder, self._yields = folder, yields
         self._held: dict[str, int] = {}
+        self._name, self.resumed = secrets.token_bytes(16), False
         _LOCKS.add(self)
 
     def take(self) -> bool:
@@ -62,6 +67,7 @@ class ShipperLock:
 
     def after_fork(self) -> None:
         """In a forked child: leave the lock to the parent."""
+        self._name = secrets.token_bytes(16)
         while self._held:
             os.close(self._held.popitem()[1])
 
@@ -71,6 +77,11 @@ class ShipperLock:
             if not _lock(descriptor, fcntl.LOCK_EX):
                 return False
             self._held[name] = descriptor
+            if name == LOCK_FILE:
+                self.resumed = os.pread(descriptor, len(self._name), 0) == self._name
+                with contextlib.suppress(OSError):  # a full disk: the file is empty then, and no shipper resumes
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, self._name, 0)
         return True
 
     def _is_free(self, name: str) -> bool:

@@ -216,7 +216,7 @@ class Shipper:
         if self._standby:
             self._error = self._code = self._failing_since = None
             return set()
-        if not held:  # another process may have sent records and removed files since
+        if not held and not self._lock.resumed:  # another process may have sent records and removed files since
             self._journal = JournalRuns(journal.folder, journal.audience, journal.at_once)
             self._seen = Seen(journal.folder)
         self._journal.look()
