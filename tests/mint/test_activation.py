@@ -82,7 +82,7 @@ def test_a_reload_takes_the_file(unit: Harness) -> None:
     unit.realm.policy_path.write_text(sample(unit).replace('"8h"', '"4h"'))
     answer = unit.operator().call("POST", "/v1/policies/reload").json()
     assert answer["digest"] == unit.mint.policy.digest != answer["before"]
-    unit.realm.policy_path.write_text("[session]\nagents = 1\nttl = \"8h\"\n")
+    unit.realm.policy_path.write_text('[session]\nagents = 1\nttl = "8h"\n')
     refused = unit.operator().call("POST", "/v1/policies/reload")
     assert refused.json()["code"] == "policy"
     assert "policy.toml:2: session.agents" in refused.json()["detail"]
