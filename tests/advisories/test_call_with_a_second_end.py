@@ -55,7 +55,7 @@ def test_a_call_that_is_over_has_no_end() -> None:
     """The recheck has it on its list when the call is over, and finds a kill."""
     realm, cuts = Realm(), list[bool]()
     request = AccessRequest("orders.get", {}, time.time_ns() // 1_000_000, None)
-    calls = RunningCalls(realm.verifier, 60_000)
+    calls = RunningCalls(realm.verifier, 1_000)
     call = calls.begin(realm.verifier.decide(realm.token().encode(), request), lambda *_: cuts.append(True))
     call.close()
     realm.epochs.kill(SESSION)

@@ -152,6 +152,8 @@ class RunningCall(GrantLife, eq=False):
 
     def _stop(self, is_open: bool) -> None:
         assert self.reason is not None
+        with self._calls.lock:
+            self._calls.discard(self)  # also where an adapter never closes it: the thread would run on
         self.grant.end(self.reason)
         if (cut := self._cut) is not None:
             cut(is_open)
