@@ -105,15 +105,20 @@ def test_verifiers_confirm_and_a_hanging_one_is_named(
     # A registry that is younger than a lease proves nothing yet.
     up.until(lambda: "badge ok" in (visitor.kill(SESSION) and visitor.page) and "confirmed" in visitor.page)
     assert f"{VERIFIERS + 1} of {VERIFIERS + 1}" in visitor.page
+    paths: list[str] = []
+
+    def is_named_alone() -> bool:
+        paths.append(visitor.kill(SESSION))
+        up.until(lambda: final(visitor, paths[-1]))
+        return f"{VERIFIERS} of {VERIFIERS + 1}" in visitor.page
+
     os.kill(fleet[0].pid, signal.SIGSTOP)
     try:
-        path = visitor.kill(SESSION)
-        up.until(lambda: final(visitor, path))
+        up.until(is_named_alone)  # on a loaded machine a second one may be late
     finally:
         os.kill(fleet[0].pid, signal.SIGCONT)
-    assert f"{VERIFIERS} of {VERIFIERS + 1}" in visitor.page
     assert "<code>orders-0</code>" in visitor.page
-    record = up.run("kills", "show", path.rpartition("/")[2], "--wait")[1]
+    record = up.run("kills", "show", paths[-1].rpartition("/")[2], "--wait")[1]
     assert (record["confirmations"]["status"], record["confirmations"]["unreachable"]) == ("partial", ["orders-0"])
 
 

@@ -130,7 +130,7 @@ def wait_for(server: Server, within_s: float = 20.0) -> None:
             return
 
 
-def replicated(primary: Server, replicas: int, within_s: float = 20.0) -> None:
+def replicated(primary: Server, replicas: int, within_s: float = 60.0) -> None:
     """Wait until so many replicas have a write on their disks: before that, they are still being copied to."""
     deadline = time.monotonic() + within_s
     with primary.client(protocol=2) as client:
