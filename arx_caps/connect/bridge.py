@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bridge of one client over stdio: its messages in their order, its requests beside each other.
 
-What gets no answer arrives at the server before what the client sent later; a request waits for no other one.
+``server_access`` checks each call and signs it.  What gets no answer arrives at the server before what the client sent
+later; a request waits for no other one.
 """
 
 import asyncio

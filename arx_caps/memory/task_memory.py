@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stamp and check the entries of a memory for a task, in the program that runs the agent.  SPEC 18.
 
-The program is the memory service: it has the memory keys.  A model, and a tool that it calls, has none.
+``arx_verifier.memory`` judges them, and withholds what is tainted.  The program is the memory service: it has the
+memory keys.  A model, and a tool that it calls, has none.
 """
 
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tool service as a client of the mint: its own key, its audience keys, shipped records.  LOG 2, CONTROL 3."""
+"""A tool service as a client of the mint: enrolment, its key, its audience keys, shipped records.  LOG 2, CONTROL 3."""
 
 from arx_caps.service.enrolment import Invitation as Invitation
 from arx_caps.service.enrolment import join_service as join_service

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls of MCP with an access token that need an approval: asked for, waited for, and made once.  CONTROL 5.12.
 
-The gateway asks the mint, and the discharge comes from the mint to the gateway.  The client keeps a sealed text: a task
-id where it declares tasks, else a ``requestState`` (MCP 2026-07-28), else it calls again.  What a gateway keeps are the
-running calls of tasks and their results.
+The gateway asks the mint (``mint.oauth.handle_approvals``), and the discharge comes from the mint to the gateway.  The
+client keeps a sealed text: a task id where it declares tasks, else a ``requestState`` (MCP 2026-07-28), else it calls
+again.  What a gateway keeps are the running calls of tasks and their results.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verify tokens of external issuers, of workloads and subjects.  CONTROL 1, RFC 7519, RFC 8725.
+"""Verify tokens of external issuers: of workloads, of subjects, and ID tokens.  CONTROL 1, RFC 7519, RFC 8725.
 
 Which issuers are trusted, and which agent or subject a verified token stands for, is in ``policy.issuers``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The role that an operator has at this moment.  CONTROL 1.6, 1.7."""
+"""Which role an operator has at this moment; ``policy.roles`` has what a role may do.  CONTROL 1.6, 1.7."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

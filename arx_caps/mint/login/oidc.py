@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log a person in at the realm's OpenID Connect issuer: code flow with PKCE.  CONTROL 5.8, OIDC Core 3.1.
 
-What the person may do then is for the caller to decide.
+``identity.issuer_token`` verifies the ID token.  What the person may do then is for the caller to decide.
 """
 
 import base64

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authorization server for stock OAuth clients, whose access tokens stand for tasks.  CONTROL 5."""
+"""The authorization server for stock OAuth clients, whose access tokens stand for tasks; approvals.  CONTROL 5."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stamp what agents write into a memory, check what they read, and record what was withheld.  SPEC 18."""
+"""Stamp what agents write into a memory, withhold what is tainted from who reads, and record that.  SPEC 18."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One finding of ``arx doctor``."""
+"""The result of one check of ``arx doctor``; the other modules of this folder are the checks."""
 
 from typing import NamedTuple
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of tool services: enrolment, their own keys, and their audience keys.  CONTROL 3.
 
-A service gets its audience keys in a service file that an operator carries over, or with an enrolment token: with it
-the service enrols a key of its own, and fetches its audience keys itself.
+``arx_caps.service.enrolment`` is the other side.  A service gets its audience keys in a service file that an operator
+carries over, or with an enrolment token: with it the service enrols a key of its own, and fetches its audience keys
+itself.
 """
 
 import hashlib
