@@ -243,6 +243,8 @@ def copied(realm: Realm, folder: Path) -> Path:
 def test_a_mint_that_died_or_cannot_be_reached(fleet: Fleet) -> None:
     """A mint that does not answer is unknown while it gives signs of life, and bad when it gives none."""
     mint = MintProcess(fleet.realm, fleet.store)
+    with MintDatabase(fleet.realm.database_url) as db:  # before its first sign of life no doctor knows of it
+        until(lambda: any(one.address == mint.url for one in db.mints.list()))
     fleet.until_well()
     mint.kill()
     fleet.until_found(
