@@ -96,7 +96,7 @@ def test_discovery(world: AssertedWorld) -> None:
     about = answer.json()
     assert about["policy_decision_point"] == "https://pdp.example"
     endpoints = [each for name, each in about.items() if name.endswith("_endpoint")]
-    assert len(endpoints) == 3
+    assert len(endpoints) == 2
     assert all(each.startswith("https://pdp.example/access/v1/") for each in endpoints)
 
 

@@ -264,8 +264,6 @@ def test_discovery(world: AuthZenWorld) -> None:
         "policy_decision_point": "https://pdp.example",
         "access_evaluation_endpoint": f"https://pdp.example{ONE}",
         "access_evaluations_endpoint": f"https://pdp.example{SEVERAL}",
-        "access_request_endpoint": "https://pdp.example/access/v1/requests",
-        "capabilities": ["urn:openid:authzen:capability:access-request"],
     }
 
 

@@ -7,7 +7,7 @@ an answer of the policy.
 
 import hmac
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,14 +20,6 @@ from arx_caps.credentials.secret_source import read_secret
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.base.settings import DeciderTerms
-from arx_caps.gateway.deciders.access_requests import (
-    CAPABILITY,
-    OFFERED_MS,
-    AccessRequests,
-    DeniedCall,
-    ProblemError,
-    form_of,
-)
 from arx_caps.gateway.deciders.asserted_calls import ASSURANCE, AssertedCalls
 from arx_caps.gateway.deciders.authzen_mapping import (
     AuthZenQuestion,
@@ -44,16 +36,14 @@ from arx_verifier.errors import (
     REASONS,
     ArxError,
     Failure,
-    GrantError,
     RequestError,
     SettingsError,
-    TokenError,
     sentence_of,
     shorten,
 )
 from arx_verifier.names import is_agent_path
 from arx_verifier.request import AccessRequest, read_json_object
-from arx_verifier.token import Macaroon, call_proof, discharge
+from arx_verifier.token import call_proof
 from arx_verifier.verification import Grant, Refused, Verifier
 
 MAX_EVALUATIONS: Final = 64  # of one question: each has a record, and may wait for a store
@@ -62,7 +52,6 @@ LEAST_SECRET: Final = 32  # characters of a PEP's secret, which is guessed at ov
 _METADATA: Final = "/.well-known/authzen-configuration"
 _EVALUATION: Final = "/access/v1/evaluation"
 _EVALUATIONS: Final = "/access/v1/evaluations"
-_REQUESTS: Final = "/access/v1/requests"
 _LONGEST_ID: Final = 128  # of a request's id in a record
 _ENTITIES: Final = ("subject", "action", "resource", "context")
 # The decision that ends the rest of a batch.
@@ -85,7 +74,6 @@ class _Asked(NamedTuple):
 
     request_id: str | None
     traceparent: str | None
-    pep: bytes  # digest of its secret
 
 
 class AuthZen:
@@ -99,7 +87,6 @@ class AuthZen:
         place: The table's name, for errors.
         resource: What opens access tokens; None if it takes none.
         asserted: What answers without a credential; None if nothing does.
-        requests: What takes access requests, where access tokens are taken; else None.
 
     Raises:
         SettingsError: The secret of a PEP cannot be read, or is short; or two routes meet.
@@ -114,7 +101,6 @@ class AuthZen:
         place: str,
         resource: OAuthResource | None = None,
         asserted: AssertedCalls | None = None,
-        requests: AccessRequests | None = None,
     ) -> None:
         self._verifier, self._enforcement, self._actions = verifier, Enforcement(verifier), terms.actions
         self._routes = RouteMap(routes)
@@ -132,10 +118,7 @@ class AuthZen:
         self._metadata_path = _METADATA + base
         about: Object = {"policy_decision_point": terms.url, "access_evaluation_endpoint": url + _EVALUATION}
         self._metadata = about | {"access_evaluations_endpoint": url + _EVALUATIONS}
-        self._resource, self._asserted, self._requests = resource, asserted, requests
-        self._requests_path = base + _REQUESTS
-        if requests is not None:
-            self._metadata |= {"access_request_endpoint": requests_url(terms), "capabilities": [CAPABILITY]}
+        self._resource, self._asserted = resource, asserted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one question.
@@ -154,9 +137,6 @@ class AuthZen:
             status, data = await self._answer(scope, headers, receive)
             if data is None:
                 data, kept = json.dumps(self._metadata).encode(), b"max-age=300"
-        except ProblemError as error:
-            status, kind, kept = error.status, b"application/problem+json", b"no-store"
-            data = json.dumps(error.content).encode()
         except _TransportError as error:
             status, kind, kept, data = error.status, b"text/plain; charset=utf-8", b"no-store", str(error).encode()
             if status == 401:
@@ -167,9 +147,8 @@ class AuthZen:
 
     async def close(self) -> None:
         """Close the connection to the mint; ``resource`` is closed by its owner."""
-        for part in (self._asserted, self._requests):
-            if part is not None:
-                await part.close()
+        if self._asserted is not None:
+            await self._asserted.close()
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[int, bytes | None]:
         """Return status and content; None for the metadata."""
@@ -177,12 +156,8 @@ class AuthZen:
         self._require_host(scope["client"][0] if scope.get("client") else None)
         if path == self._metadata_path and scope["method"] == "GET":
             return 200, None
-        pep = self._require_pep(headers)  # before it learns which paths there are
-        task = path.removeprefix(f"{self._requests_path}/")
-        if self._requests is not None and task != path and scope["method"] == "GET":
-            return 200, json.dumps(await self._about_request(self._requests.status(task, pep))).encode()
-        is_request = self._requests is not None and path == self._requests_path
-        if path not in self._paths and not is_request:
+        self._require_pep(headers)  # before it learns which paths there are
+        if path not in self._paths:
             raise _TransportError(404, f"expected {' or '.join(self._paths)}")
         if scope["method"] != "POST":
             raise _TransportError(405, "expected POST")
@@ -197,32 +172,19 @@ class AuthZen:
             raise _TransportError(400, str(error)) from None
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         trace = read_traceparent(headers.get(b"traceparent", b""))
-        if self._requests is not None and is_request:
-            return 202, json.dumps(await self._about_request(self._requests.submit(asked, pep))).encode()
-        about = _Asked(request_id if 0 < len(request_id) <= _LONGEST_ID else None, trace, pep)
+        about = _Asked(request_id if 0 < len(request_id) <= _LONGEST_ID else None, trace)
         return 200, json.dumps(await self._paths[path](asked, about)).encode()
-
-    async def _about_request(self, answer: Awaitable[Object]) -> Object:
-        try:
-            return await answer
-        except GrantError as error:
-            raise ProblemError(400, "not_requestable", str(error)) from error
-        except TokenError as error:
-            raise ProblemError(400, "not_requestable", sentence_of(error.code)) from error
-        except ArxError as error:
-            raise _TransportError(503, "the mint does not answer now: repeat the request") from error
 
     def _require_host(self, peer: str | None) -> None:
         if not self._hosts.has(peer):
             raise _TransportError(403, "expected a question of an address in `hosts`")
 
-    def _require_pep(self, headers: Headers) -> bytes:
+    def _require_pep(self, headers: Headers) -> None:
         scheme, _, secret = headers.get(b"authorization", b"").partition(b" ")
         given = _digest(secret.strip(b" "))
         # All are compared, each in constant time.
         if scheme.lower() != b"bearer" or not sum(hmac.compare_digest(given, each) for each in self._peps):
             raise _TransportError(401, "expected the secret of a PEP of this decider: Authorization: Bearer SECRET")
-        return given
 
     async def _one(self, asked: Object, about: _Asked) -> Object:
         try:
@@ -283,7 +245,7 @@ class AuthZen:
         try:
             if self._asserted is not None and "credential" not in question.context:
                 return await self._answer_asserted(self._asserted, question, request)
-            return await self._decide(asked, question, meant, request, about.pep)
+            return await self._decide(question, meant, request)
         except RefusedCall as problem:
             return denied(problem.code, problem.failures, problem.decision, problem.detail)
         except ArxError as error:
@@ -310,16 +272,14 @@ class AuthZen:
         answer["context"]["assurance"] = ASSURANCE
         return answer
 
-    async def _decide(
-        self, asked: Object, question: AuthZenQuestion, meant: QuestionMeaning, request: AccessRequest, pep: bytes
-    ) -> Object:
+    async def _decide(self, question: AuthZenQuestion, meant: QuestionMeaning, request: AccessRequest) -> Object:
         """Return the decision on a call with its credential.
 
         Raises:
             RefusedCall: It is refused, and that is recorded.
             ArxError: It is refused.
         """
-        token = shown = question.context.get("credential")
+        token = question.context.get("credential")
         if isinstance(token, str) and is_access_token(token) and self._resource is not None:
             signer = await self._resource.signer(token)
             token = signer.sign(call_proof.fields_of(request), request.at)
@@ -339,65 +299,13 @@ class AuthZen:
             if isinstance(live, Refused):
                 return self._counted(live.code, live.failures)
             return {"decision": True}
-        # A question that does not show the whole call can get no approval of exactly this call.
-        handle = shown if self._requests is not None and token is not shown and meant.http is None else None
-        if handle is not None and (approved := await self._approved(asked, question, handle, request, pep)) is not None:
-            token = approved
-            screened = self._verifier.screen(token)
-            if isinstance(screened, str):
-                return self._counted(screened)
         decision = await self._enforcement.decide_async(token, request, screened)
-        if handle is not None and decision.code == "missing_discharge" and decision.id:
-            answer = denied(decision.code, decision.all_failures(), decision.id)
-            if (offered := self._offered(asked, token, handle, request, pep, decision.id)) is not None:
-                answer["context"]["access_request"] = offered
-            return answer
         grant = self._enforcement.require(decision, request)
         return {"decision": True, "context": {**_shown(grant), "assurance": decision.facts.assurance}}
-
-    async def _approved(
-        self, asked: Object, question: AuthZenQuestion, shown: str, request: AccessRequest, pep: bytes
-    ) -> str | None:
-        """Return the credential of a call that was approved, a secret; None if it was not.
-
-        Raises:
-            ArxError: The mint does not answer, or refuses.
-        """
-        assert self._resource is not None
-        assert self._requests is not None
-        taken = await self._requests.take(question.context.get("approval"), pep, form_of(asked), shown, request)
-        if taken is None:
-            return None
-        macaroon = taken.bundle.tokens[self._verifier.audience]
-        self._resource.decisions.know(macaroon.unverified_identifier.id, bound=False)
-        signer = call_proof.CallSigner(macaroon, self._verifier.audience)
-        signed = signer.sign(call_proof.fields_of(request), request.at)
-        return discharge.join(signed, [discharge.bind(taken.discharge, macaroon)])
-
-    def _offered(
-        self, asked: Object, token: str, shown: str, request: AccessRequest, pep: bytes, evaluation: str
-    ) -> Object | None:
-        """Return what a denial says of a request for the approval that a call lacks; None if there can be none."""
-        assert self._requests is not None
-        for caveat in discharge.third_party_caveats(Macaroon.parse(token)):
-            if caveat.tools is not None and caveat.binds(request.tool):
-                text, until = caveat.encode().decode(), now_ms() + OFFERED_MS
-                call = DeniedCall(pep, form_of(asked), shown, text, request.tool, request.args, until)
-                return self._requests.offer(evaluation, call)
-        return None
 
     def _counted(self, code: str, failures: tuple[Failure, ...] = (), detail: str | None = None) -> Object:
         self._enforcement.count(RefusedCall(code), None)
         return denied(code, failures, detail=detail)
-
-
-def requests_url(terms: DeciderTerms) -> str:
-    """Return the URL at which access requests are submitted.
-
-    Args:
-        terms: The decider's table.
-    """
-    return (terms.url or "").rstrip("/") + _REQUESTS
 
 
 def denied(code: str, failures: Any = (), decision: str = "", detail: str | None = None) -> Object:

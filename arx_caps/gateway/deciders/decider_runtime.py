@@ -8,9 +8,8 @@ from prometheus_client import Counter
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import DeciderTerms, GatewaySettings
-from arx_caps.gateway.deciders.access_requests import AccessRequests
 from arx_caps.gateway.deciders.asserted_calls import AssertedCalls
-from arx_caps.gateway.deciders.authzen import AuthZen, requests_url
+from arx_caps.gateway.deciders.authzen import AuthZen
 from arx_caps.gateway.deciders.decider import Decider
 from arx_caps.gateway.deciders.ext_authz import MAX_BODY, ExtAuthz, ExtAuthzHttp
 from arx_caps.gateway.deciders.ext_mcp import ExtMcp
@@ -77,9 +76,7 @@ class RunningDecider(RunningVerifier):
         if terms.kind == "authzen":
             path, place = settings.service_file(self.name), f"decider.{self.name}"
             asserted = AssertedCalls(self.verifier, path) if terms.asserted else None
-            requests = AccessRequests(path, requests_url(terms)) if self.resource is not None else None
-            parts = self.resource, asserted, requests
-            return AuthZen(self.verifier, terms, self.routes, settings.folder, place, *parts)
+            return AuthZen(self.verifier, terms, self.routes, settings.folder, place, self.resource, asserted)
         # Over gRPC the proxy says who its client is; over HTTP it adds the address to a header.
         proxies = () if terms.is_grpc else terms.hosts
         trusted = (*proxies, *settings.gateway.trusted_proxies)
