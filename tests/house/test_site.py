@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The site of the documentation shows the pages of the repository; ``make check`` builds it and checks its links."""
 
-import re
-
 import pytest
 
-from tests.house.rooms import PICTURE, levels, picture
 from tests.house.site import ELSEWHERE, ROOT, on_page_markdown
-from tests.house.test_package_graph import CAPS_IMPORTS
 
 
 class Page:
@@ -44,14 +40,3 @@ def test_a_page_from_elsewhere_exists() -> None:
     for source, site in ELSEWHERE.items():
         assert (ROOT / source).is_file()
         assert not (ROOT / "docs" / site).exists()
-
-
-def test_the_rooms_are_drawn_as_the_package_graph_lists_them() -> None:
-    """The picture of the packages is what its test lists; ``python -m tests.house.rooms`` draws it."""
-    assert PICTURE.read_text(encoding="utf-8") == picture()
-    drawn = set(re.findall(r">([a-z_]+)</text>", picture()))
-    assert drawn >= {name for name in CAPS_IMPORTS if not name.startswith("_")}
-    below: set[str] = {name for name in CAPS_IMPORTS if name.startswith("_")}
-    for row in levels():
-        assert all(CAPS_IMPORTS[package] <= below for package in row)
-        below |= set(row)
