@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our verifier as a subject of the vectors: it answers each question by the functions of ``arx_verifier``.
+
+``failed_vectors`` asks it without a process between: of the ``arx_verifier`` that is first on the path, in seconds.
+``python -m tests.vectors.subject`` answers lines of JSON.
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import unquote
+
+from arx_verifier.enforcement.base.routes import RouteMap
+from arx_verifier.errors import RequestError
+from arx_verifier.journal.decision import InMemoryDecisions, unpack
+from arx_verifier.journal.record import seal
+from arx_verifier.ledger import MemoryLedger
+from arx_verifier.ledger.memory import LedgerState
+from arx_verifier.memory import Memory, MemoryKeys
+from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
+from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
+from tests.vectors.families import judge, load
+
+AT: Final = 1_800_000_000_000  # the time of the vectors' service, ms
+Answer = dict[str, Any]
+
+
+def verifier_of(vector: dict[str, Any]) -> Verifier:
+    """Return the verifier that a vector of a token describes."""
+    ledger = None
+    if "costs" in vector:
+        ledger = MemoryLedger(clock=lambda: AT)
+        ledger.state = LedgerState(run="memory", since=AT - 60_001, whole=AT - 60_001)
+    return Verifier(
+        audience=vector["audience"],
+        keys=KeyRing(_keys_of(vector), realm=vector["realm"], max_ttl_ms=vector["max_ttl_ms"]),
+        epochs=_view_of(**vector["epoch"]),
+        decisions=InMemoryDecisions(clock=lambda: AT),
+        nonces=MemoryNonces(now_ms=AT - 60_000),
+        ledger=ledger,
+        costs=vector.get("costs"),
+    )
+
+
+def request_of(vector: dict[str, Any]) -> AccessRequest:
+    """Return the request that a vector of a token describes."""
+    asked = dict(vector["request"])
+    http = asked.pop("http", None)
+    if http is not None:
+        body = UNSEEN_BODY if http["body"] is None else hashlib.sha256(http["body"].encode()).digest()
+        http = HttpCall(http["method"], http["target"].encode(), body)
+    return AccessRequest(**asked, http=http)
+
+
+def decide(vector: dict[str, Any]) -> Answer:
+    """Return the outcome of the last of a vector's calls."""
+    verifier, request = verifier_of(vector), request_of(vector)
+    decisions = [verifier.decide(vector["token"], request) for _ in range(vector["times"])]
+    return {"code": "grant" if decisions[-1].allowed else decisions[-1].code}
+
+
+def arguments_of(vector: dict[str, Any]) -> Answer:
+    """Return the arguments of a vector's request, or the reason code of its refusal."""
+    raw, _, query = vector["target"].partition("?")
+    scope = {"type": "http", "method": vector["route"].partition(" ")[0], "path": unquote(raw)}
+    scope |= {"raw_path": raw.encode(), "query_string": query.encode(), "headers": []}
+    try:
+        mapped = RouteMap({vector["route"]: "orders.refund"})(scope, b"")
+    except RequestError as error:
+        return {"code": error.code}
+    return {"output": None if mapped is None else mapped[1]}
+
+
+def seal_record(vector: dict[str, Any]) -> Answer:
+    """Return both parts of the record that a vector's journal has, in hex."""
+    payload = unpack(bytes.fromhex(vector["journal"])).pack()
+    kept, body = seal(payload, vector["verifier"], vector["boot"], vector["sequence"])
+    return {"output": {"kept": kept.hex(), "body": body.hex()}}
+
+
+def memory_of(vector: dict[str, Any]) -> Memory:
+    """Return the memory service that a vector of a stamp describes."""
+    view = _view_of(vector["incarnation"], vector["applied"], {}, vector["freezes"])
+    memory = Memory(MemoryKeys(_keys_of(vector)), view)
+    if vector["seen"]:
+        memory._complete = vector["incarnation"]
+    return memory
+
+
+def check_stamp(vector: dict[str, Any]) -> Answer:
+    """Return the result of a vector's entry, with the target of its taint."""
+    verdict = memory_of(vector).check(vector["stamp"], vector["content"])
+    return {"code": " ".join(filter(None, verdict[:2]))}
+
+
+ANSWERS: Final[dict[str, Callable[[dict[str, Any]], Answer]]] = {
+    "tokens": decide,
+    "requests": arguments_of,
+    "records": seal_record,
+    "memory": check_stamp,
+}
+
+
+def failed_vectors() -> dict[str, str]:
+    """Ask every vector in this process.
+
+    An exception is a wrong answer.  The parts that C has are only asked of the Python code with ``ARX_PURE=1``.
+
+    Returns:
+        By name, such as ``tokens/aud-other``, why the answer was wrong; empty if all were right.
+    """
+    failed = {}
+    for vector in load():
+        try:
+            why = judge(vector, ANSWERS[vector.family](vector.input))
+        except Exception as error:
+            why = f"raised {type(error).__name__}: {error}"
+        if why is not None:
+            failed[vector.path] = why
+    return failed
+
+
+def _keys_of(vector: dict[str, Any]) -> dict[str, bytes]:
+    return {kid: bytes.fromhex(key) for kid, key in vector["keys"].items()}
+
+
+def _view_of(incarnation: str, applied: int, kills: dict[str, int], freezes: dict[str, int]) -> EpochTable:
+    epochs = EpochTable()
+    epochs.adopt(incarnation, applied, kills, freezes)
+    if not epochs.renew(incarnation, applied, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS)):
+        raise AssertionError("the view of a vector has a lease")
+    return epochs
+
+
+def main() -> None:
+    """Answer each line of the standard input by one line, until the input ends."""
+    for line in sys.stdin:
+        question = json.loads(line)
+        named = {"family": question["family"], "name": question["name"]}
+        print(json.dumps(named | ANSWERS[question["family"]](question["input"])), flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
