@@ -17,6 +17,7 @@ from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import INCOMPLETE, Stop
 from arx_caps.cli.parse import Duration
+from arx_caps.cli.resources import TASKS
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.settings.durations import parse_duration, show_time
@@ -158,16 +159,16 @@ class AtMint:
 
     def finish_task(self, task: str) -> dict[str, Any]:
         """Return the mint's answer to the end of the task."""
-        return self._caller.call("DELETE", f"/v1/tasks/{task}")
+        return self._caller.call("DELETE", f"{TASKS.path}/{task}")
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
         """Return the bundle of the attenuated task."""
         body = {"link": link, "caveats": caveats}
-        return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/attenuate", body)["bundle"]))
+        return Bundle.parse(str(self._caller.call("POST", f"{TASKS.path}/{task}/attenuate", body)["bundle"]))
 
     def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
         """Return the bundle of the added grant."""
-        return Bundle.parse(str(self._caller.call("POST", f"/v1/tasks/{task}/extend", body)["bundle"]))
+        return Bundle.parse(str(self._caller.call("POST", f"{TASKS.path}/{task}/extend", body)["bundle"]))
 
     def ask_approval(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the requested approval as the mint shows it."""

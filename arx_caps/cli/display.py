@@ -83,10 +83,11 @@ def hint_silent(console: Console, mint: "Caller") -> None:
 
 def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return names and values of a row, with times, lists and objects as text."""
-    return [(name.replace("_", " "), _in_words(name, value)) for name, value in row.items()]
+    return [(name.replace("_", " "), text_of(name, value)) for name, value in row.items()]
 
 
-def _in_words(name: str, value: Any) -> Any:
+def text_of(name: str, value: Any) -> Any:
+    """Return the value of a member of a row as text: of a time, a list or an object."""
     if name.endswith("_at") and isinstance(value, int):
         return show_time(value)
     if isinstance(value, bool):

@@ -16,6 +16,7 @@ import click
 from arx_caps.cli.access.place import Place
 from arx_caps.cli.display import hint_audience
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.resources import INVITATIONS
 from arx_caps.cli.terminal import Console
 from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE
@@ -107,7 +108,7 @@ class GatewayProcess:
                 self._refresh(path)
                 continue
             with contextlib.closing(self._place.mint()) as operator:
-                answer = operator.call("POST", "/v1/services/invitations", {"audience": terms.audience})
+                answer = operator.call("POST", INVITATIONS, {"audience": terms.audience})
             invited = Invitation(*(str(answer[member]) for member in ("audience", "enrolment", "issuer")))
             with contextlib.closing(MintClient(invited.issuer, now=now_ms, ca=self._place.ca())) as mint:
                 journal = self._place.realm_dir / "journals" / "gateway" / path.stem  # where `arx decisions` looks

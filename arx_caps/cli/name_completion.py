@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from arx_caps.cli.access.place import Place
+from arx_caps.cli.resources import AGENTS, FREEZES, OPERATORS, POLICIES, SESSIONS, TASKS
 
 ANSWER_S: Final = 1.0  # a person waits for each press of the key
 MOST: Final = 200  # names of one kind
@@ -51,24 +52,25 @@ def find_names(ctx: click.Context, kind: str, incomplete: str, *, frozen: bool =
                 place["realm_dir"] = Path(os.environ["ARX_HOME"])
             mint = Place(**place).mint(ANSWER_S)
             if frozen:
-                rows = mint.call("GET", "/v1/freezes", query={"kind": kind, "limit": MOST}, repeats=False)["freezes"]
+                rows = mint.call("GET", FREEZES.path, query={"kind": kind, "limit": MOST}, repeats=False)["freezes"]
                 return [(row["target"].partition(":")[2], row["reason"]) for row in rows]
             if kind == "agent":
                 under = incomplete.rpartition("/")[0] or None
-                rows = mint.call("GET", "/v1/agents", query={"under": under, "limit": MOST}, repeats=False)["agents"]
+                rows = mint.call("GET", AGENTS.path, query={"under": under, "limit": MOST}, repeats=False)["agents"]
                 return [(row["path"], row["state"]) for row in rows]
             if kind in ("session", "task"):
                 query = {"state": "open", "limit": MOST}
-                rows = mint.call("GET", f"/v1/{kind}s", query=query, repeats=False)[f"{kind}s"]
+                path = (SESSIONS if kind == "session" else TASKS).path
+                rows = mint.call("GET", path, query=query, repeats=False)[f"{kind}s"]
                 return [(row["id"], row["agent"]) for row in rows]
             if kind == "template":
-                policies = mint.call("GET", "/v1/policies", query={"limit": 1}, repeats=False)["policies"]
-                text = mint.call("GET", f"/v1/policies/{policies[0]['digest']}", repeats=False)["policy"]
+                policies = mint.call("GET", POLICIES.path, query={"limit": 1}, repeats=False)["policies"]
+                text = mint.call("GET", POLICIES.path_of(policies[0]["digest"]), repeats=False)["policy"]
                 return [
                     (name, ", ".join(task.get("audience", ()))) for name, task in tomllib.loads(text)["task"].items()
                 ]
             if kind == "operator":
-                rows = mint.call("GET", "/v1/operators", query={"limit": MOST}, repeats=False)["operators"]
+                rows = mint.call("GET", OPERATORS.path, query={"limit": MOST}, repeats=False)["operators"]
                 return [(row["name"], row["role"]) for row in rows]
     except Exception:  # noqa: S110 - a message would be printed into the line that a person types
         pass

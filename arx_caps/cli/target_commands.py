@@ -23,6 +23,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import find_names
 from arx_caps.cli.options import common_options, pass_console, yes_option
 from arx_caps.cli.parse import Duration, Moment
+from arx_caps.cli.resources import FREEZES, KILLS
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.revocation import (
@@ -63,10 +64,10 @@ class Action(NamedTuple):
     store: str
 
 
-KILL: Final = Action("kill", "/v1/kills", "kill_by_kind")
-KILL_AND_FREEZE: Final = Action("kill", "/v1/kills", "kill_and_freeze")
-FREEZE: Final = Action("freeze", "/v1/freezes", "freeze")
-THAW: Final = Action("thaw", "/v1/freezes/thaw", "thaw")
+KILL: Final = Action("kill", KILLS.path, "kill_by_kind")
+KILL_AND_FREEZE: Final = Action("kill", KILLS.path, "kill_and_freeze")
+FREEZE: Final = Action("freeze", FREEZES.path, "freeze")
+THAW: Final = Action("thaw", f"{FREEZES.path}/thaw", "thaw")
 
 
 _FREEZE_TOO: Final = click.Option(
@@ -232,7 +233,7 @@ def look_at(caller: Caller, action: Action, targets: Sequence[str]) -> dict[str,
     caller.set_timeout(LOOK_S)
     body = {"targets": list(targets), "op": action.verb}
     try:
-        return caller.call("POST", "/v1/kills/preview", body, repeats=False)
+        return caller.call("POST", f"{KILLS.path}/preview", body, repeats=False)
     except (Stop, ArxError):
         return None
 
@@ -278,7 +279,7 @@ def extent_of(preview: dict[str, Any]) -> list[tuple[str, Any]]:
 def _preview_alone(console: Console, action: Action, targets: Sequence[str], place: Place) -> None:
     """Print what an action would end, and do nothing."""
     caller = place.mint(SIGN_IN_S)
-    preview = caller.call("POST", "/v1/kills/preview", {"targets": list(targets), "op": action.verb})
+    preview = caller.call("POST", f"{KILLS.path}/preview", {"targets": list(targets), "op": action.verb})
     console.data("preview", preview, lambda: pairs(extent_of(preview)))
     for doubt in doubts_of(preview, after=False):
         console.hint(doubt)

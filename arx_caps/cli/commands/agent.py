@@ -16,11 +16,10 @@ from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names, find_names
 from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.cli.resources import AGENTS, POLICIES, Listed, list_of
+from arx_caps.cli.terminal import Console, pairs
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
-from arx_caps.settings.durations import show_time
 from arx_verifier.errors import GrantError, SettingsError
-from arx_verifier.names import is_agent_path
 
 ABOUT: Final = ("model", "purpose", "version")  # the members of an agent's metadata
 _ABOUT_TEXTS: Final = (
@@ -34,12 +33,6 @@ _ABOUT_TEXTS: Final = (
 @click.group("agent", cls=Verbs)
 def agent_command() -> None:
     """Enrol, describe, list and deactivate agents, and rotate their keys."""
-
-
-def _checked(path: str) -> str:
-    if not is_agent_path(path):
-        raise click.BadParameter(f"expected an agent path such as acme/support, got {path[:60]!r}", param_hint="PATH")
-    return path
 
 
 def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +70,7 @@ def enrol(
     \b
         arx agent enrol acme/support/triage --key-out triage.key.json
     """
-    _checked(path)
+    AGENTS.check(path)
     if [key_out is not None, public_jwk is not None, workload].count(True) != 1:
         raise click.UsageError("expected one of --key-out FILE, --public-jwk FILE or --workload")
     public = PublicKey(read_object(public_jwk)) if public_jwk is not None else None
@@ -91,7 +84,7 @@ def enrol(
     jwk = None if public is None else public.jwk
     body = {"path": path, "jwk": jwk, "owner": about["owner"], "metadata": metadata or None}
     try:
-        answer = mint.call("POST", "/v1/agents", body)
+        answer = mint.call("POST", AGENTS.path, body)
     except Stop as error:
         if key_out is not None:
             key_out.unlink(missing_ok=True)  # a key that is not enrolled is of no use
@@ -103,7 +96,7 @@ def enrol(
     value = {"agent": agent, "kid": kid, "key_file": str(key_out) if key_out else None}
     console.data("agent", value, lambda: pairs([("agent", path), ("key", kid), ("key file", value["key_file"])]))
     with contextlib.suppress(Stop, SettingsError):  # a role may allow to enrol an agent and not to read the policy
-        _doubt(console, mint.call("GET", "/v1/policies/in-force")["policy"], path)
+        _doubt(console, mint.call("GET", POLICIES.path_of("in-force"))["policy"], path)
 
 
 @agent_command.command("describe")
@@ -121,22 +114,15 @@ def describe(console: Console, /, path: str, place: Place, **about: str | None) 
     body = ({} if about["owner"] is None else {"owner": about["owner"]}) | ({"metadata": metadata} if metadata else {})
     if not body:
         raise click.UsageError("expected at least one of --owner, --purpose, --model and --version")
-    agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", body)
-    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
+    AGENTS.show(console, place.mint().call("PATCH", AGENTS.path_of(path), body))
 
 
 @agent_command.command("list")
 @click.option("--under", metavar="PATH", help="show only this agent and those below it")
 @click.option("--state", type=click.Choice(("active", "deactivated")), help="show only agents in this state")
-@operator_options
-@common_options
-@pass_console
-def list_agents(console: Console, place: Place, under: str | None, state: str | None) -> None:
+@list_of(AGENTS, "AGENT: path, STATE, OWNER, ENROLLED: created_at")
+def list_agents(_: Listed) -> None:
     """List the enrolled agents that match all filters."""
-    agents, _ = place.mint().rows("/v1/agents", "agents", {"under": under, "state": state})
-    heads = ("AGENT", "STATE", "OWNER", "ENROLLED")
-    rows = [(a.get("path"), a.get("state"), a.get("owner"), _time(a, "created_at")) for a in agents]
-    console.data("agents", {"agents": agents}, lambda: table(heads, rows))
 
 
 @agent_command.command("show")
@@ -146,17 +132,16 @@ def list_agents(console: Console, place: Place, under: str | None, state: str | 
 @pass_console
 def show(console: Console, path: str, place: Place) -> None:
     """Show an agent, its description and its keys."""
-    _checked(path)
+    AGENTS.check(path)
     try:
-        answer = place.mint().call("GET", f"/v1/agents/{path}")
+        answer = place.mint().call("GET", AGENTS.path_of(path))
     except Stop as error:
         if error.code == "not_found":
             names = [name for name, _ in find_names(click.get_current_context(), "agent", path)]
             near = get_close_matches(path, names, 1)
             error.hint = f"did you mean {near[0]}?" if near else error.hint
         raise
-    agent = answer.get("agent", answer)
-    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
+    AGENTS.show(console, answer.get("agent", answer))
 
 
 @agent_command.command("deactivate")
@@ -167,8 +152,8 @@ def show(console: Console, path: str, place: Place) -> None:
 @pass_console
 def deactivate(console: Console, path: str, place: Place, yes: bool) -> None:
     """Deactivate an agent: it can open no session, and all tokens of it and of agents below it are revoked."""
-    console.confirm(f"deactivate {_checked(path)} and revoke all its tokens?", yes=yes)
-    answer = place.mint().call("DELETE", f"/v1/agents/{path}")
+    console.confirm(f"deactivate {AGENTS.check(path)} and revoke all its tokens?", yes=yes)
+    answer = place.mint().call("DELETE", AGENTS.path_of(path))
     console.data("agent", answer, lambda: pairs([("agent", path), ("kill", answer.get("kill", {}).get("summary"))]))
 
 
@@ -190,13 +175,13 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
         raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
     mint = place.mint()
     if key_out is not None:
-        key = KeyFile.generate("agent", _checked(path), mint.issuer)
+        key = KeyFile.generate("agent", AGENTS.check(path), mint.issuer)
         key.save(key_out)
         public = key.key.public
     else:
         public = PublicKey(read_object(str(public_jwk)))
     try:
-        agent = mint.call("PATCH", f"/v1/agents/{_checked(path)}", {"add_jwk": public.jwk})
+        agent = mint.call("PATCH", AGENTS.path_of(path), {"add_jwk": public.jwk})
     except Unreachable as error:
         error.hint = f"the key may be enrolled: check with `arx agent show {path}`"
         raise
@@ -215,8 +200,7 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
 @pass_console
 def remove_key(console: Console, path: str, kid: str, place: Place) -> None:
     """Remove the key KID of the agent PATH: it can open no further session; open sessions continue."""
-    agent = place.mint().call("PATCH", f"/v1/agents/{_checked(path)}", {"remove_kid": kid})
-    console.data("agent", {"agent": agent}, lambda: pairs(facts_of(agent)))
+    AGENTS.show(console, place.mint().call("PATCH", AGENTS.path_of(path), {"remove_kid": kid}))
 
 
 def _doubt(console: Console, text: str, path: str) -> None:
@@ -231,8 +215,3 @@ def _doubt(console: Console, text: str, path: str) -> None:
                 f"the policy lets {path} open no session: add it to `agents` of a [session] and run "
                 "`arx policy load FILE`"
             )
-
-
-def _time(row: dict[str, Any], name: str) -> str | None:
-    value = row.get(name)
-    return show_time(value) if isinstance(value, int) else None

@@ -15,6 +15,7 @@ from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_appro
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.resources import APPROVALS, caller_of, hint_more
 from arx_caps.cli.terminal import Console, plain
 from arx_verifier.clock import now_ms
 
@@ -62,14 +63,13 @@ def list_approvals(
 ) -> None:
     """List approvals that wait for an answer, the newest first, with agent, call, subject and reason."""
     query = {**asked, "session": of, "state": None if state == "all" else state}
-    found, more = _caller(file, place).rows("/v1/approvals", "approvals", query, limit=limit)
+    found, more = APPROVALS.rows(caller_of(file, place), query, limit)
     at_ms = now_ms()
     shown = {"approvals": found, "more": more}
     console.data("approvals", shown, lambda: "\n\n".join([show_approval(each, at_ms, whole=False) for each in found]))
     if not found:
         console.say("no approval matches" if state == "all" else f"no approval is {state}")
-    if more:
-        console.hint(f"more than {limit} match: raise --limit to see them")
+    hint_more(console, more, limit)
     waiting = next((each["id"] for each in found if each.get("state") == "waiting"), None)
     if waiting is not None and file is None:
         console.hint(
@@ -85,8 +85,8 @@ def list_approvals(
 @pass_console
 def show(console: Console, place: Place, approval: str, file: str | None) -> None:
     """Show an approval with all arguments."""
-    _checked(approval)
-    _write(console, _look(_caller(file, place), approval))
+    APPROVALS.check(approval)
+    _write(console, _look(caller_of(file, place), approval))
 
 
 @approval_command.command("approve")
@@ -104,7 +104,7 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
     \b
         arx approval approve a-abcdefghijklmnop --operator-key ada.key
     """
-    _checked(approval)
+    APPROVALS.check(approval)
     mint = place.mint()
     # Shown from the mint's answer, not from arguments: the operator approves what the agent requested.
     asked = _look(mint, approval)
@@ -134,7 +134,7 @@ def deny(console: Console, place: Place, approval: str, why: str | None) -> None
 
     A client with an access token may not, for the same call, while its task lives.
     """
-    _checked(approval)
+    APPROVALS.check(approval)
     _write(console, _answer(place.mint(), approval, "deny", why))
 
 
@@ -149,11 +149,11 @@ def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
 
     Exit code 0: every verifier has confirmed; 3: not known.
     """
-    _checked(approval)
+    APPROVALS.check(approval)
     mint = place.mint()
     if not yes:
         console.confirm(f"{_show(_look(mint, approval))}\n\nwithdraw this approval?", yes=False)
-    answer = _call(mint, "DELETE", f"/v1/approvals/{approval}")
+    answer = _call(mint, "DELETE", APPROVALS.path_of(approval))
     kill, state = answer.get("kill") or {}, plain(answer["approval"].get("state"))
     outcome = f"{approval} withdrawn: {plain(kill.get('summary', 'no discharge was issued'))}"
     if state != "withdrawn":
@@ -179,23 +179,19 @@ def wait(
 
     Exit code 1: denied or ended; 3: no answer in time.
     """
-    _checked(approval)
+    APPROVALS.check(approval)
     caller, _ = open_session_file(file, issuer)
     mint = AtMint(caller)
     receive(console, Approval(_look(caller, approval), asker=mint), mint, timeout, discharge)
 
 
-def _caller(file: str | None, place: Place) -> Caller:
-    return open_session_file(file, place.issuer)[0] if file is not None else place.mint()
-
-
 def _look(mint: Caller, approval: str) -> dict[str, Any]:
-    return dict(_call(mint, "GET", f"/v1/approvals/{approval}")["approval"])
+    return dict(_call(mint, "GET", APPROVALS.path_of(approval))["approval"])
 
 
 def _answer(mint: Caller, approval: str, outcome: str, why: str | None) -> dict[str, Any]:
     body = {"approval": approval, "outcome": outcome, "why": why}
-    return dict(_call(mint, "POST", "/v1/approvals", body)["approval"])
+    return dict(_call(mint, "POST", APPROVALS.path, body)["approval"])
 
 
 def _call(mint: Caller, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -221,10 +217,3 @@ def _show(about: dict[str, Any]) -> str:
 
 def _write(console: Console, about: dict[str, Any]) -> None:
     console.data("approval", {"approval": about}, lambda: _show(about))
-
-
-def _checked(approval: str) -> None:
-    if not approval.startswith("a-") or not approval.removeprefix("a-").isalnum() or not approval.isascii():
-        raise click.BadParameter(
-            f"expected the id of an approval such as a-abcdefghijklmnop, got {approval[:60]!r}", param_hint="APPROVAL"
-        )

@@ -10,6 +10,7 @@ from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.resources import BUDGETS
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import show_time
 
@@ -44,7 +45,7 @@ def list_budgets(
     that no call has drawn on.
     """
     query = {"session": session, "agent": agent, "unit": unit, "limit": str(limit)}
-    found = place.mint().call("GET", "/v1/budgets", query={name: value for name, value in query.items() if value})
+    found = place.mint().call("GET", BUDGETS.path, query={name: value for name, value in query.items() if value})
     nothing = "no pool matches" if session or agent or unit else "no call has drawn on a budget of an open task"
     _show(console, {"pools": found["pools"], "more": "next" in found}, nothing)
     if "next" in found:
@@ -63,7 +64,7 @@ def show(console: Console, of: str, place: Place) -> None:
     """
     # A link has 22 characters.  The session stands for the task of a token without one (SPEC 17.3).
     kind = "pool" if "/" in of else "task" if of.startswith(("t-", "s-")) and len(of) < LINK_CHARS else "link"
-    pools = place.mint().call("GET", "/v1/budgets", query={kind: of})["pools"]
+    pools = place.mint().call("GET", BUDGETS.path, query={kind: of})["pools"]
     _show(console, {"pools": pools}, f"no call has drawn on a budget of {of[:60]}")
     if not pools:
         console.hint("a pool is here after the first call that draws on it; `arx task list` has the ids of tasks")
@@ -91,7 +92,7 @@ def top_up(console: Console, pool: str, amount: str, unit: str, reason: str, pla
     body = {"pool": pool, "amount": amount, "unit": unit, "reason": reason}
     try:
         # Once: a repeat of a call whose answer was lost could add the amount twice.
-        answer = place.mint().call("POST", "/v1/budgets/top-up", body, repeats=False)
+        answer = place.mint().call("POST", f"{BUDGETS.path}/top-up", body, repeats=False)
     except Stop as error:
         error.hint = error.hint or _LISTS
         raise

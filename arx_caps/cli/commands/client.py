@@ -13,8 +13,8 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.parse import Duration
-from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.settings.durations import show_time
+from arx_caps.cli.resources import CLIENTS, Listed, list_of, time_of
+from arx_caps.cli.terminal import Console, pairs
 
 
 @click.group("client", cls=Verbs)
@@ -64,7 +64,7 @@ def add(
         content = read_object(jwks)
         body["jwks"] = content.get("keys", [content])
     mint = place.mint()
-    answer = mint.call("POST", "/v1/clients", body)
+    answer = mint.call("POST", CLIENTS.path, body)
     client = answer["client"]
     if out is not None:
         # The secret goes to the file alone, never to stdout.
@@ -74,15 +74,19 @@ def add(
 
 
 @client_command.command("list")
-@operator_options
-@common_options
-@pass_console
-def list_clients(console: Console, place: Place) -> None:
+@list_of(
+    CLIENTS,
+    "CLIENT: id, AGENT, SCOPES, PROVES WITH, REGISTERED: created_at, BY, USED, EXPIRES, CALLS ITSELF",
+    {
+        "SCOPES": lambda client: ", ".join(client["scopes"]),
+        "PROVES WITH": lambda client: "nothing" if client["public"] else "key" if client["keys"] else "secret",
+        "USED": time_of("used_at", ""),
+        "EXPIRES": time_of("expires_at", ""),
+        "CALLS ITSELF": lambda client: client["url"] or client["name"] or "",
+    },
+)
+def list_clients(_: Listed) -> None:
     """List the OAuth clients."""
-    found, _ = place.mint().rows("/v1/clients", "clients")
-    heads = ("CLIENT", "AGENT", "SCOPES", "PROVES WITH", "REGISTERED", "BY", "USED", "EXPIRES", "CALLS ITSELF")
-    rows = [(*_named(c), show_time(c["created_at"]), c["by"], *_times(c), c["url"] or c["name"] or "") for c in found]
-    console.data("clients", {"clients": found}, lambda: table(heads, rows))
 
 
 @client_command.command("show")
@@ -92,7 +96,7 @@ def list_clients(console: Console, place: Place) -> None:
 @pass_console
 def show(console: Console, client: str, place: Place) -> None:
     """Show the OAuth client CLIENT."""
-    _show(console, place.mint().call("GET", f"/v1/clients/{_checked(client)}"))
+    CLIENTS.show(console, place.mint().call("GET", CLIENTS.path_of(client)))
 
 
 @client_command.command("remove")
@@ -103,27 +107,5 @@ def show(console: Console, client: str, place: Place) -> None:
 @pass_console
 def remove(console: Console, client: str, place: Place, yes: bool) -> None:
     """Remove the OAuth client CLIENT for good, and end its sessions: its access tokens are refused."""
-    console.confirm(f"remove the client {_checked(client)}?", yes=yes)
-    _show(console, place.mint().call("DELETE", f"/v1/clients/{client}"))
-
-
-def _named(client: dict[str, Any]) -> tuple[str, ...]:
-    return client["id"], client["agent"], ", ".join(client["scopes"]), _proof(client)
-
-
-def _times(client: dict[str, Any]) -> tuple[str, ...]:
-    return tuple("" if client[name] is None else show_time(client[name]) for name in ("used_at", "expires_at"))
-
-
-def _proof(client: dict[str, Any]) -> str:
-    return "nothing" if client["public"] else "key" if client["keys"] else "secret"
-
-
-def _show(console: Console, client: dict[str, Any]) -> None:
-    console.data("client", {"client": client}, lambda: pairs(facts_of(client)))
-
-
-def _checked(client: str) -> str:
-    if not client.startswith("c-") or not client[2:].isalnum() or not client.isascii():
-        raise click.BadParameter(f"expected the id of a client such as c-…, got {client[:60]!r}", param_hint="CLIENT")
-    return client
+    console.confirm(f"remove the client {CLIENTS.check(client)}?", yes=yes)
+    CLIENTS.show(console, place.mint().call("DELETE", CLIENTS.path_of(client)))

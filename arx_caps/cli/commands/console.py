@@ -9,7 +9,8 @@ import click
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import hint_unshipped
 from arx_caps.cli.options import Verbs, common_options, pass_console
-from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.cli.resources import SIGN_INS, Listed, list_of, time_of
+from arx_caps.cli.terminal import Console, pairs
 from arx_caps.revocation import GONE_MS, count_states
 from arx_caps.settings.durations import show_span, show_time
 
@@ -36,23 +37,9 @@ def open_console(console: Console, place: Place) -> None:
 
 
 @console_command.command("list")
-@operator_options
-@common_options
-@pass_console
-def list_sign_ins(console: Console, place: Place) -> None:
+@list_of(SIGN_INS, "ID, OPERATOR, BY, SIGNED IN: signed_in_at, USED: used_at, UNTIL", {"UNTIL": time_of("until")})
+def list_sign_ins(_: Listed) -> None:
     """List the sign-ins to the console that go on."""
-    found, _ = place.mint().rows("/v1/console/sessions", "sign_ins")
-    heads = ("ID", "OPERATOR", "BY", "SIGNED IN", "USED", "UNTIL")
-    rows = [
-        (
-            each["id"],
-            each["operator"],
-            each["by"],
-            *(show_time(each[at]) for at in ("signed_in_at", "used_at", "until")),
-        )
-        for each in found
-    ]
-    console.data("sign_ins", {"sign_ins": found}, lambda: table(heads, rows))
 
 
 @console_command.command("end")
@@ -65,7 +52,7 @@ def end_sign_in(console: Console, sign_in: str, place: Place) -> None:
 
     To keep an operator out, freeze it: `arx freeze operator:NAME`.
     """
-    answer = place.mint().call("DELETE", f"/v1/console/sessions/{quote(sign_in, safe='')}")
+    answer = place.mint().call("DELETE", f"{SIGN_INS.path}/{quote(sign_in, safe='')}")
     console.data("sign_in", answer, lambda: pairs([("ended", answer["id"]), ("operator", answer["operator"])]))
 
 

@@ -11,7 +11,8 @@ from arx_caps.cli.access.place import Place, database_option, operator_options, 
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase, read_text
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.cli.resources import HOLDER_KEYS, ROOT_KEYS, SIGNING_KEYS, Listed, Row, list_of, time_of
+from arx_caps.cli.terminal import Console, pairs
 from arx_caps.credentials.access_token import ALGORITHMS
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
@@ -24,33 +25,27 @@ def key_command() -> None:
     """Create, rotate, retire and reseal root keys, and create holder keys; a rotation refuses no call."""
 
 
+_from = time_of("mints_from")
+
+
+def _waits(key: Row) -> str | None:
+    return ", ".join(waiting["audience"] for waiting in key["waits_for"]) or None
+
+
 @key_command.command("list")
-@operator_options
-@common_options
-@pass_console
-def list_keys(console: Console, place: Place) -> None:
+@list_of(
+    ROOT_KEYS,
+    "KEY: name, STATE, MADE: created_at, MINTS FROM, MINTS FOR: mints_for, WAITS FOR",
+    {"MINTS FROM": _from, "WAITS FOR": _waits},
+)
+def list_keys(_: Listed) -> None:
     """List the root keys, the services that each mints for, and the services that it waits for."""
-    keys = place.mint().call("GET", "/v1/root-keys").get("keys", [])
-    heads = ("KEY", "STATE", "MADE", "MINTS FROM", "MINTS FOR", "WAITS FOR")
-    rows = [
-        (k["name"], k["state"], show_time(k["created_at"]), _from(k), ", ".join(k["mints_for"]) or None, _waits(k))
-        for k in keys
-    ]
-    console.data("keys", {"keys": keys}, lambda: table(heads, rows))
 
 
 @key_command.command("holders")
-@operator_options
-@common_options
-@pass_console
-def list_holder_keys(console: Console, place: Place) -> None:
+@list_of(HOLDER_KEYS, "HOLDER, KEY: kid, ENROLLED: added_at, LAST USED", {"LAST USED": time_of("used_at", "never")})
+def list_holder_keys(_: Listed) -> None:
     """List the keys of agents, operators and services, and when each last signed, to about a minute."""
-    keys, _ = place.mint().rows("/v1/holder-keys", "keys")
-    rows = [
-        (k["holder"], k["kid"], show_time(k["added_at"]), show_time(k["used_at"]) if k["used_at"] else "never")
-        for k in keys
-    ]
-    console.data("holder-keys", {"keys": keys}, lambda: table(("HOLDER", "KEY", "ENROLLED", "LAST USED"), rows))
 
 
 @key_command.command("create-holder")
@@ -92,7 +87,7 @@ def show(console: Console, file: Path) -> None:
 @pass_console
 def create(console: Console, place: Place) -> None:
     """Create a root key and publish it to the services; it mints no token yet."""
-    _show(console, place.mint().call("POST", "/v1/root-keys"))
+    _show(console, place.mint().call("POST", ROOT_KEYS.path))
 
 
 @key_command.command("rotate")
@@ -104,7 +99,7 @@ def create(console: Console, place: Place) -> None:
 @pass_console
 def rotate(console: Console, place: Place, now: bool) -> None:
     """Mint with the newest root key as soon as every service has it; create one if needed."""
-    key = place.mint().call("POST", "/v1/root-keys/rotate", {"now": now})
+    key = place.mint().call("POST", f"{ROOT_KEYS.path}/rotate", {"now": now})
     _show(console, key)
     console.hint(
         "wait until `arx key list` shows that it mints for every service; then run `arx key retire` for the older key"
@@ -120,9 +115,9 @@ def rotate(console: Console, place: Place, now: bool) -> None:
 @pass_console
 def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> None:
     """Retire the root key NAME for good: every verifier refuses it within a lease."""
-    console.confirm(f"retire the root key {_checked(name)[:16]} for good?", yes=yes)
+    console.confirm(f"retire the root key {ROOT_KEYS.check(name)[:16]} for good?", yes=yes)
     try:
-        answer = place.mint(TIMEOUT_S).call("POST", f"/v1/root-keys/{name}/retire", {"now": now})
+        answer = place.mint(TIMEOUT_S).call("POST", f"{ROOT_KEYS.path_of(name)}/retire", {"now": now})
     except Stop as error:
         if error.code == "conflict":
             error.hint = "`arx key list` shows the services that still need it; --now is for a stolen key"
@@ -173,17 +168,13 @@ def reseal_command(
 
 
 @key_command.command("signing")
-@operator_options
-@common_options
-@pass_console
-def list_signing(console: Console, place: Place) -> None:
+@list_of(
+    SIGNING_KEYS,
+    "KEY: kid, ALGORITHM, STATE, MADE: created_at, SIGNS FROM",
+    {"SIGNS FROM": time_of("signs_from")},
+)
+def list_signing(_: Listed) -> None:
     """List the keys that sign access tokens of the OAuth front; the mint replaces each after 30 days."""
-    keys = place.mint().call("GET", "/v1/signing-keys").get("keys", [])
-    heads = ("KEY", "ALGORITHM", "STATE", "MADE", "SIGNS FROM")
-    rows = [
-        (k["kid"], k["algorithm"], k["state"], show_time(k["created_at"]), show_time(k["signs_from"])) for k in keys
-    ]
-    console.data("signing-keys", {"keys": keys}, lambda: table(heads, rows))
 
 
 @key_command.command("rotate-signing")
@@ -198,7 +189,7 @@ def rotate_signing(console: Console, place: Place, algorithm: str | None, stolen
     if stolen:
         console.confirm("refuse every access token of the keys of before?", yes=yes)
     body = {"algorithm": algorithm, "stolen": stolen}
-    key = place.mint().call("POST", "/v1/signing-keys/rotate", body)
+    key = place.mint().call("POST", f"{SIGNING_KEYS.path}/rotate", body)
     rows = [("key", key["kid"]), ("algorithm", key["algorithm"]), ("state", key["state"])]
     rows.append(("signs from", show_time(key["signs_from"])))
     console.data("signing-key", {"key": key}, lambda: pairs(rows))
@@ -207,18 +198,3 @@ def rotate_signing(console: Console, place: Place, algorithm: str | None, stolen
 def _show(console: Console, key: dict[str, Any]) -> None:
     rows = [("key", key["name"]), ("state", key["state"]), ("mints from", _from(key)), ("waits for", _waits(key))]
     console.data("key", {"key": key}, lambda: pairs(rows))
-
-
-def _from(key: dict[str, Any]) -> str | None:
-    at = key["mints_from"]
-    return show_time(at) if at else None
-
-
-def _waits(key: dict[str, Any]) -> str | None:
-    return ", ".join(waiting["audience"] for waiting in key["waits_for"]) or None
-
-
-def _checked(name: str) -> str:
-    if not name.isalnum() or not name.isascii():
-        raise click.BadParameter(f"expected the name of a root key such as k2, got {name[:60]!r}", param_hint="NAME")
-    return name

@@ -10,6 +10,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.resources import KILLS
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.revocation import parse_target
 from arx_caps.settings.durations import show_span, show_time
@@ -38,7 +39,7 @@ def list_kills(console: Console, place: Place, target: str | None, limit: int) -
             target = str(parse_target(target))
         except RequestError as error:
             raise click.BadParameter(str(error), param_hint="--target") from error
-    kills, more = place.mint().rows("/v1/kills", "kills", {"target": target}, limit=limit)
+    kills, more = KILLS.rows(place.mint(), {"target": target}, limit)
     now = now_ms()
     rows = [
         (
@@ -72,7 +73,7 @@ def show_kill(console: Console, place: Place, number: int, wait: bool) -> None:
     Exit code 0: every verifier has confirmed; 3: not every one has.
     """
     mint = place.mint()
-    kill = _settled(console, mint, number) if wait else mint.call("GET", f"/v1/kills/{number}")
+    kill = _settled(console, mint, number) if wait else mint.call("GET", f"{KILLS.path}/{number}")
     seen = kill["confirmations"]
     facts = [
         ("number", kill["seq"]),
@@ -93,7 +94,7 @@ def _settled(console: Console, mint: Caller, number: int) -> dict[str, Any]:
     """Return a kill once its confirmations are final; the mint makes them so after its longest lease."""
     pause, said = LOOK_S[0], ""
     while True:
-        kill = mint.call("GET", f"/v1/kills/{number}")
+        kill = mint.call("GET", f"{KILLS.path}/{number}")
         seen = kill["confirmations"]
         if seen["settled_at"] is not None:
             return kill

@@ -11,6 +11,7 @@ from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
 from arx_caps.cli.parse import Moment
+from arx_caps.cli.resources import FREEZES
 from arx_caps.cli.target_commands import ask_reason, read_targets
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time
@@ -55,7 +56,7 @@ def taint(
     # What was written while the operator was asked is tainted, too.
     end = min(_end_of_now() if until is None else until, LATEST_MS)
     windows = [str(TaintWindow(target, since, end)) for target in several]
-    report = place.mint(TIMEOUT_S).call("POST", "/v1/freezes", {"targets": windows, "reason": reason})
+    report = place.mint(TIMEOUT_S).call("POST", FREEZES.path, {"targets": windows, "reason": reason})
     _finish(console, "taint", report)
 
 
@@ -94,7 +95,7 @@ def list_taints(console: Console, place: Place) -> None:
 
     What a frozen target wrote is tainted as well: `arx frozen list`.
     """
-    freezes, _ = place.mint().rows("/v1/freezes", "freezes", {"kind": "memory"})
+    freezes, _ = FREEZES.rows(place.mint(), {"kind": "memory"})
     found = [(freeze, window) for freeze in freezes if (window := read_window(freeze["target"])) is not None]
     value = [
         {**window._asdict(), "by": freeze["by"], "reason": freeze["reason"], "at": freeze["frozen_at"]}

@@ -12,11 +12,10 @@ from arx_caps.cli.access.secure_files import passphrase_option, read_object, rea
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
-from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.cli.resources import OPERATORS, Listed, list_of
+from arx_caps.cli.terminal import Console, pairs
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
-from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
-from arx_verifier.names import is_agent_path
 
 ROLES = ("admin", "read-only", "kill-only", "responder", "approver", "policy", "keys", "agents")
 role_option = click.option("--role", type=click.Choice(ROLES), help="role of the operator (see docs/operations.md)")
@@ -55,13 +54,13 @@ def enrol(
     \b
         arx operator enrol night-watch --role responder --key-out night-watch.key
     """
-    asked, name = _role(role, rules), _checked(name)
+    asked, name = _role(role, rules), OPERATORS.check(name)
     if (key_out is None) == (public_jwk is None):
         raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
     mint = place.mint()
     public = _key(name, mint.issuer, key_out, public_jwk)
     try:
-        answer = mint.call("POST", "/v1/operators", {"name": name, "jwk": public.jwk, **asked})
+        answer = mint.call("POST", OPERATORS.path, {"name": name, "jwk": public.jwk, **asked})
     except Stop as error:
         raise _without(error, key_out) from error
     value = {"operator": answer, "kid": public.kid, "key_file": str(key_out) if key_out else None}
@@ -70,15 +69,9 @@ def enrol(
 
 
 @operator_command.command("list")
-@operator_options
-@common_options
-@pass_console
-def list_operators(console: Console, place: Place) -> None:
+@list_of(OPERATORS, "OPERATOR: name, STATE, ROLE, KEYS, ENROLLED: created_at", {"KEYS": lambda row: len(row["keys"])})
+def list_operators(_: Listed) -> None:
     """List the operators."""
-    found, _ = place.mint().rows("/v1/operators", "operators")
-    rows = [(o.get("name"), o.get("state"), o.get("role"), len(o.get("keys", [])), _time(o)) for o in found]
-    heads = ("OPERATOR", "STATE", "ROLE", "KEYS", "ENROLLED")
-    console.data("operators", {"operators": found}, lambda: table(heads, rows))
 
 
 @operator_command.command("show")
@@ -88,7 +81,7 @@ def list_operators(console: Console, place: Place) -> None:
 @pass_console
 def show(console: Console, name: str, place: Place) -> None:
     """Show an operator, its role and its keys."""
-    _show(console, place.mint().call("GET", f"/v1/operators/{_checked(name)}"))
+    OPERATORS.show(console, place.mint().call("GET", OPERATORS.path_of(name)))
 
 
 @operator_command.command("role")
@@ -100,7 +93,7 @@ def show(console: Console, name: str, place: Place) -> None:
 @pass_console
 def set_role(console: Console, name: str, place: Place, role: str | None, rules: str | None) -> None:
     """Set the role of the operator NAME; it applies from its next call."""
-    _show(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", _role(role, rules)))
+    OPERATORS.show(console, place.mint().call("PATCH", OPERATORS.path_of(name), _role(role, rules)))
 
 
 @operator_command.group("key")
@@ -120,9 +113,9 @@ def add_key(console: Console, name: str, place: Place, key_out: Path | None, pub
     if (key_out is None) == (public_jwk is None):
         raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
     mint = place.mint()
-    public = _key(_checked(name), mint.issuer, key_out, public_jwk)
+    public = _key(OPERATORS.check(name), mint.issuer, key_out, public_jwk)
     try:
-        operator = mint.call("PATCH", f"/v1/operators/{name}", {"add_jwk": public.jwk})
+        operator = mint.call("PATCH", OPERATORS.path_of(name), {"add_jwk": public.jwk})
     except Stop as error:
         raise _without(error, key_out) from error
     added = [("added", public.kid), ("key file", key_out)]
@@ -137,7 +130,7 @@ def add_key(console: Console, name: str, place: Place, key_out: Path | None, pub
 @pass_console
 def remove_key(console: Console, name: str, kid: str, place: Place) -> None:
     """Remove the key KID of the operator NAME; the last key cannot be removed."""
-    _show(console, place.mint().call("PATCH", f"/v1/operators/{_checked(name)}", {"remove_kid": kid}))
+    OPERATORS.show(console, place.mint().call("PATCH", OPERATORS.path_of(name), {"remove_kid": kid}))
 
 
 @operator_command.command("remove")
@@ -148,8 +141,8 @@ def remove_key(console: Console, name: str, kid: str, place: Place) -> None:
 @pass_console
 def remove(console: Console, name: str, place: Place, yes: bool) -> None:
     """Remove the operator NAME for good: its keys and tokens are refused from now on."""
-    console.confirm(f"remove the operator {_checked(name)} for good?", yes=yes)
-    answer = place.mint().call("DELETE", f"/v1/operators/{name}")
+    console.confirm(f"remove the operator {OPERATORS.check(name)} for good?", yes=yes)
+    answer = place.mint().call("DELETE", OPERATORS.path_of(name))
     console.data("operator", answer, lambda: pairs([("operator", name), ("kill", answer["kill"].get("summary"))]))
 
 
@@ -171,7 +164,7 @@ def recover(
 
     realm = Realm.open(realm_dir)
     realm = realm if database is None else replace(realm, database=database)
-    key = KeyFile.generate("operator", _checked(name), realm.issuer)
+    key = KeyFile.generate("operator", OPERATORS.check(name), realm.issuer)
     key.save(key_out)
     # A person who can open the root keys can sign any token, so this needs no permission beyond that.
     try:
@@ -219,20 +212,3 @@ def _without(error: Stop, key_out: Path | None) -> Stop:
     elif key_out is not None:
         key_out.unlink(missing_ok=True)
     return error
-
-
-def _checked(name: str) -> str:
-    if "/" in name or not is_agent_path(name):
-        raise click.BadParameter(
-            f"expected the name of an operator such as night-watch, got {name[:60]!r}", param_hint="NAME"
-        )
-    return name
-
-
-def _show(console: Console, operator: dict[str, Any]) -> None:
-    console.data("operator", {"operator": operator}, lambda: pairs(facts_of(operator)))
-
-
-def _time(row: dict[str, Any]) -> str | None:
-    value = row.get("created_at")
-    return show_time(value) if isinstance(value, int) else None

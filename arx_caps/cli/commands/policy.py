@@ -13,6 +13,7 @@ from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.parse import Duration, pairs_option, read_pairs
+from arx_caps.cli.resources import POLICIES
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time
 from arx_caps.text.caveat_text import show_json
@@ -229,7 +230,7 @@ def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
 @pass_console
 def list_policies(console: Console, place: Place, changes: bool) -> None:
     """List all policies that were in force, the newest first."""
-    found, _ = place.mint().rows("/v1/policies", "policies", {"changes": "true"} if changes else None)
+    found, _ = POLICIES.rows(place.mint(), {"changes": "true"} if changes else None)
     rows = [
         (p["digest"], "in force" if p["in_force"] else "", show_time(p["in_force_at"]), p["by"], *_changed(p, changes))
         for p in found
@@ -254,7 +255,7 @@ def load(console: Console, place: Place, file: str, yes: bool) -> None:
     if not policy.sessions or not policy.templates:
         # An empty file parses as a policy, and would end all new work.
         console.confirm(f"{_taken_away(place, policy)}\n\nactivate a policy that grants nothing?", yes=yes)
-    answer = place.mint().call("POST", "/v1/policies", {"policy": policy.text.source})
+    answer = place.mint().call("POST", POLICIES.path, {"policy": policy.text.source})
     console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
     if answer["digest"] != answer["before"]:
         console.hint(f"`arx policy diff {answer['before']} {answer['digest']}` shows the changes")
@@ -270,7 +271,7 @@ def load(console: Console, place: Place, file: str, yes: bool) -> None:
 @pass_console
 def reload(console: Console, place: Place) -> None:
     """Make the mint activate its own policy file, as SIGHUP does."""
-    answer = place.mint().call("POST", "/v1/policies/reload")
+    answer = place.mint().call("POST", f"{POLICIES.path}/reload")
     console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
 
 
@@ -314,9 +315,8 @@ def _kept(place: Place, digest: str) -> "Policy":
 
 
 def _fetch(place: Place, digest: str) -> dict[str, Any]:
-    if not digest.replace("-", "").replace("_", "").isalnum():
-        raise click.BadParameter(f"expected a file or a digest, got {digest[:60]!r}", param_hint="DIGEST")
-    return place.mint().call("GET", f"/v1/policies/{digest}")
+    path = POLICIES.path_of(digest)
+    return place.mint().call("GET", path)
 
 
 def _explained(value: dict[str, Any]) -> list[str]:

@@ -14,12 +14,12 @@ from arx_caps.cli.access.secure_files import read_object, write_object
 from arx_caps.cli.display import facts_of, hint_audience, hint_silent
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import KidCommand, Verbs, common_options, out_option, pass_console, yes_option
-from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.cli.resources import INVITATIONS, SERVICES, Listed, Row, list_of
+from arx_caps.cli.terminal import Console, pairs
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import SettingsError
-from arx_verifier.names import is_audience
 
 if TYPE_CHECKING:
     from arx_caps.service import Invitation
@@ -80,7 +80,7 @@ def enrol(
     answer, folder = read_object(invitation) if invitation is not None else {}, None
     if audience is not None:
         place = Place(realm_dir, issuer, operator_key)
-        answer = place.mint().call("POST", "/v1/services/invitations", {"audience": audience})
+        answer = place.mint().call("POST", INVITATIONS, {"audience": audience})
         folder, ca = _journal_of(place, answer), ca or place.ca()
     invited = _invitation(invitation, answer)
     # What `arx apply` wrote of its file; an option of this machine wins.
@@ -98,7 +98,7 @@ def _require_files(audience: str | None, invitation: str | None, out: Path, key:
     if (audience is None) == (invitation is None):
         raise click.UsageError("expected AUDIENCE or --invitation FILE, and not both")
     if audience is not None:
-        _checked(audience)
+        SERVICES.check(audience)
     if key == out:
         raise click.UsageError(f"expected two files, got {out} for the service and its key: give another --key-out")
     if out.exists():
@@ -136,9 +136,9 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
     \b
         arx service invite orders --out orders.invite
     """
-    _checked(audience)
+    SERVICES.check(audience)
     # An invitation is a secret as well: its holder can enrol a key for the service.
-    answer = place.mint().call("POST", "/v1/services/invitations", {"audience": audience})
+    answer = place.mint().call("POST", INVITATIONS, {"audience": audience})
     until = show_time(answer["expires_at"])
     hint_audience(console, answer)
     if out is None:
@@ -149,21 +149,25 @@ def invite(console: Console, audience: str, out: Path | None, place: Place) -> N
     console.data("invitation", value, lambda: pairs([("service", audience), ("file", out), ("valid until", until)]))
 
 
+def _versions(service: Row) -> str:
+    return ", ".join(sorted({key["version"] for key in service["keys"] if "version" in key})) or "unknown"
+
+
+def _shipped(service: Row) -> str:
+    if "shipped_at" not in service:
+        return "unknown"
+    return "never" if service["shipped_at"] is None else show_time(service["shipped_at"])
+
+
 @service_command.command("list")
-@operator_options
-@common_options
-@pass_console
-def list_services(console: Console, place: Place) -> None:
+@list_of(
+    SERVICES,
+    "SERVICE: audience, OWN KEYS, VERSION, SHIPPED, ENROLLED: enrolled_at, BY: enrolled_by",
+    {"OWN KEYS": lambda row: len(row["keys"]), "VERSION": _versions, "SHIPPED": _shipped},
+)
+def list_services(listed: Listed) -> None:
     """List the enrolled services: their versions, and when each last shipped records."""
-    mint = place.mint()
-    found, _ = mint.rows("/v1/services", "services")
-    rows = [
-        (s["audience"], len(s["keys"]), _versions(s), _shipped(s), show_time(s["enrolled_at"]), s["enrolled_by"])
-        for s in found
-    ]
-    heads = ("SERVICE", "OWN KEYS", "VERSION", "SHIPPED", "ENROLLED", "BY")
-    console.data("services", {"services": found}, lambda: table(heads, rows))
-    hint_silent(console, mint)
+    hint_silent(listed.console, listed.mint)
 
 
 @service_command.command("show")
@@ -173,7 +177,7 @@ def list_services(console: Console, place: Place) -> None:
 @pass_console
 def show(console: Console, audience: str, place: Place) -> None:
     """Show a service and the thumbprints of its own keys."""
-    _show(console, place.mint().call("GET", f"/v1/services/{_checked(audience)}"))
+    _show(console, place.mint().call("GET", SERVICES.path_of(audience)))
 
 
 @service_command.command("remove-key", cls=KidCommand)
@@ -185,8 +189,8 @@ def show(console: Console, audience: str, place: Place) -> None:
 @pass_console
 def remove_key(console: Console, audience: str, kid: str, place: Place, yes: bool) -> None:
     """Remove the service's own key KID: its holder can fetch no more keys.  Invite it again for a new key."""
-    console.confirm(f"remove the key {kid[:64]} of {_checked(audience)}?", yes=yes)
-    _show(console, place.mint().call("PATCH", f"/v1/services/{audience}", {"remove_kid": kid}))
+    console.confirm(f"remove the key {kid[:64]} of {SERVICES.check(audience)}?", yes=yes)
+    _show(console, place.mint().call("PATCH", SERVICES.path_of(audience), {"remove_kid": kid}))
 
 
 @service_command.command("replace-key")
@@ -199,8 +203,8 @@ def remove_key(console: Console, audience: str, kid: str, place: Place, yes: boo
 def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes: bool) -> None:
     """Replace the key of the tool service AUDIENCE; existing tokens stay valid, except with --stolen."""
     if stolen:
-        console.confirm(f"revoke every token for {_checked(audience)}?", yes=yes)
-    path = f"/v1/services/{_checked(audience)}/replace-key"
+        console.confirm(f"revoke every token for {SERVICES.check(audience)}?", yes=yes)
+    path = f"{SERVICES.path_of(audience)}/replace-key"
     _tell_end(console, place.mint(KILL_S).call("POST", path, {"stolen": stolen}))
     if not stolen:
         console.hint("the service fetches the new key at its next refresh")
@@ -222,8 +226,8 @@ def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes
 @pass_console
 def remove(console: Console, audience: str, place: Place, yes: bool) -> None:
     """Remove the tool service AUDIENCE: its own keys and all tokens for it are refused."""
-    console.confirm(f"remove the service {_checked(audience)}?", yes=yes)
-    _tell_end(console, place.mint(KILL_S).call("DELETE", f"/v1/services/{audience}"))
+    console.confirm(f"remove the service {SERVICES.check(audience)}?", yes=yes)
+    _tell_end(console, place.mint(KILL_S).call("DELETE", SERVICES.path_of(audience)))
 
 
 def _tell_end(console: Console, answer: dict[str, Any]) -> None:
@@ -231,23 +235,5 @@ def _tell_end(console: Console, answer: dict[str, Any]) -> None:
     console.data("service", answer, lambda: pairs(rows))
 
 
-def _versions(service: dict[str, Any]) -> str:
-    return ", ".join(sorted({key["version"] for key in service["keys"] if "version" in key})) or "unknown"
-
-
-def _shipped(service: dict[str, Any]) -> str:
-    if "shipped_at" not in service:
-        return "unknown"
-    return "never" if service["shipped_at"] is None else show_time(service["shipped_at"])
-
-
 def _show(console: Console, service: dict[str, Any]) -> None:
     console.data("service", {"service": service}, lambda: pairs(facts_of({**service, "shipped_at": _shipped(service)})))
-
-
-def _checked(audience: str) -> str:
-    if not is_audience(audience):
-        raise click.BadParameter(
-            f"expected the name of a service such as orders, got {audience[:60]!r}", param_hint="AUDIENCE"
-        )
-    return audience

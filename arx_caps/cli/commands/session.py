@@ -16,6 +16,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
 from arx_caps.cli.parse import STATES, Duration
+from arx_caps.cli.resources import SESSIONS, hint_more
 from arx_caps.cli.target_commands import FREEZE, THAW, target_command
 from arx_caps.cli.terminal import Console, json_line, pairs, plain, table
 from arx_caps.credentials.keyfile import SigningKey
@@ -75,10 +76,10 @@ def open_(
     if key_file is not None:
         key = load_key(key_file, "agent")
         caller = Caller(issuer or key.issuer, session_key, ca=key.ca)
-        answer = caller.call("POST", "/v1/sessions", lambda: {"assertion": caller.assertion(key), **said})
+        answer = caller.call("POST", SESSIONS.path, lambda: {"assertion": caller.assertion(key), **said})
     elif issuer is not None:
         caller, token = Caller(issuer, session_key), read_token_file(str(workload_token))
-        answer = caller.call("POST", "/v1/sessions", {"workload_token": token, **said})
+        answer = caller.call("POST", SESSIONS.path, {"workload_token": token, **said})
     else:
         raise click.UsageError("--workload-token requires --issuer URL")
     session = answer["session"]
@@ -123,7 +124,7 @@ def list_sessions(
     sessions: list[dict[str, Any]] = []
     activity: dict[str, dict[str, Any]] = {}
     more = False
-    for answer in place.mint().pages("/v1/sessions", "sessions", wanted, limit=limit):
+    for answer in place.mint().pages(SESSIONS.path, "sessions", wanted, limit=limit):
         sessions += answer["sessions"]
         activity |= answer.get("activity", {})
         more = "next" in answer
@@ -139,8 +140,7 @@ def list_sessions(
     ]
     value = {"sessions": sessions, "activity": activity, "more": more}
     console.data("sessions", value, lambda: table(heads, rows))
-    if more:
-        console.hint(f"more than {limit} match: raise --limit to see them")
+    hint_more(console, more, limit)
 
 
 @session_command.command("show")
@@ -153,12 +153,12 @@ def show(console: Console, session: str, place: Place) -> None:
 
     `arx audit trail --session` shows the records.
     """
-    _checked(session)
+    SESSIONS.check(session)
     mint = place.mint()
-    answer = mint.call("GET", f"/v1/sessions/{session}")
+    answer = mint.call("GET", SESSIONS.path_of(session))
     found, tasks = answer.get("session", {}), answer.get("tasks", [])
     try:
-        nodes = mint.call("GET", f"/v1/sessions/{session}/tree")["nodes"]
+        nodes = mint.call("GET", f"{SESSIONS.path_of(session)}/tree")["nodes"]
     except Unreachable as error:  # of the log's database: in an emergency, what the mint knows is enough
         nodes = None
         console.say(f"without the delegations: {error}")
@@ -212,7 +212,7 @@ def renew(console: Console, file: str, issuer: str | None, out: Path | None) -> 
     The new token goes to the session file, or to --out; from stdin, to stdout.
     """
     caller, known = open_session_file(file, issuer)
-    answer = caller.call("POST", f"/v1/sessions/{_checked(str(known.get('id')))}/renew")
+    answer = caller.call("POST", f"{SESSIONS.path_of(str(known.get('id')))}/renew")
     session = answer["session"]
     renewed = session_object(caller, session, answer["token"])
     if file == "-" and out is None:
@@ -245,10 +245,10 @@ def end(console: Console, place: Place, session: str | None, file: str | None, y
     if file is not None:
         caller, known = open_session_file(file, place.issuer)
         session = str(known.get("id"))
-    session = _checked(str(session))
+    session = SESSIONS.check(str(session))
     console.confirm(f"end {session} and revoke all its tokens?", yes=yes or file is not None)
     try:
-        answer = (caller or place.mint()).call("DELETE", f"/v1/sessions/{session}")
+        answer = (caller or place.mint()).call("DELETE", SESSIONS.path_of(session))
     except Stop as error:
         # A refusal of the session's own token means that the session has ended, as requested.
         if caller is None or error.code not in ("revoked", "expired", "session_ended"):
@@ -256,14 +256,6 @@ def end(console: Console, place: Place, session: str | None, file: str | None, y
         answer = {"session": {"id": session}, "kill": None}
     kill = answer.get("kill") or {}  # None if the session had ended before
     console.data("session", answer, lambda: f"{session} ended: {kill.get('summary', 'it had ended before')}")
-
-
-def _checked(session: str) -> str:
-    if not session.startswith("s-") or not session.removeprefix("s-").isalnum() or not session.isascii():
-        raise click.BadParameter(
-            f"expected the id of a session such as s-abcdefghijklmnop, got {session[:60]!r}", param_hint="SESSION"
-        )
-    return session
 
 
 def _times(row: dict[str, Any], *names: str) -> tuple[str | None, ...]:

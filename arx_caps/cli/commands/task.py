@@ -10,7 +10,7 @@ import click
 from arx_caps.agent.sessions.started_task import StartedTask
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.cli.access.credentials import read_bundle
-from arx_caps.cli.access.mint_session import Caller, open_session_file
+from arx_caps.cli.access.mint_session import open_session_file
 from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
@@ -18,6 +18,7 @@ from arx_caps.cli.display import facts_of
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
 from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_pairs
+from arx_caps.cli.resources import APPROVALS, TASKS, Listed, caller_of, hint_more, list_of
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.settings.durations import show_time
@@ -90,7 +91,7 @@ def ask_command(
     if wait or timeout is not None or discharge is not None:
         receive(console, asked, mint, timeout, discharge)
         return
-    about = caller.call("GET", f"/v1/approvals/{asked.id}")["approval"]
+    about = caller.call("GET", APPROVALS.path_of(asked.id))["approval"]
     console.data("approval", {"approval": about}, lambda: show_approval(about, now_ms()))
     console.hint(f"`arx approval wait {asked.id} --session {file} --discharge FILE` waits for the answer")
 
@@ -128,8 +129,8 @@ def start(
     """
     caller, _ = open_session_file(file, issuer)
     body: dict[str, Any] = {"template": template, "params": read_pairs(params), "ttl": ttl, "depth": depth}
-    body |= {"tools": list(tools) or None, "holder": key, "parent": None if parent is None else _checked(parent)}
-    answer = caller.call("POST", "/v1/tasks", body)
+    body |= {"tools": list(tools) or None, "holder": key, "parent": None if parent is None else TASKS.check(parent)}
+    answer = caller.call("POST", TASKS.path, body)
     task = answer["task"]
     _give(console, {"task": task}, str(answer["bundle"]), out)
     console.hint(f"`arx task finish {task.get('id')} --session {file}` finishes it")
@@ -198,7 +199,7 @@ def extend(
 
     Omitted options are as in the extended grant: --ttl alone prolongs it.
     """
-    path = f"/v1/tasks/{_checked(task)}/extend"
+    path = f"{TASKS.path_of(task)}/extend"
     caller, _ = open_session_file(file, issuer)
     body = {"template": template, "params": read_pairs(params) or None, "tools": list(tools) or None, "link": link}
     answer = caller.call("POST", path, body | {"ttl": ttl, "depth": depth})
@@ -215,30 +216,10 @@ def extend(
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N tasks"
 )
-@operator_options
-@common_options
-@pass_console
-def list_tasks(
-    console: Console,
-    place: Place,
-    session: str | None,
-    file: str | None,
-    agent: str | None,
-    template: str | None,
-    state: str | None,
-    limit: int,
-) -> None:
+@list_of(TASKS, "TASK: id, SESSION, TEMPLATE, STATE, STARTED: started_at, EXPIRES: expires_at")
+def list_tasks(listed: Listed) -> None:
     """List the tasks that match all filters, the newest first."""
-    wanted = {"session": session, "agent": agent, "template": template, "state": state}
-    tasks, more = _caller(file, place).rows("/v1/tasks", "tasks", wanted, limit=limit)
-    heads = ("TASK", "SESSION", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
-    rows = [
-        (t["id"], t["session"], t["template"], t["state"], show_time(t["started_at"]), show_time(t["expires_at"]))
-        for t in tasks
-    ]
-    console.data("tasks", {"tasks": tasks, "more": more}, lambda: table(heads, rows))
-    if more:
-        console.hint(f"more than {limit} match: raise --limit to see them")
+    hint_more(listed.console, listed.more, listed.limit)
 
 
 @task_command.command("show")
@@ -249,8 +230,8 @@ def list_tasks(
 @pass_console
 def show(console: Console, place: Place, task: str, file: str | None) -> None:
     """Show a task and its grants, the newest first."""
-    path = f"/v1/tasks/{_checked(task)}"
-    answer = _caller(file, place).call("GET", path)
+    path = TASKS.path_of(task)
+    answer = caller_of(file, place).call("GET", path)
     found, grants = answer["task"], answer.get("grants", [])
     heads = ("LINK", "TEMPLATE", "AUDIENCES", "GRANTED", "EXPIRES", "ENDED")
     rows = [
@@ -274,22 +255,10 @@ def show(console: Console, place: Place, task: str, file: str | None) -> None:
 @pass_console
 def finish(console: Console, task: str, file: str | None, place: Place) -> None:
     """Finish a task and revoke all its tokens, including delegated ones."""
-    path = f"/v1/tasks/{_checked(task)}"
-    answer = _caller(file, place).call("DELETE", path)
+    path = TASKS.path_of(task)
+    answer = caller_of(file, place).call("DELETE", path)
     kill = answer.get("kill") or {}
     console.data("task", answer, lambda: f"{task} finished: {kill.get('summary', 'it had ended before')}")
-
-
-def _caller(file: str | None, place: Place) -> Caller:
-    return open_session_file(file, place.issuer)[0] if file is not None else place.mint()
-
-
-def _checked(task: str) -> str:
-    if not task.startswith("t-") or not task.removeprefix("t-").isalnum() or not task.isascii():
-        raise click.BadParameter(
-            f"expected the id of a task such as t-abcdefghijklmnop, got {task[:60]!r}", param_hint="TASK"
-        )
-    return task
 
 
 def _give(console: Console, value: dict[str, Any], bundle: str, out: Path | None) -> None:

@@ -14,6 +14,7 @@ from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Duration
+from arx_caps.cli.resources import KILLS
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.revocation import count_states
 from arx_caps.settings.durations import parse_duration, show_span, show_time
@@ -91,7 +92,7 @@ def _look(mint: Caller, span_ms: int) -> dict[str, Any]:
         "total": mint.call("GET", "/v1/audit/totals", query=since)["total"],
         "agents": mint.call("GET", "/v1/audit/top", query={"by": "agent", "limit": ROWS, **since})["rows"],
         "reasons": _refusals(mint, since),
-        "kills": mint.call("GET", "/v1/kills", query={"limit": ROWS})["kills"],
+        "kills": mint.call("GET", KILLS.path, query={"limit": ROWS})["kills"],
     }
 
 

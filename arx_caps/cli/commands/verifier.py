@@ -8,6 +8,7 @@ import click
 from arx_caps.cli.access.place import Place, all_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.resources import SERVICES
 from arx_caps.cli.terminal import Console, table
 from arx_caps.revocation import GONE_MS, Header, VerifierSeen, count_states, state_of
 from arx_caps.settings.durations import show_span
@@ -88,7 +89,7 @@ def _services(place: Place) -> tuple[list[str] | None, str | None]:
     try:
         mint, realm = place.mint(MINT_S), place.realm_name()
         answers_for = mint.call("GET", "/readyz").get("realm")
-        found, _ = mint.rows("/v1/services", "services")
+        found, _ = SERVICES.rows(mint)
     except (Stop, ArxError) as error:
         return None, str(error)
     if answers_for != realm:  # --store and the key file can be of two realms

@@ -12,6 +12,7 @@ from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.resources import NOTIFICATIONS, WEBHOOKS, Listed, age_of, list_of, time_of
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import parse_duration, show_span, show_time
 from arx_verifier.clock import now_ms
@@ -63,7 +64,7 @@ def add(
         raise Stop(f"{out} exists; it is not overwritten", code="file")
     body = {"url": sys.stdin.readline().strip() if url == "-" else url, "format": form, "events": events or None}
     body |= {} if heartbeat is None else {"heartbeat_ms": _interval(heartbeat)}
-    answer = place.mint().call("POST", "/v1/webhooks", body, repeats=False)
+    answer = place.mint().call("POST", WEBHOOKS.path, body, repeats=False)
     webhook = answer["webhook"]
     if out is not None:
         # The secret goes to the file alone, never to stdout.
@@ -79,14 +80,14 @@ def add(
 @pass_console
 def list_webhooks(console: Console, place: Place) -> None:
     """List the receivers, with what waits for each and what has failed."""
-    answer = place.mint().call("GET", "/v1/webhooks")
+    answer = place.mint().call("GET", WEBHOOKS.path)
     heads = ("WEBHOOK", "ORIGIN", "FORMAT", "EVENTS", "STATE", "WAITING", "FAILED", "LAST TAKEN", "LAST ERROR")
-    every = len(answer["kinds"])
+    every, taken = len(answer["kinds"]), age_of("delivered_at")
     rows = [
         (
             *(w["id"], w["origin"], w["format"]),
             _events_of(w, every),
-            *(w["state"], w["waiting"], w["failed"], _ago(w["delivered_at"]), w["error"] or ""),
+            *(w["state"], w["waiting"], w["failed"], taken(w), w["error"] or ""),
         )
         for w in answer["webhooks"]
     ]
@@ -103,7 +104,7 @@ def list_webhooks(console: Console, place: Place) -> None:
 @pass_console
 def test(console: Console, webhook: str, event: str | None, place: Place) -> None:
     """Send a test to the receiver WEBHOOK, and print what it answered; exit with 1 if it did not take it."""
-    path = f"/v1/webhooks/{_checked(webhook, 'w-')}/test"
+    path = f"{WEBHOOKS.path_of(webhook)}/test"
     answer = place.mint().call("POST", path, query={"event": event}, repeats=False)
     text = f"taken: answered {answer['status']}" if answer["taken"] else f"not taken: {answer['error']}"
     console.data("webhook-test", {"webhook": webhook, **answer}, text)
@@ -118,8 +119,8 @@ def test(console: Console, webhook: str, event: str | None, place: Place) -> Non
 @pass_console
 def remove(console: Console, webhook: str, place: Place, yes: bool) -> None:
     """Remove the receiver WEBHOOK, and what waits for it."""
-    console.confirm(f"remove the webhook {_checked(webhook, 'w-')}?", yes=yes)
-    found = place.mint().call("DELETE", f"/v1/webhooks/{webhook}")
+    console.confirm(f"remove the webhook {WEBHOOKS.check(webhook)}?", yes=yes)
+    found = place.mint().call("DELETE", WEBHOOKS.path_of(webhook))
     console.data("webhook", {"webhook": found}, lambda: pairs(_facts_of(found)))
 
 
@@ -132,20 +133,19 @@ def remove(console: Console, webhook: str, place: Place, yes: bool) -> None:
     help="waiting: list those that wait for another attempt",
 )
 @click.option("--webhook", help="list those of one receiver")
-@operator_options
-@common_options
-@pass_console
-def failed(console: Console, state: str, webhook: str | None, place: Place) -> None:
+@list_of(
+    NOTIFICATIONS,
+    "NOTIFICATION: id, WEBHOOK, EVENT: kind, TIME, ATTEMPTS: tries, NEXT, LAST ERROR",
+    {
+        "TIME": time_of("at"),
+        "NEXT": lambda row: _until(row["next_at"]),
+        "LAST ERROR": lambda row: row["error"] or "",
+    },
+)
+def failed(listed: Listed) -> None:
     """List the notifications that were given up after about 24 hours; `arx webhook resend` sends them again."""
-    found, _ = place.mint().rows("/v1/notifications", "notifications", {"state": state, "webhook": webhook})
-    heads = ("NOTIFICATION", "WEBHOOK", "EVENT", "TIME", "ATTEMPTS", "NEXT", "LAST ERROR")
-    rows = [
-        (n["id"], n["webhook"], n["kind"], show_time(n["at"]), n["tries"], _until(n["next_at"]), n["error"] or "")
-        for n in found
-    ]
-    console.data("notifications", {"notifications": found}, lambda: table(heads, rows))
-    if not found:
-        console.say(f"no notification {'waits' if state == 'waiting' else 'has failed'}")
+    if not listed.rows:
+        listed.console.say(f"no notification {'waits' if listed.query['state'] == 'waiting' else 'has failed'}")
 
 
 @webhook_command.command("resend")
@@ -158,11 +158,11 @@ def resend(console: Console, notifications: tuple[str, ...], every: bool, place:
     """Send NOTIFICATIONS again, with the same ids and all attempts anew."""
     if bool(notifications) == every:
         raise click.UsageError("expected ids of notifications, or --all")
-    names = [_checked(name, "n-") for name in notifications]
+    names = [NOTIFICATIONS.check(name) for name in notifications]
     mint = place.mint()
     if every:
-        names = [row["id"] for row in mint.rows("/v1/notifications", "notifications", {"state": "failed"})[0]]
-    sent = [mint.call("POST", f"/v1/notifications/{name}/resend") for name in names]
+        names = [row["id"] for row in NOTIFICATIONS.rows(mint, {"state": "failed"})[0]]
+    sent = [mint.call("POST", f"{NOTIFICATIONS.path_of(name)}/resend") for name in names]
     console.data("notifications", {"notifications": sent}, f"{len(sent)} will be sent again")
 
 
@@ -190,15 +190,5 @@ def _interval(text: str) -> int:
         raise click.BadParameter(f"{error}", param_hint="--heartbeat") from error
 
 
-def _ago(at_ms: int | None) -> str:
-    return "never" if at_ms is None else f"{show_span(max(0, now_ms() - at_ms))} ago"
-
-
 def _until(at_ms: int | None) -> str:
     return "" if at_ms is None else f"in {show_span(max(0, at_ms - now_ms()))}"
-
-
-def _checked(name: str, prefix: str) -> str:
-    if not name.startswith(prefix) or not name[2:].isalnum() or not name.isascii():
-        raise click.BadParameter(f"expected an id such as {prefix}…, got {name[:60]!r}")
-    return name

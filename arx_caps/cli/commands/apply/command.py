@@ -18,6 +18,7 @@ from arx_caps.cli.commands.apply.plan import PlannedService, ServicesPlan, make_
 from arx_caps.cli.commands.apply.services_file import load_services
 from arx_caps.cli.exit_codes import INCOMPLETE, OK, Stop
 from arx_caps.cli.options import common_options, pass_console, yes_option
+from arx_caps.cli.resources import INVITATIONS, SERVICES
 from arx_caps.cli.terminal import Console, Progress
 from arx_verifier.clock import now_ms
 
@@ -59,7 +60,7 @@ def apply_command(console: Console, place: Place, file: str, out: Path | None, c
     """
     wanted = load_services(file)
     mint = place.mint()
-    rows, _ = mint.rows("/v1/services", "services")
+    rows, _ = SERVICES.rows(mint)
     plan = make_plan(wanted, rows, out=out, issuer=mint.issuer, now_ms=now_ms())
     if not console.json:
         console.raw(plan.text())
@@ -127,7 +128,7 @@ def _carry_out(console: Console, place: Place, work: Sequence[PlannedService], o
             try:
                 if time.monotonic() - signed_in > SIGN_IN_S:
                     mint, signed_in = place.mint(), time.monotonic()
-                shown = mint.call("PUT", f"/v1/services/{service.audience}")
+                shown = mint.call("PUT", SERVICES.path_of(service.audience))
                 invitations += not shown["keys"] and _invite(mint, service)
             except Stop as error:
                 what = f"service {service.audience}: {error}; {done} of {len(work)} services are done"
@@ -147,7 +148,7 @@ def _invite(mint: Caller, service: PlannedService) -> bool:
     if found is not None and service.terms.is_in(found):
         return False
     if found is None:
-        found = mint.call("POST", "/v1/services/invitations", {"audience": service.audience})
+        found = mint.call("POST", INVITATIONS, {"audience": service.audience})
     facts = {name: value for name, value in found.items() if name not in ("store", "journal")}
     write_object(service.file, facts | service.terms.invited())  # a secret, and in no output
     return True

@@ -18,12 +18,12 @@ from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
 from arx_caps.cli.display import HEADS, hint_silent, row_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import common_options, pass_console
-from arx_caps.cli.terminal import Console, json_line, record_line, record_table, table, tree, widths_of
-from arx_caps.settings.durations import show_span, show_time
-from arx_verifier.clock import now_ms
+from arx_caps.cli.resources import RUNS, SERVICES, Listed, age_of, hint_more, list_of
+from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
+from arx_caps.settings.durations import show_time
 
-RUNS = "/v1/audit/runs"
 WAIT_MS = 20_000
+_heard = age_of("seen_at")
 DRAWN = 500  # a tree shows at most so many of the newest records and of the newest refusals; it counts all
 
 
@@ -99,55 +99,38 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N runs"
 )
-@operator_options
-@common_options
-@pass_console
-def runs_command(console: Console, place: Place, service: str | None, limit: int) -> None:
+@list_of(
+    RUNS,
+    "SERVICE, VERIFIER, RUN: boot, RECORDS: high_water, LOST, STATE",
+    {
+        "SERVICE": lambda run: run["service"] or "mint",
+        "STATE": lambda run: "closed" if run["closed_at"] else f"open, last heard {_heard(run)}",
+    },
+)
+def runs_command(listed: Listed) -> None:
     """List the runs of verifiers in the log: records, lost records, and whether the run was closed.
 
     The process of a run that is open and silent was killed, cannot reach the mint, or does not ship its records.
     """
-    mint = place.mint()
-    runs, more = mint.rows(RUNS, "runs", {"service": service}, limit=limit)
-    now = now_ms()
-    heads = ("SERVICE", "VERIFIER", "RUN", "RECORDS", "LOST", "STATE")
-    rows = [
-        (
-            run["service"] or "mint",
-            run["verifier"],
-            run["boot"],
-            run["high_water"],
-            run["lost"],
-            "closed" if run["closed_at"] else f"open, last heard {show_span(max(0, now - run['seen_at']))} ago",
-        )
-        for run in runs
-    ]
-    console.data("audit-runs", {"runs": runs, "more": more}, lambda: table(heads, rows))
-    if more:
-        console.hint(f"more than {limit} match: raise --limit to see them")
-    for audience in _silent(mint, {run["service"] for run in runs}, service, more=more):
-        console.hint(
+    hint_more(listed.console, listed.more, listed.limit)
+    for audience in _silent(listed):
+        listed.console.hint(
             f"the log has no record of {audience}: see the log of its process, or run `arx ship FILE` beside it; until "
             "then see `arx decisions` on its machine"
         )
 
 
-def _silent(mint: Caller, heard: set[str], asked: str | None, *, more: bool) -> list[str]:
-    """Return the enrolled services without records in the log; none if the caller may not list services.
-
-    Args:
-        mint: The mint.
-        heard: Services that are known to have records.
-        asked: The service that the caller selected, or None.
-        more: Whether other services may have records; each is then queried.
-    """
+def _silent(listed: Listed) -> list[str]:
+    """Return the enrolled services without records in the log; none if the caller may not list services."""
+    mint, asked, heard = listed.mint, listed.query["service"], {run["service"] for run in listed.rows}
     try:
-        services, _ = mint.rows("/v1/services", "services")
+        services, _ = SERVICES.rows(mint)
     except Stop:
         return []
     names = [str(each["audience"]) for each in services if asked in (None, each["audience"])]
     silent = [name for name in names if name not in heard]
-    return [name for name in silent if not (more and mint.rows(RUNS, "runs", {"service": name}, limit=1)[0])]
+    # Among the runs that were left out, others may have records.
+    return [name for name in silent if not (listed.more and RUNS.rows(mint, {"service": name}, 1)[0])]
 
 
 def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
