@@ -302,8 +302,6 @@ class DeciderTerms(TomlTable, frozen=True, kw_only=True):
             or ``keyring:SERVICE/USER``.
         actions: Only with `authzen`: the tool of each action on a type of resource.
         subjects: Only with `authzen`: what stands before the id of an agent, by types of subjects; `agent` has nothing.
-        asserted: Only with `authzen`: whether a question without a credential gets the policy's answer about the agent
-            that it names.  The PEP must then have authenticated it.
         costs: As of an upstream; not used with ``spends = false``.
     """
 
@@ -327,7 +325,6 @@ class DeciderTerms(TomlTable, frozen=True, kw_only=True):
     peps: dict[str, Source] = field(default_factory=dict)
     actions: dict[ActionName, ActionTerms] = field(default_factory=dict)
     subjects: dict[str, str] = field(default_factory=dict)
-    asserted: bool = False
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -508,8 +505,8 @@ def _decider_mistakes(
         yield entry.error("ext-mcp has neither `openapi`, `routes` nor `body_header`")
     if terms.kind == "authzen":
         yield from _authzen_mistakes(entry, terms)
-    elif terms.url or terms.peps or terms.actions or terms.subjects or terms.asserted:
-        yield entry.error('expected `url`, `peps`, `actions`, `subjects` and `asserted` only with kind = "authzen"')
+    elif terms.url or terms.peps or terms.actions or terms.subjects:
+        yield entry.error('expected `url`, `peps`, `actions` and `subjects` only with kind = "authzen"')
     elif terms.kind != "ext-mcp" and bool(terms.openapi) == bool(terms.routes):
         yield entry.error(f"expected one of `openapi` and `routes`, got {'both' if terms.routes else 'neither'}")
     yield from _route_mistakes(entry.at("routes"), terms.routes)

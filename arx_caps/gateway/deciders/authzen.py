@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AuthZEN: a policy enforcement point (PEP) asks by the OpenID Authorization API 1.0.  ``docs/deciders.md``.
 
-A question with the caller's credential is decided on and recorded as a call is.  One without may get
-an answer of the policy.
+A question with the caller's credential is decided on and recorded as a call is.
 """
 
 import hmac
@@ -20,11 +19,9 @@ from arx_caps.credentials.secret_source import read_secret
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.base.settings import DeciderTerms
-from arx_caps.gateway.deciders.asserted_calls import ASSURANCE, AssertedCalls
 from arx_caps.gateway.deciders.authzen_mapping import (
     AuthZenQuestion,
     QuestionMeaning,
-    agent_of,
     meaning_of,
     names_holder,
 )
@@ -41,7 +38,6 @@ from arx_verifier.errors import (
     sentence_of,
     shorten,
 )
-from arx_verifier.names import is_agent_path
 from arx_verifier.request import AccessRequest, read_json_object
 from arx_verifier.token import call_proof
 from arx_verifier.verification import Grant, Refused, Verifier
@@ -86,7 +82,6 @@ class AuthZen:
         folder: What a relative path is relative to.
         place: The table's name, for errors.
         resource: What opens access tokens; None if it takes none.
-        asserted: What answers without a credential; None if nothing does.
 
     Raises:
         SettingsError: The secret of a PEP cannot be read, or is short; or two routes meet.
@@ -100,7 +95,6 @@ class AuthZen:
         folder: Path,
         place: str,
         resource: OAuthResource | None = None,
-        asserted: AssertedCalls | None = None,
     ) -> None:
         self._verifier, self._enforcement, self._actions = verifier, Enforcement(verifier), terms.actions
         self._routes = RouteMap(routes)
@@ -118,7 +112,7 @@ class AuthZen:
         self._metadata_path = _METADATA + base
         about: Object = {"policy_decision_point": terms.url, "access_evaluation_endpoint": url + _EVALUATION}
         self._metadata = about | {"access_evaluations_endpoint": url + _EVALUATIONS}
-        self._resource, self._asserted = resource, asserted
+        self._resource = resource
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one question.
@@ -144,11 +138,6 @@ class AuthZen:
         answered += [(b"content-type", kind), (b"content-length", b"%d" % len(data)), (b"cache-control", kept)]
         await send({"type": "http.response.start", "status": status, "headers": answered})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else data})
-
-    async def close(self) -> None:
-        """Close the connection to the mint; ``resource`` is closed by its owner."""
-        if self._asserted is not None:
-            await self._asserted.close()
 
     async def _answer(self, scope: Scope, headers: Headers, receive: Receive) -> tuple[int, bytes | None]:
         """Return status and content; None for the metadata."""
@@ -243,34 +232,11 @@ class AuthZen:
             about.traceparent,
         )
         try:
-            if self._asserted is not None and "credential" not in question.context:
-                return await self._answer_asserted(self._asserted, question, request)
             return await self._decide(question, meant, request)
         except RefusedCall as problem:
             return denied(problem.code, problem.failures, problem.decision, problem.detail)
         except ArxError as error:
             return self._counted(error.code if error.code in REASONS else "malformed", detail=str(error))
-
-    async def _answer_asserted(
-        self, asserted: AssertedCalls, question: AuthZenQuestion, request: AccessRequest
-    ) -> Object:
-        """Return the policy's answer for the agent that the PEP says it authenticated.
-
-        Raises:
-            ArxError: There is none.
-        """
-        agent = agent_of(question.subject, self._subjects)
-        # No person's name says which agent works for it, and a message that calls no tool is about a live credential.
-        if agent is None or not is_agent_path(agent) or not request.tool:
-            return self._counted("missing_token")
-        found = await asserted.judge(agent, request)
-        decision = found.decision
-        if decision.allowed:
-            about: Object = {"evaluation_id": decision.id, "agent": agent, "tool": request.tool}
-            return {"decision": True, "context": {**about, "assurance": ASSURANCE}}
-        answer = denied(decision.code, decision.failures, decision.id, found.detail)
-        answer["context"]["assurance"] = ASSURANCE
-        return answer
 
     async def _decide(self, question: AuthZenQuestion, meant: QuestionMeaning, request: AccessRequest) -> Object:
         """Return the decision on a call with its credential.

@@ -133,23 +133,11 @@ def names_holder(subject: Entity, facts: ChainFacts, subjects: Mapping[str, str]
         facts: What is known of the credential.
         subjects: What stands before the id of an agent, by types of subjects.
     """
-    if (agent := agent_of(subject, subjects)) is not None:
-        return agent == facts.agent
-    return subject.type == "user" and facts.subject is not None and facts.subject[1] == subject.id
-
-
-def agent_of(subject: Entity, subjects: Mapping[str, str]) -> str | None:
-    """Return the agent that a subject is; None if it is none.
-
-    Args:
-        subject: The subject.
-        subjects: What stands before the id of an agent, by types of subjects.
-    """
     if subject.type in subjects:
-        return subjects[subject.type] + subject.id
+        return subjects[subject.type] + subject.id == facts.agent
     if subject.type == "identity" and subject.id.startswith("agent:"):  # COAZ: the claim `sub` of an access token
-        return subject.id.removeprefix("agent:")
-    return None
+        return subject.id.removeprefix("agent:") == facts.agent
+    return subject.type == "user" and facts.subject is not None and facts.subject[1] == subject.id
 
 
 def _at(asked: Object, path: str) -> Any:

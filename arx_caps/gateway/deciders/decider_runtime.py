@@ -8,7 +8,6 @@ from prometheus_client import Counter
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import DeciderTerms, GatewaySettings
-from arx_caps.gateway.deciders.asserted_calls import AssertedCalls
 from arx_caps.gateway.deciders.authzen import AuthZen
 from arx_caps.gateway.deciders.decider import Decider
 from arx_caps.gateway.deciders.ext_authz import MAX_BODY, ExtAuthz, ExtAuthzHttp
@@ -74,9 +73,8 @@ class RunningDecider(RunningVerifier):
         if terms.kind == "ext-mcp":
             return ExtMcp(self.verifier, terms, self.resource)
         if terms.kind == "authzen":
-            path, place = settings.service_file(self.name), f"decider.{self.name}"
-            asserted = AssertedCalls(self.verifier, path) if terms.asserted else None
-            return AuthZen(self.verifier, terms, self.routes, settings.folder, place, self.resource, asserted)
+            place = f"decider.{self.name}"
+            return AuthZen(self.verifier, terms, self.routes, settings.folder, place, self.resource)
         # Over gRPC the proxy says who its client is; over HTTP it adds the address to a header.
         proxies = () if terms.is_grpc else terms.hosts
         trusted = (*proxies, *settings.gateway.trusted_proxies)
@@ -109,8 +107,6 @@ class RunningDecider(RunningVerifier):
 
     async def close(self) -> None:
         """End it; running questions must be over."""
-        if isinstance(self.door, AuthZen):
-            await self.door.close()
         if self.resource is not None:
             await self.resource.close()
         await super().close()

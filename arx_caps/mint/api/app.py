@@ -26,7 +26,7 @@ from arx_caps.mint.api.routes.events import audit, retention, totals, trail, web
 from arx_caps.mint.api.routes.identity import agents, keys, operator_login, operators, services, signing_keys
 from arx_caps.mint.api.routes.oauth import authorize, clients, exchange, handles, oauth
 from arx_caps.mint.api.routes.operations import console, health, kills, policy, status
-from arx_caps.mint.api.routes.work import approvals, asserted_calls, budgets, session_tree, sessions, tasks
+from arx_caps.mint.api.routes.work import approvals, budgets, session_tree, sessions, tasks
 from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.oauth.metadata import CROSS_ORIGIN
 from arx_caps.mint.runtime import MintRuntime
@@ -37,7 +37,6 @@ ENDPOINTS: Final = (
     *keys.ENDPOINTS,
     *signing_keys.ENDPOINTS,
     *policy.ENDPOINTS,
-    *asserted_calls.ENDPOINTS,
     *services.ENDPOINTS,
     *agents.ENDPOINTS,
     *clients.ENDPOINTS,

@@ -20,16 +20,16 @@ from arx_caps.mint.policy.explain import Explained, PolicyRefusal, explain_grant
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.members import members_of
 from arx_caps.mint.policy.model import CODE, Policy, TaskGrant
-from arx_caps.mint.tasks.token_factory import caveats_of
-from arx_caps.mint.tasks.trial_token import judge_token, trial_birth
+from arx_caps.mint.tasks.token_factory import Birth, caveats_of, new_link, new_name
 from arx_caps.settings.toml_file import TomlEntry, TomlTable, read_toml, several
 from arx_verifier import jcs, names
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, MalformedTokenError, RequestError, refusal
-from arx_verifier.journal import OK
+from arx_verifier.journal import OK, InMemoryDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import UnsafeLocalEpochs
 from arx_verifier.token import KeyRing, Macaroon
+from arx_verifier.verification import Verifier
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 _KID: Final = "question.0"
@@ -223,7 +223,8 @@ def _decide(
     agent: Mapping[str, Any] = {"path": question.agent, "metadata": "{}", "owner": None}
     ring = KeyRing({_KID: key}, realm=_REALM)
     born = Born(epochs.incarnation, epochs.seq)
-    birth = trial_birth(policy, grant, agent, born, now, ring.max_ttl_ms, subject)
+    end, session, task = now + min(grant.ttl_ms, ring.max_ttl_ms), new_name("s-"), new_name("t-")
+    birth = Birth(agent, born, session, task, policy.digest, now, end, 0, new_link(), subject)
     # Without the proof of a call and a budget: the question is what the policy allows, and not who sends it, nor what
     # a task has spent.
     caveats = tuple(
@@ -234,7 +235,8 @@ def _decide(
     except (AttenuationError, MalformedTokenError) as error:
         return "bad_parameters", f"what this task grants at {audience} does not fit into a token: {error}"
     request = AccessRequest(str(question.tool), question.args, now, peer=question.peer)
-    decision = judge_token(audience, ring, epochs, token.encode(), request)
+    verifier = Verifier(audience=audience, keys=ring, epochs=epochs, decisions=InMemoryDecisions())
+    decision = verifier.decide(token.encode(), request)
     if decision.code == OK:
         return OK, None
     return decision.code, str(refusal(decision.code, tuple(decision.all_failures())))
