@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names that a package exports: each is written once, ``from MODULE import NAME as NAME`` in its ``__init__.py``.
 
-``arx_caps`` alone has an ``__all__``: its five names are there before ``arx_verifier`` is imported.
+``arx_caps`` alone has an ``__all__``: its names are there before ``arx_verifier`` is imported.
 """
 
 import ast

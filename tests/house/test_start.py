@@ -58,6 +58,9 @@ def test_every_name_at_the_front_doors_is_there() -> None:
         assert names <= set(dir(door))
         with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
             door.nothing  # noqa: B018
+    # An agent's program catches the errors of both packages by one name.
+    errors = [name for name in exports_of(arx_verifier) if name.endswith("Error")]
+    assert all(getattr(arx_caps, name) is getattr(arx_verifier, name) for name in errors)
     assert arx_verifier.__version__ == importlib.metadata.version("arx-verifier")
 
 
