@@ -44,7 +44,24 @@ def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 class Verbs(click.Group):
-    """A noun with its verbs; the help lists the whole first paragraph of each."""
+    """A noun with its verbs; the help lists the whole first paragraph of each.
+
+    Args:
+        default_verb: The verb of a line that names none; None if each line must name one.
+        settings: As of ``click.Group``.
+    """
+
+    def __init__(self, *args: Any, default_verb: str | None = None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.default_verb = default_verb
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse a line; one without a verb has the default verb."""
+        names_none = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        # While a shell completes a line, the verb may be what it completes.
+        if self.default_verb is not None and names_none and not ctx.resilient_parsing:
+            args = [self.default_verb, *args]
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -167,3 +167,28 @@ def test_text_for_people() -> None:
     assert [show_span(ms) for ms in (999, 60_000, 3_661_000, 90_000_000)] == ["999 ms", "1m", "1h 1m", "1d 1h"]
     assert plain("a\x1b[31m\n") == "a\\x1b[31m\\n"
     assert table(("A", "B"), [("x", None), ("long", 1)]).splitlines()[1:] == ["x     -", "long  1"]
+
+
+@pytest.mark.parametrize("noun", ["frozen", "kills"])
+def test_a_noun_that_is_read_needs_no_verb(noun: str, tmp_path: Path) -> None:
+    """
+    A line without a verb is that of ``list``, with its options; help and other verbs are as of any noun.
+    """
+    env = {"ARX_HOME": str(tmp_path)}
+    listed = arx(noun, "list", env=env)
+    assert "no such key file of an operator" in listed.err
+    assert arx(noun, env=env) == listed
+    assert arx(noun, "--json", env=env) == arx(noun, "list", "--json", env=env)
+    assert arx(noun, "--colour", env=env).err == arx(noun, "list", "--colour", env=env).err
+    assert "\nCommands:\n  list " in arx(noun, "--help").out
+    assert "did you mean" in arx(noun, "lits", env=env).err
+
+
+def test_decisions_take_a_short_limit(tmp_path: Path) -> None:
+    """
+    ``-n`` is ``--limit``, as of the shell's own commands for the last lines.
+    """
+    (tmp_path / "journals").mkdir()
+    env = {"ARX_HOME": str(tmp_path)}
+    assert arx("decisions", "-n", "2", env=env) == arx("decisions", "--limit", "2", env=env)
+    assert arx("decisions", "-n", "0", env=env).exit_code == 2

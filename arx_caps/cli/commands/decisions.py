@@ -66,7 +66,7 @@ class Filter(NamedTuple):
 @click.option("--tool", help="show only this tool, or a pattern such as orders.*")
 @click.option("--since", type=Since(), help="show decisions from this time on: a time, or an age such as 2h")
 @click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="show the last N decisions"
+    "--limit", "-n", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="show the last N decisions"
 )
 @click.option("--follow", "-f", is_flag=True, help="then show each new decision")
 @click.option("--jsonl", is_flag=True, help="write one JSON object per line")

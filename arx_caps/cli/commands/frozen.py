@@ -8,9 +8,9 @@ from arx_caps.cli.resources import FREEZES, Listed, age_of, list_of
 from arx_caps.revocation import KINDS
 
 
-@click.group("frozen", cls=Verbs)
+@click.group("frozen", cls=Verbs, default_verb="list")
 def frozen_command() -> None:
-    """List what is refused now."""
+    """List what is refused now; the verb `list` can be left out."""
 
 
 @frozen_command.command("list")

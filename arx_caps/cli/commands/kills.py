@@ -21,9 +21,9 @@ LOOK_S: Final = (0.05, 1.0)  # the first and the longest pause between two looks
 SHOWN: Final = 3  # targets in a line of the list
 
 
-@click.group("kills", cls=Verbs)
+@click.group("kills", cls=Verbs, default_verb="list")
 def kills_command() -> None:
-    """List past kills, freezes and thaws, and show which verifiers confirmed each."""
+    """List past kills, freezes and thaws, and show which verifiers confirmed each; without a verb, list."""
 
 
 @kills_command.command("list")
