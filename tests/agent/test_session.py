@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, exchange_token, join_service
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsError, TokenError
+from arx_verifier.errors import ArxError, GrantError, RevokedError, SettingsError, TokenError, UnavailableError
 from tests.agent.live import LiveMint, judged, live_mint
 from tests.servers import child, free_ports, until
 
@@ -60,6 +61,32 @@ def test_a_task_works_until_it_is_finished(mint: LiveMint, agent: Agent) -> None
         assert ended == ["revoked", "revoked"]
         again = session.start_task("refund", order_id="o-1", amount=50)
         assert judged(orders, again, "orders.get", {"order_id": "o-1"}) == "ok"
+
+
+def test_an_end_without_the_mint_is_not_confirmed(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The block raises one error that names what may still be open and what to do; an error of the block itself stays.
+    """
+    monkeypatch.setattr("arx_caps.agent.sessions.mint_client.PAUSES_S", (0.01,))
+    (port,) = free_ports(1)
+    with live_mint(tmp_path, store_url=valkey.url, name="away", port=port) as mint:
+        agents = [mint.agent(f"acme/support/{name}") for name in ("triage", "worker")]
+        first, second = (agent.open_session() for agent in agents)
+        task = second.start_task("refund", order_id="o-1", amount=5)
+    with pytest.raises(UnavailableError) as caught, first:
+        pass
+    assert str(caught.value).startswith(f"the end of session {first.id} is not confirmed: the mint at ")
+    assert f"`arx session end {first.id}`" in str(caught.value.hint)
+    assert "httpx" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(UnavailableError, match=f"the end of task {task.id} is not confirmed"), task:
+        pass
+    with pytest.raises(ZeroDivisionError) as failed, second:
+        _ = 1 / 0
+    assert "the mint did not end it" in failed.value.__notes__[0]
+    for agent in agents:
+        agent.close()
 
 
 def test_a_session_ends_with_its_block_and_takes_its_tasks(mint: LiveMint, agent: Agent) -> None:

@@ -309,7 +309,8 @@ class Session(Shared):
     ) -> None:
         # Also where the mint does not answer: the session then idles out instead of being renewed for ever.
         self.let_go()
-        end_block(self.end, error)
+        hint = f"end it later (`arx session end {self.id}`), or let it end at its limit: it is renewed no more"
+        end_block(self.end, error, f"session {self.id}", hint)
 
     def __repr__(self) -> str:
         return f"<Session {self.id} of {self.agent}>"

@@ -19,7 +19,7 @@ from arx_caps.agent.tasks.outline import Outline, caveats_of, meet, unverified_c
 from arx_caps.agent.tasks.task import HolderSource, Task
 from arx_caps.settings.durations import asked_duration
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError, AttenuationError, RequestError, shorten
+from arx_verifier.errors import ArxError, AttenuationError, RequestError, UnavailableError, shorten
 from arx_verifier.token import CallSigner, Caveat, Macaroon
 
 MAX_WHY: Final = 500  # characters, as the mint takes
@@ -343,15 +343,19 @@ class StartedTask(Task):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        end_block(self.finish, error)
+        end_block(
+            self.finish, error, f"task {self.id}", f"finish it later (`arx task finish {self.id}`), or let it expire"
+        )
 
 
-def end_block(end: Callable[[], object], error: BaseException | None) -> None:
+def end_block(end: Callable[[], object], error: BaseException | None, what: str, hint: str) -> None:
     """End something at the end of its ``with`` block, without hiding what went wrong inside.
 
     Args:
         end: Ends it at the mint.
         error: What left the block, or None.
+        what: What ends, in words, such as ``session s-…``.
+        hint: What to do if it is not known whether it has ended.
 
     Raises:
         ArxError: It could not be ended, and the block itself went well.
@@ -362,6 +366,13 @@ def end_block(end: Callable[[], object], error: BaseException | None) -> None:
         # The error of the block is what the programmer needs; a failed end must not replace it.
         if failed.code in OVER:  # over by itself or killed: there is nothing left to end
             return
-        if error is None:
+        if error is not None:
+            error.add_note(f"besides, the mint did not end it: {failed}")
+            return
+        if not isinstance(failed, UnavailableError):
             raise
-        error.add_note(f"besides, the mint did not end it: {failed}")
+        unknown = type(failed)(f"the end of {what} is not confirmed: {failed}", code=failed.code, hint=hint)
+    else:
+        return
+    # Not chained: the block went well, and the HTTP client's traceback says nothing about it.
+    raise unknown from None
