@@ -364,6 +364,7 @@ def test_an_approval_comes_with_its_call(realm: Realm) -> None:
 
     result = answered(realm, "/orders/A-1/refund", signed(), method="POST", body=body)
     assert (result.status, result.problem["code"]) == (403, "missing_discharge")
+    assert "request it with task.ask_approval(tool, args).wait()" in result.problem["detail"]
     assert result.problem["failures"][0]["expected"] == "a discharge for k1.0:t-1"
     assert 'error="insufficient_scope"' in result.headers["www-authenticate"]
     text = join(signed(), [bind(made, token)])

@@ -442,6 +442,12 @@ def refusal(code: str, failures: Sequence[Failure] = ()) -> ArxError:
     return REASONS[code].error(sentence_of(code, failures), code=code, failures=failures)
 
 
+# "discharge" names what lacks, and not what a developer does about it.
+_APPROVAL_STEP: Final = (
+    "; an operator must approve this call: request it with task.ask_approval(tool, args).wait(), and send the approval"
+)
+
+
 def sentence_of(code: str, failures: Sequence[Failure] = ()) -> str:
     """Return a refusal as text for people, such as ``argument not allowed: amount must be at most 20, got 50``.
 
@@ -451,7 +457,8 @@ def sentence_of(code: str, failures: Sequence[Failure] = ()) -> str:
     """
     if not failures:
         return REASONS[code].meaning
-    return f"{code.replace('_', ' ')}: {'; '.join(map(str, failures))}"
+    next_step = _APPROVAL_STEP if code == "missing_discharge" else ""
+    return f"{code.replace('_', ' ')}: {'; '.join(map(str, failures))}{next_step}"
 
 
 _LONG: Final = 1 << 64  # integers below it are written in full
