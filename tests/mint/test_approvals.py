@@ -183,7 +183,6 @@ def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any)
         {"a": [[[[[["b"]]]]]]},
         {"a": {"a": {"a": {"a": {"a": {}}}}}},
         {"a": [None]},
-        {"a": 1e300},
         {"": 1},
     ],
     ids=str,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.vectors import (
+    argument_vectors,
     caveat_vectors,
     discharge_vectors,
     epoch_vectors,
@@ -17,6 +18,7 @@ from tests.vectors import (
     holder_vectors,
     log_vectors,
     memory_vectors,
+    precedence_vectors,
     record_vectors,
     request_vectors,
     rule_vectors,
@@ -68,6 +70,8 @@ def build() -> dict[str, str]:
         epoch_vectors,
         holder_vectors,
         spend_vectors,
+        precedence_vectors,
+        argument_vectors,
     )
     for module in modules:
         for name, given in module.vectors().items():

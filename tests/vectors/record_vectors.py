@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 
+from tests.vectors import second
 from tests.vectors.second import AT, INCARNATION
 
 FACTS = [
@@ -46,7 +47,7 @@ def vectors() -> dict[str, dict[str, Any]]:
     bound = [*FACTS[:-2], "bound", "model-1", [[first, b"", b""], ["B" * 43, said, sig]]]
     plain = b'{"call":["' + b"D" * 43 + b'",1800000000000,"' + b"N" * 22 + b'"]}'
     evident = [*allow, [said, plain, sig]]
-    return {
+    return digests(allow, rest, person) | {
         "record-signed": record("12.3", "an allow of a call that its holder signed", 4, bound, person, evident, rest),
         "record-bound": record("12.3", "an allow by a bound token", 3, bound, person, allow, rest),
         "record-allow": record("12.3", "an allow, with its arguments", 1, FACTS, person, allow, rest),
@@ -55,6 +56,22 @@ def vectors() -> dict[str, dict[str, Any]]:
         "record-counted": record("12.2", "what nobody proved", 70_000, NOBODY, [None, [], []], counted, peers),
         "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, [], []], gap, bare),
     }
+
+
+def digests(allow: list[Any], rest: list[Any], person: list[Any]) -> dict[str, dict[str, Any]]:
+    """SPEC 12.5: the digest of arguments that RFC 8785 writes in another form than they came in."""
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "numbers": ({"x": [5.0, -0.0, 19.5, 1e-7, 100.0, 1.5e-10]}, "numbers as ECMAScript writes them"),
+        "order": ({"b": 1, "\ue000": 2, "\U0001f600": 3, "a": {"10": 1, "9": 2}}, "members in the order of UTF-16"),
+        "texts": ({"x": 'é\u001f"/\u2028', "é": None, "nested": [{"d": True, "c": []}]}, "escapes, and null"),
+    }
+    found = {}
+    for number, (name, (args, why)) in enumerate(cases.items(), 5):
+        form = second.jcs(args)
+        called = [*allow[:3], hashlib.sha256(SALT + form).digest(), *allow[4:]]
+        made = record("12.5", why, number, FACTS, person, called, [*rest[:-1], form])
+        found[f"record-digest-{name}"] = made | {"args": args}
+    return found
 
 
 def record(spec: str, comment: str, sequence: int, facts: Any, person: Any, call: Any, rest: Any) -> dict[str, Any]:

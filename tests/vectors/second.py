@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,6 +31,34 @@ Caveat = dict[str, Any] | bytes
 def canonical(value: Any) -> bytes:
     """SPEC 3: sorted, no white space, UTF-8; the standard library's writer, told so."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def jcs(value: Any) -> bytes:
+    """RFC 8785: members in the order of UTF-16, numbers as ECMAScript writes them."""
+    if isinstance(value, dict):
+        names = sorted(value, key=lambda name: name.encode("utf-16-be"))
+        return b"{" + b",".join(canonical(name) + b":" + jcs(value[name]) for name in names) + b"}"
+    if isinstance(value, list):
+        return b"[" + b",".join(map(jcs, value)) + b"]"
+    return number(value).encode() if isinstance(value, float) else canonical(value)
+
+
+def number(value: float) -> str:
+    """ECMA-262 6.1.6.1.20, Number::toString."""
+    negative, all_digits, power = Decimal(repr(value)).normalize().as_tuple()
+    digits, minus = "".join(map(str, all_digits)), "-" if negative else ""
+    assert isinstance(power, int)
+    point = len(digits) + power  # n of the ECMAScript text; len(digits) is k
+    if digits == "0":
+        return "0"
+    if len(digits) <= point <= 21:
+        return minus + digits + "0" * power
+    if 0 < point <= 21:
+        return f"{minus}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{minus}0.{'0' * -point}{digits}"
+    rest = f".{digits[1:]}" if digits[1:] else ""
+    return f"{minus}{digits[0]}{rest}e{point - 1:+d}"
 
 
 def text(raw: bytes) -> str:
@@ -136,7 +165,7 @@ def call(request: dict[str, Any], *, at: int = AT, audience: str = "orders", non
     http = request.get("http")
     fields: tuple[bytes, ...]
     if http is None:
-        fields = (b"tool", request["tool"].encode(), canonical(request["args"]))
+        fields = (b"tool", request["tool"].encode(), jcs(request["args"]))
     else:
         body = bytes(32) if http["body"] is None else hashlib.sha256(http["body"].encode()).digest()
         fields = (b"http", http["method"].encode(), http["target"].encode(), body)

@@ -102,10 +102,10 @@ def asked(line: str, query: str) -> Any:
         ("number", "7", 7),
         ("number", "5.5", 5.5),
         ("number", "-0.25", -0.25),
-        ("number", "1e%2B21", 1e21),
         ("number", "1e-7", 1e-7),
         *(("int", text, None) for text in ("007", "-0", "%2B7", "7.0", "7.5", " 7", "7+", "٧", "", "9007199254740992")),
         *(("number", text, None) for text in ("5.50", "5.0", ".5", "5.", "1e5", "1E-7", "-0", "NaN", "Infinity")),
+        ("number", "1e%2B21", None),
         ("number", "0.1000000000000000055", None),
         ("number", "1" * 400, None),
         ("number", "1e%2B999", None),
@@ -217,7 +217,7 @@ def test_each_number_has_a_spelling(value: float) -> None:
     text = number_text(value)
     found = asked("GET /orders?{limit:number}", "limit=" + text.replace("+", "%2B"))
     assert found is None or found["limit"] == value
-    assert found is not None or (value.is_integer() and abs(value) > 2**53 - 1)
+    assert (found is None) == (abs(value) > 2**53 - 1)
 
 
 @given(st.binary(max_size=40))

@@ -16,6 +16,7 @@ from arx_verifier.errors import ArxError, MalformedTokenError, RequestError
 
 MAX_INTEGER: Final = 2**53 - 1  # beyond it ECMAScript and every float-based JSON parser lose digits (RFC 8785 D)
 MAX_DEPTH: Final = 32  # nested containers in arguments: more than any real tool has, far below the recursion limit
+MAX_TOKEN_DEPTH: Final = 16  # nested containers in a caveat, as many as the forms of SPEC 7 can nest
 LAST_NAME_CHARACTER: Final = "\uffff"  # up to here UTF-16 order and code point order are the same
 
 _T = TypeVar("_T")
@@ -76,6 +77,31 @@ def decode(
     return value
 
 
+def read_canonical(raw: bytes) -> Any:
+    """Parse canonical JSON of any content; return None if it has another form.  SPEC 3.1.
+
+    Args:
+        raw: The bytes as received.
+    """
+    try:
+        value = msgspec.json.decode(raw)
+        same = _ENCODER.encode(value) == raw
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    return value if same and _is_canonical(value, MAX_TOKEN_DEPTH) else None
+
+
+def _is_canonical(value: Any, depth: int) -> bool:
+    kind = type(value)
+    if kind is dict:
+        if depth == 0 or not all(map(is_plain_name, value)):
+            return False
+        value = value.values()
+    elif kind is not list:
+        return kind is str or kind is bool or (kind is int and -MAX_INTEGER <= value <= MAX_INTEGER)
+    return depth > 0 and all(_is_canonical(item, depth - 1) for item in value)
+
+
 def is_plain_name(name: str) -> bool:
     """Return whether a member's name is not empty and has no character beyond U+FFFF."""
     return name != "" and (name.isascii() or max(name) <= LAST_NAME_CHARACTER)
@@ -89,8 +115,8 @@ def jcs(value: Any) -> bytes:
             refused, because two libraries might encode them differently.
 
     Raises:
-        RequestError: NaN, an infinity, an integer beyond 2**53 - 1, a lone surrogate, a name that is no text,
-            another type, or more than 32 nested containers.
+        RequestError: NaN, a number beyond 2**53 - 1, a lone surrogate, a name that is no text, another type, or more
+            than 32 nested containers.
     """
     try:
         raw = flat_jcs(value)
@@ -180,7 +206,9 @@ def _is_simple(value: Any, depth: int) -> bool:
             return True
         raise RequestError("an integer is beyond 2**53 - 1; send it as text")
     if kind is float:
-        number(value)
+        # ECMAScript has one number for it and for the integer of the same digits, which is refused above.
+        if not -MAX_INTEGER <= value <= MAX_INTEGER:
+            raise RequestError("a number is NaN or beyond 2**53 - 1; send it as text")
         return False
     if kind is not dict and kind is not list:
         raise RequestError(f"JSON has no {kind.__name__}; use text, numbers, lists and dicts")

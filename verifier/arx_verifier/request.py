@@ -100,7 +100,7 @@ def read_json_object(raw: bytes) -> dict[str, Any]:
         The object's members.
 
     Raises:
-        RequestError: Not JSON, not an object, a duplicate name at any depth, NaN or an infinity, an integer beyond
+        RequestError: Not JSON, not an object, a duplicate name at any depth, NaN or an infinity, a number beyond
             2^53-1, a decimal with more digits than a double carries, a lone surrogate, or more than 32 levels.
     """
     plain = _read_plain(raw)
@@ -157,8 +157,9 @@ def _integer(text: str) -> int:
 
 def _float(text: str) -> float:
     value = float(text) if len(text) <= _MAX_FLOAT_CHARS else float("inf")
-    if value in (float("inf"), float("-inf")):
-        raise RequestError("the JSON has a number too large or too long")
+    # As for the integer that it is: beyond it no double has a fraction.
+    if not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise RequestError("the JSON has a number beyond 2^53-1, or one that is too long")
     # A reader of decimals would see another number than a reader of floats: 20.000000000000000001 is above 20.
     if not _is_exact(text, value):
         raise RequestError("the JSON has a number with more digits than a double carries; send it as text")

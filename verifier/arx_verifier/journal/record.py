@@ -7,7 +7,9 @@ sequence, which its file states; ``seal`` makes the record of them, when it is s
 the members.
 """
 
+import math
 import os
+import re
 from collections import deque
 from collections.abc import Mapping
 from hashlib import sha256
@@ -15,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+import arx_verifier.jcs as jcs
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.request import check_depth
 from arx_verifier.token import sha256_of
@@ -31,6 +34,10 @@ MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of their JSON, if the operator has it r
 _SALTS_AT_ONCE: Final = 256
 _JSON: Final = msgspec.json.Encoder(order="deterministic", enc_hook=lambda value: f"({type(value).__name__})")
 _BRACKET: Final = ord("[")
+# What the encoder writes in another form than RFC 8785, or where that has none: a fraction or exponent, an integer of
+# 16 digits, null, which is also NaN; and a name beyond U+FFFF, which begins with such a byte.  A text may look alike.
+_ODD: Final = re.compile(rb"[:\[,](?:-?[0-9]+[.e]|-?[0-9]{16}|null)")
+_ASTRAL: Final = 0xF0
 _NO_JSON: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError)
 
 
@@ -353,43 +360,62 @@ def digest_arguments(args: Mapping[str, Any], form: bytes | None = None) -> tupl
     """Return the salted digest of a call's arguments for its record.
 
     Args:
-        args: The arguments.  A value without a JSON form counts by its type alone, so that none of its code runs.
-        form: Their JSON if the caller has it: RFC 8785, of arguments without a float or a name beyond U+FFFF, for which
-            it is the same.
+        args: The arguments.  A value of a type that JSON does not have counts by its type alone, so that none of its
+            code runs.
+        form: The result of ``form_of``, if the caller has it.
 
     Returns:
-        SHA-256 over salt and deterministic JSON, empty if there is no such JSON; and the 16-byte salt.
+        SHA-256 over salt and ``form_of``, empty if there is no such JSON; and the 16-byte salt.
     """
     salt = new_salt()
     try:
-        return sha256_of(salt, form if form is not None else _JSON.encode(args)), salt
-    except _NO_JSON:
+        return sha256_of(salt, form if form is not None else form_of(args)), salt
+    except RequestError:
         return b"", salt
 
 
 def form_of(args: Mapping[str, Any]) -> bytes:
-    """Return the JSON that ``digest_arguments`` hashes, for arguments that may be allowed.
+    """Return arguments as RFC 8785 JSON, with the type's name in parentheses for a value that JSON does not have.
 
     Args:
         args: The call's arguments.
 
     Raises:
-        RequestError: The arguments have no JSON form, or more than 32 nested containers.
+        RequestError: The arguments have no such form: see ``jcs.jcs``.
     """
     try:
         raw = _JSON.encode(args)
+        if _ODD.search(raw) is not None or not (raw.isascii() or max(raw) < _ASTRAL):
+            if b"null" in raw and _has_nan(args):
+                raise RequestError("NaN and infinities are not JSON numbers")
+            return jcs.jcs(msgspec.json.decode(raw))  # values of other types are texts there
+        if _BRACKET in raw or raw.rfind(b"{") > 0:  # or in a text
+            check_depth(msgspec.json.decode(raw))
     except _NO_JSON as error:
         raise RequestError("the arguments have no JSON form") from error
-    if _BRACKET in raw or raw.rfind(b"{") > 0:  # or in a text
-        check_depth(msgspec.json.decode(raw))
     return raw
 
 
+def _has_nan(args: Mapping[str, Any]) -> bool:
+    """Return whether there is a float that JSON has no number for; the encoder writes null."""
+    level: list[Any] = [args]
+    while level:  # no recursion: a caller chooses how deep arguments nest
+        inner: list[Any] = []
+        for container in level:
+            for value in container.values() if isinstance(container, Mapping) else container:
+                if isinstance(value, float) and not math.isfinite(value):
+                    return True
+                if isinstance(value, list | tuple | dict):
+                    inner.append(value)
+        level = inner
+    return False
+
+
 def keep_arguments(args: Mapping[str, Any]) -> bytes:
-    """Return the JSON that ``digest_arguments`` hashes, for the record; empty if there is none or it is too long."""
+    """Return ``form_of`` the arguments, for the record; empty if there is none or it is too long."""
     try:
-        raw = _JSON.encode(args)
-    except _NO_JSON:
+        raw = form_of(args)
+    except RequestError:
         return b""
     return raw if len(raw) <= MAX_ARGUMENTS_BYTES else b""
 

@@ -256,13 +256,15 @@ class EpochTable:
         if born > state.applied:
             return EpochRefusal("behind", None, f"the token was born at {born}, this view is at {state.applied}")
         kills, freezes = state.kills, state.freezes
-        # Most tokens have no killed target, which one set operation shows.
-        if (kills and not kills.keys().isdisjoint(targets)) or (freezes and not freezes.keys().isdisjoint(targets)):
+        # Most tokens have no killed target, which one set operation shows.  All kills come before the freezes: a thaw
+        # ends only the latter.
+        if kills and not kills.keys().isdisjoint(targets):
             for target in targets:
                 if target in kills and kills[target] > born:
                     return EpochRefusal("revoked", target, f"{target} was killed at {kills[target]}, after {born}")
-                if target in freezes:
-                    return EpochRefusal("frozen", target, f"{target} is frozen")
+        if freezes and not freezes.keys().isdisjoint(targets):
+            frozen = next(target for target in targets if target in freezes)
+            return EpochRefusal("frozen", frozen, f"{frozen} is frozen")
         # The clocks come last: a thread that was suspended above must find its lease ended, not trust an old reading.
         if lease.sent < sent_after:
             return EpochRefusal("stale", None, "the view is older than the token's fresh caveat allows")

@@ -5,8 +5,8 @@
 members once a chain is authenticated.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -60,14 +60,13 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     to: Annotated[Path | None, OF_HOLDERS] = None
 
     def check_operands(self) -> Self:
-        """Check all members except ``allow`` and ``hop``, which their own readers check.
+        """Check all members except ``allow``, ``hop`` and ``require``, which their own readers check.
 
         Returns:
             The caveat itself.
 
         Raises:
             MalformedTokenError: A member's value breaks SPEC 6.
-            UnknownCaveatError: ``require`` names an unknown proof.
         """
         if (self.to is None) != (self.hop is None):
             raise MalformedTokenError("`to` and `hop` come together")
@@ -82,10 +81,6 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise MalformedTokenError("`spend` has a pool of at most 1000000000")
         for network in self.net or ():
             read_network(network)
-        for proof in self.require or ():
-            if proof not in PROOFS:
-                # A proof that is ignored would be a restriction that is ignored.
-                raise UnknownCaveatError(f"`require` names a proof that this version does not know: {proof[:20]!r}")
         return self
 
 
@@ -156,6 +151,7 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         if self.hop is not None:
             canonical_hop(self.hop)
         self.check_operands()
+        check_proofs(self.require or ())
 
     def check(self) -> Self:
         """Check what the types cannot express; a holder does so before it delegates what every verifier would refuse.
@@ -171,7 +167,8 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
             compile_rule(rule)
         if self.hop is not None:
             canonical_hop(self.hop)
-        return self.check_operands()
+        check_proofs(self.check_operands().require or ())
+        return self
 
 
 def spend_caveats(pool: str, budget: Mapping[str, amounts.Amount], per: str, opened: int) -> tuple[Caveat, ...]:
@@ -241,8 +238,8 @@ def read_proven(raw: bytes) -> WireCaveat:
         raw: The caveat's bytes as received.
 
     Raises:
-        UnknownCaveatError: As ``read_caveat``.
-        MalformedTokenError: As ``read_caveat``, except for mistakes inside ``allow`` and ``hop``.
+        UnknownCaveatError: It has a member that this version does not know.
+        MalformedTokenError: As ``read_caveat``, except for mistakes inside ``allow``, ``hop`` and ``require``.
     """
     return _read(_WIRE, raw).check_operands()
 
@@ -255,16 +252,29 @@ def _read(decoder: msgspec.json.Decoder[_T], raw: bytes) -> _T:
 
 
 def _unknown(raw: bytes) -> UnknownCaveatError | None:
-    """Return an error with the unknown members of a caveat, or None if it has none."""
-    try:
-        value: Any = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    """Return an error with the unknown members of a caveat, or None if it has none or is not canonical JSON."""
+    # The form is judged first: no reader needs to know members to find out that the bytes are not canonical.
+    value = jcs.read_canonical(raw)
     # A holder chose these names: their number and length in the error are bounded, and they are escaped.
     unknown = sorted(value.keys() - KNOWN)[:4] if isinstance(value, dict) else ()
     if not unknown:
         return None
     return UnknownCaveatError(f"this version does not know the caveat {', '.join([ascii(n)[:24] for n in unknown])}")
+
+
+def check_proofs(proofs: Sequence[str]) -> None:
+    """Check the proofs that ``require`` names; the last check of a caveat's form.
+
+    Args:
+        proofs: Their names.
+
+    Raises:
+        UnknownCaveatError: One is unknown.
+    """
+    for proof in proofs:
+        if proof not in PROOFS:
+            # A proof that is ignored would be a restriction that is ignored.
+            raise UnknownCaveatError(f"`require` names a proof that this version does not know: {proof[:20]!r}")
 
 
 def read_network(text: str) -> addresses.Network:

@@ -269,7 +269,7 @@ def _read(
 ) -> None:
     """Read the caveats of an authenticated token, the first *own* ones, and then those of its discharges."""
     wrong = speaks_of_holders(opened.packets, own)
-    _read_caveats(proven, opened.packets if wrong is None else opened.packets[:own], audience, realm, signatures)
+    _read_caveats(proven, opened.packets if wrong is None else opened.packets[: wrong[0]], audience, realm, signatures)
     proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
     if wrong is not None and proven.refused is None:

@@ -199,6 +199,11 @@ def _require(said: ChainRestrictions, index: int, proofs: Sequence[str], _audien
     said.needs_signature = said.needs_signature or "signature" in proofs
 
 
+def _read_proofs(proofs: Sequence[str]) -> Sequence[str]:
+    caveats.check_proofs(proofs)
+    return proofs
+
+
 def _once(said: ChainRestrictions, index: int, once: tuple[str, int], _audience: str) -> None:
     if len(said.once) == limits.MAX_ONCE:
         # Each name stays in the nonce store for a day: a holder must not fill it with one call.
@@ -250,7 +255,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "nbf": Effect(_nbf),
     "fresh": Effect(_fresh),
     "net": Effect(_net, _read_networks),
-    "require": Effect(_require),
+    "require": Effect(_require, _read_proofs),
     "once": Effect(_once),
     "spend": Effect(_spend),
     "depth": Effect(_depth),

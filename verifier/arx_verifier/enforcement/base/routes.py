@@ -420,8 +420,8 @@ def _number(name: str, text: str, kind: str, place: str) -> int | float:
             whole = int(text)
             if str(whole) == text and abs(whole) <= MAX_INTEGER:
                 return whole
-        elif kind == "number" and number_text(float(text)) == text:
-            return float(text)
+        elif kind == "number" and abs(number := float(text)) <= MAX_INTEGER and number_text(number) == text:
+            return number
     example = "such as 7, and not 007 or 7.0" if kind == "int" else "such as 7 or 0.5, and not 7.0 or .5"
     raise RequestError(f"argument {name!r:.80} in the {place}: expected {kind}, {example}, got {text!r:.80}")
 
