@@ -16,6 +16,7 @@ from tests.vectors import (
     epoch_vectors,
     form_vectors,
     holder_vectors,
+    journal_vectors,
     log_vectors,
     memory_vectors,
     precedence_vectors,
@@ -30,6 +31,7 @@ FOLDER = Path(__file__).parent / "tokens"
 MEMORY = Path(__file__).parent / "memory"
 RECORDS = Path(__file__).parent / "records"
 REQUESTS = Path(__file__).parent / "requests"
+JOURNAL = Path(__file__).parent / "journal"
 LOG = Path(__file__).parent / "log"
 
 
@@ -107,9 +109,19 @@ def build_requests() -> dict[str, str]:
     return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in request_vectors.vectors().items()}
 
 
+def build_journal() -> dict[str, str]:
+    """Make the vectors of journal segments.
+
+    Returns:
+        File name to content.
+    """
+    return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in journal_vectors.vectors().items()}
+
+
 def main() -> None:
     """Write the files, and take away what is no vector any more."""
     made = ((FOLDER, build()), (RECORDS, build_records()), (REQUESTS, build_requests()), (MEMORY, build_memory()))
+    made += ((JOURNAL, build_journal()),)
     for folder, files in made:
         folder.mkdir(exist_ok=True)
         for path in folder.glob("*.json"):

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from arx_verifier.journal.decision import InMemoryDecisions as InMemoryDecisions
     from arx_verifier.journal.decision import decision_id as decision_id
     from arx_verifier.journal.decision import unpack_record as unpack_record
+    from arx_verifier.journal.liveness import is_written as is_written
     from arx_verifier.journal.quota import ALARMS as ALARMS
     from arx_verifier.journal.quota import used_in as used_in
     from arx_verifier.journal.reader import Damage as Damage
     from arx_verifier.journal.reader import SegmentReader as SegmentReader
-    from arx_verifier.journal.reader import is_written as is_written
     from arx_verifier.journal.reader import read_journal as read_journal
     from arx_verifier.journal.record import RECORD_VERSION as RECORD_VERSION
     from arx_verifier.journal.record import CallRecord as CallRecord

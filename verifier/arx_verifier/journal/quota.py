@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from arx_verifier.errors import AuditError
+from arx_verifier.journal.liveness import SOCKET, is_listening
 from arx_verifier.journal.reader import end_of_records
-from arx_verifier.journal.segment import HEADER_BYTES, denied_in, files_in, finish, is_closed
+from arx_verifier.journal.segment import HEADER_BYTES, denied_in, files_in, finish, is_closed, read_header
 
 ALARMS: Final = (0.95, 0.8, 0.5)  # used shares of the quota at which a journal warns
 _DENIED_SHARE: Final = 4  # denials may use a quarter: refused callers must not use up the room for allowed calls
 _DENIED_PARTS: Final = 64  # a process takes a 64th of the rest before it counts again what others took
-_STALE_S: Final = 3600  # age of a half-made file whose process must have died
+_STALE_S: Final = 3600  # age of a half-made file or a refused socket whose process must have died
 
 _log = logging.getLogger("arx_verifier.journal.writer")  # the logger that operators know from the journal
 
@@ -133,21 +134,25 @@ def warn(folder: Path, fill: float, max_bytes: int, last: float, *, refuses: boo
 
 
 def finish_stale(folder: Path) -> None:
-    """Cut the files of runs that died after their last record, and remove half-made files."""
+    """Cut the files of runs that died after their last record, and remove half-made files and dead sockets."""
     for path in files_in(folder):
         with contextlib.suppress(OSError, AuditError):
             _finish_stale(path)
-    for path in files_in(folder, ".making"):
+    for path in (*files_in(folder, ".making"), *files_in(folder, SOCKET)):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_S:
+            if time.time() - path.stat().st_mtime > _STALE_S and not (path.suffix == SOCKET and is_listening(path)):
                 path.unlink()
 
 
 def _finish_stale(path: Path) -> None:
     with path.open("r+b") as file:
-        if is_closed(file.read(HEADER_BYTES)):
+        start = file.read(HEADER_BYTES)
+        if is_closed(start):
             return
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if a living run holds it
+        # Asked before the file is read: a writer that dies in between has written nothing since.
+        if is_listening(path.with_name(f"{read_header(start).boot}{SOCKET}")):
+            return
         file.seek(0)
         raw = file.read()
         end = None if is_closed(raw) else end_of_records(raw)  # it may have been closed before the lock was taken

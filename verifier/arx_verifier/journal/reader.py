@@ -4,7 +4,6 @@
 Verifiers may be writing meanwhile.
 """
 
-import fcntl
 import heapq
 import os
 import threading
@@ -15,6 +14,7 @@ from zlib import crc32
 
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.decision import Decision, unpack
+from arx_verifier.journal.liveness import has_writer
 from arx_verifier.journal.record import MAX_RECORD_BYTES
 from arx_verifier.journal.segment import (
     HEADER_BYTES,
@@ -22,7 +22,6 @@ from arx_verifier.journal.segment import (
     SUFFIX,
     SegmentHeader,
     checksum_of,
-    is_closed,
     read_header,
     stored_size,
 )
@@ -161,7 +160,9 @@ class SegmentReader:
             return
         try:
             with self.path.open("rb") as file:
-                live = _has_writer(file)  # read first: if the writer is dead, all its records are in the file now
+                live = has_writer(
+                    file, self.path.parent
+                )  # read first: if the writer is dead, all its records are in the file now
                 while (payload := self._record(file)) is not None:
                     self.sequence += 1
                     yield self.sequence - 1, payload
@@ -234,42 +235,23 @@ def end_of_records(raw: bytes) -> int | None:
         raw: The whole segment.
 
     Returns:
-        The offset, or None if more than one unfinished record follows it.
+        The offset, or None if a record is damaged, or more than one unfinished record follows.
 
     Raises:
         AuditError: It is no segment.
     """
     sequence, offset = read_header(raw).first, HEADER_BYTES
     while offset + RECORD_HEADER.size <= len(raw):
-        length = RECORD_HEADER.unpack_from(raw, offset)[0]
+        length, checksum = RECORD_HEADER.unpack_from(raw, offset)
         if not length:
             break
+        start = offset + RECORD_HEADER.size
+        # Behind a damaged record the next one may begin elsewhere: cut there, the file would lose it.
+        if length > MAX_RECORD_BYTES or checksum_of(raw[start : start + length], sequence) != checksum:
+            return None
         offset += stored_size(length)
         sequence += 1
     return offset if offset <= len(raw) and _only_unfinished(raw[offset:], sequence) else None
-
-
-def is_written(path: Path) -> bool:
-    """Return whether a process may still write to a segment.
-
-    Raises:
-        OSError: It cannot be opened.
-    """
-    with path.open("rb") as file:
-        return _has_writer(file)
-
-
-def _has_writer(file: BinaryIO) -> bool:
-    if is_closed(file.read(HEADER_BYTES)):
-        return False
-    try:
-        # The writer holds this lock for its life and the kernel frees it: a process id in the file could be another
-        # one's.
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    fcntl.flock(file, fcntl.LOCK_UN)
-    return False
 
 
 def _only_unfinished(rest: bytes, sequence: int) -> bool:

@@ -22,7 +22,7 @@ import os
 import struct
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 from zlib import crc32
 
 import msgspec
@@ -46,7 +46,7 @@ class SegmentHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     Attributes:
         verifier: The verifier's id.
         audience: Its audience.
-        boot: The run of the verifier that wrote it.
+        boot: The run of the verifier that wrote it; names of files have it.
         first: Sequence of the first record.
         created: Its time, ms since the Unix epoch.
         budget: The quota of all files of the folder, bytes.
@@ -54,10 +54,10 @@ class SegmentHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
     verifier: str
     audience: str
-    boot: str
-    first: int
-    created: int
-    budget: int
+    boot: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-z]{1,64}\Z")]
+    first: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+    created: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+    budget: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ def read_header(raw: bytes) -> SegmentHeader:
     if len(raw) < HEADER_BYTES or not raw.startswith(_MAGIC):
         raise AuditError("not a journal segment")
     length, checksum = RECORD_HEADER.unpack_from(raw, _LENGTHS_AT)
-    body = raw[_BODY_AT : _BODY_AT + length]
+    body = raw[_BODY_AT : min(_BODY_AT + length, HEADER_BYTES)]
     if crc32(body) != checksum:
         raise AuditError("the segment's header is damaged")
     try:

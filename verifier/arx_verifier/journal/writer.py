@@ -20,6 +20,7 @@ from typing import Final, Literal
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.journal.decision import COUNTED, GAP, OK, UNPROVEN, Decision
+from arx_verifier.journal.liveness import is_written
 from arx_verifier.journal.quota import (
     denials_share,
     finish_stale,
@@ -29,7 +30,6 @@ from arx_verifier.journal.quota import (
     used_in,
     warn,
 )
-from arx_verifier.journal.reader import is_written
 from arx_verifier.journal.record import MAX_RECORD_BYTES, Gap
 from arx_verifier.journal.segment import HEADER_BYTES, Segment, SegmentHeader, files_in, read_header
 from arx_verifier.journal.tally import CountedError, Tally
