@@ -19,10 +19,11 @@ def _load() -> tuple[Any, str]:
     """Return the extension module and an empty text, or None and the reason why it is missing."""
     if os.environ.get("ARX_PURE", "") not in ("", "0"):
         return None, "ARX_PURE is set"
+    importlib.import_module("hashlib")  # the loader reuses the libcrypto that Python brings, such as one of conda
     try:
         return importlib.import_module("arx_verifier._native.primitives"), ""
     except ModuleNotFoundError:
-        return None, "it was installed without a C compiler, or without the headers of Python and OpenSSL 3"
+        return None, "no wheel for this platform, and no C compiler or no headers of Python to build one"
     except ImportError as error:
         return None, f"the compiled module cannot be loaded: {error}"
 

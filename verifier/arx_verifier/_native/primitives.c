@@ -7,13 +7,17 @@
 // Each function does the ordinary case of the Python function of its name, which is the reference.  It calls that
 // function for all else (another type, a text that is not canonical, a length that is not minimal), so that only one
 // implementation decides what is malformed, with one error text.  SHA-256 is libcrypto's, which Python's hashlib uses
-// too; this file implements no cryptography itself.  Everything runs under the GIL, so the one digest context is never
-// used twice at once.
+// too, and on macOS CommonCrypto's; this file implements no cryptography itself.  Everything runs under the GIL, so the
+// one digest context is never used twice at once.
+//
+// It keeps to the limited API, so that one file runs on each Python from 3.11.
 
+#define Py_LIMITED_API 0x030b0000
 #define PY_SSIZE_T_CLEAN
+#ifdef __APPLE__
+#define __STDC_WANT_LIB_EXT1__ 1  // memset_s
+#endif
 #include <Python.h>
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -41,18 +45,32 @@ enum {
 static PyObject *reference[COUNT];  // the Python functions
 static PyObject *call_type;         // call_proof.PresentedCall
 static PyObject *third_type;        // wire.ThirdParty
-static EVP_MD *sha256;
-static EVP_MD_CTX *context;
+
+static PyObject *call(PyObject *function, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *all = PyTuple_New(nargs);
+    for (Py_ssize_t i = 0; all != NULL && i < nargs; i++) PyTuple_SetItem(all, i, Py_NewRef(args[i]));
+    PyObject *result = all != NULL ? PyObject_CallObject(function, all) : NULL;
+    Py_XDECREF(all);
+    return result;
+}
 
 static PyObject *pure(int which, PyObject *const *args, Py_ssize_t nargs)
 {
     if (reference[which] == NULL) return PyErr_Format(PyExc_TypeError, "this function is used through its Python module");
-    return PyObject_Vectorcall(reference[which], args, (size_t)nargs, NULL);
+    return call(reference[which], args, nargs);
 }
 
-static int is_key(PyObject *value) { return PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) == DIGEST; }
+static int is_key(PyObject *value) { return PyBytes_CheckExact(value) && PyBytes_Size(value) == DIGEST; }
 
-static int is_ascii(PyObject *value) { return PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value); }
+// The characters of an ASCII text, and their number; NULL of any other value.
+static const unsigned char *ascii(PyObject *value, Py_ssize_t *size)
+{
+    if (!PyUnicode_CheckExact(value)) return NULL;
+    const char *text = PyUnicode_AsUTF8AndSize(value, size);
+    if (text == NULL) PyErr_Clear();  // a lone surrogate, or no memory: the reference raises what it must
+    return text != NULL && *size == PyUnicode_GetLength(value) ? (const unsigned char *)text : NULL;
+}
 
 static int failed(void)
 {
@@ -61,6 +79,49 @@ static int failed(void)
 }
 
 // ------------------------------------------------------------------------------------------------- hashing, SPEC 5, 8
+
+#ifdef __APPLE__  // forbids programs to link its libcrypto
+
+#include <CommonCrypto/CommonDigest.h>
+
+typedef const char EVP_MD;
+typedef CC_SHA256_CTX EVP_MD_CTX;
+
+#define EVP_MD_fetch(library, name, properties) (name)
+#define EVP_MD_CTX_new() ((EVP_MD_CTX *)PyMem_Calloc(1, sizeof(EVP_MD_CTX)))
+#define EVP_MD_CTX_copy_ex(to, from) (*(to) = *(from), 1)
+#define EVP_DigestInit_ex2(hash, kind, parameters) CC_SHA256_Init(hash)
+#define EVP_DigestUpdate(hash, data, size) ((size) <= UINT32_MAX && CC_SHA256_Update(hash, data, (CC_LONG)(size)))
+#define EVP_DigestFinal_ex(hash, out, size) CC_SHA256_Final(out, hash)
+#define OPENSSL_cleanse(data, size) memset_s(data, size, 0, size)
+#define CRYPTO_memcmp timingsafe_bcmp
+
+static void EVP_MD_CTX_free(EVP_MD_CTX *hash)
+{
+    if (hash != NULL) OPENSSL_cleanse(hash, sizeof *hash);
+    PyMem_Free(hash);
+}
+
+#else  // OpenSSL 3 keeps these nine as they are in each 3.x, so its headers are not needed; a test compares them
+
+typedef struct evp_md_st EVP_MD;
+typedef struct evp_md_ctx_st EVP_MD_CTX;
+typedef struct ossl_lib_ctx_st OSSL_LIB_CTX;
+typedef struct ossl_param_st OSSL_PARAM;
+EVP_MD *EVP_MD_fetch(OSSL_LIB_CTX *library, const char *name, const char *properties);
+EVP_MD_CTX *EVP_MD_CTX_new(void);
+void EVP_MD_CTX_free(EVP_MD_CTX *hash);
+int EVP_MD_CTX_copy_ex(EVP_MD_CTX *to, const EVP_MD_CTX *from);
+int EVP_DigestInit_ex2(EVP_MD_CTX *hash, const EVP_MD *kind, const OSSL_PARAM *parameters);
+int EVP_DigestUpdate(EVP_MD_CTX *hash, const void *data, size_t size);
+int EVP_DigestFinal_ex(EVP_MD_CTX *hash, unsigned char *out, unsigned int *size);
+void OPENSSL_cleanse(void *data, size_t size);
+int CRYPTO_memcmp(const void *left, const void *right, size_t size);
+
+#endif
+
+static EVP_MD *sha256;
+static EVP_MD_CTX *context;
 
 static int begin(void) { return EVP_DigestInit_ex2(context, NULL, NULL); }
 
@@ -93,8 +154,8 @@ static PyObject *extend(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 2 || !is_key(args[0]) || !PyBytes_CheckExact(args[1])) return pure(EXTEND, args, nargs);
     unsigned char out[DIGEST];
-    const unsigned char *key = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    if (!extend_into(out, key, PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1]))) return NULL;
+    const unsigned char *key = (const unsigned char *)PyBytes_AsString(args[0]);
+    if (!extend_into(out, key, PyBytes_AsString(args[1]), PyBytes_Size(args[1]))) return NULL;
     return PyBytes_FromStringAndSize((char *)out, DIGEST);
 }
 
@@ -121,7 +182,7 @@ static PyObject *states_of(PyObject *self, PyObject *const *args, Py_ssize_t nar
         return NULL;
     }
     unsigned char pads[2][BLOCK];
-    make_pads(pads, (const unsigned char *)PyBytes_AS_STRING(args[0]));
+    make_pads(pads, (const unsigned char *)PyBytes_AsString(args[0]));
     for (int i = 0, good = 1; i < 2 && good; i++) {
         EVP_MD_CTX *begun = states->begun[i] = EVP_MD_CTX_new();
         good = begun != NULL && EVP_DigestInit_ex2(begun, sha256, NULL) && EVP_DigestUpdate(begun, pads[i], BLOCK);
@@ -140,10 +201,10 @@ static PyObject *ends_in(PyObject *self, PyObject *const *args, Py_ssize_t nargs
     const States *states = PyCapsule_GetPointer(args[0], STATES);
     unsigned char out[DIGEST];
     if (!(EVP_MD_CTX_copy_ex(context, states->begun[0]) &&
-          add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out) &&
+          add(PyBytes_AsString(args[1]), PyBytes_Size(args[1])) && end(out) &&
           EVP_MD_CTX_copy_ex(context, states->begun[1]) && add(out, DIGEST) && end(out)) && !failed())
         return NULL;
-    return PyBool_FromLong(CRYPTO_memcmp(out, PyBytes_AS_STRING(args[2]), DIGEST) == 0);
+    return PyBool_FromLong(CRYPTO_memcmp(out, PyBytes_AsString(args[2]), DIGEST) == 0);
 }
 
 enum { T_LOCATION, T_IDENTIFIER, T_VERIFICATION, T_FIELDS };
@@ -151,13 +212,13 @@ enum { T_LOCATION, T_IDENTIFIER, T_VERIFICATION, T_FIELDS };
 static int is_third(PyObject *caveat)
 {
     int known = third_type != NULL && Py_IS_TYPE(caveat, (PyTypeObject *)third_type);
-    return known && PyTuple_GET_SIZE(caveat) == T_FIELDS && PyBytes_CheckExact(PyTuple_GET_ITEM(caveat, T_IDENTIFIER)) &&
-           PyBytes_CheckExact(PyTuple_GET_ITEM(caveat, T_VERIFICATION));
+    return known && PyTuple_Size(caveat) == T_FIELDS && PyBytes_CheckExact(PyTuple_GetItem(caveat, T_IDENTIFIER)) &&
+           PyBytes_CheckExact(PyTuple_GetItem(caveat, T_VERIFICATION));
 }
 
 static int extend_by(unsigned char *signature, PyObject *data)
 {
-    return extend_into(signature, signature, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data));
+    return extend_into(signature, signature, PyBytes_AsString(data), (size_t)PyBytes_Size(data));
 }
 
 // As chain.extend_third_party.
@@ -166,8 +227,8 @@ static int extend_by_third(unsigned char *signature, PyObject *caveat)
     unsigned char both[2 * DIGEST];
     memcpy(both, signature, DIGEST);
     memcpy(both + DIGEST, signature, DIGEST);
-    return extend_by(both, PyTuple_GET_ITEM(caveat, T_VERIFICATION)) &&
-           extend_by(both + DIGEST, PyTuple_GET_ITEM(caveat, T_IDENTIFIER)) &&
+    return extend_by(both, PyTuple_GetItem(caveat, T_VERIFICATION)) &&
+           extend_by(both + DIGEST, PyTuple_GetItem(caveat, T_IDENTIFIER)) &&
            extend_into(signature, signature, both, sizeof both);
 }
 
@@ -175,16 +236,16 @@ static PyObject *fold(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 3 || !is_key(args[0]) || !PyBytes_CheckExact(args[1]) || !PyTuple_CheckExact(args[2]))
         return pure(FOLD, args, nargs);
-    Py_ssize_t count = PyTuple_GET_SIZE(args[2]);
+    Py_ssize_t count = PyTuple_Size(args[2]);
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *caveat = PyTuple_GET_ITEM(args[2], i);
+        PyObject *caveat = PyTuple_GetItem(args[2], i);
         if (!PyBytes_CheckExact(caveat) && !is_third(caveat)) return pure(FOLD, args, nargs);
     }
     unsigned char out[DIGEST];
-    memcpy(out, PyBytes_AS_STRING(args[0]), DIGEST);
+    memcpy(out, PyBytes_AsString(args[0]), DIGEST);
     int good = extend_by(out, args[1]);
     for (Py_ssize_t i = 0; i < count && good; i++) {
-        PyObject *caveat = PyTuple_GET_ITEM(args[2], i);
+        PyObject *caveat = PyTuple_GetItem(args[2], i);
         good = PyBytes_CheckExact(caveat) ? extend_by(out, caveat) : extend_by_third(out, caveat);
     }
     return good ? PyBytes_FromStringAndSize((char *)out, DIGEST) : NULL;
@@ -194,8 +255,8 @@ static PyObject *sha256_of(PyObject *self, PyObject *const *args, Py_ssize_t nar
 {
     if (nargs != 2 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1])) return pure(SHA256_OF, args, nargs);
     unsigned char out[DIGEST];
-    if (!(begin() && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) &&
-          add(PyBytes_AS_STRING(args[1]), PyBytes_GET_SIZE(args[1])) && end(out)) && !failed())
+    if (!(begin() && add(PyBytes_AsString(args[0]), PyBytes_Size(args[0])) &&
+          add(PyBytes_AsString(args[1]), PyBytes_Size(args[1])) && end(out)) && !failed())
         return NULL;
     return PyBytes_FromStringAndSize((char *)out, DIGEST);
 }
@@ -259,10 +320,10 @@ static void encode_into(unsigned char *out, const unsigned char *raw, Py_ssize_t
 static PyObject *base64_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 1 || !PyBytes_CheckExact(args[0])) return pure(BASE64_OF, args, nargs);
-    Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
+    Py_ssize_t size = PyBytes_Size(args[0]);
     PyObject *text = PyBytes_FromStringAndSize(NULL, encoded_size(size));
     if (text == NULL) return NULL;
-    encode_into((unsigned char *)PyBytes_AS_STRING(text), (const unsigned char *)PyBytes_AS_STRING(args[0]), size);
+    encode_into((unsigned char *)PyBytes_AsString(text), (const unsigned char *)PyBytes_AsString(args[0]), size);
     return text;
 }
 
@@ -272,17 +333,14 @@ static PyObject *bytes_of(PyObject *self, PyObject *const *args, Py_ssize_t narg
     const unsigned char *text;
     Py_ssize_t size;
     if (nargs == 1 && PyBytes_CheckExact(args[0])) {
-        text = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-        size = PyBytes_GET_SIZE(args[0]);
-    } else if (nargs == 1 && is_ascii(args[0])) {
-        text = PyUnicode_1BYTE_DATA(args[0]);
-        size = PyUnicode_GET_LENGTH(args[0]);
-    } else {
+        text = (const unsigned char *)PyBytes_AsString(args[0]);
+        size = PyBytes_Size(args[0]);
+    } else if (nargs != 1 || (text = ascii(args[0], &size)) == NULL) {
         return pure(BYTES_OF, args, nargs);
     }
     PyObject *raw = PyBytes_FromStringAndSize(NULL, size / 4 * 3 + (size % 4 ? size % 4 - 1 : 0));
     if (raw == NULL) return NULL;
-    if (decode_into((unsigned char *)PyBytes_AS_STRING(raw), text, size) >= 0) return raw;
+    if (decode_into((unsigned char *)PyBytes_AsString(raw), text, size) >= 0) return raw;
     Py_DECREF(raw);
     return pure(BYTES_OF, args, nargs);
 }
@@ -290,15 +348,17 @@ static PyObject *bytes_of(PyObject *self, PyObject *const *args, Py_ssize_t narg
 static PyObject *links_of(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     unsigned char link[DIGEST], hop[HOP], text[LINK_CHARS];
-    if (nargs != 2 || !is_ascii(args[0]) || PyUnicode_GET_LENGTH(args[0]) != LINK_CHARS || !PyTuple_CheckExact(args[1]) ||
-        decode_into(link, PyUnicode_1BYTE_DATA(args[0]), LINK_CHARS) != LINK)
+    const unsigned char *first;
+    Py_ssize_t size;
+    if (nargs != 2 || (first = ascii(args[0], &size)) == NULL || size != LINK_CHARS || !PyTuple_CheckExact(args[1]) ||
+        decode_into(link, first, LINK_CHARS) != LINK)
         return pure(LINKS_OF, args, nargs);
-    Py_ssize_t count = PyTuple_GET_SIZE(args[1]);
+    Py_ssize_t count = PyTuple_Size(args[1]);
     PyObject *found = PyList_New(count);
     for (Py_ssize_t i = 0; found != NULL && i < count; i++) {
-        PyObject *name = NULL, *given = PyTuple_GET_ITEM(args[1], i);
-        if (!PyBytes_CheckExact(given) || PyBytes_GET_SIZE(given) != HOP_CHARS ||
-            decode_into(hop, (const unsigned char *)PyBytes_AS_STRING(given), HOP_CHARS) != HOP) {
+        PyObject *name = NULL, *given = PyTuple_GetItem(args[1], i);
+        if (!PyBytes_CheckExact(given) || PyBytes_Size(given) != HOP_CHARS ||
+            decode_into(hop, (const unsigned char *)PyBytes_AsString(given), HOP_CHARS) != HOP) {
             Py_DECREF(found);
             return pure(LINKS_OF, args, nargs);
         }
@@ -309,7 +369,7 @@ static PyObject *links_of(PyObject *self, PyObject *const *args, Py_ssize_t narg
         if (name == NULL)
             Py_CLEAR(found);
         else
-            PyList_SET_ITEM(found, i, name);
+            PyList_SetItem(found, i, name);
     }
     return found;
 }
@@ -337,11 +397,11 @@ static const unsigned char ENDING[3] = {0, 6, DIGEST};  // wire.TAIL
 
 static PyObject *read_text(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 1 || !is_ascii(args[0])) return pure(READ_TEXT, args, nargs);
-    const unsigned char *text = PyUnicode_1BYTE_DATA(args[0]);
+    const unsigned char *text;
     unsigned char raw[MAX_CHARS];
-    Py_ssize_t size = PyUnicode_GET_LENGTH(args[0]);
-    if (size > MAX_CHARS || size < 5 || memcmp(text, "arx1_", 5)) return pure(READ_TEXT, args, nargs);
+    Py_ssize_t size;
+    if (nargs != 1 || (text = ascii(args[0], &size)) == NULL || size > MAX_CHARS || size < 5 || memcmp(text, "arx1_", 5))
+        return pure(READ_TEXT, args, nargs);
     Py_ssize_t body = decode_into(raw, text + 5, size - 5) - (Py_ssize_t)sizeof ENDING - DIGEST;
     if (body < 0 || memcmp(raw + body, ENDING, sizeof ENDING)) return pure(READ_TEXT, args, nargs);
     return Py_BuildValue("y#y#", raw, body, raw + body + sizeof ENDING, (Py_ssize_t)DIGEST);
@@ -351,21 +411,21 @@ static PyObject *read_text(PyObject *self, PyObject *const *args, Py_ssize_t nar
 static PyObject *appended(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 3 || !PyBytes_CheckExact(args[0]) || !is_key(args[1]) || !PyBytes_CheckExact(args[2]) ||
-        PyBytes_GET_SIZE(args[2]) >= 0x4000)
+        PyBytes_Size(args[2]) >= 0x4000)
         return pure(APPENDED, args, nargs);
-    Py_ssize_t before = PyBytes_GET_SIZE(args[0]), size = PyBytes_GET_SIZE(args[2]), head = size < 0x80 ? 2 : 3;
+    Py_ssize_t before = PyBytes_Size(args[0]), size = PyBytes_Size(args[2]), head = size < 0x80 ? 2 : 3;
     PyObject *body = PyBytes_FromStringAndSize(NULL, before + head + size + 1);
     PyObject *signature = PyBytes_FromStringAndSize(NULL, DIGEST), *both = NULL;
     if (body != NULL && signature != NULL &&
-        extend_into((unsigned char *)PyBytes_AS_STRING(signature), (unsigned char *)PyBytes_AS_STRING(args[1]),
-                    PyBytes_AS_STRING(args[2]), (size_t)size)) {
-        unsigned char *at = (unsigned char *)PyBytes_AS_STRING(body);
-        memcpy(at, PyBytes_AS_STRING(args[0]), (size_t)before);
+        extend_into((unsigned char *)PyBytes_AsString(signature), (unsigned char *)PyBytes_AsString(args[1]),
+                    PyBytes_AsString(args[2]), (size_t)size)) {
+        unsigned char *at = (unsigned char *)PyBytes_AsString(body);
+        memcpy(at, PyBytes_AsString(args[0]), (size_t)before);
         at += before;
         at[0] = 2;
         at[1] = (unsigned char)(size < 0x80 ? size : (size & 0x7f) | 0x80);
         if (head == 3) at[2] = (unsigned char)(size >> 7);
-        memcpy(at + head, PyBytes_AS_STRING(args[2]), (size_t)size);
+        memcpy(at + head, PyBytes_AsString(args[2]), (size_t)size);
         at[head + size] = 0;
         both = PyTuple_Pack(2, body, signature);
     }
@@ -384,13 +444,12 @@ static int closed(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at)
 // Read one caveat; NULL where it is none.
 static PyObject *caveat_at(const unsigned char *body, Py_ssize_t end_, Py_ssize_t *at)
 {
-    PyObject *parts[T_FIELDS] = {Py_NewRef(Py_None), NULL, NULL}, *caveat = NULL;
     int third = body[*at] == 1;
-    if (third) Py_SETREF(parts[T_LOCATION], field(body, end_, at, 1));
+    PyObject *parts[T_FIELDS] = {third ? field(body, end_, at, 1) : Py_NewRef(Py_None), NULL, NULL}, *caveat = NULL;
     if (parts[T_LOCATION] != NULL && *at < end_) parts[T_IDENTIFIER] = field(body, end_, at, 2);
     if (parts[T_IDENTIFIER] != NULL && *at < end_ && body[*at] == 4 && third_type != NULL) {
         parts[T_VERIFICATION] = field(body, end_, at, 4);
-        if (parts[T_VERIFICATION] != NULL) caveat = PyObject_Vectorcall(third_type, parts, T_FIELDS, NULL);
+        if (parts[T_VERIFICATION] != NULL) caveat = call(third_type, parts, T_FIELDS);
     } else if (!third) {
         caveat = Py_XNewRef(parts[T_IDENTIFIER]);
     }
@@ -401,8 +460,8 @@ static PyObject *caveat_at(const unsigned char *body, Py_ssize_t end_, Py_ssize_
 static PyObject *walk(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 1 || !PyBytes_CheckExact(args[0])) return pure(WALK, args, nargs);
-    const unsigned char *body = (const unsigned char *)PyBytes_AS_STRING(args[0]);
-    Py_ssize_t size = PyBytes_GET_SIZE(args[0]), at = 1, count = 0;
+    const unsigned char *body = (const unsigned char *)PyBytes_AsString(args[0]);
+    Py_ssize_t size = PyBytes_Size(args[0]), at = 1, count = 0;
     PyObject *found[MAX_CAVEATS], *location = NULL, *identifier = NULL, *caveats = NULL, *all = NULL;
     if (size == 0 || body[0] != 2 || (location = field(body, size, &at, 1)) == NULL ||
         (identifier = field(body, size, &at, 2)) == NULL || !closed(body, size, &at))
@@ -413,7 +472,7 @@ static PyObject *walk(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         if (!closed(body, size, &at)) goto done;  // no caveat at all
     }
     if (at != size || (caveats = PyTuple_New(count)) == NULL) goto done;
-    for (Py_ssize_t i = 0; i < count; i++) PyTuple_SET_ITEM(caveats, i, found[i]);
+    for (Py_ssize_t i = 0; i < count; i++) PyTuple_SetItem(caveats, i, found[i]);
     count = 0;
     all = PyTuple_Pack(3, location, identifier, caveats);
 done:
@@ -428,45 +487,45 @@ done:
 // Where the last mark in a text begins, or -1.
 static Py_ssize_t last(PyObject *text, PyObject *mark)
 {
-    const char *start = PyBytes_AS_STRING(text), *wanted = PyBytes_AS_STRING(mark);
-    Py_ssize_t size = PyBytes_GET_SIZE(mark);
-    for (Py_ssize_t at = PyBytes_GET_SIZE(text) - size; at >= 0; at--)
+    const char *start = PyBytes_AsString(text), *wanted = PyBytes_AsString(mark);
+    Py_ssize_t size = PyBytes_Size(mark);
+    for (Py_ssize_t at = PyBytes_Size(text) - size; at >= 0; at--)
         if (start[at] == wanted[0] && !memcmp(start + at, wanted, (size_t)size)) return at;
     return -1;
 }
 
 static PyObject *cut_out(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 3 || !PyTuple_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) || PyBytes_GET_SIZE(args[1]) == 0 ||
+    if (nargs != 3 || !PyTuple_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) || PyBytes_Size(args[1]) == 0 ||
         !PyLong_CheckExact(args[2]))
         return pure(CUT_OUT, args, nargs);
-    Py_ssize_t count = PyTuple_GET_SIZE(args[0]), mark = PyBytes_GET_SIZE(args[1]), size = PyLong_AsSsize_t(args[2]);
+    Py_ssize_t count = PyTuple_Size(args[0]), mark = PyBytes_Size(args[1]), size = PyLong_AsSsize_t(args[2]);
     for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *packet = PyTuple_GET_ITEM(args[0], i);
+        PyObject *packet = PyTuple_GetItem(args[0], i);
         if (!PyBytes_CheckExact(packet) && !is_third(packet)) return pure(CUT_OUT, args, nargs);
     }
     if (size < 0 || size > MAX_CHARS) return PyErr_Clear(), pure(CUT_OUT, args, nargs);
     PyObject *rest = PyTuple_New(count), *texts = PyList_New(0), *both = NULL;
     for (Py_ssize_t i = 0; rest != NULL && texts != NULL && i < count; i++) {
-        PyObject *packet = PyTuple_GET_ITEM(args[0], i), *made = packet, *text = NULL;
+        PyObject *packet = PyTuple_GetItem(args[0], i), *made = packet, *text = NULL;
         Py_ssize_t at = PyBytes_CheckExact(packet) ? last(packet, args[1]) : -1;
         if (at < 0) {
             Py_INCREF(packet);
         } else {
-            const char *from = PyBytes_AS_STRING(packet);
-            Py_ssize_t start = at + mark, left = PyBytes_GET_SIZE(packet) - start, taken = size < left ? size : left;
+            const char *from = PyBytes_AsString(packet);
+            Py_ssize_t start = at + mark, left = PyBytes_Size(packet) - start, taken = size < left ? size : left;
             text = PyBytes_FromStringAndSize(from + start, taken);
             made = PyBytes_FromStringAndSize(NULL, start + 1 + left - taken);
             if (made != NULL) {
-                memcpy(PyBytes_AS_STRING(made), from, (size_t)start);
-                PyBytes_AS_STRING(made)[start] = 0;
-                memcpy(PyBytes_AS_STRING(made) + start + 1, from + start + taken, (size_t)(left - taken));
+                memcpy(PyBytes_AsString(made), from, (size_t)start);
+                PyBytes_AsString(made)[start] = 0;
+                memcpy(PyBytes_AsString(made) + start + 1, from + start + taken, (size_t)(left - taken));
             }
             if (made == NULL || text == NULL || PyList_Append(texts, text)) Py_CLEAR(rest);
             Py_XDECREF(text);
         }
         if (rest != NULL)
-            PyTuple_SET_ITEM(rest, i, made);
+            PyTuple_SetItem(rest, i, made);
         else
             Py_XDECREF(made);
     }
@@ -516,7 +575,7 @@ static PyObject *new_call(PyObject *text, Py_ssize_t head, const unsigned char *
         PyBytes_FromStringAndSize((const char *)caveat + 10, 43),
     };
     if (parts[0] && parts[1] && parts[2] && parts[3] && parts[4] && parts[5])
-        made = PyObject_Vectorcall(call_type, parts, 6, NULL);
+        made = call(call_type, parts, 6);
     for (int i = 0; i < 6; i++) Py_XDECREF(parts[i]);
     return made;
 }
@@ -524,8 +583,9 @@ static PyObject *new_call(PyObject *text, Py_ssize_t head, const unsigned char *
 static PyObject *split_call(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     static const int proofs[3] = {0, 22, 86};  // call_proof.MAC_CHARS, SIGNATURE_CHARS
-    if (nargs != 1 || !is_ascii(args[0]) || call_type == NULL) return pure(SPLIT_CALL, args, nargs);
-    Py_ssize_t size = PyUnicode_GET_LENGTH(args[0]);
+    const unsigned char *text;
+    Py_ssize_t size;
+    if (nargs != 1 || (text = ascii(args[0], &size)) == NULL || call_type == NULL) return pure(SPLIT_CALL, args, nargs);
     if (size > MAX_CHARS) Py_RETURN_NONE;
     for (int form = 0; form < 3; form++) {
         int proof = proofs[form], width = CAVEAT + (proof ? proof + 3 : 0), head = width < 128 ? 2 : 3;
@@ -536,10 +596,10 @@ static PyObject *split_call(PyObject *self, PyObject *const *args, Py_ssize_t na
             if ((size - chars - 5) & 3 || size < chars) continue;
             unsigned char raw[TAIL + 2];
             int64_t issued_at;
-            if (decode_into(raw, PyUnicode_1BYTE_DATA(args[0]) + size - chars, chars) != extra + tail) break;
+            if (decode_into(raw, text + size - chars, chars) != extra + tail) break;
             const unsigned char *caveat = raw + extra + head;
             int marked = raw[extra] == 2 && (head == 2 ? raw[extra + 1] == width
-                                                       : raw[extra + 1] == (width & 127 | 128) && raw[extra + 2] == width >> 7);
+                                                       : raw[extra + 1] == ((width & 127) | 128) && raw[extra + 2] == width >> 7);
             if (!marked || memcmp(caveat + width, "\0\0\6\x20", 4) || !is_call(caveat, proof, &issued_at)) break;
             return new_call(args[0], size - chars, raw, extra, caveat, width, issued_at);
         }
@@ -556,42 +616,45 @@ static int add_sized(const void *data, size_t size)
 static PyObject *base64_text(const unsigned char *digest)
 {
     PyObject *text = PyBytes_FromStringAndSize(NULL, 43);
-    if (text != NULL) encode_into((unsigned char *)PyBytes_AS_STRING(text), digest, DIGEST);
+    if (text != NULL) encode_into((unsigned char *)PyBytes_AsString(text), digest, DIGEST);
     return text;
 }
 
 static PyObject *tool_digest(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs != 4 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
-        PyBytes_GET_SIZE(args[1]) < CAVEAT || !PyUnicode_CheckExact(args[2]) || !PyBytes_CheckExact(args[3]))
+        PyBytes_Size(args[1]) < CAVEAT || !PyUnicode_CheckExact(args[2]) || !PyBytes_CheckExact(args[3]))
         return pure(TOOL_DIGEST, args, nargs);
-    const char *caveat = PyBytes_AS_STRING(args[1]);
-    Py_ssize_t tool_size, size = PyBytes_GET_SIZE(args[3]);
+    const char *caveat = PyBytes_AsString(args[1]);
+    Py_ssize_t tool_size, size = PyBytes_Size(args[3]);
     const char *tool = PyUnicode_AsUTF8AndSize(args[2], &tool_size);
     if (tool == NULL) return NULL;
     if (size > UINT32_MAX || tool_size > UINT32_MAX) return pure(TOOL_DIGEST, args, nargs);
     unsigned char out[DIGEST];
-    if (!(begin() && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) && add(caveat + 55, 13) &&
+    if (!(begin() && add(PyBytes_AsString(args[0]), PyBytes_Size(args[0])) && add(caveat + 55, 13) &&
           add_sized(caveat + 70, 22) && add_sized("tool", 4) && add_sized(tool, tool_size) &&
-          add_sized(PyBytes_AS_STRING(args[3]), size) && end(out)) && !failed())
+          add_sized(PyBytes_AsString(args[3]), size) && end(out)) && !failed())
         return NULL;
     return base64_text(out);
 }
 
 static PyObject *http_digest(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
+    const unsigned char *method;
+    Py_ssize_t method_size;
     if (nargs != 5 || !PyBytes_CheckExact(args[0]) || !PyBytes_CheckExact(args[1]) ||
-        PyBytes_GET_SIZE(args[1]) < CAVEAT || !is_ascii(args[2]) || !PyBytes_CheckExact(args[3]) || !is_key(args[4]))
+        PyBytes_Size(args[1]) < CAVEAT || (method = ascii(args[2], &method_size)) == NULL ||
+        !PyBytes_CheckExact(args[3]) || !is_key(args[4]))
         return pure(HTTP_DIGEST, args, nargs);
-    const char *caveat = PyBytes_AS_STRING(args[1]), *target = PyBytes_AS_STRING(args[3]);
-    Py_ssize_t size = PyBytes_GET_SIZE(args[3]), method_size = PyUnicode_GET_LENGTH(args[2]);
+    const char *caveat = PyBytes_AsString(args[1]), *target = PyBytes_AsString(args[3]);
+    Py_ssize_t size = PyBytes_Size(args[3]);
     // An empty query is the reference's matter.
     if (size > UINT32_MAX || method_size > UINT32_MAX || (size && target[size - 1] == '?'))
         return pure(HTTP_DIGEST, args, nargs);
     unsigned char out[DIGEST];
-    if (!(begin() && add(PyBytes_AS_STRING(args[0]), PyBytes_GET_SIZE(args[0])) && add(caveat + 55, 13) &&
-          add_sized(caveat + 70, 22) && add_sized("http", 4) && add_sized(PyUnicode_1BYTE_DATA(args[2]), method_size) &&
-          add_sized(target, size) && add_sized(PyBytes_AS_STRING(args[4]), DIGEST) && end(out)) && !failed())
+    if (!(begin() && add(PyBytes_AsString(args[0]), PyBytes_Size(args[0])) && add(caveat + 55, 13) &&
+          add_sized(caveat + 70, 22) && add_sized("http", 4) && add_sized(method, (size_t)method_size) &&
+          add_sized(target, size) && add_sized(PyBytes_AsString(args[4]), DIGEST) && end(out)) && !failed())
         return NULL;
     return base64_text(out);
 }
@@ -628,17 +691,24 @@ static PyMethodDef functions[] = {  // the first COUNT in the order of the enume
     {NULL, NULL, 0, NULL},
 };
 
+static void keep(PyObject **kept, PyObject *object)
+{
+    PyObject *before = *kept;
+    *kept = Py_NewRef(object);
+    Py_XDECREF(before);
+}
+
 static int learn_third(PyObject *type)
 {
     if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, &PyTuple_Type))
         return PyErr_SetString(PyExc_TypeError, "a third-party caveat is a tuple"), 0;
-    Py_XSETREF(third_type, Py_NewRef(type));
+    keep(&third_type, type);
     return 1;
 }
 
 static int learn_call(PyObject *type)
 {
-    Py_XSETREF(call_type, Py_NewRef(type));
+    keep(&call_type, type);
     return 1;
 }
 
@@ -649,7 +719,7 @@ static PyObject *refer(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "sO|O", &name, &function, &knows)) return NULL;
     for (int i = 0; i < COUNT; i++) {
         if (strcmp(functions[i].ml_name, name)) continue;
-        Py_XSETREF(reference[i], Py_NewRef(function));
+        keep(&reference[i], function);
         if (knows != NULL && !(i == WALK ? learn_third(knows) : learn_call(knows))) return NULL;
         return PyObject_GetAttrString(self, name);
     }
