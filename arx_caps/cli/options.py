@@ -20,7 +20,7 @@ _COMMON: Final = {
     "wide": ("--wide", "do not fit tables to the terminal: no id is shortened"),
 }
 
-pass_console = click.make_pass_decorator(Console, ensure=True)
+_pass_console = click.make_pass_decorator(Console, ensure=True)
 
 
 def common_options(function: F) -> F:
@@ -31,6 +31,11 @@ def common_options(function: F) -> F:
             f"common_{name}", *flags, is_flag=True, expose_value=False, callback=_set, envvar=_envvar(name), help=text
         )(function)
     return function
+
+
+def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command; the function gets the console as its first argument."""
+    return common_options(_pass_console(function))
 
 
 def _envvar(name: str) -> str:

@@ -10,7 +10,6 @@ import click
 from arx_caps.cli.access.mint_session import Caller, open_session_file
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import facts_of, text_of
-from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import show_span, show_time
 from arx_verifier.clock import now_ms
@@ -144,8 +143,6 @@ def list_of(
 
     def decorate(after: Callable[[Listed], None]) -> Callable[..., None]:
         @operator_options
-        @common_options
-        @pass_console
         @functools.wraps(after)
         def list_rows(console: Console, /, place: Place, limit: int = 0, file: str | None = None, **query: Any) -> None:
             mint = caller_of(file, place)

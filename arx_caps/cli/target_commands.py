@@ -21,7 +21,7 @@ from arx_caps.cli.access.mint_session import Caller, Unreachable
 from arx_caps.cli.access.place import Place, all_options
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import find_names
-from arx_caps.cli.options import common_options, pass_console, yes_option
+from arx_caps.cli.options import yes_option
 from arx_caps.cli.parse import Duration, Moment
 from arx_caps.cli.resources import FREEZES, KILLS
 from arx_caps.cli.terminal import Console, pairs, plain
@@ -106,8 +106,6 @@ def target_command(action: Action, text: str, kind: str | None = None) -> click.
     @click.option("--direct", is_flag=True, help="write into the store without calling the mint")
     @yes_option
     @all_options
-    @common_options
-    @pass_console
     def command(console: Console, /, targets: Sequence[str], place: Place, yes: bool, **options: Any) -> None:
         _act(console, action, targets if kind is None else (kind, *targets), place, yes=yes, **options)
 

@@ -11,12 +11,13 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
 
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import command_options
 from arx_caps.settings.realm import DEFAULT_FOLDER, Realm
 from arx_verifier.errors import SettingsError
 from arx_verifier.tls import VARIABLE
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from arx_caps.cli.access.mint_session import Caller
     from arx_caps.revocation import RevocationStore
 
-F = TypeVar("F", bound=Callable[..., Any])
+Command = Callable[..., Any]
 
 ROOT_UID: Final = 0
 STORE_HINT: Final = (
@@ -118,6 +119,9 @@ ca_option = click.option(
     help="PEM file of an additional certification authority for TLS",
 )
 _realm_option = click.option("--realm", envvar="ARX_REALM", help="name of the realm, with --store [from realm.toml]")
+# What a `Place` has beside the realm's folder.
+_MINT: Final = ("issuer", "operator_key")
+_STORE: Final = ("store", "realm")
 
 
 class Place:
@@ -284,33 +288,36 @@ def ledger_url(realm: Realm) -> str | None:
     return socket_url(realm.ledger_dir) if realm.runs_ledger else realm.ledger
 
 
-def operator_options(function: F) -> F:
+def operator_options(function: Command) -> Command:
+    """Add the options of every command and those that locate the mint; the function gets ``console`` and ``place``."""
+    return mint_options(command_options(function))
+
+
+def store_options(function: Command) -> Command:
+    """Add the options of every command and those that locate the store; the function gets ``console`` and ``place``."""
+    return realm_dir_option(store_url_option(_realm_option(_placed(command_options(function), *_STORE))))
+
+
+def all_options(function: Command) -> Command:
+    """Add the options of every command and those that locate mint and store; as ``store_options`` does."""
+    return _mint_options(store_url_option(_realm_option(_placed(command_options(function), *_MINT, *_STORE))))
+
+
+def mint_options(function: Command) -> Command:
     """Add the options that locate the mint; the function gets them as ``place``."""
-    return realm_dir_option(issuer_option(_operator_key_option(_placed(function))))
+    return _mint_options(_placed(function, *_MINT))
 
 
-def store_options(function: F) -> F:
-    """Add the options that locate the store; the function gets them as ``place``."""
-    return realm_dir_option(store_url_option(_realm_option(_placed(function))))
-
-
-def all_options(function: F) -> F:
-    """Add the options that locate the mint and the store; the function gets them as ``place``."""
-    return operator_options_of(store_url_option(_realm_option(_placed(function))))
-
-
-def operator_options_of(function: F) -> F:
-    """Add the options that locate the mint; the function gets each by its name."""
+def _mint_options(function: Command) -> Command:
     return realm_dir_option(issuer_option(_operator_key_option(function)))
 
 
-def _placed(function: F) -> F:
-    """Replace the options of a function by one ``Place``."""
+def _placed(function: Command, *names: str) -> Command:
+    """Replace the realm's folder and these options of a function by one ``Place``."""
 
     @functools.wraps(function)
     def with_place(*args: Any, **options: Any) -> Any:
-        names = ("realm_dir", "issuer", "operator_key", "store", "realm")
-        place = Place(**{name: options.pop(name) for name in names if name in options})
+        place = Place(options.pop("realm_dir"), **{name: options.pop(name) for name in names})
         return function(*args, place=place, **options)
 
-    return with_place  # type: ignore[return-value]  # click calls it by options, whatever its type
+    return with_place

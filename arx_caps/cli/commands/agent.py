@@ -15,7 +15,7 @@ from arx_caps.cli.access.secure_files import read_object
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names, find_names
-from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import KidCommand, Verbs, yes_option
 from arx_caps.cli.resources import AGENTS, POLICIES, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
@@ -53,8 +53,6 @@ def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_about_options
 @operator_options
-@common_options
-@pass_console
 def enrol(
     console: Console,
     /,
@@ -103,8 +101,6 @@ def enrol(
 @click.argument("path", shell_complete=complete_names("agent"))
 @_about_options
 @operator_options
-@common_options
-@pass_console
 def describe(console: Console, /, path: str, place: Place, **about: str | None) -> None:
     """Change the description of the agent PATH; an empty text removes a part.
 
@@ -128,8 +124,6 @@ def list_agents(_: Listed) -> None:
 @agent_command.command("show")
 @click.argument("path", shell_complete=complete_names("agent"))
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, path: str, place: Place) -> None:
     """Show an agent, its description and its keys."""
     AGENTS.check(path)
@@ -148,8 +142,6 @@ def show(console: Console, path: str, place: Place) -> None:
 @click.argument("path", shell_complete=complete_names("agent"))
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def deactivate(console: Console, path: str, place: Place, yes: bool) -> None:
     """Deactivate an agent: it can open no session, and all tokens of it and of agents below it are revoked."""
     console.confirm(f"deactivate {AGENTS.check(path)} and revoke all its tokens?", yes=yes)
@@ -167,8 +159,6 @@ def key_command() -> None:
 @click.option("--key-out", type=click.Path(path_type=Path), help="new file for a new key (mode 0600)")
 @click.option("--public-jwk", metavar="FILE", help="file with the public key to enrol, as JWK")
 @operator_options
-@common_options
-@pass_console
 def add_key(console: Console, path: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
     """Enrol an additional key of the agent PATH; open sessions continue."""
     if (key_out is None) == (public_jwk is None):
@@ -196,8 +186,6 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
 @click.argument("path", shell_complete=complete_names("agent"))
 @click.argument("kid")
 @operator_options
-@common_options
-@pass_console
 def remove_key(console: Console, path: str, kid: str, place: Place) -> None:
     """Remove the key KID of the agent PATH: it can open no further session; open sessions continue."""
     AGENTS.show(console, place.mint().call("PATCH", AGENTS.path_of(path), {"remove_kid": kid}))

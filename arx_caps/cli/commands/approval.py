@@ -14,7 +14,7 @@ from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import Verbs, command_options, yes_option
 from arx_caps.cli.resources import APPROVALS, caller_of, hint_more
 from arx_caps.cli.terminal import Console, plain
 from arx_verifier.clock import now_ms
@@ -56,8 +56,6 @@ def approval_command() -> None:
     "--limit", type=click.IntRange(1, MANY), default=100, show_default=True, help="show the newest N approvals"
 )
 @operator_options
-@common_options
-@pass_console
 def list_approvals(
     console: Console, /, place: Place, state: str, of: str | None, file: str | None, limit: int, **asked: str | None
 ) -> None:
@@ -81,8 +79,6 @@ def list_approvals(
 @click.argument("approval")
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, place: Place, approval: str, file: str | None) -> None:
     """Show an approval with all arguments."""
     APPROVALS.check(approval)
@@ -94,8 +90,6 @@ def show(console: Console, place: Place, approval: str, file: str | None) -> Non
 @why_option
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def approve(console: Console, place: Place, approval: str, why: str | None, yes: bool) -> None:
     """Show a call with its exact arguments, ask, and approve it.
 
@@ -127,8 +121,6 @@ def approve(console: Console, place: Place, approval: str, why: str | None, yes:
 @click.argument("approval")
 @why_option
 @operator_options
-@common_options
-@pass_console
 def deny(console: Console, place: Place, approval: str, why: str | None) -> None:
     """Deny a call: the agent gets the reason, and may request another approval.
 
@@ -142,8 +134,6 @@ def deny(console: Console, place: Place, approval: str, why: str | None) -> None
 @click.argument("approval")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
     """Withdraw an approval: services refuse it from now on; the agent's task continues.
 
@@ -170,8 +160,7 @@ def withdraw(console: Console, place: Place, approval: str, yes: bool) -> None:
 @timeout_option
 @discharge_option
 @issuer_option
-@common_options
-@pass_console
+@command_options
 def wait(
     console: Console, approval: str, file: str, timeout: str | None, discharge: Path | None, issuer: str | None
 ) -> None:

@@ -9,7 +9,7 @@ from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import Verbs, yes_option
 from arx_caps.cli.resources import BUDGETS
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import show_time
@@ -34,8 +34,6 @@ def budget_command() -> None:
     "--limit", type=click.IntRange(1, 1000), default=1000, show_default=True, help="show the emptiest N pools"
 )
 @operator_options
-@common_options
-@pass_console
 def list_budgets(
     console: Console, place: Place, session: str | None, agent: str | None, unit: str | None, limit: int
 ) -> None:
@@ -55,8 +53,6 @@ def list_budgets(
 @budget_command.command("show")
 @click.argument("of", metavar="TASK|LINK|POOL", shell_complete=complete_names("task"))
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, of: str, place: Place) -> None:
     """Show the pools of a task, or of one delegation by its link, that calls have drawn on; or one pool.
 
@@ -77,8 +73,6 @@ def show(console: Console, of: str, place: Place) -> None:
 @click.option("--reason", required=True, help="reason, recorded in the audit log")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def top_up(console: Console, pool: str, amount: str, unit: str, reason: str, place: Place, yes: bool) -> None:
     """Add AMOUNT of UNIT to a POOL, as `arx budget show` names it, for its period.
 

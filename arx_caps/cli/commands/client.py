@@ -11,7 +11,7 @@ from arx_caps.cli.access.secure_files import read_object, write_object
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import Verbs, yes_option
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.resources import CLIENTS, Listed, list_of, time_of
 from arx_caps.cli.terminal import Console, pairs
@@ -32,8 +32,6 @@ def client_command() -> None:
 @click.option("--expires", type=Duration(), help="end it, its sessions and access tokens after this, as 30m [never]")
 @click.option("--out", type=click.Path(path_type=Path), help="new file for client id and secret (mode 0600)")
 @operator_options
-@common_options
-@pass_console
 def add(
     console: Console,
     agent: str,
@@ -92,8 +90,6 @@ def list_clients(_: Listed) -> None:
 @client_command.command("show")
 @click.argument("client")
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, client: str, place: Place) -> None:
     """Show the OAuth client CLIENT."""
     CLIENTS.show(console, place.mint().call("GET", CLIENTS.path_of(client)))
@@ -103,8 +99,6 @@ def show(console: Console, client: str, place: Place) -> None:
 @click.argument("client")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def remove(console: Console, client: str, place: Place, yes: bool) -> None:
     """Remove the OAuth client CLIENT for good, and end its sessions: its access tokens are refused."""
     console.confirm(f"remove the client {CLIENTS.check(client)}?", yes=yes)

@@ -4,7 +4,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import command_options
 from arx_caps.cli.terminal import Console
 
 SHELLS = ("bash", "zsh", "fish")
@@ -12,8 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(SHELLS))
-@common_options
-@pass_console
+@command_options
 def completion_command(console: Console, shell: str) -> None:
     """Print the completion script of a shell.
 

@@ -12,7 +12,7 @@ import click
 
 from arx_caps.cli.access.credentials import holder_key_option, read_holder_key
 from arx_caps.cli.exit_codes import DENIED, Stop
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import command_options
 from arx_caps.cli.terminal import Console
 from arx_verifier.clock import now_ms
 
@@ -41,8 +41,7 @@ _PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 )
 @click.option("--listen", metavar="HOST:PORT", help="serve HTTP clients at this loopback address; port 0: any [stdio]")
 @click.option("--path", help="first part of the paths of --listen; other users may read it here [a random secret]")
-@common_options
-@pass_console
+@command_options
 def connect_command(
     console: Console,
     /,

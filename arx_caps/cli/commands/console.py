@@ -8,7 +8,7 @@ import click
 
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import hint_unshipped
-from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import SIGN_INS, Listed, list_of, time_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.revocation import GONE_MS, count_states
@@ -22,8 +22,6 @@ def console_command() -> None:
 
 @console_command.command("open")
 @operator_options
-@common_options
-@pass_console
 def open_console(console: Console, place: Place) -> None:
     """Print a link that signs you in to the console, once, within two minutes.
 
@@ -45,8 +43,6 @@ def list_sign_ins(_: Listed) -> None:
 @console_command.command("end")
 @click.argument("sign_in", metavar="ID")
 @operator_options
-@common_options
-@pass_console
 def end_sign_in(console: Console, sign_in: str, place: Place) -> None:
     """End the sign-in ID: its browser has to sign in again.
 
@@ -58,8 +54,6 @@ def end_sign_in(console: Console, sign_in: str, place: Place) -> None:
 
 @click.command("status")
 @operator_options
-@common_options
-@pass_console
 def status_command(console: Console, place: Place) -> None:
     """Show whether the mint grants, its verifiers, and the state of the audit log."""
     status = place.mint().call("GET", "/v1/status")

@@ -14,7 +14,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import realm_dir_option
 from arx_caps.cli.display import HEADS, row_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import command_options
 from arx_caps.cli.parse import Since
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
 from arx_caps.text.trail import trail
@@ -80,8 +80,7 @@ class Filter(NamedTuple):
     help="folder of journals, or service file that names one; repeatable [journals of the realm's folder]",
 )
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def decisions_command(
     console: Console,
     /,

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import command_options
 from arx_caps.cli.terminal import Console
 
 
@@ -23,8 +23,7 @@ from arx_caps.cli.terminal import Console
 )
 @click.option("--until-eof", is_flag=True, hidden=True, help="stop when standard input ends")
 @click.option("--realm", hidden=True, type=click.Path(path_type=Path), help="folder of the realm that runs beside it")
-@common_options
-@pass_console
+@command_options
 def gateway_command(console: Console, /, file: Path, check: bool, until_eof: bool, realm: Path | None) -> None:
     """Run the gateway that the TOML file FILE describes, until SIGINT or SIGTERM.
 

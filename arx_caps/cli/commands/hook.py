@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from arx_caps.cli.access.credentials import holder_key_option, read_holder_key
-from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.options import Verbs, command_options
 from arx_caps.cli.terminal import Console
 
 _FILE: Final = click.Path(dir_okay=False, path_type=Path)
@@ -37,8 +37,7 @@ def hook_command() -> None:
     help="refuse a call without a decision after this time [20]",
 )
 @click.option("--print-config", is_flag=True, help="print what Claude Code's settings.json needs")
-@common_options
-@pass_console
+@command_options
 def claude_code(
     console: Console,
     /,
@@ -73,8 +72,7 @@ def claude_code(
 @click.argument("service", metavar="SERVICE_FILE", type=_FILE)
 @click.option("--socket", "path", type=_FILE, required=True, help="Unix socket that hooks ask at")
 @click.option("--group", help="group whose users may ask, too [this user alone]")
-@common_options
-@pass_console
+@command_options
 def serve(console: Console, /, service: Path, path: Path, group: str | None) -> None:
     """Decide on the calls of hooks with the keys in SERVICE_FILE, and record each decision, until it is stopped.
 

@@ -9,7 +9,7 @@ import click
 
 from arx_caps.cli.access.place import ca_option, database_option, store_url_option
 from arx_caps.cli.access.secure_files import read_text
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import command_options
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.settings.realm import DEFAULT_FOLDER, DEFAULT_LISTEN
 
@@ -30,8 +30,7 @@ LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
     help="file with a passphrase to seal the root key, `-` for stdin [a key file]",
 )
 @click.option("--log-origin", help="permanent name of the audit log [from the issuer's host and the realm]")
-@common_options
-@pass_console
+@command_options
 def init_command(
     console: Console,
     directory: Path | None,

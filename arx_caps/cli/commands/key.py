@@ -10,7 +10,7 @@ import click
 from arx_caps.cli.access.place import Place, database_option, operator_options, realm_dir_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase, read_text
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import Verbs, command_options, yes_option
 from arx_caps.cli.resources import HOLDER_KEYS, ROOT_KEYS, SIGNING_KEYS, Listed, Row, list_of, time_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.credentials.access_token import ALGORITHMS
@@ -50,8 +50,7 @@ def list_holder_keys(_: Listed) -> None:
 
 @key_command.command("create-holder")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@common_options
-@pass_console
+@command_options
 def create_holder(console: Console, file: Path) -> None:
     """Create the key of an agent that is delegated bound tasks, in the new file FILE (mode 0600), and print its
     public half.
@@ -71,8 +70,7 @@ def create_holder(console: Console, file: Path) -> None:
 
 @key_command.command("show")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@common_options
-@pass_console
+@command_options
 def show(console: Console, file: Path) -> None:
     """Print the public half of the key in FILE: of a holder, a session, an agent or a service."""
     from arx_caps.agent.tasks.holder_key import load_holder_key
@@ -83,8 +81,6 @@ def show(console: Console, file: Path) -> None:
 
 @key_command.command("create")
 @operator_options
-@common_options
-@pass_console
 def create(console: Console, place: Place) -> None:
     """Create a root key and publish it to the services; it mints no token yet."""
     _show(console, place.mint().call("POST", ROOT_KEYS.path))
@@ -95,8 +91,6 @@ def create(console: Console, place: Place) -> None:
     "--now", is_flag=True, help="do not wait until all services have the key: others refuse calls until they fetch it"
 )
 @operator_options
-@common_options
-@pass_console
 def rotate(console: Console, place: Place, now: bool) -> None:
     """Mint with the newest root key as soon as every service has it; create one if needed."""
     key = place.mint().call("POST", f"{ROOT_KEYS.path}/rotate", {"now": now})
@@ -111,8 +105,6 @@ def rotate(console: Console, place: Place, now: bool) -> None:
 @click.option("--now", is_flag=True, help="revoke its live tokens, as for a stolen key")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> None:
     """Retire the root key NAME for good: every verifier refuses it within a lease."""
     console.confirm(f"retire the root key {ROOT_KEYS.check(name)[:16]} for good?", yes=yes)
@@ -132,8 +124,7 @@ def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> N
 @passphrase_option
 @database_option
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def reseal_command(
     console: Console,
     realm_dir: Path,
@@ -182,8 +173,6 @@ def list_signing(_: Listed) -> None:
 @click.option("--stolen", is_flag=True, help="sign with it at once, and retire the others: their tokens are refused")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def rotate_signing(console: Console, place: Place, algorithm: str | None, stolen: bool, yes: bool) -> None:
     """Make the next key that signs access tokens of the OAuth front; it signs after ten minutes."""
     if stolen:

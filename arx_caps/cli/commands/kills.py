@@ -9,7 +9,7 @@ import click
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import KILLS
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.revocation import parse_target
@@ -30,8 +30,6 @@ def kills_command() -> None:
 @click.option("--target", metavar="TARGET", help="show only those with this target")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="show the newest N")
 @operator_options
-@common_options
-@pass_console
 def list_kills(console: Console, place: Place, target: str | None, limit: int) -> None:
     """List the kills, freezes and thaws by operators and the mint, the newest first."""
     if target is not None:
@@ -65,8 +63,6 @@ def list_kills(console: Console, place: Place, target: str | None, limit: int) -
 @click.argument("number", type=click.IntRange(min=1))
 @click.option("--wait/--no-wait", default=False, show_default=True, help="wait until the confirmations are final")
 @operator_options
-@common_options
-@pass_console
 def show_kill(console: Console, place: Place, number: int, wait: bool) -> None:
     """Show a kill, freeze or thaw by its number: targets, reason, and which verifiers confirmed it.
 

@@ -10,7 +10,6 @@ from arx_caps.cli.access.device_login import DeviceCode, DeviceLogin
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, login_key_path, operator_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.settings.durations import show_time
@@ -18,8 +17,6 @@ from arx_caps.settings.durations import show_time
 
 @click.command("login")
 @operator_options
-@common_options
-@pass_console
 def login_command(console: Console, place: Place) -> None:
     """Log in as an operator: confirm a code in the browser of any machine.
 
@@ -46,8 +43,6 @@ def login_command(console: Console, place: Place) -> None:
 
 @click.command("logout")
 @operator_options
-@common_options
-@pass_console
 def logout_command(console: Console, place: Place) -> None:
     """End the login of `arx login`, and delete its key."""
     path = login_key_path(place.mint_url())

@@ -9,7 +9,7 @@ import click
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import Verbs, command_options, yes_option
 from arx_caps.cli.parse import Moment
 from arx_caps.cli.resources import FREEZES
 from arx_caps.cli.target_commands import ask_reason, read_targets
@@ -31,7 +31,7 @@ def _of_targets(command: Callable[..., None]) -> Callable[..., None]:
     """Add to a command the targets, the reason, and the options of an operator's change."""
     reason = click.option("--reason", help="reason, recorded in the audit log [prompted for]")
     targets = click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
-    return targets(reason(yes_option(operator_options(common_options(pass_console(command))))))
+    return targets(reason(yes_option(operator_options(command))))
 
 
 @memory_command.command("taint")
@@ -88,8 +88,6 @@ def clear(
 
 @memory_command.command("list")
 @operator_options
-@common_options
-@pass_console
 def list_taints(console: Console, place: Place) -> None:
     """List the taints of memories, the newest first.
 
@@ -112,8 +110,7 @@ def list_taints(console: Console, place: Place) -> None:
 
 @memory_command.command("show")
 @click.argument("stamp")
-@common_options
-@pass_console
+@command_options
 def show(console: Console, stamp: str) -> None:
     """Print the content of STAMP, without a check: only a memory service has the key."""
     try:

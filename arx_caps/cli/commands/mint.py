@@ -10,7 +10,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import database_option, realm_dir_option, store_url_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.options import Verbs, command_options, common_options
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, json_line, plain, record_table
 from arx_caps.settings.durations import parse_duration, show_time
@@ -76,8 +76,7 @@ def serve_command(
 @click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @database_option
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def events_command(
     console: Console,
     realm_dir: Path,
@@ -107,8 +106,7 @@ def events_command(
 @click.option("--check", is_flag=True, help="change nothing; exit with 1 if the database is not current")
 @database_option
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def migrate_command(console: Console, realm_dir: Path, database: str | None, check: bool) -> None:
     """Migrate the mint's database to this version; a mint does so when it starts.
 
@@ -127,8 +125,7 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
 
 @mint_command.command("openapi")
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def openapi_command(console: Console, realm_dir: Path) -> None:
     """Print the OpenAPI 3.1 document of the HTTP API, which a mint serves at /openapi.json."""
     import msgspec

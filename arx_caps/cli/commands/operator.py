@@ -11,7 +11,7 @@ from arx_caps.cli.access.place import Place, database_option, operator_options, 
 from arx_caps.cli.access.secure_files import passphrase_option, read_object, read_passphrase
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import KidCommand, Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import KidCommand, Verbs, command_options, yes_option
 from arx_caps.cli.resources import OPERATORS, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
@@ -38,8 +38,6 @@ def operator_command() -> None:
 @key_out_option
 @public_jwk_option
 @operator_options
-@common_options
-@pass_console
 def enrol(
     console: Console,
     name: str,
@@ -77,8 +75,6 @@ def list_operators(_: Listed) -> None:
 @operator_command.command("show")
 @click.argument("name")
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, name: str, place: Place) -> None:
     """Show an operator, its role and its keys."""
     OPERATORS.show(console, place.mint().call("GET", OPERATORS.path_of(name)))
@@ -89,8 +85,6 @@ def show(console: Console, name: str, place: Place) -> None:
 @role_option
 @rules_option
 @operator_options
-@common_options
-@pass_console
 def set_role(console: Console, name: str, place: Place, role: str | None, rules: str | None) -> None:
     """Set the role of the operator NAME; it applies from its next call."""
     OPERATORS.show(console, place.mint().call("PATCH", OPERATORS.path_of(name), _role(role, rules)))
@@ -106,8 +100,6 @@ def key_command() -> None:
 @key_out_option
 @public_jwk_option
 @operator_options
-@common_options
-@pass_console
 def add_key(console: Console, name: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
     """Enrol an additional key of the operator NAME."""
     if (key_out is None) == (public_jwk is None):
@@ -126,8 +118,6 @@ def add_key(console: Console, name: str, place: Place, key_out: Path | None, pub
 @click.argument("name")
 @click.argument("kid")
 @operator_options
-@common_options
-@pass_console
 def remove_key(console: Console, name: str, kid: str, place: Place) -> None:
     """Remove the key KID of the operator NAME; the last key cannot be removed."""
     OPERATORS.show(console, place.mint().call("PATCH", OPERATORS.path_of(name), {"remove_kid": kid}))
@@ -137,8 +127,6 @@ def remove_key(console: Console, name: str, kid: str, place: Place) -> None:
 @click.argument("name")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def remove(console: Console, name: str, place: Place, yes: bool) -> None:
     """Remove the operator NAME for good: its keys and tokens are refused from now on."""
     console.confirm(f"remove the operator {OPERATORS.check(name)} for good?", yes=yes)
@@ -152,8 +140,7 @@ def remove(console: Console, name: str, place: Place, yes: bool) -> None:
 @passphrase_option
 @database_option
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def recover(
     console: Console, realm_dir: Path, database: str | None, name: str, key_out: Path, passphrase_file: str | None
 ) -> None:
@@ -182,8 +169,6 @@ def recover(
 
 @click.command("whoami")
 @operator_options
-@common_options
-@pass_console
 def whoami_command(console: Console, place: Place) -> None:
     """Show the operator of the key, and its permissions."""
     answer = place.mint().call("GET", "/v1/whoami")

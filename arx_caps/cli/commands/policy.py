@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.access.place import Place, mint_options, operator_options
 from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
+from arx_caps.cli.options import Verbs, command_options, out_option, yes_option
 from arx_caps.cli.parse import Duration, pairs_option, read_pairs
 from arx_caps.cli.resources import POLICIES
 from arx_caps.cli.terminal import Console, pairs, plain, table
@@ -35,8 +35,7 @@ def policy_command() -> None:
 
 @policy_command.command("check")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@common_options
-@pass_console
+@command_options
 def check(console: Console, file: str) -> None:
     """Check a policy file; exit with 1 and print line and key of each mistake.
 
@@ -79,8 +78,6 @@ def check(console: Console, file: str) -> None:
 @click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="claim of the subject; repeatable")
 @_file_option
 @operator_options
-@common_options
-@pass_console
 def explain(
     console: Console,
     /,
@@ -136,8 +133,7 @@ def explain(
 @policy_command.command("test")
 @click.argument("policy_file", metavar="POLICY", type=click.Path(exists=True, dir_okay=False))
 @click.argument("questions", type=click.Path(exists=True, dir_okay=False))
-@common_options
-@pass_console
+@command_options
 def test(console: Console, policy_file: str, questions: str) -> None:
     """Ask the file POLICY each question of the file QUESTIONS; exit with 1 if an answer is not the expected one.
 
@@ -184,8 +180,6 @@ def test(console: Console, policy_file: str, questions: str) -> None:
     help="exit with 1 if a difference widens or is unclear (widening), or is unclear (unclear) [never]",
 )
 @operator_options
-@common_options
-@pass_console
 def diff(console: Console, place: Place, old: str, new: str | None, fail_on: str | None) -> None:
     """Compare two policies by what they grant; OLD alone is compared with the policy in force.
 
@@ -211,8 +205,6 @@ def diff(console: Console, place: Place, old: str, new: str | None, fail_on: str
 @click.argument("digest", default=IN_FORCE)
 @out_option
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
     """Show the text of the policy DIGEST, as a token or a decision names it [in-force]."""
     answer = _fetch(place, digest)
@@ -226,8 +218,6 @@ def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
 @policy_command.command("list")
 @click.option("--changes", is_flag=True, help="show the first line that differs from the policy below")
 @operator_options
-@common_options
-@pass_console
 def list_policies(console: Console, place: Place, changes: bool) -> None:
     """List all policies that were in force, the newest first."""
     found, _ = POLICIES.rows(place.mint(), {"changes": "true"} if changes else None)
@@ -241,10 +231,9 @@ def list_policies(console: Console, place: Place, changes: bool) -> None:
 
 @policy_command.command("load")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@operator_options
+@mint_options
 @yes_option
-@common_options
-@pass_console
+@command_options
 def load(console: Console, place: Place, file: str, yes: bool) -> None:
     """Activate the policy FILE at every mint of the realm; running tasks keep their grants.
 
@@ -267,8 +256,6 @@ def load(console: Console, place: Place, file: str, yes: bool) -> None:
 
 @policy_command.command("reload")
 @operator_options
-@common_options
-@pass_console
 def reload(console: Console, place: Place) -> None:
     """Make the mint activate its own policy file, as SIGHUP does."""
     answer = place.mint().call("POST", f"{POLICIES.path}/reload")

@@ -11,7 +11,7 @@ import click
 from arx_caps.cli.access.place import Place, ledger_url, realm_dir_option, store_options
 from arx_caps.cli.access.secure_files import read_text, write_private
 from arx_caps.cli.exit_codes import DENIED, Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import Verbs, command_options, yes_option
 from arx_caps.cli.terminal import Console
 from arx_caps.revocation import acl
 from arx_caps.settings.durations import show_time
@@ -34,8 +34,6 @@ def redis_command() -> None:
 @click.option("--new-password", type=click.Path(path_type=Path), help="new file for a random password (mode 0600)")
 @click.option("--file", "as_line", is_flag=True, help="print a line for the store's ACL file, not a command")
 @store_options
-@common_options
-@pass_console
 def acl_command(
     console: Console,
     place: Place,
@@ -72,8 +70,6 @@ def acl_command(
 
 @redis_command.command("load")
 @store_options
-@common_options
-@pass_console
 def load_command(console: Console, place: Place) -> None:
     """Load this version's functions into the store, as a user of the admin role.
 
@@ -92,8 +88,7 @@ def load_command(console: Console, place: Place) -> None:
 @redis_command.command("begin-ledger")
 @yes_option
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def begin_ledger_command(console: Console, realm_dir: Path, yes: bool) -> None:
     """Begin the ledger anew after its clock was ahead, as `arx doctor` reports it.
 

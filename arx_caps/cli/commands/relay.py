@@ -10,7 +10,6 @@ import click
 
 from arx_caps.cli.access.place import Place, store_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console
 
 _file = click.Path(dir_okay=False)
@@ -22,8 +21,6 @@ _file = click.Path(dir_okay=False)
 @click.option("--tls-cert", type=_file, help="PEM file of the certificate, required beyond loopback")
 @click.option("--tls-key", type=_file, help="PEM file of the certificate's key")
 @store_options
-@common_options
-@pass_console
 def relay_command(
     console: Console, /, place: Place, listen: str, name: str | None, tls_cert: str | None, tls_key: str | None
 ) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from arx_caps.cli.access.place import Place, ca_option, operator_options, operator_options_of
+from arx_caps.cli.access.place import Place, ca_option, operator_options
 from arx_caps.cli.access.secure_files import read_object, write_object
 from arx_caps.cli.display import facts_of, hint_audience, hint_silent
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import KidCommand, Verbs, common_options, out_option, pass_console, yes_option
+from arx_caps.cli.options import KidCommand, Verbs, out_option, yes_option
 from arx_caps.cli.resources import INVITATIONS, SERVICES, Listed, Row, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.settings.durations import show_time
@@ -47,9 +47,7 @@ def service_command() -> None:
 )
 @click.option("--store", help="URL of the revocation store or of a relay [the invitation's, or the mint's]")
 @ca_option
-@operator_options_of
-@common_options
-@pass_console
+@operator_options
 def enrol(
     console: Console,
     audience: str | None,
@@ -59,9 +57,7 @@ def enrol(
     journal: Path | None,
     store: str | None,
     ca: str | None,
-    realm_dir: Path,
-    issuer: str | None,
-    operator_key: Path | None,
+    place: Place,
 ) -> None:
     """Enrol the tool service AUDIENCE with a key of its own, and write its service file.
 
@@ -79,7 +75,6 @@ def enrol(
     _require_files(audience, invitation, out, key)
     answer, folder = read_object(invitation) if invitation is not None else {}, None
     if audience is not None:
-        place = Place(realm_dir, issuer, operator_key)
         answer = place.mint().call("POST", INVITATIONS, {"audience": audience})
         folder, ca = _journal_of(place, answer), ca or place.ca()
     invited = _invitation(invitation, answer)
@@ -128,8 +123,6 @@ def _invitation(file: str | None, answer: Mapping[str, Any]) -> "Invitation":
 @click.argument("audience")
 @out_option
 @operator_options
-@common_options
-@pass_console
 def invite(console: Console, audience: str, out: Path | None, place: Place) -> None:
     """Invite the tool service AUDIENCE to enrol on another machine, once, within 15 minutes.
 
@@ -173,8 +166,6 @@ def list_services(listed: Listed) -> None:
 @service_command.command("show")
 @click.argument("audience")
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, audience: str, place: Place) -> None:
     """Show a service and the thumbprints of its own keys."""
     _show(console, place.mint().call("GET", SERVICES.path_of(audience)))
@@ -185,8 +176,6 @@ def show(console: Console, audience: str, place: Place) -> None:
 @click.argument("kid")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def remove_key(console: Console, audience: str, kid: str, place: Place, yes: bool) -> None:
     """Remove the service's own key KID: its holder can fetch no more keys.  Invite it again for a new key."""
     console.confirm(f"remove the key {kid[:64]} of {SERVICES.check(audience)}?", yes=yes)
@@ -198,8 +187,6 @@ def remove_key(console: Console, audience: str, kid: str, place: Place, yes: boo
 @click.option("--stolen", is_flag=True, help="revoke the old keys now; tokens signed with them stop working")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes: bool) -> None:
     """Replace the key of the tool service AUDIENCE; existing tokens stay valid, except with --stolen."""
     if stolen:
@@ -222,8 +209,6 @@ def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes
 @click.argument("audience")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def remove(console: Console, audience: str, place: Place, yes: bool) -> None:
     """Remove the tool service AUDIENCE: its own keys and all tokens for it are refused."""
     console.confirm(f"remove the service {SERVICES.check(audience)}?", yes=yes)

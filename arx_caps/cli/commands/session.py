@@ -14,7 +14,7 @@ from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, common_options, out_option, pass_console, yes_option
+from arx_caps.cli.options import Verbs, command_options, out_option, yes_option
 from arx_caps.cli.parse import STATES, Duration
 from arx_caps.cli.resources import SESSIONS, hint_more
 from arx_caps.cli.target_commands import FREEZE, THAW, target_command
@@ -47,8 +47,7 @@ def session_command() -> None:
 @click.option("--purpose", help="purpose of the session, recorded in the audit log")
 @issuer_option
 @out_option
-@common_options
-@pass_console
+@command_options
 def open_(
     console: Console,
     key_file: Path | None,
@@ -107,8 +106,6 @@ def open_(
     "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N sessions"
 )
 @operator_options
-@common_options
-@pass_console
 def list_sessions(
     console: Console,
     place: Place,
@@ -146,8 +143,6 @@ def list_sessions(
 @session_command.command("show")
 @click.argument("session", shell_complete=complete_names("session"))
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, session: str, place: Place) -> None:
     """Show a session, its tasks and its delegations: their calls, their states, and what each removed.
 
@@ -204,8 +199,7 @@ def _calls(activity: dict[str, Any]) -> tuple[Any, ...]:
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, which is replaced; `-` for stdin")
 @issuer_option
 @out_option
-@common_options
-@pass_console
+@command_options
 def renew(console: Console, file: str, issuer: str | None, out: Path | None) -> None:
     """Extend a session as its agent, within its absolute limit.
 
@@ -235,8 +229,6 @@ for _action, _text in (
 @click.option("--session", "file", metavar="FILE", help="session file: end its session, as its agent")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def end(console: Console, place: Place, session: str | None, file: str | None, yes: bool) -> None:
     """End a session and revoke all its tokens."""
     if (session is None) == (file is None):

@@ -16,7 +16,7 @@ import click
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import command_options
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, colours, json_line, plain
 from arx_caps.settings.durations import parse_duration, show_span
@@ -35,8 +35,7 @@ _LINE_S: Final = 0.5  # between two updates of a terminal's line
 @click.argument("file", metavar="SERVICE_FILE", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="send the present records, then exit")
 @click.option("--keep", type=Duration(), help="keep sent journal files for this duration, such as 24h [0]")
-@common_options
-@pass_console
+@command_options
 def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> None:
     """Send the records of the service in SERVICE_FILE to the mint, and refresh its keys, until SIGINT or SIGTERM.
 

@@ -16,7 +16,7 @@ from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
+from arx_caps.cli.options import Verbs, command_options, out_option
 from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_pairs
 from arx_caps.cli.resources import APPROVALS, TASKS, Listed, caller_of, hint_more, list_of
 from arx_caps.cli.terminal import Console, pairs, table
@@ -56,8 +56,7 @@ def task_command() -> None:
 @timeout_option
 @discharge_option
 @issuer_option
-@common_options
-@pass_console
+@command_options
 def ask_command(
     console: Console,
     held: str,
@@ -105,8 +104,7 @@ def ask_command(
 @click.option("--key", metavar="PUBLIC", help="public key that a bound task is bound to [that of the session]")
 @issuer_option
 @out_option
-@common_options
-@pass_console
+@command_options
 def start(
     console: Console,
     template: str,
@@ -142,8 +140,7 @@ def start(
 @attenuation_options
 @issuer_option
 @out_option
-@common_options
-@pass_console
+@command_options
 def attenuate(
     console: Console,
     held: str,
@@ -180,8 +177,7 @@ def attenuate(
 @click.option("--link", help="link of the grant to extend, as `arx task show` lists it [the newest]")
 @issuer_option
 @out_option
-@common_options
-@pass_console
+@command_options
 def extend(
     console: Console,
     task: str,
@@ -226,8 +222,6 @@ def list_tasks(listed: Listed) -> None:
 @click.argument("task", shell_complete=complete_names("task"))
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
-@common_options
-@pass_console
 def show(console: Console, place: Place, task: str, file: str | None) -> None:
     """Show a task and its grants, the newest first."""
     path = TASKS.path_of(task)
@@ -251,8 +245,6 @@ def show(console: Console, place: Place, task: str, file: str | None) -> None:
 @click.argument("task", shell_complete=complete_names("task"))
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
-@common_options
-@pass_console
 def finish(console: Console, task: str, file: str | None, place: Place) -> None:
     """Finish a task and revoke all its tokens, including delegated ones."""
     path = TASKS.path_of(task)

@@ -12,7 +12,6 @@ import click
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.resources import KILLS
 from arx_caps.cli.terminal import Console, pairs, table
@@ -35,8 +34,6 @@ _SCREEN, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # a screen of i
 @click.option("--every", type=Duration(), default="2s", show_default=True, help="time between two looks, on a terminal")
 @click.option("--once", is_flag=True, help="look once, also on a terminal")
 @operator_options
-@common_options
-@pass_console
 def top_command(console: Console, place: Place, since: str, every: str, once: bool) -> None:
     """Show sessions, verifiers, decisions, refusals and kills, live; Ctrl-C ends it.
 

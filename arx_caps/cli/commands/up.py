@@ -11,7 +11,7 @@ import click
 from arx_caps.cli.access.place import Place, ledger_url, realm_dir_option, store_url
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.gateway_process import GatewayProcess
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import command_options
 from arx_caps.cli.terminal import Console
 from arx_caps.http.process import hide_memory
 from arx_caps.settings.realm import Realm
@@ -28,8 +28,7 @@ from arx_caps.settings.realm import Realm
 )
 @passphrase_option
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def up_command(
     console: Console, /, realm_dir: Path, passphrase_file: str | None, gateway: Path | None, **options: Any
 ) -> None:

@@ -7,7 +7,7 @@ import click
 
 from arx_caps.cli.access.place import Place, all_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import SERVICES
 from arx_caps.cli.terminal import Console, table
 from arx_caps.revocation import GONE_MS, Header, VerifierSeen, count_states, state_of
@@ -31,8 +31,6 @@ def verifier_command() -> None:
     help="show also verifiers that have been silent for more than a minute, up to 10 minutes",
 )
 @all_options
-@common_options
-@pass_console
 def list_verifiers(console: Console, place: Place, every: bool) -> None:
     """List the verifiers that the store knows, and the enrolled services that have none.
 

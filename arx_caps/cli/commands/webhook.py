@@ -11,7 +11,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console, yes_option
+from arx_caps.cli.options import Verbs, yes_option
 from arx_caps.cli.resources import NOTIFICATIONS, WEBHOOKS, Listed, age_of, list_of, time_of
 from arx_caps.cli.terminal import Console, pairs, table
 from arx_caps.settings.durations import parse_duration, show_span, show_time
@@ -39,8 +39,6 @@ def webhook_command() -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="new file for the signing secret (mode 0600)")
 @operator_options
-@common_options
-@pass_console
 def add(
     console: Console,
     url: str,
@@ -76,8 +74,6 @@ def add(
 
 @webhook_command.command("list")
 @operator_options
-@common_options
-@pass_console
 def list_webhooks(console: Console, place: Place) -> None:
     """List the receivers, with what waits for each and what has failed."""
     answer = place.mint().call("GET", WEBHOOKS.path)
@@ -100,8 +96,6 @@ def list_webhooks(console: Console, place: Place) -> None:
 @click.argument("webhook")
 @click.option("--event", help="kind of event that the test has as its type, such as policy.loaded [webhook.test]")
 @operator_options
-@common_options
-@pass_console
 def test(console: Console, webhook: str, event: str | None, place: Place) -> None:
     """Send a test to the receiver WEBHOOK, and print what it answered; exit with 1 if it did not take it."""
     path = f"{WEBHOOKS.path_of(webhook)}/test"
@@ -115,8 +109,6 @@ def test(console: Console, webhook: str, event: str | None, place: Place) -> Non
 @click.argument("webhook")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def remove(console: Console, webhook: str, place: Place, yes: bool) -> None:
     """Remove the receiver WEBHOOK, and what waits for it."""
     console.confirm(f"remove the webhook {WEBHOOKS.check(webhook)}?", yes=yes)
@@ -152,8 +144,6 @@ def failed(listed: Listed) -> None:
 @click.argument("notifications", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="send again all that have failed")
 @operator_options
-@common_options
-@pass_console
 def resend(console: Console, notifications: tuple[str, ...], every: bool, place: Place) -> None:
     """Send NOTIFICATIONS again, with the same ids and all attempts anew."""
     if bool(notifications) == every:

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.options import Verbs, command_options
 from arx_caps.cli.parse import read_key
 from arx_caps.cli.terminal import Console
 from arx_verifier.addresses import read_port
@@ -28,8 +28,7 @@ def witness_command() -> None:
 @witness_command.command("init")
 @_folder
 @click.option("--name", required=True, help="name of the witness, such as witness.example.com/w1")
-@common_options
-@pass_console
+@command_options
 def init_witness(console: Console, directory: Path, name: str) -> None:
     """Make a witness's folder and key, and print its public key."""
     from arx_caps.audit.merkle import NoteError, make_key
@@ -51,8 +50,7 @@ def init_witness(console: Console, directory: Path, name: str) -> None:
 )
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="host:port at which the witness listens")
 @click.option("--behind-tls", is_flag=True, help="listen beyond loopback, behind a proxy that terminates TLS")
-@common_options
-@pass_console
+@command_options
 def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], listen: str, behind_tls: bool) -> None:
     """Cosign each checkpoint that is consistent with the previous one, until SIGINT or SIGTERM.
 

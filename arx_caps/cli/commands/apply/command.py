@@ -17,7 +17,7 @@ from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.commands.apply.plan import PlannedService, ServicesPlan, make_plan, read_invitation
 from arx_caps.cli.commands.apply.services_file import load_services
 from arx_caps.cli.exit_codes import INCOMPLETE, OK, Stop
-from arx_caps.cli.options import common_options, pass_console, yes_option
+from arx_caps.cli.options import yes_option
 from arx_caps.cli.resources import INVITATIONS, SERVICES
 from arx_caps.cli.terminal import Console, Progress
 from arx_verifier.clock import now_ms
@@ -47,8 +47,6 @@ class Done(NamedTuple):
 @click.option("--check", is_flag=True, help="only show the plan; exit with 3 if something would change")
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def apply_command(console: Console, place: Place, file: str, out: Path | None, check: bool, yes: bool) -> None:
     """Enrol and invite the services of FILE, a table [service.NAME] for each; a repeat does what is left.
 

@@ -21,7 +21,7 @@ from arx_caps.cli.commands.audit.retention import erase_command, prune_command
 from arx_caps.cli.commands.audit.top import top_command
 from arx_caps.cli.commands.audit.trail import runs_command, tail_command, trail_command
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, common_options, pass_console
+from arx_caps.cli.options import Verbs, command_options
 from arx_caps.cli.parse import read_key
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
 from arx_caps.settings.durations import show_time
@@ -40,8 +40,7 @@ def audit_command() -> None:
 
 @audit_command.command("key")
 @realm_dir_option
-@common_options
-@pass_console
+@command_options
 def key_command(console: Console, realm_dir: Path) -> None:
     """Print the log's public key, for `arx audit verify --key`.
 
@@ -57,8 +56,6 @@ def key_command(console: Console, realm_dir: Path) -> None:
 @click.argument("record", metavar="ID")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="file to write [ID.tlog-proof]")
 @operator_options
-@common_options
-@pass_console
 def prove_command(console: Console, place: Place, record: str, out: Path | None) -> None:
     """Write a record of the mint's log with its inclusion proof.  ID is the id of a decision, or an index.
 
@@ -101,8 +98,7 @@ def prove_command(console: Console, place: Place, record: str, out: Path | None)
 )
 @click.option("--realm", metavar="NAME", help="realm of the log, for a proof of a bound task's call [from its origin]")
 @click.option("--from", "since", type=click.IntRange(0), default=0, help="index before which records may be pruned [0]")
-@common_options
-@pass_console
+@command_options
 def verify_command(
     console: Console,
     /,

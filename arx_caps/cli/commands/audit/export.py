@@ -17,7 +17,6 @@ from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.commands.audit.question import PAGE, Asking, question_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console, Progress, pairs
 from arx_caps.settings.realm import Realm
 
@@ -30,8 +29,6 @@ from arx_caps.settings.realm import Realm
     help="copy from the mint, as an operator; each file is a recorded call [the realm's folder]",
 )
 @operator_options
-@common_options
-@pass_console
 def copy_command(console: Console, place: Place, directory: Path, *, remote: bool) -> None:
     """Copy the log's files, of one checkpoint, from the realm's `log` folder or from the mint.
 
@@ -99,8 +96,6 @@ _LAST_BYTES = 1024 * 1024  # longer than any line
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="file to write (mode 0600)")
 @click.option("--resume", is_flag=True, help="continue after the last complete line of an interrupted file")
 @operator_options
-@common_options
-@pass_console
 def export_command(console: Console, place: Place, asking: Asking, form: str, out: Path, resume: bool) -> None:
     """Write the records that match all filters to a file, in the log's order.
 

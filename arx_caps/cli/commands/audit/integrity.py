@@ -12,7 +12,7 @@ import httpx
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import database_option, realm_dir_option
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console, yes_option
+from arx_caps.cli.options import command_options, yes_option
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
 from arx_caps.http.client import open_client
 from arx_caps.settings.realm import Realm
@@ -22,8 +22,7 @@ from arx_verifier.errors import ArxError
 @click.command("check")
 @realm_dir_option
 @database_option
-@common_options
-@pass_console
+@command_options
 def check_command(console: Console, realm_dir: Path, database: str | None) -> None:
     """Check the rows of the log's database against the signed files, on the mint's host.
 
@@ -85,8 +84,7 @@ TIMEOUT_S = 2.0
 @yes_option
 @realm_dir_option
 @database_option
-@common_options
-@pass_console
+@command_options
 def reindex_command(
     console: Console,
     realm_dir: Path,

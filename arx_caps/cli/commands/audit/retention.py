@@ -7,7 +7,7 @@ import click
 
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console, yes_option
+from arx_caps.cli.options import yes_option
 from arx_caps.cli.parse import Since
 from arx_caps.cli.terminal import Console, Progress, pairs
 from arx_caps.revocation import parse_target
@@ -27,8 +27,6 @@ _reason_option = click.option("--reason", required=True, help="reason, recorded 
 @_reason_option
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def prune_command(console: Console, place: Place, before: int, reason: str, yes: bool) -> None:
     """Delete old records from the log, in blocks of 256; their hashes stay, so every proof stays valid.
 
@@ -50,8 +48,6 @@ def prune_command(console: Console, place: Place, before: int, reason: str, yes:
 @_reason_option
 @yes_option
 @operator_options
-@common_options
-@pass_console
 def erase_command(
     console: Console,
     place: Place,

@@ -6,7 +6,6 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.parse import Since
 from arx_caps.cli.terminal import Console, plain, table
 from arx_caps.settings.durations import show_span, show_time
@@ -47,8 +46,6 @@ class Kinds(click.ParamType[tuple[str, ...]]):
     "--limit", type=click.IntRange(1, 100), default=10, show_default=True, help="list the first N of each kind"
 )
 @operator_options
-@common_options
-@pass_console
 def top_command(
     console: Console, place: Place, kinds: tuple[str, ...], since: int, until: int | None, order: str, limit: int
 ) -> None:

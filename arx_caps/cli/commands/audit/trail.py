@@ -17,7 +17,6 @@ from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
 from arx_caps.cli.display import HEADS, hint_silent, row_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.resources import RUNS, SERVICES, Listed, age_of, hint_more, list_of
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
 from arx_caps.settings.durations import show_time
@@ -35,8 +34,6 @@ DRAWN = 500  # a tree shows at most so many of the newest records and of the new
 @click.option("--flat", is_flag=True, help="show a table also for a single id")
 @click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @operator_options
-@common_options
-@pass_console
 def trail_command(console: Console, place: Place, asking: Asking, limit: int, flat: bool, jsonl: bool) -> None:
     """Show the log's records that match all filters: agent, delegation chain, call, decision and reason.
 
@@ -70,8 +67,6 @@ def trail_command(console: Console, place: Place, asking: Asking, limit: int, fl
 @click.option("--follow", "-f", is_flag=True, help="then show each new record")
 @click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @operator_options
-@common_options
-@pass_console
 def tail_command(console: Console, place: Place, asking: Asking, limit: int, follow: bool, jsonl: bool) -> None:
     """Show the log's newest records, and with -f each new record.
 

@@ -23,7 +23,6 @@ from arx_caps.cli.commands.doctor.notifications import check_notifications
 from arx_caps.cli.commands.doctor.oauth import check_oauth
 from arx_caps.cli.commands.doctor.store import check_store
 from arx_caps.cli.commands.doctor.witness import check_witnesses
-from arx_caps.cli.options import common_options, pass_console
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.settings.realm import Realm
 from arx_verifier._native import COMPILED, about_build
@@ -40,8 +39,6 @@ MARKS: Final = {
 @click.command("doctor")
 @click.option("--oauth", metavar="URL", help="check what an OAuth client finds at URL of a gateway, and nothing else")
 @all_options
-@common_options
-@pass_console
 def doctor_command(console: Console, place: Place, oauth: str | None) -> None:
     """Check the realm's folder, store, services, ledger, database, mints, certificates, clocks and witnesses.
 

@@ -14,7 +14,7 @@ from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.commands.token.explanation import explain_command
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
-from arx_caps.cli.options import Verbs, common_options, out_option, pass_console
+from arx_caps.cli.options import Verbs, command_options, out_option
 from arx_caps.cli.parse import attenuation_options, read_budget, read_pairs
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
@@ -36,8 +36,7 @@ token_command.add_command(explain_command)
 
 @token_command.command("inspect")
 @click.argument("file", type=str)
-@common_options
-@pass_console
+@command_options
 def inspect(console: Console, file: str) -> None:
     """Show the content of a token, a bundle or an approval, without verifying it."""
     holding = Holding.read(file, approvals=True)
@@ -66,8 +65,7 @@ def inspect(console: Console, file: str) -> None:
     "--per", type=click.Choice(("task", "hour", "day")), default="task", show_default=True, help="period of --budget"
 )
 @out_option
-@common_options
-@pass_console
+@command_options
 def delegate(
     console: Console,
     to: str,

@@ -19,7 +19,7 @@ from arx_caps.agent.tasks.outline import outline, unverified_chain
 from arx_caps.cli.access.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.access.secure_files import read_text
 from arx_caps.cli.exit_codes import DENIED, OK, Stop
-from arx_caps.cli.options import common_options, pass_console
+from arx_caps.cli.options import command_options
 from arx_caps.cli.parse import Moment, pairs_option, read_pairs
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.cli.token_description import fingerprint
@@ -157,8 +157,7 @@ class _NothingDrawn:
 )
 @click.option("--at", type=Moment(), help="time of the call [now]")
 @click.option("--peer", help="address of the caller")
-@common_options
-@pass_console
+@command_options
 def explain_command(
     console: Console, /, file: str, tool: str, arguments: tuple[str, ...], approvals: tuple[str, ...], **where: Any
 ) -> None:
