@@ -15,8 +15,10 @@ from tests.vectors import (
     discharge_vectors,
     epoch_vectors,
     form_vectors,
+    grammar_vectors,
     holder_vectors,
     journal_vectors,
+    limit_vectors,
     log_vectors,
     memory_vectors,
     precedence_vectors,
@@ -32,6 +34,7 @@ MEMORY = Path(__file__).parent / "memory"
 RECORDS = Path(__file__).parent / "records"
 REQUESTS = Path(__file__).parent / "requests"
 JOURNAL = Path(__file__).parent / "journal"
+LONG = 20_000  # characters; the vectors of the limits have up to 65 537 items
 LOG = Path(__file__).parent / "log"
 
 
@@ -57,6 +60,12 @@ def whole(given: dict[str, Any]) -> dict[str, Any]:
     return made | {"costs": given["costs"]} if "costs" in given else made
 
 
+def written(made: dict[str, Any]) -> str:
+    """A vector as text, one member a line; a long one without white space."""
+    text = json.dumps(made, indent=1)
+    return (text if len(text) <= LONG else json.dumps(made, separators=(",", ":"))) + "\n"
+
+
 def build() -> dict[str, str]:
     """Make all vectors.
 
@@ -74,11 +83,13 @@ def build() -> dict[str, str]:
         spend_vectors,
         precedence_vectors,
         argument_vectors,
+        grammar_vectors,
+        limit_vectors,
     )
     for module in modules:
         for name, given in module.vectors().items():
             assert f"{name}.json" not in files, name
-            files[f"{name}.json"] = json.dumps(whole(given), indent=1, ensure_ascii=True) + "\n"
+            files[f"{name}.json"] = written(whole(given))
     return files
 
 
