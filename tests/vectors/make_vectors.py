@@ -25,6 +25,7 @@ from tests.vectors import (
     record_vectors,
     request_vectors,
     rule_vectors,
+    spec_tables,
     spend_vectors,
 )
 from tests.vectors.second import AT, INCARNATION, KEY, Token
@@ -146,6 +147,8 @@ def main() -> None:
         (LOG / name).parent.mkdir(parents=True, exist_ok=True)
         (LOG / name).write_bytes(raw)
     print(f"a log in {LOG}")
+    spec_tables.FILE.write_text(spec_tables.page(), encoding="utf-8")
+    print(f"tables in {spec_tables.FILE}")
 
 
 if __name__ == "__main__":
