@@ -3,7 +3,7 @@
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import httpx
@@ -59,12 +59,7 @@ class ServerAccess:
 
     @contextlib.asynccontextmanager
     async def opened(
-        self,
-        method: str,
-        headers: Mapping[str, str] | Sequence[tuple[str, str]],
-        body: bytes = b"",
-        *,
-        waits: bool = True,
+        self, method: str, headers: Mapping[str, str], body: bytes = b"", *, waits: bool = True
     ) -> AsyncIterator[httpx.Response]:
         """Send a request with a token of its own, and yield the answer, whose body was not read.
 

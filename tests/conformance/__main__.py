@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the MCP conformance suite and the inspector with ARx before a real server: ``make conformance``.
 
-The suite runs against the server itself, and through ``arx connect`` and ``arx gateway`` with a task that allows
-everything: each scenario and each check must have the same outcome.  The gateway reaches the server over HTTP (``web``)
-and once more over stdio (``pipe``).  The scenarios of tasks have a server of their own (``jobs``).  Those
-for authorization servers run against the mint, and against what the gateway shows of it.  What others made is
-in ``build/conformance``, and so are the results.
+The suite runs against the server itself, and through ``arx gateway`` with a task that allows everything: each scenario
+and each check must have the same outcome.  A proxy signs its requests.  The gateway reaches the server over HTTP
+(``web``) and once more over stdio (``pipe``).  The scenarios of tasks have a server of their own (``jobs``).  Those for
+authorization servers run against the mint, and against what the gateway shows of it.  What others made is in
+``build/conformance``, and so are the results.
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from arx_caps.agent import Task
+from tests.adapters.asgi_server import serving
 from tests.conformance.authorization import authorization_faults
 from tests.conformance.inspector import ERAS, Inspector, faults, hidden_faults
 from tests.conformance.packages import BUILD, node_packages, server_python
+from tests.conformance.signing_proxy import signing_proxy
 from tests.conformance.suite import REVISIONS, Outcome, differences, failures, run_suite
 from tests.conformance.world import World
 
@@ -67,7 +70,8 @@ def _authorization(world: World, packages: Path) -> Iterator[str]:
 
 
 def _suites(world: World, packages: Path) -> Iterator[str]:
-    with world.bridged(world.task("everything"), web=world.web, pipe=world.pipe, jobs=world.jobs) as bridge:
+    urls = {"web": world.web, "pipe": world.pipe, "jobs": world.jobs}
+    with _signed(Task.load(world.task("everything")), urls) as signed:
         for revision in REVISIONS:
 
             def found(name: str, url: str, has_tasks: bool = False, revision: str = revision) -> Outcome:
@@ -77,11 +81,11 @@ def _suites(world: World, packages: Path) -> Iterator[str]:
             direct = found("direct", world.direct)
             yield from (f"{revision} direct: {line}" for line in failures(direct))
             for name, expected in (("web", {}), ("pipe", EXPECTED[revision])):
-                yield from _compared(f"{revision} {name}", direct, found(name, f"{bridge}/{name}"), expected)
+                yield from _compared(f"{revision} {name}", direct, found(name, f"{signed}/{name}"), expected)
         direct = found("tasks", world.tasks, has_tasks=True)
         yield from (f"{revision} tasks: {line}" for line in failures(direct))
         yield from _compared(
-            f"{revision} jobs", direct, found("jobs", f"{bridge}/jobs", has_tasks=True), EXPECTED_OF_TASKS
+            f"{revision} jobs", direct, found("jobs", f"{signed}/jobs", has_tasks=True), EXPECTED_OF_TASKS
         )
 
 
@@ -96,9 +100,9 @@ def _compared(name: str, direct: Outcome, behind: Outcome, expected: Mapping[str
 
 def _inspections(world: World, packages: Path, folder: Path) -> Iterator[str]:
     file = world.task("little")
-    with world.bridged(file, web=world.web) as bridge:
+    with _signed(Task.load(file), {"web": world.web}) as signed:
         targets = {
-            "http": ("--transport", "http", "--server-url", f"{bridge}/web"),
+            "http": ("--transport", "http", "--server-url", f"{signed}/web"),
             "stdio": ("--config", str(world.client_config(file, world.web)), "--server", "web"),
         }
         for name, target in targets.items():
@@ -106,7 +110,14 @@ def _inspections(world: World, packages: Path, folder: Path) -> Iterator[str]:
                 lines = [*faults(Inspector(packages, target, era, folder))]
                 yield from (f"inspector, {name}, {era}: {line}" for line in lines)
                 _say(f"inspector, {name}, {era}: {len(lines)} faults")
-        yield from hidden_faults(world, f"{bridge}/web", Task.load(file))
+        yield from hidden_faults(world, Task.load(file))
+
+
+@contextlib.contextmanager
+def _signed(task: Task, urls: Mapping[str, str]) -> Iterator[str]:
+    """Sign requests with a task; yield the origin of a proxy whose path is the audience."""
+    with serving(signing_proxy(task, urls), lifespan="off") as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official inspector on the command line, as a stock client of the gateway through the bridge."""
+"""The official inspector on the command line: over HTTP, and over stdio through the bridge."""
 
 import json
 import os
@@ -103,12 +103,11 @@ def faults(inspector: Inspector) -> Iterator[str]:
     yield from (f"{name}: expected {wanted[name]}, got {got}" for name, got in seen.items() if got != wanted[name])
 
 
-def hidden_faults(world: World, bridge: str, task: Task) -> Iterator[str]:
-    """Yield a line for each door at which a call of a hidden tool is not refused.
+def hidden_faults(world: World, task: Task) -> Iterator[str]:
+    """Yield a line if the gateway does not refuse a call of a hidden tool.
 
     Args:
         world: The gateway.
-        bridge: The URL of the bridge.
         task: The task ``little``.
     """
     about = {"protocolVersion": "2026-07-28", "clientCapabilities": {}}
@@ -119,11 +118,9 @@ def hidden_faults(world: World, bridge: str, task: Task) -> Iterator[str]:
     headers["accept"] = "application/json, text/event-stream"
     line = f"Tool '{_HIDDEN}' failed"  # the server writes it when the tool has run
     before = world.logs().count(line)
-    # The bridge refuses it itself, so the gateway gets one that is signed.
-    for url, auth in ((bridge, None), (world.web, task.auth("web"))):
-        answer = httpx.post(url, json=message, headers=headers, auth=auth, timeout=_WAIT_S).json()
-        result = answer.get("result", {})
-        if not result.get("isError") or "was refused" not in result["content"][0]["text"]:
-            yield f"a hidden tool at {url}: expected a refusal, got {answer}"
+    answer = httpx.post(world.web, json=message, headers=headers, auth=task.auth("web"), timeout=_WAIT_S).json()
+    result = answer.get("result", {})
+    if not result.get("isError") or "was refused" not in result["content"][0]["text"]:
+        yield f"a hidden tool: expected a refusal, got {answer}"
     if world.logs().count(line) > before:
         yield f"{_HIDDEN} has run"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A realm with its gateway before the suite's server, reached over HTTP and over stdio, and bridges to the gateway."""
+"""A realm with its gateway before the suite's server, reached over HTTP and over stdio."""
 
 import contextlib
 import json
@@ -14,7 +14,6 @@ from tests.mint.login import issuer
 from tests.realm_folder import ARX, RealmFolder
 from tests.servers import free_ports, listens, until
 
-PATH: Final = "conformance"  # of the bridge: nothing else uses this machine's port
 STDIO: Final = "import sys; from mcp_everything_server.server import mcp; mcp.run('stdio')"
 POLICY: Final = """
 [issuer.corp]
@@ -51,6 +50,7 @@ allow = [
 GATEWAY: Final = """
 [gateway]
 listen = ["127.0.0.1:{web}", "127.0.0.1:{pipe}", "127.0.0.1:{jobs}"]
+origins = ["http://127.0.0.1:{web}", "http://127.0.0.1:{pipe}"]
 [upstream.web]
 audience = "web"
 url = "http://127.0.0.1:{server}/mcp"
@@ -156,22 +156,6 @@ class World(RealmFolder):
         file = self.folder / "client.json"
         file.write_text(json.dumps(config))
         return file
-
-    @contextlib.contextmanager
-    def bridged(self, task: Path, **urls: str) -> Iterator[str]:
-        """Run a bridge over loopback HTTP; yield its address, behind which each name is a server.
-
-        Args:
-            task: The file of the task.
-            urls: The servers.
-        """
-        (port,) = free_ports(1)
-        place = f"127.0.0.1:{port}"
-        words = ("connect", "--task", str(task), "--listen", place, "--path", PATH)
-        named = [f"{name}={url}" for name, url in urls.items()]
-        with self._started(f"bridge-{task.stem}", *ARX, *words, *named):
-            self._wait_for(port)
-            yield f"http://{place}/{PATH}"
 
     def _wait_for(self, *ports: int) -> None:
         def ended() -> bool:

@@ -4,17 +4,11 @@
 import contextlib
 import re
 import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
 from tests.cli.helpers import arx
-from tests.connect.conftest import WAIT_S, World
+from tests.connect.conftest import World
 from tests.house.pages import ROOT, blocks, matches
-from tests.servers import free_ports
 
 PAGE = (ROOT / "docs" / "connect.md").read_text("utf-8")
 SHOWN = "127.0.0.1:9001"
@@ -36,20 +30,3 @@ def test_the_snippet_is_the_pages(tmp_path: Path) -> None:
     # The words before `connect` are those of this machine.
     written = re.sub(r'("args": \[\n)(.*\n)*(\s+"connect")', r"\1…\n\3", ran.out.replace(str(world.port), "9001"))
     assert matches(shown, written)
-
-
-@pytest.mark.servers
-def test_the_address_is_the_pages(world: World) -> None:
-    """The page shows what the command prints, and a stop ends it in order."""
-    (port,) = free_ports(1)
-    command = [each.replace("8765", str(port)) for each in words(world, "--listen")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "arx_caps.cli", *command], cwd=world.folder, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    printed = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=WAIT_S)
-    (shown,) = [block.text for block in blocks(PAGE) if block.language == "text"]
-    assert matches(shown, printed.replace(str(port), "8765"))
-    assert process.returncode == 0

@@ -48,7 +48,7 @@ RUN = {
     "docs/budgets.md": {"test_examples.py": 1},
     "docs/concepts.md": {"test_examples.py": 7},
     "docs/coding-agents.md": {"../hook/test_claude_code.py": 2, "../hook/test_decider.py": 1},
-    "docs/connect.md": {"../connect/test_page.py": 4},
+    "docs/connect.md": {"../connect/test_page.py": 2},
     "docs/gateway.md": {"../gateway/test_page.py": 10},
     "docs/gateway-operations.md": {"gateways.py": 1},
     "docs/deciders.md": {"../gateway/test_page.py": 1, "../gateway/test_authzen.py": 3},
