@@ -26,6 +26,8 @@ The numbers count tests of a file, advisories and vectors.
 `python -m tests.house.matrix` writes this page from the marks `spec` of the tests, the
 [table of advisories](../../tests/advisories/README.md) and the vectors.
 """
+# The folders of the vectors of SPEC.
+FAMILIES: Final = ("tokens", "records", "requests", "epochs", "json", "problems", "signing")
 _WIDTH: Final = 80  # characters of a rule's beginning
 
 
@@ -87,7 +89,7 @@ def _advised() -> Iterator[tuple[str, str]]:
 def vectors() -> Iterator[tuple[str, str]]:
     """Yield the file and the section of each vector."""
     folder = ROOT / "tests" / "vectors"
-    found = (path for name in ("tokens", "records", "requests") for path in folder.glob(f"{name}/*.json"))
+    found = (path for name in FAMILIES for path in folder.glob(f"{name}/*.json"))
     for path in (*found, folder / "log" / "proofs.json"):
         read: Any = json.loads(path.read_bytes())
         yield from ((path.name, full(case["spec"])) for case in (read if isinstance(read, list) else [read]))

@@ -21,6 +21,10 @@ FAMILIES: Final = {
     "requests": "bearer",
     "records": "bearer",
     "memory": "memory",
+    "epochs": "bearer",
+    "problems": "bearer",
+    "json": "bearer",
+    "signing": "holder",
 }
 # The code with which a verifier refuses what needs a level that it does not have.
 REFUSALS: Final = {"bound": "malformed", "budgets": "budget_unsupported"}
@@ -108,6 +112,8 @@ def _answer_of(family: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _levels_of(family: str, given: dict[str, Any]) -> tuple[str, ...]:
     own = FAMILIES[family]
+    if family == "signing":
+        return (own, *(("bound",) if b'"holder":' in _identifier_of(given["task"]) else ()))
     if family != "tokens":
         return (own,) if own in ("holder", "bearer") else ("bearer", own)
     named = _identifier_of(given["token"])

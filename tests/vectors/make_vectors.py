@@ -14,17 +14,21 @@ from tests.vectors import (
     caveat_vectors,
     discharge_vectors,
     epoch_vectors,
+    follower_vectors,
     form_vectors,
     grammar_vectors,
     holder_vectors,
     journal_vectors,
+    json_vectors,
     limit_vectors,
     log_vectors,
     memory_vectors,
     precedence_vectors,
+    problem_vectors,
     record_vectors,
     request_vectors,
     rule_vectors,
+    signing_vectors,
     spec_tables,
     spend_vectors,
 )
@@ -130,10 +134,29 @@ def build_journal() -> dict[str, str]:
     return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in journal_vectors.vectors().items()}
 
 
+# Folder to the script that has its vectors.
+FAMILIES = {
+    "epochs": follower_vectors,
+    "json": json_vectors,
+    "problems": problem_vectors,
+    "signing": signing_vectors,
+}
+
+
+def build_family(name: str) -> dict[str, str]:
+    """Make the vectors of one of ``FAMILIES``.
+
+    Returns:
+        File name to content.
+    """
+    return {f"{vector}.json": written(given) for vector, given in FAMILIES[name].vectors().items()}
+
+
 def main() -> None:
     """Write the files, and take away what is no vector any more."""
     made = ((FOLDER, build()), (RECORDS, build_records()), (REQUESTS, build_requests()), (MEMORY, build_memory()))
     made += ((JOURNAL, build_journal()),)
+    made += tuple((FOLDER.parent / name, build_family(name)) for name in FAMILIES)
     for folder, files in made:
         folder.mkdir(exist_ok=True)
         for path in folder.glob("*.json"):

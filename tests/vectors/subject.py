@@ -25,6 +25,7 @@ from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.nonces import MemoryNonces
 from arx_verifier.verification.verifier import Verifier
+from tests.vectors import subject_families
 from tests.vectors.families import judge, load
 
 AT: Final = 1_800_000_000_000  # the time of the vectors' service, ms
@@ -104,6 +105,10 @@ ANSWERS: Final[dict[str, Callable[[dict[str, Any]], Answer]]] = {
     "requests": arguments_of,
     "records": seal_record,
     "memory": check_stamp,
+    "epochs": subject_families.follow,
+    "problems": subject_families.answer_refusal,
+    "json": subject_families.read_body,
+    "signing": subject_families.write_text,
 }
 
 
