@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from arx_caps.agent.tools.mcp_messages import McpSigner as McpSigner
     from arx_caps.agent.tools.mcp_messages import SignedTransport as SignedTransport
     from arx_caps.agent.tools.mcp_messages import refused_call as refused_call
-    from arx_caps.agent.tools.model_budget import ModelBudget as ModelBudget
-    from arx_caps.agent.tools.model_budget import ReservedCall as ReservedCall
-    from arx_caps.agent.tools.model_budget import TokenUsage as TokenUsage
     from arx_caps.agent.tools.running_task import current_task as current_task
     from arx_caps.agent.tools.tool_calls import RunToolCalls as RunToolCalls
     from arx_caps.agent.tools.tool_calls import SubAgent as SubAgent

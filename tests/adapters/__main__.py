@@ -53,8 +53,7 @@ BRIDGED: Final = {
 }
 # Further adapters of a framework, in the environment of its first one.
 FURTHER: Final = {
-    "langchain": ("langchain_model",),
-    "openai_agents": ("openai_agents_session", "openai_agents_model"),
+    "openai_agents": ("openai_agents_session",),
     "pydantic_ai": ("pydantic_ai_history",),
 }
 

@@ -34,11 +34,6 @@ RUN = {
     },
     "docs/adapters/fastmcp.md": {"../adapters/test_fastmcp.py": 3},
     "docs/adapters/http-clients.md": {"../adapters/http_clients.py": 6},
-    "docs/adapters/model-costs.md": {
-        "../adapters/model_contract.py": 1,
-        "../adapters/test_openai_agents_model.py": 1,
-        "../adapters/test_langchain_model.py": 1,
-    },
     "docs/adapters/memories.md": {
         "../adapters/test_mem0.py": 1,
         "../adapters/test_langmem.py": 1,

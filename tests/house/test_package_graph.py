@@ -90,10 +90,7 @@ ENTERED = [
 ]
 
 # Folders of more than 16 modules, and why.
-LARGE = {
-    "arx_caps/cli/commands": "a file is a noun of the command line",
-    "arx_caps/integrations": "a file is a framework",
-}
+LARGE = {"arx_caps/cli/commands": "a file is a noun of the command line"}
 
 FOREIGN = {"starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "joserfc", "click"}
 
