@@ -17,9 +17,9 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY)  ## the whole job and the attacks on it, a poisoned memory, then the gateway and a stock MCP client, with real processes
-	@$(BIN)/python examples/demo.py
-	@$(BIN)/python examples/memory_demo.py
-	@$(BIN)/python examples/gateway_demo.py
+	@$(BIN)/arx demo job
+	@$(BIN)/arx demo memory
+	@$(BIN)/arx demo gateway
 
 busy: $(READY)  ## a realm with a busy history, until Ctrl-C: something to look at; ARGS="--rate 100" for more decisions a second
 	@$(BIN)/python examples/busy_realm.py $(ARGS)

@@ -21,10 +21,10 @@ from typing import Any
 import httpx
 from busy_service import COSTS, VERBS
 from busy_work import Desk, ask_payout, brief, campaign, invoices, misuse, refund, release, shifts, survey
-from demo_run import Realm, free_addresses, leave
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from arx_caps.demo.run import Realm, free_addresses, leave
 from arx_verifier import ArxError
 
 HERE = Path(__file__).resolve().parent

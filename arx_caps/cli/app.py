@@ -23,6 +23,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     "Realm": {
         "init": ("init", "make a realm: its folder, its keys and its first operator"),
         "up": ("up", "run the whole realm on this machine"),
+        "demo": ("demo", "show ARx at work on this machine: agents, attacks, a kill"),
         "mint": ("mint", "run the mint alone, with your own revocation store"),
         "relay": ("relay", "follow the revocation store on behalf of many verifiers"),
         "redis": ("redis", "prepare your own revocation store: its users and functions"),

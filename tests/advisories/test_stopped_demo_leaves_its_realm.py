@@ -16,7 +16,6 @@ import pytest
 
 from tests.servers import child, until
 
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
 pytestmark = pytest.mark.servers
 
 
@@ -39,7 +38,7 @@ def running_below(folder: str) -> list[str]:
 def test_a_demo_that_is_told_to_stop_leaves_nothing(number: signal.Signals) -> None:
     """Every process ends and the folder is gone, at whatever moment of its start or its play."""
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
-        command = [sys.executable, str(DEMO)]
+        command = [sys.executable, "-m", "arx_caps.cli", "demo"]
         environment = {**os.environ, "TMPDIR": folder}
         with child(command, env=environment, stdout=subprocess.PIPE, text=True) as demo:
             assert demo.stdout is not None

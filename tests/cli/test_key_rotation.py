@@ -25,7 +25,7 @@ from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, call, live_realm
 from tests.servers import free_ports, until
 
-SERVICE = Path(__file__).resolve().parents[2] / "examples" / "service.py"
+SERVICE = Path(__file__).resolve().parents[2] / "arx_caps" / "demo" / "service.py"
 pytestmark = pytest.mark.servers
 
 

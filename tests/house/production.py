@@ -55,7 +55,7 @@ class Host:
             "10.0.0.0/24": "127.0.0.0/8",
             "postgresql://arx@db.example/arx?sslmode=verify-full": f"postgresql://arx@/arx?host={postgres.host}",
         }
-        shutil.copy(ROOT / "examples" / "service.py", folder)
+        shutil.copy(ROOT / "arx_caps" / "demo" / "service.py", folder)
         for name in ("redis.example", "mint.example"):
             self._certify(name)
 

@@ -160,7 +160,7 @@ def test_the_whole_installs_and_runs(wheels: Mapping[str, Path], tmp_path: Path)
     both = (str(wheels["arx_verifier"]), f"{wheels['arx_caps']}[mint,embedded]")
     python = environment_with(tmp_path / "env", *both)
     assert run(python.parent / "arx", "--version", cwd=tmp_path).startswith("arx")
-    assert " 0 not as expected" in run(python, ROOT / "examples" / "demo.py", cwd=tmp_path)
+    assert " 0 not as expected" in run(python.parent / "arx", "demo", cwd=tmp_path)
 
 
 def test_uv_sync_works(tmp_path: Path) -> None:

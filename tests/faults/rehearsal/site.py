@@ -29,7 +29,7 @@ from tests.topologies.fleet import LASTING
 
 REALM: Final = "acme"
 ROOT: Final = "root-of-the-store"
-SERVICE: Final = Path(__file__).resolve().parents[3] / "examples" / "service.py"
+SERVICE: Final = Path(__file__).resolve().parents[3] / "arx_caps" / "demo" / "service.py"
 READY_S: Final = 60.0
 SERVICES: Final = (("orders", 1), ("orders", 2), ("payments", 1), ("payments", 2))
 POLICY: Final = """\

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock MCP client: the official SDK's, without anything of ARx.  ``gateway_demo.py`` starts it.
+"""A stock MCP client: the official SDK's, without anything of ARx.  ``gateway.py`` starts it.
 
 ``python stock_client.py PLAN`` takes a JSON object: ``server`` and ``bridge`` are commands of MCP servers over stdio,
 ``url`` is the address of one over HTTP, and ``allowed``, ``refused``, ``hidden`` and ``long`` are calls of tools, the

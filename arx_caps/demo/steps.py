@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Report what came of each step, as one JSON object a line on standard output; ``demo.py`` reads and checks them."""
+"""Report what came of each step, as one JSON object a line on standard output; ``job.py`` reads and checks them."""
 
 import json
 import sys

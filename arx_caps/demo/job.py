@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the whole job on this machine: a mint, a Valkey, two services, two agents, attacks, a kill, a proof.
-
-Exit with 1 if the outcome of a step is not the one in ``EXPECTED``.
-"""
+"""Run the whole job on this machine: a mint, a Valkey, two services, two agents, attacks, a kill, a proof."""
 
 import json
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-from demo_run import Realm, free_addresses, run_demo
+
+from arx_caps.demo.run import Realm, free_addresses, run_demo
 
 HERE = Path(__file__).resolve().parent
 EXPECTED = {
@@ -55,7 +52,7 @@ def set_up(realm: Realm) -> list[str | Path]:
         file = realm.folder / f"{name}.json"
         realm.arx("service", "enrol", name, "--out", file)
         options = ("--service-file", file, "--data", f"{file}.db", "--port", url.rpartition(":")[2])
-        realm.start(HERE / "service.py", name, *options)
+        realm.start("-m", "arx_caps.demo.service", name, *options)
     with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
         for url in (orders, payments):
             client.get(url)  # it tries again until the service listens
@@ -65,7 +62,7 @@ def set_up(realm: Realm) -> list[str | Path]:
 def play(realm: Realm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
     """Run the agents, act as their operator and as an auditor; yield what came of each step."""
     facts: dict[str, Any] = {}
-    for line in realm.start(HERE / "orchestrator.py", *arguments):
+    for line in realm.start("-m", "arx_caps.demo.orchestrator", *arguments):
         step = json.loads(line)
         facts |= {name: value for name, value in step.items() if value}
         if step["step"] == "asked":
@@ -98,10 +95,6 @@ def audit(realm: Realm, session: str, refused: str) -> Iterator[dict[str, Any]]:
     yield {"step": "an auditor verifies a proof of the last refusal", "came": came}
 
 
-def main() -> int:
-    """Play the demo and return the exit code."""
-    return run_demo(EXPECTED, "Valkey, a mint and two tool services", set_up, play)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run_job(say: Callable[[str], None]) -> dict[str, Any]:
+    """Play the demo and return its report."""
+    return run_demo(EXPECTED, "Valkey, a mint and two tool services", set_up, play, say)

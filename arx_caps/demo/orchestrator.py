@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent with a key: it opens a session, starts tasks, and delegates to ``worker.py``.
 
-``python orchestrator.py KEY_FILE ORDERS_URL PAYMENTS_URL``
+``python -m arx_caps.demo.orchestrator KEY_FILE ORDERS_URL PAYMENTS_URL``
 """
 
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
-from steps import report, report_call
 
 from arx_caps import Agent, Session, Task
+from arx_caps.demo.steps import report, report_call
 from arx_verifier.token import HolderKey
 
 WORKER = "acme/support/worker"
@@ -20,8 +19,8 @@ TOOLS = ["orders.get", "payments.list", "payments.refund"]
 
 def run_worker(task: Task, *words: str) -> None:
     """Run the sub-agent.  The task goes through its standard input: a command line can be read by other users."""
-    script = str(Path(__file__).with_name("worker.py"))
-    subprocess.run([sys.executable, script, *words], input=task.encode(), text=True, check=True)
+    command = [sys.executable, "-m", "arx_caps.demo.worker", *words]
+    subprocess.run(command, input=task.encode(), text=True, check=True)
 
 
 def lose_a_text(session: Session, orders: str) -> None:

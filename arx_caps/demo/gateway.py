@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put the gateway before an MCP server of another vendor, and let a stock MCP client call it by ``arx connect``.
 
-``python gateway_demo.py [pypi|npm]`` names the place that the server comes from.  Client and server are installed in
-``build/demo``, once.  Exit with 1 if the outcome of a step is not the expected one.
+Client and server are installed from PyPI or npm in a folder of the user's cache, once.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -13,17 +11,17 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from demo_run import Realm, free_addresses, run_demo
-
+from arx_caps.demo.run import Realm, free_addresses, run_demo
 from arx_caps.isolation import HINT, kind_that_works
+from arx_verifier.errors import SettingsError
 
 HERE = Path(__file__).resolve().parent
-BUILD = HERE.parent / "build" / "demo"
+CACHE = Path.home() / ".cache" / "arx-demo"
 AGENT = "acme/desk/report"
 PYPI = ("mcp>=2.3,<3", "excel-mcp-server==2.2.2")  # the stock client's SDK, and a server
 NPM = ("@modelcontextprotocol/server-everything@2026.8.31",)
@@ -94,31 +92,30 @@ class Started(NamedTuple):
     session: str
 
 
-def install(source: str, packages: tuple[str, ...], *commands: tuple[str | Path, ...]) -> None:
-    """Run the commands that install packages in a folder of ``build/demo``, unless they are there."""
-    folder = BUILD / source
+def install(say: Callable[[str], None], source: str, packages: tuple[str, ...], *commands: list[str | Path]) -> None:
+    """Run the commands that install packages in a folder of the cache, unless they are there."""
+    folder = CACHE / source
     stamp, wanted = folder / "installed", f"{sys.version}\n{packages}"
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    print(f"installing {', '.join(packages)} in {folder.relative_to(HERE.parent)}, once", flush=True)
+    say(f"installing {', '.join(packages)} in {folder}, once")
     folder.mkdir(parents=True, exist_ok=True)
     for command in commands:
-        subprocess.run(command, check=True)
+        subprocess.run(command, stdout=sys.stderr, check=True)
     stamp.write_text(wanted)
 
 
-def install_programs(source: str) -> list[Path]:
+def install_programs(source: str, say: Callable[[str], None]) -> list[Path]:
     """Install client and server, without anything of ARx, and return the folders of their programs."""
-    own, node = BUILD / "pypi", BUILD / "npm"
-    pip = (sys.executable, "-m", "pip", "--python", own / "bin" / "python", "--disable-pip-version-check")
-    venv = (sys.executable, "-m", "venv", "--clear", "--without-pip", own)
-    install("pypi", PYPI, venv, (*pip, "install", "--quiet", *PYPI))
+    own, node = CACHE / "pypi", CACHE / "npm"
+    pip: list[str | Path] = [own / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install(say, "pypi", PYPI, [sys.executable, "-m", "venv", "--clear", own], [*pip, *PYPI])
     if source == "npm":
-        install("npm", NPM, ("npm", "install", "--silent", "--prefix", node, *NPM))
+        install(say, "npm", NPM, ["npm", "install", "--silent", "--prefix", node, *NPM])
     return [own / "bin", node / "node_modules" / ".bin"]
 
 
-def write_files(folder: Path, server: Server) -> dict[str, Any]:
+def write_files(folder: Path, server: Server, say: Callable[[str], None]) -> dict[str, Any]:
     """Write policy and gateway's file as an operator does, with addresses and a folder of this machine; return both.
 
     The gateway's file has the upstream of this server alone: the other server is not installed.
@@ -127,7 +124,7 @@ def write_files(folder: Path, server: Server) -> dict[str, Any]:
     data.mkdir()
     changes = {"/data": str(data)}
     if kind_that_works() is None:
-        print(f'no isolation works on this machine: the demo says isolation = "none"; elsewhere {HINT}', flush=True)
+        say(f'no isolation works on this machine: the demo says isolation = "none"; elsewhere {HINT}')
         changes["\ncommand ="] = '\nisolation = "none"\ncommand ='
         changes[f'\nwrites = ["{data}"]'] = ""
     for address, own in zip(("http://127.0.0.1:9011", "http://127.0.0.1:9012"), free_addresses(2), strict=True):
@@ -145,11 +142,11 @@ def write_files(folder: Path, server: Server) -> dict[str, Any]:
     return written
 
 
-def set_up(realm: Realm, server: Server, programs: list[Path]) -> Started:
+def set_up(realm: Realm, server: Server, programs: list[Path], say: Callable[[str], None]) -> Started:
     """Start the mint and the gateway, and a task of the agent."""
     realm.environment["PATH"] = os.pathsep.join([*map(str, programs), realm.environment["PATH"]])
     realm.arx("init", realm.folder, "--name", "acme", "--issuer", *free_addresses(1))
-    files = write_files(realm.folder, server)
+    files = write_files(realm.folder, server, say)
     up = realm.start("-m", "arx_caps.cli", "up", "--quiet", "--gateway", realm.folder / "gateway.toml")
     next(line for line in up if line.startswith("ready: the gateway"))
     key, session, bundle = (realm.folder / name for name in ("report.key.json", "session.json", "task.bundle"))
@@ -187,21 +184,23 @@ def play(realm: Realm, started: Started, server: Server, python: Path) -> Iterat
     yield {"step": "the signed log has what the gateway decided", "came": ", ".join(outcomes)}
 
 
-def main() -> int:
-    """Play the demo and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python gateway_demo.py", description=__doc__)
-    parser.add_argument("source", nargs="?", choices=SERVERS, default="pypi")
-    source = parser.parse_args().source
+def run_gateway(say: Callable[[str], None], source: str) -> dict[str, Any]:
+    """Play the demo and return its report.
+
+    Args:
+        say: Writes lines for people.
+        source: Where the server comes from, of ``SERVERS``.
+
+    Raises:
+        SettingsError: There is no npm on PATH.
+    """
     if source == "npm" and shutil.which("npm") is None:
-        parser.error("npm: expected this program, found none; install Node.js with npm, or take the server from pypi")
-    server, programs = SERVERS[source], install_programs(source)
+        raise SettingsError("npm: expected this program, found none; install Node.js with npm, or use --source pypi")
+    server, programs = SERVERS[source], install_programs(source, say)
     return run_demo(
         server.expected,
         f"Valkey, a mint and the gateway before an MCP server from {source}",
-        lambda realm: set_up(realm, server, programs),
+        lambda realm: set_up(realm, server, programs, say),
         lambda realm, started: play(realm, started, server, programs[0] / "python"),
+        say,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A poisoned agent writes into a shared memory and is killed: no other agent's prompt has what it wrote.
-
-Exit with 1 if the outcome of a step is not the one in ``EXPECTED``.
-"""
+"""A poisoned agent writes into a shared memory and is killed: no other agent's prompt has what it wrote."""
 
 import contextlib
 import json
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from demo_run import Realm, free_addresses, run_demo
+from arx_caps.demo.run import Realm, free_addresses, run_demo
 
 HERE = Path(__file__).resolve().parent
 BAD, GOOD = "acme/research", "acme/support"
@@ -52,7 +48,7 @@ def play(realm: Realm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
         """Run an agent's process, and yield what it reports."""
         key = realm.folder / f"{Path(agent).name}.key"
         notes = realm.folder / "notes.jsonl"
-        return map(json.loads, realm.start(HERE / "memory_agent.py", work, *arguments, key, notes, *words))
+        return map(json.loads, realm.start("-m", "arx_caps.demo.memory_agent", work, *arguments, key, notes, *words))
 
     yield from run("write", BAD, "the research agent notes a price", "the price is 5")
     page = int(time.time() * 1000) + 1
@@ -85,10 +81,6 @@ def audit(realm: Realm, session: str) -> Iterator[dict[str, Any]]:
     yield {"step": "the trail shows what was withheld", "came": came, "why": lines[:2]}
 
 
-def main() -> int:
-    """Play the demo and return the exit code."""
-    return run_demo(EXPECTED, "Valkey, a mint and a memory service", set_up, play)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def run_memory(say: Callable[[str], None]) -> dict[str, Any]:
+    """Play the demo and return its report."""
+    return run_demo(EXPECTED, "Valkey, a mint and a memory service", set_up, play, say)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent that keeps notes in a file, stamped: ``memory_demo.py`` runs several of them, each in a process.
+"""An agent that keeps notes in a file, stamped: ``memory.py`` runs several of them, each in a process.
 
 ``write`` adds notes, ``summarize`` adds a summary of what it reads, ``read`` makes prompts until they change,
 ``prompt`` makes one.
@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from steps import report
-
 from arx_caps.agent import Agent
+from arx_caps.demo.steps import report
 from arx_caps.memory import MemoryEntry, TaskMemory, open_task_memory
 from arx_verifier.errors import RevokedError
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from steps import outcome, report, report_call
 
 from arx_caps import Task
+from arx_caps.demo.steps import outcome, report, report_call
 from arx_verifier import Caveat, Macaroon, Rule
 
 LOOP_S = 60.0  # without a kill the loop ends by itself

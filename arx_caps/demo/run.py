@@ -68,12 +68,6 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
-def show(step: dict[str, Any], expected: str) -> None:
-    """Print what was tried, what came of it, and why."""
-    judged = "ok" if step["came"] == expected else f"NOT AS EXPECTED: {expected}"
-    print(f"- {step['step']}: {step['came']}  [{judged}]", *step.get("why", ()), sep="\n    ", flush=True)
-
-
 def leave(number: int, _: object) -> NoReturn:
     """End by way of every cleanup: no process and no key may outlive the demo."""
     for each in (signal.SIGTERM, signal.SIGHUP):
@@ -86,29 +80,33 @@ def run_demo(
     what: str,
     set_up: Callable[[Realm], Started],
     play: Callable[[Realm, Started], Iterator[dict[str, Any]]],
-) -> int:
-    """Play a demo, and return the exit code: 1 if the outcome of a step is not the expected one, or a step is missing.
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Play a demo, and return its report: each step, and the names of those that came out otherwise or are missing.
 
     Args:
         expected: The outcome of each step.
         what: What ``set_up`` starts.
         set_up: Starts the processes of a realm.
         play: Yields what came of each step.
+        say: Writes lines for people.
     """
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, leave)
     signal.alarm(LONGEST_S)
-    began, came = time.monotonic(), {}
+    began, steps = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="arx-demo-") as folder, contextlib.ExitStack() as stack:
         realm = Realm(Path(folder) / "realm", stack)
         started = set_up(realm)
-        print(f"started {what} in {time.monotonic() - began:.1f} s", flush=True)
+        say(f"started {what} in {time.monotonic() - began:.1f} s")
         for step in play(realm, started):
-            came[step["step"]] = step["came"]
-            show(step, expected.get(step["step"], "no such step"))
+            wanted = expected.get(step["step"], "no such step")
+            steps.append({"step": step["step"], "came": step["came"], "expected": wanted, "why": step.get("why", [])})
+            judged = "ok" if step["came"] == wanted else f"NOT AS EXPECTED: {wanted}"
+            say("\n    ".join([f"- {step['step']}: {step['came']}  [{judged}]", *steps[-1]["why"]]))
+    came = {step["step"]: step["came"] for step in steps}
     wrong = [step for step in {**expected, **came} if expected.get(step) != came.get(step)]
-    print(f"{len(came)} steps, {len(wrong)} not as expected, in {time.monotonic() - began:.1f} s", *wrong, sep="\n- ")
-    return 1 if wrong else 0
+    return {"steps": steps, "not_as_expected": wrong, "seconds": round(time.monotonic() - began, 1)}
 
 
 def free_addresses(count: int) -> list[str]:
