@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open, read and change the mint's database, and map its failures to ARx errors.
+"""Open, read and change the mint's database, and map its failures to ARx errors; the bases of its repositories.
 
 SQLite in the realm's folder, or PostgreSQL when several mints share a realm. Queries are in ``repositories``.
 """
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import Any, Final, Self, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final, Self, TypeAlias
 
-from sqlalchemy import Executable, Row, Select, func, insert, select
+from sqlalchemy import Column, Executable, Row, Select, bindparam, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.database.commit_watch import URGENT_S, CommitWatch, is_urgent
 from arx_caps.database.engines import BUSY_S, READING, Connections, database_errors, fault_of, open_engine, place_of
+from arx_caps.mint.db.cursor import Order, behind
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import queue_notices
 from arx_caps.mint.db.statement import CompiledStatement
@@ -226,14 +227,102 @@ class Database:
         with self.look() as c:
             return statement.row(c, values)
 
-    def page(self, statement: Select[Any], limit: int) -> Rows:
-        """Return the rows of a listing, at most ``limit``."""
-        return self.rows(statement.limit(limit))
+    def page(self, statement: Select[Any], order: Order, after: str | None, limit: int) -> Rows:
+        """Return a page of a listing.
 
-    def count(self, table: Any) -> int:
-        """Return the number of rows in a table."""
+        Args:
+            statement: The query of the whole listing.
+            order: Its order.
+            after: The ``next`` of the page before it; None for the first page.
+            limit: At most this number of rows.
+
+        Raises:
+            RequestError: ``after`` is none of this order.
+        """
+        return self.rows(behind(statement, order, after).limit(limit))
+
+    def column(self, statement: Executable, /, **values: Any) -> list[Any]:
+        """Return the first column of a query's rows; see ``rows``."""
         with self.read() as c:
-            return int(c.execute(select(func.count()).select_from(table)).scalar_one())
+            return list(c.execute(statement, values).scalars())
+
+    def scalar(self, statement: Executable, /, **values: Any) -> Any:
+        """Return the first column of a query's first row, or None; see ``rows``."""
+        with self.read() as c:
+            return c.execute(statement, values).scalar()
+
+    def count(self, table: Any, *conditions: Any) -> int:
+        """Return the number of rows in a table, or in a subquery.
+
+        Args:
+            table: The table.
+            conditions: Only rows for which these are true.
+        """
+        return int(self.scalar(select(func.count()).select_from(table).where(*conditions)))
+
+    def change(self, statement: Executable, values: Mapping[str, Any], what: Event | None = None) -> int:
+        """Run a change that is one statement, with its event, and return how many rows it changed; see ``write``.
+
+        Args:
+            statement: The change.
+            values: Its parameters.
+            what: The event, or None as for ``write``.
+        """
+        with self.write(what) as c:
+            return c.execute(statement, values).rowcount
+
+    def change_once(self, statement: Executable, values: Mapping[str, Any], what: Event) -> bool:
+        """Change one row and record the event, or return False where the row's condition is not true any more.
+
+        Args:
+            statement: The change, with the condition.
+            values: Its parameters.
+            what: The event.
+        """
+        with self.write() as c:
+            # The update decides, not a query before it: of two callers at once, both would find the condition true.
+            changed = c.execute(statement, values).rowcount == 1
+            if changed:
+                self.record_in(c, what)
+        return changed
+
+
+class Repository:
+    """The queries and changes of one noun.
+
+    Args:
+        database: The database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+
+class RowRepository(Repository):
+    """The queries and changes of a noun whose rows have one key, such as ``AGENTS.c.path``.
+
+    Args:
+        database: The database.
+    """
+
+    _find: ClassVar[CompiledStatement]
+
+    def __init_subclass__(cls, *, key: Column[Any]) -> None:
+        """Build the query of ``find``.
+
+        Args:
+            key: The column that names a row.
+        """
+        super().__init_subclass__()
+        cls._find = CompiledStatement(select(key.table).where(key == bindparam("which")))
+
+    def find(self, which: str) -> dict[str, Any] | None:
+        """Return the row that a key names, or None; one that has ended too.
+
+        Args:
+            which: The key.
+        """
+        return self._database.row(self._find, which=which)
 
 
 def plain(row: Row[Any]) -> dict[str, Any]:

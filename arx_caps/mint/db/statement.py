@@ -8,18 +8,19 @@ of the statement, and runs in the transaction of a SQLAlchemy connection.  Error
 It is for statements that are the same for each call.  Lists and pages, whose conditions vary, use SQLAlchemy itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Executable, Table, bindparam, insert
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import NoResultFound
+from sqlalchemy.exc import IntegrityError, NoResultFound
 from sqlalchemy.sql import ClauseElement
 
 from arx_caps.database.engines import run_text
 
 Values = Mapping[str, Any]
 NOTHING: Final[Values] = {}
+_AT_ONCE: Final = 500  # values in one statement
 
 
 class _Form(NamedTuple):
@@ -113,6 +114,26 @@ class CompiledStatement:
         return form
 
 
+def insert_new(connection: Connection, statement: CompiledStatement, row: Values) -> bool:
+    """Insert a row, and return whether it is new: False where another row has its key already.
+
+    Args:
+        connection: The connection.
+        statement: The INSERT.
+        row: The row, by columns.
+
+    Raises:
+        SQLAlchemyError: The database refused for another reason, or did not answer.
+    """
+    try:
+        # A savepoint: PostgreSQL refuses every later query of a transaction in which a statement failed.
+        with connection.begin_nested():
+            statement.run(connection, row)
+    except IntegrityError:
+        return False
+    return True
+
+
 def insert_rows(connection: Connection, rows: Sequence[tuple[Table, Values]]) -> None:
     """Insert rows, each into its table, in a connection's transaction.
 
@@ -135,6 +156,13 @@ def insert_rows(connection: Connection, rows: Sequence[tuple[Table, Values]]) ->
 
 
 _INSERTS: Final[dict[tuple[tuple[str, ...], ...], CompiledStatement]] = {}
+
+
+def parts_of(values: Collection[Any]) -> Iterator[list[Any]]:
+    """Yield values in lists that one statement can take: databases limit its parameters."""
+    listed = list(values)
+    for start in range(0, len(listed), _AT_ONCE):
+        yield listed[start : start + _AT_ONCE]
 
 
 def _insert_of(rows: Sequence[tuple[Table, Values]]) -> Executable:

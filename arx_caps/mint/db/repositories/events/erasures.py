@@ -4,15 +4,16 @@
 The audit log is erased in ``arx_caps.audit``. What may be erased is decided in ``arx_caps.mint.tasks.erase``.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import PAGE, Database, Rows, plain
+from arx_caps.mint.db.database import PAGE, Repository, Rows, plain
 from arx_caps.mint.db.events import Event, Recorded
+from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import (
     APPROVALS,
     CONSOLE_SESSIONS,
@@ -30,18 +31,14 @@ from arx_verifier.clock import now_ms
 from arx_verifier.token import subject_target
 
 ERASED: Final = "mint.erased"
-_AT_ONCE: Final = 500  # ids in one statement: databases limit its parameters
 _OF_PERSON: Final = ("subject_issuer", "subject", "subject_claims", "subject_until", "purpose")
 _OVER: Final = func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at)
 
 
 # A row stays with its ids, agent, times and policy, which name no person: records in the log refer to it. Only what is
 # over may be erased, for a running task needs its subject.
-class ErasureRepository:
+class ErasureRepository(Repository):
     """Queries and changes to erase a person's data."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def sessions_for(self, target: str) -> Rows:
         """Return the sessions on behalf of the person that a target names."""
@@ -56,13 +53,12 @@ class ErasureRepository:
 
     def sessions_over(self, before: int) -> list[str]:
         """Return the ids of sessions that were over before a time, in ms since the Unix epoch."""
-        with self._database.read() as c:
-            return list(c.execute(select(SESSIONS.c.id).where(before > _OVER)).scalars())
+        return self._database.column(select(SESSIONS.c.id).where(before > _OVER))
 
     def tasks_in(self, sessions: Collection[str]) -> list[str]:
         """Return the ids of the tasks in these sessions."""
         with self._database.read() as c:
-            statements = (select(TASKS.c.id).where(TASKS.c.session.in_(part)) for part in _parts(sessions))
+            statements = (select(TASKS.c.id).where(TASKS.c.session.in_(part)) for part in parts_of(sessions))
             return [task for statement in statements for task in c.execute(statement).scalars()]
 
     def erase_events(self, which: Callable[[Recorded], bool], kept: Collection[str]) -> int:
@@ -106,12 +102,12 @@ class ErasureRepository:
             c.execute(
                 delete(OAUTH_CONSENTS).where(OAUTH_CONSENTS.c.until < now_ms(), OAUTH_CONSENTS.c.session.is_(None))
             )
-            for part in _parts(sessions):
+            for part in parts_of(sessions):
                 # Parameters of tasks are in both; no access token of a session that is over is active.
                 c.execute(delete(OAUTH_REFRESHES).where(OAUTH_REFRESHES.c.session.in_(part)))
                 c.execute(delete(OAUTH_HANDLES).where(OAUTH_HANDLES.c.session.in_(part)))
                 c.execute(update(SESSIONS).where(SESSIONS.c.id.in_(part)).values(dict.fromkeys(_OF_PERSON)))
-            for part in _parts(tasks):
+            for part in parts_of(tasks):
                 c.execute(delete(TASK_GRANTS).where(TASK_GRANTS.c.task.in_(part)))
                 c.execute(update(TASKS).where(TASKS.c.id.in_(part)).values(params="{}", subject_target=None))
                 asked = update(APPROVALS).where(APPROVALS.c.task.in_(part))
@@ -122,7 +118,7 @@ class ErasureRepository:
                 for row in c.execute(select(REPEATS.c.caller, REPEATS.c.key, REPEATS.c.facts))
                 if gone & {str(value) for value in msgspec.json.decode(row.facts).values()}
             ]
-            for pairs in _parts(keys):
+            for pairs in parts_of(keys):
                 c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
 
     def erase_mentions(self, target: str) -> None:
@@ -137,12 +133,12 @@ class ErasureRepository:
         with self._database.write() as c:
             _overwrite(c)
             consents = select(OAUTH_CONSENTS.c.id, OAUTH_CONSENTS.c.subject_issuer, OAUTH_CONSENTS.c.subject)
-            for part in _parts(_of_person(c, consents.where(OAUTH_CONSENTS.c.session.is_(None)), target)):
+            for part in parts_of(_of_person(c, consents.where(OAUTH_CONSENTS.c.session.is_(None)), target)):
                 c.execute(delete(OAUTH_CONSENTS).where(OAUTH_CONSENTS.c.id.in_(part)))
             drafts = update(CONSOLE_SESSIONS).where(CONSOLE_SESSIONS.c.draft.contains(target, autoescape=True))
             c.execute(drafts.values(draft=None))
             operators = select(OPERATORS.c.id, OPERATORS.c.issuer, OPERATORS.c.subject)
-            for part in _parts(_of_person(c, operators.where(OPERATORS.c.status != "active"), target)):
+            for part in parts_of(_of_person(c, operators.where(OPERATORS.c.status != "active"), target)):
                 former = update(OPERATORS).where(OPERATORS.c.id.in_(part))
                 c.execute(former.values(dict.fromkeys(("issuer", "subject", "claims"))))
 
@@ -159,12 +155,6 @@ def _of_person(c: Connection, rows: Any, target: str) -> list[str]:
 def _left(event: Recorded, kept: Collection[str]) -> bytes:
     facts = {name: value for name, value in event.facts.items() if name in kept}
     return Event(event.kind, event.by, facts | {"erased": True}).body()
-
-
-def _parts(items: Collection[Any]) -> Iterator[list[Any]]:
-    listed = list(items)
-    for start in range(0, len(listed), _AT_ONCE):
-        yield listed[start : start + _AT_ONCE]
 
 
 def _overwrite(c: Connection) -> None:

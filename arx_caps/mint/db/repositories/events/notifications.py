@@ -9,13 +9,12 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
-from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Text, Time
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FAILED, WAITING, notice_row, queue_notices
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import ALARMS, NOTIFICATIONS, WEBHOOKS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
@@ -26,7 +25,6 @@ KEPT_RECORDS_MS: Final = 2 * 24 * 3_600_000  # longer than a mint looks back
 KEPT_MS: Final = 30 * 24 * 3_600_000  # how long a failed one can be sent again
 _N: Final = NOTIFICATIONS.c
 _ITS: Final = _N.id == bindparam("which")
-_FIND: Final = CompiledStatement(select(NOTIFICATIONS).where(_ITS))
 _ARE_DUE: Final = select(_N.webhook).where(_N.status == WAITING, _N.next_at <= bindparam("now")).distinct()
 _DUE: Final = (
     select(NOTIFICATIONS)
@@ -43,7 +41,7 @@ _RECEIVER: Final = update(WEBHOOKS).where(WEBHOOKS.c.id == bindparam("whose"))
 _TIDY: Final = delete(NOTIFICATIONS).where(_N.status == FAILED, _N.failed_at < bindparam("before"))
 _COUNTS: Final = select(_N.status, func.count()).group_by(_N.status)
 _ALARMS: Final = select(ALARMS.c.name)
-_ADD_ALARM: Final = insert(ALARMS)
+_ADD_ALARM: Final = CompiledStatement(insert(ALARMS))
 _TIDY_RECORDS: Final = delete(ALARMS).where(ALARMS.c.name.like(f"{RECORD}%"), ALARMS.c.at_ms < bindparam("before"))
 _END_ALARM: Final = delete(ALARMS).where(ALARMS.c.name == bindparam("which"))
 
@@ -52,11 +50,8 @@ T = TypeVar("T")
 Facts: TypeAlias = Mapping[str, Any]
 
 
-class NotificationRepository:
+class NotificationRepository(RowRepository, key=NOTIFICATIONS.c.id):
     """The notifications of all receivers."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, webhook: str, kind: str, facts: Mapping[str, Any]) -> str:
         """Queue a notification for one receiver, and return its id.
@@ -67,13 +62,12 @@ class NotificationRepository:
             facts: What is sent.
         """
         row = notice_row(webhook, kind, now_ms(), facts)
-        with self._database.write() as c:
-            c.execute(insert(NOTIFICATIONS), row)
+        self._database.change(insert(NOTIFICATIONS), row)
         return str(row["id"])
 
     def due(self) -> set[str]:
         """Return the ids of the receivers for which a notification is due."""
-        return {row["webhook"] for row in self._database.rows(_ARE_DUE, now=now_ms())}
+        return set(self._database.column(_ARE_DUE, now=now_ms()))
 
     def claim(self, webhook: str, claim_ms: int) -> dict[str, Any] | None:
         """Return the next notification that is due for a receiver; no other mint gets it meanwhile.
@@ -116,10 +110,6 @@ class NotificationRepository:
             c.execute(_CHANGE.where(*_CLAIMED), {"which": row["id"], "tried": row["tries"], **changes})
             c.execute(_RECEIVER, {"whose": row["webhook"], "failed_at": now, "error": error})
 
-    def find(self, notification: str) -> dict[str, Any] | None:
-        """Return a notification's row, or None: it was delivered, or its receiver was removed."""
-        return self._database.row(_FIND, which=notification)
-
     def page(self, *, status: str | None = None, webhook: str | None = None, **page: Any) -> Rows:
         """Return notifications that were not delivered, the newest first.
 
@@ -131,8 +121,7 @@ class NotificationRepository:
         statement = select(NOTIFICATIONS)
         for column, value in ((_N.status, status), (_N.webhook, webhook)):
             statement = statement if value is None else statement.where(column == value)
-        ordered = behind(statement, NOTIFICATIONS_ORDER, page.get("after"))
-        return self._database.page(ordered, page.get("limit", PAGE))
+        return self._database.page(statement, NOTIFICATIONS_ORDER, page.get("after"), page.get("limit", PAGE))
 
     def counts(self) -> dict[str, int]:
         """Return how many notifications wait, and how many have failed and are kept."""
@@ -154,7 +143,7 @@ class NotificationRepository:
                 gone.
         """
         with self._database.write(what) as c:
-            row = _FIND.row(c, {"which": notification})
+            row = self._find.row(c, {"which": notification})
             if row is None:
                 raise GrantError("no such notification waits or has failed", code="not_found")
             its = select(WEBHOOKS.c.ended_at).where(WEBHOOKS.c.id == row["webhook"])
@@ -172,7 +161,7 @@ class NotificationRepository:
 
     def alarms(self) -> set[str]:
         """Return the names of the alarms that are raised."""
-        return {row["name"] for row in self._database.rows(_ALARMS)}
+        return set(self._database.column(_ALARMS))
 
     def raise_alarms(self, names: Collection[str], make: Callable[[list[str]], Event]) -> None:
         """Raise alarms, and record one event of those that are new: of many looks, one notifies.
@@ -217,9 +206,4 @@ def _add_alarm(c: Connection, name: str) -> bool:
     """Add an alarm, and return whether it is new."""
     if c.execute(_ALARMS.where(ALARMS.c.name == name)).first() is not None:
         return False
-    try:
-        with c.begin_nested():
-            c.execute(_ADD_ALARM, {"name": name, "at_ms": now_ms()})
-    except IntegrityError:  # another mint was first
-        return False
-    return True
+    return insert_new(c, _ADD_ALARM, {"name": name, "at_ms": now_ms()})

@@ -9,10 +9,10 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import PAGE, Database
+from arx_caps.mint.db.database import PAGE, Repository
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.tables import META, OUTBOX, SESSIONS, TASKS
 from arx_verifier.errors import GrantError
@@ -21,11 +21,8 @@ RUN: Final = "outbox"  # the name of the run's row in META
 _OWNERS: Final = select(SESSIONS.c.id, SESSIONS.c.agent, SESSIONS.c.subject_issuer, SESSIONS.c.subject)
 
 
-class OutboxRepository:
+class OutboxRepository(Repository):
     """The recorded events of a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def run(self) -> str:
         """Return the name of this run of event numbers; a new database has another one.
@@ -34,8 +31,7 @@ class OutboxRepository:
             StoreError: The database did not answer.
         """
         which = select(META.c.value).where(META.c.name == RUN)
-        with self._database.read() as c:
-            run = c.execute(which).scalar()
+        run = self._database.scalar(which)
         if run is None:
             # Another mint may be first, and then its name stays: two names would put each event into the log twice.
             with contextlib.suppress(GrantError), self._database.write() as c:
@@ -103,13 +99,11 @@ class OutboxRepository:
             before_ms: Only events from before this time, in ms since the Unix epoch; None for any time.
         """
         which = delete(OUTBOX).where(OUTBOX.c.id <= up_to)
-        with self._database.write() as c:
-            c.execute(which if before_ms is None else which.where(OUTBOX.c.at_ms < before_ms))
+        self._database.change(which if before_ms is None else which.where(OUTBOX.c.at_ms < before_ms), {})
 
     def waiting(self) -> int:
         """Return the number of events in the outbox."""
-        with self._database.read() as c:
-            return int(c.execute(select(func.count()).select_from(OUTBOX)).scalar_one())
+        return self._database.count(OUTBOX)
 
     def check(self) -> None:
         """Record an event and roll it back, and commit nothing but a mark, to find out whether changes can be made.

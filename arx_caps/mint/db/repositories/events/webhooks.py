@@ -6,10 +6,9 @@ from typing import Any, Final
 
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
-from arx_caps.mint.db.database import Database, Rows
+from arx_caps.mint.db.database import RowRepository, Rows, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FAILED, WAITING
-from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
@@ -20,7 +19,6 @@ GONE: Final = "gone"  # it answered 410
 _ADDING: Final = 0x61727A  # of an advisory lock; no other part of ARx uses this number
 _T: Final = WEBHOOKS.c
 _ITS: Final = _T.id == bindparam("which")
-_FIND: Final = CompiledStatement(select(WEBHOOKS).where(_ITS))
 _LIVE: Final = select(func.count()).select_from(WEBHOOKS).where(_T.ended_at.is_(None))
 _ADD: Final = insert(WEBHOOKS)
 _END: Final = update(WEBHOOKS).where(_ITS, _T.ended_at.is_(None))
@@ -50,11 +48,8 @@ _COUNTS: Final = select(NOTIFICATIONS.c.webhook, NOTIFICATIONS.c.status, func.co
 _FORGET: Final = delete(NOTIFICATIONS).where(NOTIFICATIONS.c.webhook == bindparam("whose"))
 
 
-class WebhookRepository:
+class WebhookRepository(RowRepository, key=WEBHOOKS.c.id):
     """The receivers. A removed one keeps its row: a notification that is queued at the same time refers to it."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, row: Mapping[str, Any], what: Event) -> None:
         """Store a receiver.
@@ -71,20 +66,16 @@ class WebhookRepository:
                 raise GrantError(f"the realm has {MAX_WEBHOOKS} webhooks: remove one first", code="conflict")
             c.execute(_ADD, {name: row.get(name) for name in _T.keys()})  # noqa: SIM118 - a collection of columns
 
-    def find(self, webhook: str) -> dict[str, Any] | None:
-        """Return a receiver's row, or None; one that has ended too."""
-        return self._database.row(_FIND, which=webhook)
-
     def list(self) -> Rows:
         """Return the receivers that no operator has removed, the oldest first, with ``waiting`` and ``failed``."""
         with self._database.read() as c:
-            rows = [dict(row._mapping) for row in c.execute(_LISTED)]  # noqa: SLF001 - its public name
+            rows = [plain(row) for row in c.execute(_LISTED)]
             counts = {(webhook, status): count for webhook, status, count in c.execute(_COUNTS)}
         return [row | {status: counts.get((row["id"], status), 0) for status in (WAITING, FAILED)} for row in rows]
 
     def beats_due(self) -> set[str]:
         """Return the ids of the receivers for which a heartbeat is due."""
-        return {row["id"] for row in self._database.rows(_BEATING, now=now_ms())}
+        return set(self._database.column(_BEATING, now=now_ms()))
 
     def claim_beat(self, row: Mapping[str, Any]) -> bool:
         """Return whether this mint may send the heartbeat that is due; of several mints, one may.
@@ -92,9 +83,8 @@ class WebhookRepository:
         Args:
             row: The receiver's row, as ``find`` returned it.
         """
-        with self._database.write() as c:
-            values = {"which": row["id"], "seen": row["beat_at"] or 0, "beat_at": now_ms()}
-            return c.execute(_CLAIM_BEAT, values).rowcount == 1
+        values = {"which": row["id"], "seen": row["beat_at"] or 0, "beat_at": now_ms()}
+        return self._database.change(_CLAIM_BEAT, values) == 1
 
     def settle_beat(self, webhook: str, error: str | None) -> None:
         """Record what came of a heartbeat.
@@ -104,8 +94,7 @@ class WebhookRepository:
             error: Why it failed, without a secret; None if it was taken.
         """
         at = {"delivered_at": now_ms()} if error is None else {"failed_at": now_ms()}
-        with self._database.write() as c:
-            c.execute(update(WEBHOOKS).where(_ITS), {"which": webhook, "error": error, **at})
+        self._database.change(update(WEBHOOKS).where(_ITS), {"which": webhook, "error": error, **at})
 
     def remove(self, webhook: str, what: Event) -> None:
         """Remove a receiver and its notifications. It is idempotent."""

@@ -2,18 +2,17 @@
 """Enrolled agents: path, status, owner and metadata. Their keys are in ``holder_keys``."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from sqlalchemy import bindparam, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
 from arx_caps.credentials.keyfile import PublicKey
-from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Text
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import AGENTS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
@@ -21,17 +20,13 @@ from arx_verifier.errors import GrantError, RequestError
 
 AGENTS_ORDER: Final = Order((AGENTS.c.path,), tuple[Text])
 _ITS: Final = AGENTS.c.path == bindparam("which")
-_SELECT: Final = select(AGENTS).where(_ITS)
-_FIND: Final = CompiledStatement(_SELECT)
+_LOCK: Final = select(AGENTS).where(_ITS).with_for_update()
 _ENDED: Final = select(AGENTS.c.path).where(AGENTS.c.status == "deactivated")
 _ADD, _CHANGE = CompiledStatement(insert(AGENTS)), CompiledStatement(update(AGENTS).where(_ITS))
 
 
-class AgentRepository:
+class AgentRepository(RowRepository, key=AGENTS.c.path):
     """The enrolled agents."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(
         self,
@@ -59,22 +54,14 @@ class AgentRepository:
         row = {"path": path, "status": "active", "owner": owner, "created_at": now_ms()}
         row["metadata"] = msgspec.json.encode(dict(metadata), order="sorted").decode()
         with unit.change(what) as c:
-            try:
-                # A savepoint: PostgreSQL refuses every later query of a transaction in which a statement failed.
-                with c.begin_nested():
-                    _ADD.run(c, row)
-            except IntegrityError:
-                ended = _FIND.one(c, {"which": path})["status"] != "active"
+            if not insert_new(c, _ADD, row):
+                ended = self._find.one(c, {"which": path})["status"] != "active"
                 # A name is never given to a second agent: records and kills of the first one would then be the second
                 # one's.
                 reason = "was deactivated, and its name is not given again" if ended else "is enrolled already"
-                raise GrantError(f"the agent {path} {reason}", code="agent_exists") from None
+                raise GrantError(f"the agent {path} {reason}", code="agent_exists")
             if key is not None:
                 add_key(c, path, key)
-
-    def find(self, path: str) -> dict[str, Any] | None:
-        """Return an agent's row, or None."""
-        return self._database.row(_FIND, which=path)
 
     def list(
         self, *, status: str | None = None, under: str | None = None, after: str | None = None, limit: int = PAGE
@@ -94,11 +81,11 @@ class AgentRepository:
             # With the slash, or acme/bot would include acme/bots.
             below = AGENTS.c.path.startswith(under + "/", autoescape=True)
             statement = statement.where(or_(AGENTS.c.path == under, below))
-        return self._database.page(behind(statement, AGENTS_ORDER, after), limit)
+        return self._database.page(statement, AGENTS_ORDER, after, limit)
 
     def ended_targets(self) -> set[str]:
         """Return the targets of deactivated agents."""
-        return {f"agent:{row['path']}" for row in self._database.rows(_ENDED)}
+        return {f"agent:{path}" for path in self._database.column(_ENDED)}
 
     def set_status(self, path: str, status: str, what: Event) -> None:
         """Set an agent's status. This revokes none of its tokens.
@@ -130,7 +117,7 @@ class AgentRepository:
         with self._database.write() as c:
             # Two callers who set different members at once must both be heard, so the row is locked before it is
             # merged.
-            row = c.execute(_SELECT.with_for_update(), {"which": path}).one()
+            row = c.execute(_LOCK, {"which": path}).one()
             merged: dict[str, str | None] = {**msgspec.json.decode(row.metadata, type=dict[str, str]), **metadata}
             kept = {name: text for name, text in merged.items() if text}
             if len(kept) > most:

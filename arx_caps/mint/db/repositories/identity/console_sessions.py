@@ -7,8 +7,8 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, plain
+from arx_caps.mint.db.cursor import Order, Text, Time
+from arx_caps.mint.db.database import PAGE, Repository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS
@@ -22,7 +22,9 @@ _SIGN_IN: Final = update(CONSOLE_SESSIONS).where(
     _T.secret == bindparam("link"), _T.signed_in_at.is_(None), _T.until > bindparam("now")
 )
 _USE: Final = update(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
-_GET: Final = select(CONSOLE_SESSIONS).where(_T.id == bindparam("which"), _T.signed_in_at.is_not(None))
+_GET: Final = CompiledStatement(
+    select(CONSOLE_SESSIONS).where(_T.id == bindparam("which"), _T.signed_in_at.is_not(None))
+)
 _END: Final = delete(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
 CONSOLE_ORDER: Final = Order((_T.created_at, _T.id), tuple[Time, Text], newest_first=True)
 _END_ALL: Final = delete(CONSOLE_SESSIONS).where(_T.operator == bindparam("whose"))
@@ -31,11 +33,8 @@ _PRUNE: Final = delete(CONSOLE_SESSIONS).where(
 )
 
 
-class ConsoleSessionRepository:
+class ConsoleSessionRepository(Repository):
     """The sign-ins to the console."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, unit: UnitOfWork, row: dict[str, Any], what: Event) -> None:
         """Store a sign-in whose link was not used yet, or one by a login; and delete some old rows."""
@@ -46,18 +45,15 @@ class ConsoleSessionRepository:
     def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return the sessions that go on, the newest first."""
         statement = select(CONSOLE_SESSIONS).where(_T.signed_in_at.is_not(None), _T.until > now_ms())
-        return self._database.page(behind(statement, CONSOLE_ORDER, after), limit)
+        return self._database.page(statement, CONSOLE_ORDER, after, limit)
 
     def get(self, which: str) -> dict[str, Any] | None:
         """Return a session by its id, or None."""
-        with self._database.read() as c:
-            row = c.execute(_GET, {"which": which}).first()
-            return None if row is None else plain(row)
+        return self._database.row(_GET, which=which)
 
     def keep_draft(self, which: str, draft: str | None) -> None:
         """Store the form that waits for another sign-in."""
-        with self._database.write() as c:
-            c.execute(_USE.values(draft=draft), {"which": which})
+        self._database.change(_USE, {"which": which, "draft": draft})
 
     def find(self, digest: str) -> dict[str, Any] | None:
         """Return the row of a link or a cookie, or None."""
@@ -71,22 +67,15 @@ class ConsoleSessionRepository:
             row: The columns that it sets: ``secret``, the cookie's digest; ``signed_in_at``, ``used_at`` and ``until``.
             what: The event.
         """
-        with self._database.write() as c:
-            # The update decides, not a query before it: of two requests with one link, both would find it unused.
-            changed = c.execute(_SIGN_IN.values(**row), {"link": link, "now": now_ms()}).rowcount == 1
-            if changed:
-                self._database.record_in(c, what)
-        return changed
+        return self._database.change_once(_SIGN_IN, {"link": link, "now": now_ms(), **row}, what)
 
     def use(self, which: str, *, until: int) -> None:
         """Store that a session was used, and until when it now lives."""
-        with self._database.write() as c:
-            c.execute(_USE.values(used_at=now_ms(), until=until), {"which": which})
+        self._database.change(_USE, {"which": which, "used_at": now_ms(), "until": until})
 
     def end(self, which: str, what: Event) -> None:
         """Delete a session."""
-        with self._database.write(what) as c:
-            c.execute(_END, {"which": which})
+        self._database.change(_END, {"which": which}, what)
 
 
 def end_sign_ins(c: Connection, targets: Iterable[str]) -> None:

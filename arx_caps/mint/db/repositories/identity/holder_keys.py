@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The enrolled public keys of agents, operators and services."""
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Column, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from arx_caps.credentials.keyfile import PublicKey, public_key
-from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, plain
+from arx_caps.mint.db.cursor import Order, Text
+from arx_caps.mint.db.database import PAGE, Database, Repository, Rows, plain
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, META, OPERATORS, SERVICES
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
@@ -36,14 +34,15 @@ _LIST: Final = select(HOLDER_KEYS).where(_THEIRS).order_by(HOLDER_KEYS.c.added_a
 _USE: Final = update(HOLDER_KEYS).where(_ITS)
 _OF_VERSION: Final = "version/"  # what the names of its rows in META begin with
 _CHANGE_VERSION: Final = update(META).where(META.c.name == bindparam("named")).values(value=bindparam("text"))
+_ADD_VERSION: Final = CompiledStatement(insert(META))
 _ADD, _REMOVE = CompiledStatement(insert(HOLDER_KEYS)), CompiledStatement(delete(HOLDER_KEYS).where(_ITS, _THEIRS))
 
 
-class HolderKeyRepository:
+class HolderKeyRepository(Repository):
     """The public keys of all holders."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._noted: dict[tuple[str, str | None], int] = {}
 
     def note_use(self, kid: str, version: str | None = None) -> None:
@@ -81,7 +80,7 @@ class HolderKeyRepository:
             after: A page's ``next``: only keys after it.
             limit: At most this number.
         """
-        return self._database.page(behind(select(HOLDER_KEYS), KEYS_ORDER, after), limit)
+        return self._database.page(select(HOLDER_KEYS), KEYS_ORDER, after, limit)
 
     def change(
         self, holder: str, add: PublicKey | None, remove: str | None, what: Event, *, keep_one: bool = True
@@ -157,13 +156,10 @@ def add_key(c: Connection, holder: str, key: PublicKey, until: int | None = None
     Raises:
         GrantError: ``key_enrolled``: a holder has this key already.
     """
-    try:
-        with c.begin_nested():
-            row = {"kid": key.kid, "holder": holder, "x": key.x, "added_at": now_ms(), "until": until}
-            _ADD.run(c, row)
-    except IntegrityError:
+    row = {"kid": key.kid, "holder": holder, "x": key.x, "added_at": now_ms(), "until": until}
+    if not insert_new(c, _ADD, row):
         # It names no holder: a caller could find out whose key it has seen.
-        raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled") from None
+        raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled")
     if until is not None:
         c.execute(_PRUNE, {"whose": holder, "now": now_ms()})
 
@@ -181,8 +177,7 @@ def forget_versions(c: Connection, kids: Iterable[str]) -> None:
 def _put_version(c: Connection, name: str, version: str) -> None:
     if c.execute(_CHANGE_VERSION, {"named": name, "text": version}).rowcount == 0:
         # Two mints may note the first use of a key at once.
-        with contextlib.suppress(IntegrityError), c.begin_nested():
-            c.execute(insert(META), {"name": name, "value": version})
+        insert_new(c, _ADD_VERSION, {"name": name, "value": version})
 
 
 def _row_name(kid: str) -> str:

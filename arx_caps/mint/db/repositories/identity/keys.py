@@ -4,17 +4,16 @@
 Keys are derived in ``arx_caps.mint.keys.root_keys``, and scheduled in ``arx_caps.mint.keys.key_schedule``.
 """
 
-import contextlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Column, Select, Table, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.database import Repository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import (
     AUDIENCE_KEYS,
     HOLDER_KEYS,
@@ -134,17 +133,12 @@ _ADD_NUMBER, _RETIRE_NUMBERS = insert(AUDIENCE_KEYS), update(AUDIENCE_KEYS).wher
 _CHANGE_NUMBER: Final = update(AUDIENCE_KEYS).where(
     AUDIENCE_KEYS.c.audience == bindparam("whose"), AUDIENCE_KEYS.c.n == bindparam("which")
 )
-_ADD_FETCH, _CHANGE_FETCH = (
-    insert(KEY_FETCHES),
-    update(KEY_FETCHES).where(KEY_FETCHES.c.holder_key == bindparam("whose")),
-)
+_ADD_FETCH: Final = CompiledStatement(insert(KEY_FETCHES))
+_CHANGE_FETCH: Final = update(KEY_FETCHES).where(KEY_FETCHES.c.holder_key == bindparam("whose"))
 
 
-class KeyRepository:
+class KeyRepository(Repository):
     """Root keys, audience key numbers, and fetches."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def rows(self) -> KeyRows:
         """Return all rows; root keys in order of creation, numbers ascending."""
@@ -252,8 +246,8 @@ class KeyRepository:
 
     def retire_root(self, name: str, what: Event) -> None:
         """Retire a root key for good and delete its sealed form. It is idempotent."""
-        with self._database.write(what) as c:
-            c.execute(_CHANGE_LIVE_ROOT, {"which": name, "retired_at": now_ms(), "nonce": None, "sealed": None})
+        gone = {"which": name, "retired_at": now_ms(), "nonce": None, "sealed": None}
+        self._database.change(_CHANGE_LIVE_ROOT, gone, what)
 
     def number_audience(self, audience: str) -> None:
         """Give an audience its first key number, unless it has one."""
@@ -290,11 +284,9 @@ class KeyRepository:
         """
         row = {"audience": audience, "kids": msgspec.json.encode(sorted(kids)).decode(), "at": now_ms()}
         with self._database.write() as c:
-            known = c.execute(_CHANGE_FETCH, {"whose": holder_key, **row})
-            if known.rowcount == 0:
+            if c.execute(_CHANGE_FETCH, {"whose": holder_key, **row}).rowcount == 0:
                 # Two processes of a service may fetch for the first time at once; both got the same keys.
-                with contextlib.suppress(IntegrityError), c.begin_nested():
-                    c.execute(_ADD_FETCH, {"holder_key": holder_key, **row})
+                insert_new(c, _ADD_FETCH, {"holder_key": holder_key, **row})
 
     def note_used(self, roots: Collection[str], numbers: Collection[tuple[str, int]]) -> None:
         """Record that these root keys and audience key numbers mint now.

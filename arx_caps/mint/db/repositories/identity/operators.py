@@ -10,8 +10,8 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.credentials.keyfile import PublicKey
-from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Text
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
 from arx_caps.mint.db.statement import CompiledStatement
@@ -24,7 +24,6 @@ ADMIN: Final = "admin"  # may do everything; at least one operator must have it
 BY_LOGIN: Final = "login"  # of a person whose roles the policy finds by the claims of the last login
 OPERATORS_ORDER: Final = Order((OPERATORS.c.id,), tuple[Text])
 _ITS: Final = OPERATORS.c.id == bindparam("which")
-_FIND: Final = CompiledStatement(select(OPERATORS).where(_ITS))
 _ANY: Final = CompiledStatement(select(OPERATORS.c.id).limit(1))
 _REMOVED: Final = select(OPERATORS.c.id).where(OPERATORS.c.status == "removed")
 _LOCK_ALL: Final = select(OPERATORS.c.id).order_by(OPERATORS.c.id).with_for_update()
@@ -37,11 +36,8 @@ _CHANGE_ACTIVE: Final = _CHANGE.where(OPERATORS.c.status == "active")
 _REMOVE_KEYS: Final = delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == bindparam("whose"))
 
 
-class OperatorRepository:
+class OperatorRepository(RowRepository, key=OPERATORS.c.id):
     """Operators and their roles."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(
         self, unit: UnitOfWork, name: str, key: PublicKey, what: Event, *, role: str, rules: str | None = None
@@ -63,7 +59,7 @@ class OperatorRepository:
         with unit.change(what) as c:
             # Under the lock, or the second of two calls with one name would get the database's ``conflict``.
             _lock_all(c)
-            status = _status(c, name)
+            status = self._status(c, name)
             if status is not None:
                 # A removed operator's name is not given again: the records name both operators alike.
                 known = "exists already" if status == "active" else "was removed, and its name is not given again"
@@ -97,7 +93,7 @@ class OperatorRepository:
         """
         with unit.change(what) as c:
             _lock_all(c)
-            row = _FIND.row(c, {"which": name})
+            row = self._find.row(c, {"which": name})
             if row is None:
                 about = {"id": name, "status": "active", "created_at": now_ms(), "role": BY_LOGIN}
                 c.execute(_ADD, about | person)
@@ -112,9 +108,8 @@ class OperatorRepository:
 
     def set_claims(self, name: str, person: dict[str, Any]) -> None:
         """Store the claims of a person who logged in and has no role; nothing if the person is no operator."""
-        with self._database.write() as c:
-            values = {"which": name, "at": person["issuer"], "person": person["subject"]}
-            c.execute(_CHANGE_PERSON.values(claims=person["claims"]), values)
+        values = {"which": name, "at": person["issuer"], "person": person["subject"], "claims": person["claims"]}
+        self._database.change(_CHANGE_PERSON, values)
 
     def recover(self, name: str, key: PublicKey, what: Event) -> None:
         """Give an operator the role ``admin`` and a new key, from the mint's own host.
@@ -124,7 +119,7 @@ class OperatorRepository:
         """
         with self._database.write(what) as c:
             _lock_all(c)
-            status = _status(c, name)
+            status = self._status(c, name)
             if status is None:
                 row = {"id": name, "status": "active", "created_at": now_ms(), "role": ADMIN}
                 c.execute(_ADD, row)
@@ -138,10 +133,6 @@ class OperatorRepository:
         """Return whether the realm has an operator."""
         return self._database.row(_ANY) is not None
 
-    def find(self, name: str) -> dict[str, Any] | None:
-        """Return an operator's row, or None."""
-        return self._database.row(_FIND, which=name)
-
     def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return operators, ordered by name.
 
@@ -149,11 +140,11 @@ class OperatorRepository:
             after: A page's ``next``: only operators after it.
             limit: At most this number.
         """
-        return self._database.page(behind(select(OPERATORS), OPERATORS_ORDER, after), limit)
+        return self._database.page(select(OPERATORS), OPERATORS_ORDER, after, limit)
 
     def ended_targets(self) -> set[str]:
         """Return the targets of removed operators."""
-        return {f"operator:{row['id']}" for row in self._database.rows(_REMOVED)}
+        return {f"operator:{name}" for name in self._database.column(_REMOVED)}
 
     def set_role(self, name: str, role: str, rules: str | None, what: Event) -> None:
         """Set an operator's role.
@@ -179,15 +170,14 @@ class OperatorRepository:
             c.execute(_REMOVE_KEYS, {"whose": f"operator:{name}"})
             _require_admin(c)
 
+    def _status(self, c: Connection, name: str) -> str | None:
+        row = self._find.row(c, {"which": name})
+        return None if row is None else str(row["status"])
+
 
 def _lock_all(c: Connection) -> None:
     # All rows: of two administrators who demote each other, the second must see that it would be the last one.
     c.execute(_LOCK_ALL)
-
-
-def _status(c: Connection, name: str) -> str | None:
-    row = _FIND.row(c, {"which": name})
-    return None if row is None else str(row["status"])
 
 
 def _require_admin(c: Connection) -> None:

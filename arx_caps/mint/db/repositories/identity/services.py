@@ -4,27 +4,24 @@
 Their own keys are in ``holder_keys``, and what they fetched in ``keys``.
 """
 
-import contextlib
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from arx_caps.credentials.keyfile import PublicKey
-from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Text
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key, forget_versions
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
-_FIND: Final = CompiledStatement(select(SERVICES).where(SERVICES.c.audience == bindparam("which")))
-_ADD: Final = insert(SERVICES)
+_ADD: Final = CompiledStatement(insert(SERVICES))
 _GOOD: Final = (ENROLMENTS.c.digest == bindparam("which"), ENROLMENTS.c.until > bindparam("now"))
 _SELECT_INVITED: Final = select(ENROLMENTS).where(*_GOOD)
 _INVITED, _LOCK_INVITED = CompiledStatement(_SELECT_INVITED), CompiledStatement(_SELECT_INVITED.with_for_update())
@@ -32,21 +29,18 @@ _USE_UP: Final = delete(ENROLMENTS).where(*_GOOD)
 _INVITE, _FORGET = insert(ENROLMENTS), delete(ENROLMENTS).where(ENROLMENTS.c.until <= bindparam("now"))
 
 
-class ServiceRepository:
+class ServiceRepository(RowRepository, key=SERVICES.c.audience):
     """The enrolled services."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, audience: str, by: str, what: Event) -> None:
         """Enrol a tool service, unless it is enrolled."""
         with self._database.write(what) as c:
-            _enrol(c, audience, by)
+            self._enrol(c, audience, by)
 
     def ensure(self, audience: str, by: str, what: Event) -> None:
         """Enrol a tool service and record it, or find it and record nothing."""
         with self._database.write() as c:
-            if _enrol(c, audience, by):
+            if self._enrol(c, audience, by):
                 self._database.record_in(c, what)
 
     def invite(self, unit: UnitOfWork, audience: str, digest: str, until: int, by: str, what: Event) -> None:
@@ -84,15 +78,11 @@ class ServiceRepository:
             # Of two callers with the same token, one deletes it: the row count decides, also without a row lock.
             if invitation is None or c.execute(_USE_UP, which).rowcount == 0:
                 raise bad_enrolment()
-            _enrol(c, invitation["audience"], invitation["by"])
+            self._enrol(c, invitation["audience"], invitation["by"])
             add_key(c, f"service:{invitation['audience']}", key)
             facts = {"audience": invitation["audience"], "key": key.kid, "invited_by": invitation["by"]}
             unit.note(Event.of("service.joined", f"service:{invitation['audience']}", **facts))
             return str(invitation["audience"])
-
-    def find(self, audience: str) -> dict[str, Any] | None:
-        """Return a service's row, or None."""
-        return self._database.row(_FIND, which=audience)
 
     def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return services, ordered by audience.
@@ -101,7 +91,7 @@ class ServiceRepository:
             after: A page's ``next``: only services after it.
             limit: At most this number.
         """
-        return self._database.page(behind(select(SERVICES), SERVICES_ORDER, after), limit)
+        return self._database.page(select(SERVICES), SERVICES_ORDER, after, limit)
 
     def remove(self, audience: str, what: Event) -> None:
         """Delete a service, its own keys, its fetches and its enrolment tokens."""
@@ -113,18 +103,13 @@ class ServiceRepository:
             c.execute(delete(KEY_FETCHES).where(KEY_FETCHES.c.audience == audience))
             c.execute(delete(SERVICES).where(SERVICES.c.audience == audience))
 
+    def _enrol(self, c: Connection, audience: str, by: str) -> bool:
+        """Add a service's row, unless it is there; return whether this call added it."""
+        row = {"audience": audience, "enrolled_at": now_ms(), "enrolled_by": by}
+        return self._find.first(c, {"which": audience}) is None and insert_new(c, _ADD, row)
+
 
 def bad_enrolment() -> GrantError:
     """Return the refusal of an enrolment token, one for all causes."""
     # One text: a caller who guesses must not find out which tokens existed.
     return GrantError("the enrolment token is unknown, used or over; ask for another", code="bad_enrolment")
-
-
-def _enrol(c: Connection, audience: str, by: str) -> bool:
-    """Add a service's row, unless it is there; return whether this call added it."""
-    if _FIND.first(c, {"which": audience}) is None:
-        row = {"audience": audience, "enrolled_at": now_ms(), "enrolled_by": by}
-        with contextlib.suppress(IntegrityError), c.begin_nested():  # another call may have been first
-            c.execute(_ADD, row)
-            return True
-    return False

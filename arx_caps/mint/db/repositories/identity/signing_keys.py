@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.database import Repository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import SIGNING_KEYS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -45,11 +45,8 @@ class SigningKeyRow(NamedTuple):
     sealed: str | None
 
 
-class SigningKeyRepository:
+class SigningKeyRepository(Repository):
     """The signing keys."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def rows(self) -> list[SigningKeyRow]:
         """Return all rows, in the order in which the keys sign."""
@@ -88,8 +85,7 @@ class SigningKeyRepository:
 
     def retire(self, kid: str, by: str) -> None:
         """Retire a key and delete its private half. It is idempotent."""
-        with self._database.write(Event.of("signing_key.retired", by, key=kid)) as c:
-            c.execute(_RETIRE, _retired(kid))
+        self._database.change(_RETIRE, _retired(kid), Event.of("signing_key.retired", by, key=kid))
 
 
 def _rows(c: Connection) -> list[SigningKeyRow]:

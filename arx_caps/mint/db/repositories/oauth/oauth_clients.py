@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
-from arx_caps.mint.db.cursor import Order, Text, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Text
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, OAUTH_CLIENTS, OAUTH_CONSENTS, OAUTH_HANDLES, OAUTH_REFRESHES
@@ -20,7 +20,6 @@ FRESH_MS: Final = 24 * 3_600_000  # for the first consent: one that registers an
 PRUNE_MS: Final = 3_600_000  # how often expired ones are deleted
 _T: Final = OAUTH_CLIENTS.c
 _ITS: Final = OAUTH_CLIENTS.c.id == bindparam("which")
-_FIND: Final = CompiledStatement(select(OAUTH_CLIENTS).where(_ITS))
 _ADD: Final = insert(OAUTH_CLIENTS)
 _END: Final = update(OAUTH_CLIENTS).where(_ITS, OAUTH_CLIENTS.c.ended_at.is_(None))
 _AGENT: Final = select(AGENTS.c.status).where(AGENTS.c.path == bindparam("whose")).with_for_update()
@@ -43,13 +42,10 @@ _OLD: Final = select(_T.id).where(_MAY_GO, _IS_OLD, ~or_(*_REFER)).limit(1000)
 _PRUNE: Final = delete(OAUTH_CLIENTS).where(_T.id.in_(_OLD))
 
 
-class OAuthClientRepository:
+class OAuthClientRepository(RowRepository, key=OAUTH_CLIENTS.c.id):
     """The registered clients."""
 
     _pruned_ms = 0
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, row: dict[str, Any], what: Event) -> None:
         """Register a client of an enrolled agent.
@@ -101,13 +97,8 @@ class OAuthClientRepository:
         now = now_ms()
         # A clock set back must not stop this until it has caught up.
         if abs(now - self._pruned_ms) > PRUNE_MS:
-            with self._database.write() as c:
-                c.execute(_PRUNE, _bounds(now, unused_ms))
+            self._database.change(_PRUNE, _bounds(now, unused_ms))
             self._pruned_ms = now
-
-    def find(self, client: str) -> dict[str, Any] | None:
-        """Return a client's row, or None; one that was removed too."""
-        return self._database.row(_FIND, which=client)
 
     def by_url(self, url: str, agent: str) -> dict[str, Any] | None:
         """Return the row of a client that a document describes, or None; one that was removed too."""
@@ -121,12 +112,11 @@ class OAuthClientRepository:
             limit: At most this number.
         """
         there = select(OAUTH_CLIENTS).where(OAUTH_CLIENTS.c.ended_at.is_(None))
-        return self._database.page(behind(there, CLIENTS_ORDER, after), limit)
+        return self._database.page(there, CLIENTS_ORDER, after, limit)
 
     def end(self, client: str, what: Event) -> None:
         """Remove a client for good; its row stays for what refers to it. It is idempotent."""
-        with self._database.write(what) as c:
-            c.execute(_END, {"which": client, "ended_at": now_ms()})
+        self._database.change(_END, {"which": client, "ended_at": now_ms()}, what)
 
 
 def end_of_unused(row: Mapping[str, Any], unused_ms: int) -> int:

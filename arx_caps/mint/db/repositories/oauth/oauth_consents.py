@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.database import Repository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OAUTH_CONSENTS
@@ -27,11 +27,8 @@ _PRUNE: Final = delete(OAUTH_CONSENTS).where(_T.id.in_(_OLD))
 _NO_PERSON: Final = dict.fromkeys(("subject_issuer", "subject", "subject_claims", "subject_until")) | {"params": "{}"}
 
 
-class OAuthConsentRepository:
+class OAuthConsentRepository(Repository):
     """The consents, each from the login to the use of its code."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, row: dict[str, Any]) -> None:
         """Store what a person is asked, and delete some old rows."""
@@ -55,24 +52,16 @@ class OAuthConsentRepository:
             given: The columns that it sets: ``code``, its digest; ``template``; ``params`` as JSON; and ``until``.
             what: The event.
         """
-        values = {"which": consent, "now": now_ms()}
-        with self._database.write() as c:
-            changed = c.execute(_ANSWER.values(**given), values).rowcount == 1
-            if changed:
-                self._database.record_in(c, what)
-        return changed
+        return self._database.change_once(_ANSWER, {"which": consent, "now": now_ms(), **given}, what)
 
     def deny(self, consent: str, what: Event) -> None:
         """Delete a consent that the person refused."""
-        with self._database.write(what) as c:
-            c.execute(_DENY, {"which": consent})
+        self._database.change(_DENY, {"which": consent}, what)
 
     def use(self, consent: str) -> bool:
         """Use a consent's code; return False if it was used before."""
-        with self._database.write() as c:
-            # The update decides, not a query before it: of two requests with one code, both would find it unused.
-            changed = c.execute(_USE.values(used_at=now_ms(), **_NO_PERSON), {"which": consent})
-            return changed.rowcount == 1
+        # The update decides, not a query before it: of two requests with one code, both would find it unused.
+        return self._database.change(_USE, {"which": consent, "used_at": now_ms(), **_NO_PERSON}) == 1
 
     def bind(self, consent: str, session: str) -> bool:
         """Store which session a code gave; return False if the code was replayed in the meantime."""

@@ -5,16 +5,14 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, select, update
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.database import RowRepository
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAUTH_HANDLES, SESSIONS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import refusal
 
 KEEP_MS: Final = 24 * 3_600_000  # after its expiry, so that a late question finds what it was
-_FIND: Final = CompiledStatement(select(OAUTH_HANDLES).where(OAUTH_HANDLES.c.jti == bindparam("which")))
 _USE_CLIENT: Final = update(OAUTH_CLIENTS).where(
     OAUTH_CLIENTS.c.id == bindparam("which"), OAUTH_CLIENTS.c.ended_at.is_(None)
 )
@@ -34,11 +32,8 @@ _RECIPES: Final = select(OAUTH_HANDLES.c.recipe).where(
 )
 
 
-class OAuthHandleRepository:
+class OAuthHandleRepository(RowRepository, key=OAUTH_HANDLES.c.jti):
     """The handles."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, unit: UnitOfWork, row: dict[str, Any], what: Event) -> None:
         """Store what an access token stands for, and delete some old rows.
@@ -58,14 +53,10 @@ class OAuthHandleRepository:
             c.execute(_PRUNE, {"before": now_ms() - KEEP_MS})
             unit.insert(OAUTH_HANDLES, row)
 
-    def find(self, jti: str) -> dict[str, Any] | None:
-        """Return a handle's row, or None."""
-        return self._database.row(_FIND, which=jti)
-
     def sessions(self, client: str) -> list[dict[str, Any]]:
         """Return the open sessions of a client, the newest first."""
         return self._database.rows(_SESSIONS, whose=client, now=now_ms())
 
     def recipes(self, client: str) -> list[str]:
         """Return what the access tokens of a client stand for that have not expired."""
-        return [row["recipe"] for row in self._database.rows(_RECIPES, whose=client, now=now_ms())]
+        return self._database.column(_RECIPES, whose=client, now=now_ms())

@@ -5,14 +5,12 @@ from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from arx_caps.mint.db.database import Database
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.database import RowRepository
 from arx_caps.mint.db.tables import OAUTH_REFRESHES
 from arx_verifier.clock import now_ms
 
 _T: Final = OAUTH_REFRESHES.c
 _ITS: Final = _T.digest == bindparam("which")
-_FIND: Final = CompiledStatement(select(OAUTH_REFRESHES).where(_ITS))
 _ADD: Final = insert(OAUTH_REFRESHES)
 _USE: Final = update(OAUTH_REFRESHES).where(_ITS, _T.used_at.is_(None), _T.replaced_at.is_(None))
 _LOCK: Final = select(OAUTH_REFRESHES).where(_ITS).with_for_update()
@@ -23,11 +21,8 @@ _OLD: Final = select(_T.digest).where(_T.until < bindparam("before")).limit(100)
 _PRUNE: Final = delete(OAUTH_REFRESHES).where(_T.digest.in_(_OLD))
 
 
-class OAuthRefreshRepository:
+class OAuthRefreshRepository(RowRepository, key=OAUTH_REFRESHES.c.digest):
     """The refresh tokens."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, row: dict[str, Any]) -> list[str] | None:
         """Store what a refresh token is for, in place of others with the same parent; and delete some old rows.
@@ -53,11 +48,6 @@ class OAuthRefreshRepository:
             c.execute(_ADD, row)
         return tasks
 
-    def find(self, digest: str) -> dict[str, Any] | None:
-        """Return a refresh token's row, or None."""
-        return self._database.row(_FIND, which=digest)
-
     def use(self, digest: str) -> None:
         """Store when a refresh token was first used; one that was replaced stays unused."""
-        with self._database.write() as c:
-            c.execute(_USE.values(used_at=now_ms()), {"which": digest})
+        self._database.change(_USE, {"which": digest, "used_at": now_ms()})

@@ -7,17 +7,16 @@ What a store that lost either of them must be given is decided in ``arx_caps.min
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
-from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Text, Time
+from arx_caps.mint.db.database import PAGE, Repository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FROZEN, KILLED, THAWED, queue_notices
 from arx_caps.mint.db.repositories.identity.console_sessions import end_sign_ins
 from arx_caps.mint.db.repositories.operations.kills import KillStep, add_kills
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER, META
 from arx_caps.revocation import DIRECT
 from arx_verifier.revocation import HistoryPlace
@@ -28,7 +27,7 @@ _MARK, _LOCK_MARK = CompiledStatement(_SELECT_MARK), CompiledStatement(_SELECT_M
 _ADD_MARK, _CHANGE_MARK = CompiledStatement(insert(HIGH_WATER)), CompiledStatement(update(HIGH_WATER).where(_ITS_MARK))
 _SELECT_FOLLOWED: Final = select(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
 _FOLLOWED, _LOCK_FOLLOWED = CompiledStatement(_SELECT_FOLLOWED), CompiledStatement(_SELECT_FOLLOWED.with_for_update())
-_ADD_FOLLOWED: Final = insert(FOLLOWED)
+_ADD_FOLLOWED: Final = CompiledStatement(insert(FOLLOWED))
 _CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
 FREEZES_ORDER: Final = Order((FREEZES.c.at_ms, FREEZES.c.target), tuple[Time, Text], newest_first=True)
 _FREEZES: Final = select(FREEZES.c.target)
@@ -79,11 +78,8 @@ class Freeze(NamedTuple):
     seq: int = 0
 
 
-class EpochRepository:
+class EpochRepository(Repository):
     """The high-water mark of each realm, and its freezes."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def high_water(self, realm: str) -> HighWater | None:
         """Return a realm's high-water mark, or None."""
@@ -109,7 +105,7 @@ class EpochRepository:
 
     def freezes(self) -> set[str]:
         """Return the target of every freeze in force."""
-        return {row["target"] for row in self._database.rows(_FREEZES)}
+        return set(self._database.column(_FREEZES))
 
     def freeze_op(self, target: str) -> str | None:
         """Return the operation that froze a target, ``freeze`` or ``kill+freeze``.
@@ -121,8 +117,8 @@ class EpochRepository:
 
     def recalled(self) -> str | None:
         """Return the incarnation for which the freezes of the signed log were put back last, or None."""
-        with self._database.read() as c:
-            return c.execute(_RECALLED).scalar()
+        incarnation: str | None = self._database.scalar(_RECALLED)
+        return incarnation
 
     def recall(self, incarnation: str, freezes: Collection[Freeze]) -> None:
         """Put freezes back that the signed log has, and note the incarnation.
@@ -147,7 +143,7 @@ class EpochRepository:
             after: A page's ``next``: only freezes after it.
             limit: At most this number.
         """
-        return self._database.page(behind(select(FREEZES).where(_of_kind(kind)), FREEZES_ORDER, after), limit)
+        return self._database.page(select(FREEZES).where(_of_kind(kind)), FREEZES_ORDER, after, limit)
 
     def count_frozen(self, kind: str | None) -> int:
         """Return how many freezes ``frozen`` lists in all.
@@ -155,8 +151,7 @@ class EpochRepository:
         Args:
             kind: As for ``frozen``.
         """
-        with self._database.read() as c:
-            return int(c.execute(select(func.count()).select_from(FREEZES).where(_of_kind(kind))).scalar_one())
+        return self._database.count(FREEZES, _of_kind(kind))
 
     def follow(
         self,
@@ -184,14 +179,10 @@ class EpochRepository:
             row = _LOCK_FOLLOWED.row(c, {"which": realm})
             if (None if row is None else _place(row)) != since:
                 return False
-            if row is None:
-                try:
-                    with c.begin_nested():
-                        c.execute(_ADD_FOLLOWED, {"realm": realm, **to._asdict()})
-                except IntegrityError:  # another mint was first
-                    return False
-            else:
+            if row is not None:
                 c.execute(_CHANGE_FOLLOWED, {"which": realm, **to._asdict()})
+            elif not insert_new(c, _ADD_FOLLOWED, {"realm": realm, **to._asdict()}):  # another mint was first
+                return False
             # Thaws first: a target that was thawed and frozen again is frozen.
             for target in thawed:
                 c.execute(_THAW, {"which": target})
@@ -258,10 +249,7 @@ def raise_from(
         begins: Whether the position begins a new incarnation, whose sequence may be lower.
     """
     if row is None:
-        try:
-            with c.begin_nested():
-                _ADD_MARK.run(c, {"realm": realm, **mark._asdict()})
-        except IntegrityError:  # another mint was first
+        if not insert_new(c, _ADD_MARK, {"realm": realm, **mark._asdict()}):  # another mint was first
             raise_high_water(c, realm, mark, begins=begins)
         return
     # Read without a lock at first: nearly every call changes nothing, and would otherwise wait for all the others.

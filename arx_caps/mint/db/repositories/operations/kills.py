@@ -11,8 +11,8 @@ import msgspec
 from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Text, Time
+from arx_caps.mint.db.database import PAGE, Repository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import erase_reasons
 from arx_caps.mint.db.tables import FREEZES, KILLS
@@ -59,11 +59,8 @@ class KillStep(NamedTuple):
     event: str = ""
 
 
-class KillRepository:
+class KillRepository(Repository):
     """The kills, freezes and thaws of a realm."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def find(self, seq: int) -> dict[str, Any] | None:
         """Return the row of the step that has this number, or None."""
@@ -79,7 +76,7 @@ class KillRepository:
             limit: At most this number.
         """
         statement = select(KILLS) if target is None else select(KILLS).where(_names(target))
-        return self._database.page(behind(statement, KILLS_ORDER, after), limit)
+        return self._database.page(statement, KILLS_ORDER, after, limit)
 
     def unsettled(self) -> Rows:
         """Return the rows whose confirmations are not recorded yet, the oldest first."""
@@ -87,7 +84,7 @@ class KillRepository:
 
     def progress(self, newest: int = 50) -> Rows:
         """Return the newest rows, and those whose confirmations are not recorded yet, without their targets."""
-        return [*self._database.rows(_OPEN), *self._database.page(_NEWEST, newest)]
+        return [*self._database.rows(_OPEN), *self._database.rows(_NEWEST.limit(newest))]
 
     def settle(self, seq: int, incarnation: str, report: Mapping[str, Any], what: Event) -> bool:
         """Record the confirmations of a step, once.
@@ -101,13 +98,9 @@ class KillRepository:
         Returns:
             Whether they were recorded: False if they were before, or if there is no such row.
         """
-        with self._database.write() as c:
-            text = msgspec.json.encode(report).decode()
-            values = {"at": seq, "of": incarnation, "settled_at": now_ms(), "report": text}
-            settled = c.execute(_SETTLE, values).rowcount == 1
-            if settled:
-                self._database.record_in(c, what)
-        return settled
+        text = msgspec.json.encode(report).decode()
+        values = {"at": seq, "of": incarnation, "settled_at": now_ms(), "report": text}
+        return self._database.change_once(_SETTLE, values, what)
 
     def erase(self, *, target: str | None = None, before: int = 0) -> None:
         """Delete the rows with a target, and those from before a time; erase the reasons that others keep of them.

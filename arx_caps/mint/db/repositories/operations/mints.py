@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import delete, insert, select, update
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.database import Repository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import META
 from arx_verifier.clock import now_ms
@@ -34,16 +34,12 @@ class MintSeen(msgspec.Struct, frozen=True):
     at: int
 
 
-class MintRepository:
+class MintRepository(Repository):
     """The mints of the realm whose database this is."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def list(self) -> list[MintSeen]:
         """Return the mints by address."""
-        rows = self._database.rows(select(META.c.value).where(META.c.name.startswith(_ROWS)))
-        found = (_read(str(row["value"])) for row in rows)
+        found = map(_read, self._database.column(select(META.c.value).where(META.c.name.startswith(_ROWS))))
         return sorted((mint for mint in found if mint is not None), key=lambda mint: mint.address)
 
     def show(self, address: str, version: str, issuer: str) -> None:
@@ -66,8 +62,7 @@ class MintRepository:
         Args:
             address: URL at which it listened.
         """
-        with self._database.write() as c:
-            c.execute(delete(META).where(META.c.name == _row_name(address)))
+        self._database.change(delete(META).where(META.c.name == _row_name(address)), {})
 
 
 def _row_name(address: str) -> str:
@@ -81,16 +76,13 @@ def _read(value: str) -> MintSeen | None:
         return None
 
 
-class IssuerRepository:
+class IssuerRepository(Repository):
     """The issuer of the realm whose database this is."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def find(self) -> str | None:
         """Return the issuer; None before the first mint."""
-        rows = self._database.rows(select(META.c.value).where(_ITS))
-        return str(rows[0]["value"]) if rows else None
+        issuer: str | None = self._database.scalar(select(META.c.value).where(_ITS))
+        return issuer
 
     def begin(self, issuer: str) -> None:
         """Store the issuer of the first mint.
@@ -98,8 +90,7 @@ class IssuerRepository:
         Raises:
             GrantError: ``conflict``: another mint was first.
         """
-        with self._database.write() as c:
-            c.execute(insert(META).values(name=_ISSUER, value=issuer))
+        self._database.change(insert(META), {"name": _ISSUER, "value": issuer})
 
     def change(self, before: str, issuer: str, what: Event) -> bool:
         """Store another issuer; return False if another mint has changed it since.
@@ -109,8 +100,4 @@ class IssuerRepository:
             issuer: The new one.
             what: The event.
         """
-        with self._database.write() as c:
-            changed = c.execute(update(META).where(_ITS, META.c.value == before).values(value=issuer)).rowcount == 1
-            if changed:
-                self._database.record_in(c, what)
-        return changed
+        return self._database.change_once(update(META).where(_ITS, META.c.value == before), {"value": issuer}, what)

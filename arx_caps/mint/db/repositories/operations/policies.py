@@ -4,31 +4,26 @@
 from typing import Any, Final
 
 from sqlalchemy import bindparam, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
-from arx_caps.mint.db.cursor import Order, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Time
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import POLICIES
 from arx_verifier.clock import now_ms
 
 # ``put`` gives no two policies the same millisecond.
 POLICIES_ORDER: Final = Order((POLICIES.c.in_force_at,), tuple[Time], newest_first=True)
 _LATEST: Final = (POLICIES.c.in_force_at.desc(), POLICIES.c.digest)
-_FIND: Final = CompiledStatement(select(POLICIES).where(POLICIES.c.digest == bindparam("which")))
 _IN_FORCE: Final = CompiledStatement(select(POLICIES).order_by(*_LATEST).limit(1))
 _MARK: Final = CompiledStatement(select(POLICIES.c.digest, POLICIES.c.in_force_at).order_by(*_LATEST).limit(1))
-_ADD, _CHANGE = insert(POLICIES), update(POLICIES).where(POLICIES.c.digest == bindparam("which"))
+_ADD, _CHANGE = CompiledStatement(insert(POLICIES)), update(POLICIES).where(POLICIES.c.digest == bindparam("which"))
 
 
 # Tokens and decisions name the digest of their policy. Policies are kept for good, so that a reader years later can see
 # what the digest allowed.
-class PolicyRepository:
+class PolicyRepository(RowRepository, key=POLICIES.c.digest):
     """The archive of policies."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def put(self, digest: str, text: str, by: str, what: Event) -> None:
         """Archive a policy and put it in force.
@@ -44,17 +39,10 @@ class PolicyRepository:
             last = c.execute(select(func.max(POLICIES.c.in_force_at))).scalar() or 0
             now = max(now_ms(), last + 1)
             again = {"text": text, "in_force_at": now, "by": by}
-            known = c.execute(_CHANGE, {"which": digest, **again})
-            if known.rowcount == 0:
-                try:
-                    with c.begin_nested():
-                        c.execute(_ADD, {"digest": digest, "first_at": now, **again})
-                except IntegrityError:  # another mint kept the same policy a moment before
-                    c.execute(_CHANGE, {"which": digest, **again})
-
-    def find(self, digest: str) -> dict[str, Any] | None:
-        """Return an archived policy, or None."""
-        return self._database.row(_FIND, which=digest)
+            known = c.execute(_CHANGE, {"which": digest, **again}).rowcount == 1
+            # Another mint may have kept the same policy a moment before.
+            if not known and not insert_new(c, _ADD, {"digest": digest, "first_at": now, **again}):
+                c.execute(_CHANGE, {"which": digest, **again})
 
     def in_force(self) -> dict[str, Any] | None:
         """Return the policy in force, or None before the first."""
@@ -74,4 +62,4 @@ class PolicyRepository:
             limit: At most this number.
         """
         columns = [column for column in POLICIES.c if column.name != "text"]
-        return self._database.page(behind(select(*columns), POLICIES_ORDER, after), limit)
+        return self._database.page(select(*columns), POLICIES_ORDER, after, limit)

@@ -11,8 +11,8 @@ import msgspec
 from sqlalchemy import Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, plain
+from arx_caps.mint.db.cursor import Order, Text, Time
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.grants import lock_task
 from arx_caps.mint.db.statement import CompiledStatement
@@ -30,8 +30,7 @@ DENIED: Final = "denied"
 WITHDRAWN: Final = "withdrawn"
 ENDED: Final = "ended"  # unanswered, and its task is over
 _ITS: Final = APPROVALS.c.id == bindparam("which")
-_SELECT: Final = select(APPROVALS).where(_ITS)
-_FIND, _LOCK = CompiledStatement(_SELECT), CompiledStatement(_SELECT.with_for_update())
+_LOCK: Final = CompiledStatement(select(APPROVALS).where(_ITS).with_for_update())
 _ADD, _CHANGE = insert(APPROVALS), update(APPROVALS).where(_ITS)
 _ALIVE: Final = (TASKS.c.status == "open", TASKS.c.expires_at > bindparam("now"))
 _COUNT: Final = (
@@ -91,11 +90,8 @@ class ApprovalAnswer(NamedTuple):
 # A request or an answer locks the task first, as the end of a task does, and then its own row. So of an approval, a
 # denial and the end of the task one comes first, and the others are refused. The same order everywhere prevents a
 # deadlock.
-class ApprovalRepository:
+class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
     """Requests for approval, with their answers."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(self, unit: UnitOfWork, values: Mapping[str, Any], what: Event) -> None:
         """Store a request.
@@ -124,10 +120,6 @@ class ApprovalRepository:
             # Tasks expire without a call, so new requests clean up: listings and counts read every waiting row.
             _close_ended(c)
 
-    def find(self, approval: str) -> dict[str, Any] | None:
-        """Return an approval's row, or None."""
-        return self._database.row(_FIND, which=approval)
-
     def list(
         self,
         *,
@@ -155,7 +147,7 @@ class ApprovalRepository:
         statement = statement.where(
             *(APPROVALS.c[name] == value for name, value in wanted.items() if value is not None)
         )
-        rows = self._database.page(behind(statement, APPROVALS_ORDER, after), limit)
+        rows = self._database.page(statement, APPROVALS_ORDER, after, limit)
         with self._database.read() as c:
             query = select(TASKS).where(TASKS.c.id.in_({row["task"] for row in rows}))
             tasks = {task.id: plain(task) for task in c.execute(query)}
@@ -163,12 +155,11 @@ class ApprovalRepository:
 
     def count_waiting(self) -> int:
         """Return the number of unanswered requests, those of killed tasks included."""
-        with self._database.read() as c:
-            return int(c.execute(_COUNT, {"now": now_ms()}).scalar_one())
+        return int(self._database.scalar(_COUNT, now=now_ms()))
 
     def withdrawn_targets(self) -> set[str]:
         """Return the targets of approvals that were withdrawn and whose discharge has not expired."""
-        return {f"task:{row['id']}" for row in self._database.rows(_WITHDRAWN, now=now_ms())}
+        return {f"task:{approval}" for approval in self._database.column(_WITHDRAWN, now=now_ms())}
 
     def answer(self, approval: Mapping[str, Any], answer: ApprovalAnswer) -> dict[str, Any]:
         """Record an operator's answer; the last approval that is needed sets the status.

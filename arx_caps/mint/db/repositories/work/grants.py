@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import Database, Rows
+from arx_caps.mint.db.database import RowRepository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.statement import CompiledStatement
@@ -20,7 +20,6 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
 _OF_TASK: Final = TASK_GRANTS.c.task == bindparam("its_task")
-_FIND: Final = CompiledStatement(select(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which")))
 _LIST: Final = select(TASK_GRANTS).where(_OF_TASK).order_by(TASK_GRANTS.c.granted_at.desc(), TASK_GRANTS.c.link)
 _LIVE: Final = (
     select(TASK_GRANTS)
@@ -39,15 +38,8 @@ _SESSION_STATUS: Final = CompiledStatement(
 )
 
 
-class TaskGrantRepository:
+class TaskGrantRepository(RowRepository, key=TASK_GRANTS.c.link):
     """The grants of tasks."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def find(self, link: str) -> dict[str, Any] | None:
-        """Return a grant by the first link of its tokens, or None."""
-        return self._database.row(_FIND, which=link)
 
     def list(self, task: str) -> Rows:
         """Return the grants of a task, the newest first."""

@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import delete, insert, select
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.database import Repository
 from arx_caps.mint.db.tables import META
 from arx_verifier.errors import GrantError, StoreError
 from arx_verifier.ledger import NEW, number_of
@@ -13,16 +13,12 @@ from arx_verifier.ledger import NEW, number_of
 _ROW: Final = META.c.name == "ledger"
 
 
-class LedgerRepository:
+class LedgerRepository(Repository):
     """What is known of the realm's ledger."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def beginning(self) -> str:
         """Return the newest beginning that was noted; ``NEW`` if no ledger has kept a pool of this realm."""
-        with self._database.read() as c:
-            found = c.execute(select(META.c.value).where(_ROW)).scalar()
+        found = self._database.scalar(select(META.c.value).where(_ROW))
         return NEW if found is None else str(found)
 
     def note(self, beginning: str) -> str:

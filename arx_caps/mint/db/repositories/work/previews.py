@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a kill or freeze would end: the open sessions and tasks that targets name. SPEC 10.1."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import false, func, or_, select, true, tuple_
 
-from arx_caps.mint.db.database import Database, Rows, plain
+from arx_caps.mint.db.database import Repository, Rows, plain
 from arx_caps.mint.db.repositories.work.sessions import of_state
+from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 
 MOST_PATHS: Final = 20_000  # agents that are looked at
-_AT_ONCE: Final = 500  # values in one statement: databases limit its parameters
 
 
 class Named(NamedTuple):
@@ -34,16 +34,12 @@ class Named(NamedTuple):
     policies: Collection[str]
 
 
-class PreviewRepository:
+class PreviewRepository(Repository):
     """Queries for the preview of a kill."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def paths(self) -> list[str]:
         """Return the paths of enrolled agents."""
-        with self._database.read() as c:
-            return list(c.execute(select(AGENTS.c.path).order_by(AGENTS.c.path).limit(MOST_PATHS)).scalars())
+        return self._database.column(select(AGENTS.c.path).order_by(AGENTS.c.path).limit(MOST_PATHS))
 
     def subjects(self, limit: int) -> list[tuple[str, str]]:
         """Return issuer and subject of the persons on whose behalf sessions are open, at most ``limit``."""
@@ -53,16 +49,16 @@ class PreviewRepository:
 
     def find(self, table: Any, ids: Collection[str]) -> Rows:
         """Return the rows of a table with these ids."""
-        return [row for part in _parts(ids) for row in self._database.rows(select(table).where(table.c.id.in_(part)))]
+        return [row for part in parts_of(ids) for row in self._database.rows(select(table).where(table.c.id.in_(part)))]
 
     def sessions(self, named: Named, limit: int) -> tuple[Rows, int]:
         """Return open sessions that are named, at most ``limit``, and the number of all of them."""
         which = or_(
             true() if named.everything else false(),
-            *(SESSIONS.c.agent.in_(part) for part in _parts(named.agents)),
-            *(SESSIONS.c.id.in_(part) for part in _parts(named.sessions)),
-            *(SESSIONS.c.policy.in_(part) for part in _parts(named.policies)),
-            *(tuple_(SESSIONS.c.subject_issuer, SESSIONS.c.subject).in_(part) for part in _parts(named.subjects)),
+            *(SESSIONS.c.agent.in_(part) for part in parts_of(named.agents)),
+            *(SESSIONS.c.id.in_(part) for part in parts_of(named.sessions)),
+            *(SESSIONS.c.policy.in_(part) for part in parts_of(named.policies)),
+            *(tuple_(SESSIONS.c.subject_issuer, SESSIONS.c.subject).in_(part) for part in parts_of(named.subjects)),
         )
         return self._some(SESSIONS, which, limit)
 
@@ -75,11 +71,11 @@ class PreviewRepository:
             limit: At most this number.
         """
         # Subtasks are in the session of their task: the caller leaves out what is not below one of them.
-        theirs = [select(TASKS.c.session).where(TASKS.c.id.in_(part)) for part in _parts(named.tasks)]
+        theirs = [select(TASKS.c.session).where(TASKS.c.id.in_(part)) for part in parts_of(named.tasks)]
         which = or_(
             true() if named.everything else false(),
-            *(TASKS.c.session.in_(part) for part in _parts(sessions)),
-            *(TASKS.c.policy.in_(part) for part in _parts(named.policies)),
+            *(TASKS.c.session.in_(part) for part in parts_of(sessions)),
+            *(TASKS.c.policy.in_(part) for part in parts_of(named.policies)),
             *(TASKS.c.session.in_(part) for part in theirs),
         )
         return self._some(TASKS, which, limit)
@@ -92,9 +88,3 @@ class PreviewRepository:
                 return rows, len(rows)
             counted = of_state(select(func.count()).select_from(table).where(which), table, "alive")
             return rows[:limit], int(c.execute(counted).scalar_one())
-
-
-def _parts(values: Collection[Any]) -> Iterator[list[Any]]:
-    listed = list(values)
-    for start in range(0, len(listed), _AT_ONCE):
-        yield listed[start : start + _AT_ONCE]

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, select
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.database import Database, Repository
 from arx_caps.mint.db.statement import CompiledStatement, insert_rows
 from arx_caps.mint.db.tables import USED_JTI
 from arx_verifier.clock import now_ms
@@ -39,13 +39,13 @@ class Used(NamedTuple):
         return {"digest": self.digest, "until": self.until}
 
 
-class ProofRepository:
+class ProofRepository(Repository):
     """The used ids."""
 
     _pruned_ms = _looked_ms = 0
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._here: dict[str, int] = {}
         self._looking = threading.Lock()
 
@@ -96,8 +96,7 @@ class ProofRepository:
         # ``abs``: after a clock that was set back, pruning must not pause until the old time.
         if abs(now - self._pruned_ms) > PRUNE_MS:
             self._pruned_ms = now
-            with self._database.write() as c:
-                c.execute(_PRUNE, {"before": now - KEEP_MS})
+            self._database.change(_PRUNE, {"before": now - KEEP_MS})
 
 
 def used_id(kind: str, kid: str, jti: str, until: int) -> Used:

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import Database
+from arx_caps.mint.db.database import Repository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import REPEATS
@@ -54,11 +54,8 @@ class Made(NamedTuple):
     recipe: dict[str, Any] | None
 
 
-class RepeatRepository:
+class RepeatRepository(Repository):
     """The calls with an idempotency key."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def find(self, claim: Claim) -> Made | None:
         """Return what a call made before, or None if it was not done yet.

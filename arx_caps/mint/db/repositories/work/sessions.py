@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, NamedTuple
 from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows, plain
+from arx_caps.mint.db.cursor import Order, Text, Time
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.repositories.work.proofs import Used
@@ -25,15 +25,13 @@ from arx_verifier.errors import GrantError, refusal
 Which = Literal["alive", "expired", "ended"]
 SESSIONS_ORDER: Final = Order((SESSIONS.c.opened_at, SESSIONS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = SESSIONS.c.id == bindparam("which")
-_SELECT: Final = select(SESSIONS).where(_ITS)
-_FIND: Final = CompiledStatement(_SELECT)
 _WITH_AGENT: Final = CompiledStatement(
     select(SESSIONS, AGENTS, USED_JTI.c.digest)
     .join_from(SESSIONS, AGENTS)
     .outerjoin(USED_JTI, USED_JTI.c.digest == bindparam("used"))
     .where(_ITS)
 )
-_LOCK: Final = CompiledStatement(_SELECT.with_for_update())
+_LOCK: Final = CompiledStatement(select(SESSIONS).where(_ITS).with_for_update())
 _ADD, _CHANGE = CompiledStatement(insert(SESSIONS)), CompiledStatement(update(SESSIONS).where(_ITS))
 _END_TASKS: Final = CompiledStatement(
     update(TASKS).where(TASKS.c.session == bindparam("which"), TASKS.c.status == "open")
@@ -68,11 +66,8 @@ class Room(NamedTuple):
 
 # A transaction that starts something below a row locks that row and reads its status; one that ends it changes the
 # status first. So once an end is answered, nothing below it that started at the same time is left.
-class SessionRepository:
+class SessionRepository(RowRepository, key=SESSIONS.c.id):
     """The sessions."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(
         self,
@@ -106,10 +101,6 @@ class SessionRepository:
             _ADD.run(c, values)
             raise_high_water(c, realm, high_water)
 
-    def find(self, session: str) -> dict[str, Any] | None:
-        """Return a session's row, or None."""
-        return self._database.row(_FIND, which=session)
-
     def find_with_agent(self, session: str, used: Used) -> tuple[dict[str, Any], dict[str, Any], bool] | None:
         """Return a session's row, its agent's, and whether an id was used before, read at one moment; or None.
 
@@ -142,7 +133,7 @@ class SessionRepository:
             wanted: As for ``count``.
         """
         statement = of_state(select(SESSIONS).where(*self._filters(**wanted)), SESSIONS, which)
-        return self._database.page(behind(statement, SESSIONS_ORDER, after), limit)
+        return self._database.page(statement, SESSIONS_ORDER, after, limit)
 
     def count(self, most: int, *, which: Which | None = None, **wanted: str | None) -> int:
         """Return the number of sessions, or ``most + 1`` if there are more than ``most``.
@@ -155,9 +146,7 @@ class SessionRepository:
                 with this text in agent, purpose or subject, or of this id or its beginning.
         """
         matching = of_state(select(SESSIONS.c.id).where(*self._filters(**wanted)), SESSIONS, which)
-        found = matching.limit(most + 1).subquery()
-        with self._database.read() as c:
-            return int(c.execute(select(func.count()).select_from(found)).scalar_one())
+        return self._database.count(matching.limit(most + 1).subquery())
 
     def templates(self, sessions: Sequence[str]) -> "dict[str, dict[str, int]]":
         """Return the number of tasks of each template in each of these sessions."""
@@ -226,8 +215,7 @@ class SessionRepository:
 
     def count_alive(self) -> int:
         """Return the number of sessions that have neither ended nor expired, killed ones included."""
-        with self._database.read() as c:
-            return int(c.execute(of_state(select(func.count()).select_from(SESSIONS), SESSIONS, "alive")).scalar_one())
+        return int(self._database.scalar(of_state(select(func.count()).select_from(SESSIONS), SESSIONS, "alive")))
 
     def end(self, session: str, what: Event) -> int:
         """End a session and its tasks in the database.
@@ -239,7 +227,7 @@ class SessionRepository:
         with self._database.write(what) as c:
             _END.run(c, ended)
             _END_TASKS.run(c, ended)
-            return int(_FIND.one(c, {"which": session})["expires_at"])
+            return int(self._find.one(c, {"which": session})["expires_at"])
 
     def end_of(self, path: str) -> None:
         """End all sessions and tasks of an agent in the database."""

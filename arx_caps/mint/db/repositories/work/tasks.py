@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
-from arx_caps.mint.db.cursor import Order, Text, Time, behind
-from arx_caps.mint.db.database import PAGE, Database, Rows
+from arx_caps.mint.db.cursor import Order, Text, Time
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_from
 from arx_caps.mint.db.repositories.work.sessions import Which, of_state
@@ -19,7 +19,6 @@ from arx_verifier.errors import GrantError
 
 TASKS_ORDER: Final = Order((TASKS.c.started_at, TASKS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = TASKS.c.id == bindparam("which")
-_FIND: Final = CompiledStatement(select(TASKS).where(_ITS))
 _LOCK: Final = CompiledStatement(select(TASKS.c.status).where(_ITS).with_for_update())
 # With the realm's high-water mark, which is not locked: one round trip instead of two.
 _LOCK_SESSION: Final = CompiledStatement(
@@ -42,11 +41,8 @@ _END: Final = CompiledStatement(update(TASKS).where(_WITH_PARTS, TASKS.c.status 
 
 # A transaction that starts a task locks its session's row and reads its status; one that ends a session changes the
 # status first. So once an end is answered, no task that started at the same time is left.
-class TaskRepository:
+class TaskRepository(RowRepository, key=TASKS.c.id):
     """The tasks."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def add(
         self,
@@ -83,10 +79,6 @@ class TaskRepository:
             unit.insert(TASKS, values)
             unit.insert(TASK_GRANTS, {"task": values["id"], **grant})
 
-    def find(self, task: str) -> dict[str, Any] | None:
-        """Return a task's row, or None."""
-        return self._database.row(_FIND, which=task)
-
     def find_all(self, tasks: Sequence[str], session: str | None = None) -> dict[str, dict[str, Any]]:
         """Return those of some tasks that exist, or those of a session, each row by its id."""
         found: dict[str, dict[str, Any]] = {}
@@ -119,7 +111,7 @@ class TaskRepository:
         statement = of_state(select(TASKS), TASKS, which)
         wanted = ((TASKS.c.session, session), (TASKS.c.agent, agent), (TASKS.c.template, template))
         statement = statement.where(*(column == value for column, value in wanted if value is not None))
-        return self._database.page(behind(statement, TASKS_ORDER, after), limit)
+        return self._database.page(statement, TASKS_ORDER, after, limit)
 
     def end(self, task: str, what: Event) -> int:
         """End a task and its subtasks in the database.
@@ -135,8 +127,7 @@ class TaskRepository:
 
     def count_alive(self) -> int:
         """Return the number of tasks that have neither ended nor expired, killed ones included."""
-        with self._database.read() as c:
-            return int(c.execute(of_state(select(func.count()).select_from(TASKS), TASKS, "alive")).scalar_one())
+        return int(self._database.scalar(of_state(select(func.count()).select_from(TASKS), TASKS, "alive")))
 
     def over_at(self, task: str) -> int:
         """Return when the last token of a task and its subtasks expires, in ms since the Unix epoch."""
