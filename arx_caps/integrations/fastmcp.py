@@ -4,23 +4,20 @@
 ``docs/adapters/fastmcp.md`` has an example.  Extra: ``arx-caps[fastmcp]``.
 """
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import mcp_types as types
 from fastmcp import Client
 from fastmcp.client.transports import ClientTransport
 from mcp import ClientSession, StdioServerParameters
-from mcp.client import ClientRequestContext
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.exceptions import MCPError
 
-from arx_caps.agent import NO_FORM, Approval, McpSigner, SignedTransport, Task, refused_call
-from arx_verifier.enforcement import MCP_REFUSED
+from arx_caps.agent import Approval, McpSigner, SignedTransport, Task, refused_call
+from arx_caps.integrations.mcp import ask_user, checked
 from arx_verifier.errors import ArxError
-from arx_verifier.refusal_text import error_for_model
 
 
 def arx_client(
@@ -84,7 +81,7 @@ class ArxClient(Client[_Signed]):
             more: As ``fastmcp.Client``.
         """
         try:
-            elicit = self._elicit if self._elicitation_callback else None
+            elicit = (lambda *asked: ask_user(self.session, *asked)) if self._elicitation_callback else None
             approvals = await self._signer.approved(name, arguments, approvals, elicit)
             with self._signer.call("tools/call", {"name": name, "arguments": arguments}, approvals):
                 return await super().call_tool_mcp(name, arguments, *args, **more)
@@ -99,7 +96,7 @@ class ArxClient(Client[_Signed]):
         Raises:
             MCPError: The task does not allow it, or the server refuses.
         """
-        with self._checked("resources/read", {"uri": str(uri)}):
+        with checked(self._signer, "resources/read", {"uri": str(uri)}):
             return await super().read_resource_mcp(uri, meta)
 
     async def get_prompt_mcp(
@@ -110,24 +107,9 @@ class ArxClient(Client[_Signed]):
         Raises:
             MCPError: The task does not allow it, or the server refuses.
         """
-        with self._checked("prompts/get", {"name": name, "arguments": arguments}):
+        with checked(self._signer, "prompts/get", {"name": name, "arguments": arguments}):
             return await super().get_prompt_mcp(name, arguments, meta)
 
     async def list_tools(self, *args: Any, **more: Any) -> list[types.Tool]:
         """List the tools that the task can allow."""
         return [tool for tool in await super().list_tools(*args, **more) if self._signer.offers(tool.name)]
-
-    async def _elicit(self, text: str, meta: Any) -> str:
-        context = ClientRequestContext(session=self.session, request_id=text, meta=meta)
-        params = types.ElicitRequestFormParams(message=text, requested_schema=NO_FORM, _meta=meta)
-        answer = await self.session.dispatch_input_request(context, types.ElicitRequest(params=params))
-        return answer.action if isinstance(answer, types.ElicitResult) else "cancel"
-
-    @contextmanager
-    def _checked(self, method: str, params: Mapping[str, Any]) -> Iterator[None]:
-        try:
-            with self._signer.call(method, params):
-                yield
-        except ArxError as error:
-            text = error_for_model(method, error)
-            raise MCPError(code=MCP_REFUSED, message=text, data={"code": error.code}) from None

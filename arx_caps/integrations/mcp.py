@@ -81,7 +81,7 @@ class Client(mcp.Client):
             more: As ``mcp.Client``.
         """
         try:
-            elicit = self._elicit if self.elicitation_callback else None
+            elicit = (lambda *asked: ask_user(self.session, *asked)) if self.elicitation_callback else None
             approvals = await self._signer.approved(name, arguments or {}, approvals, elicit)
             with self._signer.call("tools/call", {"name": name, "arguments": arguments}, approvals):
                 return await super().call_tool(name, arguments, *args, **more)
@@ -99,7 +99,7 @@ class Client(mcp.Client):
         Raises:
             MCPError: The task does not allow it, or the server refuses.
         """
-        with self._checked("resources/read", {"uri": uri}):
+        with checked(self._signer, "resources/read", {"uri": uri}):
             return await super().read_resource(uri, **more)
 
     async def get_prompt(self, name: str, arguments: dict[str, str] | None = None, **more: Any) -> GetPromptResult:
@@ -114,7 +114,7 @@ class Client(mcp.Client):
             MCPError: The task does not allow it, or the server refuses.
         """
         params = {"name": name} if arguments is None else {"name": name, "arguments": arguments}
-        with self._checked("prompts/get", params):
+        with checked(self._signer, "prompts/get", params):
             return await super().get_prompt(name, arguments, **more)
 
     async def list_tools(self, **more: Any) -> ListToolsResult:
@@ -126,17 +126,36 @@ class Client(mcp.Client):
         found = await super().list_tools(**more)
         return found.model_copy(update={"tools": [tool for tool in found.tools if self._signer.offers(tool.name)]})
 
-    async def _elicit(self, text: str, meta: Any) -> str:
-        context = ClientRequestContext(session=self.session, request_id=text, meta=meta)
-        params = ElicitRequestFormParams(message=text, requested_schema=NO_FORM, _meta=meta)
-        answer = await self.session.dispatch_input_request(context, ElicitRequest(params=params))
-        return answer.action if isinstance(answer, ElicitResult) else "cancel"
 
-    @contextmanager
-    def _checked(self, method: str, params: Mapping[str, Any]) -> Iterator[None]:
-        try:
-            with self._signer.call(method, params):
-                yield
-        except ArxError as error:
-            text = error_for_model(method, error)
-            raise MCPError(code=MCP_REFUSED, message=text, data={"code": error.code}) from None
+async def ask_user(session: mcp.ClientSession, text: str, meta: Any) -> str:
+    """Ask the client's user whether to wait for an approval, and return the user's action.
+
+    Args:
+        session: The session of the SDK, with an elicitation callback.
+        text: The question.
+        meta: The ``_meta`` of the elicitation.
+    """
+    context = ClientRequestContext(session=session, request_id=text, meta=meta)
+    params = ElicitRequestFormParams(message=text, requested_schema=NO_FORM, _meta=meta)
+    answer = await session.dispatch_input_request(context, ElicitRequest(params=params))
+    return answer.action if isinstance(answer, ElicitResult) else "cancel"
+
+
+@contextmanager
+def checked(signer: McpSigner, method: str, params: Mapping[str, Any]) -> Iterator[None]:
+    """Send a message in this context, which is no call of a tool.
+
+    Args:
+        signer: The task's messages to the server.
+        method: The method.
+        params: Its parameters.
+
+    Raises:
+        MCPError: The task does not allow it.
+    """
+    try:
+        with signer.call(method, params):
+            yield
+    except ArxError as error:
+        text = error_for_model(method, error)
+        raise MCPError(code=MCP_REFUSED, message=text, data={"code": error.code}) from None

@@ -4,21 +4,20 @@
 ``docs/adapters/fastmcp.md`` has an example, and what the policy calls each message.  Extra: ``arx-verifier[fastmcp]``.
 """
 
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools import ToolResult
 from mcp.shared.exceptions import MCPError
 
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, current_grant
-from arx_verifier.verification import Verifier
+from arx_verifier.enforcement import META_KEY, McpMessage, RefusedCall, budget_meta, current_grant
+from arx_verifier.integrations.mcp import GuardMiddleware
 
 _PARAMS: Final = ("name", "arguments", "uri")
 
 
-class ArxMcpMiddleware(Middleware):
+class ArxMcpMiddleware(GuardMiddleware, Middleware):
     """Middleware of ``FastMCP``: a tool runs with a grant, or not at all.
 
     ``current_grant()`` is the grant inside a tool, a resource and a prompt.  Put it last: it judges what runs.
@@ -31,15 +30,6 @@ class ArxMcpMiddleware(Middleware):
     Raises:
         SettingsError: A network is malformed.
     """
-
-    def __init__(self, verifier: Verifier, *, trusted_proxies: Iterable[str] = (), recheck_ms: int = 250) -> None:
-        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(self, _: Any = None) -> AsyncIterator[dict[str, Any]]:
-        """Start the verifier and close it: the ``lifespan`` of the server, or a part of it."""
-        async with self._messages.lifespan():
-            yield {}
 
     async def __call__(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
         """Handle one message of a client.
@@ -70,9 +60,7 @@ class ArxMcpMiddleware(Middleware):
         result = await call_next(context)
         if message.lists is None:
             return result
-        return [
-            item for item in result if self._messages.shows(message, screened, str(getattr(item, "uri", item.name)))
-        ]
+        return self._messages.shown(message, screened, result)
 
 
 async def _with_budget(result: Awaitable[Any]) -> Any:

@@ -21,13 +21,11 @@ from arx_verifier.verification import Verifier
 _MAX_PAGES: Final = 100  # of a list of tools
 
 
-class ArxMcpMiddleware:
-    """Middleware of ``MCPServer`` and ``Server``: a tool runs with a grant, or not at all.
-
-    ``current_grant()`` is the grant inside a tool, a resource and a prompt.
+class GuardMiddleware:
+    """The verifier and the lifespan of a middleware, for each framework on SDK 2.
 
     Args:
-        verifier: The verifier.  ``lifespan`` starts and closes it; without it, the first message starts it.
+        verifier: The verifier.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
 
@@ -43,6 +41,21 @@ class ArxMcpMiddleware:
         """Start the verifier and close it: the ``lifespan`` of the server, or a part of it."""
         async with self._messages.lifespan():
             yield {}
+
+
+class ArxMcpMiddleware(GuardMiddleware):
+    """Middleware of ``MCPServer`` and ``Server``: a tool runs with a grant, or not at all.
+
+    ``current_grant()`` is the grant inside a tool, a resource and a prompt.
+
+    Args:
+        verifier: The verifier.  ``lifespan`` starts and closes it; without it, the first message starts it.
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+
+    Raises:
+        SettingsError: A network is malformed.
+    """
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Handle one message of a client.

@@ -82,11 +82,7 @@ class _Handlers(dict[type, Handler]):
             text = types.TextContent(type="text", text=refusal.text)
             return types.ServerResult(types.CallToolResult(content=[text], isError=True, _meta=refusal.meta))
         if message.lists is not None:
-            items = [
-                item
-                for item in getattr(result.root, message.lists)
-                if self._messages.shows(message, screened, str(getattr(item, "uri", item.name)))
-            ]
+            items = self._messages.shown(message, screened, getattr(result.root, message.lists))
             # A copy: the server may keep the list for its next caller.
             result = types.ServerResult(result.root.model_copy(update={message.lists: items}))
         return result

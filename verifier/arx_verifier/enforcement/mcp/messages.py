@@ -413,6 +413,16 @@ class Messages:
         known = {argument: item} if argument else {}
         return screened.proven.could_allow(f"{self.verifier.audience}.{tool or item}", known)
 
+    def shown(self, message: McpMessage, screened: Screened | None, items: Iterable[Any]) -> list[Any]:
+        """Return those items of a list that an answer shows, of objects of an SDK with a ``name``, or a ``uri``.
+
+        Args:
+            message: The message that asks for the list.
+            screened: Its live token, or None.
+            items: The items.
+        """
+        return [item for item in items if self.shows(message, screened, str(getattr(item, "uri", item.name)))]
+
     def filtered(self, message: McpMessage, screened: Screened | None, result: Mapping[str, Any]) -> dict[str, Any]:
         """Return a list's result with the items that the token could ever allow.
 
