@@ -105,6 +105,14 @@ def test_a_change_that_fails_is_not_recorded(db: MintDatabase) -> None:
     assert (db.outbox.waiting(), db.outbox.after(0)) == (1, [second])
 
 
+def test_a_change_that_finds_nothing_is_not_recorded(db: MintDatabase) -> None:
+    """Of two changes with one condition, the first one is done and has an event; the second one leaves no trace."""
+    db.issuer.begin("https://a.example")
+    answers = [db.issuer.change("https://a.example", to, Event.of("t", "mint", to=to)) for to in ("b", "c")]
+    assert answers == [True, False]
+    assert (db.issuer.find(), [what.facts for what in db.outbox.after(0)]) == ("b", [{"to": "b"}])
+
+
 def test_used_ids_are_forgotten_when_they_no_longer_matter(db: MintDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id is kept until what it belongs to would be refused for its age, and a minute more."""
     clock = [NOW]

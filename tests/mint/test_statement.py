@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, event, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.statement import CompiledStatement, insert_rows
+from arx_caps.mint.db.statement import CompiledStatement, insert_new, insert_rows
 from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, OUTBOX, SESSIONS, TASK_GRANTS, TASKS, USED_JTI
 from arx_verifier.errors import GrantError, StoreError
 
@@ -50,6 +50,19 @@ def test_a_change_sets_what_it_is_given(db: MintDatabase) -> None:
         assert change.run(c, {"which": "acme/a", "owner": "nobody"}) == 0
         row = CompiledStatement(select(AGENTS).where(BY_ID)).one(c, {"which": "acme/a"})
     assert row == AGENT | {"owner": "ops", "status": "deactivated", "ended_at": 2}
+
+
+def test_a_row_whose_key_is_taken_is_not_inserted(db: MintDatabase) -> None:
+    """The row before stays as it is, and the transaction goes on."""
+    add = CompiledStatement(insert(AGENTS))
+    with db.write() as c:
+        assert insert_new(c, add, AGENT)
+        assert not insert_new(c, add, AGENT | {"owner": "ops"})
+        assert insert_new(c, add, AGENT | {"path": "acme/b"})
+    assert db.rows(select(AGENTS.c.path, AGENTS.c.owner).order_by(AGENTS.c.path)) == [
+        {"path": "acme/a", "owner": None},
+        {"path": "acme/b", "owner": None},
+    ]
 
 
 def test_what_is_not_there(db: MintDatabase) -> None:
