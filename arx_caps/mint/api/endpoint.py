@@ -8,7 +8,7 @@ routes alone.  Who may do what is decided in ``identity``.
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, NamedTuple, get_type_hints
+from typing import Any, ClassVar, Concatenate, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar, get_type_hints
 
 import msgspec
 from starlette.requests import Request
@@ -136,15 +136,20 @@ class File(RouteAnswer, frozen=True):
     media_type: str
 
 
+Handler: TypeAlias = Callable[[RouteCall], RouteAnswer]
+_Handler = TypeVar("_Handler", bound=Handler)
+_Declared = ParamSpec("_Declared")
+
+
 class Endpoint(NamedTuple):
     """A method of a path.
 
     Attributes:
+        handler: Answers the call, in a thread.  Its name without ``_route`` is the operation's id, and its docstring's
+            first line the operation's summary.
         method: The HTTP method.
         path: The path, in Starlette's form.
         action: The action that the caller's token must allow; None if a credential in the body authorizes the call.
-        handler: Answers the call, in a thread.  Its name without ``_route`` is the operation's id, and its docstring's
-            first line the operation's summary.
         body: The body's type.
         callers: The kinds of callers that may call.
         query: The query's type.
@@ -162,10 +167,10 @@ class Endpoint(NamedTuple):
         about: Returns further arguments of the call, for the rules of operators.
     """
 
+    handler: Handler
     method: str
     path: str
     action: str | None
-    handler: Callable[[RouteCall], RouteAnswer]
     body: type[Body] = NoBody
     callers: tuple[str, ...] = ("operator",)
     query: type[Query] = Query
@@ -194,6 +199,26 @@ class Endpoint(NamedTuple):
         of_body = () if self.body is NoBody else ("unsupported_media_type",)
         of_key = () if self.again is None else ("idempotency_mismatch", "conflict", "replayed")
         return frozenset((*_EVERY, *of_caller, *of_body, *of_key, *self.problems))
+
+
+def collect(
+    kind: Callable[Concatenate[Handler, _Declared], Endpoint],
+) -> tuple[list[Endpoint], Callable[_Declared, Callable[[_Handler], _Handler]]]:
+    """Return a list for the endpoints of a module, and the decorator of a handler that adds its endpoint.
+
+    Args:
+        kind: ``Endpoint``; the decorator's arguments are its attributes but ``handler``.
+    """
+    endpoints: list[Endpoint] = []
+
+    def endpoint(*args: _Declared.args, **options: _Declared.kwargs) -> Callable[[_Handler], _Handler]:
+        def add(handler: _Handler) -> _Handler:
+            endpoints.append(kind(handler, *args, **options))
+            return handler
+
+        return add
+
+    return endpoints, endpoint
 
 
 async def answer_request(endpoint: Endpoint, mint: MintContext, request: Request) -> Response:

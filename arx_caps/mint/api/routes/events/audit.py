@@ -11,7 +11,7 @@ from arx_caps.audit.merkle import CHECKPOINT, NoteError, Tile, fetch_from
 from arx_caps.audit.shipping import Batch, LogWord, Statement, hold_statement, open_statement
 from arx_caps.audit.shipping import batch as wire
 from arx_caps.credentials.jose import BAD_PROOF
-from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall, collect
 from arx_caps.mint.audit.row_check import CheckOutcome, CheckState
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, record_refusal
@@ -64,6 +64,10 @@ class Sender(NamedTuple):
     version: str
 
 
+_ABSENT: Final = ("not_found",)
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
 def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str, str]) -> Sender:
     """Authenticate the service that sends a batch, before the body is read.
 
@@ -88,6 +92,17 @@ def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str
     return Sender(statement, int(seen) if re.fullmatch("[0-9]{1,18}", seen, re.ASCII) else None, call.version)
 
 
+@endpoint(
+    "POST",
+    wire.PATH,
+    None,
+    Bytes,
+    callers=("service",),
+    problems=(wire.BAD_BATCH,),
+    media_type=wire.MEDIA_TYPE,
+    limit=wire.MAX_BYTES,
+    admit=admit_service,
+)
 def take_decisions(call: RouteCall) -> Marked:
     """Append a service's records to the log, all or none, and return the run's high-water mark."""
     turns, statement = call.mint.log.turns, call.admitted.statement
@@ -125,11 +140,13 @@ def _take_batch(call: RouteCall) -> Marked:
     return Marked(verifier=batch.verifier, boot=batch.boot, high_water=mark, leaf=(leaf or b"").hex(), log=word)
 
 
+@endpoint("GET", "/v1/audit/log/checkpoint", READ, problems=_ABSENT)
 def get_checkpoint(call: RouteCall) -> File:
     """Return the log's last checkpoint, a signed note."""
     return File(content=_log_file(call, CHECKPOINT), media_type=TEXT)
 
 
+@endpoint("GET", "/v1/audit/log/tile/{path:path}", READ, problems=_ABSENT)
 def get_tile(call: RouteCall) -> File:
     """Return a tile of the log, or a bundle of its records without their bodies."""
     try:
@@ -139,20 +156,23 @@ def get_tile(call: RouteCall) -> File:
     return File(content=_log_file(call, tile.path), media_type=BINARY)
 
 
+@endpoint("GET", "/v1/audit/proofs/{path:path}", READ, problems=(*_ABSENT, "incomplete", "tampered"))
 def get_proof(call: RouteCall) -> File:
     """Return a record with its inclusion proof, for offline checks (``arx audit verify``)."""
     log = call.mint.log
     return File(content=log.prove(log.find(call.path["path"])).encode(), media_type=TEXT)
 
 
-def start_log_check(call: RouteCall) -> LogCheck:
-    """Check all rows of the log against the signed files, unless a check runs, and return its state."""
-    return _show_check(call.mint.log.check.start(call.authenticated.actor))
-
-
+@endpoint("GET", "/v1/audit/check", READ)
 def get_log_check(call: RouteCall) -> LogCheck:
     """Return the state of the last check of all rows."""
     return check_of(call.mint)
+
+
+@endpoint("POST", "/v1/audit/check", READ)
+def start_log_check(call: RouteCall) -> LogCheck:
+    """Check all rows of the log against the signed files, unless a check runs, and return its state."""
+    return _show_check(call.mint.log.check.start(call.authenticated.actor))
 
 
 def check_of(mint: MintContext) -> LogCheck:
@@ -171,25 +191,3 @@ def _log_file(call: RouteCall, path: str) -> bytes:
     if content is None:
         raise GrantError("no such file in the log; the size of a checkpoint determines its tiles", code="not_found")
     return content
-
-
-_ABSENT: Final = ("not_found",)
-ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/audit/log/checkpoint", READ, get_checkpoint, problems=_ABSENT),
-    Endpoint("GET", "/v1/audit/log/tile/{path:path}", READ, get_tile, problems=_ABSENT),
-    Endpoint("GET", "/v1/audit/check", READ, get_log_check),
-    Endpoint("POST", "/v1/audit/check", READ, start_log_check),
-    Endpoint("GET", "/v1/audit/proofs/{path:path}", READ, get_proof, problems=(*_ABSENT, "incomplete", "tampered")),
-    Endpoint(
-        "POST",
-        wire.PATH,
-        None,
-        take_decisions,
-        Bytes,
-        callers=("service",),
-        problems=(wire.BAD_BATCH,),
-        media_type=wire.MEDIA_TYPE,
-        limit=wire.MAX_BYTES,
-        admit=admit_service,
-    ),
-)

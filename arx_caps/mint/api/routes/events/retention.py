@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from arx_caps.audit.integrity import index_at, prune
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.tasks.erase import erase_before, erase_person
 from arx_verifier.errors import RequestError
 
@@ -45,6 +45,11 @@ class Erased(RouteAnswer, frozen=True):
     events: int
 
 
+# Actions of their own, which only the role ``admin`` allows.
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("POST", "/v1/audit/prune", "arx.audit.prune", PruneBody)
 def prune_log(call: RouteCall) -> Pruned:
     """Prune records before a time from the log, in whole blocks of 256."""
     log, body = call.mint.log, call.body
@@ -57,6 +62,7 @@ def prune_log(call: RouteCall) -> Pruned:
     return Pruned(first=first, pruned=max(0, first - before))
 
 
+@endpoint("POST", "/v1/audit/erase", "arx.audit.erase", EraseBody, problems=("conflict",))
 def erase_bodies(call: RouteCall) -> Erased:
     """Erase the bodies of records about a person, or before a time; the records stay."""
     mint, body, by = call.mint, call.body, call.authenticated.actor
@@ -67,10 +73,3 @@ def erase_bodies(call: RouteCall) -> Erased:
     else:
         erased = erase_before(mint, body.before, by=by, reason=body.reason)
     return Erased(erased=erased.bodies, sessions=erased.sessions, events=erased.events)
-
-
-# Actions of their own, which only the role ``admin`` allows.
-ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/audit/prune", "arx.audit.prune", prune_log, PruneBody),
-    Endpoint("POST", "/v1/audit/erase", "arx.audit.erase", erase_bodies, EraseBody, problems=("conflict",)),
-)

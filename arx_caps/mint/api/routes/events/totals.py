@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.audit.query import MAX_TOP, series, top
-from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.context import MintContext
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import RequestError
@@ -99,6 +99,10 @@ class Totals(RouteAnswer, frozen=True):
     size: int
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("GET", "/v1/audit/top", READ, query=TopQuery)
 def get_top(call: RouteCall) -> TopNames:
     """Return the agents, sessions, tools or reasons with the most decisions, or refusals, over a time."""
     query = call.query
@@ -113,6 +117,7 @@ def get_top(call: RouteCall) -> TopNames:
     return TopNames(by=query.by, order=query.order, since=found.since_ms, until=found.until_ms, rows=rows, rest=rest)
 
 
+@endpoint("GET", "/v1/audit/totals", READ, query=TotalsQuery)
 def get_totals(call: RouteCall) -> Totals:
     """Return the numbers of decisions in each minute, hour or day of a time."""
     return totals_of(call.mint, call.query)
@@ -154,9 +159,3 @@ def _time(query: SpanQuery) -> tuple[int, int | None]:
     if not 0 <= end - since <= MAX_MS:
         raise RequestError("invalid time: expected `since` before `until`, at most ten years before")
     return since, query.until
-
-
-ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/audit/top", READ, get_top, query=TopQuery),
-    Endpoint("GET", "/v1/audit/totals", READ, get_totals, query=TotalsQuery),
-)

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from arx_caps.audit.merkle import Checkpoint, text64
 from arx_caps.audit.query import MAX_PAGE, OUTCOMES, Found, Question, held, questions, reach, show_nodes, show_record
 from arx_caps.audit.store import SOURCE, LogStore
-from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.context import MintContext
@@ -123,6 +123,10 @@ class Runs(RouteAnswer, frozen=True):
     next: str | UnsetType = UNSET
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("GET", "/v1/audit/runs", READ, query=RunsQuery)
 def list_runs(call: RouteCall) -> Runs:
     """List the runs whose records the log has, with their high-water marks and ends."""
     query, limit = call.query, call.query.limit
@@ -141,6 +145,7 @@ def _show_run(row: Mapping[str, Any]) -> RunShown:
     return RunShown(service=row["audience"], **members, seen_at=row["seen_ms"], closed_at=row["closed_ms"])
 
 
+@endpoint("GET", "/v1/audit/records", READ, query=RecordsQuery, problems=("incomplete", "tampered"))
 def list_records(call: RouteCall) -> Records:
     """Return records of the audit log: the newest, those before or after an index, or new ones."""
     query, store = call.query, call.mint.log.store
@@ -188,6 +193,7 @@ def records_after(mint: MintContext, after: int | None, limit: int) -> tuple[lis
     return [show_record(each) for each in found if each.tool != READ], size
 
 
+@endpoint("GET", "/v1/audit/nodes", READ, query=NodesQuery)
 def list_nodes(call: RouteCall) -> LogNodes:
     """Return delegation trees, with the counts of allowed and denied calls at each place."""
     question = question_of(call.mint, call.query)
@@ -289,10 +295,3 @@ def question_of(mint: MintContext, query: NodesQuery) -> Question:
     if question.reason is not None and question.reason not in (*OUTCOMES, *REASONS):
         raise RequestError("invalid reason: expected allow, deny, end, counted, gap, event or a reason code")
     return question
-
-
-ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/audit/records", READ, list_records, query=RecordsQuery, problems=("incomplete", "tampered")),
-    Endpoint("GET", "/v1/audit/nodes", READ, list_nodes, query=NodesQuery),
-    Endpoint("GET", "/v1/audit/runs", READ, list_runs, query=RunsQuery),
-)

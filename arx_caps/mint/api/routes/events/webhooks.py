@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, TEST, WAITING
@@ -123,6 +123,10 @@ class NotificationQuery(PageQuery, frozen=True):
     webhook: Annotated[str, Meta(max_length=32)] | None = None
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("POST", "/v1/webhooks", WRITE, WebhookBody, status=201, problems=("conflict",))
 def add_webhook(call: RouteCall) -> WebhookAdded:
     """Add a receiver of notifications, with a new secret."""
     mint, body, by = call.mint, call.body, call.authenticated.actor
@@ -152,11 +156,13 @@ def add_webhook(call: RouteCall) -> WebhookAdded:
     return WebhookAdded(webhook=_show(_find(call, row["id"])), secret=receiver.secret)
 
 
+@endpoint("GET", "/v1/webhooks", READ)
 def list_webhooks(call: RouteCall) -> Webhooks:
     """List the receivers of notifications."""
     return Webhooks(webhooks=list(map(_show, call.mint.db.webhooks.list())), kinds=tuple(NOTIFIED))
 
 
+@endpoint("DELETE", "/v1/webhooks/{webhook}", WRITE, problems=("not_found",))
 def delete_webhook(call: RouteCall) -> WebhookShown:
     """Remove a receiver, and what waits for it."""
     mint, webhook = call.mint, _find(call, call.path["webhook"])["id"]
@@ -164,6 +170,7 @@ def delete_webhook(call: RouteCall) -> WebhookShown:
     return _show(_find(call, webhook))
 
 
+@endpoint("POST", "/v1/webhooks/{webhook}/test", WRITE, query=WebhookTestQuery, problems=("not_found", "conflict"))
 def test_webhook(call: RouteCall) -> WebhookTested:
     """Send a test to a receiver, once, and return what it answered."""
     row = _find(call, call.path["webhook"])
@@ -176,6 +183,7 @@ def test_webhook(call: RouteCall) -> WebhookTested:
     return WebhookTested(taken=outcome.error is None, status=outcome.status, error=outcome.error)
 
 
+@endpoint("GET", "/v1/notifications", READ, query=NotificationQuery)
 def list_notifications(call: RouteCall) -> Notifications:
     """List the notifications that wait or have failed."""
     query: NotificationQuery = call.query
@@ -186,6 +194,7 @@ def list_notifications(call: RouteCall) -> Notifications:
     return Notifications(notifications=page.shown, next=page.next)
 
 
+@endpoint("POST", "/v1/notifications/{notification}/resend", WRITE, problems=("not_found", "conflict"))
 def resend_notification(call: RouteCall) -> NotificationShown:
     """Send a notification again, with the same id and all attempts anew."""
     name, by = call.path["notification"], call.authenticated.actor
@@ -231,26 +240,3 @@ def _show_notification(row: Mapping[str, Any]) -> NotificationShown:
         next_at=row["next_at"] if row["status"] == WAITING else None,
         error=row["error"],
     )
-
-
-ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/webhooks", WRITE, add_webhook, WebhookBody, status=201, problems=("conflict",)),
-    Endpoint("GET", "/v1/webhooks", READ, list_webhooks),
-    Endpoint("DELETE", "/v1/webhooks/{webhook}", WRITE, delete_webhook, problems=("not_found",)),
-    Endpoint(
-        "POST",
-        "/v1/webhooks/{webhook}/test",
-        WRITE,
-        test_webhook,
-        query=WebhookTestQuery,
-        problems=("not_found", "conflict"),
-    ),
-    Endpoint("GET", "/v1/notifications", READ, list_notifications, query=NotificationQuery),
-    Endpoint(
-        "POST",
-        "/v1/notifications/{notification}/resend",
-        WRITE,
-        resend_notification,
-        problems=("not_found", "conflict"),
-    ),
-)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.credentials.keyfile import PublicKey
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import AgentShown, KillShown, show_agent, show_kill
 from arx_caps.mint.db.events import Event
@@ -63,6 +63,25 @@ class AgentEnded(RouteAnswer, frozen=True):
     kill: KillShown
 
 
+_TAKEN: Final = ("agent_exists", "key_enrolled", "conflict")
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+def agent_again(call: RouteCall, made: Made) -> AgentShown:
+    """Answer a repeat of an enrolment."""
+    return show_agent(call.mint, _find_agent(call, made.facts["agent"]))
+
+
+@endpoint(
+    "POST",
+    "/v1/agents",
+    "arx.agents.write",
+    AgentBody,
+    status=201,
+    problems=_TAKEN,
+    again=agent_again,
+    makes="agent.enrolled",
+)
 def enrol_agent(call: RouteCall) -> AgentShown:
     """Enrol an agent, with or without a first key."""
     body, mint = call.body, call.mint
@@ -81,11 +100,7 @@ def enrol_agent(call: RouteCall) -> AgentShown:
     return show_agent(mint, _find_agent(call, body.path))
 
 
-def agent_again(call: RouteCall, made: Made) -> AgentShown:
-    """Answer a repeat of an enrolment."""
-    return show_agent(call.mint, _find_agent(call, made.facts["agent"]))
-
-
+@endpoint("GET", "/v1/agents", "arx.agents.read", query=AgentsQuery)
 def list_agents(call: RouteCall) -> Agents:
     """List the agents."""
     mint, query = call.mint, call.query
@@ -99,11 +114,19 @@ def list_agents(call: RouteCall) -> Agents:
     return Agents(agents=page.shown, total=mint.db.count(AGENTS), next=page.next)
 
 
+@endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", problems=("not_found",))
 def get_agent(call: RouteCall) -> AgentShown:
     """Show one agent."""
     return show_agent(call.mint, _find_agent(call, call.path["path"]))
 
 
+@endpoint(
+    "PATCH",
+    "/v1/agents/{path:path}",
+    "arx.agents.write",
+    AgentPatchBody,
+    problems=("not_found", "conflict", "key_enrolled"),
+)
 def patch_agent(call: RouteCall) -> AgentShown:
     """Change an agent's keys and metadata.
 
@@ -128,6 +151,7 @@ def patch_agent(call: RouteCall) -> AgentShown:
     return show_agent(mint, _find_agent(call, path))
 
 
+@endpoint("DELETE", "/v1/agents/{path:path}", "arx.agents.write", problems=("not_found", "conflict"))
 def delete_agent(call: RouteCall) -> AgentEnded:
     """Deactivate an agent: kill its sessions and tasks, and those of all agents below it."""
     path = _find_agent(call, call.path["path"])["path"]
@@ -147,31 +171,3 @@ def _find_agent(call: RouteCall, path: str) -> dict[str, Any]:
     if row is None:
         raise GrantError("no such agent", code="not_found")
     return row
-
-
-_TAKEN: Final = ("agent_exists", "key_enrolled", "conflict")
-
-ENDPOINTS: Final = (
-    Endpoint(
-        "POST",
-        "/v1/agents",
-        "arx.agents.write",
-        enrol_agent,
-        AgentBody,
-        status=201,
-        problems=_TAKEN,
-        again=agent_again,
-        makes="agent.enrolled",
-    ),
-    Endpoint("GET", "/v1/agents", "arx.agents.read", list_agents, query=AgentsQuery),
-    Endpoint("GET", "/v1/agents/{path:path}", "arx.agents.read", get_agent, problems=("not_found",)),
-    Endpoint(
-        "PATCH",
-        "/v1/agents/{path:path}",
-        "arx.agents.write",
-        patch_agent,
-        AgentPatchBody,
-        problems=("not_found", "conflict", "key_enrolled"),
-    ),
-    Endpoint("DELETE", "/v1/agents/{path:path}", "arx.agents.write", delete_agent, problems=("not_found", "conflict")),
-)

@@ -6,7 +6,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, show_kill
 from arx_caps.mint.db.repositories.identity.holder_keys import KEYS_ORDER
@@ -94,11 +94,16 @@ class KeyReplaced(RouteAnswer, frozen=True):
     kill: KillShown | None
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("GET", "/v1/root-keys", READ)
 def list_root_keys(call: RouteCall) -> Roots:
     """List the root keys, with the services for which each mints and for which it waits."""
     return Roots(keys=tuple(map(_show, call.mint.rotation.view_roots())))
 
 
+@endpoint("GET", "/v1/holder-keys", READ, query=PageQuery)
 def list_holder_keys(call: RouteCall) -> HolderKeys:
     """List the keys of agents, operators and services, and when each last signed."""
     limit = call.query.limit
@@ -114,35 +119,31 @@ def list_holder_keys(call: RouteCall) -> HolderKeys:
     return HolderKeys(keys=page.shown, next=page.next)
 
 
-def create_root_key(call: RouteCall) -> RootShown:
-    """Make a root key and publish it to services; it mints nothing before a rotation."""
-    return _find_root(call, call.mint.rotation.make_root(call.unit, call.authenticated.actor))
-
-
 def root_again(call: RouteCall, made: Made) -> RootShown:
     """Answer a repeat of making or rotating a root key."""
     return _find_root(call, made.facts["key"])
 
 
+@endpoint("POST", "/v1/root-keys", WRITE, status=201, problems=("conflict",), again=root_again, makes="key.created")
+def create_root_key(call: RouteCall) -> RootShown:
+    """Make a root key and publish it to services; it mints nothing before a rotation."""
+    return _find_root(call, call.mint.rotation.make_root(call.unit, call.authenticated.actor))
+
+
+@endpoint(
+    "POST", "/v1/root-keys/rotate", WRITE, RotateBody, problems=("conflict",), again=root_again, makes="key.rotated"
+)
 def rotate_root_key(call: RouteCall) -> RootShown:
     """Let the newest root key mint once every service has had the time to fetch it."""
     return _find_root(call, call.mint.rotation.rotate_root(call.unit, call.authenticated.actor, now=call.body.now))
 
 
+@endpoint("POST", "/v1/root-keys/{name}/retire", WRITE, RetireBody, problems=("not_found", "conflict"))
 def retire_root_key(call: RouteCall) -> RootRetired:
     """Retire a root key for good: within a lease, no service accepts it any more."""
     name = call.path["name"]
     report = call.mint.rotation.retire_root(name, call.authenticated.actor, now=call.body.now)
     return RootRetired(key=_find_root(call, name), kill=show_kill(report) if report is not None else None)
-
-
-def replace_key(call: RouteCall) -> KeyReplaced:
-    """Replace the key of one service's audience."""
-    audience = _enrolled(call)
-    report = call.mint.rotation.replace_audience_key(
-        call.unit, audience, call.authenticated.actor, stolen=call.body.stolen
-    )
-    return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
 def replaced_again(call: RouteCall, made: Made) -> KeyReplaced:
@@ -153,6 +154,25 @@ def replaced_again(call: RouteCall, made: Made) -> KeyReplaced:
     return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
 
 
+@endpoint(
+    "POST",
+    "/v1/services/{audience}/replace-key",
+    WRITE_SERVICES,
+    ReplaceBody,
+    problems=("not_found",),
+    again=replaced_again,
+    makes="service.key_replaced",
+)
+def replace_key(call: RouteCall) -> KeyReplaced:
+    """Replace the key of one service's audience."""
+    audience = _enrolled(call)
+    report = call.mint.rotation.replace_audience_key(
+        call.unit, audience, call.authenticated.actor, stolen=call.body.stolen
+    )
+    return KeyReplaced(audience=audience, kill=show_kill(report) if report is not None else None)
+
+
+@endpoint("DELETE", "/v1/services/{audience}", WRITE_SERVICES, problems=("not_found",))
 def delete_service(call: RouteCall) -> KeyReplaced:
     """Remove a service: remove its own keys, and revoke all tokens for it."""
     audience = _enrolled(call)
@@ -186,43 +206,3 @@ def _show(view: RootView) -> RootShown:
         outlived_at=view.outlived_at,
         retired_at=view.row.retired_at,
     )
-
-
-ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/root-keys", READ, list_root_keys),
-    Endpoint("GET", "/v1/holder-keys", READ, list_holder_keys, query=PageQuery),
-    Endpoint(
-        "POST",
-        "/v1/root-keys",
-        WRITE,
-        create_root_key,
-        status=201,
-        problems=("conflict",),
-        again=root_again,
-        makes="key.created",
-    ),
-    Endpoint(
-        "POST",
-        "/v1/root-keys/rotate",
-        WRITE,
-        rotate_root_key,
-        RotateBody,
-        problems=("conflict",),
-        again=root_again,
-        makes="key.rotated",
-    ),
-    Endpoint(
-        "POST", "/v1/root-keys/{name}/retire", WRITE, retire_root_key, RetireBody, problems=("not_found", "conflict")
-    ),
-    Endpoint(
-        "POST",
-        "/v1/services/{audience}/replace-key",
-        WRITE_SERVICES,
-        replace_key,
-        ReplaceBody,
-        problems=("not_found",),
-        again=replaced_again,
-        makes="service.key_replaced",
-    ),
-    Endpoint("DELETE", "/v1/services/{audience}", WRITE_SERVICES, delete_service, problems=("not_found",)),
-)

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.authenticate import LOGOUT
@@ -67,6 +67,17 @@ class LoggedOut(RouteAnswer, frozen=True):
     operator: str
 
 
+_CODES: Final = (
+    *("bad_subject_token", "issuer_unavailable", "no_policy", "no_role", "not_found", "revoked"),
+    *("operator_exists", "key_enrolled", "conflict"),
+)
+OPEN: Final[tuple[Any, ...]] = (
+    OpenRoute(PATH, "Return where a program asks for a device code.", {200: LoginPlace}, ("not_found",)),
+)
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("POST", PATH, None, LoginBody, status=201, problems=_CODES)
 def log_in(call: RouteCall) -> LoggedIn:
     """Log a person in as an operator: enrol the key of the proof until the login ends, and return a token."""
     mint, proof = call.mint, call.proof
@@ -81,6 +92,7 @@ def log_in(call: RouteCall) -> LoggedIn:
     return LoggedIn(operator=name, token=operator_token, expires_at=expires_at, until=until)
 
 
+@endpoint("DELETE", PATH, LOGOUT, problems=("conflict", "not_found"))
 def log_out(call: RouteCall) -> LoggedOut:
     """Remove the key of the call, if a login enrolled it."""
     caller, keys = call.authenticated, call.mint.db.holder_keys
@@ -109,19 +121,6 @@ def _login(login: Login | None) -> Login:
     if login is None or login.device_client_id is None:
         raise GrantError(NO_LOGIN, code="not_found")
     return login
-
-
-_CODES: Final = (
-    *("bad_subject_token", "issuer_unavailable", "no_policy", "no_role", "not_found", "revoked"),
-    *("operator_exists", "key_enrolled", "conflict"),
-)
-ENDPOINTS: Final = (
-    Endpoint("POST", PATH, None, log_in, LoginBody, status=201, problems=_CODES),
-    Endpoint("DELETE", PATH, LOGOUT, log_out, problems=("conflict", "not_found")),
-)
-OPEN: Final[tuple[Any, ...]] = (
-    OpenRoute(PATH, "Return where a program asks for a device code.", {200: LoginPlace}, ("not_found",)),
-)
 
 
 def routes() -> list[Route]:

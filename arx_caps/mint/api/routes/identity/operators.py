@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.credentials.keyfile import PublicKey
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, show_kill, show_operator
 from arx_caps.mint.db.events import Event
@@ -88,6 +88,12 @@ class Whoami(RouteAnswer, frozen=True, kw_only=True):
     rules: list[dict[str, Any]] | UnsetType = UNSET
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint(
+    "POST", "/v1/operators/token", None, OperatorTokenBody, status=201, problems=("no_role", "no_policy"), urgent=True
+)
 def sign_in_operator(call: RouteCall) -> OperatorToken:
     """Return an operator's token, which lives for ten minutes."""
     if call.proof is None:
@@ -97,6 +103,21 @@ def sign_in_operator(call: RouteCall) -> OperatorToken:
     return OperatorToken(token=token, expires_at=expires_at)
 
 
+def operator_again(call: RouteCall, made: Made) -> OperatorShown:
+    """Answer a repeat of an enrolment."""
+    return show_operator(call.mint, _find_operator(call, made.facts["operator"]))
+
+
+@endpoint(
+    "POST",
+    "/v1/operators",
+    roles.WRITE_OPERATORS,
+    OperatorBody,
+    status=201,
+    problems=("operator_exists", "key_enrolled", "conflict"),
+    again=operator_again,
+    makes="operator.enrolled",
+)
 def enrol_operator(call: RouteCall) -> OperatorShown:
     """Enrol an operator with a first key and a role."""
     body, mint = call.body, call.mint
@@ -112,11 +133,7 @@ def enrol_operator(call: RouteCall) -> OperatorShown:
     return show_operator(mint, _find_operator(call, body.name))
 
 
-def operator_again(call: RouteCall, made: Made) -> OperatorShown:
-    """Answer a repeat of an enrolment."""
-    return show_operator(call.mint, _find_operator(call, made.facts["operator"]))
-
-
+@endpoint("GET", "/v1/operators", READ, query=PageQuery)
 def list_operators(call: RouteCall) -> Operators:
     """List the operators, removed ones included."""
     mint, limit = call.mint, call.query.limit
@@ -125,11 +142,19 @@ def list_operators(call: RouteCall) -> Operators:
     return Operators(operators=page.shown, total=mint.db.count(OPERATORS), next=page.next)
 
 
+@endpoint("GET", "/v1/operators/{name}", READ, problems=("not_found",))
 def get_operator(call: RouteCall) -> OperatorShown:
     """Return one operator."""
     return show_operator(call.mint, _find_operator(call, call.path["name"]))
 
 
+@endpoint(
+    "PATCH",
+    "/v1/operators/{name}",
+    roles.WRITE_OPERATORS,
+    OperatorPatchBody,
+    problems=("not_found", "conflict", "key_enrolled"),
+)
 def patch_operator(call: RouteCall) -> OperatorShown:
     """Change an operator's role or keys, from the next call on, whatever its token says."""
     body, mint, by = call.body, call.mint, call.authenticated.actor
@@ -158,6 +183,7 @@ def patch_operator(call: RouteCall) -> OperatorShown:
     return show_operator(mint, _find_operator(call, name))
 
 
+@endpoint("DELETE", "/v1/operators/{name}", roles.WRITE_OPERATORS, problems=("not_found", "conflict"))
 def delete_operator(call: RouteCall) -> OperatorEnded:
     """Remove an operator for good."""
     # The row stays and so does its name: records name it, and a successor must not be taken for it.
@@ -166,6 +192,7 @@ def delete_operator(call: RouteCall) -> OperatorEnded:
     return OperatorEnded(operator=show_operator(call.mint, _find_operator(call, name)), kill=show_kill(report))
 
 
+@endpoint("GET", "/v1/whoami", "arx.whoami", callers=("operator", "agent"))
 def whoami(call: RouteCall) -> Whoami:
     """Return the authenticated caller and the actions that it may call."""
     caller = call.authenticated
@@ -190,42 +217,3 @@ def _find_operator(call: RouteCall, name: str) -> Mapping[str, Any]:
     if row is None:
         raise GrantError("no such operator", code="not_found")
     return row
-
-
-ENDPOINTS: Final = (
-    Endpoint(
-        "POST",
-        "/v1/operators/token",
-        None,
-        sign_in_operator,
-        OperatorTokenBody,
-        status=201,
-        problems=("no_role", "no_policy"),
-        urgent=True,
-    ),
-    Endpoint(
-        "POST",
-        "/v1/operators",
-        roles.WRITE_OPERATORS,
-        enrol_operator,
-        OperatorBody,
-        status=201,
-        problems=("operator_exists", "key_enrolled", "conflict"),
-        again=operator_again,
-        makes="operator.enrolled",
-    ),
-    Endpoint("GET", "/v1/operators", READ, list_operators, query=PageQuery),
-    Endpoint("GET", "/v1/operators/{name}", READ, get_operator, problems=("not_found",)),
-    Endpoint(
-        "PATCH",
-        "/v1/operators/{name}",
-        roles.WRITE_OPERATORS,
-        patch_operator,
-        OperatorPatchBody,
-        problems=("not_found", "conflict", "key_enrolled"),
-    ),
-    Endpoint(
-        "DELETE", "/v1/operators/{name}", roles.WRITE_OPERATORS, delete_operator, problems=("not_found", "conflict")
-    ),
-    Endpoint("GET", "/v1/whoami", "arx.whoami", whoami, callers=("operator", "agent")),
-)

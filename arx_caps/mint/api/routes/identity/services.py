@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
@@ -155,6 +155,16 @@ class Services(RouteAnswer, frozen=True):
     next: str | UnsetType = UNSET
 
 
+_NOT_JOINED: Final = (
+    "bad_enrolment",
+    "key_enrolled",
+    "revoked",
+    *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
+)
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("POST", "/v1/services", WRITE, ServiceBody, status=201)
 def enrol_service(call: RouteCall) -> ServiceFile:
     """Enrol a tool service, or find it, and return its service file, a secret."""
     mint, audience, by = call.mint, _require_name(call.body.audience), call.authenticated.actor
@@ -178,6 +188,21 @@ def enrol_service(call: RouteCall) -> ServiceFile:
     )
 
 
+def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
+    """Answer a repeat of an invitation, while its token is valid."""
+    mint, facts, recipe = call.mint, made.facts, made.recipe or {}
+    _, secret = mint.key_schedule.enrolment(recipe["invitation"], recipe["root"])
+    token = ENROLMENT_PREFIX + wire.text_of(secret)
+    if mint.db.services.invited_by(_enrolment_digest(token)) is None:
+        raise GrantError("the enrolment token of this call was used or has expired; make another one", code="conflict")
+    members = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
+    members |= {"in_policy": facts["audience"] in mint.policies.loaded.audiences}
+    return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **members)
+
+
+@endpoint(
+    "POST", "/v1/services/invitations", WRITE, ServiceBody, status=201, again=invited_again, makes="service.invited"
+)
 def invite_service(call: RouteCall) -> ServiceInvited:
     """Make an enrolment token: its first user, within 15 minutes, enrols a key of this service."""
     mint, audience, by = call.mint, _require_name(call.body.audience), call.authenticated.actor
@@ -197,18 +222,24 @@ def invite_service(call: RouteCall) -> ServiceInvited:
     )
 
 
-def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
-    """Answer a repeat of an invitation, while its token is valid."""
-    mint, facts, recipe = call.mint, made.facts, made.recipe or {}
-    _, secret = mint.key_schedule.enrolment(recipe["invitation"], recipe["root"])
-    token = ENROLMENT_PREFIX + wire.text_of(secret)
-    if mint.db.services.invited_by(_enrolment_digest(token)) is None:
-        raise GrantError("the enrolment token of this call was used or has expired; make another one", code="conflict")
-    members = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
-    members |= {"in_policy": facts["audience"] in mint.policies.loaded.audiences}
-    return ServiceInvited(enrolment=token, issuer=mint.realm.issuer, **members)
+def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
+    """Answer a repeat of an enrolment, while the key is enrolled."""
+    audience = made.facts["audience"]
+    if call.proof is None or call.mint.db.holder_keys.holder_of(call.proof.key.kid) != f"service:{audience}":
+        raise bad_enrolment()
+    return ServiceJoined(audience=audience, kid=call.proof.key.kid)
 
 
+@endpoint(
+    "POST",
+    "/v1/services/keys",
+    None,
+    JoinBody,
+    status=201,
+    problems=_NOT_JOINED,
+    again=joined_again,
+    makes="service.joined",
+)
 def join_service(call: RouteCall) -> ServiceJoined:
     """Enrol the proof's key for the service of the enrolment token, and use the token up."""
     mint, proof = call.mint, call.proof
@@ -228,14 +259,7 @@ def join_service(call: RouteCall) -> ServiceJoined:
     return ServiceJoined(audience=audience, kid=proof.key.kid)
 
 
-def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
-    """Answer a repeat of an enrolment, while the key is enrolled."""
-    audience = made.facts["audience"]
-    if call.proof is None or call.mint.db.holder_keys.holder_of(call.proof.key.kid) != f"service:{audience}":
-        raise bad_enrolment()
-    return ServiceJoined(audience=audience, kid=call.proof.key.kid)
-
-
+@endpoint("GET", "/v1/keys", FETCH, callers=("service",), problems=("replayed", "not_found"))
 def list_keys(call: RouteCall) -> AudienceKeys:
     """Return the keys of the caller's audience, all of which it must accept."""
     mint, audience = call.mint, call.authenticated.name
@@ -255,6 +279,13 @@ def list_keys(call: RouteCall) -> AudienceKeys:
     return answer
 
 
+@endpoint("GET", "/v1/services/{audience}", READ, problems=("not_found",))
+def get_service(call: RouteCall) -> ServiceShown:
+    """Return one service."""
+    return _show(call.mint, _row(call.mint, call.path["audience"]))
+
+
+@endpoint("PUT", "/v1/services/{audience}", WRITE)
 def put_service(call: RouteCall) -> ServiceShown:
     """Enrol a tool service without a key, or find it; a repeat changes nothing and records nothing."""
     mint, audience, by = call.mint, _require_name(call.path["audience"]), call.authenticated.actor
@@ -262,6 +293,7 @@ def put_service(call: RouteCall) -> ServiceShown:
     return _show(mint, _row(mint, audience))
 
 
+@endpoint("GET", "/v1/services", READ, query=PageQuery)
 def list_services(call: RouteCall) -> Services:
     """List the services."""
     mint, limit = call.mint, call.query.limit
@@ -271,11 +303,7 @@ def list_services(call: RouteCall) -> Services:
     return Services(services=page.shown, total=mint.db.count(SERVICES), next=page.next)
 
 
-def get_service(call: RouteCall) -> ServiceShown:
-    """Return one service."""
-    return _show(call.mint, _row(call.mint, call.path["audience"]))
-
-
+@endpoint("PATCH", "/v1/services/{audience}", WRITE, ServicePatchBody, problems=("not_found",))
 def patch_service(call: RouteCall) -> ServiceShown:
     """Remove a key of a service: it fetches no more keys and signs no more batches."""
     mint, kid = call.mint, call.body.remove_kid
@@ -367,40 +395,3 @@ def _show_all(mint: MintContext, rows: Sequence[Mapping[str, Any]]) -> dict[str,
 def _enrolment_digest(token: str) -> str:
     # JSON may carry half of a surrogate pair: any text has a digest, and a wrong one is just not found.
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-_NOT_JOINED: Final = (
-    "bad_enrolment",
-    "key_enrolled",
-    "revoked",
-    *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
-)
-ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/services", WRITE, enrol_service, ServiceBody, status=201),
-    Endpoint("GET", "/v1/services", READ, list_services, query=PageQuery),
-    Endpoint(
-        "POST",
-        "/v1/services/invitations",
-        WRITE,
-        invite_service,
-        ServiceBody,
-        status=201,
-        again=invited_again,
-        makes="service.invited",
-    ),
-    Endpoint(
-        "POST",
-        "/v1/services/keys",
-        None,
-        join_service,
-        JoinBody,
-        status=201,
-        problems=_NOT_JOINED,
-        again=joined_again,
-        makes="service.joined",
-    ),
-    Endpoint("GET", "/v1/services/{audience}", READ, get_service, problems=("not_found",)),
-    Endpoint("PUT", "/v1/services/{audience}", WRITE, put_service),
-    Endpoint("PATCH", "/v1/services/{audience}", WRITE, patch_service, ServicePatchBody, problems=("not_found",)),
-    Endpoint("GET", "/v1/keys", FETCH, list_keys, callers=("service",), problems=("replayed", "not_found")),
-)

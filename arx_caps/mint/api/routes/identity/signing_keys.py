@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the keys that sign access tokens.  CONTROL 5.1."""
 
-from typing import Final
-
 from arx_caps.credentials.access_token import Algorithm
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.identity.keys import READ, WRITE
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.keys.signing_keys import SigningKeyView
@@ -34,20 +32,33 @@ class SigningKeysShown(RouteAnswer, frozen=True):
     keys: tuple[SigningKeyShown, ...]
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("GET", "/v1/signing-keys", READ)
 def list_signing_keys(call: RouteCall) -> SigningKeysShown:
     """List the keys that sign access tokens."""
     return SigningKeysShown(keys=tuple(map(_show, call.mint.signing_keys.view())))
 
 
+def signing_key_again(call: RouteCall, made: Made) -> SigningKeyShown:
+    """Answer a repeat of a rotation."""
+    return _find(call, made.facts["key"])
+
+
+@endpoint(
+    "POST",
+    "/v1/signing-keys/rotate",
+    WRITE,
+    SigningRotateBody,
+    again=signing_key_again,
+    makes="signing_key.created",
+    problems=("conflict",),
+)
 def rotate_signing_key(call: RouteCall) -> SigningKeyShown:
     """Make the next key that signs access tokens; it signs once it was published for long enough."""
     keys, body = call.mint.signing_keys, call.body
     return _find(call, keys.rotate(call.unit, call.authenticated.actor, algorithm=body.algorithm, at_once=body.stolen))
-
-
-def signing_key_again(call: RouteCall, made: Made) -> SigningKeyShown:
-    """Answer a repeat of a rotation."""
-    return _find(call, made.facts["key"])
 
 
 def _find(call: RouteCall, kid: str) -> SigningKeyShown:
@@ -64,18 +75,3 @@ def _show(view: SigningKeyView) -> SigningKeyShown:
         signs_from=row.signs_from,
         retired_at=row.retired_at,
     )
-
-
-ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/signing-keys", READ, list_signing_keys),
-    Endpoint(
-        "POST",
-        "/v1/signing-keys/rotate",
-        WRITE,
-        rotate_signing_key,
-        SigningRotateBody,
-        again=signing_key_again,
-        makes="signing_key.created",
-        problems=("conflict",),
-    ),
-)

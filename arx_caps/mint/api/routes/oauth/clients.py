@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.work.sessions import Duration
 from arx_caps.mint.context import MintContext
@@ -89,6 +89,10 @@ class Clients(RouteAnswer, frozen=True):
     next: str | UnsetType = UNSET
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("POST", "/v1/clients", WRITE, ClientBody, status=201, problems=("not_found",))
 def add_client(call: RouteCall) -> ClientAdded:
     """Register an OAuth client for an agent."""
     mint, body, by = call.mint, call.body, call.authenticated.actor
@@ -120,6 +124,7 @@ def add_client(call: RouteCall) -> ClientAdded:
     return ClientAdded(client=_show(mint, row), secret=secret)
 
 
+@endpoint("GET", "/v1/clients", READ, query=PageQuery)
 def list_clients(call: RouteCall) -> Clients:
     """List the OAuth clients."""
     mint, limit = call.mint, call.query.limit
@@ -128,11 +133,13 @@ def list_clients(call: RouteCall) -> Clients:
     return Clients(clients=page.shown, total=mint.db.count(OAUTH_CLIENTS), next=page.next)
 
 
+@endpoint("GET", "/v1/clients/{client}", READ, problems=("not_found",))
 def get_client(call: RouteCall) -> ClientShown:
     """Return an OAuth client."""
     return _show(call.mint, _find(call))
 
 
+@endpoint("DELETE", "/v1/clients/{client}", WRITE, problems=("not_found", "conflict"))
 def delete_client(call: RouteCall) -> ClientShown:
     """Remove an OAuth client for good, and end its sessions."""
     mint, by, row = call.mint, call.authenticated.actor, _find(call)
@@ -178,11 +185,3 @@ def _show(mint: MintContext, row: Mapping[str, Any]) -> ClientShown:
         expires_at=end_of_unused(row, unused_ms) if row["by"] == SELF else row["expires_at"],
         ended_at=row["ended_at"],
     )
-
-
-ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/clients", WRITE, add_client, ClientBody, status=201, problems=("not_found",)),
-    Endpoint("GET", "/v1/clients", READ, list_clients, query=PageQuery),
-    Endpoint("GET", "/v1/clients/{client}", READ, get_client, problems=("not_found",)),
-    Endpoint("DELETE", "/v1/clients/{client}", WRITE, delete_client, problems=("not_found", "conflict")),
-)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The route of token exchange, for tool services.  CONTROL 2.6, RFC 8693."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.tasks import token_exchange
 from arx_verifier.clock import now_ms
@@ -43,6 +43,25 @@ class Exchanged(RouteAnswer, frozen=True, kw_only=True):
     link: str
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+def exchanged_again(call: RouteCall, made: Made) -> Exchanged:
+    """Answer a repeat of an exchange."""
+    return _answer(made.facts["audience"], token_exchange.exchange_again(call.mint, made.recipe or {}))
+
+
+@endpoint(
+    "POST",
+    "/v1/exchange",
+    "arx.exchange",
+    ExchangeBody,
+    callers=("service",),
+    problems=("exchange_not_allowed", "bad_parameters", "no_policy"),
+    again=exchanged_again,
+    makes="token.exchanged",
+    one_change=True,
+)
 def exchange_token(call: RouteCall) -> Exchanged:
     """Exchange the token of a call to a service for one for another service, on the same task."""
     mint, body = call.mint, call.body
@@ -59,11 +78,6 @@ def exchange_token(call: RouteCall) -> Exchanged:
     return _answer(audience, made)
 
 
-def exchanged_again(call: RouteCall, made: Made) -> Exchanged:
-    """Answer a repeat of an exchange."""
-    return _answer(made.facts["audience"], token_exchange.exchange_again(call.mint, made.recipe or {}))
-
-
 def _answer(audience: str, made: token_exchange.ExchangedToken) -> Exchanged:
     return Exchanged(
         access_token=made.token,
@@ -74,19 +88,3 @@ def _answer(audience: str, made: token_exchange.ExchangedToken) -> Exchanged:
         bundle=made.bundle,
         link=made.link,
     )
-
-
-ENDPOINTS: Final = (
-    Endpoint(
-        "POST",
-        "/v1/exchange",
-        "arx.exchange",
-        exchange_token,
-        ExchangeBody,
-        callers=("service",),
-        problems=("exchange_not_allowed", "bad_parameters", "no_policy"),
-        again=exchanged_again,
-        makes="token.exchanged",
-        one_change=True,
-    ),
-)

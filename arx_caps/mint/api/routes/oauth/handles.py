@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.credentials.access_token import MAX_CHARS, SEAL_TYPE
 from arx_caps.credentials.jose import token_hash
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.approvals import ApprovalAsked, ApprovalBody, ApprovalShown, show_approval
 from arx_caps.mint.approvals import ApprovalRequest
 from arx_caps.mint.oauth.handle_approvals import ask_for_handle, take_for_handle, withdraw_for_handle
@@ -72,6 +72,10 @@ class HandleDischarge(RouteAnswer, frozen=True):
         return "<HandleDischarge>"
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("POST", "/v1/handles", OPEN, HandleBody, callers=("service",), problems=(*REASONS, "conflict"))
 def open_handle_route(call: RouteCall) -> HandleOpened:
     """Return the bundle that an access token stands for, sealed to the service that asks."""
     mint, audience = call.mint, call.authenticated.name
@@ -81,6 +85,14 @@ def open_handle_route(call: RouteCall) -> HandleOpened:
     return HandleOpened(sealed=_sealed(content, key), expires_at=handle.row["expires_at"])
 
 
+@endpoint(
+    "POST",
+    "/v1/handles/approvals",
+    APPROVE,
+    HandleApprovalBody,
+    callers=("service",),
+    problems=(*REASONS, "bad_parameters", "not_found", "session_ended", "too_many_approvals"),
+)
 def ask_handle_approval_route(call: RouteCall) -> ApprovalAsked:
     """Request an approval of a call with an access token, or find the one that there is."""
     body = call.body
@@ -89,6 +101,22 @@ def ask_handle_approval_route(call: RouteCall) -> ApprovalAsked:
     return ApprovalAsked(approval=show_approval(call.mint, row))
 
 
+@endpoint(
+    "POST",
+    "/v1/handles/approvals/{approval}",
+    APPROVE,
+    HandleDischargeBody,
+    callers=("service",),
+    problems=(
+        *REASONS,
+        "approval_denied",
+        "approval_expired",
+        "approval_withdrawn",
+        "conflict",
+        "not_found",
+        "session_ended",
+    ),
+)
 def take_handle_discharge_route(call: RouteCall) -> HandleDischarge:
     """Return how an approval stands and, once it is given, its discharge, sealed to the service that asks."""
     mint, name, handle, audience = call.mint, call.path["approval"], call.body.handle, call.authenticated.name
@@ -114,6 +142,7 @@ class ScopesShown(RouteAnswer, frozen=True):
     scopes: dict[str, list[str]]
 
 
+@endpoint("GET", "/v1/scopes", SCOPES, callers=("service",), problems=("replayed",))
 def list_scopes(call: RouteCall) -> ScopesShown:
     """Return the scopes of the service that asks."""
     return ScopesShown(scopes=scopes_for(call.mint, call.authenticated.name))
@@ -135,43 +164,3 @@ def _sealing_key(call: RouteCall) -> OKPKey:
             "invalid seal: expected an X25519 key and the access token's hash, signed by the service's own key",
             code="bad_proof",
         ) from error
-
-
-ENDPOINTS: Final = (
-    Endpoint(
-        "POST",
-        "/v1/handles",
-        OPEN,
-        open_handle_route,
-        HandleBody,
-        callers=("service",),
-        problems=(*REASONS, "conflict"),
-    ),
-    Endpoint("GET", "/v1/scopes", SCOPES, list_scopes, callers=("service",), problems=("replayed",)),
-    Endpoint(
-        "POST",
-        "/v1/handles/approvals",
-        APPROVE,
-        ask_handle_approval_route,
-        HandleApprovalBody,
-        callers=("service",),
-        problems=(*REASONS, "bad_parameters", "not_found", "session_ended", "too_many_approvals"),
-    ),
-    Endpoint(
-        "POST",
-        "/v1/handles/approvals/{approval}",
-        APPROVE,
-        take_handle_discharge_route,
-        HandleDischargeBody,
-        callers=("service",),
-        problems=(
-            *REASONS,
-            "approval_denied",
-            "approval_expired",
-            "approval_withdrawn",
-            "conflict",
-            "not_found",
-            "session_ended",
-        ),
-    ),
-)

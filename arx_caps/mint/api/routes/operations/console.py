@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.console_sessions import CONSOLE_ORDER
@@ -60,12 +60,17 @@ class SignInEnded(RouteAnswer, frozen=True):
     operator: str
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("POST", "/v1/console/links", OPEN_CONSOLE, one_change=True)
 def open_console(call: RouteCall) -> ConsoleLink:
     """Return a link that signs the operator in to the console, once."""
     secret, expires_at = make_link(call.mint, call.unit, call.authenticated)
     return ConsoleLink(url=f"{call.mint.realm.issuer}{OPEN_PATH}?link={wire.text_of(secret)}", expires_at=expires_at)
 
 
+@endpoint("GET", "/v1/console/sessions", READ, query=PageQuery)
 def list_sign_ins(call: RouteCall) -> SignIns:
     """List the sign-ins to the console that go on."""
     life_ms, limit = call.mint.realm.console.life_ms, call.query.limit
@@ -74,6 +79,7 @@ def list_sign_ins(call: RouteCall) -> SignIns:
     return SignIns(sign_ins=page.shown, next=page.next)
 
 
+@endpoint("DELETE", "/v1/console/sessions/{console}", "arx.console.end", problems=("not_found",))
 def end_sign_in(call: RouteCall) -> SignInEnded:
     """End a sign-in to the console: its browser is asked to sign in again."""
     row = call.mint.db.console_sessions.get(call.path["console"])
@@ -90,10 +96,3 @@ def _shown(row: Mapping[str, Any], life_ms: int) -> SignInShown:
         by="login" if row["key"] is None else "key",
         ends_at=row["signed_in_at"] + life_ms,
     )
-
-
-ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/console/links", OPEN_CONSOLE, open_console, one_change=True),
-    Endpoint("GET", "/v1/console/sessions", READ, list_sign_ins, query=PageQuery),
-    Endpoint("DELETE", "/v1/console/sessions/{console}", "arx.console.end", end_sign_in, problems=("not_found",)),
-)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, show_kill
 from arx_caps.mint.context import MintContext
@@ -190,21 +190,30 @@ class KillPreview(RouteAnswer, frozen=True, kw_only=True):
     error: str | None
 
 
+READ_KILLS: Final = "arx.kills.read"
+READ_FREEZES: Final = "arx.freezes.read"
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("POST", "/v1/kills", "arx.kill", KillBody, one_change=True, urgent=True)
 def kill_targets(call: RouteCall) -> KillShown:
     """Revoke everything born so far in these targets; targets that live on are frozen, too."""
     return _change_targets(call, "kill+freeze" if call.body.freeze else "kill", proof=call.unit.take_proof())
 
 
+@endpoint("POST", "/v1/freezes", "arx.freeze", TargetsBody, one_change=True, urgent=True)
 def freeze_targets(call: RouteCall) -> KillShown:
     """Refuse these targets until a thaw."""
     return _change_targets(call, "freeze", proof=call.unit.take_proof())
 
 
+@endpoint("POST", "/v1/freezes/thaw", "arx.thaw", ThawBody)
 def thaw_freezes(call: RouteCall) -> KillShown:
     """End the freezes of these targets."""
     return _change_targets(call, "thaw", memory_before=call.body.memory_before)
 
 
+@endpoint("POST", "/v1/memory/clear", "arx.thaw", ClearBody)
 def clear_memory(call: RouteCall) -> KillShown:
     """Trust what these targets wrote into memories before a time; what is frozen stays frozen."""
     return _change_targets(call, "clear", memory_before=call.body.before)
@@ -218,6 +227,7 @@ def _change_targets(
     return show_kill(call.mint.revoker.end(op, body.targets, memory_before=memory_before, proof=proof, **about))
 
 
+@endpoint("POST", "/v1/kills/preview", "arx.kills.preview", PreviewBody)
 def preview_kill(call: RouteCall) -> KillPreview:
     """Return what a kill or freeze would end, without doing it."""
     mint, body = call.mint, call.body
@@ -250,6 +260,7 @@ def preview_kill(call: RouteCall) -> KillPreview:
     )
 
 
+@endpoint("GET", "/v1/freezes", READ_FREEZES, query=FreezesQuery)
 def list_freezes(call: RouteCall) -> Freezes:
     """List what is refused now: by whom, since when, and why."""
     mint, query = call.mint, call.query
@@ -275,6 +286,7 @@ def _show_freeze(row: Mapping[str, Any], ended: set[str]) -> FreezeShown:
     )
 
 
+@endpoint("GET", "/v1/kills", READ_KILLS, query=KillsQuery)
 def list_kills(call: RouteCall) -> Kills:
     """List the kills, freezes and thaws by operators and the mint."""
     mint, query = call.mint, call.query
@@ -287,6 +299,7 @@ def list_kills(call: RouteCall) -> Kills:
     return Kills(kills=page.shown, total=mint.db.count(KILLS), next=page.next)
 
 
+@endpoint("GET", "/v1/kills/{seq}", READ_KILLS, problems=("not_found",))
 def get_kill(call: RouteCall) -> KillRecord:
     """Return one kill, freeze or thaw, with its confirmations as they are now."""
     mint, seq = call.mint, call.path["seq"]
@@ -328,17 +341,3 @@ def progress_of(mint: MintContext) -> dict[int, ConfirmationsShown]:
         row["seq"]: _show_report(mint.confirmations.look_or_guess(row), row["settled_at"])
         for row in mint.db.kills.progress()
     }
-
-
-READ_KILLS: Final = "arx.kills.read"
-READ_FREEZES: Final = "arx.freezes.read"
-ENDPOINTS: Final = (
-    Endpoint("POST", "/v1/kills", "arx.kill", kill_targets, KillBody, one_change=True, urgent=True),
-    Endpoint("POST", "/v1/kills/preview", "arx.kills.preview", preview_kill, PreviewBody),
-    Endpoint("GET", "/v1/kills", READ_KILLS, list_kills, query=KillsQuery),
-    Endpoint("GET", "/v1/kills/{seq}", READ_KILLS, get_kill, problems=("not_found",)),
-    Endpoint("POST", "/v1/freezes", "arx.freeze", freeze_targets, TargetsBody, one_change=True, urgent=True),
-    Endpoint("GET", "/v1/freezes", READ_FREEZES, list_freezes, query=FreezesQuery),
-    Endpoint("POST", "/v1/freezes/thaw", "arx.thaw", thaw_freezes, ThawBody),
-    Endpoint("POST", "/v1/memory/clear", "arx.thaw", clear_memory, ClearBody),
-)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
@@ -97,6 +97,19 @@ class PolicyDiff(RouteAnswer, frozen=True):
     differences: list[DifferenceShown]
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint(
+    "POST",
+    "/v1/policies",
+    WRITE,
+    PolicyBody,
+    # Before the body is read: a stranger could otherwise make the mint hold 2 MiB for each request.
+    limit=ROOM,
+    admit=admit_operator,
+    problems=("policy",),
+)
 def load_policy_route(call: RouteCall) -> PolicyLoaded:
     """Put a policy in force at every mint of the realm."""
     mint, caller = call.mint, call.authenticated
@@ -106,12 +119,14 @@ def load_policy_route(call: RouteCall) -> PolicyLoaded:
     return PolicyLoaded(digest=policy.digest, before=before)
 
 
+@endpoint("POST", "/v1/policies/reload", WRITE, problems=("policy",))
 def reload_policy_route(call: RouteCall) -> PolicyLoaded:
     """Put the mint's policy file in force, parsed again."""
     before = call.mint.policies.loaded.digest
     return PolicyLoaded(digest=call.mint.policies.reload(call.authenticated.actor).digest, before=before)
 
 
+@endpoint("GET", "/v1/policies", READ, query=PolicyListQuery)
 def list_policies(call: RouteCall) -> Policies:
     """List the policies that were ever in force."""
     now, limit = call.mint.policies.loaded.digest, call.query.limit
@@ -129,6 +144,7 @@ def list_policies(call: RouteCall) -> Policies:
     return Policies(policies=page.shown, next=page.next)
 
 
+@endpoint("GET", "/v1/policies/{digest}", READ, problems=("not_found",))
 def get_policy(call: RouteCall) -> PolicyWithText:
     """Return a policy that was ever in force, by the digest in tokens and decisions."""
     mint, digest = call.mint, call.path["digest"]
@@ -140,6 +156,7 @@ def get_policy(call: RouteCall) -> PolicyWithText:
     return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.policies.loaded.digest)
 
 
+@endpoint("GET", "/v1/policies/{old}/diff/{new}", READ, problems=("not_found", "no_policy"))
 def compare_policies(call: RouteCall) -> PolicyDiff:
     """Return what differs in meaning between two policies that were ever in force."""
     old, new = _policy(call.mint, call.path["old"]), _policy(call.mint, call.path["new"])
@@ -167,22 +184,3 @@ def _policy(mint: MintContext, digest: str) -> Policy:
     if row is None:
         raise GrantError("no policy of this digest was ever in force", code="not_found")
     return Policy.parse(row["text"], f"policy {digest}")
-
-
-ENDPOINTS: Final = (
-    Endpoint(
-        "POST",
-        "/v1/policies",
-        WRITE,
-        load_policy_route,
-        PolicyBody,
-        # Before the body is read: a stranger could otherwise make the mint hold 2 MiB for each request.
-        limit=ROOM,
-        admit=admit_operator,
-        problems=("policy",),
-    ),
-    Endpoint("POST", "/v1/policies/reload", WRITE, reload_policy_route, problems=("policy",)),
-    Endpoint("GET", "/v1/policies", READ, list_policies, query=PolicyListQuery),
-    Endpoint("GET", "/v1/policies/{digest}", READ, get_policy, problems=("not_found",)),
-    Endpoint("GET", "/v1/policies/{old}/diff/{new}", READ, compare_policies, problems=("not_found", "no_policy")),
-)

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from arx_caps.audit.query import series
-from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.context import VERSION, MintContext
 from arx_caps.revocation import Header, VerifierSeen, VerifierState, state_of
 from arx_verifier.clock import now_ms
@@ -91,6 +91,10 @@ class StatusShown(RouteAnswer, frozen=True, kw_only=True):
     at_ms: int
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("GET", "/v1/status", "arx.status.read")
 def show_status(call: RouteCall) -> StatusShown:
     """Return the state of the realm: what is refused and why, the verifiers, the audit log."""
     return status_of(call.mint)
@@ -170,6 +174,3 @@ def _or_none(read: Callable[[], _Result]) -> _Result | None:
         return read()
     except ArxError:
         return None
-
-
-ENDPOINTS: Final = (Endpoint("GET", "/v1/status", "arx.status.read", show_status),)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint import approvals
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
@@ -122,6 +122,29 @@ class ApprovalWithdrawn(RouteAnswer, frozen=True):
     kill: KillShown | None
 
 
+_NOT_ASKED: Final = ("bad_parameters", "not_found", "session_ended", "too_many_approvals")
+_NOT_GIVEN: Final = ("approval_denied", "approval_expired", "approval_withdrawn", "not_found", "session_ended")
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+def asked_again(call: RouteCall, made: Made) -> ApprovalAsked:
+    """Answer a repeat of a request."""
+    return ApprovalAsked(approval=show_approval(call.mint, _find_own(call, made.facts["approval"])))
+
+
+@endpoint(
+    "POST",
+    "/v1/discharges",
+    "arx.approvals.ask",
+    ApprovalBody,
+    callers=("agent",),
+    status=201,
+    problems=_NOT_ASKED,
+    again=asked_again,
+    makes="approval.asked",
+    # One commit for the request and its proof: a call waits for the disk once.
+    one_change=True,
+)
 def ask_approval_route(call: RouteCall) -> ApprovalAsked:
     """Request an approval of one call with exactly these arguments."""
     body = call.body
@@ -132,11 +155,7 @@ def ask_approval_route(call: RouteCall) -> ApprovalAsked:
     )
 
 
-def asked_again(call: RouteCall, made: Made) -> ApprovalAsked:
-    """Answer a repeat of a request."""
-    return ApprovalAsked(approval=show_approval(call.mint, _find_own(call, made.facts["approval"])))
-
-
+@endpoint("POST", "/v1/discharges/{approval}", "arx.approvals.ask", callers=("agent",), problems=_NOT_GIVEN)
 def fetch_discharge_route(call: RouteCall) -> DischargeGiven:
     """Return the state of a request, and its discharge once it is approved."""
     row = _find_own(call, call.path["approval"])
@@ -144,6 +163,7 @@ def fetch_discharge_route(call: RouteCall) -> DischargeGiven:
     return DischargeGiven(approval=show_approval(call.mint, row), discharge=discharge or UNSET)
 
 
+@endpoint("GET", "/v1/approvals", "arx.approvals.read", callers=BOTH, query=ApprovalsQuery, problems=GONE)
 def list_approvals(call: RouteCall) -> Approvals:
     """List approvals, the newest first; an agent gets those of its session."""
     mint, query, own = call.mint, call.query, call.authenticated.session
@@ -164,11 +184,21 @@ def list_approvals(call: RouteCall) -> Approvals:
     return Approvals(approvals=page.shown, next=page.next)
 
 
+@endpoint("GET", "/v1/approvals/{approval}", "arx.approvals.read", callers=BOTH, problems=GONE, about=approvals.about)
 def get_approval(call: RouteCall) -> ApprovalAsked:
     """Return a request and its answer."""
     return ApprovalAsked(approval=show_approval(call.mint, _find_own(call, call.path["approval"])))
 
 
+@endpoint(
+    "POST",
+    "/v1/approvals",
+    APPROVE,
+    OutcomeBody,
+    problems=(*GONE, "session_ended"),
+    # The body has only an id: with the request's agent, template and tool, a role can restrict its approvals.
+    about=approvals.about,
+)
 def answer_approval_route(call: RouteCall) -> ApprovalAsked:
     """Approve a request as it is, or deny it."""
     body, row = call.body, _find_own(call, call.body.approval)
@@ -180,6 +210,7 @@ def answer_approval_route(call: RouteCall) -> ApprovalAsked:
     )
 
 
+@endpoint("DELETE", "/v1/approvals/{approval}", APPROVE, problems=GONE, about=approvals.about)
 def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
     """Withdraw an approval: revoke its discharge, or cancel its request."""
     row, report = approvals.withdraw_approval(call.mint, call.authenticated, _find_own(call, call.path["approval"]))
@@ -213,63 +244,3 @@ def _find_own(call: RouteCall, name: str) -> dict[str, Any]:
     if not rows:
         raise GrantError("no such approval", code="not_found")
     return rows[0]
-
-
-_NOT_ASKED: Final = ("bad_parameters", "not_found", "session_ended", "too_many_approvals")
-_NOT_GIVEN: Final = ("approval_denied", "approval_expired", "approval_withdrawn", "not_found", "session_ended")
-
-ENDPOINTS: Final = (
-    Endpoint(
-        "POST",
-        "/v1/discharges",
-        "arx.approvals.ask",
-        ask_approval_route,
-        ApprovalBody,
-        callers=("agent",),
-        status=201,
-        problems=_NOT_ASKED,
-        again=asked_again,
-        makes="approval.asked",
-        # One commit for the request and its proof: a call waits for the disk once.
-        one_change=True,
-    ),
-    Endpoint(
-        "POST",
-        "/v1/discharges/{approval}",
-        "arx.approvals.ask",
-        fetch_discharge_route,
-        callers=("agent",),
-        problems=_NOT_GIVEN,
-    ),
-    Endpoint(
-        "GET",
-        "/v1/approvals",
-        "arx.approvals.read",
-        list_approvals,
-        callers=BOTH,
-        query=ApprovalsQuery,
-        problems=GONE,
-    ),
-    Endpoint(
-        "GET",
-        "/v1/approvals/{approval}",
-        "arx.approvals.read",
-        get_approval,
-        callers=BOTH,
-        problems=GONE,
-        about=approvals.about,
-    ),
-    Endpoint(
-        "POST",
-        "/v1/approvals",
-        APPROVE,
-        answer_approval_route,
-        OutcomeBody,
-        problems=(*GONE, "session_ended"),
-        # The body has only an id: with the request's agent, template and tool, a role can restrict its approvals.
-        about=approvals.about,
-    ),
-    Endpoint(
-        "DELETE", "/v1/approvals/{approval}", APPROVE, withdraw_approval_route, problems=GONE, about=approvals.about
-    ),
-)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
@@ -95,6 +95,10 @@ class ToppedUp(RouteAnswer, frozen=True):
     remaining: str
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("GET", "/v1/budgets", "arx.tasks.read", query=PoolsQuery, problems=("not_found",))
 def show_pools(call: RouteCall) -> Pools:
     """Show pools: of a task, a link or an id those that calls have drawn on, otherwise a page of the open ones."""
     asked, ledger = call.query, _ledger_of(call.mint)
@@ -172,6 +176,7 @@ def _order_of(row: Mapping[str, Any]) -> str:
     return f"{row['remaining'] * 10**6 // whole if whole else 0:07}{row['id']}"
 
 
+@endpoint("POST", "/v1/budgets/top-up", "arx.budgets.write", TopUpBody, problems=("not_found", "conflict"))
 def top_up_pool(call: RouteCall) -> ToppedUp:
     """Add to a pool in its period; a pool that was lost has exactly so much then."""
     body, ledger = call.body, _ledger_of(call.mint)
@@ -225,11 +230,3 @@ def _show(row: Mapping[str, Any], task: Mapping[str, Any] | None) -> PoolShown:
         session=task["session"] if task is not None else UNSET,
         agent=task["agent"] if task is not None else UNSET,
     )
-
-
-ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/budgets", "arx.tasks.read", show_pools, query=PoolsQuery, problems=("not_found",)),
-    Endpoint(
-        "POST", "/v1/budgets/top-up", "arx.budgets.write", top_up_pool, TopUpBody, problems=("not_found", "conflict")
-    ),
-)

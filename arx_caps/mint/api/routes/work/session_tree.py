@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.audit.query import LastCall, Question, last_calls, reach
-from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.sessions import GONE, find_session
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.tasks.liveness import State, session_targets, state_by, task_targets
@@ -84,6 +84,10 @@ class _Place(msgspec.Struct):
     key: str | None = None
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("GET", "/v1/sessions/{session}/tree", "arx.sessions.read", problems=GONE)
 def get_session_tree(call: RouteCall) -> SessionTree:
     """Return a session's delegation tree, with what each delegation removed."""
     return tree_of(call.mint, find_session(call, call.path["session"]))
@@ -217,8 +221,3 @@ def _removals_of(caveat: Mapping[str, Any]) -> list[str]:
         return removals(msgspec.convert(caveat, Caveat))
     except msgspec.ValidationError:  # of a later version
         return [f"what {show_json(caveat)} means, which this version cannot read"]
-
-
-ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/sessions/{session}/tree", "arx.sessions.read", get_session_tree, problems=GONE),
-)

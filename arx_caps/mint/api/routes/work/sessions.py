@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.audit.query import NO_CALLS, calls_of
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
 from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
 from arx_caps.mint.context import MintContext
@@ -171,15 +171,40 @@ class TaskEnded(RouteAnswer, frozen=True):
     kill: KillShown | None
 
 
-def open_session_route(call: RouteCall) -> SessionOpened:
-    """Open a session for the agent that an assertion or a workload's token authenticates."""
-    body = call.body
-    if call.proof is None:
-        raise refusal("missing_token")
-    credentials = LoginCredentials(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
-    opened = sessions.open_session(call.mint, call.unit, credentials, call.proof, ttl=body.ttl, purpose=body.purpose)
-    session = show_session(call.mint, opened.row)
-    return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
+# Refusals of a new session, beside those of its credentials.
+_NOT_OPENED: Final = (
+    "bad_parameters",
+    "bad_subject_token",
+    "bad_workload_token",
+    "conflict",
+    "issuer_unavailable",
+    "no_policy",
+    "not_found",
+    "revoked",
+    "session_not_allowed",
+    "subject_not_allowed",
+    "subject_required",
+    "too_many_sessions",
+    *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
+)
+_NOT_RENEWED: Final = (
+    *GONE,
+    "no_policy",
+    "session_ended",
+    "session_not_allowed",
+    "subject_not_allowed",
+    "subject_required",
+)
+NOT_STARTED: Final = (
+    "bad_parameters",
+    "conflict",
+    "no_policy",
+    "session_ended",
+    "subject_not_allowed",
+    "subject_required",
+    "unknown_task",
+)
+ENDPOINTS, endpoint = collect(Endpoint)
 
 
 def session_again(call: RouteCall, made: Made) -> SessionOpened:
@@ -193,6 +218,37 @@ def session_again(call: RouteCall, made: Made) -> SessionOpened:
     return SessionOpened(session=show_session(mint, row), token=token, expires_at=recipe["expires_at"])
 
 
+@endpoint(
+    "POST",
+    "/v1/sessions",
+    None,
+    SessionBody,
+    status=201,
+    problems=_NOT_OPENED,
+    again=session_again,
+    makes="session.opened",
+    one_change=True,
+)
+def open_session_route(call: RouteCall) -> SessionOpened:
+    """Open a session for the agent that an assertion or a workload's token authenticates."""
+    body = call.body
+    if call.proof is None:
+        raise refusal("missing_token")
+    credentials = LoginCredentials(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
+    opened = sessions.open_session(call.mint, call.unit, credentials, call.proof, ttl=body.ttl, purpose=body.purpose)
+    session = show_session(call.mint, opened.row)
+    return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
+
+
+@endpoint(
+    "POST",
+    "/v1/sessions/{session}/renew",
+    "arx.sessions.renew",
+    callers=("agent",),
+    problems=_NOT_RENEWED,
+    one_change=True,
+    database_only=True,
+)
 def renew_session_route(call: RouteCall) -> SessionOpened:
     """Return a new token for a session, which expires later, within the session's lifetime."""
     if call.authenticated.session is None or call.authenticated.session["id"] != call.path["session"]:
@@ -202,6 +258,7 @@ def renew_session_route(call: RouteCall) -> SessionOpened:
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
 
 
+@endpoint("GET", "/v1/sessions", "arx.sessions.read", query=SessionsQuery)
 def list_sessions(call: RouteCall) -> Sessions:
     """List sessions, the newest first."""
     return sessions_of(call.mint, call.query)
@@ -235,6 +292,7 @@ def sessions_of(mint: MintContext, query: SessionsQuery) -> Sessions:
     return Sessions(sessions=page.shown, next=page.next, total=total, activity=_activity(mint, page.shown))
 
 
+@endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", callers=BOTH, problems=GONE)
 def get_session(call: RouteCall) -> SessionWithTasks:
     """Return a session with its tasks."""
     row = find_session(call, call.path["session"])
@@ -242,6 +300,7 @@ def get_session(call: RouteCall) -> SessionWithTasks:
     return SessionWithTasks(session=show_session(call.mint, row), tasks=page.shown, next=page.next)
 
 
+@endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", callers=BOTH, problems=GONE)
 def delete_session(call: RouteCall) -> SessionEnded:
     """End a session, its tasks and all of their tokens."""
     session = find_session(call, call.path["session"])["id"]
@@ -252,6 +311,27 @@ def delete_session(call: RouteCall) -> SessionEnded:
     )
 
 
+def task_again(call: RouteCall, made: Made) -> TaskStarted:
+    """Answer a repeat of starting a task."""
+    mint, task = call.mint, own_task(call, made.facts["task"])
+    session = find_session(call, task["session"])
+    bundle = reissue.reissue_task(mint, made.recipe or {}, session, task["id"])
+    return TaskStarted(task=show_task(mint, task), bundle=bundle)
+
+
+@endpoint(
+    "POST",
+    "/v1/tasks",
+    "arx.tasks.start",
+    TaskBody,
+    callers=("agent",),
+    status=201,
+    problems=(*NOT_STARTED, *GONE),
+    again=task_again,
+    makes="task.started",
+    one_change=True,
+    database_only=True,
+)
 def start_task_route(call: RouteCall) -> TaskStarted:
     """Start a task from a template of the policy."""
     body = call.body
@@ -262,14 +342,7 @@ def start_task_route(call: RouteCall) -> TaskStarted:
     return TaskStarted(task=show_task(call.mint, started.row), bundle=started.bundle)
 
 
-def task_again(call: RouteCall, made: Made) -> TaskStarted:
-    """Answer a repeat of starting a task."""
-    mint, task = call.mint, own_task(call, made.facts["task"])
-    session = find_session(call, task["session"])
-    bundle = reissue.reissue_task(mint, made.recipe or {}, session, task["id"])
-    return TaskStarted(task=show_task(mint, task), bundle=bundle)
-
-
+@endpoint("GET", "/v1/tasks", "arx.tasks.read", callers=BOTH, query=TasksQuery, problems=GONE)
 def list_tasks(call: RouteCall) -> Tasks:
     """List tasks, the newest first; an agent gets those of its session."""
     own, query = call.authenticated.session, call.query
@@ -281,6 +354,7 @@ def list_tasks(call: RouteCall) -> Tasks:
     return Tasks(tasks=page.shown, next=page.next)
 
 
+@endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", callers=BOTH, problems=GONE)
 def delete_task(call: RouteCall) -> TaskEnded:
     """Finish a task: its tokens are revoked, delegated ones included."""
     task = own_task(call, call.path["task"])
@@ -348,82 +422,3 @@ def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
     if row is None or (own is not None and own["id"] != row["session"]):
         raise GrantError("no such task", code="not_found")
     return row
-
-
-# Refusals of a new session, beside those of its credentials.
-_NOT_OPENED: Final = (
-    "bad_parameters",
-    "bad_subject_token",
-    "bad_workload_token",
-    "conflict",
-    "issuer_unavailable",
-    "no_policy",
-    "not_found",
-    "revoked",
-    "session_not_allowed",
-    "subject_not_allowed",
-    "subject_required",
-    "too_many_sessions",
-    *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
-)
-_NOT_RENEWED: Final = (
-    *GONE,
-    "no_policy",
-    "session_ended",
-    "session_not_allowed",
-    "subject_not_allowed",
-    "subject_required",
-)
-NOT_STARTED: Final = (
-    "bad_parameters",
-    "conflict",
-    "no_policy",
-    "session_ended",
-    "subject_not_allowed",
-    "subject_required",
-    "unknown_task",
-)
-
-ENDPOINTS: Final = (
-    Endpoint(
-        "POST",
-        "/v1/sessions",
-        None,
-        open_session_route,
-        SessionBody,
-        status=201,
-        problems=_NOT_OPENED,
-        again=session_again,
-        makes="session.opened",
-        one_change=True,
-    ),
-    Endpoint("GET", "/v1/sessions", "arx.sessions.read", list_sessions, query=SessionsQuery),
-    Endpoint("GET", "/v1/sessions/{session}", "arx.sessions.read", get_session, callers=BOTH, problems=GONE),
-    Endpoint(
-        "POST",
-        "/v1/sessions/{session}/renew",
-        "arx.sessions.renew",
-        renew_session_route,
-        callers=("agent",),
-        problems=_NOT_RENEWED,
-        one_change=True,
-        database_only=True,
-    ),
-    Endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", delete_session, callers=BOTH, problems=GONE),
-    Endpoint(
-        "POST",
-        "/v1/tasks",
-        "arx.tasks.start",
-        start_task_route,
-        TaskBody,
-        callers=("agent",),
-        status=201,
-        problems=(*NOT_STARTED, *GONE),
-        again=task_again,
-        makes="task.started",
-        one_change=True,
-        database_only=True,
-    ),
-    Endpoint("GET", "/v1/tasks", "arx.tasks.read", list_tasks, callers=BOTH, query=TasksQuery, problems=GONE),
-    Endpoint("DELETE", "/v1/tasks/{task}", "arx.tasks.finish", delete_task, callers=BOTH, problems=GONE),
-)

@@ -4,12 +4,12 @@
 An agent sees and changes its own session's tasks; any other is ``not_found``.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task, task_again
 from arx_caps.mint.api.views import GrantShown, KillShown, TaskShown, show_grant, show_kill, show_task
 from arx_caps.mint.db.repositories.work.repeats import Made
@@ -57,6 +57,10 @@ class TaskWithGrants(RouteAnswer, frozen=True):
     grants: list[GrantShown]
 
 
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint("GET", "/v1/tasks/{task}", "arx.tasks.read", callers=BOTH, problems=GONE)
 def get_task(call: RouteCall) -> TaskWithGrants:
     """Return a task with its grants."""
     row = own_task(call, call.path["task"])
@@ -64,6 +68,24 @@ def get_task(call: RouteCall) -> TaskWithGrants:
     return TaskWithGrants(task=show_task(call.mint, row), grants=grants)
 
 
+def attenuated_again(call: RouteCall, made: Made) -> TaskAttenuated:
+    """Answer a repeat of an attenuation, with the report of the first call's kill."""
+    # A second kill would revoke the bundle that the first call made.
+    again, report = task_again(call, made), (made.recipe or {})["kill"]
+    return TaskAttenuated(task=again.task, bundle=again.bundle, kill=msgspec.convert(report, KillShown))
+
+
+@endpoint(
+    "POST",
+    "/v1/tasks/{task}/attenuate",
+    "arx.tasks.attenuate",
+    AttenuateBody,
+    callers=("agent",),
+    problems=(*NOT_STARTED, *GONE),
+    again=attenuated_again,
+    # Not one change: the kill of the old tokens is in the store.
+    makes="task.attenuated",
+)
 def attenuate_task_route(call: RouteCall) -> TaskAttenuated:
     """Attenuate a task: revoke its tokens, delegated ones included, and sign attenuated ones."""
     body, task = call.body, own_task(call, call.path["task"])
@@ -74,13 +96,19 @@ def attenuate_task_route(call: RouteCall) -> TaskAttenuated:
     )
 
 
-def attenuated_again(call: RouteCall, made: Made) -> TaskAttenuated:
-    """Answer a repeat of an attenuation, with the report of the first call's kill."""
-    # A second kill would revoke the bundle that the first call made.
-    again, report = task_again(call, made), (made.recipe or {})["kill"]
-    return TaskAttenuated(task=again.task, bundle=again.bundle, kill=msgspec.convert(report, KillShown))
-
-
+@endpoint(
+    "POST",
+    "/v1/tasks/{task}/extend",
+    "arx.tasks.extend",
+    ExtendBody,
+    callers=("agent",),
+    status=201,
+    problems=(*NOT_STARTED, *GONE),
+    again=task_again,
+    makes="task.extended",
+    one_change=True,
+    database_only=True,
+)
 def extend_task_route(call: RouteCall) -> TaskStarted:
     """Add a grant to a task, or the same one for longer; existing tokens stay valid."""
     body, task = call.body, own_task(call, call.path["task"])
@@ -99,34 +127,3 @@ def _caveat(given: dict[str, Any]) -> Caveat:
     if caveat.hop is not None or caveat.call is not None:
         raise GrantError("invalid caveat: only holders add `to`, `hop` and `call`", code="bad_parameters")
     return caveat
-
-
-ENDPOINTS: Final = (
-    Endpoint("GET", "/v1/tasks/{task}", "arx.tasks.read", get_task, callers=BOTH, problems=GONE),
-    Endpoint(
-        "POST",
-        "/v1/tasks/{task}/attenuate",
-        "arx.tasks.attenuate",
-        attenuate_task_route,
-        AttenuateBody,
-        callers=("agent",),
-        problems=(*NOT_STARTED, *GONE),
-        again=attenuated_again,
-        # Not one change: the kill of the old tokens is in the store.
-        makes="task.attenuated",
-    ),
-    Endpoint(
-        "POST",
-        "/v1/tasks/{task}/extend",
-        "arx.tasks.extend",
-        extend_task_route,
-        ExtendBody,
-        callers=("agent",),
-        status=201,
-        problems=(*NOT_STARTED, *GONE),
-        again=task_again,
-        makes="task.extended",
-        one_change=True,
-        database_only=True,
-    ),
-)
