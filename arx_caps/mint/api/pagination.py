@@ -50,7 +50,7 @@ def page_of(
     show: Callable[[Mapping[str, Any]], Shown | None],
     *,
     limit: int,
-    fetched: int,
+    fetched: int | None = None,
 ) -> RowPage[Shown]:
     """Return a page of rows.
 
@@ -59,8 +59,10 @@ def page_of(
         order: Their order.
         show: Returns a row as the API shows it, or None to leave it out.
         limit: The most rows of the page.
-        fetched: How many rows the database was asked for; with as many rows, there may be more.
+        fetched: How many rows the database was asked for; with as many rows, there may be more.  One above ``limit`` if
+            omitted.
     """
+    fetched = limit + 1 if fetched is None else fetched
     page: list[Shown] = []
     last: Mapping[str, Any] | None = None
     for place, row in enumerate(rows):
@@ -101,7 +103,7 @@ def page_in_state(
         view = show(row)
         return view if state in (None, view.state) else None
 
-    page = page_of(fetch(limit + 1), order, shown, limit=limit, fetched=limit + 1)
+    page = page_of(fetch(limit + 1), order, shown, limit=limit)
     # Few rows have another state than their columns say, so the first read is usually enough.
     enough = state in (None, "expired", "ended") or len(page.shown) == limit or limit + 1 >= MAX_ROWS_READ
     if enough or page.next is UNSET:

@@ -5,7 +5,7 @@ No token, key or proof is ever shown.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -18,8 +18,11 @@ from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.tasks.liveness import State, is_frozen, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.revocation import KillReport
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, GrantError
 from arx_verifier.token import agent_targets
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
+Shown = TypeVar("Shown", bound=msgspec.Struct)
 
 
 class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +145,32 @@ class KillShown(RouteAnswer, frozen=True):
     lag_ms: int
 
 
+def require_row(row: Row | None, noun: str) -> Row:
+    """Return a row that was looked up.
+
+    Args:
+        row: The row, or None.
+        noun: What was looked up, for the refusal.
+
+    Raises:
+        GrantError: ``not_found``: there is none.
+    """
+    if row is None:
+        raise GrantError(f"no such {noun}", code="not_found")
+    return row
+
+
+def show_row(kind: type[Shown], row: Mapping[str, Any], **members: Any) -> Shown:
+    """Return a struct with the columns of a row that it has.
+
+    Args:
+        kind: The struct.
+        row: The row.
+        members: Members that are no column, or shown in another form.
+    """
+    return kind(**{name: row[name] for name in kind.__struct_fields__ if name in row} | members)
+
+
 def show_agent(
     mint: MintContext, row: Mapping[str, Any], keys: Sequence[Mapping[str, Any]] | None = None
 ) -> AgentShown:
@@ -157,14 +186,12 @@ def show_agent(
     # An operator may have frozen it in the store alone, by `arx kill --direct`.
     if state == "active" and is_frozen(mint, agent_targets(row["path"])):
         state = "frozen"
-    return AgentShown(
-        path=row["path"],
+    return show_row(
+        AgentShown,
+        row,
         state=state,
-        owner=row["owner"],
         metadata=msgspec.json.decode(row["metadata"]),
-        keys=[KeyShown(kid=key["kid"], added_at=key["added_at"]) for key in keys],
-        created_at=row["created_at"],
-        ended_at=row["ended_at"],
+        keys=[show_row(KeyShown, key) for key in keys],
     )
 
 
@@ -175,14 +202,14 @@ def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
         state = "frozen"
     is_person = row["role"] == BY_LOGIN
     person = PersonShown(issuer=row["issuer"], subject=row["subject"]) if is_person else UNSET
-    return OperatorShown(
+    return show_row(
+        OperatorShown,
+        row,
         name=row["id"],
         state=state,
         role=row["role"] if person is UNSET else _role_by_login(mint, row),
         rules=msgspec.json.decode(row["rules"]) if row["rules"] is not None else UNSET,
         keys=[*mint.db.holder_keys.kids(f"operator:{row['id']}")],
-        created_at=row["created_at"],
-        ended_at=row["ended_at"],
         login=person,
     )
 
@@ -196,14 +223,14 @@ def _role_by_login(mint: MintContext, row: Mapping[str, Any]) -> str:
 
 def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:
     """Return a session as the API shows it."""
-    names = ("id", "agent", "purpose", "policy", "opened_at", "expires_at", "ends_at", "ended_at")
     subject, opened_with = subject_of(row), row["opened_with"]
     shown = None
     if subject is not None:
         (target,) = subject_targets(subject)
         shown = SubjectShown(issuer=subject.issuer, subject=subject.name, target=target)
-    return SessionShown(
-        **{name: row[name] for name in names},
+    return show_row(
+        SessionShown,
+        row,
         subject=shown,
         opened_with=msgspec.json.decode(opened_with) if opened_with is not None else None,
         # From the kill epoch as well: a row does not know of a kill that was made in the store directly.
@@ -213,9 +240,9 @@ def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:
 
 def show_task(mint: MintContext, row: Mapping[str, Any]) -> TaskShown:
     """Return a task as the API shows it."""
-    names = ("id", "session", "agent", "template", "policy", "link", "started_at", "expires_at", "ended_at")
-    return TaskShown(
-        **{name: row[name] for name in names},
+    return show_row(
+        TaskShown,
+        row,
         params=msgspec.json.decode(row["params"]),
         audiences=msgspec.json.decode(row["audiences"]),
         above=msgspec.json.decode(row["above"]),
@@ -226,12 +253,12 @@ def show_task(mint: MintContext, row: Mapping[str, Any]) -> TaskShown:
 def show_grant(row: Mapping[str, Any]) -> GrantShown:
     """Return a grant as the API shows it."""
     granted = StoredGrant.read(row["content"])
-    names = ("link", "policy", "granted_at", "expires_at", "ended_at", "replaced_by")
     attenuated = {
         audience: [msgspec.json.decode(text) for text in more] for audience, more in granted.attenuated.items()
     }
-    return GrantShown(
-        **{name: row[name] for name in names},
+    return show_row(
+        GrantShown,
+        row,
         template=granted.template,
         params=granted.params,
         audiences=list(granted.audiences),

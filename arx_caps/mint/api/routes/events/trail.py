@@ -19,6 +19,7 @@ from arx_caps.audit.query import MAX_PAGE, OUTCOMES, Found, Question, held, ques
 from arx_caps.audit.store import SOURCE, LogStore
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.views import show_row
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.cursor import Order, behind
@@ -135,14 +136,12 @@ def list_runs(call: RouteCall) -> Runs:
         statement = statement.where(SOURCE.c.audience == query.service)
     with call.mint.log.store.reading() as c:
         rows = list(map(plain, c.execute(statement)))
-    page = page_of(rows, RUNS_ORDER, _show_run, limit=limit, fetched=limit + 1)
+    page = page_of(rows, RUNS_ORDER, _show_run, limit=limit)
     return Runs(runs=page.shown, next=page.next)
 
 
 def _show_run(row: Mapping[str, Any]) -> RunShown:
-    names = ("verifier", "boot", "high_water", "lost")
-    members = {name: row[name] for name in names}
-    return RunShown(service=row["audience"], **members, seen_at=row["seen_ms"], closed_at=row["closed_ms"])
+    return show_row(RunShown, row, service=row["audience"], seen_at=row["seen_ms"], closed_at=row["closed_ms"])
 
 
 @endpoint("GET", "/v1/audit/records", READ, query=RecordsQuery, problems=("incomplete", "tampered"))

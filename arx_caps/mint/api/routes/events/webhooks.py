@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, TEST, WAITING
 from arx_caps.mint.db.repositories.events.notifications import NOTIFICATIONS_ORDER
@@ -190,7 +191,7 @@ def list_notifications(call: RouteCall) -> Notifications:
     rows = call.mint.db.notifications.page(
         status=query.state, webhook=query.webhook, after=query.after, limit=query.limit + 1
     )
-    page = page_of(rows, NOTIFICATIONS_ORDER, _show_notification, limit=query.limit, fetched=query.limit + 1)
+    page = page_of(rows, NOTIFICATIONS_ORDER, _show_notification, limit=query.limit)
     return Notifications(notifications=page.shown, next=page.next)
 
 
@@ -204,39 +205,26 @@ def resend_notification(call: RouteCall) -> NotificationShown:
 
 
 def _find(call: RouteCall, webhook: str) -> dict[str, Any]:
-    row = call.mint.db.webhooks.find(webhook)
-    if row is None:
-        raise GrantError("no such webhook", code="not_found")
-    return row
+    return require_row(call.mint.db.webhooks.find(webhook), "webhook")
 
 
 def _show(row: Mapping[str, Any]) -> WebhookShown:
-    return WebhookShown(
-        id=row["id"],
-        origin=row["origin"],
-        format=row["format"],
+    return show_row(
+        WebhookShown,
+        row,
         events=msgspec.json.decode(row["kinds"], type=tuple[str, ...]) or tuple(NOTIFIED),
-        heartbeat_ms=row["heartbeat_ms"],
         state="active" if row["ended_at"] is None else row["ended_why"],
         waiting=row.get("waiting", 0),
         failed=row.get("failed", 0),
-        delivered_at=row["delivered_at"],
-        failed_at=row["failed_at"],
-        error=row["error"],
-        created_at=row["created_at"],
-        by=row["by"],
     )
 
 
 def _show_notification(row: Mapping[str, Any]) -> NotificationShown:
-    return NotificationShown(
-        id=row["id"],
-        webhook=row["webhook"],
-        kind=row["kind"],
+    return show_row(
+        NotificationShown,
+        row,
         at=row["at_ms"],
         facts=msgspec.json.decode(row["facts"], type=dict[str, Any]),
         state=row["status"],
-        tries=row["tries"],
         next_at=row["next_at"] if row["status"] == WAITING else None,
-        error=row["error"],
     )

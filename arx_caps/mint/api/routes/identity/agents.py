@@ -8,14 +8,14 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
-from arx_caps.mint.api.views import AgentShown, KillShown, show_agent, show_kill
+from arx_caps.mint.api.views import AgentShown, KillShown, require_row, show_agent, show_kill
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.agents import AGENTS_ORDER
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import AGENTS
 from arx_caps.mint.tasks.revoke import deactivate
 from arx_verifier import names
-from arx_verifier.errors import GrantError, RequestError
+from arx_verifier.errors import RequestError
 from arx_verifier.names import MAX_PATH_BYTES
 
 Short = Annotated[str, Meta(max_length=200)]
@@ -104,13 +104,10 @@ def enrol_agent(call: RouteCall) -> AgentShown:
 def list_agents(call: RouteCall) -> Agents:
     """List the agents."""
     mint, query = call.mint, call.query
-    fetched = query.limit + 1
-    rows = mint.db.agents.list(status=query.state, under=query.under, after=query.after, limit=fetched)
+    rows = mint.db.agents.list(status=query.state, under=query.under, after=query.after, limit=query.limit + 1)
     # One query for all keys of the page, and not one for each agent.
     keys = mint.db.holder_keys.by_holder(row["path"] for row in rows)
-    page = page_of(
-        rows, AGENTS_ORDER, lambda row: show_agent(mint, row, keys[row["path"]]), limit=query.limit, fetched=fetched
-    )
+    page = page_of(rows, AGENTS_ORDER, lambda row: show_agent(mint, row, keys[row["path"]]), limit=query.limit)
     return Agents(agents=page.shown, total=mint.db.count(AGENTS), next=page.next)
 
 
@@ -167,7 +164,4 @@ def _is_workload(call: RouteCall, path: str) -> bool:
 
 def _find_agent(call: RouteCall, path: str) -> dict[str, Any]:
     # Any text can be in a URL's path: one that is no agent's path is not looked up.
-    row = call.mint.db.agents.find(path) if names.is_agent_path(path) else None
-    if row is None:
-        raise GrantError("no such agent", code="not_found")
-    return row
+    return require_row(call.mint.db.agents.find(path) if names.is_agent_path(path) else None, "agent")

@@ -8,11 +8,10 @@ from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
-from arx_caps.mint.api.views import KillShown, show_kill
+from arx_caps.mint.api.views import KillShown, require_row, show_kill, show_row
 from arx_caps.mint.db.repositories.identity.holder_keys import KEYS_ORDER
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.keys.rotation import RootView
-from arx_verifier.errors import GrantError
 
 READ: Final = "arx.keys.read"
 WRITE: Final = "arx.keys.write"
@@ -108,14 +107,7 @@ def list_holder_keys(call: RouteCall) -> HolderKeys:
     """List the keys of agents, operators and services, and when each last signed."""
     limit = call.query.limit
     rows = call.mint.db.holder_keys.page(after=call.query.after, limit=limit + 1)
-    names = ("kid", "holder", "added_at", "used_at")
-    page = page_of(
-        rows,
-        KEYS_ORDER,
-        lambda row: HolderKeyShown(**{name: row[name] for name in names}),
-        limit=limit,
-        fetched=limit + 1,
-    )
+    page = page_of(rows, KEYS_ORDER, lambda row: show_row(HolderKeyShown, row), limit=limit)
     return HolderKeys(keys=page.shown, next=page.next)
 
 
@@ -184,8 +176,7 @@ def delete_service(call: RouteCall) -> KeyReplaced:
 def _enrolled(call: RouteCall) -> str:
     audience = call.path["audience"]
     # A key can be derived for any name: a mistyped one must not pass for a replaced key.
-    if call.mint.db.services.find(audience) is None:
-        raise GrantError("no such service", code="not_found")
+    require_row(call.mint.db.services.find(audience), "service")
     return audience
 
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
-from arx_caps.mint.api.views import KillShown, OperatorShown, show_kill, show_operator
+from arx_caps.mint.api.views import KillShown, OperatorShown, require_row, show_kill, show_operator
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OPERATORS_ORDER
 from arx_caps.mint.db.repositories.work.repeats import Made
@@ -138,7 +138,7 @@ def list_operators(call: RouteCall) -> Operators:
     """List the operators, removed ones included."""
     mint, limit = call.mint, call.query.limit
     rows = mint.db.operators.list(after=call.query.after, limit=limit + 1)
-    page = page_of(rows, OPERATORS_ORDER, lambda row: show_operator(mint, row), limit=limit, fetched=limit + 1)
+    page = page_of(rows, OPERATORS_ORDER, lambda row: show_operator(mint, row), limit=limit)
     return Operators(operators=page.shown, total=mint.db.count(OPERATORS), next=page.next)
 
 
@@ -213,7 +213,4 @@ def whoami(call: RouteCall) -> Whoami:
 
 
 def _find_operator(call: RouteCall, name: str) -> Mapping[str, Any]:
-    row = call.mint.db.operators.find(name)
-    if row is None:
-        raise GrantError("no such operator", code="not_found")
-    return row
+    return require_row(call.mint.db.operators.find(name), "operator")

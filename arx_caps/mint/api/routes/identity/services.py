@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import BY_FILE
@@ -299,7 +300,7 @@ def list_services(call: RouteCall) -> Services:
     mint, limit = call.mint, call.query.limit
     rows = mint.db.services.list(after=call.query.after, limit=limit + 1)
     shown = _show_all(mint, rows)
-    page = page_of(rows, SERVICES_ORDER, lambda row: shown[row["audience"]], limit=limit, fetched=limit + 1)
+    page = page_of(rows, SERVICES_ORDER, lambda row: shown[row["audience"]], limit=limit)
     return Services(services=page.shown, total=mint.db.count(SERVICES), next=page.next)
 
 
@@ -335,10 +336,7 @@ def _require_name(audience: str) -> str:
 
 
 def _row(mint: MintContext, audience: str) -> dict[str, Any]:
-    row = mint.db.services.find(audience)
-    if row is None:
-        raise GrantError("no such service", code="not_found")
-    return row
+    return require_row(mint.db.services.find(audience), "service")
 
 
 def _store(mint: MintContext) -> str:
@@ -372,16 +370,15 @@ def _show_all(mint: MintContext, rows: Sequence[Mapping[str, Any]]) -> dict[str,
     except StoreError:  # services can be listed and removed while the log does not answer
         sent = None
     return {
-        row["audience"]: ServiceShown(
-            audience=row["audience"],
-            enrolled_at=row["enrolled_at"],
-            enrolled_by=row["enrolled_by"],
+        row["audience"]: show_row(
+            ServiceShown,
+            row,
             in_policy=row["audience"] in mint.policies.loaded.audiences,
             shipped_at=UNSET if sent is None else sent.get(row["audience"]),
             keys=tuple(
-                OwnKey(
-                    kid=key["kid"],
-                    added_at=key["added_at"],
+                show_row(
+                    OwnKey,
+                    key,
                     used_at=UNSET if key["used_at"] is None else key["used_at"],
                     version=versions.get(key["kid"], UNSET),
                 )

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.work.sessions import Duration
+from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
@@ -21,7 +22,7 @@ from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_caps.settings.durations import MAX_MS, duration_within
 from arx_caps.settings.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import GrantError, RequestError
+from arx_verifier.errors import RequestError
 
 READ: Final = "arx.clients.read"
 WRITE: Final = "arx.clients.write"
@@ -129,7 +130,7 @@ def list_clients(call: RouteCall) -> Clients:
     """List the OAuth clients."""
     mint, limit = call.mint, call.query.limit
     rows = mint.db.oauth_clients.list(after=call.query.after, limit=limit + 1)
-    page = page_of(rows, CLIENTS_ORDER, lambda row: _show(mint, row), limit=limit, fetched=limit + 1)
+    page = page_of(rows, CLIENTS_ORDER, lambda row: _show(mint, row), limit=limit)
     return Clients(clients=page.shown, total=mint.db.count(OAUTH_CLIENTS), next=page.next)
 
 
@@ -157,10 +158,7 @@ def delete_client(call: RouteCall) -> ClientShown:
 
 
 def _find(call: RouteCall) -> dict[str, Any]:
-    row = call.mint.db.oauth_clients.find(call.path["client"])
-    if row is None:
-        raise GrantError("no such client", code="not_found")
-    return row
+    return require_row(call.mint.db.oauth_clients.find(call.path["client"]), "client")
 
 
 def _show(mint: MintContext, row: Mapping[str, Any]) -> ClientShown:
@@ -169,19 +167,13 @@ def _show(mint: MintContext, row: Mapping[str, Any]) -> ClientShown:
         msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("introspects", "redirects")
     )
     unused_ms = DEFAULT_UNUSED_MS if mint.realm.clients is None else mint.realm.clients.unused_ms
-    return ClientShown(
-        id=row["id"],
-        agent=row["agent"],
+    return show_row(
+        ClientShown,
+        row,
         scopes=scopes_of(mint, row),
         introspects=introspects,
         redirects=redirects,
         public=row["secret"] is None and row["jwks"] is None,
         keys=tuple(jwk["kid"] for jwk in jwks),
-        url=row["url"],
-        name=row["name"],
-        created_at=row["created_at"],
-        by=row["by"],
-        used_at=row["used_at"],
         expires_at=end_of_unused(row, unused_ms) if row["by"] == SELF else row["expires_at"],
-        ended_at=row["ended_at"],
     )

@@ -9,11 +9,11 @@ from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.console_sessions import CONSOLE_ORDER
 from arx_caps.mint.identity.console_session import make_link
 from arx_caps.mint.policy.roles import OPEN_CONSOLE
-from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
 
 OPEN_PATH: Final = "/console/open"
@@ -75,24 +75,19 @@ def list_sign_ins(call: RouteCall) -> SignIns:
     """List the sign-ins to the console that go on."""
     life_ms, limit = call.mint.realm.console.life_ms, call.query.limit
     rows = call.mint.db.console_sessions.list(after=call.query.after, limit=limit + 1)
-    page = page_of(rows, CONSOLE_ORDER, lambda row: _shown(row, life_ms), limit=limit, fetched=limit + 1)
+    page = page_of(rows, CONSOLE_ORDER, lambda row: _shown(row, life_ms), limit=limit)
     return SignIns(sign_ins=page.shown, next=page.next)
 
 
 @endpoint("DELETE", "/v1/console/sessions/{console}", "arx.console.end", problems=("not_found",))
 def end_sign_in(call: RouteCall) -> SignInEnded:
     """End a sign-in to the console: its browser is asked to sign in again."""
-    row = call.mint.db.console_sessions.get(call.path["console"])
-    if row is None:
-        raise GrantError("no such sign-in goes on", code="not_found")
+    row = require_row(call.mint.db.console_sessions.get(call.path["console"]), "sign-in goes on")
     what = Event.of("console.ended", call.authenticated.actor, console=row["id"], operator=row["operator"])
     call.mint.db.console_sessions.end(row["id"], what)
     return SignInEnded(id=row["id"], operator=row["operator"])
 
 
 def _shown(row: Mapping[str, Any], life_ms: int) -> SignInShown:
-    return SignInShown(
-        **{name: row[name] for name in ("id", "operator", "key", "signed_in_at", "used_at", "until")},
-        by="login" if row["key"] is None else "key",
-        ends_at=row["signed_in_at"] + life_ms,
-    )
+    by = "login" if row["key"] is None else "key"
+    return show_row(SignInShown, row, by=by, ends_at=row["signed_in_at"] + life_ms)

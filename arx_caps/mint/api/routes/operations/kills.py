@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
-from arx_caps.mint.api.views import KillShown, show_kill
+from arx_caps.mint.api.views import KillShown, require_row, show_kill, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.operations.epoch import FREEZES_ORDER
 from arx_caps.mint.db.repositories.operations.kills import KILLS_ORDER, targets_of
@@ -20,7 +20,7 @@ from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
 from arx_caps.mint.tasks import preview
 from arx_caps.revocation import KINDS, UsedProof, parse_target, parse_targets
-from arx_verifier.errors import ArxError, GrantError, RequestError
+from arx_verifier.errors import ArxError, RequestError
 from arx_verifier.token import MAX_TARGET_BYTES
 
 MAX_TARGETS: Final = 1000  # the bound of one step of the store, so that a kill is in force as a whole or not at all
@@ -266,24 +266,16 @@ def list_freezes(call: RouteCall) -> Freezes:
     mint, query = call.mint, call.query
     if query.kind is not None and query.kind not in KINDS:
         raise RequestError(f"invalid kind: expected one of {', '.join(KINDS)}")
-    fetched = query.limit + 1
-    rows = mint.db.epoch.frozen(kind=query.kind, after=query.after, limit=fetched)
+    rows = mint.db.epoch.frozen(kind=query.kind, after=query.after, limit=query.limit + 1)
     # A thaw gives a deactivated agent its status back; the rest is frozen again.
     ended = {target for target in ended_of(mint.db) if not target.startswith("agent:")} if rows else set()
-    page = page_of(rows, FREEZES_ORDER, lambda row: _show_freeze(row, ended), limit=query.limit, fetched=fetched)
+    page = page_of(rows, FREEZES_ORDER, lambda row: _show_freeze(row, ended), limit=query.limit)
     return Freezes(freezes=page.shown, total=mint.db.epoch.count_frozen(query.kind), next=page.next)
 
 
 def _show_freeze(row: Mapping[str, Any], ended: set[str]) -> FreezeShown:
-    return FreezeShown(
-        target=row["target"],
-        op=row["op"],
-        frozen_at=row["at_ms"],
-        by=row["by"],
-        reason=row["why"],
-        seq=row["seq"],
-        lasting=row["target"] in ended,
-    )
+    lasting = row["target"] in ended
+    return show_row(FreezeShown, row, frozen_at=row["at_ms"], reason=row["why"], lasting=lasting)
 
 
 @endpoint("GET", "/v1/kills", READ_KILLS, query=KillsQuery)
@@ -291,11 +283,8 @@ def list_kills(call: RouteCall) -> Kills:
     """List the kills, freezes and thaws by operators and the mint."""
     mint, query = call.mint, call.query
     target = None if query.target is None else str(parse_target(query.target))
-    fetched = query.limit + 1
-    rows = mint.db.kills.list(target=target, after=query.after, limit=fetched)
-    page = page_of(
-        rows, KILLS_ORDER, lambda row: _show_row(mint, row, FIRST_TARGETS), limit=query.limit, fetched=fetched
-    )
+    rows = mint.db.kills.list(target=target, after=query.after, limit=query.limit + 1)
+    page = page_of(rows, KILLS_ORDER, lambda row: _show_kill(mint, row, FIRST_TARGETS), limit=query.limit)
     return Kills(kills=page.shown, total=mint.db.count(KILLS), next=page.next)
 
 
@@ -311,18 +300,16 @@ def get_kill(call: RouteCall) -> KillRecord:
         with contextlib.suppress(ArxError):
             mint.freezes.follow_store()
         row = mint.db.kills.find(number) or mint.freezes.find_step(number)
-    if row is None:
-        raise GrantError("no such kill", code="not_found")
-    return _show_row(mint, row, None)
+    return _show_kill(mint, require_row(row, "kill"), None)
 
 
-def _show_row(mint: MintContext, row: Mapping[str, Any], most: int | None) -> KillRecord:
+def _show_kill(mint: MintContext, row: Mapping[str, Any], most: int | None) -> KillRecord:
     targets = targets_of(row)
     # In a list only what is final: each look is a question to the store.
     report = mint.confirmations.look_or_guess(row) if most is None or row["report"] is not None else None
-    members = {name: row[name] for name in ("seq", "incarnation", "op", "at_ms", "by")}
-    return KillRecord(
-        **members,
+    return show_row(
+        KillRecord,
+        row,
         reason=row["why"],
         targets=[KillTarget(target, op) for op, target in targets[:most]],
         target_count=len(targets),
@@ -331,8 +318,7 @@ def _show_row(mint: MintContext, row: Mapping[str, Any], most: int | None) -> Ki
 
 
 def _show_report(report: Mapping[str, Any], settled_at: int | None) -> ConfirmationsShown:
-    names = [name for name in ConfirmationsShown.__struct_fields__ if name != "settled_at"]
-    return ConfirmationsShown(**{name: report[name] for name in names}, settled_at=settled_at)
+    return show_row(ConfirmationsShown, report, settled_at=settled_at)
 
 
 def progress_of(mint: MintContext) -> dict[int, ConfirmationsShown]:

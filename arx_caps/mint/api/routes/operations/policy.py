@@ -139,7 +139,6 @@ def list_policies(call: RouteCall) -> Policies:
             **row, in_force=row["digest"] == now, first_change=changes.get(row["digest"], None if changes else UNSET)
         ),
         limit=limit,
-        fetched=limit + 1,
     )
     return Policies(policies=page.shown, next=page.next)
 

@@ -13,7 +13,7 @@ from arx_caps.mint import approvals
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE
-from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill
+from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill, show_row
 from arx_caps.mint.approvals import Row, State, approval_state
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
@@ -219,13 +219,12 @@ def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
 
 def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
     """Return an approval as the API shows it; its task's row is under ``its``."""
-    names = ("id", "task", "session", "agent", "template", "audience", "tool", "why", "need", "asked_at")
-    answer = ("denied_by", "answer_why", "approved_at")
     issuer, subject, shown = row["subject_issuer"], row["subject"], None
     if subject is not None:
         shown = SubjectShown(issuer=issuer, subject=subject, target=subject_target(issuer, subject))
-    return ApprovalShown(
-        **{name: row[name] for name in (*names, *answer)},
+    return show_row(
+        ApprovalShown,
+        row,
         state=approval_state(mint, row),
         subject=shown,
         args=msgspec.json.decode(row["args"]),

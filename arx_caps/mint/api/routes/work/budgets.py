@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery
+from arx_caps.mint.api.views import show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.tasks.liveness import task_state
@@ -216,13 +217,11 @@ def _no_pool() -> GrantError:
 
 
 def _show(row: Mapping[str, Any], task: Mapping[str, Any] | None) -> PoolShown:
-    texts: dict[str, Any] = {
-        name: amount_text(row[name]) for name in ("max", "topped_up", "reserved", "leased", "remaining")
-    }
-    same: dict[str, Any] = {name: row[name] for name in ("id", "task", "pool", "unit", "per", "lost", "opened_at")}
-    return PoolShown(
-        **same,
-        **texts,
+    amounts = {name: amount_text(row[name]) for name in ("max", "topped_up", "reserved", "leased", "remaining")}
+    return show_row(
+        PoolShown,
+        row,
+        **amounts,
         used=amount_text(row["committed"]),
         drawn_at=row["drawn_at"] or UNSET,
         link=row["link"] or UNSET,

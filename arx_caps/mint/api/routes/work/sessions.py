@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.audit.query import NO_CALLS, calls_of
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
-from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, show_kill, show_session, show_task
+from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, require_row, show_kill, show_session, show_task
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.repositories.work.sessions import SESSIONS_ORDER, Which
@@ -403,12 +403,10 @@ def find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
     Raises:
         GrantError: ``not_found``: there is none, or it is another agent's.
     """
-    row = call.mint.db.sessions.find(session)
     own = call.authenticated.session
     # The same answer for another agent's session as for none, so that ids cannot be probed.
-    if row is None or (own is not None and own["id"] != session):
-        raise GrantError("no such session", code="not_found")
-    return row
+    is_seen = own is None or own["id"] == session
+    return require_row(call.mint.db.sessions.find(session) if is_seen else None, "session")
 
 
 def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
@@ -417,8 +415,6 @@ def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
     Raises:
         GrantError: ``not_found``: there is none, or it is another session's.
     """
-    row = call.mint.db.tasks.find(task)
-    own = call.authenticated.session
-    if row is None or (own is not None and own["id"] != row["session"]):
-        raise GrantError("no such task", code="not_found")
-    return row
+    row, own = call.mint.db.tasks.find(task), call.authenticated.session
+    is_seen = row is not None and (own is None or own["id"] == row["session"])
+    return require_row(row if is_seen else None, "task")
