@@ -73,6 +73,15 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     # An unknown member is refused: it may have been meant as a restriction.
 
 
+class Secret:
+    """A body or answer with a secret, which neither a log nor a traceback may show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A request's query; without members, none is accepted."""
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mint's tables, for SQLite and PostgreSQL alike. Times are in ms since the Unix epoch."""
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -16,17 +16,20 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.schema import SchemaItem
 
 # No table holds a token or a private key: a copy of the database alone must open nothing.
 METADATA: Final = MetaData()
 
-META: Final = Table(
-    "meta", METADATA, Column("name", String(32), primary_key=True), Column("value", Text, nullable=False)
-)
 
-OPERATORS: Final = Table(
+def _table(name: str, *parts: SchemaItem, **options: Any) -> Table:
+    return Table(name, METADATA, *parts, **options)
+
+
+META: Final = _table("meta", Column("name", String(32), primary_key=True), Column("value", Text, nullable=False))
+
+OPERATORS: Final = _table(
     "operators",
-    METADATA,
     Column("id", String(64), primary_key=True),
     Column("status", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -40,9 +43,8 @@ OPERATORS: Final = Table(
 )
 
 # One row for each sign-in to the console: first for its one-use link, then for the browser that used it.
-CONSOLE_SESSIONS: Final = Table(
+CONSOLE_SESSIONS: Final = _table(
     "console_sessions",
-    METADATA,
     Column("id", String(32), primary_key=True),
     Column("secret", String(64), nullable=False, unique=True),  # digest of what the link, and then the cookie, has
     Column("operator", String(64), ForeignKey("operators.id"), nullable=False, index=True),
@@ -55,9 +57,8 @@ CONSOLE_SESSIONS: Final = Table(
     Column("until", BigInteger, nullable=False, index=True),
 )
 
-AGENTS: Final = Table(
+AGENTS: Final = _table(
     "agents",
-    METADATA,
     Column("path", String(64), primary_key=True),
     Column("status", String(16), nullable=False),
     Column("owner", Text),
@@ -67,9 +68,8 @@ AGENTS: Final = Table(
 )
 
 # The key id is unique, so that a key has one holder: the signer of a proof is never ambiguous.
-HOLDER_KEYS: Final = Table(
+HOLDER_KEYS: Final = _table(
     "holder_keys",
-    METADATA,
     Column("kid", String(64), primary_key=True),
     Column("holder", String(96), nullable=False, index=True),
     Column("x", String(64), nullable=False),
@@ -78,9 +78,8 @@ HOLDER_KEYS: Final = Table(
     Column("until", BigInteger),  # of a key that a login enrolled; None for no end
 )
 
-SESSIONS: Final = Table(
+SESSIONS: Final = _table(
     "sessions",
-    METADATA,
     Column("id", String(32), primary_key=True),
     Column("agent", String(64), ForeignKey("agents.path"), nullable=False),
     Column("jkt", String(64), nullable=False),
@@ -103,9 +102,8 @@ SESSIONS: Final = Table(
     Index("sessions_of_subjects", "subject", "opened_at", "id"),
 )
 
-TASKS: Final = Table(
+TASKS: Final = _table(
     "tasks",
-    METADATA,
     Column("id", String(32), primary_key=True),
     Column("session", String(32), ForeignKey("sessions.id"), nullable=False),
     Column("agent", String(64), nullable=False),
@@ -130,9 +128,8 @@ TASKS: Final = Table(
 )
 
 # What a task may do: a row for its start and for each extension. An attenuation replaces all of them by one row.
-TASK_GRANTS: Final = Table(
+TASK_GRANTS: Final = _table(
     "task_grants",
-    METADATA,
     Column("link", String(32), primary_key=True),  # the first link of its tokens
     Column("task", String(32), ForeignKey("tasks.id"), nullable=False, index=True),
     Column("content", Text, nullable=False),
@@ -144,9 +141,8 @@ TASK_GRANTS: Final = Table(
 )
 
 # Requests for approval and operators' answers. Whether the task still runs is in the task's row alone.
-APPROVALS: Final = Table(
+APPROVALS: Final = _table(
     "approvals",
-    METADATA,
     Column("id", String(32), primary_key=True),
     Column("task", String(32), ForeignKey("tasks.id"), nullable=False, index=True),
     Column("session", String(32), nullable=False),
@@ -177,17 +173,15 @@ APPROVALS: Final = Table(
 )
 
 # The primary key makes a jti single use, between two mints of this database too.
-USED_JTI: Final = Table(
+USED_JTI: Final = _table(
     "used_jti",
-    METADATA,
     Column("digest", String(64), primary_key=True),
     Column("until", BigInteger, nullable=False, index=True),
 )
 
 # What calls with an Idempotency-Key made: the facts of their events, and the content of their tokens, unsigned.
-REPEATS: Final = Table(
+REPEATS: Final = _table(
     "repeats",
-    METADATA,
     Column("caller", String(96), primary_key=True),
     Column("key", String(64), primary_key=True),
     Column("digest", String(64), nullable=False),
@@ -196,18 +190,16 @@ REPEATS: Final = Table(
     Column("until", BigInteger, nullable=False, index=True),
 )
 
-SERVICES: Final = Table(
+SERVICES: Final = _table(
     "services",
-    METADATA,
     Column("audience", String(64), primary_key=True),
     Column("enrolled_at", BigInteger, nullable=False),
     Column("enrolled_by", String(96), nullable=False),
 )
 
 # The realm's root keys. They are sealed like the root key file; the first key is in that file alone.
-ROOT_KEYS: Final = Table(
+ROOT_KEYS: Final = _table(
     "root_keys",
-    METADATA,
     Column("name", String(16), primary_key=True),
     Column("created_at", BigInteger, nullable=False),
     Column("mints_from", BigInteger),
@@ -219,9 +211,8 @@ ROOT_KEYS: Final = Table(
 )
 
 # OAuth clients that an operator has registered. A secret is random, so that its SHA-256 is enough.
-OAUTH_CLIENTS: Final = Table(
+OAUTH_CLIENTS: Final = _table(
     "oauth_clients",
-    METADATA,
     Column("id", String(32), primary_key=True),
     Column("agent", String(64), ForeignKey("agents.path"), nullable=False, index=True),
     Column("secret", String(64)),  # its SHA-256, in hex; null for a client with keys
@@ -240,9 +231,8 @@ OAUTH_CLIENTS: Final = Table(
 )
 
 # What a person was asked to consent to, and the code that a consent gave. Cookie and code are random: digests suffice.
-OAUTH_CONSENTS: Final = Table(
+OAUTH_CONSENTS: Final = _table(
     "oauth_consents",
-    METADATA,
     Column("id", String(32), primary_key=True),
     Column("cookie", String(64), nullable=False, unique=True),
     Column("client", String(32), ForeignKey("oauth_clients.id"), nullable=False),
@@ -271,9 +261,8 @@ OAUTH_CONSENTS: Final = Table(
 
 # Refresh tokens: what the next task of a consented session is. A token is random, so its digest suffices. ``parent`` is
 # the token in exchange for which this one was given, and ``task`` is what came with it.
-OAUTH_REFRESHES: Final = Table(
+OAUTH_REFRESHES: Final = _table(
     "oauth_refreshes",
-    METADATA,
     Column("digest", String(64), primary_key=True),
     Column("client", String(32), ForeignKey("oauth_clients.id"), nullable=False),
     Column("session", String(32), ForeignKey("sessions.id"), nullable=False, index=True),
@@ -292,9 +281,8 @@ OAUTH_REFRESHES: Final = Table(
 )
 
 # What an access token stands for: the content of its task's tokens, unsigned.
-OAUTH_HANDLES: Final = Table(
+OAUTH_HANDLES: Final = _table(
     "oauth_handles",
-    METADATA,
     Column("jti", String(32), primary_key=True),
     Column("client", String(32), ForeignKey("oauth_clients.id"), nullable=False),
     Column("session", String(32), ForeignKey("sessions.id"), nullable=False),
@@ -307,9 +295,8 @@ OAUTH_HANDLES: Final = Table(
 )
 
 # Keys that sign access tokens. The private half is sealed like the root keys, and gone once the key is retired.
-SIGNING_KEYS: Final = Table(
+SIGNING_KEYS: Final = _table(
     "signing_keys",
-    METADATA,
     Column("kid", String(64), primary_key=True),  # its thumbprint
     Column("algorithm", String(8), nullable=False),
     Column("jwk", Text, nullable=False),  # the public half
@@ -321,9 +308,8 @@ SIGNING_KEYS: Final = Table(
 )
 
 # The keys of stamps in memories. None is ever deleted: entries outlive keys, and must be checked for as long.
-MEMORY_KEYS: Final = Table(
+MEMORY_KEYS: Final = _table(
     "memory_keys",
-    METADATA,
     Column("kid", String(32), primary_key=True),  # memory.1, and so on
     Column("created_at", BigInteger, nullable=False),
     Column("nonce", Text, nullable=False),
@@ -331,9 +317,8 @@ MEMORY_KEYS: Final = Table(
 )
 
 # Numbers of audience keys. No two audiences have one number, so that a kill of a key id affects one audience.
-AUDIENCE_KEYS: Final = Table(
+AUDIENCE_KEYS: Final = _table(
     "audience_keys",
-    METADATA,
     Column("audience", String(64), primary_key=True),
     Column("n", Integer, primary_key=True, autoincrement=False),
     Column("created_at", BigInteger, nullable=False),
@@ -342,9 +327,8 @@ AUDIENCE_KEYS: Final = Table(
 )
 
 # Every policy that was ever in force, as its TOML; the one with the latest in_force_at is in force.
-POLICIES: Final = Table(
+POLICIES: Final = _table(
     "policies",
-    METADATA,
     Column("digest", String(32), primary_key=True),
     Column("text", Text, nullable=False),
     Column("first_at", BigInteger, nullable=False),
@@ -353,9 +337,8 @@ POLICIES: Final = Table(
 )
 
 # The audience keys that each own key of a service fetched last; ``file:<audience>`` for a service file.
-KEY_FETCHES: Final = Table(
+KEY_FETCHES: Final = _table(
     "key_fetches",
-    METADATA,
     Column("holder_key", String(96), primary_key=True),
     Column("audience", String(64), nullable=False),
     Column("kids", Text, nullable=False),
@@ -363,9 +346,8 @@ KEY_FETCHES: Final = Table(
 )
 
 # Unused enrolment tokens, by their digest: a use deletes the row, so that a token enrols one key.
-ENROLMENTS: Final = Table(
+ENROLMENTS: Final = _table(
     "enrolments",
-    METADATA,
     Column("digest", String(64), primary_key=True),
     Column("audience", String(64), nullable=False),
     Column("by", String(96), nullable=False),
@@ -373,9 +355,8 @@ ENROLMENTS: Final = Table(
 )
 
 # The highest position in the kill sequence that a mint has acted on: a store that is behind it has lost kills.
-HIGH_WATER: Final = Table(
+HIGH_WATER: Final = _table(
     "epoch_high_water",
-    METADATA,
     Column("realm", String(32), primary_key=True),
     Column("incarnation", String(32), nullable=False),
     Column("seq", BigInteger, nullable=False),
@@ -384,9 +365,8 @@ HIGH_WATER: Final = Table(
 )
 
 # The entry of the store's log up to which the freezes below are known.
-FOLLOWED: Final = Table(
+FOLLOWED: Final = _table(
     "epoch_followed",
-    METADATA,
     Column("realm", String(32), primary_key=True),
     Column("incarnation", String(32), nullable=False),
     Column("seq", BigInteger, nullable=False),
@@ -394,9 +374,8 @@ FOLLOWED: Final = Table(
 )
 
 # Every freeze in force, also those made at the store directly. The mint restores them in a store that lost them.
-FREEZES: Final = Table(
+FREEZES: Final = _table(
     "epoch_freezes",
-    METADATA,
     Column("target", String(96), primary_key=True),
     Column("at_ms", BigInteger, nullable=False),
     Column("by", String(96), nullable=False),
@@ -408,9 +387,8 @@ FREEZES: Final = Table(
 
 # Every kill, freeze and thaw by an operator or the mint, also those made at the store directly: one row for all targets
 # of one step. What agents end by themselves is not here. ``report`` is set once, when its confirmations are known.
-KILLS: Final = Table(
+KILLS: Final = _table(
     "epoch_kills",
-    METADATA,
     Column("seq", BigInteger, primary_key=True, autoincrement=False),  # of its last entry
     Column("incarnation", String(32), primary_key=True),
     Column("first", BigInteger, nullable=False),  # of its first entry
@@ -425,9 +403,8 @@ KILLS: Final = Table(
 )
 
 # Receivers of notifications. The URL is sealed with the secret, because some receivers are secret URLs.
-WEBHOOKS: Final = Table(
+WEBHOOKS: Final = _table(
     "webhooks",
-    METADATA,
     Column("id", String(32), primary_key=True),
     Column("origin", Text, nullable=False),  # scheme, host and port of the URL, for people
     Column("format", String(16), nullable=False),
@@ -446,9 +423,8 @@ WEBHOOKS: Final = Table(
 )
 
 # Notifications that a receiver has not taken, each written in the transaction of its event.
-NOTIFICATIONS: Final = Table(
+NOTIFICATIONS: Final = _table(
     "notifications",
-    METADATA,
     Column("id", String(32), primary_key=True),
     Column("webhook", String(32), ForeignKey("webhooks.id"), nullable=False),
     Column("kind", String(64), nullable=False),
@@ -464,17 +440,15 @@ NOTIFICATIONS: Final = Table(
 )
 
 # What is wrong now and has been notified, so that of many looks by many mints one notifies.
-ALARMS: Final = Table(
+ALARMS: Final = _table(
     "alarms",
-    METADATA,
     Column("name", String(160), primary_key=True),
     Column("at_ms", BigInteger, nullable=False),
 )
 
 # Events, each written in the transaction of its change. A number is never used again.
-OUTBOX: Final = Table(
+OUTBOX: Final = _table(
     "outbox",
-    METADATA,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("at_ms", BigInteger, nullable=False),
     Column("mint", String(64), nullable=False),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall, Secret, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
@@ -71,14 +71,11 @@ class WebhookShown(RouteAnswer, frozen=True):
     heartbeat_ms: int | None
 
 
-class WebhookAdded(RouteAnswer, frozen=True):
+class WebhookAdded(Secret, RouteAnswer, frozen=True):
     """A new receiver, and the secret that signs what it gets; the secret is shown here alone."""
 
     webhook: WebhookShown
     secret: str
-
-    def __repr__(self) -> str:
-        return "<WebhookAdded>"
 
 
 class Webhooks(RouteAnswer, frozen=True):

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
 from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.authenticate import LOGOUT
@@ -36,16 +36,13 @@ class LoginPlace(RouteAnswer, frozen=True):
     scope: str
 
 
-class LoginBody(Body, frozen=True):
+class LoginBody(Secret, Body, frozen=True):
     """A person's ID token."""
 
     id_token: str
 
-    def __repr__(self) -> str:
-        return "<LoginBody>"
 
-
-class LoggedIn(RouteAnswer, frozen=True, kw_only=True):
+class LoggedIn(Secret, RouteAnswer, frozen=True, kw_only=True):
     """An operator's token, a secret; ``until`` is the end of the key that signed the call.
 
     Times are ms since the Unix epoch.
@@ -56,9 +53,6 @@ class LoggedIn(RouteAnswer, frozen=True, kw_only=True):
     token_type: Literal["DPoP"] = "DPoP"  # noqa: S105 - a scheme of RFC 9449, no secret
     expires_at: int
     until: int
-
-    def __repr__(self) -> str:
-        return "<LoggedIn>"
 
 
 class LoggedOut(RouteAnswer, frozen=True):

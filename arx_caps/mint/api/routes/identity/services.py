@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
@@ -50,14 +50,10 @@ class ServiceBody(Body, frozen=True):
     audience: str
 
 
-class JoinBody(Body, frozen=True):
+class JoinBody(Secret, Body, frozen=True):
     """An enrolment token; the key to enrol is the one that signed the call's proof."""
 
     enrolment: Annotated[str, Meta(max_length=100)]
-
-    # A secret, as in the answers below: neither a log nor a traceback may show it.
-    def __repr__(self) -> str:
-        return "<JoinBody>"
 
 
 class ServicePatchBody(Body, frozen=True):
@@ -66,7 +62,7 @@ class ServicePatchBody(Body, frozen=True):
     remove_kid: Kid
 
 
-class ServiceFile(RouteAnswer, frozen=True):
+class ServiceFile(Secret, RouteAnswer, frozen=True):
     """A service file, a secret.  SPEC 15."""
 
     v: Literal[1]
@@ -80,11 +76,8 @@ class ServiceFile(RouteAnswer, frozen=True):
     ledger: str | UnsetType = UNSET
     memory: dict[str, str] | UnsetType = UNSET
 
-    def __repr__(self) -> str:
-        return f"<ServiceFile of {self.audience}>"
 
-
-class ServiceInvited(RouteAnswer, frozen=True):
+class ServiceInvited(Secret, RouteAnswer, frozen=True):
     """An enrolment token, a secret; its audience, its expiry, and whether the policy has it."""
 
     enrolment: str
@@ -92,9 +85,6 @@ class ServiceInvited(RouteAnswer, frozen=True):
     issuer: str
     expires_at: int
     in_policy: bool
-
-    def __repr__(self) -> str:
-        return f"<ServiceInvited for {self.audience}>"
 
 
 class ServiceJoined(RouteAnswer, frozen=True):
@@ -104,15 +94,12 @@ class ServiceJoined(RouteAnswer, frozen=True):
     kid: str
 
 
-class AudienceKey(RouteAnswer, frozen=True):
+class AudienceKey(Secret, RouteAnswer, frozen=True):
     """One audience key, a secret, and since when services may fetch it, ms since the Unix epoch."""
 
     kid: str
     key: str
     published_at: int
-
-    def __repr__(self) -> str:
-        return f"<AudienceKey {self.kid}>"
 
 
 class AudienceKeys(RouteAnswer, frozen=True):

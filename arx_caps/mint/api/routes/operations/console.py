@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
+from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, Secret, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
@@ -20,14 +20,11 @@ OPEN_PATH: Final = "/console/open"
 READ: Final = "arx.operators.read"
 
 
-class ConsoleLink(RouteAnswer, frozen=True):
+class ConsoleLink(Secret, RouteAnswer, frozen=True):
     """A link that signs this operator in once, a secret, and when it expires, ms since the Unix epoch."""
 
     url: str
     expires_at: int
-
-    def __repr__(self) -> str:
-        return "<ConsoleLink>"
 
 
 class SignInShown(msgspec.Struct, frozen=True, kw_only=True):
