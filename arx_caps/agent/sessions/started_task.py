@@ -31,27 +31,21 @@ class Starter(Protocol):
 
     def used(self) -> None:
         """Note that a call is signed."""
-        ...
 
     def finish_task(self, task: str) -> dict[str, Any]:
         """Finish a task at the mint."""
-        ...
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
         """Attenuate a task at the mint."""
-        ...
 
     def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
         """Ask the mint for more."""
-        ...
 
     def ask_approval(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Ask operators to approve a call."""
-        ...
 
     def fetch_discharge(self, approval: str) -> dict[str, Any]:
         """Ask the mint how an approval stands, and for its discharge."""
-        ...
 
 
 class KeepingSession(Protocol):
@@ -62,7 +56,6 @@ class KeepingSession(Protocol):
 
     def kept(self, task: "StartedTask") -> None:
         """Let a task go when the session ends."""
-        ...
 
 
 class Keep(NamedTuple):

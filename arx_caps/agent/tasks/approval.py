@@ -46,7 +46,6 @@ class Asker(Protocol):
 
     def fetch_discharge(self, approval: str) -> dict[str, Any]:
         """Ask the mint how an approval stands, and for its discharge."""
-        ...
 
 
 class Said(msgspec.Struct, frozen=True):

@@ -24,7 +24,6 @@ class Sign(Protocol):
 
     def __call__(self, audience: str, method: str, target: bytes, body: bytes) -> str:
         """Return the token's text."""
-        ...
 
 
 class SignedHeader(str):

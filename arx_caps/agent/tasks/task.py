@@ -39,7 +39,6 @@ class HolderSource(Protocol):
     @property
     def holder(self) -> HolderKey:
         """The key."""
-        ...
 
 
 class Task(Shared):

@@ -16,7 +16,6 @@ class Parts(Protocol):
 
     def iter_any(self) -> AsyncIterator[bytes]:
         """Yield it in parts, as they come."""
-        ...
 
 
 class UpstreamAnswer(Protocol):
@@ -25,22 +24,18 @@ class UpstreamAnswer(Protocol):
     @property
     def status(self) -> int:
         """Its status."""
-        ...
 
     @property
     def content_type(self) -> str:
         """The type of its content, without parameters."""
-        ...
 
     @property
     def raw_headers(self) -> Iterable[tuple[bytes, bytes]]:
         """Its headers."""
-        ...
 
     @property
     def content(self) -> Parts:
         """Its body."""
-        ...
 
 
 class UpstreamError(Exception):

@@ -108,11 +108,9 @@ class CaveatLike(Protocol):
 
     def encode(self) -> bytes:
         """Return the caveat's canonical JSON."""
-        ...
 
     def delegated_to(self, to: str, hop: str, key: str | None = None, sig: str | None = None) -> "CaveatLike":
         """Return the same restrictions as a delegation to ``to``, with the link name ``hop``; see ``Caveat``."""
-        ...
 
 
 class BoundTo(NamedTuple):

@@ -86,11 +86,9 @@ class Carrier(Protocol):
     @property
     def scope(self) -> MutableMapping[str, Any]:
         """The ASGI scope."""
-        ...
 
     async def body(self) -> bytes:
         """Return the whole body, which the server has read and kept."""
-        ...
 
 
 class McpMessage(NamedTuple):
