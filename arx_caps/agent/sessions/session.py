@@ -315,9 +315,6 @@ class Session(Shared):
     def __repr__(self) -> str:
         return f"<Session {self.id} of {self.agent}>"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a Session is a secret and is not pickled; delegate a task's encode() instead")
-
 
 def _subject(about: Mapping[str, Any]) -> tuple[str, str] | None:
     if about.get("subject") is None:

@@ -9,23 +9,19 @@ from typing import Final
 
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
-from arx_caps.agent.tasks.copies import Shared
 from arx_caps.agent.tasks.origins import origin_of
-from arx_caps.agent.tasks.request_signer import RequestSigner, came_before_start, is_short_problem
+from arx_caps.agent.tasks.request_signer import Signing, came_before_start, is_short_problem
 from arx_verifier.errors import AttenuationError
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 
-class AiohttpAuth(Shared):
+class AiohttpAuth(Signing):
     """Client middleware for aiohttp; made by ``Task.aiohttp_auth``.
 
     Args:
         signer: Signs the requests.
     """
-
-    def __init__(self, signer: RequestSigner) -> None:
-        self._signer = signer
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Read the body, sign a request and send it; aiohttp calls this.
@@ -72,9 +68,3 @@ class AiohttpAuth(Shared):
         finally:
             # Errors of aiohttp show all headers of their request.
             del request.headers[hdrs.AUTHORIZATION]
-
-    def __repr__(self) -> str:
-        return f"<AiohttpAuth for {self._signer}>"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("an AiohttpAuth signs with a live token and is not pickled")

@@ -285,9 +285,6 @@ class Approval(Shared):
     def __repr__(self) -> str:
         return f"<Approval {self}: {self.state}>"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("an Approval is a secret and is not pickled; pass on its encode() where that is meant")
-
 
 def find_approval(asker: Asker, approval: str) -> Approval:
     """Return an approval as it stands now, by its id alone; see ``Session.approval``.

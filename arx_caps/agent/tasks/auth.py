@@ -7,9 +7,8 @@ from typing import Any, Final
 
 import httpx
 
-from arx_caps.agent.tasks.copies import Shared
 from arx_caps.agent.tasks.origins import origin_of
-from arx_caps.agent.tasks.request_signer import RequestSigner, came_before_start, is_short_problem
+from arx_caps.agent.tasks.request_signer import Signing, came_before_start, is_short_problem
 
 try:
     from httpx2 import Auth as OtherAuth
@@ -24,7 +23,7 @@ __all__ = ["ArxAuth", "OtherAuth"]
 _MARK: Final = "arx.authorization"  # request extension: the header that was written here, and may be replaced
 
 
-class ArxAuth(Shared, httpx.Auth, OtherAuth):
+class ArxAuth(Signing, httpx.Auth, OtherAuth):
     """Authentication for ``httpx.Client``, ``httpx.AsyncClient`` and both of httpx2; made by ``Task.auth``.
 
     Args:
@@ -34,9 +33,6 @@ class ArxAuth(Shared, httpx.Auth, OtherAuth):
     # The token covers the body's digest, so a streamed body is read before it is sent.
     requires_request_body = True
     requires_response_body = False
-
-    def __init__(self, signer: RequestSigner) -> None:
-        self._signer = signer
 
     def _put_token(self, request: Any) -> None:
         """Sign one request.
@@ -95,12 +91,6 @@ class ArxAuth(Shared, httpx.Auth, OtherAuth):
             await response.aread()
         with suppress(StopIteration):
             yield flow.send(response)
-
-    def __repr__(self) -> str:
-        return f"<ArxAuth for {self._signer}>"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("an ArxAuth signs with a live token and is not pickled")
 
 
 def _is_problem(response: Any) -> bool:

@@ -239,9 +239,6 @@ class Bundle(Shared):
     def __repr__(self) -> str:
         return f"<Bundle of {self.agent}, task {self.task}: {', '.join(self.audiences)}>"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a Bundle is a secret and is not pickled; pass on its encode() where that is meant")
-
 
 def _read(text: str) -> _Written:
     # Before anything is decoded: the text comes from another agent.

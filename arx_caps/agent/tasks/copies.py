@@ -5,7 +5,7 @@ from typing import Any, Self
 
 
 class Shared:
-    """A base whose copies are the object itself."""
+    """A base whose copies are the object itself, and which is not pickled."""
 
     __slots__ = ()
 
@@ -16,3 +16,8 @@ class Shared:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    # A pickle would be a copy of what it holds, secrets included.
+    def __reduce__(self) -> tuple[object, ...]:
+        name = type(self).__name__
+        raise TypeError(f"{name}: not pickled, for it holds secrets; pass on the encode() of a task or an approval")

@@ -123,8 +123,21 @@ class RequestSigner(Shared):
     def __repr__(self) -> str:
         return f"<RequestSigner for {self}>"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a RequestSigner signs with a live token and is not pickled")
+
+class Signing(Shared):
+    """What signs the requests of a client of one library.
+
+    Args:
+        signer: Signs the requests.
+        settings: The arguments of the library's own class.
+    """
+
+    def __init__(self, signer: RequestSigner, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._signer = signer
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} for {self._signer}>"
 
 
 def read_body(body: Any) -> bytes:

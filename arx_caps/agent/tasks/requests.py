@@ -11,26 +11,22 @@ from urllib.parse import urlsplit
 from requests import PreparedRequest, Response
 from requests.auth import AuthBase
 
-from arx_caps.agent.tasks.copies import Shared
 from arx_caps.agent.tasks.origins import origin_of
 from arx_caps.agent.tasks.request_signer import (
-    RequestSigner,
     SignedHeader,
+    Signing,
     came_before_start,
     is_short_problem,
     read_body,
 )
 
 
-class RequestsAuth(Shared, AuthBase):
+class RequestsAuth(Signing, AuthBase):
     """Authentication for requests; made by ``Task.requests_auth``.
 
     Args:
         signer: Signs the requests.
     """
-
-    def __init__(self, signer: RequestSigner) -> None:
-        self._signer = signer
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
         """Read the body and sign a request; requests calls this.
@@ -74,9 +70,3 @@ class RequestsAuth(Shared, AuthBase):
         answer: Response = response.connection.send(again, **settings)
         again.headers.pop("Authorization")
         return answer
-
-    def __repr__(self) -> str:
-        return f"<RequestsAuth for {self._signer}>"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a RequestsAuth signs with a live token and is not pickled")

@@ -592,9 +592,6 @@ class Task(Shared):
     def __repr__(self) -> str:
         return f"<Task {self.id} of {self.agent}, held by {self.holder}: {', '.join(self.audiences)}>"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a Task is a secret and is not pickled; pass on its encode() where that is meant")
-
 
 def _with_pools(token: Macaroon, pools: Sequence[Caveat]) -> Macaroon:
     return token.attenuate(*pools) if pools else token

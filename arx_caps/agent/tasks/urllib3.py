@@ -8,11 +8,11 @@ from typing import Any
 import urllib3
 from urllib3.util import parse_url
 
-from arx_caps.agent.tasks.copies import Shared
 from arx_caps.agent.tasks.origins import origin_of
 from arx_caps.agent.tasks.request_signer import (
     RequestSigner,
     SignedHeader,
+    Signing,
     came_before_start,
     is_short_problem,
     read_body,
@@ -52,7 +52,7 @@ class _HttpsPool(_Attempts, urllib3.HTTPSConnectionPool):
     """Connections to an origin over TLS."""
 
 
-class SigningPoolManager(Shared, urllib3.PoolManager):
+class SigningPoolManager(Signing, urllib3.PoolManager):
     """A pool manager that signs; made by ``Task.urllib3_pool``.
 
     It follows no redirect: the answer is the caller's, with its ``Location``.
@@ -63,9 +63,8 @@ class SigningPoolManager(Shared, urllib3.PoolManager):
     """
 
     def __init__(self, signer: RequestSigner, **settings: Any) -> None:
-        super().__init__(**settings)
+        super().__init__(signer, **settings)
         self.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
-        self._signer = signer
 
     def urlopen(  # type: ignore[override]
         self,
@@ -116,12 +115,6 @@ class SigningPoolManager(Shared, urllib3.PoolManager):
             if not preload_content:
                 return _unread(response)
         return response
-
-    def __repr__(self) -> str:
-        return f"<SigningPoolManager for {self._signer}>"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a SigningPoolManager signs with a live token and is not pickled")
 
 
 def _unread(response: urllib3.BaseHTTPResponse) -> urllib3.HTTPResponse:

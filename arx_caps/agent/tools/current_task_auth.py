@@ -7,11 +7,10 @@ from typing import Any
 import httpx
 
 from arx_caps.agent.tasks.auth import ArxAuth, OtherAuth
-from arx_caps.agent.tasks.copies import Shared
 from arx_caps.agent.tools.running_task import running_call
 
 
-class CurrentTaskAuth(Shared, httpx.Auth, OtherAuth):
+class CurrentTaskAuth(httpx.Auth, OtherAuth):
     """Sign each request with the current task: authentication for a client of httpx or httpx2 that many tasks share.
 
     ``httpx.Client(base_url=…, auth=CurrentTaskAuth("orders"))`` is made once; a request outside of a task is not sent.
