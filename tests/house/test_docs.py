@@ -145,8 +145,11 @@ def _found(dotted: str) -> bool:
     if adapter is not None:  # its framework need not be here
         package, framework, name = adapter.groups()
         path = ROOT / ("verifier" if package == "arx_verifier" else "") / package / "integrations" / f"{framework}.py"
-        defined = {getattr(node, "name", None) for node in ast.parse(path.read_text(encoding="utf-8")).body}
-        return name is None or name in defined
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        defined = {getattr(node, "name", None) for node in body}
+        # What one adapter takes over from another is in its ``__all__``.
+        passed_on = [ast.literal_eval(node.value) for node in body if ast.unparse(node).startswith("__all__ = ")]
+        return name is None or name in defined.union(*passed_on)
     try:
         importlib.import_module(dotted)
     except ModuleNotFoundError:

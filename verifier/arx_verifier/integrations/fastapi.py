@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guard an application of FastAPI at its routes, and show the token in its OpenAPI document.  SPEC 8.4.
 
-``guard`` adds ``ArxMiddleware`` to the application, and ``current_grant`` is a dependency that returns the grant.
+``guard`` adds ``ArxMiddleware`` to the application, and ``current_grant`` is a dependency that returns the grant:
+``grant: Grant = Depends(current_grant)``.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.requests import HTTPConnection
-from starlette.types import ASGIApp
 
 from arx_verifier.enforcement import ArxMiddleware
-from arx_verifier.errors import SettingsError
-from arx_verifier.verification import Grant, Verifier
+from arx_verifier.integrations.starlette import add_guard, current_grant
+from arx_verifier.verification import Verifier
+
+__all__ = ["current_grant", "guard"]
 
 SCHEME: Final = {
     "type": "http",
@@ -43,30 +44,8 @@ def guard(
         RuntimeError: The application has started.
     """
     guarded = ArxMiddleware(app, verifier=verifier, tools=tools, public=public, **options)
-
-    def around(inner: ASGIApp) -> ArxMiddleware:
-        guarded.app = inner
-        return guarded
-
-    app.add_middleware(around)
+    add_guard(app, guarded)
     _show_scheme(app, guarded)
-
-
-def current_grant(connection: HTTPConnection) -> Grant:
-    """Return the grant of a request or a WebSocket: ``grant: Grant = Depends(current_grant)``.
-
-    Args:
-        connection: The request or the WebSocket, from FastAPI.
-
-    Raises:
-        SettingsError: Its route is public, or not guarded.
-    """
-    grant = connection.scope.get("arx")
-    if not isinstance(grant, Grant):
-        raise SettingsError(
-            f"no grant for {connection.url.path!r:.100}: expected a route that `tools` of guard() names"
-        )
-    return grant
 
 
 def _show_scheme(app: FastAPI, guarded: ArxMiddleware) -> None:

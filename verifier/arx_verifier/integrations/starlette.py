@@ -35,7 +35,19 @@ def guard(
         SettingsError: A name or path is of no route or of several, or a route cannot be guarded.
         RuntimeError: The application has started.
     """
-    guarded = ArxMiddleware(app, verifier=verifier, tools=tools, public=public, **options)
+    add_guard(app, ArxMiddleware(app, verifier=verifier, tools=tools, public=public, **options))
+
+
+def add_guard(app: Starlette, guarded: ArxMiddleware) -> None:
+    """Put an application's guard around what the application has by then.
+
+    Args:
+        app: The application.
+        guarded: Its guard.
+
+    Raises:
+        RuntimeError: The application has started.
+    """
 
     def around(inner: ASGIApp) -> ArxMiddleware:
         guarded.app = inner
@@ -45,7 +57,7 @@ def guard(
 
 
 def current_grant(connection: HTTPConnection) -> Grant:
-    """Return the grant of a request or a WebSocket.
+    """Return the grant of a request or a WebSocket; also as a dependency of FastAPI.
 
     Args:
         connection: The request or the WebSocket.
