@@ -47,13 +47,13 @@ _STYLE: Final = f"\n{_PAGES.get_template('page.css').render()}\n"
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
 
-class Code(NamedTuple):
+class ShownCode(NamedTuple):
     """A name or a value between the words of a phrase."""
 
     text: str
 
 
-Phrase: TypeAlias = tuple[str | Code, ...]
+Phrase: TypeAlias = tuple[str | ShownCode, ...]
 Limits: TypeAlias = tuple[tuple[str, Phrase], ...] | None
 
 
@@ -218,10 +218,10 @@ def _limit_in_words(name: str, operand: Any) -> Phrase:
 
 def _operand(operand: Any) -> Phrase:
     if isinstance(operand, _Parameter):
-        return (operand.before, Code(operand.name), operand.after)
+        return (operand.before, ShownCode(operand.name), operand.after)
     if isinstance(operand, list) and operand and not any(isinstance(each, list | dict) for each in operand):
         return _joined(map(_operand, operand))
-    return (Code(json.dumps(operand, ensure_ascii=True, default=_named)),)
+    return (ShownCode(json.dumps(operand, ensure_ascii=True, default=_named)),)
 
 
 def _joined(phrases: Iterable[Phrase]) -> Phrase:
