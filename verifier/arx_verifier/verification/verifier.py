@@ -324,17 +324,15 @@ class Verifier:
             odd = self._refuse_odd(token, request)
             if odd is not None:
                 return odd
-
         # 1. token/wire      size, version, one byte form             SPEC 2
         # 2. token/keyring   the audience key of kid                  SPEC 9
         # 3. token/chain     fold and compare, then the discharges    SPEC 5, 6.7
-        if screened is not None and screened.token == token and not screened.proven.key.gone:
-            call, known, proven = screened.call, screened.known, screened.proven
+        if screened is None or screened.token != token or screened.proven.key.gone:
+            call, known, proven = self._authenticator.authenticate(token)
+            if isinstance(proven, Refused):
+                return self._unproven(proven, request)
         else:
-            call, known, found = self._authenticator.authenticate(token)
-            if isinstance(found, Refused):
-                return self._unproven(found, request)
-            proven = found
+            call, known, proven = screened.call, screened.known, screened.proven
         # -- From here on the content is authentic. --
 
         # 4. evaluate        each caveat may prohibit                 SPEC 4, 6, 7, 8
@@ -350,18 +348,16 @@ class Verifier:
 
         # 6. nonces, budgets last, so that a refused call costs none SPEC 8.3, 17, 6.8
         begun, drawn = time.monotonic_ns() if self._waits else 0, None
-        if refused is None:
-            if proven.pools or proven.once:
-                refused, drawn = self._spend_all(proven, call, request)
-            elif call is not None:
-                refused = spend_call(self.nonces, call, request)
+        if refused is None and (proven.pools or proven.once):
+            refused, drawn = self._spend_all(proven, call, request)
+        elif refused is None and call is not None:
+            refused = spend_call(self.nonces, call, request)
 
         # 7. journal         no record, no allow                      SPEC 12
         decision = self._record(proven, request, refused, written, call)
 
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
-        if drawn is not None:
-            begun = begun or drawn.begun
+        begun = begun or (0 if drawn is None else drawn.begun)
         if begun and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
             decision = self._record(proven, request, late, written)
 
