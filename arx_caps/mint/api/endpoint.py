@@ -122,6 +122,13 @@ class RouteCall(NamedTuple):
             raise refusal("missing_token")
         return self.caller
 
+    @property
+    def signed(self) -> Proof:
+        """The proof of a call whose endpoint has no action."""
+        if self.proof is None:
+            raise refusal("missing_token")
+        return self.proof
+
 
 class RouteAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A handler's answer; each route has a type of its own, from which it is described."""

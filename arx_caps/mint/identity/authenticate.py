@@ -18,7 +18,7 @@ from arx_caps.credentials.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.operator_role import role_of
+from arx_caps.mint.identity.operator_role import active_operator, role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow, require_token_allows, verify_operator_token
 from arx_caps.mint.policy.roles import APPROVE, WRITE_OPERATORS
 from arx_caps.settings.durations import format_duration
@@ -116,6 +116,16 @@ class AuthenticatedCaller(NamedTuple):
     def actor(self) -> str:
         """The caller's name in records."""
         return f"{self.kind}:{self.name}"
+
+    def in_session(self) -> tuple[Mapping[str, Any], Born, Mapping[str, Any]]:
+        """Return the session's row, the kill epoch and the agent's row of an agent.
+
+        Raises:
+            GrantError: ``wrong_caller``: it is no agent.
+        """
+        if self.session is None or self.born is None or self.agent is None:
+            raise GrantError(f"wrong caller: expected an agent in its session, got {self.kind}", code="wrong_caller")
+        return self.session, self.born, self.agent
 
 
 def read_proof(call: CallCredentials, token: str | None) -> Proof:
@@ -324,9 +334,7 @@ def require_active_operator(mint: MintContext, name: str, action: str, args: Map
         AccessError: The role does not allow this action.
         UnavailableError: The action needs a live view of kills, and the view is stale.
     """
-    row = mint.db.operators.find(name)
-    if row is None or row["status"] != "active":
-        raise refusal("frozen")
+    row = active_operator(mint, name)
     # Checked as if born at the newest applied entry: freezes count, earlier kills do not, because operators' tokens
     # have no birth (SPEC 4.3) and a realm kill must not lock the operators out.
     _, applied, _ = mint.epochs.view()

@@ -47,16 +47,25 @@ def role_of(mint: MintContext, row: Mapping[str, Any]) -> OperatorRole:
     return role_of_person(mint.policy, Subject(row["issuer"], row["subject"], claims))
 
 
+def active_operator(mint: MintContext, name: str) -> dict[str, Any]:
+    """Return the row of an operator.
+
+    Raises:
+        RevokedError: ``frozen``: the operator was frozen or removed.
+    """
+    row = mint.db.operators.find(name)
+    if row is None or row["status"] != "active":
+        raise refusal("frozen")
+    return row
+
+
 def actions_of_operator(mint: MintContext, name: str) -> tuple[str, ...]:
     """Return the patterns of the actions that an operator's role has now; raises as ``role_of`` does.
 
     Raises:
         RevokedError: ``frozen``: the operator was removed.
     """
-    row = mint.db.operators.find(name)
-    if row is None or row["status"] != "active":
-        raise refusal("frozen")
-    return tuple(rule.tool for rule in role_of(mint, row).rules)
+    return tuple(rule.tool for rule in role_of(mint, active_operator(mint, name)).rules)
 
 
 def may(actions: tuple[str, ...], action: str) -> bool:

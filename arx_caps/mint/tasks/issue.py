@@ -80,10 +80,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     """
     # ``born`` was read before the caller was authenticated, and so before all authority: a kill since then revokes the
     # new tokens too.
-    session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
-    agent = caller.agent
-    if session is None or born is None or agent is None:
-        raise GrantError("tasks are started by agents, in a session", code="wrong_caller")
+    (session, born, agent), policy, now = caller.in_session(), mint.policy, now_ms()
     subject, params = subject_of(session), dict(request.params)
     template, tools, depth = request.template, request.tools, request.depth
     grant = policy.grant(template, caller.name, params, ttl=request.ttl, tools=tools, depth=depth, subject=subject)

@@ -75,7 +75,7 @@ def attenuate_task(
         RevokedError: The task, or one of its targets, was killed or frozen in the meantime.
         UnavailableError: The outcome is not known, or the kill is not in this mint's view yet: retry.
     """
-    session, agent = _of(caller)
+    session, _, agent = caller.in_session()
     _require_open(mint, mint.born(), task, session)
     for _ in range(ROUNDS):
         grant = _grant(mint, task, link)
@@ -122,8 +122,7 @@ def extend_task(
         RevokedError: The task, or one of its targets, was killed or frozen.
         UnavailableError: The kill epoch is unknown now.
     """
-    session, agent = _of(caller)
-    born = caller.born or mint.born()
+    session, born, agent = caller.in_session()
     _require_open(mint, born, task, session)
     if len(mint.db.grants.live(task["id"])) >= MAX_LIVE:
         raise GrantError(
@@ -160,12 +159,6 @@ def extend_task(
 def _recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
     return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
-
-
-def _of(caller: AuthenticatedCaller) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    if caller.session is None or caller.agent is None:
-        raise GrantError("tasks are changed by their agents, in their session", code="wrong_caller")
-    return caller.session, caller.agent
 
 
 def _require_open(mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:

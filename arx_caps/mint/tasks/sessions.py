@@ -22,7 +22,7 @@ from arx_caps.mint.db.repositories.work.proofs import Used, replayed, used_id
 from arx_caps.mint.db.repositories.work.sessions import Room
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import LOGIN, PROVEN, AuthenticatedCaller, record_decision
-from arx_caps.mint.identity.operator_role import role_of
+from arx_caps.mint.identity.operator_role import active_operator, role_of
 from arx_caps.mint.identity.operator_token import mint_operator_token
 from arx_caps.mint.identity.session_login import (
     LoginCredentials,
@@ -40,7 +40,7 @@ from arx_caps.mint.tasks.token_factory import Birth, new_link, new_name, sign_se
 from arx_caps.revocation import ProofUsedError, UsedProof
 from arx_caps.settings.durations import duration_within, format_duration
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import AuditError, Failure, GrantError, StoreError, refusal, shorten
+from arx_verifier.errors import AuditError, Failure, GrantError, StoreError, shorten
 from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest
 from arx_verifier.token import MINT_AUDIENCE, agent_targets
@@ -138,9 +138,7 @@ def token_for(mint: MintContext, name: str) -> tuple[str, int]:
     Raises:
         RevokedError: ``frozen``: the operator was removed.
     """
-    row = mint.db.operators.find(name)
-    if row is None or row["status"] != "active":
-        raise refusal("frozen")
+    row = active_operator(mint, name)
     kid, key = mint.key_schedule.mint_key()
     rules = role_of(mint, row).rules
     token, expires_at = mint_operator_token(name, rules, kid=kid, key=key, realm=mint.realm.name, now=now_ms())
@@ -226,10 +224,7 @@ def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCall
         RevokedError: The policy or the mint's key is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
-    session, born, policy, now = caller.session, caller.born, mint.policy, now_ms()
-    agent = caller.agent
-    if session is None or born is None or agent is None:
-        raise GrantError("sessions are renewed by their agents", code="wrong_caller")
+    (session, born, agent), policy, now = caller.in_session(), mint.policy, now_ms()
     _require_opener(mint, policy, session)
     subject = subject_of(session)
     terms = policy.may_open(caller.name, subject)

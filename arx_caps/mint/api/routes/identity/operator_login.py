@@ -22,7 +22,7 @@ from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.tasks.sessions import token_for
 from arx_caps.settings.realm import Login
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import GrantError, refusal
+from arx_verifier.errors import GrantError
 
 PATH: Final = "/v1/login"
 NO_LOGIN: Final = "this mint takes no login of programs: it has no login_device_client_id"
@@ -74,9 +74,7 @@ ENDPOINTS, endpoint = collect(Endpoint)
 @endpoint("POST", PATH, None, LoginBody, status=201, problems=_CODES)
 def log_in(call: RouteCall) -> LoggedIn:
     """Log a person in as an operator: enrol the key of the proof until the login ends, and return a token."""
-    mint, proof = call.mint, call.proof
-    if proof is None:
-        raise refusal("missing_token")
+    mint, proof = call.mint, call.signed
     token = OidcLogin(mint, _login(mint.realm.login)).take(call.unit, call.body.id_token)
     # Spent only now that the person is proven: strangers cannot fill the memory of used proofs.
     call.unit.spend("proof", proof.key.kid, proof.jti, proof.until)

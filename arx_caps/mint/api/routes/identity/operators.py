@@ -19,7 +19,7 @@ from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.policy import roles
 from arx_caps.mint.tasks.revoke import remove_operator
 from arx_caps.mint.tasks.sessions import grant_operator
-from arx_verifier.errors import GrantError, RequestError, refusal
+from arx_verifier.errors import GrantError, RequestError
 from arx_verifier.names import is_agent_path
 
 READ: Final = "arx.operators.read"
@@ -96,10 +96,8 @@ ENDPOINTS, endpoint = collect(Endpoint)
 )
 def sign_in_operator(call: RouteCall) -> OperatorToken:
     """Return an operator's token, which lives for ten minutes."""
-    if call.proof is None:
-        raise refusal("missing_token")
     # No idempotency key: a repeat with another proof returns another token, which does no harm.
-    token, expires_at = grant_operator(call.mint, call.unit, call.body.assertion, call.proof, call.peer)
+    token, expires_at = grant_operator(call.mint, call.unit, call.body.assertion, call.signed, call.peer)
     return OperatorToken(token=token, expires_at=expires_at)
 
 

@@ -28,7 +28,7 @@ from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_verifier import names
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError, refusal
+from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError
 from arx_verifier.memory import MEMORY_AUDIENCE
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import keeps_nonces, without_login
@@ -213,9 +213,10 @@ def invite_service(call: RouteCall) -> ServiceInvited:
 def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
     """Answer a repeat of an enrolment, while the key is enrolled."""
     audience = made.facts["audience"]
-    if call.proof is None or call.mint.db.holder_keys.holder_of(call.proof.key.kid) != f"service:{audience}":
+    kid = call.signed.key.kid
+    if call.mint.db.holder_keys.holder_of(kid) != f"service:{audience}":
         raise bad_enrolment()
-    return ServiceJoined(audience=audience, kid=call.proof.key.kid)
+    return ServiceJoined(audience=audience, kid=kid)
 
 
 @endpoint(
@@ -230,9 +231,7 @@ def joined_again(call: RouteCall, made: Made) -> ServiceJoined:
 )
 def join_service(call: RouteCall) -> ServiceJoined:
     """Enrol the proof's key for the service of the enrolment token, and use the token up."""
-    mint, proof = call.mint, call.proof
-    if proof is None:
-        raise refusal("missing_token")
+    mint, proof = call.mint, call.signed
     digest = _enrolment_digest(call.body.enrolment)
     invited = mint.db.services.invited_by(digest)
     if invited is None:

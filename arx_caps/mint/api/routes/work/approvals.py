@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.mint import approvals
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
-from arx_caps.mint.api.routes.work.sessions import BOTH, GONE
+from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, own_query
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill, show_row
 from arx_caps.mint.approvals import Row, State, approval_state
 from arx_caps.mint.context import MintContext
@@ -166,12 +166,7 @@ def fetch_discharge_route(call: RouteCall) -> DischargeGiven:
 @endpoint("GET", "/v1/approvals", "arx.approvals.read", callers=BOTH, query=ApprovalsQuery, problems=GONE)
 def list_approvals(call: RouteCall) -> Approvals:
     """List approvals, the newest first; an agent gets those of its session."""
-    mint, query, own = call.mint, call.query, call.authenticated.session
-    if own is not None:
-        # Not an empty page: an agent learns that it asked for another's session.
-        if query.session not in (None, own["id"]):
-            raise GrantError("no such session", code="not_found")
-        query = msgspec.structs.replace(query, session=own["id"])
+    mint, query = call.mint, own_query(call)
     filters = {"task": query.task, "session": query.session, "agent": query.agent, "template": query.template}
     statuses, alive = _STATUSES[query.state], query.state in ("waiting", "approved")
     page = page_in_state(

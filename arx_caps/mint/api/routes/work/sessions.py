@@ -24,7 +24,7 @@ from arx_caps.mint.identity.session_login import LoginCredentials
 from arx_caps.mint.tasks import issue, reissue, sessions
 from arx_caps.mint.tasks.liveness import State
 from arx_caps.mint.tasks.revoke import end_session, finish_task
-from arx_verifier.errors import REASONS, GrantError, RequestError, StoreError, refusal
+from arx_verifier.errors import REASONS, GrantError, RequestError, StoreError
 from arx_verifier.names import MAX_PATH_BYTES, is_agent_path
 
 # The rows that may be in each state, as far as the database knows; the kill epoch decides the rest, row by row.
@@ -232,10 +232,8 @@ def session_again(call: RouteCall, made: Made) -> SessionOpened:
 def open_session_route(call: RouteCall) -> SessionOpened:
     """Open a session for the agent that an assertion or a workload's token authenticates."""
     body = call.body
-    if call.proof is None:
-        raise refusal("missing_token")
     credentials = LoginCredentials(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
-    opened = sessions.open_session(call.mint, call.unit, credentials, call.proof, ttl=body.ttl, purpose=body.purpose)
+    opened = sessions.open_session(call.mint, call.unit, credentials, call.signed, ttl=body.ttl, purpose=body.purpose)
     session = show_session(call.mint, opened.row)
     return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
 
@@ -345,12 +343,7 @@ def start_task_route(call: RouteCall) -> TaskStarted:
 @endpoint("GET", "/v1/tasks", "arx.tasks.read", callers=BOTH, query=TasksQuery, problems=GONE)
 def list_tasks(call: RouteCall) -> Tasks:
     """List tasks, the newest first; an agent gets those of its session."""
-    own, query = call.authenticated.session, call.query
-    if own is not None:
-        if query.session not in (None, own["id"]):
-            raise GrantError("no such session", code="not_found")
-        query = msgspec.structs.replace(query, session=own["id"])
-    page = _tasks(call.mint, query)
+    page = _tasks(call.mint, own_query(call))
     return Tasks(tasks=page.shown, next=page.next)
 
 
@@ -407,6 +400,20 @@ def find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
     # The same answer for another agent's session as for none, so that ids cannot be probed.
     is_seen = own is None or own["id"] == session
     return require_row(call.mint.db.sessions.find(session) if is_seen else None, "session")
+
+
+def own_query(call: RouteCall) -> Any:
+    """Return the query of a list; an agent's is for its session alone.
+
+    Raises:
+        GrantError: ``not_found``: an agent asks for another session.
+    """
+    own, query = call.authenticated.session, call.query
+    if own is None:
+        return query
+    # Not an empty page: an agent learns that it asked for another's session.
+    require_row(own if query.session in (None, own["id"]) else None, "session")
+    return msgspec.structs.replace(query, session=own["id"])
 
 
 def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
