@@ -145,6 +145,20 @@ class ConsoleTerms(NamedTuple):
 DEFAULT_CONSOLE: Final = ConsoleTerms()
 
 
+class _Inside:
+    """A path inside of a realm's folder.
+
+    Args:
+        parts: Its names, from the folder on.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, realm: "Realm", _: type) -> Path:
+        return realm.folder.joinpath(*self._parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Realm:
     """An existing realm's folder and settings.
@@ -198,6 +212,19 @@ class Realm:
     clients: Annotated[SelfRegistration | None, part("clients_")] = None
     webhook_hosts: tuple[_WebhookHost, ...] = ()
     ledger: _Ledger | None = field(default=None, repr=False)
+
+    policy_path = _Inside("policy.toml")
+    root_path = _Inside("keys", "root.json")  # the sealed root keys
+    root_key_path = _Inside("keys", "root.key")  # unseals them, unless a passphrase does; may be mounted from elsewhere
+    log_key_path = _Inside("keys", "log.json")  # signs the audit log; may be mounted from elsewhere
+    operator_key_path = _Inside("operator.key")  # of the first operator, to be moved to a safe place
+    database_path = _Inside("mint.db")  # the mint's state in SQLite, unless ``database`` names another database
+    audit_path = _Inside("audit.db")  # the audit log in SQLite, unless it is in the realm's PostgreSQL
+    log_dir = _Inside("log")  # the audit log's files, for others to copy; the mint can make them anew from its database
+    valkey_dir = _Inside("valkey")  # data and socket of the embedded revocation store
+    ledger_dir = _Inside("ledger")  # data and socket of the embedded ledger
+    journals_dir = _Inside("journals")  # decision journals of verifiers on this machine, the mint's included
+    services_dir = _Inside("services")  # service files
 
     @classmethod
     def plan(
@@ -269,34 +296,9 @@ class Realm:
         return "# The realm's settings.  The mint reads them when it starts.\n" + "\n".join(written) + "\n"
 
     @property
-    def policy_path(self) -> Path:
-        """The policy file."""
-        return self.folder / "policy.toml"
-
-    @property
-    def root_path(self) -> Path:
-        """The sealed root keys."""
-        return self.folder / "keys" / "root.json"
-
-    @property
-    def root_key_path(self) -> Path:
-        """The key that unseals the root keys, unless a passphrase does; may be mounted from elsewhere."""
-        return self.folder / "keys" / "root.key"
-
-    @property
-    def log_key_path(self) -> Path:
-        """The key that signs the audit log; may be mounted from elsewhere."""
-        return self.folder / "keys" / "log.json"
-
-    @property
     def log_origin(self) -> str:
         """The audit log's default name; the log's key file records another one if the operator chose it."""
         return f"{urlsplit(self.issuer).netloc}/{self.name}/log"
-
-    @property
-    def operator_key_path(self) -> Path:
-        """The first operator's key file, to be moved to a safe place."""
-        return self.folder / "operator.key"
 
     @property
     def database_url(self) -> str:
@@ -308,44 +310,9 @@ class Realm:
         return f"{url}&sslrootcert={quote(ca)}"
 
     @property
-    def database_path(self) -> Path:
-        """SQLite file of the mint's state, unless ``database`` names another."""
-        return self.folder / "mint.db"
-
-    @property
-    def audit_path(self) -> Path:
-        """SQLite file of the audit log, unless the log is in the realm's PostgreSQL."""
-        return self.folder / "audit.db"
-
-    @property
-    def log_dir(self) -> Path:
-        """The audit log's files, for others to copy and verify; the mint can make them again from its database."""
-        return self.folder / "log"
-
-    @property
-    def valkey_dir(self) -> Path:
-        """Data and socket of the embedded revocation store."""
-        return self.folder / "valkey"
-
-    @property
     def runs_ledger(self) -> bool:
         """Whether ``arx up`` runs the ledger, as it runs the store."""
         return self.store is None and self.ledger is None
-
-    @property
-    def ledger_dir(self) -> Path:
-        """Data and socket of the embedded ledger."""
-        return self.folder / "ledger"
-
-    @property
-    def journals_dir(self) -> Path:
-        """Decision journals of verifiers on this machine, the mint's included."""
-        return self.folder / "journals"
-
-    @property
-    def services_dir(self) -> Path:
-        """Service files."""
-        return self.folder / "services"
 
     @property
     def host_and_port(self) -> tuple[str, int]:
