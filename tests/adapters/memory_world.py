@@ -88,14 +88,10 @@ def memory_world(folder: Path) -> Iterator[MemoryWorld]:
             yield world
 
 
-def page_block(name: str) -> str:
-    """Return the program of docs/adapters/memories.md that imports an adapter.
-
-    Args:
-        name: The adapter's module.
-    """
-    page = blocks((ROOT / "docs" / "adapters" / "memories.md").read_text(encoding="utf-8"))
-    return next(block.text for block in page if f"arx_caps.integrations.{name} import" in block.text)
+def page_block() -> str:
+    """Return the program of docs/adapters/mem0.md."""
+    page = blocks((ROOT / "docs" / "adapters" / "mem0.md").read_text(encoding="utf-8"))
+    return next(block.text for block in page if "arx_caps.integrations.mem0 import" in block.text)
 
 
 def embed(text: str) -> list[float]:

@@ -208,9 +208,9 @@ def test_each_call_is_decided(world: MemoryWorld, shared: Shared) -> None:
 
 def test_the_page_s_program(world: MemoryWorld, shared: Shared) -> None:
     """
-    The program of docs/adapters/memories.md finds what it added.
+    The program of docs/adapters/mem0.md finds what it added.
     """
-    exec(page_block("mem0"), {"memory": shared.memory, "notes": world.notes(GOOD)})
+    exec(page_block(), {"memory": shared.memory, "notes": world.notes(GOOD)})
     assert list(shared.rows()) == ["The price of tea is 5"]
 
 

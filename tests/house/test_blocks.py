@@ -34,10 +34,7 @@ RUN = {
     },
     "docs/adapters/fastmcp.md": {"../adapters/test_fastmcp.py": 3},
     "docs/adapters/http-clients.md": {"../adapters/http_clients.py": 6},
-    "docs/adapters/memories.md": {
-        "../adapters/test_mem0.py": 1,
-        "../adapters/test_langmem.py": 1,
-    },
+    "docs/adapters/mem0.md": {"../adapters/test_mem0.py": 1},
     "docs/api.md": {"test_api_page.py": 1},
     "docs/audit.md": {"test_examples.py": 5, "test_commands.py": 1},
     "docs/budgets.md": {"test_examples.py": 1},
