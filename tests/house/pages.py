@@ -44,6 +44,7 @@ PAGES = [
         "docs/performance.md",
         "docs/spec/CONTROL.md",
         "docs/spec/LOG.md",
+        "docs/spec/README.md",
         "verifier/SPEC.md",
     )
 ] + sorted((ROOT / "docs" / "adapters").glob("*.md"))

@@ -40,8 +40,11 @@ def on_config(config: Any) -> Any:
     """Put every decision, and every part of the specification, into the navigation."""
     docs = ROOT / "docs"
     records = [f"decisions/{path.name}" for path in sorted((docs / "decisions").glob("[0-9]*.md"))]
-    parts = [f"spec/{path.name}" for path in sorted((docs / "spec").glob("*.md"))]
-    listed = {"DECISIONS": ["decisions/README.md", *records], "SPECIFICATION": ["spec/SPEC.md", *parts]}
+    parts = [f"spec/{path.name}" for path in sorted((docs / "spec").glob("*.md")) if path.name != "README.md"]
+    listed = {
+        "DECISIONS": ["decisions/README.md", *records],
+        "SPECIFICATION": ["spec/README.md", "spec/SPEC.md", *parts],
+    }
     config["nav"] = [
         {title: listed.get(entry, entry) if isinstance(entry, str) else entry}
         for part in config["nav"]

@@ -51,6 +51,7 @@ RUN = {
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 9, "production.py": 10},
     "docs/policy.md": {"test_policy_page.py": 14},
     "docs/service.md": {"test_service_page.py": 3, "test_commands.py": 5},
+    "docs/spec/README.md": {"../verifier/test_vector_runner.py": 1},
     "docs/store.md": {"test_commands.py": 1},
     "docs/tutorial.md": {"test_examples.py": 10, "../test_demo.py": 1},
 }

@@ -15,11 +15,12 @@ FOLDER: Final = Path(__file__).parent
 LEVELS: Final = ("holder", "bearer", "bound", "budgets", "memory")
 _SEALED: Final = ("kept", "body")  # the answer of a record; a log makes `leaf_hash` of it
 _OF_BOUND: Final = ("holder", "aud_key", "vouched")  # members of an identifier: SPEC 16.1, 16.2
-# Each family and the level that every vector of it needs.  The log (LOG 1) is no verifier's: `log/` has no family.
+# Each family and the level that its vectors need at least.  The log (LOG 1) is no verifier's: `log/` is no family.
 FAMILIES: Final = {
     "tokens": "bearer",
     "requests": "bearer",
     "records": "bearer",
+    "journal": "bearer",
     "memory": "memory",
     "epochs": "bearer",
     "problems": "bearer",
@@ -112,13 +113,16 @@ def _answer_of(family: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def _levels_of(family: str, given: dict[str, Any]) -> tuple[str, ...]:
     own = FAMILIES[family]
-    if family == "signing":
-        return (own, *(("bound",) if b'"holder":' in _identifier_of(given["task"]) else ()))
-    if family != "tokens":
-        return (own,) if own in ("holder", "bearer") else ("bearer", own)
-    named = _identifier_of(given["token"])
-    bound = any(f'"{name}":'.encode() in named for name in _OF_BOUND)
-    return (own, *(("bound",) if bound else ()), *(("budgets",) if "costs" in given else ()))
+    if own == "holder":
+        return (own,)
+    named = _identifier_of(given.get("token"))
+    needed = {
+        "bearer": True,
+        "bound": any(f'"{name}":'.encode() in named for name in _OF_BOUND),
+        "budgets": "costs" in given or "budget" in given.get("refusal", ()),
+        "memory": own == "memory",
+    }
+    return tuple(level for level, needs in needed.items() if needs)
 
 
 def _identifier_of(token: Any) -> bytes:

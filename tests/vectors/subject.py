@@ -8,15 +8,21 @@
 import contextlib
 import hashlib
 import json
+import logging
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
 from arx_verifier.enforcement.base.routes import RouteMap
-from arx_verifier.errors import RequestError
+from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.journal.decision import InMemoryDecisions, unpack
-from arx_verifier.journal.record import seal
+from arx_verifier.journal.quota import finish_stale
+from arx_verifier.journal.reader import Damage, SegmentReader
+from arx_verifier.journal.record import form_of, keep_arguments, seal
+from arx_verifier.journal.segment import HEADER_BYTES, is_closed, is_last, read_header
 from arx_verifier.ledger import MemoryLedger
 from arx_verifier.ledger.memory import LedgerState
 from arx_verifier.memory import Memory, MemoryKeys
@@ -80,9 +86,43 @@ def arguments_of(vector: dict[str, Any]) -> Answer:
 
 def seal_record(vector: dict[str, Any]) -> Answer:
     """Return both parts of the record that a vector's journal has, in hex."""
-    payload = unpack(bytes.fromhex(vector["journal"])).pack()
-    kept, body = seal(payload, vector["verifier"], vector["boot"], vector["sequence"])
+    decision = unpack(bytes.fromhex(vector["journal"]))
+    if "args" in vector:
+        decision.arguments = keep_arguments(vector["args"])
+        decision.args_digest = hashlib.sha256(decision.salt + form_of(vector["args"])).digest()
+    kept, body = seal(decision.pack(), vector["verifier"], vector["boot"], vector["sequence"])
     return {"output": {"kept": kept.hex(), "body": body.hex()}}
+
+
+def segment_in(path: Path) -> dict[str, Any]:
+    """Return what a journal's reader finds in a segment of a dead writer."""
+    start, damages = path.read_bytes()[:HEADER_BYTES], list[Damage]()
+    try:
+        header = read_header(start)
+    except AuditError:
+        return {"header": None, "state": None, "records": [], "damage": [0]}
+    read = [
+        [sequence, payload.hex() or None]
+        for sequence, payload in SegmentReader(path, header, damages.append).payloads()
+    ]
+    state = "ended" if is_last(start) else "closed" if is_closed(start) else "open"
+    about = {name: getattr(header, name) for name in header.__struct_fields__}
+    return {"header": about, "state": state, "records": read, "damage": [damage.offset for damage in damages]}
+
+
+def read_segment(vector: dict[str, Any]) -> Answer:
+    """Return what is in a vector's segment, and where a verifier that starts in its folder ends it."""
+    raw = bytes.fromhex(vector["file"]) + bytes(vector["zeros"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "0.arxj"
+        path.write_bytes(raw)
+        found = segment_in(path)
+        finish_stale(Path(folder))
+        whole = path.read_bytes()
+    end = None if whole == raw else len(whole)
+    if end is not None and whole != raw[:8] + b"\1" + raw[9:end]:
+        raise ValueError("more than state and end of the segment was changed")
+    return {"output": found | {"end": end}}
 
 
 def memory_of(vector: dict[str, Any]) -> Memory:
@@ -104,6 +144,7 @@ ANSWERS: Final[dict[str, Callable[[dict[str, Any]], Answer]]] = {
     "tokens": decide,
     "requests": arguments_of,
     "records": seal_record,
+    "journal": read_segment,
     "memory": check_stamp,
     "epochs": subject_families.follow,
     "problems": subject_families.answer_refusal,
@@ -145,6 +186,7 @@ def _view_of(incarnation: str, applied: int, kills: dict[str, int], freezes: dic
 
 def main() -> None:
     """Answer each line of the standard input by one line, until the input ends."""
+    logging.disable()  # the vectors bring about what an operator must know
     for line in sys.stdin:
         question = json.loads(line)
         named = {"family": question["family"], "name": question["name"]}

@@ -7,32 +7,14 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.errors import AuditError
 from arx_verifier.journal.quota import finish_stale
-from arx_verifier.journal.reader import Damage, SegmentReader
-from arx_verifier.journal.segment import HEADER_BYTES, is_closed, is_last, read_header
 from tests.vectors import make_vectors
+from tests.vectors.subject import segment_in
 
 pytestmark = pytest.mark.spec("15.3")
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "journal"
 VECTORS: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
-
-
-def found_in(path: Path) -> dict[str, Any]:
-    """Read a segment of a dead writer, as the ``expect`` of a vector has it without ``end``."""
-    start, damages = path.read_bytes()[:HEADER_BYTES], list[Damage]()
-    try:
-        header = read_header(start)
-    except AuditError:
-        return {"header": None, "state": None, "records": [], "damage": [0]}
-    read = [
-        [sequence, payload.hex() or None]
-        for sequence, payload in SegmentReader(path, header, damages.append).payloads()
-    ]
-    state = "ended" if is_last(start) else "closed" if is_closed(start) else "open"
-    about = {name: getattr(header, name) for name in header.__struct_fields__}
-    return {"header": about, "state": state, "records": read, "damage": [damage.offset for damage in damages]}
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -43,14 +25,14 @@ def test_each_segment_is_read_as_its_vector_says(name: str, tmp_path: Path) -> N
     path = tmp_path / "0.arxj"
     path.write_bytes(raw)
     end = vector["expect"].pop("end")
-    assert found_in(path) == vector["expect"], vector["comment"]
+    assert segment_in(path) == vector["expect"], vector["comment"]
     finish_stale(tmp_path)
     whole = path.read_bytes()
     if end is None:
         assert whole == raw
     else:
         assert whole == raw[:8] + b"\1" + raw[9:end]
-        assert found_in(path) == vector["expect"] | {"state": "closed"}
+        assert segment_in(path) == vector["expect"] | {"state": "closed"}
     vector["expect"]["end"] = end
 
 
