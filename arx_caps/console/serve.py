@@ -7,7 +7,7 @@ import sys
 from arx_caps.console.app import compose
 from arx_caps.mint.server import serve as mint
 
-PROGRAM = "arx_caps.console.serve"
+PROGRAM = "arx_caps.console.serve"  # as in `arx up`, which does not load it
 serve = functools.partial(mint.serve, compose=compose)
 
 if __name__ == "__main__":

@@ -89,3 +89,11 @@ def test_help_imports_no_noun() -> None:
     ours = {name for name in found if name.startswith(("arx_caps.", "arx_verifier"))}
     assert ours == {f"arx_caps.cli{name}" for name in ("", ".app", ".exit_codes", ".options", ".terminal")}
     assert not {name.partition(".")[0] for name in found} & {"httpx", "ssl", "redis", "msgspec", "sqlalchemy"}
+
+
+def test_a_supervisor_loads_no_mint() -> None:
+    """
+    ``arx up`` starts the mint as another process, and has nothing of it in its own.
+    """
+    found = imported_by("import arx_caps.cli.commands.up, arx_caps.mint.server.supervise")
+    assert not {name.partition(".")[0] for name in found} & {"sqlalchemy", "starlette", "uvicorn", "httpx", "joserfc"}

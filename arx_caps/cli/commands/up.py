@@ -3,18 +3,23 @@
 
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from arx_caps.cli.access.place import Place, ledger_url, realm_dir_option, store_url
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
-from arx_caps.cli.gateway_process import GatewayProcess
 from arx_caps.cli.options import command_options
 from arx_caps.cli.terminal import Console
 from arx_caps.http.process import hide_memory
 from arx_caps.settings.realm import Realm
+
+if TYPE_CHECKING:
+    from arx_caps.cli.gateway_process import GatewayProcess
+
+_PROGRAM: Final = "arx_caps.console.serve"  # serves the mint with its console
 
 
 @click.command("up")
@@ -39,8 +44,11 @@ def up_command(
     services of its upstreams are enrolled, and the gateway (see `arx gateway`) runs beside the mint.  SIGHUP reads the
     policy and the gateway's file again, unless a terminal has started it.
     """
-    from arx_caps.console.serve import PROGRAM
     from arx_caps.mint.server.supervise import up
+
+    # The mint is another process: this one neither loads it nor finds that a part of it is missing.
+    if find_spec("starlette") is None:
+        raise ModuleNotFoundError(name="starlette")
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     hide_memory()
@@ -48,7 +56,7 @@ def up_command(
     # The operator's own URLs may contain a password.
     store = store_url(realm) if realm.store is None else None
     ledger = ledger_url(realm) if realm.runs_ledger else None
-    beside = GatewayProcess(gateway, Place(realm_dir), console) if gateway is not None else None
+    beside = None if gateway is None else _beside(gateway, Place(realm_dir), console)
     announced: list[int] = []  # the mint is ready again after each restart; only the first is a result
 
     def on_ready(said: dict[str, Any]) -> None:
@@ -72,10 +80,16 @@ def up_command(
             passphrase=read_passphrase(passphrase_file),
             on_ready=on_ready,
             on_stop=stop_beside,
-            program=PROGRAM,
+            program=_PROGRAM,
             on_reload=beside.reload if beside is not None else lambda: None,
             **options,
         )
     finally:
         stop_beside()
     console.say("stopped")
+
+
+def _beside(file: Path, place: Place, console: Console) -> "GatewayProcess":
+    from arx_caps.cli.gateway_process import GatewayProcess  # imported on use: it enrols, and so calls the mint
+
+    return GatewayProcess(file, place, console)

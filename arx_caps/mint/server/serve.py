@@ -34,22 +34,18 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
+from arx_caps.mint.server.child_process import GRACE_S, LATER_EXIT, PROGRAM, SETTINGS_EXIT, STORE_VARIABLE
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, Realm, default_folder
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.revocation import without_login
 
 _ANY_PORT: Final = 9  # nothing is sent: a UDP socket only finds the route
-PROGRAM: Final = "arx_caps.mint.server.serve"  # this module, as a program
-STORE_VARIABLE: Final = "ARX_STORE_URL"
 LOG_VARIABLE: Final = "ARX_LOG"
 REQUEST_S: Final = 10.0  # for a whole request of 64 KiB, and for the client to read of its answer
 MAX_CONNECTIONS: Final = 2048
 OTHER_FILES: Final = 4 * AT_ONCE + 128  # free for new connections, database, log, journal, store and standard streams
-GRACE_S: Final = 10  # for running requests at a stop: as long as one may take to arrive
 KEEP_ALIVE_S: Final = 15  # how long an idle connection is kept
-SETTINGS_EXIT: Final = 2  # an operator must change something first
-LATER_EXIT: Final = 3  # a retry may help: a store or a disk did not answer
 
 # Adds parts to a mint's application, and returns what ends their open answers when the server stops.
 Compose = Callable[[Starlette, MintRuntime], Callable[[], None]]

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey, socket_url
 from arx_caps.http.process import has_terminal
+from arx_caps.mint.server.child_process import GRACE_S, PROGRAM, SETTINGS_EXIT, STORE_VARIABLE
 from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
-from arx_caps.mint.server.serve import GRACE_S, PROGRAM, SETTINGS_EXIT, STORE_VARIABLE
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, Realm
 from arx_verifier.errors import ArxError, SettingsError
 
