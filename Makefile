@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 # Most tests wait for servers most of the time; a file's tests stay together, as they share what they start.
-TEST := $(BIN)/python -m pytest -p no:benchmark -n 3 --dist loadfile --no-loadscope-reorder
+TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadscope-reorder
 
 # The tests start hundreds of Python processes, which would each compile every module.
 unexport PYTHONDONTWRITEBYTECODE
