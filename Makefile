@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
+RELEASE := .venv-release
 # Most tests wait for servers most of the time; a file's tests stay together, as they share what they start.
 TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadscope-reorder
 
@@ -11,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models fuzz conformance rehearse check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models fuzz conformance rehearse wheels check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -124,6 +125,9 @@ rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost,
 docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
+wheels: $(RELEASE)/.ready  ## the wheels of a release in dist, twice and compared, checked; ARGS=--short for this machine, once
+	@$(RELEASE)/bin/python deploy/wheels.py $(ARGS)
+
 check: $(READY)  ## format, lint, types, plain English and the site of the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -135,6 +139,11 @@ $(DOCS): $(READY) docs/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
 	@touch $@
 
+$(RELEASE)/.ready: deploy/wheels.txt
+	@$(PYTHON) -m venv --clear $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check -r deploy/wheels.txt
+	@touch $@
+
 # What is compiled lands beside its source; without a C compiler and headers everything runs in pure Python.
 $(READY): pyproject.toml verifier/pyproject.toml verifier/hatch_build.py verifier/arx_verifier/_native/primitives.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ARx needs Python 3.11 or later; set PYTHON=python3.x")'
@@ -144,5 +153,5 @@ $(READY): pyproject.toml verifier/pyproject.toml verifier/hatch_build.py verifie
 	@$(BIN)/python -c 'from arx_verifier._native import about_build; print("arx-verifier:", about_build())' >&2
 	@touch $@
 
-clean:  ## remove .venv and what was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis verifier/arx_verifier/_native/*.so
+clean:  ## remove the environments and what was built
+	rm -rf $(VENV) $(RELEASE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis verifier/arx_verifier/_native/*.so
