@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, ask_database, has_database
 from arx_caps.revocation import Header, RevocationStore, StoreEntry, StoreHistoryError
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
@@ -121,15 +121,7 @@ def row_of(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
         kind: ``session`` or ``task``.
         name: Its id.
     """
-    from arx_caps.mint.db.mint_database import MintDatabase
-
-    if realm.database is None and not realm.database_path.exists():
-        return None
-    try:
-        with MintDatabase(realm.database_url) as db:
-            return db.sessions.find(name) if kind == "session" else db.tasks.find(name)
-    except ArxError:
-        return None  # another check reports it
+    return ask_database(realm, lambda db: (db.sessions if kind == "session" else db.tasks).find(name))
 
 
 def _log_and_maps(seen: _Seen, kept: Callable[[StoreEntry], bool]) -> Check:
@@ -179,7 +171,7 @@ def _read_mark(realm: Realm) -> "HighWater | Check":
     # Opening a missing SQLite file would create an empty one, which hides the loss.
     path = realm.database_path
     restore = "restore it from a backup, then restart the mint; until then kill with --direct"
-    if realm.database is None and not path.exists():
+    if not has_database(realm):
         return Check(
             "memory", False, f"{path} is missing: the mint has no agents, sessions, operators and kills", restore
         )
@@ -229,7 +221,7 @@ def _freezes(store: RevocationStore, realm: Realm) -> Check:
     from arx_caps.mint.db.mint_database import MintDatabase
     from arx_caps.mint.revocation.freezes import wanted_freezes
 
-    if realm.database is None and not realm.database_path.exists():
+    if not has_database(realm):
         return Check("freezes", False, "unknown without the mint's database", "restore the database from a backup")
     try:
         with MintDatabase(realm.database_url) as db:
@@ -273,7 +265,7 @@ def _events(realm: Realm) -> list[dict[str, Any]]:
     """Return the events about targets in the newest history."""
     from arx_caps.mint.db.mint_database import MintDatabase
 
-    if realm.database is None and not realm.database_path.exists():
+    if not has_database(realm):
         return []  # another check reports it
     with MintDatabase(realm.database_url) as db:
         recorded = db.outbox.since(0, (*EVENTS, *HISTORIES))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from arx_caps.cli.access.place import ledger_url, store_url
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, ask_database, load_policy, service_files
 from arx_caps.cli.commands.doctor.history import row_of
 from arx_caps.revocation import acl
 from arx_caps.settings.durations import show_time
@@ -21,7 +21,6 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
 from arx_verifier.revocation import Address, open_client, refused_login, without_login
-from arx_verifier.service import read_service_file
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000
@@ -98,26 +97,18 @@ def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
 
 
 def _opens_budgets(realm: Realm) -> bool:
-    from arx_caps.mint.policy.model import Policy
-
-    try:
-        return any(template.budget for template in Policy.load(realm.policy_path).templates.values())
-    except ArxError:
-        return False  # another check reports it
+    policy = load_policy(realm)
+    return policy is not None and any(template.budget for template in policy.templates.values())
 
 
 def _services(realm: Realm, url: str) -> Iterator[Check]:
     """Compare the service files of this folder with the realm: with two ledgers a task uses its budget at each."""
     found, wanted = [], without_login(url)
-    for path in sorted(realm.services_dir.glob("*.json")) if realm.services_dir.is_dir() else ():
-        try:
-            named = read_service_file(path).ledger
-        except ArxError:
-            continue  # no service file, or one that its service reports
-        if named is None:
+    for path, file in service_files(realm):
+        if file.ledger is None:
             found.append(f"{path.name} has none, so it refuses each token with a budget")
-        elif without_login(named) != wanted:
-            found.append(f"{path.name} has {without_login(named)}, so a task could use its budget at each")
+        elif without_login(file.ledger) != wanted:
+            found.append(f"{path.name} has {without_login(file.ledger)}, so a task could use its budget at each")
     if found:
         mend = "run `arx ship FILE --once` for each, and restart it"
         yield Check("ledger services", False, f"not the realm's ledger: {'; '.join(found[:5])}", mend)
@@ -220,7 +211,8 @@ def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Che
             "the server was restarted or replaced since the last call: the next one exhausts all pools that are open"
         )
         return Check(name, False, found, TOP_UP)
-    noted, kept = _noted(realm), int(number or 0)
+    # The newest beginning that the mint noted.
+    noted, kept = ask_database(realm, lambda db: db.ledger.beginning()) or "", int(number or 0)
     if number_of(noted) > kept or (number_of(noted) == kept > 0 and noted != f"{number} {run}"):
         found = (
             "the mint has seen a later beginning (failover and back): the next call exhausts all pools that are open"
@@ -233,19 +225,6 @@ def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Che
         )
         return Check(name, False, found, TOP_UP)
     return Check(name, True, f"it began {show_time(int(since))}, and no open pool is exhausted by that")
-
-
-def _noted(realm: Realm) -> str:
-    """Return the newest beginning that the mint noted; empty if its database does not have one."""
-    from arx_caps.mint.db.mint_database import MintDatabase
-
-    if realm.database is None and not realm.database_path.exists():
-        return ""
-    try:
-        with MintDatabase(realm.database_url) as db:
-            return db.ledger.beginning()
-    except ArxError:
-        return ""  # another check reports it
 
 
 def _lost(client: Any, realm: Realm, begin: str, past: tuple[int, int], now: int) -> Iterator[str]:

@@ -8,12 +8,12 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, load_policy
 from arx_caps.cli.commands.doctor.oauth import TIMEOUT_S, check_clock
 from arx_caps.credentials.secret_source import read_secret
 from arx_caps.http.client import no_answer, open_client
 from arx_caps.settings.realm import Login, Realm
-from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.errors import SettingsError
 
 if TYPE_CHECKING:
     from arx_caps.mint.policy.model import Policy
@@ -38,7 +38,7 @@ def check_login(realm: Realm) -> Iterator[Check]:
     if login is None:
         return
     yield _secret(login, realm)
-    policy = _policy(realm)
+    policy = load_policy(realm)
     yield _trust(login, policy)
     if policy is not None:
         yield from _clients(realm, policy)
@@ -74,15 +74,6 @@ def _secret(login: Login, realm: Realm) -> Check:
             return Check(name, None, f"{error}: here", "run it with the mint's environment")
         return Check(name, False, str(error), "correct the file, or `login_client_secret` in realm.toml")
     return Check(name, True, f"in {source}")
-
-
-def _policy(realm: Realm) -> "Policy | None":
-    from arx_caps.mint.policy.model import Policy
-
-    try:
-        return Policy.load(realm.policy_path)
-    except ArxError:
-        return None
 
 
 def _trust(login: Login, policy: "Policy | None") -> Check:

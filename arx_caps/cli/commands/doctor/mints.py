@@ -16,7 +16,7 @@ import msgspec
 
 from arx_caps.agent.sessions.mint_client import OF_PROXIES, PROXY_HINT
 from arx_caps.audit.merkle import read_signer
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, ask_database
 from arx_caps.http.client import no_answer, open_client
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
@@ -67,7 +67,7 @@ def check_mints(issuer: str, realm: Realm) -> Iterator[Check]:
         issuer: The address at which callers reach the mints.
         realm: The realm.
     """
-    registered = {mint.address: mint for mint in _registered(realm)}
+    registered = {mint.address: mint for mint in ask_database(realm, lambda db: db.mints.list()) or ()}
     addresses = [issuer, *(address for address in registered if address != issuer)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers = dict(zip(addresses, pool.map(lambda address: _ask(address, issuer, realm), addresses), strict=True))
@@ -80,18 +80,6 @@ def check_mints(issuer: str, realm: Realm) -> Iterator[Check]:
     if front.readiness is not None and issuer not in registered:
         yield from _proxy(issuer, front.readiness.caller)
     yield from _alike(registered, answers, realm)
-
-
-def _registered(realm: Realm) -> "list[MintSeen]":
-    from arx_caps.mint.db.mint_database import MintDatabase
-
-    if realm.database is None and not realm.database_path.exists():
-        return []  # another check reports it
-    try:
-        with MintDatabase(realm.database_url) as db:
-            return db.mints.list()
-    except ArxError:
-        return []  # another check reports it
 
 
 def _ask(address: str, issuer: str, realm: Realm) -> _Asked:

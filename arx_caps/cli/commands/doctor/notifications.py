@@ -4,11 +4,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, ask_database
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError
 
 NAME: Final = "notifications"
 SLACK_MS: Final = 10_000  # for an attempt, beside two intervals
@@ -20,16 +19,7 @@ def check_notifications(realm: Realm) -> Iterator[Check]:
     Args:
         realm: The realm.
     """
-    from arx_caps.mint.db.mint_database import MintDatabase
-
-    if realm.database is None and not realm.database_path.exists():
-        return  # another check reports it
-    try:
-        with MintDatabase(realm.database_url) as db:
-            receivers = db.webhooks.list()
-    except ArxError:
-        return  # another check reports it
-    for one in receivers:
+    for one in ask_database(realm, lambda db: db.webhooks.list()) or ():
         name = f"{one['id']} at {one['origin']}"
         if one["ended_at"] is not None:
             mend = f"add it again, or remove it: `arx webhook remove {one['id']}`"

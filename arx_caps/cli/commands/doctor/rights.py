@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import redis
 
+from arx_caps.cli.commands.doctor.check import ask_database
 from arx_caps.revocation import acl
 from arx_caps.revocation.wire import Keys
 from arx_caps.settings.realm import Realm
-from arx_verifier.errors import ArxError
 from arx_verifier.revocation import Address
 
 RECENT_S: Final = 60.0  # a follower that is refused tries again within seconds
@@ -56,25 +56,14 @@ def _roles(client: Any, realm: Realm) -> dict[str, str]:
     """Return the role of each user that is known to have one."""
     # Another program on this server may have a user of a service's name: only one with rights in the realm is judged.
     known = {str(name) for name in client.acl_users()}
-    named = [name for name in _services(realm) if name in known]
+    # Of an enrolled service: docs/operations.md gives each a user of its name.
+    services = ask_database(realm, lambda db: db.services.list()) or ()
+    named = [str(row["audience"]) for row in services if row["audience"] in known]
     named = [name for name in named if acl.is_named_for(client.acl_getuser(name), realm.name)]
     roles = dict.fromkeys([*named, *_refused_lately(client)], "verifier")
     if realm.store is not None and (own := Address(realm.store, None, realm.name).username):
         roles[own] = "mint"
     return roles | {acl.user_name(role, realm.name): role for role in acl.ROLES if role != "admin"}
-
-
-def _services(realm: Realm) -> Iterator[str]:
-    """Yield the enrolled services: docs/operations.md gives each a user of its name."""
-    from arx_caps.mint.db.mint_database import MintDatabase
-
-    if realm.database is None and not realm.database_path.exists():
-        return
-    try:
-        with MintDatabase(realm.database_url) as db:
-            yield from (str(row["audience"]) for row in db.services.list())
-    except ArxError:
-        return  # another check reports it
 
 
 def _refused_lately(client: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, ask_database, service_files
 from arx_caps.cli.commands.doctor.mints import OWN_VERSION
 from arx_caps.database.disk_room import room_fault
 from arx_caps.revocation import GONE_MS, RevocationStore, VerifierSeen, state_of
@@ -20,7 +20,6 @@ from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
-from arx_verifier.service import read_service_file
 
 if TYPE_CHECKING:
     from arx_caps.mint.db.mint_database import MintDatabase
@@ -50,17 +49,10 @@ def check_services(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     Raises:
         StoreError: The store does not answer.
     """
-    from arx_caps.mint.db.mint_database import MintDatabase
-
-    if realm.database is None and not realm.database_path.exists():
-        return  # another check reports it
-    try:
-        with MintDatabase(realm.database_url) as db:
-            names = sorted(str(row["audience"]) for row in db.services.list())
-            keys, versions = db.keys.rows(), _versions(db, names, realm)
-            of_mints = {mint.version for mint in db.mints.list()} or {OWN_VERSION}
-    except ArxError:
-        return  # another check reports it
+    rows = ask_database(realm, lambda db: _read(db, realm))
+    if rows is None:
+        return
+    names, keys, versions, of_mints = rows
     lease_ms, seen = store.header().lease_ms, store.verifiers()
     if any(state_of(one.age_ms, lease_ms) != "live" for one in seen):
         time.sleep(SETTLE_S)
@@ -70,9 +62,15 @@ def check_services(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     if names and not wrong:
         yield Check("services", True, f"{len(names)} enrolled, each with a live verifier")
     if names:
-        yield from _of_versions(versions, of_mints)
+        yield from _of_versions(versions, of_mints or {OWN_VERSION})
         live = [audience_of(one.id) for one in seen if state_of(one.age_ms, lease_ms) == "live"]
         yield _shipping(realm, names, live)
+
+
+def _read(db: "MintDatabase", realm: Realm) -> "tuple[list[str], KeyRows, dict[str, set[str]], set[str]]":
+    """Return the services, the keys, the versions of each service, and those of the mints."""
+    names = sorted(str(row["audience"]) for row in db.services.list())
+    return names, db.keys.rows(), _versions(db, names, realm), {mint.version for mint in db.mints.list()}
 
 
 def _running(lease_ms: int, seen: Sequence[VerifierSeen], names: list[str]) -> Iterator[Check]:
@@ -142,11 +140,7 @@ def _fetched(keys: "KeyRows", names: list[str], realm: Realm) -> Iterator[Check]
 def _files(keys: "KeyRows", realm: Realm) -> Iterator[Check]:
     """Check the service files of the realm's folder: their keys, and whether their journals can be written."""
     newest = _newest(keys, realm)
-    for path in sorted(realm.services_dir.glob("*.json")) if realm.services_dir.is_dir() else ():
-        try:
-            file = read_service_file(path)
-        except ArxError:
-            continue  # no service file, or one that its service reports
+    for path, file in service_files(realm):
         lacks = _lacking(newest.get(file.audience, {}), frozenset(file.keys))
         if lacks:
             yield Check(f"service {file.audience}", False, f"{path} lacks {lacks}", COPY.format(file.audience))
