@@ -2,19 +2,23 @@
 """Values as text for people: durations, times, JSON, rows of the mint and of records."""
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.terminal import Console, plain
+from arx_caps.cli.terminal import Console, plain, table
 from arx_caps.settings.durations import show_span, show_time
 from arx_caps.text.caveat_text import show_json
 from arx_caps.text.record_text import why_of
+from arx_verifier.clock import now_ms
 
 if TYPE_CHECKING:
     from arx_caps.cli.access.mint_session import Caller
 
 NAMED: Final = 20  # services in a hint; `arx service list` has all
+TARGETS: Final = 3  # of a kill, in a line
+Row = Mapping[str, Any]
+Cell = Callable[[Row], Any]
 
 
 def show_until(ms: int, now_ms: int) -> str:
@@ -81,6 +85,13 @@ def hint_silent(console: Console, mint: "Caller") -> None:
         hint_unshipped(console, mint.call("GET", "/v1/status")["services_never_shipped"])
 
 
+def targets_of(kill: Row, most: int | None = TARGETS) -> str:
+    """Return the targets of a kill, freeze or thaw, at most so many, and how many more it has."""
+    shown = [target["target"] for target in kill["targets"][:most]]
+    left = kill["target_count"] - len(shown)
+    return ", ".join(shown) + (f" and {left} more" if left else "")
+
+
 def facts_of(row: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return names and values of a row, with times, lists and objects as text."""
     return [(name.replace("_", " "), text_of(name, value)) for name, value in row.items()]
@@ -106,3 +117,44 @@ def _member(value: Any) -> str:
         by = f" by version {value['version']}" if "version" in value else ""
         return f"{value['kid']} since {show_time(value['added_at'])}{use}{by}"
     return show_json(value) if isinstance(value, dict | list | bool) else str(value)
+
+
+def table_of(rows: Iterable[Row], columns: str, cells: Mapping[str, Cell] = {}) -> str:
+    """Return rows of the mint as a table.
+
+    Args:
+        rows: The rows.
+        columns: The heads of the columns: ``STATE`` shows the member ``state`` of a row, ``MADE: created_at`` another.
+        cells: By head, what shows a row in place of a member.
+    """
+    return show_rows(rows, columns_of(columns, cells))
+
+
+def columns_of(columns: str, cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Return the columns of ``table_of``, by their heads."""
+    shown = {}
+    for column in columns.split(", "):
+        head, _, member = column.partition(": ")
+        shown[head] = cells.get(head) or _cell_of(member or head.lower())
+    assert cells.keys() <= shown.keys(), cells.keys() - shown.keys()
+    return shown
+
+
+def show_rows(rows: Iterable[Row], columns: Mapping[str, Cell]) -> str:
+    """Return rows as a table of the columns that ``columns_of`` returned."""
+    return table(tuple(columns), [[cell(row) for cell in columns.values()] for row in rows])
+
+
+def _cell_of(name: str) -> Cell:
+    # A mint of another version may leave a member out.
+    return lambda row: text_of(name, row.get(name))
+
+
+def time_of(name: str, without: str | None = None) -> Cell:
+    """Return what shows a time of a row, or ``without`` in its place."""
+    return lambda row: show_time(row[name]) if row.get(name) else without
+
+
+def age_of(name: str) -> Cell:
+    """Return what shows how long ago a time of a row is."""
+    return lambda row: "never" if row[name] is None else f"{show_span(max(0, now_ms() - row[name]))} ago"

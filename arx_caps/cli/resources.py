@@ -9,14 +9,9 @@ import click
 
 from arx_caps.cli.access.mint_session import Caller, open_session_file
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.display import facts_of, text_of
-from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.settings.durations import show_span, show_time
-from arx_verifier.clock import now_ms
+from arx_caps.cli.display import Cell, Row, columns_of, facts_of, show_rows
+from arx_caps.cli.terminal import Console, pairs
 from arx_verifier.names import is_agent_path, is_audience
-
-Row = Mapping[str, Any]
-Cell = Callable[[Row], Any]
 
 
 class Resource(NamedTuple):
@@ -139,7 +134,7 @@ def list_of(
         cells: By head, what shows a row in place of a member.
         nothing: The message in place of a table without rows [the heads].
     """
-    shown = _columns(columns, cells)
+    shown = columns_of(columns, cells)
 
     def decorate(after: Callable[[Listed], None]) -> Callable[..., None]:
         @operator_options
@@ -148,8 +143,7 @@ def list_of(
             mint = caller_of(file, place)
             rows, more = resource.rows(mint, query, limit or None)
             value = {resource.member: rows} | ({"more": more} if limit else {})
-            lines = [[cell(row) for cell in shown.values()] for row in rows]
-            console.data(resource.schema, value, lambda: table(tuple(shown), lines) if rows or nothing is None else "")
+            console.data(resource.schema, value, lambda: show_rows(rows, shown) if rows or nothing is None else "")
             if not rows and nothing is not None:
                 console.say(nothing)
             after(Listed(console, mint, query, rows, more, limit))
@@ -157,21 +151,6 @@ def list_of(
         return list_rows
 
     return decorate
-
-
-def _columns(columns: str, cells: Mapping[str, Cell]) -> dict[str, Cell]:
-    """Return the columns of ``list_of``, by their heads."""
-    shown = {}
-    for column in columns.split(", "):
-        head, _, member = column.partition(": ")
-        shown[head] = cells.get(head) or _member(member or head.lower())
-    assert cells.keys() <= shown.keys(), cells.keys() - shown.keys()
-    return shown
-
-
-def _member(name: str) -> Cell:
-    # A mint of another version may leave a member out.
-    return lambda row: text_of(name, row.get(name))
 
 
 def caller_of(file: str | None, place: Place) -> Caller:
@@ -183,13 +162,3 @@ def hint_more(console: Console, more: bool, limit: int) -> None:
     """Hint at the limit if more rows match."""
     if more:
         console.hint(f"more than {limit} match: raise --limit to see them")
-
-
-def time_of(name: str, without: str | None = None) -> Cell:
-    """Return what shows a time of a row, or ``without`` in its place."""
-    return lambda row: show_time(row[name]) if row.get(name) else without
-
-
-def age_of(name: str) -> Cell:
-    """Return what shows how long ago a time of a row is."""
-    return lambda row: "never" if row[name] is None else f"{show_span(max(0, now_ms() - row[name]))} ago"

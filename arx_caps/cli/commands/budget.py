@@ -6,13 +6,12 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.display import facts_of
+from arx_caps.cli.display import Row, facts_of, table_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, yes_option
 from arx_caps.cli.resources import BUDGETS
-from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.settings.durations import show_time
+from arx_caps.cli.terminal import Console, pairs
 
 LINK_CHARS: Final = 22
 POOL_SLASHES: Final = 4  # task, link, name, unit and period
@@ -96,16 +95,14 @@ def top_up(console: Console, pool: str, amount: str, unit: str, reason: str, pla
 def _show(console: Console, value: dict[str, Any], nothing: str) -> None:
     """Print pools, or that there are none."""
     pools = value["pools"]
-    heads = ("POOL", "USED", "RESERVED", "LEASED", "REMAINING", "MAX", "FULL AGAIN")
-    console.data("budgets", value, lambda: table(heads, [_row(pool) for pool in pools]) if pools else "")
+    columns = "POOL: id, USED, RESERVED, LEASED, REMAINING, MAX, FULL AGAIN: ends_at"
+    console.data("budgets", value, lambda: table_of(pools, columns, {"MAX": _show_limit}) if pools else "")
     if not pools:
         console.say(nothing)
     elif any(pool["lost"] for pool in pools):
         console.hint("(lost): the ledger may have lost what was drawn; `arx budget top-up` gives it a new amount")
 
 
-def _row(pool: dict[str, Any]) -> tuple[Any, ...]:
-    amounts = (pool["used"], pool["reserved"], pool["leased"], pool["remaining"])
+def _show_limit(pool: Row) -> str:
     limit = pool["max"] if pool["topped_up"] == "0" else f"{pool['max']} + {pool['topped_up']}"
-    again = show_time(pool["ends_at"]) if "ends_at" in pool else None
-    return (pool["id"], *amounts, f"{limit} (lost)" if pool["lost"] else limit, again)
+    return f"{limit} (lost)" if pool["lost"] else limit

@@ -8,12 +8,12 @@ import click
 
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.access.secure_files import read_object, write_object
-from arx_caps.cli.display import facts_of
+from arx_caps.cli.display import facts_of, time_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, yes_option
 from arx_caps.cli.parse import Duration
-from arx_caps.cli.resources import CLIENTS, Listed, list_of, time_of
+from arx_caps.cli.resources import CLIENTS, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
 
 

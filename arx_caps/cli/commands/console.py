@@ -7,9 +7,9 @@ from urllib.parse import quote
 import click
 
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.display import hint_unshipped
+from arx_caps.cli.display import hint_unshipped, time_of
 from arx_caps.cli.options import Verbs
-from arx_caps.cli.resources import SIGN_INS, Listed, list_of, time_of
+from arx_caps.cli.resources import SIGN_INS, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.revocation import GONE_MS, count_states
 from arx_caps.settings.durations import show_span, show_time

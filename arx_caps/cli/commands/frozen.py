@@ -3,8 +3,9 @@
 
 import click
 
+from arx_caps.cli.display import age_of
 from arx_caps.cli.options import Verbs
-from arx_caps.cli.resources import FREEZES, Listed, age_of, list_of
+from arx_caps.cli.resources import FREEZES, Listed, list_of
 from arx_caps.revocation import KINDS
 
 

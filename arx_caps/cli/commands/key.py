@@ -9,9 +9,10 @@ import click
 
 from arx_caps.cli.access.place import Place, database_option, operator_options, realm_dir_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase, read_text
+from arx_caps.cli.display import Row, time_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, command_options, yes_option
-from arx_caps.cli.resources import HOLDER_KEYS, ROOT_KEYS, SIGNING_KEYS, Listed, Row, list_of, time_of
+from arx_caps.cli.resources import HOLDER_KEYS, ROOT_KEYS, SIGNING_KEYS, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.credentials.access_token import ALGORITHMS
 from arx_caps.settings.durations import show_time

@@ -9,16 +9,22 @@ import click
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.display import TARGETS, age_of, targets_of
 from arx_caps.cli.options import Verbs
-from arx_caps.cli.resources import KILLS
-from arx_caps.cli.terminal import Console, pairs, plain, table
+from arx_caps.cli.resources import KILLS, Listed, list_of
+from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.revocation import parse_target
 from arx_caps.settings.durations import show_span, show_time
-from arx_verifier.clock import now_ms
 from arx_verifier.errors import RequestError
 
 LOOK_S: Final = (0.05, 1.0)  # the first and the longest pause between two looks at a kill
-SHOWN: Final = 3  # targets in a line of the list
+
+
+def _target(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    try:
+        return None if text is None else str(parse_target(text))
+    except RequestError as error:
+        raise click.BadParameter(str(error), param_hint="--target") from error
 
 
 @click.group("kills", cls=Verbs, default_verb="list")
@@ -27,36 +33,22 @@ def kills_command() -> None:
 
 
 @kills_command.command("list")
-@click.option("--target", metavar="TARGET", help="show only those with this target")
+@click.option("--target", metavar="TARGET", callback=_target, help="show only those with this target")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="show the newest N")
-@operator_options
-def list_kills(console: Console, place: Place, target: str | None, limit: int) -> None:
+@list_of(
+    KILLS,
+    "NUMBER: seq, TIME, WHAT: op, TARGETS, BY, CONFIRMED, REASON",
+    {
+        "TIME": age_of("at_ms"),
+        "TARGETS": targets_of,
+        "CONFIRMED": lambda kill: _confirmed(kill["confirmations"]),
+    },
+    nothing="no kill, freeze or thaw",
+)
+def list_kills(listed: Listed) -> None:
     """List the kills, freezes and thaws by operators and the mint, the newest first."""
-    if target is not None:
-        try:
-            target = str(parse_target(target))
-        except RequestError as error:
-            raise click.BadParameter(str(error), param_hint="--target") from error
-    kills, more = KILLS.rows(place.mint(), {"target": target}, limit)
-    now = now_ms()
-    rows = [
-        (
-            kill["seq"],
-            f"{show_span(max(0, now - kill['at_ms']))} ago",
-            kill["op"],
-            _targets(kill),
-            kill["by"],
-            _confirmed(kill["confirmations"]),
-            kill["reason"],
-        )
-        for kill in kills
-    ]
-    heads = ("NUMBER", "TIME", "WHAT", "TARGETS", "BY", "CONFIRMED", "REASON")
-    console.data("kills", {"kills": kills, "more": more}, lambda: table(heads, rows) if rows else "")
-    if not rows:
-        console.say("no kill, freeze or thaw")
-    elif more:
-        console.hint(f"there are more: --limit {2 * limit}")
+    if listed.more:
+        listed.console.hint(f"there are more: --limit {2 * listed.limit}")
 
 
 @kills_command.command("show")
@@ -74,7 +66,7 @@ def show_kill(console: Console, place: Place, number: int, wait: bool) -> None:
     facts = [
         ("number", kill["seq"]),
         ("what", kill["op"]),
-        ("targets", _targets(kill, SHOWN if len(kill["targets"]) > 20 else None)),
+        ("targets", targets_of(kill, TARGETS if len(kill["targets"]) > 20 else None)),
         ("reason", kill["reason"]),
         ("by", kill["by"]),
         ("time", show_time(kill["at_ms"])),
@@ -99,12 +91,6 @@ def _settled(console: Console, mint: Caller, number: int) -> dict[str, Any]:
             console.say(plain(said))
         time.sleep(pause)
         pause = min(2 * pause, LOOK_S[1])
-
-
-def _targets(kill: dict[str, Any], most: int | None = SHOWN) -> str:
-    shown = [target["target"] for target in kill["targets"][:most]]
-    left = kill["target_count"] - len(shown)
-    return ", ".join(shown) + (f" and {left} more" if left else "")
 
 
 def _confirmed(seen: dict[str, Any] | None) -> str:

@@ -8,15 +8,16 @@ import click
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.display import table_of, time_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, command_options, yes_option
 from arx_caps.cli.parse import Moment
 from arx_caps.cli.resources import FREEZES
 from arx_caps.cli.target_commands import ask_reason, read_targets
-from arx_caps.cli.terminal import Console, pairs, plain, table
+from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.settings.durations import show_time
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import MalformedTokenError, RequestError
+from arx_verifier.errors import MalformedTokenError
 from arx_verifier.memory import LATEST_MS, TaintWindow, parse_stamp, read_window
 
 TIMEOUT_S: Final = 60.0  # a taint is confirmed when the leases have ended
@@ -51,7 +52,7 @@ def taint(
     since = max(since, 0)
     if min(_end_of_now() if until is None else until, LATEST_MS) <= since:
         raise click.UsageError("--until must be after --since")
-    several, reason = _read(targets), reason or ask_reason(console)
+    several, reason = read_targets(targets), reason or ask_reason(console)
     console.confirm(f"taint what {', '.join(targets)} wrote?", yes=yes)
     # What was written while the operator was asked is tainted, too.
     end = min(_end_of_now() if until is None else until, LATEST_MS)
@@ -78,7 +79,7 @@ def clear(
     \b
         arx memory clear agent:acme/retired --reason "retired, and never compromised"
     """
-    body: dict[str, Any] = {"targets": _read(targets), "reason": reason or ask_reason(console)}
+    body: dict[str, Any] = {"targets": read_targets(targets), "reason": reason or ask_reason(console)}
     if before is not None:
         body["before"] = before
     until = "until now" if before is None else f"before {show_time(before)}"
@@ -99,13 +100,10 @@ def list_taints(console: Console, place: Place) -> None:
         {**window._asdict(), "by": freeze["by"], "reason": freeze["reason"], "at": freeze["frozen_at"]}
         for freeze, window in found
     ]
-    rows = [
-        (row["target"], _show(row["since"], "always"), _show(row["until"], "no end"), row["by"], row["reason"])
-        for row in value
-    ]
-    heads = ("TARGET", "WRITTEN SINCE", "UNTIL", "BY", "REASON")
-    console.data("taints", {"taints": value}, lambda: table(heads, rows) if rows else "")
-    console.say(f"{len(rows)} tainted" if rows else "nothing is tainted but what frozen targets wrote")
+    cells = {"WRITTEN SINCE": time_of("since", "always"), "UNTIL": time_of("until", "no end")}
+    columns = "TARGET, WRITTEN SINCE, UNTIL, BY, REASON"
+    console.data("taints", {"taints": value}, lambda: table_of(value, columns, cells) if value else "")
+    console.say(f"{len(value)} tainted" if value else "nothing is tainted but what frozen targets wrote")
 
 
 @memory_command.command("show")
@@ -142,18 +140,7 @@ def show(console: Console, stamp: str) -> None:
     console.hint("this is what the stamp says, without a check: a memory service has the key")
 
 
-def _read(targets: Sequence[str]) -> list[str]:
-    try:
-        return read_targets(targets)
-    except RequestError as error:
-        raise Stop(str(error), code=error.code) from error
-
-
 def _finish(console: Console, what: str, report: dict[str, Any]) -> None:
     console.data(what, report, plain(report.get("summary", "")))
     done = report.get("status") == "confirmed"
     click.get_current_context().exit(exit_codes.OK if done else exit_codes.INCOMPLETE)
-
-
-def _show(ms: int | None, nothing: str) -> str:
-    return show_time(ms) if ms else nothing

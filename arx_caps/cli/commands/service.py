@@ -11,10 +11,10 @@ import click
 
 from arx_caps.cli.access.place import Place, ca_option, operator_options
 from arx_caps.cli.access.secure_files import read_object, write_object
-from arx_caps.cli.display import facts_of, hint_audience, hint_silent
+from arx_caps.cli.display import Row, facts_of, hint_audience, hint_silent
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import KidCommand, Verbs, out_option, yes_option
-from arx_caps.cli.resources import INVITATIONS, SERVICES, Listed, Row, list_of
+from arx_caps.cli.resources import INVITATIONS, SERVICES, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -11,17 +11,20 @@ from arx_caps.agent.sessions.agent import on_behalf, read_token_file
 from arx_caps.cli.access.mint_session import Caller, Unreachable, load_key, open_session_file, session_object
 from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.access.secure_files import write_object
-from arx_caps.cli.display import facts_of
+from arx_caps.cli.display import Row, facts_of, table_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, out_option, yes_option
 from arx_caps.cli.parse import STATES, Duration
 from arx_caps.cli.resources import SESSIONS, hint_more
 from arx_caps.cli.target_commands import FREEZE, THAW, target_command
-from arx_caps.cli.terminal import Console, json_line, pairs, plain, table
+from arx_caps.cli.terminal import Console, json_line, pairs, plain
 from arx_caps.credentials.keyfile import SigningKey
-from arx_caps.settings.durations import show_time
 
+_COLUMNS: Final = (
+    "SESSION: id, AGENT, STATE, TASKS, ALLOWED, DENIED, LAST TOOL: last_tool, OPENED: opened_at, EXPIRES: expires_at, "
+    "PURPOSE"
+)
 _token_file = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -125,18 +128,9 @@ def list_sessions(
         sessions += answer["sessions"]
         activity |= answer.get("activity", {})
         more = "next" in answer
-    heads = ("SESSION", "AGENT", "STATE", "TASKS", "ALLOWED", "DENIED", "LAST TOOL", "OPENED", "EXPIRES", "PURPOSE")
-    rows = [
-        (
-            *(s.get(name) for name in ("id", "agent", "state")),
-            *_calls(activity.get(str(s.get("id")), {})),
-            *_times(s, "opened_at", "expires_at"),
-            s.get("purpose"),
-        )
-        for s in sessions
-    ]
     value = {"sessions": sessions, "activity": activity, "more": more}
-    console.data("sessions", value, lambda: table(heads, rows))
+    rows = [activity.get(session["id"], {}) | session for session in sessions]
+    console.data("sessions", value, lambda: table_of(rows, _COLUMNS, {"TASKS": _show_tasks}))
     hint_more(console, more, limit)
 
 
@@ -157,10 +151,9 @@ def show(console: Console, session: str, place: Place) -> None:
     except Unreachable as error:  # of the log's database: in an emergency, what the mint knows is enough
         nodes = None
         console.say(f"without the delegations: {error}")
-    heads = ("TASK", "TEMPLATE", "STATE", "STARTED", "EXPIRES")
-    rows = [(t.get("id"), t.get("template"), t.get("state"), *_times(t, "started_at", "expires_at")) for t in tasks]
     value = {"session": found, "tasks": tasks, "more": "next" in answer, "tree": nodes}
-    parts = [pairs(facts_of(found)), table(heads, rows), *(["\n".join(_drawn(nodes))] if nodes else [])]
+    shown_tasks = table_of(tasks, "TASK: id, TEMPLATE, STATE, STARTED: started_at, EXPIRES: expires_at")
+    parts = [pairs(facts_of(found)), shown_tasks, *(["\n".join(_drawn(nodes))] if nodes else [])]
     console.data("session", value, lambda: "\n\n".join(parts))
     if "next" in answer:
         console.hint(f"`arx task list --of {session}` lists more tasks than these newest {len(tasks)}")
@@ -189,10 +182,10 @@ def _drawn(nodes: list[dict[str, Any]]) -> Iterator[str]:
         yield from lines(root, "", "")
 
 
-def _calls(activity: dict[str, Any]) -> tuple[Any, ...]:
-    templates = activity.get("templates") or {}
-    tasks = ", ".join(name if count == 1 else f"{name} x{count}" for name, count in templates.items())
-    return (tasks or None, *(activity.get(name) for name in ("allowed", "denied", "last_tool")))
+def _show_tasks(row: Row) -> str | None:
+    """Return the templates of a session's tasks, with their numbers."""
+    templates = row.get("templates") or {}
+    return ", ".join(name if count == 1 else f"{name} x{count}" for name, count in templates.items()) or None
 
 
 @session_command.command("renew")
@@ -248,7 +241,3 @@ def end(console: Console, place: Place, session: str | None, file: str | None, y
         answer = {"session": {"id": session}, "kill": None}
     kill = answer.get("kill") or {}  # None if the session had ended before
     console.data("session", answer, lambda: f"{session} ended: {kill.get('summary', 'it had ended before')}")
-
-
-def _times(row: dict[str, Any], *names: str) -> tuple[str | None, ...]:
-    return tuple(show_time(row[name]) if isinstance(row.get(name), int) else None for name in names)

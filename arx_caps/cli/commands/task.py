@@ -14,14 +14,13 @@ from arx_caps.cli.access.mint_session import open_session_file
 from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
-from arx_caps.cli.display import facts_of
+from arx_caps.cli.display import facts_of, table_of
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, out_option
 from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_pairs
 from arx_caps.cli.resources import APPROVALS, TASKS, Listed, caller_of, hint_more, list_of
-from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.cli.terminal import Console, pairs
 from arx_caps.cli.token_description import fingerprint
-from arx_caps.settings.durations import show_time
 from arx_verifier.clock import now_ms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -227,18 +226,9 @@ def show(console: Console, place: Place, task: str, file: str | None) -> None:
     path = TASKS.path_of(task)
     answer = caller_of(file, place).call("GET", path)
     found, grants = answer["task"], answer.get("grants", [])
-    heads = ("LINK", "TEMPLATE", "AUDIENCES", "GRANTED", "EXPIRES", "ENDED")
-    rows = [
-        (
-            g["link"],
-            g["template"],
-            ", ".join(g["audiences"]),
-            *(_time(g, name) for name in ("granted", "expires", "ended")),
-        )
-        for g in grants
-    ]
     value = {"task": found, "grants": grants}
-    console.data("task", value, lambda: pairs(facts_of(found)) + "\n\n" + table(heads, rows))
+    columns = "LINK, TEMPLATE, AUDIENCES, GRANTED: granted_at, EXPIRES: expires_at, ENDED: ended_at"
+    console.data("task", value, lambda: pairs(facts_of(found)) + "\n\n" + table_of(grants, columns))
 
 
 @task_command.command("finish")
@@ -268,8 +258,3 @@ def _give(console: Console, value: dict[str, Any], bundle: str, out: Path | None
 def _facts(task: StartedTask) -> dict[str, Any]:
     facts = {"id": task.id, "session": task.session, "agent": task.agent, "audiences": list(task.audiences)}
     return facts | {"link": task.link, "expires_at": task.expires_at}
-
-
-def _time(row: dict[str, Any], name: str) -> str | None:
-    value = row.get(f"{name}_at")
-    return show_time(value) if isinstance(value, int) else None

@@ -11,6 +11,7 @@ import click
 
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.display import targets_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.resources import KILLS
@@ -138,15 +139,10 @@ def _reasons(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _kills(kills: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (show_time(kill["at_ms"]), kill["op"], shorten_middle(_targets(kill), NAME), kill["by"], _confirmed(kill))
+        (show_time(kill["at_ms"]), kill["op"], shorten_middle(targets_of(kill, 1), NAME), kill["by"], _confirmed(kill))
         for kill in kills
     ]
     return table(("LAST KILLS", "DID", "TARGETS", "BY", "CONFIRMED"), rows)
-
-
-def _targets(kill: Mapping[str, Any]) -> str:
-    more = kill["target_count"] - 1
-    return str(kill["targets"][0]["target"]) + (f" and {more} more" if more > 0 else "")
 
 
 def _confirmed(kill: Mapping[str, Any]) -> str:

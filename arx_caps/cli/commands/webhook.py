@@ -10,10 +10,11 @@ import click
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.access.secure_files import write_object
+from arx_caps.cli.display import Cell, Row, age_of, table_of, time_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, yes_option
-from arx_caps.cli.resources import NOTIFICATIONS, WEBHOOKS, Listed, age_of, list_of, time_of
-from arx_caps.cli.terminal import Console, pairs, table
+from arx_caps.cli.resources import NOTIFICATIONS, WEBHOOKS, Listed, list_of
+from arx_caps.cli.terminal import Console, pairs
 from arx_caps.settings.durations import parse_duration, show_span, show_time
 from arx_verifier.clock import now_ms
 
@@ -77,18 +78,14 @@ def add(
 def list_webhooks(console: Console, place: Place) -> None:
     """List the receivers, with what waits for each and what has failed."""
     answer = place.mint().call("GET", WEBHOOKS.path)
-    heads = ("WEBHOOK", "ORIGIN", "FORMAT", "EVENTS", "STATE", "WAITING", "FAILED", "LAST TAKEN", "LAST ERROR")
-    every, taken = len(answer["kinds"]), age_of("delivered_at")
-    rows = [
-        (
-            *(w["id"], w["origin"], w["format"]),
-            _events_of(w, every),
-            *(w["state"], w["waiting"], w["failed"], taken(w), w["error"] or ""),
-        )
-        for w in answer["webhooks"]
-    ]
-    console.data("webhooks", answer, lambda: table(heads, rows))
-    if not rows:
+    columns = "WEBHOOK: id, ORIGIN, FORMAT, EVENTS, STATE, WAITING, FAILED, LAST TAKEN, LAST ERROR"
+    cells: dict[str, Cell] = {
+        "EVENTS": lambda webhook: _events_of(webhook, len(answer["kinds"])),
+        "LAST TAKEN": age_of("delivered_at"),
+        "LAST ERROR": lambda webhook: webhook["error"] or "",
+    }
+    console.data("webhooks", answer, lambda: table_of(answer["webhooks"], columns, cells))
+    if not answer["webhooks"]:
         console.say("the realm has no webhook: `arx webhook add` adds one")
 
 
@@ -167,7 +164,7 @@ def _facts_of(webhook: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _events_of(webhook: dict[str, Any], every: int) -> str:
+def _events_of(webhook: Row, every: int) -> str:
     if webhook["heartbeat_ms"] is not None:
         return f"heartbeat every {show_span(webhook['heartbeat_ms'])}"
     return "all" if len(webhook["events"]) == every else ", ".join(webhook["events"])

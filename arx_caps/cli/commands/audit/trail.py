@@ -15,9 +15,9 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
-from arx_caps.cli.display import HEADS, hint_silent, row_of
+from arx_caps.cli.display import HEADS, age_of, hint_silent, row_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.resources import RUNS, SERVICES, Listed, age_of, hint_more, list_of
+from arx_caps.cli.resources import RUNS, SERVICES, Listed, hint_more, list_of
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
 from arx_caps.settings.durations import show_time
 
