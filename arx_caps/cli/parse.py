@@ -3,7 +3,7 @@
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import click
@@ -106,6 +106,13 @@ def attenuation_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def read_attenuation(less: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of ``attenuation_options`` as ``caveats_for`` takes them; raise as ``read_pairs`` does."""
+    args = read_pairs(less["arguments"], constraints=True)
+    given = {"tools": less["tools"], "args": args, "audiences": less["audiences"]}
+    return {name: value or None for name, value in given.items()} | {"ttl": less["ttl"], "depth": less["depth"]}
 
 
 def read_pairs(texts: Iterable[str], *, constraints: bool = False) -> dict[str, Any]:

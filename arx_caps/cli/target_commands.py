@@ -64,6 +64,32 @@ class Action(NamedTuple):
     store: str
 
 
+class _Order(NamedTuple):
+    """What an operator wants to be done.
+
+    Attributes:
+        action: The action.
+        targets: The targets.
+        reason: The reason, for the record.
+        wait: Whether to wait until every verifier has confirmed.
+        timeout_ms: The longest time to wait, ms; None until every lease has ended.
+        more: Further members of the request.
+        began: When it began, by the monotonic clock, s.
+    """
+
+    action: Action
+    targets: list[str]
+    reason: str
+    wait: bool
+    timeout_ms: int | None
+    more: dict[str, Any]
+    began: float
+
+    def unknown(self, why: str) -> KillReport:
+        """Return the report of an outcome that is not known."""
+        return KillReport.unknown(tuple(self.targets), round((time.monotonic() - self.began) * 1000, 3), why)
+
+
 KILL: Final = Action("kill", KILLS.path, "kill_by_kind")
 KILL_AND_FREEZE: Final = Action("kill", KILLS.path, "kill_and_freeze")
 FREEZE: Final = Action("freeze", FREEZES.path, "freeze")
@@ -149,18 +175,18 @@ def _act(
     timeout_ms = parse_duration(timeout) if timeout else None
     more = {} if memory_before is None else {"memory_before": memory_before}
     # Measured from here: the report counts the time that the mint took before the store was used.
-    began = time.monotonic()
+    order = _Order(action, targets, reason, wait, timeout_ms, more, time.monotonic())
     report, by, caller = None, "store", None
     if not direct:
         try:
             caller = _sign_in(place)
-            report, by = _by_mint(caller, action, targets, reason, wait, timeout_ms, more), "mint"
+            report, by = _by_mint(caller, order), "mint"
         except Unreachable as error:
             console.say(f"{plain(error)}; writing into the store without the mint")
     if report is None:
         # A mint that was called and did not answer may have written the entry; then the outcome can be unknown.
         asked = caller is not None
-        report = _by_store(console, action, targets, place, reason, timeout_ms if wait else 0, began, asked, more)
+        report = _by_store(console, order, place, asked=asked)
     console.data(action.verb, report | {"by": by}, f"{', '.join(targets)}: {plain(report.get('summary', ''))}")
     asked_mint = caller if by == "mint" else None
     for hint in _after(action, targets, asked_mint, known=report.get("status") != "unknown", warned=warned):
@@ -328,64 +354,36 @@ def _sign_in(place: Place) -> Caller:
         raise
 
 
-def _by_mint(
-    caller: Caller,
-    action: Action,
-    targets: list[str],
-    reason: str,
-    wait: bool,
-    timeout_ms: int | None,
-    more: dict[str, Any],
-) -> dict[str, Any]:
+def _by_mint(caller: Caller, order: _Order) -> dict[str, Any]:
     # With --timeout the mint gets that time and a margin for its answer; without, a hanging mint must not delay a kill.
-    caller.set_timeout(WAIT_S if timeout_ms is None else timeout_ms / 1000 + SIGN_IN_S)
-    body = {"targets": targets, "reason": reason, "wait": wait}
-    body |= {"freeze": True} if action is KILL_AND_FREEZE else {}
-    body |= more
-    return caller.call("POST", action.path, body, repeats=False)  # the store is the faster second way
+    caller.set_timeout(WAIT_S if order.timeout_ms is None else order.timeout_ms / 1000 + SIGN_IN_S)
+    body = {"targets": order.targets, "reason": order.reason, "wait": order.wait, **order.more}
+    body |= {"freeze": True} if order.action is KILL_AND_FREEZE else {}
+    return caller.call("POST", order.action.path, body, repeats=False)  # the store is the faster second way
 
 
-def _by_store(
-    console: Console,
-    action: Action,
-    targets: list[str],
-    place: Place,
-    reason: str,
-    timeout_ms: int | None,
-    began: float,
-    asked: bool,
-    more: dict[str, Any],
-) -> dict[str, Any]:
+def _by_store(console: Console, order: _Order, place: Place, *, asked: bool) -> dict[str, Any]:
     """Write into the store; if the mint was called before, the entry may exist even after an error."""
+    timeout_ms = order.timeout_ms if order.wait else 0
     outcome_s = OUTCOME_S if timeout_ms is None else max(timeout_ms / 1000, 1.0)
     try:
         store = place.store(outcome_s=outcome_s, on_doubt=lambda text: console.say(plain(text)))
         store.header()  # while this fails, nothing was written
-        return _bump(store, action, targets, reason, _who(place), timeout_ms, began, more).to_dict()
+        return _bump(store, order, _who(place), timeout_ms).to_dict()
     except (StoreError, SettingsError) as error:
         if asked:
-            why = f"the mint did not confirm, and then {error}"
-            return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), why).to_dict()
+            return order.unknown(f"the mint did not confirm, and then {error}").to_dict()
         if isinstance(error, SettingsError):
             raise Stop(f"nothing was done: {error}", hint=error.hint, code=error.code) from error
         hint = "start it (`arx up`) and try again; without it, verifiers refuse every call once their leases end"
         raise Stop(f"nothing was done: {error}", exit_codes.UNREACHABLE, hint=hint, code=error.code) from error
 
 
-def _bump(
-    store: RevocationStore,
-    action: Action,
-    targets: list[str],
-    reason: str,
-    by: str,
-    timeout_ms: int | None,
-    began: float,
-    more: dict[str, Any],
-) -> KillReport:
+def _bump(store: RevocationStore, order: _Order, by: str, timeout_ms: int | None) -> KillReport:
     try:
-        bump = getattr(store, action.store)(targets, reason, by, **more)
+        bump = getattr(store, order.action.store)(order.targets, order.reason, by, **order.more)
     except OutcomeUnknownError as error:  # the store took the command and did not answer
-        return KillReport.unknown(tuple(targets), round((time.monotonic() - began) * 1000, 3), str(error))
+        return order.unknown(str(error))
     return store.wait_confirmed(bump, timeout_ms)
 
 

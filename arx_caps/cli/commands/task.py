@@ -17,7 +17,7 @@ from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_appro
 from arx_caps.cli.display import facts_of, table_of
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, out_option
-from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_pairs
+from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_attenuation, read_pairs
 from arx_caps.cli.resources import APPROVALS, TASKS, Listed, caller_of, hint_more, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.cli.token_description import fingerprint
@@ -37,6 +37,11 @@ def _request_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def _less(tools: tuple[str, ...], ttl: str | None, depth: int | None) -> dict[str, Any]:
+    """Return the values of ``_request_options`` as members of the request."""
+    return {"tools": tools or None, "ttl": ttl, "depth": depth}
 
 
 @click.group("task", cls=Verbs)
@@ -106,16 +111,15 @@ def ask_command(
 @command_options
 def start(
     console: Console,
+    /,
     template: str,
     file: str,
     params: tuple[str, ...],
-    tools: tuple[str, ...],
-    ttl: str | None,
-    depth: int | None,
     parent: str | None,
     key: str | None,
     issuer: str | None,
     out: Path | None,
+    **less: Any,
 ) -> None:
     """Start a task of TEMPLATE and write its bundle, a secret, to stdout or a file.
 
@@ -125,9 +129,9 @@ def start(
         arx task start refund --session session.json --param order_id=o-1001 --param amount=50 --out task.bundle
     """
     caller, _ = open_session_file(file, issuer)
-    body: dict[str, Any] = {"template": template, "params": read_pairs(params), "ttl": ttl, "depth": depth}
-    body |= {"tools": list(tools) or None, "holder": key, "parent": None if parent is None else TASKS.check(parent)}
-    answer = caller.call("POST", TASKS.path, body)
+    parent = None if parent is None else TASKS.check(parent)
+    body = {"template": template, "params": read_pairs(params), "holder": key, "parent": parent}
+    answer = caller.call("POST", TASKS.path, body | _less(**less))
     task = answer["task"]
     _give(console, {"task": task}, str(answer["bundle"]), out)
     console.hint(f"`arx task finish {task.get('id')} --session {file}` finishes it")
@@ -140,30 +144,13 @@ def start(
 @issuer_option
 @out_option
 @command_options
-def attenuate(
-    console: Console,
-    held: str,
-    file: str,
-    tools: tuple[str, ...],
-    arguments: tuple[str, ...],
-    audiences: tuple[str, ...],
-    ttl: str | None,
-    depth: int | None,
-    issuer: str | None,
-    out: Path | None,
-) -> None:
+def attenuate(console: Console, /, held: str, file: str, issuer: str | None, out: Path | None, **less: Any) -> None:
     """Attenuate a task for all its holders: revoke its tokens, and write a bundle that allows less.
 
     To attenuate only what another agent gets, use `arx token delegate`, which needs no mint.
     """
     task = StartedTask(read_bundle(held), session=AtMint(open_session_file(file, issuer)[0]))
-    left = task.attenuate_for_all(
-        tools=list(tools) or None,
-        args=read_pairs(arguments, constraints=True) or None,
-        ttl=ttl,
-        depth=depth,
-        audiences=list(audiences) or None,
-    )
+    left = task.attenuate_for_all(**read_attenuation(less))
     _give(console, {"task": _facts(left)}, left.encode(), out)
 
 
@@ -179,16 +166,15 @@ def attenuate(
 @command_options
 def extend(
     console: Console,
+    /,
     task: str,
     template: str | None,
     file: str,
     params: tuple[str, ...],
-    tools: tuple[str, ...],
-    ttl: str | None,
-    depth: int | None,
     link: str | None,
     issuer: str | None,
     out: Path | None,
+    **less: Any,
 ) -> None:
     """Add a grant to a running TASK and write its bundle, a secret; existing grants keep their own end.
 
@@ -196,8 +182,8 @@ def extend(
     """
     path = f"{TASKS.path_of(task)}/extend"
     caller, _ = open_session_file(file, issuer)
-    body = {"template": template, "params": read_pairs(params) or None, "tools": list(tools) or None, "link": link}
-    answer = caller.call("POST", path, body | {"ttl": ttl, "depth": depth})
+    body = {"template": template, "params": read_pairs(params) or None, "link": link}
+    answer = caller.call("POST", path, body | _less(**less))
     added = StartedTask(Bundle.parse(str(answer["bundle"])), session=AtMint(caller))
     _give(console, {"task": answer["task"], "added": _facts(added)}, str(answer["bundle"]), out)
 

@@ -15,7 +15,7 @@ from arx_caps.cli.commands.token.explanation import explain_command
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, command_options, out_option
-from arx_caps.cli.parse import attenuation_options, read_budget, read_pairs
+from arx_caps.cli.parse import attenuation_options, read_attenuation, read_budget
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
 from arx_caps.settings.durations import show_time
@@ -68,18 +68,15 @@ def inspect(console: Console, file: str) -> None:
 @command_options
 def delegate(
     console: Console,
+    /,
     to: str,
     file: str,
     key: str | None,
     holder_key: Path | None,
-    tools: tuple[str, ...],
-    arguments: tuple[str, ...],
-    audiences: tuple[str, ...],
-    ttl: str | None,
-    depth: int | None,
     budgets: tuple[str, ...],
     per: str,
     out: Path | None,
+    **less: Any,
 ) -> None:
     """Delegate an attenuated token or bundle to the agent TO.
 
@@ -94,19 +91,11 @@ def delegate(
     if not is_agent_path(to):
         raise click.BadParameter(f"expected an agent path such as acme/worker, got {to[:60]!r}", param_hint="TO")
     holding, now = Holding.read(file), time.time_ns() // 1_000_000
-    outlines = {audience: outline(holding.token(audience)) for audience in audiences or holding.tokens}
+    outlines = {audience: outline(holding.token(audience)) for audience in less["audiences"] or holding.tokens}
     if max(held.exp for held in outlines.values()) <= now:
         hint = "`arx task extend` and `arx task start` write a bundle that goes on"
         raise Stop(f"this {holding.kind} has expired: nothing is left to delegate", DENIED, code="expired", hint=hint)
-    caveats = caveats_for(
-        outlines,
-        tools=tools or None,
-        args=read_pairs(arguments, constraints=True),
-        ttl=ttl,
-        depth=depth,
-        audiences=audiences or None,
-        now=now,
-    )
+    caveats = caveats_for(outlines, **read_attenuation(less), now=now)
     pools = pools_for(outlines, to, read_budget(budgets), per)
     given = holding.delegate(to, caveats, key, read_holder_key(holder_key) if holding.is_bound else None, pools)
     _refuse_the_useless(given)  # the next holder could not repair it
