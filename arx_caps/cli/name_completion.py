@@ -13,8 +13,9 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
+from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place
-from arx_caps.cli.resources import AGENTS, FREEZES, OPERATORS, POLICIES, SESSIONS, TASKS
+from arx_caps.cli.resources import AGENTS, FREEZES, OPERATORS, POLICIES, SESSIONS, TASKS, Resource
 
 ANSWER_S: Final = 1.0  # a person waits for each press of the key
 MOST: Final = 200  # names of one kind
@@ -52,26 +53,26 @@ def find_names(ctx: click.Context, kind: str, incomplete: str, *, frozen: bool =
                 place["realm_dir"] = Path(os.environ["ARX_HOME"])
             mint = Place(**place).mint(ANSWER_S)
             if frozen:
-                rows = mint.call("GET", FREEZES.path, query={"kind": kind, "limit": MOST}, repeats=False)["freezes"]
+                rows = _rows(mint, FREEZES, kind=kind)
                 return [(row["target"].partition(":")[2], row["reason"]) for row in rows]
             if kind == "agent":
                 under = incomplete.rpartition("/")[0] or None
-                rows = mint.call("GET", AGENTS.path, query={"under": under, "limit": MOST}, repeats=False)["agents"]
-                return [(row["path"], row["state"]) for row in rows]
+                return [(row["path"], row["state"]) for row in _rows(mint, AGENTS, under=under)]
             if kind in ("session", "task"):
-                query = {"state": "open", "limit": MOST}
-                path = (SESSIONS if kind == "session" else TASKS).path
-                rows = mint.call("GET", path, query=query, repeats=False)[f"{kind}s"]
+                rows = _rows(mint, SESSIONS if kind == "session" else TASKS, state="open")
                 return [(row["id"], row["agent"]) for row in rows]
             if kind == "template":
-                policies = mint.call("GET", POLICIES.path, query={"limit": 1}, repeats=False)["policies"]
-                text = mint.call("GET", POLICIES.path_of(policies[0]["digest"]), repeats=False)["policy"]
+                text = mint.call("GET", POLICIES.path_of("in-force"), repeats=False)["policy"]
                 return [
                     (name, ", ".join(task.get("audience", ()))) for name, task in tomllib.loads(text)["task"].items()
                 ]
             if kind == "operator":
-                rows = mint.call("GET", OPERATORS.path, query={"limit": MOST}, repeats=False)["operators"]
-                return [(row["name"], row["role"]) for row in rows]
+                return [(row["name"], row["role"]) for row in _rows(mint, OPERATORS)]
     except Exception:  # noqa: S110 - a message would be printed into the line that a person types
         pass
     return []
+
+
+def _rows(mint: Caller, resource: Resource, **query: str | None) -> list[dict[str, Any]]:
+    answer = mint.call("GET", resource.path, query={**query, "limit": MOST}, repeats=False)
+    return list(answer[resource.member])

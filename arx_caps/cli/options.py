@@ -107,6 +107,17 @@ class KidCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+def limit_option(text: str, default: int, most: int = 1_000_000) -> Callable[[F], F]:
+    """Return the option ``--limit`` of a command that lists.
+
+    Args:
+        text: The help.
+        default: The number of rows without the option.
+        most: The largest number.
+    """
+    return click.option("--limit", type=click.IntRange(1, most), default=default, show_default=True, help=text)
+
+
 yes_option = click.option("--yes", "-y", is_flag=True, help="do not ask for confirmation")
 out_option = click.option(
     "--out",

@@ -5,6 +5,7 @@ On a terminal, ``rich`` lays out tables and trees to its width, in colours.  A p
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -63,7 +64,7 @@ class Console:
                 self.raw(shown)
 
     def raw(self, text: str) -> None:
-        """Write data to stdout."""
+        """Write data to stdout, and flush it: a supervisor reads from a pipe that a command is ready."""
         click.echo(text, color=colours(sys.stdout))
 
     def say(self, text: str) -> None:
@@ -99,6 +100,11 @@ class Console:
             )
         if not click.confirm(question, err=True):
             raise exit_codes.Stop("nothing was done", exit_codes.DENIED, code="not_confirmed")
+
+
+def log_warnings() -> None:
+    """Write the log's warnings and errors to stderr, for a command that runs until it is stopped."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def json_line(noun: str, value: dict[str, Any]) -> str:

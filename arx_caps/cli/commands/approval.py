@@ -14,7 +14,7 @@ from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, command_options, yes_option
+from arx_caps.cli.options import Verbs, command_options, limit_option, yes_option
 from arx_caps.cli.resources import APPROVALS, caller_of, hint_more
 from arx_caps.cli.terminal import Console, plain
 from arx_verifier.clock import now_ms
@@ -52,9 +52,7 @@ def approval_command() -> None:
 @click.option("--task", shell_complete=complete_names("task"), help="show only this task")
 @click.option("--of", "of", metavar="SESSION", help="show only this session")
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
-@click.option(
-    "--limit", type=click.IntRange(1, MANY), default=100, show_default=True, help="show the newest N approvals"
-)
+@limit_option("show the newest N approvals", 100, MANY)
 @operator_options
 def list_approvals(
     console: Console, /, place: Place, state: str, of: str | None, file: str | None, limit: int, **asked: str | None

@@ -9,7 +9,7 @@ from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import Row, facts_of, table_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, yes_option
+from arx_caps.cli.options import Verbs, limit_option, yes_option
 from arx_caps.cli.resources import BUDGETS
 from arx_caps.cli.terminal import Console, pairs
 
@@ -29,9 +29,7 @@ def budget_command() -> None:
     "--agent", shell_complete=complete_names("agent"), help="show only this agent, or as acme/** it and those below it"
 )
 @click.option("--unit", help="show only pools of this unit, such as usd")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=1000, show_default=True, help="show the emptiest N pools"
-)
+@limit_option("show the emptiest N pools", 1000, 1000)
 @operator_options
 def list_budgets(
     console: Console, place: Place, session: str | None, agent: str | None, unit: str | None, limit: int

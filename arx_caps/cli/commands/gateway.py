@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx gateway``: run the gateway before tools that cannot embed a verifier."""
 
-import logging
-import sys
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import click
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.options import command_options
-from arx_caps.cli.terminal import Console
+from arx_caps.cli.terminal import Console, log_warnings
 
 
 @click.command("gateway")
@@ -37,7 +35,7 @@ def gateway_command(console: Console, /, file: Path, check: bool, until_eof: boo
     if check:
         _check(console, read_settings(file))
         return
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_warnings()
 
     def on_ready(said: dict[str, Any]) -> None:
         upstreams = ", ".join(f"/{name}" for name in said["upstreams"])
@@ -47,7 +45,6 @@ def gateway_command(console: Console, /, file: Path, check: bool, until_eof: boo
             {"ready": True, **said},
             f"ready: the gateway listens at {', '.join(said['listen'])}: {upstreams}{asked}",
         )
-        sys.stdout.flush()
 
     serve(file, on_ready=on_ready, until_eof=until_eof, realm=realm)
     console.say("stopped")

@@ -86,7 +86,6 @@ def serve(console: Console, /, service: Path, path: Path, group: str | None) -> 
     def on_ready(audience: str) -> None:
         where = str(path.absolute())
         console.data("hook", {"audience": audience, "socket": where}, f"deciding for {audience} at {where}")
-        sys.stdout.flush()
 
     with bind_decider(path, group) as listener:
         serve_decider(service, listener, on_ready)

@@ -10,7 +10,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import database_option, realm_dir_option, store_url_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, command_options, common_options
+from arx_caps.cli.options import Verbs, command_options, common_options, limit_option
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, json_line, plain, record_table
 from arx_caps.settings.durations import parse_duration, show_time
@@ -70,9 +70,7 @@ def serve_command(
 @mint_command.command("events")
 @click.option("--since", type=Duration(), help="show only the events of this duration, such as 15m [all]")
 @click.option("--kind", "kinds", multiple=True, help="show only this kind, such as session.opened; repeatable")
-@click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="show the last N events"
-)
+@limit_option("show the last N events", 200)
 @click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @database_option
 @realm_dir_option

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx relay``: one follower of the store for the verifiers of a host or a data centre.  SPEC 10.7."""
 
-import logging
 import os
-import sys
 from typing import Any
 
 import click
 
 from arx_caps.cli.access.place import Place, store_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.terminal import Console
+from arx_caps.cli.terminal import Console, log_warnings
 
 _file = click.Path(dir_okay=False)
 
@@ -33,13 +31,12 @@ def relay_command(
 
     if (tls_cert is None) != (tls_key is None):
         raise Stop("expected both --tls-cert and --tls-key, got one of them", code="usage")
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_warnings()
     # A relay follows as a verifier does, and grants no more than its own lease: SPEC 10.7.
     store, realm = place.followed()
 
     def on_ready(said: dict[str, Any]) -> None:
         console.data("relay", said, f"ready: {said['name']} follows realm {realm} and listens at {said['listen']}")
-        sys.stdout.flush()
 
     serve(
         store,

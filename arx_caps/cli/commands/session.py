@@ -14,7 +14,7 @@ from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.display import Row, facts_of, table_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, command_options, out_option, yes_option
+from arx_caps.cli.options import Verbs, command_options, limit_option, out_option, yes_option
 from arx_caps.cli.parse import STATES, Duration
 from arx_caps.cli.resources import SESSIONS, hint_more
 from arx_caps.cli.target_commands import FREEZE, THAW, target_command
@@ -105,9 +105,7 @@ def open_(
 )
 @click.option("--state", type=click.Choice(STATES), help="show only this state")
 @click.option("--text", help="show only those with this text in agent, purpose or subject, or this id")
-@click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N sessions"
-)
+@limit_option("show the newest N sessions", 1000)
 @operator_options
 def list_sessions(
     console: Console,

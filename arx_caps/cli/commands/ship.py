@@ -4,7 +4,6 @@
 While the mint is unreachable, records stay in their journal, and the status line has the reason.
 """
 
-import logging
 import signal
 import sys
 import threading
@@ -18,7 +17,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import command_options
 from arx_caps.cli.parse import Duration
-from arx_caps.cli.terminal import Console, colours, json_line, plain
+from arx_caps.cli.terminal import Console, colours, json_line, log_warnings, plain
 from arx_caps.settings.durations import parse_duration, show_span
 from arx_verifier.errors import ArxError
 
@@ -47,7 +46,7 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
     """
     from arx_caps.service import KeyRefresher, open_shipper
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_warnings()
     shipper = open_shipper(file, keep_ms=parse_duration(keep) if keep else 0)
     refresher = KeyRefresher(file)
     # A mint that accepts the connection and does not answer is waited for until the client's timeout.
@@ -120,7 +119,6 @@ class _Line:
         self._said, self._next = matters, now + (_LINE_S if self._terminal else EVERY_S)
         if self._console.json:
             self._console.raw(json_line("shipping", _told(status)))
-            sys.stdout.flush()
         elif self._terminal and not self._console.quiet:
             click.echo(f"\r{_shown(status)}\x1b[K", err=True, nl=False, color=colours(sys.stderr))
         else:

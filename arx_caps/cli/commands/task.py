@@ -16,7 +16,7 @@ from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.display import facts_of, table_of
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, command_options, out_option
+from arx_caps.cli.options import Verbs, command_options, limit_option, out_option
 from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_attenuation, read_pairs
 from arx_caps.cli.resources import APPROVALS, TASKS, Listed, caller_of, hint_more, list_of
 from arx_caps.cli.terminal import Console, pairs
@@ -194,9 +194,7 @@ def extend(
 @click.option("--agent", shell_complete=complete_names("agent"), help="show only this agent")
 @click.option("--template", shell_complete=complete_names("template"), help="show only this template")
 @click.option("--state", type=click.Choice(STATES), help="show only this state")
-@click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N tasks"
-)
+@limit_option("show the newest N tasks", 1000)
 @list_of(TASKS, "TASK: id, SESSION, TEMPLATE, STATE, STARTED: started_at, EXPIRES: expires_at")
 def list_tasks(listed: Listed) -> None:
     """List the tasks that match all filters, the newest first."""

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx up``: run store, ledger and mint of a realm in the foreground."""
 
-import logging
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +10,7 @@ import click
 from arx_caps.cli.access.place import Place, ledger_url, realm_dir_option, store_url
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.options import command_options
-from arx_caps.cli.terminal import Console
+from arx_caps.cli.terminal import Console, log_warnings
 from arx_caps.http.process import hide_memory
 from arx_caps.settings.realm import Realm
 
@@ -50,7 +48,7 @@ def up_command(
     if find_spec("starlette") is None:
         raise ModuleNotFoundError(name="starlette")
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_warnings()
     hide_memory()
     realm = Realm.open(realm_dir)
     # The operator's own URLs may contain a password.
@@ -67,7 +65,6 @@ def up_command(
             console.data(
                 "up", said | {"folder": str(realm.folder), "store": store, "ledger": ledger}, f"ready: {facts}"
             )
-            sys.stdout.flush()
             if beside is not None:
                 beside.start()
         announced.append(1)

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx witness``: cosign the checkpoints of audit logs, so that a log cannot show two histories.  LOG 1.6."""
 
-import logging
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +10,7 @@ import click
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, command_options
 from arx_caps.cli.parse import read_key
-from arx_caps.cli.terminal import Console
+from arx_caps.cli.terminal import Console, log_warnings
 from arx_verifier.addresses import read_port
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8760"
@@ -69,13 +67,12 @@ def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], list
             f"refused to serve plain HTTP at {host}: expected a loopback address",
             hint="give --behind-tls if a proxy terminates TLS",
         )
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_warnings()
     witness = Witness(directory, [read_key(each, "--log", LOG) for each in logs])
 
     def on_ready(at: str) -> None:
         said = {"ready": True, "name": witness.key.name, "key": str(witness.key), "listen": at, "pid": os.getpid()}
         console.data("witness", said, f"ready: {witness.key.name} at {at}")
-        sys.stdout.flush()
         console.hint(f"add this address and the key {witness.key} to `witnesses` in the log's realm.toml")
 
     serve(witness, host.strip("[]"), port, on_ready)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import click
 
@@ -16,14 +16,12 @@ from arx_caps.cli.access.place import ROOT_UID, Place, operator_options
 from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.commands.apply.plan import PlannedService, ServicesPlan, make_plan, read_invitation
 from arx_caps.cli.commands.apply.services_file import load_services
-from arx_caps.cli.exit_codes import INCOMPLETE, OK, Stop
+from arx_caps.cli.exit_codes import INCOMPLETE, OK, Stop, exit_of
 from arx_caps.cli.options import yes_option
 from arx_caps.cli.resources import INVITATIONS, SERVICES
 from arx_caps.cli.terminal import Console, Progress
 from arx_verifier.clock import now_ms
-
-if TYPE_CHECKING:
-    from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError
 
 WRITE: Final = "arx.services.write"
 SIGN_IN_S: Final = 300.0  # an operator's token lives for ten minutes; thousands of services take longer
@@ -82,7 +80,6 @@ def _require_allowed(mint: Caller, work: Sequence[PlannedService]) -> None:
     """
     from arx_caps.mint.identity.operator_token import require_rules_allow
     from arx_verifier.constraints import Rule, read_rule
-    from arx_verifier.errors import ArxError
 
     answer = mint.call("GET", "/v1/whoami")
     written = answer.get("rules")
@@ -93,14 +90,8 @@ def _require_allowed(mint: Caller, work: Sequence[PlannedService]) -> None:
         try:
             require_rules_allow(f"role {answer['role']}", rules, WRITE, {"audience": service.audience})
         except ArxError as error:
-            raise _refused(error) from error
-
-
-def _refused(error: "ArxError") -> Stop:
-    from arx_caps.cli.exit_codes import exit_of
-
-    hint = "`arx whoami` shows the permissions of this key"
-    return Stop(f"{error}; nothing was done", exit_of(error), hint=hint, code=error.code)
+            hint = "`arx whoami` shows the permissions of this key"
+            raise Stop(f"{error}; nothing was done", exit_of(error), hint=hint, code=error.code) from error
 
 
 def _question(plan: ServicesPlan, out: Path | None) -> str:

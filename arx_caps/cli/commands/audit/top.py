@@ -6,6 +6,7 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.options import limit_option
 from arx_caps.cli.parse import Since
 from arx_caps.cli.terminal import Console, plain, table
 from arx_caps.settings.durations import show_span, show_time
@@ -42,9 +43,7 @@ class Kinds(click.ParamType[tuple[str, ...]]):
     show_default=True,
     help="list those with the most decisions, or with the most refusals",
 )
-@click.option(
-    "--limit", type=click.IntRange(1, 100), default=10, show_default=True, help="list the first N of each kind"
-)
+@limit_option("list the first N of each kind", 10, 100)
 @operator_options
 def top_command(
     console: Console, place: Place, kinds: tuple[str, ...], since: int, until: int | None, order: str, limit: int

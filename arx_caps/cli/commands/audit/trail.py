@@ -5,7 +5,6 @@ A single id is shown as a tree with counts of allowed and denied calls at each n
 """
 
 import contextlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
 from arx_caps.cli.display import HEADS, age_of, hint_silent, row_of
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import limit_option
 from arx_caps.cli.resources import RUNS, SERVICES, Listed, hint_more, list_of
 from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
 from arx_caps.settings.durations import show_time
@@ -28,9 +28,7 @@ DRAWN = 500  # a tree shows at most so many of the newest records and of the new
 
 @click.command("trail")
 @question_options
-@click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="show the newest N records"
-)
+@limit_option("show the newest N records", 200, 100_000)
 @click.option("--flat", is_flag=True, help="show a table also for a single id")
 @click.option("--jsonl", is_flag=True, help="write one JSON object per line")
 @operator_options
@@ -91,9 +89,7 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
 
 @click.command("runs")
 @click.option("--service", help="show only this service")
-@click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="show the newest N runs"
-)
+@limit_option("show the newest N runs", 1000)
 @list_of(
     RUNS,
     "SERVICE, VERIFIER, RUN: boot, RECORDS: high_water, LOST, STATE",
@@ -160,7 +156,6 @@ def _write(console: Console, found: Sequence[dict[str, Any]], widths: Sequence[i
             console.raw(json_line("record", record))
         else:
             console.raw(record_line(row_of(record), widths))
-    sys.stdout.flush()
 
 
 def _said(shown: int, total: dict[str, Any]) -> str:
