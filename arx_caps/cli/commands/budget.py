@@ -31,17 +31,15 @@ def budget_command() -> None:
 @click.option("--unit", help="show only pools of this unit, such as usd")
 @limit_option("show the emptiest N pools", 1000, 1000)
 @operator_options
-def list_budgets(
-    console: Console, place: Place, session: str | None, agent: str | None, unit: str | None, limit: int
-) -> None:
+def list_budgets(console: Console, /, place: Place, limit: int, **filters: str | None) -> None:
     """List the pools of open tasks, those with the least left first.
 
     They are among the 1000 pools that calls drew on last.  With --session also those of tasks that are over, and those
     that no call has drawn on.
     """
-    query = {"session": session, "agent": agent, "unit": unit, "limit": str(limit)}
-    found = place.mint().call("GET", BUDGETS.path, query={name: value for name, value in query.items() if value})
-    nothing = "no pool matches" if session or agent or unit else "no call has drawn on a budget of an open task"
+    asked = {name: text for name, text in filters.items() if text}
+    found = place.mint().call("GET", BUDGETS.path, query={**asked, "limit": limit})
+    nothing = "no pool matches" if asked else "no call has drawn on a budget of an open task"
     _show(console, {"pools": found["pools"], "more": "next" in found}, nothing)
     if "next" in found:
         console.hint(f"{found['total']} match: raise --limit to see them")

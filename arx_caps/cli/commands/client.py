@@ -32,18 +32,7 @@ def client_command() -> None:
 @click.option("--expires", type=Duration(), help="end it, its sessions and access tokens after this, as 30m [never]")
 @click.option("--out", type=click.Path(path_type=Path), help="new file for client id and secret (mode 0600)")
 @operator_options
-def add(
-    console: Console,
-    agent: str,
-    scopes: tuple[str, ...],
-    redirects: tuple[str, ...],
-    public: bool,
-    introspects: tuple[str, ...],
-    jwks: str | None,
-    expires: str | None,
-    out: Path | None,
-    place: Place,
-) -> None:
+def add(console: Console, /, place: Place, jwks: str | None, out: Path | None, *, public: bool, **terms: Any) -> None:
     """Register an OAuth client for AGENT, with a secret, with its public keys, or public.
 
     \b
@@ -54,10 +43,7 @@ def add(
         raise click.UsageError("expected one of --out FILE, for a new secret, --jwks FILE and --public")
     if out is not None and out.exists():
         raise Stop(f"{out} exists; it is not overwritten", code="file")
-    body: dict[str, Any] = {"agent": agent, "scopes": scopes, "introspects": introspects}
-    body |= {"redirects": redirects, "public": public}
-    if expires is not None:
-        body["expires"] = expires
+    body: dict[str, Any] = {**terms, "public": public}
     if jwks is not None:
         content = read_object(jwks)
         body["jwks"] = content.get("keys", [content])

@@ -2,7 +2,7 @@
 """``arx init``: make a realm's folder, with root key, log key, first operator and an example policy."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
@@ -33,15 +33,12 @@ LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
 @command_options
 def init_command(
     console: Console,
+    /,
     directory: Path | None,
-    name: str,
     listen: str | None,
     issuer: str | None,
-    store: str | None,
-    database: str | None,
-    ca: str | None,
     passphrase_file: str | None,
-    log_origin: str | None,
+    **settings: Any,
 ) -> None:
     """Make a realm in DIRECTORY [./.arx]; existing files are never overwritten."""
     from arx_caps.mint.server.init_realm import init_realm  # the mint is an optional part of the installation
@@ -49,17 +46,8 @@ def init_command(
     folder = directory or Path(DEFAULT_FOLDER)
     listen = listen or _listen_of(issuer)
     passphrase = read_text(passphrase_file) if passphrase_file else None
-    realm = init_realm(
-        folder,
-        name=name,
-        issuer=issuer or f"http://{listen}",
-        listen=listen,
-        passphrase=passphrase,
-        store=store,
-        database=database,
-        log_origin=log_origin,
-        ca=ca,
-    )
+    issuer = issuer or f"http://{listen}"
+    realm = init_realm(folder, issuer=issuer, listen=listen, passphrase=passphrase, **settings)
     # Paths, and no key: the secrets are in the folder alone.
     value = {
         "realm": realm.name,

@@ -79,9 +79,7 @@ def clear(
     \b
         arx memory clear agent:acme/retired --reason "retired, and never compromised"
     """
-    body: dict[str, Any] = {"targets": read_targets(targets), "reason": reason or ask_reason(console)}
-    if before is not None:
-        body["before"] = before
+    body = {"targets": read_targets(targets), "reason": reason or ask_reason(console), "before": before}
     until = "until now" if before is None else f"before {show_time(before)}"
     console.confirm(f"trust what {', '.join(targets)} wrote {until}?", yes=yes)
     _finish(console, "clear", place.mint(TIMEOUT_S).call("POST", "/v1/memory/clear", body))

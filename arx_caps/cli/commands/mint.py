@@ -43,24 +43,14 @@ def mint_command() -> None:
 @database_option
 @realm_dir_option
 @common_options
-def serve_command(
-    realm_dir: Path,
-    store: str | None,
-    database: str | None,
-    host: str | None,
-    port: int | None,
-    behind_tls: bool,
-    log: str,
-    passphrase_file: str | None,
-) -> None:
+def serve_command(realm_dir: Path, store: str | None, log: str, passphrase_file: str | None, **options: Any) -> None:
     """Run the mint until SIGINT or SIGTERM; a JSON line on stderr reports that it listens."""
     from arx_caps.console.serve import serve
     from arx_caps.mint.api.access_log import log_lines
 
     log_lines(log)  # first, so that errors at start are JSON lines as well
     try:
-        passphrase = read_passphrase(passphrase_file)
-        serve(realm_dir, host, port, store, behind_tls=behind_tls, passphrase=passphrase, database=database)
+        serve(realm_dir, store_url=store, passphrase=read_passphrase(passphrase_file), **options)
     except SystemExit as error:  # uvicorn exits so if it cannot listen
         raise Stop(
             "the mint cannot listen", exit_codes.UNREACHABLE, hint="see its log for the reason", code="not_listening"

@@ -71,8 +71,8 @@ def open_(
     """
     if (key_file is None) == (workload_token is None):
         raise click.UsageError("expected --key FILE or --workload-token FILE")
-    said = on_behalf(*(None if file is None else read_token_file(file) for file in (id_token, access_token)))
-    said |= {name: text for name, text in (("ttl", ttl), ("purpose", purpose)) if text is not None}
+    subject = on_behalf(*(None if file is None else read_token_file(file) for file in (id_token, access_token)))
+    said = {**subject, "ttl": ttl, "purpose": purpose}
     # The session is bound to a new key, so that a copied token without the file is of no use.
     session_key = SigningKey.generate()
     if key_file is not None:
@@ -107,22 +107,12 @@ def open_(
 @click.option("--text", help="show only those with this text in agent, purpose or subject, or this id")
 @limit_option("show the newest N sessions", 1000)
 @operator_options
-def list_sessions(
-    console: Console,
-    place: Place,
-    agent: str | None,
-    subject: str | None,
-    template: str | None,
-    state: str | None,
-    text: str | None,
-    limit: int,
-) -> None:
+def list_sessions(console: Console, /, place: Place, limit: int, **filters: str | None) -> None:
     """List the sessions that match all filters, the newest first, with their calls."""
-    wanted = {"agent": agent, "subject": subject, "template": template, "state": state, "text": text, "counts": "true"}
     sessions: list[dict[str, Any]] = []
     activity: dict[str, dict[str, Any]] = {}
     more = False
-    for answer in place.mint().pages(SESSIONS.path, "sessions", wanted, limit=limit):
+    for answer in place.mint().pages(SESSIONS.path, "sessions", filters | {"counts": "true"}, limit=limit):
         sessions += answer["sessions"]
         activity |= answer.get("activity", {})
         more = "next" in answer

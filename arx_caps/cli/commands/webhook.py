@@ -62,7 +62,7 @@ def add(
     if out is not None and out.exists():
         raise Stop(f"{out} exists; it is not overwritten", code="file")
     body = {"url": sys.stdin.readline().strip() if url == "-" else url, "format": form, "events": events or None}
-    body |= {} if heartbeat is None else {"heartbeat_ms": _interval(heartbeat)}
+    body |= {"heartbeat_ms": None if heartbeat is None else _interval(heartbeat)}
     answer = place.mint().call("POST", WEBHOOKS.path, body, repeats=False)
     webhook = answer["webhook"]
     if out is not None:

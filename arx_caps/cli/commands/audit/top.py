@@ -57,7 +57,6 @@ def top_command(
     """
     mint = place.mint()
     query = {"since": since, "until": until, "order": order, "limit": limit}
-    query = {name: value for name, value in query.items() if value is not None}
     tops = [mint.call("GET", TOP, query={"by": kind, **query}) for kind in kinds]
     console.data("audit-top", {"tops": tops}, lambda: "\n\n".join(map(_shown, tops)))
     counted = tops[0]
