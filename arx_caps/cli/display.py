@@ -2,11 +2,11 @@
 """Values as text for people: durations, times, JSON, rows of the mint and of records."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.terminal import Console, plain, table
+from arx_caps.cli.terminal import Console, json_line, plain, record_line, table
 from arx_caps.settings.durations import show_span, show_time
 from arx_caps.text.caveat_text import show_json
 from arx_caps.text.record_text import why_of
@@ -49,6 +49,22 @@ def row_of(shown: Mapping[str, Any]) -> list[str]:
     else:
         cells = ("-", "unreadable", shown["service"], "-", "-", "-", shown["problem"])
     return [plain("" if cell is None else cell) or "-" for cell in cells]
+
+
+def write_records(
+    console: Console, noun: str, records: Iterable[Mapping[str, Any]], widths: Sequence[int], *, jsonl: bool
+) -> None:
+    """Write records as they come, a line each.
+
+    Args:
+        console: The output.
+        noun: The name of one in the schema.
+        records: The records, as ``row_of`` takes them.
+        widths: The widths of the columns, of records that are known.
+        jsonl: Whether each is an object.
+    """
+    for record in records:
+        console.raw(json_line(noun, dict(record)) if jsonl else record_line(row_of(record), widths))
 
 
 def hint_audience(console: Console, answer: Mapping[str, Any]) -> None:

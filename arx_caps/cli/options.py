@@ -23,6 +23,17 @@ _COMMON: Final = {
 _pass_console = click.make_pass_decorator(Console, ensure=True)
 
 
+def options_of(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Return a decorator that adds options and arguments, in the order in which the help lists them."""
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 def common_options(function: F) -> F:
     """Add the options of every command, such as ``--json``; they set the console and pass no argument."""
     for name, (flag, text) in reversed(_COMMON.items()):

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import options_of
 from arx_caps.settings.durations import parse_duration
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import RequestError
@@ -87,25 +88,22 @@ def pairs_option(flag: str, name: str, text: str) -> Callable[[F], F]:
     return click.option(flag, name, multiple=True, metavar="NAME=VALUE", help=help_text)
 
 
-def attenuation_options(function: F) -> F:
-    """Add the options that attenuate a token: tools, arguments, audiences, lifetime and depth."""
-    for option in (
-        click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [unchanged]"),
-        click.option("--ttl", type=Duration(), help="lifetime from now, such as 5m [unchanged]"),
-        click.option(
-            "--audience", "audiences", multiple=True, help="service whose token to keep; repeatable [all services]"
-        ),
-        click.option(
-            "--arg",
-            "arguments",
-            multiple=True,
-            metavar="NAME=JSON",
-            help="constraint of an argument, in every tool that has it; repeatable",
-        ),
-        click.option("--tool", "tools", multiple=True, help="tool to keep; repeatable [all tools]"),
-    ):
-        function = option(function)
-    return function
+# What attenuates a token; ``read_attenuation`` reads it.
+attenuation_options: Final = options_of(
+    click.option("--tool", "tools", multiple=True, help="tool to keep; repeatable [all tools]"),
+    click.option(
+        "--arg",
+        "arguments",
+        multiple=True,
+        metavar="NAME=JSON",
+        help="constraint of an argument, in every tool that has it; repeatable",
+    ),
+    click.option(
+        "--audience", "audiences", multiple=True, help="service whose token to keep; repeatable [all services]"
+    ),
+    click.option("--ttl", type=Duration(), help="lifetime from now, such as 5m [unchanged]"),
+    click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [unchanged]"),
+)
 
 
 def read_attenuation(less: Mapping[str, Any]) -> dict[str, Any]:

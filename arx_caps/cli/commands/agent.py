@@ -2,10 +2,9 @@
 """``arx agent``: enrol, describe, list, show and deactivate agents, and rotate their keys."""
 
 import contextlib
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -15,31 +14,25 @@ from arx_caps.cli.access.secure_files import read_object
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names, find_names
-from arx_caps.cli.options import KidCommand, Verbs, yes_option
+from arx_caps.cli.options import KidCommand, Verbs, options_of, yes_option
 from arx_caps.cli.resources import AGENTS, POLICIES, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.credentials.keyfile import KeyFile, PublicKey
 from arx_verifier.errors import GrantError, SettingsError
 
 ABOUT: Final = ("model", "purpose", "version")  # the members of an agent's metadata
-_ABOUT_TEXTS: Final = (
-    ("owner", "person or team that is responsible for the agent"),
-    ("purpose", "purpose of the agent"),
-    ("model", "model that the agent runs"),
-    ("version", "version of the agent"),
+# Of an agent's description, which its tokens carry.
+_about_options: Final = options_of(
+    click.option("--owner", help="person or team that is responsible for the agent"),
+    click.option("--purpose", help="purpose of the agent"),
+    click.option("--model", help="model that the agent runs"),
+    click.option("--version", help="version of the agent"),
 )
 
 
 @click.group("agent", cls=Verbs)
 def agent_command() -> None:
     """Enrol, describe, list and deactivate agents, and rotate their keys."""
-
-
-def _about_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of an agent's description, which its tokens carry."""
-    for name, text in reversed(_ABOUT_TEXTS):
-        command = click.option(f"--{name}", name, help=text)(command)
-    return command
 
 
 @agent_command.command("enrol")

@@ -12,11 +12,11 @@ import click
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import realm_dir_option
-from arx_caps.cli.display import HEADS, row_of
+from arx_caps.cli.display import HEADS, row_of, write_records
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import command_options
 from arx_caps.cli.parse import Since
-from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
+from arx_caps.cli.terminal import Console, record_table, tree, widths_of
 from arx_caps.text.trail import trail
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import COUNTED, DROPPED, GAP, LOST, OK, Damage, Decision, read_journal
@@ -111,8 +111,8 @@ def decisions_command(
         with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C ends --follow
             _follow(console, folders, wanted, damage.append, limit, jsonl=jsonl or console.json)
     elif jsonl:
-        for decision in deque(found, maxlen=limit):
-            console.raw(json_line("decision", decision.to_dict()))
+        newest = deque(found, maxlen=limit)
+        write_records(console, "decision", [each.to_dict() for each in newest], (), jsonl=True)
     elif wanted.session is not None:
         session_trail = trail(found, wanted.session)
         if not session_trail.tasks:
@@ -180,19 +180,12 @@ def _follow(
         known[decision.boot] = decision.sequence
         if wanted.takes(decision):
             past.append(decision)
-    widths = widths_of([HEADS, *(row_of(each.to_dict()) for each in past)])
-    for decision in past:
-        _write_line(console, decision, widths, jsonl)
+    shown = [each.to_dict() for each in past]
+    widths = widths_of([HEADS, *map(row_of, shown)])
+    write_records(console, "decision", shown, widths, jsonl=jsonl)
     for decision in read_journal(*folders, follow=True, on_damage=on_damage):
         if decision.sequence > known.get(decision.boot, 0) and wanted.takes(decision):
-            _write_line(console, decision, widths, jsonl)
-
-
-def _write_line(console: Console, decision: Decision, widths: Sequence[int], jsonl: bool) -> None:
-    if jsonl:
-        console.raw(json_line("decision", decision.to_dict()))
-    else:
-        console.raw(record_line(row_of(decision.to_dict()), widths))
+            write_records(console, "decision", [decision.to_dict()], widths, jsonl=jsonl)
 
 
 def _table(console: Console, found: deque[Decision], elsewhere: str | None) -> None:

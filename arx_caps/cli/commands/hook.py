@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -39,15 +39,7 @@ def hook_command() -> None:
 @click.option("--print-config", is_flag=True, help="print what Claude Code's settings.json needs")
 @command_options
 def claude_code(
-    console: Console,
-    /,
-    file: Path | None,
-    holder_key: Path | None,
-    audience: str | None,
-    decider: Path | None,
-    offline: bool,
-    timeout: float,
-    print_config: bool,
+    console: Console, /, decider: Path | None, *, offline: bool, timeout: float, print_config: bool, **held: Any
 ) -> None:
     """Answer Claude Code's hook PreToolUse: refuse each call that the task does not allow.
 
@@ -60,10 +52,10 @@ def claude_code(
     if (decider is None) is not offline:
         raise click.UsageError("expected --decider SOCKET, or --offline for a judgment without a record")
     if print_config:
-        _print_config(console, file, holder_key, audience, decider)
+        _print_config(console, decider=decider, **held)
         return
     _end_after(timeout)
-    text = _refusal(file, holder_key, audience, decider)
+    text = _refusal(decider=decider, **held)
     if text is not None:
         _block(text)
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx task``: start, attenuate, extend, finish, list and show tasks; request approvals.  SPEC 6, CONTROL 2.8."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final
 
 import click
 
@@ -16,27 +15,19 @@ from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.display import facts_of, table_of
 from arx_caps.cli.name_completion import complete_names
-from arx_caps.cli.options import Verbs, command_options, limit_option, out_option
+from arx_caps.cli.options import Verbs, command_options, limit_option, options_of, out_option
 from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_attenuation, read_pairs
 from arx_caps.cli.resources import APPROVALS, TASKS, Listed, caller_of, hint_more, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_caps.cli.token_description import fingerprint
 from arx_verifier.clock import now_ms
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _request_options(function: F) -> F:
-    """Add the options of a request for a grant that allows less than its template."""
-    for option in (
-        click.option(
-            "--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [the template's]"
-        ),
-        click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the template's]"),
-        click.option("--tool", "tools", multiple=True, help="tool to request; repeatable [all tools of the template]"),
-    ):
-        function = option(function)
-    return function
+# Of a request for a grant that allows less than its template.
+_request_options: Final = options_of(
+    click.option("--tool", "tools", multiple=True, help="tool to request; repeatable [all tools of the template]"),
+    click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the template's]"),
+    click.option("--depth", type=click.IntRange(0, 16), help="number of delegations that may follow [the template's]"),
+)
 
 
 def _less(tools: tuple[str, ...], ttl: str | None, depth: int | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ A single id is shown as a tree with counts of allowed and denied calls at each n
 """
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,11 +13,11 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
-from arx_caps.cli.display import HEADS, age_of, hint_silent, row_of
+from arx_caps.cli.display import HEADS, age_of, hint_silent, row_of, write_records
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import limit_option
 from arx_caps.cli.resources import RUNS, SERVICES, Listed, hint_more, list_of
-from arx_caps.cli.terminal import Console, json_line, record_line, record_table, tree, widths_of
+from arx_caps.cli.terminal import Console, record_table, tree, widths_of
 from arx_caps.settings.durations import show_time
 
 WAIT_MS = 20_000
@@ -47,8 +46,7 @@ def trail_command(console: Console, place: Place, asking: Asking, limit: int, fl
     found, first = asking.newest(mint, limit)
     total = first["total"]
     if jsonl:
-        for record in found:
-            console.raw(json_line("record", record))
+        write_records(console, "record", found, (), jsonl=True)
     else:
         console.data(
             "records", {"records": found, "total": total}, lambda: record_table(HEADS, list(map(row_of, found)))
@@ -78,13 +76,13 @@ def tail_command(console: Console, place: Place, asking: Asking, limit: int, fol
         console.data("records", {"records": found, "total": answer["total"]}, "")
         return
     widths = widths_of([HEADS, *map(row_of, found)])
-    _write(console, found, widths, lines)
+    write_records(console, "record", found, widths, jsonl=lines)
     after = answer["size"] - 1
     with contextlib.suppress(KeyboardInterrupt):  # how following ends
         while follow:
             answer = asking.page(mint, after=after, wait=WAIT_MS, limit=1000)
             after = answer["next"] if answer["next"] is not None else after
-            _write(console, answer["records"], widths, lines)
+            write_records(console, "record", answer["records"], widths, jsonl=lines)
 
 
 @click.command("runs")
@@ -148,14 +146,6 @@ def _tree(console: Console, mint: Caller, asking: Asking) -> bool:
     if total["records"] > len(found):
         console.say(_said(len(found), total))
     return True
-
-
-def _write(console: Console, found: Sequence[dict[str, Any]], widths: Sequence[int], lines: bool) -> None:
-    for record in found:
-        if lines:
-            console.raw(json_line("record", record))
-        else:
-            console.raw(record_line(row_of(record), widths))
 
 
 def _said(shown: int, total: dict[str, Any]) -> str:

@@ -96,12 +96,8 @@ def _permissions(realm: Realm) -> Check:
     if not open_to_others:
         return Check("permissions", True, "only this user can read the realm's secrets")
     named = " ".join(map(str, open_to_others))
-    return Check(
-        "permissions",
-        False,
-        f"other users can read {named}",
-        f"run `chmod go= {named}`; if one of them may have read a key, rotate it",
-    )
+    mend = f"run `chmod go= {named}`; if one of them may have read a key, rotate it"
+    return Check("permissions", False, f"other users can read {named}", mend)
 
 
 def _secrets(realm: Realm) -> list[Path]:

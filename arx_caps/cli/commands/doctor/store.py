@@ -146,13 +146,11 @@ def _asked(check: Callable[[Patient], Check], patient: Patient) -> Check:
     name = check.__name__.removeprefix("_")
     try:
         return check(patient)
-    except redis.exceptions.NoPermissionError:
-        return Check(name, None, "the store's user has no permission for this check", MAY_NOT)
-    except ArxError as error:
-        if isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+    except (redis.RedisError, OSError, ArxError) as error:
+        if any(isinstance(each, redis.exceptions.NoPermissionError) for each in (error, error.__cause__)):
             return Check(name, None, "the store's user has no permission for this check", MAY_NOT)
-        return Check(name, False, str(error), BEGIN)
-    except (redis.RedisError, OSError) as error:
+        if isinstance(error, ArxError):
+            return Check(name, False, str(error), BEGIN)
         return Check(name, False, f"no answer ({type(error).__name__})", "see the store's log")
 
 
