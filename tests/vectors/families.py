@@ -40,6 +40,7 @@ class Vector(NamedTuple):
         levels: The levels that an implementation needs to answer it, the lowest first.
         input: What the implementation is asked.
         answer: The right answer: one of ``code`` and ``output``.
+        about: The section that it tests, and why the answer is right.
     """
 
     family: str
@@ -47,6 +48,7 @@ class Vector(NamedTuple):
     levels: tuple[str, ...]
     input: dict[str, Any]
     answer: dict[str, Any]
+    about: str = ""
 
     @property
     def path(self) -> str:
@@ -66,7 +68,8 @@ def load() -> Iterator[Vector]:
             answer = _answer_of(family, given)
             answers = (*_SEALED, "leaf_hash") if family == "records" else ("expect",)
             asked = {name: value for name, value in given.items() if name not in ("comment", "spec", *answers)}
-            yield Vector(family, path.stem, _levels_of(family, given), asked, answer)
+            about = f"SPEC {given['spec']}, {given['comment']}"
+            yield Vector(family, path.stem, _levels_of(family, given), asked, answer, about)
 
 
 def judge(vector: Vector, answer: dict[str, Any]) -> str | None:
@@ -137,4 +140,4 @@ def _identifier_of(token: Any) -> bytes:
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, sort_keys=True)
-    return text if len(text) <= 300 else f"{text[:300]}…"
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -23,7 +23,7 @@ from tests.vectors.families import LEVELS, Vector, judge, load
 START_S: Final = 120.0  # for the first answer of a process: a loaded machine takes long to start one
 MAX_FAULTS: Final = 3  # then the rest is not asked: each fault can take a whole timeout
 MAX_LINE: Final = 1 << 20  # bytes of an answer
-_SHOWN: Final = 40  # wrong answers in the text
+_SHOWN: Final = 20  # wrong answers in the text
 
 
 class FaultError(Exception):
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 class LevelResult(NamedTuple):
-    """What came of one level: ``passed``, ``failed``, ``unsupported``, ``untested`` or ``part``; and the counts."""
+    """What came of one level: ``passed``, ``failed``, ``unsupported``, ``not asked`` or ``part``; and the counts."""
 
     result: str
     right: int
@@ -227,7 +227,7 @@ def results(outcomes: Sequence[Outcome], *, part: bool = False) -> dict[str, Lev
         right = len(own) - lacks - wrong
         below = level in ("bound", "budgets", "memory") and found["bearer"].result != "passed"
         result = (
-            "untested"
+            "not asked"
             if not own
             else "unsupported"
             if lacks and not wrong
@@ -260,7 +260,7 @@ def report(outcomes: Sequence[Outcome], found: dict[str, LevelResult]) -> str:
     for level, row in found.items():
         lines.append(f"{level:<9} {row.result:<12} {row.right:>6} {row.wrong:>6} {row.unsupported:>12}")
     wrong = [each for each in outcomes if each.why is not None]
-    lines += [f"{each.vector.path}: {each.why}" for each in wrong[:_SHOWN]]
+    lines += [f"{each.vector.path} ({each.vector.about}): {each.why}" for each in wrong[:_SHOWN]]
     if len(wrong) > _SHOWN:
         lines.append(f"… and {len(wrong) - _SHOWN} more; --json lists all")
     return "\n".join(lines)
@@ -269,7 +269,7 @@ def report(outcomes: Sequence[Outcome], found: dict[str, LevelResult]) -> str:
 def as_json(outcomes: Sequence[Outcome], found: dict[str, LevelResult]) -> str:
     """Return the outcome as JSON for programs."""
     wrong = [
-        {"vector": each.vector.path, "levels": each.vector.levels, "why": each.why}
+        {"vector": each.vector.path, "levels": each.vector.levels, "about": each.vector.about, "why": each.why}
         for each in outcomes
         if each.why is not None
     ]

@@ -54,7 +54,7 @@ def test_our_verifier_passes_every_level() -> None:
     assert (ran.returncode, found["wrong"]) == (0, []), ran.stderr
     assert found["asked"] == len([*load()])
     assert {level: row["result"] for level, row in found["levels"].items()} == {
-        level: "passed" if any(level in vector.levels for vector in load()) else "untested" for level in LEVELS
+        level: "passed" if any(level in vector.levels for vector in load()) else "not asked" for level in LEVELS
     }
 
 
@@ -129,7 +129,7 @@ def test_an_implementation_that_always_ends_is_given_up() -> None:
     assert reasons[:3] == ["the implementation ended with code 5"] * 3
     assert set(reasons[3:]) == {"not asked after 3 faults"}
     assert len(found) == len(vectors)
-    assert {row.result for row in results(found).values()} <= {"failed", "untested"}
+    assert {row.result for row in results(found).values()} <= {"failed", "not asked"}
 
 
 def test_an_implementation_that_reads_nothing_is_not_waited_for() -> None:
@@ -177,7 +177,7 @@ def test_a_level_may_be_missing_if_its_tokens_are_refused(level: str) -> None:
         if name == level
         else "passed"
         if any(name in each.levels for each in vectors)
-        else "untested"
+        else "not asked"
         for name in LEVELS
     }
     [vector] = [
@@ -192,7 +192,7 @@ def test_a_level_is_passed_with_what_it_builds_on() -> None:
     """A verifier that is wrong about bearer tokens conforms at no level above."""
     found = asked('if here: answer["code"] = "grant"', select(["bound"], ""))
     states = {level: row.result for level, row in results(found).items()}
-    assert (states["bearer"], states["bound"], states["memory"]) == ("failed", "failed", "untested")
+    assert (states["bearer"], states["bound"], states["memory"]) == ("failed", "failed", "not asked")
 
 
 def test_the_page_s_implementation_answers_in_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +203,7 @@ def test_the_page_s_implementation_answers_in_form(tmp_path: Path, capsys: pytes
     assert main(["--json", "--", sys.executable, str(file)]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["wrong"] == []
-    assert {row["result"] for row in found["levels"].values()} <= {"unsupported", "untested"}
+    assert {row["result"] for row in found["levels"].values()} <= {"unsupported", "not asked"}
     assert len(example.splitlines()) <= 30
 
 
@@ -237,6 +237,8 @@ def test_a_command_that_cannot_start_is_named(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_part_of_the_vectors_passes_no_level(capsys: pytest.CaptureFixture[str]) -> None:
-    """``-k`` judges the answers, and no level."""
+    """``-k`` judges the answers, and no level; a wrong one is printed with its section and reason."""
     assert main(["-k", "memory/trusted", "--", *SUBJECT]) == 0
     assert "memory    part" in capsys.readouterr().out
+    assert main(["-k", NAME, "--", "cat"]) == 1
+    assert f"tokens/{NAME} (SPEC 6.1, " in capsys.readouterr().out
