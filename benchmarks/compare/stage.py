@@ -145,7 +145,7 @@ def realm() -> Iterator[tuple[LiveMint, contextlib.ExitStack]]:
         live = mint.enter_context(live_mint(folder, store_url=store.url, name="desk", port=free_port(), policy=policy))
         ends.enter_context(contextlib.chdir(folder))
         for file, content in (
-            ("orders.json", live.operator("POST", "/v1/services", {"audience": "orders"})),
+            ("orders.json", live.service_file("orders")),
             ("desk.json", json.loads(live.enrol(DESK).read_text())),
         ):
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as out:

@@ -142,7 +142,7 @@ class Stage:
     def _file(self, name: str) -> str:
         """Return a gateway's file; each gateway has a journal of its own."""
         port = self._ports[name]
-        service = self._live.operator("POST", "/v1/services", {"audience": "files"})
+        service = self._live.service_file("files")
         if name != SHARED:
             del service["nonces"]  # as for the one process of an audience
         service["journal"] = str(self._folder / f"journal-{port}")

@@ -228,7 +228,7 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Night]:
         mint = stack.enter_context(contextlib.closing(local_mint(realm_in(tmp_path / "realm", port, service))))
         stack.enter_context(serving_mint(create_app(mint), port, lifespan="off"))  # or it would look for its store
         live = stack.enter_context(contextlib.closing(LiveMint(mint.realm, tmp_path)))
-        file = live.operator("POST", "/v1/services", {"audience": "orders"})
+        file = live.service_file("orders")
         keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=file["realm"])
         verifier = Verifier(audience="orders", keys=keys, epochs=mint.epochs, decisions=InMemoryDecisions())
         stack.enter_context(serving(SERVER.make_app(verifier, []), service))

@@ -168,7 +168,7 @@ def open_shop(folder: Path, page: str, server: str) -> Iterator[Shop]:
         shop = Shop(mint, folder, port, page_block(page, server), {})
         (folder / SCRIPT).write_text(shop.script, "utf-8")
         shop.service_file.touch(0o600)
-        service = mint.operator("POST", "/v1/services", {"audience": "orders"})
+        service = mint.service_file("orders")
         service["journal"] = str(folder / "journal")
         shop.service_file.write_bytes(msgspec.json.encode(service))
         try:

@@ -452,7 +452,7 @@ def test_a_run_of_hours(realm: UnsafeTestRealm, tmp_path: Path, monkeypatch: pyt
         mint = stack.enter_context(contextlib.closing(local_mint(realm_in(tmp_path / "realm", port, service))))
         stack.enter_context(serving(create_app(mint), port, lifespan="off"))
         live = stack.enter_context(contextlib.closing(LiveMint(mint.realm, tmp_path)))
-        file = live.operator("POST", "/v1/services", {"audience": "orders"})
+        file = live.service_file("orders")
         keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=file["realm"])
         orders = Verifier(audience="orders", keys=keys, epochs=mint.epochs, decisions=realm.decisions)
         world = stack.enter_context(served(realm, tmp_path, orders, service))

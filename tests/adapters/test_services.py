@@ -170,7 +170,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         begun_store(store.url, "shop", lease_ms=LONG_LEASE_MS),
         live_mint(folder, store_url=store.url, name="shop", port=mint_port, policy=policy) as mint,
     ):
-        file = mint.operator("POST", "/v1/services", {"audience": "orders"})
+        file = mint.service_file("orders")
         file |= {"journal": str(folder / "journal"), "nonces": store.url}
         (folder / "orders.json").touch(0o600)
         (folder / "orders.json").write_bytes(msgspec.json.encode(file))

@@ -25,7 +25,7 @@ OTHER = "acme/support/backup"
 @pytest.fixture
 def services(live: Harness, valkey: EmbeddedValkey) -> Iterator[list[Witness]]:
     """Two processes of the tool service, with the key that the mint gave it."""
-    file = live.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    file = live.service_file("orders")
     [(kid, text)] = file["keys"].items()
     started = [
         Witness(valkey.url, live.realm.name, f"orders-{number}", key=bytes_of(text), kid=kid) for number in range(2)

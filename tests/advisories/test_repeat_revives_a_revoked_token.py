@@ -28,7 +28,7 @@ def test_a_replaced_key_brings_no_task_back(unit: Harness, epochs: UnsafeLocalEp
     holder, _ = unit.session()
     assert started(holder) == started(holder) == (201, None)
     kid, _ = unit.mint.key_schedule.audience_key("orders")
-    unit.operator().call("POST", "/v1/services", {"audience": "orders"})
+    unit.operator().call("PUT", "/v1/services/orders")
     # The store of `unit` does not answer; the mint does its own part, and here is the freeze.
     unit.operator().call("POST", "/v1/services/orders/replace-key", {"stolen": True})
     epochs.freeze(f"key:{kid}")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real mint with a real store, reached over HTTP as agents and operators reach it."""
 
+import json
 import os
 import socket
 import threading
@@ -21,6 +22,7 @@ from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
+from arx_caps.service import Invitation, join_service
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import StaleEpochError
@@ -155,12 +157,21 @@ class LiveMint:
         """Enrol an agent and be it."""
         return Agent.from_key_file(self.enrol(path))
 
+    def service_file(self, audience: str) -> dict[str, Any]:
+        """Enrol a tool service, and return its service file without what refreshes its keys and ships its records."""
+        told = self.operator("POST", "/v1/services/invitations", {"audience": audience})
+        out, key = (self._folder / f"{audience}-{time.monotonic_ns()}.{kind}" for kind in ("service", "key"))
+        invitation = Invitation(audience, told["enrolment"], told["issuer"])
+        join_service(invitation, self._client, out=out, key_out=key, journal=self.realm.journals_dir / audience)
+        content: dict[str, Any] = json.loads(out.read_text())
+        return {name: content[name] for name in content if name not in ("issuer", "key_file")}
+
     @contextmanager
     def service(self, audience: str, **more: Any) -> Iterator[Verifier]:
         """Enrol a tool service and open its verifier, which follows the store; ``more`` is for ``open_verifier``."""
         file = self._folder / f"{audience}-{time.monotonic_ns()}.json"
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-            out.write(msgspec.json.encode(self.operator("POST", "/v1/services", {"audience": audience})))
+            out.write(msgspec.json.encode(self.service_file(audience)))
         verifier = open_verifier(file, **more)
         verifier.start()
         try:

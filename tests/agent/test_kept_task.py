@@ -108,7 +108,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 @contextlib.contextmanager
 def guarded(mint: MintRuntime, live: LiveMint, port: int) -> Iterator[None]:
     """Serve the guarded service with its keys from the mint."""
-    file = live.operator("POST", "/v1/services", {"audience": "orders"})
+    file = live.service_file("orders")
     keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=file["realm"])
     judge = Verifier(audience="orders", keys=keys, epochs=mint.epochs, decisions=InMemoryDecisions())
     tools = {"GET /orders/{order_id}": "orders.get"}

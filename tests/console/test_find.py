@@ -26,7 +26,7 @@ def test_an_id_leads_to_its_page(desk: Desk) -> None:
     unit, session = desk.harness, desk.session["id"]
     asked = desk.ask()
     operator_with(unit, "nina", "read-only")
-    unit.operator().call("POST", "/v1/services", {"audience": "orders"})
+    unit.operator().call("PUT", "/v1/services/orders")
     link = "07QS26dbsDU4nqkwbnm9SQ"
     made = decision(1, facts("s-1", "t-1", "acme/a", links=(link,)))
     unit.mint.log.store.take(batch_of([made]), None)

@@ -137,7 +137,7 @@ def test_keys_have_pages(unit: Harness) -> None:
 @pytest.mark.sqlite
 def test_verifiers_stand_beside_their_services(live: Harness) -> None:
     """An enrolled service without a process is never seen and stands first; the mint's own verifier is live."""
-    live.operator().call("POST", "/v1/services", {"audience": "orders"})
+    live.operator().call("PUT", "/v1/services/orders")
     page = sign_in(live).get("/console/verifiers")
     assert page.index("never seen") < page.index("arx.mint")
     assert page.index("orders") < page.index("arx.mint")

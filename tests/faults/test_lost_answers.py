@@ -144,7 +144,7 @@ def test_an_operator_makes_one_key(place: Place) -> None:
     assert place.lost(lambda: command.call("POST", "/v1/agents", body), "agent.enrolled")["path"] == body["path"]
     command._http.close()
     operator = place.mint.operator
-    operator("POST", "/v1/services", {"audience": "orders"})
+    place.mint.service_file("orders")
     rotated = place.lost(lambda: operator("POST", "/v1/root-keys/rotate", {"now": True}), "key.rotated", "key.created")
     assert [key["name"] for key in operator("GET", "/v1/root-keys")["keys"]] == ["k1", rotated["name"]]
     replaced = place.lost(

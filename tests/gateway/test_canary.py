@@ -145,7 +145,7 @@ class World:
         (folder / "gateway.toml").write_text(text)
         self.key(KEYS["file"])
         for audience in AUDIENCES:
-            service = mint.operator("POST", "/v1/services", {"audience": audience})
+            service = mint.service_file(audience)
             service["journal"] = str(folder / f"{audience}.journal")
             (folder / f"{audience}.json").touch(0o600)
             (folder / f"{audience}.json").write_bytes(msgspec.json.encode(service))

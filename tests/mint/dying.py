@@ -122,7 +122,7 @@ def crasher(live: Harness, valkey: EmbeddedValkey) -> Iterator[Crasher]:
 @pytest.fixture
 def orders(live: Harness) -> Iterator[Verifier]:
     """A tool service's verifier, following the store."""
-    file = live.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    file = live.service_file("orders")
     keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=live.realm.name)
     epochs = Follower(file["store"], live.realm.name, "orders-test")
     verifier = Verifier(audience="orders", keys=keys, epochs=epochs, decisions=InMemoryDecisions())

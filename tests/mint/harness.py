@@ -146,6 +146,14 @@ class Harness:
     def realm(self) -> Realm:
         return self.mint.realm
 
+    def service_file(self, audience: str) -> dict[str, Any]:
+        """Enrol a tool service with a key of its own, and return what the mint gives it as in a service file."""
+        invited = self.operator().call("POST", "/v1/services/invitations", {"audience": audience}).json()
+        service = Holder(self, SigningKey.generate(), None)
+        assert service.call("POST", "/v1/services/keys", {"enrolment": invited["enrolment"]}).status_code == 201
+        content: dict[str, Any] = service.call("GET", "/v1/keys").json()
+        return content | {"keys": {each["kid"]: each["key"] for each in content["keys"]}}
+
     @property
     def epochs(self) -> UnsafeLocalEpochs:
         """The revocation table of a realm without a store."""

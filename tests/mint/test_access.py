@@ -263,7 +263,7 @@ def test_each_stays_on_its_side(unit: Harness) -> None:
         ("GET", "/v1/sessions", None),
         ("DELETE", f"/v1/agents/{AGENT}", None),
         ("POST", "/v1/kills", {"targets": ["realm"], "reason": "x"}),
-        ("POST", "/v1/services", {"audience": "orders"}),
+        ("PUT", "/v1/services/orders", None),
     ):
         answer = holder.call(method, path, body)
         assert answer.status_code == 403, answer.text
@@ -353,7 +353,7 @@ def test_a_stale_view_grants_nothing_and_stops_no_kill(unit: Harness) -> None:
     assert answer.headers["retry-after"] == "1"
     assert open_with(unit, unit.assertion(agent)) == (503, "closed")
     assert operator.call("GET", "/v1/sessions").status_code == 200
-    assert operator.call("POST", "/v1/services", {"audience": "orders"}).json()["code"] == "closed"
+    assert operator.call("PUT", "/v1/services/orders").json()["code"] == "closed"
     kill = operator.call("POST", "/v1/kills", {"targets": ["realm"], "reason": "x"})
     assert (kill.status_code, kill.json()["code"]) == (503, "store_unavailable")
 

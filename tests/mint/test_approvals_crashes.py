@@ -31,7 +31,7 @@ def desk(live: Harness) -> Desk:
 @pytest.fixture
 def payments(desk: Desk) -> Iterator[Verifier]:
     """The service where refunds are made, following the store."""
-    file = desk.harness.operator().call("POST", "/v1/services", {"audience": "payments"}).json()
+    file = desk.harness.service_file("payments")
     keys = KeyRing({kid: bytes_of(key) for kid, key in file["keys"].items()}, realm=desk.harness.realm.name)
     epochs = Follower(file["store"], desk.harness.realm.name, "payments-test")
     verifier = Verifier(audience="payments", keys=keys, epochs=epochs, decisions=InMemoryDecisions())

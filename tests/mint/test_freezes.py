@@ -34,7 +34,7 @@ def test_what_is_ended_stays_frozen(live: Harness) -> None:
     operator = live.operator()
     key = KeyFile.generate("operator", "gone", ISSUER)
     operator.call("POST", "/v1/operators", {"name": "gone", "jwk": key.key.public.jwk, "role": "read-only"})
-    operator.call("POST", "/v1/services", {"audience": "orders"})
+    live.service_file("orders")
     assert operator.call("DELETE", f"/v1/agents/{AGENT}").status_code == 200
     assert operator.call("DELETE", "/v1/operators/gone").status_code == 200
     assert operator.call("POST", "/v1/services/orders/replace-key", {"stolen": True}).status_code == 200
@@ -100,7 +100,7 @@ def test_a_stolen_memory_key_is_frozen_by_the_repeat_of_a_call_that_failed(
 ) -> None:
     """The next key is there before the old ones can be frozen, whenever the first call fails."""
     operator = live.operator()
-    operator.call("POST", "/v1/services", {"audience": "memory"})
+    live.service_file("memory")
     path, schedule = "/v1/services/memory/replace-key", live.mint.key_schedule
     assert list(schedule.memory_keys()) == ["memory.1"]
 
@@ -121,7 +121,7 @@ def test_a_stolen_memory_key_is_frozen_by_the_repeat_of_a_call_that_failed(
 def test_the_newest_memory_key_is_that_of_the_highest_number(live: Harness) -> None:
     """A clock that was set back between two keys leaves the stolen one no way out, and the new one in force."""
     operator = live.operator()
-    operator.call("POST", "/v1/services", {"audience": "memory"})
+    live.service_file("memory")
     with live.mint.db.write() as c:
         c.execute(update(MEMORY_KEYS).values(created_at=now_ms() + 3_600_000))
     assert operator.call("POST", "/v1/services/memory/replace-key", {"stolen": True}).status_code == 200
@@ -216,7 +216,7 @@ def test_a_mint_that_starts_freezes_what_the_log_alone_has(live: Harness) -> Non
 def test_a_new_root_key_leaves_no_retired_key_unfrozen(live: Harness) -> None:
     """The retired number of a stolen key has a key id with it, which is frozen before the answer."""
     operator = live.operator()
-    operator.call("POST", "/v1/services", {"audience": "orders"})
+    live.service_file("orders")
     assert operator.call("POST", "/v1/services/orders/replace-key", {"stolen": True}).status_code == 200
     assert operator.call("POST", "/v1/root-keys/rotate", {"now": True}).status_code == 200
     assert set(live.mint.store.freezes()) == {"key:k1.1", "key:k2.1"}

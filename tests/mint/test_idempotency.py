@@ -202,7 +202,7 @@ def test_a_key_that_is_rotated_twice_is_one(unit: Harness) -> None:
     first, second = (call(operator, "/v1/root-keys/rotate", {"now": True}).json() for _ in range(2))
     assert (first["name"], second["name"]) == ("k2", "k2")
     assert len(operator.call("GET", "/v1/root-keys").json()["keys"]) == 2
-    assert operator.call("POST", "/v1/services", {"audience": "orders"}).status_code == 201
+    assert operator.call("PUT", "/v1/services/orders").status_code == 200
     key = {"Idempotency-Key": "k-2"}
     for _ in range(2):
         assert call(operator, "/v1/services/orders/replace-key", {}, key).status_code == 200

@@ -87,7 +87,7 @@ def test_a_mistyped_target_is_doubted(live: Harness) -> None:
 def test_who_must_confirm(live: Harness) -> None:
     """The live verifiers, and the enrolled services that have none."""
     operator = live.operator()
-    operator.call("POST", "/v1/services", {"audience": "orders"})
+    operator.call("PUT", "/v1/services/orders")
     seen = look(operator, "realm")
     assert (seen["verifiers"], seen["lease_ms"], seen["error"]) == (1, 1000, None)
     assert {"service": "orders", "verifiers": 0} in seen["services"]

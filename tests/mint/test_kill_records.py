@@ -104,7 +104,7 @@ def test_a_lost_freeze_keeps_its_reason(live: Harness) -> None:
 def test_a_freeze_that_no_thaw_ends(live: Harness) -> None:
     """The key of a service that was replaced stays frozen: the list says that a thaw does not hold."""
     operator = live.operator()
-    operator.call("POST", "/v1/services", {"audience": "orders"})
+    live.service_file("orders")
     assert operator.call("POST", "/v1/services/orders/replace-key", {"stolen": True}).status_code == 200
     assert freezes(operator)["key:k1.1"]["lasting"] is True
 

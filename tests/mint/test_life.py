@@ -66,7 +66,7 @@ def live(start_mint: Open) -> Harness:
 @pytest.fixture
 def orders(live: Harness, valkey: EmbeddedValkey) -> Iterator[Verifier]:
     """A tool service's verifier, made of what the mint gives it, following the real store."""
-    file = live.operator().call("POST", "/v1/services", {"audience": "orders"}).json()
+    file = live.service_file("orders")
     keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
     verifier = Verifier(
         audience="orders",
@@ -124,7 +124,8 @@ def test_from_the_first_key_to_the_last_kill(live: Harness, orders: Verifier) ->
         "policy.loaded",
         "mint.started",
         "epoch.begun",
-        "service.enrolled",
+        "service.invited",
+        "service.joined",
         "agent.enrolled",
         "session.opened",
         "task.started",

@@ -122,7 +122,7 @@ def test_a_task_that_the_policy_does_not_grant(unit: Harness, body: dict[str, An
 
 
 def open_service(harness: Harness, audience: str) -> tuple[Verifier, dict[str, Any]]:
-    file = harness.operator().call("POST", "/v1/services", {"audience": audience}).json()
+    file = harness.service_file(audience)
     keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
     ring = KeyRing(keys, realm=file["realm"], max_ttl_ms=file["max_ttl_ms"])
     decisions = InMemoryDecisions()

@@ -102,18 +102,6 @@ def test_a_fetched_root_waits_its_two_intervals(unit: Harness, clock: Clock) -> 
     assert minted(agent) == "k2.1"
 
 
-def test_a_file_is_waited_for_until_it_is_written_again(unit: Harness, clock: Clock) -> None:
-    """A service that is given a file by hand keeps its key as long as nobody brings it the new one."""
-    operator, (agent, _) = unit.operator(), unit.session()
-    assert set(operator.call("POST", "/v1/services", {"audience": "orders"}).json()["keys"]) == {"k1.1"}
-    clock.wait(2 * REFRESH_MS)
-    rotated(unit)
-    clock.wait(30 * DAY_MS)
-    assert minted(agent) == "k1.1"
-    assert set(operator.call("POST", "/v1/services", {"audience": "orders"}).json()["keys"]) == {"k1.1", "k2.1"}
-    assert minted(agent) == "k2.1"
-
-
 def test_a_service_that_is_gone_is_not_waited_for(unit: Harness, clock: Clock) -> None:
     """Neither one whose key was taken away, nor one that has not asked for as long as any token lives."""
     gone, lost, (agent, _) = joined(unit), joined(unit), unit.session()

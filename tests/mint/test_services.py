@@ -73,7 +73,7 @@ def test_an_audience_that_the_policy_does_not_name_is_told(unit: Harness) -> Non
     for audience, known in (("orders", True), ("odrers", False)):
         told = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
         assert (told["audience"], told["in_policy"]) == (audience, known)
-        assert operator.call("POST", "/v1/services", {"audience": audience}).status_code == 201
+        assert operator.call("PUT", f"/v1/services/{audience}").status_code == 200
     shown = {each["audience"]: each["in_policy"] for each in operator.call("GET", "/v1/services").json()["services"]}
     assert shown == {"orders": True, "odrers": False}
 
@@ -140,7 +140,7 @@ def test_a_service_has_the_time_when_it_shipped(unit: Harness) -> None:
     """It is absent while the log does not answer, and null before the first record."""
     operator = unit.operator()
     for audience in ("orders", "payments"):
-        assert operator.call("POST", "/v1/services", {"audience": audience}).status_code == 201
+        assert operator.call("PUT", f"/v1/services/{audience}").status_code == 200
 
     def shown() -> dict[str, Any]:
         services = operator.call("GET", "/v1/services").json()["services"]

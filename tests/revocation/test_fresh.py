@@ -41,7 +41,7 @@ REFUND = {"template": "refund", "params": {"order_id": "o-1", "amount": 5}}
 @pytest.fixture
 def payments(live: Harness, own_valkey: EmbeddedValkey) -> Iterator[Verifier]:
     """The service's verifier, with what the mint gives it."""
-    file = live.operator().call("POST", "/v1/services", {"audience": "payments"}).json()
+    file = live.service_file("payments")
     keys = {kid: bytes_of(key) for kid, key in file["keys"].items()}
     follower = Follower(own_valkey.url, file["realm"], "payments-1")
     ring = KeyRing(keys, realm=file["realm"], max_ttl_ms=file["max_ttl_ms"])

@@ -15,7 +15,6 @@ import msgspec
 
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.keys import (
-    BY_FILE,
     FetchRow,
     KeyRows,
     NumberRow,
@@ -270,11 +269,9 @@ class KeySchedule:
 
     def _not_fetched(self, plan: Plan, audience: str, kid: str, now: int) -> list[str]:
         """Return the own keys of an audience's running services that have not fetched a key."""
-        fetched = plan.fetched.get(audience, [])
-        own = [row for row in fetched if not row.holder_key.startswith(BY_FILE)]
-        # Own keys say more than a service file, of which the mint sees no fetch. A service that has not asked for the
-        # longest life of a token does not run any more, and must not delay a rotation for good.
-        alive = [row for row in own if row.at > now - self._realm.max_ttl_ms] if own else fetched
+        # A service that has not asked for the longest life of a token does not run any more, and must not delay a
+        # rotation for good.
+        alive = (row for row in plan.fetched.get(audience, []) if row.at > now - self._realm.max_ttl_ms)
         return [row.holder_key for row in alive if kid not in row.kids]
 
 

@@ -119,21 +119,15 @@ def _newest(keys: "KeyRows", realm: Realm) -> dict[str, dict[str, int]]:
 
 def _fetched(keys: "KeyRows", names: list[str], realm: Realm) -> Iterator[Check]:
     """Check that each service has fetched the newest keys: a rotation waits for it, and then a retirement ends it."""
-    from arx_caps.mint.db.repositories.identity.keys import BY_FILE
-
     newest, now = _newest(keys, realm), now_ms()
     for name in names:
-        fetches = [row for row in keys.fetches if row.audience == name]
-        own = [row for row in fetches if not row.holder_key.startswith(BY_FILE)]
         # As the mint judges them: one that has not asked for the longest life of a token does not run any more.
-        judged = [row for row in own if row.at > now - realm.max_ttl_ms] if own else fetches
-        for row in judged:
+        for row in (row for row in keys.fetches if row.audience == name and row.at > now - realm.max_ttl_ms):
             had = msgspec.json.decode(row.kids, type=frozenset[str])
             lacks = _lacking(newest.get(name, {}), had)
             if lacks:
-                mend = COPY.format(name) if row.holder_key.startswith(BY_FILE) else REFRESH
                 found = f"its service file is {show_span(now - row.at)} old and lacks {lacks}: a rotation waits for it"
-                yield Check(f"service {name}", False, found, mend)
+                yield Check(f"service {name}", False, found, REFRESH)
                 break
 
 

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of tool services: enrolment, their own keys, and their audience keys.  CONTROL 3.
 
-``arx_caps.service.enrolment`` is the other side.  A service gets its audience keys in a service file that an operator
-carries over, or with an enrolment token: with it the service enrols a key of its own, and fetches its audience keys
-itself.
+``arx_caps.service.enrolment`` is the other side: with an enrolment token a service enrols a key of its own, and it
+fetches its audience keys by that key.
 """
 
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from http.client import SERVICE_UNAVAILABLE
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -19,7 +18,6 @@ from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.keys import BY_FILE
 from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import SERVICES
@@ -31,7 +29,7 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError
 from arx_verifier.memory import MEMORY_AUDIENCE
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import keeps_nonces, without_login
+from arx_verifier.revocation import without_login
 from arx_verifier.token import wire
 
 ENROLMENT_PREFIX: Final = "arxe1_"  # secret scanners find leaked tokens by it
@@ -60,21 +58,6 @@ class ServicePatchBody(Body, frozen=True):
     """A key of the service to remove."""
 
     remove_kid: Kid
-
-
-class ServiceFile(Secret, RouteAnswer, frozen=True):
-    """A service file, a secret.  SPEC 15."""
-
-    v: Literal[1]
-    realm: str
-    audience: str
-    max_ttl_ms: int
-    keys: dict[str, str]
-    store: str
-    journal: str
-    nonces: str | UnsetType = UNSET
-    ledger: str | UnsetType = UNSET
-    memory: dict[str, str] | UnsetType = UNSET
 
 
 class ServiceInvited(Secret, RouteAnswer, frozen=True):
@@ -150,30 +133,6 @@ _NOT_JOINED: Final = (
     *(code for code, reason in REASONS.items() if reason.status == SERVICE_UNAVAILABLE),
 )
 ENDPOINTS, endpoint = collect(Endpoint)
-
-
-@endpoint("POST", "/v1/services", WRITE, ServiceBody, status=201)
-def enrol_service(call: RouteCall) -> ServiceFile:
-    """Enrol a tool service, or find it, and return its service file, a secret."""
-    mint, audience, by = call.mint, _require_name(call.body.audience), call.authenticated.actor
-    # No idempotency key: a repeat finds the service and returns the same keys.
-    mint.db.services.add(audience, by, Event.of("service.enrolled", by, audience=audience))
-    keys = {kid: wire.text_of(key) for kid, (key, _) in mint.key_schedule.audience_keys(audience).items()}
-    mint.db.keys.note_fetch(BY_FILE + audience, audience, keys)
-    store = _store(mint)
-    return ServiceFile(
-        v=1,
-        realm=mint.realm.name,
-        audience=audience,
-        max_ttl_ms=mint.realm.max_ttl_ms,
-        keys=keys,
-        store=store,
-        journal=str(mint.realm.journals_dir / audience),
-        # Workers of a service share used nonces there, so that a call is not accepted once by each of them.
-        nonces=store if keeps_nonces(store) else UNSET,
-        ledger=_ledger_url(mint),
-        memory={kid: wire.text_of(key) for kid, (key, _) in _memory_keys(mint, audience).items()} or UNSET,
-    )
 
 
 def invited_again(call: RouteCall, made: Made) -> ServiceInvited:

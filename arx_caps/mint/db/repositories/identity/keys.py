@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Column, Select, Table, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Column, Select, Table, bindparam, exists, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Repository
@@ -26,7 +26,6 @@ from arx_caps.mint.db.tables import (
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 
-BY_FILE: Final = "file:"  # instead of a thumbprint: an operator copied the service file
 SIGNING_NAME: Final = "sign/"  # of what the seal of a signing key is bound to; no root key has such a name
 WEBHOOK_NAME: Final = "webhook/"  # the same, of a receiver of notifications
 MEMORY_NAME: Final = "memory/"  # the same, of a memory key
@@ -120,9 +119,7 @@ _MEMORY_KEYS: Final = select(MEMORY_KEYS).order_by(func.length(MEMORY_KEYS.c.kid
 _ROOTS: Final = select(ROOT_KEYS).order_by(ROOT_KEYS.c.created_at, ROOT_KEYS.c.name)
 _NUMBERS: Final = select(AUDIENCE_KEYS).order_by(AUDIENCE_KEYS.c.n)
 # Without own keys that were removed: a rotation must not wait for a service that cannot fetch.
-_FETCHES: Final = select(KEY_FETCHES).where(
-    or_(KEY_FETCHES.c.holder_key.startswith(BY_FILE), exists().where(HOLDER_KEYS.c.kid == KEY_FETCHES.c.holder_key))
-)
+_FETCHES: Final = select(KEY_FETCHES).where(exists().where(HOLDER_KEYS.c.kid == KEY_FETCHES.c.holder_key))
 _ITS_ROOT: Final = ROOT_KEYS.c.name == bindparam("which")
 _ADD_ROOT, _CHANGE_ROOT = insert(ROOT_KEYS), update(ROOT_KEYS).where(_ITS_ROOT)
 _CHANGE_LIVE_ROOT: Final = _CHANGE_ROOT.where(ROOT_KEYS.c.retired_at.is_(None))
@@ -278,7 +275,7 @@ class KeyRepository(Repository):
         """Record which key ids a service has fetched now.
 
         Args:
-            holder_key: Thumbprint of the service's own key, or ``file:<audience>`` for a service file.
+            holder_key: Thumbprint of the service's own key.
             audience: The audience.
             kids: The key ids.
         """

@@ -32,11 +32,6 @@ _INVITE, _FORGET = insert(ENROLMENTS), delete(ENROLMENTS).where(ENROLMENTS.c.unt
 class ServiceRepository(RowRepository, key=SERVICES.c.audience):
     """The enrolled services."""
 
-    def add(self, audience: str, by: str, what: Event) -> None:
-        """Enrol a tool service, unless it is enrolled."""
-        with self._database.write(what) as c:
-            self._enrol(c, audience, by)
-
     def ensure(self, audience: str, by: str, what: Event) -> None:
         """Enrol a tool service and record it, or find it and record nothing."""
         with self._database.write() as c:
