@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models fuzz conformance rehearse wheels check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse wheels check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +83,9 @@ adapters: $(READY)  ## each adapter with its framework, in an environment of its
 
 models: $(READY)  ## the models of the protocols, exhaustively; ARGS=--quick without the largest; takes spin and gcc
 	@$(BIN)/python -m tests.models $(ARGS)
+
+mutants: $(READY)  ## the vectors, asked of the verifier with each line of tests/mutants changed; ARGS="-k wire.py" for some
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 fuzz: $(READY)  ## the parsers, with inputs that atheris makes, in an environment of its own; ARGS="--seconds 60 TARGET"
 	@$(BIN)/python -m tests.fuzz $(ARGS)

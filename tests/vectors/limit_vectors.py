@@ -243,7 +243,7 @@ def work() -> Vectors:
             "the tool is judged first",
             request={"tool": "a", "args": {"y": "y" * 9000}},
         ),
-        "limit-work-free": sized(free, YES, "32 tests", y="y" * 508_399),
+        "limit-work-free": sized(free, YES, "32 tests", y="y" * 524_289),
         "limit-work-33": sized(
             {"allow": [free["allow"][0] | {"args": {"x": {"any_of": [1] * 31}}}]}, NO, "33 tests", y="y" * 508_399
         ),

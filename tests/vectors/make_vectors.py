@@ -13,6 +13,7 @@ from tests.vectors import (
     argument_vectors,
     caveat_vectors,
     discharge_vectors,
+    edge_vectors,
     epoch_vectors,
     follower_vectors,
     form_vectors,
@@ -61,8 +62,8 @@ def whole(given: dict[str, Any]) -> dict[str, Any]:
         "times": given.get("times", 1),
         "expect": given["expect"],
     }
-    # Without costs the service of a vector keeps no budgets.
-    return made | {"costs": given["costs"]} if "costs" in given else made
+    # Without costs the service of a vector keeps no budgets; without `before` it has seen no token.
+    return made | {name: given[name] for name in ("costs", "before") if name in given}
 
 
 def written(made: dict[str, Any]) -> str:
@@ -90,6 +91,7 @@ def build() -> dict[str, str]:
         argument_vectors,
         grammar_vectors,
         limit_vectors,
+        edge_vectors,
     )
     for module in modules:
         for name, given in module.vectors().items():
@@ -113,7 +115,8 @@ def build_memory() -> dict[str, str]:
     Returns:
         File name to content.
     """
-    return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in memory_vectors.vectors().items()}
+    made = memory_vectors.vectors() | {f"edge-{name}": given for name, given in edge_vectors.stamps().items()}
+    return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in made.items()}
 
 
 def build_requests() -> dict[str, str]:
@@ -122,7 +125,10 @@ def build_requests() -> dict[str, str]:
     Returns:
         File name to content.
     """
-    return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in request_vectors.vectors().items()}
+    made = request_vectors.vectors() | {
+        f"edge-{name}": request_vectors.vector(*given) for name, given in edge_vectors.requests().items()
+    }
+    return {f"{name}.json": json.dumps(given, indent=1) + "\n" for name, given in made.items()}
 
 
 def build_journal() -> dict[str, str]:
@@ -149,7 +155,10 @@ def build_family(name: str) -> dict[str, str]:
     Returns:
         File name to content.
     """
-    return {f"{vector}.json": written(given) for vector, given in FAMILIES[name].vectors().items()}
+    made = FAMILIES[name].vectors()
+    if name == "epochs":
+        made |= {f"edge-{vector}": given for vector, given in edge_vectors.epochs().items()}
+    return {f"{vector}.json": written(given) for vector, given in made.items()}
 
 
 def main() -> None:

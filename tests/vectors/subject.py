@@ -65,9 +65,18 @@ def request_of(vector: dict[str, Any]) -> AccessRequest:
     return AccessRequest(**asked, http=http)
 
 
+def present_before(verifier: Verifier, vector: dict[str, Any], request: AccessRequest) -> None:
+    """Make the call of a vector with each of the tokens that its verifier saw before; each is granted."""
+    for token in vector.get("before", ()):
+        decision = verifier.decide(token, request)
+        if not decision.allowed:
+            raise AssertionError(f"expected a grant of a token before, got {decision.code}")
+
+
 def decide(vector: dict[str, Any]) -> Answer:
     """Return the outcome of the last of a vector's calls."""
     verifier, request = verifier_of(vector), request_of(vector)
+    present_before(verifier, vector, request)
     decisions = [verifier.decide(vector["token"], request) for _ in range(vector["times"])]
     return {"code": "grant" if decisions[-1].allowed else decisions[-1].code}
 
@@ -176,10 +185,13 @@ def _keys_of(vector: dict[str, Any]) -> dict[str, bytes]:
     return {kid: bytes.fromhex(key) for kid, key in vector["keys"].items()}
 
 
-def _view_of(incarnation: str, applied: int, kills: dict[str, int], freezes: dict[str, int]) -> EpochTable:
+def _view_of(
+    incarnation: str, applied: int, kills: dict[str, int], freezes: dict[str, int], age_ms: int | None = None
+) -> EpochTable:
     epochs = EpochTable()
     epochs.adopt(incarnation, applied, kills, freezes)
-    if not epochs.renew(incarnation, applied, Lease(FOREVER_NS, FOREVER_NS, FOREVER_NS)):
+    sent = FOREVER_NS if age_ms is None else epochs.boot_ns() - age_ms * 1_000_000
+    if not epochs.renew(incarnation, applied, Lease(FOREVER_NS, FOREVER_NS, sent)):
         raise AssertionError("the view of a vector has a lease")
     return epochs
 

@@ -18,7 +18,7 @@ from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from tests.support import QUICK, identifier, spec_examples, unchecked
 from tests.vectors import make_vectors, second
-from tests.vectors.subject import failed_vectors, request_of, verifier_of
+from tests.vectors.subject import failed_vectors, present_before, request_of, verifier_of
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "tokens"
 VECTORS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -30,6 +30,7 @@ def test_each_vector_comes_out_as_it_says(name: str) -> None:
     """Grant or the very reason, on first sight."""
     vector = VECTORS[name]
     checked, request = verifier_of(vector), request_of(vector)
+    present_before(checked, vector, request)
     for _ in range(vector["times"]):
         decision = checked.decide(vector["token"], request)
     assert ("grant" if decision.allowed else decision.code) == vector["expect"], vector["comment"]
@@ -40,6 +41,7 @@ def test_each_vector_comes_out_alike_when_seen(name: str) -> None:
     """A verifier that decided it before decides it again alike; only a call that was granted is spent."""
     vector = VECTORS[name]
     checked, request = verifier_of(vector), request_of(vector)
+    present_before(checked, vector, request)
     first = checked.decide(vector["token"], request).code
     again = checked.decide(vector["token"], request).code
     parts = [Macaroon.parse(text) for text in vector["token"].split("~")] if first in REACHED else []
