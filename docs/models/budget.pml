@@ -608,7 +608,7 @@ init {
 #else
     :: lost = 1
 #endif
-    :: old_answers = 0          /* opened after it */
+    :: old_answers = 0          /* opened after it; or registered: the old server was seen to end */
     fi;
 #endif
 #ifdef BACK

@@ -79,6 +79,9 @@ def test_a_reloaded_policy_has_budgets_and_a_clean_stop_keeps_what_was_drawn(tmp
         pool = next(pool["id"] for pool in pools if pool["used"] == "1")
         up.ok("budget", "top-up", pool, "1", "calls", "--reason", "after a restart", "--yes")
         assert [answer(orders, spared) for _ in range(2)] == ["ok", "budget_exhausted"]
+        # A task that is started after the ledger draws at once: no server can have given out its pool before.
+        begun = start_task(up, tmp_path, "begun")
+        assert [answer(orders, begun) for _ in range(3)] == ["ok", "ok", "budget_exhausted"]
 
 
 def test_a_kill_and_a_copy_of_the_folder_exhaust(tmp_path: Path, free_port: int) -> None:
@@ -99,6 +102,7 @@ def test_a_kill_and_a_copy_of_the_folder_exhaust(tmp_path: Path, free_port: int)
         up.until(lambda: not Path(f"/proc/{server}").exists())
     with live_realm(folder, free_port) as up, live_verifier(up, file) as orders:
         assert [answer(orders, each) for each in (held, spared)] == ["budget_exhausted"] * 2
+        assert answer(orders, start_task(up, tmp_path, "after the kill")) == "ok"
         assert up.stop() == 0
     shutil.rmtree(folder)
     copy.rename(folder)

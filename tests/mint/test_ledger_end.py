@@ -101,6 +101,40 @@ def test_a_pool_that_no_call_has_drawn_on_is_lost(folder: Path) -> None:
         assert is_lost(url, pool._replace(pool="t/-/r/usd/task", opened=now))
 
 
+def test_a_pool_that_the_mint_registers_is_given_out_at_once(folder: Path) -> None:
+    """Of a task that begins after the ledger, once; it goes on after a clean end, and is lost after a kill."""
+    pool = ended(folder)._replace(pool="t/-/q/usd/task")
+    with served(folder) as url, closing(RedisLedger(url, "acme")) as mint:
+        mint.start()
+        pool = pool._replace(opened=mint._call("arx2_ledger", (), ())[0])
+        assert is_lost(url, pool)  # and that draws nothing
+        assert mint.register([pool])
+        assert take(url, pool) == Taken((90,), (10,), (-1,))
+        assert mint.register([pool])  # late, or again
+        assert take(url, pool) == Taken((80,), (10,), (-1,))
+        (shown,) = mint.shown(pool.pool.partition("/")[0])[:1]
+        assert (shown["lost"], shown["remaining"]) == (False, 80)
+        assert end_ledger(url, "acme")
+    with served(folder) as url:
+        assert take(url, pool) == Taken((70,), (10,), (-1,))
+    with served(folder) as url, closing(RedisLedger(url, "acme")) as mint:  # without a seal
+        mint.start()
+        assert is_lost(url, pool)
+        assert mint.register([pool])  # no mint does so again; the ledger has it, and does not take it for a new one
+        assert is_lost(url, pool)
+
+
+def test_a_ledger_that_no_supervisor_opened_registers_nothing(folder: Path) -> None:
+    """The server before may run on, and give the pool out to those that reach it."""
+    with served(folder) as url:
+        pool = first(url)
+    with EmbeddedValkey(folder, fsync="everysec") as server, closing(RedisLedger(server.url, "acme")) as mint:
+        mint.start()
+        new = pool._replace(pool="t/-/q/usd/task", opened=mint._call("arx2_ledger", (), ())[0])
+        assert not mint.register([new])
+        assert is_lost(server.url, new)
+
+
 def test_nothing_changes_after_the_seal(folder: Path) -> None:
     """No draw, no top-up, and no second seal: the data have every draw."""
     with served(folder) as url:

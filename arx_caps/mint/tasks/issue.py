@@ -4,6 +4,7 @@
 Sessions are in ``sessions``, later changes of a task in ``modify``.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -29,7 +30,8 @@ from arx_caps.mint.tasks.token_factory import (
     write_bundle,
 )
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import AttenuationError, GrantError
+from arx_verifier.errors import AttenuationError, GrantError, StoreError
+from arx_verifier.ledger import PoolDraw
 from arx_verifier.token import check_public, is_point
 
 MAX_ABOVE: Final = 8  # parent tasks: each is a caveat in every token
@@ -117,8 +119,18 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
     unit.recipe = recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs())
     what = Event.of("task.started", caller.actor, **facts)
+    # Before the task is in the database: no retry can get its tokens earlier, so nothing was drawn from its pools.
+    if grant.budgets:
+        _register_pools(mint, granted.pools(birth.task or ""))
     mint.db.tasks.add(unit, row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), request.parent)
     return Started(row, bundle)
+
+
+def _register_pools(mint: MintContext, pools: Mapping[str, PoolDraw]) -> None:
+    # Without the ledger the task begins all the same: its pools are lost until a minute after the ledger's beginning.
+    with contextlib.suppress(StoreError):
+        if mint.ledger is not None:
+            mint.ledger.register(tuple(pools.values()))
 
 
 def holder_for(grant: TaskGrant, wanted: str | None, caller: AuthenticatedCaller) -> str | None:

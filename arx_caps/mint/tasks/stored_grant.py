@@ -9,7 +9,9 @@ import msgspec
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.model import TaskGrant
 from arx_caps.mint.tasks.token_factory import caveats_of
+from arx_verifier.amounts import read_amount
 from arx_verifier.errors import GrantError
+from arx_verifier.ledger import PERIOD_MS, PoolDraw, pool_id
 from arx_verifier.token import Caveat, count_members, read_caveat
 
 Written = dict[str, tuple[str, ...]]
@@ -112,6 +114,22 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
     def all_caveats(self) -> dict[str, tuple[Caveat, ...]]:
         """Return by audience all caveats of the agent's tokens."""
         return {audience: self.caveats(audience) for audience in self.audiences}
+
+    def pools(self, task: str) -> dict[str, PoolDraw]:
+        """Return by identity the pools that the mint opened in it, each with its least ``max``.  SPEC 17.3.
+
+        Args:
+            task: The id of its task.
+        """
+        pools: dict[str, PoolDraw] = {}
+        for caveat in (caveat for audience in self.audiences for caveat in self.caveats(audience)):
+            if caveat.spend is not None:
+                name, unit, most, per, opened = caveat.spend
+                pool = pool_id(task, "", name, unit, per)
+                known = pools.get(pool)
+                least, first = (read_amount(most), opened) if known is None else (known.max, known.opened)
+                pools[pool] = PoolDraw(pool, min(least, read_amount(most)), PERIOD_MS[per], min(first, opened), 0, 0)
+        return pools
 
     def needs(self) -> dict[str, list[tuple[str, ...]]]:
         """Return by audience the tools of each approval that its token requires."""

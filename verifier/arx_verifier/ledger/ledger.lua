@@ -3,10 +3,11 @@
 --
 -- The budgets of a realm, as functions of the instance that keeps nonces.  SPEC 17.  `memory.py` does the same.
 --
--- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since whole seen wakes sealed
+-- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since whole seen wakes sealed sole
 --                                    arx:budget:{R}:pools     zset  pool -> last drawn on, ms
 --                                    arx:budget:{R}:p:POOL    hash  a pool, in one period:
---      p period   c committed   r reserved   l leased   x topped up   o reopened   m max   b opened
+--      p period   c committed   r reserved   l leased   x topped up   m max   b opened
+--      o why it is not lost: `whole` if it was topped up since, HERE - `whole` if its mint registered it, else -1
 --      u in the index since
 --      r:OP, l:OP  what a reservation or a lease has
 --
@@ -18,6 +19,8 @@
 -- pools that it has, if its server ended cleanly: then it is earlier.  A ledger with `sealed` changes nothing until it
 -- is opened, or its new server begins anew.
 --
+-- `sole` is the run of a server whose supervisor saw the server before it end, so that no other one gives out pools.
+--
 -- All amounts are millionths, below 2^53: a double has each of them, and each sum of four, exactly.
 
 local KEEP_MS = 604860000      -- 7 days, and a minute by which the index may be late
@@ -28,6 +31,7 @@ local WAKE_MS = 5000           -- then each caller has looked, and has sent what
 local OPEN_MS = 10000          -- what starts a server with sealed data opens them within this time
 local MAX_HELD = 1000          -- open reservations and leases of a pool: each is a field until it is settled
 local MAX_WITH_HOLDS = 2000    -- with those that a verifier settles in the decision that made them
+local HERE = -2                -- a pool that its mint registered, as `o`
 local FIELDS = 9
 local AT_ONCE = 10             -- pools that one call forgets
 
@@ -116,10 +120,14 @@ local function read(key, max, period_ms, opened, now, past)
     pool.period, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = p, c, r, l, x, o, u, c + r + l
   else
     pool.anew, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.used = p ~= nil, 0, 0, 0, 0, -1, 0, 0
+    -- No other ledger gave out the later period either, unless this one has ended since.
+    if o == HERE - past.whole and past.whole == past.since then
+      pool.o = o
+    end
   end
   local from = math.max(opened, pool.period * period_ms)
   if from <= (pool.known and not pool.anew and past.whole or past.since) then
-    pool.lost = pool.o ~= past.whole
+    pool.lost = pool.o ~= past.whole and pool.o ~= HERE - past.whole
   else
     pool.lost = not pool.known and from <= now - LOST_MS
   end
@@ -176,7 +184,8 @@ local function take(keys, argv)
     local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), opened, now, past)
     if pool.left < cost then
       if pool.lost then
-        return {'SHORT', index - 1, -1, math.max(0, past.since - clock)}
+        local registers = redis.call('HGET', keys[1], 'sole') == run
+        return {'SHORT', index - 1, -1, registers and 0 or math.max(0, past.since - clock)}
       end
       return {'SHORT', index - 1, math.max(0, pool.left), 0}
     end
@@ -208,6 +217,30 @@ local function take(keys, argv)
     reply[#reply + 1] = pool.period_ms > 0 and (pool.period + 1) * pool.period_ms - now or -1
   end
   return reply
+end
+
+-- arx2_register  KEYS h pools pool…   ARGV beginning (max period_ms opened)…
+-- For the mint alone, before there is a token that names these pools: no server can have drawn from them, also if they
+-- were opened before the beginning.
+-- Reply: 1; or 0 if another server may give out pools beside this one.
+local function register(keys, argv)
+  local now, past = begin(keys[1], keys[2], argv[1])
+  if not now then
+    return past
+  end
+  if redis.call('HGET', keys[1], 'sole') ~= run then
+    return 0
+  end
+  for index = 1, #keys - 2 do
+    local at = index * 3 - 1
+    local opened = tonumber(argv[at + 2])
+    local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), opened, now, past)
+    if pool.lost and not pool.known then
+      pool.o = HERE - past.whole
+      write(keys[2], pool, now)
+    end
+  end
+  return 1
 end
 
 -- arx2_settle  KEYS h pools pool…   ARGV beginning op (max period_ms opened used)…
@@ -312,10 +345,12 @@ local function seal(keys, argv)
 end
 
 -- arx2_open  KEYS h pools   ARGV seal
--- After its server started: a ledger with this seal begins anew, but for the pools that it has.  `seal` is empty if the
+-- After its server started, and only if the one before has ended: a ledger with this seal begins anew, but for the pools that it has.  `seal` is empty if the
 -- caller has none: then the first call begins it anew for all pools, as another process.
 local function open(keys, argv)
+  local time = redis.call('TIME')
   local known = redis.call('HMGET', keys[1], 'sealed', 'number', 'since', 'whole', 'seen')
+  redis.call('HSET', keys[1], 'sole', run_id(time))
   if not known[1] then
     return 0
   end
@@ -323,7 +358,6 @@ local function open(keys, argv)
   if known[1] ~= argv[1] then
     return 0
   end
-  local time = redis.call('TIME')
   local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local since = math.max(tonumber(known[3]) + 1, math.max(clock, tonumber(known[5])) + MARGIN_MS)
   redis.call(
@@ -334,6 +368,7 @@ local function open(keys, argv)
 end
 
 redis.register_function('arx2_take', take)
+redis.register_function('arx2_register', register)
 redis.register_function('arx2_ledger', ledger)
 redis.register_function('arx2_top_up', top_up)
 redis.register_function('arx2_open', open)

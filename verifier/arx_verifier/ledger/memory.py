@@ -27,6 +27,7 @@ from arx_verifier.ledger.pools import (
     PoolDraw,
     Short,
     Taken,
+    registered_in,
 )
 
 
@@ -40,7 +41,8 @@ class PoolState:
         reserved: What calls may still use.
         leased: What verifiers hold.
         extra: What an operator topped up.
-        reopened: The ledger's ``whole`` when an operator topped up a lost pool; else -1.
+        reopened: The ledger's ``whole`` when an operator topped up a lost pool; ``registered_in`` of it if the mint
+            registered it; else -1.
         max: The largest ``max`` that a call had for it.
         opened: When it was opened, as the first call said.
         held: By id, what a reservation or a lease has, and whether it is a lease.
@@ -72,6 +74,7 @@ class LedgerState:
         since: Pools that were opened before this time may have been lost, ms since the Unix epoch; -1 at first.
         whole: The same for pools that it has, in their period: earlier, if its server ended cleanly.
         sealed: The seal under which its server ended; empty while it may change.
+        sole: The server process before which the last one was seen to end; empty if no supervisor says that.
         seen: The latest time that it has seen, ms since the Unix epoch.
         clock: The server's clock at the last call, ms since the Unix epoch.
         pools: The pools by identity.
@@ -83,6 +86,7 @@ class LedgerState:
     since: int = -1
     whole: int = -1
     sealed: str = ""
+    sole: str = ""
     seen: int = 0
     clock: int = 0
     pools: dict[str, PoolState] = field(default_factory=dict)
@@ -140,6 +144,7 @@ class LedgerState:
             clock_ms: Its clock, ms since the Unix epoch.
         """
         known, self.sealed = self.sealed, ""
+        self.sole = run
         if not known or seal != known:
             return False
         self.since = max(self.since + 1, max(clock_ms, self.seen) + MARGIN_MS)
@@ -158,7 +163,7 @@ class LedgerState:
             left = self._limit(draw, state, period, now) - state.used
             if left < draw.cost:
                 if self._is_lost(draw, state, period, now):
-                    return Short(index, LOST, max(0, self.since - self.clock))
+                    return Short(index, LOST, 0 if self.sole == self.run else max(0, self.since - self.clock))
                 return Short(index, max(0, left))
             if kind != "draw" and len(state.held) >= (MAX_WITH_HOLDS if kind == "hold" else MAX_HELD):
                 return Short(index, BUSY)
@@ -186,6 +191,17 @@ class LedgerState:
             for draw, (_, period) in zip(draws, states, strict=True)
         )
         return Taken(tuple(remaining), tuple(amounts), ends)
+
+    def register(self, pools: Sequence[PoolDraw], now: int) -> bool:
+        """As ``RedisLedger.register``, at a time that ``begin`` returned."""
+        if self.sole != self.run:
+            return False
+        for draw in pools:
+            state, period = self._state(draw, now)
+            if draw.pool not in self.pools and self._is_lost(draw, state, period, now):
+                state.reopened = registered_in(self.whole)
+                self._keep(draw, state, now)
+        return True
 
     def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]], now: int) -> Short | None:
         """As ``Ledger.settle``."""
@@ -254,13 +270,17 @@ class LedgerState:
         period = now // draw.period_ms if draw.period_ms else 0
         state = self.pools.get(draw.pool)
         if state is None or state.period < period:
-            return PoolState(period, max=state.max if state else 0, opened=state.opened if state else 0), period
+            anew = PoolState(period, max=state.max if state else 0, opened=state.opened if state else 0)
+            # No other ledger gave out the later period either, unless this one has ended since.
+            if state is not None and self.whole == self.since and state.reopened == registered_in(self.whole):
+                anew.reopened = state.reopened
+            return anew, period
         return state, state.period
 
     def _is_lost(self, draw: PoolDraw, state: PoolState, period: int, now: int) -> bool:
         opened = max(draw.opened, period * draw.period_ms)
         if opened <= (self.whole if self.pools.get(draw.pool) is state else self.since):
-            return state.reopened != self.whole
+            return state.reopened not in (self.whole, registered_in(self.whole))
         return draw.pool not in self.pools and opened <= now - KEEP_MS
 
     def _limit(self, draw: PoolDraw, state: PoolState, period: int, now: int) -> int:

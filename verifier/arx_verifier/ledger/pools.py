@@ -57,8 +57,8 @@ class Short(NamedTuple):
     Attributes:
         at: The pool's index.
         remaining: What it has left, millionths; ``LOST``, ``EARLY``, ``BUSY`` or ``WAKING`` otherwise.
-        wait_ms: For ``EARLY`` and ``WAKING`` the time until it gives, for ``LOST`` the time in which pools that are
-            opened are lost too; ms.
+        wait_ms: For ``EARLY`` and ``WAKING`` the time until it gives, for ``LOST`` the time in which pools of
+            new tasks are lost too; ms.
     """
 
     at: int
@@ -92,6 +92,11 @@ def number_of(beginning: str) -> int:
     """Return the number of a ledger's beginning, a text of number and run; 0 of none.  SPEC 17.5."""
     number = beginning.partition(" ")[0]
     return int(number) if number.isdigit() else 0
+
+
+def registered_in(whole: int) -> int:
+    """Return what a pool has as ``reopened`` if its mint registered it while the ledger had this ``whole``."""
+    return -2 - whole
 
 
 class Ledger(Protocol):

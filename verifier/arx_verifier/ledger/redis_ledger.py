@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.errors import ArxError, StoreError
-from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken, number_of
+from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken, number_of, registered_in
 from arx_verifier.revocation import open_client, refused_login
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class RedisLedger:
         self._keys, self._pool = (f"{begin}h", f"{begin}pools"), f"{begin}p:"
         self._down, self._checked = False, False
         self._remembered = ""
+        self._since = 0  # the ledger's, at the last look
         self._note: Callable[[str], str] = str
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._looker: threading.Thread | None = None
@@ -97,6 +98,28 @@ class RedisLedger:
         if answer[0] in (b"OK", "OK"):
             return Taken(tuple(answer[1::3]), tuple(answer[2::3]), tuple(answer[3::3]))
         return Short(answer[1], answer[2], answer[3])
+
+    def register(self, pools: Sequence[PoolDraw]) -> bool:
+        """Let pools that were opened before the ledger's beginning be drawn on.  SPEC 17.5.
+
+        For the mint alone, before it has signed a token that names them.
+
+        Args:
+            pools: New pools.
+
+        Returns:
+            Whether they can be drawn on now.  False if another server may give out pools beside this one.
+
+        Raises:
+            StoreError: The server did not answer or refused; what it did is unknown.
+        """
+        # As of the last look: a call is needed only in the minute after a beginning.
+        if all(draw.opened > self._since for draw in pools):
+            return True
+        args: list[Any] = []
+        for draw in pools:
+            args += draw[1:4]
+        return bool(self._call("arx2_register", pools, args))
 
     def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
         """Settle a reservation or a lease; see ``Ledger``.
@@ -271,7 +294,7 @@ class RedisLedger:
     def _look(self) -> None:
         # The next look, or the first call, tries again.
         with suppress(ArxError):
-            self._call("arx2_ledger", (), ())
+            self._since = self._call("arx2_ledger", (), ())[1]
 
     def _watch(self) -> None:
         """Look at the ledger's beginning from time to time.
@@ -408,10 +431,10 @@ def show_pool(name: str, row: Sequence[Any], now: int, since: int, whole: int) -
     over = length > 0 and now // length > period
     if over:
         committed = reserved = leased = extra = 0
-        reopened = -1
+        reopened = reopened if since == whole and reopened == registered_in(whole) else -1
         period = now // length
     begun = max(opened, period * length)
-    lost = begun <= (whole if at and not over else since) and reopened != whole
+    lost = begun <= (whole if at and not over else since) and reopened not in (whole, registered_in(whole))
     lost = lost or (not at and begun <= now - KEEP_MS)
     limit = extra if reopened >= 0 else most + extra
     used = committed + reserved + leased

@@ -15,7 +15,7 @@ from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_verifier.amounts import MAX_AMOUNT, amount_text, read_amount
 from arx_verifier.errors import GrantError, RequestError
-from arx_verifier.ledger import MOST_SHOWN, RedisLedger, pool_id
+from arx_verifier.ledger import MOST_SHOWN, RedisLedger
 from arx_verifier.names import MAX_PATH_BYTES, is_agent_path
 
 # A pool's identity, SPEC 17.3: task, link, name, unit and period.
@@ -161,13 +161,9 @@ def _granted(mint: MintContext, tasks: Sequence[str]) -> dict[str, tuple[int, in
     """Return the pools that the mint opened for some tasks: ``max`` in millionths, and when.  SPEC 17.3."""
     pools: dict[str, tuple[int, int]] = {}
     for row in mint.db.grants.of_tasks(tasks):
-        for audience in (grant := StoredGrant.read(row["content"])).audiences:
-            for caveat in grant.caveats(audience):
-                if caveat.spend is not None:
-                    name, unit, most, per, opened = caveat.spend
-                    pool, had = pool_id(row["task"], "", name, unit, per), (MAX_AMOUNT, opened)
-                    had = pools.get(pool, had)
-                    pools[pool] = min(had[0], read_amount(most)), min(had[1], opened)
+        for pool, its in StoredGrant.read(row["content"]).pools(row["task"]).items():
+            most, opened = pools.get(pool, (its.max, its.opened))
+            pools[pool] = min(most, its.max), min(opened, its.opened)
     return pools
 
 
