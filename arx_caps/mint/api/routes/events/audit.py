@@ -12,6 +12,7 @@ from arx_caps.audit.shipping import Batch, LogWord, Statement, hold_statement, o
 from arx_caps.audit.shipping import batch as wire
 from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall, collect
+from arx_caps.mint.api.views import show_row
 from arx_caps.mint.audit.row_check import CheckOutcome, CheckState
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, record_refusal
@@ -181,9 +182,7 @@ def check_of(mint: MintContext) -> LogCheck:
 
 
 def _show_check(state: CheckState) -> LogCheck:
-    names = ("outcome", "size", "done", "by", "problem")
-    members = {name: getattr(state, name) for name in names}
-    return LogCheck(**members, started_at=state.started_ms, ended_at=state.ended_ms)
+    return show_row(LogCheck, state._asdict(), started_at=state.started_ms, ended_at=state.ended_ms)
 
 
 def _log_file(call: RouteCall, path: str) -> bytes:

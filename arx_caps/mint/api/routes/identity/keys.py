@@ -186,14 +186,5 @@ def _find_root(call: RouteCall, name: str) -> RootShown:
 
 def _show(view: RootView) -> RootShown:
     waits = [WaitingShown(audience=name, holders=tuple(holders)) for name, holders in sorted(view.waits_for.items())]
-    return RootShown(
-        name=view.row.name,
-        state=view.state,
-        created_at=view.row.created_at,
-        used_at=view.row.used_at or None,
-        mints_from=view.row.mints_from,
-        mints_for=view.mints_for,
-        waits_for=tuple(waits),
-        outlived_at=view.outlived_at,
-        retired_at=view.row.retired_at,
-    )
+    row, used_at = view.row._asdict() | view._asdict(), view.row.used_at or None
+    return show_row(RootShown, row, used_at=used_at, waits_for=tuple(waits))

@@ -4,6 +4,7 @@
 from arx_caps.credentials.access_token import Algorithm
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.identity.keys import READ, WRITE
+from arx_caps.mint.api.views import show_row
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.keys.signing_keys import SigningKeyView
 
@@ -66,12 +67,4 @@ def _find(call: RouteCall, kid: str) -> SigningKeyShown:
 
 
 def _show(view: SigningKeyView) -> SigningKeyShown:
-    row = view.row
-    return SigningKeyShown(
-        kid=row.kid,
-        algorithm=row.algorithm,
-        state=view.state,
-        created_at=row.created_at,
-        signs_from=row.signs_from,
-        retired_at=row.retired_at,
-    )
+    return show_row(SigningKeyShown, view.row._asdict(), state=view.state)

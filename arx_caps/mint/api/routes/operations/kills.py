@@ -238,11 +238,11 @@ def preview_kill(call: RouteCall) -> KillPreview:
     # A kill must be no way to ask for the names of agents.
     names = may(actions_of_operator(mint, call.authenticated.name), "arx.agents.read")
     targets = [
-        PreviewTarget(
+        show_row(
+            PreviewTarget,
+            each._asdict(),
             target=str(each.target),
             op=each.target.kill_op if body.op == "kill" else body.op,
-            state=each.state,
-            note=each.note,
             meant=each.meant if names else None,
         )
         for each in looked

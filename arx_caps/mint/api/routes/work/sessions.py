@@ -14,7 +14,16 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_caps.audit.query import NO_CALLS, calls_of
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
-from arx_caps.mint.api.views import KillShown, SessionShown, TaskShown, require_row, show_kill, show_session, show_task
+from arx_caps.mint.api.views import (
+    KillShown,
+    SessionShown,
+    TaskShown,
+    require_row,
+    show_kill,
+    show_row,
+    show_session,
+    show_task,
+)
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.repositories.work.sessions import SESSIONS_ORDER, Which
@@ -365,14 +374,8 @@ def _activity(mint: MintContext, shown: list[SessionShown]) -> dict[str, Activit
     except StoreError:  # the list itself is needed most when something is broken
         return UNSET
     return {
-        session: ActivityShown(
-            templates=templates.get(session, {}),
-            allowed=found.allowed,
-            denied=found.denied,
-            delegations=found.delegations,
-            depth=found.depth,
-            last_at=found.last_ms or None,
-            last_tool=found.last_tool,
+        session: show_row(
+            ActivityShown, found._asdict(), templates=templates.get(session, {}), last_at=found.last_ms or None
         )
         for session in agents
         for found in (calls.get(session, NO_CALLS),)
