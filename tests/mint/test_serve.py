@@ -29,8 +29,9 @@ from tests.servers import until
 
 UP = """
 import json, sys
-from arx_caps.mint.server.supervise import up
-up(sys.argv[1], on_ready=lambda said: print(json.dumps(said), flush=True))
+from arx_caps.mint.server.supervise import Supervisor, run_until_signal
+from arx_caps.settings.realm import Realm
+run_until_signal(Supervisor(Realm.open(sys.argv[1]), on_ready=lambda said: print(json.dumps(said), flush=True)))
 """
 
 

@@ -42,7 +42,7 @@ def up_command(
     services of its upstreams are enrolled, and the gateway (see `arx gateway`) runs beside the mint.  SIGHUP reads the
     policy and the gateway's file again, unless a terminal has started it.
     """
-    from arx_caps.mint.server.supervise import up
+    from arx_caps.mint.server.supervise import Supervisor, run_until_signal
 
     # The mint is another process: this one neither loads it nor finds that a part of it is missing.
     if find_spec("starlette") is None:
@@ -71,16 +71,12 @@ def up_command(
 
     # The gateway stops first: its last calls need the store, and its last records the mint.
     stop_beside = beside.stop if beside is not None else lambda: None
+    passphrase = read_passphrase(passphrase_file)
     try:
-        up(
-            realm_dir,
-            passphrase=read_passphrase(passphrase_file),
-            on_ready=on_ready,
-            on_stop=stop_beside,
-            program=_PROGRAM,
-            on_reload=beside.reload if beside is not None else lambda: None,
-            **options,
+        supervisor = Supervisor(
+            realm, passphrase=passphrase, on_ready=on_ready, on_stop=stop_beside, program=_PROGRAM, **options
         )
+        run_until_signal(supervisor, beside.reload if beside is not None else lambda: None)
     finally:
         stop_beside()
     console.say("stopped")

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey, socket_url
@@ -176,46 +175,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def up(
-    realm_dir: str | os.PathLike[str],
-    *,
-    host: str | None = None,
-    port: int | None = None,
-    behind_tls: bool = False,
-    passphrase: str | None = None,
-    on_ready: OnReady = lambda _: None,
-    on_stop: Callable[[], None] = lambda: None,
-    on_reload: Callable[[], None] = lambda: None,
-    program: str = PROGRAM,
-) -> None:
+def run_until_signal(supervisor: Supervisor, on_reload: Callable[[], None] = lambda: None) -> None:
     """Run a realm until SIGINT or SIGTERM. SIGHUP reloads the policy.
 
     A SIGHUP stops a realm that a terminal has started.
 
     Args:
-        realm_dir: The realm's folder.
-        host: The address that the mint listens at; the realm's when omitted.
-        port: Its port; the realm's when omitted.
-        behind_tls: Whether TLS ends before the mint.
-        passphrase: Opens the root keys, if a passphrase seals them.
-        on_ready: Called in a thread with the mint's announcement, after each start.
-        on_stop: Called at the end, before the mint and the store stop.
+        supervisor: The supervisor of the realm.
         on_reload: Called at a SIGHUP that reloads the policy.
-        program: The module that serves the mint.
 
     Raises:
-        SettingsError: The realm, the mint or the store cannot be started.
+        SettingsError: The mint or the store cannot be started.
     """
-    supervisor = Supervisor(
-        Realm.open(Path(realm_dir)),
-        host=host,
-        port=port,
-        behind_tls=behind_tls,
-        passphrase=passphrase,
-        on_ready=on_ready,
-        on_stop=on_stop,
-        program=program,
-    )
     before = {number: signal.signal(number, lambda *_: supervisor.stop()) for number in (signal.SIGINT, signal.SIGTERM)}
     on_hangup = (supervisor.stop,) if has_terminal() else (supervisor.reload, on_reload)
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: [call() for call in on_hangup])
