@@ -14,12 +14,11 @@ from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.identity.operator_role import role_of
-from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.tasks.liveness import State, is_frozen, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.revocation import KillReport
 from arx_verifier.errors import ArxError, GrantError
-from arx_verifier.token import agent_targets
+from arx_verifier.token import agent_targets, subject_target
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 Shown = TypeVar("Shown", bound=msgspec.Struct)
@@ -221,17 +220,19 @@ def _role_by_login(mint: MintContext, row: Mapping[str, Any]) -> str:
         return "none"  # the policy gives the person none, or cannot be read: each call is refused
 
 
+def show_subject(row: Mapping[str, Any]) -> SubjectShown | None:
+    """Return the subject of a session's or an approval's row, or None."""
+    issuer, name = row["subject_issuer"], row["subject"]
+    return None if name is None else SubjectShown(issuer=issuer, subject=name, target=subject_target(issuer, name))
+
+
 def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:
     """Return a session as the API shows it."""
-    subject, opened_with = subject_of(row), row["opened_with"]
-    shown = None
-    if subject is not None:
-        (target,) = subject_targets(subject)
-        shown = SubjectShown(issuer=subject.issuer, subject=subject.name, target=target)
+    opened_with = row["opened_with"]
     return show_row(
         SessionShown,
         row,
-        subject=shown,
+        subject=show_subject(row),
         opened_with=msgspec.json.decode(opened_with) if opened_with is not None else None,
         # From the kill epoch as well: a row does not know of a kill that was made in the store directly.
         state=session_state(mint, row),

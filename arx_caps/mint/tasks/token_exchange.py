@@ -211,11 +211,8 @@ def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
     """
     call, now = call_proof.split_call(text), now_ms()
     keys = {kid: key for kid, (key, _) in mint.key_schedule.audience_keys(service).items()}
-    proven = prove(text, call, service, KeyRing(keys, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms))
-    refused = proven if isinstance(proven, Refused) else proven.refused
-    if refused is not None or isinstance(proven, Refused):
-        assert refused is not None
-        raise refusal(refused.code, refused.failures)
+    ring = KeyRing(keys, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
+    proven = _require_valid(prove(text, call, service, ring))
     early, late = mint.epochs.times_ms(now)
     if late >= proven.exp:
         raise refusal("expired")
@@ -356,11 +353,14 @@ def prove_own(mint: MintContext, made: Macaroon, audience: str, kid: str, key: b
         ArxError: The verifier would refuse it.
     """
     keys = KeyRing({kid: key}, realm=mint.realm.name, max_ttl_ms=mint.realm.max_ttl_ms)
-    proven = prove(made.encode(), None, audience, keys)
+    return _require_valid(prove(made.encode(), None, audience, keys))
+
+
+def _require_valid(proven: ProvenChain | Refused) -> ProvenChain:
     refused = proven if isinstance(proven, Refused) else proven.refused
-    if refused is not None or isinstance(proven, Refused):
-        assert refused is not None
+    if refused is not None:
         raise refusal(refused.code, refused.failures)
+    assert not isinstance(proven, Refused)
     return proven
 
 

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.views import show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
 from arx_caps.mint.identity.authenticate import admit_operator
@@ -148,11 +149,8 @@ def get_policy(call: RouteCall) -> PolicyWithText:
     """Return a policy that was ever in force, by the digest in tokens and decisions."""
     mint, digest = call.mint, call.path["digest"]
     # From the database and not from memory, so that the answer says who put it in force.
-    row = mint.db.policies.find(mint.policies.loaded.digest if digest == IN_FORCE else digest)
-    if row is None:
-        raise GrantError("no policy of this digest was ever in force", code="not_found")
-    text = row.pop("text")
-    return PolicyWithText(**row, policy=text, in_force=row["digest"] == mint.policies.loaded.digest)
+    row = _find(mint, mint.policies.loaded.digest if digest == IN_FORCE else digest)
+    return show_row(PolicyWithText, row, policy=row["text"], in_force=row["digest"] == mint.policies.loaded.digest)
 
 
 @endpoint("GET", "/v1/policies/{old}/diff/{new}", READ, problems=("not_found", "no_policy"))
@@ -179,7 +177,11 @@ def _first_changes(mint: MintContext, digests: Sequence[str]) -> dict[str, LineC
 def _policy(mint: MintContext, digest: str) -> Policy:
     if digest in (IN_FORCE, mint.policies.loaded.digest):
         return mint.policy
+    return Policy.parse(_find(mint, digest)["text"], f"policy {digest}")
+
+
+def _find(mint: MintContext, digest: str) -> dict[str, Any]:
     row = mint.db.policies.find(digest)
     if row is None:
         raise GrantError("no policy of this digest was ever in force", code="not_found")
-    return Policy.parse(row["text"], f"policy {digest}")
+    return row

@@ -13,7 +13,7 @@ from arx_caps.mint import approvals
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, own_query
-from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill, show_row
+from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill, show_row, show_subject
 from arx_caps.mint.approvals import Row, State, approval_state
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
@@ -22,7 +22,6 @@ from arx_caps.mint.policy.roles import APPROVE
 from arx_caps.settings.durations import format_duration
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
-from arx_verifier.token import subject_target
 
 # Short enough to be read: an operator approves what a request says.
 Why = Annotated[str, Meta(max_length=500)]
@@ -214,14 +213,11 @@ def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
 
 def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
     """Return an approval as the API shows it; its task's row is under ``its``."""
-    issuer, subject, shown = row["subject_issuer"], row["subject"], None
-    if subject is not None:
-        shown = SubjectShown(issuer=issuer, subject=subject, target=subject_target(issuer, subject))
     return show_row(
         ApprovalShown,
         row,
         state=approval_state(mint, row),
-        subject=shown,
+        subject=show_subject(row),
         args=msgspec.json.decode(row["args"]),
         ttl=format_duration(row["ttl_ms"]),
         once=bool(row["once"]),
