@@ -153,20 +153,18 @@ def outcome_of_event(kind: str) -> int:
     return GAP if kind in _GAPS else EVENT
 
 
-def make_event(event: EventRecord, place: RecordPlace, outcome: int = EVENT, sequence: int | None = None) -> LogEntry:
+def make_event(event: EventRecord, place: RecordPlace, outcome: int = EVENT) -> LogEntry:
     """Return the entry of an event.
 
     Args:
         event: The event; its ``facts`` become the erasable body.
         place: The node that it belongs to.
         outcome: An outcome number.
-        sequence: Its number in its source; ``event.number`` when omitted.
     """
     body = msgspec.msgpack.encode((secrets.token_bytes(16), msgspec.json.encode(event.facts, order="sorted")))
     head = (EVENT_TAG, event.source, event.number, event.at, event.kind, event.by)
     kept = msgspec.msgpack.encode((*head, sorted(event.named.items()), sha256(body).digest()))
-    place_in_source = event.number if sequence is None else sequence
-    return LogEntry(place_in_source, event.at, place, outcome, EVENT_CODE, event.kind, kept, body)
+    return LogEntry(event.number, event.at, place, outcome, EVENT_CODE, event.kind, kept, body)
 
 
 def make_loss(batch: Batch, first: int, at_ms: int) -> LogEntry:
