@@ -33,7 +33,7 @@ HEARTBEAT_MS: Final = (1000, 86_400_000)  # between two heartbeats
 Kinds = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=64)]
 
 
-class WebhookBody(Body, frozen=True):
+class WebhookBody(Secret, Body, frozen=True):
     """A receiver: its URL, the form of the bodies, and the kinds of events; all without ``events``, later ones too."""
 
     # A receiver with ``heartbeat_ms`` gets a heartbeat at this interval and no events; ``get`` is for heartbeats.
