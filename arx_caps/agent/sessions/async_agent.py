@@ -24,6 +24,8 @@ from arx_verifier.errors import ArxError
 from arx_verifier.token import HolderKey
 
 Result = TypeVar("Result")
+Held = TypeVar("Held", bound=Session | StartedTask | Approval)
+Ended = TypeVar("Ended", bound=Session | StartedTask)
 
 _log = logging.getLogger(__name__)
 
@@ -156,22 +158,46 @@ class AsyncAgent(Shared):
         return f"<AsyncAgent of {self.agent!r}>"
 
 
-class AsyncSession(Shared):
-    """A session on an event loop; made by ``AsyncAgent.open_session``.
+class _OnLoop(Shared, Generic[Held]):
+    """An object of the synchronous library on an event loop, with the threads of its calls."""
 
-    Attributes:
-        session: The session, with its id, agent, ends, purpose and subject.
-    """
+    __slots__ = ("_held", "_threads")
 
-    __slots__ = ("_threads", "session")
-
-    def __init__(self, session: Session, threads: _Threads) -> None:
-        self.session, self._threads = session, threads
+    def __init__(self, held: Held, threads: _Threads) -> None:
+        self._held, self._threads = held, threads
 
     @property
     def id(self) -> str:
-        """The session's id, which a kill can name."""
-        return self.session.id
+        """Its id, which a kill can name."""
+        return self._held.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._held!r}>"
+
+
+class _BlockOnLoop(_OnLoop[Ended]):
+    """One that ends with its ``async with`` block."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._threads.call(partial(self._held.__exit__, kind, error, trace))
+
+
+class AsyncSession(_BlockOnLoop[Session]):
+    """A session on an event loop; made by ``AsyncAgent.open_session``."""
+
+    __slots__ = ()
+
+    @property
+    def session(self) -> Session:
+        """The session, with its id, agent, ends, purpose and subject."""
+        return self._held
 
     async def start_task(
         self, template: str, params: Mapping[str, Any] | None = None, /, **asked: Any
@@ -212,34 +238,16 @@ class AsyncSession(Shared):
         """End the session, and with it every token of every task of it; see ``Session.end``."""
         return await self._threads.call(self.session.end)
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._threads.call(partial(self.session.__exit__, kind, error, trace))
+class AsyncStartedTask(_BlockOnLoop[StartedTask]):
+    """A started task on an event loop; an ``async with`` block finishes it.  Made by ``AsyncSession.start_task``."""
 
-    def __repr__(self) -> str:
-        return f"<AsyncSession {self.session!r}>"
-
-
-class AsyncStartedTask(Shared):
-    """A started task on an event loop; an ``async with`` block finishes it.  Made by ``AsyncSession.start_task``.
-
-    Attributes:
-        task: The task, for all that needs no mint, and for adapters of frameworks.
-    """
-
-    __slots__ = ("_threads", "task")
-
-    def __init__(self, task: StartedTask, threads: _Threads) -> None:
-        self.task, self._threads = task, threads
+    __slots__ = ()
 
     @property
-    def id(self) -> str:
-        """The task's id, which a kill can name."""
-        return self.task.id
+    def task(self) -> StartedTask:
+        """The task, for all that needs no mint, and for adapters of frameworks."""
+        return self._held
 
     def auth(self, audience: str | None = None, **more: Any) -> Any:
         """Return authentication for an HTTP client of httpx or httpx2; see ``Task.auth``.  Offline."""
@@ -274,34 +282,16 @@ class AsyncStartedTask(Shared):
         """Finish the task at the mint, which ends all its tokens; see ``StartedTask.finish``."""
         return await self._threads.call(self.task.finish)
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._threads.call(partial(self.task.__exit__, kind, error, trace))
+class AsyncApproval(_OnLoop[Approval]):
+    """An approval on an event loop; made by ``AsyncStartedTask.ask_approval``."""
 
-    def __repr__(self) -> str:
-        return f"<AsyncStartedTask {self.task!r}>"
-
-
-class AsyncApproval(Shared):
-    """An approval on an event loop; made by ``AsyncStartedTask.ask_approval``.
-
-    Attributes:
-        approval: The approval, to be sent with a call.
-    """
-
-    __slots__ = ("_threads", "approval")
-
-    def __init__(self, approval: Approval, threads: _Threads) -> None:
-        self.approval, self._threads = approval, threads
+    __slots__ = ()
 
     @property
-    def id(self) -> str:
-        """What operators call it."""
-        return self.approval.id
+    def approval(self) -> Approval:
+        """The approval, to be sent with a call."""
+        return self._held
 
     async def look(self) -> str:
         """Ask the mint how it stands; see ``Approval.look``."""
@@ -327,6 +317,3 @@ class AsyncApproval(Shared):
             if pause_s is None:
                 return self.approval
             await asyncio.sleep(pause_s)
-
-    def __repr__(self) -> str:
-        return f"<AsyncApproval {self.approval!r}>"
