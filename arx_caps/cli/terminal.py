@@ -5,7 +5,6 @@ On a terminal, ``rich`` lays out tables and trees to its width, in colours.  A p
 """
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -104,6 +103,8 @@ class Console:
 
 def log_warnings() -> None:
     """Write the log's warnings and errors to stderr, for a command that runs until it is stopped."""
+    import logging  # on use: `arx --help` loads nothing of it
+
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
