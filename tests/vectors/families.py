@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 FOLDER: Final = Path(__file__).parent
-LEVELS: Final = ("holder", "bearer", "bound", "budgets", "memory")
+ABOVE_BEARER: Final = ("bound", "budgets", "memory")
+LEVELS: Final = ("holder", "bearer", *ABOVE_BEARER)
 _SEALED: Final = ("kept", "body")  # the answer of a record; a log makes `leaf_hash` of it
 _OF_BOUND: Final = ("holder", "aud_key", "vouched")  # members of an identifier: SPEC 16.1, 16.2
 # Each family and the level that its vectors need at least.  The log (LOG 1) is no verifier's: `log/` is no family.

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from tests.vectors.families import LEVELS, Vector, judge, load
+from tests.vectors.families import ABOVE_BEARER, LEVELS, Vector, judge, load
 
 START_S: Final = 120.0  # for the first answer of a process: a loaded machine takes long to start one
 MAX_FAULTS: Final = 3  # then the rest is not asked: each fault can take a whole timeout
@@ -196,20 +196,14 @@ def ask_all(command: Sequence[str], vectors: Sequence[Vector], timeout: float) -
 
 def _whole(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes, where a level that is answered in part makes its unsupported answers wrong."""
-    answered = {level for each in outcomes for level in _answered(each)}
+    right = [each for each in outcomes if each.why is None and each.unsupported is None]
+    answered = {each.vector.levels[-1] for each in right}
     return [
         each._replace(why=f"{each.unsupported} is answered in part, so expected an answer", unsupported=None)
         if each.unsupported in answered
         else each
         for each in outcomes
     ]
-
-
-def _answered(outcome: Outcome) -> Sequence[str]:
-    """Return the levels that an outcome counts for: none of those above one that is not there."""
-    if outcome.unsupported is not None or (outcome.why or "").startswith("not asked"):
-        return ()
-    return outcome.vector.levels[-1:]
 
 
 def results(outcomes: Sequence[Outcome], *, part: bool = False) -> dict[str, LevelResult]:
@@ -221,24 +215,21 @@ def results(outcomes: Sequence[Outcome], *, part: bool = False) -> dict[str, Lev
     """
     found: dict[str, LevelResult] = {}
     for level in LEVELS:
-        own = [each for each in outcomes if level in each.vector.levels and each.unsupported in (None, level)]
+        asked = [each for each in outcomes if level in each.vector.levels]
+        own = [each for each in asked if each.unsupported in (None, level)]  # else a lower level is missing
         lacks = sum(each.unsupported == level for each in own)
         wrong = sum(each.why is not None for each in own)
         right = len(own) - lacks - wrong
-        below = level in ("bound", "budgets", "memory") and found["bearer"].result != "passed"
-        result = (
-            "not asked"
-            if not own
-            else "unsupported"
-            if lacks and not wrong
-            else "failed"
-            if wrong
-            else "part"
-            if part
-            else "failed"
-            if below
-            else "passed"
-        )
+        if not asked:
+            result = "not asked"
+        elif wrong:
+            result = "failed"
+        elif not right or lacks:
+            result = "unsupported"
+        elif level in ABOVE_BEARER and found["bearer"].result not in ("passed", "part"):
+            result = "failed"
+        else:
+            result = "part" if part else "passed"
         found[level] = LevelResult(result, right, wrong, lacks)
     return found
 

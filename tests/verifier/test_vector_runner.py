@@ -34,6 +34,7 @@ for line in sys.stdin:
     print(json.dumps(answer), flush=True)
     before = answer
 """
+END = "if here: sys.exit(3)"
 PAGE = (ROOT / "docs" / "spec" / "README.md").read_text(encoding="utf-8")
 
 
@@ -83,7 +84,7 @@ def test_no_question_has_its_answer() -> None:
         ('if here: answer = named | {"unsupported": "bound"}', "must be one of the vector's levels, bearer"),
         ('if here: answer = named | {"unsupported": ["bearer"]}', "must be one of the vector's levels"),
         ('if here: answer = named | {"unsupported": "bearer"}', "bearer is answered in part"),
-        ("if here: sys.exit(3)", "ended with code 3"),
+        (END, "ended with code 3"),
         ("if here: os.abort()", "ended with code -6"),
         ("if here: sys.stdout.close(); sys.stdout = open(os.devnull, 'w'); os.close(1)", "closed its output"),
         ("if here: print('hello', flush=True); continue", "expected a JSON object on one line, got 'hello"),
@@ -130,6 +131,14 @@ def test_an_implementation_that_always_ends_is_given_up() -> None:
     assert set(reasons[3:]) == {"not asked after 3 faults"}
     assert len(found) == len(vectors)
     assert {row.result for row in results(found).values()} <= {"failed", "not asked"}
+
+
+def test_a_fault_leaves_the_other_levels_as_they_are() -> None:
+    """A holder's library that ends at one token has no bearer level, and still its own."""
+    change = f'answer = named | {{"unsupported": "bearer"}} if "bearer" in levels else answer\n    {END}'
+    found = asked(change, [*select(["holder"], ""), *select(["bearer"], "tokens/aud")])
+    assert list(wrong(found)) == [NAME]
+    assert [row.result for row in results(found).values()][:2] == ["passed", "failed"]
 
 
 def test_an_implementation_that_reads_nothing_is_not_waited_for() -> None:
@@ -193,6 +202,9 @@ def test_a_level_is_passed_with_what_it_builds_on() -> None:
     found = asked('if here: answer["code"] = "grant"', select(["bound"], ""))
     states = {level: row.result for level, row in results(found).items()}
     assert (states["bearer"], states["bound"], states["memory"]) == ("failed", "failed", "not asked")
+    lacks = 'if levels == ["bearer"]: answer = named | {"unsupported": "bearer"}'
+    states = {level: row.result for level, row in results(asked(lacks, select(["bound"], ""))).items()}
+    assert (states["bearer"], states["bound"]) == ("unsupported", "failed")
 
 
 def test_the_page_s_implementation_answers_in_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +215,7 @@ def test_the_page_s_implementation_answers_in_form(tmp_path: Path, capsys: pytes
     assert main(["--json", "--", sys.executable, str(file)]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["wrong"] == []
-    assert {row["result"] for row in found["levels"].values()} <= {"unsupported", "not asked"}
+    assert {row["result"] for row in found["levels"].values()} == {"unsupported"}
     assert len(example.splitlines()) <= 30
 
 
