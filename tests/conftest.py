@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test can ask for."""
 
+import contextlib
 import gc
+import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -42,6 +46,17 @@ def pytest_collection_finish() -> None:
     """Let the collector of garbage see from now on only what tests make."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_note_of_a_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove the notes of this run's ledgers that no start has taken: their folders stay for a while."""
+    yield
+    for note in Path("/dev/shm").glob("arx-ledger-*"):
+        with contextlib.suppress(OSError):
+            folder = Path(os.fsdecode(note.read_bytes()))
+            if tmp_path_factory.getbasetemp() in folder.parents:
+                note.unlink()
 
 
 def pytest_report_header() -> str:

@@ -59,7 +59,7 @@ def ended(folder: Path) -> PoolDraw:
     """Make a ledger with a pool that has 90 of 100 left, and end it."""
     with served(folder) as url:
         pool = first(url)
-        assert end_ledger(url, "acme")
+        assert end_ledger(url, "acme", folder)
     return pool
 
 
@@ -85,7 +85,7 @@ def test_a_pool_has_what_it_had_left(folder: Path) -> None:
     for left in (80, 70):
         with served(folder) as url:
             assert take(url, pool) == Taken((left,), (10,), (-1,))
-            assert end_ledger(url, "acme")
+            assert end_ledger(url, "acme", folder)
     with served(folder) as url:
         assert take(url, pool._replace(cost=71, wanted=71)) == Short(0, 70)
 
@@ -114,7 +114,7 @@ def test_a_pool_that_the_mint_registers_is_given_out_at_once(folder: Path) -> No
         assert take(url, pool) == Taken((80,), (10,), (-1,))
         (shown,) = mint.shown(pool.pool.partition("/")[0])[:1]
         assert (shown["lost"], shown["remaining"]) == (False, 80)
-        assert end_ledger(url, "acme")
+        assert end_ledger(url, "acme", folder)
     with served(folder) as url:
         assert take(url, pool) == Taken((70,), (10,), (-1,))
     with served(folder) as url, closing(RedisLedger(url, "acme")) as mint:  # without a seal
@@ -135,11 +135,24 @@ def test_a_ledger_that_no_supervisor_opened_registers_nothing(folder: Path) -> N
         assert is_lost(server.url, new)
 
 
+def test_a_note_of_a_folder_that_is_gone_is_removed(folder: Path, tmp_path: Path) -> None:
+    """By the next end of any ledger of this user; that of a folder which is there stays, and is taken by its start."""
+    gone = tmp_path / "gone"
+    ended(gone)
+    notes = ledger_end.MEMORY.glob("arx-ledger-*")
+    (note,) = (each for each in notes if each.read_bytes() == os.fsencode(gone))
+    shutil.rmtree(gone)
+    pool = ended(folder)
+    assert not note.exists()
+    with served(folder) as url:
+        assert take(url, pool) == Taken((80,), (10,), (-1,))
+
+
 def test_nothing_changes_after_the_seal(folder: Path) -> None:
     """No draw, no top-up, and no second seal: the data have every draw."""
     with served(folder) as url:
         pool = first(url)
-        assert end_ledger(url, "acme")
+        assert end_ledger(url, "acme", folder)
         with closing(RedisLedger(url, "acme")) as ledger:
             for call in (
                 lambda: ledger.take("draw", "", [pool]),
@@ -150,7 +163,7 @@ def test_nothing_changes_after_the_seal(folder: Path) -> None:
                 with pytest.raises(StoreError):
                     call()
             assert not ledger.seal("another")
-        assert not end_ledger(url, "acme")
+        assert not end_ledger(url, "acme", folder)
     with served(folder) as url:
         assert take(url, pool) == Taken((80,), (10,), (-1,))
 
@@ -176,7 +189,7 @@ def test_a_copy_that_is_put_back_is_exhausted(folder: Path) -> None:
     copy = shutil.copytree(folder, folder.with_name("copy"))
     with served(folder) as url:
         assert isinstance(take(url, pool._replace(cost=90, wanted=90)), Taken)
-        assert end_ledger(url, "acme")
+        assert end_ledger(url, "acme", folder)
     shutil.rmtree(folder)
     shutil.copytree(copy, folder)
     with served(folder) as url:
@@ -259,7 +272,7 @@ def test_a_note_that_would_outlive_the_power_is_not_made(folder: Path, tmp_path:
         patch.setattr(ledger_end, "MEMORY", disk)
         with served(folder) as url:
             pool = first(url)
-            assert not end_ledger(url, "acme")
+            assert not end_ledger(url, "acme", folder)
             assert isinstance(take(url, pool), Taken)
         assert [*disk.iterdir()] == []
     with served(folder) as url:

@@ -5,6 +5,7 @@ The end seals the data, so that nothing changes any more, and notes the seal in 
 start takes the note.  A copy of the data has no note, nor has a start after a crash or without power.
 """
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -36,22 +37,26 @@ def open_ledger(url: str, realm: str) -> bool:
         return ledger.open(seal if seal and _take(seal) else "")
 
 
-def end_ledger(url: str, realm: str) -> bool:
+def end_ledger(url: str, realm: str, folder: Path) -> bool:
     """Seal a ledger before its server stops; return whether its pools go on after the next start.
 
     Args:
         url: Its URL.
         realm: The realm.
+        folder: The folder of its data.
     """
     if not _forgets():
         return False
+    _tidy()
     seal = secrets.token_hex(32)
     try:
         with closing(RedisLedger(url, realm, timeout_s=_TIMEOUT_S)) as ledger:
             if not ledger.seal(seal):
                 return False
         # After the seal: a note of data that can still change would be of data that lack a draw.
-        os.close(os.open(_note(seal), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        note = os.open(_note(seal), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(note, "wb") as file:
+            file.write(os.fsencode(folder))
     except (ArxError, OSError):
         return False  # without a note the next start exhausts what is open
     return True
@@ -64,6 +69,17 @@ def _take(seal: str) -> bool:
     except OSError:
         return False
     return _forgets()
+
+
+def _tidy() -> None:
+    """Remove the notes of this user whose folder is gone: no start of it takes them, and they are in memory."""
+    for note in MEMORY.glob("arx-ledger-*"):
+        with contextlib.suppress(OSError):
+            if note.is_symlink() or note.stat().st_uid != os.getuid():
+                continue
+            folder = note.read_bytes()
+            if folder and not Path(os.fsdecode(folder)).exists():
+                note.unlink()
 
 
 def _note(seal: str) -> Path:

@@ -99,7 +99,7 @@ class Supervisor:
                 self._stop.wait(pause)
         finally:
             if self._ledger is not None and self._ledger.running:
-                end_ledger(self._ledger.url, self._realm.name)
+                end_ledger(self._ledger.url, self._realm.name, self._ledger.data_dir)
             for server in (self._store, self._ledger):
                 if server is not None:
                     server.stop()
