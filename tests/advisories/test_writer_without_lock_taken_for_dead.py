@@ -18,6 +18,7 @@ import pytest
 from arx_caps.audit.shipping.journal_runs import JournalRuns
 from arx_caps.credentials.keyfile import KeyFile
 from arx_verifier.journal import is_written, read_journal, writers
+from arx_verifier.journal.liveness import is_listening
 from arx_verifier.journal.quota import finish_stale
 from arx_verifier.journal.segment import HEADER_BYTES, SegmentHeader, read_header
 from tests.audit.receiver import REALM, Receiver
@@ -155,6 +156,25 @@ def test_only_refused_old_sockets_are_removed(tmp_path: Path) -> None:
     assert sockets[living].exists()
     assert not sockets[dead].exists()
     living.close()
+
+
+def test_what_is_no_socket_is_asked_too(tmp_path: Path) -> None:
+    """It shows a death only where the system says that nothing listens; anything else stops no other run."""
+    path = tmp_path / "a.sock"
+    assert not is_listening(path)
+    path.touch()
+    assert not is_listening(path)
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert not is_listening(path)
+    path.unlink()
+    path.symlink_to(path)
+    assert is_listening(path)
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        assert is_listening(path)
+    assert not is_listening(path)
 
 
 def test_a_socket_is_asked_for_no_other_name(tmp_path: Path) -> None:

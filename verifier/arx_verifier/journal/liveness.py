@@ -62,11 +62,13 @@ def is_listening(path: Path) -> bool:
     """
     try:
         path.stat()  # most runs have no socket, and a process that ships them may have no right to make one
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)  # a full queue of a stopped process must answer EAGAIN, and not wait
-            return _accepts(probe, path)
     except FileNotFoundError:
         return False
+    except OSError:
+        return True  # such as a link to itself, which must not stop the shipping of other runs
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full queue of a stopped process must answer EAGAIN, and not wait
+        return _accepts(probe, path)
 
 
 def _accepts(probe: socket.socket, path: Path) -> bool:
