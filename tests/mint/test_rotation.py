@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from arx_caps.agent.tasks.bundle import Bundle
+from arx_caps.cli.commands.doctor import services
+from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.api.idempotency import HEADER
 from arx_caps.mint.db.repositories.identity import keys
@@ -245,3 +247,27 @@ def test_a_key_that_is_asked_for_again_is_made_once(unit: Harness) -> None:
 
     answers = [create(again) for again in ("one", "one", "two")]
     assert [answer.json()["name"] for answer in answers] == ["k2", "k2", "k3"], answers[0].text
+
+
+def test_the_doctor_names_a_service_without_the_newest_key(
+    unit: Harness, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own key, while it asks; one that has fetched, whose key was removed, or that is gone holds nothing up."""
+    monkeypatch.setattr(services, "now_ms", lambda: now_ms() + clock.ahead_ms)
+
+    def checks() -> list[Check]:
+        return list(services._fetched(unit.mint.db.keys.rows(), ["orders", "payments"], unit.realm))
+
+    first, second = joined(unit), joined(unit)
+    fetch(first)
+    fetch(second)
+    rotated(unit)
+    clock.wait(2 * REFRESH_MS)
+    assert checks() == []
+    fetch(first)
+    clock.wait(2 * REFRESH_MS)
+    [check] = checks()
+    assert (check.name, check.mend) == ("service orders", services.REFRESH)
+    assert "lacks the key k2.1," in check.found
+    unit.operator().call("PATCH", "/v1/services/orders", {"remove_kid": second.key.kid})
+    assert checks() == []
