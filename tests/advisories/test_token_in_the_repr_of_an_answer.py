@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from arx_caps.mint.api.app import ENDPOINTS
-from arx_caps.mint.api.endpoint import Secret
+from arx_caps.mint.api.endpoint import Hidden
 from arx_caps.mint.api.routes.identity.operators import OperatorToken
 from arx_caps.mint.api.routes.oauth.exchange import ExchangeBody
 from arx_caps.mint.api.routes.work.sessions import SessionBody
@@ -18,7 +18,7 @@ TYPES = {kind for endpoint in ENDPOINTS for kind in (endpoint.body, endpoint.ans
 @pytest.mark.parametrize("kind", sorted(TYPES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_a_body_or_answer_with_a_token_hides_its_members(kind: type[msgspec.Struct]) -> None:
     """Of every route, those that are added later included."""
-    assert issubclass(kind, Secret) or not TOKENS.intersection(kind.__struct_fields__)
+    assert issubclass(kind, Hidden) or not TOKENS.intersection(kind.__struct_fields__)
 
 
 def test_no_token_is_in_a_repr() -> None:

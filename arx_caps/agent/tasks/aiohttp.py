@@ -10,13 +10,13 @@ from typing import Final
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, hdrs
 
 from arx_caps.agent.tasks.origins import origin_of
-from arx_caps.agent.tasks.request_signer import Signing, came_before_start, is_short_problem
+from arx_caps.agent.tasks.request_signer import ClientSigner, came_before_start, is_short_problem
 from arx_verifier.errors import AttenuationError
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 
 
-class AiohttpAuth(Signing):
+class AiohttpAuth(ClientSigner):
     """Client middleware for aiohttp; made by ``Task.aiohttp_auth``.
 
     Args:

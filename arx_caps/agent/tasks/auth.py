@@ -8,7 +8,7 @@ from typing import Any, Final
 import httpx
 
 from arx_caps.agent.tasks.origins import origin_of
-from arx_caps.agent.tasks.request_signer import Signing, came_before_start, is_short_problem
+from arx_caps.agent.tasks.request_signer import ClientSigner, came_before_start, is_short_problem
 
 try:
     from httpx2 import Auth as OtherAuth
@@ -23,7 +23,7 @@ __all__ = ["ArxAuth", "OtherAuth"]
 _MARK: Final = "arx.authorization"  # request extension: the header that was written here, and may be replaced
 
 
-class ArxAuth(Signing, httpx.Auth, OtherAuth):
+class ArxAuth(ClientSigner, httpx.Auth, OtherAuth):
     """Authentication for ``httpx.Client``, ``httpx.AsyncClient`` and both of httpx2; made by ``Task.auth``.
 
     Args:

@@ -124,7 +124,7 @@ class RequestSigner(Shared):
         return f"<RequestSigner for {self}>"
 
 
-class Signing(Shared):
+class ClientSigner(Shared):
     """What signs the requests of a client of one library.
 
     Args:

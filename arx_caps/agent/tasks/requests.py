@@ -13,15 +13,15 @@ from requests.auth import AuthBase
 
 from arx_caps.agent.tasks.origins import origin_of
 from arx_caps.agent.tasks.request_signer import (
+    ClientSigner,
     SignedHeader,
-    Signing,
     came_before_start,
     is_short_problem,
     read_body,
 )
 
 
-class RequestsAuth(Signing, AuthBase):
+class RequestsAuth(ClientSigner, AuthBase):
     """Authentication for requests; made by ``Task.requests_auth``.
 
     Args:

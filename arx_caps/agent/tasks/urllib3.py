@@ -10,9 +10,9 @@ from urllib3.util import parse_url
 
 from arx_caps.agent.tasks.origins import origin_of
 from arx_caps.agent.tasks.request_signer import (
+    ClientSigner,
     RequestSigner,
     SignedHeader,
-    Signing,
     came_before_start,
     is_short_problem,
     read_body,
@@ -52,7 +52,7 @@ class _HttpsPool(_Attempts, urllib3.HTTPSConnectionPool):
     """Connections to an origin over TLS."""
 
 
-class SigningPoolManager(Signing, urllib3.PoolManager):
+class SigningPoolManager(ClientSigner, urllib3.PoolManager):
     """A pool manager that signs; made by ``Task.urllib3_pool``.
 
     It follows no redirect: the answer is the caller's, with its ``Location``.

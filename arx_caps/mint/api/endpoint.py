@@ -73,7 +73,7 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     # An unknown member is refused: it may have been meant as a restriction.
 
 
-class Secret:
+class Hidden:
     """A body or answer with a secret, which neither a log nor a traceback may show."""
 
     __slots__ = ()

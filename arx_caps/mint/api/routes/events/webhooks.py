@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, Query, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
@@ -33,7 +33,7 @@ HEARTBEAT_MS: Final = (1000, 86_400_000)  # between two heartbeats
 Kinds = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=64)]
 
 
-class WebhookBody(Secret, Body, frozen=True):
+class WebhookBody(Hidden, Body, frozen=True):
     """A receiver: its URL, the form of the bodies, and the kinds of events; all without ``events``, later ones too."""
 
     # A receiver with ``heartbeat_ms`` gets a heartbeat at this interval and no events; ``get`` is for heartbeats.
@@ -71,7 +71,7 @@ class WebhookShown(RouteAnswer, frozen=True):
     heartbeat_ms: int | None
 
 
-class WebhookAdded(Secret, RouteAnswer, frozen=True):
+class WebhookAdded(Hidden, RouteAnswer, frozen=True):
     """A new receiver, and the secret that signs what it gets; the secret is shown here alone."""
 
     webhook: WebhookShown

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from arx_caps.mint.api import problems
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.authenticate import LOGOUT
@@ -36,13 +36,13 @@ class LoginPlace(RouteAnswer, frozen=True):
     scope: str
 
 
-class LoginBody(Secret, Body, frozen=True):
+class LoginBody(Hidden, Body, frozen=True):
     """A person's ID token."""
 
     id_token: str
 
 
-class LoggedIn(Secret, RouteAnswer, frozen=True, kw_only=True):
+class LoggedIn(Hidden, RouteAnswer, frozen=True, kw_only=True):
     """An operator's token, a secret; ``until`` is the end of the key that signed the call.
 
     Times are ms since the Unix epoch.

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.credentials.keyfile import PublicKey
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, require_row, show_kill, show_operator
 from arx_caps.mint.db.events import Event
@@ -27,7 +27,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=54)]
 Rules = Annotated[tuple[dict[str, Any], ...], Meta(min_length=1, max_length=roles.MAX_RULES)]
 
 
-class OperatorTokenBody(Secret, Body, frozen=True):
+class OperatorTokenBody(Hidden, Body, frozen=True):
     """An operator's assertion."""
 
     assertion: str
@@ -51,7 +51,7 @@ class OperatorPatchBody(Body, frozen=True):
     remove_kid: Name | None = None
 
 
-class OperatorToken(Secret, RouteAnswer, frozen=True, kw_only=True):
+class OperatorToken(Hidden, RouteAnswer, frozen=True, kw_only=True):
     """An operator's token, a secret, and when it expires, ms since the Unix epoch."""
 
     token: str

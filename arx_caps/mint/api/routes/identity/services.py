@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
@@ -48,7 +48,7 @@ class ServiceBody(Body, frozen=True):
     audience: str
 
 
-class JoinBody(Secret, Body, frozen=True):
+class JoinBody(Hidden, Body, frozen=True):
     """An enrolment token; the key to enrol is the one that signed the call's proof."""
 
     enrolment: Annotated[str, Meta(max_length=100)]
@@ -60,7 +60,7 @@ class ServicePatchBody(Body, frozen=True):
     remove_kid: Kid
 
 
-class ServiceInvited(Secret, RouteAnswer, frozen=True):
+class ServiceInvited(Hidden, RouteAnswer, frozen=True):
     """An enrolment token, a secret; its audience, its expiry, and whether the policy has it."""
 
     enrolment: str
@@ -77,7 +77,7 @@ class ServiceJoined(RouteAnswer, frozen=True):
     kid: str
 
 
-class AudienceKey(Secret, RouteAnswer, frozen=True):
+class AudienceKey(Hidden, RouteAnswer, frozen=True):
     """One audience key, a secret, and since when services may fetch it, ms since the Unix epoch."""
 
     kid: str

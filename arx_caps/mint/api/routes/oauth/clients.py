@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.work.sessions import Duration
 from arx_caps.mint.api.views import require_row, show_row
@@ -72,7 +72,7 @@ class ClientShown(RouteAnswer, frozen=True):
     ended_at: int | None
 
 
-class ClientAdded(Secret, RouteAnswer, frozen=True):
+class ClientAdded(Hidden, RouteAnswer, frozen=True):
     """A new client, and its secret unless it has keys; the mint keeps a digest of the secret alone."""
 
     client: ClientShown

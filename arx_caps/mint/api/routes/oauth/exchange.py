@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.tasks import token_exchange
 from arx_verifier.clock import now_ms
@@ -15,7 +15,7 @@ from arx_verifier.token import MAX_CREDENTIAL_CHARS
 TokenType = Literal["urn:arx:token-type:task"]
 
 
-class ExchangeBody(Secret, Body, frozen=True):
+class ExchangeBody(Hidden, Body, frozen=True):
     """The token that a service was called with, and the target: an audience or an origin."""
 
     grant_type: Literal["urn:ietf:params:oauth:grant-type:token-exchange"]
@@ -26,7 +26,7 @@ class ExchangeBody(Secret, Body, frozen=True):
     requested_token_type: TokenType | None = None
 
 
-class Exchanged(Secret, RouteAnswer, frozen=True, kw_only=True):
+class Exchanged(Hidden, RouteAnswer, frozen=True, kw_only=True):
     """A token for the other service, and a bundle with it; both are secrets.
 
     Each call with the token is signed (SPEC 8).

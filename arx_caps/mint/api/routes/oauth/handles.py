@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.credentials.access_token import MAX_CHARS, SEAL_TYPE
 from arx_caps.credentials.jose import token_hash
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.approvals import ApprovalAsked, ApprovalBody, ApprovalShown, show_approval
 from arx_caps.mint.approvals import ApprovalRequest
 from arx_caps.mint.oauth.handle_approvals import ask_for_handle, take_for_handle, withdraw_for_handle
@@ -26,21 +26,21 @@ APPROVE: Final = "arx.handles.approvals"
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_CHARS)]
 
 
-class HandleBody(Secret, Body, frozen=True):
+class HandleBody(Hidden, Body, frozen=True):
     """An access token, and the key that its bundle is sealed to: X25519, in a JWS by the service's own key."""
 
     handle: Text
     seal: Text
 
 
-class HandleOpened(Secret, RouteAnswer, frozen=True):
+class HandleOpened(Hidden, RouteAnswer, frozen=True):
     """The bundle of an access token as a JWE, and when the access token expires, ms since the Unix epoch."""
 
     sealed: str
     expires_at: int
 
 
-class HandleApprovalBody(Secret, ApprovalBody, frozen=True, kw_only=True):
+class HandleApprovalBody(Hidden, ApprovalBody, frozen=True, kw_only=True):
     """A call with an access token that needs an approval."""
 
     handle: Text
@@ -52,7 +52,7 @@ class HandleDischargeBody(HandleBody, frozen=True, kw_only=True):
     withdraw: bool = False
 
 
-class HandleDischarge(Secret, RouteAnswer, frozen=True):
+class HandleDischarge(Hidden, RouteAnswer, frozen=True):
     """An approval, whether its discharge was taken before, and as a JWE what the call is made with, the first time."""
 
     approval: ApprovalShown

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from arx_caps.credentials.access_token import MAX_CHARS, AccessToken
 from arx_caps.mint.api.access_log import note
-from arx_caps.mint.api.endpoint import RouteAnswer, Secret
+from arx_caps.mint.api.endpoint import Hidden, RouteAnswer
 from arx_caps.mint.api.openapi import FORM, OpenRoute
 from arx_caps.mint.api.problems import of_error
 from arx_caps.mint.api.request_runner import FORM_THREADS, RequestRunner, in_thread, media_type_of
@@ -68,7 +68,7 @@ class Jwks(RouteAnswer, frozen=True):
     keys: list[dict[str, Any]]
 
 
-class TokenIssued(Secret, RouteAnswer, frozen=True):
+class TokenIssued(Hidden, RouteAnswer, frozen=True):
     """An access token, a secret, its seconds to live and its scope (RFC 6749 5.1)."""
 
     access_token: str

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
@@ -20,7 +20,7 @@ OPEN_PATH: Final = "/console/open"
 READ: Final = "arx.operators.read"
 
 
-class ConsoleLink(Secret, RouteAnswer, frozen=True):
+class ConsoleLink(Hidden, RouteAnswer, frozen=True):
     """A link that signs this operator in once, a secret, and when it expires, ms since the Unix epoch."""
 
     url: str

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint import approvals
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, own_query
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill, show_row, show_subject
@@ -100,7 +100,7 @@ class ApprovalAsked(RouteAnswer, frozen=True):
     approval: ApprovalShown
 
 
-class DischargeGiven(Secret, RouteAnswer, frozen=True):
+class DischargeGiven(Hidden, RouteAnswer, frozen=True):
     """An approval, and if approved its discharge, a secret to bind to the task's token."""
 
     approval: ApprovalShown

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.audit.query import NO_CALLS, calls_of
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
 from arx_caps.mint.api.views import (
     KillShown,
@@ -52,7 +52,7 @@ Token = Annotated[str, Meta(max_length=16 * 1024)]  # the bound of ``issuer_toke
 Duration = Annotated[str, Meta(max_length=20)]
 
 
-class SessionBody(Secret, Body, frozen=True):
+class SessionBody(Hidden, Body, frozen=True):
     """A session to open: the agent's credential, and its subject's."""
 
     assertion: Token | None = None
@@ -99,7 +99,7 @@ class TasksQuery(PageQuery, frozen=True):
     state: State | None = None
 
 
-class SessionOpened(Secret, RouteAnswer, frozen=True, kw_only=True):
+class SessionOpened(Hidden, RouteAnswer, frozen=True, kw_only=True):
     """A session and its new token, a secret, which expires at ``expires_at`` (ms)."""
 
     session: SessionShown
@@ -159,7 +159,7 @@ class SessionEnded(RouteAnswer, frozen=True):
     kill: KillShown | None
 
 
-class TaskStarted(Secret, RouteAnswer, frozen=True):
+class TaskStarted(Hidden, RouteAnswer, frozen=True):
     """A new task and its bundle, a secret."""
 
     task: TaskShown

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, Secret, collect
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, NOT_STARTED, Duration, TaskStarted, own_task, task_again
 from arx_caps.mint.api.views import GrantShown, KillShown, TaskShown, show_grant, show_kill, show_task
 from arx_caps.mint.db.repositories.work.repeats import Made
@@ -42,7 +42,7 @@ class ExtendBody(Body, frozen=True):
     link: Annotated[str, Meta(max_length=22)] | None = None
 
 
-class TaskAttenuated(Secret, RouteAnswer, frozen=True):
+class TaskAttenuated(Hidden, RouteAnswer, frozen=True):
     """An attenuated task, its only valid bundle, a secret, and the kill of all others."""
 
     task: TaskShown
