@@ -116,6 +116,7 @@ def test_every_member_is_specified() -> None:
         "url": Url.__struct_encode_fields__,
         "bundle": bundle._Written.__struct_encode_fields__,
         "service_file": ServiceConfig.__struct_encode_fields__,
+        "service_file_required": [field.name for field in msgspec.structs.fields(ServiceConfig) if field.required],
     }
     listed = {name: TABLES["members"][name] for name in known}
     assert {name: sorted(names) for name, names in listed.items()} == {n: sorted(k) for n, k in known.items()}

@@ -58,6 +58,7 @@ def limits() -> dict[str, dict[str, Any]]:
 
 def members() -> dict[str, Any]:
     """Return the members of everything that a verifier or a holder reads, by what they are members of."""
+    service_file = rows("15.2", "member", "value", "without it")
     return {
         "identifier": _names(rows("4.1", "member", "type")),
         "caveat": _names(rows("6.1", "member", "value")),
@@ -67,7 +68,8 @@ def members() -> dict[str, Any]:
         "constraint": _names(rows("7.2", "member", "operand")) + re.findall(r"(?m)^- `(\w+)`", sections("SPEC")["7.3"]),
         "url": _sentence("7.3", "`url`:"),
         "bundle": _names(rows("15.1", "member", "value")),
-        "service_file": _names(rows("15.2", "member", "value")),
+        "service_file": _names(service_file),
+        "service_file_required": _names([row for row in service_file if row[2] == "–"]),
         "variables": _names(rows("15.2", "variable", "has")),
         "record": _arrays("12.3"),
         "stamp": _arrays("18.2"),
