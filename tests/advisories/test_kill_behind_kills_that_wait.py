@@ -18,7 +18,7 @@ from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 4.7")]
 
-LEASE_MS = 20_000  # longer than a loaded machine needs for the calls
+LEASE_MS = 10_000  # longer than a loaded machine needs for the calls
 OTHERS = 40  # more than there are threads for kills
 TARGET = "session:s-abcdefghijklmnop"
 
