@@ -80,6 +80,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
 }
 NOUNS: Final = {noun: row for group in GROUPS.values() for noun, row in group.items()}
 EXTRAS: Final[Mapping[str, str]] = {"aiohttp": "gateway", "sqlalchemy": "mint", "starlette": "mint", "uvicorn": "mint"}
+POSIX: Final = frozenset({"fcntl", "grp", "pwd", "resource"})  # modules that Windows lacks
 
 
 class LazyGroup(click.Group):
@@ -187,6 +188,9 @@ def _describe(error: Exception) -> tuple[str, str, int, str | None]:
             exit_codes.USAGE,
             f"install it: {install_line(extra)}",
         )
+    if isinstance(error, ModuleNotFoundError) and error.name in POSIX:
+        message = f"this command needs a POSIX system: expected Linux or macOS, got {sys.platform}"
+        return message, "not_installed", exit_codes.USAGE, "run it on such a system, or in a container there"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", "file", exit_codes.USAGE, None
     # The text of an unexpected error could contain a token, so the message has its type alone.

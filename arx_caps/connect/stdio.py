@@ -31,7 +31,8 @@ async def _serve(server: ServerAccess) -> None:
     loop = asyncio.get_running_loop()
     bridge = asyncio.create_task(Bridge(server, _write).run(_lines()))
     for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, bridge.cancel)
+        with contextlib.suppress(NotImplementedError):  # Windows: its loop has no signals, and Ctrl-C cancels the task
+            loop.add_signal_handler(each, bridge.cancel)
     await asyncio.wait([bridge])
     if not bridge.cancelled():
         bridge.result()

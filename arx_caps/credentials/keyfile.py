@@ -17,6 +17,7 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 
+from arx_verifier._platform import O_CLOEXEC, is_open_to_others
 from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, SettingsError
 from arx_verifier.request import read_json_object
 from arx_verifier.token import HolderKey, wire
@@ -305,7 +306,7 @@ def write_secret(path: Path, content: bytes) -> None:
         SettingsError: The file exists, or cannot be written.
     """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | O_CLOEXEC, 0o600)
     except FileExistsError as error:
         raise SettingsError(f"{path} exists; it is not overwritten") from error
     except OSError as error:
@@ -348,7 +349,7 @@ def read_secret(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
+            if is_open_to_others(os.fstat(file.fileno()).st_mode):
                 hint = f"run `chmod 600 {path}`; if another user may have read the key, replace it"
                 raise SettingsError(f"{path}: other users can read it", hint=hint)
             return file.read()

@@ -4,6 +4,7 @@
 import os
 from pathlib import Path
 
+from arx_verifier._platform import is_open_to_others
 from arx_verifier.errors import SettingsError
 
 
@@ -46,7 +47,7 @@ def read_secret(source: str, folder: Path, place: str = "") -> Secret:
 
 def _of_file(file: Path) -> str:
     try:
-        if file.stat().st_mode & 0o077:
+        if is_open_to_others(file.stat().st_mode):
             raise SettingsError(f"{file} holds a secret and can be read by others; run `chmod 600 {file}`")
         return file.read_text(encoding="utf-8").strip()
     except OSError as error:

@@ -28,13 +28,14 @@ RULES = (
 )
 MODERN = {VERSION: "2026-07-28"}
 WAIT_S = 60
+ARX = ("-m", "arx_caps.cli")
 
 
 class Client:
     """A client that started a bridge: it sends lines and reads lines."""
 
-    def __init__(self, *words: str) -> None:
-        command = [sys.executable, "-m", "arx_caps.cli", "connect", *words]
+    def __init__(self, *words: str, program: tuple[str, str] = ARX) -> None:
+        command = [sys.executable, *program, "connect", *words]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes)
         self._lines: queue.Queue[bytes] = queue.Queue()
@@ -158,9 +159,9 @@ class World:
             yield
 
     @contextlib.contextmanager
-    def bridged(self, *words: str) -> Iterator[Client]:
-        """Start a bridge."""
-        client = Client("--task", str(self.bundle), *words, self.url)
+    def bridged(self, *words: str, program: tuple[str, str] = ARX) -> Iterator[Client]:
+        """Start a bridge by a program of Python, that of ``arx`` if none is named."""
+        client = Client("--task", str(self.bundle), *words, self.url, program=program)
         try:
             yield client
         finally:

@@ -23,7 +23,7 @@ VERIFIER, CAPS = ROOT / "verifier" / "arx_verifier", ROOT / "arx_caps"
 
 # Each imports only what is before it.
 VERIFIER_ORDER = """
-    _door _version clock errors refusal_text _native tls names addresses limits jcs request
+    _door _version clock errors _platform refusal_text _native tls names addresses limits jcs request
     amounts constraints token upkeep revocation journal ledger verification enforcement
     service memory testing integrations
 """.split()

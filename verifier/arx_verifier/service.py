@@ -7,7 +7,6 @@ no connection: follower and journal start with the first call, or with the appli
 
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Mapping
 from mmap import PAGESIZE
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from arx_verifier._platform import is_open_to_others
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.journal import DecisionSink
 from arx_verifier.ledger import Ledger
@@ -155,7 +155,7 @@ def read_service_file(path: str | os.PathLike[str]) -> ServiceConfig:
         raw = file.read_bytes()
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}; `arx service enrol` makes it") from error
-    if stat.S_IMODE(mode) & 0o077:
+    if is_open_to_others(mode):
         # An audience key forges tokens for this service: another user of the machine must not have read it.
         raise SettingsError(f"{file} holds keys and can be read by others; run `chmod 600 {file}`")
     try:

@@ -8,13 +8,13 @@ import atexit
 import contextlib
 import importlib
 import logging
-import os
 import threading
 import time
 import weakref
 from pathlib import Path
 from typing import Final
 
+from arx_verifier._platform import at_fork
 from arx_verifier.token import KeyRing
 
 CALLER: Final = "arx_caps.service.upkeep"  # found by its name: the trusted base depends on no part of arx-caps
@@ -131,5 +131,5 @@ def _close_all() -> None:
         upkeep.close(max(0.0, until - time.monotonic()))
 
 
-os.register_at_fork(before=_IMPORTING.acquire, after_in_parent=_IMPORTING.release, after_in_child=_fork_all)
+at_fork(before=_IMPORTING.acquire, after_in_parent=_IMPORTING.release, after_in_child=_fork_all)
 atexit.register(_close_all)

@@ -20,6 +20,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.credentials.jose import make_assertion
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.http.client import open_client
+from arx_verifier._platform import is_open_to_others
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError, StaleEpochError, UnavailableError
 
@@ -281,7 +282,7 @@ def open_session_file(path: str, issuer: str | None = None) -> tuple[Caller, dic
 def _refuse_open_to_others(path: str) -> None:
     """Refuse a session file that other users can read; a pipe is private."""
     file = Path(path)
-    if path != "-" and file.is_file() and file.stat().st_mode & 0o077:
+    if path != "-" and file.is_file() and is_open_to_others(file.stat().st_mode):
         raise Stop(
             f"{path}: other users can read it",
             hint=f"run `chmod 600 {path}`; if one of them may have read it, end the session",

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import command_options
 from arx_caps.settings.realm import DEFAULT_FOLDER, Realm
+from arx_verifier._platform import HAS_MODES, is_open_to_others
 from arx_verifier.errors import SettingsError
 from arx_verifier.tls import VARIABLE
 
@@ -52,6 +53,8 @@ def _own(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 
 def _foreign(folder: Path) -> str | None:
     """Return why a folder is not private to this user, or None."""
+    if not HAS_MODES:
+        return None
     try:
         link, found = folder.lstat(), folder.stat()
     except OSError as error:
@@ -60,7 +63,7 @@ def _foreign(folder: Path) -> str | None:
     strangers = {link.st_uid, found.st_uid} - {os.geteuid(), ROOT_UID}
     if strangers:
         return f"belongs to another user (uid {min(strangers)})"
-    return "is open to other users" if found.st_mode & 0o077 else None
+    return "is open to other users" if is_open_to_others(found.st_mode) else None
 
 
 realm_dir_option = click.option(

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a writer of a segment still lives: by its lock, or by its socket where it has no locks.  SPEC 15.3."""
 
-import fcntl
 import os
 import socket
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from arx_verifier._platform import require_posix
 from arx_verifier.errors import AuditError
-from arx_verifier.journal.segment import HEADER_BYTES, is_closed, read_header
+from arx_verifier.journal.segment import HEADER_BYTES, fcntl, is_closed, read_header
 
 SOCKET: Final = ".sock"
 _PATH_BYTES: Final = 100  # a socket's address has room for 103 to 107 bytes of a path, by system
@@ -37,6 +37,7 @@ def has_writer(file: BinaryIO, folder: Path) -> bool:
     start = file.read(HEADER_BYTES)
     if is_closed(start):
         return False
+    require_posix("a journal")
     try:
         # The writer holds this lock for its life and the kernel frees it: a process id in the file could be another
         # one's.

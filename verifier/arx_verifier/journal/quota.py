@@ -6,7 +6,6 @@ All processes and runs that write to a folder share the quotas; each segment's h
 
 import contextlib
 import errno
-import fcntl
 import logging
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Final
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.liveness import SOCKET, is_listening
 from arx_verifier.journal.reader import end_of_records
-from arx_verifier.journal.segment import HEADER_BYTES, denied_in, files_in, finish, is_closed, read_header
+from arx_verifier.journal.segment import HEADER_BYTES, denied_in, fcntl, files_in, finish, is_closed, read_header
 
 ALARMS: Final = (0.95, 0.8, 0.5)  # used shares of the quota at which a journal warns
 _DENIED_SHARE: Final = 4  # denials may use a quarter: refused callers must not use up the room for allowed calls

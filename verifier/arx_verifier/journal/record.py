@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 import arx_verifier.jcs as jcs
+from arx_verifier._platform import at_fork
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.request import check_depth
 from arx_verifier.token import sha256_of
@@ -434,4 +435,4 @@ def new_salt() -> bytes:
         return pool[:SALT_BYTES]
 
 
-os.register_at_fork(after_in_child=_SALTS.clear)  # a child must not return its parent's salts again
+at_fork(after_in_child=_SALTS.clear)  # a child must not return its parent's salts again

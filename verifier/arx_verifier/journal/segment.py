@@ -16,7 +16,6 @@ Numbers are little-endian, except the one with a star: it has this machine's byt
 
 import contextlib
 import errno
-import fcntl
 import mmap
 import os
 import struct
@@ -28,6 +27,11 @@ from zlib import crc32
 import msgspec
 
 from arx_verifier.errors import AuditError
+
+try:
+    import fcntl as fcntl  # noqa: PLC0414 - for the other modules of the journal, too
+except ImportError:  # Windows, where no journal is opened
+    fcntl = None  # type: ignore[assignment]
 
 SUFFIX: Final = ".arxj"
 HEADER_BYTES: Final = 256

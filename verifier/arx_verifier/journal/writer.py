@@ -17,6 +17,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final, Literal
 
+from arx_verifier._platform import at_fork, require_posix
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.journal.decision import COUNTED, GAP, OK, UNPROVEN, Decision
@@ -88,6 +89,7 @@ class Journal:
         clock: Callable[[], int] = now_ms,
         on_run: Callable[[], None] = lambda: None,
     ) -> None:
+        require_posix("a journal")
         if not MIN_SEGMENT_BYTES <= segment_bytes <= max_bytes or segment_bytes % PAGESIZE:
             expected = f"whole pages from {MIN_SEGMENT_BYTES} up to max_bytes"
             raise SettingsError(f"invalid segment_bytes: expected {expected}, got {segment_bytes}")
@@ -470,4 +472,4 @@ def _fork_all() -> None:
         journal.reset()
 
 
-os.register_at_fork(after_in_child=_fork_all)
+at_fork(after_in_child=_fork_all)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from arx_verifier._platform import at_fork
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger.pools import BUSY, Kind, Ledger, PoolDraw, Short, Taken
 
@@ -254,4 +255,4 @@ def _forget_all() -> None:
         ledger._forget()  # noqa: SLF001 - of this module
 
 
-os.register_at_fork(after_in_child=_forget_all)
+at_fork(after_in_child=_forget_all)

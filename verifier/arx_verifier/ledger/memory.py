@@ -4,13 +4,13 @@
 ``ledger.lua`` does the same to the keys of a Redis instance; a test compares them step by step.
 """
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from arx_verifier._platform import at_fork
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
@@ -345,4 +345,4 @@ def _refuse_all() -> None:
         ledger._lock = threading.Lock()  # noqa: SLF001 - another thread of the parent may have held it
 
 
-os.register_at_fork(after_in_child=_refuse_all)
+at_fork(after_in_child=_refuse_all)

@@ -16,6 +16,7 @@ import weakref
 from concurrent.futures import Future, InvalidStateError
 from typing import Final, NamedTuple
 
+from arx_verifier._platform import at_fork
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_realm
 from arx_verifier.revocation.epoch import EpochRefusal, EpochState
@@ -296,5 +297,5 @@ def _close_all() -> None:
         follower.close()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(after_in_child=_after_fork)
 atexit.register(_close_all)

@@ -5,7 +5,6 @@ Before the signature is verified, only ``kid`` and ``aud`` of a token and the id
 ``Authenticator`` also caches chains: the next call of a cached chain costs one HMAC.
 """
 
-import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Final, NamedTuple
 
 import arx_verifier.limits as limits
 import arx_verifier.names as names
+from arx_verifier._platform import at_fork
 from arx_verifier.errors import ArxError, MalformedTokenError, SignatureMismatchError
 from arx_verifier.token import (
     JOINT,
@@ -137,7 +137,7 @@ def _fork_all() -> None:
         authenticator._forked()  # noqa: SLF001 - of this module
 
 
-os.register_at_fork(after_in_child=_fork_all)
+at_fork(after_in_child=_fork_all)
 
 
 class OpenedDischarges(NamedTuple):

@@ -5,12 +5,12 @@ A kill after the decision does not stop running work by itself.  A long call rec
 ``on_end`` reports that the middleware has ended the call.
 """
 
-import os
 import threading
 from collections.abc import Callable
 
 import msgspec
 
+from arx_verifier._platform import at_fork
 from arx_verifier.amounts import Amount
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import ChainFacts, decision_id
@@ -22,7 +22,7 @@ from arx_verifier.verification.freshness import recheck
 _ENDING = threading.Lock()  # one for all grants: only ``end`` and ``on_end`` take it, which are rare
 # A child that is forked while another thread has the lock would wait forever.  The standard library resets its own
 # locks in the same way.
-os.register_at_fork(after_in_child=_ENDING._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001
+at_fork(after_in_child=_ENDING._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 class Grant(msgspec.Struct, eq=False):

@@ -5,13 +5,13 @@ Step 6 of a verification is its last check, so that a refused call spends no non
 is new.  It remembers the key for as long as the call could be repeated.
 """
 
-import os
 import re
 import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from arx_verifier._platform import at_fork
 from arx_verifier.errors import StoreError
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import SKEW_MS
@@ -222,7 +222,7 @@ def _refuse_all() -> None:
         store._forked = True  # noqa: SLF001 - of this module
 
 
-os.register_at_fork(after_in_child=_refuse_all)
+at_fork(after_in_child=_refuse_all)
 
 
 class RedisNonces:

@@ -6,13 +6,13 @@ the rules; ``loop_calls`` does the same in an event loop.
 """
 
 import logging
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Final
 
+from arx_verifier._platform import at_fork
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS, GrantLife
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Decision
@@ -165,4 +165,4 @@ def _forget_all() -> None:
         calls._forget()  # noqa: SLF001 - of this module
 
 
-os.register_at_fork(after_in_child=_forget_all)
+at_fork(after_in_child=_forget_all)

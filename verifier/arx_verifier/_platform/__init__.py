@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What systems other than POSIX lack: forks, file locks, flags and the modes of files."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from arx_verifier.errors import SettingsError
+
+O_CLOEXEC: Final[int] = getattr(os, "O_CLOEXEC", 0)  # Windows lets no child have a descriptor
+HAS_MODES: Final = hasattr(os, "geteuid")
+
+
+def at_fork(**hooks: Callable[..., Any]) -> None:
+    """Register functions as ``os.register_at_fork`` does, where processes fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(**hooks)
+
+
+def is_open_to_others(mode: int) -> bool:
+    """Return whether the mode of a file lets other users open it; on Windows a mode does not show that: False."""
+    return HAS_MODES and mode & 0o077 != 0
+
+
+def require_posix(part: str) -> None:
+    """Raise where file locks of POSIX are missing.
+
+    Args:
+        part: What needs them.
+
+    Raises:
+        SettingsError: This is Windows.
+    """
+    if not HAS_MODES:
+        raise SettingsError(f"{part} needs a POSIX system: expected Linux or macOS, got {sys.platform}")
