@@ -15,6 +15,8 @@ from tests.house.pages import ROOT, blocks
 from tests.vectors.families import FAMILIES, FOLDER, LEVELS, Vector, judge, load
 from tests.vectors.run import FaultError, Outcome, Process, ask_all, main, results, select
 
+pytestmark = pytest.mark.servers  # nearly every test starts an implementation
+
 NO_FAMILIES = {"libmacaroons", "log"}  # of any macaroon library; of an auditor of the log (LOG 1)
 SUBJECT = [sys.executable, "-m", "tests.vectors.subject"]
 NAME = "aud-other"  # the vector at which a wrong subject is wrong
