@@ -58,7 +58,7 @@ def vectors() -> Vectors:
     """All of this file."""
     parts = (
         packets() | texts() | calls() | sizes() | names() | tools() | members() | lists() | holders() | discharges(),
-        approvals() | delegations() | targets() | ages() | several() | amounts() | pools() | earlier(),
+        approvals() | delegations() | unseen_bodies() | ages() | several() | amounts() | pools() | earlier(),
         values() | bounds() | globs() | urls() | rules(),
     )
     return {
@@ -441,7 +441,7 @@ def delegations() -> dict[str, Edge]:
     }
 
 
-def targets() -> dict[str, Edge]:
+def unseen_bodies() -> dict[str, Edge]:
     """SPEC 8.5, 11: bodies that are not seen."""
     rule = {"args": {"amount": {"max": 9}, "id": "o-1"}, "tool": "orders.put"}
     unseen = {"tool": "orders.put", "args": {"id": "o-1"}, "http": {"method": "POST", "target": "/o-1", "body": None}}
