@@ -100,4 +100,11 @@ def link(match: re.Match[str], site: str) -> str:
 
 def _reference(module: str) -> str:
     """Return the directives that document each public name of a module."""
-    return "".join(f"\n::: {module}.{name}\n" for name in public_names(importlib.import_module(module)))
+    package = importlib.import_module(module)
+    # A class has one heading on the page: that of the package which defines it, and not of one that exports it too.
+    own = (
+        name
+        for name in public_names(package)
+        if getattr(package, name).__module__.startswith(f"{module.partition('.')[0]}.")
+    )
+    return "".join(f"\n::: {module}.{name}\n" for name in own)

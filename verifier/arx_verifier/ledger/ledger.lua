@@ -345,8 +345,9 @@ local function seal(keys, argv)
 end
 
 -- arx2_open  KEYS h pools   ARGV seal
--- After its server started, and only if the one before has ended: a ledger with this seal begins anew, but for the pools that it has.  `seal` is empty if the
--- caller has none: then the first call begins it anew for all pools, as another process.
+-- After its server started, and only if the one before has ended: a ledger with this seal begins anew, but for the
+-- pools that it has.  `seal` is empty if the caller has none: then the first call begins it anew for all pools, as
+-- another process.
 local function open(keys, argv)
   local time = redis.call('TIME')
   local known = redis.call('HMGET', keys[1], 'sealed', 'number', 'since', 'whole', 'seen')
