@@ -21,7 +21,7 @@ class Page:
         ("index.md", "![five [nouns]](docs/concepts.svg)", "![five [nouns]](concepts.svg)"),
         ("service.md", "[bench](../benchmarks/README.md)", "[bench](benchmarks.md)"),
         ("decisions/README.md", "[spec](../../verifier/SPEC.md#6-caveats)", "[spec](../spec/SPEC.md#6-caveats)"),
-        ("examples.md", "[the demo](demo.py)", "the demo"),
+        ("examples.md", "[a busy realm](busy_realm.py)", "a busy realm"),
         ("contributing.md", "[pins](docs/requirements.txt)", "pins"),
         ("index.md", "[other](https://example.org/x.md)", "[other](https://example.org/x.md)"),
         ("index.md", "[gone](docs/gone.md)", "[gone](gone.md)"),  # MkDocs reports it
