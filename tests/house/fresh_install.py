@@ -90,8 +90,9 @@ def install_and_play(
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m tests.house.fresh_install", description=__doc__)
-    parser.add_argument("way", nargs="*", choices=WAYS)
-    for way in parser.parse_args().way or WAYS:
+    parser.add_argument("way", nargs="?", choices=WAYS, help="[each of them]")
+    named = parser.parse_args().way
+    for way in [named] if named else WAYS:
         with tempfile.TemporaryDirectory(prefix="arx") as folder:
             last, whole = install_and_play(way, Path(folder), made_wheels())
             print(f"{way}: first refusal after {whole:.0f} s, {last:.0f} s of them in the last command", flush=True)
