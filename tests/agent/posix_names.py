@@ -24,6 +24,7 @@ SYSTEM = """
 """.split()
 SIGNALS = "SIGALRM SIGCHLD SIGHUP SIGKILL SIGQUIT SIGUSR1 SIGUSR2 alarm".split()
 
+os.process_cpu_count = os.cpu_count  # type: ignore[attr-defined,unused-ignore]  # as Python does without affinities
 _pair, _unix = socket.socketpair, socket.AF_UNIX
 socket.socketpair = lambda *words: _pair(*(words or (_unix,)))  # what Windows' Python makes of TCP, for its event loop
 sys.modules.update(dict.fromkeys(MODULES))  # an import of None fails
