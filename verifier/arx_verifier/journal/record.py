@@ -9,7 +9,6 @@ the members.
 
 import math
 import os
-import re
 from collections import deque
 from collections.abc import Mapping
 from hashlib import sha256
@@ -17,10 +16,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-import arx_verifier.jcs as jcs
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import AuditError, RequestError
-from arx_verifier.request import check_depth
+from arx_verifier.jcs import flat_jcs, jcs
 from arx_verifier.token import sha256_of
 
 RECORD_VERSION: Final = 1
@@ -34,11 +32,6 @@ SALT_BYTES: Final = 16  # amounts and ids are few: without a salt, the digest of
 MAX_ARGUMENTS_BYTES: Final = 8 * 1024  # of their JSON, if the operator has it recorded
 _SALTS_AT_ONCE: Final = 256
 _JSON: Final = msgspec.json.Encoder(order="deterministic", enc_hook=lambda value: f"({type(value).__name__})")
-_BRACKET: Final = ord("[")
-# What the encoder writes in another form than RFC 8785, or where that has none: a fraction or exponent, an integer of
-# 16 digits, null, which is also NaN; and a name beyond U+FFFF, which begins with such a byte.  A text may look alike.
-_ODD: Final = re.compile(rb"[:\[,](?:-?[0-9]+[.e]|-?[0-9]{16}|null)")
-_ASTRAL: Final = 0xF0
 _NO_JSON: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError)
 
 
@@ -382,19 +375,18 @@ def form_of(args: Mapping[str, Any]) -> bytes:
         args: The call's arguments.
 
     Raises:
-        RequestError: The arguments have no such form: see ``jcs.jcs``.
+        RequestError: The arguments have no such form: see ``jcs``.
     """
     try:
+        flat = flat_jcs(args)
+        if flat is not None:
+            return flat
         raw = _JSON.encode(args)
-        if _ODD.search(raw) is not None or not (raw.isascii() or max(raw) < _ASTRAL):
-            if b"null" in raw and _has_nan(args):
-                raise RequestError("NaN and infinities are not JSON numbers")
-            return jcs.jcs(msgspec.json.decode(raw))  # values of other types are texts there
-        if _BRACKET in raw or raw.rfind(b"{") > 0:  # or in a text
-            check_depth(msgspec.json.decode(raw))
+        if b"null" in raw and _has_nan(args):
+            raise RequestError("NaN and infinities are not JSON numbers")
+        return jcs(msgspec.json.decode(raw))  # values of other types are texts there
     except _NO_JSON as error:
         raise RequestError("the arguments have no JSON form") from error
-    return raw
 
 
 def _has_nan(args: Mapping[str, Any]) -> bool:
