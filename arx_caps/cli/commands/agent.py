@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from arx_caps.cli.access.mint_session import Unreachable
+from arx_caps.cli.access.mint_session import not_enrolled
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.access.secure_files import read_object
 from arx_caps.cli.display import facts_of
@@ -77,11 +77,9 @@ def enrol(
     try:
         answer = mint.call("POST", AGENTS.path, body)
     except Stop as error:
-        if key_out is not None:
-            key_out.unlink(missing_ok=True)  # a key that is not enrolled is of no use
         if error.code == "agent_exists":
             error.hint = f"`arx agent key add {path} --key-out FILE` enrols a further key of an active agent"
-        raise
+        raise not_enrolled(error, key_out, f"arx agent show {path}") from error
     agent = answer.get("agent", answer)
     kid = None if public is None else public.kid
     value = {"agent": agent, "kid": kid, "key_file": str(key_out) if key_out else None}
@@ -165,13 +163,8 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
         public = PublicKey(read_object(str(public_jwk)))
     try:
         agent = mint.call("PATCH", AGENTS.path_of(path), {"add_jwk": public.jwk})
-    except Unreachable as error:
-        error.hint = f"the key may be enrolled: check with `arx agent show {path}`"
-        raise
-    except Stop:
-        if key_out is not None:
-            key_out.unlink(missing_ok=True)  # a key that is not enrolled is of no use
-        raise
+    except Stop as error:
+        raise not_enrolled(error, key_out, f"arx agent show {path}") from error
     console.data("agent", {"agent": agent, "kid": public.kid}, lambda: pairs(facts_of(agent)))
 
 

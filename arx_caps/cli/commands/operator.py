@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from arx_caps.cli.access.mint_session import Unreachable
+from arx_caps.cli.access.mint_session import not_enrolled
 from arx_caps.cli.access.place import Place, database_option, operator_options, realm_dir_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_object, read_passphrase
 from arx_caps.cli.display import facts_of
@@ -60,7 +60,7 @@ def enrol(
     try:
         answer = mint.call("POST", OPERATORS.path, {"name": name, "jwk": public.jwk, **asked})
     except Stop as error:
-        raise _without(error, key_out) from error
+        raise not_enrolled(error, key_out, "arx operator list") from error
     value = {"operator": answer, "kid": public.kid, "key_file": str(key_out) if key_out else None}
     rows = [("operator", name), ("role", answer.get("role")), ("key", public.kid), ("key file", value["key_file"])]
     console.data("operator", value, lambda: pairs(rows))
@@ -109,7 +109,7 @@ def add_key(console: Console, name: str, place: Place, key_out: Path | None, pub
     try:
         operator = mint.call("PATCH", OPERATORS.path_of(name), {"add_jwk": public.jwk})
     except Stop as error:
-        raise _without(error, key_out) from error
+        raise not_enrolled(error, key_out, "arx operator list") from error
     added = [("added", public.kid), ("key file", key_out)]
     console.data("operator", {"operator": operator, "kid": public.kid}, lambda: pairs([*facts_of(operator), *added]))
 
@@ -188,12 +188,3 @@ def _key(name: str, issuer: str, key_out: Path | None, public_jwk: str | None) -
     key = KeyFile.generate("operator", name, issuer)
     key.save(key_out)
     return key.key.public
-
-
-def _without(error: Stop, key_out: Path | None) -> Stop:
-    """Delete a key that the mint refused; keep one that it may have enrolled."""
-    if key_out is not None and isinstance(error, Unreachable):
-        error.hint = f"the key may be enrolled, so {key_out} is kept: check with `arx operator list`"
-    elif key_out is not None:
-        key_out.unlink(missing_ok=True)
-    return error
