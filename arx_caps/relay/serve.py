@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from arx_caps.relay.connection import Connection
 from arx_caps.relay.hub import Hub
 from arx_caps.relay.upstream import Upstream
+from arx_verifier._platform import require_posix
 from arx_verifier.addresses import is_loopback, read_port
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation import Crowd, EpochState
@@ -82,6 +83,7 @@ def serve(
     Raises:
         SettingsError: It cannot listen there, or a password or certificate is missing.
     """
+    require_posix("a relay")
     place = ListenAddress.of(listen)
     context = _tls(place, password, certificate)
     # The name is new for each process: this one must not confirm for the leases of a relay that was killed.

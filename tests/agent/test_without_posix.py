@@ -15,6 +15,7 @@ import pytest
 from arx_caps.embedded import EmbeddedValkey
 from tests.agent.live import LiveMint, live_mint
 from tests.connect.conftest import World
+from tests.mint.harness import make_realm
 from tests.servers import free_ports
 
 HIDE = Path(__file__).with_name("posix_names.py").read_text(encoding="utf-8")
@@ -56,16 +57,30 @@ def test_what_holders_and_operators_use_is_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["apply", "ship"])
+NEEDS_POSIX = {
+    "apply": ("FILE",),
+    "ship": ("FILE",),
+    "gateway": ("FILE",),
+    "mint serve": ("--realm-dir", "REALM"),
+    "up": ("--realm-dir", "REALM"),
+    "relay": ("--listen", "127.0.0.1:9", "--store", "redis://127.0.0.1:9/0", "--realm", "acme"),
+}
+
+
+@pytest.mark.parametrize("command", NEEDS_POSIX)
 def test_what_needs_posix_names_it(command: str, tmp_path: Path) -> None:
     """
     A command ends with the systems that it runs on, and a journal with the same error.
     """
     file = tmp_path / "file"
     file.write_text("{}")
-    done = run(ARX, command, file, "--json")
-    assert (done.returncode, json.loads(done.stdout)["code"]) == (2, "not_installed"), done.stderr
-    assert "this command needs a POSIX system: expected Linux or macOS" in done.stderr
+    make_realm(tmp_path / "realm")
+    places = {"FILE": file, "REALM": tmp_path / "realm"}
+    words = [places.get(word, word) for word in NEEDS_POSIX[command]]
+    done = run(ARX, *command.split(), *words, "--json")
+    code, part = ("settings", "a relay") if command == "relay" else ("not_installed", "this command")
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (2, code), done.stderr
+    assert f"{part} needs a POSIX system: expected Linux or macOS" in done.stderr
 
 
 def test_a_journal_names_the_systems_that_it_runs_on(tmp_path: Path) -> None:
