@@ -24,7 +24,7 @@ from busy_work import Desk, ask_payout, brief, campaign, invoices, misuse, refun
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from arx_caps.demo.run import Realm, free_addresses, leave
+from arx_caps.demo.run import DemoRealm, free_addresses, leave
 from arx_verifier import ArxError
 
 HERE = Path(__file__).resolve().parent
@@ -71,7 +71,7 @@ class BusyRealm:
     """
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack, port: int | None, seed: int) -> None:
-        self.realm, self.folder = Realm(folder / "realm", stack), folder
+        self.realm, self.folder = DemoRealm(folder / "realm", stack), folder
         addresses = free_addresses(len(VERBS) + 1)
         self.mint = f"http://127.0.0.1:{port}" if port else addresses.pop()
         self.urls = dict(zip(VERBS, addresses, strict=False))

@@ -189,8 +189,10 @@ def _describe(error: Exception) -> tuple[str, str, int, str | None]:
             f"install it: {install_line(extra)}",
         )
     if isinstance(error, ModuleNotFoundError) and error.name in POSIX:
-        message = f"this command needs a POSIX system: expected Linux or macOS, got {sys.platform}"
-        return message, "not_installed", exit_codes.USAGE, "run it on such a system, or in a container there"
+        from arx_verifier._platform import posix_alone
+
+        hint = "run it on such a system, or in a container there"
+        return posix_alone("this command"), "not_installed", exit_codes.USAGE, hint
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", "file", exit_codes.USAGE, None
     # The text of an unexpected error could contain a token, so the message has its type alone.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arx_caps.demo.run import Realm, free_addresses, run_demo
+from arx_caps.demo.run import DemoRealm, free_addresses, run_demo
 from arx_caps.isolation import HINT, kind_that_works
 from arx_verifier.errors import SettingsError
 
@@ -85,7 +85,7 @@ EVERYTHING = Server(
 SERVERS = {"pypi": BOOKS, "npm": EVERYTHING}
 
 
-class Started(NamedTuple):
+class StockClient(NamedTuple):
     """What ``set_up`` has started: the arguments of the stock client, and the agent's session."""
 
     client: list[str | Path]
@@ -142,7 +142,7 @@ def write_files(folder: Path, server: Server, say: Callable[[str], None]) -> dic
     return written
 
 
-def set_up(realm: Realm, server: Server, programs: list[Path], say: Callable[[str], None]) -> Started:
+def set_up(realm: DemoRealm, server: Server, programs: list[Path], say: Callable[[str], None]) -> StockClient:
     """Start the mint and the gateway, and a task of the agent."""
     realm.environment["PATH"] = os.pathsep.join([*map(str, programs), realm.environment["PATH"]])
     realm.arx("init", realm.folder, "--name", "acme", "--issuer", *free_addresses(1))
@@ -160,10 +160,10 @@ def set_up(realm: Realm, server: Server, programs: list[Path], say: Callable[[st
         "bridge": [sys.executable, "-m", "arx_caps.cli", "connect", "--task", str(bundle), url],
         **{name: getattr(server, name) for name in ("allowed", "refused", "hidden", "long")},
     }
-    return Started([HERE / "stock_client.py", json.dumps(plan)], opened["session"]["id"])
+    return StockClient([HERE / "stock_client.py", json.dumps(plan)], opened["session"]["id"])
 
 
-def play(realm: Realm, started: Started, server: Server, python: Path) -> Iterator[dict[str, Any]]:
+def play(realm: DemoRealm, started: StockClient, server: Server, python: Path) -> Iterator[dict[str, Any]]:
     """Run the client and act as the operator; yield what came of each step."""
     for line in realm.start(*started.client, python=python):
         step = json.loads(line)

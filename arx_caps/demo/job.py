@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from arx_caps.demo.run import Realm, free_addresses, run_demo
+from arx_caps.demo.run import DemoRealm, free_addresses, run_demo
 
 HERE = Path(__file__).resolve().parent
 EXPECTED = {
@@ -39,7 +39,7 @@ EXPECTED = {
 }
 
 
-def set_up(realm: Realm) -> list[str | Path]:
+def set_up(realm: DemoRealm) -> list[str | Path]:
     """Make a realm, start the mint and two services, enrol the agent; return the orchestrator's arguments."""
     mint, orders, payments = free_addresses(3)
     realm.arx("init", realm.folder, "--name", "acme", "--issuer", mint)
@@ -59,7 +59,7 @@ def set_up(realm: Realm) -> list[str | Path]:
     return [key, orders, payments]
 
 
-def play(realm: Realm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
+def play(realm: DemoRealm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
     """Run the agents, act as their operator and as an auditor; yield what came of each step."""
     facts: dict[str, Any] = {}
     for line in realm.start("-m", "arx_caps.demo.orchestrator", *arguments):
@@ -77,7 +77,7 @@ def play(realm: Realm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
     yield from audit(realm, facts["session"], facts["decision"])
 
 
-def audit(realm: Realm, session: str, refused: str) -> Iterator[dict[str, Any]]:
+def audit(realm: DemoRealm, session: str, refused: str) -> Iterator[dict[str, Any]]:
     """Compare journals and log, and prove one record of the log."""
     decisions = json.loads(realm.arx("decisions", "--session", session, "--json"))
     came = " and ".join(name for name in ("allowed", "denied") if decisions[name])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from arx_caps.demo.run import Realm, free_addresses, run_demo
+from arx_caps.demo.run import DemoRealm, free_addresses, run_demo
 
 HERE = Path(__file__).resolve().parent
 BAD, GOOD = "acme/research", "acme/support"
@@ -27,7 +27,7 @@ EXPECTED = {
 }
 
 
-def set_up(realm: Realm) -> list[str | Path]:
+def set_up(realm: DemoRealm) -> list[str | Path]:
     """Make a realm with a memory service and two agents; return the arguments of an agent's process."""
     mint, memory = free_addresses(2)
     realm.arx("init", realm.folder, "--name", "acme", "--issuer", mint)
@@ -41,7 +41,7 @@ def set_up(realm: Realm) -> list[str | Path]:
     return [file]
 
 
-def play(realm: Realm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
+def play(realm: DemoRealm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
     """Run the agents, and act as their operator; yield what came of each step."""
 
     def run(work: str, agent: str, *words: str) -> Iterator[dict[str, Any]]:
@@ -71,7 +71,7 @@ def play(realm: Realm, arguments: list[str | Path]) -> Iterator[dict[str, Any]]:
     yield from run("prompt", GOOD, "thawed, with the time of the page, it gives the price back")
 
 
-def audit(realm: Realm, session: str) -> Iterator[dict[str, Any]]:
+def audit(realm: DemoRealm, session: str) -> Iterator[dict[str, Any]]:
     """Read in the signed log what was withheld from the support agent."""
     found, until = "", time.monotonic() + 30
     while "tainted" not in found and time.monotonic() < until:

@@ -19,7 +19,7 @@ LONGEST_S = 300  # a demo takes seconds; one that waits in vain, such as for a p
 Started = TypeVar("Started")
 
 
-class Realm:
+class DemoRealm:
     """A realm in a folder, its processes, and the operator's command line."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
@@ -78,8 +78,8 @@ def leave(number: int, _: object) -> NoReturn:
 def run_demo(
     expected: Mapping[str, str],
     what: str,
-    set_up: Callable[[Realm], Started],
-    play: Callable[[Realm, Started], Iterator[dict[str, Any]]],
+    set_up: Callable[[DemoRealm], Started],
+    play: Callable[[DemoRealm, Started], Iterator[dict[str, Any]]],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Play a demo, and return its report: each step, and the names of those that came out otherwise or are missing.
@@ -96,7 +96,7 @@ def run_demo(
     signal.alarm(LONGEST_S)
     began, steps = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="arx-demo-") as folder, contextlib.ExitStack() as stack:
-        realm = Realm(Path(folder) / "realm", stack)
+        realm = DemoRealm(Path(folder) / "realm", stack)
         started = set_up(realm)
         say(f"started {what} in {time.monotonic() - began:.1f} s")
         for step in play(realm, started):

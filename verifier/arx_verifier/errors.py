@@ -442,7 +442,7 @@ def refusal(code: str, failures: Sequence[Failure] = ()) -> ArxError:
     return REASONS[code].error(sentence_of(code, failures), code=code, failures=failures)
 
 
-# "discharge" names what lacks, and not what a developer does about it.
+# "discharge" names what is missing; a developer must know how to get it.
 _APPROVAL_STEP: Final = (
     "; an operator must approve this call: request it with task.ask_approval(tool, args).wait(), and send the approval"
 )

@@ -17,7 +17,7 @@ from arx_caps.cli.terminal import Console
 )
 @command_options
 def demo_command(console: Console, demo: str, source: str) -> int:
-    """Play a demo in a realm of its own, which is removed at the end; exit with 1 if a step comes out otherwise.
+    """Play a demo in a realm of its own, which is removed at the end; exit with 1 if a step does not end as expected.
 
     job: a mint, two tool services and two agents at work, attacks on them, a kill, and a proof for an auditor. It is
     played if you name none. memory: an agent that read a poisoned page writes into a shared memory, and is killed.

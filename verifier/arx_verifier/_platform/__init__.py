@@ -23,6 +23,11 @@ def is_open_to_others(mode: int) -> bool:
     return HAS_MODES and mode & 0o077 != 0
 
 
+def posix_alone(part: str) -> str:
+    """Return the error that a part of ARx needs a POSIX system."""
+    return f"{part} needs a POSIX system: expected Linux or macOS, got {sys.platform}"
+
+
 def require_posix(part: str) -> None:
     """Raise where file locks of POSIX are missing.
 
@@ -33,4 +38,4 @@ def require_posix(part: str) -> None:
         SettingsError: This is Windows.
     """
     if not HAS_MODES:
-        raise SettingsError(f"{part} needs a POSIX system: expected Linux or macOS, got {sys.platform}")
+        raise SettingsError(posix_alone(part))

@@ -160,9 +160,8 @@ class SegmentReader:
             return
         try:
             with self.path.open("rb") as file:
-                live = has_writer(
-                    file, self.path.parent
-                )  # read first: if the writer is dead, all its records are in the file now
+                # Asked first: if the writer is dead, all its records are in the file now.
+                live = has_writer(file, self.path.parent)
                 while (payload := self._record(file)) is not None:
                     self.sequence += 1
                     yield self.sequence - 1, payload
