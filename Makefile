@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse wheels check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse wheels vulnerabilities try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -130,6 +130,12 @@ docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fa
 
 wheels: $(RELEASE)/.ready  ## the wheels of a release in dist, twice and compared, checked; ARGS=--short for this machine, once
 	@$(RELEASE)/bin/python deploy/wheels.py $(ARGS)
+
+vulnerabilities: $(RELEASE)/.ready  ## known vulnerabilities of what uv.lock locks, or "not audited"; ARGS=--required fails then
+	@$(RELEASE)/bin/python deploy/vulnerabilities.py $(ARGS)
+
+try-release: $(READY) $(RELEASE)/.ready  ## the tests of what makes a release
+	$(BIN)/python -m pytest -q -p no:benchmark tests/release/*.py $(ARGS)
 
 check: $(READY)  ## format, lint, types, plain English and the site of the documentation
 	$(BIN)/ruff format --check .
