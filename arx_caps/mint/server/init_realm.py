@@ -5,10 +5,11 @@ A realm is its folder, keys, first operator, sample policy and empty database.
 """
 
 import os
-import secrets
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from arx_caps.audit.merkle import make_key
@@ -21,6 +22,7 @@ from arx_caps.settings.realm import DEFAULT_LISTEN, Realm
 from arx_verifier.errors import SettingsError
 
 FIRST_OPERATOR: Final = "root"
+HALF_MADE: Final = ".init"  # in the realm's folder, while it is made
 
 
 def init_realm(
@@ -38,7 +40,7 @@ def init_realm(
     """Create a realm.
 
     Args:
-        folder: Its folder, which must not exist or must be empty.
+        folder: Its folder, which must not exist, or must belong to this user and be empty.
         name: The realm's name.
         issuer: The mint's public base URL, such as ``http://127.0.0.1:8700``.
         listen: Host and port to listen at.
@@ -56,20 +58,29 @@ def init_realm(
         NoteError: The log's name is invalid.
     """
     realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store, database=database, ca=ca)
-    path = realm.folder
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise SettingsError(f"{path} exists and is not empty: name another folder, as a realm is not overwritten")
-    # Whole or not at all: it is filled beside, and renamed at the end. No secret in it has a default.
-    half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    path, half_made = realm.folder, realm.folder / HALF_MADE
+    is_new = not path.exists()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _require_empty(path)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
         half_made.mkdir(mode=0o700)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be created: {error.strerror}") from error
+    # Whole or not at all.  It is filled inside, as a user may own a mounted volume and not the folder that holds it.
+    try:
+        _require_empty(path, but=half_made)  # another one may have begun, and ended, since the first look
         _fill(replace(realm, folder=half_made), passphrase, log_origin or realm.log_origin)
-        half_made.rename(path)
+        # The settings are last: a folder with them is a realm.
+        for part in sorted(half_made.iterdir(), key=lambda part: part.name == "realm.toml"):
+            part.rename(path / part.name)
     except OSError as error:
         raise SettingsError(f"{path} cannot be created: {error.strerror}") from error
     finally:
         shutil.rmtree(half_made, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # not empty: it is a realm
+                path.rmdir()
     return realm
 
 
@@ -81,6 +92,18 @@ def sample_policy(organization: str) -> str:
     """
     text = files("arx_caps.mint.policy").joinpath("sample_policy.toml").read_text("utf-8")
     return text.replace('"acme/', f'"{organization}/')
+
+
+def _require_empty(path: Path, *, but: Path | None = None) -> None:
+    if not path.exists():
+        return
+    found = [entry.name for entry in path.iterdir() if entry != but] if path.is_dir() else ["no folder"]
+    if found:
+        raise SettingsError(
+            f"{path} exists and is not empty ({min(found)}): name another folder, as a realm is not overwritten"
+        )
+    if path.stat().st_uid != os.geteuid():  # who could replace each file of the realm
+        raise SettingsError(f"{path} belongs to another user: name a folder inside it, or change its owner")
 
 
 def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
