@@ -15,7 +15,10 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS, RequestError
 from arx_verifier.token import subject_target
 
-TONES: Final = {"allow": "ok", "deny": "bad", "end": "bad", "counted": "warn", "gap": "warn", "event": "quiet"}
+TONES: Final = {
+    "allow": "ok", "deny": "bad", "end": "bad", "would_refuse": "warn", "counted": "warn", "gap": "warn",
+    "event": "quiet",
+}  # fmt: skip
 # The filters by name, in the order of the form, with their labels and an example each.
 FILTERS: Final = (
     ("session", "Session", "s-…"),
@@ -25,7 +28,7 @@ FILTERS: Final = (
     ("link", "Delegation", "link"),
     ("tool", "Tool", "orders.*"),
 )
-OUTCOMES: Final = ("allow", "deny", "end", "counted", "gap", "event")
+OUTCOMES: Final = ("allow", "deny", "end", "would_refuse", "counted", "gap", "event")
 _NAMES: Final = ("session", "agent", "task", "link", "tool", "reason")  # alike on a page, in the API and for ``arx``
 _MAX_AGE_MS: Final = 36_525 * 86_400_000
 
@@ -57,7 +60,7 @@ class RecordRow:
     @property
     def detail(self) -> str:
         """The reason without its code, which a page shows beside it."""
-        return self.why.partition(": ")[2] if self.outcome in ("deny", "end") else self.why
+        return self.why.partition(": ")[2] if self.outcome in ("deny", "end", "would_refuse") else self.why
 
     @property
     def badge(self) -> Any:

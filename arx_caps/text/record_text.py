@@ -19,7 +19,7 @@ def why_of(shown: Mapping[str, Any]) -> str:
         return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
     if shown["counts"]:
         return ", ".join(f"{counted['times']} {counted['code']}" for counted in shown["counts"])
-    if shown["outcome"] not in ("deny", "end"):
+    if shown["outcome"] not in ("deny", "end", "would_refuse"):
         return ""
     failures = [str(Failure(**failure)) for failure in shown["failures"][:1]]
     return ": ".join([shown["code"], *failures])

@@ -20,7 +20,7 @@ class TrailLine(NamedTuple):
 
     Attributes:
         at: The record's time, ms since the Unix epoch.
-        outcome: ``allow``, ``deny``, ``end``, ``counted``, ``gap`` or ``event``.
+        outcome: ``allow``, ``deny``, ``end``, ``would_refuse``, ``counted``, ``gap`` or ``event``.
         what: The service and the tool, or the actor and the event.
         why: Unless the call was allowed: the reason, and the expected and the given values.
         shown: The record, whole.
@@ -43,6 +43,7 @@ class TrailLine(NamedTuple):
         outcome, code = shown["outcome"], shown["code"]
         failed = [str(Failure(**failure)) for failure in shown["failures"]]
         why = "" if outcome == "allow" else f"ended: {code}" if outcome == "end" else code
+        why = f"would refuse: {code}" if outcome == "would_refuse" else why
         return cls(shown["at"], outcome, what, (why, "; ".join(failed)), shown)
 
     @property

@@ -16,7 +16,7 @@ from arx_verifier.constraints import rule, scalars, text
 from arx_verifier.constraints.constraint import Constraint, Url
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.grants import grant_life
-from arx_verifier.journal import RECORD_VERSION
+from arx_verifier.journal import RECORD_VERSION, WATCH_VERSION
 from arx_verifier.journal import record as records
 from arx_verifier.ledger import costs, pools
 from arx_verifier.memory import stamp
@@ -140,7 +140,11 @@ def test_the_arrays_are_the_code_s() -> None:
     record, stamped = TABLES["members"]["record"], TABLES["members"]["stamp"]
     lengths = {name: len(record[name]) for name in ("facts", "call", "gap", "rest")}
     kinds = {"facts": records.Facts, "call": records.CallRecord, "rest": records.Rest}
-    optional = {"facts": 1, "call": 1, "rest": 0}  # holders, the evidence of a call
+    optional = {
+        "facts": 1,
+        "call": 2,
+        "rest": 1,
+    }  # holders; the evidence of a call; of a watched call, that and its group
     assert lengths == {name: len(kind.__struct_fields__) - optional[name] for name, kind in kinds.items()} | {
         "gap": len(records.Gap._fields)
     }
@@ -227,6 +231,7 @@ def test_the_record_version_is_the_code_s() -> None:
     SPEC 12 writes a record and a journal's entry with the version that code writes.
     """
     assert re.findall(r"(?:kept   = |keeps `)\[(\d+), ", section(12)) == [str(RECORD_VERSION)] * 2
+    assert f"`, or {WATCH_VERSION} for {RECORD_VERSION};" in section(12)
 
 
 def test_cited_sections_exist() -> None:

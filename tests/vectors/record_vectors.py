@@ -43,6 +43,7 @@ def vectors() -> dict[str, dict[str, Any]]:
     peers = [SALT, [], None, None, None, ["192.0.2.9", "*"], None]
     gap = [AT, "gap", "", b"", "", 0, -1, [], 0, [], ["lost", 3, 40, 38, AT - 5000, AT]]
     bare = [SALT, [], None, None, None, [], None]
+    watched, nobody = [[*call, None, True] for call in (deny, [AT, "missing_token", *deny[2:7], [], 0, [], None])]
     first, said, sig = "A" * 43, hashlib.sha256(b"said").digest(), bytes(range(64))
     bound = [*FACTS[:-2], "bound", "model-1", [[first, b"", b""], ["B" * 43, said, sig]]]
     plain = b'{"call":["' + b"D" * 43 + b'",1800000000000,"' + b"N" * 22 + b'"]}'
@@ -54,6 +55,13 @@ def vectors() -> dict[str, dict[str, Any]]:
         "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, [], []], deny, told),
         "record-end": record("12.4", "the work that decision 41 allowed was ended", 42, FACTS, person, end, bare),
         "record-counted": record("12.2", "what nobody proved", 70_000, NOBODY, [None, [], []], counted, peers),
+        "record-watched": record("12.7", "went on", 3, FACTS, [None, [], []], watched, [*told, None], 2),
+        "record-watched-group": record(
+            "12.7", "no token, by its group", 4, NOBODY, [None, [], []], nobody, [*rest, "app-7"], 2
+        ),
+        "record-watched-counted": record(
+            "12.7", "counted apart", 5, NOBODY, [None, [], []], [*counted, None, True], [*peers, None], 2
+        ),
         "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, [], []], gap, bare),
     }
 
@@ -74,17 +82,19 @@ def digests(allow: list[Any], rest: list[Any], person: list[Any]) -> dict[str, d
     return found
 
 
-def record(spec: str, comment: str, sequence: int, facts: Any, person: Any, call: Any, rest: Any) -> dict[str, Any]:
+def record(
+    spec: str, comment: str, sequence: int, facts: Any, person: Any, call: Any, rest: Any, version: int = 1
+) -> dict[str, Any]:
     """One vector."""
     body = msgpack.packb([person, rest])
-    kept = msgpack.packb([1, "orders-1", "0123456789ab", sequence, facts, call, hashlib.sha256(body).digest()])
+    kept = msgpack.packb([version, "orders-1", "0123456789ab", sequence, facts, call, hashlib.sha256(body).digest()])
     return {
         "comment": comment,
         "spec": spec,
         "verifier": "orders-1",
         "boot": "0123456789ab",
         "sequence": sequence,
-        "journal": msgpack.packb([1, facts, person, [call, rest]]).hex(),
+        "journal": msgpack.packb([version, facts, person, [call, rest]]).hex(),
         "kept": kept.hex(),
         "body": body.hex(),
         "leaf_hash": hashlib.sha256(b"\0" + kept).hexdigest(),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from arx_caps.audit.ingest.entries import MAX_CODE as MAX_CODE
     from arx_caps.audit.ingest.entries import PRUNED_KIND as PRUNED_KIND
     from arx_caps.audit.ingest.entries import RECOVERED as RECOVERED
+    from arx_caps.audit.ingest.entries import WOULD_REFUSE as WOULD_REFUSE
     from arx_caps.audit.ingest.entries import EventRecord as EventRecord
     from arx_caps.audit.ingest.entries import LogEntry as LogEntry
     from arx_caps.audit.ingest.entries import Reader as Reader

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, END, EVENT, LogEntry
+from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, END, EVENT, WOULD_REFUSE, LogEntry
 from arx_caps.credentials.jose import BAD_PROOF
 from arx_verifier.errors import REASONS
 from arx_verifier.journal import read_sealed
 
 OTHER: Final = "other"  # for a code that SPEC 13 does not list: services must not create metrics without limit
 _KNOWN: Final = frozenset((*REASONS, BAD_PROOF))
-_DECISIONS: Final = {ALLOW: "allow", DENY: "deny", END: "end"}
+_DECISIONS: Final = {ALLOW: "allow", DENY: "deny", END: "end", WOULD_REFUSE: "would_refuse"}
 _STORE: Final = "store."  # prefix of the kinds of the store's own events; no service can send one
 
 
@@ -36,8 +36,9 @@ class Counts:
                 decisions[_DECISIONS[outcome], reason] += times
         for entry in entries:
             if entry.outcome == COUNTED:
-                for code, times in read_sealed(entry.kept, None).call.counts:
-                    decisions["deny", code if code in _KNOWN else OTHER] += times
+                call = read_sealed(entry.kept, None).call
+                for code, times in call.counts:
+                    decisions["would_refuse" if call.watched else "deny", code if code in _KNOWN else OTHER] += times
             elif entry.outcome == EVENT and entry.tool.startswith(_STORE):
                 changes[entry.tool.removeprefix(_STORE)] += 1
         with self._lock:
@@ -45,7 +46,7 @@ class Counts:
             self._changes.update(changes)
 
     def decisions(self) -> dict[tuple[str, str], int]:
-        """Return counts by decision (``allow``, ``deny``, ``end``) and reason (``ok`` or a code)."""
+        """Return counts by decision (``allow``, ``deny``, ``end``, ``would_refuse``) and reason (``ok`` or a code)."""
         with self._lock:
             return dict(self._decisions)
 

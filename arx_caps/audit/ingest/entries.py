@@ -19,7 +19,7 @@ from arx_caps.audit.shipping import MAX_NUMBER, Batch
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.journal import COUNTED as COUNTED_CODE
 from arx_verifier.journal import GAP as GAP_CODE
-from arx_verifier.journal import OK, RECORD_VERSION, CallRecord, Facts, Rest
+from arx_verifier.journal import OK, CallRecord, Facts, Rest, hold_members
 from arx_verifier.token import subject_target
 
 # Numbers of a record's outcome in the database; those above ``ALLOW`` are in the partial indexes of ``store.tables``.
@@ -29,6 +29,7 @@ DENY: Final = 2
 END: Final = 3  # running work that was ended
 COUNTED: Final = 4  # numbers of unauthenticated refusals
 GAP: Final = 5  # missing records
+WOULD_REFUSE: Final = 6  # a call that went on in watch mode although it would be refused
 MAX_CODE: Final = 64
 EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # first member of an event's kept part, where a decision has its version
@@ -108,8 +109,9 @@ class Reader:
                 raw_person, rest = _BODY.decode(body)
                 if sha256(body).digest() != digest:
                     raise RequestError(f"record {sequence}: the body's digest is not the one in the record")
-                if version != RECORD_VERSION or kept[0] != _SEVEN:
-                    raise AuditError(f"not a decision record of version {RECORD_VERSION}")
+                hold_members(version, call, rest)
+                if kept[0] != _SEVEN:
+                    raise AuditError("not a decision record: expected an array of seven")
                 if number != sequence or verifier != of or boot != run:
                     raise RequestError(f"record {sequence} is of another verifier, run or place than its batch")
                 if len(rest.details) != len(call.rules) or len(rest.peers) != len(call.counts):
@@ -145,6 +147,8 @@ def outcome_of(call: CallRecord) -> int:
         return GAP
     if call.code == COUNTED_CODE:
         return COUNTED
+    if call.watched:
+        return WOULD_REFUSE
     return END if call.ends else DENY
 
 

@@ -13,7 +13,7 @@ from arx_verifier.errors import Failure
 VERSION: Final = "1.8.0"
 API_ACTIVITY: Final = 6003
 AUTHORIZE_SESSION: Final = 3003
-_SEVERITY: Final = {"allow": 1, "event": 1, "deny": 3, "end": 3, "counted": 3, "gap": 4}
+_SEVERITY: Final = {"allow": 1, "event": 1, "deny": 3, "end": 3, "would_refuse": 3, "counted": 3, "gap": 4}
 _SEVERITIES: Final = {1: "Informational", 3: "Medium", 4: "High"}
 _BEGINS: Final = ("session.opened", "task.started")
 _CREATE, _READ, _UPDATE, _DELETE, _OTHER = 1, 2, 3, 4, 99
@@ -27,8 +27,11 @@ _VERBS: Final = {
 _OF_EVENT: Final = ("index", "leaf", "type", "kind", "by", "named", "facts", "problem")
 _OF_DECISION: Final = (
     "index", "leaf", "type", "id", "outcome", "code", "named", "links", "task", "tasks", "token", "model", "assurance",
-    "holders", "signed", "args_digest", "incarnation", "applied", "age_ms", "counts", "gap", "verifier", "boot",
+    "holders", "signed", "args_digest", "incarnation", "applied", "age_ms", "counts", "gap", "watched", "group",
+    "verifier", "boot",
 )  # fmt: skip
+# Of the profile `security_control`: a call that went on in watch mode was observed, and neither allowed nor denied.
+_OBSERVED: Final = {"action_id": 3, "action": "Observed", "disposition_id": 17, "disposition": "Logged"}
 _ACTIVITIES: Final = {_CREATE: "Create", _READ: "Read", _UPDATE: "Update", _DELETE: "Delete"}
 
 
@@ -62,8 +65,12 @@ def _base(
     metadata["uid"] = f"{origin}#{shown['index']}"
     if shown.get("traceparent"):
         metadata["correlation_uid"] = shown["traceparent"]
+    watched = outcome == "would_refuse" or bool(shown.get("watched"))
+    if watched:
+        metadata["profiles"] = ["security_control"]
     success, detail = outcome in ("allow", "event"), _detail(shown)
     return {
+        **(_OBSERVED if watched else {}),
         "category_uid": kind // 1000,
         "category_name": "Application Activity" if kind == API_ACTIVITY else "Identity & Access Management",
         "class_uid": kind,

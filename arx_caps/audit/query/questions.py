@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import ColumnElement, and_, case, exists, func, literal, literal_column, or_, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, EVENT, GAP
+from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, EVENT, GAP, WOULD_REFUSE
 from arx_caps.audit.query.node_search import Held, Question, different, held
 from arx_caps.audit.query.top_names import sum_of
 from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, among
@@ -28,6 +28,7 @@ OUTCOMES: Final = {
     "end": END,
     "counted": COUNTED,
     "gap": GAP,
+    "would_refuse": WOULD_REFUSE,
 }
 _WINDOW: Final = 2_500  # records that a search tests at once
 _TESTED: Final = 2_000  # records that a total tests, if it is of nodes and filtered by more
@@ -375,9 +376,9 @@ def _kept_total(connection: Connection, question: Question) -> Total | None:
     }
     if reason in outcomes and (tool is None or not tool.endswith("*")):
         by, name, members = (None, "", outcomes[reason]) if tool is None else ("tool", tool, outcomes[reason])
-        members = (*members, "other") if reason is None and tool is None else members
+        members = (*members, "other") if reason is None else members
     elif reason not in OUTCOMES and tool is None and reason is not None:
-        by, name, members = "reason", reason, ("deny", "end")
+        by, name, members = "reason", reason, ("deny", "end", "other")
     else:
         return None
     counts = sum_of(connection, by, name, since_ms=question.since_ms, until_ms=question.until_ms)

@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import bindparam, delete, select, text
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END
+from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, WOULD_REFUSE
 from arx_caps.audit.store.tables import RECORD, STATE, TOTAL
 from arx_verifier.errors import AuditError
 from arx_verifier.journal import read_sealed
@@ -122,9 +122,9 @@ _MINUTES: Final = " UNION ALL ".join(
             for name in ("agent", "session")
         ),
         f"SELECT {KINDS['tool']}, at, tool, {_COUNTS} FROM fresh "  # noqa: S608 - constants
-        f"WHERE outcome IN ({ALLOW}, {DENY}, {END}) GROUP BY at, tool",
+        f"WHERE outcome IN ({ALLOW}, {DENY}, {END}, {WOULD_REFUSE}) GROUP BY at, tool",
         f"SELECT {KINDS['reason']}, at, code, {_COUNTS} FROM fresh "  # noqa: S608 - constants
-        f"WHERE outcome > {ALLOW} AND outcome IN ({DENY}, {END}) GROUP BY at, code",
+        f"WHERE outcome > {ALLOW} AND outcome IN ({DENY}, {END}, {WOULD_REFUSE}) GROUP BY at, code",
     )
 )
 # Hours and days are summed from the minutes.

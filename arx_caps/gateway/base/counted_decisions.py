@@ -6,7 +6,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter
 
 from arx_caps.gateway.base.spans import note_decision
-from arx_verifier.journal import Decision, DecisionSink
+from arx_verifier.journal import WOULD_REFUSE, Decision, DecisionSink
 
 _ALLOW: Final = "allow"
 _DENY: Final = "deny"
@@ -45,14 +45,14 @@ class CountedDecisions:
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
         sequence = self._sink.append(decision)
-        self._count(_ALLOW if decision.allowed else _DENY, decision.code)
+        self._count(_ALLOW if decision.allowed else WOULD_REFUSE if decision.watched else _DENY, decision.code)
         note_decision(decision)
         return sequence
 
-    def count(self, code: str, peer: str | None) -> None:
+    def count(self, code: str, peer: str | None, *, watched: bool = False) -> None:
         """Count an unauthenticated refusal; see ``DecisionSink``."""
-        self._sink.count(code, peer)
-        self._count(_DENY, code)
+        self._sink.count(code, peer, watched=watched)
+        self._count(WOULD_REFUSE if watched else _DENY, code)
 
     def close(self) -> None:
         """Close the sink."""

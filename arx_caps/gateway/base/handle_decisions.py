@@ -57,9 +57,9 @@ class HandleDecisions:
             decision.facts = known[1]
         return self._sink.append(decision)
 
-    def count(self, code: str, peer: str | None) -> None:
+    def count(self, code: str, peer: str | None, *, watched: bool = False) -> None:
         """Count an unauthenticated refusal; see ``DecisionSink``."""
-        self._sink.count(code, peer)
+        self._sink.count(code, peer, watched=watched)
 
     def close(self) -> None:
         """Close the sink."""

@@ -13,7 +13,7 @@ from arx_caps.gateway.base.rates import OverRateError
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.mcp.message import RpcMessage
 from arx_verifier.enforcement import RefusedCall
-from arx_verifier.journal import OK, Decision
+from arx_verifier.journal import OK, WOULD_REFUSE, Decision
 
 try:
     from opentelemetry import propagate, trace  # type: ignore[import-not-found,unused-ignore]
@@ -123,7 +123,7 @@ def note_decision(decision: Decision) -> None:
     span = trace.get_current_span()
     allowed = decision.code == OK
     span.set_attribute("arx.tool", decision.tool[:_LONGEST])
-    span.set_attribute("arx.decision", "allow" if allowed else "deny")
+    span.set_attribute("arx.decision", "allow" if allowed else WOULD_REFUSE if decision.watched else "deny")
     span.set_attribute("arx.reason", decision.code)
     span.set_attribute("arx.decision.id", decision.id)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from arx_verifier.journal.decision import NO_RECORD as NO_RECORD
     from arx_verifier.journal.decision import OK as OK
     from arx_verifier.journal.decision import UNPROVEN as UNPROVEN
+    from arx_verifier.journal.decision import WOULD_REFUSE as WOULD_REFUSE
     from arx_verifier.journal.decision import Decision as Decision
     from arx_verifier.journal.decision import DecisionSink as DecisionSink
     from arx_verifier.journal.decision import InMemoryDecisions as InMemoryDecisions
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from arx_verifier.journal.reader import SegmentReader as SegmentReader
     from arx_verifier.journal.reader import read_journal as read_journal
     from arx_verifier.journal.record import RECORD_VERSION as RECORD_VERSION
+    from arx_verifier.journal.record import WATCH_VERSION as WATCH_VERSION
     from arx_verifier.journal.record import CallRecord as CallRecord
     from arx_verifier.journal.record import ChainFacts as ChainFacts
     from arx_verifier.journal.record import Facts as Facts
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from arx_verifier.journal.record import SignedCall as SignedCall
     from arx_verifier.journal.record import digest_arguments as digest_arguments
     from arx_verifier.journal.record import form_of as form_of
+    from arx_verifier.journal.record import hold_members as hold_members
     from arx_verifier.journal.record import keep_arguments as keep_arguments
     from arx_verifier.journal.record import new_salt as new_salt
     from arx_verifier.journal.record import read_sealed as read_sealed

@@ -16,6 +16,7 @@ from arx_verifier.errors import AuditError, Failure
 from arx_verifier.journal.record import (
     MAX_FACTS_BYTES,
     MAX_RECORD_BYTES,
+    WATCH_VERSION,
     ChainFacts,
     Gap,
     OpenedRecord,
@@ -35,6 +36,7 @@ _FAILURES: Final = 8
 OK: Final = "ok"
 COUNTED: Final = "counted"
 GAP: Final = "gap"
+WOULD_REFUSE: Final = "would_refuse"  # the outcome of a call that went on in watch mode
 NO_RECORD: Final = -1  # for ``ends``: the ended decision has no record of its own
 
 
@@ -60,6 +62,9 @@ class Decision(msgspec.Struct):
         counts: For ``counted``: the refusals without records of their own.
         gap: For ``gap``: the missing records.
         signed: The evidence of an allowed call that its holder signed, or None.
+        watched: Whether the call went on in watch mode although it would be refused; of ``counted``, whether those
+            calls did.
+        group: Of a watched call without a proven token: what the operator groups such callers by, or None.
         erased: Whether the body was erased: salt, subject, peer, given values and the like.
         sequence: Sequence in its journal, from 1; 0 while not recorded.
         verifier: The verifier whose journal holds it.
@@ -86,6 +91,8 @@ class Decision(msgspec.Struct):
     counts: tuple[RefusalCount, ...] = ()
     gap: Gap | None = None
     signed: SignedCall | None = None
+    watched: bool = False
+    group: str | None = None
     erased: bool = False
     sequence: int = 0
     verifier: str = ""
@@ -104,9 +111,11 @@ class Decision(msgspec.Struct):
 
     @property
     def outcome(self) -> str:
-        """``allow``, ``deny``, ``end`` for running work that was ended, ``counted`` or ``gap``."""
+        """``allow``, ``deny``, ``would_refuse``, ``end`` for running work that was ended, ``counted`` or ``gap``."""
         if self.code in _OUTCOMES:
             return _OUTCOMES[self.code]
+        if self.watched:
+            return WOULD_REFUSE
         return "end" if self.ends else "deny"
 
     @property
@@ -146,7 +155,8 @@ class Decision(msgspec.Struct):
                 call = encode(_call(_shortened(self)))
             if len(call) > MAX_RECORD_BYTES - MAX_FACTS_BYTES:
                 raise AuditError(f"a call of {len(call)} bytes cannot be recorded")
-        return self.facts.packed + call
+        packed = self.facts.packed
+        return (_WATCHED + packed[2:] if self.watched else packed) + call
 
     @classmethod
     def of(cls, opened: OpenedRecord) -> Self:
@@ -176,7 +186,7 @@ class Decision(msgspec.Struct):
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as JSON values: bytes in hex, one level, no secrets."""
         values = {"id": self.id, "outcome": self.outcome, **msgspec.structs.asdict(self)}
-        for member in ("facts", "grant", "untold"):
+        for member in ("facts", "grant", "untold", *(() if self.watched else ("watched", "group"))):
             del values[member]
         values |= msgspec.structs.asdict(self.facts)
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
@@ -217,7 +227,7 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.ends,
             tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
             decision.gap,
-            *(() if decision.signed is None else (decision.signed,)),
+            *((decision.signed, True) if decision.watched else () if decision.signed is None else (decision.signed,)),
         ),
         (
             decision.salt,
@@ -227,16 +237,18 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.traceparent,
             tuple([counted.peer for counted in counts]) if counts else (),
             decision.arguments,
+            *((decision.group,) if decision.watched else ()),
         ),
     )
 
 
 def _shortened(decision: Decision) -> Decision:
-    cut = {name: _cut(getattr(decision, name)) for name in ("tool", "peer", "request_id", "traceparent")}
+    cut = {name: _cut(getattr(decision, name)) for name in ("tool", "peer", "request_id", "traceparent", "group")}
     failures = tuple(Failure(*map(_cut, failure)) for failure in decision.failures[:_FAILURES])
     return msgspec.structs.replace(decision, failures=failures, **cut)
 
 
+_WATCHED: Final = bytes((0x94, WATCH_VERSION))
 _OUTCOMES: Final = {OK: "allow", COUNTED: COUNTED, GAP: GAP}
 _ERASED: Final = Rest()
 _NONE: Final[tuple[Any, ...]] = ()
@@ -303,12 +315,13 @@ class DecisionSink(Protocol):
         """
 
     # A record for each would let a flood of junk fill the journal.
-    def count(self, code: str, peer: str | None) -> None:
+    def count(self, code: str, peer: str | None, *, watched: bool = False) -> None:
         """Count an unauthenticated refusal; the sink makes at most one record of counts a second.
 
         Args:
             code: The refusal's reason code.
             peer: The caller's network address, or None.
+            watched: Whether the call goes on in watch mode.
         """
 
     def close(self) -> None:
@@ -328,29 +341,31 @@ class InMemoryDecisions:
     def __init__(self, *, clock: Callable[[], int] = now_ms, verifier: str = "") -> None:
         self.decisions: list[Decision] = []
         self._clock, self._verifier, self._boot = clock, verifier, os.urandom(6).hex()
-        self._tally, self._lock = Tally(), threading.Lock()
+        self._tallies, self._lock = (Tally(), Tally()), threading.Lock()
 
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
         with self._lock:
             return self._keep(decision)
 
-    def count(self, code: str, peer: str | None) -> None:
+    def count(self, code: str, peer: str | None, *, watched: bool = False) -> None:
         """Count an unauthenticated refusal; see ``DecisionSink``."""
         with self._lock:
-            self._tally.add(code, peer)
-            if self._tally.due(now_s := self._clock() / 1000):
-                self._flush(now_s)
+            self._tallies[watched].add(code, peer)
+            if self._tallies[watched].due(self._clock() / 1000):
+                self._flush(watched)
 
     def close(self) -> None:
         """Record the counts; see ``DecisionSink``."""
         with self._lock:
-            if self._tally:
-                self._flush(self._clock() / 1000)
+            for watched, tally in enumerate(self._tallies):
+                if tally:
+                    self._flush(bool(watched))
 
-    def _flush(self, now_s: float) -> None:
-        self._keep(Decision(COUNTED, self._clock(), UNPROVEN, counts=self._tally.counts()))
-        self._tally.clear(now_s)
+    def _flush(self, watched: bool) -> None:
+        tally, now_ms = self._tallies[watched], self._clock()
+        self._keep(Decision(COUNTED, now_ms, UNPROVEN, counts=tally.counts(), watched=watched))
+        tally.clear(now_ms / 1000)
 
     def _keep(self, decision: Decision) -> int:
         self.decisions.append(decision)

@@ -22,10 +22,13 @@ from arx_verifier.jcs import flat_jcs, jcs
 from arx_verifier.token import sha256_of
 
 RECORD_VERSION: Final = 1
+WATCH_VERSION: Final = 2  # of a record of a call in watch mode, which has further members
 MAX_RECORD_BYTES: Final = 32 * 1024  # the token bounds a chain's facts; the texts of a call are cut
 MAX_FACTS_BYTES: Final = 16 * 1024  # a chain's facts in it: at most a third, and at most half for its caveats
-_JOURNAL: Final = bytes((0x94, RECORD_VERSION))  # an array of four: version, facts, person, [call, rest]
-_KEPT: Final = bytes((0x97, RECORD_VERSION))  # an array of seven, see ``seal``
+_JOURNAL: Final = b"\x94"  # an array of four: version, facts, person, [call, rest]
+_KEPT: Final = b"\x97"  # an array of seven, see ``seal``
+_PLAIN: Final = bytes((0x94, RECORD_VERSION))
+_VERSIONS: Final = bytes((RECORD_VERSION,)), bytes((WATCH_VERSION,))
 _BODY: Final = b"\x92"  # an array of two: person, rest
 _DIGEST: Final = b"\xc4\x20"  # 32 bytes follow
 SALT_BYTES: Final = 16  # amounts and ids are few: without a salt, the digest of arguments or of a body could be guessed
@@ -139,7 +142,7 @@ def pack_facts(facts: ChainFacts) -> bytes:
     """Return the beginning of a journal's record: version, kept facts, erasable facts."""
     values = msgspec.structs.astuple(facts)
     kept = values[: _KEPT_FACTS - (not facts.holders)]  # only a bound chain has them
-    return _JOURNAL + encode((kept, values[_KEPT_FACTS:]))[1:]  # without the head of that array
+    return _PLAIN + encode((kept, values[_KEPT_FACTS:]))[1:]  # without the head of that array
 
 
 class Gap(NamedTuple):
@@ -178,6 +181,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         counts: For ``counted``: codes with their numbers.
         gap: For ``gap``: the missing records.
         signed: Of an allowed call that its holder signed: the evidence; only then it is written.
+        watched: Whether the call went on although it would be refused; only version 2 has it.
     """
 
     at: int
@@ -192,6 +196,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     counts: tuple[tuple[str, int], ...]
     gap: Gap | None
     signed: SignedCall | None = None
+    watched: bool = False
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -205,6 +210,8 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         traceparent: The caller's trace context (W3C), or None.
         peers: The peers of ``Call.counts``, one for each.
         arguments: The arguments' JSON if the operator has it recorded; empty if it was too long; else None.
+        group: Of a call in watch mode without a proven token: what the operator groups such callers by, or None; only
+            version 2 has it.
     """
 
     salt: bytes = b""
@@ -214,6 +221,7 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     traceparent: str | None = None
     peers: tuple[str, ...] = ()
     arguments: bytes | None = None
+    group: str | None = None
 
 
 class Sealed(NamedTuple):
@@ -275,12 +283,13 @@ def seal(payload: bytes, verifier: str, boot: str, sequence: int) -> Sealed:
     """
     _hold_version(payload, _JOURNAL)
     try:
-        _, facts, person, (call, rest) = _SPLIT.decode(payload)
+        version, facts, person, (call, rest) = _SPLIT.decode(payload)
     except _BAD as error:
         raise AuditError(f"a decision record cannot be read: {error}") from error
     body = _BODY + bytes(person) + bytes(rest)
     place = encode(verifier) + encode(boot) + encode(sequence)
-    return Sealed(_KEPT + place + bytes(facts) + bytes(call) + _DIGEST + sha256(body).digest(), body)
+    head = _KEPT + bytes((version,))
+    return Sealed(head + place + bytes(facts) + bytes(call) + _DIGEST + sha256(body).digest(), body)
 
 
 def read_payload(payload: bytes) -> OpenedRecord:
@@ -294,7 +303,8 @@ def read_payload(payload: bytes) -> OpenedRecord:
     """
     _hold_version(payload, _JOURNAL)
     try:
-        _, facts, person, (call, rest) = _READ_JOURNAL.decode(payload)
+        version, facts, person, (call, rest) = _READ_JOURNAL.decode(payload)
+        hold_members(version, call, rest)
     except _BAD as error:
         raise AuditError(f"a decision record cannot be read: {error}") from error
     return OpenedRecord("", "", 0, _whole(facts, person), call, rest)
@@ -312,7 +322,8 @@ def read_sealed(kept: bytes, body: bytes | None) -> OpenedRecord:
     """
     _hold_version(kept, _KEPT)
     try:
-        _, verifier, boot, sequence, facts, call, digest = _READ_KEPT.decode(kept)
+        version, verifier, boot, sequence, facts, call, digest = _READ_KEPT.decode(kept)
+        hold_members(version, call)
         if len(digest) != sha256().digest_size or sequence < 0:
             raise AuditError("a decision record has no digest of a body")
         if body is None:
@@ -320,6 +331,7 @@ def read_sealed(kept: bytes, body: bytes | None) -> OpenedRecord:
         if sha256(body).digest() != digest:
             raise AuditError("the body's digest is not the one in the record")
         person, rest = _READ_BODY.decode(body)
+        hold_members(version, call, rest)
     except _BAD as error:
         raise AuditError(f"a decision record cannot be read: {error}") from error
     return OpenedRecord(verifier, boot, sequence, _whole(facts, person), call, rest)
@@ -341,8 +353,26 @@ def _clean(value: Any) -> Any:
 
 
 def _hold_version(raw: bytes, start: bytes) -> None:
-    if raw[:2] != start:
-        raise AuditError(f"not a decision record of version {RECORD_VERSION}")
+    if raw[:1] != start or raw[1:2] not in _VERSIONS:
+        raise AuditError("not a decision record of version 1 or 2")
+
+
+def hold_members(version: int, call: CallRecord, rest: Rest | None = None) -> None:
+    """Raise unless a record has the members of its version, and no others.  SPEC 12.3.
+
+    Args:
+        version: Its version.
+        call: The kept part of its call.
+        rest: The erasable part, or None once that is erased.
+
+    Raises:
+        AuditError: It has not.
+    """
+    # One form alone: a record that could be written in both versions would have two leaves.
+    if version != (WATCH_VERSION if call.watched else RECORD_VERSION):
+        raise AuditError(f"not a decision record of version {RECORD_VERSION}, nor a watched one of {WATCH_VERSION}")
+    if rest is not None and rest.group is not None and not call.watched:
+        raise AuditError("only a record of a watched call has a group")
 
 
 def _whole(facts: Facts, person: _Person) -> ChainFacts:

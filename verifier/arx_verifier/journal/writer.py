@@ -112,7 +112,7 @@ class Journal:
         self._alarm = 0.0
         self._denied_left, self._recount_at_s = 0, 0.0
         self._looked_ms = 0
-        self._tally = Tally()
+        self._tally, self._watched = Tally(), Tally()  # of calls that go on in watch mode, the second
         self._broken, self._retry_at_s = "", 0.0
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
 
@@ -151,10 +151,10 @@ class Journal:
             return 0
         return sequence
 
-    def count(self, code: str, peer: str | None) -> None:
+    def count(self, code: str, peer: str | None, *, watched: bool = False) -> None:
         """Count an unauthenticated refusal; see ``DecisionSink``."""
         with self._lock:
-            self._tally.add(code, peer)
+            (self._watched if watched else self._tally).add(code, peer)
             self._flush()
 
     def close(self) -> None:
@@ -235,7 +235,7 @@ class Journal:
             if allow:
                 self._drop(decision.at)
             else:
-                self._tally.add(decision.code, decision.peer)
+                (self._watched if decision.watched else self._tally).add(decision.code, decision.peer)
 
     def _write(self, payload: bytes, allow: bool, at: int) -> tuple[Segment, int]:
         if not 0 <= at - self._looked_ms < _LOOK_MS:
@@ -305,18 +305,22 @@ class Journal:
 
     def _flush(self, last: bool = False) -> None:
         now_s = time.monotonic()
-        if not (self._tally.due(now_s) or (last and self._tally)):
-            return
-        counted = Decision(COUNTED, self._clock(), UNPROVEN, counts=self._tally.counts()).pack()
+        for tally in (self._tally, self._watched):
+            if tally.due(now_s) or (last and tally):
+                self._flush_tally(tally, now_s, last=last)
+
+    def _flush_tally(self, tally: Tally, now_s: float, *, last: bool) -> None:
+        counts, watched = tally.counts(), tally is self._watched
+        counted = Decision(COUNTED, self._clock(), UNPROVEN, counts=counts, watched=watched).pack()
         try:
             self._put(counted, allow=False)
-            self._tally.clear(now_s)
+            tally.clear(now_s)
         except AuditError:
             segment = self._segment
             if last and segment is not None and segment.room >= len(counted) + _FRAME:
-                self._add(segment, counted)  # the last counts of a run need no share: there is one such record a run
-                self._tally.clear(now_s)
-            self._tally.postpone(now_s)
+                self._add(segment, counted)  # the last counts of a run need no share: there are two such records a run
+                tally.clear(now_s)
+            tally.postpone(now_s)
 
     def _next(self) -> Segment:
         """Open the next file; if that fails, keep the present one, where denials may still fit."""

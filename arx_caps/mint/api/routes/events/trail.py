@@ -292,5 +292,7 @@ def question_of(mint: MintContext, query: NodesQuery) -> Question:
     if question.tool is not None and not is_tool_pattern(question.tool):
         raise RequestError("invalid tool: expected a tool's name, prefix.* or *")
     if question.reason is not None and question.reason not in (*OUTCOMES, *REASONS):
-        raise RequestError("invalid reason: expected allow, deny, end, counted, gap, event or a reason code")
+        raise RequestError(
+            "invalid reason: expected allow, deny, end, would_refuse, counted, gap, event or a reason code"
+        )
     return question
