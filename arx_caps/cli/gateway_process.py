@@ -19,7 +19,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.resources import INVITATIONS
 from arx_caps.cli.terminal import Console
 from arx_caps.credentials.jose import BAD_PROOF
-from arx_caps.settings.realm import PASSPHRASE_VARIABLE
+from arx_caps.settings.realm import PASSPHRASE_VARIABLE, ROOT_KEY_VARIABLE
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.service import read_service_file
@@ -27,6 +27,7 @@ from arx_verifier.service import read_service_file
 _PAUSES_S: Final = (0.5, 10.0)  # the shortest and longest before a restart
 _SETTLED_S: Final = 30.0
 _STOP_S: Final = 15.0
+THE_MINTS: Final = (PASSPHRASE_VARIABLE, ROOT_KEY_VARIABLE)  # variables, also with _FILE, that no gateway gets
 
 
 class GatewayProcess:
@@ -82,7 +83,7 @@ class GatewayProcess:
         words += ["--realm", str(self._place.realm_dir.absolute())]
         words += ["--quiet"] if self._console.quiet else []
         words += ["--json"] if self._console.json else []
-        environment = {name: value for name, value in os.environ.items() if name != PASSPHRASE_VARIABLE}  # the mint's
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(THE_MINTS)}
         with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True, env=environment) as process:
             self._process = process
             while process.poll() is None and not self._stop.wait(0.2):

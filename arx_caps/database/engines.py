@@ -22,12 +22,14 @@ from sqlalchemy.exc import (
     DisconnectionError,
     IntegrityError,
     NoSuchModuleError,
+    OperationalError,
     SQLAlchemyError,
 )
 
 from arx_caps.database.commit_watch import CommitWatch
 from arx_caps.installation import install_line
 from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
+from arx_verifier.revocation import Password, find_password, read_now
 
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
 BUSY_S: Final = 5  # how long a writer waits for another one, or for a connection
@@ -60,8 +62,8 @@ def open_engine(
     """Open a database.
 
     Args:
-        url: In SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db`` or ``postgresql://arx@db.example/arx``.  The
-            environment variable ``ARX_DATABASE_PASSWORD`` may hold its password.
+        url: In SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db`` or ``postgresql://arx@db.example/arx``.
+            ``ARX_DATABASE_PASSWORD`` may hold its password, or its ``_FILE`` name a file, read at each connection.
         answer_s: The longest wait for PostgreSQL's answer to a statement, s; None for no bound.
         commits: Bounds the wait for PostgreSQL's answer to a commit, and notes those without one; None for no bound.
         urgent: Whether the engine is for what must not wait for other calls: with a small pool of its own.
@@ -197,6 +199,8 @@ def fault_of(error: SQLAlchemyError) -> str:
     original = getattr(error, "orig", None)
     if isinstance(original, TimeoutError):
         return f"did not answer ({original})"
+    if isinstance(original, OSError):  # of `_read_password`
+        return f"was not asked, for want of a password: {original}"
     text, state = str(original).lower(), getattr(original, "sqlstate", None)
     # A connection is refused without a SQLSTATE, and SQLite has none.
     state = "25006" if "session is read-only" in text or "readonly database" in text else state
@@ -242,9 +246,7 @@ def run_text(connection: Connection, text: str, values: Any = ()) -> tuple[list[
 def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | None, *, urgent: bool) -> Engine:
     from arx_caps.database.bounded_waits import BoundedConnection
 
-    password = os.environ.get(PASSWORD_VARIABLE)
-    if password and not url.password:
-        url = url.set(password=password)
+    password = None if url.password else find_password(PASSWORD_VARIABLE)
     settings: dict[str, Any] = {"connect_timeout": BUSY_S if answer_s is None else max(2, round(answer_s))}
     if "options" not in url.query:
         settings["options"] = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={STUCK_S}s"
@@ -261,6 +263,8 @@ def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | No
     )
 
     def connect(_: Any, __: Any, arguments: Any, named: Any) -> Any:
+        if password:
+            named = named | {"password": _read_password(password)}
         connection = BoundedConnection.connect(*arguments, **named)
         connection.bound(answer_s, commits)
         return connection
@@ -268,6 +272,13 @@ def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | No
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "checkout", _on_postgresql_checkout)
     return engine
+
+
+def _read_password(password: Password) -> str | None:
+    try:
+        return read_now(password)
+    except SettingsError as error:  # the callers of an engine know the errors of a database alone
+        raise OperationalError("connect", None, OSError(str(error))) from error
 
 
 def _on_postgresql_checkout(connection: Any, *_: object) -> None:

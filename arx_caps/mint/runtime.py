@@ -26,7 +26,7 @@ from arx_caps.settings.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.journal import Journal
 from arx_verifier.ledger import RedisLedger
-from arx_verifier.revocation import Follower, without_login
+from arx_verifier.revocation import Follower, find_password, without_login
 from arx_verifier.token import MINT_AUDIENCE
 
 KEEPER_S: Final = 1.0  # how often the mint reads the store itself
@@ -72,7 +72,7 @@ class MintRuntime(MintContext):
         """
         roots = RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
         verifier_id = f"{MINT_AUDIENCE}-{os.getpid()}-{secrets.token_hex(3)}"
-        password = os.environ.get("ARX_STORE_PASSWORD")
+        password = find_password("ARX_STORE_PASSWORD")
         return cls(
             realm,
             db=MintDatabase(database or realm.database_url, writer=verifier_id),
@@ -241,4 +241,4 @@ def _ledger(realm: Realm, store_url: str) -> RedisLedger | None:
         return None
     if without_login(realm.ledger) == without_login(store_url):
         raise SettingsError("invalid ledger: expected another Redis than store, whose disk every write waits for")
-    return RedisLedger(realm.ledger, realm.name, password=os.environ.get("ARX_LEDGER_PASSWORD"), ca=realm.ca)
+    return RedisLedger(realm.ledger, realm.name, password=find_password("ARX_LEDGER_PASSWORD"), ca=realm.ca)

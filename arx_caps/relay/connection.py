@@ -9,12 +9,14 @@ from typing import Final
 import msgspec
 
 from arx_caps.relay.hub import Copy, Hub
+from arx_verifier.errors import SettingsError
 from arx_verifier.revocation import (
     RELAY_VERSION,
     Frames,
     Hello,
     Leave,
     Part,
+    Password,
     Probe,
     Push,
     Refusal,
@@ -23,6 +25,7 @@ from arx_verifier.revocation import (
     RelayScan,
     Up,
     frame,
+    read_now,
 )
 
 MAX_UNREAD: Final = 8 * 1024 * 1024  # unread bytes before a follower is dropped; it connects again
@@ -42,7 +45,7 @@ class Connection(asyncio.Protocol):
         password: The followers' password; None where only this user can connect.
     """
 
-    def __init__(self, hub: Hub, realm: str, password: str | None) -> None:
+    def __init__(self, hub: Hub, realm: str, password: Password | None) -> None:
         self._hub, self._realm, self._password = hub, realm, password
         self._frames = Frames()
         self._greeted = self._refused = False
@@ -93,7 +96,7 @@ class Connection(asyncio.Protocol):
             self.drop()
 
     def _greet(self, hello: Hello) -> None:
-        known = self._password is None or hmac.compare_digest((hello.password or "").encode(), self._password.encode())
+        known = self._password is None or _is_password(hello.password or "", self._password)
         # The password is checked first: a follower without it does not learn which realm this is.
         right = {"password": known, "version": hello.version == RELAY_VERSION, "realm": hello.realm == self._realm}
         for part in REFUSED:
@@ -126,3 +129,13 @@ class Connection(asyncio.Protocol):
         """End the connection."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _is_password(given: str, password: Password) -> bool:
+    """Return whether a follower gave the password; none is right while its file cannot be used."""
+    try:
+        expected = read_now(password)
+    except SettingsError as error:
+        _log.error("every follower is refused: %s", error)
+        return False
+    return expected is not None and hmac.compare_digest(given.encode(), expected.encode())

@@ -20,7 +20,7 @@ from arx_caps.relay.upstream import Upstream
 from arx_verifier._platform import require_posix
 from arx_verifier.addresses import is_loopback, read_port
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation import Crowd, EpochState
+from arx_verifier.revocation import Crowd, EpochState, Password
 
 TICK_S: Final = 0.05  # how often silent followers are looked for
 FIRST_LOOK_S: Final = 0.02
@@ -61,8 +61,8 @@ def serve(
     listen: str,
     *,
     name: str | None = None,
-    store_password: str | None = None,
-    password: str | None = None,
+    store_password: Password | None = None,
+    password: Password | None = None,
     certificate: tuple[str, str] | None = None,
     ca: str | None = None,
     on_ready: Callable[[dict[str, object]], None] = lambda _: None,
@@ -91,7 +91,7 @@ def serve(
     asyncio.run(_serve(place, (store, realm, full), (store_password, ca), password, context, on_ready))
 
 
-def _tls(place: ListenAddress, password: str | None, certificate: tuple[str, str] | None) -> ssl.SSLContext | None:
+def _tls(place: ListenAddress, password: Password | None, certificate: tuple[str, str] | None) -> ssl.SSLContext | None:
     # A unix socket is for one user's processes.  Any user of the machine can reach a TCP port, so that needs a
     # password.  Beyond loopback an attacker could change answers and hide every kill from the verifiers below: hence
     # TLS.
@@ -112,8 +112,8 @@ def _tls(place: ListenAddress, password: str | None, certificate: tuple[str, str
 async def _serve(
     place: ListenAddress,
     follow: tuple[str, str, str],
-    trusted: tuple[str | None, str | None],
-    password: str | None,
+    trusted: tuple[Password | None, str | None],
+    password: Password | None,
     context: ssl.SSLContext | None,
     on_ready: Callable[[dict[str, object]], None],
 ) -> None:

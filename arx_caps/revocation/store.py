@@ -38,7 +38,7 @@ from arx_caps.revocation.wire import (
 from arx_verifier.errors import RequestError, SettingsError, StoreError
 from arx_verifier.memory import change_taints
 from arx_verifier.names import is_realm
-from arx_verifier.revocation import Address, HistoryPlace, new_incarnation
+from arx_verifier.revocation import Address, HistoryPlace, Password, new_incarnation
 
 DEFAULT_LEASE_MS: Final = 1_000
 DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest life of a token, and so how long a kill is kept
@@ -71,7 +71,7 @@ class RevocationStore:
         url: str,
         realm: str,
         *,
-        password: str | None = None,
+        password: Password | None = None,
         replicas: int | None = None,
         timeout_ms: int = 1_000,
         outcome_s: float | None = None,

@@ -12,7 +12,7 @@ import msgspec
 import redis
 
 from arx_verifier.errors import StoreError
-from arx_verifier.revocation import CertificateError, Crowd, FinderLoginError, HistoryPlace
+from arx_verifier.revocation import CertificateError, Crowd, FinderLoginError, HistoryPlace, PasswordFileError
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
@@ -399,6 +399,8 @@ def as_store_error(error: Exception) -> StoreError:
             return StoreHistoryError(kind, message.removeprefix(kind).strip())
     if isinstance(error, FinderLoginError | CertificateError):
         return StoreError(message)
+    if isinstance(error, PasswordFileError):
+        return StoreError(f"the store was not asked, for want of a password: {message}")
     if isinstance(error, redis.AuthenticationError):
         return StoreError(
             "the store refused the user or password: set ARX_STORE_PASSWORD, or the login in the store's address"

@@ -40,6 +40,7 @@ R = TypeVar("R", bound="Realm")
 
 DATABASE_VARIABLE: Final = "ARX_DATABASE"
 PASSPHRASE_VARIABLE: Final = "ARX_ROOT_PASSPHRASE"  # noqa: S105 - its name, not its value
+ROOT_KEY_VARIABLE: Final = "ARX_ROOT_KEY"
 DEFAULT_FOLDER: Final = ".arx"
 DEFAULT_LISTEN: Final = "127.0.0.1:8700"
 MIN_TTL_MS: Final = 1000

@@ -239,11 +239,11 @@ def identify_file(path: Path) -> tuple[int, ...] | None:
 
 
 def _follow(file: ServiceConfig, verifier_id: str) -> Epochs:
-    from arx_verifier.revocation import Follower  # redis is loaded where it is used
+    from arx_verifier.revocation import Follower, find_password  # redis is loaded where it is used
 
     if file.store is None:
         raise SettingsError("the service file names no epoch store; give `store` in it or `epochs` here")
-    return Follower(file.store, file.realm, verifier_id, password=os.environ.get("ARX_STORE_PASSWORD"), ca=file.ca)
+    return Follower(file.store, file.realm, verifier_id, password=find_password("ARX_STORE_PASSWORD"), ca=file.ca)
 
 
 def _do_nothing() -> None:
@@ -265,15 +265,15 @@ def _ledger(file: ServiceConfig) -> Ledger | None:
     if file.ledger is None:
         return None
     from arx_verifier.ledger import LeasedLedger, RedisLedger
-    from arx_verifier.revocation import without_login
+    from arx_verifier.revocation import find_password, without_login
 
-    url, password = file.ledger, os.environ.get("ARX_LEDGER_PASSWORD")
+    url, password = file.ledger, find_password("ARX_LEDGER_PASSWORD")
     if file.store is not None and without_login(url) == without_login(file.store):
         raise SettingsError(
             "`ledger` is the revocation store, whose disk every write waits for: budgets need another instance"
         )
     if file.nonces is not None and without_login(url) == without_login(file.nonces):
-        password = password or os.environ.get("ARX_NONCES_PASSWORD")
+        password = password or find_password("ARX_NONCES_PASSWORD")
     ledger = RedisLedger(url, file.realm, password=password, ca=file.ca)
     return LeasedLedger(ledger) if file.ledger_mode == "leased" else ledger
 
@@ -281,12 +281,12 @@ def _ledger(file: ServiceConfig) -> Ledger | None:
 def _nonces(file: ServiceConfig) -> NonceStore | None:
     if file.nonces is None:
         return None
-    from arx_verifier.revocation import without_login
+    from arx_verifier.revocation import find_password, without_login
     from arx_verifier.verification import RedisNonces
 
-    url, password = file.nonces, os.environ.get("ARX_NONCES_PASSWORD")
+    url, password = file.nonces, find_password("ARX_NONCES_PASSWORD")
     if file.store is not None and url == without_login(file.store):
         # The same server, so the same login.  The login of `store` is never sent to another server.
-        url, password = file.store, password or os.environ.get("ARX_STORE_PASSWORD")
+        url, password = file.store, password or find_password("ARX_STORE_PASSWORD")
     # Realm and audience are in the prefix: services that share a Redis must not use up each other's nonces.
     return RedisNonces(url, f"arx:nonce:{file.realm}:{file.audience}:", password=password, ca=file.ca)

@@ -235,9 +235,10 @@ class Place:
             SettingsError: The realm's settings or the URL are invalid.
         """
         from arx_caps.revocation import RevocationStore
+        from arx_verifier.revocation import find_password
 
         # Kills must work while the mint is down, so the store is opened without it.
-        password = os.environ.get("ARX_STORE_PASSWORD")
+        password = find_password("ARX_STORE_PASSWORD")
         where = self.followed()
         return RevocationStore(*where, password=password, outcome_s=outcome_s, on_doubt=on_doubt, ca=self.ca())
 

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.credentials.secret_source import COMMAND, find_secret
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
@@ -113,10 +114,12 @@ def _read_stdin() -> bytes:
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(),
-    help=f"file with the passphrase of the root key, `-` for stdin [{PASSPHRASE_VARIABLE}]",
+    help=f"file with the passphrase of the root key, `-` for stdin, or command:PROGRAM… [{PASSPHRASE_VARIABLE}]",
 )
 
 
 def read_passphrase(file: str | None) -> str | None:
-    """Return the passphrase of the root key from the file or the environment; None without one."""
-    return read_text(file) if file else os.environ.get(PASSPHRASE_VARIABLE)
+    """Return the passphrase of the root key from the file, a command or the environment; None without one."""
+    if file and not file.startswith(COMMAND):
+        return read_text(file)
+    return find_secret(PASSPHRASE_VARIABLE, file)

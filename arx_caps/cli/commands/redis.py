@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx redis``: prepare your own stores, once, as their administrator: users and functions.  SPEC 10, 17.5."""
 
-import os
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.ledger import RedisLedger
+from arx_verifier.revocation import find_password
 
 MAX_CLOCK_MS: Final = 5_000
 
@@ -100,7 +100,7 @@ def begin_ledger_command(console: Console, realm_dir: Path, yes: bool) -> None:
     url = ledger_url(realm)
     if url is None:
         raise Stop("this realm has no ledger", hint="set `ledger` in realm.toml (docs/budgets.md)", code="no_ledger")
-    password = os.environ.get("ARX_LEDGER_PASSWORD")
+    password = find_password("ARX_LEDGER_PASSWORD")
     with closing(RedisLedger(url, realm.name, password=password, ca=realm.ca)) as ledger:
         clock, seen = ledger.clocks()
         away = abs(clock - now_ms())

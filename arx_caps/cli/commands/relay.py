@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx relay``: one follower of the store for the verifiers of a host or a data centre.  SPEC 10.7."""
 
-import os
 from typing import Any
 
 import click
@@ -28,6 +27,7 @@ def relay_command(
     requires the password in ARX_RELAY_PASSWORD; verifiers send the one in ARX_STORE_PASSWORD.
     """
     from arx_caps.relay import serve
+    from arx_verifier.revocation import find_password
 
     if (tls_cert is None) != (tls_key is None):
         raise Stop("expected both --tls-cert and --tls-key, got one of them", code="usage")
@@ -43,8 +43,8 @@ def relay_command(
         realm,
         listen,
         name=name,
-        store_password=os.environ.get("ARX_STORE_PASSWORD"),
-        password=os.environ.get("ARX_RELAY_PASSWORD"),
+        store_password=find_password("ARX_STORE_PASSWORD"),
+        password=find_password("ARX_RELAY_PASSWORD"),
         ca=place.ca(),
         certificate=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
         on_ready=on_ready,

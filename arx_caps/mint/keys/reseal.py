@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from arx_caps.credentials.keyfile import replace_secret
+from arx_caps.credentials.secret_source import find_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file
-from arx_caps.settings.realm import Realm
+from arx_caps.settings.realm import ROOT_KEY_VARIABLE, Realm
 from arx_verifier.errors import SettingsError
+from arx_verifier.revocation import FILE_SUFFIX
 from arx_verifier.token import KEY_BYTES
 
 
@@ -48,6 +50,10 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
         StoreError: The database did not answer. The new passphrase or key file opens everything; the rows have the
             seal before.
     """
+    if new_passphrase is None and find_secret(ROOT_KEY_VARIABLE) is not None:
+        # The next start would open the new seal with the key of before.
+        hint = f"unset it and {ROOT_KEY_VARIABLE}{FILE_SUFFIX}, put the key into {realm.root_key_path}, and repeat"
+        raise SettingsError(f"the root key is given by {ROOT_KEY_VARIABLE}, which this command cannot write", hint=hint)
     with _lock_folder(realm.root_path.parent), MintDatabase(realm.database_url, writer="reseal") as db:
         db.create()
         before = _load(realm, passphrase, new_passphrase)

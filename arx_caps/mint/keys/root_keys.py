@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta
 
 from arx_caps.credentials.keyfile import read_secret, replace_secret, write_secret
+from arx_caps.credentials.secret_source import find_secret
 from arx_caps.mint.db.repositories.identity.keys import SealedRoot
-from arx_caps.settings.realm import PASSPHRASE_VARIABLE
+from arx_caps.settings.realm import PASSPHRASE_VARIABLE, ROOT_KEY_VARIABLE
 from arx_verifier import names
 from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.token import KEY_BYTES, wire
@@ -322,7 +323,15 @@ def _seal_keys(passphrase: str | None, key_path: Path, salt: bytes, cost: int) -
         if not passphrase:
             raise SettingsError("empty passphrase: give one, or use a key file")
         return [Scrypt(salt=salt, length=KEY_BYTES, n=cost, r=8, p=1).derive(passphrase.encode())]
-    return [_expand(secret, salt, SEAL_LABEL) for secret in read_key_file(key_path)]
+    return [_expand(secret, salt, SEAL_LABEL) for secret in _key_lines(key_path)]
+
+
+def _key_lines(path: Path) -> list[bytes]:
+    """Return the secrets that seal, from ``ARX_ROOT_KEY``, its ``_FILE`` or the key file."""
+    given = find_secret(ROOT_KEY_VARIABLE)
+    if given is None:
+        return read_key_file(path)
+    return _secrets_of(given, ROOT_KEY_VARIABLE)
 
 
 def read_key_file(path: Path) -> list[bytes]:
@@ -331,13 +340,17 @@ def read_key_file(path: Path) -> list[bytes]:
     Raises:
         SettingsError: It is missing, readable by others, or no key file.
     """
+    return _secrets_of(read_secret(path).decode("ascii", "replace"), str(path))
+
+
+def _secrets_of(text: str, place: str) -> list[bytes]:
     try:
-        lines = [wire.bytes_of(line) for line in read_secret(path).decode("ascii", "replace").split()]
-    except MalformedTokenError as error:
-        raise SettingsError(f"{path} is not a key file of 32 bytes") from error
+        lines = [wire.bytes_of(line) for line in text.split()]
+    except MalformedTokenError:  # not chained: its text may quote the secret
+        raise SettingsError(f"{place} is not a key file of 32 bytes") from None
     # A shorter secret would open nothing today, and seal weakly at the next reseal.
     if not lines or any(len(secret) != KEY_BYTES for secret in lines):
-        raise SettingsError(f"{path} is not a key file of 32 bytes")
+        raise SettingsError(f"{place} is not a key file of 32 bytes")
     return lines
 
 

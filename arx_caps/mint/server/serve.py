@@ -26,6 +26,7 @@ import uvicorn
 from prometheus_client import start_http_server
 from starlette.applications import Starlette
 
+from arx_caps.credentials.secret_source import find_secret
 from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
 from arx_caps.http.server import BoundedServer, http_protocol
@@ -238,7 +239,7 @@ def main(
             options.port,
             os.environ.get(STORE_VARIABLE),
             behind_tls=options.behind_tls,
-            passphrase=os.environ.get(PASSPHRASE_VARIABLE),
+            passphrase=find_secret(PASSPHRASE_VARIABLE),
             ledger_url=options.ledger,
             until_eof=options.until_eof,
             compose=compose,

@@ -20,6 +20,7 @@ from arx_caps.mint.server.child_process import GRACE_S, PROGRAM, SETTINGS_EXIT, 
 from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, Realm
 from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.revocation import FILE_SUFFIX
 
 POLL_S: Final = 0.2  # between two checks of mint and store
 BACKOFF_S: Final = (0.2, 5.0)  # the shortest and longest pause before a restart
@@ -121,6 +122,7 @@ class Supervisor:
         environment = {**os.environ, STORE_VARIABLE: url}
         if self._passphrase is not None:
             environment[PASSPHRASE_VARIABLE] = self._passphrase
+            environment.pop(PASSPHRASE_VARIABLE + FILE_SUFFIX, None)
         # -P: `-m` alone would import modules from the working folder first, and run them beside the root keys.
         # A session of its own: Ctrl-C must reach this process alone, which then stops the mint in order.
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken, number_of, registered_in
-from arx_verifier.revocation import open_client, refused_login
+from arx_verifier.revocation import Password, open_client, refused_login
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -60,7 +60,7 @@ class RedisLedger:
         url: str,
         realm: str,
         *,
-        password: str | None = None,
+        password: Password | None = None,
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.history import HistoryPlace as HistoryPlace
     from arx_verifier.revocation.history import chain_after as chain_after
     from arx_verifier.revocation.history import new_incarnation as new_incarnation
+    from arx_verifier.revocation.password import FILE_SUFFIX as FILE_SUFFIX
+    from arx_verifier.revocation.password import Password as Password
+    from arx_verifier.revocation.password import PasswordFile as PasswordFile
+    from arx_verifier.revocation.password import find_password as find_password
+    from arx_verifier.revocation.password import read_now as read_now
+    from arx_verifier.revocation.password import read_secret_file as read_secret_file
     from arx_verifier.revocation.relay_link import RELAY_VERSION as RELAY_VERSION
     from arx_verifier.revocation.relay_link import Down as Down
     from arx_verifier.revocation.relay_link import Frames as Frames
@@ -52,6 +58,7 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_url import Address as Address
     from arx_verifier.revocation.store_url import CertificateError as CertificateError
     from arx_verifier.revocation.store_url import FinderLoginError as FinderLoginError
+    from arx_verifier.revocation.store_url import PasswordFileError as PasswordFileError
     from arx_verifier.revocation.store_url import keeps_nonces as keeps_nonces
     from arx_verifier.revocation.store_url import open_client as open_client
     from arx_verifier.revocation.store_url import refused_login as refused_login

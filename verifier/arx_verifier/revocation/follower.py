@@ -21,6 +21,7 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_realm
 from arx_verifier.revocation.epoch import EpochRefusal, EpochState
 from arx_verifier.revocation.follower_core import PROBES, Following, StoreQuestion
+from arx_verifier.revocation.password import Password
 from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
 from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link, UnattestedError
 from arx_verifier.revocation.store_url import FOLLOWER, Address
@@ -66,7 +67,7 @@ class Follower(Following):
         realm: str,
         verifier_id: str,
         *,
-        password: str | None = None,
+        password: Password | None = None,
         lease_ms: int | None = None,
         probes: int = PROBES,
         ca: str | None = None,

@@ -22,6 +22,7 @@ import arx_verifier.tls as tls
 from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError
 from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.revocation.password import Password, read_now
 from arx_verifier.revocation.store_link import (
     CORRUPT,
     ENTRIES,
@@ -167,14 +168,14 @@ class RelayAddress:
 
     Args:
         url: One of ``FORMS``, with ``:PASSWORD@`` where needed.
-        password: Replaces a password in the URL.
+        password: Replaces a password in the URL; one in a file is read at each connection.
         ca: File of a further authority for TLS, unless the URL has ``ca``.
 
     Raises:
         SettingsError: The URL has another form, or the authority cannot be read.
     """
 
-    def __init__(self, url: str, password: str | None = None, *, ca: str | None = None) -> None:
+    def __init__(self, url: str, password: Password | None = None, *, ca: str | None = None) -> None:
         parts = split_url(url) or urlsplit("")
         try:
             port, query = parts.port, parse_qs(parts.query, strict_parsing=bool(parts.query))
@@ -255,6 +256,10 @@ class RelayLink:
             FeedError: It cannot.
         """
         try:
+            password = read_now(self._address.password)
+        except SettingsError as error:
+            raise FeedError(f"cannot connect: {error}") from error
+        try:
             self._link = self._address.connect(self._timeout_s)
         except OSError as error:
             raise FeedError(f"cannot connect: {self._address.explain(error)}") from error
@@ -262,7 +267,7 @@ class RelayLink:
         self._both.register(self._link, select.POLLIN)
         self._both.register(self._wake, select.POLLIN)
         self._one.register(self._link, select.POLLIN)
-        self._send(Hello(RELAY_VERSION, self._realm, self._address.password))
+        self._send(Hello(RELAY_VERSION, self._realm, password))
         return self
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from redis.retry import Retry
 import arx_verifier.tls as tls
 from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError
+from arx_verifier.revocation.password import Password, PasswordFile
 
 FORMS: Final = "unix://, redis://, rediss://, redis+sentinel:// or redis+cluster:// (both also with rediss)"
 SLOTS: Final = 16384
@@ -37,6 +38,34 @@ class CertificateError(redis.ConnectionError):
 
 class FinderLoginError(redis.AuthenticationError):
     """The Sentinels, or the nodes of a cluster, refused the login; the text names which."""
+
+
+class PasswordFileError(redis.AuthenticationError):
+    """The file of a password cannot be used at a login; the text names the file, and never what is in it."""
+
+
+class FileLogin(redis.CredentialProvider):
+    """The login of a connection whose password is in a file; redis-py asks at each connection.
+
+    Args:
+        username: The user, or None for the default one.
+        password: The file.
+    """
+
+    def __init__(self, username: str | None, password: PasswordFile) -> None:
+        self._username, self._password = username, password
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Return user and password.
+
+        Raises:
+            PasswordFileError: The file cannot be used.
+        """
+        try:
+            password = self._password.read()
+        except SettingsError as error:
+            raise PasswordFileError(str(error)) from error  # a follower waits and asks again after it
+        return (password,) if self._username is None else (self._username, password)
 
 
 class FoundServer(NamedTuple):
@@ -62,9 +91,12 @@ class Address:
     password are ``?sentinel_username=…&sentinel_password=…``; ``redis+cluster://HOST[:PORT],HOST…`` names nodes of a
     cluster.
 
+    Attributes:
+        username: The user in the address, or None.
+
     Args:
         url: One of ``FORMS``, with user and password where needed.
-        password: Replaces a password in the URL.
+        password: Replaces a password in the URL; one in a file is read at each connection.
         realm: The realm, whose name determines the slot of a cluster.
         ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
 
@@ -72,7 +104,7 @@ class Address:
         SettingsError: The URL has another form or disables certificate verification, or ``ca`` cannot be read.
     """
 
-    def __init__(self, url: str, password: str | None = None, realm: str = "", *, ca: str | None = None) -> None:
+    def __init__(self, url: str, password: Password | None = None, realm: str = "", *, ca: str | None = None) -> None:
         scheme, _, rest = url.partition("://")
         kind, _, self._several = scheme.partition("+")
         try:
@@ -80,7 +112,11 @@ class Address:
         except ValueError:
             # Not chained: the text that could not be parsed may be a part of a password.
             raise SettingsError(f"invalid store URL: expected the form {FORMS}") from None
-        if password is not None:
+        self.username: str | None = settings.get("username")
+        if isinstance(password, PasswordFile):
+            settings.pop("password", None)
+            settings["credential_provider"] = FileLogin(settings.pop("username", None), password)
+        elif password is not None:
             settings["password"] = password
         if settings.get("ssl_cert_reqs", "required") != "required" or "ssl_check_hostname" in settings:
             # A server that is not authenticated could answer every probe, and withhold every kill.
@@ -96,11 +132,6 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self._kind.__name__})"
-
-    @property
-    def username(self) -> str | None:
-        """The user in the address, or None."""
-        return self._settings.get("username")
 
     @property
     def fails_over(self) -> bool:
@@ -147,7 +178,7 @@ def keeps_nonces(url: str) -> bool:
 
 
 def open_client(
-    url: str, name: str, *, password: str | None, timeout_s: float, ca: str | None, **settings: Any
+    url: str, name: str, *, password: Password | None, timeout_s: float, ca: str | None, **settings: Any
 ) -> redis.Redis:
     """Return a client of a server that keeps nonces or budgets.  It repeats no command.
 
@@ -177,6 +208,8 @@ def refused_login(error: Exception, setting: str, rights: str = NOT_PERMITTED.fo
     """
     if isinstance(error, FinderLoginError):
         return f"cannot be found: {error}"
+    if isinstance(error, PasswordFileError):
+        return f"was not asked, for want of a password: {error}"
     if isinstance(error, redis.AuthenticationError):
         return f"refused the user or password: set {setting}"
     if isinstance(error, redis.exceptions.NoPermissionError):
@@ -247,7 +280,7 @@ class _Finder:
         realm: str,
     ) -> None:
         own = {name: settings.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-        login = own if several == "sentinel" else {name: settings.get(name) for name in own}
+        login = own if several == "sentinel" else {name: settings.get(name) for name in (*own, "credential_provider")}
         self._kind, self._hosts = kind, hosts
         self._settings = login | {name: value for name, value in settings.items() if name.startswith("ssl_")}
         slot = binascii.crc_hqx(realm.encode(), 0) % SLOTS
@@ -274,6 +307,8 @@ class _Finder:
             try:
                 connection.connect()
                 return self._ask(connection, host)
+            except PasswordFileError:
+                raise  # it is the same for each server
             except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
                 refused = True  # another server may know the user
             except CertificateError as error:

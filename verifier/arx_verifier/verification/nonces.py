@@ -31,6 +31,8 @@ from arx_verifier.verification.reasons import (
 if TYPE_CHECKING:
     from logging import Logger
 
+    from arx_verifier.revocation import Password
+
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
 ONCE_MS: Final = 24 * 60 * 60 * 1000  # a service remembers each `once` that long
 ONCE_AHEAD_MS: Final = 60_000  # how far the mint's clock may be ahead; a caller need not wait for longer
@@ -255,7 +257,7 @@ class RedisNonces:
         url: str,
         prefix: str,
         *,
-        password: str | None = None,
+        password: "Password | None" = None,
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:

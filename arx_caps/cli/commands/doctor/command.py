@@ -5,6 +5,7 @@ The checks read and change nothing.  Each is of a condition that ARx relies on a
 permissions of keys or the durability of the store.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,11 +25,22 @@ from arx_caps.cli.commands.doctor.oauth import check_oauth
 from arx_caps.cli.commands.doctor.store import check_store
 from arx_caps.cli.commands.doctor.witness import check_witnesses
 from arx_caps.cli.terminal import Console, plain
-from arx_caps.settings.realm import Realm
+from arx_caps.database.engines import PASSWORD_VARIABLE
+from arx_caps.settings.realm import PASSPHRASE_VARIABLE, ROOT_KEY_VARIABLE, Realm
 from arx_verifier._native import COMPILED, about_build
 from arx_verifier.errors import ArxError
 
 EXITS: Final = {True: exit_codes.OK, False: exit_codes.DENIED, None: exit_codes.INCOMPLETE}
+SECRETS: Final = (  # variables that hold a secret; with `_FILE` added they name its file
+    "ARX_STORE_PASSWORD",
+    "ARX_LEDGER_PASSWORD",
+    "ARX_NONCES_PASSWORD",
+    "ARX_RELAY_PASSWORD",
+    PASSWORD_VARIABLE,
+    PASSPHRASE_VARIABLE,
+    ROOT_KEY_VARIABLE,
+    "ARX_HOLDER_KEY",
+)
 MARKS: Final = {
     True: click.style("ok  ", fg="green"),
     False: click.style("BAD ", fg="red", bold=True),
@@ -79,6 +91,7 @@ def _checks(place: Place) -> Iterator[Check]:
         return
     yield Check("realm", True, f"{realm.name} in {realm.folder}")
     yield _permissions(realm)
+    yield _environment()
     yield _policy(realm)
     yield from check_store(place.given_store, realm)
     yield from check_ledger(realm, own=realm.runs_ledger and place.given_store is None)
@@ -98,6 +111,15 @@ def _permissions(realm: Realm) -> Check:
     named = " ".join(map(str, open_to_others))
     mend = f"run `chmod go= {named}`; if one of them may have read a key, rotate it"
     return Check("permissions", False, f"other users can read {named}", mend)
+
+
+def _environment() -> Check:
+    held = [name for name in SECRETS if os.environ.get(name)]
+    if not held:
+        return Check("environment", True, "no secret is in a variable")
+    mend = "write each into a file that only this user can read, and name it in the variable with `_FILE` added"
+    found = f"{' '.join(held)}: each child process and crash report gets it, and a rotated one needs a restart"
+    return Check("environment", True, found, mend)  # it works, and could be safer
 
 
 def _secrets(realm: Realm) -> list[Path]:

@@ -5,7 +5,6 @@ They read as the user of its URL, and change nothing: they call no function of t
 restart notes it.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
-from arx_verifier.revocation import Address, open_client, refused_login, without_login
+from arx_verifier.revocation import Address, find_password, open_client, refused_login, without_login
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000
@@ -66,7 +65,7 @@ def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
             )
         return
     yield from _services(realm, url)
-    password = os.environ.get("ARX_LEDGER_PASSWORD")
+    password = find_password("ARX_LEDGER_PASSWORD")
     try:
         client: Any = open_client(
             url, "ledger", password=password, timeout_s=TIMEOUT_S, ca=realm.ca, decode_responses=True
@@ -116,7 +115,7 @@ def _services(realm: Realm, url: str) -> Iterator[Check]:
 
 def _reachable(realm: Realm, url: str, info: Mapping[str, Any]) -> Check:
     try:
-        address = Address(store_url(realm), os.environ.get("ARX_STORE_PASSWORD"), realm.name, ca=realm.ca)
+        address = Address(store_url(realm), find_password("ARX_STORE_PASSWORD"), realm.name, ca=realm.ca)
         with address.client(TIMEOUT_S, decode_responses=True) as store:
             same = store.info("server").get("run_id") == info.get("run_id")
     except (redis.RedisError, OSError, ValueError, ArxError):

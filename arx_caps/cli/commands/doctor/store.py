@@ -4,7 +4,6 @@
 They read as the user of the store's URL.  A check that this user has no permission for is unknown.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -24,7 +23,7 @@ from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError, StoreError
 from arx_verifier.journal import apart, writers
-from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError
+from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError, find_password
 
 ANYBODY: Final = "default"
 
@@ -101,7 +100,7 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
         url: The store's URL; None for that of the realm's folder.
         realm: The realm.
     """
-    password, own = os.environ.get("ARX_STORE_PASSWORD"), url is None and realm.store is None
+    password, own = find_password("ARX_STORE_PASSWORD"), url is None and realm.store is None
     where = url or store_url(realm)
     try:
         client: Any = Address(where, password, realm.name, ca=realm.ca).client(

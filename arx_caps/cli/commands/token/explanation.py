@@ -5,7 +5,6 @@ With a service file, this is the whole verification, with the store's kills and 
 one, only the caveats are evaluated.  No nonce is used, no budget is drawn on and no decision is recorded.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.ledger import PoolDraw, Short, Taken
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import FOREVER_NS, EpochTable, Lease, is_relay
+from arx_verifier.revocation import FOREVER_NS, EpochTable, Lease, find_password, is_relay
 from arx_verifier.service import ServiceConfig, open_verifier, read_service_file
 from arx_verifier.token import JOINT, Identifier, Macaroon, call_proof
 
@@ -51,7 +50,7 @@ def known_kills(service: ServiceConfig, macaroon: Macaroon) -> tuple[EpochTable,
         because = "the service follows a relay, which answers followers only"
     elif service.store is not None:
         store = RevocationStore(
-            service.store, service.realm, password=os.environ.get("ARX_STORE_PASSWORD"), ca=service.ca
+            service.store, service.realm, password=find_password("ARX_STORE_PASSWORD"), ca=service.ca
         )
         try:
             header = store.header()
