@@ -29,6 +29,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "redis": ("redis", "prepare your own revocation store: its users and functions"),
         "key": ("key", "create, rotate, retire and reseal root keys, and create holder keys"),
         "doctor": ("doctor.command", "check the realm, and print how to repair what is wrong"),
+        "health": ("health", "ask a mint or a gateway whether it is ready"),
     },
     "Watch": {
         "console": ("console", "open the operators' pages in a browser"),
