@@ -101,6 +101,24 @@ def test_the_doctor_names_secrets_in_variables(tmp_path: Path) -> None:
     assert environment_check(home)["mend"] == ""
 
 
+@pytest.mark.parametrize("name", ["store", "ledger"])
+def test_the_doctor_goes_on_after_an_unusable_file(name: str, tmp_path: Path) -> None:
+    """
+    A file of a password that others can read is a failed check of its server; all others are made.
+    """
+    realm = make_realm(tmp_path / "realm")
+    file = tmp_path / "open"
+    file.write_text(SECRET)
+    file.chmod(0o644)
+    tmp_path.chmod(0o755)
+    done = arx("doctor", "--json", env={"ARX_HOME": str(realm.folder), f"ARX_{name.upper()}_PASSWORD_FILE": str(file)})
+    checks = {check["name"]: check for check in done.json["checks"]}
+    assert checks[name]["ok"] is False
+    assert "can be read by others" in checks[name]["found"]
+    assert checks["policy"]["ok"] is True
+    assert SECRET not in done.out + done.err
+
+
 def environment_check(env: dict[str, str]) -> dict[str, object]:
     done = arx("doctor", "--json", env=env)
     assert SECRET not in done.out + done.err

@@ -65,7 +65,11 @@ def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
             )
         return
     yield from _services(realm, url)
-    password = find_password("ARX_LEDGER_PASSWORD")
+    try:
+        password = find_password("ARX_LEDGER_PASSWORD")
+    except SettingsError as error:
+        yield Check("ledger", False, str(error), "correct the file of the password, or the variable that names it")
+        return
     try:
         client: Any = open_client(
             url, "ledger", password=password, timeout_s=TIMEOUT_S, ca=realm.ca, decode_responses=True

@@ -100,8 +100,12 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
         url: The store's URL; None for that of the realm's folder.
         realm: The realm.
     """
-    password, own = find_password("ARX_STORE_PASSWORD"), url is None and realm.store is None
-    where = url or store_url(realm)
+    own, where = url is None and realm.store is None, url or store_url(realm)
+    try:
+        password = find_password("ARX_STORE_PASSWORD")
+    except SettingsError as error:
+        yield Check("store", False, str(error), "correct the file of the password, or the variable that names it")
+        return
     try:
         client: Any = Address(where, password, realm.name, ca=realm.ca).client(
             TIMEOUT_S, protocol=3, decode_responses=True
