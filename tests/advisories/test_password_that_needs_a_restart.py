@@ -5,12 +5,15 @@
 a relay's followers.  Passphrase and root key come from a file or a command as well.
 """
 
+import json
 import os
+import subprocess
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from arx_caps.cli import exit_codes
 from arx_caps.database.engines import database_errors, open_engine
 from arx_caps.mint.keys.reseal import reseal
 from arx_caps.mint.keys.root_keys import RootKeys
@@ -23,8 +26,9 @@ from arx_verifier.verification import RedisNonces
 from tests.cli.helpers import arx
 from tests.mint.harness import make_realm
 from tests.postgres import Postgres
+from tests.realm_folder import ARX, RealmFolder
 from tests.relay.processes import RelayProcess
-from tests.servers import free_ports, until
+from tests.servers import child, free_ports, until
 from tests.topologies.fleet import LASTING, NAMES, Server, need, running
 
 pytestmark = pytest.mark.spec("15.2")
@@ -219,3 +223,26 @@ def test_root_keys_open_by_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def load(realm: Realm) -> RootKeys:
     return RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path)
+
+
+@pytest.mark.servers
+@pytest.mark.spec("9")
+def test_a_passphrase_of_a_command_is_in_no_environment(tmp_path: Path) -> None:
+    """
+    `arx up` leaves it to the mint to run the command; a command that fails ends it with the cause.
+    """
+    file, port = write(tmp_path / "passphrase", OLD), free_ports(1)[0]
+    folder = RealmFolder(tmp_path)
+    folder.arx("init", str(tmp_path / "realm"), "--listen", f"127.0.0.1:{port}", "--passphrase-file", str(file))
+    environment = folder.environment | {"ARX_ROOT_PASSPHRASE_FILE": f"command:cat {file}"}
+    with child([*ARX, "up", "--json"], env=environment, stdout=subprocess.PIPE, text=True) as up:
+        assert up.stdout is not None
+        ready = json.loads(up.stdout.readline())
+        assert OLD not in Path(f"/proc/{ready['pid']}/environ").read_text()
+        up.terminate()
+        up.wait(60)
+    environment["ARX_ROOT_PASSPHRASE_FILE"] = f"command:sh -c 'echo {OLD}; exit 4'"
+    done = subprocess.run([*ARX, "up"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == exit_codes.USAGE
+    assert "sh ended with status 4" in done.stderr
+    assert OLD not in done.stdout + done.stderr

@@ -71,7 +71,8 @@ def up_command(
 
     # The gateway stops first: its last calls need the store, and its last records the mint.
     stop_beside = beside.stop if beside is not None else lambda: None
-    passphrase = read_passphrase(passphrase_file)
+    # The mint reads the variables itself: a passphrase from a file or a command is then in no environment.
+    passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     try:
         supervisor = Supervisor(
             realm, passphrase=passphrase, on_ready=on_ready, on_stop=stop_beside, program=_PROGRAM, **options
