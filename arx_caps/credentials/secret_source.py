@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read secrets from the environment, a file, a keyring or a command, so that no file of settings has one."""
 
-import contextlib
 import os
 import selectors
 import shlex
@@ -11,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Final
 
+from arx_verifier._platform import require_posix
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation import FILE_SUFFIX, read_secret_file
+from arx_verifier.revocation import FILE_SUFFIX, MAX_BYTES, one_line, read_secret_file
 
 COMMAND_S: Final = 15.0  # the longest time for a command that writes a secret
-MAX_BYTES: Final = 4096  # of its output
 COMMAND: Final = "command:"
 
 
@@ -32,7 +31,7 @@ def read_secret(source: str, folder: Path, place: str = "") -> Secret:
     """Return a secret.
 
     Args:
-        source: ``env:NAME``, ``file:PATH``, ``keyring:SERVICE/USER`` or ``command:PROGRAM ARGUMENT…``.
+        source: ``env:NAME``, ``file:PATH`` or ``keyring:SERVICE/USER``.
         folder: What a relative path is relative to.
         place: Of the secret in the file of settings, before each error.
 
@@ -40,14 +39,11 @@ def read_secret(source: str, folder: Path, place: str = "") -> Secret:
         SettingsError: There is none, or others may read its file.
     """
     kind, _, name = source.partition(":")
-    source = source if kind != "command" else kind  # its words may hold a secret
     try:
         if kind == "env":
             value, hint = os.environ.get(name, ""), f"set {name} where the program starts"
         elif kind == "keyring":
             value, hint = _of_keyring(name), "store it with `keyring set SERVICE USER`, as the program's user"
-        elif kind == "command":
-            value, hint = run_for_secret(name), "have the command write it to its standard output"
         else:
             value, hint = read_secret_file(folder / name), "write it into the file"
     except SettingsError as error:
@@ -59,76 +55,68 @@ def read_secret(source: str, folder: Path, place: str = "") -> Secret:
     return Secret(value)
 
 
-def run_for_secret(command: str) -> str:
+def run_for_secret(source: str) -> str:
     """Run a command, and return the line that it writes, without the white space around it.
 
     Args:
-        command: Program and arguments, quoted as in a shell; no shell runs it unless it is one.
+        source: ``command:PROGRAM ARGUMENT…``, quoted as in a shell; no shell runs it unless it is one.
 
     Raises:
-        SettingsError: It cannot be run, fails, takes longer than ``COMMAND_S``, or writes more than ``MAX_BYTES``.
+        SettingsError: It cannot be run, fails, takes longer than ``COMMAND_S``, or writes more than ``MAX_BYTES``, no
+            line or several.
     """
     # No error has a word of the command but the program, or a byte of its output: both may hold a secret.
+    require_posix("a command that writes a secret")
     try:
-        words = shlex.split(command)
+        program, *arguments = shlex.split(source.removeprefix(COMMAND))
     except ValueError:
-        raise SettingsError("expected a command with closed quotes, got another") from None
-    if not words:
-        raise SettingsError("expected a command, got none")
-    program = words[0]
+        raise SettingsError("expected command:PROGRAM ARGUMENT… with closed quotes, got another") from None
+    by_hand = "run it by hand, as the program's user"
     try:
-        # Its own session: a time-out also ends what the command started.
+        # A session of its own: a time-out also ends what the command started.
         process = subprocess.Popen(
-            words,
+            [program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-    except OSError as error:
-        raise SettingsError(f"{program} cannot be run: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        raise SettingsError(f"{program} cannot be run: {getattr(error, 'strerror', 'invalid words')}") from None
     with process:
-        raw = _read_within(process, time.monotonic() + COMMAND_S)
-        ended = raw is not None and len(raw) <= MAX_BYTES
-        if not ended:
-            _end(process)
-    if raw is None:
-        raise SettingsError(f"{program} did not end within {COMMAND_S:g} s: run it by hand, as the program's user")
-    if not ended:
+        try:
+            raw = _read_within(process, time.monotonic() + COMMAND_S)
+        except subprocess.TimeoutExpired:
+            raise SettingsError(f"{program} did not end within {COMMAND_S:g} s: {by_hand}") from None
+        finally:
+            if process.returncode is None:  # also after Ctrl-C, which does not reach its session
+                os.killpg(process.pid, signal.SIGKILL)
+    if len(raw) > MAX_BYTES:
         raise SettingsError(f"{program}: expected at most {MAX_BYTES} bytes of output, got more")
     if process.returncode:
-        raise SettingsError(f"{program} ended with status {process.returncode}: run it by hand, as the program's user")
-    return raw.decode("utf-8", "replace").strip()
+        raise SettingsError(f"{program} ended with status {process.returncode}: {by_hand}")
+    return one_line(raw, program)
 
 
-def _read_within(process: subprocess.Popen[bytes], until: float) -> bytes | None:
-    """Return the first bytes of a process's output, one more than allowed at most; None if it does not end in time."""
+def _read_within(process: subprocess.Popen[bytes], until: float) -> bytes:
+    """Return the output of a process that ends in time, or its first bytes, one more than is allowed.
+
+    Raises:
+        TimeoutExpired: It does not end in time.
+    """
     assert process.stdout is not None
     raw, descriptor = b"", process.stdout.fileno()
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         while len(raw) <= MAX_BYTES:
             if not selector.select(max(0.0, until - time.monotonic())):
-                return None
+                raise subprocess.TimeoutExpired(process.args, COMMAND_S)
             piece = os.read(descriptor, MAX_BYTES + 1 - len(raw))
             if not piece:
+                process.wait(max(0.0, until - time.monotonic()))
                 break
             raw += piece
-        else:
-            return raw
-    try:
-        process.wait(max(0.0, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return None
     return raw
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that has not ended, with what it started where the system has groups."""
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    process.kill()
 
 
 def _of_keyring(place: str) -> str:
@@ -143,32 +131,26 @@ def _of_keyring(place: str) -> str:
         raise SettingsError(f"the keyring failed: {type(error).__name__}") from None
 
 
-def find_secret(variable: str, file: str | None = None) -> Secret | None:
-    """Return the secret of a variable, or that of a file or command; None without any.
+def find_secret(variable: str) -> Secret | None:
+    """Return the secret of a variable, or of the file or command that its ``_FILE`` names; None without either.
 
     Args:
-        variable: The variable that may hold it; its ``_FILE`` names a file, or a command after ``command:``.
-        file: The file, or ``command:`` and the command; it goes before the variables.
+        variable: The variable's name, such as ``ARX_ROOT_PASSPHRASE`` with ``ARX_ROOT_PASSPHRASE_FILE``.
 
     Raises:
         SettingsError: Both variables are set, or the file or the command does not give the secret.
     """
-    named, held = os.environ.get(variable + FILE_SUFFIX), os.environ.get(variable)
-    if file is None and named and held:
-        raise SettingsError(f"expected one of {variable} and {variable}{FILE_SUFFIX}, got both: unset the first")
-    source = file or named
+    held, source = os.environ.get(variable), os.environ.get(variable + FILE_SUFFIX)
     if not source:
         return None if held is None else Secret(held)
-    place = "" if file else f"{variable}{FILE_SUFFIX}: "
-    if source.startswith(COMMAND):
-        try:
-            value = run_for_secret(source.removeprefix(COMMAND))
-        except SettingsError as error:
-            raise SettingsError(f"{place}{error}") from None
-        if not value or not value.isprintable():
-            raise SettingsError(f"{place}expected a secret of one line from the command, got another output")
-        return Secret(value)
+    if held:
+        raise SettingsError(f"expected one of {variable} and {variable}{FILE_SUFFIX}, got both: unset the first")
     try:
-        return Secret(read_secret_file(Path(source)))
+        return Secret(run_for_secret(source) if source.startswith(COMMAND) else read_secret_file(Path(source)))
     except SettingsError as error:
-        raise SettingsError(f"{place}{error}") from None
+        raise SettingsError(f"{variable}{FILE_SUFFIX}: {error}") from None
+
+
+def is_set(variable: str) -> bool:
+    """Return whether ``find_secret`` has a place to look at; nothing is read or run."""
+    return bool(os.environ.get(variable) or os.environ.get(variable + FILE_SUFFIX))

@@ -29,7 +29,7 @@ from sqlalchemy.exc import (
 from arx_caps.database.commit_watch import CommitWatch
 from arx_caps.installation import install_line
 from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
-from arx_verifier.revocation import Password, find_password, read_now
+from arx_verifier.revocation import FILE_SUFFIX, Password, find_password, read_now
 
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
 BUSY_S: Final = 5  # how long a writer waits for another one, or for a connection
@@ -63,7 +63,8 @@ def open_engine(
 
     Args:
         url: In SQLAlchemy's form, such as ``sqlite:////srv/acme/mint.db`` or ``postgresql://arx@db.example/arx``.
-            ``ARX_DATABASE_PASSWORD`` may hold its password, or its ``_FILE`` name a file, read at each connection.
+            ``ARX_DATABASE_PASSWORD`` may hold its password, or ``ARX_DATABASE_PASSWORD_FILE`` name a file of it, which
+            is read at each connection.
         answer_s: The longest wait for PostgreSQL's answer to a statement, s; None for no bound.
         commits: Bounds the wait for PostgreSQL's answer to a commit, and notes those without one; None for no bound.
         urgent: Whether the engine is for what must not wait for other calls: with a small pool of its own.
@@ -204,6 +205,8 @@ def fault_of(error: SQLAlchemyError) -> str:
     text, state = str(original).lower(), getattr(original, "sqlstate", None)
     # A connection is refused without a SQLSTATE, and SQLite has none.
     state = "25006" if "session is read-only" in text or "readonly database" in text else state
+    if "password authentication failed" in text or "no password supplied" in text:
+        return f"refused the user or password: set {PASSWORD_VARIABLE}, {PASSWORD_VARIABLE}{FILE_SUFFIX} or its URL"
     if "certificate" in text:
         return "did not answer (its server's certificate was refused: see `sslrootcert` in its URL)"
     return _FAULTS.get(state or "", f"did not answer ({type(error).__name__})")

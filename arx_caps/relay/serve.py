@@ -96,7 +96,10 @@ def _tls(place: ListenAddress, password: Password | None, certificate: tuple[str
     # password.  Beyond loopback an attacker could change answers and hide every kill from the verifiers below: hence
     # TLS.
     if place.path is None and not password:
-        raise SettingsError("any user of the machine can reach a TCP port: set ARX_RELAY_PASSWORD, or use unix:///PATH")
+        raise SettingsError(
+            "any user of the machine can reach a TCP port: set ARX_RELAY_PASSWORD or ARX_RELAY_PASSWORD_FILE, or use "
+            "unix:///PATH"
+        )
     if certificate is None:
         if place.path is None and not place.loopback:
             raise SettingsError(f"a relay at {place.host} needs a certificate and its key, or must listen at loopback")

@@ -403,7 +403,8 @@ def as_store_error(error: Exception) -> StoreError:
         return StoreError(f"the store was not asked, for want of a password: {message}")
     if isinstance(error, redis.AuthenticationError):
         return StoreError(
-            "the store refused the user or password: set ARX_STORE_PASSWORD, or the login in the store's address"
+            "the store refused the user or password: set ARX_STORE_PASSWORD, ARX_STORE_PASSWORD_FILE or the login in "
+            "the store's address"
         )
     if isinstance(error, redis.exceptions.NoPermissionError) or message.startswith("ACL failure in script"):
         return StoreError("the store does not permit this user to do that; `arx redis acl` prints what each role needs")

@@ -180,7 +180,12 @@ def test_only_a_private_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     open_folder.chmod(0o755)
     monkeypatch.setenv("ARX_STORE_PASSWORD_FILE", str(linked / "password"))
     refused("can be read by others")
-    for content, why in (("", "an empty file"), (f"{OLD}\n{NEW}", "one line"), (OLD * 1000, "one line")):
+    for content, why in (
+        ("", "an empty one"),
+        (f"{OLD}\n{NEW}", "one line"),
+        (OLD * 1000, "one line"),
+        ("\0", "one line"),
+    ):
         monkeypatch.setenv("ARX_STORE_PASSWORD_FILE", str(write(file, content)))
         refused(why)
     os.mkfifo(tmp_path / "pipe", 0o600)

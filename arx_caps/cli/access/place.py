@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 from click.core import ParameterSource
@@ -92,15 +92,21 @@ def _without_password(password: str, whole: str) -> Callable[[click.Context, cli
         if value is None or not typed:
             return value
         # A URL from a variable may have a password: other users cannot read the environment.
-        _, _, rest = value.partition("://")
-        place, _, query = rest.partition("?")
-        if ":" in place.partition("/")[0].rpartition("@")[0]:
-            raise click.BadParameter(f"other users can read a password here: set {password} instead", ctx, param)
-        if any(field.partition("=")[0].endswith("password") for field in query.split("&")):
-            raise click.BadParameter(f"other users can read a password here: set {whole} instead", ctx, param)
+        place = password_in(value)
+        if place is not None:
+            instead = whole if place == "query" else password
+            raise click.BadParameter(f"other users can read a password here: set {instead} instead", ctx, param)
         return value
 
     return check
+
+
+def password_in(url: str) -> Literal["login", "query"] | None:
+    """Return where a URL has a password; None without one."""
+    place, _, query = url.partition("://")[2].partition("?")
+    if ":" in place.partition("/")[0].rpartition("@")[0]:
+        return "login"
+    return "query" if any(field.partition("=")[0].endswith("password") for field in query.split("&")) else None
 
 
 store_url_option = click.option(

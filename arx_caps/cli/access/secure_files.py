@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.credentials.secret_source import COMMAND, find_secret
+from arx_caps.credentials.secret_source import COMMAND, find_secret, run_for_secret
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
@@ -119,7 +119,10 @@ passphrase_option = click.option(
 
 
 def read_passphrase(file: str | None) -> str | None:
-    """Return the passphrase of the root key from the file, a command or the environment; None without one."""
-    if file and not file.startswith(COMMAND):
-        return read_text(file)
-    return find_secret(PASSPHRASE_VARIABLE, file)
+    """Return the passphrase of the root key, of ``passphrase_option`` or of the environment; None without one."""
+    return find_secret(PASSPHRASE_VARIABLE) if file is None else read_given_passphrase(file)
+
+
+def read_given_passphrase(file: str) -> str:
+    """Return the passphrase of a file, of stdin for ``-``, or of a command."""
+    return run_for_secret(file) if file.startswith(COMMAND) else read_text(file)

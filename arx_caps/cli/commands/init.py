@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 import click
 
 from arx_caps.cli.access.place import ca_option, database_option, store_url_option
-from arx_caps.cli.access.secure_files import read_text
+from arx_caps.cli.access.secure_files import read_given_passphrase
 from arx_caps.cli.options import command_options
 from arx_caps.cli.terminal import Console, pairs
+from arx_caps.credentials.secret_source import COMMAND
 from arx_caps.settings.realm import DEFAULT_FOLDER, DEFAULT_LISTEN
 
 LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
@@ -27,7 +28,7 @@ LOOPBACK: Final = ("127.0.0.1:", "localhost:", "[::1]:")
 @click.option(
     "--passphrase-file",
     type=click.Path(),
-    help="file with a passphrase to seal the root key, `-` for stdin [a key file]",
+    help="file with a passphrase to seal the root key, `-` for stdin, or command:PROGRAM… [a key file]",
 )
 @click.option("--log-origin", help="permanent name of the audit log [from the issuer's host and the realm]")
 @command_options
@@ -45,7 +46,7 @@ def init_command(
 
     folder = directory or Path(DEFAULT_FOLDER)
     listen = listen or _listen_of(issuer)
-    passphrase = read_text(passphrase_file) if passphrase_file else None
+    passphrase = read_given_passphrase(passphrase_file) if passphrase_file else None
     issuer = issuer or f"http://{listen}"
     realm = init_realm(folder, issuer=issuer, listen=listen, passphrase=passphrase, **settings)
     # Paths, and no key: the secrets are in the folder alone.
@@ -59,7 +60,8 @@ def init_command(
         "sealed_with": "passphrase" if passphrase else "key file",
     }
     console.data("realm", value, lambda: pairs([(name.replace("_", " "), fact) for name, fact in value.items()]))
-    sealed = f" --passphrase-file {passphrase_file}" if passphrase_file not in (None, "-") else ""
+    in_file = passphrase_file is not None and not passphrase_file.startswith(("-", COMMAND))
+    sealed = f" --passphrase-file {passphrase_file}" if in_file else ""  # the words of a command may hold a secret
     console.hint(f"edit {realm.policy_path}, then run `arx up{_where(directory)}{sealed}`")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from arx_caps.cli.access.place import Place, database_option, operator_options, realm_dir_option
-from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase, read_text
+from arx_caps.cli.access.secure_files import passphrase_option, read_given_passphrase, read_passphrase
 from arx_caps.cli.display import Row, time_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, command_options, yes_option
@@ -120,7 +120,9 @@ def retire(console: Console, name: str, place: Place, now: bool, yes: bool) -> N
 
 
 @key_command.command("reseal")
-@click.option("--new-passphrase-file", type=click.Path(), help="file with the new passphrase, `-` for stdin")
+@click.option(
+    "--new-passphrase-file", type=click.Path(), help="file with the new passphrase, `-` for stdin, or command:PROGRAM…"
+)
 @click.option("--new-key-file", is_flag=True, help="seal with a new key file, keys/root.key")
 @passphrase_option
 @database_option
@@ -147,7 +149,7 @@ def reseal_command(
         raise click.UsageError("only one of the two passphrases can be read from stdin")
     realm = Realm.open(realm_dir)
     realm = realm if database is None else replace(realm, database=database)
-    new = None if new_passphrase_file is None else read_text(new_passphrase_file)
+    new = None if new_passphrase_file is None else read_given_passphrase(new_passphrase_file)
     done = reseal(realm, passphrase=read_passphrase(passphrase_file), new_passphrase=new)
     old = None if done.old_key_file is None else str(done.old_key_file)
     seal = "key file" if new is None else "passphrase"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from arx_caps.credentials.keyfile import replace_secret
-from arx_caps.credentials.secret_source import find_secret
+from arx_caps.credentials.secret_source import is_set
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file
@@ -50,7 +50,7 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
         StoreError: The database did not answer. The new passphrase or key file opens everything; the rows have the
             seal before.
     """
-    if new_passphrase is None and find_secret(ROOT_KEY_VARIABLE) is not None:
+    if new_passphrase is None and is_set(ROOT_KEY_VARIABLE):
         # The next start would open the new seal with the key of before.
         hint = f"unset it and {ROOT_KEY_VARIABLE}{FILE_SUFFIX}, put the key into {realm.root_key_path}, and repeat"
         raise SettingsError(f"the root key is given by {ROOT_KEY_VARIABLE}, which this command cannot write", hint=hint)

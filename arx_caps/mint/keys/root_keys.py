@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta
 
 from arx_caps.credentials.keyfile import read_secret, replace_secret, write_secret
-from arx_caps.credentials.secret_source import find_secret
+from arx_caps.credentials.secret_source import find_secret, is_set
 from arx_caps.mint.db.repositories.identity.keys import SealedRoot
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, ROOT_KEY_VARIABLE
 from arx_verifier import names
@@ -99,13 +99,13 @@ class RootKeys:
 
     @classmethod
     def create(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
-        """Make the first root key and store it, sealed with a passphrase or a new key file.
+        """Make the first root key and store it, sealed with a passphrase, ``ARX_ROOT_KEY`` or else a new key file.
 
         Raises:
             SettingsError: A file exists already, or cannot be written.
         """
         keys = cls({FIRST_ROOT: secrets.token_bytes(KEY_BYTES)}, realm=realm)
-        if passphrase is None:
+        if passphrase is None and not is_set(ROOT_KEY_VARIABLE):
             write_secret(key_path, wire.text_of(secrets.token_bytes(KEY_BYTES)).encode() + b"\n")
         keys.save(path, passphrase=passphrase, key_path=key_path)
         return keys
@@ -327,7 +327,7 @@ def _seal_keys(passphrase: str | None, key_path: Path, salt: bytes, cost: int) -
 
 
 def _key_lines(path: Path) -> list[bytes]:
-    """Return the secrets that seal, from ``ARX_ROOT_KEY``, its ``_FILE`` or the key file."""
+    """Return the secrets that seal, from ``ARX_ROOT_KEY``, ``ARX_ROOT_KEY_FILE`` or the key file."""
     given = find_secret(ROOT_KEY_VARIABLE)
     if given is None:
         return read_key_file(path)

@@ -26,7 +26,7 @@ _TURNS: Final = 3  # of two servers that answer by turns, before a call is given
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
-_LOGIN: Final = "ARX_LEDGER_PASSWORD, or the login in `ledger` of the service file"
+_LOGIN: Final = "ARX_LEDGER_PASSWORD, ARX_LEDGER_PASSWORD_FILE or the login in `ledger` of the service file"
 _RIGHTS: Final = "`arx redis acl --role ledger` prints the rights that a user of the ledger needs"
 
 

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.history import chain_after as chain_after
     from arx_verifier.revocation.history import new_incarnation as new_incarnation
     from arx_verifier.revocation.password import FILE_SUFFIX as FILE_SUFFIX
+    from arx_verifier.revocation.password import MAX_BYTES as MAX_BYTES
     from arx_verifier.revocation.password import Password as Password
     from arx_verifier.revocation.password import PasswordFile as PasswordFile
     from arx_verifier.revocation.password import find_password as find_password
+    from arx_verifier.revocation.password import one_line as one_line
     from arx_verifier.revocation.password import read_now as read_now
     from arx_verifier.revocation.password import read_secret_file as read_secret_file
     from arx_verifier.revocation.relay_link import RELAY_VERSION as RELAY_VERSION

@@ -13,7 +13,7 @@ from arx_verifier._platform import HAS_MODES, is_open_to_others
 from arx_verifier.errors import SettingsError
 
 FILE_SUFFIX: Final = "_FILE"
-MAX_BYTES: Final = 4096
+MAX_BYTES: Final = 4096  # of a secret
 ROOT_UID: Final = 0
 
 
@@ -56,6 +56,8 @@ def find_password(variable: str) -> Password | None:
         return value
     if value:
         raise SettingsError(f"expected one of {variable} and {variable}{FILE_SUFFIX}, got both: unset the first")
+    if path.startswith("command:"):  # its words may hold a secret
+        raise SettingsError(f"{variable}{FILE_SUFFIX}: expected a file, got a command, which no login waits for")
     password = PasswordFile(path)
     try:
         password.read()  # a wrong path ends the start, not the first login
@@ -80,7 +82,7 @@ def read_secret_file(file: Path) -> str:
     as Kubernetes mounts a secret.
 
     Raises:
-        SettingsError: The file is missing, empty, no text of one line of ASCII, or other users can read it.
+        SettingsError: The file is missing, empty, no text of one line, or other users can read it.
     """
     try:
         with open(file, "rb", opener=_open_at_once) as opened:
@@ -92,11 +94,27 @@ def read_secret_file(file: Path) -> str:
             raw: bytes = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from None
-    text = raw.decode("ascii", "replace").strip()
+    return one_line(raw, str(file))
+
+
+def one_line(raw: bytes, place: str) -> str:
+    """Return a secret that was read, without the white space around it.
+
+    Args:
+        raw: What was read.
+        place: Where, before each error.
+
+    Raises:
+        SettingsError: It is empty, longer than ``MAX_BYTES``, or no text of one line.
+    """
+    try:
+        text = raw.decode().strip()
+    except UnicodeDecodeError:  # its text has bytes of the secret
+        text = "\0"
     if not text:
-        raise SettingsError(f"{file}: expected a secret, got an empty file")
-    if len(raw) > MAX_BYTES or not text.isascii() or not text.isprintable():
-        raise SettingsError(f"{file}: expected a secret of one line of ASCII, got another")
+        raise SettingsError(f"{place}: expected a secret, got an empty one")
+    if len(raw) > MAX_BYTES or not text.isprintable():
+        raise SettingsError(f"{place}: expected a secret of one line of UTF-8, got another text")
     return text
 
 

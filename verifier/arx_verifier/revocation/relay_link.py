@@ -127,7 +127,7 @@ Down = RelayAnswer | Push | RelayPage | Refusal
 MENDS: Final = {
     "version": "run one version of ARx at both",
     "realm": "name a relay of this realm as `store` in the service file",
-    "password": "set ARX_STORE_PASSWORD to the relay's ARX_RELAY_PASSWORD",
+    "password": "set ARX_STORE_PASSWORD, or ARX_STORE_PASSWORD_FILE, to the relay's ARX_RELAY_PASSWORD",
 }
 _DOWN: Final = msgspec.msgpack.Decoder(Down)
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -27,7 +27,7 @@ ENTRIES: Final = 1_000  # requested in one answer
 CHUNK: Final = 262_144  # bytes read at once
 MAX_ANSWER: Final = 4 << 20  # bytes; 1,000 entries with the longest targets, names and reasons have 2.3 MB
 MORE: Final = object()  # no complete answer yet
-LOGIN: Final = "ARX_STORE_PASSWORD, or the login in `store` of the service file"
+LOGIN: Final = "ARX_STORE_PASSWORD, ARX_STORE_PASSWORD_FILE or the login in `store` of the service file"
 LEAVE_S: Final = (
     0.5  # longest wait for the answer to a goodbye; without it the store forgets this verifier with its lease
 )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from arx_verifier.revocation import Password
 
+_LOGIN: Final = "ARX_NONCES_PASSWORD, ARX_NONCES_PASSWORD_FILE or the login in `nonces` of the service file"
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
 ONCE_MS: Final = 24 * 60 * 60 * 1000  # a service remembers each `once` that long
 ONCE_AHEAD_MS: Final = 60_000  # how far the mint's clock may be ahead; a caller need not wait for longer
@@ -316,7 +317,7 @@ class RedisNonces:
 
         if isinstance(error, CertificateError):
             return f"the nonce store did not answer: {error}"
-        why = refused_login(error, "ARX_NONCES_PASSWORD, or the login in `nonces` of the service file")
+        why = refused_login(error, _LOGIN)
         return f"the nonce store {why}" if why else f"the nonce store did not answer: {type(error).__name__}"
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.access.place import Place, all_options
+from arx_caps.cli.access.place import Place, all_options, password_in
 from arx_caps.cli.commands.doctor.certificates import check_certificates
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.database import check_database
@@ -25,13 +25,15 @@ from arx_caps.cli.commands.doctor.oauth import check_oauth
 from arx_caps.cli.commands.doctor.store import check_store
 from arx_caps.cli.commands.doctor.witness import check_witnesses
 from arx_caps.cli.terminal import Console, plain
+from arx_caps.credentials.secret_source import COMMAND
 from arx_caps.database.engines import PASSWORD_VARIABLE
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, ROOT_KEY_VARIABLE, Realm
 from arx_verifier._native import COMPILED, about_build
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.revocation import FILE_SUFFIX, read_secret_file
 
 EXITS: Final = {True: exit_codes.OK, False: exit_codes.DENIED, None: exit_codes.INCOMPLETE}
-SECRETS: Final = (  # variables that hold a secret; with `_FILE` added they name its file
+SECRETS: Final = (  # variables that hold a secret of one line; with `_FILE` added they name its file
     "ARX_STORE_PASSWORD",
     "ARX_LEDGER_PASSWORD",
     "ARX_NONCES_PASSWORD",
@@ -39,8 +41,9 @@ SECRETS: Final = (  # variables that hold a secret; with `_FILE` added they name
     PASSWORD_VARIABLE,
     PASSPHRASE_VARIABLE,
     ROOT_KEY_VARIABLE,
-    "ARX_HOLDER_KEY",
 )
+FURTHER: Final = ("ARX_HOLDER_KEY", "ARX_TASK")  # with `_FILE` added, of an agent
+URLS: Final = ("ARX_STORE_URL", "ARX_DATABASE")  # variables whose URL may have a password
 MARKS: Final = {
     True: click.style("ok  ", fg="green"),
     False: click.style("BAD ", fg="red", bold=True),
@@ -114,10 +117,23 @@ def _permissions(realm: Realm) -> Check:
 
 
 def _environment() -> Check:
-    held = [name for name in SECRETS if os.environ.get(name)]
+    for name in SECRETS:
+        source = os.environ.get(name + FILE_SUFFIX, "")
+        if not source or source.startswith(COMMAND):  # a command may ask a person, or write to a log
+            continue
+        try:
+            read_secret_file(Path(source))
+        except SettingsError as error:
+            mend = "correct the file, or the variable"
+            return Check("environment", False, f"{name}{FILE_SUFFIX}: {error}", mend)
+    held = [name for name in (*SECRETS, *FURTHER) if os.environ.get(name)]
+    held += [name for name in URLS if password_in(os.environ.get(name, ""))]
     if not held:
         return Check("environment", True, "no secret is in a variable")
-    mend = "write each into a file that only this user can read, and name it in the variable with `_FILE` added"
+    mend = (
+        "write each into a file that only this user can read, and name it in the variable with `_FILE` added "
+        "(docs/settings.md, secrets in files)"
+    )
     found = f"{' '.join(held)}: each child process and crash report gets it, and a rotated one needs a restart"
     return Check("environment", True, found, mend)  # it works, and could be safer
 
