@@ -250,6 +250,9 @@ def test_a_decision_is_proven_and_the_proof_holds_offline(up: Live, tmp_path: Pa
     proven = up.ok("audit", "prove", form.format(**told), "--out", str(file))
     checked = up.ok("audit", "verify", str(file), "--key", key)
     assert (checked["outcome"], checked["kind"], checked["first"]) == ("holds", "proof", proven["index"])
+    decision = checked["decision"]
+    assert (decision["agent"], decision["tool"], decision["outcome"]) == ("acme/other", told["tool"], told["outcome"])
+    assert f"allow ok: {told['tool']}, by acme/other" in arx("audit", "verify", file, "--key", key).out
     assert file.stat().st_mode & 0o777 == 0o600
     code, problem, _ = up.run("audit", "prove", "nobody-1", "--out", str(file))
     assert (code, problem["code"]) == (1, "not_found")

@@ -141,7 +141,8 @@ def verify_command(
     if checked.proof is not None:
         value["delegations"] = None if realm is None else [each._asdict() for each in signed]
         value["call"] = None if call is None else call._asdict()
-    console.data("audit-verified", value, lambda: _shown(checked, signed, call))
+        value["decision"] = _decision_in(checked.proof)
+    console.data("audit-verified", value, lambda: _shown(checked, signed, call, value.get("decision")))
     if checked.proof is not None and realm is None:
         console.hint(
             "give --realm NAME to check the delegations of a bound task: the log is not called after its realm"
@@ -160,7 +161,23 @@ def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) 
         raise Stop(f"{held}: {error}", code="checkpoint") from None
 
 
-def _shown(checked: Any, signed: "Sequence[SignedDelegation]", call: "SignedBy | None") -> str:
+def _decision_in(proof: Any) -> dict[str, Any] | None:
+    """Return what a proven record states of its call; None for an event, or for a record of a later version."""
+    from arx_verifier.errors import AuditError
+    from arx_verifier.journal import unpack_record
+
+    try:
+        decision = unpack_record(proof.kept, proof.body)
+    except AuditError:
+        return None
+    facts = {"outcome": decision.outcome, "code": decision.code, "tool": decision.tool, "agent": decision.facts.agent}
+    # As text: what a service sent need not be JSON, and a parser could hide a member that is there twice.
+    return facts | {"arguments": decision.arguments.decode("utf-8", "replace") if decision.arguments else None}
+
+
+def _shown(
+    checked: Any, signed: "Sequence[SignedDelegation]", call: "SignedBy | None", decision: dict[str, Any] | None
+) -> str:
     """Return the result as text."""
     last = checked.checkpoint.size - 1
     facts = [
@@ -170,6 +187,10 @@ def _shown(checked: Any, signed: "Sequence[SignedDelegation]", call: "SignedBy |
         *(("pruned", f"records {first} to {last}, as allowed") for first, last in checked.gone),
         *((f"seen by {key.name}", show_time(at * 1000)) for key, at in checked.seen.items()),
     ]
+    if decision is not None:
+        facts.append(("decision", plain("{outcome} {code}: {tool}, by {agent}".format(**decision))))
+        if decision["arguments"] is not None:
+            facts.append(("arguments", plain(decision["arguments"])))
     for each in signed:
         facts.append(("signed by", f"{plain(each.by)}, key {each.by_key}"))
         facts.append(("delegation", f"to {plain(each.to)}, key {each.key}, link:{each.link}"))
