@@ -38,7 +38,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "webhook": ("webhook", "send notifications to receivers: approvals, kills, a halted log"),
     },
     "Policy": {
-        "policy": ("policy", "check, query, compare and activate policies"),
+        "policy": ("policy.command", "check, query, draft, compare and activate policies"),
     },
     "Operators, agents and services": {
         "operator": ("operator", "enrol operators, set their roles, recover access"),

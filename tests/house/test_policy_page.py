@@ -20,6 +20,7 @@ BLOCKS = blocks(PAGE)
 PAYMENTS = '[audience.payments]\norigins = ["http://127.0.0.1:9002"]\n'
 TABLES = [block.text for block in BLOCKS if block.language == "toml"]
 POLICY = "\n".join([PAYMENTS, *(text for text in TABLES if "[[question]]" not in text)])
+[CALLS] = [block.text for block in BLOCKS if block.language == "json"]
 [QUESTIONS] = [text for text in TABLES if "[[question]]" in text]
 
 
@@ -44,7 +45,7 @@ def test_its_tables_are_one_policy() -> None:
 
 
 def test_its_commands_answer_what_it_shows(folder: Path) -> None:
-    """``check``, ``explain``, ``test`` and ``diff``, on the page's own policy."""
+    """``check``, ``explain``, ``draft``, ``gap``, ``test`` and ``diff``, on the page's own policy."""
     next_one = POLICY.replace(
         'agents = ["acme/support/*"]\nparams', 'agents = ["acme/support/*", "acme/audit"]\nparams'
     )
@@ -57,7 +58,8 @@ def test_its_commands_answer_what_it_shows(folder: Path) -> None:
     _run(*checked)
     (folder / "policy.toml").write_text(POLICY)
     (folder / "questions.toml").write_text(QUESTIONS)
-    assert len(others) == 6
+    (folder / "calls.jsonl").write_text(CALLS)
+    assert len(others) == 8
     for command, shown in others:
         _run(command, shown)
 

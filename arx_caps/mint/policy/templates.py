@@ -227,7 +227,7 @@ def _sample(entry: TomlEntry, written: Any, params: Params) -> Any:
 
 
 def _sample_value(entry: TomlEntry, written: Any, value: Any, params: Params) -> Any:
-    if not _is_parameter(written):
+    if not is_parameter(written):
         return _literal(entry, written)
     if written[1:] not in (*params, SUBJECT):
         known = ", ".join(f"${name}" for name in params) or "none"
@@ -239,8 +239,8 @@ def _sample_value(entry: TomlEntry, written: Any, value: Any, params: Params) ->
 
 
 def _sample_bound(entry: TomlEntry, written: Any, other: Any, wanted: frozenset[str], params: Params) -> Any:
-    value = _sample_value(entry, written, 0 if other is None or _is_parameter(other) else other, params)
-    if _is_parameter(written):
+    value = _sample_value(entry, written, 0 if other is None or is_parameter(other) else other, params)
+    if is_parameter(written):
         kinds = TEXTS if written[1:] == SUBJECT else kinds_of(params[written[1:]])
         if not kinds <= wanted:
             # A comparison of other kinds fails at every call: the rule would allow nothing.
@@ -266,7 +266,8 @@ def _literal(entry: TomlEntry, written: Any) -> Any:
     return written
 
 
-def _is_parameter(written: Any) -> bool:
+def is_parameter(written: Any) -> bool:
+    """Return whether an operand as written is ``"$name"``, one of a template's parameters."""
     return isinstance(written, str) and written.startswith("$") and not written.startswith("$$")
 
 
@@ -319,7 +320,7 @@ def _put(data: Any, values: Mapping[str, Any]) -> Any:
     """Return data with values in place of parameters, and ``$$`` replaced by a dollar sign."""
     if isinstance(data, str):
         # A value is put in as it is: a ``$name`` inside it is not filled in again.
-        return values[data[1:]] if _is_parameter(data) else data.replace("$$", "$")
+        return values[data[1:]] if is_parameter(data) else data.replace("$$", "$")
     if isinstance(data, list):
         return [_put(item, values) for item in data]
     if isinstance(data, dict):

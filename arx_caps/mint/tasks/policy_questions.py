@@ -21,7 +21,7 @@ from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.members import members_of
 from arx_caps.mint.policy.model import CODE, Policy, TaskGrant
 from arx_caps.mint.tasks.token_factory import Birth, caveats_of, new_link, new_name
-from arx_caps.settings.toml_file import TomlEntry, TomlTable, read_toml, several
+from arx_caps.settings.toml_file import MISLEADING, TomlEntry, TomlTable, read_toml, several
 from arx_verifier import jcs, names
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, MalformedTokenError, RequestError, refusal
@@ -35,6 +35,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=256)]
 _KID: Final = "question.0"
 _REALM: Final = "question"
 _BARE: Final = re.compile("[A-Za-z0-9_-]+")
+_ESCAPED: Final = re.compile(f"\x7f|{MISLEADING.pattern}")
 
 
 class QuestionSubject(TomlTable, frozen=True, kw_only=True):
@@ -171,27 +172,36 @@ def ask_policy(
     return _judge(policy, explained.task, question, subject, explained)
 
 
-def write_question(question: PolicyQuestion, reply: PolicyReply) -> str:
-    """Return a question in the form of a file, with the answer as the expected one."""
+def write_question(question: PolicyQuestion, reply: PolicyReply, number: int | None = None) -> str:
+    """Return a question in the form of a file, with the answer as the expected one.
+
+    Args:
+        question: The question; its name is made of what it asks.
+        reply: The answer.
+        number: A number that makes its name different from those of others in the file, or None.
+    """
     need = reply.approval["need"] if reply.approval is not None else 0 if question.tool and reply.code == OK else None
     said = f"{question.agent}: {question.tool or question.task} {'is allowed' if reply.code == OK else 'is refused'}"
-    shown = members_of(replace(question, name=said[:256], expect=reply.code, need=need))
+    name = said[:256] if number is None else f"{number}. {said}"[:256]
+    shown = members_of(replace(question, name=name, expect=reply.code, need=need))
     members = {key: value for key, value in shown.items() if value not in (None, {})}
-    return "\n".join(["[[question]]", *(f"{key} = {_toml(value)}" for key, value in members.items())])
+    return "\n".join(["[[question]]", *(f"{key} = {toml_value(value)}" for key, value in members.items())])
 
 
-def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _toml(name)
+def toml_key(name: str) -> str:
+    """Return a name as a key of TOML."""
+    return name if _BARE.fullmatch(name) else toml_value(name)
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """Return a value as TOML on one line."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + " }" if value else "{}"
+        members = ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {members} }}" if members else "{}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    # A JSON text is one of TOML, but for DEL; other values are spelled alike.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return f"[{', '.join(map(toml_value, value))}]"
+    # A JSON text is one of TOML, but for DEL and what a file may not show; other values are spelled alike.
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _judge(

@@ -15,8 +15,8 @@ import click
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.commands.audit.question import PAGE, Asking, question_options
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.log_query import PAGE, Asking, question_options
 from arx_caps.cli.terminal import Console, Progress, pairs
 from arx_caps.settings.realm import Realm
 

@@ -12,9 +12,9 @@ import click
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.commands.audit.question import NODES, Asking, question_options
 from arx_caps.cli.display import HEADS, age_of, hint_silent, row_of, write_records
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.log_query import NODES, Asking, question_options
 from arx_caps.cli.options import limit_option
 from arx_caps.cli.resources import RUNS, SERVICES, Listed, hint_more, list_of
 from arx_caps.cli.terminal import Console, record_table, tree, widths_of

@@ -28,8 +28,8 @@ class Asking:
     """
 
     def __init__(self, given: dict[str, Any]) -> None:
-        self.query = {name: given[name] for name in _NAMES if given[name] is not None}
-        self.whose = {name: given[name] for name in _WHOSE if given[name] is not None}
+        self.query = {name: given[name] for name in _NAMES if given.get(name) is not None}
+        self.whose = {name: given[name] for name in _WHOSE if given.get(name) is not None}
 
     @property
     def one_id(self) -> tuple[str, str] | None:
@@ -53,7 +53,7 @@ class Asking:
 
     def denied(self, mint: Caller, limit: int) -> list[dict[str, Any]]:
         """Return the newest refusals that match."""
-        asking = Asking({**dict.fromkeys(_NAMES), **self.query, "reason": "deny"})
+        asking = Asking({**self.query, "reason": "deny"})
         return asking.newest(mint, limit)[0]
 
     def rising(self, mint: Caller, after: int = -1) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx policy``: check, explain, test, compare, activate, list and show policies."""
+"""``arx policy``: check, explain, test, draft, compare, activate, list and show policies."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,8 @@ import click
 
 from arx_caps.cli.access.place import Place, mint_options, operator_options
 from arx_caps.cli.access.secure_files import write_private
+from arx_caps.cli.commands.policy.draft import draft_command, gap_command
+from arx_caps.cli.commands.policy.source import IN_FORCE, any_policy, fetch_policy, kept_policy, policy_of_file
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, out_option, yes_option
@@ -23,14 +25,13 @@ from arx_verifier.journal import OK
 if TYPE_CHECKING:
     from arx_caps.mint.policy.model import Policy
 
-IN_FORCE = "in-force"
 _file_option = click.option("--file", help="policy file [the policy in force at the mint]")
 _SIGNS = {"granted": "+", "no longer granted": "-", "changed": "~"}
 
 
 @click.group("policy", cls=Verbs)
 def policy_command() -> None:
-    """Check, explain, test, compare and activate policies."""
+    """Check, explain, test, draft, compare and activate policies."""
 
 
 @policy_command.command("check")
@@ -109,7 +110,7 @@ def explain(
         raise click.UsageError("--arg and --peer are about a call: add --call TOOL")
     if as_question and (tools or any(value is not None for value in less.values())):
         raise click.UsageError("--as-question takes no --tool, --ttl and --depth: a file of questions has none")
-    policy = _of_file(file) if file is not None else _kept(place, IN_FORCE)
+    policy = policy_of_file(file) if file is not None else kept_policy(place, IN_FORCE)
     question = PolicyQuestion(
         agent=agent,
         task=task,
@@ -141,7 +142,7 @@ def test(console: Console, policy_file: str, questions: str) -> None:
     """
     from arx_caps.mint.tasks.policy_questions import ask_policy, load_questions
 
-    policy = _of_file(policy_file)
+    policy = policy_of_file(policy_file)
     try:
         asked = load_questions(questions)
     except SettingsError as error:
@@ -188,7 +189,11 @@ def diff(console: Console, place: Place, old: str, new: str | None, fail_on: str
     """
     from arx_caps.mint.policy.diff import compare
 
-    first, second = (_any(place, IN_FORCE), _any(place, old)) if new is None else (_any(place, old), _any(place, new))
+    first, second = (
+        (any_policy(place, IN_FORCE), any_policy(place, old))
+        if new is None
+        else (any_policy(place, old), any_policy(place, new))
+    )
     found = compare(first, second)
     counts = {name: sum(each.direction == name for each in found) for name in ("widening", "narrowing", "unclear")}
     refused = {None: 0, "unclear": counts["unclear"], "widening": counts["widening"] + counts["unclear"]}[fail_on]
@@ -207,7 +212,7 @@ def diff(console: Console, place: Place, old: str, new: str | None, fail_on: str
 @operator_options
 def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
     """Show the text of the policy DIGEST, as a token or a decision names it [in-force]."""
-    answer = _fetch(place, digest)
+    answer = fetch_policy(place, digest)
     if out is not None:
         write_private(out, answer["policy"])
         answer = {**answer, "policy": None, "file": str(out)}
@@ -240,7 +245,7 @@ def load(console: Console, place: Place, file: str, yes: bool) -> None:
     The called mint replaces its own policy file.  A policy that grants nothing needs a confirmation.
     """
     # Parsed here first: a mistake is reported with its line before the mint is called.
-    policy = _of_file(file)
+    policy = policy_of_file(file)
     if not policy.sessions or not policy.templates:
         # An empty file parses as a policy, and would end all new work.
         console.confirm(f"{_taken_away(place, policy)}\n\nactivate a policy that grants nothing?", yes=yes)
@@ -262,6 +267,10 @@ def reload(console: Console, place: Place) -> None:
     console.data("policy", answer, lambda: pairs([("in force", answer["digest"]), ("before", answer["before"])]))
 
 
+for _command in (draft_command, gap_command):
+    policy_command.add_command(_command)
+
+
 def _changed(policy: dict[str, Any], changes: bool) -> list[str]:
     """Return the cell of the first changed line, if it is wanted."""
     found = policy.get("first_change") or {}
@@ -274,36 +283,10 @@ def _taken_away(place: Place, new: "Policy") -> str:
     from arx_caps.mint.policy.diff import compare
 
     try:
-        old = _kept(place, IN_FORCE)
+        old = kept_policy(place, IN_FORCE)
     except SettingsError as error:  # written by a version whose policies this one refuses
         return f"the policy in force cannot be read here: {error}"
     return "\n".join(_difference(each._asdict()) for each in compare(old, new))
-
-
-def _of_file(file: str) -> "Policy":
-    from arx_caps.mint.policy.model import Policy
-
-    try:
-        return Policy.load(file)
-    except SettingsError as error:
-        raise Stop(str(error), DENIED, code=error.code) from error
-
-
-def _any(place: Place, which: str) -> "Policy":
-    """Return the policy of a file, or of a digest at the mint."""
-    return _of_file(which) if Path(which).is_file() or "/" in which or "." in which else _kept(place, which)
-
-
-def _kept(place: Place, digest: str) -> "Policy":
-    from arx_caps.mint.policy.model import Policy
-
-    found = _fetch(place, digest)
-    return Policy.parse(found["policy"], f"policy {found['digest']}")
-
-
-def _fetch(place: Place, digest: str) -> dict[str, Any]:
-    path = POLICIES.path_of(digest)
-    return place.mint().call("GET", path)
 
 
 def _explained(value: dict[str, Any]) -> list[str]:

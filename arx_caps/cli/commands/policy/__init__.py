@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx policy``: policies checked, asked, drafted, compared and put in force.  CONTROL 2."""

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tools of OpenAPI documents and of MCP servers, with the constraints of their JSON schemas.
+
+A tool is the audience, a dot, and the ``operationId`` or the server's own name, as the gateway has it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from arx_caps.mint.drafts.calls import CODE
+from arx_caps.mint.drafts.draft import DraftRule, DraftTemplate, escape, name_for
+from arx_caps.mint.drafts.ladder import allows, decimal_text, optional
+from arx_verifier.errors import SettingsError
+from arx_verifier.names import is_tool
+
+_METHODS: Final = ("get", "head", "options", "post", "put", "patch", "delete")
+_READS: Final = frozenset(_METHODS[:3])
+_DEEPEST: Final = 8  # of schemas in schemas; a rule nests less
+_ANY: Final[dict[str, Any]] = {"any": True}
+
+
+def read_tools(path: Path, audience: str) -> dict[bool, list[DraftRule]]:
+    """Return a rule for each tool of a document: by whether the document says that the tool only reads.
+
+    Args:
+        path: An OpenAPI document of version 3, or the answer of an MCP server to ``tools/list``, in JSON.
+        audience: What each tool begins with.
+
+    Raises:
+        SettingsError: The file cannot be read or is neither, or a tool has no name that a policy can have.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = list(_operations(document) if "paths" in document else _listed(document))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        expected = "an OpenAPI document of version 3, or the answer to tools/list, in JSON"
+        raise SettingsError(f"{path}: expected {expected}: {type(error).__name__}: {error}", code=CODE) from error
+    rules: dict[bool, list[DraftRule]] = {True: [], False: []}
+    for name, reads, args, notes in found:
+        if not is_tool(tool := f"{audience}.{name}"):
+            raise SettingsError(f"{path}: expected a tool's name of [A-Za-z0-9_.-], got {tool!r:.100}", code=CODE)
+        rules[reads].append(DraftRule(tool=tool, at=audience, args=escape(args), notes=notes))
+    return rules
+
+
+def propose_templates(documents: Mapping[str, dict[bool, list[DraftRule]]], agents: list[str]) -> list[DraftTemplate]:
+    """Return two templates for each document: one for the tools that only read, and one for the others.
+
+    Args:
+        documents: Rules by audience, of ``read_tools``.
+        agents: Patterns of the agents that may start them.
+    """
+    taken: set[str] = set()
+    return [
+        DraftTemplate(name=name_for(f"{audience} {'read' if reads else 'write'}", taken), agents=agents, rules=rules)
+        for audience, by_effect in documents.items()
+        for reads, rules in by_effect.items()
+        if rules
+    ]
+
+
+def add_notes(templates: Iterable[DraftTemplate], documents: Mapping[str, dict[bool, list[DraftRule]]]) -> list[str]:
+    """Add to the rules what documents say of their tools; return the tools of the documents that no rule is for."""
+    notes = {
+        rule.tool: rule.notes for by_effect in documents.values() for rules in by_effect.values() for rule in rules
+    }
+    rules = [rule for each in templates for rule in each.rules]
+    for rule in rules:
+        rule.notes = list(dict.fromkeys([*rule.notes, *notes.get(rule.tool, ())]))
+    return sorted(notes.keys() - {rule.tool for rule in rules})
+
+
+def _listed(document: Any) -> Iterator[tuple[str, bool, dict[str, Any] | None, list[str]]]:
+    tools = document if isinstance(document, list) else document.get("result", document)["tools"]
+    for tool in tools:
+        hints = tool.get("annotations") or {}
+        reads, schema = hints.get("readOnlyHint") is True, tool.get("inputSchema") or {}
+        notes = ["only reads (readOnlyHint)"] if reads else []
+        notes += ["may destroy (destructiveHint)"] if hints.get("destructiveHint") and not reads else []
+        if hints.get("openWorldHint"):  # what a rule over past calls would begin from
+            notes.append("returns what others wrote (openWorldHint)")
+            notes += [] if reads else ["sends to others (openWorldHint)"]
+        yield tool["name"], reads, _args_of(schema, schema), notes
+
+
+def _operations(document: Any) -> Iterator[tuple[str, bool, dict[str, Any] | None, list[str]]]:
+    for path, item in document["paths"].items():
+        for method in _METHODS:
+            if method not in item:
+                continue
+            operation = item[method]
+            args: dict[str, Any] = {}
+            for written in [*item.get("parameters", ()), *operation.get("parameters", ())]:
+                parameter = _resolved(document, written)
+                if parameter["in"] in ("path", "query"):
+                    constraint = _constraint(document, parameter.get("schema", {}))
+                    args[parameter["name"]] = constraint if parameter.get("required") else optional(constraint)
+            for media in _resolved(document, operation.get("requestBody", {})).get("content", {}).values():
+                body = _args_of(document, media.get("schema", {}))
+                args |= {} if body is None else body
+            yield operation["operationId"], method in _READS, args, [f"{method.upper()} {path}"]
+
+
+def _args_of(document: Any, schema: Any) -> dict[str, Any] | None:
+    """Return the constraints of an object's members; None if the schema names none and allows any."""
+    found = _resolved(document, schema)
+    members, required = found.get("properties"), found.get("required", ())
+    if members is None and found.get("additionalProperties", True) is not False and found:
+        return None
+    constraints = {name: _constraint(document, each) for name, each in (members or {}).items()}
+    return {name: each if name in required else optional(each) for name, each in constraints.items()}
+
+
+def _constraint(document: Any, schema: Any, depth: int = 0) -> Any:
+    """Return the constraint of a JSON schema, as plain data; ``any`` for what a constraint cannot say."""
+    found = _resolved(document, schema) if isinstance(schema, Mapping) else {}
+    choices = [each for each in found.get("anyOf") or found.get("oneOf") or () if each != {"type": "null"}]
+    if len(choices) == 1:
+        return _constraint(document, choices[0], depth + 1)
+    made: Any = _ANY
+    kind = found.get("type")
+    if "const" in found or "enum" in found:
+        values = [each for each in found.get("enum", [found.get("const")]) if each is not None]
+        made = values[0] if len(values) == 1 else {"one_of": values}
+    elif kind in ("integer", "number"):
+        made = _bounds(found, whole=kind == "integer")
+    elif kind == "boolean":
+        made = {"one_of": [True, False]}
+    elif kind in ("string", "array"):
+        words = {
+            "minLength": "min_length",
+            "maxLength": "max_length",
+            "minItems": "min_length",
+            "maxItems": "max_length",
+        }
+        made = {words[word]: found[word] for word in words if word in found}
+        made |= (
+            {"each": _constraint(document, found["items"], depth + 1)} if "items" in found and depth < _DEEPEST else {}
+        )
+    elif kind == "object" and found.get("properties") and depth < _DEEPEST:
+        members = {name: _constraint(document, each, depth + 1) for name, each in found["properties"].items()}
+        required = found.get("required", ())
+        made = {"fields": {name: each if name in required else optional(each) for name, each in members.items()}}
+    return made if allows(made, ()) else _ANY
+
+
+def _bounds(schema: Mapping[str, Any], *, whole: bool) -> Any:
+    least, most = schema.get("minimum"), schema.get("maximum")
+    if whole:
+        least = schema["exclusiveMinimum"] + 1 if "exclusiveMinimum" in schema else least
+        most = schema["exclusiveMaximum"] - 1 if "exclusiveMaximum" in schema else most
+    else:  # a bound that is excluded cannot be said: it is allowed as well
+        least, most = schema.get("exclusiveMinimum", least), schema.get("exclusiveMaximum", most)
+        least, most = (None if bound is None else decimal_text(Decimal(str(bound))) for bound in (least, most))
+    if least is not None and most is not None:
+        return {"range": [least, most]}
+    return {word: bound for word, bound in (("min", least), ("max", most)) if bound is not None} or _ANY
+
+
+def _resolved(document: Any, value: Any) -> Any:
+    """Return an object, or what its ``$ref`` names in the document."""
+    for _ in range(_DEEPEST):
+        if "$ref" not in value:
+            return value
+        reference, value = value["$ref"], document
+        for part in reference.removeprefix("#/").split("/"):
+            value = value[part.replace("~1", "/").replace("~0", "~")]
+    raise ValueError("a reference leads to itself")
