@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -960,11 +961,13 @@ def test_a_forked_child_looks_for_itself(server: str) -> None:
 @pytest.mark.servers
 def test_a_server_that_may_evict_keeps_no_budget(server: str) -> None:
     """An evicted pool would be lost without a trace."""
-    ledger = new_ledger(server, "evict")
-    ledger._redis.config_set("maxmemory-policy", "allkeys-lru")
-    with pytest.raises(StoreError, match="noeviction"):
-        ledger.take("draw", "", [draw(1)])
-    ledger._redis.config_set("maxmemory-policy", "noeviction")
+    ledger, other = new_ledger(server, "evict"), redis.Redis.from_url(server)
+    other.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(StoreError, match="noeviction"):
+            ledger.take("draw", "", [draw(1)])
+    finally:
+        other.config_set("maxmemory-policy", "noeviction")
     assert isinstance(ledger.take("draw", "", [draw(1)]), Short)
     ledger.close()
 

@@ -38,6 +38,7 @@ from arx_verifier.enforcement import collect_headers, http_call
 from arx_verifier.errors import REASONS, ArxError, GrantError, ProofError, StoreError, TokenError, refusal
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
+from arx_verifier.revocation import run_async, steps_of
 from arx_verifier.token import call_proof, wire
 from arx_verifier.verification import Verifier
 
@@ -273,8 +274,7 @@ class OAuthResource:
             raise ProofError("the proof is by another key than the access token is bound to")
         nonces = self._verifier.nonces
         key = sha256(f"dpop\0{proof.jkt}\0{proof.jti}".encode("utf-8", "surrogatepass")).digest()
-        spent = key, proof.until, now_ms()
-        fresh = await asyncio.to_thread(nonces.spend, *spent) if nonces.waits else nonces.spend(*spent)
+        fresh = await run_async(steps_of(nonces.spend, key, proof.until, now_ms()))
         if fresh is None:
             raise StoreError("the nonce store has no room")
         if not fresh or proof.issued_at < nonces.not_before_ms:

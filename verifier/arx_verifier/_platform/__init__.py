@@ -10,6 +10,7 @@ from arx_verifier.errors import SettingsError
 
 O_CLOEXEC: Final[int] = getattr(os, "O_CLOEXEC", 0)  # Windows lets no child have a descriptor
 HAS_MODES: Final = hasattr(os, "geteuid")
+HAS_READERS: Final = sys.platform != "win32"  # there an event loop waits for no socket that it has not made
 
 
 def at_fork(**hooks: Callable[..., Any]) -> None:

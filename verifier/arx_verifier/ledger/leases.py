@@ -11,14 +11,16 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger.pools import BUSY, Kind, Ledger, PoolDraw, Short, Taken
+from arx_verifier.revocation import Steps, by_steps, run, steps_of
 
 # A slice is a 64th of a pool, or 64 calls of this cost: the ledger gives at most a quarter of the rest.
 SLICE: Final = 64
+_TURN_S: Final = 0.0005  # the ledger answers within such a time
 IDLE_S: Final = 2.0  # a slice that no call has used for this long goes back
 
 
@@ -38,6 +40,23 @@ class Slice:
 
 
 _NEVER: Final = 1 << 62
+
+
+class _Turn(NamedTuple):
+    """The wait for a lock that a caller keeps while the ledger answers; see ``StoreCall``."""
+
+    lock: threading.Lock
+
+    def run(self) -> None:
+        """Wait in this thread."""
+        self.lock.acquire()
+
+    async def run_async(self) -> None:
+        """Wait while the event loop runs: the lock's holder may be another of its tasks."""
+        from asyncio import sleep
+
+        while not self.lock.acquire(blocking=False):  # noqa: ASYNC110 - threads have it too, and set no event
+            await sleep(_TURN_S)
 
 
 class LeasedLedger:
@@ -87,24 +106,26 @@ class LeasedLedger:
                 found.append(held)
         return found
 
-    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
+    @by_steps
+    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Steps[Taken | Short]:
         """Take from all pools, from slices where they have enough; see ``Ledger``.
 
         Raises:
             StoreError: A slice was needed, and the ledger did not answer.
         """
         if kind != "draw":
-            answer = self._ledger.take(kind, op, draws)
+            answer = yield from steps_of(self._ledger.take, kind, op, draws)
             # What this process holds of a pool may be what the reservation lacks.
-            if isinstance(answer, Short) and answer.remaining >= 0 and self._give_back(draws):
-                answer = self._ledger.take(kind, op, draws)
+            if isinstance(answer, Short) and answer.remaining >= 0 and (yield from self._give_back(draws)):
+                answer = yield from steps_of(self._ledger.take, kind, op, draws)
             return answer
         taken = self._take_here(draws)
         if taken is not None:
             return taken
-        with self._renewing:  # one thread leases: several would each escrow a slice
+        yield _Turn(self._renewing)  # one caller leases: several would each escrow a slice
+        try:
             for _ in draws:
-                short = self._renew(draws)
+                short = yield from self._renew(draws)
                 if short is not None and short.remaining == BUSY:
                     break  # too many reservations for one more slice: a draw needs none
                 if short is not None:
@@ -112,8 +133,10 @@ class LeasedLedger:
                 taken = self._take_here(draws)
                 if taken is not None:
                     return taken
-        # No slice: other threads used it, or its period ended.  This call is decided by the ledger itself.
-        return self._ledger.take(kind, op, draws)
+        finally:
+            self._renewing.release()
+        # No slice: other callers used it, or its period ended.  This call is decided by the ledger itself.
+        return (yield from steps_of(self._ledger.take, kind, op, draws))
 
     def _take_here(self, draws: Sequence[PoolDraw]) -> Taken | None:
         found = self.take_here(draws)
@@ -121,7 +144,7 @@ class LeasedLedger:
             return None
         return Taken(tuple([held.remaining for held in found]), tuple([draw.cost for draw in draws]), ())
 
-    def _renew(self, draws: Sequence[PoolDraw]) -> Short | None:
+    def _renew(self, draws: Sequence[PoolDraw]) -> Steps[Short | None]:
         """Lease a slice of each pool whose slice has not enough; what is left of the old one goes back first."""
         needed = []
         with self._lock:
@@ -134,12 +157,12 @@ class LeasedLedger:
                 needed.append((index, draw._replace(wanted=max(draw.cost * SLICE, draw.max // SLICE))))
         if not needed:
             return None
-        self._return()
+        yield from self._return()
         op, sent_ns = os.urandom(9).hex(), time.monotonic_ns()
         wanted = [draw for _, draw in needed]
         try:
-            answer = self._ledger.take("lease", op, wanted)
-        except StoreError:
+            answer = yield from steps_of(self._ledger.take, "lease", op, wanted)
+        except (StoreError, GeneratorExit):
             # It may have been leased: it goes back when the ledger answers again.
             with self._lock:
                 self._returns.append((op, [(draw, 0) for draw in wanted]))
@@ -164,36 +187,41 @@ class LeasedLedger:
         del self._slices[held.draw.pool]
         self._returns.append((held.op, [(held.draw, held.taken - held.left)]))
 
-    def _give_back(self, draws: Sequence[PoolDraw]) -> bool:
+    def _give_back(self, draws: Sequence[PoolDraw]) -> Steps[bool]:
         """Give back the slices of pools; return whether there was one.
 
         Raises:
             StoreError: The ledger did not answer.
         """
-        with self._renewing:
+        yield _Turn(self._renewing)
+        try:
             with self._lock:
                 found = [self._slices[draw.pool] for draw in draws if draw.pool in self._slices]
                 for held in found:
                     self._give_up(held)
-            self._return()
+            yield from self._return()
+        finally:
+            self._renewing.release()
         return bool(found)
 
-    def _return(self) -> None:
+    def _return(self) -> Steps[None]:
         """Settle the slices that were given up; those that the ledger does not answer for stay for later."""
         while True:
             with self._lock:
                 if not self._returns:
                     return
                 op, used = self._returns[0]
-            self._ledger.settle(op, used)
+            yield from steps_of(self._ledger.settle, op, used)
             with self._lock:
                 self._returns = [entry for entry in self._returns if entry[1] is not used]
 
-    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
+    @by_steps
+    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Steps[Short | None]:
         """Settle a reservation; see ``Ledger``."""
-        return self._ledger.settle(op, used)
+        return (yield from steps_of(self._ledger.settle, op, used))
 
-    def undo(self, draws: Sequence[PoolDraw]) -> None:
+    @by_steps
+    def undo(self, draws: Sequence[PoolDraw]) -> Steps[None]:
         """Give back a draw of a refused call; see ``Ledger``."""
         beyond = []
         with self._lock:
@@ -205,7 +233,7 @@ class LeasedLedger:
                     held.left += draw.cost
         # A slice that was settled since then was settled with this cost: it is given back at the ledger.
         if beyond:
-            self._ledger.undo(beyond)
+            yield from steps_of(self._ledger.undo, beyond)
 
     def start(self) -> None:
         """As the ledger's own."""
@@ -220,7 +248,7 @@ class LeasedLedger:
                 self._give_up(held)
         # The slices stay leased until their periods end.
         with suppress(StoreError):
-            self._return()
+            run(self._return())
         self._ledger.close()
 
     def _watch(self) -> None:
@@ -238,7 +266,7 @@ class LeasedLedger:
                     held.touched = False
             # The next round tries again.
             with suppress(StoreError):
-                self._return()
+                run(self._return())
 
     def _forget(self) -> None:
         """In a forked child: the slices are the parent's."""

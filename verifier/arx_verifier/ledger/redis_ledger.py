@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken, number_of, registered_in
-from arx_verifier.revocation import Password, open_client, refused_login
+from arx_verifier.revocation import (
+    Password,
+    ServerFacts,
+    Steps,
+    StoreClient,
+    UnfitError,
+    by_steps,
+    refused_login,
+    run,
+    steps_of,
+)
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -64,10 +74,11 @@ class RedisLedger:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        self._redis: Any = open_client(url, "ledger", password=password, timeout_s=timeout_s, ca=ca)
+        self._client = StoreClient(url, "ledger", password=password, timeout_s=timeout_s, ca=ca, greet=_require_fit)
+        self._redis: Any = self._client.redis
         begin = f"arx:budget:{{{realm}}}:"
         self._keys, self._pool = (f"{begin}h", f"{begin}pools"), f"{begin}p:"
-        self._down, self._checked = False, False
+        self._down = False
         self._remembered = ""
         self._since = 0  # the ledger's, at the last look
         self._note: Callable[[str], str] = str
@@ -85,7 +96,8 @@ class RedisLedger:
         """
         self._remembered, self._note = beginning, note
 
-    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
+    @by_steps
+    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Steps[Taken | Short]:
         """Take from all pools; see ``Ledger``.
 
         Raises:
@@ -94,7 +106,7 @@ class RedisLedger:
         args: list[Any] = [kind, op]
         for draw in draws:
             args += draw[1:]
-        answer = self._call("arx2_take", draws, args)
+        answer = yield from steps_of(self._call, "arx2_take", draws, args)
         if answer[0] in (b"OK", "OK"):
             return Taken(tuple(answer[1::3]), tuple(answer[2::3]), tuple(answer[3::3]))
         return Short(answer[1], answer[2], answer[3])
@@ -121,7 +133,8 @@ class RedisLedger:
             args += draw[1:4]
         return bool(self._call("arx2_register", pools, args))
 
-    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
+    @by_steps
+    def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Steps[Short | None]:
         """Settle a reservation or a lease; see ``Ledger``.
 
         Raises:
@@ -130,10 +143,11 @@ class RedisLedger:
         args: list[Any] = [op]
         for draw, amount in used:
             args += (*draw[1:4], amount)
-        answer = self._call("arx2_settle", [draw for draw, _ in used], args)
+        answer = yield from steps_of(self._call, "arx2_settle", [draw for draw, _ in used], args)
         return None if answer[0] in (b"OK", "OK") else Short(answer[1], answer[2])
 
-    def undo(self, draws: Sequence[PoolDraw]) -> None:
+    @by_steps
+    def undo(self, draws: Sequence[PoolDraw]) -> Steps[None]:
         """Give back a draw; see ``Ledger``.
 
         Raises:
@@ -142,7 +156,7 @@ class RedisLedger:
         args: list[Any] = []
         for draw in draws:
             args += draw[1:5]
-        self._call("arx2_undo", draws, args)
+        yield from steps_of(self._call, "arx2_undo", draws, args)
 
     def top_up(self, pool: str, amount: int, opened: int | None = None) -> int | None:
         """Add to a pool; an operator's act.
@@ -263,7 +277,7 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused; whether it is sealed is unknown.
         """
-        return bool(self._ask(self._fcall, "arx2_seal", len(self._keys), *self._keys, seal))
+        return bool(self._fcall("arx2_seal", len(self._keys), *self._keys, seal))
 
     def sealed(self) -> str:
         """Return the seal of the data; empty if there is none.
@@ -284,7 +298,7 @@ class RedisLedger:
         """
         # Data of an earlier version have its functions, and this process has given out nothing yet.
         self._ask(self._redis.function_load, _source(), replace=True)
-        return bool(self._ask(self._fcall, "arx2_open", len(self._keys), *self._keys, seal))
+        return bool(self._fcall("arx2_open", len(self._keys), *self._keys, seal))
 
     def start(self) -> None:
         """Note that the ledger exists, if it answers, and look at it from now on; see ``Ledger``."""
@@ -316,17 +330,15 @@ class RedisLedger:
         if self._looker is not None and self._looks_in == os.getpid():
             self._looker.join(LOOK_S)
         self._looks_in, self._looker = 0, None
-        self._redis.close()
-        self._redis.connection_pool.disconnect()
+        self._client.close()
 
-    def _call(self, name: str, draws: Sequence[PoolDraw], args: Sequence[Any]) -> Any:
-        if not self._checked:
-            self._check()
+    @by_steps
+    def _call(self, name: str, draws: Sequence[PoolDraw], args: Sequence[Any]) -> Steps[Any]:
         if self._looks_in not in (0, os.getpid()):
             self._watch()  # a forked child has no thread of its parent
         keys = [*self._keys, *[self._pool + draw.pool for draw in draws]]
         for _ in range(_TURNS):
-            answer = self._ask(self._fcall, name, len(keys), *keys, self._remembered, *args)
+            answer = yield from steps_of(self._fcall, name, len(keys), *keys, self._remembered, *args)
             if not isinstance(answer, list) or answer[0] not in (b"BEGUN", "BEGUN"):
                 return answer
             self._remember(answer[1].decode() if isinstance(answer[1], bytes) else answer[1])
@@ -338,17 +350,23 @@ class RedisLedger:
             if number_of(beginning) > number_of(self._remembered):
                 self._remembered = self._note(beginning)
 
-    def _fcall(self, *command: Any) -> Any:
-        from redis.exceptions import ResponseError
+    @by_steps
+    def _fcall(self, *words: Any) -> Steps[Any]:
+        from redis.exceptions import RedisError, ResponseError
 
         try:
-            return self._redis.execute_command("FCALL", *command)
-        except ResponseError as error:
-            if not _ABSENT.search(str(error)):
-                raise
-        # The server looks for the function before it runs anything, so this is no repeat.
-        self._load()
-        return self._redis.execute_command("FCALL", *command)
+            try:
+                answer = yield from self._client.command("FCALL", *words)
+            except ResponseError as error:
+                if not _ABSENT.search(str(error)):
+                    raise
+                # The server looks for the function before it runs anything, so this is no repeat.
+                yield from self._load()
+                answer = yield from self._client.command("FCALL", *words)
+        except (RedisError, OSError) as error:
+            raise self._failed(error) from error
+        self._note_answer()
+        return answer
 
     def load(self) -> None:
         """Load the functions into a server that has none.
@@ -356,35 +374,17 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer, or does not let this user load functions.
         """
-        self._ask(self._load)
+        self._ask(lambda: run(self._load()))
 
-    def _load(self) -> None:
+    def _load(self) -> Steps[None]:
         from redis.exceptions import ResponseError
 
         try:
             # Never in the place of those that are there: to replace them begins the ledger anew.
-            self._redis.function_load(_source())
+            yield from self._client.command("FUNCTION", "LOAD", _source())
         except ResponseError as error:
             if "already exists" not in str(error):
                 raise
-
-    def _check(self) -> None:
-        """Raise if the server may evict pools.
-
-        Raises:
-            StoreError: It may, or it did not answer.
-        """
-        from redis.exceptions import ResponseError
-
-        try:
-            info = self._redis.info("memory")
-        except ResponseError:  # not permitted: the operator is responsible for the policy
-            info = {}
-        except Exception as error:
-            raise self._failed(error) from error
-        if info.get("maxmemory_policy", "noeviction") != "noeviction":
-            raise StoreError(f"the ledger may evict pools: set its maxmemory-policy to noeviction; {_INSTANCE}")
-        self._checked = True
 
     def _ask(self, function: Any, *args: Any, **named: Any) -> Any:
         from redis.exceptions import RedisError
@@ -393,22 +393,30 @@ class RedisLedger:
             answer = function(*args, **named)
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
+        self._note_answer()
+        return answer
+
+    def _note_answer(self) -> None:
         if self._down:
             self._down = False
             _logger().warning("the ledger answers again")
-        return answer
 
     def _failed(self, error: Exception) -> StoreError:
         why = refused_login(error, _LOGIN, _RIGHTS)
         text = f"the ledger {why}" if why else f"the ledger did not answer: {type(error).__name__}"
         if str(error).startswith("SEALED"):
             text = "the ledger draws nothing while its server ends or starts"
+        if isinstance(error, UnfitError):
+            text = str(error)
         if not self._down:
             self._down = True  # one log line for each outage
             _logger().error("every call with a budget is refused (store_unavailable): %s", text)
-        # After an error the server may be another one, with another policy.
-        self._checked = False
         return StoreError(text)
+
+
+def _require_fit(facts: ServerFacts) -> None:
+    if facts.policy not in (None, "noeviction"):
+        raise UnfitError(f"the ledger may evict pools: set its maxmemory-policy to noeviction; {_INSTANCE}")
 
 
 def _is_or_any(wanted: str | None, part: str) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.history import HistoryPlace as HistoryPlace
     from arx_verifier.revocation.history import chain_after as chain_after
     from arx_verifier.revocation.history import new_incarnation as new_incarnation
+    from arx_verifier.revocation.loop_link import ServerFacts as ServerFacts
     from arx_verifier.revocation.password import FILE_SUFFIX as FILE_SUFFIX
     from arx_verifier.revocation.password import MAX_BYTES as MAX_BYTES
     from arx_verifier.revocation.password import Password as Password
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.relay_link import Up as Up
     from arx_verifier.revocation.relay_link import frame as frame
     from arx_verifier.revocation.relay_link import is_relay as is_relay
+    from arx_verifier.revocation.store_client import StoreClient as StoreClient
+    from arx_verifier.revocation.store_client import UnfitError as UnfitError
+    from arx_verifier.revocation.store_client import read_fields as read_fields
     from arx_verifier.revocation.store_link import MAX_ANSWER as MAX_ANSWER
     from arx_verifier.revocation.store_link import OK as OK
     from arx_verifier.revocation.store_link import REGRESSED as REGRESSED
@@ -57,6 +61,12 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_link import Late as Late
     from arx_verifier.revocation.store_link import Link as Link
     from arx_verifier.revocation.store_link import StoreAnswer as StoreAnswer
+    from arx_verifier.revocation.store_steps import Steps as Steps
+    from arx_verifier.revocation.store_steps import by_steps as by_steps
+    from arx_verifier.revocation.store_steps import has_steps as has_steps
+    from arx_verifier.revocation.store_steps import run as run
+    from arx_verifier.revocation.store_steps import run_async as run_async
+    from arx_verifier.revocation.store_steps import steps_of as steps_of
     from arx_verifier.revocation.store_url import Address as Address
     from arx_verifier.revocation.store_url import CertificateError as CertificateError
     from arx_verifier.revocation.store_url import FinderLoginError as FinderLoginError

@@ -32,6 +32,7 @@ from arx_verifier.ledger import (
 from arx_verifier.limits import MAX_TOOLS
 from arx_verifier.names import MAX_TOOL_CHARS
 from arx_verifier.request import AccessRequest
+from arx_verifier.revocation import Steps, by_steps, steps_of
 from arx_verifier.verification.chain_state import BudgetPool, ProvenChain
 from arx_verifier.verification.reasons import NO_STORE, Refused, pool_ahead
 
@@ -96,7 +97,8 @@ class Drawn(msgspec.Struct, eq=False):
             raise ValueError(f"this call reserved several units: name each of {', '.join(sorted(units))}")
         return dict.fromkeys(units, actual)
 
-    def commit(self, actual: Mapping[str, Amount]) -> None:
+    @by_steps
+    def commit(self, actual: Mapping[str, Amount]) -> Steps[None]:
         """Commit what a reserved call cost, and give the rest back.
 
         Args:
@@ -115,7 +117,7 @@ class Drawn(msgspec.Struct, eq=False):
         # A unit that this token has no pool of costs it nothing: the service prices alike for all callers.
         costs = {unit: read_amount(amount) for unit, amount in actual.items() if unit in units}
         used = [(draw, costs.get(pool.unit, draw.cost)) for pool, draw in zip(self.pools, self.draws, strict=True)]
-        short = self.ledger.settle(self.op, used)
+        short = yield from steps_of(self.ledger.settle, self.op, used)
         self.reserved = False
         left = [had + draw.cost - amount for had, (draw, amount) in zip(taken.remaining, used, strict=True)]
         self.taken = taken._replace(remaining=tuple([max(0, each) for each in left]))
@@ -123,21 +125,22 @@ class Drawn(msgspec.Struct, eq=False):
             pool, (draw, amount) = self.pools[short.at], used[short.at]
             raise refusal(*_too_little(pool, short.remaining, amount - draw.cost)[:2])
 
-    def keep(self) -> None:
+    def keep(self) -> Steps[None]:
         """Commit the whole cost of a call that was reserved until each ``once`` was spent."""
         if self.reserved and not self.priced.reserved:
             self.reserved = False
             with suppress(StoreError):  # it stays reserved
-                self.ledger.settle(self.op, [(draw, draw.cost) for draw in self.draws])
+                yield from steps_of(self.ledger.settle, self.op, [(draw, draw.cost) for draw in self.draws])
 
-    def undo(self) -> None:
+    @by_steps
+    def undo(self) -> Steps[None]:
         """Give back what a call took that was then refused."""
         # A pool of an hour may be in its next one already: there it would give back what others drew.
         try:
             if self.reserved:
-                self.ledger.settle(self.op, [(draw, 0) for draw in self.draws])
+                yield from steps_of(self.ledger.settle, self.op, [(draw, 0) for draw in self.draws])
             elif draws := [draw for draw in self.draws if draw.cost and not draw.period_ms]:
-                self.ledger.undo(draws)
+                yield from steps_of(self.ledger.undo, draws)
         except StoreError:
             pass  # it stays drawn
 
@@ -184,7 +187,7 @@ class Budgets:
             proven.prices[request.tool] = priced
         return priced
 
-    def draw(self, proven: ProvenChain, priced: Priced) -> Drawn | Refused:
+    def draw(self, proven: ProvenChain, priced: Priced) -> Steps[Drawn | Refused]:
         """Take what a call costs from all of its pools, or from none."""
         assert self.ledger is not None
         # A draw of a pool per hour cannot be undone: a holder could empty it with an approval that was used before.
@@ -197,7 +200,7 @@ class Budgets:
         begun = time.monotonic_ns() if self.ledger.waits else 0
         op = "" if kind == "draw" else os.urandom(9).hex()
         try:
-            taken = self.ledger.take(kind, op, priced.draws)
+            taken = yield from steps_of(self.ledger.take, kind, op, priced.draws)
         except StoreError:
             return NO_STORE
         if isinstance(taken, Short):

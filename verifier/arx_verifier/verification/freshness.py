@@ -6,12 +6,13 @@ thread waits or the caller does.
 """
 
 import time
+from collections.abc import Awaitable
 from typing import Final, NamedTuple
 
 from arx_verifier.errors import ArxError, refusal
 from arx_verifier.journal import NO_RECORD, Decision, DecisionSink
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import Epochs
+from arx_verifier.revocation import Epochs, Steps, run
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import Refused, out_of_time
 
@@ -34,6 +35,21 @@ class Wait(NamedTuple):
     sent_after: int
     born: int
     timeout_s: float
+
+
+class _CatchingUp(NamedTuple):
+    """A wait for the epoch view; see ``StoreCall``."""
+
+    epochs: Epochs
+    wait: Wait
+
+    def run(self) -> bool:
+        """Wait in this thread."""
+        return self.epochs.catch_up(*self.wait)
+
+    def run_async(self) -> Awaitable[bool]:
+        """Return what the event loop awaits."""
+        return self.epochs.catch_up_async(*self.wait)
 
 
 class VerifierReadiness(NamedTuple):
@@ -123,8 +139,8 @@ def ask(epochs: Epochs, proven: ProvenChain, waited: Wait | None = None) -> Refu
     return Refused(refused.code, ())
 
 
-def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Refused | None:
-    """Check a token; if the view is not current, wait in this thread and check once more.
+def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Steps[Refused | None]:
+    """Check a token; if the view is not current, wait and check once more.
 
     Args:
         epochs: The epoch view.
@@ -135,14 +151,14 @@ def ask_and_wait(epochs: Epochs, proven: ProvenChain) -> Refused | None:
     """
     found = ask(epochs, proven)
     if isinstance(found, Wait):
-        epochs.catch_up(*found)
+        yield _CatchingUp(epochs, found)
         # Once: a second wait would let a slow store hold a request for an unknown time.
         found = ask(epochs, proven, found)
         assert not isinstance(found, Wait)
     return found
 
 
-def ask_late(epochs: Epochs, proven: ProvenChain, request: AccessRequest, begun: int) -> Refused | None:
+def ask_late(epochs: Epochs, proven: ProvenChain, request: AccessRequest, begun: int) -> Steps[Refused | None]:
     """Check a token as ``ask_and_wait`` does, and whether it expired meanwhile.  SPEC 11, step 8.
 
     Args:
@@ -154,7 +170,7 @@ def ask_late(epochs: Epochs, proven: ProvenChain, request: AccessRequest, begun:
     Returns:
         The refusal, or None.
     """
-    refused = ask_and_wait(epochs, proven)
+    refused = yield from ask_and_wait(epochs, proven)
     # By the monotonic clock since the request: a step of the wall clock must not revive a token that expired in a
     # queue.
     early, late = epochs.times_ms(request.after(time.monotonic_ns() - begun).at)
@@ -178,7 +194,7 @@ def recheck(epochs: Epochs, proven: ProvenChain, may_wait: bool) -> ArxError | N
     if epochs.times_ms(time.time_ns() // 1_000_000)[1] >= proven.exp:
         return refusal("expired")
     if may_wait:
-        refused = ask_and_wait(epochs, proven)
+        refused = run(ask_and_wait(epochs, proven))
         return refusal(refused.code, refused.failures) if refused is not None else None
     incarnation, born = proven.identifier.born
     found = epochs.check(incarnation, born, proven.targets)

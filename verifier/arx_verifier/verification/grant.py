@@ -14,7 +14,7 @@ from arx_verifier._platform import at_fork
 from arx_verifier.amounts import Amount
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import ChainFacts, decision_id
-from arx_verifier.revocation import Epochs
+from arx_verifier.revocation import Epochs, run_async, steps_of
 from arx_verifier.verification.budgets import Drawn, remaining_texts
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.freshness import recheck
@@ -129,17 +129,15 @@ class Grant(msgspec.Struct, eq=False):
 
     async def commit_async(self, actual: Amount | None = None, /, **by_unit: Amount) -> None:
         """Commit as ``commit`` does, without blocking the event loop."""
-        from asyncio import to_thread
-
-        await to_thread(self.commit, actual, **by_unit)
+        if self._drawn is not None:
+            costs = by_unit if actual is None else self._drawn.of_reserved(actual)
+            await run_async(steps_of(self._drawn.commit, costs))
 
     async def give_back(self) -> None:
         """Give back what the call drew, as it is not begun; a pool per hour or day keeps it.  SPEC 17.4."""
         drawn, self._drawn = self._drawn, None
         if drawn is not None:
-            from asyncio import to_thread
-
-            await to_thread(drawn.undo)
+            await run_async(steps_of(drawn.undo))
 
     def recheck(self) -> None:
         """Raise if the token was revoked, frozen or expired meanwhile; call it before each irreversible step.

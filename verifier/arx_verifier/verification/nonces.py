@@ -9,12 +9,12 @@ import re
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import StoreError
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import SKEW_MS
+from arx_verifier.revocation import SKEW_MS, Steps, by_steps, steps_of
 from arx_verifier.token import PresentedCall, call_proof
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import (
@@ -31,7 +31,7 @@ from arx_verifier.verification.reasons import (
 if TYPE_CHECKING:
     from logging import Logger
 
-    from arx_verifier.revocation import Password
+    from arx_verifier.revocation import Password, ServerFacts
 
 _LOGIN: Final = "ARX_NONCES_PASSWORD, ARX_NONCES_PASSWORD_FILE or the login in `nonces` of the service file"
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
@@ -79,7 +79,7 @@ class NonceStore(Protocol):
 
 
 def spend_call(nonces: NonceStore, call: PresentedCall, request: AccessRequest) -> Refused | None:
-    """Spend a call alone.
+    """Spend a call alone, at a store that does not wait.
 
     Args:
         nonces: The nonce store.
@@ -94,6 +94,26 @@ def spend_call(nonces: NonceStore, call: PresentedCall, request: AccessRequest) 
         fresh = nonces.spend(call.signature, call.issued_at + call_proof.KEEP_MS, request.at)
     except StoreError:
         return NO_STORE
+    return judge_call(nonces, call, fresh)
+
+
+def spend_call_by_steps(nonces: NonceStore, call: PresentedCall, request: AccessRequest) -> Steps[Refused | None]:
+    """Spend a call as ``spend_call`` does, also at a store that waits."""
+    try:
+        fresh = yield from steps_of(nonces.spend, call.signature, call.issued_at + call_proof.KEEP_MS, request.at)
+    except StoreError:
+        return NO_STORE
+    return judge_call(nonces, call, fresh)
+
+
+def judge_call(nonces: NonceStore, call: PresentedCall, fresh: bool | None) -> Refused | None:
+    """Return the refusal of a call whose key was spent, or None if it was new.
+
+    Args:
+        nonces: The nonce store.
+        call: The presented call.
+        fresh: What the store returned.
+    """
     if fresh is None:
         return NO_STORE
     if call.issued_at < nonces.not_before_ms:
@@ -102,7 +122,7 @@ def spend_call(nonces: NonceStore, call: PresentedCall, request: AccessRequest) 
     return None if fresh else REPLAYED
 
 
-def spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused | None:
+def spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Steps[Refused | None]:
     """Spend each ``once`` of a credential.  SPEC 6.8.
 
     Args:
@@ -114,12 +134,12 @@ def spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused 
         The refusal, or None if all were new.
     """
     try:
-        return _spend_once(nonces, proven, now_ms)
+        return (yield from _spend_once(nonces, proven, now_ms))
     except StoreError:
         return NO_STORE
 
 
-def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused | None:
+def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Steps[Refused | None]:
     identifier = proven.identifier
     task = identifier.task or identifier.session  # a token for the mint has no task
     for place, _, issued_at in proven.once:
@@ -131,7 +151,7 @@ def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Refused
     for place, name, issued_at in proven.once:
         # Remembered by its own time, not by the token's: a holder could otherwise attenuate its token to one second, so
         # that the store forgets the name, and then use it again with the original token.
-        fresh = nonces.spend(f"once:{task}:{name}", issued_at + ONCE_KEEP_MS, now_ms)
+        fresh = yield from steps_of(nonces.spend, f"once:{task}:{name}", issued_at + ONCE_KEEP_MS, now_ms)
         if fresh is None:
             return NO_STORE
         if issued_at < nonces.not_before_ms:
@@ -262,16 +282,16 @@ class RedisNonces:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        from arx_verifier.revocation import open_client
+        from arx_verifier.revocation import StoreClient
 
         self.not_before_ms = 0
-        self._unfit, self._down, self._by_function = "", False, True
+        self._down, self._by_function = False, True
         self._prefix = prefix.encode()
-        self._redis = open_client(
-            url, "nonce store", password=password, timeout_s=timeout_s, ca=ca, redis_connect_func=self._connected
-        )
+        self._client = StoreClient(url, "nonce store", password=password, timeout_s=timeout_s, ca=ca, greet=self._greet)
+        self._redis = self._client.redis
 
-    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
+    @by_steps
+    def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> Steps[bool | None]:
         """Spend a key; see ``NonceStore``.
 
         Raises:
@@ -281,12 +301,12 @@ class RedisNonces:
 
         name = self._prefix + (key if isinstance(key, bytes) else key.encode())
         try:
-            if expires_ms - now_ms > _BRIEF_S * 1000 and not self._has_room():
+            if expires_ms - now_ms > _BRIEF_S * 1000 and not (yield from self._has_room()):
                 return None
             # By this worker's clock.  By another worker's clock, which may be behind, the call is valid for longer.
-            fresh = self._put(name, max(1, expires_ms - now_ms) + APART_MS)
+            fresh = yield from self._put(name, max(1, expires_ms - now_ms) + APART_MS)
         except (RedisError, OSError) as error:
-            why = self._unfit or self._explain(error)
+            why = self._explain(error)
             if not self._down:
                 self._down = True  # one log line for each outage
                 _logger().error("every call is refused (store_unavailable): %s", why)
@@ -296,7 +316,7 @@ class RedisNonces:
             _logger().warning("the nonce store answers again")
         return fresh
 
-    def _put(self, name: bytes, keep_ms: int) -> bool:
+    def _put(self, name: bytes, keep_ms: int) -> Steps[bool]:
         """Set a key unless it exists; return whether it is new."""
         from redis.exceptions import NoPermissionError, ResponseError
 
@@ -304,17 +324,19 @@ class RedisNonces:
         # restart, calls issued before are refused.  Both ways use the same key, so that workers may differ.
         if self._by_function:
             try:
-                return bool(self._redis.fcall(SPEND, 1, name, keep_ms))
+                return bool((yield from self._client.command("FCALL", SPEND, 1, name, keep_ms)))
             except ResponseError as error:
                 if not isinstance(error, NoPermissionError) and not _ABSENT.search(str(error)):
                     raise
                 self._by_function = False
-        return bool(self._redis.set(name, b"", nx=True, px=keep_ms))
+        return bool((yield from self._client.command("SET", name, b"", "NX", "PX", keep_ms)))
 
     @staticmethod
     def _explain(error: Exception) -> str:
-        from arx_verifier.revocation import CertificateError, refused_login
+        from arx_verifier.revocation import CertificateError, UnfitError, refused_login
 
+        if isinstance(error, UnfitError):
+            return str(error)
         if isinstance(error, CertificateError):
             return f"the nonce store did not answer: {error}"
         why = refused_login(error, _LOGIN)
@@ -322,59 +344,33 @@ class RedisNonces:
 
     def close(self) -> None:
         """Close the connections; see ``NonceStore``."""
-        self._redis.close()
-        self._redis.connection_pool.disconnect()
+        self._client.close()
 
-    def _has_room(self) -> bool:
+    def _has_room(self) -> Steps[bool]:
         """Return whether at least half of the server's memory is free, which is reserved for calls."""
         from redis.exceptions import ResponseError
 
+        from arx_verifier.revocation import read_fields
+
         try:
-            memory = self._redis.info("memory")
+            answer = yield from self._client.command("INFO", "memory")
         except ResponseError:  # not permitted: the operator is responsible for the room
             return True
+        memory = answer if isinstance(answer, dict) else read_fields(answer)
         most = int(memory.get("maxmemory") or memory.get("total_system_memory") or 0)
         return most == 0 or int(memory.get("used_memory", 0)) * 2 <= most
 
-    def _connected(self, connection: Any) -> None:
-        """Read the server's start and eviction policy at each new connection.
+    def _greet(self, facts: "ServerFacts") -> None:
+        """Note the start of a server.
 
         Raises:
-            RedisError: The server may evict live nonces.
+            UnfitError: It may evict live nonces.
         """
-        from redis.exceptions import RedisError, ResponseError
+        from arx_verifier.revocation import UnfitError
 
-        self._unfit = ""
-        connection.on_connect()
-        info = b""
-        try:
-            for section in ("server", "memory"):
-                connection.send_command("INFO", section)
-                info += _bytes(connection.read_response()) + b"\n"
-        except ResponseError:  # not permitted: the start counts as now, and the operator is responsible for the policy
-            pass
-        self.not_before_ms = max(self.not_before_ms, time.time_ns() // 1_000_000 - _least_uptime_ms(info))
-        policy = _field(info, b"maxmemory_policy")
-        if policy not in (None, b"noeviction"):
-            self._unfit = "the nonce store may evict live nonces: set its maxmemory-policy to noeviction"
-            raise RedisError(self._unfit)  # a class of redis-py, so that the pool drops the connection
-
-
-def _bytes(answer: Any) -> bytes:
-    return answer if isinstance(answer, bytes) else str(answer).encode()
-
-
-def _least_uptime_ms(info: bytes) -> int:
-    """Return how long the server has run at least: it subtracts its start from its clock, both in whole seconds."""
-    up_s, clock_us = _field(info, b"uptime_in_seconds"), _field(info, b"server_time_usec")
-    # Since the end of the second in which it started.  An old server gives no part of a second.
-    return max(0, 1000 * (int(up_s or 0) - 1) + int(clock_us or 0) // 1000 % 1000)
-
-
-def _field(info: bytes, name: bytes) -> bytes | None:
-    """Return the value of one line of an INFO answer, or None."""
-    lines = (line.partition(b":") for line in info.splitlines())
-    return next((value for key, _, value in lines if key == name), None)
+        self.not_before_ms = max(self.not_before_ms, facts.started_ms)
+        if facts.policy not in (None, "noeviction"):
+            raise UnfitError("the nonce store may evict live nonces: set its maxmemory-policy to noeviction")
 
 
 def _logger() -> "Logger":

@@ -16,7 +16,7 @@ from arx_verifier.journal import OK, UNPROVEN, Decision, DecisionSink, digest_ar
 from arx_verifier.ledger import Costs, Ledger
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import Epochs
+from arx_verifier.revocation import Epochs, Steps, has_steps, run, run_async, steps_of
 from arx_verifier.token import MINT_AUDIENCE, KeyRing, PresentedCall, call_proof
 from arx_verifier.verification.authenticate import Authenticator
 from arx_verifier.verification.budgets import Budgets, Drawn
@@ -24,8 +24,8 @@ from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge
 from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, ask_late, end_of, readiness
 from arx_verifier.verification.grant import Grant
-from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend_call, spend_once
-from arx_verifier.verification.reasons import Refused, code_of, hold_request
+from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend_call, spend_call_by_steps, spend_once
+from arx_verifier.verification.reasons import NO_STORE, Refused, code_of, hold_request
 
 if TYPE_CHECKING:
     from arx_verifier.upkeep import Upkeep
@@ -120,6 +120,8 @@ class Verifier:
         self.nonces = nonces if nonces is not None else MemoryNonces()
         self._budgets, self._draws = Budgets(ledger, Costs(costs)), draws
         self._waits = self.nonces.waits or self.decisions.waits
+        # A journal that waits for the disk, or a store with no connection for event loops, waits in a thread.
+        self._blocks = self.decisions.waits or (self.nonces.waits and not has_steps(self.nonces.spend))
         self.waits = self._waits or (ledger is not None and ledger.waits)
         self._prefix = call_proof.digest_prefix(audience)
         self._authenticator = Authenticator(audience, keys, cache_bytes)
@@ -157,8 +159,8 @@ class Verifier:
         if isinstance(decision, Waiting):
             begun = time.monotonic_ns()
             self.epochs.catch_up(*decision.wait)
-            return self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
-        return decision
+            decision = self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
+        return decision if isinstance(decision, Decision) else run(decision)
 
     def try_decide(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision | None:
         """Decide without waiting, for event loops.
@@ -172,7 +174,9 @@ class Verifier:
             The decision; None if it would have to wait: then call ``decide`` in a thread.
         """
         decision = None if self.waits else self._decide(token, request, None, screened)
-        return decision if isinstance(decision, Decision) else None
+        if decision is None or isinstance(decision, Waiting):
+            return None
+        return decision if isinstance(decision, Decision) else run(decision)
 
     async def decide_async(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision:
         """Decide as ``decide`` does, without blocking the event loop.
@@ -185,7 +189,7 @@ class Verifier:
         Returns:
             The decision as it was recorded.
         """
-        if self.waits:
+        if self._blocks:
             from asyncio import to_thread  # imported on use: programs without an event loop never need it
 
             hold_request(request)
@@ -198,8 +202,8 @@ class Verifier:
             # Awaited, not waited for in a thread: any number of requests share a probe, but a pool's threads run out.
             begun = time.monotonic_ns()
             await self.epochs.catch_up_async(*decision.wait)
-            return self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
-        return decision
+            decision = self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
+        return decision if isinstance(decision, Decision) else await run_async(decision)
 
     def refuse(self, code: str, request: AccessRequest) -> Decision:
         """Return and count the refusal of a request that is not verified, such as one without a token.
@@ -249,7 +253,7 @@ class Verifier:
         if refused is None or refused.code != "tool_not_allowed":
             return refused or Refused("malformed", ())
         if screened.call is not None:
-            spent = await self._spend_async(screened.call, request)
+            spent = await run_async(spend_call_by_steps(self.nonces, screened.call, request))
             if spent is not None:
                 return spent
         found = ask(self.epochs, screened.proven)
@@ -257,13 +261,6 @@ class Verifier:
             await self.epochs.catch_up_async(*found)
             found = ask(self.epochs, screened.proven, found)
         return found if isinstance(found, Refused) else screened
-
-    async def _spend_async(self, call: PresentedCall, request: AccessRequest) -> Refused | None:
-        if not self.nonces.waits:
-            return spend_call(self.nonces, call, request)
-        from asyncio import to_thread  # as in ``decide_async``
-
-        return await to_thread(spend_call, self.nonces, call, request)
 
     def record_end(self, decision: Decision, reason: ArxError) -> Decision:
         """Record that running work was ended, such as an open stream by a kill.  May wait if ``decisions.waits``.
@@ -307,7 +304,7 @@ class Verifier:
 
     def _decide(
         self, token: str, request: AccessRequest, waited: Wait | None = None, screened: Screened | None = None
-    ) -> Decision | Waiting:
+    ) -> Decision | Waiting | Steps[Decision]:
         """Take every step of SPEC 11, in order.
 
         Args:
@@ -317,8 +314,8 @@ class Verifier:
             screened: The result of ``screen`` for this token.
 
         Returns:
-            The decision as it was recorded.  Or the state of the view to wait for: the caller then calls again with the
-            later time, and every step except the signatures is repeated.
+            The decision as it was recorded.  Or the rest of the steps, where one may wait.  Or the state of the view to
+            wait for: the caller then calls again with the later time, and every step except the signatures is repeated.
         """
         if token.__class__ is not str or request.__class__ is not AccessRequest:
             odd = self._refuse_odd(token, request)
@@ -346,57 +343,93 @@ class Verifier:
                 return Waiting(asked, Screened(token, call, known, proven), written)
             refused = asked
 
+        if self._waits or (refused is None and (proven.pools or proven.once)):
+            return self._finish(Screened(token, call, known, proven), request, refused, written)
+        # 6. nonces          last, so that a refused call costs none  SPEC 8.3
+        if refused is None and call is not None:
+            refused = spend_call(self.nonces, call, request)
+
+        # 7. journal         no record, no allow                      SPEC 12
+        decision = self._record(proven, request, refused, written, call)
+        if decision.code == OK:
+            self._grant(decision, token, call, known, proven, request, None)
+        return decision
+
+    def _finish(
+        self, screened: Screened, request: AccessRequest, refused: Refused | None, written: bytes | None
+    ) -> Steps[Decision]:
+        """Take the last steps of SPEC 11 where one may wait, or the token has a budget or a ``once``."""
+        token, call, known, proven = screened.token, screened.call, screened.known, screened.proven
         # 6. nonces, budgets last, so that a refused call costs none SPEC 8.3, 17, 6.8
         begun, drawn = time.monotonic_ns() if self._waits else 0, None
-        if refused is None and (proven.pools or proven.once):
-            refused, drawn = self._spend_all(proven, call, request)
-        elif refused is None and call is not None:
-            refused = spend_call(self.nonces, call, request)
+        if refused is None:
+            try:
+                refused, drawn = yield from self._spend_all(proven, call, request)
+            except GeneratorExit:
+                # Its task was cancelled.  What it has spent stays spent, and the record has a refusal.
+                self._record(proven, request, NO_STORE, written)
+                raise
 
         # 7. journal         no record, no allow                      SPEC 12
         decision = self._record(proven, request, refused, written, call)
 
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
         begun = begun or (0 if drawn is None else drawn.begun)
-        if begun and decision.code == OK and (late := ask_late(epochs, proven, request, begun)) is not None:
-            decision = self._record(proven, request, late, written)
+        if begun and decision.code == OK:
+            late = yield from ask_late(self.epochs, proven, request, begun)
+            if late is not None:
+                decision = self._record(proven, request, late, written)
 
         if drawn is not None and decision.code != OK:
-            drawn.undo()
+            yield from steps_of(drawn.undo)
         if decision.code == OK:
-            decision.grant = Grant(
-                proven.facts, request.tool, proven.exp, epochs, proven, decision.boot, decision.sequence, token, drawn
-            )
-            if proven is not known:
-                self._authenticator.remember(token, call, proven, request.at)
+            self._grant(decision, token, call, known, proven, request, drawn)
         return decision
+
+    def _grant(
+        self,
+        decision: Decision,
+        token: str,
+        call: PresentedCall | None,
+        known: ProvenChain | None,
+        proven: ProvenChain,
+        request: AccessRequest,
+        drawn: Drawn | None,
+    ) -> None:
+        decision.grant = Grant(
+            proven.facts, request.tool, proven.exp, self.epochs, proven, decision.boot, decision.sequence, token, drawn
+        )
+        if proven is not known:
+            self._authenticator.remember(token, call, proven, request.at)
 
     def _spend_all(
         self, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest
-    ) -> tuple[Refused | None, Drawn | None]:
+    ) -> Steps[tuple[Refused | None, Drawn | None]]:
         """Spend the call, draw its cost, spend each ``once``; what is refused later gives back what was drawn."""
         # Before the call is spent: a call whose cost is not known costs nothing.
         priced = self._budgets.price(proven, request) if proven.pools and self._draws else None
         if isinstance(priced, Refused):
             return priced, None
-        refused = None if call is None else spend_call(self.nonces, call, request)
-        drawn = self._budgets.draw(proven, priced) if refused is None and priced is not None else None
+        refused = None if call is None else (yield from spend_call_by_steps(self.nonces, call, request))
+        drawn = None
+        if refused is None and priced is not None:
+            drawn = yield from self._budgets.draw(proven, priced)
         if isinstance(drawn, Refused):
             return drawn, None
         if refused is None and proven.once:
-            refused = spend_once(self.nonces, proven, request.at)
+            refused = yield from spend_once(self.nonces, proven, request.at)
             if refused is None and drawn is not None:
-                drawn.keep()
+                yield from drawn.keep()
         return refused, drawn
 
-    def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision:
+    def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision | Steps[Decision]:
         """Decide after the wait; if the view still refuses the token, record that refusal."""
         screened = waiting.screened
         refused = ask(self.epochs, screened.proven, waiting.wait)
         if isinstance(refused, Refused):
             return self._record(screened.proven, request, refused, waiting.written)
         decision = self._decide(token, request, waiting.wait, screened)
-        assert isinstance(decision, Decision)
+        assert not isinstance(decision, Waiting)
         return decision
 
     def _record(

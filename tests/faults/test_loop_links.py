@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store of used calls and budgets as event loops ask it: whose answer is whose, and what a bad network changes."""
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_verifier.clock import now_ms
+from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.ledger import LeasedLedger, PoolDraw, Short, Taken
+from arx_verifier.revocation import StoreClient, loop_link, run_async, steps_of
+from arx_verifier.token import Caveat
+from arx_verifier.verification import RedisNonces, Verifier
+from tests.faults.proxy import Proxy
+from tests.ledgers import new_ledger
+from tests.servers import until
+from tests.support import ANYTHING, QUICK, access, mint, sign, verifier
+
+pytestmark = [pytest.mark.servers, pytest.mark.spec("8.3")]
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+PATIENT_S = 10.0  # where no test is about time
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Awaitable[Any]], Any]]:
+    """Run work in an event loop of each kind."""
+    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+        yield runner.run
+
+
+@pytest.fixture
+def network(valkey: EmbeddedValkey) -> Iterator[Proxy]:
+    """A network before the store."""
+    proxy = Proxy(Path(valkey.url.removeprefix("unix://")))
+    yield proxy
+    proxy.close()
+
+
+class Calls:
+    """A service that keeps used calls in a store, and the calls of one task.
+
+    Args:
+        url: The store.
+        timeout_s: As of ``RedisNonces``.
+    """
+
+    def __init__(self, url: str, timeout_s: float = PATIENT_S, **parts: Any) -> None:
+        self.nonces = RedisNonces(url, f"{secrets.token_hex(4)}:", timeout_s=timeout_s)
+        self.verifier: Verifier = verifier(nonces=self.nonces, **parts)
+        now = now_ms()
+        self.request = access(at=now)
+        self._parent = mint(ANYTHING, iat=now - 1000, exp=now + 600_000)
+
+    def call(self) -> str:
+        """Sign a new call."""
+        return sign(self._parent, self.request)
+
+    async def code(self, token: str) -> str:
+        """Decide on a call."""
+        return (await self.verifier.decide_async(token, self.request)).code
+
+
+@contextlib.asynccontextmanager
+async def calls(url: str, timeout_s: float = PATIENT_S, **parts: Any) -> AsyncIterator[Calls]:
+    made = Calls(url, timeout_s, **parts)
+    yield made
+    made.nonces.close()
+    await asyncio.sleep(0)
+
+
+def echo(client: StoreClient, word: int) -> "Awaitable[Any]":
+    return client.ask(("ECHO", word))
+
+
+def test_a_loop_needs_no_thread(run: Any, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls, replays and budgets are decided without a thread; together they have one connection."""
+
+    async def refuse(*_: Any) -> None:
+        raise AssertionError("a thread was asked")
+
+    async def work() -> None:
+        monkeypatch.setattr(asyncio, "to_thread", refuse)
+        ledger = new_ledger(valkey.url, secrets.token_hex(4), PATIENT_S)
+        ledger.start()
+        opened = now_ms() + 5
+        async with calls(valkey.url, ledger=ledger, costs={"*": {"calls": 1}}) as service:
+            parent = service._parent.attenuate(Caveat(spend=("p", "calls", "3", "task", opened)))
+            await asyncio.sleep(0.05)
+            service.request = access(at=now_ms())
+            tokens = [sign(parent, service.request) for _ in range(4)]
+            with redis.Redis.from_url(valkey.url) as admin:
+                before = len(admin.client_list())
+                assert [await service.code(token) for token in [*tokens, tokens[0]]] == [
+                    *["ok"] * 3,
+                    "budget_exhausted",
+                    "replayed",
+                ]
+                assert len(admin.client_list()) == before + 1
+        ledger.close()
+
+    run(work())
+
+
+def test_a_cancelled_call_takes_no_answer_of_another(run: Any, valkey: EmbeddedValkey) -> None:
+    """A decision is cancelled after each number of steps of its loop, until it ends before; all others are right."""
+
+    async def work() -> None:
+        async with calls(valkey.url) as service:
+            for steps in range(400):
+                first, cancelled, last = (service.call() for _ in range(3))
+                tasks = [asyncio.ensure_future(service.code(token)) for token in (first, cancelled, last)]
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                ended = tasks[1].done()
+                tasks[1].cancel()
+                assert [await tasks[0], await tasks[2]] == ["ok", "ok"]
+                # A cancelled one was spent or was not; and it is spent once.
+                again = [await service.code(cancelled) for _ in range(2)]
+                assert again in (["ok", "replayed"], ["replayed", "replayed"])
+                assert await service.code(first) == "replayed"
+                if ended:
+                    assert steps > 2
+                    return
+                if steps % 7 == 0:
+                    service.nonces.close()  # so that the next is cancelled while a connection is opened
+                    await asyncio.sleep(0)
+        raise AssertionError("no decision ended before it was cancelled")
+
+    run(work())
+
+
+@given(st.randoms(use_true_random=False))
+@settings(QUICK, max_examples=40)
+def test_each_answer_is_of_its_own_command(valkey: EmbeddedValkey, draws: random.Random) -> None:
+    """Commands are asked, cancelled and cut off in any order: each gets its own answer, an error, or none."""
+
+    async def work() -> None:
+        client = StoreClient(valkey.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+        tasks: list[asyncio.Future[Any]] = []
+        with redis.Redis.from_url(valkey.url) as admin:
+            for number in range(draws.randrange(1, 60)):
+                tasks.append(asyncio.ensure_future(echo(client, number)))
+                for _ in range(draws.randrange(4)):
+                    await asyncio.sleep(0)
+                if draws.random() < 0.3:
+                    draws.choice(tasks).cancel()
+                if draws.random() < 0.05:
+                    admin.client_kill_filter(_type="normal", skipme=True)
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        for number, answer in enumerate(answers):
+            assert answer == str(number).encode() or isinstance(answer, (redis.ConnectionError, asyncio.CancelledError))
+        assert await echo(client, 7) == b"7"
+        client.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(work())
+
+
+def test_a_lost_answer_is_not_asked_again(run: Any, valkey: EmbeddedValkey, network: Proxy) -> None:
+    """The call is refused, was sent once, and stays spent; the next one has a new connection."""
+
+    async def work() -> None:
+        async with calls(network.url) as service:
+            assert await service.code(service.call()) == "ok"
+            token = service.call()
+            with redis.Redis.from_url(valkey.url) as admin:
+                before = admin.info("commandstats")["cmdstat_set"]["calls"]
+                network.lose(1)
+                assert await service.code(token) == "store_unavailable"
+                assert admin.info("commandstats")["cmdstat_set"]["calls"] == before + 1
+            assert await service.code(token) == "replayed"
+            assert await service.code(service.call()) == "ok"
+
+    run(work())
+
+
+def test_a_silent_store_refuses_all_in_time(run: Any, network: Proxy) -> None:
+    """Whoever waits is refused after the time-out, and what the store answers later is used for none."""
+
+    async def work() -> None:
+        async with calls(network.url, timeout_s=0.5) as service:
+            assert await service.code(service.call()) == "ok"
+            tokens = [service.call() for _ in range(50)]
+            network.hold(network.from_store)
+            begun = time.monotonic()
+            codes = await asyncio.gather(*map(service.code, tokens))
+            assert set(codes) == {"store_unavailable"}
+            assert time.monotonic() - begun < 5
+            network.heal()
+            assert await service.code(service.call()) == "ok"
+            assert set(await asyncio.gather(*map(service.code, tokens))) == {"replayed"}
+
+    run(work())
+
+
+def test_what_waits_is_bounded(run: Any, network: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More calls than may wait are refused at once, also if those that wait are cancelled; then it goes on."""
+    monkeypatch.setattr(loop_link, "MAX_WAITING", 20)
+
+    async def work() -> None:
+        async with calls(network.url) as service:
+            assert await service.code(service.call()) == "ok"
+            network.hold(network.from_store)
+            waiting = [asyncio.ensure_future(service.code(service.call())) for _ in range(20)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            for task in waiting[:5]:
+                task.cancel()
+            assert await service.code(service.call()) == "store_unavailable"
+            network.heal()
+            assert set(await asyncio.gather(*waiting[5:])) == {"ok"}
+            assert await service.code(service.call()) == "ok"
+
+    run(work())
+
+
+def test_bytes_that_wait_are_bounded(run: Any, network: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes nothing fills no memory; what it takes later is answered."""
+    monkeypatch.setattr(loop_link, "MAX_UNSENT", 1 << 20)
+
+    async def work() -> None:
+        client = StoreClient(network.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+        assert await echo(client, 1) == b"1"
+        network.hold(network.to_store)
+        asked: list[Awaitable[Any]] = []
+        with contextlib.suppress(redis.ConnectionError):
+            while len(asked) < 2000:
+                asked.append(client.ask(("ECHO", b"x" * 65_536)))
+        assert len(asked) < 2000
+        network.heal()
+        assert set(await asyncio.gather(*asked)) == {b"x" * 65_536}
+        client.close()
+        await asyncio.sleep(0)
+
+    run(work())
+
+
+def test_a_busy_loop_uses_no_old_answer(run: Any, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that takes long refuses none whose answer came meanwhile, unless it is too old to prove anything."""
+
+    async def work() -> None:
+        async with calls(valkey.url, timeout_s=0.2) as service:
+            assert await service.code(service.call()) == "ok"
+            for busy_s, code in ((0.5, "ok"), (1.2, "store_unavailable")):
+                task = asyncio.ensure_future(service.code(service.call()))
+                await asyncio.sleep(0)
+                time.sleep(busy_s)  # noqa: ASYNC251 - another task does that
+                assert await task == code
+
+    monkeypatch.setattr(loop_link, "LATEST_S", 1.0)
+    run(work())
+
+
+def test_a_forked_process_has_its_own_connection(run: Any, valkey: EmbeddedValkey) -> None:
+    """A child uses none of its parent, and the parent's goes on."""
+
+    async def work() -> None:
+        client = StoreClient(valkey.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+        waiting = asyncio.ensure_future(echo(client, 1))
+        assert await echo(client, 2) == b"2"
+        assert await waiting == b"1"
+        pending = [client.ask(("ECHO", number)) for number in range(20)]
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with contextlib.suppress(BaseException):
+                # The child has no event loop of its own yet.
+                asyncio._set_running_loop(None)
+                answers = asyncio.new_event_loop().run_until_complete(_ask(client))
+                status = 0 if answers == [b"%d" % number for number in range(100, 120)] else 2
+            os._exit(status)
+        assert await asyncio.gather(*pending) == [b"%d" % number for number in range(20)]
+        assert os.waitstatus_to_exitcode(await asyncio.to_thread(_status_of, child)) == 0
+        assert await echo(client, 3) == b"3"
+        client.close()
+        await asyncio.sleep(0)
+
+    run(work())
+
+
+def _status_of(process: int) -> int:
+    return os.waitpid(process, 0)[1]
+
+
+async def _ask(client: StoreClient) -> list[Any]:
+    return [await echo(client, number) for number in range(100, 120)]
+
+
+def test_a_loop_that_has_ended_leaves_no_connection(valkey: EmbeddedValkey) -> None:
+    """The next loop has a new one, and the old one is closed."""
+    client = StoreClient(valkey.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+
+    async def work(number: int) -> None:
+        assert await echo(client, number) == b"%d" % number
+
+    with redis.Redis.from_url(valkey.url) as admin:
+        before = len(admin.client_list())
+        for number in range(5):
+            asyncio.run(work(number))
+        until(lambda: len(admin.client_list()) <= before + 1)
+
+        async def end() -> None:
+            client.close()
+            assert await echo(client, 9) == b"9"  # a verifier that shares it opens a new one
+            client.close()
+            await asyncio.sleep(0)
+
+        asyncio.run(end())
+        until(lambda: len(admin.client_list()) == before)
+
+
+def test_one_pool_gives_what_it_has_and_no_more(run: Any, valkey: EmbeddedValkey) -> None:
+    """Many tasks of a loop draw from a lease at the same moment: each unit is given once, and all are."""
+
+    async def work() -> None:
+        ledger = new_ledger(valkey.url, secrets.token_hex(4), PATIENT_S)
+        ledger.start()
+        await asyncio.sleep(0.005)
+        opened = now_ms()
+        await asyncio.sleep(0.005)
+        draw = PoolDraw("t/-/p/calls/task", 300, 0, opened, 1, 1)
+        leased = LeasedLedger(ledger)
+        results = await asyncio.gather(*(run_async(steps_of(leased.take, "draw", "", [draw])) for _ in range(400)))
+        assert sum(isinstance(result, Taken) for result in results) == 300
+        assert sum(isinstance(result, Short) for result in results) == 100
+        leased.close()
+        await asyncio.sleep(0)
+
+    run(work())
+
+
+def test_a_login_a_database_and_a_new_password(run: Any, own_valkey: EmbeddedValkey) -> None:
+    """User, password and number of the database are those of the address; a refused login is logged without them."""
+    with redis.Redis.from_url(own_valkey.url) as admin:
+        until(lambda: admin.info("server")["uptime_in_seconds"] > 1)
+        rights = ["+hello", "+auth", "+ping", "+select", "+info", "+client|setinfo", "+fcall", "+set", "~*"]
+        admin.execute_command("ACL", "SETUSER", "orders", "reset", "on", ">first", "-@all", *rights)
+        url = own_valkey.url.replace("unix://", "unix://orders:first@") + "?db=3"
+
+        async def work() -> None:
+            async with calls(url) as service:
+                assert await service.code(service.call()) == "ok"
+                assert admin.info("keyspace")["db3"]["keys"] == 1
+                admin.execute_command("ACL", "SETUSER", "orders", "resetpass", ">second")
+                admin.client_kill_filter(user="orders")
+                assert await service.code(service.call()) == "store_unavailable"
+                assert await service.code(service.call()) == "store_unavailable"
+                admin.execute_command("ACL", "SETUSER", "orders", "resetpass", ">first")
+                assert await service.code(service.call()) == "ok"
+
+        run(work())
+
+
+def test_a_restarted_store_accepts_nothing_older(run: Any, tmp_path: Path) -> None:
+    """A new connection is asked when its server started, before it is asked for a call."""
+
+    async def work() -> None:
+        server = EmbeddedValkey(tmp_path / "v")
+        server.start()
+        try:
+            with redis.Redis.from_url(server.url) as admin:
+                until(lambda: admin.info("server")["uptime_in_seconds"] > 1)
+            async with calls(server.url) as service:
+                assert await service.code(service.call()) == "ok"
+                tokens = [service.call() for _ in range(5)]
+                server.stop()
+                assert await service.code(tokens[0]) == "store_unavailable"
+                server.start()
+                for token in tokens:
+                    assert await service.code(token) == "proof_invalid"
+        finally:
+            server.stop()
+
+    run(work())
+
+
+def test_a_cancelled_decision_is_recorded(run: Any, network: Proxy) -> None:
+    """Its record has a refusal: what it has spent stays spent, and no call was allowed."""
+
+    async def work() -> None:
+        kept = InMemoryDecisions()
+        async with calls(network.url, decisions=kept) as service:
+            assert await service.code(service.call()) == "ok"
+            network.hold(network.from_store)
+            task = asyncio.ensure_future(service.code(service.call()))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            network.heal()
+            assert [decision.code for decision in kept.decisions] == ["ok", "store_unavailable"]
+
+    run(work())

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that keeps nonces or budgets, as threads and event loops ask it.  It repeats no command.
+
+Threads share the client library's pool.  Each event loop has one connection to a server, whatever number of verifiers
+it has.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+import redis
+
+from arx_verifier._platform import HAS_READERS, at_fork
+from arx_verifier.revocation.loop_link import LoopLink, ServerFacts
+from arx_verifier.revocation.password import Password, PasswordFile
+from arx_verifier.revocation.store_steps import BlockingCall, Steps
+from arx_verifier.revocation.store_url import open_client
+
+OPEN_S: Final = 1.0  # longest wait of a command for a connection to be opened
+_Place = tuple[asyncio.AbstractEventLoop, tuple[Any, ...]]
+_LINKS: Final[dict[_Place, LoopLink]] = {}
+_OPENING: Final[dict[_Place, "asyncio.Future[LoopLink]"]] = {}
+
+
+class UnfitError(redis.RedisError):
+    """The server must not be used; the text names why, and what to set."""
+
+
+class StoreCommand(NamedTuple):
+    """A command of a client's server; see ``StoreCall``."""
+
+    client: "StoreClient"
+    words: tuple[Any, ...]
+
+    def run(self) -> Any:
+        """Ask through the pool."""
+        return self.client.redis.execute_command(*self.words)
+
+    def run_async(self) -> Awaitable[Any]:
+        """Ask through the event loop's connection."""
+        return self.client.ask(self.words) if HAS_READERS else BlockingCall(self.run).run_async()
+
+
+class StoreClient:
+    """A server that keeps nonces or budgets.
+
+    Args:
+        url: A URL of ``keeps_nonces``.
+        name: What the server is, for an error.
+        password: Replaces a password in the URL.
+        timeout_s: Longest wait for an answer, s.
+        ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
+        greet: Receives what a server states, before its first answer is used; it may raise ``UnfitError``.
+
+    Attributes:
+        redis: The client library's, for threads.
+
+    Raises:
+        SettingsError: The URL or the authority is unusable.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        password: Password | None,
+        timeout_s: float,
+        ca: str | None,
+        greet: Callable[[ServerFacts], None],
+    ) -> None:
+        self.redis: Any = open_client(
+            url, name, password=password, timeout_s=timeout_s, ca=ca, redis_connect_func=self._connected
+        )
+        self._greet, self._timeout_s = greet, timeout_s
+        self._key = (url, password.path if isinstance(password, PasswordFile) else password, timeout_s, ca)
+
+    def command(self, *words: Any) -> Steps[Any]:
+        """Ask, as a step; see ``StoreCommand``.
+
+        Raises:
+            redis.RedisError: The server did not answer, or refused.
+        """
+        return (yield StoreCommand(self, words))
+
+    def ask(self, words: tuple[Any, ...]) -> Awaitable[Any]:
+        """Ask through the running event loop's connection.
+
+        Args:
+            words: The command.
+
+        Raises:
+            redis.RedisError: Too many commands wait, or the server is unfit.
+        """
+        loop = asyncio.get_running_loop()
+        link = _LINKS.get((loop, self._key))
+        if link is None or link.closed:
+            return self._open_and_ask(loop, words)
+        return self._ask(link, words)
+
+    def close(self) -> None:
+        """Close the pool, and the connections that no other client uses; both are opened again when needed."""
+        for (loop, _), link in [*_LINKS.items()]:
+            if self in link.users:
+                link.users.discard(self)
+                if not link.users:
+                    # Of another thread's loop, perhaps, which may have ended.
+                    with contextlib.suppress(RuntimeError):
+                        loop.call_soon_threadsafe(link.close)
+        self.redis.close()
+        self.redis.connection_pool.disconnect()
+
+    def _ask(self, link: LoopLink, words: tuple[Any, ...], asked_at: float | None = None) -> Awaitable[Any]:
+        if self not in link.users:
+            self._greet(link.facts)
+            link.users.add(self)
+        return link.ask(words, asked_at)
+
+    async def _open_and_ask(self, loop: asyncio.AbstractEventLoop, words: tuple[Any, ...]) -> Any:
+        asked_at, place = loop.time(), (loop, self._key)
+        opening = _OPENING.get(place)
+        if opening is None:
+            _forget_ended()
+            opening = _OPENING[place] = loop.create_future()
+            opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+            threading.Thread(target=self._open, args=(place, opening), name="arx-store-open", daemon=True).start()
+        await asyncio.wait((opening,), timeout=OPEN_S)
+        if not opening.done():
+            raise redis.TimeoutError("the connection was not opened in time")
+        return await self._ask(opening.result(), words, asked_at)
+
+    def _open(self, place: _Place, opening: "asyncio.Future[LoopLink]") -> None:
+        """Open a connection as the pool does; then the event loop has it."""
+        # In a thread: the library looks up names, asks Sentinels and logs in, and each may take long.
+        connection = self.redis.connection_pool.make_connection()
+        connection.redis_connect_func = None
+        facts: ServerFacts | Exception
+        try:
+            connection.connect()
+            facts = _read_facts(connection)
+        except Exception as error:  # whatever it is, those that wait must hear of it
+            facts = error
+        try:
+            place[0].call_soon_threadsafe(self._opened, place, opening, connection, facts)
+        except RuntimeError:  # the loop has ended
+            connection.disconnect()
+
+    def _opened(
+        self, place: _Place, opening: "asyncio.Future[LoopLink]", connection: Any, facts: ServerFacts | Exception
+    ) -> None:
+        _OPENING.pop(place, None)
+        if isinstance(facts, Exception):
+            connection.disconnect()
+            opening.set_exception(facts)
+            return
+        _LINKS[place] = link = LoopLink(connection, facts, place[0], self._timeout_s)
+        opening.set_result(link)
+
+    def _connected(self, connection: Any) -> None:
+        """Read what the server states, at each new connection of the pool."""
+        connection.on_connect()
+        self._greet(_read_facts(connection))
+
+
+def _read_facts(connection: Any) -> ServerFacts:
+    from redis.exceptions import ResponseError
+
+    facts: dict[str, str] = {}
+    try:
+        for section in ("server", "memory"):
+            connection.send_command("INFO", section)
+            facts |= read_fields(connection.read_response())
+    except ResponseError:  # not permitted: the start counts as now, and the operator is responsible for the policy
+        pass
+    # It subtracts its start from its clock, both in whole seconds: since the end of the second in which it started.
+    # An old server gives no part of a second.
+    up_ms = 1000 * (int(facts.get("uptime_in_seconds", 0)) - 1) + int(facts.get("server_time_usec", 0)) // 1000 % 1000
+    return ServerFacts(time.time_ns() // 1_000_000 - max(0, up_ms), facts.get("maxmemory_policy"))
+
+
+def read_fields(info: bytes | str) -> dict[str, str]:
+    """Return the fields of an answer to INFO."""
+    lines = (info.decode() if isinstance(info, bytes) else str(info)).splitlines()
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _forget_ended() -> None:
+    """Close the connections of event loops that have ended."""
+    for place, link in [*_LINKS.items()]:
+        if link.closed or place[0].is_closed():
+            _LINKS.pop(place, None)
+            link.close()
+    for place in [place for place in [*_OPENING] if place[0].is_closed()]:
+        _OPENING.pop(place, None)
+
+
+def _forget_all() -> None:
+    """In a forked process: an answer to its parent must not be taken for one of its own."""
+    for link in [*_LINKS.values()]:
+        link.forget()
+    _LINKS.clear()
+    _OPENING.clear()
+
+
+at_fork(after_in_child=_forget_all)
