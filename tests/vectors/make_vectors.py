@@ -29,6 +29,7 @@ from tests.vectors import (
     record_vectors,
     request_vectors,
     rule_vectors,
+    service_limit_vectors,
     signing_vectors,
     spec_tables,
     spend_vectors,
@@ -62,8 +63,9 @@ def whole(given: dict[str, Any]) -> dict[str, Any]:
         "times": given.get("times", 1),
         "expect": given["expect"],
     }
-    # Without costs the service of a vector keeps no budgets; without `before` it has seen no token.
-    return made | {name: given[name] for name in ("costs", "before") if name in given}
+    # Without costs the service of a vector keeps no budgets; without `limits` it has none; without `before` it has seen
+    # no token.
+    return made | {name: given[name] for name in ("costs", "limits", "before") if name in given}
 
 
 def written(made: dict[str, Any]) -> str:
@@ -91,6 +93,7 @@ def build() -> dict[str, str]:
         argument_vectors,
         grammar_vectors,
         limit_vectors,
+        service_limit_vectors,
         edge_vectors,
     )
     for module in modules:

@@ -52,6 +52,7 @@ def verifier_of(vector: dict[str, Any]) -> Verifier:
         nonces=MemoryNonces(now_ms=AT - 60_000),
         ledger=ledger,
         costs=vector.get("costs"),
+        limits=vector.get("limits"),
     )
 
 

@@ -157,6 +157,10 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
     "too_deep": [told(mint(ANYTHING, Caveat(to="acme/w", hop=HOP), depth=0).encode())],
     "name_not_allowed": [told(mint(ANYTHING, Caveat(delegate_to=("a",)), Caveat(to="b", hop=HOP)).encode())],
     "network_not_allowed": [told(mint(ANYTHING, Caveat(net=("10.0.0.0/8",))).encode())],
+    "over_service_limit": [
+        told(mint().encode(), limits={"rules": [{"tool": "orders.put"}]}),
+        told(mint().encode(), limits={"approve": ["*"]}),
+    ],
     "already_used": [
         told(mint(ANYTHING, Caveat(once=("a", AT)), Caveat(once=("a", AT))).encode()),
         told(mint(ANYTHING, Caveat(once=("a", AT - 60_001))).encode()),

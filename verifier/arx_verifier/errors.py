@@ -12,11 +12,13 @@ NOT_NAMED: Final = "left out"  # expected of an argument that no rule names
 # How the sentence of a failure begins: by its rule, or by the last word of a rule about an argument.
 _OF_RULE: Final = {
     "arguments": "the arguments must be",
+    "approve": "the call must have",
     "aud": "the service must be",
     "delegate_to": "the next holder must match",
     "digest": "the call must have",
     "entry": "each entry must be",
     "exp": "the token must be used",
+    "hours": "the call must be made in",
     "iat": "the token must be issued",
     "issued_at": "the call must be signed",
     "member": "the caveat must have only",
@@ -54,7 +56,7 @@ _OF_ARGUMENT: Final = {
     "each": "must be a list whose items satisfy",
     "fields": "must be an object with the fields",
 }
-_WHOLE: Final = ("token", "call", "request")  # places that the sentence names itself
+_WHOLE: Final = ("token", "call", "request", "service")  # places that the sentence names itself
 _IN_TOKEN: Final = ("identifier", "caveat ")  # places that only a reader of the token can find
 _LIMIT: Final = "delegate_to of "  # begins the rule of a next holder; the place of the limit follows
 
@@ -402,6 +404,9 @@ REASONS: Final[dict[str, Reason]] = {
         *_NO, CaveatProhibitsError, "the token was delegated to an agent that it does not allow"
     ),
     "network_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow calls from this address"),
+    "over_service_limit": Reason(
+        *_NO, AccessError, "the service's own limits do not allow the call, whatever its token allows"
+    ),
     "already_used": Reason(*_NO, CaveatProhibitsError, "a one-time approval is used up"),
     "insufficient_budget": Reason(*_NO, BudgetError, "a budget of the token has less left than the call costs"),
     "budget_exhausted": Reason(*_NO, BudgetError, "a budget of the token has nothing left"),

@@ -22,7 +22,7 @@ from arx_verifier.journal import DecisionSink
 from arx_verifier.ledger import Ledger
 from arx_verifier.revocation import Epochs
 from arx_verifier.token import KeyRing, PreparedKey, bytes_of
-from arx_verifier.verification import MemoryNonces, NonceStore, Verifier
+from arx_verifier.verification import LimitsSource, MemoryNonces, NonceStore, Verifier
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +75,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 LOOK_NS: Final = 200_000_000  # least time between two reads: else an attacker's unknown key ids would each cost a read
+_NO_LIMITS: Final = "give limits to open_verifier(limits=…), a guard or the gateway's file: the mint never writes them"
 _SEGMENTS: Final = 16  # a small quota is divided into many small files, so that shipping frees room early
 _log = logging.getLogger(__name__)
 _FILE: Final = msgspec.json.Decoder(ServiceConfig)
@@ -161,7 +162,9 @@ def read_service_file(path: str | os.PathLike[str]) -> ServiceConfig:
     try:
         content = _FILE.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file} is not a service file: {error}") from error
+        # Else the mint, which writes this file, could lower what holds against it.
+        hint = f"; {_NO_LIMITS}" if "`limits`" in str(error) else ""
+        raise SettingsError(f"{file} is not a service file: {error}{hint}") from error
     return content if content.ca is None else msgspec.structs.replace(content, ca=str(file.parent / content.ca))
 
 
@@ -174,6 +177,7 @@ def open_verifier(
     ledger: Ledger | None = None,
     costs: Mapping[str, Mapping[str, Any]] | None = None,
     draws: bool = True,
+    limits: LimitsSource | None = None,
     wrap: Callable[[DecisionSink], DecisionSink] | None = None,
 ) -> Verifier:
     """Return the verifier of a service file.
@@ -186,6 +190,8 @@ def open_verifier(
         ledger: Replaces the file's ledger.
         costs: Replaces the file's costs.
         draws: As of ``Verifier``; without it no ledger is opened.
+        limits: As of ``Verifier``: what each call must satisfy as well, whatever its token allows, or the file with it.
+            The mint never writes them.
         wrap: Returns the sink that gets all decisions, such as one that counts them, given the one that records them.
 
     Returns:
@@ -193,7 +199,7 @@ def open_verifier(
         with ``start``.  With ``decisions`` it ships and refreshes nothing.
 
     Raises:
-        SettingsError: The file is unusable, or lacks a setting that was not given here.
+        SettingsError: The file is unusable, or lacks a setting that was not given here; or the limits are not valid.
     """
     from arx_verifier.journal import name_verifier  # with the writer, which few programs that read a file need
     from arx_verifier.upkeep import Upkeep
@@ -218,6 +224,7 @@ def open_verifier(
         costs=file.costs if costs is None else costs,
         draws=draws,
         record_arguments=file.record_arguments,
+        limits=limits,
         upkeep=upkeep,
     )
 

@@ -29,6 +29,7 @@ from arx_caps.settings.toml_file import (
 from arx_verifier.addresses import is_loopback, read_port, split_url
 from arx_verifier.enforcement import RouteMap
 from arx_verifier.errors import SettingsError, shorten
+from arx_verifier.verification import ServiceLimits
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
@@ -228,6 +229,8 @@ class UpstreamTerms(TomlTable, frozen=True, kw_only=True):
         resource: The URL at which OAuth clients reach it; without one, access tokens are refused.
         costs: By tool or pattern what a call costs, by unit, as in the service file, whose ``costs`` it replaces;
             without a ``reserve``, which no server behind the gateway could commit.
+        limits: What each call must satisfy as well, whatever its token allows: ``rules``, ``net``, ``hours``,
+            ``approve``.  No token, policy or mint can change them.
         dpop: Whether access tokens must be bound to a key of the client (DPoP, RFC 9449).
     """
 
@@ -252,6 +255,7 @@ class UpstreamTerms(TomlTable, frozen=True, kw_only=True):
     resource: str | None = None
     dpop: bool = False
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    limits: dict[str, Any] | None = None
 
     @property
     def is_http(self) -> bool:
@@ -303,6 +307,7 @@ class DeciderTerms(TomlTable, frozen=True, kw_only=True):
         actions: Only with `authzen`: the tool of each action on a type of resource.
         subjects: Only with `authzen`: what stands before the id of an agent, by types of subjects; `agent` has nothing.
         costs: As of an upstream; not used with ``spends = false``.
+        limits: As of an upstream.
     """
 
     kind: DeciderKind
@@ -326,6 +331,7 @@ class DeciderTerms(TomlTable, frozen=True, kw_only=True):
     actions: dict[ActionName, ActionTerms] = field(default_factory=dict)
     subjects: dict[str, str] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    limits: dict[str, Any] | None = None
 
     @property
     def is_grpc(self) -> bool:
@@ -439,6 +445,7 @@ def read_settings(path: Path | str, realm: Path | None = None) -> GatewaySetting
             ),
             *chain.from_iterable(_decider_mistakes(places[name], name, settings, ports) for name in terms.decider),
             *_shared_services(settings, places),
+            *_limit_mistakes(settings, places),
         ]
     )
     return settings
@@ -553,6 +560,15 @@ def _shared_services(settings: GatewaySettings, places: Mapping[str, TomlEntry])
     for name in settings.tables:
         if (other := services.setdefault(settings.service_file(name).resolve(), name)) != name:
             yield places[name].error(f"expected an audience of its own, got that of {other}")
+
+
+def _limit_mistakes(settings: GatewaySettings, places: Mapping[str, TomlEntry]) -> Iterator[TomlError]:
+    for name, terms in settings.tables.items():
+        if terms.limits is not None:
+            try:
+                ServiceLimits(terms.limits)
+            except SettingsError as error:
+                yield places[name].at("limits").error(str(error))
 
 
 def _is_resource(url: str, name: str) -> bool:

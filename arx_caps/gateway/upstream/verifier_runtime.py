@@ -67,7 +67,7 @@ class RunningVerifier:
             return CountedDecisions(journal, counter, name)
 
         chosen = None if gives_way else nonces
-        self.verifier = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)
+        self.verifier = open_verifier(path, nonces=chosen, costs=costs, draws=draws, limits=terms.limits, wrap=wrap)
         self._calls, self.idle = 0, asyncio.Event()
         self.idle.set()
 

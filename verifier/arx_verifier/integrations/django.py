@@ -39,7 +39,7 @@ def guard(
         tools: The tool of each view and method, by the name of its route: ``{"GET order": "orders.get"}``, in a
             namespace ``POST desk:refund?{dry_run}``.
         public: The views that need no token: ``["GET healthz"]``.
-        options: ``max_body``, ``trusted_proxies`` and ``recheck_ms`` of ``ArxWSGI``.
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms`` and ``limits`` of ``ArxWSGI``.
 
     Raises:
         SettingsError: ``ArxDjangoMiddleware`` is not the last of ``MIDDLEWARE``; or a line has no method, names no

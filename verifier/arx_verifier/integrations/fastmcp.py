@@ -26,9 +26,10 @@ class ArxMcpMiddleware(GuardMiddleware, Middleware):
         verifier: The verifier.  ``lifespan`` starts and closes it; without it, the first message starts it.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Raises:
-        SettingsError: A network is malformed.
+        SettingsError: A network or a limit is malformed.
     """
 
     async def __call__(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:

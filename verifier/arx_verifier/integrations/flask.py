@@ -34,7 +34,7 @@ def guard(
         tools: The tool of each guarded view, by endpoint: ``{"refund": "orders.refund"}``.  Write ``POST order`` for an
             endpoint with several methods, and ``POST refund?{dry_run}`` for an argument in the query.
         public: The endpoints that need no token, such as ``static``.
-        options: ``max_body``, ``trusted_proxies`` and ``recheck_ms`` of ``ArxWSGI``.
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms`` and ``limits`` of ``ArxWSGI``.
 
     Raises:
         SettingsError: A name is of no endpoint, or of one with several methods; an endpoint cannot be guarded; or the

@@ -16,7 +16,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
 from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, current_grant
-from arx_verifier.verification import Verifier
+from arx_verifier.verification import LimitsSource, Verifier
 
 _MAX_PAGES: Final = 100  # of a list of tools
 
@@ -28,13 +28,21 @@ class GuardMiddleware:
         verifier: The verifier.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Raises:
-        SettingsError: A network is malformed.
+        SettingsError: A network or a limit is malformed.
     """
 
-    def __init__(self, verifier: Verifier, *, trusted_proxies: Iterable[str] = (), recheck_ms: int = 250) -> None:
-        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms)
+    def __init__(
+        self,
+        verifier: Verifier,
+        *,
+        trusted_proxies: Iterable[str] = (),
+        recheck_ms: int = 250,
+        limits: LimitsSource | None = None,
+    ) -> None:
+        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms, limits=limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any = None) -> AsyncIterator[dict[str, Any]]:
@@ -52,9 +60,10 @@ class ArxMcpMiddleware(GuardMiddleware):
         verifier: The verifier.  ``lifespan`` starts and closes it; without it, the first message starts it.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Raises:
-        SettingsError: A network is malformed.
+        SettingsError: A network or a limit is malformed.
     """
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:

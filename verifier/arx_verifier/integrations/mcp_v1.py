@@ -13,13 +13,20 @@ from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import request_ctx
 
 from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, current_grant
-from arx_verifier.verification import Verifier
+from arx_verifier.verification import LimitsSource, Verifier
 
 S = TypeVar("S", FastMCP[Any], Server[Any, Any])
 Handler = Callable[[Any], Awaitable[types.ServerResult]]
 
 
-def guard(server: S, verifier: Verifier, *, trusted_proxies: Iterable[str] = (), recheck_ms: int = 250) -> S:
+def guard(
+    server: S,
+    verifier: Verifier,
+    *,
+    trusted_proxies: Iterable[str] = (),
+    recheck_ms: int = 250,
+    limits: LimitsSource | None = None,
+) -> S:
     """Guard a server: from here on a tool runs with a grant, or not at all.
 
     ``current_grant()`` is the grant inside a tool, a resource and a prompt.  Tools may be added later.
@@ -29,15 +36,16 @@ def guard(server: S, verifier: Verifier, *, trusted_proxies: Iterable[str] = (),
         verifier: The verifier.  The first message starts it; the program closes it.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Returns:
         The same server.
 
     Raises:
-        SettingsError: A network is malformed.
+        SettingsError: A network or a limit is malformed.
     """
     inner: Any = server._mcp_server if isinstance(server, FastMCP) else server  # noqa: SLF001 - it has no other name
-    messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms)
+    messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms, limits=limits)
     inner.request_handlers = _Handlers(inner.request_handlers, messages)
     return server
 

@@ -44,6 +44,16 @@ class PreparedKey:
             self._public = holder.audience_public(self._key)
         return self._public
 
+    def caveat_key(self, name: str) -> bytes:
+        """Return the key of a third-party caveat of the mint, passed through the key generator.  SPEC 6.5.
+
+        Args:
+            name: The third-party caveat's ``id``.
+        """
+        from arx_verifier.token.discharge import caveat_key  # imported on use: few services demand approvals themselves
+
+        return chain.derive(caveat_key(self._key, name))
+
     def agree(self, public: str) -> bytes | None:
         """Return the shared secret of this audience and a holder; see ``holder.agree``.
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from arx_verifier.verification.reasons import too_early as too_early
     from arx_verifier.verification.reasons import too_late as too_late
     from arx_verifier.verification.reasons import too_new as too_new
+    from arx_verifier.verification.service_limits import LimitsSource as LimitsSource
+    from arx_verifier.verification.service_limits import ServiceLimits as ServiceLimits
+    from arx_verifier.verification.service_limits import read_limits as read_limits
     from arx_verifier.verification.verifier import Screened as Screened
     from arx_verifier.verification.verifier import Verifier as Verifier
 else:

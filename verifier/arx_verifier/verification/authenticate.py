@@ -7,7 +7,7 @@ Before the signature is verified, only ``kid`` and ``aud`` of a token and the id
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -145,12 +145,13 @@ class OpenedDischarges(NamedTuple):
 
     Attributes:
         packets: The token's caveats, then those of each discharge in the order in which they were presented.
-        answered: Indices in ``packets`` of the third-party caveats that a discharge answers.
+        answered: By index in ``packets`` the third-party caveats that a discharge answers, each with its derived key, a
+            secret.
         begins: For each discharge, the index of its first caveat in ``packets``, and the identifier that it answers.
     """
 
     packets: tuple[bytes | wire.ThirdPartyPacket, ...]
-    answered: frozenset[int]
+    answered: Mapping[int, bytes]
     begins: tuple[tuple[int, bytes], ...]
 
     def own_name(self, place: str, name: str) -> str:
@@ -271,6 +272,9 @@ def _read(
     wrong = speaks_of_holders(opened.packets, own)
     _read_caveats(proven, opened.packets if wrong is None else opened.packets[: wrong[0]], audience, realm, signatures)
     proven.once = tuple([(place, opened.own_name(place, name), at) for place, name, at in proven.once])
+    proven.approvals = tuple(
+        (wanted, opened.answered[index]) for index, wanted in proven.unmet if index in opened.answered
+    )
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
     if wrong is not None and proven.refused is None:
         index, error = wrong
@@ -327,7 +331,7 @@ class _Answers:
     def __init__(self, parent: bytes) -> None:
         self.parent = parent
         self.waiting: dict[bytes, _Given] = {}
-        self.answered: set[int] = set()
+        self.answered: dict[int, bytes] = {}
 
     def answer(self, signature: bytes, packets: Sequence[bytes | wire.ThirdPartyPacket], at: int, depth: int) -> None:
         """Verify the discharges of an authenticated chain's third-party caveats, and those of theirs.  SPEC 6.7.
@@ -353,17 +357,18 @@ class _Answers:
                     raise MalformedTokenError(f"a discharge of a discharge, more than {MAX_DEPTH} deep")
                 from arx_verifier.token import unseal  # slow to import, and few tokens have a discharge
 
-                self._prove(unseal(signature, packet.verification_id), given, depth + 1)
-                self.answered.add(place)
+                key = unseal(signature, packet.verification_id)
+                self.answered[place] = self._prove(key, given, depth + 1)
             signature = chain.extend_third_party(signature, packet.verification_id, packet.identifier)
 
-    def _prove(self, key: bytes | None, given: _Given, depth: int) -> None:
+    def _prove(self, key: bytes | None, given: _Given, depth: int) -> bytes:
         from arx_verifier.token import binding
 
         _, identifier, packets, signature = given.parts
         if key is None or not chain.equal(binding(self.parent, chain.fold(key, identifier, packets)), signature):
             raise SignatureMismatchError("a discharge was not made for this caveat, or not bound to this token")
         self.answer(chain.extend(key, identifier), packets, given.at, depth)
+        return key
 
 
 def open_discharges(
@@ -412,7 +417,7 @@ def open_discharges(
     if answers.waiting:
         # It was not verified: its caveats would come into the decision and its bytes into no signature.
         raise MalformedTokenError("a discharge that no caveat asks for")
-    return OpenedDischarges(found, frozenset(answers.answered), begins)
+    return OpenedDischarges(found, answers.answered, begins)
 
 
 def speaks_of_holders(packets: Sequence[bytes | wire.ThirdPartyPacket], begin: int) -> tuple[int, ArxError] | None:

@@ -82,6 +82,7 @@ class ProvenChain:
         parts: The number of its parts, which ``limits.cost_of`` charges.
         refused: The refusal of every request with this chain, or None.
         unmet: The third-party caveats without a discharge, each with its index.
+        approvals: Those with a discharge, each with its caveat key, which was passed through the key generator.
         pools: The pools that a call draws from.
         prices: By tool, what ``budgets`` computed of its calls.
     """
@@ -92,6 +93,7 @@ class ProvenChain:
         "_last_refused",
         "_places",
         "_states",
+        "approvals",
         "conditions",
         "exp",
         "facts",
@@ -134,6 +136,7 @@ class ProvenChain:
         self._states: chain.States | None = None
         self._by_tool: dict[str, ToolRules] = {}
         self.prices: dict[str, Any] = {}
+        self.approvals: tuple[tuple[ThirdPartyCaveat, bytes], ...] = ()
         self._last_refused: tuple[str | None, Refused] = _NONE_REFUSED
 
     def has_signed(self, caveat: bytes, signature: bytes) -> bool:
@@ -152,6 +155,17 @@ class ProvenChain:
         if self.holder is not None:
             return self.holder.judge(call, self.needs_signature)
         return NOT_BOUND if call.proof else None
+
+    def is_approved(self, tool: str) -> bool:
+        """Return whether the mint's discharge for calls of a tool came with the token.
+
+        Args:
+            tool: The tool.
+        """
+        # By its key: a holder can add a third-party caveat of its own to the token, and discharge that itself.
+        return any(
+            wanted.binds(tool) and chain.equal(key, self.key.caveat_key(wanted.id)) for wanted, key in self.approvals
+        )
 
     def judge_tool(self, tool: str, args: Mapping[str, Any], written: bytes | None = None) -> Refused | None:
         """Apply every ``allow``: in each, one rule must match the tool and all its arguments.  SPEC 7.

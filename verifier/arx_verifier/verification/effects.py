@@ -169,14 +169,14 @@ def _fresh(said: ChainRestrictions, _index: int, fresh_ms: int, _audience: str) 
 
 
 def _net(said: ChainRestrictions, index: int, networks: Networks, _audience: str) -> None:
-    said.conditions = (*said.conditions, Condition("net", PLACES[index + 1], networks, _judge_peer))
+    said.conditions = (*said.conditions, Condition("net", PLACES[index + 1], networks, judge_peer))
 
 
 def _read_networks(texts: Sequence[str]) -> Networks:
     return tuple([(text, caveats.read_network(text)) for text in texts])
 
 
-def _judge_peer(place: str, networks: Networks, request: AccessRequest) -> Refused | None:
+def judge_peer(place: str, networks: Networks, request: AccessRequest) -> Refused | None:
     """Refuse a peer outside of these networks; an unknown peer is outside."""
     peer = request.peer
     address = _address(peer) if peer is not None else None

@@ -4,6 +4,8 @@
 This step changes no state and never waits.
 """
 
+from typing import TYPE_CHECKING
+
 from arx_verifier.errors import RequestError
 from arx_verifier.jcs import flat_jcs
 from arx_verifier.journal import form_of
@@ -31,9 +33,17 @@ from arx_verifier.verification.reasons import (
     out_of_time,
 )
 
+if TYPE_CHECKING:
+    from arx_verifier.verification.service_limits import ServiceLimits
+
 
 def judge(
-    epochs: Epochs, prefix: bytes, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest
+    epochs: Epochs,
+    prefix: bytes,
+    proven: ProvenChain,
+    call: PresentedCall | None,
+    request: AccessRequest,
+    limits: tuple["ServiceLimits", ...] = (),
 ) -> tuple[Refused | None, bytes | None]:
     """Apply every restriction.
 
@@ -43,6 +53,7 @@ def judge(
         proven: The chain.
         call: The presented call, or None for a token without a call proof.
         request: The request.
+        limits: The limits of the service.
 
     Returns:
         The refusal or None; and the arguments' JSON, if it was computed, for ``digest_arguments``.
@@ -76,9 +87,13 @@ def judge(
         return PROOF_MISSING, None
     if proven.conditions and (refused := proven.judge_request(request)) is not None:
         return refused, written
+    if limits and (refused := _judge_circumstances(limits, request, early, late)) is not None:
+        return refused, written
     refused = proven.judge_tool(request.tool, request.args, written)
     if _is_unseen(request):
         refused = proven.judge_unseen(request.tool, request.args, refused)
+    if limits and refused is None:
+        refused = _judge_limits(limits, proven, request, written)
     if refused is None and written is None and (call is None or request.http is not None):
         try:
             written = form_of(request.args)  # no proof covers these arguments, so they were not checked yet
@@ -87,6 +102,29 @@ def judge(
     if refused is None and proven.unmet:  # last: a call that is refused for another reason must not ask for approval
         refused = missing_discharge(proven.unmet, request.tool)
     return refused, written
+
+
+def _judge_circumstances(
+    limits: tuple["ServiceLimits", ...], request: AccessRequest, early: int, late: int
+) -> Refused | None:
+    """Apply networks and hours of the limits.  SPEC 20."""
+    for limit in limits:
+        if (refused := limit.judge_circumstances(request, early, late)) is not None:
+            return refused
+    return None
+
+
+def _judge_limits(
+    limits: tuple["ServiceLimits", ...], proven: ProvenChain, request: AccessRequest, written: bytes | None
+) -> Refused | None:
+    """Apply the limits to a call that the token allows.  SPEC 20."""
+    for limit in limits:
+        refused = limit.judge_tool(request, written, _is_unseen(request))
+        if refused is None:
+            refused = limit.judge_approval(request.tool, proven)
+        if refused is not None:
+            return refused
+    return None
 
 
 def _is_unseen(request: AccessRequest) -> bool:

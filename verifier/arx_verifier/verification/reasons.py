@@ -175,7 +175,7 @@ def too_late(at: str, exp: int, now: int) -> Failure:
         exp: The end, ms since the Unix epoch.
         now: The time of the use, ms since the Unix epoch.
     """
-    return Failure(at, "exp", f"before {_time(exp)}", f"{_time(now)}, {_span(now - exp)} later")
+    return Failure(at, "exp", f"before {show_time(exp)}", f"{show_time(now)}, {_span(now - exp)} later")
 
 
 def too_early(at: str, nbf: int, now: int) -> Failure:
@@ -186,7 +186,7 @@ def too_early(at: str, nbf: int, now: int) -> Failure:
         nbf: The start, ms since the Unix epoch.
         now: The time of the use, ms since the Unix epoch.
     """
-    return Failure(at, "nbf", f"at {_time(nbf)} or later", f"{_time(now)}, {_span(nbf - now)} earlier")
+    return Failure(at, "nbf", f"at {show_time(nbf)} or later", f"{show_time(now)}, {_span(nbf - now)} earlier")
 
 
 def too_new(iat: int, now: int) -> Failure:
@@ -196,11 +196,11 @@ def too_new(iat: int, now: int) -> Failure:
         iat: When the mint issued it, ms since the Unix epoch.
         now: The verifier's time, ms since the Unix epoch.
     """
-    expected = f"at most {_span(IAT_AHEAD_MS)} after {_time(now)}, the time here"
-    return Failure("identifier", "iat", expected, f"{_time(iat)}, {_span(iat - now)} later: set the clocks")
+    expected = f"at most {_span(IAT_AHEAD_MS)} after {show_time(now)}, the time here"
+    return Failure("identifier", "iat", expected, f"{show_time(iat)}, {_span(iat - now)} later: set the clocks")
 
 
-def _time(ms: int) -> str:
+def show_time(ms: int) -> str:
     """Return a time in UTC, with milliseconds: refusals by a clock error are often that close."""
     try:
         second = dt.datetime.fromtimestamp(ms // 1000, dt.UTC)

@@ -7,7 +7,7 @@ authenticated, and every failure ends in a refusal.  The caller passes the time 
 
 import time
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -29,6 +29,7 @@ from arx_verifier.verification.reasons import NO_STORE, Refused, code_of, hold_r
 
 if TYPE_CHECKING:
     from arx_verifier.upkeep import Upkeep
+    from arx_verifier.verification.service_limits import LimitsSource, ServiceLimits
 
 _ALLOWED: Final = Refused(OK, ())
 CACHE_BYTES: Final = 64 * 1024 * 1024  # about 6 000 live parents of three delegations
@@ -81,14 +82,17 @@ class Verifier:
         draws: Whether a call draws on its budgets; False only before another verifier, which draws.
         record_arguments: Tools, or patterns of them, whose arguments are recorded in clear.
         upkeep: Started and closed with the verifier; None for nothing.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it; see
+            ``ServiceLimits``.
         cache_bytes: Approximate memory for cached chains, bytes.  Caches that all verifiers of a process share take up
             to 20 MB more.
 
     Attributes:
         waits: Whether a decision may wait for a network or a disk.
+        limits: The limits that are in force.
 
     Raises:
-        SettingsError: The audience or a tool of ``record_arguments`` is malformed.
+        SettingsError: The audience or a tool of ``record_arguments`` is malformed, or the limits are not valid.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Verifier:
         draws: bool = True,
         record_arguments: Collection[str] = (),
         upkeep: "Upkeep | None" = None,
+        limits: "LimitsSource | None" = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not is_audience(audience) and audience != MINT_AUDIENCE:
@@ -125,6 +130,35 @@ class Verifier:
         self.waits = self._waits or (ledger is not None and ledger.waits)
         self._prefix = call_proof.digest_prefix(audience)
         self._authenticator = Authenticator(audience, keys, cache_bytes)
+        self.limits = () if limits is None else _compiled(limits)
+
+    def within(self, limits: "LimitsSource | None") -> Self:
+        """Return a verifier with further limits, which shares all else with this one; without limits, this one.
+
+        Args:
+            limits: As of the constructor.
+
+        Raises:
+            SettingsError: They are not valid.
+        """
+        if limits is None:
+            return self
+        from copy import copy  # imported on use, as few verifiers are limited
+
+        limited = copy(self)
+        limited.limits = (*self.limits, *_compiled(limits))
+        return limited
+
+    def could_allow(self, screened: Screened, tool: str, known: Mapping[str, Any]) -> bool:
+        """Return whether token and limits allow some call of a tool; for lists of tools, no decision.
+
+        Args:
+            screened: The authenticated token.
+            tool: The tool.
+            known: The arguments that all its calls have here, such as the URI of a resource.
+        """
+        allows = screened.proven.could_allow(tool, known)
+        return allows and all(limit.could_allow(tool, known) for limit in self.limits)
 
     def verify(self, token: str, request: AccessRequest) -> Grant:
         """Return the grant of an allowed call, or raise.
@@ -248,7 +282,7 @@ class Verifier:
         screened = self.screen(token)
         if isinstance(screened, str):
             return Refused(screened, ())
-        refused, _ = judge(self.epochs, self._prefix, screened.proven, screened.call, request)
+        refused, _ = judge(self.epochs, self._prefix, screened.proven, screened.call, request, self.limits)
         # The tool is judged last, and no token allows an empty one: nothing else was refused.
         if refused is None or refused.code != "tool_not_allowed":
             return refused or Refused("malformed", ())
@@ -332,9 +366,9 @@ class Verifier:
             call, known, proven = screened.call, screened.known, screened.proven
         # -- From here on the content is authentic. --
 
-        # 4. evaluate        each caveat may prohibit                 SPEC 4, 6, 7, 8
+        # 4. evaluate        each caveat and limit may prohibit       SPEC 4, 6, 7, 8, 20
         epochs = self.epochs
-        refused, written = judge(epochs, self._prefix, proven, call, request)
+        refused, written = judge(epochs, self._prefix, proven, call, request, self.limits)
 
         # 5. freshness       the lease; no target revoked or frozen   SPEC 10.4
         if refused is None:
@@ -487,3 +521,9 @@ class Verifier:
 
     def __repr__(self) -> str:
         return f"<Verifier for {self.audience}>"
+
+
+def _compiled(source: "LimitsSource") -> "tuple[ServiceLimits, ...]":
+    from arx_verifier.verification.service_limits import read_limits  # imported on use: few services have limits
+
+    return (read_limits(source),)

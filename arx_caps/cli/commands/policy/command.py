@@ -98,7 +98,8 @@ def explain(
 ) -> None:
     """Print what a task would grant to an agent; if nothing, print the reasons and the needed changes, and exit with 1.
 
-    With --call it also prints whether a call in the task would be allowed, and exits with 1 if not.
+    With --call it also prints whether a call in the task would be allowed, and exits with 1 if not.  Limits of the
+    service's own are not known here: it can refuse the call all the same (over_service_limit).
 
     \b
         arx policy explain --agent acme/support/triage --task refund --param order_id=o-1001 --param amount=50
@@ -124,6 +125,7 @@ def explain(
     value = {"policy": policy.digest, "agent": agent, **show_explained(reply.explained)}
     if tool is not None:
         value["call"] = {"tool": tool, "code": reply.code, **reply._asdict()}
+        value["call"] |= {"service_limits": "unknown"}
         del value["call"]["explained"]
     if as_question:
         value = {"policy": policy.digest, "question": write_question(question, reply)}
@@ -307,7 +309,11 @@ def _explained(value: dict[str, Any]) -> list[str]:
             for terms in given.get("approvals", []):
                 lines.append(f"    {plain(' and '.join(terms['tools']))} needs an approval {_approval(terms)}")
     if call := value.get("call"):
-        answer = f"allowed at {call['audience']}" if call["code"] == OK else f"refused ({call['code']}): {call['why']}"
+        answer = (
+            f"allowed at {call['audience']}, unless limits of its own refuse it"
+            if call["code"] == OK
+            else f"refused ({call['code']}): {call['why']}"
+        )
         needs = f", with an approval {_approval(call['approval'])}" if call["approval"] else ""
         lines.append(f"the call {plain(call['tool'])}: {plain(answer)}{needs}")
     return lines

@@ -36,7 +36,7 @@ from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneEr
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCalls
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
-from arx_verifier.verification import Screened, Verifier
+from arx_verifier.verification import LimitsSource, Screened, Verifier
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
 _NO_TOOL: Final[Meaning] = ("", {})
@@ -55,11 +55,13 @@ class ArxMiddleware:
         max_body: Longest body that is read, bytes.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Raises:
         SettingsError: A route of ``tools`` is malformed or not a route of the application; a route cannot be guarded; a
-            network is malformed; or ``recheck_ms`` is below 1.  In a running event loop, where ``add_middleware`` calls
-            this, a mistake in ``tools`` fails the start instead; without a ``lifespan``, each call is answered 503.
+            network or a limit is malformed; or ``recheck_ms`` is below 1.  In a running event loop, where
+            ``add_middleware`` calls this, a mistake in ``tools`` fails the start instead; without a ``lifespan``, each
+            call is answered 503.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class ArxMiddleware:
         max_body: int = MAX_BODY_BYTES,
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
+        limits: LimitsSource | None = None,
     ) -> None:
         if recheck_ms < 1:
             raise SettingsError("recheck_ms is at least 1")
+        verifier = verifier.within(limits)
         self.app, self.verifier = app, verifier
         self._enforcement, self._calls = Enforcement(verifier), LoopCalls(verifier, recheck_ms)
         self._max_body, self._peers = max_body, Peers(trusted_proxies)

@@ -17,7 +17,7 @@ from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Grant, Verifier
+from arx_verifier.verification import Grant, LimitsSource, Verifier
 
 R = TypeVar("R")
 
@@ -30,7 +30,9 @@ def current_grant() -> Grant | None:
     return _GRANT.get()
 
 
-def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def protect(
+    verifier: Verifier, tool: str, *, limits: LimitsSource | None = None
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Return a decorator whose function requires a token: ``f(order_id="A-1", arx_token=text)``.
 
     The caller passes arguments by name; the token is removed before the function runs.  A method's object, ``self`` or
@@ -39,18 +41,19 @@ def protect(verifier: Verifier, tool: str) -> Callable[[Callable[..., R]], Calla
     Args:
         verifier: The verifier; the program that made it also starts it.
         tool: The function's tool name in tokens.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Returns:
         A decorator for a function or a coroutine function.  The decorated one raises ``ArxError`` instead of running
         when the call is refused, and ``TypeError`` for an argument without a name.
 
     Raises:
-        SettingsError: The tool's name is malformed, or the function cannot take a token.
+        SettingsError: The tool's name or a limit is malformed, or the function cannot take a token.
     """
     if not is_tool(tool):
         raise SettingsError(f"{tool!r:.100} cannot name a tool")
 
-    enforcement = Enforcement(verifier)
+    enforcement = Enforcement(verifier.within(limits))
 
     # No type can add a keyword to a ParamSpec (PEP 612): the type of the result is kept, that of the arguments is not.
     def decorate(function: Callable[..., R]) -> Callable[..., R]:

@@ -24,7 +24,7 @@ from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Grant, Refused, Screened, Verifier, recheck
+from arx_verifier.verification import Grant, LimitsSource, Refused, Screened, Verifier, recheck
 
 T = TypeVar("T")
 
@@ -314,10 +314,11 @@ class Messages:
         verifier: Decides and records.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
         tasks: Whether messages about tasks are known: the caller then holds each task to the holder that began it.
 
     Raises:
-        SettingsError: A network is malformed.
+        SettingsError: A network or a limit is malformed.
     """
 
     def __init__(
@@ -326,8 +327,10 @@ class Messages:
         *,
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
+        limits: LimitsSource | None = None,
         tasks: bool = False,
     ) -> None:
+        verifier = verifier.within(limits)
         self.verifier, self._enforcement = verifier, Enforcement(verifier)
         self._peers, self._calls, self._tasks = Peers(trusted_proxies), LoopCalls(verifier, recheck_ms), tasks
         self._started = False
@@ -409,7 +412,7 @@ class Messages:
         if tool is None and item in _TOOLS_OF_METHODS:
             return False
         known = {argument: item} if argument else {}
-        return screened.proven.could_allow(f"{self.verifier.audience}.{tool or item}", known)
+        return self.verifier.could_allow(screened, f"{self.verifier.audience}.{tool or item}", known)
 
     def shown(self, message: McpMessage, screened: Screened | None, items: Iterable[Any]) -> list[Any]:
         """Return those items of a list that an answer shows, of objects of an SDK with a ``name``, or a ``uri``.

@@ -22,7 +22,7 @@ from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Screened, Verifier
+from arx_verifier.verification import LimitsSource, Screened, Verifier
 
 RPC_PROBLEM: Final = "arx-problem-bin"  # trailing metadata: the problem of a refusal (RFC 9457), as over HTTP
 
@@ -39,9 +39,11 @@ class RpcMethods:
         public: The methods that need no token.
         data: The fields of a method's messages that are no arguments: ``{"/orders.Orders/Upload": ["chunk"]}``.
         recheck_ms: Longest time between two rechecks of the grant of a running call, ms; at least 1.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Raises:
-        SettingsError: A name is malformed, a method is public and in ``tools``, or ``recheck_ms`` is below 1.
+        SettingsError: A name or a limit is malformed, a method is public and in ``tools``, or ``recheck_ms`` is below
+            1.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class RpcMethods:
         public: Collection[str] = (),
         data: Mapping[str, Collection[str]] | None = None,
         recheck_ms: int = RECHECK_MS,
+        limits: LimitsSource | None = None,
     ) -> None:
+        verifier = verifier.within(limits)
         self.enforcement, self.calls = Enforcement(verifier), RunningCalls(verifier, recheck_ms)
         self.tools, self._public, self.data = dict(tools), frozenset(public), dict(data or {})
         if isinstance(public, str):

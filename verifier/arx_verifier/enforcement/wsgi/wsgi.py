@@ -21,7 +21,7 @@ from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.running_calls import RunningCalls
 from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, Environ, Start, WSGIApp, WSGICall
 from arx_verifier.errors import REASONS, RequestError, SettingsError
-from arx_verifier.verification import MemoryNonces, Screened, Verifier
+from arx_verifier.verification import LimitsSource, MemoryNonces, Screened, Verifier
 
 WSGITools: TypeAlias = Mapping[str, str] | Callable[[Environ, bytes], Meaning | None]
 """``{"GET /orders/{order_id}": "orders.get"}``, or a function of the environ and the whole body."""
@@ -46,9 +46,10 @@ class GuardedWSGI:
         max_body: Longest body that is read, bytes.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Raises:
-        SettingsError: A network is malformed, or ``recheck_ms`` is below 1.
+        SettingsError: A network or a limit is malformed, or ``recheck_ms`` is below 1.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class GuardedWSGI:
         max_body: int = MAX_BODY_BYTES,
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
+        limits: LimitsSource | None = None,
     ) -> None:
+        verifier = verifier.within(limits)
         self.app, self.verifier = app, verifier
         self._enforcement, self._calls = Enforcement(verifier), RunningCalls(verifier, recheck_ms)
         self._may_be_public, self._max_body, self._peers = may_be_public, max_body, Peers(trusted_proxies)
@@ -172,10 +175,11 @@ class ArxWSGI(GuardedWSGI):
         max_body: Longest body that is read, bytes.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
 
     Raises:
         SettingsError: A route of ``tools`` or ``public`` is malformed; the application is one of Flask or Django, which
-            have adapters of their own; a network is malformed; or ``recheck_ms`` is below 1.
+            have adapters of their own; a network or a limit is malformed; or ``recheck_ms`` is below 1.
     """
 
     def __init__(
@@ -188,6 +192,7 @@ class ArxWSGI(GuardedWSGI):
         max_body: int = MAX_BODY_BYTES,
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
+        limits: LimitsSource | None = None,
     ) -> None:
         super().__init__(
             app,
@@ -196,6 +201,7 @@ class ArxWSGI(GuardedWSGI):
             max_body=max_body,
             trusted_proxies=trusted_proxies,
             recheck_ms=recheck_ms,
+            limits=limits,
         )
         self._meaning: Callable[[Environ, bytes], Meaning | None] | None = None
         if isinstance(tools, Mapping):
