@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse wheels vulnerabilities try-release check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse wheels release vulnerabilities try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -128,8 +128,11 @@ rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost,
 docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
-wheels: $(RELEASE)/.ready  ## the wheels of a release in dist, twice and compared, checked; ARGS=--short for this machine, once
+wheels: $(RELEASE)/.ready  ## the wheels and sources of a release in dist, twice and compared, checked; ARGS=--short for this machine, once
 	@$(RELEASE)/bin/python deploy/wheels.py $(ARGS)
+
+release: $(RELEASE)/.ready  ## a release, from the commit of its VERSION, twice and compared, signed, recorded; ARGS=--short for a try
+	@$(RELEASE)/bin/python deploy/release.py $(VERSION) $(ARGS)
 
 vulnerabilities: $(RELEASE)/.ready  ## known vulnerabilities of what uv.lock locks, or "not audited"; ARGS=--required fails then
 	@$(RELEASE)/bin/python deploy/vulnerabilities.py $(ARGS)

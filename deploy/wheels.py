@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build the wheels of both distributions in ``dist`` and check them: ``make wheels``.
+"""Build the wheels and source distributions of both packages in ``dist`` and check them: ``make wheels``.
 
 The verifier has a wheel for each target of ``verifier/hatch_build.py``, compiled by zig, and one in pure Python for all
 other systems.  No container and no foreign header is needed; the tools are in ``deploy/wheels.txt``.
@@ -47,6 +47,28 @@ def git(*words: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
+def copy_tracked(tree: Path) -> None:
+    """Copy the tracked files to a new folder."""
+    for name in filter(None, git("ls-files", "-z").split("\0")):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+
+
+def build_sources(time: str) -> dict[str, bytes]:
+    """Build the source distributions from a copy of the tracked files, and return them by name.
+
+    Args:
+        time: Of each file in them, s since 1970.
+    """
+    with tempfile.TemporaryDirectory(prefix="arx-sources-") as folder:
+        tree, made = Path(folder, "tree"), Path(folder, "made")
+        copy_tracked(tree)
+        for source in (tree, tree / "verifier"):
+            build = (sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", made, source)
+            run(*build, folder=tree, SOURCE_DATE_EPOCH=time)
+        return {source.name: source.read_bytes() for source in made.iterdir()}
+
+
 def build_wheels(targets: tuple[str, ...], time: str) -> dict[str, bytes]:
     """Build the wheels from a copy of the tracked files, and return them by name.
 
@@ -56,9 +78,7 @@ def build_wheels(targets: tuple[str, ...], time: str) -> dict[str, bytes]:
     """
     with tempfile.TemporaryDirectory(prefix="arx-wheels-") as folder:
         tree, made = Path(folder, "tree"), Path(folder, "made")
-        for name in filter(None, git("ls-files", "-z").split("\0")):
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tree / name)
+        copy_tracked(tree)
         build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir")
         run(*build, made, tree, folder=tree, SOURCE_DATE_EPOCH=time)
         for target in targets:
@@ -91,7 +111,6 @@ def check_wheels(wheels: list[Path], targets: tuple[str, ...]) -> None:
     compiled = [wheel for wheel in wheels if "-abi3-" in wheel.name]
     run(sys.executable, "-m", "abi3audit", "--strict", *compiled, folder=ROOT)
     run(sys.executable, "-m", "check_wheel_contents", *wheels, folder=ROOT)
-    run(sys.executable, "-m", "twine", "check", "--strict", *wheels, folder=ROOT)
 
 
 def main() -> None:
@@ -102,21 +121,24 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="make wheels", description=__doc__)
     parser.add_argument("--short", action="store_true", help="for this machine alone and in pure Python, built once")
-    is_short = parser.parse_args().short
-    targets = (f"{MANYLINUX}{platform.machine()}", PURE) if is_short else TARGETS
+    parser.add_argument("--once", action="store_true", help="build once: two builds are compared elsewhere")
+    given = parser.parse_args()
+    targets = (f"{MANYLINUX}{platform.machine()}", PURE) if given.short else TARGETS
     time = git("log", "-1", "--format=%ct").strip()
-    built = build_wheels(targets, time)
-    if not is_short and (again := build_wheels(targets, time)) != built:
+    built = build_wheels(targets, time) | build_sources(time)
+    if not (given.short or given.once) and (again := build_wheels(targets, time) | build_sources(time)) != built:
         sys.exit(f"wheels: two builds differ: {sorted(name for name in built if again.get(name) != built[name])}")
     DIST.mkdir(exist_ok=True)
-    for old in (*DIST.glob("arx_caps-*.whl"), *DIST.glob("arx_verifier-*.whl")):
-        old.unlink()
-    wheels = [DIST / name for name in sorted(built)]
-    for wheel in wheels:
-        wheel.write_bytes(built[wheel.name])
-    check_wheels(wheels, targets)
-    for wheel in wheels:
-        print(f"{hashlib.sha256(wheel.read_bytes()).hexdigest()}  {wheel.stat().st_size:>9}  {wheel.relative_to(ROOT)}")
+    for old in (DIST.glob(f"{name}-*{kind}") for name in LARGEST for kind in (".whl", ".tar.gz")):
+        for file in old:
+            file.unlink()
+    files = [DIST / name for name in sorted(built)]
+    for file in files:
+        file.write_bytes(built[file.name])
+    check_wheels([file for file in files if file.suffix == ".whl"], targets)
+    run(sys.executable, "-m", "twine", "check", "--strict", *files, folder=ROOT)
+    for file in files:
+        print(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.stat().st_size:>9}  {file.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

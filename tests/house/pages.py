@@ -41,6 +41,7 @@ PAGES = [
         "docs/revocation.md",
         "docs/scale.md",
         "docs/store.md",
+        "docs/verify-a-release.md",
         "docs/performance.md",
         "docs/spec/CONTROL.md",
         "docs/spec/LOG.md",
