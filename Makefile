@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse wheels release vulnerabilities try-release check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse wheels release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -136,6 +136,11 @@ release: $(RELEASE)/.ready  ## a release, from the commit of its VERSION, twice 
 
 vulnerabilities: $(RELEASE)/.ready  ## known vulnerabilities of what uv.lock locks, or "not audited"; ARGS=--required fails then
 	@$(RELEASE)/bin/python deploy/vulnerabilities.py $(ARGS)
+
+WORKFLOWS := .github/workflows
+workflows: $(RELEASE)/.ready  ## lint of the workflows that publish a release
+	@$(RELEASE)/bin/zizmor --offline --quiet $(WORKFLOWS)
+	@$(RELEASE)/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)/*.yml
 
 try-release: $(READY) $(RELEASE)/.ready  ## the tests of what makes a release
 	$(BIN)/python -m pytest -q -p no:benchmark tests/release/*.py $(ARGS)

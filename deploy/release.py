@@ -249,6 +249,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="no release: for this machine alone, once, no image")
     parser.add_argument("--without-image", action="store_true", help="no release: all but the image")
     parser.add_argument("--commit", metavar="REV", help="no release: of another commit than the named one")
+    parser.add_argument("--unsigned", action="store_true", help="sign and record nothing: that is done elsewhere")
     parser.add_argument("--keys", type=Path, metavar="DIR", default=Path.home() / ".arx-release", help="[%(default)s]")
     parser.add_argument("--out", type=Path, metavar="DIR", help="[dist/VERSION]")
     given = parser.parse_args()
@@ -260,8 +261,9 @@ def main() -> None:
         made, python = build_release(plan, Path(folder, "one"))
         if not plan.is_short:
             compare_builds(made, build_release(plan, Path(folder, "two"))[0])
-        sign_release(plan, made, given.keys.resolve())
-        record_release(plan, made, given.keys.resolve() / "realm", python)
+        if not given.unsigned:
+            sign_release(plan, made, given.keys.resolve())
+            record_release(plan, made, given.keys.resolve() / "realm", python)
         for file in made.rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)  # nothing in it is a secret
         shutil.copytree(made, out)
