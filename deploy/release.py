@@ -204,7 +204,7 @@ def sign_release(plan: Plan, made: Path, keys: Path) -> None:
 def record_release(plan: Plan, made: Path, realm: Path, python: Path) -> None:
     """Record each hash in the log of a realm that the release's own wheels run; write the proofs."""
     (made / "log").mkdir()
-    run(python, ROOT / "deploy" / "release_log.py", realm, plan.version, made / SUMS, made / "log")
+    run(python, ROOT / "deploy" / "release_log.py", realm, plan.version, made / SUMS, made / "log", folder=made)
 
 
 def tool_versions(programs: dict[str, str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ PAGES = [
         "docs/api.md",
         "docs/audit.md",
         "docs/comparison.md",
+        "docs/compatibility.md",
         "docs/concepts.md",
         "docs/coding-agents.md",
         "docs/constraints.md",
