@@ -40,7 +40,7 @@ from arx_verifier.errors import (
 )
 from arx_verifier.request import AccessRequest, read_json_object
 from arx_verifier.token import call_proof
-from arx_verifier.verification import Grant, Refused, Verifier
+from arx_verifier.verification import Grant, Refused, Verifier, WatchedCall
 
 MAX_EVALUATIONS: Final = 64  # of one question: each has a record, and may wait for a store
 MAX_BODY: Final = 1024 * 1024
@@ -291,7 +291,9 @@ def denied(code: str, failures: Any = (), decision: str = "", detail: str | None
     return {"decision": False, "context": context}
 
 
-def _shown(grant: Grant) -> Object:
+def _shown(grant: Grant | WatchedCall) -> Object:
+    if isinstance(grant, WatchedCall):
+        return {"evaluation_id": grant.decision, "tool": grant.tool, "would_refuse": grant.code}
     shown = {"evaluation_id": grant.decision, "agent": grant.agent, "session": grant.session, "tool": grant.tool}
     if grant.task is not None:
         shown["task"] = grant.task

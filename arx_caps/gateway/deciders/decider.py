@@ -17,7 +17,7 @@ from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Sen
 from arx_caps.gateway.http.door import meaning_of
 from arx_verifier.enforcement import UNSEEN, ArxMiddleware, Enforcement, Meaning, RefusedCall, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
-from arx_verifier.verification import Grant, Verifier
+from arx_verifier.verification import Grant, Verifier, WatchedCall
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -30,6 +30,7 @@ _TARGET: Final = re.compile(rb"/[!-~\x80-\xff]*")  # in origin form: the form of
 _OVERRIDES: Final = frozenset(
     (b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url")
 )
+_IDENTITY: Final = (b"decision", b"agent", b"session", b"task", b"tool", b"issuer", b"subject")
 _NO_STORE: Final = (b"cache-control", b"no-store")  # the next call needs a decision of its own
 
 
@@ -178,20 +179,22 @@ class Decider:
 
 
 async def _allow(scope: Scope, _: Receive, send: Send) -> None:
-    headers = [*identity_of(scope["arx"]), _NO_STORE, (b"content-length", b"0")]
+    headers = [*identity_of(scope.get("arx")), _NO_STORE, (b"content-length", b"0")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
 
-def identity_of(grant: Grant) -> Headers:
+def identity_of(grant: Grant | WatchedCall | None) -> Headers:
     """Return who calls, as headers for the upstream.
 
     Args:
-        grant: The grant of the call.
+        grant: The grant of the call; without one, as in watch mode, the headers are empty.
 
     Returns:
         Each header, also without a value: it replaces that of a client.
     """
+    if not isinstance(grant, Grant):
+        return [(PREFIX + name, b"") for name in _IDENTITY]
     issuer, subject = grant.subject or ("", "")
     identity = {
         "decision": grant.decision,

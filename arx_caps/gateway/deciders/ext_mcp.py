@@ -36,7 +36,7 @@ from arx_verifier.enforcement import (
     budget_meta,
     collect_headers,
 )
-from arx_verifier.verification import Grant, Screened, Verifier
+from arx_verifier.verification import Grant, Screened, Verifier, WatchedCall
 
 _PACKAGE: Final = "agentgateway.dev.ext_mcp"
 MAX_PARAMS: Final = 1024 * 1024  # bytes
@@ -57,7 +57,7 @@ class _Found(NamedTuple):
     """
 
     method: str
-    grant: Grant | None
+    grant: Grant | WatchedCall | None
     screened: Screened | None
     check: Callable[[], None]
 

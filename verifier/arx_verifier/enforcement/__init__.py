@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.base.enforcement import RefusedCall as RefusedCall
     from arx_verifier.enforcement.base.enforcement import read_traceparent as read_traceparent
     from arx_verifier.enforcement.base.guard import current_grant as current_grant
+    from arx_verifier.enforcement.base.guard import current_watch as current_watch
     from arx_verifier.enforcement.base.guard import granted as granted
     from arx_verifier.enforcement.base.guard import protect as protect
+    from arx_verifier.enforcement.base.guard import running_call as running_call
     from arx_verifier.enforcement.base.problems import BUDGET_HEADER as BUDGET_HEADER
     from arx_verifier.enforcement.base.routes import Meaning as Meaning
     from arx_verifier.enforcement.base.routes import RouteMap as RouteMap

@@ -39,7 +39,8 @@ def guard(
         tools: The tool of each view and method, by the name of its route: ``{"GET order": "orders.get"}``, in a
             namespace ``POST desk:refund?{dry_run}``.
         public: The views that need no token: ``["GET healthz"]``.
-        options: ``max_body``, ``trusted_proxies``, ``recheck_ms`` and ``limits`` of ``ArxWSGI``.
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``mode`` and ``until`` of
+            ``ArxWSGI``, and so on.
 
     Raises:
         SettingsError: ``ArxDjangoMiddleware`` is not the last of ``MIDDLEWARE``; or a line has no method, names no

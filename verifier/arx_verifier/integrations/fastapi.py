@@ -37,7 +37,8 @@ def guard(
         verifier: The verifier.
         tools: The tool of each guarded route, by the name of the route or endpoint, or by ``METHOD /path``.
         public: The routes that need no token, by name, by ``METHOD /path``, or by path for ``GET``.
-        options: ``max_body``, ``trusted_proxies``, ``recheck_ms`` and ``limits`` of ``ArxMiddleware``.
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``mode`` and ``until`` of
+            ``ArxMiddleware``, and so on.
 
     Raises:
         SettingsError: A name or path is of no route or of several, or a route cannot be guarded.

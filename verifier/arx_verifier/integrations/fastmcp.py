@@ -11,7 +11,7 @@ from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools import ToolResult
 from mcp.shared.exceptions import MCPError
 
-from arx_verifier.enforcement import META_KEY, McpMessage, RefusedCall, budget_meta, current_grant
+from arx_verifier.enforcement import META_KEY, McpMessage, RefusedCall, budget_meta, running_call
 from arx_verifier.integrations.mcp import GuardMiddleware
 
 _PARAMS: Final = ("name", "arguments", "uri")
@@ -27,6 +27,7 @@ class ArxMcpMiddleware(GuardMiddleware, Middleware):
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed.
@@ -67,7 +68,7 @@ class ArxMcpMiddleware(GuardMiddleware, Middleware):
 async def _with_budget(result: Awaitable[Any]) -> Any:
     """Add what the call's budgets have left to its result."""
     found = await result
-    more = budget_meta(current_grant())
+    more = budget_meta(running_call())
     if not more or not hasattr(found, "meta"):
         return found
     # A copy: the server may keep the result for its next caller.

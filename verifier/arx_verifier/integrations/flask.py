@@ -34,7 +34,8 @@ def guard(
         tools: The tool of each guarded view, by endpoint: ``{"refund": "orders.refund"}``.  Write ``POST order`` for an
             endpoint with several methods, and ``POST refund?{dry_run}`` for an argument in the query.
         public: The endpoints that need no token, such as ``static``.
-        options: ``max_body``, ``trusted_proxies``, ``recheck_ms`` and ``limits`` of ``ArxWSGI``.
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``mode`` and ``until`` of
+            ``ArxWSGI``, and so on.
 
     Raises:
         SettingsError: A name is of no endpoint, or of one with several methods; an endpoint cannot be guarded; or the
@@ -86,7 +87,7 @@ class _Guard:
         rule = current.url_rule
         # Without a rule Flask answers with a 404, a 405 or a redirect.  The caller gets a refusal instead.
         if rule is None:
-            return "", 403
+            return self._preprocess(*context) if call.judge(lambda: None) else ("", 403)
         read = functools.partial(_parameters, current)
         matched = Matched(rule.endpoint, current.method, current.path, current.query_string, current.get_data, read)
         if not self._views.judge(call, matched):
@@ -100,7 +101,8 @@ class _Guard:
         rule = request.url_rule
         if rule is None or call.matched != (rule.endpoint, request.view_args or {}):
             call.withdraw(RequestError("a hook of the application has changed the view or its parameters"))
-            return "", 403
+            if call.problem is not None:
+                return "", 403
         return self._dispatch(*context)
 
 

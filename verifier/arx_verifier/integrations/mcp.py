@@ -7,7 +7,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -15,8 +15,8 @@ from mcp_types import CallToolResult, TextContent
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, current_grant
-from arx_verifier.verification import LimitsSource, Verifier
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, running_call
+from arx_verifier.verification import LimitsSource, Verifier, WatchOptions
 
 _MAX_PAGES: Final = 100  # of a list of tools
 
@@ -29,6 +29,7 @@ class GuardMiddleware:
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed.
@@ -41,8 +42,11 @@ class GuardMiddleware:
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = 250,
         limits: LimitsSource | None = None,
+        **watching: Unpack[WatchOptions],
     ) -> None:
-        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms, limits=limits)
+        self._messages = Messages(
+            verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms, limits=limits, **watching
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any = None) -> AsyncIterator[dict[str, Any]]:
@@ -61,6 +65,7 @@ class ArxMcpMiddleware(GuardMiddleware):
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed.
@@ -111,7 +116,7 @@ class ArxMcpMiddleware(GuardMiddleware):
 async def _with_budget(result: Awaitable[HandlerResult]) -> HandlerResult:
     """Add what the call's budgets have left to its result, as it goes on the wire."""
     found = await result
-    if found is None or not (more := budget_meta(current_grant())):
+    if found is None or not (more := budget_meta(running_call())):
         return found
     if isinstance(found, BaseModel):
         found = found.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -5,15 +5,15 @@
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from mcp import McpError, types
 from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import request_ctx
 
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, current_grant
-from arx_verifier.verification import LimitsSource, Verifier
+from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, running_call
+from arx_verifier.verification import LimitsSource, Verifier, WatchOptions
 
 S = TypeVar("S", FastMCP[Any], Server[Any, Any])
 Handler = Callable[[Any], Awaitable[types.ServerResult]]
@@ -26,6 +26,7 @@ def guard(
     trusted_proxies: Iterable[str] = (),
     recheck_ms: int = 250,
     limits: LimitsSource | None = None,
+    **watching: Unpack[WatchOptions],
 ) -> S:
     """Guard a server: from here on a tool runs with a grant, or not at all.
 
@@ -37,6 +38,7 @@ def guard(
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
 
     Returns:
         The same server.
@@ -45,7 +47,7 @@ def guard(
         SettingsError: A network or a limit is malformed.
     """
     inner: Any = server._mcp_server if isinstance(server, FastMCP) else server  # noqa: SLF001 - it has no other name
-    messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms, limits=limits)
+    messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms, limits=limits, **watching)
     inner.request_handlers = _Handlers(inner.request_handlers, messages)
     return server
 
@@ -106,7 +108,7 @@ class _Handlers(dict[type, Handler]):
 async def _with_budget(result: Awaitable[types.ServerResult]) -> types.ServerResult:
     """Add what the call's budgets have left to its result."""
     found = await result
-    if not (more := budget_meta(current_grant())):
+    if not (more := budget_meta(running_call())):
         return found
     # A copy: the server may keep the result for its next caller.
     return types.ServerResult(found.root.model_copy(update={"meta": {**(found.root.meta or {}), **more}}))

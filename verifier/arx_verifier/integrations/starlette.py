@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from arx_verifier.enforcement import ArxMiddleware
 from arx_verifier.errors import SettingsError
-from arx_verifier.verification import Grant, Verifier
+from arx_verifier.verification import Grant, Verifier, WatchedCall
 
 
 def guard(
@@ -29,7 +29,8 @@ def guard(
         verifier: The verifier.
         tools: The tool of each guarded route, by the name of the route or endpoint, or by ``METHOD /path``.
         public: The routes that need no token, by name, by ``METHOD /path``, or by path for ``GET``.
-        options: ``max_body``, ``trusted_proxies``, ``recheck_ms`` and ``limits`` of ``ArxMiddleware``.
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``mode`` and ``until`` of
+            ``ArxMiddleware``, and so on.
 
     Raises:
         SettingsError: A name or path is of no route or of several, or a route cannot be guarded.
@@ -64,7 +65,11 @@ def current_grant(connection: HTTPConnection) -> Grant:
 
     Raises:
         SettingsError: Its route is public, or not guarded.
+        ArxError: The guard watches, and the call would be refused: why.  ``scope["arx.watch"]`` is then in its place.
     """
+    watched = connection.scope.get(WatchedCall.KEY)
+    if isinstance(watched, WatchedCall):
+        raise watched.refusal()
     grant = connection.scope.get("arx")
     if not isinstance(grant, Grant):
         raise SettingsError(

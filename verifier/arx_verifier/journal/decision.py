@@ -71,6 +71,7 @@ class Decision(msgspec.Struct):
         boot: The run of that verifier.
         grant: The grant of an allowed call; never recorded.
         untold: Returns all failures; never recorded.
+        watch: The watched call that goes on; never recorded.
     """
 
     code: str
@@ -99,6 +100,7 @@ class Decision(msgspec.Struct):
     boot: str = ""
     grant: Any = None
     untold: Any = None
+    watch: Any = None
 
     def all_failures(self) -> tuple[Failure, ...]:
         """Return all conditions that did not hold; for a decision read from a record, the recorded ones."""
@@ -186,7 +188,7 @@ class Decision(msgspec.Struct):
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as JSON values: bytes in hex, one level, no secrets."""
         values = {"id": self.id, "outcome": self.outcome, **msgspec.structs.asdict(self)}
-        for member in ("facts", "grant", "untold", *(() if self.watched else ("watched", "group"))):
+        for member in ("facts", "grant", "untold", "watch", *(() if self.watched else ("watched", "group"))):
             del values[member]
         values |= msgspec.structs.asdict(self.facts)
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}

@@ -141,7 +141,13 @@ class Retention:
 
 
 class Epochs(Protocol):
-    """The view of revocation that a verifier needs."""
+    """The view of revocation that a verifier needs.
+
+    Attributes:
+        watch_until_ms: Until when a guard of this process watches, ms since the Unix epoch; 0 if none does.  SPEC 12.7
+    """
+
+    watch_until_ms: int
 
     def check(
         self, incarnation: str | None, born: int, targets: Sequence[str], sent_after: int = 0
@@ -223,6 +229,8 @@ class EpochTable:
         boot: Clock in ns that never steps and counts sleep.
         wall: Wall clock in ns, which can end a lease as well.
     """
+
+    watch_until_ms = 0
 
     def __init__(self, *, boot: Callable[[], int] = boot_clock, wall: Callable[[], int] = time.time_ns) -> None:
         self._boot, self._wall = boot, wall

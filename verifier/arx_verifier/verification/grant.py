@@ -7,6 +7,7 @@ A kill after the decision does not stop running work by itself.  A long call rec
 
 import threading
 from collections.abc import Callable
+from typing import ClassVar
 
 import msgspec
 
@@ -18,6 +19,7 @@ from arx_verifier.revocation import Epochs, run_async, steps_of
 from arx_verifier.verification.budgets import Drawn, remaining_texts
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.freshness import recheck
+from arx_verifier.verification.watch import Watch
 
 _ENDING = threading.Lock()  # one for all grants: only ``end`` and ``on_end`` take it, which are rare
 # A child that is forked while another thread has the lock would wait forever.  The standard library resets its own
@@ -34,7 +36,10 @@ class Grant(msgspec.Struct, eq=False):
         tool: The tool that was allowed.
         exp: When the token expires, ms since the Unix epoch.
         ended: Why the middleware ended the call early; None while it may go on.
+        watch: The watch of its guard, in which a recheck ends it by a kill or a freeze alone; None if that enforces.
     """
+
+    KEY: ClassVar[str] = "arx"  # where a handler finds it: in the scope of ASGI, in the environ of WSGI
 
     facts: ChainFacts
     tool: str
@@ -47,6 +52,7 @@ class Grant(msgspec.Struct, eq=False):
     _drawn: Drawn | None = None
     ended: ArxError | None = None
     _callbacks: list[Callable[[ArxError], object]] | None = None
+    watch: Watch | None = None
 
     @property
     def decision(self) -> str:
@@ -149,7 +155,7 @@ class Grant(msgspec.Struct, eq=False):
             StaleEpochError: The verifier's view of the epoch is too old to decide.
             ValidityError: The token has expired.
         """
-        refused = recheck(self._epochs, self._proven, may_wait=True)
+        refused = self._enforced(recheck(self._epochs, self._proven, may_wait=True))
         if refused is not None:
             raise refused
 
@@ -184,7 +190,10 @@ class Grant(msgspec.Struct, eq=False):
 
     def look_again(self) -> ArxError | None:
         """Return the error that ``recheck`` would raise, without waiting; a ``fresh`` of the token is not applied."""
-        return recheck(self._epochs, self._proven, may_wait=False)
+        return self._enforced(recheck(self._epochs, self._proven, may_wait=False))
+
+    def _enforced(self, refused: ArxError | None) -> ArxError | None:
+        return refused if self.watch is None else self.watch.enforced(refused, self._epochs, self._proven)
 
     def end(self, reason: ArxError) -> None:
         """End the call; the middleware calls this.  A second call changes nothing.

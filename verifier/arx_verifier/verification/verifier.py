@@ -26,6 +26,16 @@ from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, as
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend_call, spend_call_by_steps, spend_once
 from arx_verifier.verification.reasons import NO_STORE, Refused, code_of, hold_request
+from arx_verifier.verification.watch import (
+    ENFORCED,
+    SparedRefusals,
+    Watch,
+    WatchedCall,
+    ended_by,
+    show_until,
+    warn,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from arx_verifier.upkeep import Upkeep
@@ -69,7 +79,7 @@ class Waiting(NamedTuple):
 
 
 class Verifier:
-    """The decisions on calls for one audience.  Reusable and thread-safe; it always enforces.
+    """The decisions on calls for one audience.  Reusable and thread-safe; it enforces, but for ``watching``.
 
     Args:
         audience: The service's own name; a token for another one is refused.
@@ -131,6 +141,30 @@ class Verifier:
         self._prefix = call_proof.digest_prefix(audience)
         self._authenticator = Authenticator(audience, keys, cache_bytes)
         self.limits = () if limits is None else _compiled(limits)
+        self._watch: Watch | None = None
+
+    def watching(self, watch: Watch) -> Self:
+        """Return this verifier as a guard that watches has it; keys, view, journal and nonces are the same.  SPEC 12.7.
+
+        Args:
+            watch: How long, and what is recorded.
+        """
+        if not watch.is_on():
+            return self
+        # In the registry of verifiers too: what a kill reports must not count this process as one that refuses.
+        self.epochs.watch_until_ms = max(self.epochs.watch_until_ms, watch.until_ms)
+        warn("%s WATCHES until %s: calls that would be refused go on", self.audience, show_until(watch.until_ms))
+        from copy import copy  # imported on use, as few verifiers watch
+
+        watching = copy(self)
+        watching._watch = watch  # noqa: SLF001 - of this class
+        return watching
+
+    @property
+    def watch(self) -> Watch | None:
+        """The watch that is on; None if this verifier enforces."""
+        watch = self._watch
+        return watch if watch is not None and watch.is_on() else None
 
     def within(self, limits: "LimitsSource | None") -> Self:
         """Return a verifier with further limits, which shares all else with this one; without limits, this one.
@@ -239,14 +273,15 @@ class Verifier:
             decision = self._decide_again(token, request.after(time.monotonic_ns() - begun), decision)
         return decision if isinstance(decision, Decision) else await run_async(decision)
 
-    def refuse(self, code: str, request: AccessRequest) -> Decision:
+    def refuse(self, code: str, request: AccessRequest, group: str | None = None) -> Decision:
         """Return and count the refusal of a request that is not verified, such as one without a token.
 
         Args:
             code: A key of ``REASONS``.
             request: The request.
+            group: What the operator groups such callers by, for the record of a watch.
         """
-        return self._unproven(Refused(code, ()), request)
+        return self._unproven(Refused(code, ()), request, group)
 
     def screen(self, token: str) -> Screened | str:
         """Authenticate a token before the request's body is read; this is not a decision, and nothing is cached.
@@ -285,6 +320,8 @@ class Verifier:
         refused, _ = judge(self.epochs, self._prefix, screened.proven, screened.call, request, self.limits)
         # The tool is judged last, and no token allows an empty one: nothing else was refused.
         if refused is None or refused.code != "tool_not_allowed":
+            if self.watch is not None and (code := ended_by(self.epochs, screened.proven)) is not None:
+                return Refused(code, ())
             return refused or Refused("malformed", ())
         if screened.call is not None:
             spent = await run_async(spend_call_by_steps(self.nonces, screened.call, request))
@@ -367,18 +404,21 @@ class Verifier:
         # -- From here on the content is authentic. --
 
         # 4. evaluate        each caveat and limit may prohibit       SPEC 4, 6, 7, 8, 20
-        epochs = self.epochs
+        epochs, spared = self.epochs, None
         refused, written = judge(epochs, self._prefix, proven, call, request, self.limits)
+        if self._watch is not None and self._watch.is_on():
+            spared = SparedRefusals(self._watch)
+            refused = spared.spare_judged(refused, proven, request.tool)
 
         # 5. freshness       the lease; no target revoked or frozen   SPEC 10.4
         if refused is None:
             asked = ask(epochs, proven, waited)
             if isinstance(asked, Wait):
                 return Waiting(asked, Screened(token, call, known, proven), written)
-            refused = asked
+            refused = asked if spared is None else spared.spare(asked)
 
-        if self._waits or (refused is None and (proven.pools or proven.once)):
-            return self._finish(Screened(token, call, known, proven), request, refused, written)
+        if self._waits or spared is not None or (refused is None and (proven.pools or proven.once)):
+            return self._finish(Screened(token, call, known, proven), request, refused, written, spared)
         # 6. nonces          last, so that a refused call costs none  SPEC 8.3
         if refused is None and call is not None:
             refused = spend_call(self.nonces, call, request)
@@ -390,27 +430,36 @@ class Verifier:
         return decision
 
     def _finish(
-        self, screened: Screened, request: AccessRequest, refused: Refused | None, written: bytes | None
+        self,
+        screened: Screened,
+        request: AccessRequest,
+        refused: Refused | None,
+        written: bytes | None,
+        spared: SparedRefusals | None,
     ) -> Steps[Decision]:
-        """Take the last steps of SPEC 11 where one may wait, or the token has a budget or a ``once``."""
+        """Take the last steps of SPEC 11 where one may wait, in watch mode, or if there is a budget or a ``once``."""
         token, call, known, proven = screened.token, screened.call, screened.known, screened.proven
         # 6. nonces, budgets last, so that a refused call costs none SPEC 8.3, 17, 6.8
         begun, drawn = time.monotonic_ns() if self._waits else 0, None
-        if refused is None:
+        if refused is None and (spared is None or spared.spends):
             try:
-                refused, drawn = yield from self._spend_all(proven, call, request)
+                refused, drawn = yield from self._spend_all(proven, call, request, spared)
             except GeneratorExit:
                 # Its task was cancelled.  What it has spent stays spent, and the record has a refusal.
                 self._record(proven, request, NO_STORE, written)
                 raise
 
         # 7. journal         no record, no allow                      SPEC 12
-        decision = self._record(proven, request, refused, written, call)
+        decision = self._record(proven, request, refused, written, call, spared)
 
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
         begun = begun or (0 if drawn is None else drawn.begun)
-        if begun and decision.code == OK:
+        if begun and (decision.code == OK or decision.watched):
             late = yield from ask_late(self.epochs, proven, request, begun)
+            if late is not None and spared is not None:
+                late = spared.spare(late)
+                if late is None and decision.code == OK:
+                    decision = self._record(proven, request, None, written, None, spared)
             if late is not None:
                 decision = self._record(proven, request, late, written)
 
@@ -418,6 +467,11 @@ class Verifier:
             yield from steps_of(drawn.undo)
         if decision.code == OK:
             self._grant(decision, token, call, known, proven, request, drawn)
+        if spared is not None:
+            if decision.grant is not None:
+                decision.grant.watch = spared.watch
+            elif decision.watched:
+                decision.watch = WatchedCall.of(decision, spared.watch, self.epochs, proven, of_rules=spared.of_rules)
         return decision
 
     def _grant(
@@ -437,21 +491,34 @@ class Verifier:
             self._authenticator.remember(token, call, proven, request.at)
 
     def _spend_all(
-        self, proven: ProvenChain, call: PresentedCall | None, request: AccessRequest
+        self,
+        proven: ProvenChain,
+        call: PresentedCall | None,
+        request: AccessRequest,
+        spared: SparedRefusals | None,
     ) -> Steps[tuple[Refused | None, Drawn | None]]:
         """Spend the call, draw its cost, spend each ``once``; what is refused later gives back what was drawn."""
-        # Before the call is spent: a call whose cost is not known costs nothing.
-        priced = self._budgets.price(proven, request) if proven.pools and self._draws else None
+        # Before the call is spent: a call whose cost is not known costs nothing, nor does one that would be refused.
+        draws = proven.pools and self._draws and (spared is None or spared.first is None)
+        priced = self._budgets.price(proven, request) if draws else None
         if isinstance(priced, Refused):
-            return priced, None
+            if spared is None:
+                return priced, None
+            priced = spared.spare(priced) and None
         refused = None if call is None else (yield from spend_call_by_steps(self.nonces, call, request))
+        if spared is not None:
+            refused = spared.spare(refused)
         drawn = None
         if refused is None and priced is not None:
             drawn = yield from self._budgets.draw(proven, priced)
         if isinstance(drawn, Refused):
-            return drawn, None
+            if spared is None:
+                return drawn, None
+            drawn = spared.spare(drawn) and None
         if refused is None and proven.once:
             refused = yield from spend_once(self.nonces, proven, request.at)
+            if spared is not None:
+                refused = spared.spare(refused)
             if refused is None and drawn is not None:
                 yield from drawn.keep()
         return refused, drawn
@@ -460,7 +527,7 @@ class Verifier:
         """Decide after the wait; if the view still refuses the token, record that refusal."""
         screened = waiting.screened
         refused = ask(self.epochs, screened.proven, waiting.wait)
-        if isinstance(refused, Refused):
+        if isinstance(refused, Refused) and (self.watch is None or refused.code in ENFORCED):
             return self._record(screened.proven, request, refused, waiting.written)
         decision = self._decide(token, request, waiting.wait, screened)
         assert not isinstance(decision, Waiting)
@@ -473,10 +540,12 @@ class Verifier:
         refused: Refused | None,
         written: bytes | None,
         call: PresentedCall | None = None,
+        spared: SparedRefusals | None = None,
     ) -> Decision:
+        watched = None if refused is not None or spared is None else spared.first
         incarnation, applied, age_ms = self.epochs.view()
         digest, salt = digest_arguments(request.args, written)
-        code, failures, untold = refused or _ALLOWED
+        code, failures, untold = refused or watched or _ALLOWED
         decision = Decision(
             code,
             request.at,
@@ -494,15 +563,21 @@ class Verifier:
         )
         if untold is not None:
             decision.untold = untold
-        if call is not None and refused is None and proven.holder is not None:
+        if watched is not None:
+            decision.watched = True
+        if call is not None and code == OK and proven.holder is not None:
             decision.signed = proven.holder.evidence_of(call)
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
+        elif self._watch is not None and self._watch.records:
+            decision.arguments = keep_arguments(without_secrets(request.args))
         try:
             self.decisions.append(decision)
         except AuditError as error:
             # Only an allow raises.  The refusal that replaces it is recorded: a sink reserves room for refusals.
             decision.code = "audit_unavailable"
+            if spared is not None:
+                decision.watched, spared.of_rules, spared.first = True, False, Refused(decision.code, ())
             if not error.counted:
                 self.decisions.append(decision)
         return decision
@@ -513,11 +588,26 @@ class Verifier:
         odd = code_of(token)
         return None if odd is None else self.refuse(odd, request)
 
-    def _unproven(self, refused: Refused, request: AccessRequest) -> Decision:
+    def _unproven(self, refused: Refused, request: AccessRequest, group: str | None = None) -> Decision:
         """Refuse an unauthenticated token, with its code alone; count the refusal."""
-        # Not recorded singly: a flood of junk tokens must not fill the journal.
-        self.decisions.count(refused.code, request.peer)
-        return Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
+        watch = self.watch
+        decision = Decision(refused.code, request.at, UNPROVEN, request.tool, peer=request.peer)
+        if watch is None:
+            # Not recorded singly: a flood of junk tokens must not fill the journal.
+            self.decisions.count(refused.code, request.peer)
+            return decision
+        decision.watched = True
+        if watch.records:
+            # The operator asked for each call; without room in the share of denials, they are counted as well.
+            decision.args_digest, decision.salt = digest_arguments(request.args)
+            decision.arguments, decision.group = keep_arguments(without_secrets(request.args)), group
+            decision.request_id, decision.traceparent = request.request_id, request.traceparent
+            decision.incarnation, decision.applied, decision.age_ms = self.epochs.view()
+            self.decisions.append(decision)
+        else:
+            self.decisions.count(refused.code, request.peer, watched=True)
+        decision.watch = WatchedCall.of(decision, watch, self.epochs, None, of_rules=False)
+        return decision
 
     def __repr__(self) -> str:
         return f"<Verifier for {self.audience}>"

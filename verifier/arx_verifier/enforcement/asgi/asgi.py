@@ -11,7 +11,7 @@ import contextlib
 import logging
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from arx_verifier.enforcement.asgi.calls import (
     CALL,
@@ -20,6 +20,7 @@ from arx_verifier.enforcement.asgi.calls import (
     Judged,
     Message,
     Receive,
+    Replayed,
     Send,
     Watched,
     http_call,
@@ -29,14 +30,14 @@ from arx_verifier.enforcement.asgi.endpoints import Endpoints
 from arx_verifier.enforcement.asgi.public_call import PublicCall, is_preflight
 from arx_verifier.enforcement.asgi.sockets import deny, socket_call
 from arx_verifier.enforcement.base.client_address import Peers
-from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, is_token
 from arx_verifier.enforcement.base.routers import routers_of
 from arx_verifier.enforcement.base.routes import PUBLIC, Headers, Meaning, RouteMap, Scope, Tools, collect_headers
 from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneError, receive_body
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCalls
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
-from arx_verifier.verification import LimitsSource, Screened, Verifier
+from arx_verifier.verification import LimitsSource, Screened, Verifier, WatchOptions
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
 _NO_TOOL: Final[Meaning] = ("", {})
@@ -56,6 +57,7 @@ class ArxMiddleware:
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
 
     Raises:
         SettingsError: A route of ``tools`` is malformed or not a route of the application; a route cannot be guarded; a
@@ -75,12 +77,13 @@ class ArxMiddleware:
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        **watching: Unpack[WatchOptions],
     ) -> None:
         if recheck_ms < 1:
             raise SettingsError("recheck_ms is at least 1")
         verifier = verifier.within(limits)
         self.app, self.verifier = app, verifier
-        self._enforcement, self._calls = Enforcement(verifier), LoopCalls(verifier, recheck_ms)
+        self._enforcement, self._calls = Enforcement(verifier, **watching), LoopCalls(verifier, recheck_ms)
         self._max_body, self._peers = max_body, Peers(trusted_proxies)
         self._max_digits = len(str(max_body))
         self._started = False
@@ -136,6 +139,8 @@ class ArxMiddleware:
         headers = collect_headers(scope["headers"])
         client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
+        if self._enforcement.watch is not None:
+            receive = Replayed(receive)
         try:
             if not self._started:
                 await self._start_late()
@@ -152,17 +157,20 @@ class ArxMiddleware:
                 body = await receive_body(receive, self._max_body, message)
         except ClientGoneError:
             return
-        except BodyTooLongError:
-            await self._refuse(self._too_large(), headers, peer, scope, receive, send)
-            return
-        except RefusedCall as problem:
-            await self._refuse(problem, headers, peer, scope, receive, send)
-            return
+        except (BodyTooLongError, RefusedCall) as error:
+            problem = error if isinstance(error, RefusedCall) else self._too_large()
+            # It goes on as one whose body the guard has not read.
+            if problem.status != 413 or not isinstance(receive, Replayed) or CALL in scope:
+                await self._refuse(problem, headers, peer, scope, receive, send)
+                return
+            receive.rewind()
+            body, screened = b"", problem
         self._calls = calls = self._calls.here()
         body = bytes(body)
         http, line = http_call(scope, body), (scope["method"], scope["path"], scope["query_string"])
         endpoints: Any = self._endpoints  # None for an application without gates, which alone read it
         call = Call(self._enforcement, calls, http, headers, screened, body, receive, send, peer, endpoints, line)
+        call.is_unread = screened.__class__ is RefusedCall and screened.status == 413
         if endpoints is None:
             await self._decide_here(call, scope, send)
             return
@@ -172,8 +180,8 @@ class ArxMiddleware:
         finally:
             scope.pop(CALL, None)  # the call refers to the scope: without this they are a reference cycle
 
-    def _screen(self, headers: dict[bytes, bytes], scope: Scope) -> Screened:
-        """Return the authenticated token, and remove it from the request.
+    def _screen(self, headers: dict[bytes, bytes], scope: Scope) -> Screened | RefusedCall:
+        """Return the authenticated token, and remove it from the request; in watch mode also why there is none.
 
         Raises:
             RefusedCall: It has none.
@@ -181,7 +189,17 @@ class ArxMiddleware:
         if CALL in scope:
             # One call proof covers one call: the inner application would decide on a nonce that is used already.
             raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
-        screened = self._enforcement.screen(headers.pop(b"authorization", b""))
+        try:
+            screened = self._enforcement.screen(headers.get(b"authorization", b""))
+        except RefusedCall as problem:
+            if self._enforcement.watch is None:
+                raise
+            # The application's own credentials pass, and no token that was made for ARx.
+            scope["headers"] = [
+                pair for pair in scope["headers"] if pair[0].lower() != b"authorization" or not is_token(pair[1])
+            ]
+            return problem.with_traceback(None)
+        headers.pop(b"authorization", None)
         # The application has no use for it.  What collects the variables of an exception would find it in the scope.
         pairs = scope["headers"]
         if len(pairs) == len(headers) + 1:  # each name once, as in nearly every request
@@ -233,6 +251,9 @@ class ArxMiddleware:
             if self._endpoints is None and not isinstance(self._meaning, RouteMap):
                 raise RefusedCall("tool_not_allowed", "`tools` is a function, which maps no WebSocket")
         except RefusedCall as problem:
+            if self._enforcement.spares(problem, peer):
+                await self.app(scope, receive, send)
+                return
             self._enforcement.count(problem, peer)
             await receive()
             await deny(self._enforcement.answer(problem), scope.get("extensions") or {}, send)
@@ -265,6 +286,8 @@ class ArxMiddleware:
         """Decide on the tool that ``tools`` maps the request to, before the application runs."""
         assert self._meaning is not None
         try:
+            if call.is_unread:
+                raise RequestError("the body is too long")
             tool, args = self._meaning(scope, call.body) or _NO_TOOL
             if tool is PUBLIC:
                 public = PublicCall(self._enforcement, scope, send, None, RefusedCall("tool_not_allowed"))
@@ -272,13 +295,25 @@ class ArxMiddleware:
                 return
             if (wait := call.decide(tool, args, scope)) is not None:
                 await wait
-        except RequestError as error:
-            await call.refuse_malformed(error)
-        except RefusedCall as problem:
-            await call.refuse(problem)
+        except (RequestError, RefusedCall) as error:
+            await self._refuse_here(error, call, scope)
         else:
             shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
             await call.run(self.app, shown)
+
+    async def _refuse_here(self, error: RequestError | RefusedCall, call: Call, scope: Scope) -> None:
+        problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request")
+        try:
+            if await call.passes(problem, self, scope):
+                await call.run(self.app, scope)
+                return
+        except RefusedCall as held:
+            await call.refuse(held)
+            return
+        if isinstance(error, RefusedCall):
+            await call.refuse(error)
+        else:
+            await call.refuse_malformed(error)
 
     def _is_beyond(self, declared: bytes) -> bool:
         return declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body)

@@ -74,7 +74,7 @@ class Call(msgspec.Struct, eq=False):
         calls: The granted calls of the same event loop.
         http: The request, as its proof covers it; see ``http_call``.
         headers: ``collect_headers`` of it.
-        screened: The presented token, authenticated.
+        screened: The presented token, authenticated; in watch mode also why there is none.
         body: The whole body: the signed bytes, on which the decision is made and which the endpoint reads.
         receive: The server's ``receive``, after the body.
         send: The server's ``send``.
@@ -88,6 +88,7 @@ class Call(msgspec.Struct, eq=False):
         sent: The values of the parameters as they were sent.
         unjudged: Why the endpoint was not run although the call was allowed.
         admitted: The public route that was reached; it needs no decision.
+        is_unread: Whether it goes on in watch mode although its body is too long to be read for a decision.
     """
 
     # A struct, because one is made for each request: it needs no ``__init__`` in Python.
@@ -96,7 +97,7 @@ class Call(msgspec.Struct, eq=False):
     _calls: LoopCalls
     _http: HttpCall
     headers: Headers
-    _screened: Screened
+    _screened: Screened | RefusedCall
     body: bytes
     _receive: Receive
     _send: Send
@@ -110,6 +111,7 @@ class Call(msgspec.Struct, eq=False):
     sent: Any = None
     unjudged: RequestError | None = None
     admitted: Any = None
+    is_unread: bool = False
     _answer: AnswerState = "unsent"
     _cut: TaskCut = msgspec.field(default_factory=TaskCut)  # of the task that handles the request
 
@@ -140,19 +142,27 @@ class Call(msgspec.Struct, eq=False):
         traceparent = read_traceparent(trace) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
         screened = self._screened
+        if isinstance(screened, RefusedCall):
+            self._allow(self._enforcement.refuse(screened, request, self._header), request, scope)
+            return None
         decision = self._enforcement.verifier.try_decide(screened.token, request, screened=screened)
         if decision is None:
             return self._decide_later(request, scope)
         self._allow(decision, request, scope)
         return None
 
+    def _header(self, name: str) -> bytes | None:
+        return self.headers.get(name.encode("latin-1"))
+
     async def _decide_later(self, request: AccessRequest, scope: Scope) -> None:
         screened = self._screened
+        assert not isinstance(screened, RefusedCall)
         self._allow(await self._enforcement.decide_async(screened.token, request, screened), request, scope)
 
     def _allow(self, decision: Decision, request: AccessRequest, scope: Scope) -> None:
-        grant = scope["arx"] = self._enforcement.require(decision, request)
-        self.life = LoopCall(self._calls, grant.look_again, decision, grant)
+        passed = self._enforcement.require(decision, request)
+        scope[passed.KEY] = passed
+        self.life = LoopCall(self._calls, passed.look_again, decision, passed)
         self.life.begin(self._cut)
 
     async def run(self, app: App, scope: Scope) -> None:
@@ -182,13 +192,16 @@ class Call(msgspec.Struct, eq=False):
             if self._ended is not None:
                 # The call was cancelled, or its send or its recheck raised.  The application's own error has no reader.
                 _log.debug("what an ended call raised", exc_info=True)
-            elif self._answer != "unsent" or self._is_decided or not hasattr(error, "status_code"):
+            elif self._answer != "unsent" or self._is_decided or not self._is_refusable(error):
                 raise
             # Some frameworks raise an HTTP error for a request without a route.  It is refused below like any other.
         finally:
             self._close()
         if self._answer == "unsent":
             await self._answer_instead()
+
+    def _is_refusable(self, error: Exception) -> bool:
+        return hasattr(error, "status_code") and self._enforcement.watch is None
 
     async def _answer_instead(self) -> None:
         """Answer a request that the application did not answer: ended, refused, or without a decision."""
@@ -210,6 +223,37 @@ class Call(msgspec.Struct, eq=False):
             route: The route.
         """
         self.admitted = route
+
+    async def passes(self, problem: RefusedCall, route: Any, scope: Scope) -> bool:
+        """Return whether a request on which no decision can be made goes on in watch mode; then a route may answer it.
+
+        Args:
+            problem: The refusal.
+            route: The route, or anything else that answers.
+            scope: The scope of the application that runs next.
+
+        Raises:
+            RefusedCall: Its token was revoked or frozen, or refuses all the same.
+        """
+        if problem.decision or not self.spares(problem, route):
+            return False
+        # Without a tool, which no token allows: what holds in watch mode is decided on its token all the same.
+        if self.life is None and (wait := self.decide("", {}, scope)) is not None:
+            await wait
+        return True
+
+    def spares(self, problem: RefusedCall, route: Any) -> bool:
+        """Return whether a refusal of a request lets it go on in watch mode; then a route may answer it.
+
+        Args:
+            problem: The refusal.
+            route: The route, or anything else that answers.
+        """
+        # One that was refused or ended runs nothing more, whatever reaches a route again.
+        if self.problem is not None or self._ended is not None or not self._enforcement.spares(problem, self._peer):
+            return False
+        self.admitted = route
+        return True
 
     async def refuse(self, problem: RefusedCall, send: Send | None = None) -> None:
         """Answer with a problem; every later answer of the application is dropped.
@@ -252,6 +296,8 @@ class Call(msgspec.Struct, eq=False):
         try:
             require(self.sent, *values)
         except RequestError as error:
+            if self._enforcement.spares(RefusedCall("malformed_request"), self._peer):
+                return
             self.unjudged = error  # so that no error handler of the application can answer
             raise
 
@@ -259,10 +305,12 @@ class Call(msgspec.Struct, eq=False):
         """End an allowed call that reached routes which the application did not show when it was guarded.
 
         Raises:
-            AccessError: Always.
+            AccessError: Always, but in watch mode.
         """
         error = refusal("tool_not_allowed", ())
         assert self.life is not None
+        if self._enforcement.spares(RefusedCall(error.code), self._peer):
+            return
         if self.life.end(error):
             _log.error(_UNSEEN)
         raise error
@@ -272,6 +320,8 @@ class Call(msgspec.Struct, eq=False):
 
         After the body, the server can only send a disconnect.
         """
+        if self.is_unread:
+            return self._receive
         return functools.partial(self._again, [{"type": "http.request", "body": self.body, "more_body": False}])
 
     async def _again(self, unread: list[Message]) -> Message:
@@ -313,15 +363,43 @@ class Call(msgspec.Struct, eq=False):
             self._answer = "begun"
         else:
             await self._refuse_unjudged()
+            if self.life is not None:
+                await self._guarded_send(message)  # in watch mode
 
     async def _refuse_unjudged(self) -> None:
         self._answer = "closed"  # what the application sends while this waits is dropped
         try:
             if (wait := self.decide("", {}, {})) is not None:
                 await wait
+            self._answer = "unsent"
         except RefusedCall as problem:
             self._answer = "unsent"
             await self.refuse(problem)
+
+
+class Replayed:
+    """The server's ``receive`` of a request in watch mode, whose messages can be read once more from the first on.
+
+    Args:
+        receive: The server's.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._unread = receive, list[Message]()
+        self._kept: list[Message] | None = []
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        if self._unread:
+            return self._unread.pop()
+        message = await self._receive()
+        if self._kept is not None:
+            self._kept.append(message)
+        return message
+
+    def rewind(self) -> None:
+        """Return the messages so far again, and keep no further ones."""
+        self._unread, self._kept = (self._kept or [])[::-1], None
 
 
 class Unseen(Protocol):
@@ -366,6 +444,9 @@ class Routed(Protocol):
 
     rest: str | None
 
+    def spares(self, problem: RefusedCall, route: Any) -> bool:
+        """Return whether it goes on in watch mode."""
+
 
 class Watched(dict[str, Any]):
     """The scope of a call whose application passes it on to guarded routers, before the first of them has it.
@@ -393,6 +474,9 @@ class Watched(dict[str, Any]):
         """
         if self._call.rest is None and any("endpoint" in each for each in given):
             _log.error(_UNSEEN)
+            if self._call.spares(RefusedCall("tool_not_allowed"), self):
+                super().update(*given, **more)
+                return
             raise UnseenRouteError("a route without a gate was reached")
         super().update(*given, **more)
 

@@ -75,6 +75,8 @@ class Gate:
             await self._run_bare(scope, receive, send)
             return
         try:
+            if call.is_unread:
+                raise RefusedCall("malformed_request")
             # A middleware could call the application again with a changed scope: the second route was never decided.
             # One that was refused, as a middleware began an answer before, runs none.
             if call.life is not None or call.problem is not None:
@@ -86,10 +88,8 @@ class Gate:
                 wait = call.decide(tool, args, scope)
                 if wait is not None:
                     await wait
-        except RequestError as error:
-            await call.refuse_malformed(error, send)
-        except RefusedCall as problem:
-            await call.refuse(problem, send)
+        except (RequestError, RefusedCall) as error:
+            await self._refuse(error, call, scope, receive, send)
         else:
             # The endpoint reads the body of the decision, even if a middleware replaced ``receive``.
             if tool is PUBLIC:
@@ -98,6 +98,22 @@ class Gate:
                 await self._inner(scope, call.replay(), send)
             else:
                 await self._run_compared(call, call.parameters, scope, send)
+
+    async def _refuse(
+        self, error: RequestError | RefusedCall, call: Call, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request")
+        try:
+            if await call.passes(problem, self._route, scope):
+                await self._run_public(call, scope, receive, send)
+                return
+        except RefusedCall as held:
+            await call.refuse(held, send)
+            return
+        if isinstance(error, RefusedCall):
+            await call.refuse(error, send)
+        else:
+            await call.refuse_malformed(error, send)
 
     async def _run_bare(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -32,7 +32,7 @@ class PublicCall:
     """
 
     life = problem = parameters = None
-    is_socket = False
+    is_socket = is_unread = False
     headers: Headers = MappingProxyType({})  # a gate reads the arguments before it asks for the decision: none here
     body = b""
     endpoints: GatedRoutes
@@ -60,6 +60,14 @@ class PublicCall:
             route: The route.
         """
         self.admitted = route
+
+    def spares(self, *_: Any) -> bool:
+        """Return False: in watch mode a request without a grant is no public call."""
+        return False
+
+    async def passes(self, *_: Any) -> bool:
+        """Return False, as ``spares``."""
+        return False
 
     async def run(self, app: App, scope: Scope, receive: Receive) -> None:
         """Run the application, and refuse a request that reaches no public route.

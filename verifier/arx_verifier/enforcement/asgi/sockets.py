@@ -90,7 +90,7 @@ def socket_call(
     calls: LoopCalls,
     scope: Scope,
     headers: Headers,
-    screened: Screened,
+    screened: Screened | RefusedCall,
     receive: Receive,
     send: Send,
     peer: str | None,
@@ -103,7 +103,7 @@ def socket_call(
         calls: The granted calls of the same event loop.
         scope: The ASGI ``websocket`` scope as the server made it.
         headers: ``collect_headers`` of it.
-        screened: The presented token, authenticated.
+        screened: The presented token, authenticated; in watch mode also why there is none.
         receive: The server's ``receive``.
         send: The server's ``send``.
         peer: The address of the caller, or None.

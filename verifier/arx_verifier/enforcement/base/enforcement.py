@@ -6,8 +6,8 @@ framework.
 """
 
 import re
-from collections.abc import Awaitable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Unpack
 
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.problems import Answer, answer
@@ -15,9 +15,11 @@ from arx_verifier.enforcement.base.routes import LINE_BREAK
 from arx_verifier.errors import ArxError, Failure, RequestError, shorten
 from arx_verifier.journal import OK, Decision
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.verification import Grant, Screened, Verifier
+from arx_verifier.token import TOKEN_PREFIX
+from arx_verifier.verification import ENFORCED, Grant, Screened, Verifier, Watch, WatchedCall, WatchOptions, read_watch
 
 MOST_UNMAPPED: Final = 100  # paths that are logged: the caller chooses them, and could fill a log
+_TOKEN: Final = re.compile(rb"(?:^|[\s,])" + TOKEN_PREFIX.encode("ascii"))
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -49,11 +51,24 @@ class Enforcement:
 
     Args:
         verifier: Decides and records.
+        watching: ``mode``, ``until``, ``record`` and ``group_by``; see ``WatchOptions``.
+
+    Attributes:
+        verifier: The same, which watches if that was asked for.
+
+    Raises:
+        SettingsError: The watch has no end, or one more than 30 days ahead.
     """
 
-    def __init__(self, verifier: Verifier) -> None:
-        self.verifier = verifier
+    def __init__(self, verifier: Verifier, **watching: Unpack[WatchOptions]) -> None:
+        watch = read_watch(**watching)
+        self.verifier = verifier if watch is None else verifier.watching(watch)
         self._unmapped: set[tuple[str, str]] = set()
+
+    @property
+    def watch(self) -> Watch | None:
+        """The watch that is on; None while every refusal holds."""
+        return self.verifier.watch
 
     def screen(self, value: bytes) -> Screened:
         """Authenticate the token of a request, before its body is read.
@@ -112,8 +127,36 @@ class Enforcement:
     def _unusable(self, token: object, request: AccessRequest) -> Decision:
         return self.verifier.refuse("malformed" if token else "missing_token", request)
 
-    def require(self, decision: Decision, request: AccessRequest) -> Grant:
-        """Return the grant of a decision.
+    def spares(self, problem: RefusedCall, peer: str | None) -> bool:
+        """Return whether a request that is not verified goes on in watch mode; count it then.
+
+        Args:
+            problem: The refusal.
+            peer: The caller's address, or None.
+        """
+        if (watch := self.watch) is None or not watch.spares(problem.code):
+            return False
+        self.verifier.refuse(problem.code, AccessRequest("", {}, now_ms(), peer))
+        return True
+
+    def refuse(
+        self, problem: RefusedCall, request: AccessRequest, header: Callable[[str], str | bytes | None]
+    ) -> Decision:
+        """Return the decision on a call without a proven token.
+
+        Args:
+            problem: Why it has none.
+            request: The request.
+            header: Returns the value of a header by its name in lower case, for the group of the call.
+        """
+        watch, group = self.watch, None
+        if watch is not None and watch.group_by:
+            sent = request.peer if watch.group_by == "address" else header(watch.group_by)
+            group = sent.decode("latin-1") if isinstance(sent, bytes) else sent
+        return self.verifier.refuse(problem.code, request, group)
+
+    def require(self, decision: Decision, request: AccessRequest) -> Grant | WatchedCall:
+        """Return the grant of a decision, or the call that goes on in watch mode without one.
 
         Args:
             decision: The decision.
@@ -130,6 +173,9 @@ class Enforcement:
         code = "tool_not_allowed" if decision.allowed else decision.code
         if code == "tool_not_allowed" and not request.tool and request.http is not None:
             self._report_unmapped(request.http)
+        watched = decision.watch
+        if watched.__class__ is WatchedCall and decision.watched and decision.code not in ENFORCED:
+            return watched
         raise RefusedCall(code, failures=decision.all_failures(), decision=decision.id)
 
     def _report_unmapped(self, http: HttpCall) -> None:
@@ -167,7 +213,16 @@ class Enforcement:
             problem: The refusal.
             peer: The caller's address, or None.
         """
-        self.verifier.refuse(problem.code, AccessRequest("", {}, now_ms(), peer))
+        self.verifier.decisions.count(problem.code, peer)
+
+
+def is_token(value: bytes) -> bool:
+    """Return whether the value of ``Authorization`` has a text in the form of an ARx token, which no application gets.
+
+    Args:
+        value: The value.
+    """
+    return _TOKEN.search(value) is not None
 
 
 def refused_end(reason: ArxError, decision: Decision | None) -> RefusedCall:

@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
@@ -17,21 +17,39 @@ from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Grant, LimitsSource, Verifier
+from arx_verifier.verification import Grant, LimitsSource, Verifier, WatchedCall, WatchOptions
 
 R = TypeVar("R")
 
 ARGUMENT: Final = "arx_token"
-_GRANT: ContextVar[Grant | None] = ContextVar("arx_grant", default=None)
+_RUNNING: ContextVar[Grant | WatchedCall | None] = ContextVar("arx_grant", default=None)
 
 
 def current_grant() -> Grant | None:
-    """Return the grant that the running protected function was called with, or None outside of one."""
-    return _GRANT.get()
+    """Return the grant that the running protected function was called with, or None outside of one.
+
+    Raises:
+        ArxError: It runs without a grant, as its guard watches: why it would be refused.  See ``current_watch``.
+    """
+    running = _RUNNING.get()
+    if isinstance(running, WatchedCall):
+        raise running.refusal()
+    return running
+
+
+def current_watch() -> WatchedCall | None:
+    """Return the running call if it goes on in watch mode without a grant, else None."""
+    running = _RUNNING.get()
+    return running if isinstance(running, WatchedCall) else None
+
+
+def running_call() -> Grant | WatchedCall | None:
+    """Return the grant of the running call, or the watched call, or None outside of one."""
+    return _RUNNING.get()
 
 
 def protect(
-    verifier: Verifier, tool: str, *, limits: LimitsSource | None = None
+    verifier: Verifier, tool: str, *, limits: LimitsSource | None = None, **watching: Unpack[WatchOptions]
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Return a decorator whose function requires a token: ``f(order_id="A-1", arx_token=text)``.
 
@@ -42,6 +60,7 @@ def protect(
         verifier: The verifier; the program that made it also starts it.
         tool: The function's tool name in tokens.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: ``mode`` and ``until``; see ``WatchOptions``.
 
     Returns:
         A decorator for a function or a coroutine function.  The decorated one raises ``ArxError`` instead of running
@@ -53,7 +72,7 @@ def protect(
     if not is_tool(tool):
         raise SettingsError(f"{tool!r:.100} cannot name a tool")
 
-    enforcement = Enforcement(verifier.within(limits))
+    enforcement = Enforcement(verifier.within(limits), **watching)
 
     # No type can add a keyword to a ParamSpec (PEP 612): the type of the result is kept, that of the arguments is not.
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
@@ -95,7 +114,7 @@ def _own(function: Callable[..., Any]) -> int:
 
 
 class granted:  # noqa: N801 - used as a statement
-    """A context in which the grant of a decision is the current one, for adapters that run a function by themselves.
+    """A context in which a decision's grant, or its watched call, is the current one, for adapters that run a function.
 
     Args:
         enforcement: What made the decision.
@@ -108,16 +127,16 @@ class granted:  # noqa: N801 - used as a statement
 
     def __init__(self, enforcement: Enforcement, decision: Decision, request: AccessRequest) -> None:
         try:
-            self._grant = enforcement.require(decision, request)
+            self._running = enforcement.require(decision, request)
         except RefusedCall as problem:
             raise refusal(problem.code, tuple(problem.failures)) from None
 
-    def __enter__(self) -> Grant:
-        self._before = _GRANT.set(self._grant)
-        return self._grant
+    def __enter__(self) -> Grant | WatchedCall:
+        self._before = _RUNNING.set(self._running)
+        return self._running
 
     def __exit__(self, *_: object) -> None:
-        _GRANT.reset(self._before)
+        _RUNNING.reset(self._before)
 
 
 def _request(tool: str, positional: tuple[Any, ...], args: dict[str, Any]) -> AccessRequest:

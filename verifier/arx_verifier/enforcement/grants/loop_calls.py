@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from arx_verifier.enforcement.grants.grant_life import GrantLife
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import Decision
-from arx_verifier.verification import Grant, Verifier, recheck_pause
+from arx_verifier.verification import Grant, Verifier, WatchedCall, recheck_pause
 
 
 class LoopCalls:
@@ -76,13 +76,13 @@ class LoopCall(GrantLife, eq=False):
 
     Attributes:
         decision: The decision that allowed the call; None of work that no call has begun.
-        grant: Its grant; None without a decision.
+        grant: Its grant, or the call that goes on in watch mode without one; None without a decision.
     """
 
     _calls: LoopCalls
     _look_again: Callable[[], ArxError | None]  # as ``Grant.look_again``
     decision: Decision | None = None
-    grant: Grant | None = None
+    grant: Grant | WatchedCall | None = None
     _cut: Callable[[], object] | None = None
     _timer: asyncio.TimerHandle | None = None
 

@@ -16,7 +16,7 @@ from arx_verifier._platform import at_fork
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS, GrantLife
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Decision
-from arx_verifier.verification import Grant, Verifier, recheck_pause
+from arx_verifier.verification import Grant, Verifier, WatchedCall, recheck_pause
 
 _log = logging.getLogger(__name__)
 _SHORTEST_S: Final = 0.005  # between two rechecks of calls that wait for a lease
@@ -56,18 +56,19 @@ class RunningCalls:
         """Recheck the grant of a decision from now on.
 
         Args:
-            decision: An allow.
+            decision: An allow, or a refusal whose call goes on in watch mode.
             cut: Called once, in any thread, after the grant was ended, with whether a part of the response may have
                 left; it must not block.
         """
-        assert isinstance(decision.grant, Grant)
+        grant = decision.grant or decision.watch
+        assert isinstance(grant, (Grant, WatchedCall))
         with self.lock:
             if self._thread is None:
                 self._plan()
                 self._thread = threading.Thread(target=self._run, name="arx-recheck", daemon=True)
                 self._thread.start()
             # A lease that is granted meanwhile ends later, so the thread never rechecks too late.
-            call = RunningCall(self, decision, decision.grant, cut, due=self._due)
+            call = RunningCall(self, decision, grant, cut, due=self._due)
             self._calls.add(call)
         return call
 
@@ -103,13 +104,13 @@ class RunningCall(GrantLife, eq=False):
     """One granted call while it runs; safe for threads.
 
     Attributes:
-        grant: Its grant.
+        grant: Its grant, or the call that goes on in watch mode without one.
         decision: Its decision.
     """
 
     _calls: RunningCalls
     decision: Decision
-    grant: Grant
+    grant: Grant | WatchedCall
     _cut: Callable[[bool], object] | None
 
     def check(self, *, anew: bool = False) -> ArxError | None:

@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, Unpack
 
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.asgi.calls import http_call
@@ -24,7 +24,16 @@ from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Grant, LimitsSource, Refused, Screened, Verifier, recheck
+from arx_verifier.verification import (
+    Grant,
+    LimitsSource,
+    Refused,
+    Screened,
+    Verifier,
+    WatchedCall,
+    WatchOptions,
+    recheck,
+)
 
 T = TypeVar("T")
 
@@ -159,13 +168,13 @@ class McpRefusal(NamedTuple):
         return {REFUSAL_KEY: self.data}
 
 
-def budget_meta(grant: Grant | None) -> dict[str, Any]:
+def budget_meta(grant: Grant | WatchedCall | None) -> dict[str, Any]:
     """Return what ``_meta`` of the result of an allowed call has of its budgets; empty without one.  SPEC 17.4.
 
     Args:
-        grant: The grant of the call.
+        grant: The grant of the call, or the call that goes on in watch mode without one.
     """
-    return {BUDGET_KEY: grant.remaining} if grant is not None and grant.has_budget else {}
+    return {BUDGET_KEY: {**grant.remaining}} if grant is not None and grant.has_budget else {}
 
 
 def mcp_meaning(audience: str, method: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -288,7 +297,11 @@ class Work(LiveWork):
             RefusedCall: There is one; the end of the call is recorded.
         """
         # An SDK may read ``"null"`` as no value: the tool would get what was not judged.
-        ambiguous = [name for name, value in self._request.args.items() if type(value) is str and _is_json(value)]
+        ambiguous = (
+            []
+            if self._enforcement.watch
+            else [name for name, value in self._request.args.items() if type(value) is str and _is_json(value)]
+        )
         if not ambiguous:
             return
         types = {name: each.get("type") for name, each in dict((await schema()).get("properties") or {}).items()}
@@ -316,6 +329,7 @@ class Messages:
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
         tasks: Whether messages about tasks are known: the caller then holds each task to the holder that began it.
+        watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed.
@@ -329,9 +343,10 @@ class Messages:
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
         tasks: bool = False,
+        **watching: Unpack[WatchOptions],
     ) -> None:
-        verifier = verifier.within(limits)
-        self.verifier, self._enforcement = verifier, Enforcement(verifier)
+        self._enforcement = Enforcement(verifier.within(limits), **watching)
+        self.verifier = self._enforcement.verifier
         self._peers, self._calls, self._tasks = Peers(trusted_proxies), LoopCalls(verifier, recheck_ms), tasks
         self._started = False
 
@@ -356,7 +371,10 @@ class Messages:
             RefusedCall: It is refused.
         """
         token, request, screened = await self._read(message)
-        decision = await self._enforcement.decide_async(token, request, screened)
+        if isinstance(token, RefusedCall):
+            decision = self._enforcement.refuse(token, request, functools.partial(_header, message))
+        else:
+            decision = await self._enforcement.decide_async(token, request, screened)
         streams = "progressToken" in message.meta or message.method == "subscriptions/listen"
         self._calls = self._calls.here()
         return Work(self._enforcement, self._calls, decision, request, streams=streams)
@@ -385,17 +403,24 @@ class Messages:
     async def recognize(self, message: McpMessage) -> Screened | None:
         """Return the live token of a message of the session, such as a request for a list; None if it needs none.
 
+        In watch mode none is needed, and one that was revoked or frozen refuses.
+
         Raises:
             RefusedCall: It needs one and has none.
         """
         if message.is_free:
             return None
         token, request, _ = await self._read(message)
+        if isinstance(token, RefusedCall) and self._enforcement.spares(token, request.peer):
+            return None
         if not isinstance(token, str) or not token:
             raise self._counted(RefusedCall("malformed" if token else "missing_token"), request.peer)
         found = await self.verifier.recognize_async(token, request)
         if isinstance(found, Refused):
-            raise self._counted(RefusedCall(found.code, failures=found.failures), request.peer)
+            problem = RefusedCall(found.code, failures=found.failures)
+            if self._enforcement.spares(problem, request.peer):
+                return None
+            raise self._counted(problem, request.peer)
         return found
 
     def shows(self, message: McpMessage, screened: Screened | None, item: str) -> bool:
@@ -407,8 +432,8 @@ class Messages:
             item: The name of the tool or prompt, or the URI of the resource.
         """
         _, tool, argument = _LISTS[message.method]
-        if screened is None:
-            return False
+        if screened is None or self._enforcement.watch is not None:
+            return self._enforcement.watch is not None  # what a client does not see it would not call any more
         if tool is None and item in _TOOLS_OF_METHODS:
             return False
         known = {argument: item} if argument else {}
@@ -432,6 +457,8 @@ class Messages:
             screened: Its live token, or None.
             result: The result as the server writes it on the wire.
         """
+        if self._enforcement.watch is not None:
+            return {**result}
         member, items = str(message.lists), result.get(str(message.lists))
         # By what a client calls it with: a tool may have a `uri` too, which names nothing.
         named = "uri" if _LISTS[message.method].argument == "uri" else "name"
@@ -458,9 +485,14 @@ class Messages:
         Raises:
             RefusedCall: It was revoked or frozen, or has expired.
         """
-        refused = recheck(self.verifier.epochs, screened.proven, may_wait=False)
+        refused = self._look_again(screened)
         if refused is not None:
             raise RefusedCall(refused.code, failures=refused.failures)
+
+    def _look_again(self, screened: Screened) -> ArxError | None:
+        epochs, proven, watch = self.verifier.epochs, screened.proven, self._enforcement.watch
+        refused = recheck(epochs, proven, may_wait=False)
+        return refused if watch is None else watch.enforced(refused, epochs, proven)
 
     def keep(self, screened: Screened) -> LiveWork:
         """Return work that no call has begun, such as a list, or the stream of a session.
@@ -468,13 +500,13 @@ class Messages:
         Args:
             screened: Its live token.
         """
-        look_again = functools.partial(recheck, self.verifier.epochs, screened.proven, may_wait=False)
+        look_again = functools.partial(self._look_again, screened)
         self._calls = self._calls.here()
         return LiveWork(LoopCall(self._calls, look_again))
 
     def passes(self, notification: str) -> bool:
         """Return whether a notification reaches the server's handlers, as its method is a known one."""
-        return notification in _NOTIFICATIONS
+        return notification in _NOTIFICATIONS or self._enforcement.watch is not None
 
     def _knows(self, message: McpMessage) -> bool:
         # A server has no code over its ids of tasks: any live token could read the tasks of all others.
@@ -515,18 +547,40 @@ class Messages:
             if token is None and message.carrier is not None:
                 screened = self._enforcement.screen(headers.get(b"authorization", b""))
                 token, http = screened.token, http_call(message.carrier.scope, await message.carrier.body())
-        except RequestError as error:
-            raise self._counted(RefusedCall("malformed_request", str(error)), peer) from None
-        except RefusedCall as problem:
-            raise self._counted(problem, peer) from None
+            elif self._enforcement.watch is not None and not (isinstance(token, str) and token):
+                raise RefusedCall("malformed" if token else "missing_token")
+        except (RequestError, RefusedCall) as error:
+            malformed = isinstance(error, RequestError)
+            problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request", str(error))
+            if self._enforcement.watch is None:
+                raise self._counted(problem, peer) from None
+            token, screened, http = problem.with_traceback(None), None, None
+            if malformed:
+                tool, args = "", dict[str, Any]()
+                token = self._presented(message, headers) or problem
         trace = message.meta.get("traceparent")
         sent = trace.encode("ascii", "replace") if isinstance(trace, str) else headers.get(b"traceparent", b"")
         identity = None if message.id is None else str(message.id)
         return token, AccessRequest(tool, args, now_ms(), peer, http, identity, read_traceparent(sent)), screened
 
+    def _presented(self, message: McpMessage, headers: Mapping[bytes, bytes]) -> str | None:
+        """Return the token of a message without a single meaning, for which kills hold in watch mode."""
+        token = message.meta.get(META_KEY)
+        if token is None and message.carrier is not None:
+            try:
+                token = self._enforcement.screen(headers.get(b"authorization", b"")).token
+            except RefusedCall:
+                return None
+        return token if isinstance(token, str) and token else None
+
     def _counted(self, problem: RefusedCall, peer: str | None) -> RefusedCall:
         self._enforcement.count(problem, peer)
         return problem
+
+
+def _header(message: McpMessage, name: str) -> bytes | None:
+    carrier = message.carrier
+    return None if carrier is None else collect_headers(carrier.scope["headers"]).get(name.encode("latin-1"))
 
 
 def _is_json(text: str) -> bool:

@@ -7,7 +7,7 @@ defaults in it, and have fields that the service declares as ``data``, which are
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Unpack
 from urllib.parse import unquote
 
 from arx_verifier.clock import now_ms
@@ -22,7 +22,7 @@ from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import LimitsSource, Screened, Verifier
+from arx_verifier.verification import LimitsSource, Screened, Verifier, WatchOptions
 
 RPC_PROBLEM: Final = "arx-problem-bin"  # trailing metadata: the problem of a refusal (RFC 9457), as over HTTP
 
@@ -40,6 +40,7 @@ class RpcMethods:
         data: The fields of a method's messages that are no arguments: ``{"/orders.Orders/Upload": ["chunk"]}``.
         recheck_ms: Longest time between two rechecks of the grant of a running call, ms; at least 1.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
 
     Raises:
         SettingsError: A name or a limit is malformed, a method is public and in ``tools``, or ``recheck_ms`` is below
@@ -54,9 +55,10 @@ class RpcMethods:
         data: Mapping[str, Collection[str]] | None = None,
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        **watching: Unpack[WatchOptions],
     ) -> None:
         verifier = verifier.within(limits)
-        self.enforcement, self.calls = Enforcement(verifier), RunningCalls(verifier, recheck_ms)
+        self.enforcement, self.calls = Enforcement(verifier, **watching), RunningCalls(verifier, recheck_ms)
         self.tools, self._public, self.data = dict(tools), frozenset(public), dict(data or {})
         if isinstance(public, str):
             raise SettingsError(f"`public`: expected a list of methods, got {public!r:.100}")
@@ -105,7 +107,7 @@ class RpcCall:
     def __init__(self, methods: RpcMethods, method: str, metadata: Metadata) -> None:
         self._methods, self._tool = methods, methods.tools.get(method, "")
         self._data = frozenset(methods.data.get(method, ()))
-        found: dict[str, list[bytes]] = {}
+        found = self._sent = dict[str, list[bytes]]()
         for name, value in metadata:
             found.setdefault(name, []).append(value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
         trace = found.get("traceparent")
@@ -129,7 +131,7 @@ class RpcCall:
         kind, _, place = unquote(peer).partition(":")
         host = place.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else None
         self._peer = _PEERS.of(host)
-        if self._unread is not None:
+        if self._unread is not None and self._methods.enforcement.watch is None:
             self.refuse_unread(self._unread)
 
     def refuse_unread(self, problem: RefusedCall) -> NoReturn:
@@ -164,20 +166,31 @@ class RpcCall:
         try:
             self._args = {} if message is None else self._arguments(message)
         except RequestError as error:
-            self.refuse_unread(RefusedCall("malformed_request", str(error)))
+            problem = RefusedCall("malformed_request", str(error))
+            if not self._methods.enforcement.spares(problem, self._peer):
+                self.refuse_unread(problem)
+            self._tool, self._args = "", {}  # which no token allows: its token is held to kills all the same
         return AccessRequest(self._tool, self._args, now_ms(), self._peer, None, None, self._traceparent)
 
     def decide(self, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Decide on the request; see ``begin``."""
-        assert self._screened is not None
-        decision = self._methods.enforcement.decide(self._screened.token, request, self._screened)
-        self.begin(decision, request, cut)
+        enforcement, screened = self._methods.enforcement, self._screened
+        if screened is None:
+            self.begin(self._refused(request), request, cut)
+            return
+        self.begin(enforcement.decide(screened.token, request, screened), request, cut)
 
     async def decide_async(self, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Decide on the request without blocking the event loop; see ``begin``."""
-        assert self._screened is not None
-        enforcement = self._methods.enforcement
-        self.begin(await enforcement.decide_async(self._screened.token, request, self._screened), request, cut)
+        enforcement, screened = self._methods.enforcement, self._screened
+        if screened is None:
+            self.begin(self._refused(request), request, cut)
+            return
+        self.begin(await enforcement.decide_async(screened.token, request, screened), request, cut)
+
+    def _refused(self, request: AccessRequest) -> Decision:
+        problem = self._unread or RefusedCall("missing_token")
+        return self._methods.enforcement.refuse(problem, request, lambda name: b", ".join(self._sent.get(name, [])))
 
     def begin(self, decision: Decision, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Recheck the grant of a decision from now on.
@@ -217,6 +230,8 @@ class RpcCall:
             if any(self._args.get(name) != value for name, value in later.items()):
                 raise RequestError("a later message of a call has other arguments than its first one")
         except RequestError as error:
+            if self._methods.enforcement.spares(RefusedCall("malformed_request"), self._peer):
+                return message
             self.running.end(error)
             raise
         return message

@@ -10,18 +10,18 @@ import atexit
 import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, Unpack
 
 from arx_verifier.enforcement.asgi.asgi import MAX_BODY_BYTES
 from arx_verifier.enforcement.base.client_address import Peers
-from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, is_token
 from arx_verifier.enforcement.base.routers import DEEP
 from arx_verifier.enforcement.base.routes import LINE_BREAK, Meaning, RouteMap
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.running_calls import RunningCalls
 from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, Environ, Start, WSGIApp, WSGICall
 from arx_verifier.errors import REASONS, RequestError, SettingsError
-from arx_verifier.verification import LimitsSource, MemoryNonces, Screened, Verifier
+from arx_verifier.verification import LimitsSource, MemoryNonces, Screened, Verifier, WatchOptions
 
 WSGITools: TypeAlias = Mapping[str, str] | Callable[[Environ, bytes], Meaning | None]
 """``{"GET /orders/{order_id}": "orders.get"}``, or a function of the environ and the whole body."""
@@ -47,6 +47,7 @@ class GuardedWSGI:
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed, or ``recheck_ms`` is below 1.
@@ -62,10 +63,11 @@ class GuardedWSGI:
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        **watching: Unpack[WatchOptions],
     ) -> None:
         verifier = verifier.within(limits)
         self.app, self.verifier = app, verifier
-        self._enforcement, self._calls = Enforcement(verifier), RunningCalls(verifier, recheck_ms)
+        self._enforcement, self._calls = Enforcement(verifier, **watching), RunningCalls(verifier, recheck_ms)
         self._may_be_public, self._max_body, self._peers = may_be_public, max_body, Peers(trusted_proxies)
         self._is_started = self._is_logged = False
 
@@ -85,6 +87,7 @@ class GuardedWSGI:
 
     def _admits(self, call: WSGICall, environ: Environ) -> bool:
         """Return whether the application runs."""
+        screened = None
         try:
             screened = self._screen(call, environ)
             if screened is not None:
@@ -92,18 +95,27 @@ class GuardedWSGI:
                 self._require_shared_nonces(environ)
                 self.start()
                 call.take(screened, self._body(environ))
-        except RefusedCall as problem:
+        except (RefusedCall, RequestError) as error:
+            problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request", str(error))
+            if CALL_KEY in environ or screened is None:
+                call.refuse_unread(problem)
+                return False
+            call.take(screened, b"")
+            if call.passes(problem):
+                environ[CALL_KEY], call.is_unread = call, True
+                return call.problem is None
             call.refuse_unread(problem)
-        except RequestError as error:
-            call.refuse_unread(RefusedCall("malformed_request", str(error)))
         else:
             environ.pop("wsgi.early_hints", None)  # gunicorn's way to send a part of an answer past the checks
             environ[CALL_KEY] = call
             return self._judge(call, environ)
         return False
 
-    def _screen(self, call: WSGICall, environ: Environ) -> Screened | None:
-        """Return the authenticated token; None for a request without one that may be for a public view."""
+    def _screen(self, call: WSGICall, environ: Environ) -> Screened | RefusedCall | None:
+        """Return the authenticated token; None for a request without one that may be for a public view.
+
+        In watch mode also why there is none.
+        """
         if CALL_KEY in environ:
             # One call proof covers one call: the inner application would decide on a used nonce.
             raise RefusedCall("tool_not_allowed", "this application is within another one that is guarded")
@@ -114,6 +126,11 @@ class GuardedWSGI:
             del environ["HTTP_AUTHORIZATION"]
             return screened
         except RefusedCall as problem:
+            if self._enforcement.watch is not None:
+                # The application's own credentials pass, and no token that was made for ARx.
+                if is_token(_authorization(environ)):
+                    del environ["HTTP_AUTHORIZATION"]
+                return problem.with_traceback(None)
             if REASONS[problem.code].status != 401 or self._may_be_public is None:
                 raise
             call.read_target()
@@ -128,12 +145,16 @@ class GuardedWSGI:
     def _require_shared_nonces(self, environ: Environ) -> None:
         """Refuse in a server of several processes whose verifiers share no nonces: each would accept a call once."""
         if environ.get("wsgi.multiprocess") and isinstance(self.verifier.nonces, MemoryNonces):
+            watches = self._enforcement.watch is not None
             if not self._is_logged:
                 self._is_logged = True
                 _log.error(
-                    "every call is refused: this server has several processes, and they share no nonces; name `nonces` "
-                    "in the service file, or run one process"
+                    "every call is refused%s: this server has several processes, and they share no nonces; name "
+                    "`nonces` in the service file, or run one process",
+                    " once the watch ends" if watches else "",
                 )
+            if watches:
+                return
             raise RefusedCall("store_unavailable", "the processes of this service share no nonces")
 
     def _body(self, environ: Environ) -> bytes:
@@ -152,6 +173,7 @@ class GuardedWSGI:
             while len(body) < left and (part := stream.read(min(_PART, left - len(body)))):
                 body += part
         if len(body) > self._max_body:
+            environ["wsgi.input"] = io.BufferedReader(_Rejoined(bytes(body), stream))  # in watch mode it is read again
             raise self._too_large()
         if len(body) < left and not ends:
             raise RefusedCall("malformed_request", "the body is shorter than its Content-Length")
@@ -176,6 +198,7 @@ class ArxWSGI(GuardedWSGI):
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        watching: As of ``GuardedWSGI``.
 
     Raises:
         SettingsError: A route of ``tools`` or ``public`` is malformed; the application is one of Flask or Django, which
@@ -193,6 +216,7 @@ class ArxWSGI(GuardedWSGI):
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        **watching: Unpack[WatchOptions],
     ) -> None:
         super().__init__(
             app,
@@ -202,6 +226,7 @@ class ArxWSGI(GuardedWSGI):
             trusted_proxies=trusted_proxies,
             recheck_ms=recheck_ms,
             limits=limits,
+            **watching,
         )
         self._meaning: Callable[[Environ, bytes], Meaning | None] | None = None
         if isinstance(tools, Mapping):
@@ -215,6 +240,21 @@ class ArxWSGI(GuardedWSGI):
         if meaning is None or self._routes.is_public(call.scope):
             return call.judge(lambda: self._routes(call.scope, call.body))
         return call.judge(lambda: meaning(environ, call.body))
+
+
+class _Rejoined(io.RawIOBase):
+    """A body of which a part was read, from its beginning."""
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head, self._rest = io.BytesIO(head), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._head.read(len(buffer)) or self._rest.read(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
 
 
 def _require_no_routes(app: WSGIApp) -> None:

@@ -57,6 +57,7 @@ class WSGICall:
         problem: The refusal.
         unproven: Why its token was refused, if it may be for a public view.
         is_public: Whether the application answers it without a decision.
+        is_unread: Whether it goes on in watch mode although it could not be read for a decision.
         environ: The request.
         matched: What the framework matched when the decision was made, for its adapter.
     """
@@ -66,10 +67,10 @@ class WSGICall:
     running: RunningCall | None = None
     problem: RefusedCall | None = None
     unproven: RefusedCall | None = None
-    is_public = False
+    is_public = is_unread = False
     matched: Any = None
-    _screened: Screened | None = None
-    _target: bytes
+    _screened: Screened | RefusedCall | None = None
+    _target = b""
     _http: HttpCall
     _head: tuple[str, list[tuple[str, str]]] | None = None
     _write: Callable[[bytes], object] | None = None
@@ -95,15 +96,15 @@ class WSGICall:
         require_clean_path(self.scope)
         self._target = target
 
-    def take(self, screened: Screened, body: bytes) -> None:
+    def take(self, screened: Screened | RefusedCall, body: bytes) -> None:
         """Take the authenticated token and the body.
 
         Args:
-            screened: The token.
+            screened: The token; in watch mode also why there is none.
             body: The whole body.
         """
         self._screened, self.body = screened, body
-        self._http = HttpCall(self.scope["method"], self._target, sha256_of(body, b""))
+        self._http = HttpCall(self.environ["REQUEST_METHOD"], self._target, sha256_of(body, b""))
 
     def judge(self, meaning: Callable[[], Meaning | None]) -> bool:
         """Decide on the tool and the arguments of the request, and return whether it is allowed.
@@ -114,6 +115,8 @@ class WSGICall:
             meaning: Returns both, or None for a request without a tool; ``PUBLIC`` for one that needs none.  It may
                 raise ``RequestError``.
         """
+        if self.is_unread:
+            return True
         try:
             # A framework could be led to another view afterwards: one call proof covers one call of one tool.
             if self.running is not None or self.problem is not None:
@@ -126,18 +129,56 @@ class WSGICall:
             else:
                 self._decide(self._screened, tool, args)
         except RequestError as error:
-            self.refuse_unread(RefusedCall("malformed_request", str(error)))
+            problem = RefusedCall("malformed_request", str(error))
+            if not self.passes(problem):
+                self.refuse_unread(problem)
         except RefusedCall as problem:
-            self.problem = problem
+            if problem.decision or not self.passes(problem):
+                self.problem = self.problem or problem
         return self.problem is None
 
-    def _decide(self, screened: Screened, tool: str, args: Mapping[str, Any]) -> None:
+    def passes(self, problem: RefusedCall) -> bool:
+        """Return whether a request on which no decision can be made goes on in watch mode.
+
+        Args:
+            problem: The refusal; that of its token is then ``problem``.
+        """
+        if not self.spares(problem):
+            return False
+        # Without a tool, which no token allows: what holds in watch mode is decided on its token all the same.
+        if self.running is None and self._screened is not None:
+            try:
+                self._decide(self._screened, "", {})
+            except RefusedCall as held:
+                self.problem = held
+        return True
+
+    def spares(self, problem: RefusedCall) -> bool:
+        """Return whether a request on which no decision can be made goes on in watch mode.
+
+        Args:
+            problem: The refusal.
+        """
+        ended = self.running is not None and self.running.reason is not None
+        if self.problem is not None or ended or not self._enforcement.spares(problem, self._peer):
+            return False
+        self.is_public = self.running is None
+        return True
+
+    def _decide(self, screened: Screened | RefusedCall, tool: str, args: Mapping[str, Any]) -> None:
         trace = self.environ.get("HTTP_TRACEPARENT")
         traceparent = read_traceparent(trace.encode("latin-1")) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
-        decision = self._enforcement.decide(screened.token, request, screened)
-        self.environ["arx"] = self._enforcement.require(decision, request)
+        if isinstance(screened, RefusedCall):
+            decision = self._enforcement.refuse(screened, request, self._header)
+        else:
+            decision = self._enforcement.decide(screened.token, request, screened)
+        passed = self._enforcement.require(decision, request)
+        self.environ[passed.KEY] = passed
         self.running = self._calls.begin(decision, self._hang_up)
+
+    def _header(self, name: str) -> str | None:
+        return self.environ.get(f"HTTP_{name.upper().replace('-', '_')}")
 
     def refuse_unread(self, problem: RefusedCall) -> None:
         """Count and refuse a request on which no decision can be made.
@@ -154,6 +195,8 @@ class WSGICall:
         Args:
             error: The difference.
         """
+        if self.spares(RefusedCall("malformed_request")):
+            return
         self.problem = refused_end(error, None if self.running is None else self.running.decision)
         if self.running is not None:
             self.running.end(error)
