@@ -26,6 +26,7 @@ from arx_verifier.revocation import (
     RelayPage,
     boot_clock,
     chain_after,
+    read_watching,
 )
 
 KEEP: Final = 10_000  # entries that a follower may lack before it must copy the kills
@@ -307,7 +308,11 @@ class Hub:
                 del self.members[member.name]
                 continue
             ahead += self._ahead_of(member)
-            if self._silent(member, now):
+            if read_watching(member.name)[1] is not None:
+                # Reported by its name, as it never confirms; at a full second, so that not each probe is a new report.
+                heard_ms = -(-member.heard_ms // 1000) * 1000
+                late.append(Late(member.name, heard_ms, member.applied(self.incarnation), 1))
+            elif self._silent(member, now):
                 applies = member.applied(self.incarnation)
                 late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))
                 late.extend(member.crowd.late)

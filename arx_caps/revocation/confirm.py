@@ -75,6 +75,7 @@ def report_row(
         at_risk=name_risk(True, replicas, header.replicas),
         took_ms=took_ms,
         lag_ms=header.lag_ms,
+        watching=seen.watching,
     )
     fence_ms = fenced_after_ms(header.lease_ms + header.lag_ms) - took_ms
     return {
@@ -82,6 +83,7 @@ def report_row(
         "verifiers": seen.verifiers,
         "confirmed": seen.confirmed,
         "unreachable": unreachable,
+        "watching": seen.watching,
         "fenced_in_ms": None if status == "confirmed" else max(0, round(fence_ms)),
         "took_ms": took_ms,
         "summary": summary,
@@ -108,6 +110,7 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
         at_risk=bump.at_risk,
         took_ms=took_ms,
         lag_ms=header.lag_ms,
+        watching=seen.watching,
     )
     if registry is None:
         fence = f"+{fenced_after_ms(header.lease_ms + header.lag_ms) / 1000:.3f} s"
@@ -127,4 +130,5 @@ def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport
         at_ms=header.at_ms,
         summary=summary,
         lag_ms=header.lag_ms,
+        watching=seen.watching,
     )

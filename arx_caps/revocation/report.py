@@ -49,13 +49,15 @@ class KillReport:
         seq: Its place in the realm's kill sequence; with several targets, the last one.
         incarnation: The history it belongs to.
         durable: Whether no crash and no failover of the store can undo it.
-        status: ``confirmed`` (by every verifier), ``partial`` (not by some, whose leases end), ``unconfirmed`` (in
+        status: ``confirmed`` (by every verifier), ``partial`` (not by some, whose leases end, or that
+            watch), ``unconfirmed`` (in
             force, but the registry may not contain every verifier), or ``unknown`` (the store did not answer).
         verifiers: Number of verifiers in the registry.
         confirmed: Number of them that have it in force.
         unreachable: The others.
         fenced_in_ms: From this report until every lease from before it has ended; None when all confirmed or nothing is
             known, 0 when that time has passed.
+        watching: Those of ``verifiers`` that let calls go on in watch mode: they never confirm.
         lag_ms: How long a primary deposed within the last minute may still grant leases, which the wait includes.
         took_ms: From the call to this report.
         at_ms: When the store took it, by the store's clock, ms since the Unix epoch; -1 if unknown.
@@ -75,6 +77,7 @@ class KillReport:
     at_ms: int
     summary: str
     lag_ms: int = 0
+    watching: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -107,6 +110,7 @@ def write_summary(
     at_risk: str,
     took_ms: float,
     lag_ms: int = 0,
+    watching: tuple[str, ...] = (),
 ) -> tuple[str, str]:
     """Return the status and the summary.
 
@@ -119,6 +123,7 @@ def write_summary(
         at_risk: What could still undo it; empty if it is durable.
         took_ms: From the call to now, ms.
         lag_ms: How long a primary deposed within the last minute may still grant leases, ms.
+        watching: Those that watch.
 
     Returns:
         The status, as ``KillReport.status``, and one line for people.
@@ -133,13 +138,20 @@ def write_summary(
         age = f"the registry is younger than a lease ({max(0, registry_age_ms) / 1000:.1f} s)"
         status, line = "unconfirmed", f"in force at {count} known verifiers, but {age}; leases end by {fence}"
     elif unreachable:
-        missing, shown = verifiers - confirmed, ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else "")
+        missing, shown = (
+            verifiers - confirmed - len(watching),
+            ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else ""),
+        )
         status, their = "partial", "its lease" if missing == 1 else "their leases"
         line = f"{count} verifiers, {missing} ({shown}) unreachable, fenced by {their} at {fence}"
         if missing == 0:  # relays without a verifier behind them at their last probe
             line = f"{count} verifiers; those that came to ({shown}) since are fenced by a lease at {fence}"
     else:
-        status, line = "confirmed", f"{count} verifiers in {took_ms:.1f} ms"
+        status = "partial" if watching else "confirmed"
+        line = f"{count} verifiers in {took_ms:.1f} ms"
+    if watching:
+        shown = "; ".join(watching[:3]) + ("; …" if len(watching) > 3 else "")
+        line += f"; {len(watching)} watching ({shown}): there a caller without its token goes on"
     if at_risk:
         status, line = "unconfirmed", f"NOT DURABLE, {at_risk}; {line}"
     return status, f"{status}: {line}"

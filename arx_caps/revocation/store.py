@@ -27,12 +27,12 @@ from arx_caps.revocation.wire import (
     UsedProof,
     VerifierSeen,
     read_ahead,
-    read_crowd,
     read_entry,
     read_header,
     read_registry,
     read_replicas,
     read_replication,
+    read_verifiers,
     text,
 )
 from arx_verifier.errors import RequestError, SettingsError, StoreError
@@ -461,9 +461,7 @@ class RevocationStore:
             StoreError: The store did not answer.
         """
         reply = self.exchange.call("arx1_unacked", self.keys.registry, 2**53, 0)
-        behind = {text(name): read_crowd(crowd).verifiers for name, _, crowd in reply[4]}
-        seen = ((text(name), int(reply[0] - last), int(applied)) for name, last, applied in reply[3])
-        return tuple(sorted(VerifierSeen(*probe, behind.get(probe[0])) for probe in seen))
+        return tuple(sorted(read_verifiers(reply), key=lambda seen: seen[:3]))
 
     def kills(self) -> dict[str, int]:
         """Return the remembered killed targets, each with the sequence of its last kill.

@@ -5,14 +5,22 @@
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import redis
 
 from arx_verifier.errors import StoreError
-from arx_verifier.revocation import CertificateError, Crowd, FinderLoginError, HistoryPlace, PasswordFileError
+from arx_verifier.revocation import (
+    CertificateError,
+    Crowd,
+    FinderLoginError,
+    HistoryPlace,
+    PasswordFileError,
+    read_watching,
+    show_until,
+)
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 
@@ -191,6 +199,7 @@ class Registry(NamedTuple):
         verifiers: Number of verifiers that probed since the given time, directly or through a relay.
         confirmed: Number of them that have applied the sequence.
         missing: The others: id, last probe (ms), applied sequence, and number of verifiers, for a relay all behind it.
+        watching: Those that watch, which let calls go on and never confirm, with the end of the watch.
     """
 
     at_ms: int
@@ -198,6 +207,7 @@ class Registry(NamedTuple):
     verifiers: int
     confirmed: int
     missing: tuple[tuple[str, int, int, int], ...]
+    watching: tuple[str, ...] = ()
 
 
 class Ahead(NamedTuple):
@@ -220,12 +230,15 @@ class VerifierSeen(NamedTuple):
         age_ms: Time since its last probe, ms.
         applied: The sequence that it, or for a relay all behind it, had applied then; -1 before its first copy.
         behind: Number of verifiers behind a relay; None for a verifier.
+        watches_until: Until when it lets calls go on that it would refuse, ms since the Unix epoch; None if it
+            enforces.
     """
 
     id: str
     age_ms: int
     applied: int
     behind: int | None = None
+    watches_until: int | None = None
 
 
 def state_of(age_ms: int, lease_ms: int) -> VerifierState:
@@ -337,13 +350,40 @@ def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
         raise StoreError("the store answered in an unknown form") from error
     late = [member for crowd in relays.values() for member in crowd.late if member.heard_ms >= since_ms]
     missing += [
-        (member.name, member.heard_ms, member.applied, member.verifiers) for member in late if member.applied < seq
+        (member.name, member.heard_ms, member.applied, member.verifiers)
+        for member in late
+        if member.applied < seq or read_watching(member.name)[1] is not None
     ]
     behind = sum(crowd.verifiers for crowd in relays.values()) + sum(member.verifiers for member in late)
     verifiers = heard - len(relays) + behind
     # A relay without verifiers is waited for as well: a verifier that connects to it would get a lease without the
     # kill.
-    return Registry(at_ms, began_ms, verifiers, verifiers - sum(row[3] for row in missing), tuple(missing))
+    held, watching = list[tuple[str, int, int, int]](), list[str]()
+    for row in missing:
+        name, until_ms = read_watching(row[0])
+        if until_ms is not None and until_ms > at_ms:
+            watching.append(f"{name}, until {show_until(until_ms)}")
+        elif row[2] < seq:
+            held.append((name, *row[1:]))
+    confirmed = verifiers - sum(row[3] for row in held) - len(watching)
+    return Registry(at_ms, began_ms, verifiers, confirmed, tuple(held), tuple(sorted(watching)))
+
+
+def read_verifiers(reply: Any) -> Iterator[VerifierSeen]:
+    """Yield the verifiers and relays in an answer that names all of them, and those behind a relay that watch.
+
+    Args:
+        reply: The answer.
+    """
+    now, crowds = int(reply[0]), {text(name): read_crowd(crowd) for name, _, crowd in reply[4]}
+    for raw, last, applied in reply[3]:
+        name, until_ms = read_watching(text(raw))
+        behind = crowds[text(raw)].verifiers if text(raw) in crowds else None
+        yield VerifierSeen(name, now - int(last), int(applied), behind, until_ms if (until_ms or 0) > now else None)
+    for member in (member for crowd in crowds.values() for member in crowd.late):
+        name, until_ms = read_watching(member.name)
+        if until_ms is not None and until_ms > now:
+            yield VerifierSeen(name, max(0, now - member.heard_ms), member.applied, None, until_ms)
 
 
 def read_ahead(reply: Any) -> Ahead | None:

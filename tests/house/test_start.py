@@ -34,7 +34,7 @@ def imported_by(code: str) -> set[str]:
     [
         ("import arx_verifier", 40),
         ("from arx_verifier import Macaroon, Caveat, Rule, Constraint, CallSigner", 105),
-        ("from arx_verifier import Verifier, KeyRing, Decision, Grant, ArxError", 132),
+        ("from arx_verifier import Verifier, KeyRing, Decision, Grant, ArxError", 133),
         ("import arx_caps", 40),
     ],
 )

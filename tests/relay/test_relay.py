@@ -64,6 +64,32 @@ def test_a_kill_passes_and_everybody_is_counted(
         assert one.last_accepted() < killed  # confirmed: not one of them accepted it after the report
 
 
+@pytest.mark.spec("12.7")
+def test_a_verifier_that_watches_is_named_through_relays(
+    own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
+) -> None:
+    """
+    Two relays away it is never among the confirmed: reports of kills, ``arx verifier list`` and ``arx kills`` name it.
+    """
+    last = chain(relay, own_valkey.url, 2)[-1]
+    verifiers(last.url, 1)
+    watching = Follower(last.url, store.realm, "orders-7-abcdef")
+    watching.watch_until_ms = int(datetime.now(UTC).timestamp() * 1000) + 86_400_000
+    try:
+        watching.start()
+        until(lambda: store.unacked(0, 0).watching and store.unacked(0, 0).verifiers == 2)
+        report = store.wait_confirmed(store.kill(TARGET, "test", BY))
+        assert (report.status, report.verifiers, report.confirmed) == ("partial", 2, 1), report.summary
+        assert report.watching[0].startswith("orders-7-abcdef, until ")
+        done = arx("verifier", "list", "--store", own_valkey.url, "--realm", store.realm)
+        assert "orders-7-abcdef" in done.out
+        assert "watching until " in done.out
+        done = arx("verifier", "list", "--store", own_valkey.url, "--realm", store.realm, "--json")
+        assert [each["id"] for each in done.json["verifiers"] if each["watches_until"]] == ["orders-7-abcdef"]
+    finally:
+        watching.close()
+
+
 def test_a_frozen_store_ends_every_lease_at_any_depth(
     own_valkey: EmbeddedValkey, relay: Relays, verifiers: Verifiers
 ) -> None:

@@ -99,6 +99,32 @@ def test_a_young_or_empty_registry_confirms_nothing(follow: Start, realm_store: 
     assert 0 < report.fenced_in_ms <= 1_001
 
 
+@pytest.mark.spec("12.7")
+def test_a_verifier_that_watches_is_never_counted_as_confirmed(follow: Start, fast_store: RevocationStore) -> None:
+    """It has the kill, and is listed as watching; once its watch has ended, it confirms."""
+    watching = follow("orders-1-abcdef")
+    follow("staying")
+    old_registry(fast_store)
+    end_ms = time.time_ns() // 1_000_000 + 5_000
+    watching.watch_until_ms = end_ms
+    until(lambda: fast_store.unacked(0, 0).watching)
+    until(lambda: len(fast_store.unacked(0, int(time.time() * 1000) - FAST_LEASE_MS).watching) == 1)
+    incarnation = fast_store.header().incarnation
+    report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
+    until(lambda: code(watching, incarnation, 0, SESSION) == "revoked")
+    assert report.status == "partial"
+    assert len(report.watching) == 1
+    assert report.watching[0].startswith("orders-1-abcdef, until 20")
+    assert report.confirmed < report.verifiers
+    assert "1 watching (orders-1-abcdef, until 20" in report.summary
+    (seen,) = [each for each in fast_store.verifiers() if each.watches_until is not None]
+    assert (seen.id, (seen.watches_until or 0) // 1000) == ("orders-1-abcdef", -(-end_ms // 1000))
+    until(lambda: time.time_ns() // 1_000_000 > end_ms + 1_000)
+    until(lambda: not fast_store.unacked(0, int(time.time() * 1000) - FAST_LEASE_MS).watching)
+    report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
+    assert (report.status, report.watching, report.confirmed) == ("confirmed", (), 2)
+
+
 def test_who_has_left_is_not_waited_for(follow: Start, fast_store: RevocationStore) -> None:
     """A verifier that closed gave up its lease and says so."""
     leaving = follow("leaving")

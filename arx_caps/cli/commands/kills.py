@@ -72,6 +72,7 @@ def show_kill(console: Console, place: Place, number: int, wait: bool) -> None:
         ("time", show_time(kill["at_ms"])),
         ("report", seen["summary"]),
         ("laggards", ", ".join(seen["unreachable"]) or None),
+        ("watching", "; ".join(seen.get("watching", ())) or None),
         ("final", "yes" if seen["settled_at"] is not None else "no"),
     ]
     console.data("kill", kill, lambda: pairs(facts))

@@ -11,7 +11,7 @@ from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import SERVICES
 from arx_caps.cli.terminal import Console, table
 from arx_caps.revocation import GONE_MS, Header, VerifierSeen, count_states, state_of
-from arx_caps.settings.durations import show_span
+from arx_caps.settings.durations import show_span, show_time
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import audience_of
 
@@ -38,6 +38,9 @@ def list_verifiers(console: Console, place: Place, every: bool) -> None:
     refuses every call; after a minute it is not listed.  A relay is listed with the number of its verifiers, and has
     applied what all of them have applied.
 
+    A verifier that watches lets calls go on that it would refuse, and never confirms a kill; it is listed with the end
+    of its watch, also behind a relay.
+
     A service is "never seen" if the store knows no verifier of it: none has run within 10 minutes, or it is behind a
     relay.  The mint lists the services, so this part needs the mint and an operator's key.
     """
@@ -56,11 +59,13 @@ def list_verifiers(console: Console, place: Place, every: bool) -> None:
         "left_out": len(seen) - len(verifiers),
         "services_never_seen": unseen,
     }
-    rows = [(_name(v), v["applied"], v["behind"], f"{show_span(v['age_ms'])} ago", v["state"]) for v in verifiers]
+    rows = [(_name(v), v["applied"], v["behind"], f"{show_span(v['age_ms'])} ago", _state(v)) for v in verifiers]
     rows += [(name, "", "", "", "never seen") for name in unseen or ()]
     console.data("verifiers", value, lambda: table(("VERIFIER", "APPLIED", "BEHIND", "LAST PROBE", "STATE"), rows))
     counts = count_states((v["state"], v["relay_of"]) for v in verifiers)
     console.say(f"{counts['live']} of {sum(counts.values())} live; the kill sequence is at {header.seq}")
+    if watching := sum(v["watches_until"] is not None for v in verifiers):
+        console.say(f"{watching} watching: there a call goes on that would be refused, also without a token")
     if why is not None:
         console.say(f"services without a verifier are unknown: {why}")
 
@@ -75,6 +80,7 @@ def _row(seen: VerifierSeen, header: Header) -> dict[str, Any]:
         "state": state,
         "behind": max(0, header.seq - seen.applied),
         "relay_of": seen.behind,
+        "watches_until": seen.watches_until,
     }
 
 
@@ -93,6 +99,11 @@ def _services(place: Place) -> tuple[list[str] | None, str | None]:
     if answers_for != realm:  # --store and the key file can be of two realms
         return None, f"{mint.issuer} is the mint of the realm {answers_for}, not of {realm}"
     return sorted([str(service["audience"]) for service in found]), None
+
+
+def _state(verifier: dict[str, Any]) -> str:
+    until = verifier["watches_until"]
+    return str(verifier["state"]) if until is None else f"{verifier['state']}, watching until {show_time(until)}"
 
 
 def _name(verifier: dict[str, Any]) -> str:

@@ -92,6 +92,14 @@ class _State(Collector):
         yield build
         halted = float(mint.log.publisher.halted is not None)
         yield GaugeMetricFamily("arx_log_halted", "1 when the database contradicts what was signed.", halted)
+        watching = GaugeMetricFamily("arx_verifiers_watching", "Until when a process watches.", labels=("verifier",))
+        try:
+            for seen in mint.store.verifiers():
+                if seen.watches_until is not None:
+                    watching.add_metric((seen.id,), seen.watches_until / 1000)
+        except ArxError:
+            pass  # the store's own gauges show its outage
+        yield watching
         # Without the database the gauges above are still served: they are needed most during an outage.
         try:
             sessions, tasks = mint.db.sessions.count_alive(), mint.db.tasks.count_alive()

@@ -27,6 +27,7 @@ LOG_HALTED: Final = "log.halted"
 LOG_RESUMED: Final = "log.resumed"
 VERIFIERS_LATE: Final = "verifiers.late"
 VERIFIERS_BACK: Final = "verifiers.back"
+WATCH_ENDS: Final = "watch.ends"
 REFUSALS_HIGH: Final = "refusals.high"
 REFUSALS_NORMAL: Final = "refusals.normal"
 TEST: Final = "webhook.test"
@@ -45,6 +46,7 @@ NOTIFIED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         LOG_RESUMED: (),
         VERIFIERS_LATE: ("verifiers",),
         VERIFIERS_BACK: ("verifiers",),
+        WATCH_ENDS: ("verifiers",),
         REFUSALS_HIGH: ("agents", "rate"),
         REFUSALS_NORMAL: ("agents", "rate"),
         "records.disputed": ("verifiers",),

@@ -5,7 +5,7 @@
 # and a mint that was down finds what happened meanwhile.
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -22,8 +22,9 @@ from arx_caps.mint.db.notices import (
     REFUSALS_NORMAL,
     VERIFIERS_BACK,
     VERIFIERS_LATE,
+    WATCH_ENDS,
 )
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation import RevocationStore, VerifierSeen
 from arx_caps.settings.limits import DEFAULT_LIMITS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
@@ -31,6 +32,7 @@ from arx_verifier.errors import StoreError
 LATE_MS: Final = 10_000  # without a probe: ten default leases, so that a short pause raises no alarm
 LATE_LEASES: Final = 2  # and this many of the realm's own leases
 MINUTE_MS: Final = 60_000
+WATCH_MS: Final = 3 * 24 * 60 * 60_000  # before the end of a watch
 EVERY_S: Final = 2.0  # between two looks at the verifiers
 RECORDS_S: Final = 5.0  # between two looks at the records of the log
 EPISODE_MS: Final = 5 * 60_000  # without a minute at the rate, after which many refusals have ended
@@ -38,6 +40,7 @@ MAX_EPISODES: Final = 256  # agents at once
 BACK_MS: Final = 24 * 3_600_000  # how far a mint that starts looks back for records
 LOG: Final = "log"
 _REFUSALS: Final = "refusals:"
+_WATCH: Final = "watch:"
 _VERIFIER: Final = "verifier:"
 _ID_CHARS: Final = 128  # of a verifier's id in an alarm's name
 
@@ -90,10 +93,12 @@ class Alarms:
     def _look_at_verifiers(self) -> None:
         try:
             late_ms = max(LATE_MS, LATE_LEASES * self._store.header().lease_ms)
-            ages = {_VERIFIER + seen.id[:_ID_CHARS]: seen.age_ms for seen in self._store.verifiers()}
+            verifiers = self._store.verifiers()
         except StoreError:  # which the mint's keeper reports
             self._answers_since = None
             return
+        ages = {_VERIFIER + seen.id[:_ID_CHARS]: seen.age_ms for seen in verifiers}
+        self._look_at_watches(verifiers)
         now = time.monotonic()
         if self._answers_since is None:
             self._answers_since = now
@@ -108,6 +113,24 @@ class Alarms:
             self._db.notifications.end_alarms(back, _event(VERIFIERS_BACK))
         if forgotten := raised - ages.keys():  # by the store after ten minutes: they have ended
             self._db.notifications.end_alarms(forgotten)
+
+    def _look_at_watches(self, verifiers: Sequence[VerifierSeen]) -> None:
+        """Notify three days before calls are refused that go on today, once for each watch of a process."""
+        before = now_ms() + WATCH_MS
+        ending = {
+            f"{_WATCH}{seen.watches_until}:{seen.id[:_ID_CHARS]}"
+            for seen in verifiers
+            if seen.watches_until is not None and seen.watches_until <= before
+        }
+        raised = {name for name in self._db.notifications.alarms() if name.startswith(_WATCH)}
+
+        def event(names: list[str]) -> Event:
+            return Event.of(WATCH_ENDS, "mint", verifiers=[name.split(":", 2)[2] for name in names])
+
+        if ending - raised:
+            self._db.notifications.raise_alarms(ending - raised, event)
+        if over := {name for name in raised if int(name.split(":", 2)[1]) < now_ms()}:
+            self._db.notifications.end_alarms(over)
 
     def _look_at_refusals(self) -> None:
         now, above = now_ms(), set[str]()

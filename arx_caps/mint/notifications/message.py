@@ -26,6 +26,7 @@ from arx_caps.mint.db.notices import (
     THAWED,
     VERIFIERS_BACK,
     VERIFIERS_LATE,
+    WATCH_ENDS,
 )
 from arx_caps.settings.realm import Realm
 
@@ -124,6 +125,7 @@ _FORMS: Final[Mapping[str, _Form]] = MappingProxyType(
         LOG_RESUMED: _fixed("The audit log is signed again"),
         VERIFIERS_LATE: _verifiers("Verifiers are late"),
         VERIFIERS_BACK: _verifiers("Verifiers are back"),
+        WATCH_ENDS: _verifiers("Verifiers that watch enforce within three days"),
         REFUSALS_HIGH: _agents("Many refused calls of {name}"),
         REFUSALS_NORMAL: _agents("No longer many refused calls of {name}"),
         "records.disputed": _fixed("Two different records at one position of a run", "/search", DISPUTES),

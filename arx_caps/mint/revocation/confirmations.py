@@ -24,7 +24,7 @@ CONFIRMED: Final = "targets.confirmed"  # the kind of event
 GRACE_MS: Final = 3000  # beyond the last lease, for the mint that made a kill to record what it saw
 NEWER: Final = "in force: a new history of the store began since, so that every older token is revoked"
 SILENT: Final = "in force; the store does not answer, so the confirmations are unknown"
-_FACTS: Final = ("status", "verifiers", "confirmed", "unreachable", "took_ms", "durable")
+_FACTS: Final = ("status", "verifiers", "confirmed", "unreachable", "watching", "took_ms", "durable")
 # A waiter needs at most as long as the last lease.
 _WAITERS: Final = 8
 
@@ -118,7 +118,7 @@ class Confirmations:
 
     def _record(self, seq: int, incarnation: str, by: str, report: Mapping[str, Any]) -> None:
         kept = {name: value for name, value in report.items() if name not in ("targets", "seq", "incarnation")}
-        facts = {name: kept[name] for name in _FACTS}
+        facts = {name: kept[name] for name in _FACTS if name != "watching" or kept.get(name)}
         # In the transaction of the row: of two mints, or a mint and a repeat, one records it.
         self._db.kills.settle(
             seq, incarnation, kept, Event.of(CONFIRMED, by, seq=seq, incarnation=incarnation, **facts)
@@ -126,5 +126,5 @@ class Confirmations:
 
 
 def _unknown(status: str, summary: str, fenced_in_ms: int) -> dict[str, Any]:
-    nothing = {"verifiers": 0, "confirmed": 0, "unreachable": [], "took_ms": 0.0, "durable": None}
+    nothing = {"verifiers": 0, "confirmed": 0, "unreachable": [], "watching": [], "took_ms": 0.0, "durable": None}
     return {"status": status, "summary": f"{status}: {summary}", "fenced_in_ms": fenced_in_ms, **nothing}

@@ -29,6 +29,7 @@ SKEW_MS: Final = 30_000  # beyond it the view is fenced
 # CLOCK_BOOTTIME counts suspend, so that a lease ends while the machine sleeps.  On macOS CLOCK_MONOTONIC counts it.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 boot_clock: Final[Callable[[], int]] = functools.partial(time.clock_gettime_ns, _CLOCK)
+WATCHES: Final = "~watch-"  # in a name of the registry: after it, until when that process watches, s.  SPEC 12.7
 
 
 class EpochRefusal(NamedTuple):
@@ -138,6 +139,39 @@ class Retention:
             _, target, seq = self._learned.popleft()
             if kills.get(target) == seq:
                 del kills[target]
+
+
+def watching_name(verifier_id: str, until_ms: int) -> str:
+    """Return the name of a verifier that watches, in the registry.
+
+    Args:
+        verifier_id: Its id.
+        until_ms: Until when, ms since the Unix epoch.
+    """
+    return f"{verifier_id}{WATCHES}{-(-until_ms // 1000)}"
+
+
+def read_watching(name: str) -> tuple[str, int | None]:
+    """Return a verifier's id, and until when it watches, ms since the Unix epoch, or None.
+
+    Args:
+        name: Its name in the registry.
+    """
+    verifier_id, mark, until_s = name.rpartition(WATCHES)
+    if not mark or not until_s.isdecimal() or len(until_s) > 12:
+        return name, None
+    return verifier_id, int(until_s) * 1000
+
+
+def show_until(until_ms: int) -> str:
+    """Return the end of a watch as text.
+
+    Args:
+        until_ms: ms since the Unix epoch.
+    """
+    from datetime import UTC, datetime  # imported on use: a view that nothing watches needs none
+
+    return datetime.fromtimestamp(until_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Epochs(Protocol):

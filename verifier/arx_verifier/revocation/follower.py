@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_realm
-from arx_verifier.revocation.epoch import EpochRefusal, EpochState
-from arx_verifier.revocation.follower_core import PROBES, Following, StoreQuestion
+from arx_verifier.revocation.epoch import EpochRefusal, EpochState, watching_name
+from arx_verifier.revocation.follower_core import MS, PROBES, Following, StoreQuestion
 from arx_verifier.revocation.password import Password
 from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
 from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link, UnattestedError
@@ -251,7 +251,7 @@ class Follower(Following):
                 _log.warning("%s: follows the revocation store again", self)
 
     def _send(self, link: Link | RelayLink, question: StoreQuestion) -> None:
-        link.probe(self.verifier_id, question.place, hurry=question.hurry)
+        link.probe(self._name(), question.place, hurry=question.hurry)
 
     def _answer_waiters(self) -> None:
         state = self._state
@@ -276,7 +276,13 @@ class Follower(Following):
 
     def _say_goodbye(self, link: Link | RelayLink) -> None:
         super().close()  # ends the lease first: after the goodbye no kill waits for this verifier
-        link.leave(self.verifier_id)
+        link.leave(self._name())
+
+    def _name(self) -> str:
+        """Return the name in the registry, which shows a watch."""
+        # Under the former name the store waits for it for at most one lease more.
+        until_ms = self.watch_until_ms
+        return watching_name(self.verifier_id, until_ms) if until_ms > self._wall() // MS else self.verifier_id
 
 
 def _settle(waiter: _Waiter, value: bool) -> None:

@@ -16,7 +16,7 @@ from arx_verifier.journal import OK, UNPROVEN, Decision, DecisionSink, digest_ar
 from arx_verifier.ledger import Costs, Ledger
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import Epochs, Steps, has_steps, run, run_async, steps_of
+from arx_verifier.revocation import Epochs, Steps, has_steps, run, run_async, show_until, steps_of
 from arx_verifier.token import MINT_AUDIENCE, KeyRing, PresentedCall, call_proof
 from arx_verifier.verification.authenticate import Authenticator
 from arx_verifier.verification.budgets import Budgets, Drawn
@@ -32,7 +32,6 @@ from arx_verifier.verification.watch import (
     Watch,
     WatchedCall,
     ended_by,
-    show_until,
     warn,
     without_secrets,
 )

@@ -6,7 +6,7 @@ Only who deploys a service can switch it on, by an argument of its guard.  ``ver
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar, Final, Literal, TypedDict
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, Failure, SettingsError, refusal
 from arx_verifier.journal import ChainFacts, Decision
-from arx_verifier.revocation import Epochs
+from arx_verifier.revocation import Epochs, show_until
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import Refused, missing_discharge
 
@@ -147,15 +147,6 @@ def warn(text: str, *values: object) -> None:
     logging.getLogger(__name__).warning(text, *values)
 
 
-def show_until(until_ms: int) -> str:
-    """Return the end of a watch as text.
-
-    Args:
-        until_ms: ms since the Unix epoch.
-    """
-    return datetime.fromtimestamp(until_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def without_secrets(args: Mapping[str, Any], depth: int = 32) -> dict[str, Any]:
     """Return arguments without the members whose names look like those of secrets, at any depth.
 
@@ -218,8 +209,8 @@ class WatchedCall(msgspec.Struct, eq=False):
         decision: The id of the recorded decision; empty without one.
         tool: The tool.
         facts: The facts of its authentic token; none without one.
-        of_rules: Whether a rule, a limit or a budget alone would refuse it: its token is authentic, of this audience, in time,
-            and neither revoked nor frozen.
+        of_rules: Whether a rule, a limit or a budget alone would refuse it: its token is authentic, of this audience,
+            in time, and neither revoked nor frozen.
     """
 
     KEY: ClassVar[str] = "arx.watch"  # where a handler finds it: in the scope of ASGI, in the environ of WSGI

@@ -15,7 +15,7 @@ from arx_caps.cli.commands.doctor.check import Check, ask_database, service_file
 from arx_caps.cli.commands.doctor.mints import OWN_VERSION
 from arx_caps.database.disk_room import room_fault
 from arx_caps.revocation import GONE_MS, RevocationStore, VerifierSeen, state_of
-from arx_caps.settings.durations import show_span
+from arx_caps.settings.durations import show_span, show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
@@ -30,6 +30,7 @@ INTERVALS: Final = 3  # of key_refresh: a service that misses one fetch has anot
 SILENT: Final = (
     "start it; if it runs, see its log, and its network to the store: until it follows, it refuses every call"
 )
+WATCHES: Final = 'see `arx audit records --reason would_refuse`; without mode = "watch" its guard enforces'
 UNSEEN: Final = "start it, or remove it with `arx service remove {}`"
 REFRESH: Final = "see the log of its process, which refreshes its keys; `arx ship FILE --once` does it now"
 NAMED: Final = 20  # services in a line; `arx service list` has all
@@ -57,6 +58,7 @@ def check_services(store: RevocationStore, realm: Realm) -> Iterator[Check]:
     if any(state_of(one.age_ms, lease_ms) != "live" for one in seen):
         time.sleep(SETTLE_S)
         seen = store.verifiers()
+    yield from _watching(seen)
     wrong = [*_running(lease_ms, seen, names), *_fetched(keys, names, realm), *_files(keys, realm)]
     yield from wrong
     if names and not wrong:
@@ -85,6 +87,14 @@ def _running(lease_ms: int, seen: Sequence[VerifierSeen], names: list[str]) -> I
         if lease_ms <= relay.age_ms < GONE_MS:
             found = f"the relay {relay.id} has sent no probe for {show_span(relay.age_ms)}"
             yield Check("services", False, f"{found}: the services behind it refuse every call", SILENT)
+
+
+def _watching(seen: Sequence[VerifierSeen]) -> Iterator[Check]:
+    """Name each process that watches: there a call goes on that would be refused."""
+    for one in seen:
+        if one.watches_until is not None:
+            found = f"{one.id} watches until {show_time(one.watches_until)}: a call goes on that it would refuse"
+            yield Check(f"service {audience_of(one.id) or one.id}", None, found, WATCHES)
 
 
 def _of_service(name: str, own: list[VerifierSeen], lease_ms: int) -> Check | None:

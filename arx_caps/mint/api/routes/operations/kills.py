@@ -103,6 +103,8 @@ class KillTarget(msgspec.Struct, frozen=True):
 class ConfirmationsShown(msgspec.Struct, frozen=True, kw_only=True):
     """The verifiers' confirmations of a kill, as of ``took_ms`` after it; its report has the same members.
 
+    Those in ``watching`` let calls go on in watch mode, and never confirm.
+
     ``settled_at`` is the time of the final record, ms since the Unix epoch, and null before.
     """
 
@@ -115,6 +117,7 @@ class ConfirmationsShown(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool | None
     summary: str
     settled_at: int | None
+    watching: list[str] = msgspec.field(default_factory=list)
 
 
 class KillRecord(RouteAnswer, frozen=True, kw_only=True):

@@ -22,7 +22,8 @@ _Result = TypeVar("_Result")
 class VerifierShown(msgspec.Struct, frozen=True, kw_only=True):
     """A verifier process: its service, what it has applied, and how long ago it asked, ms.
 
-    ``relay_of`` is the number of verifiers behind a relay, or None.
+    ``relay_of`` is the number of verifiers behind a relay, or None.  ``watches_until`` is the end of the time in which
+    it lets calls go on that it would refuse, ms since the Unix epoch, or None.
     """
 
     id: str
@@ -32,6 +33,7 @@ class VerifierShown(msgspec.Struct, frozen=True, kw_only=True):
     age_ms: int
     state: VerifierState
     relay_of: int | None
+    watches_until: int | None = None
 
 
 class StoreShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +168,7 @@ def _verifier(seen: VerifierSeen, header: Header) -> VerifierShown:
         age_ms=seen.age_ms,
         state=state_of(seen.age_ms, header.lease_ms),
         relay_of=seen.behind,
+        watches_until=seen.watches_until,
     )
 
 
