@@ -134,7 +134,7 @@ TOOLS = {
 def documents(folder: Path) -> list[str]:
     for name, document in (("openapi", OPENAPI), ("tools", TOOLS)):
         (folder / f"{name}.json").write_text(json.dumps(document))
-    return ["--openapi", f"orders={folder / 'openapi.json'}", "--tools", f"desk={folder / 'tools.json'}"]
+    return ["--document", f"orders={folder / 'openapi.json'}", "--document", f"desk={folder / 'tools.json'}"]
 
 
 def test_documents_propose_a_task_that_reads_and_one_that_writes(tmp_path: Path) -> None:
@@ -151,14 +151,14 @@ def test_documents_propose_a_task_that_reads_and_one_that_writes(tmp_path: Path)
         "desk-read": ["desk.read"],
         "desk-write": ["desk.mail"],
     }
-    lines = {"range": [1, 50], "optional": True}
+    lines = {"min": 1, "max": 51, "optional": True}
     assert rules["orders-read"]["orders.get"]["args"] == {"order_id": {"max_length": 16}, "lines": lines}
     place = rules["orders-write"]["orders.place"]["args"]
     assert (place["sku"], place["price"]) == ({"any": True}, {"min": "0.5"})
     assert place["speed"] == {"one_of": ["slow", "fast"], "optional": True}
     assert place["note"] == {"max_length": 80, "optional": True}
     assert place["tags"] == {"max_length": 3, "each": {"any": True}, "optional": True}
-    assert place["to"] == {"fields": {"street": {"equal": "$$1", "optional": True}}, "optional": True}
+    assert place["to"] == {"fields": {"street": {"one_of": ["$$1"], "optional": True}}, "optional": True}
     assert place["gift"] == {"one_of": [True, False], "optional": True}
     assert "any" in place["parts"], "a schema in itself"
     assert rules["desk-read"]["desk.read"] == rules["desk-read"]["desk.read"] | {"args": {}}
@@ -181,9 +181,12 @@ def test_documents_beside_calls_add_what_they_say(tmp_path: Path) -> None:
         ((), "expected --from or --calls, or a document and --agent PATTERN"),
         (("--calls", "{calls}", "--agent", "Acme"), "expected a pattern such as acme/support/*"),
         (("--calls", "{calls}", "--origin", "orders"), "expected NAME=VALUE with the name of a service, once"),
-        (("--tools", "desk={calls}", "--agent", "**"), "calls.jsonl: expected an OpenAPI document of version 3, or "),
         (
-            ("--tools", "desk={calls}.no", "--agent", "**"),
+            ("--document", "desk={calls}", "--agent", "**"),
+            "calls.jsonl: expected an OpenAPI document of version 3, or ",
+        ),
+        (
+            ("--document", "desk={calls}.no", "--agent", "**"),
             "calls.jsonl.no: expected an OpenAPI document of version 3, or ",
         ),
         (("--calls", "{calls}", "--origin", "orders=orders.example"), "audience.orders.origins[1]: expected an origin"),

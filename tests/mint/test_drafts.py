@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict, replace
 
 from arx_caps.mint.drafts import ladder
 from arx_caps.mint.drafts.calls import RecordedCall, key_of, load_calls, read_calls
@@ -95,8 +96,7 @@ def test_the_ladder_takes_the_first_rung_that_allows_all_values(given_values: li
     canonical = [int(each) if type(each) is float and each.is_integer() else each for each in given_values]
     distinct = list({key_of(each): each for each in canonical}.values())
     assert allows(chosen, distinct)
-    offered = [rung(distinct) for rung in ladder._RUNGS]
-    fitting = [each for each in offered if each is not None and allows(each, distinct)]
+    fitting = [each for each in ladder.rungs(distinct) if allows(each, distinct)]
     assert chosen == (fitting[0] if fitting else {"any": True})
 
 
@@ -107,7 +107,7 @@ def test_the_ladder_takes_the_first_rung_that_allows_all_values(given_values: li
         ([5, 5.0], 5),
         ([True], True),
         (["EUR", "USD"], {"one_of": ["EUR", "USD"]}),
-        ([1, "1", True], {"one_of": [1, "1", True]}),
+        ([1, "1", True], {"one_of": [True, 1, "1"]}),
         (list(range(8)), {"one_of": list(range(8))}),
         (list(range(9)), {"range": [0, 8]}),
         ([0.5, 20], {"range": ["0.5", "20"]}),
@@ -118,7 +118,7 @@ def test_the_ladder_takes_the_first_rung_that_allows_all_values(given_values: li
         ([f"user{c}@acme.example" for c in "abcdefghi"], {"glob": "*@acme.example"}),
         ([f"/data/{n}/x.csv" for n in range(9)], {"subpath": "/data"}),
         ([f"/data/../{n}" for n in range(9)], {"glob": "/data/../*"}),
-        ([f"/{n}" for n in "abcdefghi"], {"length": 2}),
+        ([f"/{n}" for n in "abcdefghi"], {"subpath": "/"}),
         (["Alice", "Adam", "Anna", "Abel", "Axel", "Ada", "Ari", "Asa", "Amy"], {"max_length": 5}),
         ([chr(97 + n) * 36 for n in range(9)], {"length": 36}),
         (["x" * 600], {"length": 600}),
@@ -128,7 +128,7 @@ def test_the_ladder_takes_the_first_rung_that_allows_all_values(given_values: li
         ([{"a": 1}, {"a": 2, "b": "x"}], {"fields": {"a": {"one_of": [1, 2]}, "b": {"equal": "x", "optional": True}}}),
         ([None], {"any": True}),
         (["a", None], {"any": True}),
-        ([["a"], "b"], {"length": 1}),
+        ([["a"], "b"], {"any": True}),
     ],
 )
 def test_the_narrowest_constraint(seen: list[Any], chosen: Any) -> None:
@@ -169,9 +169,12 @@ def test_work_without_the_value_has_no_parameter() -> None:
 def test_a_parameter_lists_values_that_several_sessions_had() -> None:
     """Three sessions with each value make a list of them; fewer could be chance."""
     for count, constraint in ((3, {"one_of": ["eu", "us"]}), (2, {"length": 2})):
-        seen = [call(f"s{n}", args={"region": ("eu", "us")[n % 2]}) for n in range(2 * count)]
+        seen = [call(f"s{n // 2}", args={"region": ("eu", "us")[n // 2 % 2]}) for n in range(4 * count)]
         _, [template], _ = drafted(seen)
         assert template.params == {"region": constraint}
+    # With one call each, a value that many sessions have is an option of the tool, and not what a task is about.
+    policy, _, _ = drafted([call(f"s{n}", args={"region": ("eu", "us")[n % 2]}) for n in range(6)])
+    assert args_of(policy, "orders.get") == {"region": {"one_of": ["eu", "us"]}}
 
 
 def test_a_rule_of_few_sessions_is_a_comment() -> None:
@@ -245,13 +248,17 @@ def test_delegations_and_lives_are_those_that_were_seen() -> None:
     ("line", "words"),
     [
         ("{", "calls.jsonl:2: not JSON"),
-        ('{"tool": "a.b"}', "calls.jsonl:2: agent: expected an agent's path"),
-        ('{"agent": "acme/x", "tool": "a b"}', "calls.jsonl:2: tool: expected a tool's name"),
-        ('{"agent": "acme/x", "tool": "a.b", "args": []}', "calls.jsonl:2: args: expected an object"),
-        ('{"agent": "acme/x", "tool": "a.b", "at": "now"}', "calls.jsonl:2: at: expected ms since 1970"),
-        ('{"agent": "acme/x", "tool": "a.b", "session": 1}', "calls.jsonl:2: session: expected text"),
-        ('{"agent": "acme/x", "tool": "a.b", "named": ["A"]}', "calls.jsonl:2: named: expected a list"),
-        ('{"agent": "acme/x", "tool": "A.b"}', "calls.jsonl:2: audience: expected the name of a service"),
+        ('{"tool": "a.b"}', "calls.jsonl:2: expected a recorded call: Object missing required field `agent`"),
+        (
+            '{"agent": "Acme", "tool": "a.b"}',
+            "calls.jsonl:2: expected a recorded call: agent: expected one such as",
+        ),
+        ('{"agent": "acme/x", "tool": "a b"}', "tool: expected one such as orders.get, got 'a b'"),
+        ('{"agent": "acme/x", "tool": "a.b", "args": []}', "Expected `object | null`, got `array` - at `$.args`"),
+        ('{"agent": "acme/x", "tool": "a.b", "at": "now"}', "Expected `int`, got `str` - at `$.at`"),
+        ('{"agent": "acme/x", "tool": "a.b", "session": 1}', "Expected `str`, got `int` - at `$.session`"),
+        ('{"agent": "acme/x", "tool": "a.b", "named": "b"}', "Expected `array`, got `str` - at `$.named`"),
+        ('{"agent": "acme/x", "tool": "A.b"}', "audience: expected one such as orders, got 'A'"),
         ('{"agent": "acme/x", "tool": "a.b", "args": {"n": 1, "n": 2}}', "calls.jsonl:2: "),
     ],
 )
@@ -273,6 +280,7 @@ def test_records_that_are_no_allowed_calls_are_left_out() -> None:
         record | {"outcome": "deny"},
         record | {"outcome": "end"},
         record | {"tool": "", "outcome": "counted"},
+        {"type": "unreadable", "index": 7, "at": None},
         record | {"outcome": "allow", "audience": "arx.mint", "tool": "arx.audit.read"},
         {"type": "event", "kind": "session.opened", "at": 1},
         record | {"agent": "", "session": "", "group": "10.0.0.7 Desk", "outcome": "would_refuse"},
@@ -301,6 +309,7 @@ allow = [
   { tool = "orders.refund", args = { order_id = "$order_id", amount = { range = [1, "$amount"] } } },
   { tool = "orders.place", args = { to = { fields = { order = "$order_id" } } } },
   { tool = "orders.note", any = true },
+  { tool = "orders.lines", args = { lines = { each = { fields = { n = { any_of = [0, "$amount"] } } } } } },
 ]
 """
 
@@ -315,6 +324,8 @@ allow = [
         (call("s", "orders.refund", {"order_id": "o-1", "amount": 101}), "no value of its parameters"),
         (call("s", "orders.refund", {"order_id": "o-1", "amount": 0}), "no value of its parameters"),
         (call("s", "orders.place", {"to": {"order": "o-1"}}), None),
+        (call("s", "orders.lines", {"lines": [{"n": 0}, {"n": 7}]}), None),
+        (call("s", "orders.lines", {"lines": [{"n": 0}, {"n": 700}]}), "no value of its parameters"),
         (call("s", "orders.note"), None),
         (call("s", "orders.note", {"x": [None]}), None),
         (call("s", "orders.drop", {}), "no task of acme/support/triage has a rule for orders.drop at orders"),
@@ -361,11 +372,11 @@ def test_a_draft_of_the_agentdojo_suites(tmp_path: Path) -> None:
     file = tmp_path / "questions.toml"
     file.write_text("\n\n".join(write_questions(policy, templates)))
     assert {question.expect for question in load_questions(str(file))} == {"ok"}
-    refused = {key_of(each) for each in refused_by(find_gap(policy, bad))}
+    refused = {key_of(asdict(each)) for each in refused_by(find_gap(policy, bad))}
     needed = [each for each in bad if must_be_refused(each, good)]
     assert len(needed) == 15
-    assert [each for each in needed if key_of(each) not in refused] == []
-    missed = [each for each in bad if key_of(each) not in refused]
+    assert [each for each in needed if key_of(asdict(each)) not in refused] == []
+    missed = [each for each in bad if key_of(asdict(each)) not in refused]
     print(f"one template a suite: {len(bad) - len(missed)} of {len(bad)} injected calls are refused")
     # The others are calls that user tasks of the suite make as well, by tool and by each argument.
     assert len(missed) == 11
@@ -383,7 +394,7 @@ def is_known(bad: RecordedCall, good: Iterable[RecordedCall]) -> bool:
 def test_a_draft_for_each_user_task_of_agentdojo() -> None:
     """With a purpose for each task, an injected call passes only where the task makes a call of these very values."""
     words = str.maketrans("0123456789", "abcdefghij")  # purposes that differ in numbers are one
-    good = [each._replace(purpose=each.session.translate(words)) for each in benign()]
+    good = [replace(each, purpose=each.session.translate(words)) for each in benign()]
     policy, templates, _ = drafted(good)
     assert (len(templates), refused_by(find_gap(policy, good))) == (97, [])
     tried, passed = 0, []

@@ -1,36 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded calls: of the log, of journals, and of a file that any proxy can write.  SPEC 12.
 
-One call is one JSON object on a line.  ``agent`` and ``tool`` are needed; ``args``, ``session``, ``task``, ``purpose``,
-``audience``, ``outcome``, ``at``, ``named`` and ``group`` may be missing, and other members are ignored.  A record of
-``arx audit export`` or ``arx decisions --jsonl`` is such an object; its ``arguments`` are a text.
+One call is one JSON object on a line, with the members of ``RecordedCall``; other members are ignored.  A record of
+``arx audit export`` or ``arx decisions --jsonl`` is one, with its ``arguments`` as a text, and an ``outcome``.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from arx_caps.settings.durations import show_time
 from arx_verifier import names
-from arx_verifier.errors import RequestError, SettingsError, shorten
+from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.request import read_json_object
 
 DRAWN: Final = frozenset(("allow", "would_refuse"))  # a call that was refused must not write the policy
 CODE: Final = "calls"
 MINT: Final = "arx.mint"
 CALLERS: Final = "callers"  # the first segment of callers without a token; the operator writes the agents' paths
+_NAMES: Final = (
+    ("agent", names.is_agent_path, "acme/support/triage"),
+    ("tool", names.is_tool, "orders.get"),
+    ("audience", names.is_audience, "orders"),
+)
 _ODD: Final = re.compile(r"[^a-z0-9._-]+")
 
 
-class RecordedCall(NamedTuple):
+class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call that was made.
 
     Attributes:
         agent: The path of the agent that the session is of.
         tool: The tool.
-        audience: The service.
+        audience: The service; without one, what the tool begins with.
         session: The session; without one, the UTC day of the call.
         task: The task, or empty.
         purpose: The session's purpose, or empty.
@@ -41,13 +47,18 @@ class RecordedCall(NamedTuple):
 
     agent: str
     tool: str
-    audience: str
-    session: str
+    audience: str = ""
+    session: str = ""
     task: str = ""
     purpose: str = ""
-    args: Mapping[str, Any] | None = None
-    at: int = 0
+    args: dict[str, Any] | None = None
+    at: Annotated[int, msgspec.Meta(ge=0)] = 0
     named: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, is_one, example in _NAMES:
+            if not is_one(value := getattr(self, name)):
+                raise ValueError(f"{name}: expected one such as {example}, got {value!r:.60}")
 
     @property
     def work(self) -> tuple[str, str, str]:
@@ -65,13 +76,12 @@ def read_calls(records: Iterable[Mapping[str, Any]], purposes: Mapping[str, str]
     Raises:
         SettingsError: A member is missing or of another type.
     """
-    # Calls of the mint itself are in the log as well; no policy grants them, and no audience begins with its name.
-    taken = [
-        each
-        for each in records
-        if "tool" in each and each.get("outcome", "allow") in DRAWN and each.get("audience") != MINT
-    ]
-    return [_read(each, purposes or {}) for each in taken]
+    # Events, and calls of the mint itself, are in the log as well: no policy grants these.
+    taken = (each for each in records if each.get("audience") != MINT and each.get("type", "decision") == "decision")
+    try:
+        return [_read(each, purposes or {}) for each in taken if each.get("outcome", "allow") in DRAWN]
+    except (msgspec.ValidationError, RequestError) as error:
+        raise SettingsError(f"expected a recorded call: {error}", code=CODE) from error
 
 
 def load_calls(path: Path) -> list[RecordedCall]:
@@ -93,59 +103,19 @@ def load_calls(path: Path) -> list[RecordedCall]:
     return calls
 
 
-def _read(record: Mapping[str, Any], purposes: Mapping[str, str]) -> RecordedCall:
-    agent, tool, at = record.get("agent") or _caller(record), record["tool"], record.get("at") or 0
-    if not names.is_agent_path(agent):
-        raise _wrong("agent", "an agent's path such as acme/support/triage", agent)
-    if not names.is_tool(tool):
-        raise _wrong("tool", "a tool's name such as orders.get", tool)
-    if type(at) is not int:
-        raise _wrong("at", "ms since 1970", at)
-    texts = {name: record.get(name) or "" for name in ("session", "task", "purpose", "audience", "service")}
-    for name, text in texts.items():
-        if type(text) is not str:
-            raise _wrong(name, "text", text)
-    named = record.get("named") or ()
-    if not (isinstance(named, list | tuple) and all(map(names.is_agent_path, named))):
-        raise _wrong("named", "a list of agents' paths", named)
-    audience = texts["audience"] or texts["service"] or tool.partition(".")[0]
-    if not names.is_audience(audience):
-        raise _wrong("audience", "the name of a service such as orders", audience)
-    return RecordedCall(
-        agent=agent,
-        tool=tool,
-        audience=audience,
-        session=texts["session"] or show_time(at)[:10],
-        task=texts["task"],
-        purpose=texts["purpose"] or purposes.get(texts["session"], ""),
-        args=_read_args(record),
-        at=at,
-        named=tuple(named),
-    )
-
-
-def _caller(record: Mapping[str, Any]) -> str:
-    """Return a path for a caller without a token, by the group that a service that watches has recorded."""
-    return (
-        f"{CALLERS}/{_ODD.sub('-', str(record['group']).lower()).strip('-')[:48] or 'unknown'}"
-        if "group" in record
-        else ""
-    )
-
-
-def _read_args(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    args = record.get("args", record.get("arguments"))
-    if type(args) is str:
-        args = read_json_object(args.encode()) if args else None  # empty: longer than a record keeps
-    if args is not None and type(args) is not dict:
-        raise _wrong("args", "an object", args)
-    return args
-
-
-def _wrong(name: str, expected: str, got: Any) -> SettingsError:
-    return SettingsError(f"{name}: expected {expected}, got {shorten(got)}", code=CODE)
-
-
 def key_of(value: Any) -> str:
     """Return a text that is the same for the same JSON value alone."""
     return json.dumps(value, sort_keys=True)
+
+
+def _read(record: Mapping[str, Any], purposes: Mapping[str, str]) -> RecordedCall:
+    known = {name: value for name, value in record.items() if value not in (None, "")}
+    if type(text := known.get("arguments")) is str:  # absent where it was longer than a record keeps
+        known["args"] = read_json_object(text.encode())
+    if "agent" not in known and "group" in known:  # a caller without a token, before a service that watches
+        known["agent"] = f"{CALLERS}/{_ODD.sub('-', str(known['group']).lower()).strip('-.') or 'unknown'}"
+    known.setdefault("audience", known.get("service") or str(known.get("tool")).partition(".")[0])
+    known.setdefault("purpose", purposes.get(str(known.get("session")), ""))
+    if type(at := known.get("at", 0)) is int:
+        known.setdefault("session", show_time(at)[:10])
+    return msgspec.convert(known, RecordedCall)

@@ -235,8 +235,9 @@ def _constant_values(calls: Sequence[RecordedCall], argument: str) -> dict[Work,
         if key_of(values.setdefault(call.work, value)) != key_of(value):
             return None
     # One call has one amount and one note in any case; only an id, or several calls with it, show what a task is about.
-    shows = len(calls) > 1.5 * len(values) or all(_is_id(argument, value) for value in values.values())
-    return values if len(_distinct(values.values())) > 1 and shows else None
+    kinds = len(_distinct(values.values()))
+    is_id = 2 * kinds > len(values) and all(_is_id(argument, value) for value in values.values())
+    return values if kinds > 1 and (is_id or 2 * len(calls) > 3 * len(values)) else None
 
 
 def _is_id(argument: str, value: Any) -> bool:

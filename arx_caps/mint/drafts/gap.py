@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from arx_caps.mint.drafts.calls import RecordedCall
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.tables import Template
@@ -25,12 +28,13 @@ from arx_verifier.constraints import (
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.names import matches_any_path, matches_tool
 
-_ANY: Final = Constraint(any=True)  # of `$subject`, which the policy takes from elsewhere
+# Of `$subject`, which the policy takes from elsewhere.
+_ANY: Final = Constraint(any=True)
 
 Place = tuple[str, int]  # a template, and the index of its rule
 
 
-class RefusedCalls(NamedTuple):
+class RefusedCalls(Struct):
     """Calls of one tool that a policy would refuse for one reason.
 
     Attributes:
@@ -45,7 +49,12 @@ class RefusedCalls(NamedTuple):
     audience: str
     tool: str
     why: str
-    calls: list[RecordedCall]
+    calls: list[RecordedCall] = []
+
+    def shown(self) -> dict[str, Any]:
+        """Return it as plain data, with numbers in place of the calls."""
+        sessions, last = {call.session for call in self.calls}, max(call.at for call in self.calls)
+        return asdict(self) | {"calls": len(self.calls), "sessions": len(sessions), "last": last or None}
 
 
 class PolicyGap(NamedTuple):
@@ -60,6 +69,15 @@ class PolicyGap(NamedTuple):
     refused: list[RefusedCalls]
     unknown: list[RecordedCall]
     used: dict[Place, int]
+
+    def unused(self, policy: Policy) -> list[dict[str, Any]]:
+        """Return the rules of the policy that allow none of the calls, as plain data, each with its line."""
+        rules = [(name, n, policy.templates[name].rules[n]) for (name, n), count in self.used.items() if not count]
+        return [
+            {"task": name, "line": policy.text.line(("task", name, "allow", n)), "tool": rule.tool, "at": rule.at}
+            | {"args": rule.shown({})}
+            for name, n, rule in rules
+        ]
 
 
 class _FilledRule(NamedTuple):
@@ -91,7 +109,7 @@ def find_gap(policy: Policy, calls: Iterable[RecordedCall]) -> PolicyGap:
             why, key = _judge(policy, call, rules, gap)
             if why is not None:
                 place = (agent, call.audience, call.tool)
-                refused.setdefault((*place, key), RefusedCalls(*place, why, [])).calls.append(call)
+                refused.setdefault((*place, key), RefusedCalls(*place, why)).calls.append(call)
     gap.refused.extend(refused.values())
     return gap
 
@@ -160,12 +178,17 @@ def _uses(written: Any, value: Any) -> Iterator[tuple[str, str, Any]]:
     if is_parameter(written):
         yield written[1:], "equal", value
     for word, operand in written.items() if isinstance(written, Mapping) else ():
+        inner: list[tuple[Any, Any]] = []
         if word == "fields" and isinstance(value, Mapping):
-            for name in operand.keys() & value.keys():
-                yield from _uses(operand[name], value[name])
-        else:
-            operands = {"min": operand[0], "max": operand[1]} if word == "range" else {word: operand}
-            yield from ((each[1:], side, value) for side, each in operands.items() if is_parameter(each))
+            inner = [(operand[name], value[name]) for name in operand.keys() & value.keys()]
+        elif word == "each" and isinstance(value, list):
+            inner = [*zip(operand if isinstance(operand, list) else [operand] * len(value), value, strict=False)]
+        elif word in ("all_of", "any_of"):
+            inner = [(part, value) for part in operand]
+        for part, item in inner:
+            yield from _uses(part, item)
+        operands = {"min": operand[0], "max": operand[1]} if word == "range" else {word: operand}
+        yield from ((each[1:], side, value) for side, each in operands.items() if is_parameter(each))
 
 
 def _amount(value: Any) -> Decimal:

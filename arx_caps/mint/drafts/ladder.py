@@ -8,7 +8,7 @@ allows every value.
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from arx_verifier.constraints import compile_constraint, is_decimal, read_constr
 from arx_verifier.errors import MalformedTokenError
 
 MAX_CHOICES: Final = 8  # a person compares no more values at one glance
-MAX_CHARS: Final = 512  # of the values that a constraint lists; a token must fit into one header
+MAX_CHARS: Final = 512  # of what a constraint lists; a token must fit into one header
 _RUN: Final = re.compile(r"(?:[^\W\d_]+|\d+)$")  # a word or a number at the end
 
 
@@ -29,30 +29,20 @@ def narrowest(values: Iterable[Any], *, fixed: bool = True) -> Any:
         fixed: Whether it may list the values themselves, by ``equal``, ``one_of`` and ``subset``.
     """
     distinct = list({key_of(value): value for value in map(_as_canonical, values)}.values())
-    for rung in _RUNGS if fixed else _OPEN_RUNGS:
-        constraint = rung(distinct)
-        if constraint is not None and allows(constraint, distinct):
-            return constraint
-    return {"any": True}
+    return next(each for each in (*rungs(distinct, fixed=fixed), {"any": True}) if allows(each, distinct))
 
 
-def _as_canonical(value: Any) -> Any:
-    return int(value) if type(value) is float and value.is_integer() else value  # RFC 8785 writes 5.0 as 5
-
-
-def allows(constraint: Any, values: Sequence[Any]) -> bool:
+def allows(constraint: Any, values: Iterable[Any]) -> bool:
     """Return whether a constraint, as plain data, is one and allows all values."""
     try:
-        holds = compile_constraint(read_constraint(constraint))
+        return all(map(compile_constraint(read_constraint(constraint)), values))
     except MalformedTokenError:
         return False
-    return all(map(holds, values))
 
 
 def optional(constraint: Any) -> dict[str, Any]:
     """Return a constraint, as plain data, that allows an absent argument as well."""
-    members = constraint if isinstance(constraint, dict) else {"equal": constraint}
-    return {**members, "optional": True}
+    return {**(constraint if isinstance(constraint, dict) else {"equal": constraint}), "optional": True}
 
 
 def fields_of(objects: Sequence[Any]) -> dict[str, Any]:
@@ -60,40 +50,39 @@ def fields_of(objects: Sequence[Any]) -> dict[str, Any]:
     constraints = {}
     for name in dict.fromkeys(name for each in objects for name in each):
         given = [each[name] for each in objects if name in each]
-        constraint = narrowest(given)
-        constraints[name] = constraint if len(given) == len(objects) else optional(constraint)
+        constraints[name] = narrowest(given) if len(given) == len(objects) else optional(narrowest(given))
     return constraints
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, str | int)  # a flag is an int; a float is no operand
-
-
-def _are_short(values: Iterable[Any]) -> bool:
-    return sum(len(str(value)) for value in values) <= MAX_CHARS
-
-
-def _equal(values: Sequence[Any]) -> Any:
-    if len(values) > 1:
-        return None
-    value = values[0]
-    if isinstance(value, list):
-        return {"equal": value} if all(map(_is_scalar, value)) and _are_short(value) else None
-    return value if _is_scalar(value) and _are_short([value]) else None
-
-
-def _one_of(values: Sequence[Any]) -> Any:
-    listed = len(values) <= MAX_CHOICES and all(map(_is_scalar, values)) and _are_short(values)
-    return {"one_of": list(values)} if listed else None
-
-
-def _range(values: Sequence[Any]) -> Any:
+def rungs(values: Sequence[Any], *, fixed: bool = True) -> Iterator[Any]:
+    """Yield the ladder's constraints for distinct values, the narrowest first; some may be none, or not allow all."""
+    texts, lists, objects = (all(isinstance(value, kind) for value in values) for kind in (str, list, dict))
+    scalars = all(isinstance(value, str | int) for value in values)  # a flag is an int; a float is no operand
+    if fixed and len(key_of(values)) <= MAX_CHARS:
+        if len(values) == 1 and (scalars or lists):
+            yield {"equal": values[0]} if lists else values[0]
+        if scalars and len(values) <= MAX_CHOICES:
+            yield {"one_of": sorted(values, key=lambda value: (str(type(value)), value))}
     if all(type(value) is int for value in values):
-        return {"range": [min(values), max(values)]}
-    if not all(type(value) in (int, float) or is_decimal(value) for value in values):
-        return None
-    amounts = [Decimal(str(value)) for value in values]
-    return {"range": [decimal_text(min(amounts)), decimal_text(max(amounts))]}
+        yield {"range": [min(values), max(values)]}
+    elif all(type(value) in (int, float) or is_decimal(value) for value in values):
+        amounts = [Decimal(str(value)) for value in values]
+        yield {"range": [decimal_text(min(amounts)), decimal_text(max(amounts))]}
+    if texts:
+        if all(value.startswith("/") for value in values):
+            yield {"subpath": os.path.commonpath([value.rpartition("/")[0] or "/" for value in values])}
+        yield {"glob": _pattern([value.split("/") for value in values])}
+    if lists:
+        items = list({key_of(item): item for value in values for item in value}.values())
+        if fixed and len(items) <= MAX_CHOICES and len(key_of(items)) <= MAX_CHARS:
+            yield {"subset": items}
+        if items:
+            yield {"each": narrowest(items)}
+    if objects:
+        yield {"fields": fields_of(values)}
+    if texts or lists:
+        lengths = set(map(len, values))
+        yield {"length" if len(lengths) == 1 else "max_length": max(lengths)}
 
 
 def decimal_text(amount: Decimal) -> str:
@@ -101,27 +90,19 @@ def decimal_text(amount: Decimal) -> str:
     return f"{amount.normalize():f}" if amount else "0"
 
 
-def _subpath(values: Sequence[Any]) -> Any:
-    if not all(type(value) is str and value.startswith("/") for value in values):
-        return None
-    folder = os.path.commonpath([value.rpartition("/")[0] or "/" for value in values])
-    return {"subpath": folder} if folder != "/" else None
+def _as_canonical(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value  # RFC 8785 writes 5.0 as 5
 
 
-def _glob(values: Sequence[Any]) -> Any:
-    if not all(type(value) is str for value in values):
+def _pattern(texts: Sequence[Sequence[str]]) -> str | None:
+    """Return a pattern of what several texts have in common, in segments; None if a length says as much."""
+    if len(set(map(len, texts))) > 1 or any("*" in part for parts in texts for part in parts):
         return None
-    segments = [value.split("/") for value in values]
-    if len(set(map(len, segments))) > 1 or any("*" in value for value in values):
-        return None
-    pattern = "/".join(_segment(list(dict.fromkeys(parts))) for parts in zip(*segments, strict=True))
-    # A pattern of stars and marks alone is no narrower than a length.
-    narrow = "*" in pattern and any(map(str.isalnum, pattern)) and len(pattern) <= MAX_CHARS
-    return {"glob": pattern} if narrow else None
+    found = "/".join(_segment(list(dict.fromkeys(parts))) for parts in zip(*texts, strict=True))
+    return found if "*" in found and any(map(str.isalnum, found)) and len(found) <= MAX_CHARS else None
 
 
 def _segment(parts: Sequence[str]) -> str:
-    """Return a pattern of what several texts begin and end with."""
     if len(parts) == 1:
         return parts[0]
     start = _common_start(parts)
@@ -130,39 +111,7 @@ def _segment(parts: Sequence[str]) -> str:
 
 def _common_start(texts: Sequence[str]) -> str:
     """Return what texts begin with, without a word or a number that goes on differently."""
-    first, last = min(texts), max(texts)
-    differ = (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
-    start = first[: next(differ, len(first))]
+    start = os.path.commonprefix(texts)  # noqa: RUF071 - of texts, character by character
     run = _RUN.search(start)
     longer = [_RUN.search(text[: len(start) + 1]) for text in texts if len(text) > len(start)]
     return start[: run.start()] if run and any(each and each.start() == run.start() for each in longer) else start
-
-
-def _subset(values: Sequence[Any]) -> Any:
-    if not all(isinstance(value, list) for value in values):
-        return None
-    items = list({key_of(item): item for value in values for item in value}.values())
-    listed = len(items) <= MAX_CHOICES and all(map(_is_scalar, items)) and _are_short(items)
-    return {"subset": items} if listed else None
-
-
-def _each(values: Sequence[Any]) -> Any:
-    if not all(isinstance(value, list) for value in values):
-        return None
-    items = [item for value in values for item in value]
-    return {"each": narrowest(items)} if items else None
-
-
-def _fields(values: Sequence[Any]) -> Any:
-    return {"fields": fields_of(values)} if all(isinstance(value, dict) for value in values) else None
-
-
-def _length(values: Sequence[Any]) -> Any:
-    if not all(isinstance(value, str | list) for value in values):
-        return None
-    lengths = {len(value) for value in values}
-    return {"length" if len(lengths) == 1 else "max_length": max(lengths)}
-
-
-_OPEN_RUNGS: Final[tuple[Callable[[Sequence[Any]], Any], ...]] = (_range, _subpath, _glob, _each, _fields, _length)
-_RUNGS: Final = (_equal, _one_of, _range, _subpath, _glob, _subset, _each, _fields, _length)

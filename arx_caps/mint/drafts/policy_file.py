@@ -13,6 +13,7 @@ from arx_caps.mint.tasks.policy_questions import PolicyQuestion, ask_policy, tom
 from arx_caps.settings.durations import show_span, show_time
 
 PLACE: Final = "https://{}.invalid"  # where a service lives is not recorded
+MAX_RULES: Final = 12_000  # characters; a packet of a token has at most 16,383 bytes, and other caveats
 UNKNOWN_PLACE: Final = " # write where it lives"
 
 
@@ -91,10 +92,13 @@ def _template(template: DraftTemplate, min_seen: int) -> Iterator[str]:
     yield f"depth = {template.depth}"
     if template.delegate_to:
         yield f"delegate_to = {toml_value(template.delegate_to)}"
+    if len(key_of([_written(rule) for rule in kept])) > MAX_RULES:
+        yield "# Its rules do not fit into a token: delete some, or write several tasks."
     yield f"audience = {toml_value(sorted({rule.at for rule in kept or template.rules}))}"
     yield "allow = ["
     for rule in template.rules:
-        yield f"  {_comment('; '.join(_facts(rule, min_seen)))}"
+        if facts := "; ".join(_facts(rule, min_seen)):
+            yield f"  {_comment(facts)}"
         yield f"  {'' if rule.kept else '# '}{toml_value(_written(rule))},"
     yield "]"
 

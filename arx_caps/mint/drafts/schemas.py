@@ -19,7 +19,14 @@ from arx_verifier.names import is_tool
 _METHODS: Final = ("get", "head", "options", "post", "put", "patch", "delete")
 _READS: Final = frozenset(_METHODS[:3])
 _DEEPEST: Final = 8  # of schemas in schemas; a rule nests less
-_ANY: Final[dict[str, Any]] = {"any": True}
+_WORDS: Final = {
+    "minLength": "min_length",
+    "maxLength": "max_length",
+    "minItems": "min_length",
+    "maxItems": "max_length",
+}
+# A bound that a schema excludes is allowed: a constraint has none of this kind.
+_BOUNDS: Final = {"minimum": "min", "exclusiveMinimum": "min", "maximum": "max", "exclusiveMaximum": "max"}
 
 
 def read_tools(path: Path, audience: str) -> dict[bool, list[DraftRule]]:
@@ -78,86 +85,61 @@ def _listed(document: Any) -> Iterator[tuple[str, bool, dict[str, Any] | None, l
     for tool in tools:
         hints = tool.get("annotations") or {}
         reads, schema = hints.get("readOnlyHint") is True, tool.get("inputSchema") or {}
-        notes = ["only reads (readOnlyHint)"] if reads else []
-        notes += ["may destroy (destructiveHint)"] if hints.get("destructiveHint") and not reads else []
-        if hints.get("openWorldHint"):  # what a rule over past calls would begin from
-            notes.append("returns what others wrote (openWorldHint)")
-            notes += [] if reads else ["sends to others (openWorldHint)"]
-        yield tool["name"], reads, _args_of(schema, schema), notes
+        facts = {
+            "only reads (readOnlyHint)": reads,
+            "may destroy (destructiveHint)": hints.get("destructiveHint") and not reads,
+            "returns what others wrote (openWorldHint)": hints.get("openWorldHint"),
+            "sends to others (openWorldHint)": hints.get("openWorldHint") and not reads,
+        }
+        yield tool["name"], reads, _members(schema, schema), [text for text, holds in facts.items() if holds]
 
 
 def _operations(document: Any) -> Iterator[tuple[str, bool, dict[str, Any] | None, list[str]]]:
     for path, item in document["paths"].items():
-        for method in _METHODS:
-            if method not in item:
-                continue
-            operation = item[method]
-            args: dict[str, Any] = {}
+        for method in [method for method in _METHODS if method in item]:
+            operation, args = item[method], dict[str, Any]()
             for written in [*item.get("parameters", ()), *operation.get("parameters", ())]:
                 parameter = _resolved(document, written)
                 if parameter["in"] in ("path", "query"):
                     constraint = _constraint(document, parameter.get("schema", {}))
                     args[parameter["name"]] = constraint if parameter.get("required") else optional(constraint)
             for media in _resolved(document, operation.get("requestBody", {})).get("content", {}).values():
-                body = _args_of(document, media.get("schema", {}))
-                args |= {} if body is None else body
+                args |= _members(document, media.get("schema", {})) or {}
             yield operation["operationId"], method in _READS, args, [f"{method.upper()} {path}"]
 
 
-def _args_of(document: Any, schema: Any) -> dict[str, Any] | None:
+def _members(document: Any, schema: Any, depth: int = 0) -> dict[str, Any] | None:
     """Return the constraints of an object's members; None if the schema names none and allows any."""
     found = _resolved(document, schema)
-    members, required = found.get("properties"), found.get("required", ())
-    if members is None and found.get("additionalProperties", True) is not False and found:
+    if "properties" not in found and found.get("additionalProperties", True) is not False and found:
         return None
-    constraints = {name: _constraint(document, each) for name, each in (members or {}).items()}
-    return {name: each if name in required else optional(each) for name, each in constraints.items()}
+    required = found.get("required", ())
+    made = {name: _constraint(document, each, depth + 1) for name, each in found.get("properties", {}).items()}
+    return {name: each if name in required else optional(each) for name, each in made.items()}
 
 
 def _constraint(document: Any, schema: Any, depth: int = 0) -> Any:
     """Return the constraint of a JSON schema, as plain data; ``any`` for what a constraint cannot say."""
-    found = _resolved(document, schema) if isinstance(schema, Mapping) else {}
+    found = _resolved(document, schema) if isinstance(schema, Mapping) and depth < _DEEPEST else {}
     choices = [each for each in found.get("anyOf") or found.get("oneOf") or () if each != {"type": "null"}]
     if len(choices) == 1:
         return _constraint(document, choices[0], depth + 1)
-    made: Any = _ANY
     kind = found.get("type")
+    made: Any = {word: found[name] for name, word in _WORDS.items() if kind in ("string", "array") and name in found}
     if "const" in found or "enum" in found:
-        values = [each for each in found.get("enum", [found.get("const")]) if each is not None]
-        made = values[0] if len(values) == 1 else {"one_of": values}
+        made = {"one_of": found.get("enum", [found.get("const")])}
     elif kind in ("integer", "number"):
-        made = _bounds(found, whole=kind == "integer")
+        bounds = {word: found[name] for name, word in _BOUNDS.items() if name in found}
+        made = (
+            bounds if kind == "integer" else {word: decimal_text(Decimal(str(each))) for word, each in bounds.items()}
+        )
     elif kind == "boolean":
         made = {"one_of": [True, False]}
-    elif kind in ("string", "array"):
-        words = {
-            "minLength": "min_length",
-            "maxLength": "max_length",
-            "minItems": "min_length",
-            "maxItems": "max_length",
-        }
-        made = {words[word]: found[word] for word in words if word in found}
-        made |= (
-            {"each": _constraint(document, found["items"], depth + 1)} if "items" in found and depth < _DEEPEST else {}
-        )
-    elif kind == "object" and found.get("properties") and depth < _DEEPEST:
-        members = {name: _constraint(document, each, depth + 1) for name, each in found["properties"].items()}
-        required = found.get("required", ())
-        made = {"fields": {name: each if name in required else optional(each) for name, each in members.items()}}
-    return made if allows(made, ()) else _ANY
-
-
-def _bounds(schema: Mapping[str, Any], *, whole: bool) -> Any:
-    least, most = schema.get("minimum"), schema.get("maximum")
-    if whole:
-        least = schema["exclusiveMinimum"] + 1 if "exclusiveMinimum" in schema else least
-        most = schema["exclusiveMaximum"] - 1 if "exclusiveMaximum" in schema else most
-    else:  # a bound that is excluded cannot be said: it is allowed as well
-        least, most = schema.get("exclusiveMinimum", least), schema.get("exclusiveMaximum", most)
-        least, most = (None if bound is None else decimal_text(Decimal(str(bound))) for bound in (least, most))
-    if least is not None and most is not None:
-        return {"range": [least, most]}
-    return {word: bound for word, bound in (("min", least), ("max", most)) if bound is not None} or _ANY
+    elif kind == "array" and "items" in found:
+        made["each"] = _constraint(document, found["items"], depth + 1)
+    elif kind == "object":
+        made = {"fields": _members(document, found, depth)}
+    return made if allows(made, ()) else {"any": True}
 
 
 def _resolved(document: Any, value: Any) -> Any:

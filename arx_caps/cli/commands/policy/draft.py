@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx policy draft`` and ``arx policy gap``: from recorded calls to a policy, and from a policy to recorded calls."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.commands.policy.source import IN_FORCE, any_policy, kept_policy
+from arx_caps.cli.display import table_of
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.log_query import Asking
 from arx_caps.cli.options import options_of, out_option
 from arx_caps.cli.parse import Since
 from arx_caps.cli.resources import SESSIONS
-from arx_caps.cli.terminal import Console, table
+from arx_caps.cli.terminal import Console
 from arx_caps.settings.durations import show_time
 from arx_caps.text.caveat_text import show_json
 from arx_verifier.names import is_audience, is_path_pattern
 
 if TYPE_CHECKING:
     from arx_caps.mint.drafts.calls import RecordedCall
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _file: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _calls_options: Final = options_of(
@@ -40,14 +39,15 @@ _calls_options: Final = options_of(
 )
 
 
-def _named(option: str, metavar: str, text: str) -> Callable[[F], F]:
-    return click.option(f"--{option}", multiple=True, metavar=f"NAME={metavar}", help=f"{text}; repeatable")
-
-
 @click.command("draft")
 @_calls_options
-@_named("openapi", "FILE", "OpenAPI 3 document of the service NAME, in JSON")
-@_named("tools", "FILE", "answer of the MCP server NAME to `tools/list`, in JSON")
+@click.option(
+    "--document",
+    "documents",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="of the service NAME, its OpenAPI 3 document, or its answer to `tools/list` of MCP, in JSON; repeatable",
+)
 @click.option(
     "--agent",
     "patterns",
@@ -62,7 +62,13 @@ def _named(option: str, metavar: str, text: str) -> Callable[[F], F]:
     show_default=True,
     help="leave out, as a comment, each rule that was seen in fewer sessions",
 )
-@_named("origin", "URL", "origin of the service NAME [that of the policy in force, with --from]")
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    metavar="NAME=URL",
+    help="origin of the service NAME; repeatable [that of the policy in force, with --from]",
+)
 @click.option(
     "--questions", type=click.Path(dir_okay=False, path_type=Path), help="file to write for `arx policy test`"
 )
@@ -74,11 +80,10 @@ def draft_command(
     place: Place,
     since: int | None,
     files: tuple[Path, ...],
-    openapi: tuple[str, ...],
-    tools: tuple[str, ...],
+    documents: tuple[str, ...],
     patterns: tuple[str, ...],
     min_seen: int,
-    origin: tuple[str, ...],
+    origins: tuple[str, ...],
     questions: Path | None,
     out: Path | None,
 ) -> None:
@@ -100,15 +105,15 @@ def draft_command(
     if wrong := [pattern for pattern in patterns if not is_path_pattern(pattern)]:
         raise click.BadParameter(f"expected a pattern such as acme/support/*, got {wrong[0][:60]!r}")
     is_seen = since is not None or bool(files)
-    documents = {name: read_tools(Path(file), name) for name, file in _read_named([*openapi, *tools]).items()}
-    if not is_seen and not (documents and patterns):
+    tools = {name: read_tools(Path(file), name) for name, file in _read_named(documents).items()}
+    if not is_seen and not (tools and patterns):
         raise click.UsageError("expected --from or --calls, or a document and --agent PATTERN")
     calls = _read_calls(place, since, files)
-    templates = draft_templates(calls, patterns, min_seen) if is_seen else propose_templates(documents, list(patterns))
-    unseen = add_notes(templates, documents)
-    origins: dict[str, Any] = {} if since is None else {**kept_policy(place, IN_FORCE).audiences}
-    origins |= {name: [url] for name, url in _read_named(origin).items()}
-    text = write_policy(templates, origins, min_seen, unseen)
+    templates = draft_templates(calls, patterns, min_seen) if is_seen else propose_templates(tools, list(patterns))
+    unseen = add_notes(templates, tools)
+    known: dict[str, Any] = {} if since is None else kept_policy(place, IN_FORCE).audiences
+    places = known | {name: [url] for name, url in _read_named(origins).items()}
+    text = write_policy(templates, places, min_seen, unseen)
     policy = Policy.parse(text, str(out or "draft"))
     asked = [] if questions is None else write_questions(policy, templates)
     for path, content in ((out, text), (questions, "\n\n".join(asked) + "\n")):
@@ -131,7 +136,7 @@ def draft_command(
 @_calls_options
 @operator_options
 def gap_command(console: Console, place: Place, which: str, since: int | None, files: tuple[Path, ...]) -> None:
-    """Print the recorded calls that POLICY would refuse, and its rules that no call used; exit with 1 if there are any.
+    """Print the recorded calls that POLICY would refuse, and its rules that none used; exit with 1 if it refuses one.
 
     POLICY is a file, a digest or `in-force`.  Agent, session, tool and arguments are judged, each task with the
     parameters that fit its calls best; subjects, networks, approvals, budgets and lifetimes are not.
@@ -145,52 +150,27 @@ def gap_command(console: Console, place: Place, which: str, since: int | None, f
         raise click.UsageError("expected --from or --calls")
     policy, calls = any_policy(place, which), _read_calls(place, since, files)
     gap = find_gap(policy, calls)
-    refused = [
-        {
-            **{name: getattr(each, name) for name in ("agent", "audience", "tool", "why")},
-            "calls": len(each.calls),
-            "sessions": len({call.session for call in each.calls}),
-            "last": max(call.at for call in each.calls),
-        }
-        for each in gap.refused
-    ]
-    unused = [
-        {
-            "task": name,
-            "line": policy.text.line(("task", name, "allow", index)),
-            "tool": (rule := policy.templates[name].rules[index]).tool,
-            "at": rule.at,
-            "args": rule.shown({}),
-        }
-        for (name, index), count in gap.used.items()
-        if not count
-    ]
     count = sum(len(each.calls) for each in gap.refused)
-    value = {"policy": policy.digest, "calls": len(calls), "refused": refused, "unused": unused}
-    console.data("policy-gap", value | {"unknown": len(gap.unknown)}, lambda: "\n\n".join(_shown_gap(value)))
+    value: dict[str, Any] = {
+        "policy": policy.digest,
+        "calls": len(calls),
+        "refused": [each.shown() for each in gap.refused],
+        "unknown": len(gap.unknown),
+        "unused": gap.unused(policy),
+    }
+    console.data("policy-gap", value, lambda: "\n\n".join(_shown_gap(**value)))
     unknown = f"; {len(gap.unknown)} have no recorded arguments to judge" if gap.unknown else ""
     console.say(f"it would refuse {count} of {len(calls)} calls{unknown}")
     click.get_current_context().exit(DENIED if count else 0)
 
 
-def _shown_gap(value: dict[str, Any]) -> Iterator[str]:
-    if value["refused"]:
-        heads = ("REFUSED", "AGENT", "CALLS", "SESSIONS", "LAST", "WHY")
-        rows = [
-            (row["tool"], row["agent"], row["calls"], row["sessions"], _when(row["last"]), row["why"])
-            for row in value["refused"]
-        ]
-        yield table(heads, rows)
-    if value["unused"]:
-        unused = [
-            (row["tool"], row["task"], row["line"], "any" if row["args"] is None else show_json(row["args"]))
-            for row in value["unused"]
-        ]
-        yield table(("UNUSED", "TASK", "LINE", "ARGUMENTS"), unused)
-
-
-def _when(at: int) -> str | None:
-    return show_time(at) if at else None
+def _shown_gap(refused: list[dict[str, Any]], unused: list[dict[str, Any]], **_: Any) -> Iterator[str]:
+    if refused:
+        columns = "REFUSED: tool, AGENT, CALLS, SESSIONS, LAST, WHY"
+        yield table_of(refused, columns, {"LAST": lambda row: row["last"] and show_time(row["last"])})
+    if unused:
+        shown = {"ARGUMENTS": lambda row: "any" if row["args"] is None else show_json(row["args"])}
+        yield table_of(unused, "UNUSED: tool, TASK, LINE, ARGUMENTS", shown)
 
 
 def _read_named(texts: Iterable[str]) -> dict[str, str]:
