@@ -107,8 +107,10 @@ def check_commit(version: str, commit: str, *, is_named: bool) -> None:
 
 def clone_commit(plan: Plan, folder: Path) -> Path:
     """Return a clone of the commit, without a file that is not in it."""
-    run("git", "clone", "--quiet", "--shared", "--no-checkout", ROOT, folder)
-    run("git", "-c", "advice.detachedHead=false", "checkout", "--quiet", plan.commit, folder=folder)
+    # A user's settings can change what is checked out: the ends of lines, filters.
+    plain = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    run("git", "clone", "--quiet", "--shared", "--no-checkout", ROOT, folder, **plain)
+    run("git", "checkout", "--quiet", plan.commit, folder=folder, **plain)
     if (dirty := run("git", "status", "--porcelain", "--ignored", folder=folder)) != "":
         fail(f"a clone of {plan.commit[:12]} is not clean:\n{dirty}")
     return folder
