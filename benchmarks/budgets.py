@@ -71,7 +71,7 @@ def rows(made: Verifiers, folder: Path) -> Iterator[Row]:
     """Decisions with budgets; the parent is seen, the ledger is on a socket of this machine."""
     with EmbeddedValkey(folder / "ledger") as valkey:
         strict, other = new_ledger(valkey.url, "bench", 5), new_ledger(valkey.url, "bench", 5)
-        strict._redis.execute_command(*EACH_SECOND)
+        strict._client.redis.execute_command(*EACH_SECOND)
         opened, leased = opened_now(strict), LeasedLedger(other)
         yield _decisions(made, LEASED, leased, opened)
         with awake():

@@ -1,11 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients of a realm's ledger, for tests that run in the environment of an adapter as well."""
 
+from typing import Any
+
 from arx_verifier.ledger import NEW, RedisLedger
 
 
 def new_ledger(url: str, realm: str, timeout_s: float = 30, password: str | None = None) -> RedisLedger:
     """A client of a realm's first ledger, as a new mint is: what was opened before it began was drawn on nowhere."""
     ledger = RedisLedger(url, realm, timeout_s=timeout_s, password=password)
-    ledger.recall(NEW, str)
+    ledger.recall(lambda _: NEW, lambda _, beginning: beginning)
     return ledger
+
+
+def only_bucket(ledger: RedisLedger) -> Any:
+    """What a ledger at one server keeps of it."""
+    return ledger._buckets[""]
+
+
+def look(ledger: RedisLedger) -> Any:
+    """Ask a ledger at one server for its time, ``since`` and ``whole``."""
+    return ledger._call("arx2_ledger", only_bucket(ledger), (), ())

@@ -112,7 +112,7 @@ class MintRuntime(MintContext):
         self.epochs.catch_up(0, 0, CATCH_UP_S)
         self.freezes.restore()
         if self.ledger is not None:
-            self.ledger.recall(self.db.ledger.beginning(), self.db.ledger.note)
+            self.ledger.recall(self.db.ledger.beginning, self.db.ledger.note)
             self.ledger.start()  # before the first pool is opened: a ledger takes none that is older than itself
         self._stop = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="arx-mint-keeper", daemon=True)

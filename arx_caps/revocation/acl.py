@@ -34,6 +34,9 @@ KEEP_BUDGETS: Final = (
     "fcall|arx2_take fcall|arx2_settle fcall|arx2_undo fcall|arx2_top_up fcall|arx2_ledger function|load"
     " hget hmget hset hdel hlen del zadd zrangebyscore zrevrange zscan zrem"
 )
+# In a cluster a caller waits for the replicas, and its user keeps used calls too, in a selector as above.
+CONFIRM: Final = "wait asking"
+SPEND_THERE: Final = "fcall|arx3_spend hmget hset set time info function|load"
 # Parts of a realm's data, by the last member of their keys.
 READ_BY_ALL: Final = ("h", "k", "f", "log", "v", "a", "r")
 
@@ -60,6 +63,7 @@ ROLES: Final = {
 
 ROLE_NAMES: Final = (*ROLES, LEDGER)
 LEDGER_COMMANDS: Final = tuple(dict.fromkeys(f"{CONNECT} {KEEP_BUDGETS}".split()))
+CLUSTER_COMMANDS: Final = tuple(dict.fromkeys(f"{CONNECT} {KEEP_BUDGETS} {CONFIRM}".split()))
 
 
 def user_name(role: str, realm: str) -> str:
@@ -67,21 +71,23 @@ def user_name(role: str, realm: str) -> str:
     return f"arx-{role}-{realm}"
 
 
-def rules(role: str, realm: str, password: str) -> list[str]:
+def rules(role: str, realm: str, password: str, *, cluster: bool = False) -> list[str]:
     """Return the access rules of a role's user.
 
     Args:
         role: One of ``ROLE_NAMES``.
         realm: The realm.
         password: The password; the rules contain only its SHA-256.
+        cluster: For the ledger: whether it is a cluster, which keeps used calls too.
 
     Returns:
         The arguments of ``ACL SETUSER NAME``.
     """
     digest = hashlib.sha256(password.encode()).hexdigest()
     if role == LEDGER:
-        rights = [f"+{command}" for command in sorted(LEDGER_COMMANDS)]
-        return ["reset", "on", f"#{digest}", "-@all", *rights, f"~{_budgets(realm)}"]
+        rights = [f"+{command}" for command in sorted(CLUSTER_COMMANDS if cluster else LEDGER_COMMANDS)]
+        more = [f"({' '.join(_spending(realm, SPEND_THERE))})"] if cluster else []
+        return ["reset", "on", f"#{digest}", "-@all", *rights, f"~{_budgets(realm, cluster=cluster)}", *more]
     what = ROLES[role]
     tag = Keys.of(realm).header[:-1]
     commands = sorted(dict.fromkeys(what.commands.split()))
@@ -91,14 +97,15 @@ def rules(role: str, realm: str, password: str) -> list[str]:
     return ["reset", "on", f"#{digest}", "-@all", *(f"+{command}" for command in commands), *keys, f"&{tag}ch", *more]
 
 
-def _budgets(realm: str) -> str:
-    return f"arx:budget:{{{realm}}}:*"
+def _budgets(realm: str, *, cluster: bool) -> str:
+    # A bucket's tag has two digits; no realm has keys of one server in a cluster.
+    return f"arx:budget:{{{realm}.[0-9][0-9]}}:*" if cluster else f"arx:budget:{{{realm}}}:*"
 
 
-def _spending(realm: str) -> list[str]:
-    """Return the rights to write nonces where the realm's store keeps them."""
+def _spending(realm: str, commands: str = SPEND) -> list[str]:
+    """Return the rights to write nonces where the realm's store, or its ledger's cluster, keeps them."""
     # A selector of its own: with SET on all keys of the role, a stolen verifier's login could overwrite kills.
-    return [*(f"+{command}" for command in SPEND.split()), f"~arx:nonce:{realm}:*"]
+    return [*(f"+{command}" for command in commands.split()), f"~arx:nonce:{realm}:*"]
 
 
 def new_password() -> str:
@@ -138,17 +145,23 @@ def too_wide(user: Mapping[str, Any], realm: str, name: str = "") -> list[str]:
     return excess
 
 
-def exceeds_ledger(user: Mapping[str, Any], realm: str) -> bool:
+def exceeds_ledger(user: Mapping[str, Any], realm: str, *, cluster: bool = False) -> bool:
     """Return whether a user of the ledger has rights that the role ``ledger`` does not need.
 
     Args:
         user: The answer of ``ACL GETUSER``.
         realm: The realm.
+        cluster: Whether the ledger is a cluster.
     """
     words = {*_words(user.get("commands")), *_words(user.get("categories"))}
     granted = {word[1:].lower() for word in words if word.startswith("+")}
     keys = set(_words(user.get("keys")))
-    return not granted <= {*LEDGER_COMMANDS} or not keys <= {f"~{_budgets(realm)}"} or has_no_password(user)
+    needed = {*(CLUSTER_COMMANDS if cluster else LEDGER_COMMANDS)}
+    allowed = {"-@all", *_spending(realm, SPEND_THERE)} if cluster else {"-@all"}
+    wide = any(not allowed.issuperset(_selector(selector)) for selector in user.get("selectors") or ())
+    return (
+        wide or not granted <= needed or not keys <= {f"~{_budgets(realm, cluster=cluster)}"} or has_no_password(user)
+    )
 
 
 def is_on(user: Mapping[str, Any]) -> bool:

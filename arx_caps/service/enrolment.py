@@ -14,7 +14,7 @@ from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.keyfile import KeyFile, write_secret
 from arx_caps.service.fetch import Fetched, fetch_keys, require_private
 from arx_verifier.errors import ArxError, SettingsError, UnavailableError
-from arx_verifier.revocation import keeps_nonces, without_login
+from arx_verifier.revocation import is_cluster, keeps_nonces, without_login
 
 
 class Invitation(msgspec.Struct, frozen=True):
@@ -86,7 +86,8 @@ def join_service(
     where = store or fetched.store
     content |= {"memory": {fact.kid: fact.key for fact in fetched.memory}} if fetched.memory else {}
     content |= {"max_ttl_ms": fetched.max_ttl_ms, "store": where, "issuer": mint.issuer}
-    if where is not None and keeps_nonces(where):
+    # Not a cluster of kills: each of its writes waits for the disk, and no verifier may load functions there.
+    if where is not None and keeps_nonces(where) and not is_cluster(where):
         content["nonces"] = without_login(where)
     content |= {} if fetched.ledger is None else {"ledger": fetched.ledger}
     content |= {} if ca is None else {"ca": str(Path(ca).absolute())}

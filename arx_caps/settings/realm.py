@@ -91,14 +91,13 @@ _LoginSecret: TypeAlias = Annotated[
 _LoginScope: TypeAlias = Annotated[str, SECRET, text_that(lambda text: "openid" in text.split(" "), "openid in it")]
 _ConsoleTime: TypeAlias = Annotated[int, duration(least=CONSOLE_MS[0], most=CONSOLE_MS[1])]
 # The errors omit these URLs, which could hold a password.
+_SERVERS: Final = "a URL with unix:, redis: or rediss:, the latter two also with +sentinel: or +cluster:"
 _Store: TypeAlias = Annotated[
     str,
     SECRET,
-    text_that(_STORE.match, "a URL with unix:, redis: or rediss:, the latter two also with +sentinel: or +cluster:"),
+    text_that(_STORE.match, _SERVERS),
 ]
-_Ledger: TypeAlias = Annotated[
-    str, SECRET, text_that(keeps_nonces, "a unix:, redis: or rediss: URL, the latter two also with +sentinel:")
-]
+_Ledger: TypeAlias = Annotated[str, SECRET, text_that(keeps_nonces, _SERVERS)]
 _Database: TypeAlias = Annotated[
     str,
     SECRET,

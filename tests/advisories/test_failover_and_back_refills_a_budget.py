@@ -17,6 +17,7 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger import LOST, WAKING, LeasedLedger, Ledger, PoolDraw, RedisLedger, Short, Taken
 from tests.faults.test_budget_races import turn
+from tests.ledgers import only_bucket
 from tests.servers import free_ports, until
 from tests.topologies.fleet import Server, replicated, running, wait_for
 
@@ -47,7 +48,7 @@ class Pair:
             MintDatabase(self.database) as db,
             closing(RedisLedger(f"unix://{self.place}", "acme", timeout_s=1)) as one,
         ):
-            one.recall(db.ledger.beginning(), db.ledger.note)
+            one.recall(db.ledger.beginning, db.ledger.note)
             one.start()
 
     def take_over(self) -> None:
@@ -195,7 +196,7 @@ def test_two_servers_by_turns(pair: Pair) -> None:
     pair.primary.ask("CONFIG", "SET", "min-replicas-to-write", "0")
     for turns, name in enumerate("baba"):
         turn(pair.place, pair.folder / f"{name}.sock")
-        ledger._redis.connection_pool.disconnect()
+        ledger._client.redis.connection_pool.disconnect()
         answer = ask(ledger, pool(opened, 1))
         assert isinstance(answer, Taken) if turns == 0 else is_lost(answer), turns
     numbers = [int(server.ask("HGET", HEADER, "number")) for server in (pair.primary, pair.replica)]
@@ -212,7 +213,7 @@ def test_a_verifier_without_calls_remembers(pair: Pair, monkeypatch: pytest.Monk
     with closing(pair.verifier()) as ledger:
         opened = pair.a_minute_later()
         assert isinstance(ask(ledger, pool(opened)), Taken)
-        until(lambda: idle._remembered == ledger._remembered)
+        until(lambda: only_bucket(idle).remembered == only_bucket(ledger).remembered)
     pair.come_back()
     pair.replica_returns()
     assert is_lost(ask(idle, pool(opened)))

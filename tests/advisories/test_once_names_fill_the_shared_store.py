@@ -36,8 +36,8 @@ def test_names_leave_room_for_calls_in_a_shared_store(own_valkey: Any) -> None:
         return checked.decide(sign(mint(ANYTHING, *caveats, **life), request), request).code
 
     assert code(Caveat(once=("first", now))) == "ok"
-    used = store._redis.info("memory")["used_memory"]
-    store._redis.config_set("maxmemory", 2 * used + MOST_BYTES)
+    used = store._client.redis.info("memory")["used_memory"]
+    store._client.redis.config_set("maxmemory", 2 * used + MOST_BYTES)
     codes = []
     for number in range(3000):
         codes.append(code(*[Caveat(once=(f"{NAME}.{number}.{each}", now)) for each in range(8)]))
@@ -46,6 +46,6 @@ def test_names_leave_room_for_calls_in_a_shared_store(own_valkey: Any) -> None:
     assert (codes[0], codes[-1]) == ("ok", "store_unavailable")
     assert [code() for _ in range(200)] == ["ok"] * 200
     assert code(Caveat(once=("first", now))) == "store_unavailable"
-    store._redis.config_set("maxmemory", 8 * used + 8 * MOST_BYTES)
+    store._client.redis.config_set("maxmemory", 8 * used + 8 * MOST_BYTES)
     assert [code(Caveat(once=(name, now))) for name in ("first", "second")] == ["already_used", "ok"]
     store.close()

@@ -21,7 +21,6 @@ class Forgetting:
     """A shared store that forgets on time, as Redis does."""
 
     waits = True
-    not_before_ms = 0
 
     def __init__(self) -> None:
         self.now_ms = AT
@@ -32,6 +31,9 @@ class Forgetting:
             return False
         self._until[key] = self.now_ms + max(1, expires_ms - now_ms)
         return True
+
+    def not_before(self, key: bytes | str) -> int:
+        return 0
 
     def close(self) -> None:
         """Do nothing."""

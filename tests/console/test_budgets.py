@@ -16,7 +16,7 @@ from arx_verifier.token import KeyRing
 from arx_verifier.verification import Verifier
 from tests.console.harness import Browser, operator_with, sign_in
 from tests.console.html import require_well_formed
-from tests.ledgers import new_ledger
+from tests.ledgers import new_ledger, only_bucket
 from tests.mint.harness import AGENT, Harness
 from tests.mint.test_session_tree import Work
 
@@ -123,7 +123,7 @@ def test_a_pool_without_rest_is_marked(kept: Harness) -> None:
     assert '<span class="badge bad">exhausted</span>' in shown
     ledger = kept.mint.ledger
     assert ledger is not None
-    ledger._redis.hset(ledger._keys[0], "run", "another server")
+    ledger._client.redis.hset(only_bucket(ledger).keys[0], "run", "another server")
     assert [row[2] for row in budgets_of(page(browser, work.home))] == ["lost", "lost"]
 
 

@@ -16,7 +16,7 @@ from arx_caps.mint.server import ledger_end
 from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger import LOST, WAKING, PoolDraw, RedisLedger, Short, Taken
-from tests.ledgers import new_ledger
+from tests.ledgers import look, new_ledger, only_bucket
 from tests.servers import until
 
 pytestmark = [
@@ -49,7 +49,7 @@ def is_lost(url: str, pool: PoolDraw) -> bool:
 def first(url: str) -> PoolDraw:
     """Begin the realm's first ledger, and draw 10 of 100 from a new pool."""
     with closing(new_ledger(url, "acme")) as ledger:
-        since = ledger._call("arx2_ledger", (), ())[1]
+        since = look(ledger)[1]
         pool = PoolDraw("t/-/p/usd/task", 100, 0, since + 1, 10, 10)
         until(lambda: isinstance(ledger.take("draw", "", [pool]), Taken))
     return pool
@@ -96,7 +96,7 @@ def test_a_pool_that_no_call_has_drawn_on_is_lost(folder: Path) -> None:
     with served(folder) as url:
         assert is_lost(url, pool._replace(pool="t/-/q/usd/task"))
         with closing(RedisLedger(url, "acme")) as ledger:
-            now, since, whole = ledger._call("arx2_ledger", (), ())
+            now, since, whole = look(ledger)
         assert whole < pool.opened < now < since
         assert is_lost(url, pool._replace(pool="t/-/r/usd/task", opened=now))
 
@@ -106,7 +106,7 @@ def test_a_pool_that_the_mint_registers_is_given_out_at_once(folder: Path) -> No
     pool = ended(folder)._replace(pool="t/-/q/usd/task")
     with served(folder) as url, closing(RedisLedger(url, "acme")) as mint:
         mint.start()
-        pool = pool._replace(opened=mint._call("arx2_ledger", (), ())[0])
+        pool = pool._replace(opened=look(mint)[0])
         assert is_lost(url, pool)  # and that draws nothing
         assert mint.register([pool])
         assert take(url, pool) == Taken((90,), (10,), (-1,))
@@ -130,7 +130,7 @@ def test_a_ledger_that_no_supervisor_opened_registers_nothing(folder: Path) -> N
         pool = first(url)
     with EmbeddedValkey(folder, fsync="everysec") as server, closing(RedisLedger(server.url, "acme")) as mint:
         mint.start()
-        new = pool._replace(pool="t/-/q/usd/task", opened=mint._call("arx2_ledger", (), ())[0])
+        new = pool._replace(pool="t/-/q/usd/task", opened=look(mint)[0])
         assert not mint.register([new])
         assert is_lost(server.url, new)
 
@@ -255,8 +255,8 @@ def test_a_long_pause_waits_for_what_callers_remember(folder: Path) -> None:
     """As at any ledger that no caller asked for 30 s; then it goes on."""
     pool = ended(folder)
     with EmbeddedValkey(folder, fsync="everysec") as server, closing(RedisLedger(server.url, "acme")) as ledger:
-        seen = int(ledger._redis.hget(ledger._keys[0], "seen"))
-        ledger._redis.hset(ledger._keys[0], "seen", seen - 60_000)
+        seen = int(ledger._client.redis.hget(only_bucket(ledger).keys[0], "seen"))
+        ledger._client.redis.hset(only_bucket(ledger).keys[0], "seen", seen - 60_000)
         assert open_ledger(server.url, "acme")
         answer = ledger.take("draw", "", [pool])
         assert isinstance(answer, Short)
@@ -283,7 +283,7 @@ def test_a_caller_that_saw_a_later_beginning_exhausts(folder: Path) -> None:
     """The caller's memory counts beside the note: decision 0096."""
     pool = ended(folder)
     with served(folder) as url, closing(RedisLedger(url, "acme")) as ledger:
-        ledger.recall("9 another:1.2", str)
+        ledger.recall(lambda _: "9 another:1.2", lambda _, beginning: beginning)
         answer = ledger.take("draw", "", [pool])
         assert isinstance(answer, Short)
         assert answer.remaining == LOST

@@ -51,6 +51,8 @@ class Server:
         login: What a client of it needs, as redis-py takes it.
     """
 
+    host = "127.0.0.1"
+
     def __init__(
         self,
         folder: Path,
@@ -68,7 +70,7 @@ class Server:
         """Return its command line."""
         config = self.folder / "server.conf"  # Sentinel and cluster write into theirs
         arguments = [str(config)] if "--sentinel" in self._options else []
-        own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        own = ["--port", str(self.port), "--bind", self.host, "--dir", str(self.folder)]
         log = ["--logfile", str(self.folder / "log")]
         return [str(self._binary), *arguments, *own, *log, *self._options]
 
@@ -79,7 +81,7 @@ class Server:
     def client(self, **settings: Any) -> redis.Redis:
         """A client of it, without retries."""
         own = {"retry": Retry(NoBackoff(), 0), "socket_timeout": 5, "decode_responses": True}
-        return redis.Redis(host="127.0.0.1", port=self.port, **{**own, **self._login, **settings})
+        return redis.Redis(host=self.host, port=self.port, **{**own, **self._login, **settings})
 
     def ask(self, *command: object) -> Any:
         """Send one command and return the answer, in the old protocol."""

@@ -237,10 +237,10 @@ def test_a_server_that_is_back_after_a_failover(ledger: Ledger) -> None:
         assert ledger.bad() == {}
         with ledger.server.client() as raw:
             number, run = raw.hmget("arx:budget:{acme}:h", "number", "run")
-        assert db.ledger.note(f"{number} {run}") == db.ledger.beginning() == f"{number} {run}"
+        assert db.ledger.note("", f"{number} {run}") == db.ledger.beginning() == f"{number} {run}"
         assert ledger.bad() == {}
-        assert db.ledger.note("3 another") == "3 another"
-        assert db.ledger.note("2 older") == "3 another"
+        assert db.ledger.note("", "3 another") == "3 another"
+        assert db.ledger.note("", "2 older") == "3 another"
     found, mend = ledger.bad()["ledger history"]
     assert "failover and back" in found
     assert "arx budget top-up" in mend

@@ -132,7 +132,7 @@ def test_workers_share_their_nonces(server: str) -> None:
     assert two.spend(b"b", now + 15_000, now)
     assert one.waits
     assert one.not_before_ms <= time.time_ns() // 1_000_000
-    assert one._redis.pttl("share:a") <= 15_000 + APART_MS
+    assert one._client.redis.pttl("share:a") <= 15_000 + APART_MS
     one.close()
     two.close()
 
@@ -142,12 +142,12 @@ def test_a_server_that_may_evict_is_refused(server: str) -> None:
     """As long as the server could forget a live nonce the store refuses; set right, it works without a restart."""
     admin = RedisNonces(server, "evict:")
     admin.spend("x", T0 + 1, T0)
-    admin._redis.config_set("maxmemory-policy", "allkeys-lru")
+    admin._client.redis.config_set("maxmemory-policy", "allkeys-lru")
     store = RedisNonces(server, "evict:")
     for _ in range(2):
         with pytest.raises(StoreError, match="noeviction"):
             store.spend("a", T0 + 15_000, T0)
-    admin._redis.config_set("maxmemory-policy", "noeviction")
+    admin._client.redis.config_set("maxmemory-policy", "noeviction")
     assert store.spend("a", T0 + 15_000, T0)
     store.close()
     admin.close()

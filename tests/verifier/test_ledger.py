@@ -37,7 +37,7 @@ from arx_verifier.ledger import (
 )
 from arx_verifier.ledger.memory import LedgerState
 from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
-from tests.ledgers import new_ledger
+from tests.ledgers import look, new_ledger, only_bucket
 from tests.support import QUICK
 
 pytestmark = pytest.mark.spec("17.5")
@@ -764,10 +764,10 @@ def test_the_functions_do_what_the_model_does(server: str) -> None:
     real = new_ledger(server, "model")
     real.open("")  # as the supervisor of a server does
     real.start()
-    begun = real._call("arx2_ledger", (), ())[1]
+    begun = look(real)[1]
     model = LedgerState(run="r", number=1, since=begun, whole=begun, seen=begun, sole="r")
     opened = begun + 1
-    while real._call("arx2_ledger", (), ())[0] <= opened:  # a millisecond
+    while look(real)[0] <= opened:  # a millisecond
         pass
     machine = {"count": 0}
 
@@ -837,7 +837,7 @@ def test_a_restart_of_the_store_exhausts_what_was_open(tmp_path: Path) -> None:
         opened = _next_ms()
         assert isinstance(ledger.take("draw", "", [draw(10, opened=opened)]), Taken)
         if not keeps:
-            ledger._redis.flushall()
+            ledger._client.redis.flushall()
         valkey.stop()
         with pytest.raises(StoreError):
             ledger.take("draw", "", [draw(10, opened=opened)])
@@ -893,7 +893,7 @@ def test_a_pool_is_shown_before_a_call_draws_on_it(server: str) -> None:
 
     assert ledger.latest() == []
     assert shown() == {each.pool: (left, not left, 0) for each, left in pools.items()}
-    ledger._redis.hset(ledger._keys[0], "since", 0)  # a ledger that has begun long ago
+    ledger._client.redis.hset(only_bucket(ledger).keys[0], "since", 0)  # a ledger that has begun long ago
     before = shown()
     assert [left for left, _, _ in before.values()] == [100, 100, 0, 100]
     for each in pools:
@@ -908,7 +908,7 @@ def test_a_pool_is_shown_before_a_call_draws_on_it(server: str) -> None:
 def test_a_user_without_a_right_is_named_the_role(server: str) -> None:
     """Neither the rights of a follower nor the words of the server."""
     root = new_ledger(server, "root")
-    root._redis.execute_command("ACL", "SETUSER", "little", "on", ">secret", "-@all", "+hello", "+auth", "+info")
+    root._client.redis.execute_command("ACL", "SETUSER", "little", "on", ">secret", "-@all", "+hello", "+auth", "+info")
     ledger = new_ledger(server.replace("unix://", "unix://little@"), "acme", password="secret")
     with pytest.raises(StoreError, match=r"does not permit this user to do that: `arx redis acl --role ledger` prints"):
         ledger.take("draw", "", [draw(1)])
@@ -949,7 +949,9 @@ def test_a_forked_child_looks_for_itself(server: str) -> None:
             ledger.latest()
             ledger.read(["t/-/p/usd/task"])
             own = ledger._looker
-            code = int(own is None or own is parent or not own.is_alive() or number_of(ledger._remembered) != 1)
+            code = int(
+                own is None or own is parent or not own.is_alive() or number_of(only_bucket(ledger).remembered) != 1
+            )
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -977,7 +979,7 @@ def test_the_rights_of_the_role_are_enough(server: str) -> None:
     """A user with them draws, reserves, settles, gives back and tops up; it reaches no key of another realm."""
     acl = pytest.importorskip("arx_caps.revocation.acl")
     root = new_ledger(server, "root")
-    root._redis.execute_command("ACL", "SETUSER", "budgets", *acl.rules("ledger", "acme", "secret"))
+    root._client.redis.execute_command("ACL", "SETUSER", "budgets", *acl.rules("ledger", "acme", "secret"))
     ledger = new_ledger(server.replace("unix://", "unix://budgets@"), "acme", password="secret")
     ledger.load()
     ledger.start()

@@ -32,6 +32,7 @@ def redis_command() -> None:
 @click.option("--user", help="name of the user [arx-ROLE-REALM]")
 @click.option("--password-file", type=click.Path(), help="file with the user's password, `-` for stdin")
 @click.option("--new-password", type=click.Path(path_type=Path), help="new file for a random password (mode 0600)")
+@click.option("--cluster", is_flag=True, help="role ledger: for a cluster, which keeps used calls too")
 @click.option("--file", "as_line", is_flag=True, help="print a line for the store's ACL file, not a command")
 @store_options
 def acl_command(
@@ -42,16 +43,20 @@ def acl_command(
     password_file: str | None,
     new_password: Path | None,
     as_line: bool,
+    cluster: bool,
 ) -> None:
     """Print the command that creates a store user with only the permissions of a role; it is not sent.
 
     Send it to the store as its administrator.  --file prints the user's line for the ACL file instead.  Give each
     verifier its own user.  The name belongs in the store's URL, the password in ARX_STORE_PASSWORD.  A user of the role
-    ledger is for the Redis of the budgets: its name belongs in `ledger`, its password in ARX_LEDGER_PASSWORD.
+    ledger is for the Redis of the budgets: its name belongs in `ledger`, its password in ARX_LEDGER_PASSWORD.  For a
+    cluster add --cluster, and create the user on every node.
     """
     # Other users of the machine can read a command line, so a password is read from a file or drawn at random.
     if (password_file is None) == (new_password is None):
         raise Stop("expected --password-file FILE or --new-password FILE", code="usage")
+    if cluster and role != acl.LEDGER:
+        raise Stop("invalid --cluster: expected it with --role ledger", code="usage")
     realm = place.realm_name()
     password = acl.new_password() if password_file is None else read_text(password_file)
     if not password or any(not char.isprintable() for char in password):
@@ -62,7 +67,7 @@ def acl_command(
     # The rules have only the password's SHA-256, so they can be printed.
     if new_password is not None:
         write_private(new_password, password + "\n", replace=False)
-    rules = acl.rules(role, realm, password)
+    rules = acl.rules(role, realm, password, cluster=cluster)
     command, line = ["ACL", "SETUSER", name, *rules], " ".join(["user", name, *rules])
     value = {"role": role, "user": name, "realm": realm, "rules": rules, "command": command, "line": line}
     console.data("redis-acl", value, line if as_line else " ".join(command))

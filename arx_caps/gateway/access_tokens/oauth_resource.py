@@ -277,7 +277,7 @@ class OAuthResource:
         fresh = await run_async(steps_of(nonces.spend, key, proof.until, now_ms()))
         if fresh is None:
             raise StoreError("the nonce store has no room")
-        if not fresh or proof.issued_at < nonces.not_before_ms:
+        if not fresh or proof.issued_at < nonces.not_before(key):
             raise refusal("replayed")
 
     def _base(self, root: str) -> str:

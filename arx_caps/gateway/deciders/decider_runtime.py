@@ -23,11 +23,14 @@ class UnspentCalls:
     """A memory of used calls that remembers none: the verifier behind the proxy has one, and spends them."""
 
     waits = False
-    not_before_ms = 0
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:  # noqa: ARG002 - see NonceStore
         """Accept a key, and do not remember it."""
         return True
+
+    def not_before(self, key: bytes | str) -> int:  # noqa: ARG002 - see NonceStore
+        """Return 0: nothing is forgotten."""
+        return 0
 
     def close(self) -> None:
         """Do nothing."""

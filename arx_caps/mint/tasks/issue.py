@@ -121,16 +121,16 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     what = Event.of("task.started", caller.actor, **facts)
     # Before the task is in the database: no retry can get its tokens earlier, so nothing was drawn from its pools.
     if grant.budgets:
-        _register_pools(mint, granted.pools(birth.task or ""))
+        _register_pools(mint, granted.pools(birth.task or ""), birth.session)
     mint.db.tasks.add(unit, row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), request.parent)
     return Started(row, bundle)
 
 
-def _register_pools(mint: MintContext, pools: Mapping[str, PoolDraw]) -> None:
+def _register_pools(mint: MintContext, pools: Mapping[str, PoolDraw], session: str) -> None:
     # Without the ledger the task begins all the same: its pools are lost until a minute after the ledger's beginning.
     with contextlib.suppress(StoreError):
         if mint.ledger is not None:
-            mint.ledger.register(tuple(pools.values()))
+            mint.ledger.register([pool._replace(session=session) for pool in pools.values()])
 
 
 def holder_for(grant: TaskGrant, wanted: str | None, caller: AuthenticatedCaller) -> str | None:

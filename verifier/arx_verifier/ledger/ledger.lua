@@ -3,7 +3,7 @@
 --
 -- The budgets of a realm, as functions of the instance that keeps nonces.  SPEC 17.  `memory.py` does the same.
 --
--- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since whole seen wakes sealed sole
+-- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since whole seen wakes sealed sole replid
 --                                    arx:budget:{R}:pools     zset  pool -> last drawn on, ms
 --                                    arx:budget:{R}:p:POOL    hash  a pool, in one period:
 --      p period   c committed   r reserved   l leased   x topped up   m max   b opened
@@ -19,6 +19,10 @@
 -- pools that it has, if its server ended cleanly: then it is earlier.  A ledger with `sealed` changes nothing until it
 -- is opened, or its new server begins anew.
 --
+-- In a cluster the keys of a bucket NN begin with arx:budget:{R.NN}:, and its header is `w`: every caller sends WAIT
+-- behind a function, and counts as done only what the replicas of the shard have.  So a replica that takes over goes on
+-- with the pools; `replid` is the replication that it continues.
+--
 -- `sole` is the run of a server whose supervisor saw the server before it end, so that no other one gives out pools.
 --
 -- All amounts are millionths, below 2^53: a double has each of them, and each sum of four, exactly.
@@ -29,6 +33,7 @@ local MARGIN_MS = 60000        -- after another server took over: three clocks, 
 local QUIET_MS = 30000         -- callers look every 2 s: unseen for this long, a server may have been replaced
 local WAKE_MS = 5000           -- then each caller has looked, and has sent what it remembers
 local OPEN_MS = 10000          -- what starts a server with sealed data opens them within this time
+local UP_MS = 2000             -- how much older than the last look a process must be that was a replica then
 local MAX_HELD = 1000          -- open reservations and leases of a pool: each is a field until it is settled
 local MAX_WITH_HOLDS = 2000    -- with those that a verifier settles in the decision that made them
 local HERE = -2                -- a pool that its mint registered, as `o`
@@ -51,6 +56,20 @@ local function run_id(time)
   return run
 end
 
+local function replication(name)
+  return string.match(redis.call('INFO', 'replication'), name .. ':(%x+)')
+end
+
+-- Whether this process was a replica of the server that wrote the header, up to that one's end: then it has all that any
+-- caller counts as done.  A process that has started since then may have an older file.
+local function took_over(header, replid, seen, clock)
+  if string.sub(header, -1) ~= 'w' or not replid or replication('master_replid2') ~= replid then
+    return false
+  end
+  local up = tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)') or 0)
+  return clock - up * 1000 + UP_MS <= seen
+end
+
 local behind = true -- whether more pools may be forgotten than one call has
 
 -- Compares the history with this server process and with what the caller remembers.  Returns the time, which never goes
@@ -59,7 +78,7 @@ local behind = true -- whether more pools may be forgotten than one call has
 local function begin(header, index, remembered)
   local time = redis.call('TIME')
   local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  local known = redis.call('HMGET', header, 'run', 'since', 'seen', 'number', 'wakes', 'whole', 'sealed')
+  local known = redis.call('HMGET', header, 'run', 'since', 'seen', 'number', 'wakes', 'whole', 'sealed', 'replid')
   local since, seen, number = tonumber(known[2]), tonumber(known[3] or 0), tonumber(known[4] or 0)
   local own = run_id(time)
   if known[7] then
@@ -72,13 +91,18 @@ local function begin(header, index, remembered)
   if not since or known[1] ~= own or remembered ~= (known[4] or '') .. ' ' .. own then
     local latest, its_run = string.match(remembered, '^(%d+) (.+)$')
     latest = latest and #latest <= 15 and tonumber(latest) or 0
-    if not since or known[1] ~= own or latest > number or (latest == number and its_run ~= own) then
+    local newer = latest > number or (latest == number and its_run ~= known[1])
+    if since and not newer and known[1] ~= own and took_over(header, known[8], seen, clock) then
+      number = number + 1
+      redis.call('HSET', header, 'run', own, 'number', int(number), 'replid', replication('master_replid'))
+    elseif not since or known[1] ~= own or newer then
       -- Without a header the latest time that was seen is lost too, and this clock may be behind.
       -- Later than the one before, also while the time stands still: a pool that was topped up then is lost again.
       since = (not since and remembered == 'new') and now or math.max((since or 0) + 1, now + MARGIN_MS)
       number = math.max(number, latest) + 1
       redis.call(
-        'HSET', header, 'run', own, 'number', int(number), 'since', int(since), 'seen', int(now), 'wakes', '0'
+        'HSET', header, 'run', own, 'number', int(number), 'since', int(since), 'seen', int(now), 'wakes', '0',
+        'replid', replication('master_replid') or ''
       )
       redis.call('HDEL', header, 'whole')
     end
@@ -100,6 +124,9 @@ local function begin(header, index, remembered)
       redis.call('ZREM', index, unpack(forgotten))
     end
     redis.call('HSET', header, 'seen', int(now))
+    if known[8] and known[8] ~= replication('master_replid') then
+      redis.call('HSET', header, 'replid', replication('master_replid') or '')
+    end
   end
   local wait = wakes - clock
   local past = {since = since, whole = tonumber(known[6]) or since}

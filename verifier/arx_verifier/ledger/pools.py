@@ -27,6 +27,7 @@ class PoolDraw(NamedTuple):
         opened: When it was opened, ms since the Unix epoch.
         cost: What the call takes, millionths.
         wanted: For a lease, how much to escrow, millionths; else the cost.
+        session: The session of its task, which names its bucket in a cluster.
     """
 
     pool: str
@@ -35,6 +36,7 @@ class PoolDraw(NamedTuple):
     opened: int
     cost: int
     wanted: int
+    session: str = ""
 
 
 class Taken(NamedTuple):

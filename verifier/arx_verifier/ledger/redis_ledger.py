@@ -4,22 +4,28 @@
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from arx_verifier.amounts import MAX_AMOUNT
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken, number_of, registered_in
 from arx_verifier.revocation import (
+    BUCKETS,
     Password,
     ServerFacts,
     Steps,
-    StoreClient,
+    UnconfirmedError,
     UnfitError,
+    bucket_of,
     by_steps,
+    is_cluster,
+    open_store,
     refused_login,
     run,
     steps_of,
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
 _TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
 _PART: Final = 1000  # pools of the index that one question reads
 MOST_SHOWN: Final = 1000
+_REPORT_S: Final = 10.0  # from then on another error in a cluster is reported as another outage
+_MOST_PLACES: Final = 100_000
 LOOK_S: Final = 2.0  # how often a process that has started asks for the ledger's beginning, also without a call
 _TURNS: Final = 3  # of two servers that answer by turns, before a call is given up
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
@@ -38,6 +46,23 @@ _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _LOGIN: Final = "ARX_LEDGER_PASSWORD, ARX_LEDGER_PASSWORD_FILE or the login in `ledger` of the service file"
 _RIGHTS: Final = "`arx redis acl --role ledger` prints the rights that a user of the ledger needs"
+
+
+class _Bucket:
+    """A part of the pools, with a beginning of its own: all of them at one server, a 64th in a cluster.
+
+    Args:
+        name: One of ``BUCKETS``; empty at one server.
+        realm: The realm.
+    """
+
+    def __init__(self, name: str, realm: str) -> None:
+        self.name, self.tag = name, f"{realm}.{name}" if name else realm
+        begin = f"arx:budget:{{{self.tag}}}:"
+        # The header's name says whether every caller waits for the replicas: see ledger.lua.
+        self.keys, self.pool = (f"{begin}{'w' if name else 'h'}", f"{begin}pools"), f"{begin}p:"
+        self.remembered = ""
+        self.since = 0  # the ledger's, at the last look
 
 
 class RedisLedger:
@@ -52,8 +77,10 @@ class RedisLedger:
     It remembers the newest beginning of a ledger that it saw, and sends it with each call: a server with an older one
     does not have what was drawn since, and begins anew.
 
+    In a cluster a draw counts only if the replicas of its shard have it.  So pools go on after a failover.
+
     Args:
-        url: ``unix://``, ``redis://``, ``rediss://`` or ``redis+sentinel://`` URL, as ``store_url`` parses it.
+        url: A URL as ``store_url`` parses it.
         realm: The realm.
         password: Replaces a password in the URL.
         timeout_s: Longest wait for an answer, s.
@@ -74,27 +101,29 @@ class RedisLedger:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        self._client = StoreClient(url, "ledger", password=password, timeout_s=timeout_s, ca=ca, greet=_require_fit)
-        self._redis: Any = self._client.redis
-        begin = f"arx:budget:{{{realm}}}:"
-        self._keys, self._pool = (f"{begin}h", f"{begin}pools"), f"{begin}p:"
-        self._down = False
-        self._remembered = ""
-        self._since = 0  # the ledger's, at the last look
-        self._note: Callable[[str], str] = str
+        self._client: Any = open_store(url, "ledger", password=password, timeout_s=timeout_s, ca=ca, greet=_require_fit)
+        self._in_cluster = is_cluster(url)
+        self._buckets = {name: _Bucket(name, realm) for name in (BUCKETS if self._in_cluster else ("",))}
+        self._places: dict[str, _Bucket] = {}  # of pools that were shown
+        self._down = 0.0  # the last line about an outage, by ``time.monotonic``; 0 for none
+        self._note: Callable[[str, str], str] = _keep
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._looker: threading.Thread | None = None
         self._looks_in = 0  # the process that has the thread; 0 before ``start``
 
-    def recall(self, beginning: str, note: Callable[[str], str]) -> None:
+    def recall(self, beginning: Callable[[str], str], note: Callable[[str, str], str]) -> None:
         """Begin with what an earlier process remembered, and keep what this one sees.
 
         Args:
-            beginning: The newest beginning that was noted; ``NEW`` if no ledger has kept a pool of this realm before.
-            note: Keeps a newer one before a call draws on that ledger, and returns the newest that it knows.  What it
-                raises ends the call.
+            beginning: Returns the newest beginning of a bucket that was noted; ``NEW`` if no ledger has kept a pool of
+                this realm before.  The bucket of a ledger that is one server is empty.
+            note: Keeps a newer one, given the bucket and it, before a call draws on that ledger, and returns the newest
+                that it knows.  What it raises ends the call.
         """
-        self._remembered, self._note = beginning, note
+        remembered = {name: beginning(name) for name in self._buckets}  # all of them before one is noted
+        for name, bucket in self._buckets.items():
+            bucket.remembered = remembered[name]
+        self._note = note
 
     @by_steps
     def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Steps[Taken | Short]:
@@ -105,8 +134,8 @@ class RedisLedger:
         """
         args: list[Any] = [kind, op]
         for draw in draws:
-            args += draw[1:]
-        answer = yield from steps_of(self._call, "arx2_take", draws, args)
+            args += draw[1:6]
+        answer = yield from steps_of(self._call, "arx2_take", self._bucket(draws), draws, args)
         if answer[0] in (b"OK", "OK"):
             return Taken(tuple(answer[1::3]), tuple(answer[2::3]), tuple(answer[3::3]))
         return Short(answer[1], answer[2], answer[3])
@@ -125,13 +154,14 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused; what it did is unknown.
         """
+        bucket = self._bucket(pools)
         # As of the last look: a call is needed only in the minute after a beginning.
-        if all(draw.opened > self._since for draw in pools):
+        if all(draw.opened > bucket.since for draw in pools):
             return True
         args: list[Any] = []
         for draw in pools:
             args += draw[1:4]
-        return bool(self._call("arx2_register", pools, args))
+        return bool(self._call("arx2_register", bucket, pools, args))
 
     @by_steps
     def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Steps[Short | None]:
@@ -143,7 +173,8 @@ class RedisLedger:
         args: list[Any] = [op]
         for draw, amount in used:
             args += (*draw[1:4], amount)
-        answer = yield from steps_of(self._call, "arx2_settle", [draw for draw, _ in used], args)
+        draws = [draw for draw, _ in used]
+        answer = yield from steps_of(self._call, "arx2_settle", self._bucket(draws), draws, args)
         return None if answer[0] in (b"OK", "OK") else Short(answer[1], answer[2])
 
     @by_steps
@@ -156,7 +187,7 @@ class RedisLedger:
         args: list[Any] = []
         for draw in draws:
             args += draw[1:5]
-        yield from steps_of(self._call, "arx2_undo", draws, args)
+        yield from steps_of(self._call, "arx2_undo", self._bucket(draws), draws, args)
 
     def top_up(self, pool: str, amount: int, opened: int | None = None) -> int | None:
         """Add to a pool; an operator's act.
@@ -175,7 +206,8 @@ class RedisLedger:
         """
         period_ms = PERIOD_MS[pool.rpartition("/")[2]]
         draw = PoolDraw(pool, 0, period_ms, -1 if opened is None else opened, amount, MAX_AMOUNT)
-        answer = self._call("arx2_top_up", [draw], draw[2:])
+        bucket = self._place([pool]).get(pool)
+        answer = -2 if bucket is None else self._call("arx2_top_up", bucket, [draw], draw[2:6])
         return None if answer == -2 else int(answer)
 
     def shown(self, task: str | None = None, link: str | None = None) -> list[dict[str, Any]]:
@@ -192,11 +224,15 @@ class RedisLedger:
             StoreError: The server did not answer or refused.
         """
         match, of = f"{task or '*'}/{link or '*'}/*", (task, link)
-        # In parts: the index has the pools of all tasks of a week, and one long answer would make calls wait.
-        known = self._ask(lambda: dict(self._redis.zscan_iter(self._keys[1], match, _PART)))
-        # A `*` also matches slashes: a holder could give its pool the name of another one's link.
-        found = [name for name in known if all(map(_is_or_any, of, name.decode().split("/")))]
-        return self.read([name.decode() for name in sorted(found, key=known.__getitem__, reverse=True)[:MOST_SHOWN]])
+        known: dict[bytes, float] = {}
+        for bucket in self._buckets.values():
+            # In parts: the index has the pools of all tasks of a week, and one long answer would make calls wait.
+            part = self._read(bucket, lambda server, index: dict(server.zscan_iter(index, match, _PART)))
+            # A `*` also matches slashes: a holder could give its pool the name of another one's link.
+            found = {name: at for name, at in part.items() if all(map(_is_or_any, of, name.decode().split("/")))}
+            known |= found
+            self._remember_places(bucket, found)
+        return self.read([name.decode() for name in _newest(known)])
 
     def latest(self) -> list[str]:
         """Return the identities of the pools that were drawn on last, at most ``MOST_SHOWN``, the last one first.
@@ -204,7 +240,12 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused.
         """
-        return [name.decode() for name in self._ask(self._redis.zrevrange, self._keys[1], 0, MOST_SHOWN - 1)]
+        known: dict[bytes, float] = {}
+        for bucket in self._buckets.values():
+            part = self._read(bucket, _newest_of)
+            known |= part
+            self._remember_places(bucket, part)
+        return [name.decode() for name in _newest(known)]
 
     def find(self, pool: str) -> dict[str, Any] | None:
         """Return a pool as ``shown`` does; None if no call has drawn on it.
@@ -218,7 +259,10 @@ class RedisLedger:
         return next(iter(self.read([pool])), None)
 
     def read(
-        self, pools: Sequence[str], granted: Mapping[str, tuple[int, int]] = MappingProxyType({})
+        self,
+        pools: Sequence[str],
+        granted: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        session: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return pools as ``shown`` does; without those that no call has drawn on, unless they are granted.
 
@@ -226,33 +270,43 @@ class RedisLedger:
             pools: The pools' identities.
             granted: Of pools that a call may draw on, ``max`` in millionths, and when they were opened, ms since the
                 Unix epoch.
+            session: The session of all of them, if the caller knows it; without it, granted ones are not shown in a
+                cluster.
 
         Raises:
             StoreError: The server did not answer or refused.
         """
-        if not pools:
-            return []
-        now, since, whole = self._call("arx2_ledger", (), ())
-        pipeline = self._redis.pipeline(transaction=False)
-        for name in pools:
-            pipeline.hmget(self._pool + name, *COLUMNS)
-        shown = []
-        for name, row in zip(pools, self._ask(pipeline.execute), strict=True):
-            if row[0] is not None:
-                shown.append(show_pool(name, row, now, since, whole))
-            elif name in granted:
-                most, opened = granted[name]
-                shown.append(show_pool(name, (0, 0, 0, 0, 0, -1, most, 0, opened), now, since, whole))
-        return shown
+        places = self._place(pools) if session is None else dict.fromkeys(pools, self._bucket_of(session))
+        shown: dict[str, dict[str, Any]] = {}
+        for bucket in dict.fromkeys(places.values()):
+            names = [name for name in pools if places.get(name) is bucket]
+            now, since, whole = self._call("arx2_ledger", bucket, (), ())
+            for name, row in zip(names, self._read(bucket, partial(_rows_of, bucket.pool, names)), strict=True):
+                if row[0] is not None:
+                    shown[name] = show_pool(name, row, now, since, whole)
+                elif name in granted:
+                    most, opened = granted[name]
+                    shown[name] = show_pool(name, (0, 0, 0, 0, 0, -1, most, 0, opened), now, since, whole)
+        return [shown[name] for name in pools if name in shown]
 
     def clocks(self) -> tuple[int, int]:
         """Return the server's clock, and the latest time that the ledger has seen, 0 for none; ms since the Unix epoch.
 
+        In a cluster the clock is the one that is the farthest from this process's.
+
         Raises:
             StoreError: The server did not answer or refused.
         """
-        seconds, rest = self._ask(self._redis.time)
-        return seconds * 1000 + rest // 1000, int(self._ask(self._redis.hget, self._keys[0], "seen") or 0)
+        seen, clocks = 0, []
+        for bucket in self._buckets.values():
+            (seconds, rest), its = self._read(bucket, lambda server, _: server.time()), self._seen(bucket)
+            clocks.append(seconds * 1000 + rest // 1000)
+            seen = max(seen, its)
+        here = now_ms()
+        return max(clocks, key=lambda clock: abs(clock - here)), seen
+
+    def _seen(self, bucket: _Bucket) -> int:
+        return int(self._read(bucket, partial(_get, bucket.keys[0], "seen")) or 0)
 
     def begin_anew(self) -> None:
         """Exhaust all open pools, and go on with the server's clock, if an earlier clock was ahead; an operator's act.
@@ -263,8 +317,9 @@ class RedisLedger:
             StoreError: The server did not answer or refused.
         """
         # The pools stay: one of a period that has not come yet has what was drawn from it.
-        self._ask(self._redis.delete, self._keys[0])
-        self._call("arx2_ledger", (), ())
+        for bucket in self._buckets.values():
+            self._read(bucket, partial(_delete, bucket.keys[0]))
+            self._call("arx2_ledger", bucket, (), ())
 
     def seal(self, seal: str) -> bool:
         """Have the ledger change nothing from here on; return whether there is something that a next start can keep.
@@ -277,7 +332,8 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused; whether it is sealed is unknown.
         """
-        return bool(self._fcall("arx2_seal", len(self._keys), *self._keys, seal))
+        one = self._buckets[""]
+        return bool(self._fcall(one, "arx2_seal", len(one.keys), *one.keys, seal))
 
     def sealed(self) -> str:
         """Return the seal of the data; empty if there is none.
@@ -285,7 +341,7 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused.
         """
-        return (self._ask(self._redis.hget, self._keys[0], "sealed") or b"").decode()
+        return (self._read(self._buckets[""], partial(_get, self._buckets[""].keys[0], "sealed")) or b"").decode()
 
     def open(self, seal: str) -> bool:
         """Have a ledger whose server has just started go on; return whether it keeps the pools that it has.
@@ -297,8 +353,9 @@ class RedisLedger:
             StoreError: The server did not answer or refused.
         """
         # Data of an earlier version have its functions, and this process has given out nothing yet.
-        self._ask(self._redis.function_load, _source(), replace=True)
-        return bool(self._fcall("arx2_open", len(self._keys), *self._keys, seal))
+        one = self._buckets[""]
+        self._read(one, lambda server, _: server.function_load(_source(), replace=True))
+        return bool(self._fcall(one, "arx2_open", len(one.keys), *one.keys, seal))
 
     def start(self) -> None:
         """Note that the ledger exists, if it answers, and look at it from now on; see ``Ledger``."""
@@ -306,9 +363,19 @@ class RedisLedger:
         self._watch()
 
     def _look(self) -> None:
-        # The next look, or the first call, tries again.
-        with suppress(ArxError):
-            self._since = self._call("arx2_ledger", (), ())[1]
+        silent = set()
+        for bucket in self._buckets.values():
+            # In a cluster a verifier looks at those that it has drawn on: only there it can have seen another server.
+            if self._in_cluster and not bucket.remembered:
+                continue
+            place = None
+            # The next look, or the first call, tries again.
+            try:
+                place = self._ask(self._client.shard_of, bucket.tag) if self._in_cluster else None
+                if place not in silent:
+                    bucket.since = self._call("arx2_ledger", bucket, (), ())[1]
+            except ArxError:
+                silent.add(place)
 
     def _watch(self) -> None:
         """Look at the ledger's beginning from time to time.
@@ -332,37 +399,64 @@ class RedisLedger:
         self._looks_in, self._looker = 0, None
         self._client.close()
 
+    def _bucket_of(self, session: str) -> _Bucket:
+        return self._buckets[bucket_of(session.encode()) if self._in_cluster else ""]
+
+    def _bucket(self, draws: Sequence[PoolDraw]) -> _Bucket:
+        """Return the bucket of a call's pools, which are all of one session."""
+        return self._bucket_of(draws[0].session)
+
+    def _place(self, pools: Sequence[str]) -> Mapping[str, _Bucket]:
+        """Return the buckets of pools; without those that no call has drawn on in a cluster."""
+        if not self._in_cluster:
+            return dict.fromkeys(pools, self._buckets[""])
+        unknown = [pool for pool in pools if pool not in self._places]
+        for bucket in self._buckets.values() if unknown else ():
+            rows = self._read(bucket, partial(_rows_of, bucket.pool, unknown))
+            self._remember_places(bucket, [pool.encode() for pool, row in zip(unknown, rows, strict=True) if any(row)])
+        return {pool: self._places[pool] for pool in pools if pool in self._places}
+
+    def _remember_places(self, bucket: _Bucket, pools: Iterable[bytes]) -> None:
+        if self._in_cluster:
+            if len(self._places) > _MOST_PLACES:
+                self._places.clear()
+            self._places |= dict.fromkeys([pool.decode() for pool in pools], bucket)
+
+    def _read(self, bucket: _Bucket, question: Callable[[Any, str], Any]) -> Any:
+        """Ask the server of a bucket, given a client of it and the key of the bucket's index."""
+        return self._ask(lambda: question(self._client.server(bucket.tag), bucket.keys[1]))
+
     @by_steps
-    def _call(self, name: str, draws: Sequence[PoolDraw], args: Sequence[Any]) -> Steps[Any]:
+    def _call(self, name: str, bucket: _Bucket, draws: Sequence[PoolDraw], args: Sequence[Any]) -> Steps[Any]:
         if self._looks_in not in (0, os.getpid()):
             self._watch()  # a forked child has no thread of its parent
-        keys = [*self._keys, *[self._pool + draw.pool for draw in draws]]
+        keys = [*bucket.keys, *[bucket.pool + draw.pool for draw in draws]]
         for _ in range(_TURNS):
-            answer = yield from steps_of(self._fcall, name, len(keys), *keys, self._remembered, *args)
+            answer = yield from steps_of(self._fcall, bucket, name, len(keys), *keys, bucket.remembered, *args)
             if not isinstance(answer, list) or answer[0] not in (b"BEGUN", "BEGUN"):
                 return answer
-            self._remember(answer[1].decode() if isinstance(answer[1], bytes) else answer[1])
+            self._remember(bucket, answer[1].decode() if isinstance(answer[1], bytes) else answer[1])
         raise StoreError("the ledger has another beginning with each call: two servers answer at its address")
 
-    def _remember(self, beginning: str) -> None:
+    def _remember(self, bucket: _Bucket, beginning: str) -> None:
         with self._lock:
             # Another thread may have seen a newer one meanwhile.
-            if number_of(beginning) > number_of(self._remembered):
-                self._remembered = self._note(beginning)
+            if number_of(beginning) > number_of(bucket.remembered):
+                bucket.remembered = self._note(bucket.name, beginning)
 
     @by_steps
-    def _fcall(self, *words: Any) -> Steps[Any]:
+    def _fcall(self, bucket: _Bucket, *words: Any) -> Steps[Any]:
         from redis.exceptions import RedisError, ResponseError
 
         try:
             try:
-                answer = yield from self._client.command("FCALL", *words)
+                answer = yield from self._client.command("FCALL", *words, tag=bucket.tag)
             except ResponseError as error:
                 if not _ABSENT.search(str(error)):
                     raise
                 # The server looks for the function before it runs anything, so this is no repeat.
-                yield from self._load()
-                answer = yield from self._client.command("FCALL", *words)
+                yield from self._load(bucket)
+                answer = yield from self._client.command("FCALL", *words, tag=bucket.tag)
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
         self._note_answer()
@@ -374,14 +468,15 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer, or does not let this user load functions.
         """
-        self._ask(lambda: run(self._load()))
+        for bucket in self._buckets.values():
+            self._ask(lambda bucket=bucket: run(self._load(bucket)))
 
-    def _load(self) -> Steps[None]:
+    def _load(self, bucket: _Bucket) -> Steps[None]:
         from redis.exceptions import ResponseError
 
         try:
             # Never in the place of those that are there: to replace them begins the ledger anew.
-            yield from self._client.command("FUNCTION", "LOAD", _source())
+            yield from self._client.command("FUNCTION", "LOAD", _source(), tag=bucket.tag)
         except ResponseError as error:
             if "already exists" not in str(error):
                 raise
@@ -392,13 +487,15 @@ class RedisLedger:
         try:
             answer = function(*args, **named)
         except (RedisError, OSError) as error:
+            if self._in_cluster:
+                self._client.doubt()
             raise self._failed(error) from error
         self._note_answer()
         return answer
 
     def _note_answer(self) -> None:
-        if self._down:
-            self._down = False
+        if self._down and not self._in_cluster:  # there other shards answer meanwhile
+            self._down = 0.0
             _logger().warning("the ledger answers again")
 
     def _failed(self, error: Exception) -> StoreError:
@@ -408,8 +505,10 @@ class RedisLedger:
             text = "the ledger draws nothing while its server ends or starts"
         if isinstance(error, UnfitError):
             text = str(error)
-        if not self._down:
-            self._down = True  # one log line for each outage
+        if isinstance(error, UnconfirmedError):
+            text = f"the ledger refused a draw: {error}"
+        if not self._down or (self._in_cluster and time.monotonic() - self._down > _REPORT_S):
+            self._down = time.monotonic()  # one log line for each outage
             _logger().error("every call with a budget is refused (store_unavailable): %s", text)
         return StoreError(text)
 
@@ -417,6 +516,34 @@ class RedisLedger:
 def _require_fit(facts: ServerFacts) -> None:
     if facts.policy not in (None, "noeviction"):
         raise UnfitError(f"the ledger may evict pools: set its maxmemory-policy to noeviction; {_INSTANCE}")
+
+
+def _keep(_: str, beginning: str) -> str:
+    return beginning
+
+
+def _newest(known: Mapping[bytes, float]) -> list[bytes]:
+    """Return at most ``MOST_SHOWN`` pools, the last one that was drawn on first."""
+    return sorted(known, key=lambda name: (known[name], name), reverse=True)[:MOST_SHOWN]
+
+
+def _newest_of(server: Any, index: str) -> dict[bytes, float]:
+    return dict(server.zrevrange(index, 0, MOST_SHOWN - 1, withscores=True))
+
+
+def _rows_of(prefix: str, pools: Sequence[str], server: Any, _: str) -> Any:
+    pipeline = server.pipeline(transaction=False)
+    for name in pools:
+        pipeline.hmget(prefix + name, *COLUMNS)
+    return pipeline.execute()
+
+
+def _delete(key: str, server: Any, _: str) -> None:
+    server.delete(key)
+
+
+def _get(key: str, field: str, server: Any, _: str) -> Any:
+    return server.hget(key, field)
 
 
 def _is_or_any(wanted: str | None, part: str) -> bool:

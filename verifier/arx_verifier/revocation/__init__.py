@@ -54,6 +54,11 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_client import StoreClient as StoreClient
     from arx_verifier.revocation.store_client import UnfitError as UnfitError
     from arx_verifier.revocation.store_client import read_fields as read_fields
+    from arx_verifier.revocation.store_cluster import BUCKETS as BUCKETS
+    from arx_verifier.revocation.store_cluster import StoreCluster as StoreCluster
+    from arx_verifier.revocation.store_cluster import UnconfirmedError as UnconfirmedError
+    from arx_verifier.revocation.store_cluster import bucket_of as bucket_of
+    from arx_verifier.revocation.store_cluster import open_store as open_store
     from arx_verifier.revocation.store_link import MAX_ANSWER as MAX_ANSWER
     from arx_verifier.revocation.store_link import OK as OK
     from arx_verifier.revocation.store_link import REGRESSED as REGRESSED
@@ -63,6 +68,7 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_link import Late as Late
     from arx_verifier.revocation.store_link import Link as Link
     from arx_verifier.revocation.store_link import StoreAnswer as StoreAnswer
+    from arx_verifier.revocation.store_steps import BlockingCall as BlockingCall
     from arx_verifier.revocation.store_steps import Steps as Steps
     from arx_verifier.revocation.store_steps import by_steps as by_steps
     from arx_verifier.revocation.store_steps import has_steps as has_steps
@@ -73,6 +79,7 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_url import CertificateError as CertificateError
     from arx_verifier.revocation.store_url import FinderLoginError as FinderLoginError
     from arx_verifier.revocation.store_url import PasswordFileError as PasswordFileError
+    from arx_verifier.revocation.store_url import is_cluster as is_cluster
     from arx_verifier.revocation.store_url import keeps_nonces as keeps_nonces
     from arx_verifier.revocation.store_url import open_client as open_client
     from arx_verifier.revocation.store_url import refused_login as refused_login

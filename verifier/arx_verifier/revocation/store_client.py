@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import redis
@@ -18,7 +18,7 @@ from arx_verifier._platform import HAS_READERS, at_fork
 from arx_verifier.revocation.loop_link import LoopLink, ServerFacts
 from arx_verifier.revocation.password import Password, PasswordFile
 from arx_verifier.revocation.store_steps import BlockingCall, Steps
-from arx_verifier.revocation.store_url import open_client
+from arx_verifier.revocation.store_url import Address, open_client
 
 OPEN_S: Final = 1.0  # longest wait of a command for a connection to be opened
 _Place = tuple[asyncio.AbstractEventLoop, tuple[Any, ...]]
@@ -55,6 +55,7 @@ class StoreClient:
         timeout_s: Longest wait for an answer, s.
         ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
         greet: Receives what a server states, before its first answer is used; it may raise ``UnfitError``.
+        node: Host and port of a node of the cluster at the URL, to ask that node alone.
 
     Attributes:
         redis: The client library's, for threads.
@@ -72,14 +73,17 @@ class StoreClient:
         timeout_s: float,
         ca: str | None,
         greet: Callable[[ServerFacts], None],
+        node: tuple[str, int] | None = None,
     ) -> None:
-        self.redis: Any = open_client(
-            url, name, password=password, timeout_s=timeout_s, ca=ca, redis_connect_func=self._connected
+        self.redis: Any = (
+            open_client(url, name, password=password, timeout_s=timeout_s, ca=ca, redis_connect_func=self._connected)
+            if node is None
+            else Address(url, password, ca=ca).node_client(*node, timeout_s, redis_connect_func=self._connected)
         )
         self._greet, self._timeout_s = greet, timeout_s
-        self._key = (url, password.path if isinstance(password, PasswordFile) else password, timeout_s, ca)
+        self._key = (url, password.path if isinstance(password, PasswordFile) else password, timeout_s, ca, node)
 
-    def command(self, *words: Any) -> Steps[Any]:
+    def command(self, *words: Any, tag: str) -> Steps[Any]:  # noqa: ARG002 - of a cluster
         """Ask, as a step; see ``StoreCommand``.
 
         Raises:
@@ -102,6 +106,31 @@ class StoreClient:
             return self._open_and_ask(loop, words)
         return self._ask(link, words)
 
+    async def ask_together(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Ask several commands on one connection; return their answers, a refusal of the server as its error.
+
+        Args:
+            commands: The commands.
+
+        Raises:
+            redis.RedisError: As of ``ask``, or there was no answer.
+        """
+        loop = asyncio.get_running_loop()
+        asked_at, link = loop.time(), _LINKS.get((loop, self._key))
+        if link is None or link.closed:
+            link = await self._open_link(loop)
+        answers = await asyncio.gather(
+            *[self._ask(link, words, asked_at) for words in commands], return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, redis.ResponseError):
+                raise answer
+        return answers
+
+    def server(self, tag: str) -> Any:  # noqa: ARG002 - of a cluster
+        """Return the client library's client, for reads."""
+        return self.redis
+
     def close(self) -> None:
         """Close the pool, and the connections that no other client uses; both are opened again when needed."""
         for (loop, _), link in [*_LINKS.items()]:
@@ -121,7 +150,11 @@ class StoreClient:
         return link.ask(words, asked_at)
 
     async def _open_and_ask(self, loop: asyncio.AbstractEventLoop, words: tuple[Any, ...]) -> Any:
-        asked_at, place = loop.time(), (loop, self._key)
+        asked_at = loop.time()
+        return await self._ask(await self._open_link(loop), words, asked_at)
+
+    async def _open_link(self, loop: asyncio.AbstractEventLoop) -> LoopLink:
+        place = loop, self._key
         opening = _OPENING.get(place)
         if opening is None:
             _forget_ended()
@@ -131,7 +164,7 @@ class StoreClient:
         await asyncio.wait((opening,), timeout=OPEN_S)
         if not opening.done():
             raise redis.TimeoutError("the connection was not opened in time")
-        return await self._ask(opening.result(), words, asked_at)
+        return opening.result()
 
     def _open(self, place: _Place, opening: "asyncio.Future[LoopLink]") -> None:
         """Open a connection as the pool does; then the event loop has it."""

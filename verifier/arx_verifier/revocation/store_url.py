@@ -20,6 +20,7 @@ from arx_verifier.revocation.password import Password, PasswordFile
 
 FORMS: Final = "unix://, redis://, rediss://, redis+sentinel:// or redis+cluster:// (both also with rediss)"
 SLOTS: Final = 16384
+CLUSTERS: Final = ("redis+cluster", "rediss+cluster")
 ASK_S: Final = 0.5  # longest wait for one Sentinel or node; then the next one is asked
 _LOGIN: Final = ("username", "password", "sentinel_username", "sentinel_password")
 REFUSED: Final = {
@@ -80,6 +81,24 @@ class FoundServer(NamedTuple):
     host: str
     port: int
     node: str
+
+
+class FoundShard(NamedTuple):
+    """The primary of a range of slots.
+
+    Attributes:
+        first: The first slot.
+        last: The last slot.
+        host: Its host.
+        port: Its port.
+        replicas: How many replicas it has, without those that the cluster holds for failed.
+    """
+
+    first: int
+    last: int
+    host: str
+    port: int
+    replicas: int
 
 
 # The primary is looked up before each connection.  That server is not trusted yet: it must still answer a probe, which
@@ -160,6 +179,33 @@ class Address:
         pool = ConnectionPool(connection_class=self._kind, **{**self._settings, **own, **settings})
         return redis.Redis(connection_pool=pool)
 
+    def node_client(self, host: str, port: int, timeout_s: float, **settings: Any) -> redis.Redis:
+        """Return a client of one node of a cluster.  It repeats no command.
+
+        Args:
+            host: Its host.
+            port: Its port.
+            timeout_s: Time-out of connecting and of each answer, s.
+            settings: Further settings of redis-py.
+        """
+        kind = TLSConnection if issubclass(self._kind, TLSConnection) else Connection
+        own = {name: value for name, value in self._settings.items() if name != "finder"}
+        own |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+        return redis.Redis(connection_pool=ConnectionPool(kind, **{**own, "host": host, "port": port, **settings}))
+
+    def find_shards(self, timeout_s: float, last: tuple[str, int] | None = None) -> list[FoundShard]:
+        """Return the primaries of a cluster, as one of its nodes knows them.
+
+        Args:
+            timeout_s: Longest wait for one node, s.
+            last: Host and port of the node to ask last.
+
+        Raises:
+            redis.RedisError: No node answered; see ``_Finder.ask``.
+        """
+        found: list[FoundShard] = self._settings["finder"].ask(_ask_shards, timeout_s, last)
+        return found
+
 
 def without_login(url: str) -> str:
     """Return a store's URL without users and passwords, for logs and for other services."""
@@ -173,8 +219,13 @@ def without_login(url: str) -> str:
 
 
 def keeps_nonces(url: str) -> bool:
-    """Return whether nonces can be kept at a URL: at one server, or at the primary that Sentinels name."""
-    return url.partition("://")[0] in ("unix", "redis", "rediss", "redis+sentinel", "rediss+sentinel")
+    """Return whether nonces can be kept at a URL: one server, the primary that Sentinels name, or a cluster."""
+    return url.partition("://")[0] in ("unix", "redis", "rediss", "redis+sentinel", "rediss+sentinel", *CLUSTERS)
+
+
+def is_cluster(url: str) -> bool:
+    """Return whether a URL names nodes of a cluster."""
+    return url.partition("://")[0] in CLUSTERS
 
 
 def open_client(
@@ -194,7 +245,7 @@ def open_client(
         SettingsError: The URL or the authority is unusable.
     """
     if not keeps_nonces(url):
-        raise SettingsError(f"the {name}'s address is not a unix://, redis://, rediss:// or redis+sentinel:// URL")
+        raise SettingsError(f"the {name}'s address is not a URL of the form {FORMS}")
     return Address(url, password, ca=ca).client(timeout_s, **settings)
 
 
@@ -292,7 +343,19 @@ class _Finder:
         self.require_role = several == "sentinel"
 
     def find(self, timeout_s: float | None) -> FoundServer:
-        """Return the primary.
+        """Return the primary; see ``ask``."""
+        found: FoundServer = self.ask(self._ask, timeout_s)
+        return found
+
+    def ask(
+        self, question: Callable[[Any, str], Any], timeout_s: float | None, last: tuple[str, int] | None = None
+    ) -> Any:
+        """Return the first answer of a server.
+
+        Args:
+            question: Asks by a connection to the host that it is given.
+            timeout_s: Longest wait for one server, s.
+            last: Host and port of the server to ask last.
 
         Raises:
             FinderLoginError: No server knew the primary, and one refused the login.
@@ -302,11 +365,11 @@ class _Finder:
         refused, certificate = False, ""
         within = min(ASK_S, timeout_s or ASK_S)
         settings = {**self._settings, "socket_timeout": within, "socket_connect_timeout": within, "protocol": 2}
-        for host, port in random.sample(self._hosts, len(self._hosts)):
+        for host, port in sorted(random.sample(self._hosts, len(self._hosts)), key=lambda place: place == last):
             connection = self._kind(host=host, port=port, **settings)
             try:
                 connection.connect()
-                return self._ask(connection, host)
+                return question(connection, host)
             except PasswordFileError:
                 raise  # it is the same for each server
             except (redis.AuthenticationError, redis.exceptions.NoPermissionError):
@@ -343,6 +406,16 @@ def _ask_node(connection: Any, asked: str, slot: int) -> FoundServer:
                 raise ValueError("it does not know the owner's address")
             return FoundServer(host.decode() if host else asked, port, f"cluster {node}")
     raise ValueError("no node owns the slot")
+
+
+def _ask_shards(connection: Any, asked: str) -> list[FoundShard]:
+    connection.send_command("CLUSTER", "SLOTS", check_health=False)
+    found = []
+    for first, last, owner, *replicas in connection.read_response():
+        if owner[0] == b"?":
+            raise ValueError("it does not know the owner's address")
+        found.append(FoundShard(first, last, owner[0].decode() if owner[0] else asked, int(owner[1]), len(replicas)))
+    return found
 
 
 class _Found:

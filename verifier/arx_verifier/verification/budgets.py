@@ -165,6 +165,7 @@ class Budgets:
         if known is not None:
             return known
         costs, draws, reserved, fixed = self._costs.of(request.tool), [], set(), True
+        session = proven.identifier.session or ""
         for pool in proven.pools:
             declared = costs.get(pool.unit)
             if declared is None:
@@ -179,7 +180,7 @@ class Budgets:
                 cost = read
                 if declared.reserves:
                     reserved.add(pool.unit)
-            draws.append(PoolDraw(pool.id, pool.max, pool.period_ms, pool.opened, cost, cost))
+            draws.append(PoolDraw(pool.id, pool.max, pool.period_ms, pool.opened, cost, cost, session))
         priced = Priced(tuple(draws), frozenset(reserved))
         if fixed and len(request.tool) <= MAX_TOOL_CHARS:
             if len(proven.prices) >= MAX_TOOLS:  # with a rule `*` a holder could otherwise fill memory with names

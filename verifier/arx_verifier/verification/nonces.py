@@ -9,12 +9,14 @@ import re
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import StoreError
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import SKEW_MS, Steps, by_steps, steps_of
+from arx_verifier.revocation import SKEW_MS, BlockingCall, Steps, by_steps, steps_of
 from arx_verifier.token import PresentedCall, call_proof
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import (
@@ -39,8 +41,10 @@ ONCE_MS: Final = 24 * 60 * 60 * 1000  # a service remembers each `once` that lon
 ONCE_AHEAD_MS: Final = 60_000  # how far the mint's clock may be ahead; a caller need not wait for longer
 ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # until it expires by the slowest worker's clock
 APART_MS: Final = 2 * SKEW_MS  # two workers' clocks, each as far from the store's as allowed
+_REPORT_S: Final = 10.0  # from then on another error in a cluster is reported as another outage
 _BRIEF_S: Final = 60  # a key that is remembered for longer is the name of a ``once``, not a call
 SPEND: Final = "arx1_spend"  # the revocation store's function
+SPEND_THERE: Final = "arx3_spend"  # a cluster's: calls.lua
 _ABSENT: Final = re.compile("unction not found|unknown command", re.IGNORECASE)
 _TIMEOUT_S: Final = 0.25  # every call waits for the nonce store: a slower store counts as down
 
@@ -50,14 +54,11 @@ class NonceStore(Protocol):
 
     Attributes:
         waits: Whether ``spend`` may wait for a network.
-        not_before_ms: Calls issued before this time must be refused, ms since the Unix epoch: the store may have
-            forgotten them.  Read it after ``spend``, which may change it.
     """
 
     # A store never forgets a live key to make room: a forgotten key is a call that an attacker can replay.
 
     waits: bool
-    not_before_ms: int
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool | None:
         """Spend a key, atomically.
@@ -72,6 +73,15 @@ class NonceStore(Protocol):
 
         Raises:
             StoreError: The store did not answer.
+        """
+
+    def not_before(self, key: bytes | str) -> int:
+        """Return the time before which it may have forgotten a key, ms since the Unix epoch.
+
+        A call that was issued before must be refused.  Ask after ``spend``, which may change it.
+
+        Args:
+            key: The key.
         """
 
     def close(self) -> None:
@@ -116,8 +126,8 @@ def judge_call(nonces: NonceStore, call: PresentedCall, fresh: bool | None) -> R
     """
     if fresh is None:
         return NO_STORE
-    if call.issued_at < nonces.not_before_ms:
-        # Read after spending, which may have changed it: the store cannot know the calls before that time.
+    if call.issued_at < nonces.not_before(call.signature):
+        # Asked after spending, which may have changed it: the store cannot know the calls before that time.
         return BEFORE_START
     return None if fresh else REPLAYED
 
@@ -151,10 +161,11 @@ def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Steps[R
     for place, name, issued_at in proven.once:
         # Remembered by its own time, not by the token's: a holder could otherwise attenuate its token to one second, so
         # that the store forgets the name, and then use it again with the original token.
-        fresh = yield from steps_of(nonces.spend, f"once:{task}:{name}", issued_at + ONCE_KEEP_MS, now_ms)
+        key = f"once:{task}:{name}"
+        fresh = yield from steps_of(nonces.spend, key, issued_at + ONCE_KEEP_MS, now_ms)
         if fresh is None:
             return NO_STORE
-        if issued_at < nonces.not_before_ms:
+        if issued_at < nonces.not_before(key):
             return used_up(place, ONCE_AGE)
         if not fresh:
             return used_up(place, ONCE_USED)
@@ -219,6 +230,10 @@ class MemoryNonces:
                 return True
         return None
 
+    def not_before(self, key: bytes | str) -> int:  # noqa: ARG002 - of the protocol
+        """Return when this process started; see ``NonceStore``."""
+        return self.not_before_ms
+
     def close(self) -> None:
         """Do nothing: it has no connections, and other verifiers of this process may share it."""
 
@@ -260,9 +275,12 @@ class RedisNonces:
     are valid, seconds for a call and a day for an approval.  Without ``INFO``, the start of each connection counts as
     the server's start: earlier approvals are refused.
 
+    In a cluster a call is accepted only if the replicas of its shard have it, and a shard refuses for 3 s after another
+    server took over: no call can be repeated.
+
     Args:
-        url: ``unix://``, ``redis://``, ``rediss://`` or ``redis+sentinel://`` URL, as ``store_url`` parses it.
-        prefix: The beginning of every key, for example ``arx:nonce:orders:``.
+        url: A URL as ``store_url`` parses it.
+        prefix: The beginning of every key, for example ``arx:nonce:orders:``; without braces.
         password: Replaces a password in the URL.
         timeout_s: Longest wait for an answer, s.
         ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
@@ -282,13 +300,17 @@ class RedisNonces:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        from arx_verifier.revocation import StoreClient
+        from arx_verifier.revocation import is_cluster, open_store
 
         self.not_before_ms = 0
-        self._down, self._by_function = False, True
+        self._down, self._by_function = 0.0, True  # the last line about an outage, by ``time.monotonic``; 0 for none
         self._prefix = prefix.encode()
-        self._client = StoreClient(url, "nonce store", password=password, timeout_s=timeout_s, ca=ca, greet=self._greet)
-        self._redis = self._client.redis
+        self._since: dict[str, int] = {}  # by bucket of a cluster, as ``not_before``
+        self._looks = 0  # of the cluster, when its buckets were begun
+        self._client: Any = open_store(
+            url, "nonce store", password=password, timeout_s=timeout_s, ca=ca, greet=self._greet
+        )
+        self._in_cluster = is_cluster(url)
 
     @by_steps
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> Steps[bool | None]:
@@ -299,20 +321,25 @@ class RedisNonces:
         """
         from redis.exceptions import RedisError
 
-        name = self._prefix + (key if isinstance(key, bytes) else key.encode())
+        from arx_verifier.revocation import bucket_of
+
+        name = key if isinstance(key, bytes) else key.encode()
+        bucket = bucket_of(name) if self._in_cluster else ""
         try:
-            if expires_ms - now_ms > _BRIEF_S * 1000 and not (yield from self._has_room()):
+            if expires_ms - now_ms > _BRIEF_S * 1000 and not (yield from self._has_room(bucket)):
                 return None
             # By this worker's clock.  By another worker's clock, which may be behind, the call is valid for longer.
-            fresh = yield from self._put(name, max(1, expires_ms - now_ms) + APART_MS)
+            keep_ms = max(1, expires_ms - now_ms) + APART_MS
+            put = self._put_there(bucket, name, now_ms, keep_ms) if self._in_cluster else self._put(name, keep_ms)
+            fresh = yield from put
         except (RedisError, OSError) as error:
             why = self._explain(error)
-            if not self._down:
-                self._down = True  # one log line for each outage
+            if not self._down or (self._in_cluster and time.monotonic() - self._down > _REPORT_S):
+                self._down = time.monotonic()  # one log line for each outage
                 _logger().error("every call is refused (store_unavailable): %s", why)
             raise StoreError(why) from error
-        if self._down:
-            self._down = False
+        if self._down and not self._in_cluster:  # there other shards answer meanwhile
+            self._down = 0.0
             _logger().warning("the nonce store answers again")
         return fresh
 
@@ -320,23 +347,62 @@ class RedisNonces:
         """Set a key unless it exists; return whether it is new."""
         from redis.exceptions import NoPermissionError, ResponseError
 
+        key, ask = self._prefix + name, self._client.command
         # A revocation store has a function for this.  Its other writes wait for the disk, and a nonce need not: after a
         # restart, calls issued before are refused.  Both ways use the same key, so that workers may differ.
         if self._by_function:
             try:
-                return bool((yield from self._client.command("FCALL", SPEND, 1, name, keep_ms)))
+                return bool((yield from ask("FCALL", SPEND, 1, key, keep_ms, tag="")))
             except ResponseError as error:
                 if not isinstance(error, NoPermissionError) and not _ABSENT.search(str(error)):
                     raise
                 self._by_function = False
-        return bool((yield from self._client.command("SET", name, b"", "NX", "PX", keep_ms)))
+        return bool((yield from ask("SET", key, b"", "NX", "PX", keep_ms, tag="")))
+
+    def _put_there(self, bucket: str, name: bytes, now_ms: int, keep_ms: int) -> Steps[bool]:
+        """Set a key in its shard of the cluster unless it exists; return whether it is new."""
+        from redis.exceptions import ResponseError
+
+        from arx_verifier.revocation import BUCKETS
+
+        looks = yield from self._client.look()
+        if self._looks != looks:
+            # All at once: a bucket without a beginning refuses its first calls.
+            begins = {each: ("FCALL", SPEND_THERE, 1, self._header(each)) for each in BUCKETS}
+            yield BlockingCall(partial(self._client.tell, begins, _source()))
+            self._looks = looks
+        header = self._header(bucket)
+        words = ("FCALL", SPEND_THERE, 2, header, header + name, now_ms, keep_ms)
+        try:
+            fresh, since = yield from self._client.command(*words, tag=bucket)
+        except ResponseError as error:
+            if not _ABSENT.search(str(error)):
+                raise
+            # The server looks for the function before it runs anything, so this is no repeat.
+            yield BlockingCall(partial(self._client.tell, {bucket: ("PING",)}, _source()))
+            fresh, since = yield from self._client.command(*words, tag=bucket)
+        self._since[bucket] = max(since, self._since.get(bucket, 0))
+        return bool(fresh)
+
+    def _header(self, bucket: str) -> bytes:
+        return self._prefix + b"{%b}" % bucket.encode()
+
+    def not_before(self, key: bytes | str) -> int:
+        """Return since when the server, or the key's shard, remembers; see ``NonceStore``."""
+        if not self._in_cluster:
+            return self.not_before_ms
+        from arx_verifier.revocation import bucket_of
+
+        return self._since.get(bucket_of(key if isinstance(key, bytes) else key.encode()), 0)
 
     @staticmethod
     def _explain(error: Exception) -> str:
-        from arx_verifier.revocation import CertificateError, UnfitError, refused_login
+        from arx_verifier.revocation import CertificateError, UnconfirmedError, UnfitError, refused_login
 
         if isinstance(error, UnfitError):
             return str(error)
+        if str(error).startswith(("BEGUN ", "CLOCK ")) or isinstance(error, UnconfirmedError):
+            return f"the nonce store refused a call: {str(error).removeprefix('BEGUN ').removeprefix('CLOCK ')}"
         if isinstance(error, CertificateError):
             return f"the nonce store did not answer: {error}"
         why = refused_login(error, _LOGIN)
@@ -346,14 +412,14 @@ class RedisNonces:
         """Close the connections; see ``NonceStore``."""
         self._client.close()
 
-    def _has_room(self) -> Steps[bool]:
+    def _has_room(self, tag: str) -> Steps[bool]:
         """Return whether at least half of the server's memory is free, which is reserved for calls."""
         from redis.exceptions import ResponseError
 
         from arx_verifier.revocation import read_fields
 
         try:
-            answer = yield from self._client.command("INFO", "memory")
+            answer = yield from self._client.command("INFO", "memory", tag=tag)
         except ResponseError:  # not permitted: the operator is responsible for the room
             return True
         memory = answer if isinstance(answer, dict) else read_fields(answer)
@@ -371,6 +437,10 @@ class RedisNonces:
         self.not_before_ms = max(self.not_before_ms, facts.started_ms)
         if facts.policy not in (None, "noeviction"):
             raise UnfitError("the nonce store may evict live nonces: set its maxmemory-policy to noeviction")
+
+
+def _source() -> str:
+    return files("arx_verifier.verification").joinpath("calls.lua").read_text("utf-8")
 
 
 def _logger() -> "Logger":

@@ -102,11 +102,14 @@ class _NothingSpent:
     """A nonce store in which every call is new: an explanation uses no nonce."""
 
     waits = False
-    not_before_ms = 0
 
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> bool:  # noqa: ARG002
         """Return true: the call is new."""
         return True
+
+    def not_before(self, key: bytes | str) -> int:  # noqa: ARG002
+        """Return 0: nothing is forgotten."""
+        return 0
 
     def close(self) -> None:
         """Do nothing."""

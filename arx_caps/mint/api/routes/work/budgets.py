@@ -138,7 +138,7 @@ def list_pools(mint: MintContext, asked: PoolsQuery) -> Pools:
     else:
         tasks = {name: row for name, row in tasks.items() if task_state(mint, row) in ("open", "frozen")}
     wanted = [pool for pool in dict.fromkeys([*latest, *granted]) if _matches(pool, tasks, asked)]
-    rows = sorted(ledger.read(wanted, granted), key=_order_of)
+    rows = sorted(ledger.read(wanted, granted, asked.session), key=_order_of)
     left = [row for row in rows if asked.after is None or _order_of(row) > asked.after]
     page = left[: asked.limit]
     return Pools(

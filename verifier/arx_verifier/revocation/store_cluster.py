@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster that keeps nonces or budgets: the primary of a shard is asked, and its replicas confirm.  SPEC 8.3, 17.7.
+
+A command is sent once, with ``WAIT`` behind it on the same connection.  A node that refuses a command because another
+one owns the slot has not run it, so that one is asked.  A lost answer is never asked for again.
+"""
+
+import binascii
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import redis
+from redis.exceptions import AskError, ClusterDownError, MovedError
+
+from arx_verifier._platform import HAS_READERS
+from arx_verifier.revocation.loop_link import ServerFacts
+from arx_verifier.revocation.password import Password
+from arx_verifier.revocation.store_client import StoreClient
+from arx_verifier.revocation.store_steps import BlockingCall, Steps
+from arx_verifier.revocation.store_url import SLOTS, Address, FoundShard, is_cluster
+
+BUCKETS: Final = tuple(f"{number:02}" for number in range(64))  # of used calls and of budgets: 64 slots in all
+HOPS: Final = 3  # nodes that one command is sent to
+PAUSE_S: Final = 0.2  # between two looks for the primaries, while none can be found
+
+
+class UnconfirmedError(redis.RedisError):
+    """The replicas of a shard did not confirm a change within the time."""
+
+
+class ConfirmedCommand(NamedTuple):
+    """A command of a primary, whose answer and the replicas that have its changes are asked for; see ``StoreCall``."""
+
+    client: StoreClient
+    words: tuple[Any, ...]
+    wait: tuple[Any, ...]
+    asking: bool
+
+    def run(self) -> tuple[Any, Any]:
+        """Ask through the pool, on one connection: WAIT is for what its own connection wrote before."""
+        pipeline = self.client.redis.pipeline(transaction=False)
+        for words in self._all():
+            pipeline.execute_command(*words)
+        *_, answer, confirmed = pipeline.execute(raise_on_error=False)
+        return answer, confirmed
+
+    def run_async(self) -> Awaitable[tuple[Any, Any]]:
+        """Ask through the event loop's connection."""
+        return self._ask() if HAS_READERS else BlockingCall(self.run).run_async()
+
+    async def _ask(self) -> tuple[Any, Any]:
+        *_, answer, confirmed = await self.client.ask_together(self._all())
+        return answer, confirmed
+
+    def _all(self) -> list[tuple[Any, ...]]:
+        return [*([("ASKING",)] if self.asking else []), self.words, self.wait]
+
+
+def bucket_of(key: bytes) -> str:
+    """Return the bucket of a key, one of ``BUCKETS``."""
+    return BUCKETS[binascii.crc32(key) % len(BUCKETS)]
+
+
+@cache
+def _slot_of(tag: str) -> int:
+    return binascii.crc_hqx(tag.encode(), 0) % SLOTS
+
+
+class StoreCluster:
+    """The primaries of a cluster; the arguments are those of ``StoreClient``."""
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        password: Password | None,
+        timeout_s: float,
+        ca: str | None,
+        greet: Callable[[ServerFacts], None],
+    ) -> None:
+        self._address, self._timeout_s = Address(url, password, ca=ca), timeout_s
+        self._about: dict[str, Any] = {"password": password, "timeout_s": timeout_s, "ca": ca, "greet": greet}
+        self._url, self._name = url, name
+        self._wait_ms = max(1, int(timeout_s * 800))  # within the time-out of the answer
+        self._clients: dict[tuple[str, int], StoreClient] = {}
+        self._shards: list[FoundShard] = []  # empty: they have to be looked up
+        self._doubted: tuple[str, int] | None = None  # the node that is asked last
+        self._pause_until = 0.0  # by ``time.monotonic``
+        self._lock, self._looks = threading.Lock(), 0
+
+    def command(self, *words: Any, tag: str) -> Steps[Any]:
+        """Ask the primary of a hash tag; return its answer once the replicas have what it changed.
+
+        Args:
+            words: The command.
+            tag: The hash tag of its keys, without braces.
+
+        Raises:
+            UnconfirmedError: The replicas did not confirm it, or there is none.
+            redis.RedisError: The primary did not answer, or refused.
+        """
+        shards = self._shards or (yield BlockingCall(self._look))
+        shard, asking, answer, confirmed = self._find(tag, shards), False, None, None
+        for _ in range(HOPS):
+            wait = ("WAIT", max(1, shard.replicas), self._wait_ms)
+            try:
+                answer, confirmed = yield ConfirmedCommand(self._client_of(shard), words, wait, asking)
+            except (redis.RedisError, OSError):
+                self.doubt(shard)
+                raise
+            if not isinstance(answer, AskError):  # also of MovedError
+                break
+            # Not run: the slot is another node's.
+            asking = not isinstance(answer, MovedError)
+            if not asking:
+                self.doubt(shard)
+            shard = shard._replace(host=answer.host or shard.host, port=answer.port)
+        if isinstance(answer, Exception):
+            if isinstance(answer, ClusterDownError):
+                self.doubt(shard)
+            raise answer
+        if not isinstance(confirmed, int) or confirmed < max(1, shard.replicas):
+            self.doubt(shard)
+            raise UnconfirmedError("the replicas of a shard did not confirm a change: it counts as not made")
+        return answer
+
+    def look(self) -> Steps[int]:
+        """Look the primaries up if they are not known; return how often that was done.
+
+        Raises:
+            redis.RedisError: No node can say which ones they are.
+        """
+        if not self._shards:
+            yield BlockingCall(self._look)
+        return self._looks
+
+    def tell(self, words: Mapping[str, tuple[Any, ...]], library: str) -> None:
+        """Send commands to the primaries of hash tags; one that does not answer is left out.
+
+        Args:
+            words: By hash tag a command.
+            library: The source of the functions that they call.
+        """
+        by_shard: dict[FoundShard, list[tuple[Any, ...]]] = {}
+        for tag, command in words.items():
+            by_shard.setdefault(self.shard_of(tag), [("FUNCTION", "LOAD", library)]).append(command)
+        for shard, commands in by_shard.items():
+            pipeline = self._client_of(shard).redis.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            with suppress(redis.RedisError, OSError):
+                pipeline.execute(raise_on_error=False)
+
+    def server(self, tag: str) -> Any:
+        """Return the client library's client of the primary of a hash tag, for reads."""
+        return self._client_of(self.shard_of(tag)).redis
+
+    def shard_of(self, tag: str) -> FoundShard:
+        """Return the primary of a hash tag.
+
+        Raises:
+            redis.RedisError: No node can say which one it is.
+        """
+        return self._find(tag, self._shards or self._look())
+
+    def doubt(self, shard: FoundShard | None = None) -> None:
+        """Look the primaries up again before the next command, at this one last."""
+        self._shards = []
+        if shard is not None:
+            self._doubted = (shard.host, shard.port)
+
+    def close(self) -> None:
+        """Close the connections; they are opened again when needed."""
+        for client in [*self._clients.values()]:
+            client.close()
+
+    def _client_of(self, shard: FoundShard) -> StoreClient:
+        place = shard.host, shard.port
+        client = self._clients.get(place)
+        if client is None:
+            made = StoreClient(self._url, self._name, node=place, **self._about)
+            client = self._clients.setdefault(place, made)
+        return client
+
+    def _find(self, tag: str, shards: list[FoundShard]) -> FoundShard:
+        slot = _slot_of(tag)
+        for shard in shards:
+            if shard.first <= slot <= shard.last:
+                return shard
+        self.doubt()
+        raise redis.ConnectionError("no node of the cluster owns the slot")
+
+    def _look(self) -> list[FoundShard]:
+        with self._lock:
+            if found := self._shards:
+                return found
+            if time.monotonic() < self._pause_until:
+                raise redis.ConnectionError("none of the servers named can say which ones are the primaries")
+            self._pause_until = time.monotonic() + PAUSE_S
+            self._shards = found = self._address.find_shards(self._timeout_s, self._doubted)
+            self._pause_until, self._doubted, self._looks = 0.0, None, self._looks + 1
+            return found
+
+
+def open_store(
+    url: str,
+    name: str,
+    *,
+    password: Password | None,
+    timeout_s: float,
+    ca: str | None,
+    greet: Callable[[ServerFacts], None],
+) -> StoreClient | StoreCluster:
+    """Return the server or the cluster that keeps nonces or budgets; see ``StoreClient``."""
+    kind = StoreCluster if is_cluster(url) else StoreClient
+    return kind(url, name, password=password, timeout_s=timeout_s, ca=ca, greet=greet)
