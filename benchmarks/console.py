@@ -26,10 +26,11 @@ from typing import Any, Final
 import httpx
 from sqlalchemy import create_engine, insert, select
 
-from arx_caps.audit.merkle import read_signer
 from arx_caps.audit.shipping import Shipper
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.mint.db.tables import AGENTS, SESSIONS
+from arx_caps.mint.keys.log_key import open_log_key
+from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.service.own_key import read_own_key
 from arx_caps.settings.realm import Realm
 from arx_verifier.journal import Journal
@@ -105,7 +106,8 @@ def fill(folder: Path, records: int, seconds: float = 86_400.0) -> None:
     realm, began = Realm.open(folder), time.monotonic()
     with LogStore(f"sqlite:///{realm.audit_path}") as store:
         store.create()
-        signer, memory = read_signer(realm.log_key_path, "log"), realm.log_key_path.with_suffix(".signed")
+        roots = RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path)
+        signer, memory = open_log_key(realm.log_key_path, roots), realm.log_key_path.with_suffix(".signed")
         publisher = Publisher(store, signer, realm.log_dir, memory=memory)
         had, row, base = store.size(), store.record(0), folder / "taken"
         wanted = int(base.read_text()) if base.exists() else max(had, min(records, TAKEN))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ed25519 keys of agents, operators, services, sessions, holders, logs, witnesses, in memory and in files.  CONTROL 1.
+"""Ed25519 keys of agents, operators, services, sessions, holders, witnesses, in memory and in files.  CONTROL 1.
 
 A key file is a private JWK with its owner's role and name.  The claims to sign are in ``jose``.  A public key of an
 OAuth client may be of P-256.
@@ -29,7 +29,7 @@ _NAMES: Final = {"EdDSA": "Ed25519"}
 MAX_KEYS: Final = 4096  # public keys in memory, about 8 MB
 _MEMBERS: Final = {"kty", "crv", "x"}
 
-Role = Literal["agent", "operator", "service", "holder", "log", "witness"]
+Role = Literal["agent", "operator", "service", "holder", "witness"]
 
 
 class AlgorithmRegistry(jws.JWSRegistry):
@@ -228,8 +228,8 @@ class KeyFile:
 
     Attributes:
         role: The owner's role.
-        name: The agent's path, the operator's id, the service's audience, the log's origin or the witness's name; empty
-            for a holder, which its delegator names.
+        name: The agent's path, the operator's id, the service's audience or the witness's name; empty for
+            a holder, which its delegator names.
         issuer: The mint's public base URL; empty for a witness or a holder, which belong to none.
         key: The key.
         ca: File of a further authority for TLS; None for the system's alone.  ``ARX_CA`` wins.

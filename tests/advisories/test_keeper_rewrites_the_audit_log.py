@@ -27,7 +27,6 @@ from arx_caps.audit.merkle import (
     check_consistency,
     leaf_hash,
     open_checkpoint,
-    read_signer,
     verify,
 )
 from arx_caps.audit.merkle.paths import ENTRIES, pack_entries, unpack_entries
@@ -37,11 +36,12 @@ from arx_caps.audit.store import BATCH, RECORD, STATE, LogStore, Publisher
 from arx_caps.cli import exit_codes
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
+from arx_caps.mint.keys.log_key import read_log_key
 from arx_verifier.errors import AuditError
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.audit.world import LOG, checkpoint_of, records, write
 from tests.cli.helpers import arx
-from tests.mint.harness import ISSUER, LOOKUP, Harness, local_mint, now_ms
+from tests.mint.harness import ISSUER, LOOKUP, Harness, local_mint, log_signer, now_ms
 from tests.postgres import Postgres
 
 KEPT = records(40)
@@ -98,7 +98,7 @@ def unit(unit: Harness) -> Harness:
 
 
 def key_of(harness: Harness) -> VerifierKey:
-    return read_signer(harness.realm.log_key_path, "log").key
+    return read_log_key(harness.realm.log_key_path)
 
 
 def kept_in(harness: Harness) -> list[bytes]:
@@ -212,7 +212,7 @@ def test_rows_that_were_edited_are_neither_proven_nor_signed(unit: Harness, tmp_
     if change == "body":
         return  # no leaf: it is held by the digest in its record alone
     shutil.rmtree(unit.realm.log_dir)
-    again = Publisher(log.store, read_signer(unit.realm.log_key_path, "log"), unit.realm.log_dir)
+    again = Publisher(log.store, log_signer(unit.realm), unit.realm.log_dir)
     again.step()
     assert again.halted is not None
     assert not (unit.realm.log_dir / "checkpoint").exists()
@@ -282,7 +282,7 @@ def test_an_older_checkpoint_or_another_history_is_found(unit: Harness, tmp_path
     with LogStore(f"sqlite:///{tmp_path}/other.db") as other:
         other.create()
         other.take(batch_of([decision(n, facts(), "expired") for n in range(1, log.store.size() + 1)]), "statement")
-        Publisher(other, read_signer(unit.realm.log_key_path, "log"), tmp_path / "other").step()
+        Publisher(other, log_signer(unit.realm), tmp_path / "other").step()
     told = found_by_command(unit, tmp_path / "other", "--checkpoint", str(seen))
     assert "two histories" in told["problem"]
 

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
-from arx_caps.audit.merkle import Frontier, Trust, leaf_hash, open_checkpoint, read_signer, verify
+from arx_caps.audit.merkle import Frontier, Trust, leaf_hash, open_checkpoint, verify
 from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, SOURCE, STATE, LogStore
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.settings.realm import Realm
 from tests.audit.batches import BOOT, batch_of, decision, facts
-from tests.mint.harness import make_realm
+from tests.mint.harness import log_signer, make_realm
 
 WHOLE = batch_of([decision(n, facts(f"s-{n % 5}")) for n in range(600)])
 
 
 def started(realm: Realm) -> AuditLog:
     """The log of a mint that was started."""
-    log = AuditLog(realm)
+    log = AuditLog(realm, log_signer(realm))
     log.start()
     return log
 
@@ -42,7 +42,7 @@ def realm(tmp_path: Path, database: str | None) -> Realm:
 
 
 def open_log(realm: Realm) -> LogStore:
-    return AuditLog(realm).store
+    return AuditLog(realm, log_signer(realm)).store
 
 
 def edit(store: LogStore, upto: int, forged: int) -> None:
@@ -75,7 +75,7 @@ def test_a_mint_does_not_sign_another_history(realm: Realm, upto: int, forged: i
 
 def test_a_mint_goes_on_where_only_the_files_are_gone(realm: Realm) -> None:
     """The rows give what is remembered: the files are made again, and the log goes on."""
-    signer = read_signer(realm.log_key_path, "log")
+    signer = log_signer(realm)
     shutil.rmtree(realm.log_dir)
     with open_log(realm) as store, store.writing() as writing:
         writing.connection.execute(delete(CHECKPOINT))

@@ -26,7 +26,6 @@ from arx_caps.audit.merkle import (
     Trust,
     lacks,
     leaf_hash,
-    read_signer,
     verify,
 )
 from arx_caps.audit.merkle.paths import ENTRIES, files_of
@@ -34,6 +33,7 @@ from arx_caps.audit.store import CHECKPOINT, RECORD, STATE, LogStore
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.audit import log
 from arx_caps.mint.context import HALTED
+from arx_caps.mint.keys.log_key import read_log_key
 from arx_caps.settings.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.harness import Harness
@@ -67,7 +67,7 @@ def put(made: Fleet, which: int, first: int, count: int = 1) -> int:
 def whole(made: Fleet, which: int) -> int:
     """Return how many records a mint's folder has, every one of them held to the signature."""
     realm = made.realms[which]
-    return verify(realm.log_dir, Trust(read_signer(realm.log_key_path, "log").key)).records
+    return verify(realm.log_dir, Trust(read_log_key(realm.log_key_path))).records
 
 
 @pytest.mark.slow
@@ -113,7 +113,7 @@ def test_damaged_files_are_made_again_while_the_mint_runs(unit: Harness, monkeyp
     monkeypatch.setattr(log, "PAUSE_S", 0.0)
     running, folder = unit.mint.log, unit.realm.log_dir
     running.start()
-    trust = Trust(read_signer(unit.realm.log_key_path, "log").key)
+    trust = Trust(read_log_key(unit.realm.log_key_path))
     running.take(batch_of([decision(n, facts()) for n in range(MANY)]), "statement")
     for number, damage in enumerate((lose_tile, cut_all, lose_tile, cut_all)):
         running.step()

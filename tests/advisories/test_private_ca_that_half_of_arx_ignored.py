@@ -180,7 +180,7 @@ def test_a_refused_certificate_is_called_one(secure: Secure, tmp_path: Path, why
 def test_a_witness_behind_tls_cosigns(tmp_path: Path, ca: Ca) -> None:
     """The mint asks it with the realm's authority; without one the log says which certificate was refused."""
     (tmp_path / "witness").mkdir()
-    key = make_key(tmp_path / "witness" / KEY_FILE, "witness", "witness.example/w1")
+    key = make_key(tmp_path / "witness" / KEY_FILE, "witness.example/w1")
     certificate, secret = ca.issue("127.0.0.1")
     app = witness_app(Witness(tmp_path / "witness", [LOG.key]))
     with serving(app, ssl_certfile=str(certificate), ssl_keyfile=str(secret), lifespan="off") as port:

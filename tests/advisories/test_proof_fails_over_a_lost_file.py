@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import Trust, read_signer, verify
+from arx_caps.audit.merkle import Trust, verify
 from arx_caps.audit.shipping.batch import SEEN_HEADER
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
+from arx_caps.mint.keys.log_key import read_log_key
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.harness import Harness
 from tests.mint.test_audit_log import send
@@ -45,7 +46,7 @@ def cut(path: Path) -> None:
 def test_a_proof_is_had_again(unit: Harness, tmp_path: Path, damage: Callable[[Path], object]) -> None:
     """Asked for one record or for many: ask again, and then it is there."""
     log, operator = unit.mint.log, unit.operator()
-    key = read_signer(unit.realm.log_key_path, "log").key
+    key = read_log_key(unit.realm.log_key_path)
     many = {"prove": "301", "before": "200"}
     for path, query in (("/v1/audit/proofs/7", {}), ("/v1/audit/records", many)):
         log.step()

@@ -27,7 +27,7 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self.key = make_key(folder / KEY_FILE, "witness", "witness.example/w1")
+        self.key = make_key(folder / KEY_FILE, "witness.example/w1")
         self._folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

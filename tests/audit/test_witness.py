@@ -42,7 +42,7 @@ FORK = [*KEPT[:10], b"another", *KEPT[11:]]
 def folder(tmp_path: Path) -> Path:
     """A witness's folder."""
     (tmp_path / "w").mkdir()
-    make_key(tmp_path / "w" / KEY_FILE, "witness", "witness.example/w")
+    make_key(tmp_path / "w" / KEY_FILE, "witness.example/w")
     return tmp_path / "w"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.audit.merkle import Note, RecordProof, make_key, paths, read_signer
+from arx_caps.credentials.keyfile import KeyFile
+from arx_caps.mint.keys.log_key import read_log_key
 from arx_verifier.errors import SettingsError
 from tests.audit.world import LOG, ORIGIN, STRANGER, WITNESS, Log, body, checkpoint_of, records, write
 from tests.cli.helpers import arx
@@ -30,7 +32,7 @@ def test_init_makes_the_log_s_key(tmp_path: Path) -> None:
     assert shown["key"].startswith("mint.example/acme/log+")
     held = tmp_path / "one" / "keys" / "log.json"
     assert held.stat().st_mode & 0o777 == 0o600
-    assert json.loads(held.read_text())["d"] not in json.dumps(shown)
+    assert json.loads(held.read_text()).keys() == {"v", "key", "nonce", "sealed"}
     assert arx("init", tmp_path / "two", "--log-origin", "logs.example/7").exit_code == 0
     assert arx("audit", "key", "--realm-dir", tmp_path / "two").out.startswith("logs.example/7+")
     assert arx("init", tmp_path / "three", "--log-origin", "a b").exit_code == 2
@@ -39,14 +41,17 @@ def test_init_makes_the_log_s_key(tmp_path: Path) -> None:
 
 def test_a_key_is_of_its_kind_and_its_user_s_alone(tmp_path: Path) -> None:
     """Another kind of key file, one that others can read, or none signs nothing."""
-    make_key(tmp_path / "w", "witness", "w.example")
-    with pytest.raises(SettingsError, match="not of a log"):
-        read_signer(tmp_path / "w", "log")
-    assert read_signer(tmp_path / "w", "witness").key.name == "w.example"
+    make_key(tmp_path / "w", "w.example")
+    with pytest.raises(SettingsError, match="not the sealed key of a log"):
+        read_log_key(tmp_path / "w")
+    KeyFile.generate("holder", "", "").save(tmp_path / "holder")
+    with pytest.raises(SettingsError, match="not of a witness"):
+        read_signer(tmp_path / "holder")
+    assert read_signer(tmp_path / "w").key.name == "w.example"
     (tmp_path / "w").chmod(0o644)
     for path in (tmp_path / "w", tmp_path / "none"):
         with pytest.raises(SettingsError):
-            read_signer(path, "witness")
+            read_signer(path)
 
 
 def test_what_holds_is_said_and_ends_with_0(log: Log, tmp_path: Path) -> None:

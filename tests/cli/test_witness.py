@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.audit.merkle import Note, VerifierKey, leaf_hash, open_checkpoint, read_signer, tree
+from arx_caps.audit.merkle import Note, VerifierKey, leaf_hash, open_checkpoint, tree
 from arx_caps.audit.merkle.tree import Tree
 from arx_caps.audit.witness.client import ask_witness
 from arx_caps.cli.commands.doctor.witness import check_witnesses
 from tests.audit.world import LOG, OTHER, STRANGER, WITNESS, checkpoint_of, records
 from tests.cli.helpers import arx
-from tests.mint.harness import make_realm
+from tests.mint.harness import log_signer, make_realm
 
 
 def test_init_makes_a_key_once(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_the_doctor_misses_a_witness(tmp_path: Path) -> None:
     realm = dataclasses.replace(realm, witnesses=(f"http://127.0.0.1:1 {WITNESS.key}",))
     assert list(check_witnesses(realm)) == []  # nothing was published yet
     realm.log_dir.mkdir(exist_ok=True)
-    log, kept = read_signer(realm.log_key_path, "log"), records(5)
+    log, kept = log_signer(realm), records(5)
     for witnesses, ok in (((), False), ((STRANGER,), False), ((WITNESS, STRANGER), True)):
         (realm.log_dir / "checkpoint").write_bytes(checkpoint_of(kept, log, *witnesses))
         [check] = check_witnesses(realm)

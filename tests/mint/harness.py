@@ -19,10 +19,12 @@ import pytest
 from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
+from arx_caps.audit.merkle import Signer
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.api.app import ENDPOINTS, create_app
 from arx_caps.mint.api.endpoint import File
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.keys.log_key import open_log_key
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime
@@ -74,6 +76,16 @@ def make_realm(folder: Path, name: str = "acme", *, database: str | None = None)
     return realm
 
 
+def roots_of(realm: Realm) -> RootKeys:
+    """Open the root keys of a realm that a key file seals."""
+    return RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path)
+
+
+def log_signer(realm: Realm) -> Signer:
+    """Open the key of a realm's log."""
+    return open_log_key(realm.log_key_path, roots_of(realm))
+
+
 @pytest.fixture(scope="session")
 def realm_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a realm that ``open_unit`` copies: a copy takes a tenth of the time of a new one."""
@@ -92,7 +104,7 @@ def local_mint(realm: Realm, decisions: DecisionSink | None = None) -> MintRunti
     mint = MintRuntime(
         realm,
         db=MintDatabase(realm.database_url),
-        roots=RootKeys.load(realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path),
+        roots=roots_of(realm),
         policy=Policy.load(realm.policy_path),
         epochs=epochs,
         store=RevocationStore(url, realm.name),

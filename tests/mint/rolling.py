@@ -16,13 +16,14 @@ from pathlib import Path
 
 import httpx
 
-from arx_caps.audit.merkle import Trust, open_checkpoint, read_signer, verify
+from arx_caps.audit.merkle import Trust, open_checkpoint, verify
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, sign_batch
 from arx_caps.audit.store import LogStore
 from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
+from arx_caps.mint.keys.log_key import read_log_key
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.settings.realm import Realm
 from tests.audit.batches import batch_of, decision, facts
@@ -110,7 +111,7 @@ class Fleet:
             raw = path.read_bytes()
         except FileNotFoundError:
             return 0
-        return open_checkpoint(raw, read_signer(self.realms[which].log_key_path, "log").key).checkpoint.size
+        return open_checkpoint(raw, read_log_key(self.realms[which].log_key_path)).checkpoint.size
 
     def signs(self, which: int, more: int = 1) -> None:
         """Wait until a mint publishes more than now."""
@@ -139,7 +140,7 @@ class Fleet:
             for boot, count in records.items():
                 assert [len(store.find(boot, sequence)) for sequence in (1, count)] == [1, 1]
                 assert store.find(boot, count + 1) == []
-        trust = Trust(read_signer(self.realms[0].log_key_path, "log").key)
+        trust = Trust(read_log_key(self.realms[0].log_key_path))
         for realm in self.realms:
             assert verify(realm.log_dir, trust).records > 0
 

@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from arx_caps.audit.ingest import EventRecord, is_event, read_event
-from arx_caps.audit.merkle import TileReader, Trust, fetch_from, read_signer, verify
+from arx_caps.audit.merkle import TileReader, Trust, fetch_from, verify
 from arx_caps.audit.store import LogStore
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.mint.keys.log_key import read_log_key
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.revocation import RevocationStore
 from arx_caps.settings.realm import Realm
@@ -66,7 +67,7 @@ def logged(harness: Harness) -> tuple[list[EventRecord], list[Decision]]:
     """The events and the decisions of the log's files, verified."""
     harness.mint.log.step()
     assert harness.mint.log.failing is None
-    checked = verify(harness.realm.log_dir, Trust(read_signer(harness.realm.log_key_path, "log").key))
+    checked = verify(harness.realm.log_dir, Trust(read_log_key(harness.realm.log_key_path)))
     reader = TileReader(fetch_from(harness.realm.log_dir), checked.checkpoint.size)
     kept = [reader.record(index) or b"" for index in range(checked.checkpoint.size)]
     events = [read_event(each, None) for each in kept if is_event(each)]

@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import select
 
 from arx_caps.audit.ingest import is_event, read_event
-from arx_caps.audit.merkle import TileReader, Trust, fetch_from, open_checkpoint, read_signer, verify
+from arx_caps.audit.merkle import TileReader, Trust, fetch_from, open_checkpoint, verify
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.shipping.batch import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, sign_batch
 from arx_caps.audit.store import RECORD
 from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.mint.audit import log
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
+from arx_caps.mint.keys.log_key import read_log_key
 from arx_verifier.journal.decision import Decision, InMemoryDecisions, unpack_record
 from tests.audit.batches import BOOT, batch_of, decision, facts
 from tests.mint.harness import AGENT, ISSUER, LOOKUP, Harness, local_mint, now_ms, open_unit
@@ -49,7 +50,7 @@ def entries(harness: Harness) -> list[bytes]:
     harness.mint.log.step()
     assert harness.mint.log.failing is None or "store" in harness.mint.log.failing
     folder = harness.realm.log_dir
-    checked = verify(folder, Trust(read_signer(harness.realm.log_key_path, "log").key))
+    checked = verify(folder, Trust(read_log_key(harness.realm.log_key_path)))
     reader = TileReader(fetch_from(folder), checked.checkpoint.size)
     return [reader.record(index) or b"" for index in range(checked.checkpoint.size)]
 
@@ -206,7 +207,7 @@ def test_the_files_are_served_to_who_may_read_them(unit: Harness, key: SigningKe
         answer = operator.call("GET", f"/v1/audit/log/{path}")
         return answer.content if answer.status_code == 200 else None
 
-    head = open_checkpoint(fetch("checkpoint") or b"", read_signer(unit.realm.log_key_path, "log").key).checkpoint
+    head = open_checkpoint(fetch("checkpoint") or b"", read_log_key(unit.realm.log_key_path)).checkpoint
     reader = TileReader(fetch, head.size)
     assert reader.root() == head.root
     last = unit.mint.log.store.find(BOOT, 300)[0]
@@ -226,7 +227,7 @@ def test_a_record_can_be_proven_to_anybody(unit: Harness, key: SigningKey, tmp_p
     answer = unit.operator().call("GET", f"/v1/audit/proofs/{name}")
     file = tmp_path / "proof"
     file.write_bytes(answer.content)
-    checked = verify(file, Trust(read_signer(unit.realm.log_key_path, "log").key))
+    checked = verify(file, Trust(read_log_key(unit.realm.log_key_path)))
     assert checked.proof is not None
     shown = unpack_record(checked.proof.kept, checked.proof.body)
     assert (shown.sequence, shown.peer) == (2, "10.0.0.1")
@@ -237,7 +238,7 @@ def test_a_record_can_be_proven_to_anybody(unit: Harness, key: SigningKey, tmp_p
 @pytest.mark.spec("LOG 2.5")
 def test_a_sender_that_asks_is_told_where_the_log_stands(unit: Harness, key: SigningKey) -> None:
     """With the size that it saw last it gets the checkpoint and the proof between the two; else nothing of it."""
-    made, own = batch_of([decision(n, facts()) for n in range(1, 10)]), read_signer(unit.realm.log_key_path, "log").key
+    made, own = batch_of([decision(n, facts()) for n in range(1, 10)]), read_log_key(unit.realm.log_key_path)
     assert "log" not in send(unit, key, made).json()
     unit.mint.log.step()
     told = send(unit, key, made, **{SEEN_HEADER: "0"}).json()["log"]

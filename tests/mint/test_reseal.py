@@ -16,6 +16,7 @@ import pytest
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys import root_keys as keys_module
+from arx_caps.mint.keys.log_key import open_log_key, read_log_key
 from arx_caps.mint.keys.reseal import reseal
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.server.init_realm import init_realm
@@ -52,8 +53,9 @@ def load(realm: Realm, passphrase: str | None) -> RootKeys:
 
 
 def opened(realm: Realm, passphrase: str | None) -> Keys:
-    """Every root key's key for the mint, opened as a mint that starts does."""
+    """Every root key's key for the mint, opened as a mint that starts does; the log's key opens with them."""
     keys = load(realm, passphrase)
+    assert open_log_key(realm.log_key_path, keys).key == read_log_key(realm.log_key_path)
     with MintDatabase(realm.database_url) as db:
         for sealed in db.keys.sealed_roots():
             keys.open(sealed)

@@ -11,10 +11,10 @@ from sqlalchemy import insert
 
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
-from arx_caps.audit.merkle import read_signer
 from arx_caps.mint.db.database import PAGE
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import TASKS
+from arx_caps.mint.keys.log_key import read_log_key
 from arx_verifier.journal import ChainFacts
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.request import AccessRequest
@@ -281,6 +281,6 @@ def test_a_bound_tasks_tree_names_the_keys_and_an_outsider_checks_them(unit: Har
     proof = tmp_path / "proof"
     index = unit.mint.log.store.find("b0b0b0b0b0b0", 1)[0]
     proof.write_bytes(unit.operator().call("GET", f"/v1/audit/proofs/{index}").content)
-    vkey = str(read_signer(unit.realm.log_key_path, "log").key)
+    vkey = str(read_log_key(unit.realm.log_key_path))
     checked = arx("audit", "verify", proof, "--key", vkey, "--json").json
     assert [(each["by_key"], each["key"]) for each in checked["delegations"]] == [*itertools.pairwise(keys)]

@@ -104,7 +104,7 @@ class Witness:
         Raises:
             SettingsError: The key is missing, or a stored checkpoint is damaged.
         """
-        self._signer = read_signer(folder / KEY_FILE, "witness")
+        self._signer = read_signer(folder / KEY_FILE)
         self.key = self._signer.key
         self._folder, self._logs = folder, tuple(logs)
         (folder / "seen").mkdir(mode=0o700, exist_ok=True)

@@ -34,7 +34,7 @@ def init_witness(console: Console, directory: Path, name: str) -> None:
 
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        key = make_key(directory / KEY_FILE, "witness", name)
+        key = make_key(directory / KEY_FILE, name)
     except NoteError as error:
         raise Stop(f"--name: {error}") from None
     console.data("witness", {"name": name, "key": str(key), "folder": str(directory)}, str(key))

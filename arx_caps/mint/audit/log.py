@@ -21,11 +21,11 @@ from arx_caps.audit.merkle import (
     DisputedError,
     IncompleteError,
     RecordProof,
+    Signer,
     TamperedError,
     TileReader,
     fetch_from,
     open_checkpoint,
-    read_signer,
 )
 from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store import LogStore, Publisher
@@ -78,10 +78,11 @@ class AuditLog:
 
     Args:
         realm: The realm.
+        signer: The log's key.
         database: The URL of the mint's database, in SQLAlchemy's form; the realm's when omitted.
 
     Raises:
-        SettingsError: The log's key is missing, or the URL names no database.
+        SettingsError: The the URL names no database.
 
     Attributes:
         store: The log's records.
@@ -92,10 +93,10 @@ class AuditLog:
         failing: Why the last step could not append or sign, or None.
     """
 
-    def __init__(self, realm: Realm, database: str | None = None) -> None:
+    def __init__(self, realm: Realm, signer: Signer, database: str | None = None) -> None:
         self.store = open_store(realm, database)
         witnesses = Witnesses.of(realm.witnesses, required=realm.witnesses_required, ca=realm.ca)
-        signer, memory = read_signer(realm.log_key_path, "log"), realm.log_key_path.with_suffix(".signed")
+        memory = realm.log_key_path.with_suffix(".signed")
         kept = os.access(memory.parent, os.W_OK)
         if not kept:
             _logger.warning("%s cannot be written: the last checkpoint is known from database and files alone", memory)

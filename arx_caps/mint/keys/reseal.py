@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seal the root keys with another passphrase or key file; the keys stay the same. SPEC 9."""
+"""Seal root keys and log key with another passphrase or key file; the keys stay the same. SPEC 9."""
 
 # The file and the rows of the database cannot change in one transaction. The file is replaced first. It holds the seals
 # before, sealed with the new one, so that from then on the new passphrase or key file opens every row, old or new. Then
@@ -18,6 +18,7 @@ from arx_caps.credentials.keyfile import replace_secret
 from arx_caps.credentials.secret_source import is_set
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.keys.log_key import reseal_log_key
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file
 from arx_caps.settings.realm import ROOT_KEY_VARIABLE, Realm
 from arx_verifier.errors import SettingsError
@@ -38,7 +39,7 @@ class Resealed(NamedTuple):
 
 
 def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) -> Resealed:
-    """Seal a realm's root keys again, those of the file and those of the database.
+    """Seal a realm's root keys again, those of the file and those of the database, and the key of its log.
 
     Args:
         realm: The realm, with the database that its mints share.
@@ -59,6 +60,7 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
         before = _load(realm, passphrase, new_passphrase)
         for sealed in (*db.keys.sealed_roots(), *db.keys.sealed_secrets()):
             before.reseal(sealed)  # every row must open before anything is changed
+        reseal_log_key(realm.log_key_path, before)
         if new_passphrase is None:
             fresh, key_path = secrets.token_bytes(KEY_BYTES), realm.root_key_path
             # The new line first, the old lines after it: until the file is replaced, it opens with an old line.
@@ -66,6 +68,7 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
             _sync(key_path.parent)
         content, after = before.seal(passphrase=new_passphrase, key_path=realm.root_key_path)
         replace_secret(realm.root_path, content)
+        reseal_log_key(realm.log_key_path, before, after)  # until then it opens with an older seal of the file
         _sync(realm.root_path.parent)
         names = tuple(dict.fromkeys((*after.names, *(sealed.name for sealed in db.keys.sealed_roots()))))
         seal = "key file" if new_passphrase is None else "passphrase"

@@ -107,16 +107,17 @@ class RootKeys:
         keys = cls({FIRST_ROOT: secrets.token_bytes(KEY_BYTES)}, realm=realm)
         if passphrase is None and not is_set(ROOT_KEY_VARIABLE):
             write_secret(key_path, wire.text_of(secrets.token_bytes(KEY_BYTES)).encode() + b"\n")
-        keys.save(path, passphrase=passphrase, key_path=key_path)
-        return keys
+        return keys.save(path, passphrase=passphrase, key_path=key_path)
 
-    def save(self, path: Path, *, passphrase: str | None, key_path: Path) -> None:
-        """Store the keys, sealed, in a new file.
+    def save(self, path: Path, *, passphrase: str | None, key_path: Path) -> Self:
+        """Store the keys, sealed, in a new file, and return them as it opens them.
 
         Raises:
             SettingsError: The file exists already, the passphrase is empty, or the key file is missing.
         """
-        write_secret(path, self.seal(passphrase=passphrase, key_path=key_path)[0])
+        content, whole = self.seal(passphrase=passphrase, key_path=key_path)
+        write_secret(path, content)
+        return whole
 
     def seal(self, *, passphrase: str | None, key_path: Path) -> tuple[bytes, Self]:
         """Return the content of a file with these keys, sealed with a passphrase or a key file.

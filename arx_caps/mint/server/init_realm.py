@@ -12,11 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from arx_caps.audit.merkle import make_key
 from arx_caps.credentials.keyfile import KeyFile, PublicKey, write_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.operators import ADMIN
+from arx_caps.mint.keys.log_key import make_log_key
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.settings.realm import DEFAULT_LISTEN, Realm
 from arx_verifier.errors import SettingsError
@@ -115,7 +115,7 @@ def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:
     if realm.database is None:
         write_secret(realm.database_path, b"")  # SQLite gives its other files the mode of this one
     roots = RootKeys.create(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
-    make_key(realm.log_key_path, "log", log_origin, realm.issuer)
+    make_log_key(realm.log_key_path, log_origin, roots)
     operator = KeyFile.generate("operator", FIRST_OPERATOR, realm.issuer)
     operator.save(realm.operator_key_path)
     what = Event.of("operator.enrolled", "init", operator=FIRST_OPERATOR, key=operator.key.public.kid)

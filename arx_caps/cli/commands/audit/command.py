@@ -46,9 +46,9 @@ def key_command(console: Console, realm_dir: Path) -> None:
 
     Give it to auditors separately from the files that they verify.
     """
-    from arx_caps.audit.merkle import read_signer
+    from arx_caps.mint.keys.log_key import read_log_key  # the mint's parts are optional to install
 
-    key = read_signer(Realm.open(realm_dir).log_key_path, "log").key
+    key = read_log_key(Realm.open(realm_dir).log_key_path)
     console.data("audit-key", {"origin": key.name, "key": str(key)}, str(key))
 
 

@@ -33,12 +33,13 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
     Exit code 0: all rows match; 1: a row differs from what was signed; 3: a file is missing.
     """
     from arx_caps.audit.integrity import check_batches, check_rows, rows_of
-    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, read_signer
+    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError
     from arx_caps.mint.audit.log import open_store
     from arx_caps.mint.db.mint_database import MintDatabase
+    from arx_caps.mint.keys.log_key import read_log_key
 
     realm = Realm.open(realm_dir)
-    key = read_signer(realm.log_key_path, "log").key
+    key = read_log_key(realm.log_key_path)
     try:
         with open_store(realm, database) as store, Progress(console) as progress:
             store.create()
@@ -103,11 +104,12 @@ def reindex_command(
     In both cases nothing was changed.
     """
     from arx_caps.audit.integrity import reindex
-    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, read_signer
+    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError
     from arx_caps.mint.audit.log import open_store
+    from arx_caps.mint.keys.log_key import read_log_key
 
     realm = Realm.open(realm_dir)
-    key = read_signer(realm.log_key_path, "log").key
+    key = read_log_key(realm.log_key_path)
     _require_silence(realm)
     console.confirm("every mint must be stopped; rebuild the rows from the files?", yes=yes)
     with open_store(realm, database) as store, Progress(console) as progress:

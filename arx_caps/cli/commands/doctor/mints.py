@@ -15,9 +15,9 @@ import httpx
 import msgspec
 
 from arx_caps.agent.sessions.mint_client import OF_PROXIES, PROXY_HINT
-from arx_caps.audit.merkle import read_signer
 from arx_caps.cli.commands.doctor.check import Check, ask_database
 from arx_caps.http.client import no_answer, open_client
+from arx_caps.mint.keys.log_key import read_log_key
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
@@ -188,7 +188,7 @@ def _another(readiness: _Readiness, realm: Realm) -> str | None:
     if readiness.issuer != realm.issuer:
         return f"a mint whose issuer is {readiness.issuer}, not {realm.issuer}"
     try:
-        own = str(read_signer(realm.log_key_path, "log").key)
+        own = str(read_log_key(realm.log_key_path))
     except ArxError:
         return None  # another check reports an unreadable key
     return None if readiness.log_key == own else f"the mint of another realm {realm.name}: its log has another key"
