@@ -17,7 +17,7 @@ from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.documents import ClientDocuments
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.keys.key_schedule import KeySchedule
-from arx_caps.mint.keys.log_key import open_log_key
+from arx_caps.mint.keys.log_key import open_log
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.keys.rotation import KeyRotation
 from arx_caps.mint.keys.signing_keys import SigningKeys
@@ -115,7 +115,7 @@ class MintContext:
         self.limits = RateLimits(realm.limits)
         self._recording = WriteHealth(db.outbox, db.commits)
         self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.mint_keys, epochs=epochs, decisions=decisions)
-        self.log = AuditLog(realm, open_log_key(realm.log_key_path, roots)) if log is None else log
+        self.log = open_log(realm, roots) if log is None else log
         self.freezes = FreezeKeeper(realm.name, db, store, self.log, self.advance)
         # First: it halts the log if a restored database would sign a second history, before anything is appended.
         signed = SignedFeed(store, self.log.publisher)

@@ -12,11 +12,10 @@ import threading
 import time
 from typing import Final, Self
 
-from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.context import CATCH_UP_S, MINT, VERSION, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.keys.log_key import open_log_key
+from arx_caps.mint.keys.log_key import open_log
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.activation import read_policy
 from arx_caps.revocation import RevocationStore, StoreHistoryError, VerifierSeen
@@ -83,7 +82,7 @@ class MintRuntime(MintContext):
             store=RevocationStore(store_url, realm.name, password=password, replicas=realm.replicas, ca=realm.ca),
             store_url=store_url,
             decisions=Journal(realm.journals_dir / MINT, verifier_id, MINT_AUDIENCE),
-            log=AuditLog(realm, open_log_key(realm.log_key_path, roots), database),
+            log=open_log(realm, roots, database),
             ledger=_ledger(realm, store_url),
         )
 

@@ -28,7 +28,7 @@ def test_a_copy_of_the_folder_signs_nothing(tmp_path: Path) -> None:
     realm = make_realm(tmp_path / "realm")
     private = log_signer(realm)._private.private_bytes_raw()
     file = json.loads(realm.log_key_path.read_text())
-    assert file.keys() == {"v", "key", "nonce", "sealed"}
+    assert file.keys() == {"v", "keys", "nonce", "sealed"}
     assert all(private not in content.read_bytes() for content in realm.log_key_path.parent.iterdir())
     realm.root_key_path.unlink()
     with pytest.raises(SettingsError):
@@ -46,7 +46,7 @@ def test_a_public_key_of_another_is_refused(tmp_path: Path) -> None:
     realm, other = make_realm(tmp_path / "realm"), make_realm(tmp_path / "other")
     file = json.loads(realm.log_key_path.read_text())
     for change in (
-        {"key": str(read_log_key(other.log_key_path))},
+        {"keys": [{"key": str(read_log_key(other.log_key_path))}]},
         {"sealed": json.loads(other.log_key_path.read_text())["sealed"]},
         {"nonce": "A" * 16},
     ):
@@ -71,7 +71,7 @@ def test_a_key_in_clear_is_refused(tmp_path: Path) -> None:
     assert done.exit_code == exit_codes.USAGE
     assert "is not the sealed key of a log" in done.err
     assert secret not in done.out + done.err
-    realm.log_key_path.write_text(json.dumps({"v": 1, "key": str(secret), "nonce": "", "sealed": ""}))
+    realm.log_key_path.write_text(json.dumps({"v": 1, "keys": [{"key": str(secret)}], "nonce": "", "sealed": ""}))
     with pytest.raises(SettingsError) as told:
         read_log_key(realm.log_key_path)
     assert secret not in repr(told.value)

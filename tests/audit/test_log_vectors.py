@@ -6,6 +6,7 @@ import shutil
 from base64 import b64decode
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from arx_caps.audit.merkle import (
     VerifierKey,
     check_consistency,
     fetch_from,
+    follow_changes,
     leaf_of,
     open_checkpoint,
     verify,
@@ -28,6 +30,7 @@ from tests.vectors import log_vectors
 FOLDER = Path(__file__).parent.parent / "vectors" / "log"
 KEY = VerifierKey.parse((FOLDER / "log.vkey").read_text().strip())
 WITNESS = VerifierKey.parse((FOLDER / "witness.vkey").read_text().strip())
+CHANGES = json.loads((FOLDER / "key-changes.json").read_text())
 CASES = json.loads((FOLDER / "proofs.json").read_text())
 
 
@@ -77,6 +80,18 @@ def test_each_proof_comes_out_as_it_says(case: dict[str, str]) -> None:
     else:
         with pytest.raises(TamperedError):
             proof.check(KEY)
+
+
+@pytest.mark.spec("LOG 1.12")
+@pytest.mark.parametrize("case", CHANGES, ids=lambda case: case["comment"])
+def test_each_change_leads_where_it_says(case: dict[str, Any]) -> None:
+    """To the next keys, also for a reader who requires the witness, or nowhere."""
+    if isinstance(case["expect"], str):
+        with pytest.raises(NoteError if case["expect"] == "malformed" else TamperedError):
+            follow_changes(KEY, case["changes"])
+        return
+    keys = follow_changes(KEY, case["changes"], [WITNESS])
+    assert [str(era.key) for era in keys.eras] == [str(KEY), *case["expect"]]
 
 
 def test_refusals_lead() -> None:

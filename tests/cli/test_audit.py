@@ -32,7 +32,7 @@ def test_init_makes_the_log_s_key(tmp_path: Path) -> None:
     assert shown["key"].startswith("mint.example/acme/log+")
     held = tmp_path / "one" / "keys" / "log.json"
     assert held.stat().st_mode & 0o777 == 0o600
-    assert json.loads(held.read_text()).keys() == {"v", "key", "nonce", "sealed"}
+    assert json.loads(held.read_text()).keys() == {"v", "keys", "nonce", "sealed"}
     assert arx("init", tmp_path / "two", "--log-origin", "logs.example/7").exit_code == 0
     assert arx("audit", "key", "--realm-dir", tmp_path / "two").out.startswith("logs.example/7+")
     assert arx("init", tmp_path / "three", "--log-origin", "a b").exit_code == 2

@@ -80,6 +80,7 @@ def files() -> dict[str, bytes]:
         "log.vkey": vkey(ORIGIN, 1, LOG_SEED)[0].encode() + b"\n",
         "witness.vkey": vkey(WITNESS, 4, WITNESS_SEED)[0].encode() + b"\n",
         "consistency.json": json.dumps(proofs, indent=1).encode() + b"\n",
+        "key-changes.json": json.dumps(change_cases(), indent=1, ensure_ascii=True).encode() + b"\n",
         "proofs.json": json.dumps(cases(), indent=1, ensure_ascii=True).encode() + b"\n",
     }
     return made | {f"older/{size}": checkpoint(size).encode() for size in OLDER}
@@ -127,3 +128,52 @@ def cases() -> list[dict[str, str]]:
         ("no signature", "malformed", good.partition("\n\n— ")[0] + "\n\n"),
     ]
     return [{"comment": comment, "spec": "LOG 1.4", "expect": expect, "proof": text} for comment, expect, text in told]
+
+
+def change(old: bytes = LOG_SEED, new: bytes = OTHER_SEED, **changes: Any) -> str:
+    """The proof file of a change of the log's key, whose record comes after five others, or ``before``."""
+    by, to = vkey(ORIGIN, 1, old)[0], vkey(changes.get("to", ORIGIN), 1, new)[0]
+    text = changes.get("text", f"arx/log-key-change/1\n{by}\n{to}\n")
+    signature = b64(Ed25519PrivateKey.from_private_bytes(changes.get("seed", old)).sign(text.encode()))
+    values = changes.get("values", [["new", to], ["old", by], ["signature", signature]])
+    kind = changes.get("kind", "log.key_changed")
+    event = ["event", changes.get("source", "log"), 1, SEEN_AT * 1000, kind, "host:uid-0", values, b"\x77" * 32]
+    at = changes.get("before", 5)
+    records = [*RECORDS[:at], msgpack.packb(event), *RECORDS[at : at + changes.get("after", 0)]]
+    text = f"{ORIGIN}\n{len(records)}\n{b64(naive_tree.mth(records))}\n"
+    note = f"{text}\n{line(ORIGIN, 1, changes.get('signer', old), text)}{line(WITNESS, 4, WITNESS_SEED, text)}"
+    return proof(at, kept=records[at], body=None, path=naive_tree.path(at, records), note=note)
+
+
+def change_cases() -> list[dict[str, Any]]:
+    """Changes and what a reader of the first key trusts: the next keys, or ``tampered``, ``malformed``."""
+    third, new = b"\x44" * 32, vkey(ORIGIN, 1, OTHER_SEED)[0]
+    good, unsigned = change(), [["new", new], ["old", vkey(ORIGIN, 1, LOG_SEED)[0]]]
+    swapped = f"arx/log-key-change/1\n{new}\n{vkey(ORIGIN, 1, LOG_SEED)[0]}\n"
+    told: list[tuple[str, list[bytes] | str, list[str]]] = [
+        ("no change", [], []),
+        ("one change", [OTHER_SEED], [good]),
+        ("a change of another key, which is skipped", [], [change(OTHER_SEED, third)]),
+        ("two changes", [OTHER_SEED, third], [good, change(OTHER_SEED, third, before=8)]),
+        ("one signed by a key that its record does not name", "tampered", [good, change(signer=OTHER_SEED, before=8)]),
+        ("a second change that is not later", "tampered", [good, change(OTHER_SEED, third)]),
+        ("a record after it", "tampered", [change(after=1)]),
+        ("a record without a signature", "malformed", [change(values=unsigned)]),
+        ("a further value", "malformed", [change(values=[*unsigned, ["signature", ""], ["stolen", True]])]),
+        ("a signature by the new key", "tampered", [change(seed=OTHER_SEED)]),
+        ("a signature of the reverse change", "tampered", [change(text=swapped)]),
+        ("a key of another log", "tampered", [change(to="else.example/log")]),
+        ("the same key", "tampered", [change(new=LOG_SEED)]),
+        ("another kind of record", "malformed", [change(kind="log.pruned")]),
+        ("a record of the mint, not of the log", "malformed", [change(source="mint/1")]),
+        ("a checkpoint that was altered", "tampered", [good.replace("\n6\n", "\n7\n")]),
+    ]
+    return [
+        {
+            "comment": comment,
+            "spec": "LOG 1.12",
+            "expect": expect if isinstance(expect, str) else [vkey(ORIGIN, 1, seed)[0] for seed in expect],
+            "changes": changes,
+        }
+        for comment, expect, changes in told
+    ]

@@ -40,6 +40,7 @@ from arx_caps.audit.merkle import (
     Checkpoint,
     Frontier,
     IncompleteError,
+    LogKeys,
     TamperedError,
     TileReader,
     VerifierKey,
@@ -333,13 +334,13 @@ def read_filed(
     return run, LogEntry(record.sequence, call.at, place, outcome_of(call), call.code, tool, kept, None)
 
 
-def rows_of(store: LogStore, folder: Path, key: VerifierKey) -> Rows:
+def rows_of(store: LogStore, folder: Path, key: VerifierKey | LogKeys) -> Rows:
     """Return the comparison of a database's rows with a folder's files.
 
     Args:
         store: The log's database.
         folder: The log's files.
-        key: The log's key, obtained out of band.
+        key: The log's key, or its keys, obtained out of band.
 
     Raises:
         IncompleteError: The folder has no checkpoint.

@@ -24,6 +24,7 @@ from arx_caps.audit.merkle import (
     Checkpoint,
     Frontier,
     IncompleteError,
+    LogKeys,
     NoteError,
     TamperedError,
     VerifierKey,
@@ -58,7 +59,7 @@ class Reindexed(NamedTuple):
 def reindex(
     store: LogStore,
     folder: Path,
-    key: VerifierKey,
+    key: VerifierKey | LogKeys,
     *,
     by: str,
     reason: str,
@@ -70,7 +71,7 @@ def reindex(
     Args:
         store: The log's database; nothing else may write it meanwhile.
         folder: The log's files.
-        key: The log's key.
+        key: The log's key, or its keys.
         by: The operator, for the record.
         reason: The reason, for the record.
         replace: Whether to drop records that the database's own tree has in place of signed ones.
@@ -114,7 +115,7 @@ class _Work:
         own: Whether that is the tree of the signed records, as far as it goes; the record of an earlier run may follow.
     """
 
-    def __init__(self, store: LogStore, folder: Path, key: VerifierKey) -> None:
+    def __init__(self, store: LogStore, folder: Path, key: VerifierKey | LogKeys) -> None:
         self._store, self._head = store, fetch_from(folder)(HEAD)
         self.rows, tree = rows_of(store, folder, key), store.standing().tree
         self.size, self._last = tree.size, _last_signed(store, key)
@@ -195,7 +196,7 @@ class _Work:
         return [index for index in bare if index in replaced or (known.name(index) and not now.name(index))]
 
 
-def _last_signed(store: LogStore, key: VerifierKey) -> Checkpoint | None:
+def _last_signed(store: LogStore, key: VerifierKey | LogKeys) -> Checkpoint | None:
     """Return the newest checkpoint of the database that the log's key signed."""
     with store.reading() as c:
         for note in c.execute(select(CHECKPOINT.c.note).order_by(CHECKPOINT.c.size.desc())).scalars():

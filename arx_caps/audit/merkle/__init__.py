@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from arx_caps.audit.merkle.errors import NoteError as NoteError
     from arx_caps.audit.merkle.errors import TamperedError as TamperedError
     from arx_caps.audit.merkle.errors import WitnessError as WitnessError
+    from arx_caps.audit.merkle.key_change import CHANGED_KIND as CHANGED_KIND
+    from arx_caps.audit.merkle.key_change import KEY_CHANGES as KEY_CHANGES
+    from arx_caps.audit.merkle.key_change import announce as announce
+    from arx_caps.audit.merkle.key_change import encode_changes as encode_changes
+    from arx_caps.audit.merkle.key_change import follow_changes as follow_changes
+    from arx_caps.audit.merkle.key_change import read_changes as read_changes
     from arx_caps.audit.merkle.keys import make_key as make_key
     from arx_caps.audit.merkle.keys import read_signer as read_signer
+    from arx_caps.audit.merkle.log_keys import Era as Era
+    from arx_caps.audit.merkle.log_keys import LogKeys as LogKeys
     from arx_caps.audit.merkle.mirror import copy_log as copy_log
     from arx_caps.audit.merkle.note import LOG as LOG
     from arx_caps.audit.merkle.note import MAX_NOTE_BYTES as MAX_NOTE_BYTES

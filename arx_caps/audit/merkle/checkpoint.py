@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.log_keys import LogKeys
 from arx_caps.audit.merkle.note import (
     LOG,
     WITNESS,
@@ -76,20 +77,24 @@ class SignedCheckpoint:
     Attributes:
         checkpoint: The checkpoint.
         note: The note, with all its signatures.
+        by: The log's key that signed it.
         seen: The given witnesses that cosigned it, each with the time, in seconds since the epoch.
     """
 
     checkpoint: Checkpoint
     note: Note
+    by: VerifierKey
     seen: Mapping[VerifierKey, int]
 
 
-def open_checkpoint(raw: bytes | Note, key: VerifierKey, witnesses: Sequence[VerifierKey] = ()) -> SignedCheckpoint:
+def open_checkpoint(
+    raw: bytes | Note, key: VerifierKey | LogKeys, witnesses: Sequence[VerifierKey] = ()
+) -> SignedCheckpoint:
     """Parse a checkpoint and verify its signatures.
 
     Args:
         raw: The note.
-        key: The log's key, obtained out of band, not from the log's files.
+        key: The log's key, obtained out of band, not from the log's files; or its keys, one of which signs this size.
         witnesses: Keys of witnesses.  A missing cosignature is no error: the caller looks at ``seen``.
 
     Returns:
@@ -97,20 +102,23 @@ def open_checkpoint(raw: bytes | Note, key: VerifierKey, witnesses: Sequence[Ver
 
     Raises:
         NoteError: It is no checkpoint, or a key is of the wrong kind.
-        TamperedError: The log's key did not sign it, or a signature of one of these keys does not verify.
+        TamperedError: The log's key of this size did not sign it, or a signature of one of these keys does not verify.
     """
-    if key.kind != LOG or any(witness.kind != WITNESS for witness in witnesses):
+    keys = key if isinstance(key, LogKeys) else LogKeys.of(key)
+    if keys.key.kind != LOG or any(witness.kind != WITNESS for witness in witnesses):
         raise NoteError("wrong kind of key: a log's key and witnesses' keys are not interchangeable; swap them")
     note = Note.parse(raw) if isinstance(raw, bytes) else raw
     checkpoint = Checkpoint.parse(note.text)
     # A key that signs for two logs must not let one pass for the other.
-    if checkpoint.origin != key.name:
-        raise TamperedError(f"wrong log: expected a checkpoint of {key.name}, got one of {checkpoint.origin}")
-    by = note.verified((key, *witnesses))
+    if checkpoint.origin != keys.key.name:
+        raise TamperedError(f"wrong log: expected a checkpoint of {keys.key.name}, got one of {checkpoint.origin}")
+    signer = keys.signer_of(note)
+    by = note.verified((signer, *witnesses))
     # Any of the keys satisfies `verified`: a witness's cosignature alone does not make this the log's checkpoint.
-    if key not in by:
-        raise TamperedError(f"the key of {key.name} has not signed this checkpoint")
-    return SignedCheckpoint(checkpoint, note, {signed_by: at for signed_by, at in by.items() if at is not None})
+    if signer not in by:
+        raise TamperedError(f"the key of {signer.name} has not signed this checkpoint")
+    keys.require_turn(signer, checkpoint.size)
+    return SignedCheckpoint(checkpoint, note, signer, {signed_by: at for signed_by, at in by.items() if at is not None})
 
 
 def cosign(note: Note, witness: Signer, at: int) -> Signature:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from arx_caps.audit.merkle.checkpoint import Checkpoint
 from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.merkle.key_change import KEY_CHANGES
 from arx_caps.audit.merkle.note import Note
 from arx_caps.audit.merkle.paths import CHECKPOINT, ENTRIES, WIDTH, files_of
 from arx_caps.audit.merkle.tiles import Fetch, TileReader, fetch_from, write_whole
@@ -73,6 +74,9 @@ def copy_log(fetch: Fetch, folder: Path, progress: Callable[[int, int], None] = 
             progress(min(tile.number * WIDTH, head.size), head.size)
     if before is not None:
         _continue(before, head, TileReader(own, head.size))
+    changes = fetch(KEY_CHANGES)
+    if changes is not None and changes != own(KEY_CHANGES):
+        write_whole(folder / KEY_CHANGES, changes)
     # Last, so that a copy that was interrupted keeps a checkpoint whose files it has.
     write_whole(folder / CHECKPOINT, raw)
     # After the checkpoint: until then a reader of the copy may need the narrower files.

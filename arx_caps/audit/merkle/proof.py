@@ -13,6 +13,7 @@ import msgspec
 
 from arx_caps.audit.merkle.checkpoint import SignedCheckpoint, open_checkpoint
 from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.log_keys import LogKeys
 from arx_caps.audit.merkle.note import Note, VerifierKey, bytes64, decimal, hashes64, text64
 from arx_caps.audit.merkle.tree import MAX_PROOF, check_inclusion, leaf_hash
 
@@ -73,11 +74,11 @@ class RecordProof:
         lines = (HEADER, f"extra {record}", f"index {self.index}", *map(text64, self.path))
         return "".join(f"{line}\n" for line in lines).encode() + b"\n" + self.note.encode()
 
-    def check(self, key: VerifierKey, witnesses: Sequence[VerifierKey] = ()) -> SignedCheckpoint:
+    def check(self, key: VerifierKey | LogKeys, witnesses: Sequence[VerifierKey] = ()) -> SignedCheckpoint:
         """Verify offline that the record is in the log.
 
         Args:
-            key: The log's key.
+            key: The log's key, or its keys.
             witnesses: Keys of witnesses; a missing cosignature is no error.
 
         Returns:

@@ -11,12 +11,15 @@ from typing import Any, Final
 
 from arx_caps.audit.merkle.checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
 from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.merkle.key_change import KEY_CHANGES, announced_heads, follow_changes, read_changes
+from arx_caps.audit.merkle.log_keys import LogKeys
 from arx_caps.audit.merkle.note import VerifierKey
 from arx_caps.audit.merkle.paths import CHECKPOINT
 from arx_caps.audit.merkle.proof import HEADER, MAX_PROOF_BYTES, RecordProof
 from arx_caps.audit.merkle.scan import Scan
 from arx_caps.audit.merkle.selection import is_selection, read_selection
-from arx_caps.audit.merkle.tiles import fetch_from
+from arx_caps.audit.merkle.tiles import TileReader, fetch_from
+from arx_caps.audit.merkle.tree import check_consistency
 
 # Receives how many records are done, and of how many; the latter is 0 if it is unknown.
 Progress = Callable[[int, int], None]
@@ -31,6 +34,7 @@ class Checked:
     Attributes:
         kind: ``proof``, ``selection`` or ``log``.
         checkpoint: The verified checkpoint.
+        key: The log's key that signed it: that of ``Trust``, or one that announced changes lead to.
         seen: The given witnesses, with the times of their cosignatures, in seconds since the epoch.
         records: Number of records that were hashed and found in the log.
         first: Index of the first of them, or None.
@@ -40,6 +44,7 @@ class Checked:
 
     kind: str
     checkpoint: Checkpoint
+    key: VerifierKey
     seen: Mapping[VerifierKey, int]
     records: int
     first: int | None = None
@@ -53,6 +58,7 @@ class Checked:
             "origin": self.checkpoint.origin,
             "size": self.checkpoint.size,
             "root": self.checkpoint.root.hex(),
+            "key": str(self.key),
             "seen": {key.name: at for key, at in self.seen.items()},
             "records": self.records,
             "first": self.first,
@@ -70,12 +76,27 @@ class Trust:
         witnesses: Keys of witnesses; each of them must have cosigned.
         held: A checkpoint that was verified before, or None; the log must continue it.
         since: Index before which records may be missing, because they were pruned.
+        changes: Proof files of changes of the key, not verified; a log's folder has its own.
     """
 
     key: VerifierKey
     witnesses: Sequence[VerifierKey] = ()
     held: SignedCheckpoint | None = None
     since: int = 0
+    changes: Sequence[str] = ()
+
+    def keys(self, changes: Sequence[str] = ()) -> LogKeys:
+        """Return the log's key, and the next ones that it has announced.
+
+        Args:
+            changes: Further changes.
+
+        Raises:
+            NoteError: A change is malformed.
+            TamperedError: A change by a trusted key is not what that key signed.
+            IncompleteError: A witness has not cosigned a change.
+        """
+        return follow_changes(self.key, (*self.changes, *changes), self.witnesses)
 
     def require_witnesses(self, signed: SignedCheckpoint) -> None:
         """Require the cosignatures of all witnesses.
@@ -120,19 +141,19 @@ def verify_proof(path: Path, trust: Trust) -> Checked:
     """Verify a proof file; as ``verify``."""
     with path.open("rb") as file:
         proof = RecordProof.parse(file.read(MAX_PROOF_BYTES + 1))
-    signed = proof.check(trust.key, trust.witnesses)
+    signed = proof.check(trust.keys(), trust.witnesses)
     trust.require_witnesses(signed)
     _compare(signed.checkpoint, trust.held)
-    return Checked("proof", signed.checkpoint, signed.seen, 1, proof.index, proof=proof)
+    return Checked("proof", signed.checkpoint, signed.by, signed.seen, 1, proof.index, proof=proof)
 
 
 def verify_selection(path: Path, trust: Trust, progress: Progress = lambda *_: None) -> Checked:
     """Verify an exported selection; as ``verify``."""
     signed: SignedCheckpoint | None = None
-    first, count = None, 0
+    keys, first, count = trust.keys(), None, 0
     with path.open("rb") as file:
         for proof in read_selection(file):
-            signed = signed or open_checkpoint(proof.note, trust.key, trust.witnesses)
+            signed = signed or open_checkpoint(proof.note, keys, trust.witnesses)
             proof.check_under(signed)
             first, count = proof.index if first is None else first, count + 1
             if count % _TOLD_RECORDS == 0:
@@ -141,7 +162,7 @@ def verify_selection(path: Path, trust: Trust, progress: Progress = lambda *_: N
         raise IncompleteError("the selection holds no record")
     trust.require_witnesses(signed)
     _compare(signed.checkpoint, trust.held)
-    return Checked("selection", signed.checkpoint, signed.seen, count, first)
+    return Checked("selection", signed.checkpoint, signed.by, signed.seen, count, first)
 
 
 def verify_log(folder: Path, trust: Trust, progress: Progress = lambda *_: None) -> Checked:
@@ -151,19 +172,27 @@ def verify_log(folder: Path, trust: Trust, progress: Progress = lambda *_: None)
     if raw is None:
         raise IncompleteError(f"{folder} has no checkpoint")
     # The files may be an attacker's: the work is bounded by the existing files, not by the claimed size.
-    signed = open_checkpoint(raw, trust.key, trust.witnesses)  # 1. the log has signed this checkpoint
+    keys = trust.keys(read_changes(fetch(KEY_CHANGES)))
+    signed = open_checkpoint(raw, keys, trust.witnesses)  # 1. the log has signed this checkpoint
     scan = Scan(fetch, signed.checkpoint, trust.held.checkpoint if trust.held else None)
     scan.read(progress)  # 2. every record's bytes are hashed
     scan.hold_to_root()  # 3. they are what was signed, in that order
     scan.hold_tiles()  # 4. so are the tiles that proofs are made from
-    scan.hold_to_held()  # 5. the log continues the older checkpoint
+    scan.hold_to_held()  # 5. the log continues the older checkpoint, and the last one of each key before
+    _hold_to_changes(TileReader(fetch, signed.checkpoint.size), signed.checkpoint, keys)
     trust.require_witnesses(signed)  # 6. the witnesses have seen the same log
     gone = [(max(first, trust.since), last) for first, last in scan.gone if last >= trust.since]
     if gone:  # 7. no record is missing
         first, last = gone[0]
         message = f"the records {first} to {last} are gone; their hashes, and all other records, hold"
         raise IncompleteError(f"{message} (--from {last + 1} allows it, where retention took them)")
-    return Checked("log", signed.checkpoint, signed.seen, scan.records, scan.first, tuple(scan.gone))
+    return Checked("log", signed.checkpoint, signed.by, signed.seen, scan.records, scan.first, tuple(scan.gone))
+
+
+def _hold_to_changes(reader: TileReader, head: Checkpoint, keys: LogKeys) -> None:
+    for before in announced_heads(keys):
+        if before.size < head.size:
+            check_consistency(before.size, before.root, head.size, head.root, reader.consistency(before.size))
 
 
 def _compare(head: Checkpoint, held: SignedCheckpoint | None) -> None:

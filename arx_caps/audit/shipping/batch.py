@@ -111,11 +111,13 @@ class LogWord(msgspec.Struct, frozen=True):
         key: Its key text.
         checkpoint: Its last checkpoint, a note.
         consistency: The proof that it continues that size, hashes in base64.
+        changes: The proof files of changes of its key from that size on.
     """
 
     key: str
     checkpoint: str
     consistency: tuple[str, ...]
+    changes: tuple[str, ...] = ()
 
 
 class Mark(msgspec.Struct, frozen=True):

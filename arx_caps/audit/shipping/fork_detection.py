@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detect forks of the audit log: pin its last checkpoint, accept only a consistent successor.  LOG 2.5."""
 
+import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,11 +12,13 @@ import msgspec
 
 from arx_caps.audit.merkle import (
     EMPTY_ROOT,
+    LogKeys,
     NoteError,
     SignedCheckpoint,
     TamperedError,
     VerifierKey,
     check_consistency,
+    follow_changes,
     hashes64,
     open_checkpoint,
     write_whole,
@@ -23,6 +27,7 @@ from arx_caps.audit.shipping.batch import LogWord
 
 KEPT_FILE: Final = "log.seen"
 FORK_FILE: Final = "log.fork"
+PINNED_FILE: Final = "log.key"  # the key after a theft, by this service's operator
 EVERY_S: Final = 10.0  # between two requests for a checkpoint
 _log = logging.getLogger(__name__)
 
@@ -68,11 +73,10 @@ class Seen:
             word: The log's key, its checkpoint, and the proof that this continues the last one.
         """
         try:
-            # The first key is trusted on first use; another key later is an alarm.
             key = VerifierKey.parse(word.key)
-            if self._key is not None and key != self._key:
-                raise TamperedError(f"the log is signed with another key than before: {key.name}")
-            signed = open_checkpoint(word.checkpoint.encode(), key)
+            signed = open_checkpoint(word.checkpoint.encode(), self._trusted(key, word.changes))
+            if signed.by != key:
+                raise TamperedError(f"the log's checkpoint is not signed with the key that it names: {key.name}")
             last = self._last.checkpoint if self._last is not None else None
             old, root = (0, EMPTY_ROOT) if last is None else (last.size, last.root)
             head = signed.checkpoint
@@ -84,6 +88,26 @@ class Seen:
         # Only a consistent answer moves the pin: after an alarm the older checkpoint stays the one to continue.
         self._key, self._last, self.alarm = key, signed, None
         self._write(KEPT_FILE, msgspec.json.encode(_Kept(str(key), word.checkpoint)))
+
+    def _trusted(self, key: VerifierKey, changes: Sequence[str]) -> LogKeys:
+        """Return the keys that may sign: the first on first use, later those that it announced, or an operator named.
+
+        Raises:
+            NoteError: A change is malformed.
+            TamperedError: The key is another one than before, and nothing announces it.
+        """
+        if self._key is None:
+            return LogKeys.of(key)
+        keys = follow_changes(self._key, changes)
+        if any(era.key == key for era in keys.eras):
+            return keys
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if (self._folder / PINNED_FILE).read_text(encoding="utf-8").strip() == str(key):
+                return LogKeys.of(key)  # the history is compared all the same
+        raise TamperedError(
+            f"the log is signed with another key than before, which that one has not announced: {key.name}; if the "
+            f"realm's owner gives you this key after a theft, write it into {self._folder / PINNED_FILE}"
+        )
 
     def _raise_alarm(self, why: str, word: LogWord) -> None:
         # Written once for each reason: the first contradiction is the evidence, and the disk must not fill.

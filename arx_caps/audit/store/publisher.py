@@ -16,11 +16,13 @@ from typing import Final
 
 from arx_caps.audit.merkle import (
     CHECKPOINT,
+    KEY_CHANGES,
     TILES,
     Checkpoint,
     Frontier,
     IncompleteError,
     Leaf,
+    LogKeys,
     Note,
     NoteError,
     RecordProof,
@@ -28,9 +30,9 @@ from arx_caps.audit.merkle import (
     TamperedError,
     TileReader,
     TileWriter,
-    VerifierKey,
     check_consistency,
     check_inclusion,
+    encode_changes,
     fetch_from,
     lacks,
     open_checkpoint,
@@ -54,11 +56,13 @@ class Publisher:
     Args:
         store: The log's database, with its tables.
         signer: The log's key.
+        keys: The log's keys, if it had others before; the signer's alone when omitted.
         folder: The folder of its files.  Lost or damaged files are rebuilt from the database.
         witnesses: The witnesses to ask for cosignatures; none when omitted.
         memory: A file beside the log's key for the last checkpoint that was published here.
 
     Attributes:
+        keys: The log's keys.
         halted: How the database contradicts what was signed, or None.
         witnesses: The witnesses to ask for cosignatures.
         signed: The last checkpoint, by any mint, whose files are in the folder; None before the first.
@@ -71,8 +75,10 @@ class Publisher:
         folder: Path,
         witnesses: Witnesses | None = None,
         memory: Path | None = None,
+        keys: LogKeys | None = None,
     ) -> None:
         self._memory = memory
+        self.keys = keys or LogKeys.of(signer.key)
         self.witnesses = witnesses or Witnesses()
         self.halted: str | None = None
         self.signed: Note | None = None
@@ -118,7 +124,7 @@ class Publisher:
             raise AuditError(f"record {index} is not signed yet; ask again in a second")
         (path,) = self.paths((index,), head.size, head)
         proof = RecordProof(kept, body, index, tuple(path), signed)
-        proof.check(self.signer.key)  # `paths` has verified the files: a failure here is the database's record
+        proof.check(self.keys)  # `paths` has verified the files: a failure here is the database's record
         return proof
 
     def paths(self, indices: Iterable[int], size: int, head: Checkpoint) -> list[list[bytes]]:
@@ -162,7 +168,7 @@ class Publisher:
 
     def published(self) -> Checkpoint | None:
         """Return the checkpoint in the folder; None without one that this log signed."""
-        return checkpoint_in(self.folder / CHECKPOINT, self.signer.key)
+        return checkpoint_in(self.folder / CHECKPOINT, self.keys)
 
     def halt(self, error: Exception) -> None:
         """Stop signing until an operator has repaired the database.
@@ -190,7 +196,7 @@ class Publisher:
             The published checkpoint, if it should replace the other one.
         """
         mine = fetch_from(self.folder)(CHECKPOINT)
-        head, shown = (_opened(note, self.signer.key) for note in (raw, mine))
+        head, shown = (_opened(note, self.keys) for note in (raw, mine))
         try:
             if head is not None and has < head.size:
                 raise _older(has, head)
@@ -216,7 +222,8 @@ class Publisher:
         raw = fetch_from(self.folder)(CHECKPOINT)
         if raw is None:
             return None
-        head = open_checkpoint(raw, self.signer.key).checkpoint
+        signed = open_checkpoint(raw, self.keys)
+        head = signed.checkpoint
         proof: list[bytes] = []
         try:
             with self._made_again():  # a wrong proof would raise an alarm at its reader
@@ -224,7 +231,10 @@ class Publisher:
                     proof = _root_within(self.files(head.size), seen, head)[1]
         except IncompleteError:
             return None
-        return LogWord(str(self.signer.key), raw.decode(), tuple(map(text64, proof)))
+        # Those that a reader of this size has not seen.
+        eras = (era for era in self.keys.eras if era.last is not None and seen <= era.last < head.size)
+        changes = tuple(era.change for era in eras if era.change is not None)
+        return LogWord(str(signed.by), raw.decode(), tuple(map(text64, proof)), changes)
 
     def step(self) -> bool:
         """Sign new records, and publish the checkpoint.
@@ -247,13 +257,26 @@ class Publisher:
                 self.halt(error)
                 return False
 
+    def hold(self) -> int:
+        """Compare the database with every known checkpoint, sign nothing, and return the largest signed size.
+
+        Raises:
+            TamperedError: The database contradicts one of them.
+            NoteError: The database's checkpoint is malformed.
+            StoreError: The database did not answer.
+        """
+        with self._lock:
+            if not self._started:
+                self._start()
+            return self._tree.size
+
     def head(self) -> Checkpoint | None:
         """Return the last checkpoint's content, or None."""
         return None if self.signed is None else Checkpoint.parse(self.signed.text)
 
     def _start(self) -> None:
         """Check the database against every known checkpoint, the smallest first."""
-        remembered = None if self._memory is None else checkpoint_in(self._memory, self.signer.key)
+        remembered = None if self._memory is None else checkpoint_in(self._memory, self.keys)
         heads = [head for head in (self.published(), remembered, self._last()) if head is not None]
         heads.sort(key=lambda head: head.size)
         has = self._store.size()
@@ -270,7 +293,7 @@ class Publisher:
         raw = self._store.last_checkpoint()
         if raw is None:
             return None
-        signed = open_checkpoint(raw, self.signer.key)
+        signed = open_checkpoint(raw, self.keys)
         self._note = signed.note
         return signed.checkpoint
 
@@ -353,6 +376,9 @@ class Publisher:
             return False
         if self._memory is not None:
             write_whole(self._memory, raw)
+        changes = encode_changes(self.keys)
+        if changes is not None and fetch_from(self.folder)(KEY_CHANGES) != changes:
+            write_whole(self.folder / KEY_CHANGES, changes)  # before the first checkpoint that needs it
         try:
             writer.publish(raw)
         except FileNotFoundError:
@@ -420,17 +446,17 @@ class Publisher:
         self.remake()
 
 
-def checkpoint_in(path: Path, key: VerifierKey) -> Checkpoint | None:
+def checkpoint_in(path: Path, key: LogKeys) -> Checkpoint | None:
     """Return the checkpoint in a file; None if the file is missing or this log did not sign it.
 
     Args:
         path: The file.
-        key: The log's key.
+        key: The log's keys.
     """
     return _opened(fetch_from(path.parent)(path.name), key)
 
 
-def _opened(raw: bytes | None, key: VerifierKey) -> Checkpoint | None:
+def _opened(raw: bytes | None, key: LogKeys) -> Checkpoint | None:
     try:
         return None if raw is None else open_checkpoint(raw, key).checkpoint
     except (NoteError, TamperedError):

@@ -92,7 +92,7 @@ class Witness:
 
     Args:
         folder: Its folder, with its key file.
-        logs: The keys of the logs that it cosigns; a log may have several.
+        logs: The keys of the logs that it cosigns; of a log with several, the last one signs now.
 
     Attributes:
         key: The public key of its cosignatures.
@@ -128,7 +128,8 @@ class Witness:
         except NoteError as error:
             return WitnessResponse(400, f"{error}\n")
         # Before any signature is verified: a stranger's log costs one look into a list.
-        keys = [key for key in self._logs if key.name == head.origin]
+        # The keys before the last one may be in the hands of a thief: they only explain what was seen.
+        keys = [key for key in self._logs if key.name == head.origin][-1:]
         if not keys:
             return WitnessResponse(404, "this witness does not know the log\n")
         try:

@@ -44,7 +44,12 @@ def init_witness(console: Console, directory: Path, name: str) -> None:
 @witness_command.command("serve")
 @_folder
 @click.option(
-    "--log", "logs", required=True, multiple=True, metavar="VKEY", help="public key of a log to cosign; repeatable"
+    "--log",
+    "logs",
+    required=True,
+    multiple=True,
+    metavar="VKEY",
+    help="public key of a log to cosign; repeatable, and of one log the last one signs now",
 )
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="host:port at which the witness listens")
 @click.option("--behind-tls", is_flag=True, help="listen beyond loopback, behind a proxy that terminates TLS")

@@ -20,6 +20,7 @@ from arx_caps.audit.merkle import (
     CHECKPOINT,
     DisputedError,
     IncompleteError,
+    LogKeys,
     RecordProof,
     Signer,
     TamperedError,
@@ -79,6 +80,7 @@ class AuditLog:
     Args:
         realm: The realm.
         signer: The log's key.
+        keys: The log's keys, if it had others before.
         database: The URL of the mint's database, in SQLAlchemy's form; the realm's when omitted.
 
     Raises:
@@ -93,14 +95,14 @@ class AuditLog:
         failing: Why the last step could not append or sign, or None.
     """
 
-    def __init__(self, realm: Realm, signer: Signer, database: str | None = None) -> None:
+    def __init__(self, realm: Realm, signer: Signer, keys: LogKeys | None = None, database: str | None = None) -> None:
         self.store = open_store(realm, database)
         witnesses = Witnesses.of(realm.witnesses, required=realm.witnesses_required, ca=realm.ca)
         memory = realm.log_key_path.with_suffix(".signed")
         kept = os.access(memory.parent, os.W_OK)
         if not kept:
             _logger.warning("%s cannot be written: the last checkpoint is known from database and files alone", memory)
-        self.publisher = Publisher(self.store, signer, realm.log_dir, witnesses, memory if kept else None)
+        self.publisher = Publisher(self.store, signer, realm.log_dir, witnesses, memory if kept else None, keys)
         self.check = RowCheck(self.store, self.publisher)
         self.failing: str | None = None
         self.turns = Turns()
@@ -262,7 +264,7 @@ class AuditLog:
         raw, size = fetch(CHECKPOINT), self.store.size()
         if raw is None:
             return
-        signed = open_checkpoint(raw, self.publisher.signer.key).checkpoint.size
+        signed = open_checkpoint(raw, self.publisher.keys).checkpoint.size
         reader = TileReader(fetch, signed)
         for index in range(signed - 1, max(size, signed - MOST_LOST) - 1, -1):
             kept = reader.record(index)

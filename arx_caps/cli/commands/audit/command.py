@@ -16,7 +16,12 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import Place, operator_options, realm_dir_option
 from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.commands.audit.export import copy_command, export_command
-from arx_caps.cli.commands.audit.integrity import check_command, reindex_command, show_failure
+from arx_caps.cli.commands.audit.integrity import (
+    check_command,
+    reindex_command,
+    rotate_key_command,
+    show_failure,
+)
 from arx_caps.cli.commands.audit.retention import erase_command, prune_command
 from arx_caps.cli.commands.audit.top import top_command
 from arx_caps.cli.commands.audit.trail import runs_command, tail_command, trail_command
@@ -46,10 +51,11 @@ def key_command(console: Console, realm_dir: Path) -> None:
 
     Give it to auditors separately from the files that they verify.
     """
-    from arx_caps.mint.keys.log_key import read_log_key  # the mint's parts are optional to install
+    from arx_caps.mint.keys.log_key import read_log_keys  # the mint's parts are optional to install
 
-    key = read_log_key(Realm.open(realm_dir).log_key_path)
-    console.data("audit-key", {"origin": key.name, "key": str(key)}, str(key))
+    keys = read_log_keys(Realm.open(realm_dir).log_key_path)
+    before = [{"key": str(era.key), "last": era.last, "announced": era.change is not None} for era in keys.eras[:-1]]
+    console.data("audit-key", {"origin": keys.key.name, "key": str(keys.key), "before": before}, str(keys.key))
 
 
 @audit_command.command("prove")
@@ -96,6 +102,14 @@ def prove_command(console: Console, place: Place, record: str, out: Path | None)
 @click.option(
     "--checkpoint", "held", type=_file, help="file with an earlier checkpoint, with which the log must be consistent"
 )
+@click.option(
+    "--checkpoint-key", metavar="VKEY", help="public key that signed the earlier checkpoint, if it has changed [--key]"
+)
+@click.option(
+    "--key-changes",
+    type=_file,
+    help="file of changes of the key, beside the log's checkpoint; a folder has its own",
+)
 @click.option("--realm", metavar="NAME", help="realm of the log, for a proof of a bound task's call [from its origin]")
 @click.option("--from", "since", type=click.IntRange(0), default=0, help="index before which records may be pruned [0]")
 @command_options
@@ -106,6 +120,8 @@ def verify_command(
     key: str,
     witnesses: tuple[str, ...],
     held: Path | None,
+    checkpoint_key: str | None,
+    key_changes: Path | None,
     realm: str | None,
     since: int,
 ) -> None:
@@ -113,6 +129,8 @@ def verify_command(
 
     Of a proof of a bound task's call, the signatures of its delegations and of the call are checked as well, by the
     holders' public keys.
+
+    A next key of the log is followed if the given one has announced it.
 
     Exit code 0: verified; 1: the content differs from what was signed, and the first such record is named; 3: a part is
     missing, and the rest is verified.
@@ -127,7 +145,7 @@ def verify_command(
         verify,
     )
 
-    trust = _trust(key, witnesses, held, since)
+    trust = _trust(key, witnesses, (held, checkpoint_key), since, key_changes)
     try:
         with Progress(console) as progress:
             checked = verify(path, trust, progress.show)
@@ -142,23 +160,35 @@ def verify_command(
         value["delegations"] = None if realm is None else [each._asdict() for each in signed]
         value["call"] = None if call is None else call._asdict()
         value["decision"] = _decision_in(checked.proof)
-    console.data("audit-verified", value, lambda: _shown(checked, signed, call, value.get("decision")))
+    console.data("audit-verified", value, lambda: _shown(checked, trust.key, signed, call, value.get("decision")))
     if checked.proof is not None and realm is None:
         console.hint(
             "give --realm NAME to check the delegations of a bound task: the log is not called after its realm"
         )
 
 
-def _trust(key: str, witnesses: tuple[str, ...], held: Path | None, since: int) -> Any:
+def _trust(
+    key: str,
+    witnesses: tuple[str, ...],
+    before: tuple[Path | None, str | None],
+    since: int,
+    key_changes: Path | None,
+) -> Any:
     """Return the trust anchors; a mistake in them is an error of usage, not a finding about the log."""
-    from arx_caps.audit.merkle import LOG, WITNESS, NoteError, TamperedError, Trust, open_checkpoint
+    from arx_caps.audit.merkle import LOG, WITNESS, NoteError, TamperedError, Trust, open_checkpoint, read_changes
 
+    held, held_key = before
     log, seen_by = read_key(key, "--key", LOG), tuple(read_key(each, "--witness", WITNESS) for each in witnesses)
     try:
-        seen = None if held is None else open_checkpoint(held.read_bytes(), log)
-        return Trust(log, seen_by, seen, since)
+        signed_by = log if held_key is None else read_key(held_key, "--checkpoint-key", LOG)
+        seen = None if held is None else open_checkpoint(held.read_bytes(), signed_by)
     except (NoteError, TamperedError) as error:
         raise Stop(f"{held}: {error}", code="checkpoint") from None
+    try:
+        changes = () if key_changes is None else read_changes(key_changes.read_bytes())
+    except NoteError as error:
+        raise Stop(f"{key_changes}: {error}", code="key") from None
+    return Trust(log, seen_by, seen, since, changes)
 
 
 def _decision_in(proof: Any) -> dict[str, Any] | None:
@@ -176,16 +206,21 @@ def _decision_in(proof: Any) -> dict[str, Any] | None:
 
 
 def _shown(
-    checked: Any, signed: "Sequence[SignedDelegation]", call: "SignedBy | None", decision: dict[str, Any] | None
+    checked: Any,
+    key: Any,
+    signed: "Sequence[SignedDelegation]",
+    call: "SignedBy | None",
+    decision: dict[str, Any] | None,
 ) -> str:
     """Return the result as text."""
     last = checked.checkpoint.size - 1
     facts = [
         ("log", checked.checkpoint.origin),
         ("signed", f"{checked.checkpoint.size} records, root {checked.checkpoint.root.hex()}"),
+        *([] if checked.key == key else [("by the key", f"{checked.key}, which the given one has announced")]),
         ("checked", f"record {checked.first}" if checked.kind == "proof" else f"{checked.records} records"),
         *(("pruned", f"records {first} to {last}, as allowed") for first, last in checked.gone),
-        *((f"seen by {key.name}", show_time(at * 1000)) for key, at in checked.seen.items()),
+        *((f"seen by {witness.name}", show_time(at * 1000)) for witness, at in checked.seen.items()),
     ]
     if decision is not None:
         facts.append(("decision", plain("{outcome} {code}: {tool}, by {agent}".format(**decision))))
@@ -215,5 +250,6 @@ for _command in (
     prune_command,
     erase_command,
     reindex_command,
+    rotate_key_command,
 ):
     audit_command.add_command(_command)

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ import httpx
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import database_option, realm_dir_option
+from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import command_options, yes_option
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
@@ -36,22 +38,22 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError
     from arx_caps.mint.audit.log import open_store
     from arx_caps.mint.db.mint_database import MintDatabase
-    from arx_caps.mint.keys.log_key import read_log_key
+    from arx_caps.mint.keys.log_key import read_log_keys
 
     realm = Realm.open(realm_dir)
-    key = read_log_key(realm.log_key_path)
+    keys = read_log_keys(realm.log_key_path)
     try:
         with open_store(realm, database) as store, Progress(console) as progress:
             store.create()
-            rows = rows_of(store, realm.log_dir, key)
+            rows = rows_of(store, realm.log_dir, keys)
             check_rows(rows, progress.show)
             with contextlib.closing(MintDatabase(database or realm.database_url)) as db:
                 answered = check_batches(store, rows.size, db.holder_keys.find, progress.show)
     except (TamperedError, IncompleteError, NoteError) as error:
         hint = "rebuild the rows with `arx audit reindex`; verify the files alone with `arx audit verify`"
         show_failure(console, "audit-checked", error, hint)
-    value = {"outcome": "holds", "origin": key.name, "records": rows.size} | answered._asdict()
-    shown = [("log", key.name), ("rows", rows.size), ("signed batches", answered.held)]
+    value = {"outcome": "holds", "origin": keys.key.name, "records": rows.size} | answered._asdict()
+    shown = [("log", keys.key.name), ("rows", rows.size), ("signed batches", answered.held)]
     for name, count, why in (
         (
             "recovered",
@@ -106,22 +108,63 @@ def reindex_command(
     from arx_caps.audit.integrity import reindex
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError
     from arx_caps.mint.audit.log import open_store
-    from arx_caps.mint.keys.log_key import read_log_key
+    from arx_caps.mint.keys.log_key import read_log_keys
 
     realm = Realm.open(realm_dir)
-    key = read_log_key(realm.log_key_path)
+    keys = read_log_keys(realm.log_key_path)
     _require_silence(realm)
     console.confirm("every mint must be stopped; rebuild the rows from the files?", yes=yes)
     with open_store(realm, database) as store, Progress(console) as progress:
         store.create()
         settings: dict[str, Any] = {"by": f"host:uid-{os.getuid()}", "reason": reason, "replace": replace}
         try:
-            done = reindex(store, realm.log_dir, key, **settings, progress=progress.show)
+            done = reindex(store, realm.log_dir, keys, **settings, progress=progress.show)
         except (TamperedError, NoteError, IncompleteError) as error:
             code = exit_codes.INCOMPLETE if isinstance(error, IncompleteError) else exit_codes.DENIED
             raise Stop(f"nothing was changed: {error}", code, code=error.code) from None
     summary = f"recovered {done.recovered} records, reindexed {done.mended}" if any(done) else "no record was missing"
     console.data("audit-reindexed", done._asdict(), f"{summary}; start the mint")
+
+
+@click.command("rotate-key")
+@click.option("--reason", required=True, help="reason, recorded in the audit log; name no person in it")
+@click.option("--stolen", is_flag=True, help="announce nothing with the old key, which a thief could do as well")
+@passphrase_option
+@yes_option
+@realm_dir_option
+@database_option
+@command_options
+def rotate_key_command(
+    console: Console,
+    realm_dir: Path,
+    database: str | None,
+    passphrase_file: str | None,
+    reason: str,
+    *,
+    stolen: bool,
+    yes: bool,
+) -> None:
+    """Replace the key that signs the audit log.  Stop every mint first, and start them with the new keys/log.json.
+
+    The old key signs a record that announces the new one, so that readers follow by themselves.  With --stolen it does
+    not: give the new key to auditors, witnesses and services yourself.  Checkpoints and proofs of before stay valid.
+    """
+    from arx_caps.mint.keys.log_key_change import change_log_key
+    from arx_caps.mint.keys.root_keys import RootKeys
+
+    realm = Realm.open(realm_dir)
+    realm = realm if database is None else replace(realm, database=database)
+    passphrase = read_passphrase(passphrase_file)
+    roots = RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
+    _require_silence(realm)
+    console.confirm("every mint must be stopped; replace the key of the audit log?", yes=yes)
+    done = change_log_key(realm, roots, by=f"host:uid-{os.getuid()}", reason=reason, stolen=stolen)
+    value = {"old": str(done.old), "new": str(done.new), "last": done.last, "announced": not stolen}
+    rows = [("new key", done.new), ("old key", done.old), ("signed until", f"{done.last} records")]
+    console.data("audit-key-changed", value, lambda: pairs(rows))
+    console.hint(f"copy {realm.log_key_path} to every mint of the realm, and start them; keep no copy of before")
+    told = "auditors, witnesses and services" if stolen else "witnesses, and auditors who ask"
+    console.hint(f"give the new key to {told} (docs/operations.md)")
 
 
 def _require_silence(realm: Realm) -> None:

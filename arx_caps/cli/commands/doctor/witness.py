@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from arx_caps.audit.merkle import NoteError, TamperedError, VerifierKey, open_checkpoint
 from arx_caps.cli.commands.doctor.check import Check
-from arx_caps.mint.keys.log_key import read_log_key
+from arx_caps.mint.keys.log_key import read_log_keys
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError
 
@@ -18,7 +18,7 @@ def check_witnesses(realm: Realm) -> Iterator[Check]:
         return
     try:
         keys = [VerifierKey.parse(each.partition(" ")[2].strip()) for each in realm.witnesses]
-        log = read_log_key(realm.log_key_path)
+        log = read_log_keys(realm.log_key_path)
         seen = open_checkpoint(published.read_bytes(), log, keys).seen
     except (NoteError, TamperedError, SettingsError) as error:
         yield Check("witnesses", False, str(error), "correct `witnesses` in realm.toml (see docs/audit.md)")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from arx_caps.audit.ingest import run_of
-from arx_caps.audit.merkle import CHECKPOINT, NoteError, Tile, fetch_from
+from arx_caps.audit.merkle import CHECKPOINT, KEY_CHANGES, NoteError, Tile, fetch_from
 from arx_caps.audit.shipping import Batch, LogWord, Statement, hold_statement, open_statement
 from arx_caps.audit.shipping import batch as wire
 from arx_caps.credentials.jose import BAD_PROOF
@@ -145,6 +145,12 @@ def _take_batch(call: RouteCall) -> Marked:
 def get_checkpoint(call: RouteCall) -> File:
     """Return the log's last checkpoint, a signed note."""
     return File(content=_log_file(call, CHECKPOINT), media_type=TEXT)
+
+
+@endpoint("GET", "/v1/audit/log/key-changes", READ, problems=_ABSENT)
+def get_key_changes(call: RouteCall) -> File:
+    """Return the proofs of the log's announced changes of its key; not found without one."""
+    return File(content=_log_file(call, KEY_CHANGES), media_type=BINARY)
 
 
 @endpoint("GET", "/v1/audit/log/tile/{path:path}", READ, problems=_ABSENT)
