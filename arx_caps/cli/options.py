@@ -2,7 +2,7 @@
 """The options of every command, those of several commands, and groups that list their verbs."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -64,20 +64,30 @@ class Verbs(click.Group):
 
     Args:
         default_verb: The verb of a line that names none; None if each line must name one.
+        takes_file: Whether a line may begin with the file of the default verb.
         settings: As of ``click.Group``.
     """
 
-    def __init__(self, *args: Any, default_verb: str | None = None, **settings: Any) -> None:
+    def __init__(self, *args: Any, default_verb: str | None = None, takes_file: bool = False, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.default_verb = default_verb
+        self.default_verb, self._takes_file = default_verb, takes_file
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse a line; one without a verb has the default verb."""
-        names_none = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
         # While a shell completes a line, the verb may be what it completes.
-        if self.default_verb is not None and names_none and not ctx.resilient_parsing:
-            args = [self.default_verb, *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, args if ctx.resilient_parsing else self.with_verb(args, ctx.help_option_names))
+
+    def with_verb(self, args: list[str], helps: Sequence[str] = ()) -> list[str]:
+        """Return a line with its verb.
+
+        Args:
+            args: The line.
+            helps: The options that ask for help, which need none.
+        """
+        names_none = not args or (args[0].startswith("-") and args[0] not in helps)
+        if args and self._takes_file and not args[0].startswith("-"):
+            names_none = args[0] not in self.commands
+        return args if self.default_verb is None or not names_none else [self.default_verb, *args]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -8,6 +8,7 @@ from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import GatewaySettings
 from arx_caps.gateway.http.door import HttpDoor
 from arx_caps.gateway.http.openapi import read_routes
+from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
@@ -51,7 +52,8 @@ class RunningUpstream(RunningVerifier):
                 self.upstream = StdioUpstream(name, terms, settings.folder, settings.protected())
             else:
                 self.upstream = Forwarder(name, terms, settings.folder)
-            self.door = McpDoor(self.verifier, terms, self.upstream, proxies)
+            tools = AcceptedTools(terms.audience, settings.tools_file(name))
+            self.door = McpDoor(self.verifier, terms, self.upstream, proxies, tools)
         if terms.resource is not None and self.handles is not None:
             self.resource = OAuthResource(
                 self.verifier,

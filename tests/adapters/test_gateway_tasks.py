@@ -59,7 +59,7 @@ def make_app(asks: bool) -> Starlette:
 def served(realm: UnsafeTestRealm, folder: Path, asks: bool) -> Iterator[str]:
     with (
         serving(make_app(asks)) as upstream,
-        open_door(realm, folder, url=f"http://127.0.0.1:{upstream}/mcp/") as url,
+        open_door(realm, folder, url=f"http://127.0.0.1:{upstream}/mcp/", server_requests=["elicitation"]) as url,
     ):
         yield url
 

@@ -54,14 +54,17 @@ origins = ["http://127.0.0.1:{web}", "http://127.0.0.1:{pipe}"]
 [upstream.web]
 audience = "web"
 url = "http://127.0.0.1:{server}/mcp"
+server_requests = ["sampling", "elicitation", "roots"]
 resource = "http://127.0.0.1:{web}/web"
 [upstream.pipe]
 audience = "pipe"
 command = ["{python}", "-c", "{stdio}"]
+server_requests = ["sampling", "elicitation", "roots"]
 isolation = "none"
 [upstream.jobs]
 audience = "jobs"
 url = "http://127.0.0.1:{tasks}/mcp"
+server_requests = ["elicitation"]
 """
 # The suite warns of a server that takes no client described by a document.
 DESCRIBED: Final = """\

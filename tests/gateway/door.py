@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
+from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_verifier.request import HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
@@ -64,11 +65,20 @@ class Door:
         realm: Has the verifier of the audience ``files``.
         upstream: The upstream.
         rate: Its rate.
+        asks: What it may ask of clients.
+        tools: Its accepted tools; None to hold none.
     """
 
-    def __init__(self, realm: UnsafeTestRealm, upstream: Upstream, rate: RateTerms = RateTerms()) -> None:  # noqa: B008
-        self._terms = UpstreamTerms(audience="files", url="http://127.0.0.1:1", rate=rate)
-        self._door = McpDoor(realm.verifier, self._terms, upstream)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        realm: UnsafeTestRealm,
+        upstream: Upstream,
+        rate: RateTerms = RateTerms(),  # noqa: B008
+        asks: tuple[str, ...] = (),
+        tools: AcceptedTools | None = None,
+    ) -> None:
+        self._terms = UpstreamTerms(audience="files", url="http://127.0.0.1:1", rate=rate, server_requests=asks)
+        self._door = McpDoor(realm.verifier, self._terms, upstream, tools=tools)  # type: ignore[arg-type]
 
     def ask(
         self,

@@ -12,6 +12,7 @@ import msgspec
 
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.http.door import HttpDoor
+from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
@@ -59,12 +60,13 @@ class ServedDoor:
 
     def __init__(self, realm: UnsafeTestRealm, terms: UpstreamTerms, folder: Path) -> None:
         self.name, self._routes = terms.audience, dict(terms.routes)
+        tools = folder / f"{self.name}.tools.json"
         kind: Any = StdioUpstream if terms.command else Forwarder
         self.upstream = kind(self.name, terms, folder)
         self.door: HttpDoor | McpDoor = (
             HttpDoor(realm.verifier, terms, self.upstream, self._routes)
             if terms.is_http
-            else McpDoor(realm.verifier, terms, self.upstream)
+            else McpDoor(realm.verifier, terms, self.upstream, tools=AcceptedTools(self.name, tools))
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

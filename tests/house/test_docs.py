@@ -15,6 +15,7 @@ import click
 import pytest
 
 from arx_caps.cli.app import cli
+from arx_caps.cli.options import Verbs
 from arx_caps.settings.realm import Realm
 from arx_caps.settings.toml_file import member_names
 from arx_verifier.service import ServiceConfig
@@ -42,7 +43,11 @@ def test_a_command_that_is_named_exists(page: Path) -> None:
     """
     for words in command_lines(page.read_text(encoding="utf-8")):
         command: click.Command = cli
-        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        while isinstance(command, click.Group):
+            if isinstance(command, Verbs):
+                words = command.with_verb(words, ("--help",))
+            if not words or words[0].startswith("-"):
+                break
             found = command.get_command(click.Context(command), words.pop(0))
             assert found is not None, words
             command = found

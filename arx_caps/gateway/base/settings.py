@@ -41,6 +41,7 @@ _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
 _RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
 SOURCES: Final = ("env:", "file:", "keyring:")  # of secrets: no file of settings has one
+ASKED: Final = ("sampling", "elicitation", "roots")  # what an MCP server may ask of a client
 KINDS: Final = ("forward-auth", "ext-authz", "ext-authz-http", "ext-mcp", "authzen")  # of deciders
 _GRPC: Final = ("ext-authz", "ext-mcp")
 _MEBIBYTE: Final = 1024 * 1024
@@ -134,6 +135,7 @@ DeciderUrl: TypeAlias = Annotated[
     text_that(_is_decider_url, "https://, a host and perhaps a path without a slash at its end"),
 ]
 IsolationKind: TypeAlias = Annotated[str, text_that(ISOLATIONS.__contains__, f"one of {', '.join(ISOLATIONS)}")]
+ServerRequest: TypeAlias = Annotated[str, text_that(ASKED.__contains__, f"one of {', '.join(ASKED)}")]
 DeciderKind: TypeAlias = Annotated[str, text_that(KINDS.__contains__, f"one of {', '.join(KINDS)}")]
 BodyHeader: TypeAlias = Annotated[str, text_that(_or_empty(_PLAIN_HEADER), "the name of a header such as X-Arx-Body")]
 PathPrefix: TypeAlias = Annotated[str, text_that(_or_empty(_PREFIX), "a path such as /arx")]
@@ -232,6 +234,7 @@ class UpstreamTerms(TomlTable, frozen=True, kw_only=True):
         limits: What each call must satisfy as well, whatever its token allows: ``rules``, ``net``, ``hours``,
             ``approve``.  No token, policy or mint can change them.
         dpop: Whether access tokens must be bound to a key of the client (DPoP, RFC 9449).
+        server_requests: What an MCP server may ask of clients: ``sampling``, ``elicitation`` and ``roots``.
     """
 
     audience: str
@@ -254,6 +257,7 @@ class UpstreamTerms(TomlTable, frozen=True, kw_only=True):
     ca: str | None = None
     resource: str | None = None
     dpop: bool = False
+    server_requests: tuple[ServerRequest, ...] = ()
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     limits: dict[str, Any] | None = None
 
@@ -405,12 +409,16 @@ class GatewaySettings(NamedTuple):
         terms = self.tables[name]
         return self.folder / (terms.service or f"{terms.audience}.json")
 
+    def tools_file(self, name: str) -> Path:
+        """Return the file of an upstream's accepted tools, beside its service file, whose folder is writable."""
+        return self.service_file(name).with_suffix(".tools.json")
+
     def protected(self) -> tuple[Path, ...]:
         """Return the files and folders of the gateway and its realm, which no program of an upstream may reach."""
         found = [self.file] if self.realm is None else [self.file, self.realm]
         for name, terms in self.tables.items():
             service = self.service_file(name)
-            found += [service, service.with_suffix(".key")]
+            found += [service, service.with_suffix(".key"), self.tools_file(name)]
             if isinstance(terms, UpstreamTerms):
                 sources = [*terms.env.values(), terms.credential.source if terms.credential else ""]
             else:
@@ -481,6 +489,8 @@ def _upstream_mistakes(entry: TomlEntry, name: str, terms: UpstreamTerms) -> Ite
         )
     if terms.openapi is not None and terms.routes:
         yield entry.error("expected one of `openapi` and `routes`, got both")
+    if terms.server_requests and terms.is_http:
+        yield entry.at("server_requests").error("is of an MCP server alone")
     yield from _route_mistakes(entry.at("routes"), terms.routes)
 
 

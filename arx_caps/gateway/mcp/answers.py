@@ -15,6 +15,8 @@ import msgspec
 
 from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
+from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldError
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of, is_whole, split_events, with_data, with_id
 from arx_caps.mcp.message import aside, object_of, written
@@ -44,6 +46,7 @@ class AnsweredMessage(NamedTuple):
         screened: Its live token if the message calls nothing, so that the answer may have a list; else None.
         announce: Changes the result of such a method, and returns whether it did; None to change nothing.
         meta: What ``_meta`` of the result has beside what the upstream writes, such as what a budget has left.
+        answer: Answers a request of the upstream that its client does not get; None if nothing waits for it.
     """
 
     owner: ChainFacts
@@ -52,6 +55,7 @@ class AnsweredMessage(NamedTuple):
     screened: Screened | None
     announce: Callable[[str, dict[str, Any]], bool] | None = None
     meta: Mapping[str, Any] = MappingProxyType({})
+    answer: Callable[[WithheldError], None] | None = None
 
 
 class _Part(msgspec.Struct):
@@ -90,11 +94,22 @@ class McpAnswers:
         events: Binds ids of events.
         longest: The longest event of a stream, bytes.
         lists_tasks: Whether clients may list tasks.
+        requests: What the upstream may ask of clients; None for a proxy that shows results alone.
+        tools: The tools that are accepted; None to hold none.
     """
 
     def __init__(
-        self, name: str, messages: Messages, tasks: TaskIds, events: BoundIds, longest: int, lists_tasks: bool
+        self,
+        name: str,
+        messages: Messages,
+        tasks: TaskIds,
+        events: BoundIds,
+        longest: int,
+        lists_tasks: bool,
+        requests: ServerRequests | None = None,
+        tools: AcceptedTools | None = None,
     ) -> None:
+        self._requests, self._accepted = requests, tools
         self._name, self._messages, self._tasks, self._events = name, messages, tasks, events
         self._longest, self._lists_tasks = longest, lists_tasks
 
@@ -116,7 +131,10 @@ class McpAnswers:
     def _whole(self, status: int, data: bytes, asked: AnsweredMessage) -> bytes:
         if status >= 400 and object_of(data) is None:
             return b""  # the page of a server or a proxy: its status says what a client has to know
-        return self.shown(data, asked)
+        try:
+            return self.shown(data, asked)
+        except WithheldError:
+            raise self._error("with a request of its own") from None
 
     async def stream(self, parts: AsyncIterator[bytes], asked: AnsweredMessage) -> AsyncIterator[bytes]:
         """Yield the events of a stream as the client gets them.
@@ -133,7 +151,12 @@ class McpAnswers:
                 if not is_whole(event):
                     return  # it broke off, and clients ignore it
                 data, identity, _ = fields_of(event)
-                shown = await aside(len(data), self.shown, data, asked) if data else data
+                try:
+                    shown = await aside(len(data), self.shown, data, asked) if data else data
+                except WithheldError as withheld:
+                    if withheld.id is not None and asked.answer is not None:
+                        asked.answer(withheld)  # else its tool would wait for the client without end
+                    continue
                 changed = event if shown is data else with_data(event, shown)
                 # An upstream may have one store of events for all sessions: an id must resume no other client's stream.
                 yield with_id(changed, self._events.bind(identity, asked.owner)) if identity else changed
@@ -149,12 +172,15 @@ class McpAnswers:
 
         Raises:
             UpstreamError: It is no message, or none that answers this.
+            WithheldError: The client does not get it.
         """
         shown = self._shown(data, asked)
         return with_meta(shown, asked.meta) if asked.meta else shown
 
     def _shown(self, data: bytes, asked: AnsweredMessage) -> bytes:
-        if asked.screened is None and _TASK not in data and (envelope := _envelope_of(data)) is not None:
+        asks = self._requests is not None and self._requests.may_ask(data)
+        quick = asked.screened is None and not asks and _TASK not in data
+        if quick and (envelope := _envelope_of(data)) is not None:
             self._check(msgspec.structs.asdict(envelope), asked)  # each call comes this way
             # Not only in the metadata that were read: of two of one name, a client may take the other ones.
             has_own = _SPELT_OWN in data or any(map(_may_have_own, envelope.metadata))
@@ -163,6 +189,8 @@ class McpAnswers:
         if found is None:
             raise self._error("with no message")
         self._check(found, asked)
+        if self._requests is not None:
+            self._requests.judge(found)
         changed = self._tasks.bind(found, asked.owner) | _remove_own(found)
         if asked.screened is not None and "result" in found:
             changed |= self._filter(found["result"], asked, asked.screened)
@@ -195,6 +223,8 @@ class McpAnswers:
             raise self._error(f"{asked.method or 'a message'} with another result than MCP has")
         if any(_SPELT.get(name.casefold(), name) != name for name in result):
             raise self._error("with a list whose name has another case")  # some clients ignore it
+        if self._accepted is not None and isinstance(result.get("tools"), list):
+            self._accepted.see(result["tools"])  # before the list is filtered: a tool that is held is not shown
         changed = False
         for member, message in _MEMBERS.items():  # also unasked, as in a stream that is resumed
             if member in result:

@@ -7,7 +7,7 @@ have what the token could allow.  A stream ends with its grant.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from hashlib import sha256
 from typing import Any, Final
 
@@ -17,9 +17,11 @@ from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans, handed_on
 from arx_caps.gateway.base.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
+from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.gateway.mcp.schemas import input_schema
+from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldError
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
@@ -69,6 +71,7 @@ class McpDoor:
         terms: The upstream's table.
         forwarder: Sends to it.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        tools: The tools that are accepted; None to hold none.
 
     Attributes:
         rates: How many messages of an agent are answered.
@@ -83,13 +86,22 @@ class McpDoor:
         terms: UpstreamTerms,
         forwarder: Forwarder | StdioUpstream,
         trusted_proxies: tuple[str, ...] = (),
+        tools: AcceptedTools | None = None,
     ) -> None:
-        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, tasks=True)
+        self._messages = Messages(verifier, trusted_proxies=trusted_proxies, limits=tools, tasks=True)
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
         self._sessions, self._tasks = BoundIds(verifier.keys, "session"), TaskIds(verifier.keys)
         self._events = BoundIds(verifier.keys, "event")
+        self._requests = ServerRequests(forwarder.name, terms.server_requests)
         self._answers = McpAnswers(
-            forwarder.name, self._messages, self._tasks, self._events, terms.max_answer, forwarder.serves_one_holder
+            forwarder.name,
+            self._messages,
+            self._tasks,
+            self._events,
+            terms.max_answer,
+            forwarder.serves_one_holder,
+            self._requests,
+            tools,
         )
         self.rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
         self._failures = FailureLog()
@@ -234,7 +246,8 @@ class McpDoor:
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
-                asked = AnsweredMessage(facts, message.method, message.id, None, meta=budget_meta(work.grant))
+                left, decline = budget_meta(work.grant), self._decline(exchange, facts)
+                asked = AnsweredMessage(facts, message.method, message.id, None, meta=left, answer=decline)
                 return await self._answer(exchange, answer, asked, receive, work.check)
 
         try:
@@ -255,10 +268,11 @@ class McpDoor:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = screened.proven.facts
         self.rates.charge(facts.agent, facts.subject)
-        asked = AnsweredMessage(facts, "", None, screened)
+        decline = self._decline(exchange, facts)
+        asked = AnsweredMessage(facts, "", None, screened, answer=decline)
         if message is not None and message.method:
             announce = None if exchange.call is None else exchange.call.announce
-            asked = AnsweredMessage(facts, message.method, message.id, screened, announce)
+            asked = AnsweredMessage(facts, message.method, message.id, screened, announce, answer=decline)
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts) as answer:
@@ -349,6 +363,7 @@ class McpDoor:
         """Return the body to forward: without the token, and with the upstream's ids of tasks."""
         body, token = await exchange.body(), message.meta.get(META_KEY)
         body = handed_on(without_token(body, token) if isinstance(token, str) else body, message.meta)
+        body = self._requests.without_capabilities(body, message.method, dict(message.params), dict(message.meta))
         return self._tasks.read(body, facts) if self._tasks.may_name(message) else body
 
     async def _body(self, answer: UpstreamAnswer) -> bytes:
@@ -382,8 +397,29 @@ class McpDoor:
         elif not exchange.is_stateless:
             params = {"requestId": message.id, "reason": "the caller may not go on"}
             note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
-        headers = [pair for pair in self._headers(exchange, facts) if not pair[0].startswith((b"mcp-m", b"mcp-n"))]
-        work = self._forwarder.end_work(headers, written(note) if note else b"", owner_of(facts))
+        headers = self._headers_beside(exchange, facts)
+        self._do_later(self._forwarder.end_work(headers, written(note) if note else b"", owner_of(facts)))
+
+    def _decline(self, exchange: McpExchange, facts: ChainFacts) -> Callable[[WithheldError], None]:
+        """Return what answers a request of the upstream that its client does not get."""
+
+        async def send(withheld: WithheldError) -> None:
+            text = f"{withheld.method:.60}: the gateway passes on no such request to this client"
+            answer = error_message(withheld.id, METHOD_NOT_FOUND, text)
+            headers, owner = self._headers_beside(exchange, facts), owner_of(facts)
+            headers = [pair for pair in headers if pair[0] not in (b"accept", b"content-type")]  # a stream has others
+            headers += [(b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
+            with contextlib.suppress(UpstreamError, WireError):
+                async with self._forwarder.send("POST", headers, answer, owner=owner):
+                    pass
+
+        return lambda withheld: self._do_later(send(withheld))
+
+    def _headers_beside(self, exchange: McpExchange, facts: ChainFacts) -> Headers:
+        """Return the headers of another message to the upstream in the session of an exchange."""
+        return [pair for pair in self._headers(exchange, facts) if not pair[0].startswith((b"mcp-m", b"mcp-n"))]
+
+    def _do_later(self, work: Coroutine[Any, Any, None]) -> None:
         later = asyncio.ensure_future(work)
         self._later.add(later)
         later.add_done_callback(self._later.discard)
