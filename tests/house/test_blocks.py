@@ -41,7 +41,7 @@ RUN = {
     "docs/concepts.md": {"test_examples.py": 7},
     "docs/coding-agents.md": {"../hook/test_claude_code.py": 2, "../hook/test_decider.py": 1},
     "docs/connect.md": {"../connect/test_page.py": 2},
-    "docs/first-day.md": {"test_first_day_page.py": 1},
+    "docs/first-day.md": {"test_first_day_page.py": 5},
     "docs/gateway.md": {"../gateway/test_page.py": 10},
     "docs/gateway-operations.md": {"gateways.py": 1},
     "docs/deciders.md": {"../gateway/test_page.py": 1, "../gateway/test_authzen.py": 3},

@@ -20,6 +20,8 @@ from arx_caps.mint.drafts.policy_file import write_policy, write_questions
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.tasks.policy_questions import load_questions
 from arx_verifier.errors import SettingsError
+from arx_verifier.journal import ChainFacts, Decision
+from arx_verifier.journal.record import digest_arguments, form_of
 
 VENDOR = Path(__file__).parents[2] / "vendor" / "agentdojo"
 TRIAGE = "acme/support/triage"
@@ -212,6 +214,18 @@ def test_what_was_not_recorded_is_named() -> None:
     assert (gap.refused, len(gap.unknown)) == ([], 1)
 
 
+def test_arguments_that_were_kept_out_of_a_record_are_named() -> None:
+    """Their names look like those of secrets: the digest covers them, and the recorded arguments do not."""
+    decision = Decision("ok", DAY_MS, ChainFacts(agent=TRIAGE, session="s-1", audience="orders"), "orders.login")
+    decision.args_digest, decision.salt = digest_arguments({"user": "ann", "password": "1234"})
+    for kept, is_part in (({"user": "ann"}, True), ({"password": "1234", "user": "ann"}, False)):
+        decision.arguments = form_of(kept)
+        [seen] = read_calls([decision.to_dict()], {})
+        assert (seen.args, seen.is_part) == (kept, is_part)
+        _, _, text = drafted([seen])
+        assert ("it lacks arguments whose names look like those of secrets" in text) is is_part
+
+
 def test_templates_are_of_an_agent_and_a_purpose() -> None:
     """Purposes that differ in numbers alone are one; a pattern draws its agents together, and no others."""
     seen = [
@@ -248,10 +262,10 @@ def test_delegations_and_lives_are_those_that_were_seen() -> None:
     ("line", "words"),
     [
         ("{", "calls.jsonl:2: not JSON"),
-        ('{"tool": "a.b"}', "calls.jsonl:2: expected a recorded call: Object missing required field `agent`"),
+        ('{"tool": "a.b"}', "calls.jsonl:2: Object missing required field `agent`"),
         (
             '{"agent": "Acme", "tool": "a.b"}',
-            "calls.jsonl:2: expected a recorded call: agent: expected one such as",
+            "calls.jsonl:2: agent: expected one such as",
         ),
         ('{"agent": "acme/x", "tool": "a b"}', "tool: expected one such as orders.get, got 'a b'"),
         ('{"agent": "acme/x", "tool": "a.b", "args": []}', "Expected `object | null`, got `array` - at `$.args`"),
@@ -285,11 +299,18 @@ def test_records_that_are_no_allowed_calls_are_left_out() -> None:
         {"type": "event", "kind": "session.opened", "at": 1},
         record | {"agent": "", "session": "", "group": "10.0.0.7 Desk", "outcome": "would_refuse"},
     ]
+    records += [
+        record | {"tool": "no tool\n", "outcome": "would_refuse"},
+        record | {"arguments": "{", "outcome": "allow"},
+    ]
+    records += [record | {"agent": "", "group": each, "outcome": "would_refuse"} for each in ("\n" * 9999, None)]
     found = read_calls(records, {"s-1": "a refund"})
     assert [(each.agent, each.session, each.purpose, each.args) for each in found] == [
         (TRIAGE, "s-1", "a refund", {"n": 1}),
         (TRIAGE, "s-1", "a refund", None),
         ("callers/10.0.0.7-desk", "1970-01-02", "", None),
+        ("callers/unknown", "s-1", "a refund", None),
+        ("callers/unknown", "s-1", "a refund", None),
     ]
 
 

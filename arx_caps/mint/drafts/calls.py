@@ -5,9 +5,11 @@ One call is one JSON object on a line, with the members of ``RecordedCall``; oth
 ``arx audit export`` or ``arx decisions --jsonl`` is one, with its ``arguments`` as a text, and an ``outcome``.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -43,6 +45,7 @@ class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
         args: The arguments; None if they were not recorded.
         at: Its time, ms since the Unix epoch; 0 if it is unknown.
         named: The agents to which the task was delegated, in order.
+        is_part: Whether a record lacks arguments of the call, as their names look like those of secrets.
     """
 
     agent: str
@@ -54,6 +57,7 @@ class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
     args: dict[str, Any] | None = None
     at: Annotated[int, msgspec.Meta(ge=0)] = 0
     named: tuple[str, ...] = ()
+    is_part: bool = False
 
     def __post_init__(self) -> None:
         for name, is_one, example in _NAMES:
@@ -66,41 +70,37 @@ class RecordedCall(msgspec.Struct, frozen=True, kw_only=True):
         return self.agent, self.session, self.task
 
 
-def read_calls(records: Iterable[Mapping[str, Any]], purposes: Mapping[str, str] | None = None) -> list[RecordedCall]:
-    """Return the calls of records that were allowed, or would have been refused; others are left out.
+def read_calls(records: Iterable[Mapping[str, Any]], purposes: Mapping[str, str]) -> Iterator[RecordedCall]:
+    """Yield the calls of records that were allowed, or would have been refused; other records are left out.
 
     Args:
-        records: Objects of this module's form.
+        records: Records of the mint's log.
         purposes: The purposes of sessions by id, which the records lack.
-
-    Raises:
-        SettingsError: A member is missing or of another type.
     """
-    # Events, and calls of the mint itself, are in the log as well: no policy grants these.
-    taken = (each for each in records if each.get("audience") != MINT and each.get("type", "decision") == "decision")
-    try:
-        return [_read(each, purposes or {}) for each in taken if each.get("outcome", "allow") in DRAWN]
-    except (msgspec.ValidationError, RequestError) as error:
-        raise SettingsError(f"expected a recorded call: {error}", code=CODE) from error
+    for record in records:
+        # A caller chooses the name of a tool that no service has: no policy can have each, so none may stop a draft.
+        with suppress(msgspec.ValidationError, RequestError):
+            if (call := _read(record, purposes)) is not None:
+                yield call
 
 
 def load_calls(path: Path) -> list[RecordedCall]:
-    """Return the calls of a file, one JSON object on each line, as ``read_calls`` does.
+    """Return the calls of a file, one JSON object on each line; those that ``read_calls`` leaves out are left out.
 
     Raises:
         SettingsError: The file cannot be read, or a line is no such object, with its number.
     """
-    calls: list[RecordedCall] = []
+    calls = []
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}", code=CODE) from error
     for number, line in enumerate(lines, 1):
         try:
-            calls += read_calls([read_json_object(line)] if line.strip() else [])
-        except (RequestError, SettingsError) as error:
+            calls.append(_read(read_json_object(line), {}) if line.strip() else None)
+        except (RequestError, msgspec.ValidationError) as error:
             raise SettingsError(f"{path}:{number}: {error}", code=CODE) from error
-    return calls
+    return [call for call in calls if call is not None]
 
 
 def key_of(value: Any) -> str:
@@ -108,12 +108,19 @@ def key_of(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _read(record: Mapping[str, Any], purposes: Mapping[str, str]) -> RecordedCall:
+def _read(record: Mapping[str, Any], purposes: Mapping[str, str]) -> RecordedCall | None:
+    # Events, and calls of the mint itself, are in the log as well: no policy grants these.
+    is_call = record.get("type", "decision") == "decision" and record.get("audience") != MINT
+    if not is_call or record.get("outcome", "allow") not in DRAWN:
+        return None
     known = {name: value for name, value in record.items() if value not in (None, "")}
     if type(text := known.get("arguments")) is str:  # absent where it was longer than a record keeps
         known["args"] = read_json_object(text.encode())
-    if "agent" not in known and "group" in known:  # a caller without a token, before a service that watches
-        known["agent"] = f"{CALLERS}/{_ODD.sub('-', str(known['group']).lower()).strip('-.') or 'unknown'}"
+        digest = hashlib.sha256(bytes.fromhex(str(known.get("salt", ""))) + text.encode()).hexdigest()
+        known["is_part"] = known.get("args_digest", digest) != digest
+    if "agent" not in known and "group" in record:  # a caller without a token, before a service that watches
+        group = str(known.get("group", ""))[:48].lower()
+        known["agent"] = f"{CALLERS}/{_ODD.sub('-', group).strip('-._') or 'unknown'}"
     known.setdefault("audience", known.get("service") or str(known.get("tool")).partition(".")[0])
     known.setdefault("purpose", purposes.get(str(known.get("session")), ""))
     if type(at := known.get("at", 0)) is int:

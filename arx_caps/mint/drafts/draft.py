@@ -199,6 +199,10 @@ def _rule(place: tuple[str, str], calls: Sequence[RecordedCall], min_seen: int) 
         return rule
     if len(known) < len(calls):
         rule.notes.append(f"the arguments of {len(calls) - len(known)} calls were not recorded: it may refuse them")
+    if any(call.is_part for call in calls):
+        rule.notes.append(
+            "it lacks arguments whose names look like those of secrets, which were not recorded: add them"
+        )
     rule.args = {escape(name): escape(each) for name, each in fields_of(known).items()}
     wide = [name for name, each in rule.args.items() if isinstance(each, dict) and "any" in each]
     if wide:
