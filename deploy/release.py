@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def named_commit(version: str) -> str:
     named = {"releases.toml": each["commit"] for each in releases if each["version"] == version}  # noqa: B035 - one
     if run("git", "tag", "--list", f"v{version}").strip():
         named[f"tag v{version}"] = run("git", "rev-parse", f"v{version}^{{commit}}").strip()
+    if moving := [name for name, commit in named.items() if not re.fullmatch("[0-9a-f]{40}", commit)]:
+        fail(f"{moving[0]}, version {version}: expected the 40 digits of a commit, got {named[moving[0]]!r}")
     if len(set(named.values())) > 1:
         fail(f"version {version}: expected one commit, got {named}", "correct releases.toml, or the tag")
     if not named:

@@ -84,6 +84,15 @@ def test_a_commit_whose_changelog_is_open(checkout: Path) -> None:
     assert "expected a section '9.9.9, " in refused(checkout, "9.9.9")
 
 
+def test_a_name_that_moves(checkout: Path) -> None:
+    """
+    A branch, or an abbreviation, is no commit of a release.
+    """
+    for name in ("HEAD", git(checkout, "rev-parse", "--short", "HEAD").strip()):
+        write(checkout, "releases.toml", release_line("9.9.9", name))
+        assert f"expected the 40 digits of a commit, got '{name}'" in refused(checkout, "9.9.9")
+
+
 def test_a_tag_of_another_commit(checkout: Path) -> None:
     """
     A tag and releases.toml name one commit, or there is no release.
