@@ -265,6 +265,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="arx-release-") as folder:
         made, python = build_release(plan, Path(folder, "one"))
         if not plan.is_short:
+            # What a user's machine may have otherwise must change no byte.
+            os.environ |= {"TZ": "Asia/Tokyo", "LC_ALL": "C"}
+            os.umask(0o077)
             compare_builds(made, build_release(plan, Path(folder, "two"))[0])
         if not given.unsigned:
             sign_release(plan, made, given.keys.resolve())

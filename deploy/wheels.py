@@ -36,6 +36,7 @@ def run(*command: str | Path, folder: Path, **environment: str) -> None:
         capture_output=True,
         text=True,
         check=False,
+        umask=0o022,  # auditwheel writes the modes of folders into a wheel
     )
     if done.returncode:
         sys.exit(f"wheels: {' '.join(map(str, command))} failed\n{done.stdout}{done.stderr}")
