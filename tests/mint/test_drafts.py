@@ -86,7 +86,7 @@ def test_a_draft_allows_each_call_that_it_was_drawn_from(calls: list[RecordedCal
     bare = {(each.agent, each.tool) for each in calls} - {(each.agent, each.tool) for each in known}
     assert refused_by(find_gap(policy, known)) == []
     assert not [each for each in find_gap(policy, calls).unknown if (each.agent, each.tool) in bare]
-    for text in write_questions(policy, templates):
+    for text in write_questions(policy, templates)[0]:
         [question] = tomllib.loads(text)["question"]
         assert question["expect"] == "ok", text
 
@@ -212,6 +212,29 @@ def test_what_was_not_recorded_is_named() -> None:
     assert "any value of to: the values have no kind or length in common\n" in text
     gap = find_gap(policy, [call("s2", "mail.send")])
     assert (gap.refused, len(gap.unknown)) == ([], 1)
+
+
+def test_questions_fit_into_a_file(tmp_path: Path) -> None:
+    """Those of each tool in turn, so that a busy one leaves room for the others."""
+    busy = [call(f"s{n}", args={"order_id": f"o-{n}", "note": "x" * 900}) for n in range(1500)]
+    policy, templates, _ = drafted([*busy, call("s1", "mail.send", {})])
+    texts, left = write_questions(policy, templates)
+    assert (len(texts) + left, left > 0) == (1501, True)
+    file = tmp_path / "questions.toml"
+    file.write_text("\n\n".join(texts) + "\n")
+    assert "mail.send" in [question.tool for question in load_questions(str(file))[:2]]
+
+
+def test_a_name_that_no_rule_can_have_stops_no_draft() -> None:
+    """A caller chooses it: its calls stay refused, and a rule for them alone is a comment."""
+    odd = [call(f"s{n}", "mail.send", {name: 1}) for n in range(3) for name in ("", "\U0001f600")]
+    good = [call(f"s{n}", args={"order_id": "o-1", "to": {"": [None]}}) for n in range(3)]
+    policy, templates, text = drafted([*good, *odd, call("s1", args={"": 1})], min_seen=3)
+    assert args_of(policy, "orders.get") == {"order_id": "o-1", "to": {"any": True}}
+    assert [each.tool for each in policy.templates["triage"].rules] == ["orders.get"]
+    assert "drawn from 3 calls: others have no recorded arguments, or names that no rule has" in text
+    assert len(refused_by(find_gap(policy, [*good, *odd]))) == 6
+    assert len(write_questions(policy, templates)[0]) == 3
 
 
 def test_arguments_that_were_kept_out_of_a_record_are_named() -> None:
@@ -391,7 +414,7 @@ def test_a_draft_of_the_agentdojo_suites(tmp_path: Path) -> None:
     policy, templates, _ = drafted(good)
     assert (len(good), len(bad), refused_by(find_gap(policy, good))) == (339, 47, [])
     file = tmp_path / "questions.toml"
-    file.write_text("\n\n".join(write_questions(policy, templates)))
+    file.write_text("\n\n".join(write_questions(policy, templates)[0]))
     assert {question.expect for question in load_questions(str(file))} == {"ok"}
     refused = {key_of(asdict(each)) for each in refused_by(find_gap(policy, bad))}
     needed = [each for each in bad if must_be_refused(each, good)]

@@ -14,6 +14,7 @@ from arx_caps.mint.drafts.calls import RecordedCall, key_of
 from arx_caps.mint.drafts.ladder import fields_of, narrowest
 from arx_caps.mint.policy.templates import SUBJECT
 from arx_caps.settings.durations import UNITS
+from arx_verifier.jcs import is_plain_name
 from arx_verifier.names import matches_path
 
 MIN_SEEN: Final = 3  # otherwise the sender of a few calls would write the policy
@@ -193,12 +194,16 @@ def _rule(place: tuple[str, str], calls: Sequence[RecordedCall], min_seen: int) 
         last=max(times, default=0),
         kept=len(sessions) >= min_seen,
     )
-    known = [call.args for call in calls if call.args is not None]
-    if not known:
+    recorded = [call.args for call in calls if call.args is not None]
+    if not recorded:
         rule.notes.append("any arguments: none were recorded")
         return rule
+    known = [args for args in recorded if all(map(is_plain_name, args))]
+    rule.kept = rule.kept and bool(known)
     if len(known) < len(calls):
-        rule.notes.append(f"the arguments of {len(calls) - len(known)} calls were not recorded: it may refuse them")
+        rule.notes.append(
+            f"drawn from {len(known)} calls: others have no recorded arguments, or names that no rule has"
+        )
     if any(call.is_part for call in calls):
         rule.notes.append(
             "it lacks arguments whose names look like those of secrets, which were not recorded: add them"

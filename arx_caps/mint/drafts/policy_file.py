@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A draft as a policy file, with a comment for each rule, and its calls as questions to it."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from arx_caps.mint.drafts.draft import DraftRule, DraftTemplate, lifetime, spans
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.tasks.policy_questions import PolicyQuestion, ask_policy, toml_key, toml_value, write_question
 from arx_caps.settings.durations import show_span, show_time
+from arx_caps.settings.toml_file import MAX_BYTES
 
 PLACE: Final = "https://{}.invalid"  # where a service lives is not recorded
 MAX_RULES: Final = 12_000  # characters; a packet of a token has at most 16,383 bytes, and other caveats
@@ -59,24 +61,34 @@ def show_template(template: DraftTemplate) -> dict[str, Any]:
     return {name: msgspec.to_builtins(getattr(template, name)) for name in members}
 
 
-def write_questions(policy: Policy, templates: Iterable[DraftTemplate]) -> list[str]:
+def write_questions(policy: Policy, templates: Iterable[DraftTemplate]) -> tuple[list[str], int]:
     """Return a question to the policy for each different call, with its answer, in the form of ``arx policy test``.
 
     A call without recorded arguments is left out, and so is one with a null, which TOML does not have.
+
+    Returns:
+        The questions that a file has room for, those of each tool in turn, and the number of the others.
     """
-    asked: dict[str, PolicyQuestion] = {}
+    asked: dict[str, tuple[int, PolicyQuestion]] = {}
+    turns: Counter[tuple[str, str]] = Counter()
     for template in templates:
         for call in template.calls:
             params = template.values.get(call.work, {})
-            if call.args is not None and not _has_null(call.args):
+            key = key_of([call.agent, template.name, params, call.tool, call.args])
+            if key not in asked and call.args is not None and not _has_null(call.args):
+                turns[template.name, call.tool] += 1
                 question = PolicyQuestion(
-                    agent=call.agent, task=template.name, params=params, tool=call.tool, args=dict(call.args)
+                    agent=call.agent, task=template.name, params=params, tool=call.tool, args=call.args
                 )
-                asked[key_of([call.agent, template.name, params, call.tool, call.args])] = question
-    return [
-        write_question(question, ask_policy(policy, question), number)
-        for number, question in enumerate(asked.values(), 1)
-    ]
+                asked[key] = turns[template.name, call.tool], question
+    texts, room = list[str](), MAX_BYTES
+    for number, (_, question) in enumerate(sorted(asked.values(), key=lambda each: each[0]), 1):
+        text = write_question(question, ask_policy(policy, question), number)
+        room -= len(text.encode()) + 2
+        if room < 0:
+            break
+        texts.append(text)
+    return texts, len(asked) - len(texts)
 
 
 def _template(template: DraftTemplate, min_seen: int) -> Iterator[str]:
@@ -110,7 +122,7 @@ def _ttl(ttl: str, took: int) -> str:
 def _facts(rule: DraftRule, min_seen: int) -> Iterator[str]:
     if rule.calls:
         yield f"{_count(rule.calls, 'call')} in {_count(rule.sessions, 'session')}{_times([rule.first, rule.last])}"
-    if not rule.kept:
+    if rule.sessions < min_seen and rule.calls:
         yield f"left out: seen in fewer than {min_seen} sessions"
     yield from rule.notes
 

@@ -115,7 +115,7 @@ def draft_command(
     places = known | {name: [url] for name, url in _read_named(origins).items()}
     text = write_policy(templates, places, min_seen, unseen)
     policy = Policy.parse(text, str(out or "draft"))
-    asked = [] if questions is None else write_questions(policy, templates)
+    asked, unasked = ([], 0) if questions is None else write_questions(policy, templates)
     for path, content in ((out, text), (questions, "\n\n".join(asked) + "\n")):
         if path is not None:
             write_private(path, content)
@@ -124,6 +124,8 @@ def draft_command(
     counts["refused"] = sum(len(each.calls) for each in find_gap(policy, kept).refused)
     value = {"policy": text, "templates": list(map(show_template, templates)), "unseen": unseen, **counts}
     console.data("policy-draft", value, "" if out is not None else text.rstrip("\n"))
+    if unasked:
+        console.say(f"{unasked} more questions do not fit into a file that `arx policy test` reads")
     if is_seen:
         left = counts["calls"] - counts["kept"]
         console.say(f"it refuses {counts['refused']} of the {counts['kept']} calls of its rules")
