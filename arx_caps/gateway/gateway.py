@@ -68,6 +68,12 @@ class Gateway:
         self._fill = Gauge(
             "arx_gateway_journal_fill", "How full the journal is, 0 to 1.", ("upstream",), registry=self._registry
         )
+        self._watching = Gauge(
+            "arx_gateway_watching",
+            "Until when calls go on that would be refused.",
+            ("upstream",),
+            registry=self._registry,
+        )
         self._answers = Counter("arx_gateway_answers", "Answers.", ("upstream", "status"), registry=self._registry)
         self._seconds = Histogram(
             "arx_gateway_seconds",
@@ -303,9 +309,12 @@ class Gateway:
         """Return all metrics in the form of Prometheus; those of removed upstreams that have a state are gone."""
         self._ready.clear()
         self._fill.clear()
+        self._watching.clear()
         for name, upstream in self._running.items():
             self._ready.labels(name).set(upstream.verifier.readiness().ready)
             self._fill.labels(name).set(getattr(upstream.verifier.decisions, "fill", 0.0))
+            if (watch := upstream.verifier.watch) is not None:
+                self._watching.labels(name).set(watch.until_ms / 1000)
         return generate_latest(self._registry)
 
 

@@ -22,7 +22,7 @@ def healthz(_: Any) -> JsonResponse:
 
 def show(request: Any, order_id: str) -> JsonResponse:
     note(f"get {order_id}")
-    return JsonResponse({"order": order_id, "by": request.arx.holder})
+    return JsonResponse({"order": order_id, "by": service_work.holder(request.META)})
 
 
 def refund(request: Any, order_id: str) -> JsonResponse:
@@ -67,4 +67,5 @@ django.setup()
 tools = {"GET show": "orders.get", "POST refund": "orders.refund", "GET events": "orders.events"}
 tools |= {f"POST {name}": f"orders.{name}" for name in ("work", "fail")}
 service_work.log_everything()
-app = guard(get_wsgi_application(), open_verifier("orders.json"), tools=tools, public=["GET healthz"])
+verifier = open_verifier("orders.json")
+app = guard(get_wsgi_application(), verifier, tools=tools, public=["GET healthz"], **service_work.watching())

@@ -3,7 +3,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, WebSocket
+from fastapi import Depends, FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -26,9 +26,9 @@ async def healthz() -> dict[str, str]:
 
 
 @app.get("/orders/{order_id}")
-async def show(order_id: str, grant: Granted) -> dict[str, str]:
+async def show(order_id: str, request: Request) -> dict[str, str]:
     note(f"get {order_id}")
-    return {"order": order_id, "by": grant.holder}
+    return {"order": order_id, "by": service_work.holder(request.scope)}
 
 
 @app.post("/orders/{order_id}/refund")
@@ -63,4 +63,4 @@ async def live(websocket: WebSocket, grant: Granted) -> None:
 tools = {"show": "orders.get", "refund": "orders.refund"}
 tools |= {name: f"orders.{name}" for name in ("events", "work", "fail", "live")}
 service_work.log_everything()
-guard(app, open_verifier("orders.json"), tools=tools, public=["healthz", "/openapi.json"])
+guard(app, open_verifier("orders.json"), tools=tools, public=["healthz", "/openapi.json"], **service_work.watching())

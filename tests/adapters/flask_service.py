@@ -21,7 +21,7 @@ def healthz() -> dict[str, Any]:
 @app.get("/orders/<order_id>")
 def show(order_id: str) -> dict[str, Any]:
     note(f"get {order_id}")
-    return {"order": order_id, "by": request.environ["arx"].holder}
+    return {"order": order_id, "by": service_work.holder(request.environ)}
 
 
 @app.post("/orders/<order_id>/refund")
@@ -52,4 +52,4 @@ def fail() -> dict[str, Any]:
 tools = {"show": "orders.get", "refund": "orders.refund"}
 tools |= {name: f"orders.{name}" for name in ("events", "work", "fail")}
 service_work.log_everything()
-guard(app, open_verifier("orders.json"), tools=tools, public=["healthz"])
+guard(app, open_verifier("orders.json"), tools=tools, public=["healthz"], **service_work.watching())

@@ -21,6 +21,7 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Verifier
+from arx_verifier.verification import read_watch
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_tools import add_tools
 
@@ -69,9 +70,10 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def make_app(verifier: Verifier, ran: list[str], *_: Any) -> Any:
+def make_app(verifier: Verifier, ran: list[str], *_: Any, **watching: Any) -> Any:
     """Return the application."""
-    return Gateway(verifier, ran)
+    watch = read_watch(**watching)
+    return Gateway(verifier if watch is None else verifier.watching(watch), ran)
 
 
 class _File(list[str]):

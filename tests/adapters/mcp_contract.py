@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +126,38 @@ def test_lists_show_what_the_token_could_ever_allow(way: tuple[str, str], tmp_pa
                 assert tools.ttl_ms <= 1000
 
     run(test())
+
+
+@pytest.mark.spec("12.7")
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+def test_a_server_that_watches_lets_messages_go_on(era: str) -> None:
+    """Without a token, and beyond a rule; lists are not filtered, and a kill holds."""
+    realm, ran = UnsafeTestRealm("orders"), list[str]()
+    soon = datetime.now(UTC) + timedelta(days=1)
+    app = SERVER.make_app(realm.verifier, ran, mode="watch", until=soon)
+
+    async def test(port: int, caller: UnsafeCaller | None) -> None:
+        async with httpx2.AsyncClient(auth=caller, timeout=60) as http:
+            over = streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)
+            async with Client(over, mode=era) as client:
+                names = [tool.name for tool in (await client.list_tools()).tools]
+                assert "drop" in names
+                for name, args in (("get", {"order_id": "x-1"}), ("refund", {"order_id": "o-1", "amount": 50})):
+                    result = await client.call_tool(name, args)
+                    assert not result.is_error, result
+
+    with serving(app) as port:
+        caller = realm.caller(*RULES)
+        run(test(port, caller))
+        run(test(port, None))
+        assert ran == ["get", "refund"] * 2
+        realm.epochs.kill("agent:test/agent")
+        with pytest.raises(BaseException):  # noqa: B017 - each SDK has its own for a session that is refused
+            run(test(port, caller))
+        assert ran == ["get", "refund"] * 2
+    outcomes = {each.outcome for each in realm.decisions.decisions if not each.counts}
+    assert "would_refuse" in outcomes
+    assert any(each.watched for each in realm.decisions.decisions if each.counts)
 
 
 @pytest.mark.spec("17.4")

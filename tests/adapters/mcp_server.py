@@ -17,18 +17,18 @@ from tests.adapters.mcp_rules import serve_stdio
 from tests.adapters.mcp_tools import add_blocking_tool, add_tools
 
 
-def make_server(verifier: Verifier, ran: list[str], *inner: Any) -> MCPServer[Any]:
+def make_server(verifier: Verifier, ran: list[str], *inner: Any, **watching: Any) -> MCPServer[Any]:
     """Return the server; ``ran`` gets the name of each tool that runs, and of each that was ended."""
-    arx = ArxMcpMiddleware(verifier, recheck_ms=50)
+    arx = ArxMcpMiddleware(verifier, recheck_ms=50, **watching)
     server: MCPServer[Any] = MCPServer("orders", middleware=[arx, *inner], lifespan=arx.lifespan)
     add_tools(server, Context, ran)
     add_blocking_tool(server, Context, ran)
     return server
 
 
-def make_app(verifier: Verifier, ran: list[str], *inner: Any) -> Any:
+def make_app(verifier: Verifier, ran: list[str], *inner: Any, **watching: Any) -> Any:
     """Return the application that serves it over HTTP."""
-    return make_server(verifier, ran, *inner).streamable_http_app()
+    return make_server(verifier, ran, *inner, **watching).streamable_http_app()
 
 
 if __name__ == "__main__":

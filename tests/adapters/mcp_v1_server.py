@@ -16,16 +16,16 @@ from tests.adapters.mcp_rules import serve_stdio
 from tests.adapters.mcp_tools import add_tools
 
 
-def make_server(verifier: Verifier, ran: list[str]) -> FastMCP[Any]:
+def make_server(verifier: Verifier, ran: list[str], **watching: Any) -> FastMCP[Any]:
     """Return the server; ``ran`` gets the name of each tool that runs, and of each that was ended."""
-    server = guard(FastMCP("orders"), verifier, recheck_ms=50)
+    server = guard(FastMCP("orders"), verifier, recheck_ms=50, **watching)
     add_tools(server, Context, ran)
     return server
 
 
-def make_app(verifier: Verifier, ran: list[str]) -> Any:
+def make_app(verifier: Verifier, ran: list[str], **watching: Any) -> Any:
     """Return the application that serves it over HTTP."""
-    return make_server(verifier, ran).streamable_http_app()
+    return make_server(verifier, ran, **watching).streamable_http_app()
 
 
 if __name__ == "__main__":

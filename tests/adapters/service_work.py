@@ -4,10 +4,11 @@
 It runs in the process of a service, whose working folder is the test's; it needs the verifier alone.
 """
 
+import json
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,22 @@ def note(text: str) -> None:
     """Add a line to the file of what the service did; all its processes write there."""
     with Path(CALLS).open("a", encoding="utf-8") as file:
         file.write(f"{text}\n")
+
+
+def watching() -> dict[str, Any]:
+    """Return the arguments of a guard that watches, if the test has written them; else none."""
+    path = Path("watch.json")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def holder(held: Mapping[str, Any]) -> str:
+    """Return who calls, or in watch mode why the call would be refused.
+
+    Args:
+        held: The scope, or the environ.
+    """
+    watched = held.get("arx.watch")
+    return str(held["arx"].holder) if watched is None else f"would refuse: {watched.code}"
 
 
 def events() -> Iterator[bytes]:

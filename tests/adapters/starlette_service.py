@@ -20,7 +20,7 @@ async def healthz(_: Request) -> Response:
 async def show(request: Request) -> Response:
     order_id = request.path_params["order_id"]
     note(f"get {order_id}")
-    return JSONResponse({"order": order_id, "by": current_grant(request).holder})
+    return JSONResponse({"order": order_id, "by": service_work.holder(request.scope)})
 
 
 async def refund(request: Request) -> Response:
@@ -64,4 +64,4 @@ app = Starlette(
 tools = {"show": "orders.get", "refund": "orders.refund"}
 tools |= {name: f"orders.{name}" for name in ("events", "work", "fail", "live")}
 service_work.log_everything()
-guard(app, open_verifier("orders.json"), tools=tools, public=["healthz"])
+guard(app, open_verifier("orders.json"), tools=tools, public=["healthz"], **service_work.watching())

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent import futures
+from datetime import UTC, datetime, timedelta
 from types import FunctionType
 from typing import Any
 
@@ -116,10 +117,10 @@ class LargeService(AioService):
 
 
 @contextlib.contextmanager
-def served(service: Service, realm: UnsafeTestRealm) -> Iterator[Any]:
+def served(service: Service, realm: UnsafeTestRealm, **watching: Any) -> Iterator[Any]:
     if not isinstance(service, AioService):
         with futures.ThreadPoolExecutor(8) as pool:
-            server = grpc.server(pool, interceptors=[ArxInterceptor(realm.verifier, **OPTIONS)])
+            server = grpc.server(pool, interceptors=[ArxInterceptor(realm.verifier, **OPTIONS, **watching)])
             server.add_generic_rpc_handlers((handlers(service.methods),))
             port = server.add_insecure_port("127.0.0.1:0")
             server.start()
@@ -132,7 +133,7 @@ def served(service: Service, realm: UnsafeTestRealm) -> Iterator[Any]:
     stop = asyncio.Event()
 
     async def run() -> None:
-        server = grpc.aio.server(interceptors=[ArxAioInterceptor(realm.verifier, **OPTIONS)])
+        server = grpc.aio.server(interceptors=[ArxAioInterceptor(realm.verifier, **OPTIONS, **watching)])
         server.add_generic_rpc_handlers((handlers(service.methods),))
         ports.append(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
@@ -325,3 +326,26 @@ def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, options: Any,
     for kind in (ArxInterceptor, ArxAioInterceptor):
         with pytest.raises(SettingsError, match=said):
             kind(realm.verifier, **options)
+
+
+@pytest.mark.spec("12.7")
+def test_a_server_that_watches_lets_calls_go_on(service: Service, realm: UnsafeTestRealm) -> None:
+    """
+    Without a token, beyond a rule, and with other arguments in a later message; a kill holds.
+    """
+    soon = datetime.now(UTC) + timedelta(days=1)
+    caller = realm.caller(Rule(tool="orders.upload", args={"order_id": "o-1"}))
+    parts = [Call(order_id="x-1", chunk=b"a"), Call(order_id="o-2", chunk=b"b")]
+    with served(service, realm, mode="watch", until=soon) as channel:
+        upload = stub(channel, "Upload")
+        token = caller.token("orders.upload", order_id="x-1")
+        assert upload(iter(parts), metadata=bearer(token)).chunk == b"ab"
+        assert upload(iter(parts)).chunk == b"ab"
+        assert upload(iter(parts), metadata=bearer("own")).chunk == b"ab"
+        assert [each.chunk for each in stub(channel, "Chat")(iter(parts))] == [b"a", b"b"]
+        assert refused(lambda: upload(iter(parts), metadata=bearer(token)))[1]["code"] == "replayed"
+        realm.epochs.kill("agent:test/agent")
+        token = caller.token("orders.upload", order_id="x-1")
+        assert refused(lambda: upload(iter(parts), metadata=bearer(token)))[1]["code"] == "revoked"
+    codes = [(each.outcome, each.code) for each in realm.decisions.decisions if not each.counts]
+    assert codes == [("would_refuse", "argument_not_allowed"), ("deny", "replayed"), ("deny", "revoked")]

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,13 @@ class Service:
                 env=environment | {"PYTHONPATH": str(ROOT)},
             )
         until(self._answers)
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a file of JSON into its folder; remove it for None."""
+        path = self._folder / name
+        path.unlink(missing_ok=True)
+        if value is not None:
+            path.write_text(json.dumps(value), "utf-8")
 
     def stop(self) -> None:
         """End its processes in order."""
@@ -307,3 +315,31 @@ def test_no_secret_is_in_any_log(service: Service, caplog: pytest.LogCaptureFixt
     assert "amount = 7" in shown
     assert "no refund of 7" in shown
     assert not [secret for secret in (*service.secrets, *held) if secret in shown]
+
+
+def test_a_service_that_watches_lets_calls_go_on(service: Service) -> None:
+    """Without a token, and beyond a rule; a kill holds, and is never counted as confirmed."""
+    service.stop()
+    until_at = (datetime.now(UTC) + timedelta(days=2)).isoformat()
+    service.write("watch.json", {"mode": "watch", "until": until_at, "record": "arguments", "group_by": "x-client"})
+    service.start()
+    try:
+        with service.task("support", "watched") as task, service.client(task) as http:
+            assert http.get("/orders/o-5").json()["by"] == "acme/watched"
+            assert http.get("/orders/x-5").json() == {"order": "x-5", "by": "would refuse: argument_not_allowed"}
+            bare = httpx.get(f"{service.url}/orders/o-5", headers={"authorization": "Bearer own", "x-client": "app-7"})
+            assert (bare.status_code, bare.json()["by"]) == (200, "would refuse: malformed")
+            assert httpx.get(f"{service.url}/nothing").status_code == 404
+            target = {"targets": [f"task:{task.id}"], "reason": "a test"}
+            report = service.mint.operator("POST", "/v1/kills", target)
+            assert report["status"] in ("partial", "unconfirmed"), report
+            assert [name for name in report["watching"] if name.startswith("orders-")], report
+            until(lambda: code(http.get("/orders/x-5")) == "revoked")
+            assert code(http.get("/orders/o-5")) == "revoked"
+        status = service.mint.operator("GET", "/v1/status")
+        assert [each for each in status["verifiers"] if each["service"] == "orders" and each["watches_until"]]
+    finally:
+        service.stop()
+        service.write("watch.json", None)
+        service.start()
+    assert httpx.get(f"{service.url}/orders/o-5").status_code == 401

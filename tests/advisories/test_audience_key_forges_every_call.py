@@ -18,7 +18,7 @@ import pytest
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, KeyRefresher, join_service
-from arx_verifier import Rule, open_verifier
+from arx_verifier import Rule, SettingsError, open_verifier
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.request import HttpCall
 from arx_verifier.revocation import UnsafeLocalEpochs
@@ -46,6 +46,7 @@ open = true
 tool = "orders.get"
 """
 LOOSE: Final = {"limits": {"rules": [{"tool": "*"}]}, "service": {"limits": {}}, "net": ["0.0.0.0/0"]}
+WATCH: Final = {"mode": "watch", "watch": True, "until": "2026-12-20T00:00:00Z", "record": "arguments"}
 TABLES: Final = """
 [upstream.orders]
 audience = "orders"
@@ -78,7 +79,9 @@ def hostile() -> Iterator[str]:
         def do_GET(self) -> None:
             keys = [{"kid": next(kids), "key": text, **LOOSE}, {"kid": "k0.9", "key": text}]
             facts = {"realm": "acme", "audience": "orders", "keys": keys, "max_ttl_ms": 86_400_000}
-            answer = json.dumps({**facts, "refresh_ms": 60_000, "store": "redis://127.0.0.1:9", **LOOSE}).encode()
+            answer = json.dumps(
+                {**facts, "refresh_ms": 60_000, "store": "redis://127.0.0.1:9", **LOOSE, **WATCH}
+            ).encode()
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -133,10 +136,25 @@ def test_no_answer_of_a_mint_changes_limits(tmp_path: Path, hostile: str) -> Non
         assert refresher.refresh()
         assert codes(verifier) == kept
         assert codes(opened(file, limits)) == kept
-        assert "limits" not in json.loads(file.read_text())
+        assert not {"limits", *WATCH} & json.loads(file.read_text()).keys()
+        assert verifier.watch is None
+        assert opened(file, limits).watch is None
     refresher.close()
     client.close()
     assert (limits.stat().st_mtime_ns, limits.read_bytes()) == before
+
+
+@pytest.mark.spec("12.7")
+@pytest.mark.parametrize("member", WATCH)
+def test_no_service_file_switches_a_watch_on(tmp_path: Path, hostile: str, member: str) -> None:
+    """A service file with a word of it is refused at the start."""
+    file = tmp_path / "orders.json"
+    client = MintClient(hostile, now=now_ms)
+    join_service(Invitation("orders", "arxe1_x", hostile), client, out=file, key_out=tmp_path / "orders.key")
+    client.close()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {member: WATCH[member]}))
+    with pytest.raises(SettingsError, match=member):
+        open_verifier(file, epochs=UnsafeLocalEpochs(INCARNATION), decisions=InMemoryDecisions())
 
 
 @pytest.mark.servers

@@ -47,7 +47,9 @@ class Upstream:
         self.serves_one_holder, self._answer = serves_one_holder, answer
 
     @contextlib.asynccontextmanager
-    async def send(self, method: str, headers: Any, body: bytes, owner: str) -> AsyncIterator[Answer]:
+    async def send(
+        self, method: str, headers: Any, body: bytes, owner: str, *, lends: bool = True
+    ) -> AsyncIterator[Answer]:
         self.bodies.append(json.loads(body) if body else {})
         self.headers.append(dict(headers))
         self.got.append(self.bodies[-1].get("method", method))

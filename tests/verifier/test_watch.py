@@ -17,7 +17,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from arx_verifier import ArxError, Constraint, Rule, current_grant, protect
 from arx_verifier.clock import now_ms
@@ -90,8 +91,15 @@ def starlette_app(seen: list[dict[str, Any]]) -> Starlette:
 
         return StreamingResponse(parts(), media_type="text/event-stream")
 
+    async def live(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(str(note(seen, socket.scope, {}, b"")["code"]))
+        await socket.close()
+
     routes = [Route("/orders/{order_id}", answer), Route("/orders/{order_id}/refund", answer, methods=["POST"])]
-    return Starlette(routes=[*routes, Route("/events", events), Route("/healthz", answer)])
+    return Starlette(
+        routes=[*routes, Route("/events", events), Route("/healthz", answer), WebSocketRoute("/live", live)]
+    )
 
 
 def wsgi_app(seen: list[dict[str, Any]]) -> Any:
@@ -197,7 +205,7 @@ def test_a_killed_session_is_refused_while_the_service_watches(kind: str) -> Non
     """
     A kill and a freeze hold, also for a call that a rule would refuse, that has expired, or that has no single meaning.
     """
-    with serve(kind, **watching()) as service:
+    with serve(kind, **watching(), max_body=1000) as service:
         caller, frozen = service.realm.caller(*RULES), service.realm.caller(*RULES, session="s-frozen")
         brief, made = service.realm.caller(*RULES, ttl_ms=1), now_ms()
         service.realm.epochs.kill("session:s-test")
@@ -210,6 +218,7 @@ def test_a_killed_session_is_refused_while_the_service_watches(kind: str) -> Non
             ("/orders/o-1/refund", caller, twice),
             ("/orders/o-1/refund", brief, {"json": {"amount": 1}}),
             ("/nowhere", caller, {"json": {}}),
+            ("/orders/o-1/refund", caller, {"content": b"x" * 5000}),
         ):
             answer = service.call("POST", path, who, **more)
             assert (answer.status_code, answer.json()["code"]) == (401, "revoked"), (path, more)
@@ -272,6 +281,39 @@ def test_a_body_that_cannot_be_read_for_a_decision_reaches_the_application_whole
         assert ("malformed_request", True) in service.counted()
 
 
+def test_a_websocket_opens_without_a_token_and_not_after_a_kill() -> None:
+    """
+    By its route and without one, where the application's own refusal is the answer; a killed caller opens none.
+    """
+    realm, seen = UnsafeTestRealm("orders"), list[dict[str, Any]]()
+    app = ArxMiddleware(starlette_app(seen), verifier=realm.verifier, tools=TOOLS, **watching())
+
+    def opened(path: str, who: UnsafeCaller | None) -> list[dict[str, Any]]:
+        request = httpx.Request("GET", "http://127.0.0.1" + path)
+        headers = [] if who is None else [(b"authorization", who(request).headers["authorization"].encode())]
+        scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+        scope |= {"client": ("127.0.0.1", 1), "extensions": {"websocket.http.response": {}}, "subprotocols": []}
+        came, sent = [{"type": "websocket.connect"}], list[dict[str, Any]]()
+
+        async def receive() -> dict[str, Any]:
+            return came.pop() if came else {"type": "websocket.disconnect", "code": 1000}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+        return sent
+
+    caller = realm.caller(*RULES)
+    assert [each.get("text") for each in opened("/live", None)] == [None, "missing_token", None]
+    assert [each.get("text") for each in opened("/live", caller)] == [None, "tool_not_allowed", None]
+    for path in ("/nowhere", "/live"):
+        (first, *_) = opened(path, caller)
+        assert first["type"] in ("websocket.close", "websocket.http.response.start"), path
+        realm.epochs.kill("session:s-test")
+    assert len(seen) == 2
+
+
 def test_a_kill_ends_a_running_answer_that_has_no_grant() -> None:
     """
     A stream of a call that would be refused ends with a kill of its token, as that of an allowed one.
@@ -320,6 +362,7 @@ def test_a_watch_that_has_ended_enforces(kind: str, caplog: pytest.LogCaptureFix
         {"until": "2026-12-20T00:00:00Z"},
         {"mode": "watch", "until": "2026-12-20T00:00:00Z", "record": "everything"},
         {"mode": "watch", "until": "2026-12-20T00:00:00Z", "group_by": "x-client"},
+        {"mode": "watch", "until": "2026-12-20T00:00:00Z", "record": "arguments", "group_by": "Authorization"},
     ],
 )
 def test_a_watch_needs_its_end_and_no_other_words(given: dict[str, Any]) -> None:

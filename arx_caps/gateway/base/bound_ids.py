@@ -38,6 +38,8 @@ class BoundIds:
             identity: The upstream's id.
             owner: Who opened the session, began the task, or got the event.
         """
+        if not owner.kid:
+            return identity  # of a client without a token, which watch mode lets pass
         return _SEPARATOR.join((identity, owner.kid, self._code(identity, owner, owner.kid)))
 
     def read(self, bound: str, owner: ChainFacts) -> str | None:
@@ -47,6 +49,8 @@ class BoundIds:
             bound: What the client sent.
             owner: Who sent it.
         """
+        if not owner.kid:
+            return bound
         identity, _, kid = bound.rpartition(_SEPARATOR)[0].rpartition(_SEPARATOR)
         code = bound.rpartition(_SEPARATOR)[2]
         if not identity or self._keys.get(kid) is None:

@@ -29,7 +29,7 @@ from arx_caps.settings.toml_file import (
 from arx_verifier.addresses import is_loopback, read_port, split_url
 from arx_verifier.enforcement import RouteMap
 from arx_verifier.errors import SettingsError, shorten
-from arx_verifier.verification import ServiceLimits
+from arx_verifier.verification import ServiceLimits, Watch, read_watch
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
@@ -204,7 +204,33 @@ class RateTerms(TomlTable, frozen=True, kw_only=True):
     open: Annotated[int, Meta(ge=1)] = 256
 
 
-class UpstreamTerms(TomlTable, frozen=True, kw_only=True):
+class GuardTerms(TomlTable, frozen=True, kw_only=True):
+    """What the tables of upstreams and deciders have alike.
+
+    Attributes:
+        limits: See ``UpstreamTerms``; so are the others.
+        watch: See there.
+        until: See there.
+        record: See there.
+        group_by: See there.
+    """
+
+    limits: dict[str, Any] | None = None
+    watch: bool = False
+    until: Any = None
+    record: str | None = None
+    group_by: str | None = None
+
+    def read_watch(self) -> Watch | None:
+        """Return the watch of the table, or None.
+
+        Raises:
+            SettingsError: It has no end, or one too far ahead; or what belongs to it is there without it.
+        """
+        return read_watch("watch" if self.watch else "enforce", self.until, self.record, self.group_by)
+
+
+class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
     """A server behind the gateway.
 
     Attributes:
@@ -231,6 +257,10 @@ class UpstreamTerms(TomlTable, frozen=True, kw_only=True):
         resource: The URL at which OAuth clients reach it; without one, access tokens are refused.
         costs: By tool or pattern what a call costs, by unit, as in the service file, whose ``costs`` it replaces;
             without a ``reserve``, which no server behind the gateway could commit.
+        watch: Whether calls go on that would be refused, until ``until``; of an upstream with a URL.
+        until: When the watch ends, at most 30 days ahead: a time with its zone.
+        record: ``arguments`` records each call with its arguments while it watches.
+        group_by: What such records group callers without a token by: a header, or ``address``.
         limits: What each call must satisfy as well, whatever its token allows: ``rules``, ``net``, ``hours``,
             ``approve``.  No token, policy or mint can change them.
         dpop: Whether access tokens must be bound to a key of the client (DPoP, RFC 9449).
@@ -259,7 +289,6 @@ class UpstreamTerms(TomlTable, frozen=True, kw_only=True):
     dpop: bool = False
     server_requests: tuple[ServerRequest, ...] = ()
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    limits: dict[str, Any] | None = None
 
     @property
     def is_http(self) -> bool:
@@ -285,7 +314,7 @@ class ActionTerms(TomlTable, frozen=True, kw_only=True):
     args: dict[str, QuestionMember] = field(default_factory=dict)
 
 
-class DeciderTerms(TomlTable, frozen=True, kw_only=True):
+class DeciderTerms(GuardTerms, frozen=True, kw_only=True):
     """What a proxy of the site asks about each request, before it passes the request on.
 
     Attributes:
@@ -312,6 +341,10 @@ class DeciderTerms(TomlTable, frozen=True, kw_only=True):
         subjects: Only with `authzen`: what stands before the id of an agent, by types of subjects; `agent` has nothing.
         costs: As of an upstream; not used with ``spends = false``.
         limits: As of an upstream.
+        watch: Whether requests pass that would be refused, until ``until``.
+        until: As of an upstream.
+        record: As of an upstream.
+        group_by: As of an upstream.
     """
 
     kind: DeciderKind
@@ -335,7 +368,6 @@ class DeciderTerms(TomlTable, frozen=True, kw_only=True):
     actions: dict[ActionName, ActionTerms] = field(default_factory=dict)
     subjects: dict[str, str] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    limits: dict[str, Any] | None = None
 
     @property
     def is_grpc(self) -> bool:
@@ -454,6 +486,7 @@ def read_settings(path: Path | str, realm: Path | None = None) -> GatewaySetting
             *chain.from_iterable(_decider_mistakes(places[name], name, settings, ports) for name in terms.decider),
             *_shared_services(settings, places),
             *_limit_mistakes(settings, places),
+            *_watch_mistakes(settings, places),
         ]
     )
     return settings
@@ -579,6 +612,19 @@ def _limit_mistakes(settings: GatewaySettings, places: Mapping[str, TomlEntry]) 
                 ServiceLimits(terms.limits)
             except SettingsError as error:
                 yield places[name].at("limits").error(str(error))
+
+
+def _watch_mistakes(settings: GatewaySettings, places: Mapping[str, TomlEntry]) -> Iterator[TomlError]:
+    for name, terms in settings.tables.items():
+        try:
+            terms.read_watch()
+        except SettingsError as error:
+            yield places[name].at("watch").error(str(error))
+        if terms.watch and isinstance(terms, UpstreamTerms) and terms.command:
+            # The program has them in its environment: they would go with every call, also with one without a token.
+            yield (
+                places[name].at("watch").error("expected `url`: a program has the gateway's credentials for each call")
+            )
 
 
 def _is_resource(url: str, name: str) -> bool:

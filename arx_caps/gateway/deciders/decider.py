@@ -115,6 +115,11 @@ class Decider:
         guarded = ArxMiddleware(_allow, verifier=verifier, tools=self._meaning, trusted_proxies=proxies)
         self._described: Application = before(resource, guarded)
 
+    @property
+    def watches(self) -> bool:
+        """Whether requests pass now that would be refused."""
+        return self._enforcement.watch is not None
+
     async def decide(self, request: DescribedRequest) -> DeciderAnswer:
         """Decide on a request; the decision is recorded before this returns.
 

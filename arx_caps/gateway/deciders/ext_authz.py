@@ -20,7 +20,7 @@ from arx_caps.gateway.deciders.decider import (
     is_own,
 )
 from arx_caps.gateway.deciders.protos import message
-from arx_verifier.enforcement import BUDGET_HEADER, collect_headers
+from arx_verifier.enforcement import BUDGET_HEADER, collect_headers, is_token
 
 _PACKAGE: Final = "envoy.service.auth.v3"
 MAX_BODY: Final = 1024 * 1024  # bytes
@@ -50,10 +50,10 @@ class _Seen:
         found = collect_headers(headers)
         has_more = is_partial or found.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in found
         if self._terms.bodies:
-            if is_partial:
+            if is_partial and not self._decider.watches:
                 return self._decider.refuse("expected the whole body, got a part of it", client)
             # If the proxy sends no bodies, against what this file states, none of them may pass for an empty one.
-            seen = body if body or not has_more else None
+            seen = None if is_partial else body if body or not has_more else None
         else:
             has_none = found.get(self._body_header) == b"none" if self._body_header else method in NO_BODY
             seen = None if body or has_more or not has_none else b""
@@ -66,7 +66,8 @@ class _Seen:
         kept = {name for name, _ in verdict.headers}
         names = {name for name, _ in headers if is_own(name) and name not in kept}
         if self._terms.spends:
-            names |= {name for name, _ in headers if name in CREDENTIALS}
+            watched = dict(verdict.headers).get(PREFIX + b"decision") == b""  # it keeps a credential of its own
+            names |= {name for name, value in headers if name in CREDENTIALS and (not watched or is_token(value))}
         return sorted(names)
 
 

@@ -35,6 +35,7 @@ from arx_verifier.enforcement import (
     RefusedCall,
     budget_meta,
     collect_headers,
+    is_token,
 )
 from arx_verifier.verification import Grant, Screened, Verifier, WatchedCall
 
@@ -116,7 +117,8 @@ class ExtMcp:
         result.metadata.update({"arx": self._keep(allowed)})
         gone = {name for name, _ in headers if is_own(name)}
         if self._terms.spends:
-            gone |= {name for name, _ in headers if name in CREDENTIALS}
+            keeps = not isinstance(allowed.grant, Grant) and self._messages.watches  # a credential of its own
+            gone |= {name for name, value in headers if name in CREDENTIALS and (not keeps or is_token(value))}
         if allowed.grant is not None:
             result.metadata.update({"decision": allowed.grant.decision})
             for name, value in identity_of(allowed.grant):
@@ -180,7 +182,8 @@ class ExtMcp:
             asked = McpMessage("ping", {}, {}, None, asked.carrier)
         if not asked.is_call:
             screened = await self._messages.recognize(asked)
-            assert screened is not None  # there is a carrier
+            if screened is None:  # there is a carrier: it watches
+                return _Found(asked.method, None, None, lambda: None)
             return _Found(asked.method, None, screened, lambda: self._messages.check(screened))
         work = await self._messages.decide(asked)
         if asked.method == "tools/call":
@@ -208,7 +211,7 @@ class ExtMcp:
             return _refused(result, "expected the reference of an allowed request (metadata: arx: mcpGuardrails.arx)")
         try:
             found.check()
-            if request.method not in _LISTS:
+            if request.method not in _LISTS or found.screened is None:
                 came, left = request.mcp_response, budget_meta(found.grant)
                 shown = without_own(came)
                 shown = result_with_meta(shown, left) if left else shown
@@ -217,7 +220,6 @@ class ExtMcp:
                 else:
                     getattr(result, "pass").SetInParent()
                 return result
-            assert found.screened is not None
             asked = AnsweredMessage(found.screened.proven.facts, request.method, 1, found.screened)
             whole = b'{"jsonrpc":"2.0","id":1,"result":' + request.mcp_response + b"}"
             result.mutated = written(json.loads(self._answers.shown(whole, asked))["result"])

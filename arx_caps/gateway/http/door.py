@@ -16,7 +16,7 @@ from arx_caps.gateway.upstream.forwarder import Forwarder, Headers, answer_heade
 from arx_caps.mcp.message import check_names
 from arx_verifier.enforcement import ArxMiddleware, Meaning, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
-from arx_verifier.verification import Verifier
+from arx_verifier.verification import Grant, Verifier, WatchedCall
 
 _STREAMS: Final = (b"text/event-stream", b"application/x-ndjson", b"application/octet-stream")
 
@@ -80,7 +80,8 @@ class HttpDoor:
         body = await read_body(receive, self._terms.max_body)
         if body is None:
             return
-        grant = scope["arx"]
+        grant: Grant | WatchedCall = scope.get(Grant.KEY) or scope[WatchedCall.KEY]
+        facts = grant.facts
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
@@ -92,10 +93,10 @@ class HttpDoor:
             await send(message)
 
         try:
-            self._rates.charge(grant.agent, grant.subject, grant.tool)
+            self._rates.charge(facts.agent, facts.subject, grant.tool)
             async with (
-                self._rates.opened(grant.agent, grant.subject),
-                self._forwarder.send(scope["method"], scope["headers"], body, target) as answer,
+                self._rates.opened(facts.agent, facts.subject),
+                self._forwarder.send(scope["method"], scope["headers"], body, target, lends=grant.lends) as answer,
             ):
                 await self._answer(answer, scope["root_path"], target, receive, begin)
         except UpstreamError as error:

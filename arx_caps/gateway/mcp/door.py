@@ -48,14 +48,14 @@ from arx_verifier.enforcement import (
     budget_meta,
 )
 from arx_verifier.errors import REASONS
-from arx_verifier.journal import ChainFacts
+from arx_verifier.journal import UNPROVEN, ChainFacts
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.verification import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
 _READ_UNSEEN: Final = 16_384  # bytes of a message that is kept and parsed without a token in its header
 _KEPT_ENDS: Final = 4_096  # sessions that an operator has ended
-_BOUND: Final = frozenset((b"mcp-session-id", b"last-event-id", b"authorization"))
+_BOUND: Final = frozenset((b"mcp-session-id", b"last-event-id"))
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
 # A client opens a new session at 404.  The others are answers of JSON-RPC, which a client reads at 200 (`status_of`).
 _STATUS: Final = {UNKNOWN_SESSION: 404, METHOD_NOT_FOUND: 200, INVALID_PARAMS: 200}
@@ -175,7 +175,7 @@ class McpDoor:
         def require() -> None:
             # To parse a message may take a fifth of a second for each MiB, and a stranger could keep the event loop,
             # with the rechecks of all streams, busy with that, and fill the memory with what is not parsed yet.
-            if (problem := self._unproven(exchange)) is None:
+            if (problem := self._unproven(exchange)) is None or self._messages.watches:
                 return
             if problem.code == "missing_token":
                 text = f"a message of more than {_READ_UNSEEN} bytes needs its token in the header Authorization"
@@ -199,8 +199,10 @@ class McpDoor:
     async def _refuse_wire(self, exchange: McpExchange, message: RpcMessage | None, error: WireError) -> None:
         """Answer a message that is not forwarded, as it has no single meaning; a stranger gets a challenge."""
         problem = self._unproven(exchange)
-        if problem is not None and (
-            problem.code != "missing_token" or META_KEY.encode() not in (exchange.content or b"")
+        if (
+            problem is not None
+            and not self._messages.watches
+            and (problem.code != "missing_token" or META_KEY.encode() not in (exchange.content or b""))
         ):
             self._enforcement.count(problem, None)
             await exchange.whole(*self._enforcement.answer(problem))
@@ -227,10 +229,10 @@ class McpDoor:
             raise WireError(METHOD_NOT_FOUND, "tasks/list: this server has one list of the tasks of all callers")
         await self._pass(exchange, message, screened, receive)
 
-    async def _recognized(self, exchange: McpExchange, message: McpMessage | None = None) -> Screened:
-        """Return the live token of a request whose message calls nothing."""
+    async def _recognized(self, exchange: McpExchange, message: McpMessage | None = None) -> Screened | None:
+        """Return the live token of a request whose message calls nothing; in watch mode it needs none."""
         found = await self._messages.recognize(message or McpMessage("ping", {}, {}, None, exchange))
-        assert found is not None  # there is a carrier
+        assert found is not None or self._messages.watches  # there is a carrier
         return found
 
     async def _call(self, exchange: McpExchange, message: McpMessage, receive: Receive) -> None:
@@ -245,8 +247,8 @@ class McpDoor:
             raise
 
         async def forward() -> _Whole | None:
-            async with self._sent(exchange, message, facts) as answer:
-                left, decline = budget_meta(work.grant), self._decline(exchange, facts)
+            async with self._sent(exchange, message, facts, lends=work.grant.lends) as answer:
+                left, decline = budget_meta(work.grant), self._decline(exchange, facts, work.grant.lends)
                 asked = AnsweredMessage(facts, message.method, message.id, None, meta=left, answer=decline)
                 return await self._answer(exchange, answer, asked, receive, work.check)
 
@@ -263,19 +265,19 @@ class McpDoor:
             await exchange.whole(*whole)
 
     async def _pass(
-        self, exchange: McpExchange, message: McpMessage | None, screened: Screened, receive: Receive
+        self, exchange: McpExchange, message: McpMessage | None, screened: Screened | None, receive: Receive
     ) -> None:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
-        facts = screened.proven.facts
+        facts = UNPROVEN if screened is None else screened.proven.facts
         self.rates.charge(facts.agent, facts.subject)
-        decline = self._decline(exchange, facts)
+        decline = self._decline(exchange, facts, screened is not None)
         asked = AnsweredMessage(facts, "", None, screened, answer=decline)
         if message is not None and message.method:
             announce = None if exchange.call is None else exchange.call.announce
             asked = AnsweredMessage(facts, message.method, message.id, screened, announce, answer=decline)
 
         async def forward() -> _Whole | None:
-            async with self._sent(exchange, message, facts) as answer:
+            async with self._sent(exchange, message, facts, lends=screened is not None) as answer:
                 return await self._answer(exchange, answer, asked, receive, work.check)
 
         work = self._messages.keep(screened)
@@ -309,7 +311,7 @@ class McpDoor:
 
     @contextlib.asynccontextmanager
     async def _sent(
-        self, exchange: McpExchange, message: McpMessage | None, facts: ChainFacts
+        self, exchange: McpExchange, message: McpMessage | None, facts: ChainFacts, *, lends: bool
     ) -> AsyncIterator[UpstreamAnswer]:
         headers, body = self._headers(exchange, facts), b""
         if message is not None:
@@ -319,7 +321,7 @@ class McpDoor:
                 headers = [pair for pair in headers if pair[0] != b"mcp-name"] + [(b"mcp-name", name)]
         async with (
             self.rates.opened(facts.agent, facts.subject),
-            self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts)) as answer,
+            self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts), lends=lends) as answer,
         ):
             if 300 <= answer.status < 400:
                 # Clients of MCP follow it, with the message and past the gateway.
@@ -335,10 +337,13 @@ class McpDoor:
         Raises:
             WireError: The session or the event is none of the caller.
         """
+        # The forwarder leaves out what is of an identity, unless the call has no part in the gateway's.
         headers = [pair for pair in exchange.scope["headers"] if pair[0] not in _BOUND]
         bound = exchange.headers.get(b"mcp-session-id")
         if bound is not None:
             session = self._sessions.read(bound.decode("latin-1"), facts)
+            if session is None and self._messages.watches:
+                session = bound.decode("latin-1")  # it was opened by a message without a token
             if session is None:
                 text = self._ended.get(_digest(bound), "Open another one.")
                 raise WireError(UNKNOWN_SESSION, f"expected a session that this caller has opened. {text}")
@@ -400,7 +405,7 @@ class McpDoor:
         headers = self._headers_beside(exchange, facts)
         self._do_later(self._forwarder.end_work(headers, written(note) if note else b"", owner_of(facts)))
 
-    def _decline(self, exchange: McpExchange, facts: ChainFacts) -> Callable[[WithheldError], None]:
+    def _decline(self, exchange: McpExchange, facts: ChainFacts, lends: bool) -> Callable[[WithheldError], None]:
         """Return what answers a request of the upstream that its client does not get."""
 
         async def send(withheld: WithheldError) -> None:
@@ -410,7 +415,7 @@ class McpDoor:
             headers = [pair for pair in headers if pair[0] not in (b"accept", b"content-type")]  # a stream has others
             headers += [(b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
             with contextlib.suppress(UpstreamError, WireError):
-                async with self._forwarder.send("POST", headers, answer, owner=owner):
+                async with self._forwarder.send("POST", headers, answer, owner=owner, lends=lends):
                     pass
 
         return lambda withheld: self._do_later(send(withheld))

@@ -87,7 +87,13 @@ class StdioUpstream:
 
     @asynccontextmanager
     async def send(
-        self, method: str, headers: Iterable[tuple[bytes, bytes]], body: bytes, owner: str
+        self,
+        method: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        owner: str,
+        *,
+        lends: bool = True,  # noqa: ARG002 - see ``_watch_mistakes`` of the settings
     ) -> AsyncIterator[StdioAnswer]:
         """Send a message to a process, as ``Forwarder.send`` sends a request.
 
@@ -96,6 +102,7 @@ class StdioUpstream:
             headers: Its headers.
             body: Its body.
             owner: Who sends it.
+            lends: True: a program has its credentials for each call, so that no such upstream watches.
 
         Raises:
             UpstreamError: No process takes it, or it does not answer in time.

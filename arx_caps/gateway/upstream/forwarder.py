@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
+from arx_caps.credentials.access_token import is_access_token
 from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import hand_on
 from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_caps.gateway.upstream.client_credentials import credential_of
-from arx_verifier.enforcement import bounded_body
+from arx_verifier.enforcement import bounded_body, is_token
 from arx_verifier.errors import SettingsError
 
 _CONNECT_S: Final = 5.0
@@ -135,6 +136,8 @@ class Forwarder:
         body: bytes,
         target: str = "",
         owner: str = "",  # noqa: ARG002 - see StdioUpstream
+        *,
+        lends: bool = True,
     ) -> AsyncIterator[UpstreamAnswer]:
         """Send a request; the answer is read in this context, whose end closes it.
 
@@ -144,6 +147,7 @@ class Forwarder:
             body: The body.
             target: Raw path and query after the upstream's URL, for plain HTTP.
             owner: Who sends it; an upstream over HTTP does not learn it.
+            lends: Whether it has the gateway's credential, in the place of the client's own headers.
 
         Raises:
             UpstreamError: No answer came, or one that has the credential in it.
@@ -154,11 +158,12 @@ class Forwarder:
         kept = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in several
-            if _is_forwarded(lower := name.lower()) and lower not in ended
+            if (_is_forwarded(lower := name.lower()) or (not lends and _is_own_credential(lower, value)))
+            and lower not in ended
         }
         hand_on(kept)
         address = URL(self.base + target, encoded=True)
-        own = await self._credential.headers(self._session)
+        own = await self._credential.headers(self._session) if lends else {}
         if self._secrets is not self._credential.secrets:
             self._secrets = self._credential.secrets
             self._leaks = Leaks(self.name, self._secrets)
@@ -178,23 +183,23 @@ class Forwarder:
             raise UpstreamError(f"upstream {self.name} did not answer in time", sent=True, timed_out=True) from None
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
-        if answer.status == 401:
+        if answer.status == 401 and lends:
             self._credential.refused(own)
         try:
-            self._check(answer)
+            self._check(answer, lends)
             yield self._leaks.checked(answer)
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
         finally:
             answer.close()  # a connection whose answer was read to its end is in the pool again already
 
-    def _check(self, answer: aiohttp.ClientResponse) -> None:
+    def _check(self, answer: aiohttp.ClientResponse, lends: bool) -> None:
         """Require an answer that a client may have.
 
         Raises:
             UpstreamError: It is about the gateway's credential, or one that a server cannot write.
         """
-        if answer.status in (401, 403, 407):
+        if answer.status in (401, 403, 407) and lends:
             # A client that gets it would ask for a credential of the upstream.
             raise UpstreamError(f"upstream {self.name} refused the gateway ({answer.status})", sent=True)
         if not 200 <= answer.status <= 599:  # after 101, the upstream would write the answers of later requests
@@ -241,7 +246,15 @@ async def read_whole(answer: UpstreamAnswer, terms: UpstreamTerms, name: str) ->
 
 def _is_forwarded(name: bytes) -> bool:
     # WSGI and CGI write `x_key` and `x-key` as one variable, so an underscore would bring back what is left out.
-    return b"_" not in name and name not in _NOT_FORWARDED and not name.startswith(b"x-forwarded-")
+    return b"_" not in name and name not in _NOT_FORWARDED and not name.startswith((b"x-forwarded-", b"x-arx-"))
+
+
+def _is_own_credential(name: bytes, value: bytes) -> bool:
+    """Return whether a header is a client's own credential for the upstream, and no token that was made for ARx."""
+    if name not in (b"authorization", b"cookie"):
+        return False
+    token = value.strip().rpartition(b" ")[2].decode("latin-1")
+    return not is_token(value) and not is_access_token(token)
 
 
 def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

@@ -68,6 +68,8 @@ class RunningVerifier:
 
         chosen = None if gives_way else nonces
         self.verifier = open_verifier(path, nonces=chosen, costs=costs, draws=draws, limits=terms.limits, wrap=wrap)
+        if (watch := terms.read_watch()) is not None:
+            self.verifier = self.verifier.watching(watch)
         self._calls, self.idle = 0, asyncio.Event()
         self.idle.set()
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.base.client_address import Peers as Peers
     from arx_verifier.enforcement.base.enforcement import Enforcement as Enforcement
     from arx_verifier.enforcement.base.enforcement import RefusedCall as RefusedCall
+    from arx_verifier.enforcement.base.enforcement import is_token as is_token
     from arx_verifier.enforcement.base.enforcement import read_traceparent as read_traceparent
     from arx_verifier.enforcement.base.guard import current_grant as current_grant
     from arx_verifier.enforcement.base.guard import current_watch as current_watch

@@ -39,6 +39,7 @@ class Grant(msgspec.Struct, eq=False):
         watch: The watch of its guard, in which a recheck ends it by a kill or a freeze alone; None if that enforces.
     """
 
+    lends: ClassVar[bool] = True  # whether a gateway lends it its own credential
     KEY: ClassVar[str] = "arx"  # where a handler finds it: in the scope of ASGI, in the environ of WSGI
 
     facts: ChainFacts

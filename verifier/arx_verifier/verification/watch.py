@@ -28,6 +28,7 @@ OF_RULES: Final = frozenset(
         *("insufficient_budget", "budget_exhausted", "budget_unsupported"),
     )
 )
+_CREDENTIALS: Final = frozenset(("authorization", "cookie", "dpop", "proxy-authorization", "x-api-key"))
 _SECRET: Final = re.compile(
     r"pass(word|wd|phrase|code)?$|pwd|secret|token|credential|authorization|cookie|api.?key|private.?key|access.?key"
     r"|^otp$|^pin$|cvv|^cvc|session.?id|signature|^bearer$",
@@ -113,6 +114,10 @@ def read_watch(
         raise SettingsError(f'mode: expected "enforce" or "watch", got {mode!r:.60}')
     if record not in (None, "arguments") or (group_by is not None and record is None):
         raise SettingsError(f'record: expected "arguments" or nothing, and group_by with it alone, got {record!r:.60}')
+    if (group_by or "").lower() in _CREDENTIALS:
+        raise SettingsError(
+            f"group_by: expected no header with a credential, got {group_by!r:.60}: it would be recorded"
+        )
     until_ms = _read_time(until)
     ahead_ms = until_ms - now_ms()
     if ahead_ms > DAYS * _DAY_MS:
@@ -241,6 +246,11 @@ class WatchedCall(msgspec.Struct, eq=False):
         """
         facts, failures = decision.facts, decision.failures
         return cls(decision.code, failures, decision.id, decision.tool, facts, of_rules, watch, epochs, proven)
+
+    @property
+    def lends(self) -> bool:
+        """Whether a gateway lends it its own credential, as it does to each call with a grant."""
+        return self.of_rules
 
     def refusal(self) -> ArxError:
         """Return the error that an enforcing service would raise."""

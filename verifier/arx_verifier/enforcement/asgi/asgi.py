@@ -37,7 +37,7 @@ from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneEr
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCalls
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
-from arx_verifier.verification import LimitsSource, Screened, Verifier, WatchOptions
+from arx_verifier.verification import LimitsSource, Screened, Verifier, WatchOptions, ended_by
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
 _NO_TOOL: Final[Meaning] = ("", {})
@@ -139,6 +139,7 @@ class ArxMiddleware:
         headers = collect_headers(scope["headers"])
         client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
+        is_unread = False
         if self._enforcement.watch is not None:
             receive = Replayed(receive)
         try:
@@ -164,13 +165,13 @@ class ArxMiddleware:
                 await self._refuse(problem, headers, peer, scope, receive, send)
                 return
             receive.rewind()
-            body, screened = b"", problem
+            body, is_unread = b"", True
         self._calls = calls = self._calls.here()
         body = bytes(body)
         http, line = http_call(scope, body), (scope["method"], scope["path"], scope["query_string"])
         endpoints: Any = self._endpoints  # None for an application without gates, which alone read it
         call = Call(self._enforcement, calls, http, headers, screened, body, receive, send, peer, endpoints, line)
-        call.is_unread = screened.__class__ is RefusedCall and screened.status == 413
+        call.is_unread = is_unread
         if endpoints is None:
             await self._decide_here(call, scope, send)
             return
@@ -245,13 +246,14 @@ class ArxMiddleware:
         headers = collect_headers(scope.get("headers", ()))
         client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
+        screened = None
         try:
             await self._start_late()
             screened = self._screen(headers, scope)
             if self._endpoints is None and not isinstance(self._meaning, RouteMap):
                 raise RefusedCall("tool_not_allowed", "`tools` is a function, which maps no WebSocket")
         except RefusedCall as problem:
-            if self._enforcement.spares(problem, peer):
+            if not self._is_killed(screened) and self._enforcement.spares(problem, peer):
                 await self.app(scope, receive, send)
                 return
             self._enforcement.count(problem, peer)
@@ -268,6 +270,9 @@ class ArxMiddleware:
             await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
         finally:
             scope.pop(CALL, None)
+
+    def _is_killed(self, screened: Screened | RefusedCall | None) -> bool:
+        return isinstance(screened, Screened) and ended_by(self.verifier.epochs, screened.proven) is not None
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any = None) -> AsyncIterator[None]:

@@ -55,6 +55,7 @@ class SocketCall(Call, eq=False):
             return
         if self.life is None:
             await self._refuse_unjudged()
+        if self.life is None:  # but in watch mode, in which the application's own answer follows
             return
         self.life.check()
         if self.life.state == "ended" or self.unjudged is not None:

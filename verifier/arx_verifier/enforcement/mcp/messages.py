@@ -20,7 +20,7 @@ from arx_verifier.enforcement.base.guard import granted
 from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut
-from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall
+from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
@@ -489,16 +489,23 @@ class Messages:
         if refused is not None:
             raise RefusedCall(refused.code, failures=refused.failures)
 
-    def _look_again(self, screened: Screened) -> ArxError | None:
+    def _look_again(self, screened: Screened | None) -> ArxError | None:
+        if screened is None:
+            return None if self.watches else refusal("missing_token")
         epochs, proven, watch = self.verifier.epochs, screened.proven, self._enforcement.watch
         refused = recheck(epochs, proven, may_wait=False)
         return refused if watch is None else watch.enforced(refused, epochs, proven)
 
-    def keep(self, screened: Screened) -> LiveWork:
+    @property
+    def watches(self) -> bool:
+        """Whether calls go on now that would be refused."""
+        return self._enforcement.watch is not None
+
+    def keep(self, screened: Screened | None) -> LiveWork:
         """Return work that no call has begun, such as a list, or the stream of a session.
 
         Args:
-            screened: Its live token.
+            screened: Its live token; in watch mode it may have none.
         """
         look_again = functools.partial(self._look_again, screened)
         self._calls = self._calls.here()
