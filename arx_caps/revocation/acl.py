@@ -86,7 +86,7 @@ def rules(role: str, realm: str, password: str, *, cluster: bool = False) -> lis
     digest = hashlib.sha256(password.encode()).hexdigest()
     if role == LEDGER:
         rights = [f"+{command}" for command in sorted(CLUSTER_COMMANDS if cluster else LEDGER_COMMANDS)]
-        more = [f"({' '.join(_spending(realm, SPEND_THERE))})"] if cluster else []
+        more = [f"({' '.join(_spending(realm, SPEND_THERE) if cluster else _both(realm))})"]
         return ["reset", "on", f"#{digest}", "-@all", *rights, f"~{_budgets(realm, cluster=cluster)}", *more]
     what = ROLES[role]
     tag = Keys.of(realm).header[:-1]
@@ -100,6 +100,11 @@ def rules(role: str, realm: str, password: str, *, cluster: bool = False) -> lis
 def _budgets(realm: str, *, cluster: bool) -> str:
     # A bucket's tag has two digits; no realm has keys of one server in a cluster.
     return f"arx:budget:{{{realm}.[0-9][0-9]}}:*" if cluster else f"arx:budget:{{{realm}}}:*"
+
+
+def _both(realm: str) -> list[str]:
+    """Return the rights to spend a call and draw its cost at once, where one server keeps both."""
+    return ["+fcall|arx2_call", "+set", f"~{_budgets(realm, cluster=False)}", f"~arx:nonce:{realm}:*"]
 
 
 def _spending(realm: str, commands: str = SPEND) -> list[str]:
@@ -157,7 +162,7 @@ def exceeds_ledger(user: Mapping[str, Any], realm: str, *, cluster: bool = False
     granted = {word[1:].lower() for word in words if word.startswith("+")}
     keys = set(_words(user.get("keys")))
     needed = {*(CLUSTER_COMMANDS if cluster else LEDGER_COMMANDS)}
-    allowed = {"-@all", *_spending(realm, SPEND_THERE)} if cluster else {"-@all"}
+    allowed = {"-@all", *(_spending(realm, SPEND_THERE) if cluster else _both(realm))}
     wide = any(not allowed.issuperset(_selector(selector)) for selector in user.get("selectors") or ())
     return (
         wide or not granted <= needed or not keys <= {f"~{_budgets(realm, cluster=cluster)}"} or has_no_password(user)

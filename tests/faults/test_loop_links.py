@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.revocation import acl
 from arx_verifier.clock import now_ms
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.ledger import LeasedLedger, PoolDraw, Short, Taken
@@ -55,10 +57,12 @@ class Calls:
     Args:
         url: The store.
         timeout_s: As of ``RedisNonces``.
+        prefix: As of ``RedisNonces``; empty for one of its own.
+        parts: Of the verifier.
     """
 
-    def __init__(self, url: str, timeout_s: float = PATIENT_S, **parts: Any) -> None:
-        self.nonces = RedisNonces(url, f"{secrets.token_hex(4)}:", timeout_s=timeout_s)
+    def __init__(self, url: str, timeout_s: float = PATIENT_S, prefix: str = "", **parts: Any) -> None:
+        self.nonces = RedisNonces(url, prefix or f"{secrets.token_hex(4)}:", timeout_s=timeout_s)
         self.verifier: Verifier = verifier(nonces=self.nonces, **parts)
         now = now_ms()
         self.request = access(at=now)
@@ -162,6 +166,8 @@ def test_each_answer_is_of_its_own_command(valkey: EmbeddedValkey, draws: random
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         for number, answer in enumerate(answers):
             assert answer == str(number).encode() or isinstance(answer, (redis.ConnectionError, asyncio.CancelledError))
+        with contextlib.suppress(redis.ConnectionError):
+            await echo(client, 6)  # a connection that was being opened may have been cut off
         assert await echo(client, 7) == b"7"
         client.close()
         await asyncio.sleep(0)
@@ -402,5 +408,116 @@ def test_a_cancelled_decision_is_recorded(run: Any, network: Proxy) -> None:
                 await task
             network.heal()
             assert [decision.code for decision in kept.decisions] == ["ok", "store_unavailable"]
+
+    run(work())
+
+
+class Budgeted(Calls):
+    """A service whose calls draw on one budget of 3, kept by the server of its used calls.
+
+    Args:
+        url: The server.
+        realm: The realm.
+    """
+
+    def __init__(self, url: str, realm: str) -> None:
+        self.ledger = new_ledger(url, realm, PATIENT_S)
+        super().__init__(url, ledger=self.ledger, costs={"*": {"calls": 1}}, prefix=f"arx:nonce:{realm}:orders:")
+
+    async def begin(self) -> None:
+        """Have the ledger begin, then open the budget."""
+        await asyncio.to_thread(self.ledger.start)
+        await asyncio.sleep(0.005)
+        self._parent = self._parent.attenuate(Caveat(spend=("p", "calls", "3", "task", now_ms())))
+        await asyncio.sleep(0.005)
+        self.request = access(at=now_ms())
+
+    async def end(self) -> None:
+        """Close its stores."""
+        self.nonces.close()
+        await asyncio.to_thread(self.ledger.close)
+
+
+@contextlib.asynccontextmanager
+async def budgeted(url: str, realm: str = "") -> AsyncIterator[Budgeted]:
+    made = Budgeted(url, realm or secrets.token_hex(4))
+    await made.begin()
+    yield made
+    await made.end()
+
+
+@pytest.mark.spec("17.5")
+def test_one_question_spends_a_call_and_draws(run: Any, valkey: EmbeddedValkey) -> None:
+    """A server that keeps both is asked once; a replay draws nothing, and a call with no budget left is spent."""
+
+    async def work() -> None:
+        async with budgeted(valkey.url) as service:
+            with redis.Redis.from_url(valkey.url) as admin:
+                tokens = [service.call() for _ in range(4)]
+                assert await service.code(tokens[0]) == "ok"
+                before = admin.info("commandstats")["cmdstat_fcall"]["calls"]
+                assert await service.code(tokens[1]) == "ok"
+                assert admin.info("commandstats")["cmdstat_fcall"]["calls"] - before in (1, 2)  # or a look as well
+            assert [await service.code(tokens[0]) for _ in range(5)] == ["replayed"] * 5
+            assert [await service.code(token) for token in tokens[2:]] == ["ok", "budget_exhausted"]
+            assert await service.code(tokens[3]) == "replayed"
+
+    run(work())
+
+
+@pytest.mark.spec("17.5")
+@pytest.mark.parametrize("lacks", ["function", "rights"])
+def test_a_server_that_cannot_do_both_is_asked_twice(own_valkey: EmbeddedValkey, lacks: str) -> None:
+    """It keeps functions of an earlier version, or its user may not: calls are spent and drawn for all the same."""
+
+    async def work() -> None:
+        url = own_valkey.url
+        with redis.Redis.from_url(url) as admin:
+            until(lambda: admin.info("server")["uptime_in_seconds"] > 1)
+            rules = acl.rules("ledger", "acme", "secret")
+            if lacks == "function":
+                source = files("arx_verifier.ledger").joinpath("ledger.lua").read_text("utf-8")
+                admin.function_load(source.replace("redis.register_function('arx2_call', call)", ""))
+            else:
+                rules = [*rules[:-1], "(+set ~arx:nonce:acme:*)"]
+            admin.execute_command("ACL", "SETUSER", "budgets", *rules)
+            async with budgeted(url.replace("unix://", "unix://budgets:secret@"), "acme") as service:
+                tokens = [service.call() for _ in range(3)]
+                assert [await service.code(token) for token in [*tokens[:2], tokens[0]]] == ["ok", "ok", "replayed"]
+                assert [await service.code(token) for token in [tokens[2], service.call()]] == [
+                    "ok",
+                    "budget_exhausted",
+                ]
+
+    asyncio.run(work())
+
+
+@pytest.mark.spec("17.5")
+def test_a_user_of_the_role_does_both(own_valkey: EmbeddedValkey) -> None:
+    """The rights that `arx redis acl --role ledger` prints are enough for used calls and budgets in one question."""
+
+    async def work() -> None:
+        with redis.Redis.from_url(own_valkey.url) as admin:
+            until(lambda: admin.info("server")["uptime_in_seconds"] > 1)
+            admin.execute_command("ACL", "SETUSER", "budgets", *acl.rules("ledger", "acme", "secret"))
+            user = admin.acl_getuser("budgets")
+            assert not acl.exceeds_ledger(user, "acme")
+            assert acl.exceeds_ledger(user, "other")
+            async with budgeted(own_valkey.url.replace("unix://", "unix://budgets:secret@"), "acme") as service:
+                assert [await service.code(service.call()) for _ in range(4)] == ["ok"] * 3 + ["budget_exhausted"]
+                assert service.ledger.keeps_calls_of(service.nonces)
+
+    asyncio.run(work())
+
+
+@pytest.mark.spec("17.5")
+def test_a_call_is_drawn_once_while_the_ledger_begins(run: Any, valkey: EmbeddedValkey) -> None:
+    """The answer is the ledger's beginning, and the call is spent: it is then drawn for, and not taken for a replay."""
+
+    async def work() -> None:
+        async with budgeted(valkey.url) as service:
+            service.ledger._buckets[""].remembered = ""
+            assert await service.code(service.call()) == "ok"
+            assert [await service.code(service.call()) for _ in range(3)] == ["ok", "ok", "budget_exhausted"]
 
     run(work())

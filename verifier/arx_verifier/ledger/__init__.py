@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from arx_verifier.ledger.pools import LOST as LOST
     from arx_verifier.ledger.pools import NEW as NEW
     from arx_verifier.ledger.pools import PERIOD_MS as PERIOD_MS
+    from arx_verifier.ledger.pools import USED as USED
     from arx_verifier.ledger.pools import WAKING as WAKING
     from arx_verifier.ledger.pools import Kind as Kind
     from arx_verifier.ledger.pools import Ledger as Ledger
     from arx_verifier.ledger.pools import PoolDraw as PoolDraw
     from arx_verifier.ledger.pools import Short as Short
     from arx_verifier.ledger.pools import Taken as Taken
+    from arx_verifier.ledger.pools import UsedKey as UsedKey
     from arx_verifier.ledger.pools import number_of as number_of
     from arx_verifier.ledger.pools import pool_id as pool_id
     from arx_verifier.ledger.redis_ledger import COLUMNS as COLUMNS

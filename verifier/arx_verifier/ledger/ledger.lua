@@ -246,6 +246,16 @@ local function take(keys, argv)
   return reply
 end
 
+-- arx2_call  KEYS used h pools pool…   ARGV as arx2_take, then keep_ms
+-- Spends a call, and then takes.  The key of the call is among those of the service's used calls, on one server.
+-- Reply: USED if it was spent before; else as arx2_take.
+local function call(keys, argv)
+  if not redis.call('SET', keys[1], '', 'NX', 'PX', argv[#argv]) then
+    return {'USED'}
+  end
+  return take({unpack(keys, 2)}, argv)
+end
+
 -- arx2_register  KEYS h pools pool…   ARGV beginning (max period_ms opened)…
 -- For the mint alone, before there is a token that names these pools: no server can have drawn from them, also if they
 -- were opened before the beginning.
@@ -396,6 +406,7 @@ local function open(keys, argv)
 end
 
 redis.register_function('arx2_take', take)
+redis.register_function('arx2_call', call)
 redis.register_function('arx2_register', register)
 redis.register_function('arx2_ledger', ledger)
 redis.register_function('arx2_top_up', top_up)

@@ -53,12 +53,24 @@ class Taken(NamedTuple):
     period_left_ms: tuple[int, ...]
 
 
+class UsedKey(NamedTuple):
+    """The key of a call among the used ones of a server.
+
+    Attributes:
+        name: The key.
+        keep_ms: How long to remember it, ms.
+    """
+
+    name: bytes
+    keep_ms: int
+
+
 class Short(NamedTuple):
     """A pool that cannot give what a call costs; no pool gave anything.
 
     Attributes:
         at: The pool's index.
-        remaining: What it has left, millionths; ``LOST``, ``EARLY``, ``BUSY`` or ``WAKING`` otherwise.
+        remaining: What it has left, millionths; ``LOST``, ``EARLY``, ``BUSY``, ``WAKING`` or ``USED`` otherwise.
         wait_ms: For ``EARLY`` and ``WAKING`` the time until it gives, for ``LOST`` the time in which pools of
             new tasks are lost too; ms.
     """
@@ -72,6 +84,7 @@ LOST: Final = -1  # the ledger may have lost what was drawn from it
 EARLY: Final = -2  # it is opened in the future, by the ledger's clock
 BUSY: Final = -3  # it has as many open reservations and leases as it may have
 WAKING: Final = -4  # no caller asked for long: the ledger waits for those that may have seen another server
+USED: Final = -5  # the call itself was spent before
 MAX_HELD: Final = 1000  # each is kept until it is settled, and a holder can ask for small ones
 MAX_WITH_HOLDS: Final = 2000  # so that those which stay open stop no call that needs one for its own decision alone
 NEW: Final = "new"  # what a caller remembers, if no ledger has kept a pool of its realm before

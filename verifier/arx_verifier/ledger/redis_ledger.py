@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any, Final
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
-from arx_verifier.ledger.pools import KEEP_MS, PERIOD_MS, Kind, PoolDraw, Short, Taken, number_of, registered_in
+from arx_verifier.ledger.pools import (
+    KEEP_MS,
+    PERIOD_MS,
+    USED,
+    Kind,
+    PoolDraw,
+    Short,
+    Taken,
+    UsedKey,
+    number_of,
+    registered_in,
+)
 from arx_verifier.revocation import (
     BUCKETS,
     Password,
@@ -43,6 +54,7 @@ LOOK_S: Final = 2.0  # how often a process that has started asks for the ledger'
 _TURNS: Final = 3  # of two servers that answer by turns, before a call is given up
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
+_NOT_BOTH: Final = re.compile("unction not found|permission", re.IGNORECASE)
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _LOGIN: Final = "ARX_LEDGER_PASSWORD, ARX_LEDGER_PASSWORD_FILE or the login in `ledger` of the service file"
 _RIGHTS: Final = "`arx redis acl --role ledger` prints the rights that a user of the ledger needs"
@@ -102,7 +114,7 @@ class RedisLedger:
         ca: str | None = None,
     ) -> None:
         self._client: Any = open_store(url, "ledger", password=password, timeout_s=timeout_s, ca=ca, greet=_require_fit)
-        self._in_cluster = is_cluster(url)
+        self._in_cluster, self._spends = is_cluster(url), True
         self._buckets = {name: _Bucket(name, realm) for name in (BUCKETS if self._in_cluster else ("",))}
         self._places: dict[str, _Bucket] = {}  # of pools that were shown
         self._down = 0.0  # the last line about an outage, by ``time.monotonic``; 0 for none
@@ -126,8 +138,14 @@ class RedisLedger:
         self._note = note
 
     @by_steps
-    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Steps[Taken | Short]:
+    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw], used: UsedKey | None = None) -> Steps[Taken | Short]:
         """Take from all pools; see ``Ledger``.
+
+        Args:
+            kind: As there.
+            op: As there.
+            draws: As there.
+            used: The key of the call, which is spent first; ``USED`` if it was before; see ``keeps_calls_of``.
 
         Raises:
             StoreError: The server did not answer or refused; what it did is unknown.
@@ -135,10 +153,18 @@ class RedisLedger:
         args: list[Any] = [kind, op]
         for draw in draws:
             args += draw[1:6]
-        answer = yield from steps_of(self._call, "arx2_take", self._bucket(draws), draws, args)
+        answer = yield from steps_of(self._call, "arx2_take", self._bucket(draws), draws, args, used)
+        if answer[0] in (b"USED", "USED"):
+            return Short(0, USED)
         if answer[0] in (b"OK", "OK"):
             return Taken(tuple(answer[1::3]), tuple(answer[2::3]), tuple(answer[3::3]))
         return Short(answer[1], answer[2], answer[3])
+
+    def keeps_calls_of(self, nonces: Any) -> bool:
+        """Return whether a nonce store has this server, which can spend a call and draw its cost at once."""
+        # In a cluster they are in two shards: that of the key, and that of the session.
+        in_one = self._spends and not self._in_cluster
+        return bool(in_one and getattr(nonces, "server_key", None) == self._client.key)
 
     def register(self, pools: Sequence[PoolDraw]) -> bool:
         """Let pools that were opened before the ledger's beginning be drawn on.  SPEC 17.5.
@@ -427,12 +453,20 @@ class RedisLedger:
         return self._ask(lambda: question(self._client.server(bucket.tag), bucket.keys[1]))
 
     @by_steps
-    def _call(self, name: str, bucket: _Bucket, draws: Sequence[PoolDraw], args: Sequence[Any]) -> Steps[Any]:
+    def _call(
+        self, name: str, bucket: _Bucket, draws: Sequence[PoolDraw], args: Sequence[Any], used: UsedKey | None = None
+    ) -> Steps[Any]:
         if self._looks_in not in (0, os.getpid()):
             self._watch()  # a forked child has no thread of its parent
         keys = [*bucket.keys, *[bucket.pool + draw.pool for draw in draws]]
         for _ in range(_TURNS):
-            answer = yield from steps_of(self._fcall, bucket, name, len(keys), *keys, bucket.remembered, *args)
+            if used is not None:
+                answer = yield from self._spend_and_call(bucket, used, len(keys), *keys, bucket.remembered, *args)
+                used = None  # from here on it is spent
+                if answer is None:
+                    continue
+            else:
+                answer = yield from steps_of(self._fcall, bucket, name, len(keys), *keys, bucket.remembered, *args)
             if not isinstance(answer, list) or answer[0] not in (b"BEGUN", "BEGUN"):
                 return answer
             self._remember(bucket, answer[1].decode() if isinstance(answer[1], bytes) else answer[1])
@@ -457,6 +491,26 @@ class RedisLedger:
                 # The server looks for the function before it runs anything, so this is no repeat.
                 yield from self._load(bucket)
                 answer = yield from self._client.command("FCALL", *words, tag=bucket.tag)
+        except (RedisError, OSError) as error:
+            raise self._failed(error) from error
+        self._note_answer()
+        return answer
+
+    def _spend_and_call(self, bucket: _Bucket, used: UsedKey, count: int, *words: Any) -> Steps[Any]:
+        """Spend a key and take, at once if the server can; return None if the key alone was spent."""
+        from redis.exceptions import RedisError, ResponseError
+
+        ask = partial(self._client.command, tag=bucket.tag)
+        try:
+            try:
+                answer = yield from ask("FCALL", "arx2_call", count + 1, used.name, *words, used.keep_ms)
+            except ResponseError as error:
+                if not _NOT_BOTH.search(str(error)):
+                    raise
+                # The server keeps functions of an earlier version, or does not permit this user to do both at once.
+                self._spends = False
+                fresh = yield from ask("SET", used.name, b"", "NX", "PX", used.keep_ms)
+                answer = None if fresh else (b"USED",)
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
         self._note_answer()

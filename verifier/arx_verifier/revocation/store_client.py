@@ -59,6 +59,7 @@ class StoreClient:
 
     Attributes:
         redis: The client library's, for threads.
+        key: Clients with the same one share the connection of an event loop.
 
     Raises:
         SettingsError: The URL or the authority is unusable.
@@ -81,7 +82,7 @@ class StoreClient:
             else Address(url, password, ca=ca).node_client(*node, timeout_s, redis_connect_func=self._connected)
         )
         self._greet, self._timeout_s = greet, timeout_s
-        self._key = (url, password.path if isinstance(password, PasswordFile) else password, timeout_s, ca, node)
+        self.key = (url, password.path if isinstance(password, PasswordFile) else password, timeout_s, ca, node)
 
     def command(self, *words: Any, tag: str) -> Steps[Any]:  # noqa: ARG002 - of a cluster
         """Ask, as a step; see ``StoreCommand``.
@@ -101,7 +102,7 @@ class StoreClient:
             redis.RedisError: Too many commands wait, or the server is unfit.
         """
         loop = asyncio.get_running_loop()
-        link = _LINKS.get((loop, self._key))
+        link = _LINKS.get((loop, self.key))
         if link is None or link.closed:
             return self._open_and_ask(loop, words)
         return self._ask(link, words)
@@ -116,7 +117,7 @@ class StoreClient:
             redis.RedisError: As of ``ask``, or there was no answer.
         """
         loop = asyncio.get_running_loop()
-        asked_at, link = loop.time(), _LINKS.get((loop, self._key))
+        asked_at, link = loop.time(), _LINKS.get((loop, self.key))
         if link is None or link.closed:
             link = await self._open_link(loop)
         answers = await asyncio.gather(
@@ -154,7 +155,7 @@ class StoreClient:
         return await self._ask(await self._open_link(loop), words, asked_at)
 
     async def _open_link(self, loop: asyncio.AbstractEventLoop) -> LoopLink:
-        place = loop, self._key
+        place = loop, self.key
         opening = _OPENING.get(place)
         if opening is None:
             _forget_ended()

@@ -18,6 +18,7 @@ from arx_verifier.ledger import (
     BUSY,
     EARLY,
     LOST,
+    USED,
     WAKING,
     Cost,
     Costs,
@@ -28,13 +29,15 @@ from arx_verifier.ledger import (
     Short,
     Slice,
     Taken,
+    UsedKey,
 )
 from arx_verifier.limits import MAX_TOOLS
 from arx_verifier.names import MAX_TOOL_CHARS
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import Steps, by_steps, steps_of
+from arx_verifier.token import PresentedCall, call_proof
 from arx_verifier.verification.chain_state import BudgetPool, ProvenChain
-from arx_verifier.verification.reasons import NO_STORE, Refused, pool_ahead
+from arx_verifier.verification.reasons import NO_STORE, REPLAYED, Refused, pool_ahead
 
 NO_LEDGER: Final = "a ledger at this service"
 
@@ -188,8 +191,21 @@ class Budgets:
             proven.prices[request.tool] = priced
         return priced
 
-    def draw(self, proven: ProvenChain, priced: Priced) -> Steps[Drawn | Refused]:
-        """Take what a call costs from all of its pools, or from none."""
+    def key_beside(self, nonces: Any, call: PresentedCall, request: AccessRequest) -> UsedKey | None:
+        """Return the key of a call, if the server that keeps the pools keeps it too; else None."""
+        if not getattr(self.ledger, "keeps_calls_of", _no)(nonces):
+            return None
+        key: UsedKey = nonces.key_of(call.signature, call.issued_at + call_proof.KEEP_MS, request.at)
+        return key
+
+    def draw(self, proven: ProvenChain, priced: Priced, used: UsedKey | None = None) -> Steps[Drawn | Refused]:
+        """Take what a call costs from all of its pools, or from none.
+
+        Args:
+            proven: Its chain.
+            priced: What it costs.
+            used: Its key, which is spent with the draw; None if it is spent.
+        """
         assert self.ledger is not None
         # A draw of a pool per hour cannot be undone: a holder could empty it with an approval that was used before.
         holds = not priced.reserved and proven.once and any(draw.period_ms for draw in priced.draws)
@@ -201,12 +217,17 @@ class Budgets:
         begun = time.monotonic_ns() if self.ledger.waits else 0
         op = "" if kind == "draw" else os.urandom(9).hex()
         try:
-            taken = yield from steps_of(self.ledger.take, kind, op, priced.draws)
+            more = () if used is None else (used,)
+            taken = yield from steps_of(self.ledger.take, kind, op, priced.draws, *more)
         except StoreError:
             return NO_STORE
         if isinstance(taken, Short):
             return _refused(proven.pools[taken.at], taken, priced.draws[taken.at].cost)
         return Drawn(self.ledger, op, proven.pools, priced, taken, kind != "draw", begun)
+
+
+def _no(_: object) -> bool:
+    return False
 
 
 def _read_cost(cost: Cost, request: AccessRequest) -> int | Refused:
@@ -232,6 +253,8 @@ def _unsupported(pool: BudgetPool, expected: str, came: str) -> Refused:
 
 
 def _refused(pool: BudgetPool, short: Short, cost: int) -> Refused:
+    if short.remaining == USED:
+        return REPLAYED
     if short.remaining == WAKING:
         return NO_STORE
     if short.remaining == EARLY:

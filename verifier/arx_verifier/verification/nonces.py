@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import StoreError
+from arx_verifier.ledger import UsedKey
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import SKEW_MS, BlockingCall, Steps, by_steps, steps_of
 from arx_verifier.token import PresentedCall, call_proof
@@ -311,6 +312,7 @@ class RedisNonces:
             url, "nonce store", password=password, timeout_s=timeout_s, ca=ca, greet=self._greet
         )
         self._in_cluster = is_cluster(url)
+        self.server_key = getattr(self._client, "key", None)  # None of a cluster; see ``RedisLedger.keeps_calls_of``
 
     @by_steps
     def spend(self, key: bytes | str, expires_ms: int, now_ms: int) -> Steps[bool | None]:
@@ -328,8 +330,7 @@ class RedisNonces:
         try:
             if expires_ms - now_ms > _BRIEF_S * 1000 and not (yield from self._has_room(bucket)):
                 return None
-            # By this worker's clock.  By another worker's clock, which may be behind, the call is valid for longer.
-            keep_ms = max(1, expires_ms - now_ms) + APART_MS
+            keep_ms = self.key_of(key, expires_ms, now_ms).keep_ms
             put = self._put_there(bucket, name, now_ms, keep_ms) if self._in_cluster else self._put(name, keep_ms)
             fresh = yield from put
         except (RedisError, OSError) as error:
@@ -342,6 +343,12 @@ class RedisNonces:
             self._down = 0.0
             _logger().warning("the nonce store answers again")
         return fresh
+
+    def key_of(self, key: bytes | str, expires_ms: int, now_ms: int) -> UsedKey:
+        """Return the key in one server of one that ``spend`` is given."""
+        # By this worker's clock.  By another worker's clock, which may be behind, the call is valid for longer.
+        keep_ms = max(1, expires_ms - now_ms) + APART_MS
+        return UsedKey(self._prefix + (key if isinstance(key, bytes) else key.encode()), keep_ms)
 
     def _put(self, name: bytes, keep_ms: int) -> Steps[bool]:
         """Set a key unless it exists; return whether it is new."""

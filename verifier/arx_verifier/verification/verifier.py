@@ -24,7 +24,14 @@ from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge
 from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, ask_late, end_of, readiness
 from arx_verifier.verification.grant import Grant
-from arx_verifier.verification.nonces import MemoryNonces, NonceStore, spend_call, spend_call_by_steps, spend_once
+from arx_verifier.verification.nonces import (
+    MemoryNonces,
+    NonceStore,
+    judge_call,
+    spend_call,
+    spend_call_by_steps,
+    spend_once,
+)
 from arx_verifier.verification.reasons import NO_STORE, Refused, code_of, hold_request
 from arx_verifier.verification.watch import (
     ENFORCED,
@@ -398,8 +405,9 @@ class Verifier:
             call, known, proven = self._authenticator.authenticate(token)
             if isinstance(proven, Refused):
                 return self._unproven(proven, request)
+            screened = Screened(token, call, known, proven)
         else:
-            call, known, proven = screened.call, screened.known, screened.proven
+            call, proven = screened.call, screened.proven
         # -- From here on the content is authentic. --
 
         # 4. evaluate        each caveat and limit may prohibit       SPEC 4, 6, 7, 8, 20
@@ -413,20 +421,18 @@ class Verifier:
         if refused is None:
             asked = ask(epochs, proven, waited)
             if isinstance(asked, Wait):
-                return Waiting(asked, Screened(token, call, known, proven), written)
+                return Waiting(asked, screened, written)
             refused = asked if spared is None else spared.spare(asked)
 
         if self._waits or spared is not None or (refused is None and (proven.pools or proven.once)):
-            return self._finish(Screened(token, call, known, proven), request, refused, written, spared)
+            return self._finish(screened, request, refused, written, spared)
         # 6. nonces          last, so that a refused call costs none  SPEC 8.3
         if refused is None and call is not None:
             refused = spend_call(self.nonces, call, request)
 
         # 7. journal         no record, no allow                      SPEC 12
         decision = self._record(proven, request, refused, written, call)
-        if decision.code == OK:
-            self._grant(decision, token, call, known, proven, request, None)
-        return decision
+        return self._granted(decision, screened)
 
     def _finish(
         self,
@@ -437,7 +443,7 @@ class Verifier:
         spared: SparedRefusals | None,
     ) -> Steps[Decision]:
         """Take the last steps of SPEC 11 where one may wait, in watch mode, or if there is a budget or a ``once``."""
-        token, call, known, proven = screened.token, screened.call, screened.known, screened.proven
+        call, proven = screened.call, screened.proven
         # 6. nonces, budgets last, so that a refused call costs none SPEC 8.3, 17, 6.8
         begun, drawn = time.monotonic_ns() if self._waits else 0, None
         if refused is None and (spared is None or spared.spends):
@@ -464,8 +470,7 @@ class Verifier:
 
         if drawn is not None and decision.code != OK:
             yield from steps_of(drawn.undo)
-        if decision.code == OK:
-            self._grant(decision, token, call, known, proven, request, drawn)
+        self._granted(decision, screened, drawn)
         if spared is not None:
             if decision.grant is not None:
                 decision.grant.watch = spared.watch
@@ -473,21 +478,15 @@ class Verifier:
                 decision.watch = WatchedCall.of(decision, spared.watch, self.epochs, proven, of_rules=spared.of_rules)
         return decision
 
-    def _grant(
-        self,
-        decision: Decision,
-        token: str,
-        call: PresentedCall | None,
-        known: ProvenChain | None,
-        proven: ProvenChain,
-        request: AccessRequest,
-        drawn: Drawn | None,
-    ) -> None:
-        decision.grant = Grant(
-            proven.facts, request.tool, proven.exp, self.epochs, proven, decision.boot, decision.sequence, token, drawn
-        )
-        if proven is not known:
-            self._authenticator.remember(token, call, proven, request.at)
+    def _granted(self, decision: Decision, screened: Screened, drawn: Drawn | None = None) -> Decision:
+        """Add the grant of an allowed call."""
+        if decision.code == OK:
+            token, proven, at = screened.token, screened.proven, (decision.boot, decision.sequence)
+            about = proven.facts, decision.tool, proven.exp, self.epochs, proven
+            decision.grant = Grant(*about, *at, token, drawn)
+            if proven is not screened.known:
+                self._authenticator.remember(token, screened.call, proven, decision.at)
+        return decision
 
     def _spend_all(
         self,
@@ -504,16 +503,24 @@ class Verifier:
             if spared is None:
                 return priced, None
             priced = spared.spare(priced) and None
-        refused = None if call is None else (yield from spend_call_by_steps(self.nonces, call, request))
+        # One question does both where one server keeps both.
+        used = None
+        if call is not None and priced is not None and spared is None:
+            used = self._budgets.key_beside(self.nonces, call, request)
+        refused = None
+        if call is not None and used is None:
+            refused = yield from spend_call_by_steps(self.nonces, call, request)
         if spared is not None:
             refused = spared.spare(refused)
         drawn = None
         if refused is None and priced is not None:
-            drawn = yield from self._budgets.draw(proven, priced)
+            drawn = yield from self._budgets.draw(proven, priced, used)
         if isinstance(drawn, Refused):
             if spared is None:
                 return drawn, None
             drawn = spared.spare(drawn) and None
+        if call is not None and used is not None:
+            refused = judge_call(self.nonces, call, True)  # it is new, but may be from before the server's start
         if refused is None and proven.once:
             refused = yield from spend_once(self.nonces, proven, request.at)
             if spared is not None:
