@@ -9,6 +9,7 @@ each request has a one-shot token of its own, and the verifier follows a real st
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import socket
 import statistics
@@ -33,13 +34,19 @@ KILLS: Final = 100_000  # that a service starts beside
 
 
 @contextlib.contextmanager
-def served(*guarded_by: Path) -> Iterator[tuple[int, int]]:
-    """Serve the application in a process of its own, with a service file guarded; yields its port and process id."""
+def served(*guarded_by: Path, code: Path = ROOT) -> Iterator[tuple[int, int]]:
+    """Serve the application in a process of its own, with a service file guarded; yields its port and process id.
+
+    Args:
+        guarded_by: The service file, or nothing.
+        code: The folder whose code it has.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "benchmarks.service_app", str(port), *map(str, guarded_by)]
-    process = subprocess.Popen(command, cwd=ROOT)
+    path = os.pathsep.join(map(str, (code, code / "verifier")))
+    process = subprocess.Popen(command, cwd=code, env=os.environ | {"PYTHONPATH": path})
     try:
         deadline = time.monotonic() + 60
         while True:

@@ -2,6 +2,7 @@
 """The names of what clients call: the server, and what can stand before it; and of proxies that ask a decider."""
 
 DIRECT, ARX, SHARED, TIMED = "direct", "arx gateway", "arx gateway, used calls in the store", "arx gateway, timed"
+FORMER, FORMER_SHARED = "former arx gateway", "former arx gateway, used calls in the store"
 BARE, CADDY, PROXY, FORGE = "aiohttp pass-through", "Caddy", "FastMCP's proxy", "ContextForge"
 
 NGINX, NGINX_ASKS = "nginx", "nginx, `auth_request`"

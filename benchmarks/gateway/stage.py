@@ -16,7 +16,18 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from arx_caps.embedded import EmbeddedValkey
-from benchmarks.gateway.places import ARX, BARE, CADDY, DIRECT, FORGE, PROXY, SHARED, TIMED
+from benchmarks.gateway.places import (
+    ARX,
+    BARE,
+    CADDY,
+    DIRECT,
+    FORGE,
+    FORMER,
+    FORMER_SHARED,
+    PROXY,
+    SHARED,
+    TIMED,
+)
 from tests.agent.live import LiveMint, live_mint
 from tests.servers import free_ports
 
@@ -36,6 +47,7 @@ audience = ["files"]
 allow = [{{ tool = "files.get", args = {{ order_id = "o-1", note = {{ any = true }} }} }}]
 """
 NAMES: Final = (DIRECT, ARX, SHARED, TIMED, BARE, CADDY, PROXY, FORGE)
+OF_FORMER: Final = (DIRECT, ARX, SHARED, FORMER, FORMER_SHARED)
 GATEWAY: Final = """
 [gateway]
 listen = ["127.0.0.1:{port}"]
@@ -106,26 +118,35 @@ class Stage:
         timed: The process of the gateway that times its decisions.
     """
 
-    def __init__(self, stack: contextlib.ExitStack, folder: Path, python: Mapping[str, Path]) -> None:
+    def __init__(
+        self, stack: contextlib.ExitStack, folder: Path, python: Mapping[str, Path], former: Path | None
+    ) -> None:
         self._stack, self._folder, self._clients = stack, folder, 0
-        self._ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
+        names = NAMES if former is None else OF_FORMER
+        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.places = {name: Place(f"http://127.0.0.1:{port}/mcp") for name, port in self._ports.items()}
-        for name in (ARX, SHARED, TIMED):
-            self.places[name] = Place(f"http://127.0.0.1:{self._ports[name]}/files")
+        for name in (ARX, SHARED, TIMED, FORMER, FORMER_SHARED):
+            if name in names:
+                self.places[name] = Place(f"http://127.0.0.1:{self._ports[name]}/files")
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
         self._environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
         self._live = self._mint()
         script = str(ROOT / "benchmarks" / "gateway" / "fastmcp_server.py")
         url = self.places[DIRECT].url
         self._run(DIRECT, python["fastmcp"], script, str(self._ports[DIRECT]))
+        command = (sys.executable, "-m", "arx_caps.cli", "gateway")
+        self.gateway = self._run(ARX, *command, self._file(ARX))
+        self._run(SHARED, *command, self._file(SHARED))
+        if former is not None:
+            code = os.pathsep.join(map(str, (former, former / "verifier")))
+            for name in (FORMER, FORMER_SHARED):
+                self._run(name, *command, self._file(name), cwd=former, PYTHONPATH=code)
+            return
         self._run(PROXY, python["fastmcp"], script, str(self._ports[PROXY]), url)
         self._run(BARE, sys.executable, "-m", "benchmarks.gateway.bare_proxy", str(self._ports[BARE]), url)
         addresses = [f"127.0.0.1:{self._ports[name]}" for name in (CADDY, DIRECT)]
         words = ["reverse-proxy", "--from", f"http://{addresses[0]}", "--to", addresses[1], "--change-host-header"]
         self._run(CADDY, python["fastmcp"].with_name("caddy"), *words)
-        command = (sys.executable, "-m", "arx_caps.cli", "gateway")
-        self.gateway = self._run(ARX, *command, self._file(ARX))
-        self._run(SHARED, *command, self._file(SHARED))
         self.timed = self._run(TIMED, sys.executable, "-m", "benchmarks.gateway.timed_gateway", self._file(TIMED))
         if "contextforge" in python:
             self._forge(python["contextforge"])
@@ -143,7 +164,7 @@ class Stage:
         """Return a gateway's file; each gateway has a journal of its own."""
         port = self._ports[name]
         service = self._live.service_file("files")
-        if name != SHARED:
+        if name not in (SHARED, FORMER_SHARED):
             del service["nonces"]  # as for the one process of an audience
         service["journal"] = str(self._folder / f"journal-{port}")
         path = self._folder / f"{port}.json"
@@ -153,7 +174,7 @@ class Stage:
         file.write_text(GATEWAY.format(port=port, service=path, url=self.places[DIRECT].url))
         return str(file)
 
-    def _run(self, name: str, *words: str | Path, **environment: str) -> subprocess.Popen[bytes]:
+    def _run(self, name: str, *words: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.Popen[bytes]:
         """Run a server until the end, and wait until it listens.
 
         Raises:
@@ -163,7 +184,7 @@ class Stage:
         log = self._stack.enter_context(path.open("wb"))
         out = subprocess.PIPE if name == TIMED else log
         process = subprocess.Popen(
-            words, cwd=ROOT, env=self._environment | environment, stdin=subprocess.PIPE, stdout=out, stderr=log
+            words, cwd=cwd, env=self._environment | environment, stdin=subprocess.PIPE, stdout=out, stderr=log
         )
         self._stack.callback(_end, process)
         until = time.monotonic() + START_S
@@ -223,16 +244,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def stage(folder: Path, python: Mapping[str, Path]) -> Iterator[Stage]:
+def stage(folder: Path, python: Mapping[str, Path], former: Path | None = None) -> Iterator[Stage]:
     """Run everything.
 
     Args:
         folder: For its files.
         python: The interpreter of the environment of FastMCP and Caddy, and of ContextForge, by name; without the
             second, ContextForge is left out.
+        former: A former version of this code: then its gateways run beside this one's, and nothing else.
     """
     with contextlib.ExitStack() as stack:
-        yield Stage(stack, folder, python)
+        yield Stage(stack, folder, python, former)
 
 
 def memory(pid: int) -> int:
