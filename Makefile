@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse wheels release vulnerabilities workflows try-release check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse failovers wheels release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -124,6 +124,9 @@ deciders: $(READY)  ## nginx and Caddy that ask a decider of the gateway, with t
 
 rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost, under load; takes nginx, faketime and Redis
 	$(BIN)/python -m tests.faults.rehearsal $(ARGS)
+
+failovers: $(READY)  ## a cluster of used calls and budgets fails over twenty times under load; cuts take root; ARGS="--server redis-server"
+	$(BIN)/python -m tests.topologies.failovers $(ARGS)
 
 docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

@@ -55,7 +55,11 @@ class Ledger:
         """Return what the doctor says of the ledger, by the name of the check."""
         ran = arx("doctor", "--realm-dir", self.folder, "--json", env={"ARX_LEDGER_PASSWORD": password})
         found = {each["name"]: each for each in ran.json["checks"] if each["name"].startswith("ledger")}
-        assert all(bool(each["mend"]) is not each["ok"] for each in found.values() if each["ok"] is not None)
+        extra = {"ledger replication"}  # has how a cluster can be more available, also if it is in order
+        strict = [
+            each for name, each in found.items() if each["ok"] is not None and (not each["ok"] or name not in extra)
+        ]
+        assert all(bool(each["mend"]) is not each["ok"] for each in strict)
         return found
 
     def bad(self, password: str = PASSWORD) -> dict[str, tuple[str, str]]:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_cluster import UnconfirmedError as UnconfirmedError
     from arx_verifier.revocation.store_cluster import bucket_of as bucket_of
     from arx_verifier.revocation.store_cluster import open_store as open_store
+    from arx_verifier.revocation.store_cluster import slot_of as slot_of
     from arx_verifier.revocation.store_link import MAX_ANSWER as MAX_ANSWER
     from arx_verifier.revocation.store_link import OK as OK
     from arx_verifier.revocation.store_link import REGRESSED as REGRESSED
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_url import Address as Address
     from arx_verifier.revocation.store_url import CertificateError as CertificateError
     from arx_verifier.revocation.store_url import FinderLoginError as FinderLoginError
+    from arx_verifier.revocation.store_url import FoundShard as FoundShard
     from arx_verifier.revocation.store_url import PasswordFileError as PasswordFileError
     from arx_verifier.revocation.store_url import is_cluster as is_cluster
     from arx_verifier.revocation.store_url import keeps_nonces as keeps_nonces

@@ -66,7 +66,8 @@ def bucket_of(key: bytes) -> str:
 
 
 @cache
-def _slot_of(tag: str) -> int:
+def slot_of(tag: str) -> int:
+    """Return the slot of a hash tag."""
     return binascii.crc_hqx(tag.encode(), 0) % SLOTS
 
 
@@ -188,7 +189,7 @@ class StoreCluster:
         return client
 
     def _find(self, tag: str, shards: list[FoundShard]) -> FoundShard:
-        slot = _slot_of(tag)
+        slot = slot_of(tag)
         for shard in shards:
             if shard.first <= slot <= shard.last:
                 return shard

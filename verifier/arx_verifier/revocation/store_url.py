@@ -91,14 +91,19 @@ class FoundShard(NamedTuple):
         last: The last slot.
         host: Its host.
         port: Its port.
-        replicas: How many replicas it has, without those that the cluster holds for failed.
+        replica_places: Host and port of its replicas, without those that the cluster holds for failed.
     """
 
     first: int
     last: int
     host: str
     port: int
-    replicas: int
+    replica_places: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas it has, without those that the cluster holds for failed."""
+        return len(self.replica_places)
 
 
 # The primary is looked up before each connection.  That server is not trusted yet: it must still answer a probe, which
@@ -411,10 +416,11 @@ def _ask_node(connection: Any, asked: str, slot: int) -> FoundServer:
 def _ask_shards(connection: Any, asked: str) -> list[FoundShard]:
     connection.send_command("CLUSTER", "SLOTS", check_health=False)
     found = []
-    for first, last, owner, *replicas in connection.read_response():
-        if owner[0] == b"?":
-            raise ValueError("it does not know the owner's address")
-        found.append(FoundShard(first, last, owner[0].decode() if owner[0] else asked, int(owner[1]), len(replicas)))
+    for first, last, *nodes in connection.read_response():
+        if any(node[0] == b"?" for node in nodes):
+            raise ValueError("it does not know the address of a node")
+        places = [(node[0].decode() if node[0] else asked, int(node[1])) for node in nodes]
+        found.append(FoundShard(first, last, *places[0], tuple(places[1:])))
     return found
 
 

@@ -16,6 +16,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import Place, all_options, password_in
 from arx_caps.cli.commands.doctor.certificates import check_certificates
 from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.cluster import check_cluster
 from arx_caps.cli.commands.doctor.database import check_database
 from arx_caps.cli.commands.doctor.ledger import check_ledger
 from arx_caps.cli.commands.doctor.login import check_login
@@ -98,6 +99,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield _policy(realm)
     yield from check_store(place.given_store, realm)
     yield from check_ledger(realm, own=realm.runs_ledger and place.given_store is None)
+    yield from check_cluster(realm)
     yield from check_database(realm)
     issuer = place.issuer or realm.issuer
     yield from check_mints(issuer, realm)

@@ -19,7 +19,7 @@ from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
-from arx_verifier.revocation import Address, find_password, open_client, refused_login, without_login
+from arx_verifier.revocation import Address, find_password, is_cluster, open_client, refused_login, without_login
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000
@@ -46,6 +46,7 @@ PROBES: Final[Mapping[str, tuple[str, ...]]] = {
     "zrevrange": ("a", "0"),
     "zscan": ("0",),
 }
+IN_CLUSTER: Final[Mapping[str, tuple[str, ...]]] = {"wait": ("a", "a"), "asking": ()}
 FUNCTIONS: Final = ("arx2_take", "arx2_settle", "arx2_undo", "arx2_top_up", "arx2_ledger")
 
 
@@ -65,6 +66,8 @@ def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
             )
         return
     yield from _services(realm, url)
+    if is_cluster(url):
+        return  # cluster.py checks it
     try:
         password = find_password("ARX_LEDGER_PASSWORD")
     except SettingsError as error:
@@ -89,12 +92,12 @@ def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
             yield Check("ledger", False, found, mend)
             return
         yield _reachable(realm, url, info)
-        yield Check("ledger rights", True, "only this user can open the socket") if own else _rights(client, realm)
-        yield _eviction(info)
-        yield _persistence(client, info)
+        yield Check("ledger rights", True, "only this user can open the socket") if own else check_rights(client, realm)
+        yield check_eviction(info)
+        yield check_persistence(client, info)
         yield _primary(info)
         try:
-            yield _history(client, realm, info, at[0] * 1000 + at[1] // 1000)
+            yield check_history(client, realm, info, at[0] * 1000 + at[1] // 1000)
         except (redis.RedisError, OSError) as error:
             yield Check("ledger history", None, f"it could not be read ({type(error).__name__})", ROLE)
 
@@ -130,13 +133,21 @@ def _reachable(realm: Realm, url: str, info: Mapping[str, Any]) -> Check:
     return Check("ledger", True, "answers")
 
 
-def _rights(client: Any, realm: Realm) -> Check:
-    """Check that the user has the rights of the role, and no others."""
-    key, missing = f"arx:budget:{{{realm.name}}}:doctor", []
-    for command, rest in PROBES.items():
-        if not _permitted(client, command, key, *rest):
+def check_rights(client: Any, realm: Realm, bucket: str = "") -> Check:
+    """Check that the user has the rights of the role, and no others.
+
+    Args:
+        client: The server.
+        realm: The realm.
+        bucket: A bucket that it keeps of a cluster; empty for a ledger that is one server.
+    """
+    key, missing = f"{keys_of(realm, bucket)}doctor", []
+    probes = {**PROBES, **(IN_CLUSTER if bucket else {})}
+    for command, rest in probes.items():
+        if not _permitted(client, command, *([] if command in IN_CLUSTER else [key]), *rest):
             missing.append(command)
-    missing += [name for name in FUNCTIONS if not _permitted(client, "fcall", name, "0")]
+    functions = (*FUNCTIONS, *(["arx3_spend"] if bucket else []))
+    missing += [name for name in functions if not _permitted(client, "fcall", name, "0")]
     if not _permitted(client, "function", "load", "no library"):
         missing.append("function|load")
     if missing:
@@ -146,7 +157,7 @@ def _rights(client: Any, realm: Realm) -> Check:
         user = client.acl_getuser(client.acl_whoami())
     except redis.RedisError:
         return Check("ledger rights", True, "its user has those of the role, and may not ask for more")
-    wide = acl.exceeds_ledger(user, realm.name)
+    wide = acl.exceeds_ledger(user, realm.name, cluster=bool(bucket))
     found = "its user may do more than the role ledger needs" if wide else "its user has those of the role"
     return Check("ledger rights", not wide, found, ROLE if wide else "")
 
@@ -161,14 +172,21 @@ def _permitted(client: Any, *words: str) -> bool:
     return True
 
 
-def _eviction(info: Mapping[str, Any]) -> Check:
+def keys_of(realm: Realm, bucket: str) -> str:
+    """Return the beginning of the keys of a bucket; empty for a ledger that is one server."""
+    return f"arx:budget:{{{realm.name}.{bucket}}}:" if bucket else f"arx:budget:{{{realm.name}}}:"
+
+
+def check_eviction(info: Mapping[str, Any]) -> Check:
+    """Check that a server evicts nothing, given its INFO."""
     policy = info.get("maxmemory_policy")
     mend = "" if policy == "noeviction" else "run CONFIG SET maxmemory-policy noeviction, and set it in its file"
     found = "noeviction" if not mend else f"{policy}: it may evict pools, so every call with a budget is refused"
     return Check("ledger eviction", not mend, found, mend)
 
 
-def _persistence(client: Any, info: Mapping[str, Any]) -> Check:
+def check_persistence(client: Any, info: Mapping[str, Any]) -> Check:
+    """Check the append-only file of a server, given its INFO."""
     name = "ledger persistence"
     if str(info.get("aof_enabled")) != "1":
         found = "no append-only file: a restart exhausts all open pools, and forgets top-ups"
@@ -197,10 +215,19 @@ def _primary(info: Mapping[str, Any]) -> Check:
     return Check(name, True, f"{replicas} replicas" if replicas else "one server without replicas")
 
 
-def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Check:
-    """Find pools that a restart or a failover has exhausted, and a clock that was set back.  SPEC 17.5."""
-    name, begin = "ledger history", f"arx:budget:{{{realm.name}}}:"
-    run, since, seen, number, whole = client.hmget(f"{begin}h", "run", "since", "seen", "number", "whole")
+def check_history(client: Any, realm: Realm, info: Mapping[str, Any], at: int, bucket: str = "") -> Check:
+    """Find pools that a restart or a failover has exhausted, and a clock that was set back.  SPEC 17.5, 17.7.
+
+    Args:
+        client: The server.
+        realm: The realm.
+        info: Its INFO.
+        at: Its clock, ms since the Unix epoch.
+        bucket: A bucket that it keeps of a cluster; empty for a ledger that is one server.
+    """
+    name, begin = "ledger history", keys_of(realm, bucket)
+    header = client.hmget(f"{begin}{'w' if bucket else 'h'}", "run", "since", "seen", "number", "whole", "replid")
+    run, since, seen, number, whole, replid = header
     away = abs(at - now_ms())
     if away > MAX_CLOCK_MS:
         return Check(name, False, f"its clock is {away} ms away", f"{CLOCKS} by NTP")
@@ -209,13 +236,14 @@ def _history(client: Any, realm: Realm, info: Mapping[str, Any], at: int) -> Che
         return Check(name, False, found, f"{CLOCKS} by NTP, then run `arx redis begin-ledger`")
     if since is None:
         return Check(name, True, "no call has used it yet")
-    if str(run).partition(":")[0] != info.get("run_id"):
+    goes_on = bucket and replid == info.get("master_replid2")  # a replica that took over
+    if str(run).partition(":")[0] != info.get("run_id") and not goes_on:
         found = (
             "the server was restarted or replaced since the last call: the next one exhausts all pools that are open"
         )
         return Check(name, False, found, TOP_UP)
     # The newest beginning that the mint noted.
-    noted, kept = ask_database(realm, lambda db: db.ledger.beginning()) or "", int(number or 0)
+    noted, kept = ask_database(realm, lambda db: db.ledger.beginning(bucket)) or "", int(number or 0)
     if number_of(noted) > kept or (number_of(noted) == kept > 0 and noted != f"{number} {run}"):
         found = (
             "the mint has seen a later beginning (failover and back): the next call exhausts all pools that are open"
