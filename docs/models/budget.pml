@@ -17,6 +17,8 @@
      BACK      two servers with data of their own take turns, without a new process: failover and back.  The mint,
                which remembers the newest beginning, looks while the server that is back still waits
      ALL_SAW   instead of that look, each verifier has seen the beginning of a server before the next turn
+     SHARD     the pool is in a bucket of a cluster: an answer is given once the replica of its shard has what changed, and
+               the replica takes over at any moment and goes on
      SEAL      with CRASH: a process can seal its data, and notes the seal in the memory of the machine.  The next one
                has what was on the disk, then or at any time before, and takes the note: with its seal nothing is lost */
 
@@ -46,6 +48,30 @@ byte period;                    /* of the counters */
 short d_c, d_r, d_l;
 byte d_period;
 byte d_held[OPS];
+
+#ifdef SHARD
+/* What the replica has: what the ledger had at some moment. */
+short b_c, b_r, b_l;
+byte b_period;
+byte b_held[OPS];
+#ifdef MUTATION_A_POOL_IN_TWO_BUCKETS
+byte c_elsewhere;
+#endif
+#ifdef REACH_DRAWN_AFTER_A_TAKE_OVER
+bit taken_over;
+#endif
+
+inline replicate()
+{
+  b_c = c; b_r = r; b_l = l; b_period = period;
+  number = 0;
+  do
+  :: number < OPS -> b_held[number] = held[number]; number++
+  :: else -> break
+  od;
+  number = 0
+}
+#endif
 
 #ifdef SEAL
 #ifndef SEALS
@@ -189,6 +215,24 @@ inline begin_period()
 
 inline reply(outcome, granted)
 {
+#ifdef SHARD
+#ifdef MUTATION_ANSWERED_BEFORE_THE_REPLICA_HAS_IT
+  if
+  :: tell(outcome, granted)
+  fi
+#else
+  if
+  :: replicate(); tell(outcome, granted)
+  :: skip                       /* the replica has not confirmed: this is no answer */
+  fi
+#endif
+#else
+  tell(outcome, granted)
+#endif
+}
+
+inline tell(outcome, granted)
+{
   if
   :: waits[who] == tag -> answers[who]!outcome, granted, LENGTH - phase, period
   :: else                       /* the caller has given up, or is gone */
@@ -229,6 +273,13 @@ active proctype Ledger()
        :: kind == DRAW && old_answers ->
           if
           :: old_c + amount <= MAX -> old_c = old_c + amount; reply(GRANTED, amount)
+          :: else -> reply(SHORT, 0)
+          fi
+#endif
+#ifdef MUTATION_A_POOL_IN_TWO_BUCKETS
+       :: kind == DRAW && who == 1 -> /* another bucket has a pool of this name */
+          if
+          :: c_elsewhere + amount <= MAX -> c_elsewhere = c_elsewhere + amount; reply(GRANTED, amount)
           :: else -> reply(SHORT, 0)
           fi
 #endif
@@ -342,6 +393,20 @@ active proctype Ledger()
 #ifdef FAILOVER
   :: old_answers -> old_answers = 0
 #endif
+#ifdef SHARD
+  :: d_step { replicate() }
+  :: d_step {                   /* the replica takes over */
+       c = b_c; r = b_r; l = b_l; period = b_period;
+       do
+       :: number < OPS -> held[number] = b_held[number]; number++
+       :: else -> break
+       od;
+#ifdef REACH_DRAWN_AFTER_A_TAKE_OVER
+       taken_over = 1;
+#endif
+       number = 0
+     }
+#endif
 #ifdef TOP_UP
   :: atomic {                   /* it begins with what the operator adds, and nothing else */
        lost && !topped_up -> lost = 0; topped_up = 1; c = 0; r = 0; l = 0;
@@ -424,6 +489,9 @@ inline spend(cost)              /* a cost counts in the period in which the ledg
 {
 #ifdef REACH_DRAWN_AFTER_AN_END
   assert(!reopened);
+#endif
+#ifdef REACH_DRAWN_AFTER_A_TAKE_OVER
+  assert(!taken_over);
 #endif
   if
   :: when == current -> spent = spent + cost

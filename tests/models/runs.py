@@ -64,6 +64,7 @@ FAILOVER: Final = {"FAILOVER": "", **DRAWS}
 EMPTY: Final = {"EMPTY": "", "CLOCK_BACK": "", **DRAWS}
 BACK: Final = {"BACK": "", **DRAWS}
 SEAL: Final = {"SEAL": "", **CRASH}
+SHARD: Final = {"SHARD": "", **DRAWS}
 CONFIRM: Final = {"CONFIRM": "", "LEASE": "1", "RELAYS": "1"}
 
 # A mistake, by its name in the simulator: model, parts and constants, and the property that it breaks.
@@ -116,6 +117,8 @@ BUDGET_MISTAKES: Final = {
     "a note is used twice": ("budget", SEAL, OVER),
     "a note names no seal": ("budget", SEAL, OVER),
     "drawn after the seal": ("budget", SEAL, OVER),
+    "answered before the replica has it": ("budget", SHARD, OVER),
+    "a pool in two buckets": ("budget", SHARD, OVER),
 }
 
 RUNS: Final = (
@@ -149,6 +152,10 @@ RUNS: Final = (
     Run("budget", "a clean end", SEAL),
     Run("budget", "reservations and a clean end", {"RESERVE": "", "SEAL": "", "CRASH": "", **ALONE}),
     Run("budget", "slices and a clean end", {"LEASED": "", "SEAL": "", "CRASH": "", **ALONE}),
+    Run("budget", "a shard that fails over", SHARD),
+    Run("budget", "reservations and a shard that fails over", {"RESERVE": "", "SHARD": "", **ALONE}),
+    Run("budget", "slices and a shard that fails over", {"LEASED": "", "SHARD": "", **ALONE}),
+    Run("budget", "a shard that fails over and starts again", {"CRASH": "", **SHARD}),
     # That these states are reached shows that the runs above are not empty.
     Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
     Run("kill", "a confirmation is reached", {"CONFIRM": "", **KILL, "REACH_CONFIRMED": ""}, "!(confirmed)"),
@@ -160,6 +167,12 @@ RUNS: Final = (
     Run("budget", "a pool that is spent whole is reached", {**DRAWS, "REACH_ALL_SPENT": ""}, "spent<("),
     Run("budget", "a pool that is spent whole by slices is reached", {**LEASED, "REACH_ALL_SPENT": ""}, "spent<("),
     Run("budget", "a draw after a clean end is reached", {**SEAL, "REACH_DRAWN_AFTER_AN_END": ""}, "!(reopened)"),
+    Run(
+        "budget",
+        "a draw after a shard failed over is reached",
+        {**SHARD, "REACH_DRAWN_AFTER_A_TAKE_OVER": ""},
+        "!(taken",
+    ),
     Run("relay", "unattested server answers", {**RELAY_MOVED, switch("unattested server answers"): ""}, LATE),
     *(
         Run(model, name, {**macros, switch(name): ""}, breaks)
