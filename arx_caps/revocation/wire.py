@@ -18,6 +18,7 @@ from arx_verifier.revocation import (
     FinderLoginError,
     HistoryPlace,
     PasswordFileError,
+    read_limited,
     read_watching,
     show_until,
 )
@@ -232,6 +233,7 @@ class VerifierSeen(NamedTuple):
         behind: Number of verifiers behind a relay; None for a verifier.
         watches_until: Until when it lets calls go on that it would refuse, ms since the Unix epoch; None if it
             enforces.
+        limits: The digests of the limits that it applies; None for none, and behind a relay.
     """
 
     id: str
@@ -239,6 +241,7 @@ class VerifierSeen(NamedTuple):
     applied: int
     behind: int | None = None
     watches_until: int | None = None
+    limits: str | None = None
 
 
 def state_of(age_ms: int, lease_ms: int) -> VerifierState:
@@ -379,7 +382,8 @@ def read_verifiers(reply: Any) -> Iterator[VerifierSeen]:
     for raw, last, applied in reply[3]:
         name, until_ms = read_watching(text(raw))
         behind = crowds[text(raw)].verifiers if text(raw) in crowds else None
-        yield VerifierSeen(name, now - int(last), int(applied), behind, until_ms if (until_ms or 0) > now else None)
+        watches = until_ms if (until_ms or 0) > now else None
+        yield VerifierSeen(name, now - int(last), int(applied), behind, watches, read_limited(text(raw)))
     for member in (member for crowd in crowds.values() for member in crowd.late):
         name, until_ms = read_watching(member.name)
         if until_ms is not None and until_ms > now:

@@ -15,6 +15,7 @@ from arx_caps.revocation import RevocationStore
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.follower_core import PROBE_MS
 from tests.servers import FAST_LEASE_MS, VerifierProcess, child, until
+from tests.support import verifier
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.3")]
 
@@ -123,6 +124,24 @@ def test_a_verifier_that_watches_is_never_counted_as_confirmed(follow: Start, fa
     until(lambda: not fast_store.unacked(0, int(time.time() * 1000) - FAST_LEASE_MS).watching)
     report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
     assert (report.status, report.watching, report.confirmed) == ("confirmed", (), 2)
+
+
+@pytest.mark.spec("20.1")
+def test_the_registry_shows_the_limits_of_a_service(follow: Start, fast_store: RevocationStore) -> None:
+    """Those of the verifier and of its guards, with a watch too; reports name the verifier without them."""
+    limited = follow("orders-1-abcdef")
+    made = {"epochs": limited, "limits": {"net": ["10.0.0.0/8"]}}
+    first = verifier(**made)
+    assert verifier(**made).limits[0].digest == first.limits[0].digest
+    wanted = first.limits[0].digest
+    until(lambda: ("orders-1-abcdef", wanted) in {(seen.id, seen.limits) for seen in fast_store.verifiers()})
+    second = first.within({"hours": ["08:00-18:00"]})
+    both = f"{wanted}+{second.limits[1].digest}"
+    limited.watch_until_ms = time.time_ns() // 1_000_000 + 60_000
+    until(lambda: any(seen.limits == both and seen.watches_until is not None for seen in fast_store.verifiers()))
+    old_registry(fast_store)
+    report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
+    assert {name.partition(",")[0] for name in (*report.watching, *report.unreachable)} == {"orders-1-abcdef"}
 
 
 def test_who_has_left_is_not_waited_for(follow: Start, fast_store: RevocationStore) -> None:

@@ -41,6 +41,8 @@ def list_verifiers(console: Console, place: Place, every: bool) -> None:
     A verifier that watches lets calls go on that it would refuse, and never confirms a kill; it is listed with the end
     of its watch, also behind a relay.
 
+    One that applies limits of its service is listed with their digest, but not behind a relay.
+
     A service is "never seen" if the store knows no verifier of it: none has run within 10 minutes, or it is behind a
     relay.  The mint lists the services, so this part needs the mint and an operator's key.
     """
@@ -81,6 +83,7 @@ def _row(seen: VerifierSeen, header: Header) -> dict[str, Any]:
         "behind": max(0, header.seq - seen.applied),
         "relay_of": seen.behind,
         "watches_until": seen.watches_until,
+        "limits": seen.limits,
     }
 
 
@@ -102,8 +105,9 @@ def _services(place: Place) -> tuple[list[str] | None, str | None]:
 
 
 def _state(verifier: dict[str, Any]) -> str:
-    until = verifier["watches_until"]
-    return str(verifier["state"]) if until is None else f"{verifier['state']}, watching until {show_time(until)}"
+    until, limits = verifier["watches_until"], verifier["limits"]
+    watching = "" if until is None else f", watching until {show_time(until)}"
+    return f"{verifier['state']}{watching}" + ("" if limits is None else f", limits {limits}")
 
 
 def _name(verifier: dict[str, Any]) -> str:

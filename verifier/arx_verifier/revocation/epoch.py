@@ -30,6 +30,7 @@ SKEW_MS: Final = 30_000  # beyond it the view is fenced
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 boot_clock: Final[Callable[[], int]] = functools.partial(time.clock_gettime_ns, _CLOCK)
 WATCHES: Final = "~watch-"  # in a name of the registry: after it, until when that process watches, s.  SPEC 12.7
+LIMITS: Final = "~limits-"  # before that: the digests of the limits that it applies.  SPEC 20.1
 
 
 class EpochRefusal(NamedTuple):
@@ -141,6 +142,25 @@ class Retention:
                 del kills[target]
 
 
+def limited_name(verifier_id: str, digests: Sequence[str]) -> str:
+    """Return the name of a verifier that applies limits of its service, in the registry.  SPEC 20.1.
+
+    Args:
+        verifier_id: Its id.
+        digests: The digest of each of its limits.
+    """
+    return f"{verifier_id}{LIMITS}{'+'.join(digests)}" if digests else verifier_id
+
+
+def read_limited(name: str) -> str | None:
+    """Return the digests of the limits that a verifier applies, as its name in the registry has them, or None.
+
+    Args:
+        name: Its name in the registry.
+    """
+    return name.rpartition(WATCHES)[0].partition(LIMITS)[2] or name.partition(LIMITS)[2] or None
+
+
 def watching_name(verifier_id: str, until_ms: int) -> str:
     """Return the name of a verifier that watches, in the registry.
 
@@ -159,8 +179,8 @@ def read_watching(name: str) -> tuple[str, int | None]:
     """
     verifier_id, mark, until_s = name.rpartition(WATCHES)
     if not mark or not until_s.isdecimal() or len(until_s) > 12:
-        return name, None
-    return verifier_id, int(until_s) * 1000
+        return name.partition(LIMITS)[0], None
+    return verifier_id.partition(LIMITS)[0], int(until_s) * 1000
 
 
 def show_until(until_ms: int) -> str:
@@ -179,9 +199,11 @@ class Epochs(Protocol):
 
     Attributes:
         watch_until_ms: Until when a guard of this process watches, ms since the Unix epoch; 0 if none does.  SPEC 12.7
+        limits: The digest of each of the service's limits that a verifier of this process applies.  SPEC 20.1
     """
 
     watch_until_ms: int
+    limits: tuple[str, ...]
 
     def check(
         self, incarnation: str | None, born: int, targets: Sequence[str], sent_after: int = 0
@@ -265,6 +287,7 @@ class EpochTable:
     """
 
     watch_until_ms = 0
+    limits: tuple[str, ...] = ()
 
     def __init__(self, *, boot: Callable[[], int] = boot_clock, wall: Callable[[], int] = time.time_ns) -> None:
         self._boot, self._wall = boot, wall

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_realm
-from arx_verifier.revocation.epoch import EpochRefusal, EpochState, watching_name
+from arx_verifier.revocation.epoch import EpochRefusal, EpochState, limited_name, watching_name
 from arx_verifier.revocation.follower_core import MS, PROBES, Following, StoreQuestion
 from arx_verifier.revocation.password import Password
 from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
@@ -279,10 +279,11 @@ class Follower(Following):
         link.leave(self._name())
 
     def _name(self) -> str:
-        """Return the name in the registry, which shows a watch."""
+        """Return the name in the registry, which shows limits and a watch."""
         # Under the former name the store waits for it for at most one lease more.
         until_ms = self.watch_until_ms
-        return watching_name(self.verifier_id, until_ms) if until_ms > self._wall() // MS else self.verifier_id
+        name = limited_name(self.verifier_id, self.limits)
+        return watching_name(name, until_ms) if until_ms > self._wall() // MS else name
 
 
 def _settle(waiter: _Waiter, value: bool) -> None:

@@ -146,7 +146,7 @@ class Verifier:
         self.waits = self._waits or (ledger is not None and ledger.waits)
         self._prefix = call_proof.digest_prefix(audience)
         self._authenticator = Authenticator(audience, keys, cache_bytes)
-        self.limits = () if limits is None else _compiled(limits)
+        self.limits = () if limits is None else _compiled(limits, epochs)
         self._watch: Watch | None = None
 
     def watching(self, watch: Watch) -> Self:
@@ -186,7 +186,7 @@ class Verifier:
         from copy import copy  # imported on use, as few verifiers are limited
 
         limited = copy(self)
-        limited.limits = (*self.limits, *_compiled(limits))
+        limited.limits = (*self.limits, *_compiled(limits, self.epochs))
         return limited
 
     def could_allow(self, screened: Screened, tool: str, known: Mapping[str, Any]) -> bool:
@@ -619,7 +619,11 @@ class Verifier:
         return f"<Verifier for {self.audience}>"
 
 
-def _compiled(source: "LimitsSource") -> "tuple[ServiceLimits, ...]":
+def _compiled(source: "LimitsSource", epochs: Epochs) -> "tuple[ServiceLimits, ...]":
+    """Return limits; the epoch view shows their digest in the registry."""
     from arx_verifier.verification.service_limits import read_limits  # imported on use: few services have limits
 
-    return (read_limits(source),)
+    limits = read_limits(source)
+    if limits.digest and limits.digest not in epochs.limits:
+        epochs.limits = (*epochs.limits, limits.digest)
+    return (limits,)
