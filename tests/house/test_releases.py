@@ -39,3 +39,17 @@ def test_the_changelog_has_the_same_releases() -> None:
     # The commit of a release comes before the one that names it: then alone the changelog has one more.
     assert dated in (releases, [*dated[:1], *releases])
     assert SECTIONS[len(SECTIONS) - len(dated) :] == dated
+
+
+def test_the_section_of_a_release_stays_as_it_was() -> None:
+    """
+    A change after the commit of a release is in the section above it: move an entry that is not.
+    """
+
+    def section(text: str, title: str) -> str:
+        return text.partition(f"\n{title}\n")[2].partition("\n## ")[0].rstrip()
+
+    now = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for release in FILE.get("release", []):
+        title = f"## {release['version']}, {release['date']}"
+        assert section(now, title) == section(git("show", f"{release['commit']}:CHANGELOG.md"), title)
