@@ -63,7 +63,7 @@ def test_several_servers_share_login_and_tls() -> None:
     assert finder._settings == {"username": None, "password": "hunter3", "ssl_ca_certs": "/ca"}
     cluster = Address("redis+cluster://u@[::1]:7000,two", "hunter4", "acme").connection(1.0)
     assert cluster._finder._hosts == [("::1", 7000), ("two", 6379)]
-    assert cluster._finder._settings == {"username": "u", "password": "hunter4"}
+    assert cluster._finder._settings == {"username": "u", "password": "hunter4", "credential_provider": None}
     assert "hunter" not in repr(sentinels)
     assert sentinels.fails_over
     assert not Address("redis://store").fails_over
