@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse failovers wheels release vulnerabilities workflows try-release check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse failovers wheels image release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -133,6 +133,9 @@ docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fa
 
 wheels: $(RELEASE)/.ready  ## the wheels and sources of a release in dist, twice and compared, checked; ARGS=--short for this machine, once
 	@$(RELEASE)/bin/python deploy/wheels.py $(ARGS)
+
+image: $(RELEASE)/.ready  ## the container image in dist, twice and compared, checked; takes root, mmdebstrap and buildah; ARGS=--short once, on the kept base
+	@$(RELEASE)/bin/python deploy/image.py $(ARGS)
 
 release: $(RELEASE)/.ready  ## a release, from the commit of its VERSION, twice and compared, signed, recorded; ARGS=--short for a try
 	@$(RELEASE)/bin/python deploy/release.py $(VERSION) $(ARGS)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from zstandard import ZstdDecompressor
+
 SOURCES: Final = {"arx-verifier": "verifier", "arx-caps": "."}  # distributions, with their folders
 EXTRAS: Final = {"arx-verifier": (), "arx-caps": ("all", "grpc")}
 STATUS: Final = "var/lib/dpkg/status"
@@ -102,7 +104,7 @@ def write_licences(version: str, made: Path, python: Path) -> None:
 
 
 def open_image(file: Path) -> tuple[str, list[bytes]]:
-    """Return the digest of the image in an OCI archive, and its layers."""
+    """Return the digest of the image in an OCI archive, and its layers, unpacked."""
     with tarfile.open(file) as archive:
         members = {member.name.removeprefix("./"): member for member in archive.getmembers()}
 
@@ -112,7 +114,8 @@ def open_image(file: Path) -> tuple[str, list[bytes]]:
 
         [entry] = json.loads(read("index.json"))["manifests"]
         layers = json.loads(read("blobs/" + entry["digest"].replace(":", "/")))["layers"]
-        return entry["digest"], [read("blobs/" + layer["digest"].replace(":", "/")) for layer in layers]
+        packed = [read("blobs/" + layer["digest"].replace(":", "/")) for layer in layers]
+        return entry["digest"], [ZstdDecompressor().stream_reader(layer).read() for layer in packed]
 
 
 def packages_of(layers: list[bytes]) -> Iterator[dict[str, str]]:

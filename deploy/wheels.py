@@ -39,7 +39,7 @@ def run(*command: str | Path, folder: Path, **environment: str) -> None:
         umask=0o022,  # auditwheel writes the modes of folders into a wheel
     )
     if done.returncode:
-        sys.exit(f"wheels: {' '.join(map(str, command))} failed\n{done.stdout}{done.stderr}")
+        sys.exit(f"{Path(sys.argv[0]).stem}: {' '.join(map(str, command))} failed\n{done.stdout}{done.stderr}")
 
 
 def git(*words: str) -> str:
