@@ -12,6 +12,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.identity.console_session import begin_by_login
 from arx_caps.revocation import RevocationStore
 from arx_verifier.clock import now_ms
+from arx_verifier.revocation.follower import Follower
 from tests.console.harness import Browser, link_of, operator_with, sign_in
 from tests.mint.harness import AGENT, Harness
 from tests.servers import until
@@ -65,6 +66,32 @@ def test_a_kill_is_previewed_made_and_recorded(live: Harness) -> None:
     assert f'href="/console/agents?under={quote(AGENT, safe="")}"' in frozen
     assert f'href="/console/kills/{event["seq"]}"' in frozen
     assert f'href="/console/thaw?target=agent%3A{AGENT}"' in frozen
+
+
+@pytest.mark.spec("12.7")
+def test_a_process_that_watches_is_named(live: Harness, valkey: EmbeddedValkey) -> None:
+    """A red band on the pages of now and of verifiers and on the kill's own; the report is partial."""
+    live.session()
+    browser = sign_in(live)
+    watching = Follower(valkey.url, live.realm.name, "orders-1-abcdef")
+    watching.watch_until_ms = now_ms() + 24 * 3_600_000
+    watching.start()
+    try:
+        until(lambda: any(each.watches_until for each in live.mint.store.verifiers()))
+        for path in ("/console/now", "/console/verifiers"):
+            page = browser.get(path)
+            assert "Calls that would be refused go on: 1 process watches." in page, path
+            assert "orders-1-abcdef" in page
+        page = send(browser, f"agent:{AGENT}")
+        until(lambda: "Final: recorded" in browser.get(path_of(browser)))
+        page = browser.get(path_of(browser))
+        assert "1 watching." in page
+        assert "no verifier accepts what it covers" not in page
+        (seen,) = events(live, "targets.confirmed")
+        assert seen["status"] in ("partial", "unconfirmed")
+        assert seen["watching"][0].startswith("orders-1-abcdef, until ")
+    finally:
+        watching.close()
 
 
 @pytest.mark.parametrize("target", ["foo", "agent:acme/x\nfoo"])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Notifications of a running realm: kills at the mint and at the store, late verifiers, a halted log, dead mints."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.notifications import alarms, sender
 from arx_caps.revocation import DIRECT
 from arx_verifier.clock import now_ms
+from arx_verifier.revocation.follower import Follower
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts
 from tests.mint.harness import Harness, open_live
 from tests.mint.receiver import Received, ReceiverProcess
@@ -96,6 +98,34 @@ def test_a_verifier_that_is_late_and_back(
     late, back = of_kind(receiver, "verifiers.late"), of_kind(receiver, "verifiers.back")
     assert [one.body["data"]["verifiers"] for one in (*late, *back)] == [[name]] * 3
     assert late[0].body["link"].endswith("/console/verifiers")
+
+
+@pytest.mark.spec("12.7")
+def test_a_watch_that_ends_within_three_days(
+    running: Harness, receiver: ReceiverProcess, valkey: EmbeddedValkey
+) -> None:
+    """One notification for each watch of a process, and none for one that ends later."""
+    other = alarms.Alarms(running.mint.db, running.mint.store, running.mint.log)
+    followers = [Follower(valkey.url, running.realm.name, f"orders-{days}-abcdef") for days in (2, 20)]
+    for days, follower in zip((2, 20), followers, strict=True):
+        follower.watch_until_ms = time.time_ns() // 1_000_000 + days * 24 * 3_600_000
+        follower.start()
+    try:
+        until(lambda: sum(each.watches_until is not None for each in running.mint.store.verifiers()) == 2)
+
+        def looked() -> bool:
+            other.look()
+            return bool(of_kind(receiver, "watch.ends"))
+
+        until(looked)
+        for _ in range(20):
+            other.look()
+        until(lambda: running.mint.db.notifications.page() == [])
+        (notice,) = of_kind(receiver, "watch.ends")
+        assert notice.body["data"]["verifiers"] == ["orders-2-abcdef"]
+    finally:
+        for follower in followers:
+            follower.close()
 
 
 @pytest.mark.spec("CONTROL 7.4")
