@@ -23,11 +23,11 @@ _URL_ELICITATION: Final = -32042  # an error that asks for elicitations, until M
 _ALWAYS: Final = "ping"
 _ENVELOPE: Final = frozenset(("error", "id", "method", "params", "result"))
 _INPUT: Final = frozenset(("inputrequests", "resulttype"))
-# What a message that asks something has in it, in each spelling that a client could take for it: some ignore case, by
-# which the long s of old print is an s.  An ASCII letter as an escape is written by no server that means well.
-_MAY_ASK: Final = re.compile(
-    rb'"(?:method|error|inputreque(?:s|\xc5\xbf)t(?:s|\xc5\xbf))"|\\u00[4-7]|\\u017f', re.IGNORECASE
-)
+# What a message that asks something has in it, in lower case, in each spelling that a client could take for it: some
+# ignore case, by which the long s of old print is an s.  No server that means well writes an ASCII letter as an escape.
+_MARKS: Final = (b'"method"', b'"error"', b'"inputreque', b"\\u017f")
+_ESCAPE: Final = b"\\u00"
+_LETTER: Final = re.compile(rb"\\u00[4-7]")
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -64,7 +64,11 @@ class ServerRequests:
         Args:
             data: Its JSON.
         """
-        return _MAY_ASK.search(data) is not None
+        # By plain searches: an expression over all of this takes twenty times as long, for each answer of each call.
+        lowered = data.lower()
+        if any([mark in lowered for mark in _MARKS]):  # noqa: C419 - a generator costs more
+            return True
+        return _ESCAPE in data and _LETTER.search(data) is not None
 
     def judge(self, message: dict[str, Any]) -> None:
         """Judge a message of the server, whose names are there once.
