@@ -26,6 +26,7 @@ from arx_verifier.token import CallSigner, http_fields
 from arx_verifier.verification import Verifier
 from tests.adapters.asgi_server import serving
 from tests.agent.live import now_ms
+from tests.cli.helpers import arx
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, gateway
 from tests.gateway.served_door import Recorder
 from tests.servers import free_ports, until
@@ -155,6 +156,20 @@ def test_no_service_file_switches_a_watch_on(tmp_path: Path, hostile: str, membe
     file.write_text(json.dumps(json.loads(file.read_text()) | {member: WATCH[member]}))
     with pytest.raises(SettingsError, match=member):
         open_verifier(file, epochs=UnsafeLocalEpochs(INCARNATION), decisions=InMemoryDecisions())
+
+
+def test_an_invitation_with_limits_writes_none(tmp_path: Path, hostile: str) -> None:
+    """`arx apply` and `arx service invite` write what a mint answers; `arx service enrol` takes its own members."""
+    file, invitation = tmp_path / "orders.json", tmp_path / "orders.invite"
+    facts = {"audience": "orders", "enrolment": "arxe1_x", "issuer": hostile, "expires_at": now_ms() + 60_000}
+    invitation.write_text(json.dumps({**facts, **LOOSE}))
+    invitation.chmod(0o600)
+    words = ("--invitation", str(invitation), "--out", str(file), "--key-out", str(tmp_path / "orders.key"))
+    done = arx("service", "enrol", *words)
+    assert done.exit_code == 0, done.err
+    assert not LOOSE.keys() & json.loads(file.read_text()).keys()
+    (tmp_path / "limits.toml").write_text(LIMITS)
+    assert codes(opened(file, tmp_path / "limits.toml"))["large"] == "over_service_limit"
 
 
 @pytest.mark.servers
