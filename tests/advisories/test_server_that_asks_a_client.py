@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from arx_caps.gateway.base.settings import ASKED
-from arx_caps.gateway.mcp.server_requests import CAPABILITIES, KINDS
+from arx_caps.gateway.mcp.server_requests import CAPABILITIES, KINDS, ServerRequests, WithheldError
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, signed
@@ -130,3 +130,19 @@ def test_a_server_learns_of_no_capability_that_it_may_not_use() -> None:
     assert upstream.bodies[-1]["params"] == {"capabilities": kept, "protocolVersion": "2025-11-25"}
     door.message(caller, "tools/call", CALL | {"_meta": {CAPABILITIES: capable, "a": 1e2}})
     assert upstream.bodies[-1]["params"] == CALL | {"_meta": {CAPABILITIES: kept, "a": 100.0}}
+
+
+def test_a_gateway_that_watches_passes_what_clients_get_today() -> None:
+    """Nothing breaks on the day on which it is put before a server; once the watch has ended, the table holds."""
+    watches = [True]
+    requests = ServerRequests("files", (), lambda: watches[-1])
+    question, body = json.dumps(asking("sampling/createMessage")).encode(), b'{"params":{"capabilities":{"roots":{}}}}'
+    announced = {"capabilities": {"roots": {}}}
+    assert not requests.may_ask(question)
+    requests.judge(asking("sampling/createMessage"))
+    assert requests.without_capabilities(body, "initialize", announced, {}) == body
+    watches.append(False)
+    assert requests.may_ask(question)
+    with pytest.raises(WithheldError):
+        requests.judge(asking("sampling/createMessage"))
+    assert requests.without_capabilities(body, "initialize", announced, {}) == b'{"params":{"capabilities":{}}}'

@@ -92,7 +92,7 @@ class McpDoor:
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
         self._sessions, self._tasks = BoundIds(verifier.keys, "session"), TaskIds(verifier.keys)
         self._events = BoundIds(verifier.keys, "event")
-        self._requests = ServerRequests(forwarder.name, terms.server_requests)
+        self._requests = ServerRequests(forwarder.name, terms.server_requests, lambda: self._messages.watches)
         self._answers = McpAnswers(
             forwarder.name,
             self._messages,

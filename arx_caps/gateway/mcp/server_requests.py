@@ -5,7 +5,7 @@ A server's text would otherwise reach a model, a person or the list of a client'
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -50,10 +50,11 @@ class ServerRequests:
     Args:
         name: The upstream's name, for errors.
         allowed: Keys of ``KINDS``.
+        watches: Whether everything passes now, as callers of a gateway that watches lose nothing; None for never.
     """
 
-    def __init__(self, name: str, allowed: Iterable[str]) -> None:
-        self._name, kept = name, frozenset(allowed)
+    def __init__(self, name: str, allowed: Iterable[str], watches: Callable[[], bool] | None = None) -> None:
+        self._name, kept, self._watches = name, frozenset(allowed), watches or bool  # bool() is False
         self._refused = KINDS.keys() - kept
         self._methods = frozenset((_ALWAYS, *[KINDS[kind][0] for kind in kept]))
         self._dropped = frozenset(KINDS[kind][1] for kind in self._refused)
@@ -65,6 +66,8 @@ class ServerRequests:
             data: Its JSON.
         """
         # By plain searches: an expression over all of this takes twenty times as long, for each answer of each call.
+        if self._watches():
+            return False
         lowered = data.lower()
         if any([mark in lowered for mark in _MARKS]):  # noqa: C419 - a generator costs more
             return True
@@ -80,6 +83,8 @@ class ServerRequests:
             WithheldError: It is a request or a notification that does not reach the client.
             UpstreamError: It answers a request by asking something, or some clients could read it so.
         """
+        if self._watches():
+            return
         if any(name.casefold() in _ENVELOPE and name not in _ENVELOPE for name in message):
             raise self._error("with a message whose members have another case")
         if "method" in message:
@@ -106,7 +111,7 @@ class ServerRequests:
             meta: The ``_meta`` of them.
         """
         announced = params.get("capabilities") if method == "initialize" else meta.get(CAPABILITIES)
-        if not isinstance(announced, dict) or not self._refused & announced.keys():
+        if self._watches() or not isinstance(announced, dict) or not self._refused & announced.keys():
             return body
         path = ("params", "capabilities") if method == "initialize" else ("params", "_meta", CAPABILITIES)
         return self._without(body, path)
