@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import uvloop
 
-from arx_verifier.ledger import NEW, PoolDraw, RedisLedger
+from arx_verifier.ledger import PoolDraw
 from arx_verifier.token import Caveat
 from arx_verifier.verification import MemoryNonces, RedisNonces
+from tests.ledgers import new_ledger
 from tests.support import ANYTHING, access, mint, sign, verifier
 
 CROWD: Final = 16
@@ -27,8 +28,7 @@ async def main(url: str, work: str, count: int) -> None:
     """Decide one after the other, then 16 at once."""
     name = secrets.token_hex(4)
     parts: dict[str, Any] = {"nonces": MemoryNonces(now_ms=time.time_ns() // 1_000_000 - 60_000)}
-    ledger = RedisLedger(url, name, timeout_s=5)
-    ledger.recall(NEW, str)
+    ledger = new_ledger(url, name, 5)
     if work in ("nonces", "both"):
         parts["nonces"] = RedisNonces(url, f"arx:nonce:{name}:", timeout_s=5)
     if work in ("strict", "both", "ledger"):

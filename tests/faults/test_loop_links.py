@@ -6,7 +6,9 @@ import contextlib
 import os
 import random
 import secrets
+import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -19,13 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import acl
+from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.clock import now_ms
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.ledger import LeasedLedger, PoolDraw, Short, Taken
-from arx_verifier.revocation import StoreClient, loop_link, run_async, steps_of
+from arx_verifier.revocation import Follower, StoreClient, boot_clock, loop_link, run_async, steps_of
 from arx_verifier.token import Caveat
 from arx_verifier.verification import RedisNonces, Verifier
+from tests.faults.conftest import BY, L_NS
 from tests.faults.proxy import Proxy
 from tests.ledgers import new_ledger
 from tests.servers import until
@@ -521,3 +524,150 @@ def test_a_call_is_drawn_once_while_the_ledger_begins(run: Any, valkey: Embedded
             assert [await service.code(service.call()) for _ in range(3)] == ["ok", "ok", "budget_exhausted"]
 
     run(work())
+
+
+@pytest.mark.slow
+@pytest.mark.spec("10.4")
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_hundred_kills_while_a_thousand_decisions_wait(
+    store: RevocationStore,
+    link: Proxy,
+    own_valkey: EmbeddedValkey,
+    realm_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """The store of used calls is slow, so that all wait; none is accepted after its kill and a lease, all are answered.
+
+    Half of the tasks are killed while their calls wait; at the end the network is cut.
+    """
+    monkeypatch.setattr(loop_link, "LATEST_S", PATIENT_S)
+    letters = [f"{number:016d}".translate(str.maketrans("0123456789", "abcdefghij")) for number in range(200)]
+    tasks = [f"t-{name}" for name in letters]
+
+    async def work() -> None:
+        header = store.header()
+        follower = Follower(own_valkey.url, realm_name, "v-loop")
+        await asyncio.to_thread(follower.start)
+        await asyncio.to_thread(follower.catch_up, 0, header.seq, 10)
+        try:
+            async with calls(link.url, epochs=follower) as service:
+                with redis.Redis.from_url(own_valkey.url) as admin:
+                    until(lambda: admin.info("server")["uptime_in_seconds"] > 2)
+                # The connection is opened before the network is slow.
+                assert await run_async(steps_of(service.nonces.spend, b"first", now_ms() + 1000, now_ms()))
+                link.from_store.delay_s = 1.0
+                accepted: list[tuple[str, int]] = []
+                codes: list[str] = []
+
+                async def decide(task: str) -> None:
+                    now = now_ms()
+                    about = {"task": task, "born": (header.incarnation, header.seq)}
+                    token = sign(mint(ANYTHING, iat=now - 1000, exp=now + 600_000, **about), access(at=now))
+                    code = (await service.verifier.decide_async(token, access(at=now))).code
+                    codes.append(code)
+                    if code == "ok":
+                        accepted.append((task, boot_clock()))
+
+                waiting = [asyncio.ensure_future(decide(task)) for task in tasks for _ in range(5)]
+                await asyncio.sleep(0.02)
+                killed: dict[str, int] = {}
+
+                def kill(task: str) -> None:
+                    store.kill([f"task:{task}"], "test", BY)
+                    killed[task] = boot_clock()
+
+                await asyncio.gather(*[asyncio.to_thread(kill, task) for task in tasks[:100]])
+                await asyncio.gather(*waiting)
+                assert len(codes) == 1000
+                late = [task for task, at in accepted if task in killed and at > killed[task] + L_NS]
+                assert late == []
+                assert codes.count("revoked") > 0
+                # From here on no call of a killed task is accepted; those of others are.
+                link.from_store.delay_s = 0.0
+                await asyncio.sleep(L_NS / 1e9)
+                codes.clear()
+                await asyncio.gather(*[decide(task) for task in tasks])
+                assert codes.count("ok") == 100
+                assert codes.count("revoked") == 100
+                codes.clear()
+                waiting = [asyncio.ensure_future(decide(task)) for task in tasks[100:]]
+                await asyncio.sleep(0)
+                link.cut()
+                await asyncio.gather(*waiting)
+                assert len(codes) == 100
+                assert set(codes) <= {"ok", "store_unavailable"}
+                link.heal()
+                codes.clear()
+                await decide(tasks[-1])
+                assert codes == ["ok"]
+        finally:
+            await asyncio.to_thread(follower.close)
+
+    with asyncio.Runner(loop_factory=LOOPS[kind]) as runner:
+        runner.run(work())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_store_that_stops_and_restarts_under_load(tmp_path: Path, kind: str) -> None:
+    """It is stopped, paused, killed and started while calls go on: each is accepted once at most."""
+
+    async def work() -> None:
+        server = EmbeddedValkey(tmp_path / "v")
+        server.start()
+        ends = asyncio.Event()
+        used: Counter[str] = Counter()
+        codes: Counter[str] = Counter()
+
+        async def load(service: Calls) -> None:
+            while not ends.is_set():
+                service.request = access(at=now_ms())
+                request, token = service.request, service.call()
+                for _ in range(2):  # the second one is a replay
+                    code = (await service.verifier.decide_async(token, request)).code
+                    codes[code] += 1
+                    used[token] += code == "ok"
+
+        try:
+            with redis.Redis.from_url(server.url) as admin:
+                until(lambda: admin.info("server")["uptime_in_seconds"] > 1)
+            async with calls(server.url, timeout_s=0.5) as service:
+                tasks = [asyncio.ensure_future(load(service)) for _ in range(50)]
+                for fault in ("pause", "restart", "kill", "pause"):
+                    await _more(codes, "ok", tasks)
+                    pid = int((await asyncio.to_thread(_info, server.url))["process_id"])
+                    if fault == "pause":
+                        os.kill(pid, signal.SIGSTOP)
+                        await _more(codes, "store_unavailable", tasks)
+                        os.kill(pid, signal.SIGCONT)
+                        continue
+                    if fault == "kill":
+                        os.kill(pid, signal.SIGKILL)
+                    await asyncio.to_thread(server.stop)
+                    await _more(codes, "store_unavailable", tasks)
+                    await asyncio.to_thread(server.start)
+                await _more(codes, "ok", tasks)
+                ends.set()
+                await asyncio.gather(*tasks)
+            assert max(used.values()) == 1
+            assert codes.keys() <= {"ok", "replayed", "store_unavailable", "proof_invalid"}
+        finally:
+            await asyncio.to_thread(server.stop)
+
+    with asyncio.Runner(loop_factory=LOOPS[kind]) as runner:
+        runner.run(work())
+
+
+async def _more(codes: Counter[str], code: str, tasks: list[asyncio.Future[None]]) -> None:
+    """Wait until there are more of a code, while the load goes on."""
+    wanted = codes[code] + 100
+    async with asyncio.timeout(60):
+        while codes[code] < wanted:
+            assert not any(task.done() for task in tasks)
+            await asyncio.sleep(0.01)
+
+
+def _info(url: str) -> dict[str, Any]:
+    with redis.Redis.from_url(url) as admin:
+        return dict(admin.info("server"))
