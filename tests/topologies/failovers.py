@@ -141,8 +141,9 @@ class Outcome(NamedTuple):
         fault: What happened to the primary.
         promoted_s: When its replica had taken over, s after the fault.
         whole_s: When that one had a replica.
-        calls_s: When calls were accepted again; infinite if they were not.
-        draws_s: When draws were granted again.
+        calls_s: When a call was accepted again in its shard.
+        draws_s: When a draw was granted again in its shard.
+        all_s: When callers, who pick at random, had been given both in each bucket of its shard.
     """
 
     fault: str
@@ -150,6 +151,7 @@ class Outcome(NamedTuple):
     whole_s: float
     calls_s: float
     draws_s: float
+    all_s: float
 
     @property
     def late(self) -> bool:
@@ -210,12 +212,13 @@ class Load:
         whole = time.monotonic()
         again = [self._again(self.calls.last, calls, promoted), self._again(self.budgets.last, draws, promoted)]
         self.budgets.drain()
-        return Outcome(fault, promoted - begun, whole - begun, *[at - begun for at in again])
+        times = (promoted, whole, *[min(each) for each in again], max(map(max, again)))
+        return Outcome(fault, *[at - begun for at in times])
 
-    def _again(self, last: dict[str, list[float]], buckets: set[str], after: float) -> float:
-        """Wait until something was accepted in each of these buckets after a moment; return when the last began."""
-        until(lambda: all(last[bucket][-1] > after for bucket in buckets), within_s=30)
-        return max((next(at for at in last[bucket] if at > after) for bucket in buckets), default=after)
+    def _again(self, last: dict[str, list[float]], buckets: set[str], after: float) -> list[float]:
+        """Wait until something was given in each of these buckets after a moment; return when, by bucket."""
+        until(lambda: all(last[bucket][-1] > after for bucket in buckets))
+        return [next(at for at in last[bucket] if at > after) for bucket in buckets] or [after]
 
 
 def _owner(store: Any, tag: str) -> str:
@@ -256,7 +259,7 @@ def main() -> None:
     kinds = FAULTS if can_cut() else FAULTS[:2]
     if kinds != FAULTS:
         print("not cut: network namespaces take root")
-    print("fault, then in s since it: promoted, with a replica, calls accepted, draws granted")
+    print("fault, then in s since it: promoted, with a replica, a call accepted, a draw granted, in each bucket")
     with tempfile.TemporaryDirectory() as folder:
         faults = [kinds[n % len(kinds)] for n in range(asked.runs)]
         outcomes, load = rehearse(Path(folder), binaries()[asked.server], faults)

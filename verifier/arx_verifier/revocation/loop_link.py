@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import hiredis
@@ -64,6 +65,7 @@ class LoopLink:
         self._unsent, self._unread = bytearray(), 0
         self._planned, self._blocked = False, False
         self._timer: asyncio.TimerHandle | None = None
+        self._confirming: asyncio.Future[Any] | None = None  # of the WAIT that is sent next
         self.closed = False
         self.users: set[object] = set()
         loop.add_reader(self._socket.fileno(), self._read)
@@ -96,6 +98,28 @@ class LoopLink:
             self._planned = True
             self._loop.call_soon(self._write)
         return answer
+
+    def confirm(self, wait: tuple[Any, ...]) -> Awaitable[Any]:
+        """Return the answer to a WAIT behind all that was asked, which the tasks of this step of the loop share.
+
+        The server answers nothing on a connection while it waits there, so that one for each command would be slow.
+
+        Args:
+            wait: WAIT, with its arguments.
+        """
+        if self._confirming is None:
+            self._confirming = self._loop.create_future()
+            self._confirming.add_done_callback(lambda done: done.exception())
+            self._loop.call_soon(self._ask_to_confirm, wait)
+        return asyncio.shield(self._confirming)
+
+    def _ask_to_confirm(self, wait: tuple[Any, ...]) -> None:
+        shared, self._confirming = self._confirming, None
+        assert shared is not None
+        try:
+            self.ask(wait).add_done_callback(partial(_pass_on, shared))
+        except redis.RedisError as error:
+            shared.set_exception(error)
 
     def close(self, error: Exception | None = None) -> None:
         """Close the connection; every command that waits fails.
@@ -187,6 +211,14 @@ class LoopLink:
             self.close(redis.TimeoutError("the server did not answer in time"))
         else:
             self._timer = self._loop.call_at(due, self._look)
+
+
+def _pass_on(shared: "asyncio.Future[Any]", done: "asyncio.Future[Any]") -> None:
+    error = done.exception()
+    if error is None:
+        shared.set_result(done.result())
+    else:
+        shared.set_exception(error)
 
 
 def _read_error(text: str) -> Exception:

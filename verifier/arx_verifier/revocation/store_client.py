@@ -107,11 +107,12 @@ class StoreClient:
             return self._open_and_ask(loop, words)
         return self._ask(link, words)
 
-    async def ask_together(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Ask several commands on one connection; return their answers, a refusal of the server as its error.
+    async def ask_confirmed(self, commands: Sequence[tuple[Any, ...]], wait: tuple[Any, ...]) -> list[Any]:
+        """Ask on one connection; return the answers to the last command and to WAIT, a refusal as its error.
 
         Args:
             commands: The commands.
+            wait: WAIT, with its arguments.
 
         Raises:
             redis.RedisError: As of ``ask``, or there was no answer.
@@ -120,13 +121,12 @@ class StoreClient:
         asked_at, link = loop.time(), _LINKS.get((loop, self.key))
         if link is None or link.closed:
             link = await self._open_link(loop)
-        answers = await asyncio.gather(
-            *[self._ask(link, words, asked_at) for words in commands], return_exceptions=True
-        )
+        asked = [self._ask(link, words, asked_at) for words in commands]
+        answers = await asyncio.gather(*asked, link.confirm(wait), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, redis.ResponseError):
                 raise answer
-        return answers
+        return answers[-2:]
 
     def server(self, tag: str) -> Any:  # noqa: ARG002 - of a cluster
         """Return the client library's client, for reads."""

@@ -43,7 +43,7 @@ class ConfirmedCommand(NamedTuple):
     def run(self) -> tuple[Any, Any]:
         """Ask through the pool, on one connection: WAIT is for what its own connection wrote before."""
         pipeline = self.client.redis.pipeline(transaction=False)
-        for words in self._all():
+        for words in (*self._commands(), self.wait):
             pipeline.execute_command(*words)
         *_, answer, confirmed = pipeline.execute(raise_on_error=False)
         return answer, confirmed
@@ -53,11 +53,11 @@ class ConfirmedCommand(NamedTuple):
         return self._ask() if HAS_READERS else BlockingCall(self.run).run_async()
 
     async def _ask(self) -> tuple[Any, Any]:
-        *_, answer, confirmed = await self.client.ask_together(self._all())
+        answer, confirmed = await self.client.ask_confirmed(self._commands(), self.wait)
         return answer, confirmed
 
-    def _all(self) -> list[tuple[Any, ...]]:
-        return [*([("ASKING",)] if self.asking else []), self.words, self.wait]
+    def _commands(self) -> list[tuple[Any, ...]]:
+        return [*([("ASKING",)] if self.asking else []), self.words]
 
 
 def bucket_of(key: bytes) -> str:
