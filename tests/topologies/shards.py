@@ -26,6 +26,7 @@ SETTINGS = (
     *("--cluster-require-full-coverage", "no"),
     *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--protected-mode", "no"),
 )
+PATIENT = ("--cluster-node-timeout", "5000")  # for tests whose nodes do not fail: a busy machine pauses them, too
 PORT = 7_000
 
 
@@ -89,10 +90,11 @@ class Shards:
                 with node.client(socket_timeout=1) as client:
                     state, info = client.execute_command("CLUSTER INFO"), client.info("replication")
                     known = client.execute_command("CLUSTER", "NODES")
+                    listed = {(n[0], n[1]) for _, _, *nodes in node.ask("CLUSTER", "SLOTS") for n in nodes}
             except redis.RedisError:
                 return False
             linked = info["connected_slaves"] == 1 if info["role"] == "master" else info["master_link_status"] == "up"
-            if state["cluster_state"] != "ok" or not linked or "fail" in str(known):
+            if state["cluster_state"] != "ok" or not linked or "fail" in str(known) or len(listed) != len(self.nodes):
                 return False
         return len(self.primaries()) == 3
 

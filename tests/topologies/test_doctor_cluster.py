@@ -15,7 +15,7 @@ from arx_verifier.ledger import PoolDraw, RedisLedger, Taken
 from arx_verifier.revocation import BUCKETS
 from tests.ledgers import new_ledger
 from tests.servers import until
-from tests.topologies.shards import Shards, sharded
+from tests.topologies.shards import PATIENT, Shards, sharded
 from tests.topologies.test_doctor_ledger import PASSWORD, ROLE, Ledger
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("17.7")]
@@ -45,7 +45,7 @@ class ClusterLedger(Ledger):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shards]:
-    with sharded(tmp_path_factory.mktemp("shards")) as running:
+    with sharded(tmp_path_factory.mktemp("shards"), more=PATIENT) as running:
         yield running
 
 
@@ -112,7 +112,7 @@ def test_settings_of_one_node(ledger: ClusterLedger) -> None:
         ("maxmemory-policy", "allkeys-lru", "noeviction", "eviction", "may evict pools"),
         ("appendfsync", "no", "everysec", "persistence", "a crash can lose"),
         ("appendonly", "no", "yes", "persistence", "no append-only file"),
-        ("cluster-node-timeout", "15000", "1000", "cluster", "refuses for longer"),
+        ("cluster-node-timeout", "15000", "5000", "cluster", "refuses for longer"),
         ("cluster-require-full-coverage", "yes", "no", "cluster", "stops all others"),
     ):
         ledger.set(name, bad)

@@ -22,7 +22,7 @@ from tests.ledgers import new_ledger
 from tests.servers import until
 from tests.topologies.failovers import rehearse
 from tests.topologies.fleet import NAMES, need
-from tests.topologies.shards import Node, Shards, can_cut, sharded
+from tests.topologies.shards import PATIENT, Node, Shards, can_cut, sharded
 
 pytestmark = pytest.mark.servers
 
@@ -33,7 +33,7 @@ PASSWORD = "p" * 9
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shards]:
-    with sharded(tmp_path_factory.mktemp("shards")) as running:
+    with sharded(tmp_path_factory.mktemp("shards"), more=PATIENT) as running:
         yield running
 
 

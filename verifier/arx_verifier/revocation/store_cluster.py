@@ -26,6 +26,8 @@ from arx_verifier.revocation.store_url import SLOTS, Address, FoundShard, is_clu
 BUCKETS: Final = tuple(f"{number:02}" for number in range(64))  # of used calls and of budgets: 64 slots in all
 HOPS: Final = 3  # nodes that one command is sent to
 PAUSE_S: Final = 0.2  # between two looks for the primaries, while none can be found
+# After this time they are looked up again: a replica that was added since must be waited for, too.
+FRESH_S: Final = 10.0
 
 
 class UnconfirmedError(redis.RedisError):
@@ -91,8 +93,8 @@ class StoreCluster:
         self._clients: dict[tuple[str, int], StoreClient] = {}
         self._shards: list[FoundShard] = []  # empty: they have to be looked up
         self._doubted: tuple[str, int] | None = None  # the node that is asked last
-        self._pause_until = 0.0  # by ``time.monotonic``
-        self._lock, self._looks = threading.Lock(), 0
+        self._pause_until, self._fresh_until = 0.0, 0.0  # by ``time.monotonic``
+        self._lock, self._looks, self._looked = threading.Lock(), 0, 0.0
 
     def command(self, *words: Any, tag: str) -> Steps[Any]:
         """Ask the primary of a hash tag; return its answer once the replicas have what it changed.
@@ -105,7 +107,7 @@ class StoreCluster:
             UnconfirmedError: The replicas did not confirm it, or there is none.
             redis.RedisError: The primary did not answer, or refused.
         """
-        shards = self._shards or (yield BlockingCall(self._look))
+        shards = self._known() or (yield BlockingCall(self._look))
         shard, asking, answer, confirmed = self._find(tag, shards), False, None, None
         for _ in range(HOPS):
             wait = ("WAIT", max(1, shard.replicas), self._wait_ms)
@@ -131,12 +133,12 @@ class StoreCluster:
         return answer
 
     def look(self) -> Steps[int]:
-        """Look the primaries up if they are not known; return how often that was done.
+        """Look the primaries up if they are not known; return how often they were others, or were doubted.
 
         Raises:
             redis.RedisError: No node can say which ones they are.
         """
-        if not self._shards:
+        if not self._known():
             yield BlockingCall(self._look)
         return self._looks
 
@@ -167,7 +169,7 @@ class StoreCluster:
         Raises:
             redis.RedisError: No node can say which one it is.
         """
-        return self._find(tag, self._shards or self._look())
+        return self._find(tag, self._known() or self._look())
 
     def doubt(self, shard: FoundShard | None = None) -> None:
         """Look the primaries up again before the next command, at this one last."""
@@ -196,15 +198,26 @@ class StoreCluster:
         self.doubt()
         raise redis.ConnectionError("no node of the cluster owns the slot")
 
+    def _known(self) -> list[FoundShard]:
+        """Return the primaries; nothing if they have to be looked up, which one caller does while others go on."""
+        now = time.monotonic()
+        if now < self._fresh_until:
+            return self._shards
+        self._fresh_until = now + FRESH_S
+        return []
+
     def _look(self) -> list[FoundShard]:
         with self._lock:
-            if found := self._shards:
-                return found
-            if time.monotonic() < self._pause_until:
+            before, now = self._shards, time.monotonic()
+            if before and now < self._looked + PAUSE_S:
+                return before
+            if now < self._pause_until:
                 raise redis.ConnectionError("none of the servers named can say which ones are the primaries")
-            self._pause_until = time.monotonic() + PAUSE_S
+            self._pause_until = now + PAUSE_S
             self._shards = found = self._address.find_shards(self._timeout_s, self._doubted)
-            self._pause_until, self._doubted, self._looks = 0.0, None, self._looks + 1
+            self._pause_until, self._doubted, self._looked = 0.0, None, time.monotonic()
+            self._fresh_until = self._looked + FRESH_S
+            self._looks += found != before
             return found
 
 
