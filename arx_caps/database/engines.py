@@ -29,7 +29,7 @@ from sqlalchemy.exc import (
 from arx_caps.database.commit_watch import CommitWatch
 from arx_caps.installation import install_line
 from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
-from arx_verifier.revocation import FILE_SUFFIX, Password, find_password, read_now
+from arx_verifier.revocation import FILE_SUFFIX, PasswordFile, find_password
 
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
 BUSY_S: Final = 5  # how long a writer waits for another one, or for a connection
@@ -250,6 +250,8 @@ def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | No
     from arx_caps.database.bounded_waits import BoundedConnection
 
     password = None if url.password else find_password(PASSWORD_VARIABLE)
+    if isinstance(password, str):
+        url = url.set(password=password)
     settings: dict[str, Any] = {"connect_timeout": BUSY_S if answer_s is None else max(2, round(answer_s))}
     if "options" not in url.query:
         settings["options"] = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={STUCK_S}s"
@@ -266,7 +268,7 @@ def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | No
     )
 
     def connect(_: Any, __: Any, arguments: Any, named: Any) -> Any:
-        if password:
+        if isinstance(password, PasswordFile):
             named = named | {"password": _read_password(password)}
         connection = BoundedConnection.connect(*arguments, **named)
         connection.bound(answer_s, commits)
@@ -277,9 +279,9 @@ def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | No
     return engine
 
 
-def _read_password(password: Password) -> str | None:
+def _read_password(file: PasswordFile) -> str:
     try:
-        return read_now(password)
+        return file.read()
     except SettingsError as error:  # the callers of an engine know the errors of a database alone
         raise OperationalError("connect", None, OSError(str(error))) from error
 

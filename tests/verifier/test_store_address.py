@@ -5,7 +5,8 @@ import pytest
 from redis.connection import SSLConnection
 
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation.store_url import Address
+from arx_verifier.revocation.password import PasswordFile
+from arx_verifier.revocation.store_url import Address, FileLogin
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,14 @@ def test_several_servers_share_login_and_tls() -> None:
     assert finder._settings == {"username": None, "password": "hunter3", "ssl_ca_certs": "/ca"}
     cluster = Address("redis+cluster://u@[::1]:7000,two", "hunter4", "acme").connection(1.0)
     assert cluster._finder._hosts == [("::1", 7000), ("two", 6379)]
-    assert cluster._finder._settings == {"username": "u", "password": "hunter4", "credential_provider": None}
+    assert cluster._finder._settings == {"username": "u", "password": "hunter4"}
+    file = PasswordFile("/run/secrets/store")
+    for url in ("redis+cluster://u@one:7000", "redis+sentinel://u@one/main?sentinel_password=hunter3", "redis://u@one"):
+        connection = Address(url, file, "acme").connection(1.0)
+        assert isinstance(connection.credential_provider, FileLogin)
+        login = connection._finder._settings.get("credential_provider") if "+" in url else None
+        assert (login is None) == ("cluster" not in url)  # Sentinels have their own
+        assert Address(url, file, "acme").username == "u"
     assert "hunter" not in repr(sentinels)
     assert sentinels.fails_over
     assert not Address("redis://store").fails_over

@@ -336,7 +336,8 @@ class _Finder:
         realm: str,
     ) -> None:
         own = {name: settings.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-        login = own if several == "sentinel" else {name: settings.get(name) for name in (*own, "credential_provider")}
+        shared = {name: settings[name] for name in (*own, "credential_provider") if name in settings}
+        login = own if several == "sentinel" else shared
         self._kind, self._hosts = kind, hosts
         self._settings = login | {name: value for name, value in settings.items() if name.startswith("ssl_")}
         slot = binascii.crc_hqx(realm.encode(), 0) % SLOTS
