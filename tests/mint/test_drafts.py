@@ -161,6 +161,12 @@ def test_a_value_that_a_session_keeps_is_a_parameter() -> None:
     assert refused_by(find_gap(policy, [*seen, other])) == [other]
 
 
+def test_a_parameter_stands_for_an_argument_with_a_dollar() -> None:
+    """Its name is written with two."""
+    policy, _, _ = drafted([call(f"s{n}", args={"$id": f"o-{n}"}) for n in range(3)])
+    assert args_of(policy, "orders.get") == {"$$id": "$id"}
+
+
 def test_work_without_the_value_has_no_parameter() -> None:
     """A task starts with all its parameters, so a rule that some work does not need has the values instead."""
     seen = [call("s1", args={"order_id": "o-1"}), call("s2", args={"order_id": "o-2"}), call("s3", "orders.list", {})]
@@ -272,13 +278,13 @@ def test_delegations_and_lives_are_those_that_were_seen() -> None:
     """No longer chain, no other receiver; twice the time of the longest task."""
     seen = [
         call("s1", args={}, at=DAY_MS, named=("acme/worker",)),
-        call("s1", args={}, at=DAY_MS + 200_000, named=("acme/worker", "acme/printer")),
+        call("s1", args={}, at=DAY_MS + 5_000_000, named=("acme/worker", "acme/printer")),
     ]
     policy, _, text = drafted(seen)
     [template] = policy.templates.values()
     assert (template.depth, template.delegate_to) == (2, ("acme/printer", "acme/worker"))
-    assert 'ttl = "15m" # the longest took 3m 20s' in text
-    assert "2 calls in 1 session, 1970-01-02 00:00:00Z to 1970-01-02 00:03:20Z" in text
+    assert 'ttl = "3h" # the longest took 1h 23m' in text
+    assert "2 calls in 1 session, 1970-01-02 00:00:00Z to 1970-01-02 01:23:20Z" in text
 
 
 @pytest.mark.parametrize(

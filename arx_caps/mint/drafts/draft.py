@@ -5,7 +5,9 @@
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
 from typing import Any, Final
 
 from msgspec import Struct
@@ -13,14 +15,11 @@ from msgspec import Struct
 from arx_caps.mint.drafts.calls import RecordedCall, key_of
 from arx_caps.mint.drafts.ladder import fields_of, narrowest
 from arx_caps.mint.policy.templates import SUBJECT
-from arx_caps.settings.durations import UNITS
 from arx_verifier.jcs import is_plain_name
 from arx_verifier.names import matches_path
 
 MIN_SEEN: Final = 3  # otherwise the sender of a few calls would write the policy
 MAX_PARAMETER: Final = 256  # characters of a value, which is in every token of its task
-_TTLS: Final = {f"{n}{unit}": n * UNITS[unit] for n, unit in ((5, "m"), (15, "m"), (1, "h"), (8, "h"), (1, "d"))}
-_LONGEST: Final = "7d"
 _DIGITS: Final = re.compile(r"\d+")
 _ID: Final = re.compile(r"(?:^|[_-])id$|I[Dd]$")  # the name of an argument whose numbers are ids
 _ODD: Final = re.compile(r"[^a-z0-9]+")
@@ -45,7 +44,7 @@ class DraftRule(Struct, kw_only=True):
 
     tool: str
     at: str
-    args: dict[str, Any] | None
+    args: dict[str, Any] | None = None
     calls: int = 0
     sessions: int = 0
     first: int = 0
@@ -66,7 +65,6 @@ class DraftTemplate(Struct, kw_only=True):
         params: The constraint of each parameter, as a policy writes it.
         values: The parameters' values, by piece of work.
         sessions: The number of its sessions.
-        ttl: Its lifetime, as a duration.
         took: How long its longest task took, ms.
         delegate_to: The agents to which it was delegated.
         depth: The longest chain of delegations.
@@ -80,7 +78,6 @@ class DraftTemplate(Struct, kw_only=True):
     params: dict[str, Any] = {}
     values: dict[Work, dict[str, Any]] = {}
     sessions: int = 0
-    ttl: str = "1h"
     took: int = 0
     delegate_to: list[str] = []
     depth: int = 0
@@ -111,13 +108,10 @@ def draft_templates(
     """
     groups: dict[tuple[str, str], list[RecordedCall]] = {}
     for call in calls:
-        agent = next(
-            (pattern for pattern in patterns if matches_path(pattern, call.agent)), None if patterns else call.agent
-        )
-        if agent is None:
-            continue
-        # Purposes often name an order or a date; such sessions do the same kind of work.
-        groups.setdefault((agent, _DIGITS.sub("#", call.purpose)), []).append(call)
+        fitting = [each for each in patterns if matches_path(each, call.agent)] if patterns else [call.agent]
+        for agent in fitting[:1]:
+            # Purposes often name an order or a date; such sessions do the same kind of work.
+            groups.setdefault((agent, _DIGITS.sub("#", call.purpose)), []).append(call)
     templates, taken = [], set[str]()
     for (agent, purpose), members in sorted(groups.items()):
         name = name_for(f"{agent.rpartition('/')[2]} {purpose}", taken)
@@ -128,25 +122,17 @@ def draft_templates(
 def name_for(text: str, taken: set[str], most: int = 48, between: str = "-") -> str:
     """Return a name made of a text, which is not among those taken, and add it to them."""
     base = _ODD.sub(between, text.lower()).strip(between)[:most].strip(between) or "all"
-    name = next(
-        name for n in range(1, len(taken) + 2) if (name := base if n == 1 else f"{base}{between}{n}") not in taken
-    )
+    name = next(each for n in count(1) if (each := base if n == 1 else f"{base}{between}{n}") not in taken)
     taken.add(name)
     return name
 
 
-def lifetime(spans: Iterable[int], least: str = "5m") -> str:
-    """Return the shortest usual duration, from ``least`` on, that is at least twice as long as each of these, ms."""
-    needed = max([2 * span for span in spans] + [_TTLS[least]])
-    return next((text for text, ms in _TTLS.items() if ms >= needed), _LONGEST)
-
-
-def spans_of(calls: Iterable[RecordedCall], *, of_tasks: bool) -> list[int]:
-    """Return how long each session lasted, or each task, from its first call to its last, ms."""
+def longest(calls: Iterable[RecordedCall], *, of_tasks: bool) -> int:
+    """Return how long the longest task took from its first call to its last, or the longest session, ms."""
     times: dict[tuple[str, ...], list[int]] = {}
-    for call in calls:
+    for call in (call for call in calls if call.at):
         times.setdefault(call.work if of_tasks else call.work[:2], []).append(call.at)
-    return [max(at) - min(at) for at in times.values()]
+    return max((max(at) - min(at) for at in times.values()), default=0)
 
 
 def _template(name: str, agent: str, purpose: str, calls: list[RecordedCall], min_seen: int) -> DraftTemplate:
@@ -162,8 +148,7 @@ def _template(name: str, agent: str, purpose: str, calls: list[RecordedCall], mi
         purpose=purpose,
         rules=sorted(rules.values(), key=lambda rule: (not rule.kept, rule.at, rule.tool)),
         sessions=len({call.session for call in calls}),
-        ttl=lifetime(spans := spans_of(calls, of_tasks=True)),
-        took=max(spans),
+        took=longest(calls, of_tasks=True),
         delegate_to=sorted({to for call in calls for to in call.named}),
         depth=max(len(call.named) for call in calls),
     )
@@ -172,13 +157,16 @@ def _template(name: str, agent: str, purpose: str, calls: list[RecordedCall], mi
         param = name_for(constant.places[0][2], taken, 28, "_")
         if not param[0].isalpha():
             param = name_for(f"p_{param}", taken, 28, "_")
-        template.params[param] = escape(_open(constant, min_seen))
+        # It lists values only if several sessions had each of them.
+        seen = Counter(key_of(value) for _, value in {(work[1], value) for work, value in constant.values.items()})
+        fixed = min(seen.values()) >= max(min_seen, MIN_SEEN)
+        template.params[param] = escape(narrowest(constant.values.values(), fixed=fixed))
         for work, value in constant.values.items():
             template.values.setdefault(work, {})[param] = value
         for audience, tool, argument in constant.places:
             args = rules[audience, tool].args
             assert args is not None
-            args[argument] = f"${param}"
+            args[escape(argument)] = f"${param}"
     return template
 
 
@@ -187,7 +175,6 @@ def _rule(place: tuple[str, str], calls: Sequence[RecordedCall], min_seen: int) 
     rule = DraftRule(
         tool=place[1],
         at=place[0],
-        args=None,
         calls=len(calls),
         sessions=len(sessions),
         first=min(times, default=0),
@@ -200,18 +187,17 @@ def _rule(place: tuple[str, str], calls: Sequence[RecordedCall], min_seen: int) 
         return rule
     known = [args for args in recorded if all(map(is_plain_name, args))]
     rule.kept = rule.kept and bool(known)
-    if len(known) < len(calls):
-        rule.notes.append(
-            f"drawn from {len(known)} calls: others have no recorded arguments, or names that no rule has"
-        )
-    if any(call.is_part for call in calls):
-        rule.notes.append(
-            "it lacks arguments whose names look like those of secrets, which were not recorded: add them"
-        )
     rule.args = {escape(name): escape(each) for name, each in fields_of(known).items()}
     wide = [name for name, each in rule.args.items() if isinstance(each, dict) and "any" in each]
-    if wide:
-        rule.notes.append(f"any value of {', '.join(wide)}: the values have no kind or length in common")
+    facts = {
+        f"drawn from {len(known)} calls: others have no recorded arguments, or names that no rule has": len(known)
+        < len(calls),
+        "it lacks arguments whose names look like those of secrets, which were not recorded: add them": any(
+            call.is_part for call in calls
+        ),
+        f"any value of {', '.join(wide)}: the values have no kind or length in common": bool(wide),
+    }
+    rule.notes += [text for text, holds in facts.items() if holds]
     return rule
 
 
@@ -262,15 +248,6 @@ def _agree(one: Mapping[Work, Any], other: Mapping[Work, Any]) -> bool:
 
 def _distinct(values: Iterable[Any]) -> Collection[str]:
     return set(map(key_of, values))
-
-
-def _open(constant: _Constant, min_seen: int) -> Any:
-    """Return a parameter's constraint; it lists values only if several sessions had each of them."""
-    sessions: dict[str, set[str]] = {}
-    for (_, session, _), value in constant.values.items():
-        sessions.setdefault(key_of(value), set()).add(session)
-    fixed = all(len(each) >= max(min_seen, MIN_SEEN) for each in sessions.values())
-    return narrowest(constant.values.values(), fixed=fixed)
 
 
 def escape(value: Any) -> Any:

@@ -8,10 +8,10 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.mint.drafts.calls import key_of
-from arx_caps.mint.drafts.draft import DraftRule, DraftTemplate, lifetime, spans_of
+from arx_caps.mint.drafts.draft import DraftRule, DraftTemplate, longest
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.tasks.policy_questions import PolicyQuestion, ask_policy, toml_key, toml_value, write_question
-from arx_caps.settings.durations import show_span, show_time
+from arx_caps.settings.durations import MAX_MS, UNITS, show_span, show_time
 from arx_caps.settings.toml_file import MAX_BYTES
 
 PLACE: Final = "https://{}.invalid"  # where a service lives is not recorded
@@ -46,8 +46,7 @@ def write_policy(
         lines += [f"origins = {toml_value(known or [PLACE.format(audience)])}{'' if known else UNKNOWN_PLACE}"]
     agents = sorted({agent for each in granted for agent in each.agents})
     if agents:
-        spans = spans_of(calls, of_tasks=False)
-        lines += ["", "[session]", f"agents = {toml_value(agents)}", _ttl(lifetime(spans, "1h"), max(spans, default=0))]
+        lines += ["", "[session]", f"agents = {toml_value(agents)}", _ttl(longest(calls, of_tasks=False))]
     for each in templates:
         lines += ["", *(line if each in granted else f"# {line}" for line in _template(each, min_seen))]
     if unseen:
@@ -57,7 +56,7 @@ def write_policy(
 
 def show_template(template: DraftTemplate) -> dict[str, Any]:
     """Return a template as plain data, without its calls."""
-    members = ("name", "agents", "purpose", "sessions", "params", "ttl", "depth", "delegate_to", "rules")
+    members = ("name", "agents", "purpose", "sessions", "params", "depth", "delegate_to", "rules")
     return {name: msgspec.to_builtins(getattr(template, name)) for name in members}
 
 
@@ -100,7 +99,7 @@ def _template(template: DraftTemplate, min_seen: int) -> Iterator[str]:
     yield f"agents = {toml_value(template.agents)}"
     if template.params:
         yield f"params = {toml_value(template.params)} # each has one value in a task"
-    yield _ttl(template.ttl, template.took)
+    yield _ttl(template.took)
     yield f"depth = {template.depth}"
     if template.delegate_to:
         yield f"delegate_to = {toml_value(template.delegate_to)}"
@@ -115,8 +114,11 @@ def _template(template: DraftTemplate, min_seen: int) -> Iterator[str]:
     yield "]"
 
 
-def _ttl(ttl: str, took: int) -> str:
-    return f'ttl = "{ttl}"' + (f" # the longest took {show_span(took)}" if took else "")
+def _ttl(took: int) -> str:
+    """Return a lifetime in whole hours, at least twice as long as what took longest, ms."""
+    return f'ttl = "{min(1 + 2 * took // UNITS["h"], MAX_MS // UNITS["h"])}h"' + (
+        f" # the longest took {show_span(took)}" if took else ""
+    )
 
 
 def _facts(rule: DraftRule, min_seen: int) -> Iterator[str]:

@@ -63,13 +63,6 @@ _calls_options: Final = options_of(
     help="leave out, as a comment, each rule that was seen in fewer sessions",
 )
 @click.option(
-    "--origin",
-    "origins",
-    multiple=True,
-    metavar="NAME=URL",
-    help="origin of the service NAME; repeatable [that of the policy in force, with --from]",
-)
-@click.option(
     "--questions", type=click.Path(dir_okay=False, path_type=Path), help="file to write for `arx policy test`"
 )
 @out_option
@@ -83,7 +76,6 @@ def draft_command(
     documents: tuple[str, ...],
     patterns: tuple[str, ...],
     min_seen: int,
-    origins: tuple[str, ...],
     questions: Path | None,
     out: Path | None,
 ) -> None:
@@ -105,15 +97,17 @@ def draft_command(
     if wrong := [pattern for pattern in patterns if not is_path_pattern(pattern)]:
         raise click.BadParameter(f"expected a pattern such as acme/support/*, got {wrong[0][:60]!r}")
     is_seen = since is not None or bool(files)
-    tools = {name: read_tools(Path(file), name) for name, file in _read_named(documents).items()}
+    named = dict(text.partition("=")[::2] for text in documents)
+    if wrong := [name for name, file in named.items() if not is_audience(name) or not file]:
+        raise click.BadParameter(f"expected NAME=FILE with the name of a service, got {wrong[0][:60]!r}")
+    tools = {name: read_tools(Path(file), name) for name, file in named.items()}
     if not is_seen and not (tools and patterns):
         raise click.UsageError("expected --from or --calls, or a document and --agent PATTERN")
     calls = _read_calls(place, since, files)
     templates = draft_templates(calls, patterns, min_seen) if is_seen else propose_templates(tools, list(patterns))
     unseen = add_notes(templates, tools)
-    known: dict[str, Any] = {} if since is None else kept_policy(place, IN_FORCE).audiences
-    places = known | {name: [url] for name, url in _read_named(origins).items()}
-    text = write_policy(templates, places, min_seen, unseen)
+    origins: dict[str, Any] = {} if since is None else kept_policy(place, IN_FORCE).audiences
+    text = write_policy(templates, origins, min_seen, unseen)
     policy = Policy.parse(text, str(out or "draft"))
     asked, unasked = ([], 0) if questions is None else write_questions(policy, templates)
     for path, content in ((out, text), (questions, "\n\n".join(asked) + "\n")):
@@ -173,17 +167,6 @@ def _shown_gap(refused: list[dict[str, Any]], unused: list[dict[str, Any]], **_:
     if unused:
         shown = {"ARGUMENTS": lambda row: "any" if row["args"] is None else show_json(row["args"])}
         yield table_of(unused, "UNUSED: tool, TASK, LINE, ARGUMENTS", shown)
-
-
-def _read_named(texts: Iterable[str]) -> dict[str, str]:
-    """Parse ``NAME=VALUE``, each with the name of a service."""
-    values: dict[str, str] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if not is_audience(name) or not value or name in values:
-            raise click.BadParameter(f"expected NAME=VALUE with the name of a service, once, got {text[:60]!r}")
-        values[name] = value
-    return values
 
 
 def _read_calls(place: Place, since: int | None, files: Iterable[Path]) -> list["RecordedCall"]:
