@@ -114,8 +114,13 @@ def open_image(file: Path) -> tuple[str, list[bytes]]:
 
         [entry] = json.loads(read("index.json"))["manifests"]
         layers = json.loads(read("blobs/" + entry["digest"].replace(":", "/")))["layers"]
-        packed = [read("blobs/" + layer["digest"].replace(":", "/")) for layer in layers]
-        return entry["digest"], [ZstdDecompressor().stream_reader(layer).read() for layer in packed]
+        packed = [(layer["mediaType"], read("blobs/" + layer["digest"].replace(":", "/"))) for layer in layers]
+        return entry["digest"], [unpack_zstd(data) if kind.endswith("+zstd") else data for kind, data in packed]
+
+
+def unpack_zstd(data: bytes) -> bytes:
+    """Return what was packed, by a tool that need not state the size, in one frame or more."""
+    return ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
 
 
 def packages_of(layers: list[bytes]) -> Iterator[dict[str, str]]:
