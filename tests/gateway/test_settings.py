@@ -32,6 +32,16 @@ URL = 'url = "http://127.0.0.1:9/mcp"\n'
         ("decider = 3\n", "1: decider: expected a table, got a number, a"),
         (DECIDER.replace("forward-auth", "ask"), "2: decider.shop.kind: expected one of forward-auth,"),
         (DECIDER + "bodies = true\n", "6: decider.shop.bodies: expected a kind of ext-authz, and"),
+        (DECIDER + "limits = {}\n", "6: decider.shop.limits: invalid limits: expected `rules`, `net`,"),
+        (
+            ORDERS + URL + 'limits = { hours = ["8-18"] }\n',
+            "4: upstream.orders.limits: invalid limits: hours: expected",
+        ),
+        (ORDERS + URL + 'server_requests = ["tools"]\n', "4: upstream.orders.server_requests[1]: expected one of"),
+        (
+            ORDERS + URL + 'server_requests = ["roots"]\nroutes = { "GET /o" = "orders.get" }\n',
+            "4: upstream.orders.server_requests: is of an MCP server alone",
+        ),
         (DECIDER + 'backend = "shop"\n', "1: decider.shop: ext-mcp has neither `openapi`, `routes`"),
         (DECIDER.replace("forward-auth", "ext-mcp"), "1: decider.shop.backend: expected the name of the MCP"),
         (
