@@ -5,6 +5,7 @@
 a relay's followers.  Passphrase and root key come from a file or a command as well.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.ledger import RedisLedger
 from arx_verifier.revocation import Follower, PasswordFile, find_password
 from arx_verifier.verification import RedisNonces
-from tests.cli.helpers import arx
+from tests.cli.helpers import arx, service_file
 from tests.mint.harness import make_realm
 from tests.postgres import Postgres
 from tests.realm_folder import ARX, RealmFolder
@@ -130,6 +131,42 @@ def follows(at: str, password: str) -> bool:
         return follower.catch_up(0, 0, 2)
     finally:
         follower.close()
+
+
+@pytest.mark.servers
+@pytest.mark.spec("10.8")
+def test_a_running_gateway_takes_a_new_password(tmp_path: Path) -> None:
+    """
+    It is not ready while the file is late, and ready again with the new password in it; its log has neither.
+    """
+    file = write(tmp_path / "password", OLD)
+    server = Server(tmp_path / "server", free_ports(1)[0], *LASTING, binary=need(NAMES[0]))
+    with running(server):
+        rotate(server, OLD)
+        url, port = f"redis://arx@127.0.0.1:{server.port}/0", free_ports(1)[0]
+        mint = MintRuntime.open(make_realm(tmp_path / "realm", "acme"), store_url=url.replace("arx@", f"arx:{OLD}@"))
+        mint.start()
+        orders = service_file(tmp_path / "orders.json", store=url)
+        orders.write_text(json.dumps(json.loads(orders.read_text()) | {"journal": str(tmp_path / "journal")}))
+        (tmp_path / "gateway.toml").write_text(
+            f'[gateway]\nlisten = ["127.0.0.1:{port}"]\n[upstream.orders]\naudience = "orders"\n'
+            'url = "http://127.0.0.1:9/v1"\n[upstream.orders.routes]\n"GET /orders" = "orders.list"\n'
+        )
+        words = [*ARX, "gateway", str(tmp_path / "gateway.toml")]
+        environment = os.environ | {"ARX_STORE_PASSWORD_FILE": str(file)}
+        with (tmp_path / "log").open("w") as log, child(words, env=environment, stdout=log, stderr=log) as gateway:
+            ready = functools.partial(arx, "health", f"http://127.0.0.1:{port}")
+            until(lambda: ready().exit_code == exit_codes.OK)
+            rotate(server, NEW)
+            until(lambda: ready().exit_code == exit_codes.DENIED)
+            write(file, NEW)
+            until(lambda: ready().exit_code == exit_codes.OK)
+            gateway.terminate()
+            gateway.wait(60)
+        mint.close()
+    text = (tmp_path / "log").read_text()
+    assert OLD not in text
+    assert NEW not in text
 
 
 @pytest.mark.servers
