@@ -16,10 +16,13 @@ from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.revocation import acl
 from arx_verifier.errors import SettingsError, StoreError
 from arx_verifier.ledger import LOST, NEW, LeasedLedger, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import BUCKETS, StoreCluster, bucket_of, run_async, steps_of
+from arx_verifier.token import Caveat
 from arx_verifier.verification import RedisNonces
 from tests.ledgers import new_ledger
 from tests.servers import until
+from tests.support import ANYTHING, access, mint, sign, verifier
 from tests.topologies.failovers import rehearse
 from tests.topologies.fleet import NAMES, need
 from tests.topologies.shards import PATIENT, Node, Shards, can_cut, sharded
@@ -133,12 +136,14 @@ def test_a_new_service_refuses_for_three_seconds(shards: Shards) -> None:
 
 
 @pytest.mark.spec("8.3")
-def test_a_service_whose_clock_is_ahead_is_refused(services: list[RedisNonces]) -> None:
-    """What it accepts could be issued after the beginning of the next server; behind, it could not."""
+def test_a_service_whose_clock_is_wrong_is_refused(services: list[RedisNonces]) -> None:
+    """What it accepts could be issued after the beginning of the next server.  Far behind, it is forgotten early."""
     now = now_ms()
     with pytest.raises(StoreError, match=r"clock of this service is [0-9]+ ms ahead"):
         services[0].spend(b"a" * 32, now + KEEP_MS, now + 2_000)
     assert services[0].spend(secrets.token_bytes(32), now + KEEP_MS, now - 2_000)
+    with pytest.raises(StoreError, match=r"clock of this service is -[0-9]+ ms ahead"):
+        services[0].spend(b"a" * 32, now + KEEP_MS, now - 31_000)
 
 
 @pytest.mark.spec("8.3")
@@ -188,6 +193,39 @@ def test_a_lost_answer_is_not_asked_for_again(services: list[RedisNonces], shard
 
 def calls_of(node: Node) -> int:
     return int(node.ask("INFO", "commandstats")["cmdstat_fcall"]["calls"])
+
+
+@pytest.mark.spec("8.3")
+@pytest.mark.spec("17.7")
+def test_a_decision_spends_and_draws_in_two_shards(ledger: RedisLedger, shards: Shards) -> None:
+    """
+    A call is decided in a thread and on a loop alike; in the seconds of a beginning it is to be tried again, and what
+    was signed before is signed anew by its caller.
+    """
+    nonces = RedisNonces(shards.url(), f"arx:nonce:acme:{secrets.token_hex(4)}:", timeout_s=1)
+    service = verifier(nonces=nonces, ledger=ledger, costs={"*": {"calls": 1}})
+    now = now_ms()
+    parent = mint(ANYTHING, iat=now - 1_000, exp=now + 600_000).attenuate(
+        Caveat(spend=("p", "calls", "3", "task", now))
+    )
+
+    async def on_loop(token: str, request: AccessRequest) -> str:
+        return (await service.decide_async(token, request)).code
+
+    def decide(code: str, token: str, request: AccessRequest) -> None:
+        assert (asyncio.run(on_loop(token, request)) if code == "ok" else service.decide(token, request).code) == code
+
+    before = sign(parent, access(at=now_ms()))
+    decide("store_unavailable", before, access(at=now_ms()))
+    until(lambda: is_accepted(nonces))
+    early = service.decide(before, access(at=now_ms()))
+    assert (early.code, early.failures[0].rule) == ("proof_invalid", "start")
+    for code in ("ok", "ok", "ok", "budget_exhausted"):
+        request = access(at=now_ms())
+        token = sign(parent, request)
+        decide(code, token, request)
+        decide("replayed", token, request)
+    nonces.close()
 
 
 @pytest.mark.spec("8.3")

@@ -11,6 +11,7 @@
 -- refused by the beginning.
 
 local AHEAD_MS = 1000  -- how far a service's clock may be ahead of this one
+local BEHIND_MS = 30000 -- and behind: a call is remembered for 60 s longer than it can be repeated
 local SINCE_MS = 3000  -- a call is at most 2 s ahead of the service's clock: SPEC 8.3
 local SEEN_MS = 1000   -- how much later than `seen`, the latest time of a service, a call may have been accepted
 
@@ -57,7 +58,7 @@ local function spend(keys, argv)
   if clock < since then
     return redis.error_reply('BEGUN this server has just taken over: it accepts calls in ' .. int(since - clock) .. ' ms')
   end
-  if now > clock + AHEAD_MS then
+  if now > clock + AHEAD_MS or now < clock - BEHIND_MS then
     return redis.error_reply('CLOCK the clock of this service is ' .. int(now - clock) .. ' ms ahead of the server')
   end
   if now - seen >= SEEN_MS then
