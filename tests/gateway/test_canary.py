@@ -157,6 +157,7 @@ class World:
         """Write the secret of a file."""
         (self.folder / "tools.key").write_text(text)
         (self.folder / "tools.key").chmod(mode)
+        self.folder.chmod(0o755)  # in a folder of one user alone, the file's own mode does not matter
 
     def arx(self, *words: str) -> int:
         """Run a command, and keep what it writes."""

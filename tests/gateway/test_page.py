@@ -46,7 +46,8 @@ from tests.servers import child, free_ports
 
 FILE = ROOT / "docs" / "gateway.md"
 DECIDERS = ROOT / "docs" / "deciders.md"
-EXAMPLES = sorted(each for each in (ROOT / "deploy").iterdir() if each.stem != "wheels")  # of proxies
+PROXIES = ("Caddyfile", "agentgateway.yaml", "envoy.yaml", "haproxy.cfg", "nginx.conf", "traefik.yml")
+EXAMPLES = [ROOT / "deploy" / name for name in PROXIES]
 TABLES = {
     "gateway": GatewayTerms,
     "upstream": UpstreamTerms,

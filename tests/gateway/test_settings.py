@@ -196,6 +196,7 @@ def test_what_an_upstream_lacks_is_an_error_with_its_place(tmp_path: Path, terms
     """At the start, and not at the first call."""
     (tmp_path / "open.key").write_text("s3cret")
     (tmp_path / "open.key").chmod(0o644)
+    tmp_path.chmod(0o755)  # in a folder of one user alone, the file's own mode does not matter
     (tmp_path / "gateway.toml").write_text(ORDERS + terms)
     settings = read_settings(tmp_path / "gateway.toml")
     kind = StdioUpstream if "command" in terms else Forwarder
