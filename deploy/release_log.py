@@ -45,7 +45,8 @@ def open_realm(realm: DemoRealm) -> tuple[Path, Path]:
     if is_new:
         realm.arx("init", realm.folder, "--name", "arx-releases", "--issuer", *free_addresses(1))
         (realm.folder / "policy.toml").write_text(POLICY, encoding="utf-8")
-    next(realm.start("-m", "arx_caps.cli", "up"))  # it writes a line when it is ready
+    if not next(realm.start("-m", "arx_caps.cli", "up"), ""):  # it writes a line when it is ready
+        sys.exit(f"the realm in {realm.folder} does not start: its error is above\nhint: mend it, or give other --keys")
     if is_new:
         realm.arx("agent", "enrol", AGENT, "--key-out", key)
         realm.arx("service", "enrol", SERVICE, "--out", service)
