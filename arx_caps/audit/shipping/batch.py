@@ -117,7 +117,7 @@ class LogWord(msgspec.Struct, frozen=True):
     key: str
     checkpoint: str
     consistency: tuple[str, ...]
-    changes: tuple[str, ...] = msgspec.field(default_factory=tuple)  # a default of the schema must be a JSON value
+    changes: list[str] = msgspec.field(default_factory=list)  # of a tuple the schema would have no JSON value
 
 
 class Mark(msgspec.Struct, frozen=True):

@@ -233,7 +233,7 @@ class Publisher:
             return None
         # Those that a reader of this size has not seen.
         eras = (era for era in self.keys.eras if era.last is not None and seen <= era.last < head.size)
-        changes = tuple(era.change for era in eras if era.change is not None)
+        changes = [era.change for era in eras if era.change is not None]
         return LogWord(str(signed.by), raw.decode(), tuple(map(text64, proof)), changes)
 
     def step(self) -> bool:
