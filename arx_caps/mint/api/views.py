@@ -142,7 +142,7 @@ class KillShown(RouteAnswer, frozen=True):
     at_ms: int
     summary: str
     lag_ms: int
-    watching: tuple[str, ...] = ()
+    watching: tuple[str, ...]
 
 
 def require_row(row: Row | None, noun: str) -> Row:
