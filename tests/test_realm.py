@@ -180,7 +180,7 @@ MISTAKES = [
     ("listen = 8700", 4, "listen: expected text in quotes, got 8700"),
     ("store = 'mysql://u:s3cret@x'", 6, "store: expected a URL with unix:, redis: or rediss:"),
     ("store = ['redis://:s3cret@x']", 6, "store: expected text in quotes, got a list"),
-    ("ledger = 'redis+cluster://u:s3cret@x'", 6, "ledger: expected a unix:, redis: or rediss: URL"),
+    ("ledger = 'mysql://u:s3cret@x'", 6, "ledger: expected a URL with unix:, redis: or rediss:"),
     ("database = 'mysql://u:s3cret@x'", 6, "database: expected postgresql://USER@HOST/NAME; put its password in"),
     ("database = { url = 's3cret' }", 6, "database: expected text in quotes, got a table"),
     ("max_ttl = 3600", 5, "max_ttl: a duration is a whole number and a unit"),

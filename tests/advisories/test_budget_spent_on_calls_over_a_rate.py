@@ -86,7 +86,7 @@ def test_a_call_of_http_costs_nothing_if_its_upstream_cannot_be_reached(sent: bo
         name = "files"
 
         @contextlib.asynccontextmanager
-        async def send(self, *_: Any) -> AsyncIterator[Answer]:
+        async def send(self, *_: Any, **__: Any) -> AsyncIterator[Answer]:
             raise UpstreamError("upstream files", sent=sent)
             yield
 

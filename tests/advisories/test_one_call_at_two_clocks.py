@@ -36,7 +36,7 @@ class Shared:
     def __init__(self, url: str) -> None:
         self.stores = [RedisNonces(url, PREFIX) for _ in range(2)]
         self.workers: list[Verifier] = [verifier(nonces=store) for store in self.stores]
-        self._redis = self.stores[0]._redis
+        self._redis = self.stores[0]._client.redis
         self._redis.config_set("appendfsync", "no")  # nothing of it has to outlive the server
 
     def pass_ms(self, ms: int) -> None:

@@ -25,6 +25,7 @@ def test_the_login_is_checked(idp: Issuer, tmp_path: Path, realm_template: Path)
     secret = tmp_path / "login.secret"
     secret.write_text("s3cret")
     secret.chmod(0o644)
+    tmp_path.chmod(0o755)  # in a folder of one user alone, the file's own mode does not matter
     of_file = replace(realm, login=login._replace(client_secret="file:login.secret"))
     assert findings(of_file) == well | {"login's secret": False}
     assert "s3cret" not in repr(list(check_login(of_file)))

@@ -178,10 +178,14 @@ class McpAnswers:
         return with_meta(shown, asked.meta) if asked.meta else shown
 
     def _shown(self, data: bytes, asked: AnsweredMessage) -> bytes:
-        asks = self._requests is not None and self._requests.may_ask(data)
-        quick = asked.screened is None and not asks and _TASK not in data
-        if quick and (envelope := _envelope_of(data)) is not None:
+        judges = self._requests if self._requests is not None and self._requests.may_ask(data) else None
+        if asked.screened is None and _TASK not in data and (envelope := _envelope_of(data)) is not None:
             self._check(msgspec.structs.asdict(envelope), asked)  # each call comes this way
+            if judges is not None:
+                found = _object_of(data)
+                if found is None:
+                    raise self._error("with no message")
+                judges.judge(found)
             # Not only in the metadata that were read: of two of one name, a client may take the other ones.
             has_own = _SPELT_OWN in data or any(map(_may_have_own, envelope.metadata))
             return _message_without_own(data) if has_own else data

@@ -7,7 +7,7 @@ LOG 1.2, 1.12.
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,11 +15,13 @@ from msgspec import Meta
 
 from arx_caps.audit.merkle import LOG, Era, LogKeys, NoteError, Signer, VerifierKey
 from arx_caps.credentials.keyfile import read_secret, replace_secret
-from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.repositories.identity.keys import SealedRoot
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError
+
+if TYPE_CHECKING:
+    from arx_caps.mint.audit.log import AuditLog
 
 _NAME: Final = "log/"  # before the digest of what is in clear, which the seal binds; no root key's name has a slash
 
@@ -119,7 +121,7 @@ def open_log_key(path: Path, roots: RootKeys) -> Signer:
     return Signer(keys.key.name, Ed25519PrivateKey.from_private_bytes(_unseal(path, keys, box, roots)))
 
 
-def open_log(realm: Realm, roots: RootKeys, database: str | None = None) -> AuditLog:
+def open_log(realm: Realm, roots: RootKeys, database: str | None = None) -> "AuditLog":
     """Return a realm's audit log, which can sign; as ``AuditLog``.
 
     Args:
@@ -131,6 +133,8 @@ def open_log(realm: Realm, roots: RootKeys, database: str | None = None) -> Audi
         SettingsError: As ``open_log_key``, or the URL names no database.
     """
     path = realm.log_key_path
+    from arx_caps.mint.audit.log import AuditLog  # takes modules of POSIX, which a reader of the key does not
+
     return AuditLog(realm, open_log_key(path, roots), read_log_keys(path), database)
 
 

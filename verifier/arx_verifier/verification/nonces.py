@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 from functools import partial
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from arx_verifier._platform import at_fork
@@ -447,6 +446,8 @@ class RedisNonces:
 
 
 def _source() -> str:
+    from importlib.resources import files  # verifiers without a store start without it
+
     return files("arx_verifier.verification").joinpath("calls.lua").read_text("utf-8")
 
 
