@@ -483,12 +483,17 @@ def test_arguments_are_recorded_on_demand_without_secrets(kind: str) -> None:
             "password": "p",
             "card": {"apiKey": "k", "cvv": 1, "name": "ann"},
             "list": [{"token": "t"}],
+            "form": {
+                **dict.fromkeys(("password1", "password_confirmation", "passwordHash", "passwd2", "pass"), "p"),
+                **dict.fromkeys(("auth", "jwt", "idJwt"), "j"),
+                "author": "ann",
+            },
         }
         for who in (caller, None):
             sent = {"headers": {"x-client": "app-7"}}
             assert service.call("POST", "/orders/o-1/refund", who, json=body, **sent).status_code == 200
         recorded = [each for each in service.realm.decisions.decisions if not each.counts]
-        expected = {"amount": 7, "card": {"name": "ann"}, "list": [{}], "order_id": "o-1"}
+        expected = {"amount": 7, "card": {"name": "ann"}, "list": [{}], "form": {"author": "ann"}, "order_id": "o-1"}
         assert [json.loads(each.arguments or b"") for each in recorded] == [expected, expected]
         assert [(each.code, each.group) for each in recorded] == [
             ("argument_not_allowed", None),

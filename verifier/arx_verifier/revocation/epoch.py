@@ -217,6 +217,15 @@ class Epochs(Protocol):
             sent_after: Boot clock, ns.  The lease must come from a probe sent at or after it (``fresh``).
         """
 
+    def ended(self, incarnation: str | None, born: int, targets: Sequence[str]) -> EpochRefusal | None:
+        """Return the kill or the freeze of a token that the view knows, whether or not the view may be used.
+
+        Args:
+            incarnation: As of ``check``; so are the others.
+            born: See there.
+            targets: See there.
+        """
+
     def boot_ns(self) -> int:
         """Return the clock of ``Lease.sent``, ns."""
 
@@ -320,6 +329,31 @@ class EpochTable:
             return EpochRefusal("revoked", None, "the token belongs to another history of the revocation store")
         if born > state.applied:
             return EpochRefusal("behind", None, f"the token was born at {born}, this view is at {state.applied}")
+        if (ended := self._ended(state, born, targets)) is not None:
+            return ended
+        # The clocks come last: a thread that was suspended above must find its lease ended, not trust an old reading.
+        if lease.sent < sent_after:
+            return EpochRefusal("stale", None, "the view is older than the token's fresh caveat allows")
+        if self._boot() >= lease.boot or self._wall() >= lease.wall:
+            return EpochRefusal("stale", None, "the lease on the view of the revocation epoch ran out")
+        return None
+
+    def ended(self, incarnation: str | None, born: int, targets: Sequence[str]) -> EpochRefusal | None:
+        """Return the kill or the freeze of a token that the view knows, whether or not the view may be used.
+
+        Args:
+            incarnation: As of ``check``; so are the others.
+            born: See there.
+            targets: See there.
+        """
+        state = self._state
+        if incarnation is None or incarnation == state.incarnation:
+            return self._ended(state, born, targets)
+        # The sequences of another history show nothing, and without a lease this one may be a wrong one.
+        return None if state.lease is None else self.check(incarnation, born, targets)
+
+    @staticmethod
+    def _ended(state: EpochState, born: int, targets: Sequence[str]) -> EpochRefusal | None:
         kills, freezes = state.kills, state.freezes
         # Most tokens have no killed target, which one set operation shows.  All kills come before the freezes: a thaw
         # ends only the latter.
@@ -330,11 +364,6 @@ class EpochTable:
         if freezes and not freezes.keys().isdisjoint(targets):
             frozen = next(target for target in targets if target in freezes)
             return EpochRefusal("frozen", frozen, f"{frozen} is frozen")
-        # The clocks come last: a thread that was suspended above must find its lease ended, not trust an old reading.
-        if lease.sent < sent_after:
-            return EpochRefusal("stale", None, "the view is older than the token's fresh caveat allows")
-        if self._boot() >= lease.boot or self._wall() >= lease.wall:
-            return EpochRefusal("stale", None, "the lease on the view of the revocation epoch ran out")
         return None
 
     def boot_ns(self) -> int:

@@ -326,9 +326,7 @@ class Verifier:
         refused, _ = judge(self.epochs, self._prefix, screened.proven, screened.call, request, self.limits)
         # The tool is judged last, and no token allows an empty one: nothing else was refused.
         if refused is None or refused.code != "tool_not_allowed":
-            if self.watch is not None and (code := ended_by(self.epochs, screened.proven)) is not None:
-                return Refused(code, ())
-            return refused or Refused("malformed", ())
+            return self._enforced(refused or Refused("malformed", ()), screened.proven)
         if screened.call is not None:
             spent = await run_async(spend_call_by_steps(self.nonces, screened.call, request))
             if spent is not None:
@@ -337,7 +335,12 @@ class Verifier:
         if isinstance(found, Wait):
             await self.epochs.catch_up_async(*found)
             found = ask(self.epochs, screened.proven, found)
-        return found if isinstance(found, Refused) else screened
+        return self._enforced(found, screened.proven) if isinstance(found, Refused) else screened
+
+    def _enforced(self, refused: Refused, proven: ProvenChain) -> Refused:
+        """Return a refusal; while this verifier watches, the kill or the freeze that it must not hide."""
+        code = None if self.watch is None else ended_by(self.epochs, proven)
+        return refused if code is None else Refused(code, ())
 
     def record_end(self, decision: Decision, reason: ArxError) -> Decision:
         """Record that running work was ended, such as an open stream by a kill.  May wait if ``decisions.waits``.
@@ -422,7 +425,7 @@ class Verifier:
             asked = ask(epochs, proven, waited)
             if isinstance(asked, Wait):
                 return Waiting(asked, screened, written)
-            refused = asked if spared is None else spared.spare(asked)
+            refused = asked if spared is None else spared.spare_of_view(asked, epochs, proven)
 
         if self._waits or spared is not None or (refused is None and (proven.pools or proven.once)):
             return self._finish(screened, request, refused, written, spared)
@@ -462,7 +465,7 @@ class Verifier:
         if begun and (decision.code == OK or decision.watched):
             late = yield from ask_late(self.epochs, proven, request, begun)
             if late is not None and spared is not None:
-                late = spared.spare(late)
+                late = spared.spare_of_view(late, self.epochs, proven)
                 if late is None and decision.code == OK:
                     decision = self._record(proven, request, None, written, None, spared)
             if late is not None:
@@ -575,7 +578,7 @@ class Verifier:
             decision.signed = proven.holder.evidence_of(call)
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
-        elif self._watch is not None and self._watch.records:
+        elif (watch := self.watch) is not None and watch.records:
             decision.arguments = keep_arguments(without_secrets(request.args))
         try:
             self.decisions.append(decision)

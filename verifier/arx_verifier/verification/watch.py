@@ -30,8 +30,8 @@ OF_RULES: Final = frozenset(
 )
 _CREDENTIALS: Final = frozenset(("authorization", "cookie", "dpop", "proxy-authorization", "x-api-key"))
 _SECRET: Final = re.compile(
-    r"pass(word|wd|phrase|code)?$|pwd|secret|token|credential|authorization|cookie|api.?key|private.?key|access.?key"
-    r"|^otp$|^pin$|cvv|^cvc|session.?id|signature|^bearer$",
+    r"pass(word|wd|phrase|code)|pass$|pwd|secret|token|credential|authorization|cookie|api.?key|private.?key"
+    r"|access.?key|^otp$|^pin$|cvv|^cvc|session.?id|signature|^bearer$|^auth$|jwt",
     re.IGNORECASE,
 )
 
@@ -195,6 +195,11 @@ class SparedRefusals(msgspec.Struct):
         self.of_rules = self.of_rules and refused.code in OF_RULES
         return None
 
+    def spare_of_view(self, refused: Refused | None, epochs: Epochs, proven: ProvenChain) -> Refused | None:
+        """Return what holds of the refusal of step 5: a kill and a freeze, however old the view is."""
+        code = None if refused is None else ended_by(epochs, proven)
+        return self.spare(refused) if code is None else Refused(code, ())
+
     def spare_judged(self, refused: Refused | None, proven: ProvenChain, tool: str) -> Refused | None:
         """Return what holds of the refusal of step 4: ``missing_discharge``, which is judged last, with any other."""
         held = self.spare(refused)
@@ -281,5 +286,5 @@ class WatchedCall(msgspec.Struct, eq=False):
 
 def ended_by(epochs: Epochs, proven: ProvenChain) -> str | None:
     """Return ``revoked`` or ``frozen`` if a token was killed or is frozen, however old the view is; else None."""
-    found = epochs.check(*proven.identifier.born, proven.targets)
+    found = epochs.ended(*proven.identifier.born, proven.targets)
     return found.code if found is not None and found.code in ENFORCED else None
