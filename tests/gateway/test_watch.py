@@ -64,9 +64,11 @@ class Upstream:
 
 
 @contextlib.contextmanager
-def gateway(kind: str, realm: UnsafeTestRealm, folder: Path, **watch: Any) -> Iterator[tuple[str, Upstream]]:
+def gateway(
+    kind: str, realm: UnsafeTestRealm, folder: Path, upstream: Upstream | None = None, **watch: Any
+) -> Iterator[tuple[str, Upstream]]:
     """Serve an upstream behind the gateway's door to it, whose own credential is ``Bearer own-of-gateway``."""
-    upstream = Upstream()
+    upstream = upstream or Upstream()
     (folder / "secret").write_text("own-of-gateway")
     routes = [Route("/mcp", upstream.mcp, methods=["POST"]), Route("/{rest:path}", upstream.http)]
     with serving(Starlette(routes=routes)) as behind:

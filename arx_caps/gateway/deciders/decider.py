@@ -12,17 +12,28 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
+from arx_caps.credentials.access_token import is_access_token
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
 from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Send, replay_body
+from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.http.door import meaning_of
-from arx_verifier.enforcement import UNSEEN, ArxMiddleware, Enforcement, Meaning, RefusedCall, RouteMap, collect_headers
+from arx_verifier.enforcement import (
+    UNSEEN,
+    ArxMiddleware,
+    Enforcement,
+    Meaning,
+    RefusedCall,
+    RouteMap,
+    collect_headers,
+    is_token,
+)
 from arx_verifier.errors import RequestError
 from arx_verifier.verification import Grant, Verifier, WatchedCall
 
 Headers = list[tuple[bytes, bytes]]
 
 NO_BODY: Final = ("GET", "HEAD")  # the methods whose requests have none, unless the proxy says more.  SPEC 8.4
-CREDENTIALS: Final = (b"authorization", b"dpop")  # the headers that have one
+_CREDENTIALS: Final = (b"authorization", b"dpop")  # the headers that have one
 PREFIX: Final = b"x-arx-"  # of the headers that the proxy sets, and that no client may
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110 9.1
 _TARGET: Final = re.compile(rb"/[!-~\x80-\xff]*")  # in origin form: the form of others hides the path from a rule
@@ -212,6 +223,29 @@ def identity_of(grant: Grant | WatchedCall | None) -> Headers:
     }
     # A subject is any text: a line break in it would be another header.
     return [(PREFIX + name.encode(), quote(value, safe="/:@ -._~+=,").encode()) for name, value in identity.items()]
+
+
+def credentials_to_remove(headers: Headers, terms: DeciderTerms, *, watched: bool) -> set[bytes]:
+    """Return the names of a client's headers whose credential the upstream may not get.
+
+    Args:
+        headers: The client's headers.
+        terms: The decider's table.
+        watched: Whether the request passes without a grant: it keeps a credential of its own.
+    """
+    found = [(name, value) for name, value in headers if name in _CREDENTIALS] if terms.spends else []
+    # A DPoP proof is of the token beside it: both pass, or none.
+    if watched and not any(_is_of_arx(name, value, terms) for name, value in found):
+        return set()
+    return {name for name, _ in found}
+
+
+def _is_of_arx(name: bytes, value: bytes, terms: DeciderTerms) -> bool:
+    if is_token(value):
+        return True
+    # Without a `resource` no client has an access token for this decider: what has the form of one is its own.
+    text = value.strip().rpartition(b" ")[2].decode("latin-1")
+    return terms.resource is not None and name == b"authorization" and is_access_token(text)
 
 
 class _Answer:

@@ -9,7 +9,6 @@ from typing import Any, Final
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.decider import (
-    CREDENTIALS,
     NO_BODY,
     PREFIX,
     Decider,
@@ -17,10 +16,11 @@ from arx_caps.gateway.deciders.decider import (
     DescribedRequest,
     Headers,
     Hosts,
+    credentials_to_remove,
     is_own,
 )
 from arx_caps.gateway.deciders.protos import message
-from arx_verifier.enforcement import BUDGET_HEADER, collect_headers, is_token
+from arx_verifier.enforcement import BUDGET_HEADER, collect_headers
 
 _PACKAGE: Final = "envoy.service.auth.v3"
 MAX_BODY: Final = 1024 * 1024  # bytes
@@ -65,10 +65,8 @@ class _Seen:
         # Envoy removes after it has set: a name in both would be gone.
         kept = {name for name, _ in verdict.headers}
         names = {name for name, _ in headers if is_own(name) and name not in kept}
-        if self._terms.spends:
-            watched = dict(verdict.headers).get(PREFIX + b"decision") == b""  # it keeps a credential of its own
-            names |= {name for name, value in headers if name in CREDENTIALS and (not watched or is_token(value))}
-        return sorted(names)
+        watched = dict(verdict.headers).get(PREFIX + b"decision") == b""
+        return sorted(names | credentials_to_remove(headers, self._terms, watched=watched))
 
 
 class ExtAuthz(_Seen):

@@ -19,7 +19,7 @@ from arx_caps.gateway.base.asgi import Receive, Scope, Send, read_body
 from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
-from arx_caps.gateway.deciders.decider import CREDENTIALS, Hosts, identity_of, is_own
+from arx_caps.gateway.deciders.decider import Hosts, credentials_to_remove, identity_of, is_own
 from arx_caps.gateway.deciders.protos import message
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers, result_with_meta, without_own
 from arx_caps.gateway.mcp.exchange import McpExchange
@@ -35,7 +35,6 @@ from arx_verifier.enforcement import (
     RefusedCall,
     budget_meta,
     collect_headers,
-    is_token,
 )
 from arx_verifier.verification import Grant, Screened, Verifier, WatchedCall
 
@@ -116,9 +115,8 @@ class ExtMcp:
         self._pass(result, request, params)
         result.metadata.update({"arx": self._keep(allowed)})
         gone = {name for name, _ in headers if is_own(name)}
-        if self._terms.spends:
-            keeps = not isinstance(allowed.grant, Grant) and self._messages.watches  # a credential of its own
-            gone |= {name for name, value in headers if name in CREDENTIALS and (not keeps or is_token(value))}
+        watched = not isinstance(allowed.grant, Grant) and self._messages.watches
+        gone |= credentials_to_remove(headers, self._terms, watched=watched)
         if allowed.grant is not None:
             result.metadata.update({"decision": allowed.grant.decision})
             for name, value in identity_of(allowed.grant):

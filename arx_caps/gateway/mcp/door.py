@@ -241,7 +241,7 @@ class McpDoor:
         try:
             self.rates.charge(facts.agent, facts.subject, work.grant.tool)
             if message.method == "tools/call":
-                await work.require_texts(lambda: self._schema(exchange, message, facts))
+                await work.require_texts(lambda: self._schema(exchange, message, facts, work.grant.lends))
         except (OverRateError, RefusedCall, UpstreamError, WireError):
             await work.grant.give_back()
             raise
@@ -255,7 +255,7 @@ class McpDoor:
         try:
             whole = await work.run(forward)
         except RefusedCall:
-            self._cancel(exchange, message, facts)
+            self._cancel(exchange, message, facts, work.grant.lends)
             raise
         except (OverRateError, UpstreamError, WireError) as error:
             if not isinstance(error, UpstreamError) or not error.sent:
@@ -285,7 +285,7 @@ class McpDoor:
             whole = await work.run(forward)
         except RefusedCall:
             if message is not None and message.method == "tasks/result":
-                self._cancel(exchange, message, facts)
+                self._cancel(exchange, message, facts, screened is not None)
             raise
         if whole is not None:
             await exchange.whole(*whole)
@@ -374,7 +374,9 @@ class McpDoor:
     async def _body(self, answer: UpstreamAnswer) -> bytes:
         return await read_whole(answer, self._terms, self._forwarder.name)
 
-    async def _schema(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts) -> dict[str, Any]:
+    async def _schema(
+        self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, lends: bool
+    ) -> dict[str, Any]:
         """Return the input schema of a tool as the upstream lists it; an empty one if it does not."""
         meta = {name: value for name, value in message.meta.items() if name not in (META_KEY, "progressToken")}
         headers = [
@@ -387,13 +389,13 @@ class McpDoor:
             asked = written({"jsonrpc": "2.0", "id": "arx-schema", "method": "tools/list", "params": params})
             async with (
                 self.rates.opened(facts.agent, facts.subject),
-                self._forwarder.send("POST", headers, asked, owner=owner_of(facts)) as answer,
+                self._forwarder.send("POST", headers, asked, owner=owner_of(facts), lends=lends) as answer,
             ):
                 return answer.content_type == _STREAM, await self._body(answer)
 
         return await input_schema(message.params["name"], listed)
 
-    def _cancel(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts) -> None:
+    def _cancel(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, lends: bool) -> None:
         """Notify the upstream that a call or a task was ended, where closing its stream does not."""
         note: dict[str, Any] | None = None
         if message.is_task:
@@ -403,7 +405,8 @@ class McpDoor:
             params = {"requestId": message.id, "reason": "the caller may not go on"}
             note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
         headers = self._headers_beside(exchange, facts)
-        self._do_later(self._forwarder.end_work(headers, written(note) if note else b"", owner_of(facts)))
+        body = written(note) if note else b""
+        self._do_later(self._forwarder.end_work(headers, body, owner_of(facts), lends=lends))
 
     def _decline(self, exchange: McpExchange, facts: ChainFacts, lends: bool) -> Callable[[WithheldError], None]:
         """Return what answers a request of the upstream that its client does not get."""

@@ -192,13 +192,21 @@ class StdioUpstream:
         await process.start(self.isolation)
         return process
 
-    async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
+    async def end_work(
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        note: bytes,  # noqa: ARG002
+        owner: str,
+        *,
+        lends: bool,  # noqa: ARG002
+    ) -> None:
         """End the process of a call that the gateway has ended: its result has no reader.
 
         Args:
             headers: Of the call.
             note: For an upstream over HTTP.
             owner: Who made the call.
+            lends: For an upstream over HTTP.
         """
         session = dict(headers).get(b"mcp-session-id", b"").decode("latin-1")
         process = self._sessions.pop(session, None) if session else self._callers.pop(owner, None)

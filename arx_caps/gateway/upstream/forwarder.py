@@ -207,17 +207,25 @@ class Forwarder:
         if len(answer.headers.getall("content-type", ())) > 1:  # a client could read a list as a stream
             raise UpstreamError(f"upstream {self.name} answered with several content types", sent=True)
 
-    async def end_work(self, headers: Iterable[tuple[bytes, bytes]], note: bytes, owner: str) -> None:  # noqa: ARG002
+    async def end_work(
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        note: bytes,
+        owner: str,  # noqa: ARG002 - see StdioUpstream
+        *,
+        lends: bool,
+    ) -> None:
         """Notify the upstream that the gateway has ended a call.
 
         Args:
             headers: Of the call.
             note: The notification; empty if the end of the call's connection does.
             owner: As in ``send``.
+            lends: Whether the call had the gateway's credential, as in ``send``.
         """
         if note:
             with contextlib.suppress(UpstreamError):
-                async with self.send("POST", headers, note) as answer:
+                async with self.send("POST", headers, note, lends=lends) as answer:
                     await read_whole(answer, self._terms, self.name)
 
     def __repr__(self) -> str:
