@@ -21,6 +21,7 @@ from arx_verifier.revocation.store_steps import BlockingCall, Steps
 from arx_verifier.revocation.store_url import Address, open_client
 
 OPEN_S: Final = 1.0  # longest wait of a command for a connection to be opened
+MOST_THREADS: Final = 10_000  # that ask one server at once; the library has 100 unless it is given a number
 _Place = tuple[asyncio.AbstractEventLoop, tuple[Any, ...]]
 _LINKS: Final[dict[_Place, LoopLink]] = {}
 _OPENING: Final[dict[_Place, "asyncio.Future[LoopLink]"]] = {}
@@ -76,10 +77,11 @@ class StoreClient:
         greet: Callable[[ServerFacts], None],
         node: tuple[str, int] | None = None,
     ) -> None:
+        pool: dict[str, Any] = {"redis_connect_func": self._connected, "max_connections": MOST_THREADS}
         self.redis: Any = (
-            open_client(url, name, password=password, timeout_s=timeout_s, ca=ca, redis_connect_func=self._connected)
+            open_client(url, name, password=password, timeout_s=timeout_s, ca=ca, **pool)
             if node is None
-            else Address(url, password, ca=ca).node_client(*node, timeout_s, redis_connect_func=self._connected)
+            else Address(url, password, ca=ca).node_client(*node, timeout_s, **pool)
         )
         self._greet, self._timeout_s = greet, timeout_s
         self.key = (url, password.path if isinstance(password, PasswordFile) else password, timeout_s, ca, node)
@@ -161,7 +163,12 @@ class StoreClient:
             _forget_ended()
             opening = _OPENING[place] = loop.create_future()
             opening.add_done_callback(lambda done: done.cancelled() or done.exception())
-            threading.Thread(target=self._open, args=(place, opening), name="arx-store-open", daemon=True).start()
+            thread = threading.Thread(target=self._open, args=(place, opening), name="arx-store-open", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives no more threads: the next call tries again
+                _OPENING.pop(place, None)
+                opening.set_exception(redis.ConnectionError("cannot start the thread that opens the connection"))
         await asyncio.wait((opening,), timeout=OPEN_S)
         if not opening.done():
             raise redis.TimeoutError("the connection was not opened in time")
@@ -170,10 +177,11 @@ class StoreClient:
     def _open(self, place: _Place, opening: "asyncio.Future[LoopLink]") -> None:
         """Open a connection as the pool does; then the event loop has it."""
         # In a thread: the library looks up names, asks Sentinels and logs in, and each may take long.
-        connection = self.redis.connection_pool.make_connection()
-        connection.redis_connect_func = None
+        pool, connection = self.redis.connection_pool, None
         facts: ServerFacts | Exception
         try:
+            # Not by the pool's own method: it counts each connection that it has made, also after the end of it.
+            connection = pool.connection_class(**{**pool.connection_kwargs, "redis_connect_func": None})
             connection.connect()
             facts = _read_facts(connection)
         except Exception as error:  # whatever it is, those that wait must hear of it
@@ -181,14 +189,16 @@ class StoreClient:
         try:
             place[0].call_soon_threadsafe(self._opened, place, opening, connection, facts)
         except RuntimeError:  # the loop has ended
-            connection.disconnect()
+            if connection is not None:
+                connection.disconnect()
 
     def _opened(
         self, place: _Place, opening: "asyncio.Future[LoopLink]", connection: Any, facts: ServerFacts | Exception
     ) -> None:
         _OPENING.pop(place, None)
         if isinstance(facts, Exception):
-            connection.disconnect()
+            if connection is not None:
+                connection.disconnect()
             opening.set_exception(facts)
             return
         _LINKS[place] = link = LoopLink(connection, facts, place[0], self._timeout_s)
