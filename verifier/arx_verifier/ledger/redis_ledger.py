@@ -166,6 +166,14 @@ class RedisLedger:
         in_one = self._spends and not self._in_cluster
         return bool(in_one and getattr(nonces, "server_key", None) == self._client.key)
 
+    def calls_since(self) -> int:
+        """Return the time before which it may have forgotten a call, as ``NonceStore.not_before``.
+
+        Ask after a ``take`` that spent the call, which may change it.
+        """
+        started_ms: int = self._client.started_ms
+        return started_ms
+
     def register(self, pools: Sequence[PoolDraw]) -> bool:
         """Let pools that were opened before the ledger's beginning be drawn on.  SPEC 17.5.
 

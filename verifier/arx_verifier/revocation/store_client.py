@@ -61,6 +61,7 @@ class StoreClient:
     Attributes:
         redis: The client library's, for threads.
         key: Clients with the same one share the connection of an event loop.
+        started_ms: When its server started at the latest, ms since the Unix epoch; 0 before the first connection.
 
     Raises:
         SettingsError: The URL or the authority is unusable.
@@ -83,7 +84,7 @@ class StoreClient:
             if node is None
             else Address(url, password, ca=ca).node_client(*node, timeout_s, **pool)
         )
-        self._greet, self._timeout_s = greet, timeout_s
+        self._greet_user, self._timeout_s, self.started_ms = greet, timeout_s, 0
         self.key = (url, password.path if isinstance(password, PasswordFile) else password, timeout_s, ca, node)
 
     def command(self, *words: Any, tag: str) -> Steps[Any]:  # noqa: ARG002 - of a cluster
@@ -203,6 +204,10 @@ class StoreClient:
             return
         _LINKS[place] = link = LoopLink(connection, facts, place[0], self._timeout_s)
         opening.set_result(link)
+
+    def _greet(self, facts: ServerFacts) -> None:
+        self.started_ms = max(self.started_ms, facts.started_ms)
+        self._greet_user(facts)
 
     def _connected(self, connection: Any) -> None:
         """Read what the server states, at each new connection of the pool."""

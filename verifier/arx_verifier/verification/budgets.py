@@ -37,6 +37,7 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.revocation import Steps, by_steps, steps_of
 from arx_verifier.token import PresentedCall, call_proof
 from arx_verifier.verification.chain_state import BudgetPool, ProvenChain
+from arx_verifier.verification.nonces import judge_call
 from arx_verifier.verification.reasons import NO_STORE, REPLAYED, Refused, pool_ahead
 
 NO_LEDGER: Final = "a ledger at this service"
@@ -197,6 +198,12 @@ class Budgets:
             return None
         key: UsedKey = nonces.key_of(call.signature, call.issued_at + call_proof.KEEP_MS, request.at)
         return key
+
+    def judge_beside(self, nonces: Any, call: PresentedCall) -> Refused | None:
+        """Return the refusal of a call that was new when it was drawn for: it may be from before the server's start."""
+        ledger: Any = self.ledger
+        # By the ledger's connections: they spent it, and the nonces' own may be from before a restart, or none.
+        return judge_call(nonces, call, True, ledger.calls_since())
 
     def draw(self, proven: ProvenChain, priced: Priced, used: UsedKey | None = None) -> Steps[Drawn | Refused]:
         """Take what a call costs from all of its pools, or from none.

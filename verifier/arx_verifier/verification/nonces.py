@@ -116,17 +116,18 @@ def spend_call_by_steps(nonces: NonceStore, call: PresentedCall, request: Access
     return judge_call(nonces, call, fresh)
 
 
-def judge_call(nonces: NonceStore, call: PresentedCall, fresh: bool | None) -> Refused | None:
+def judge_call(nonces: NonceStore, call: PresentedCall, fresh: bool | None, since_ms: int = 0) -> Refused | None:
     """Return the refusal of a call whose key was spent, or None if it was new.
 
     Args:
         nonces: The nonce store.
         call: The presented call.
         fresh: What the store returned.
+        since_ms: The time before which a ledger that spent the key may have forgotten it, ms since the Unix epoch.
     """
     if fresh is None:
         return NO_STORE
-    if call.issued_at < nonces.not_before(call.signature):
+    if call.issued_at < max(since_ms, nonces.not_before(call.signature)):
         # Asked after spending, which may have changed it: the store cannot know the calls before that time.
         return BEFORE_START
     return None if fresh else REPLAYED

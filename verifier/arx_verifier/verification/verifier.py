@@ -27,7 +27,6 @@ from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.nonces import (
     MemoryNonces,
     NonceStore,
-    judge_call,
     spend_call,
     spend_call_by_steps,
     spend_once,
@@ -523,7 +522,7 @@ class Verifier:
                 return drawn, None
             drawn = spared.spare(drawn) and None
         if call is not None and used is not None:
-            refused = judge_call(self.nonces, call, True)  # it is new, but may be from before the server's start
+            refused = self._budgets.judge_beside(self.nonces, call)
         if refused is None and proven.once:
             refused = yield from spend_once(self.nonces, proven, request.at)
             if spared is not None:
