@@ -399,6 +399,7 @@ def test_what_is_in_clear_in_the_file_is_bound(realm: Realm) -> None:
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 def test_a_mint_signs_with_the_new_key(tmp_path: Path) -> None:
     """
     The command refuses while the mint runs; the next start signs with the new key, by the same passphrase.

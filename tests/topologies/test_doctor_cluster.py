@@ -18,7 +18,7 @@ from tests.servers import until
 from tests.topologies.shards import PATIENT, Shards, sharded
 from tests.topologies.test_doctor_ledger import PASSWORD, ROLE, Ledger
 
-pytestmark = [pytest.mark.servers, pytest.mark.spec("17.7")]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.spec("17.7")]
 
 NAMES = {"rights", "eviction", "persistence", "replication", "cluster", "clocks", "history"}
 

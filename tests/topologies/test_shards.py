@@ -27,7 +27,7 @@ from tests.topologies.failovers import rehearse
 from tests.topologies.fleet import NAMES, need
 from tests.topologies.shards import PATIENT, Node, Shards, can_cut, sharded
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 PREFIX = "arx:nonce:acme:orders:"
 KEEP_MS = 15_000
