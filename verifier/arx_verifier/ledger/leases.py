@@ -21,6 +21,7 @@ from arx_verifier.revocation import Steps, by_steps, run, steps_of
 # A slice is a 64th of a pool, or 64 calls of this cost: the ledger gives at most a quarter of the rest.
 SLICE: Final = 64
 _TURN_S: Final = 0.0005  # the ledger answers within such a time
+LONGEST_TURN_S: Final = 1.0  # longest wait for the turn: some answers of a slow ledger, or a thousand of a fast one
 IDLE_S: Final = 2.0  # a slice that no call has used for this long goes back
 
 
@@ -40,6 +41,7 @@ class Slice:
 
 
 _NEVER: Final = 1 << 62
+_NO_TURN: Final = "the ledger is slow: too many calls wait for it"
 
 
 class _Turn(NamedTuple):
@@ -48,14 +50,27 @@ class _Turn(NamedTuple):
     lock: threading.Lock
 
     def run(self) -> None:
-        """Wait in this thread."""
-        self.lock.acquire()
+        """Wait in this thread.
+
+        Raises:
+            StoreError: Others had the turn for too long.
+        """
+        # A task of this thread's event loop may have it, which goes on only when this thread does.
+        if not self.lock.acquire(timeout=LONGEST_TURN_S):
+            raise StoreError(_NO_TURN)
 
     async def run_async(self) -> None:
-        """Wait while the event loop runs: the lock's holder may be another of its tasks."""
+        """Wait while the event loop runs: the lock's holder may be another of its tasks.
+
+        Raises:
+            StoreError: Others had the turn for too long.
+        """
         from asyncio import sleep
 
-        while not self.lock.acquire(blocking=False):  # noqa: ASYNC110 - threads have it too, and set no event
+        until = time.monotonic() + LONGEST_TURN_S
+        while not self.lock.acquire(blocking=False):
+            if time.monotonic() >= until:
+                raise StoreError(_NO_TURN)
             await sleep(_TURN_S)
 
 
@@ -243,9 +258,12 @@ class LeasedLedger:
         """Give back every slice, and close the ledger."""
         self._closed = True
         self._wake.set()
-        with self._renewing, self._lock:
+        has_turn = self._renewing.acquire(timeout=LONGEST_TURN_S)  # or a task of this thread has it
+        with self._lock:
             for held in [*self._slices.values()]:
                 self._give_up(held)
+        if has_turn:
+            self._renewing.release()
         # The slices stay leased until their periods end.
         with suppress(StoreError):
             run(self._return())
