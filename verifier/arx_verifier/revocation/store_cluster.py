@@ -122,7 +122,8 @@ class StoreCluster:
             asking = not isinstance(answer, MovedError)
             if not asking:
                 self.doubt(shard)
-            shard = shard._replace(host=answer.host or shard.host, port=answer.port)
+                shards = yield BlockingCall(self._look)
+            shard = _shard_at(answer.host or shard.host, answer.port, shard, shards)
         if isinstance(answer, Exception):
             if isinstance(answer, ClusterDownError):
                 self.doubt(shard)
@@ -219,6 +220,14 @@ class StoreCluster:
             self._fresh_until = self._looked + FRESH_S
             self._looks += found != before
             return found
+
+
+def _shard_at(host: str, port: int, shard: FoundShard, shards: list[FoundShard]) -> FoundShard:
+    """Return the shard that a node names for the slots of another one, with its own replicas."""
+    here = [found.replica_places for found in shards if (found.host, found.port) == (host, port)]
+    # A node that has no slot yet, or is not known as a primary yet: as many as any other one has.
+    replicas = here[0] if here else max([found.replica_places for found in shards], key=len, default=())
+    return shard._replace(host=host, port=port, replica_places=replicas)
 
 
 def open_store(
