@@ -17,7 +17,7 @@ from tests.servers import until
 from tests.topologies.shards import PATIENT, Node, Shards, sharded
 from tests.topologies.test_shards import moved
 
-pytestmark = [pytest.mark.servers, pytest.mark.spec("8.3", "17.7")]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.spec("8.3", "17.7")]
 
 TAG = "06"
 
