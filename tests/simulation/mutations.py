@@ -29,9 +29,9 @@ MUTATIONS: dict[str, Patches] = {
     "clock before kills": {
         "epoch": (
             (
-                "        kills, freezes = state.kills, state.freezes\n",
+                "        if (ended := self._ended(state, born, targets)) is not None:\n",
                 "        boot, wall = self._boot(), self._wall()\n"
-                "        kills, freezes = state.kills, state.freezes\n",
+                "        if (ended := self._ended(state, born, targets)) is not None:\n",
             ),
             (CLOCKS, "boot >= lease.boot or wall >= lease.wall"),
         ),
