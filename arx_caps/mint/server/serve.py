@@ -112,14 +112,8 @@ def serve(
         mint.close()
         raise
     protocol = mint_protocol(http_protocol(), realm.issuer)
-    announced: dict[str, object] = {"ready": True, "realm": realm.name, "issuer": realm.issuer, "pid": os.getpid()}
-    announced |= {"listen": f"{host}:{listener.getsockname()[1]}", "policy": mint.policies.loaded.digest}
-    server = BoundedServer(
-        _config(app, protocol),
-        protocol,
-        lambda: print(json.dumps(announced), file=sys.stderr, flush=True),
-        on_stopping,
-    )
+    listen = f"{host}:{listener.getsockname()[1]}"
+    server = BoundedServer(_config(app, protocol), protocol, lambda: _announce(mint, listen), on_stopping)
     if until_eof:
         stop = functools.partial(setattr, server, "should_exit", True)
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-mint-parent", daemon=True).start()
@@ -131,6 +125,18 @@ def serve(
         if metrics_server is not None:
             metrics_server.shutdown()
             metrics_server.server_close()
+
+
+def _announce(mint: MintRuntime, listen: str) -> None:
+    """Print that the mint serves, as one JSON line."""
+    ready: dict[str, object] = {
+        "ready": True,
+        "realm": mint.realm.name,
+        "issuer": mint.realm.issuer,
+        "pid": os.getpid(),
+    }
+    ready |= {"listen": listen, "policy": mint.policies.loaded.digest}
+    print(json.dumps(ready), file=sys.stderr, flush=True)
 
 
 def _serve_metrics(realm: Realm, metrics: Metrics) -> WSGIServer | None:
