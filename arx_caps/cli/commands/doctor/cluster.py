@@ -28,7 +28,7 @@ MAX_CLOCK_MS: Final = 1_000  # a service that is further ahead of a node is refu
 MAX_NODE_TIMEOUT_MS: Final = 5_000
 
 
-class Node(NamedTuple):
+class ClusterNode(NamedTuple):
     """A node that answers.
 
     Attributes:
@@ -64,7 +64,7 @@ def check_cluster(realm: Realm) -> Iterator[Check]:
         found = f"the ledger {why or f'did not answer ({type(error).__name__})'}: every call with a budget is refused"
         yield Check("ledger", False, found, ROLE if why else "start the nodes, or correct `ledger` in realm.toml")
         return
-    nodes: dict[tuple[str, int], Node] = {}
+    nodes: dict[tuple[str, int], ClusterNode] = {}
     silent = []
     for place in dict.fromkeys(place for shard in shards for place in (shard[2:4], *shard.replica_places)):
         try:
@@ -82,15 +82,17 @@ def check_cluster(realm: Realm) -> Iterator[Check]:
         yield Check("ledger cluster", None, f"it could not be read ({type(error).__name__})", ROLE)
 
 
-def _ask(address: Address, place: tuple[str, int]) -> Node:
+def _ask(address: Address, place: tuple[str, int]) -> ClusterNode:
     client: Any = address.node_client(*place, TIMEOUT_S, decode_responses=True)
     before, (seconds, rest) = now_ms(), client.time()
     clock, after = seconds * 1000 + rest // 1000, now_ms()
     away_ms = max(0, before - clock, clock - after)
-    return Node(f"{place[0]}:{place[1]}", client, client.info(), away_ms)
+    return ClusterNode(f"{place[0]}:{place[1]}", client, client.info(), away_ms)
 
 
-def _check_nodes(realm: Realm, shards: list[FoundShard], nodes: Mapping[tuple[str, int], Node]) -> Iterator[Check]:
+def _check_nodes(
+    realm: Realm, shards: list[FoundShard], nodes: Mapping[tuple[str, int], ClusterNode]
+) -> Iterator[Check]:
     of_bucket = {
         bucket: nodes[shard[2:4]]
         for bucket in BUCKETS
@@ -112,7 +114,7 @@ def _check_nodes(realm: Realm, shards: list[FoundShard], nodes: Mapping[tuple[st
     yield _worst(of_bucket.items(), lambda bucket, node: check_history(node.client, realm, node.info, at, bucket))
 
 
-def _worst(each: Any, check: Callable[[str, Node], Check]) -> Check:
+def _worst(each: Any, check: Callable[[str, ClusterNode], Check]) -> Check:
     """Return the first check that is not in order, with the node's place; else the last one."""
     found = None
     for bucket, node in each:
@@ -123,7 +125,7 @@ def _worst(each: Any, check: Callable[[str, Node], Check]) -> Check:
     return found
 
 
-def _replicas(shards: list[FoundShard], nodes: Mapping[tuple[str, int], Node]) -> Check:
+def _replicas(shards: list[FoundShard], nodes: Mapping[tuple[str, int], ClusterNode]) -> Check:
     name, few = "ledger replication", []
     for shard in shards:
         node = nodes.get(shard[2:4])
@@ -140,7 +142,7 @@ def _replicas(shards: list[FoundShard], nodes: Mapping[tuple[str, int], Node]) -
     return Check(name, True, "each primary has a replica", more)
 
 
-def _settings(shards: list[FoundShard], nodes: list[Node]) -> Check:
+def _settings(shards: list[FoundShard], nodes: list[ClusterNode]) -> Check:
     """Check the settings of the cluster, if the user may ask for them."""
     name = "ledger cluster"
     try:
