@@ -139,6 +139,7 @@ def limit_option(text: str, default: int, most: int = 1_000_000) -> Callable[[F]
     return click.option("--limit", type=click.IntRange(1, most), default=default, show_default=True, help=text)
 
 
+reason_option = click.option("--reason", required=True, help="reason, recorded in the audit log; name no person in it")
 yes_option = click.option("--yes", "-y", is_flag=True, help="do not ask for confirmation")
 out_option = click.option(
     "--out",

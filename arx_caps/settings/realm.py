@@ -320,6 +320,13 @@ class Realm:
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
+    @property
+    def local_url(self) -> str:
+        """The URL of the mint for a program on its host."""
+        host, port = self.host_and_port
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
 
 def default_folder(environment: Mapping[str, str]) -> Path:
     """Return the folder of an unnamed realm: ``$ARX_HOME``, else ``./.arx``.

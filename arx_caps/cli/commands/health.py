@@ -50,9 +50,7 @@ def _place(url: str | None, ca: str | None, realm_dir: Path) -> tuple[str, str |
         realm = Realm.open(realm_dir)
     except SettingsError:  # a container of a gateway has no realm
         return f"http://{DEFAULT_LISTEN}", ca
-    host, port = realm.host_and_port
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens, not where this does
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", ca or realm.ca
+    return realm.local_url, ca or realm.ca
 
 
 def _ask(base: str, ca: str | None) -> tuple[int | None, str]:

@@ -5,7 +5,7 @@ import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 import httpx
@@ -14,11 +14,15 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import database_option, realm_dir_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import command_options, yes_option
+from arx_caps.cli.options import command_options, options_of, reason_option, yes_option
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
 from arx_caps.http.client import open_client
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
+
+TIMEOUT_S: Final = 2.0
+# Of a command that changes the log on the mint's host, while no mint runs.
+_host_options: Final = options_of(yes_option, realm_dir_option, database_option, command_options)
 
 
 @click.command("check")
@@ -78,16 +82,10 @@ def show_failure(console: Console, kind: str, error: ArxError, hint: str = "") -
     raise click.exceptions.Exit(exit_codes.INCOMPLETE if error.code == "incomplete" else exit_codes.DENIED)
 
 
-TIMEOUT_S = 2.0
-
-
 @click.command("reindex")
-@click.option("--reason", required=True, help="reason, recorded in the audit log; name no person in it")
+@reason_option
 @click.option("--replace", is_flag=True, help="delete records that the database has instead of signed ones")
-@yes_option
-@realm_dir_option
-@database_option
-@command_options
+@_host_options
 def reindex_command(
     console: Console,
     realm_dir: Path,
@@ -127,13 +125,10 @@ def reindex_command(
 
 
 @click.command("rotate-key")
-@click.option("--reason", required=True, help="reason, recorded in the audit log; name no person in it")
+@reason_option
 @click.option("--stolen", is_flag=True, help="announce nothing with the old key, which a thief could do as well")
 @passphrase_option
-@yes_option
-@realm_dir_option
-@database_option
-@command_options
+@_host_options
 def rotate_key_command(
     console: Console,
     realm_dir: Path,
@@ -163,8 +158,8 @@ def rotate_key_command(
     rows = [("new key", done.new), ("old key", done.old), ("signed until", f"{done.last} records")]
     console.data("audit-key-changed", value, lambda: pairs(rows))
     console.hint(f"copy {realm.log_key_path} to every mint of the realm, and start them; keep no copy of before")
-    told = "auditors, witnesses and services" if stolen else "witnesses, and auditors who ask"
-    console.hint(f"give the new key to {told} (docs/operations.md)")
+    readers = "auditors, witnesses and services" if stolen else "witnesses, and auditors who ask"
+    console.hint(f"give the new key to {readers} (docs/operations.md)")
 
 
 def _require_silence(realm: Realm) -> None:
@@ -173,11 +168,9 @@ def _require_silence(realm: Realm) -> None:
     Raises:
         Stop: A server answers, which may be the mint.
     """
-    host, _, port = realm.listen.rpartition(":")
-    here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared, not bound
     try:
         with open_client("http:", timeout=TIMEOUT_S) as client:
-            client.get(f"http://{here}:{port}/healthz")
+            client.get(f"{realm.local_url}/healthz")
     except (httpx.ConnectError, httpx.ConnectTimeout):
         return
     except httpx.HTTPError:

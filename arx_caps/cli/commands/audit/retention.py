@@ -7,7 +7,7 @@ import click
 
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import yes_option
+from arx_caps.cli.options import reason_option, yes_option
 from arx_caps.cli.parse import Since
 from arx_caps.cli.terminal import Console, Progress, pairs
 from arx_caps.revocation import parse_target
@@ -17,14 +17,12 @@ from arx_verifier.token import subject_target
 
 TIMEOUT_S: Final = 3600.0  # millions of records are overwritten one by one
 
-_reason_option = click.option("--reason", required=True, help="reason, recorded in the audit log; name no person in it")
-
 
 @click.command("prune")
 @click.option(
     "--before", type=Since(), required=True, help="time before which records are pruned, or an age such as 90d"
 )
-@_reason_option
+@reason_option
 @yes_option
 @operator_options
 def prune_command(console: Console, place: Place, before: int, reason: str, yes: bool) -> None:
@@ -45,7 +43,7 @@ def prune_command(console: Console, place: Place, before: int, reason: str, yes:
 @click.option(
     "--before", type=Since(), help="erase the bodies of all records before this time, or of this age such as 90d"
 )
-@_reason_option
+@reason_option
 @yes_option
 @operator_options
 def erase_command(
