@@ -25,15 +25,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from arx_caps.gateway.base.counted_decisions import CountedDecisions, decision_counter
-from arx_caps.gateway.base.settings import CredentialTerms, UpstreamTerms
-from arx_caps.gateway.http.door import HttpDoor
-from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
 from tests.adapters.gateway_server import ROOT, make_app
 from tests.adapters.mcp_rules import RULES
 from tests.gateway.gateway_realm import GatewayRealm
+from tests.gateway.served_door import open_door
 from tests.servers import free_ports, nonce_store, until
 
 EXPORTER = InMemorySpanExporter()
@@ -124,29 +122,17 @@ def test_a_request_of_plain_http_has_a_span(tmp_path: Any, monkeypatch: pytest.M
 
     upstream = Starlette(routes=[Route("/orders/{order_id}", show)])
     with serving(upstream) as inner:
-        terms = UpstreamTerms(
-            audience="orders",
-            url=f"http://127.0.0.1:{inner}",
-            routes={"GET /orders/{order_id}?{note}": "orders.get"},
-            credential=CredentialTerms(source="env:KEY"),
-        )
-        forwarder = Forwarder("orders", terms, tmp_path)
-        door = HttpDoor(realm.verifier, terms, forwarder, terms.routes)
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "lifespan":
-                await receive()
-                forwarder.open()
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
-                await forwarder.close()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
-            await door({**scope, "root_path": "/orders"}, receive, send)
-
+        terms: dict[str, Any] = {
+            "url": f"http://127.0.0.1:{inner}",
+            "routes": {"GET /orders/{order_id}?{note}": "orders.get"},
+        }
+        terms |= {"credential": {"from": "env:KEY"}}
         rule = Rule(tool="orders.get", args={"order_id": "o-1", "note": Constraint(glob="*", optional=True)})
-        with serving(app) as port, httpx.Client(auth=realm.caller(rule), timeout=60) as client:
-            url = f"http://127.0.0.1:{port}/orders/orders/"
+        with (
+            open_door(realm, tmp_path, **terms) as door,
+            httpx.Client(auth=realm.caller(rule), timeout=60) as client,
+        ):
+            url = f"{door}/orders/"
             headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "tracestate": "a=b"}
             first = client.get(url + "o-1", headers=headers)
             assert first.status_code == 200, first.text

@@ -54,6 +54,15 @@ def ask(leased: LeasedLedger, name: str) -> "asyncio.Task[Taken | Short]":
     return asyncio.ensure_future(run_async(steps_of(leased.take, "draw", "", a_pool(name))))
 
 
+async def ask_a_silent_ledger(leased: LeasedLedger, network: Proxy) -> "asyncio.Task[Taken | Short]":
+    """Draw once, and return a task that has the turn while the ledger does not answer."""
+    assert isinstance(await ask(leased, "first"), Taken)
+    network.hold(network.from_store)
+    held = ask(leased, "second")
+    await asyncio.sleep(0)
+    return held
+
+
 def ends(work: Callable[[], Awaitable[None]]) -> None:
     """Run work in an event loop that may stop for good, and require its end."""
     failures: list[BaseException] = []
@@ -76,10 +85,7 @@ def test_a_decision_in_the_thread_of_the_loop_is_refused(network: Proxy) -> None
     leased = leased_at(network, "turn-thread", PATIENT_S)
 
     async def work() -> None:
-        assert isinstance(await ask(leased, "first"), Taken)
-        network.hold(network.from_store)
-        held = ask(leased, "second")
-        await asyncio.sleep(0)
+        held = await ask_a_silent_ledger(leased, network)
         with pytest.raises(StoreError, match="too many calls wait"):
             leased.take("draw", "", a_pool("third"))
         network.heal()
@@ -95,10 +101,7 @@ def test_a_ledger_is_closed_in_the_thread_of_the_loop(network: Proxy) -> None:
     leased = leased_at(network, "turn-close", PATIENT_S)
 
     async def work() -> None:
-        assert isinstance(await ask(leased, "first"), Taken)
-        network.hold(network.from_store)
-        held = ask(leased, "second")
-        await asyncio.sleep(0)
+        held = await ask_a_silent_ledger(leased, network)
         network.heal()
         leased.close()
         with suppress(StoreError):

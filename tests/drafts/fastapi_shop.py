@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A FastAPI application under load: its calls are drafted, and the draft is put in force and tried."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,21 +14,10 @@ import pytest
 from arx_caps.agent import Agent, Task
 from tests.cli.live import Live, live_realm
 from tests.cli.test_service_keys import joined
+from tests.drafts.broad import record_arguments, write_broad_policy
 from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
-BROAD = """
-[audience.shop]
-origins = ["{origin}"]
-[session]
-agents = ["acme/**"]
-ttl = "1h"
-[task.all]
-agents = ["acme/**"]
-ttl = "1h"
-audience = ["shop"]
-allow = [{{ tool = "shop.*", any = true }}]
-"""
 SKUS = ("kettle", "grinder", "filter", "mug", "scale", "press", "tamper", "jug", "cloth", "spoon", "tray")
 Call = tuple[str, str, dict[str, Any] | None]
 
@@ -80,12 +68,12 @@ def shop(tmp_path: Path) -> Iterator[tuple[Live, str]]:
     ports = free_ports(2)
     origin = f"http://127.0.0.1:{ports[1]}"
     with live_realm(tmp_path / "realm", ports[0]) as live:
-        (tmp_path / "broad.toml").write_text(BROAD.format(origin=origin))
+        write_broad_policy(tmp_path / "broad.toml", "shop", origin)
         live.ok("policy", "load", tmp_path / "broad.toml")
         for agent in WORK:
             live.ok("agent", "enrol", agent, "--key-out", tmp_path / f"{agent.rpartition('/')[2]}.key")
         file, _ = joined(live, tmp_path, "shop")
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"record_arguments": ["shop.*"]}))
+        record_arguments(file, "shop")
         process = subprocess.Popen([sys.executable, "-m", "tests.drafts.shop", str(file), str(ports[1])])
         try:
             until(lambda: answers(origin))

@@ -13,21 +13,12 @@ import pytest
 
 from arx_caps.demo.gateway import SERVERS, install_programs, write_files
 from arx_caps.demo.run import DemoRealm, free_addresses
+from tests.drafts.broad import record_arguments, write_broad_policy
 from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.install]
 HERE = Path(__file__).resolve().parent
 AGENT = "acme/desk/report"
-BROAD = """
-[session]
-agents = ["acme/**"]
-ttl = "1h"
-[task.all]
-agents = ["acme/**"]
-ttl = "1h"
-audience = ["{name}"]
-allow = [{{ tool = "{name}.*", any = true }}]
-"""
 Call = tuple[str, dict[str, Any]]
 
 
@@ -83,11 +74,9 @@ def test_the_draft_of_a_server_lets_its_client_work(source: str, tmp_path: Path)
         realm.arx("init", realm.folder, "--name", "acme", "--issuer", *free_addresses(1))
         files = write_files(realm.folder, server, print)
         origin = files["audience"][server.name]["origins"][0]
-        broad = f'[audience.{server.name}]\norigins = ["{origin}"]\n' + BROAD.format(name=server.name)
-        (realm.folder / "policy.toml").write_text(broad)
+        write_broad_policy(realm.folder / "policy.toml", server.name, origin)
         begin(realm)
-        service = realm.folder / f"{server.name}.json"
-        service.write_text(json.dumps(json.loads(service.read_text()) | {"record_arguments": [f"{server.name}.*"]}))
+        record_arguments(realm.folder / f"{server.name}.json", server.name)
         realm.processes["up"].terminate()
         realm.processes["up"].wait(30)
         begin(realm)

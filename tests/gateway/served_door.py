@@ -16,6 +16,7 @@ from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
+from arx_verifier import Verifier
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from tests.adapters.asgi_server import serving
 
@@ -56,30 +57,36 @@ class Recorder:
 
 
 class ServedDoor:
-    """The ASGI application of one upstream, which is reached at ``/`` and the audience."""
+    """The ASGI application of one upstream, which is reached at ``/`` and the audience.
 
-    def __init__(self, realm: UnsafeTestRealm, terms: UpstreamTerms, folder: Path) -> None:
-        self.name, self._routes = terms.audience, dict(terms.routes)
-        tools = folder / f"{self.name}.tools.json"
+    Args:
+        verifier: Decides on each call.
+        terms: The upstream's table.
+        folder: Where files with secrets are.
+    """
+
+    def __init__(self, verifier: Verifier, terms: UpstreamTerms, folder: Path) -> None:
+        self._name = terms.audience
+        tools = folder / f"{self._name}.tools.json"
         kind: Any = StdioUpstream if terms.command else Forwarder
-        self.upstream = kind(self.name, terms, folder)
-        self.door: HttpDoor | McpDoor = (
-            HttpDoor(realm.verifier, terms, self.upstream, self._routes)
+        self._upstream = kind(self._name, terms, folder)
+        self._door: HttpDoor | McpDoor = (
+            HttpDoor(verifier, terms, self._upstream, dict(terms.routes))
             if terms.is_http
-            else McpDoor(realm.verifier, terms, self.upstream, tools=AcceptedTools(self.name, tools))
+            else McpDoor(verifier, terms, self._upstream, tools=AcceptedTools(self._name, tools))
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Run the upstream with the lifespan, and answer requests."""
         if scope["type"] != "lifespan":
-            await self.door({**scope, "root_path": f"/{self.name}"}, receive, send)
+            await self._door({**scope, "root_path": f"/{self._name}"}, receive, send)
             return
         await receive()
-        self.upstream.open()
+        self._upstream.open()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.door.close()
-        await self.upstream.close()
+        await self._door.close()
+        await self._upstream.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -94,7 +101,7 @@ def open_door(realm: UnsafeTestRealm, folder: Path, parser: str = "auto", **term
         terms: The upstream's table.
     """
     read = msgspec.convert({"audience": "orders", **terms}, UpstreamTerms)
-    with serving(ServedDoor(realm, read, folder), http=parser, ws="none", log_level="error") as port:
+    with serving(ServedDoor(realm.verifier, read, folder), http=parser, ws="none", log_level="error") as port:
         yield f"http://127.0.0.1:{port}/{read.audience}"
 
 

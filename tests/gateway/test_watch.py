@@ -20,14 +20,12 @@ from starlette.routing import Route
 
 from arx_caps.gateway.base.settings import UpstreamTerms, read_settings
 from arx_caps.gateway.deciders.decider import Decider, DescribedRequest
-from arx_caps.gateway.http.door import HttpDoor
-from arx_caps.gateway.mcp.door import McpDoor
-from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Constraint, Rule, SettingsError
 from arx_verifier.clock import now_ms
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.verification import Watch
 from tests.adapters.asgi_server import serving
+from tests.gateway.served_door import ServedDoor
 from tests.servers import until
 
 pytestmark = [pytest.mark.spec("12.7"), pytest.mark.servers]
@@ -76,24 +74,8 @@ def gateway(
         table = {"audience": "orders", "url": url, "credential": {"from": "file:secret", "prefix": "Bearer "}}
         table |= {"routes": ROUTES} if kind == "http" else {}
         terms = msgspec.convert(table, UpstreamTerms)
-        forwarder = Forwarder("orders", terms, folder)
         verifier = realm.verifier.watching(Watch(**{"until_ms": now_ms() + 3_600_000, **watch}))
-        door: Any = (
-            HttpDoor(verifier, terms, forwarder, ROUTES) if kind == "http" else McpDoor(verifier, terms, forwarder)
-        )
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "lifespan":
-                await receive()
-                forwarder.open()
-                await send({"type": "lifespan.startup.complete"})
-                await receive()
-                await forwarder.close()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
-            await door({**scope, "root_path": "/orders"}, receive, send)
-
-        with serving(app) as port:
+        with serving(ServedDoor(verifier, terms, folder)) as port:
             yield f"http://127.0.0.1:{port}/orders", upstream
 
 
