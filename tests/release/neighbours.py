@@ -121,7 +121,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     print(f"release {version} at {commit[:12]}, and {project['version']} at {head[:12]}")
     if version == project["version"]:
-        print(f"{version} is compared with itself: there is no other version yet")
+        print(f"{version} is compared with the last commit: there is no second release yet")
     failed, before = [], Path.cwd()
     with tempfile.TemporaryDirectory(prefix="arx-neighbours-") as folder:
         release = install_commit(commit, Path(folder, "release"))
