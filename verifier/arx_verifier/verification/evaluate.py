@@ -4,7 +4,8 @@
 This step changes no state and never waits.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from arx_verifier.errors import RequestError
 from arx_verifier.jcs import flat_jcs
@@ -64,15 +65,16 @@ def judge(
     early, late = epochs.times_ms(request.at)
     if late >= proven.exp or early < proven.nbf:
         return out_of_time(proven.nbf, proven.exp, proven.identifier.iat, early, late), None
+    http = request.http
+    is_unseen = http is not None and http.body_digest == UNSEEN_BODY
     written: bytes | None = None
     if call is not None:
-        age = request.at - call.issued_at
-        if not -MAX_AHEAD_MS <= age <= MAX_AGE_MS:
+        if not -MAX_AHEAD_MS <= (age := request.at - call.issued_at) <= MAX_AGE_MS:
             return out_of_age(age), None
         if (refused := proven.judge_holder(call)) is not None:
             return refused, None
         try:
-            if (http := request.http) is not None:
+            if http is not None:
                 digest = http_digest(prefix, call.caveat, *http)
             elif (written := flat_jcs(request.args)) is not None:
                 digest = tool_digest(prefix, call.caveat, request.tool, written)  # the fast path of most calls
@@ -82,7 +84,7 @@ def judge(
             return no_form(error), None
         # Not in constant time: the digest is no secret, and the signature over it was verified in step 3.
         if digest != call.digest:
-            return REQUEST_UNSEEN if _is_unseen(request) else another_call(request), written
+            return REQUEST_UNSEEN if is_unseen else another_call(request), written
     elif proven.needs_call:
         return PROOF_MISSING, None
     if proven.conditions and (refused := proven.judge_request(request)) is not None:
@@ -90,15 +92,12 @@ def judge(
     if limits and (refused := _judge_circumstances(limits, request, early, late)) is not None:
         return refused, written
     refused = proven.judge_tool(request.tool, request.args, written)
-    if _is_unseen(request):
+    if is_unseen:
         refused = proven.judge_unseen(request.tool, request.args, refused)
     if limits and refused is None:
-        refused = _judge_limits(limits, proven, request, written)
-    if refused is None and written is None and (call is None or request.http is not None):
-        try:
-            written = form_of(request.args)  # no proof covers these arguments, so they were not checked yet
-        except RequestError as error:
-            return no_form(error), None
+        refused = _judge_limits(limits, proven, request, written, is_unseen)
+    if refused is None and written is None and (call is None or http is not None):
+        refused, written = _write(request.args)  # no proof covers these arguments, so they were not checked yet
     if refused is None and proven.unmet:  # last: a call that is refused for another reason must not ask for approval
         refused = missing_discharge(proven.unmet, request.tool)
     return refused, written
@@ -115,11 +114,15 @@ def _judge_circumstances(
 
 
 def _judge_limits(
-    limits: tuple["ServiceLimits", ...], proven: ProvenChain, request: AccessRequest, written: bytes | None
+    limits: tuple["ServiceLimits", ...],
+    proven: ProvenChain,
+    request: AccessRequest,
+    written: bytes | None,
+    is_unseen: bool,
 ) -> Refused | None:
     """Apply the limits to a call that the token allows.  SPEC 20."""
     for limit in limits:
-        refused = limit.judge_tool(request, written, _is_unseen(request))
+        refused = limit.judge_tool(request, written, is_unseen)
         if refused is None:
             refused = limit.judge_approval(request.tool, proven)
         if refused is not None:
@@ -127,5 +130,9 @@ def _judge_limits(
     return None
 
 
-def _is_unseen(request: AccessRequest) -> bool:
-    return request.http is not None and request.http.body_digest == UNSEEN_BODY
+def _write(args: Mapping[str, Any]) -> tuple[Refused | None, bytes | None]:
+    """Return the JSON of arguments; or the refusal, if they have none."""
+    try:
+        return None, form_of(args)
+    except RequestError as error:
+        return no_form(error), None
