@@ -13,14 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import uvicorn
-
 from arx_caps.gateway.base.settings import GatewaySettings, read_address, read_settings
 from arx_caps.gateway.deciders.decider_runtime import grpc_server
 from arx_caps.gateway.gateway import Gateway
 from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
-from arx_caps.http.server import BoundedServer, http_protocol
+from arx_caps.http.server import BoundedServer, config_of, http_protocol
 from arx_verifier.errors import ArxError
 
 _GRACE_S: Final = 10  # for running requests at a stop
@@ -83,7 +81,15 @@ async def _serve(
         name: terms.listen for name, terms in settings.deciders.items() if terms.is_grpc
     }
     protocol = gateway_protocol(http_protocol())
-    server = BoundedServer(_config(gateway, protocol), protocol, lambda: on_ready(facts))
+    config = config_of(
+        gateway,
+        http=protocol,
+        backlog=AT_ONCE,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    server = BoundedServer(config, protocol, lambda: on_ready(facts))
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
@@ -108,23 +114,6 @@ async def _serve(
                 await asker.start()
                 stack.push_async_callback(asker.stop, _GRACE_S)
         await server.serve(sockets=listeners)
-
-
-def _config(gateway: Gateway, protocol: type[BoundedProtocol]) -> uvicorn.Config:
-    return uvicorn.Config(
-        gateway,
-        http=protocol,
-        backlog=AT_ONCE,
-        log_config=None,
-        log_level="error",  # an attacker could fill the log with malformed requests
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        lifespan="off",
-        timeout_graceful_shutdown=_GRACE_S,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-    )
 
 
 def _is_no_cut(record: logging.LogRecord) -> bool:

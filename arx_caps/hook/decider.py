@@ -12,12 +12,12 @@ import json
 import os
 import signal
 import socket
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from arx_caps.hook.judges import MAX_LINE
+from arx_caps.http.process import open_unix_listener
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement import Enforcement, RefusedCall
 from arx_verifier.errors import RequestError, SettingsError
@@ -40,8 +40,18 @@ def bind_decider(path: Path, group: str | None = None) -> Iterator[socket.socket
     Raises:
         SettingsError: Another process has it, there is no such group, or it cannot be made.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        made = _listen(listener, path, group)
+    try:
+        gid = None if group is None else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise SettingsError(f"--group: expected a group of this machine, got {group}") from None
+    with open_unix_listener(path, _MOST) as listener:
+        try:
+            made = path.stat()
+            if gid is not None:
+                os.chown(path, -1, gid)
+                path.chmod(0o660)
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot listen: {error.strerror or error}") from None
         try:
             yield listener
         finally:
@@ -106,41 +116,3 @@ async def _answer(enforcement: Enforcement, line: bytes) -> bytes:
         return enforcement.answer(refused).body
     except RequestError as error:
         return enforcement.answer(RefusedCall("malformed_request", str(error))).body
-
-
-def _listen(listener: socket.socket, path: Path, group: str | None) -> os.stat_result:
-    try:
-        gid = None if group is None else grp.getgrnam(group).gr_gid
-        _remove_stale(path)
-        before = os.umask(0o177)  # no other user connects, not even before the group is set
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        if gid is not None:
-            os.chown(path, -1, gid)
-            path.chmod(0o660)
-        listener.listen(_MOST)
-        return path.stat()
-    except KeyError:
-        raise SettingsError(f"--group: expected a group of this machine, got {group}") from None
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot listen: {error.strerror or error}") from None
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of a process that has ended.
-
-    Raises:
-        SettingsError: A process answers there, or it is another kind of file.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise SettingsError(f"{path}: expected no file or a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial, contextlib.suppress(OSError):
-        trial.connect(str(path))
-        raise SettingsError(f"{path}: another process listens there")
-    path.unlink()

@@ -6,8 +6,10 @@ import errno
 import gc
 import os
 import socket
+import stat
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from arx_verifier.errors import SettingsError
@@ -59,6 +61,45 @@ def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socke
         hint = "stop the program that listens there, or choose another port" if taken else None
         raise SettingsError(f"the {name} cannot listen at {host}:{port}: {error.strerror}", hint=hint) from error
     return listener
+
+
+def open_unix_listener(path: Path, backlog: int) -> socket.socket:
+    """Return a Unix socket that listens, and that only this user may connect to.
+
+    Args:
+        path: Where; the socket of a process that has ended is removed.
+        backlog: How many connections may wait.
+
+    Raises:
+        SettingsError: A process listens there, it is another kind of file, or it cannot listen there.
+    """
+    _remove_stale(path)
+    listener, before = socket.socket(socket.AF_UNIX), os.umask(0o177)
+    try:
+        listener.bind(str(path))
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"{path}: cannot listen: {error.strerror or error}") from error
+    finally:
+        os.umask(before)
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise SettingsError(f"{path}: expected no file or a socket")
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.connect(str(path))
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:  # any other error may be of a process that lives
+        path.unlink(missing_ok=True)
+        return
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot listen: {error.strerror or error}") from error
+    raise SettingsError(f"{path}: another process listens there")
 
 
 def has_terminal() -> bool:

@@ -3,10 +3,30 @@
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 
 from arx_caps.http.connections import BACKLOG, BoundedProtocol, accept_last
+
+
+def config_of(app: Any, **settings: Any) -> uvicorn.Config:
+    """Return the configuration of a server of an ASGI application, with the settings that all servers share.
+
+    Args:
+        app: The application.
+        settings: Further settings of uvicorn.
+    """
+    return uvicorn.Config(
+        app,
+        ws="none",
+        log_config=None,
+        log_level="error",  # an attacker could fill the log with malformed requests
+        access_log=False,  # a server has its own, which names no subject
+        server_header=False,
+        proxy_headers=False,
+        **settings,
+    )
 
 
 class BoundedServer(uvicorn.Server):

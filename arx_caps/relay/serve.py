@@ -8,12 +8,12 @@ import secrets
 import signal
 import socket
 import ssl
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from arx_caps.http.process import open_listener, open_unix_listener
 from arx_caps.relay.connection import Connection
 from arx_caps.relay.hub import Hub
 from arx_caps.relay.upstream import Upstream
@@ -24,6 +24,7 @@ from arx_verifier.revocation import Crowd, EpochState, Password
 
 TICK_S: Final = 0.05  # how often silent followers are looked for
 FIRST_LOOK_S: Final = 0.02
+BACKLOG: Final = 512  # connections that may wait
 
 
 class ListenAddress(NamedTuple):
@@ -134,7 +135,10 @@ async def _serve(
 
     hub = Hub(state, stand_for, loop.call_later)
     upstream = Upstream(*follow, password=store_password, loop=loop, hearer=hub, ca=ca)
-    listener = _listen(place)
+    if place.path is None:
+        listener = open_listener("relay", place.host, place.port, BACKLOG)
+    else:
+        listener = open_unix_listener(place.path, BACKLOG)
     try:
         upstream.start()
         while hub.granted is None and not stop.is_set():
@@ -157,46 +161,3 @@ async def _serve(
         upstream.close()
         if place.path is not None:
             place.path.unlink(missing_ok=True)
-
-
-def _listen(place: ListenAddress) -> socket.socket:
-    if place.path is None:
-        family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    else:
-        _clear(place.path)
-        listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)  # only this user may connect
-    try:
-        listener.bind(str(place.path) if place.path else (place.host, place.port))
-        listener.listen(512)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(f"the relay cannot listen there: {error.strerror or error}") from error
-    finally:
-        os.umask(before)
-    return listener
-
-
-def _clear(path: Path) -> None:
-    """Remove the socket of a relay that was killed.
-
-    Raises:
-        SettingsError: Another relay listens there, or it is no socket.
-    """
-    try:
-        kind = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(kind):
-        raise SettingsError(f"{path} is not a socket")
-    with socket.socket(socket.AF_UNIX) as other:
-        try:
-            other.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            raise SettingsError(f"{path}: {error.strerror}") from error
-    raise SettingsError(f"another relay listens at {path}")

@@ -277,7 +277,7 @@ def test_where_a_relay_does_not_listen(own_valkey: EmbeddedValkey, store: Revoca
     taken = relay(own_valkey.url)
     given = ("--store", own_valkey.url, "--realm", store.realm, "--listen")
     at = taken.url.replace("relay+unix", "unix")
-    assert "another relay listens" in arx("relay", *given, at).err
+    assert "another process listens there" in arx("relay", *given, at).err
     assert "ARX_RELAY_PASSWORD" in arx("relay", *given, "127.0.0.1:0").err
     assert "certificate" in arx("relay", *given, "0.0.0.0:0", env={"ARX_RELAY_PASSWORD": "p"}).err
     for none in ("nowhere", "127.0.0.1:²", "127.0.0.1:" + "9" * 5000):

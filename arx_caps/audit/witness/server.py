@@ -3,7 +3,6 @@
 
 import asyncio
 import signal
-import socket
 import sys
 import threading
 import time
@@ -19,8 +18,10 @@ from starlette.routing import Route
 from starlette.types import Receive
 
 from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Witness, WitnessResponse
+from arx_caps.http.connections import BACKLOG
+from arx_caps.http.process import open_listener
+from arx_caps.http.server import config_of
 from arx_verifier.enforcement import bounded_body
-from arx_verifier.errors import SettingsError
 
 # Callers are not authenticated; the log's signature on the checkpoint is verified.  So a stranger's work is bounded:
 # the size of a request, its time, and the number of connections.
@@ -58,17 +59,6 @@ def create_app(witness: Witness, now: Callable[[], float] = time.time) -> Starle
     )
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server with a callback when it listens."""
-
-    on_ready: Callable[[], None] = staticmethod(lambda: None)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self.on_ready()
-
-
 def serve(witness: Witness, host: str, port: int, on_ready: Callable[[str], None] = lambda _: None) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -81,34 +71,21 @@ def serve(witness: Witness, host: str, port: int, on_ready: Callable[[str], None
     Raises:
         SettingsError: It cannot listen there.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(f"the witness cannot listen at {host}:{port}: {error.strerror}") from error
-    config = uvicorn.Config(
+    listener = open_listener("witness", host, port, BACKLOG)
+    config = config_of(
         create_app(witness),
         http="h11",  # which bounds a head by itself; httptools, which uvicorn would prefer, does not
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
         limit_concurrency=AT_ONCE,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
-    server = _Server(config)
     shown = f"[{host}]" if ":" in host else host
-    server.on_ready = lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}")
     if threading.current_thread() is threading.main_thread():
         # uvicorn ends in order and then raises the signal again, which would make an orderly end look like a failure.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listener:
-        server.run(sockets=[listener])
+        on_ready(f"http://{shown}:{listener.getsockname()[1]}")  # connections wait from now on
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 async def _bounded(receive: Receive) -> bytes | None:

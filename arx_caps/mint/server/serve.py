@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIServer
 
-import uvicorn
 from prometheus_client import start_http_server
 from starlette.applications import Starlette
 
 from arx_caps.credentials.secret_source import find_secret
 from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
-from arx_caps.http.server import BoundedServer, http_protocol
+from arx_caps.http.server import BoundedServer, config_of, http_protocol
 from arx_caps.mint.api.access_log import log_lines
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.api.metrics import Metrics
@@ -113,7 +112,9 @@ def serve(
         raise
     protocol = mint_protocol(http_protocol(), realm.issuer)
     listen = f"{host}:{listener.getsockname()[1]}"
-    server = BoundedServer(_config(app, protocol), protocol, lambda: _announce(mint, listen), on_stopping)
+    settings = {"backlog": AT_ONCE, "timeout_graceful_shutdown": GRACE_S, "timeout_keep_alive": KEEP_ALIVE_S}
+    config = config_of(app, http=protocol, lifespan="on", **settings)
+    server = BoundedServer(config, protocol, lambda: _announce(mint, listen), on_stopping)
     if until_eof:
         stop = functools.partial(setattr, server, "should_exit", True)
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-mint-parent", daemon=True).start()
@@ -173,23 +174,6 @@ def _listen(host: str, port: int, *, behind_tls: bool) -> socket.socket:
             "ends before it (--behind-tls)"
         )
     return open_listener("mint", host, port, BACKLOG)
-
-
-def _config(app: Starlette, protocol: type[BoundedProtocol]) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        backlog=AT_ONCE,
-        log_config=None,
-        log_level="error",  # an attacker could fill the log with malformed requests
-        access_log=False,  # the mint has its own, which names no subject
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=GRACE_S,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        lifespan="on",
-    )
 
 
 def _reloader(mint: MintRuntime) -> Callable[..., None]:
