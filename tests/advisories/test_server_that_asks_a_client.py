@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from arx_caps.gateway.base.settings import ASKED
-from arx_caps.gateway.mcp.server_requests import CAPABILITIES, KINDS, ServerRequests, WithheldError
+from arx_caps.gateway.mcp.server_requests import CAPABILITIES, KINDS, ServerRequests, WithheldMessageError
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, signed
@@ -143,6 +143,6 @@ def test_a_gateway_that_watches_passes_what_clients_get_today() -> None:
     assert requests.without_capabilities(body, "initialize", announced, {}) == body
     watches.append(False)
     assert requests.may_ask(question)
-    with pytest.raises(WithheldError):
+    with pytest.raises(WithheldMessageError):
         requests.judge(asking("sampling/createMessage"))
     assert requests.without_capabilities(body, "initialize", announced, {}) == b'{"params":{"capabilities":{}}}'

@@ -16,7 +16,7 @@ import msgspec
 from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
-from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldError
+from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessageError
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of, is_whole, split_events, with_data, with_id
 from arx_caps.mcp.message import aside, object_of, written
@@ -55,7 +55,7 @@ class AnsweredMessage(NamedTuple):
     screened: Screened | None
     announce: Callable[[str, dict[str, Any]], bool] | None = None
     meta: Mapping[str, Any] = MappingProxyType({})
-    answer: Callable[[WithheldError], None] | None = None
+    answer: Callable[[WithheldMessageError], None] | None = None
 
 
 class _Part(msgspec.Struct):
@@ -133,7 +133,7 @@ class McpAnswers:
             return b""  # the page of a server or a proxy: its status says what a client has to know
         try:
             return self.shown(data, asked)
-        except WithheldError:
+        except WithheldMessageError:
             raise self._error("with a request of its own") from None
 
     async def stream(self, parts: AsyncIterator[bytes], asked: AnsweredMessage) -> AsyncIterator[bytes]:
@@ -153,7 +153,7 @@ class McpAnswers:
                 data, identity, _ = fields_of(event)
                 try:
                     shown = await aside(len(data), self.shown, data, asked) if data else data
-                except WithheldError as withheld:
+                except WithheldMessageError as withheld:
                     if withheld.id is not None and asked.answer is not None:
                         asked.answer(withheld)  # else its tool would wait for the client without end
                     continue
@@ -172,7 +172,7 @@ class McpAnswers:
 
         Raises:
             UpstreamError: It is no message, or none that answers this.
-            WithheldError: The client does not get it.
+            WithheldMessageError: The client does not get it.
         """
         shown = self._shown(data, asked)
         return with_meta(shown, asked.meta) if asked.meta else shown

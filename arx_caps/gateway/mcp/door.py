@@ -21,7 +21,7 @@ from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.gateway.mcp.schemas import input_schema
-from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldError
+from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessageError
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
@@ -408,10 +408,10 @@ class McpDoor:
         body = written(note) if note else b""
         self._do_later(self._forwarder.end_work(headers, body, owner_of(facts), lends=lends))
 
-    def _decline(self, exchange: McpExchange, facts: ChainFacts, lends: bool) -> Callable[[WithheldError], None]:
+    def _decline(self, exchange: McpExchange, facts: ChainFacts, lends: bool) -> Callable[[WithheldMessageError], None]:
         """Return what answers a request of the upstream that its client does not get."""
 
-        async def send(withheld: WithheldError) -> None:
+        async def send(withheld: WithheldMessageError) -> None:
             text = f"{withheld.method:.60}: the gateway passes on no such request to this client"
             answer = error_message(withheld.id, METHOD_NOT_FOUND, text)
             headers, owner = self._headers_beside(exchange, facts), owner_of(facts)

@@ -31,7 +31,7 @@ _LETTER: Final = re.compile(rb"\\u00[4-7]")
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-class WithheldError(Exception):
+class WithheldMessageError(Exception):
     """A message of a server that its client does not get.
 
     Attributes:
@@ -80,7 +80,7 @@ class ServerRequests:
             message: The message.
 
         Raises:
-            WithheldError: It is a request or a notification that does not reach the client.
+            WithheldMessageError: It is a request or a notification that does not reach the client.
             UpstreamError: It answers a request by asking something, or some clients could read it so.
         """
         if self._watches():
@@ -92,7 +92,7 @@ class ServerRequests:
             if not isinstance(method, str):
                 raise self._error("with a method that is no text")
             if method in self._dropped if "id" not in message else method not in self._methods:
-                raise WithheldError(message.get("id"), method)
+                raise WithheldMessageError(message.get("id"), method)
         error, result = message.get("error"), message.get("result")
         if isinstance(error, dict) and error.get("code") == _URL_ELICITATION and "elicitation" in self._refused:
             raise self._error("by asking for an elicitation", "elicitation")
