@@ -5,6 +5,7 @@ The mint signs it, and mint and gateways verify it.  What it stands for is at th
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -24,6 +25,7 @@ MAX_CHARS: Final = 4096  # an honest one has about 700
 AHEAD_S: Final = 30  # how far the mint's clock may be ahead of a gateway's
 SEAL_TYPE: Final = "arx-seal+jwt"  # of the JWS by which a gateway names the key that an answer is sealed to
 _TYPE: Final = "at+jwt"
+_TEXT: Final = re.compile(rb"[\w.-]+")  # of a JWT in a header: a credential after its scheme, or the value of a cookie
 
 Algorithm: TypeAlias = Literal["ES256", "RS256"]
 Key: TypeAlias = ECKey | RSAKey
@@ -104,6 +106,33 @@ _HEADER: Final = msgspec.json.Decoder(_Header)
 def is_access_token(text: str) -> bool:
     """Return whether a credential has the form of an access token, and not of an ARx token."""
     return text.count(".") == 2 and not text.startswith(wire.TOKEN_PREFIX)
+
+
+def has_own_jwt(value: bytes) -> bool:
+    """Return whether a header may have a JWT that was made for ARx: by a mint, or by an enrolled key for a mint.
+
+    Args:
+        value: The header's value.
+    """
+    return any(_is_own_jwt(text.decode()) for text in _TEXT.findall(value))
+
+
+def _is_own_jwt(text: str) -> bool:
+    if not is_access_token(text):
+        return False
+    first, second, _ = text.split(".")
+    try:
+        if "alg" not in msgspec.json.decode(wire.bytes_of(first), type=dict[str, Any]):
+            return False
+    except (ArxError, msgspec.MsgspecError, ValueError, RecursionError):
+        return False  # ARx writes headers that can be read: this is a credential of another form
+    try:
+        claims = read_json_object(wire.bytes_of(second))
+    except (ArxError, ValueError, RecursionError):
+        return True
+    subject = claims.get("sub")
+    # The issuer of an assertion is its subject (RFC 7523 3); a proof has no subject.
+    return type(subject) is not str or subject.startswith("agent:") or subject == claims.get("iss")
 
 
 def sign_access_token(claims: AccessToken, kid: str, key: VerifyingKey) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -322,3 +323,29 @@ def test_without_a_mint_known_access_tokens_go_on_and_a_kill_ends_them(world: OA
 def payload_of(token: str) -> bytes:
     payload = token.split(".")[1]
     return base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+
+
+def test_a_gateway_that_watches_removes_access_tokens_alone(world: OAuthWorld) -> None:
+    """A JWT of another issuer, which the upstream may take, passes; an access token for another resource does not."""
+    ours = world.token(world.client_of("refund"), "orders")
+    claims = base64.urlsafe_b64encode(b'{"iss":"https://login.example","sub":"ann"}').decode().rstrip("=")
+    head, _, signature = ours.split(".")
+    until_when = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    file = world.folder / "gateway.toml"
+    enforcing = file.read_text()
+    resource = f'resource = "{world.url("billing")}"\n'
+    assert resource in enforcing
+
+    def load(text: str) -> None:
+        before = world.log().count("reloaded gateway.toml")
+        file.write_text(text)
+        os.kill(world.pid, signal.SIGHUP)
+        until(lambda: world.log().count("reloaded gateway.toml") > before)
+
+    load(enforcing.replace(resource, f'{resource}watch = true\nuntil = "{until_when}"\n'))
+    try:
+        for token, seen in ((f"{head}.{claims}.{signature}", ["authorization"]), (ours, [])):
+            answer = httpx.get(f"{world.url('billing')}/orders/o-1", headers={"authorization": f"Bearer {token}"})
+            assert (answer.status_code, answer.json()) == (401, {"seen": seen})  # of the upstream: not its key
+    finally:
+        load(enforcing)

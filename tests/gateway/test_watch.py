@@ -2,6 +2,7 @@
 """Watch mode of the gateway: whose credentials go to an upstream, and what deciders say.  Real servers at both ends."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import tomllib
@@ -79,6 +80,12 @@ def gateway(
             yield f"http://127.0.0.1:{port}/orders", upstream
 
 
+def jwt(payload: bytes) -> str:
+    """Return a text in the form of a signed JWT."""
+    parts = (b'{"alg":"ES256","typ":"at+jwt"}', payload, b"signature")
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
 def ask(url: str, kind: str, order: str, caller: UnsafeCaller | None = None, **headers: str) -> httpx.Response:
     with httpx.Client(trust_env=False, timeout=30) as client:
         if kind == "http":
@@ -87,6 +94,18 @@ def ask(url: str, kind: str, order: str, caller: UnsafeCaller | None = None, **h
         params = {"name": "get", "arguments": {"order_id": order}}
         body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         return client.post(url, json=body, auth=caller, headers=headers)
+
+
+ANOTHERS = jwt(b'{"iss":"https://login.example","sub":"ann"}')
+FLASK = "eyJ1c2VyIjoiYW5uIn0.Z0nXkA.bm90IGEgand0"  # of the form of a JWT, without its header
+# An access token of a mint, an assertion of an agent, and payloads that have no subject to read.
+OF_ARX = (
+    b'{"iss":"https://mint.example","sub":"agent:acme/a"}',
+    b'{"iss":"acme/a","sub":"acme/a"}',
+    b"[]",
+    b'{"iss":"x"}',
+    b'{"sub":"a","sub":"b"}',
+)
 
 
 @pytest.mark.parametrize("kind", ["http", "mcp"])
@@ -102,6 +121,9 @@ def test_the_gateway_s_credential_goes_with_calls_that_a_rule_alone_would_refuse
             (caller, "o-1", {}, "Bearer own-of-gateway"),
             (caller, "x-1", {}, "Bearer own-of-gateway"),
             (None, "o-1", {"authorization": "Bearer of-the-client"}, "Bearer of-the-client"),
+            (None, "o-1", {"authorization": f"Bearer {ANOTHERS}"}, f"Bearer {ANOTHERS}"),
+            (None, "o-1", {"authorization": "Bearer opaque.with.dots"}, "Bearer opaque.with.dots"),
+            *((None, "o-1", {"authorization": f"Bearer {jwt(each)}"}, None) for each in OF_ARX),
             (None, "o-1", {}, None),
             (other.caller(*RULES), "o-1", {}, None),
             (brief, "o-1", {}, None),
@@ -112,6 +134,22 @@ def test_the_gateway_s_credential_goes_with_calls_that_a_rule_alone_would_refuse
         ask(url, kind, "o-1", None, **{"x-arx-agent": "acme/root", "x-arx-decision": "1", "X-ARX-Subject": "ann"})
         assert not [name for each in upstream.seen for name in each if name.startswith("x-arx")]
         assert "arx1_" not in json.dumps(upstream.seen)
+
+
+def test_a_cookie_goes_on_unless_it_has_a_token_of_arx(tmp_path: Path) -> None:
+    """
+    A session of a web framework is one that has the form of a JWT alone.
+    """
+    ours = jwt(OF_ARX[0])
+    with gateway("http", UnsafeTestRealm("orders"), tmp_path) as (url, upstream):
+        for cookie, passes in (
+            (f"session={FLASK}", True),
+            (f"a=1; login={ANOTHERS}", True),
+            (f"login={ours}", False),
+            (f'login="{ours}"; a=1', False),
+        ):
+            ask(url, "http", "o-1", None, cookie=cookie)
+            assert upstream.seen[-1].get("cookie") == (cookie if passes else None)
 
 
 @pytest.mark.parametrize("kind", ["http", "mcp"])

@@ -12,9 +12,9 @@ from starlette.routing import Route
 
 
 async def show(request: Request) -> Response:
-    if request.headers.get("x-key") != f"Key {os.environ['BILLING_KEY']}":
-        return JSONResponse({}, 401, headers={"www-authenticate": "Key"})
     seen = sorted({"authorization", "cookie", "x-forwarded-user"} & {*request.headers})
+    if request.headers.get("x-key") != f"Key {os.environ['BILLING_KEY']}":
+        return JSONResponse({"seen": seen}, 401, headers={"www-authenticate": "Key"})
     return JSONResponse({"order": request.path_params["order_id"], "seen": seen, "query": request.url.query})
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.agent.tasks.task import Task
-from arx_caps.credentials.access_token import AccessToken, VerifyingKey, is_access_token, read_access_token
+from arx_caps.credentials.access_token import AccessToken, VerifyingKey, has_own_jwt, is_access_token, read_access_token
 from arx_caps.credentials.jose import CLIENT_ALGORITHMS, check_client_dpop
 from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls
 from arx_caps.gateway.access_tokens.kept_answer import KeptAnswer
@@ -185,7 +185,7 @@ class OAuthResource:
             is_proven = is_proven or held.jkt is not None
             await self._prove(scope, scheme, token, held)
         except ArxError as error:
-            if await self._passes(error, token, scope, receive, send, behind):
+            if await self._passes(error, scope, receive, send, behind):
                 return
             if not isinstance(error, TokenError):
                 await self._refuse(send, 503, None, error.code)
@@ -216,15 +216,13 @@ class OAuthResource:
         answer = self._challenging(send, "invalid_token", more, held.claims.scope, is_proven)
         await _through(behind, call, {**scope, "headers": headers}, replay_body(body, receive), answer)
 
-    async def _passes(
-        self, error: ArxError, token: str, scope: Scope, receive: Receive, send: Send, behind: Application
-    ) -> bool:
+    async def _passes(self, error: ArxError, scope: Scope, receive: Receive, send: Send, behind: Application) -> bool:
         """Let a request with another token than a live access token go on, if the verifier watches."""
         watch = self._verifier.watch
         if watch is None or not watch.spares(error.code):
             return False
-        # What was made for this resource is taken off; a credential of the client's own is not.
-        kept = [pair for pair in scope["headers"] if pair[0] != b"authorization" or not is_access_token(token)]
+        # What was made for ARx is removed, for any resource; a credential of the client's own is not.
+        kept = [pair for pair in scope["headers"] if pair[0] != b"authorization" or not has_own_jwt(pair[1])]
         await _through(behind, ResourceCall(), {**scope, "headers": kept}, receive, send)
         return True
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
-from arx_caps.credentials.access_token import is_access_token
+from arx_caps.credentials.access_token import has_own_jwt
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
 from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Send, replay_body
 from arx_caps.gateway.base.settings import DeciderTerms
@@ -241,11 +241,8 @@ def credentials_to_remove(headers: Headers, terms: DeciderTerms, *, watched: boo
 
 
 def _is_of_arx(name: bytes, value: bytes, terms: DeciderTerms) -> bool:
-    if is_token(value):
-        return True
     # Without a `resource` no client has an access token for this decider: what has the form of one is its own.
-    text = value.strip().rpartition(b" ")[2].decode("latin-1")
-    return terms.resource is not None and name == b"authorization" and is_access_token(text)
+    return is_token(value) or (terms.resource is not None and name == b"authorization" and has_own_jwt(value))
 
 
 class _Answer:

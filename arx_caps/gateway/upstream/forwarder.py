@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from arx_caps.credentials.access_token import is_access_token
+from arx_caps.credentials.access_token import has_own_jwt
 from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import hand_on
@@ -259,10 +259,7 @@ def _is_forwarded(name: bytes) -> bool:
 
 def _is_own_credential(name: bytes, value: bytes) -> bool:
     """Return whether a header is a client's own credential for the upstream, and no token that was made for ARx."""
-    if name not in (b"authorization", b"cookie"):
-        return False
-    token = value.strip().rpartition(b" ")[2].decode("latin-1")
-    return not is_token(value) and not is_access_token(token)
+    return name in (b"authorization", b"cookie") and not is_token(value) and not has_own_jwt(value)
 
 
 def _nominated(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
