@@ -166,6 +166,29 @@ def test_documents_propose_a_task_that_reads_and_one_that_writes(tmp_path: Path)
     assert "# returns what others wrote (openWorldHint); sends to others (openWorldHint)\n" in text
 
 
+def test_the_operations_of_a_path_that_is_a_reference_are_read(tmp_path: Path) -> None:
+    """As the gateway reads them: with their own parameters in the place of the path's."""
+    shared = {"in": "query", "name": "page", "schema": {"type": "string", "maxLength": 9}}
+    own = {"in": "query", "name": "page", "required": True, "schema": {"type": "integer", "minimum": 1}}
+    item = {"parameters": [shared], "get": {"operationId": "list", "parameters": [own]}, "put": {"operationId": "set"}}
+    document = {
+        "openapi": "3.1.0",
+        "paths": {"/orders": {"$ref": "#/components/pathItems/orders"}, "x-note": "get"},
+        "components": {"pathItems": {"orders": item}},
+    }
+    file = tmp_path / "openapi.json"
+    file.write_text(json.dumps(document))
+    ran = arx("policy", "draft", "--document", f"orders={file}", "--agent", "acme/**", "--json")
+    assert ran.exit_code == 0, ran.err
+    assert {rule["tool"]: rule["args"] for each in ran.json["templates"] for rule in each["rules"]} == {
+        "orders.list": {"page": {"min": 1}},
+        "orders.set": {"page": {"max_length": 9, "optional": True}},
+    }
+    file.write_text(json.dumps(document | {"openapi": None, "swagger": "2.0"}))
+    ran = arx("policy", "draft", "--document", f"orders={file}", "--agent", "acme/**")
+    assert (ran.exit_code, "expected an OpenAPI document of version 3" in ran.err) == (exit_codes.USAGE, True)
+
+
 def test_documents_beside_calls_add_what_they_say(tmp_path: Path) -> None:
     """In the comment of each rule; tools that no call was of are named at the end."""
     ran = arx("policy", "draft", *documents(tmp_path), "--calls", calls_file(tmp_path))

@@ -10,14 +10,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+from arx_caps.http.openapi import READS, operations_of, resolved
 from arx_caps.mint.drafts.calls import CODE
 from arx_caps.mint.drafts.draft import DraftRule, DraftTemplate, escape, name_for
 from arx_caps.mint.drafts.ladder import allows, decimal_text, optional
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_tool
 
-_METHODS: Final = ("get", "head", "options", "post", "put", "patch", "delete")
-_READS: Final = frozenset(_METHODS[:3])
 _DEEPEST: Final = 8  # of schemas in schemas; a rule nests less
 _WORDS: Final = {
     "minLength": "min_length",
@@ -95,22 +94,21 @@ def _listed(document: Any) -> Iterator[tuple[str, bool, dict[str, Any] | None, l
 
 
 def _operations(document: Any) -> Iterator[tuple[str, bool, dict[str, Any] | None, list[str]]]:
-    for path, item in document["paths"].items():
-        for method in [method for method in _METHODS if method in item]:
-            operation, args = item[method], dict[str, Any]()
-            for written in [*item.get("parameters", ()), *operation.get("parameters", ())]:
-                parameter = _resolved(document, written)
-                if parameter["in"] in ("path", "query"):
-                    constraint = _constraint(document, parameter.get("schema", {}))
-                    args[parameter["name"]] = constraint if parameter.get("required") else optional(constraint)
-            for media in _resolved(document, operation.get("requestBody", {})).get("content", {}).values():
-                args |= _members(document, media.get("schema", {})) or {}
-            yield operation["operationId"], method in _READS, args, [f"{method.upper()} {path}"]
+    for operation in operations_of(document):
+        args = dict[str, Any]()
+        for (where, name), parameter in operation.parameters.items():
+            if where in ("path", "query"):
+                constraint = _constraint(document, parameter.get("schema", {}))
+                args[name] = constraint if parameter.get("required") else optional(constraint)
+        body = resolved(document, operation.about.get("requestBody", {}), operation.place)
+        for media in body.get("content", {}).values():
+            args |= _members(document, media.get("schema", {})) or {}
+        yield operation.about["operationId"], operation.method in READS, args, [operation.place]
 
 
 def _members(document: Any, schema: Any, depth: int = 0) -> dict[str, Any] | None:
     """Return the constraints of an object's members; None if the schema names none and allows any."""
-    found = _resolved(document, schema)
+    found = resolved(document, schema, "a schema")
     if "properties" not in found and found.get("additionalProperties", True) is not False and found:
         return None
     required = found.get("required", ())
@@ -120,7 +118,7 @@ def _members(document: Any, schema: Any, depth: int = 0) -> dict[str, Any] | Non
 
 def _constraint(document: Any, schema: Any, depth: int = 0) -> Any:
     """Return the constraint of a JSON schema, as plain data; ``any`` for what a constraint cannot say."""
-    found = _resolved(document, schema) if isinstance(schema, Mapping) and depth < _DEEPEST else {}
+    found = resolved(document, schema, "a schema") if isinstance(schema, Mapping) and depth < _DEEPEST else {}
     choices = [each for each in found.get("anyOf") or found.get("oneOf") or () if each != {"type": "null"}]
     if len(choices) == 1:
         return _constraint(document, choices[0], depth + 1)
@@ -140,14 +138,3 @@ def _constraint(document: Any, schema: Any, depth: int = 0) -> Any:
     elif kind == "object":
         made = {"fields": _members(document, found, depth)}
     return made if allows(made, ()) else {"any": True}
-
-
-def _resolved(document: Any, value: Any) -> Any:
-    """Return an object, or what its ``$ref`` names in the document."""
-    for _ in range(_DEEPEST):
-        if "$ref" not in value:
-            return value
-        reference, value = value["$ref"], document
-        for part in reference.removeprefix("#/").split("/"):
-            value = value[part.replace("~1", "/").replace("~0", "~")]
-    raise ValueError("a reference leads to itself")
