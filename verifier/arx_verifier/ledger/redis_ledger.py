@@ -55,6 +55,7 @@ _TURNS: Final = 3  # of two servers that answer by turns, before a call is given
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _NOT_BOTH: Final = re.compile("unction not found|permission", re.IGNORECASE)
+_LOAD: Final = "'function|load'"  # as a server names the command in a refusal
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _LOGIN: Final = "ARX_LEDGER_PASSWORD, ARX_LEDGER_PASSWORD_FILE or the login in `ledger` of the service file"
 _RIGHTS: Final = "`arx redis acl --role ledger` prints the rights that a user of the ledger needs"
@@ -488,36 +489,43 @@ class RedisLedger:
 
     @by_steps
     def _fcall(self, bucket: _Bucket, *words: Any) -> Steps[Any]:
-        from redis.exceptions import RedisError, ResponseError
+        from redis.exceptions import RedisError
 
         try:
-            try:
-                answer = yield from self._client.command("FCALL", *words, tag=bucket.tag)
-            except ResponseError as error:
-                if not _ABSENT.search(str(error)):
-                    raise
-                # The server looks for the function before it runs anything, so this is no repeat.
-                yield from self._load(bucket)
-                answer = yield from self._client.command("FCALL", *words, tag=bucket.tag)
+            answer = yield from self._load_and_call(bucket, *words)
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
         self._note_answer()
         return answer
 
+    def _load_and_call(self, bucket: _Bucket, *words: Any) -> Steps[Any]:
+        """Call a function, which is loaded first into a server that has none."""
+        from redis.exceptions import ResponseError
+
+        try:
+            return (yield from self._client.command("FCALL", *words, tag=bucket.tag))
+        except ResponseError as error:
+            if not _ABSENT.search(str(error)):
+                raise
+        # The server looks for the function before it runs anything, so this is no repeat.
+        yield from self._load(bucket)
+        return (yield from self._client.command("FCALL", *words, tag=bucket.tag))
+
     def _spend_and_call(self, bucket: _Bucket, used: UsedKey, count: int, *words: Any) -> Steps[Any]:
         """Spend a key and take, at once if the server can; return None if the key alone was spent."""
         from redis.exceptions import RedisError, ResponseError
 
-        ask = partial(self._client.command, tag=bucket.tag)
         try:
             try:
-                answer = yield from ask("FCALL", "arx2_call", count + 1, used.name, *words, used.keep_ms)
+                answer = yield from self._load_and_call(bucket, "arx2_call", count + 1, used.name, *words, used.keep_ms)
             except ResponseError as error:
                 if not _NOT_BOTH.search(str(error)):
                     raise
                 # The server keeps functions of an earlier version, or does not permit this user to do both at once.
-                self._spends = False
-                fresh = yield from ask("SET", used.name, b"", "NX", "PX", used.keep_ms)
+                # If it permits only no loading, another user, such as the mint's, may load them later.
+                self._spends = _LOAD in str(error)
+                spend = ("SET", used.name, b"", "NX", "PX", used.keep_ms)
+                fresh = yield from self._client.command(*spend, tag=bucket.tag)
                 answer = None if fresh else (b"USED",)
         except (RedisError, OSError) as error:
             raise self._failed(error) from error
