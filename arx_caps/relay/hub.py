@@ -22,11 +22,11 @@ from arx_verifier.revocation import (
     Late,
     Probe,
     Push,
+    RegistryName,
     RelayAnswer,
     RelayPage,
     boot_clock,
     chain_after,
-    read_watching,
 )
 
 KEEP: Final = 10_000  # entries that a follower may lack before it must copy the kills
@@ -308,7 +308,7 @@ class Hub:
                 del self.members[member.name]
                 continue
             ahead += self._ahead_of(member)
-            if read_watching(member.name)[1] is not None:
+            if RegistryName.read(member.name).until_ms is not None:
                 # Reported by its name, as it never confirms; at a full second, so that not each probe is a new report.
                 heard_ms = -(-member.heard_ms // 1000) * 1000
                 late.append(Late(member.name, heard_ms, member.applied(self.incarnation), 1))

@@ -18,8 +18,7 @@ from arx_verifier.revocation import (
     FinderLoginError,
     HistoryPlace,
     PasswordFileError,
-    read_limited,
-    read_watching,
+    RegistryName,
     show_until,
 )
 
@@ -352,22 +351,18 @@ def read_registry(reply: Any, seq: int, since_ms: int) -> Registry:
     except (TypeError, ValueError, IndexError) as error:
         raise StoreError("the store answered in an unknown form") from error
     late = [member for crowd in relays.values() for member in crowd.late if member.heard_ms >= since_ms]
-    missing += [
-        (member.name, member.heard_ms, member.applied, member.verifiers)
-        for member in late
-        if member.applied < seq or read_watching(member.name)[1] is not None
-    ]
+    missing += [(member.name, member.heard_ms, member.applied, member.verifiers) for member in late]
     behind = sum(crowd.verifiers for crowd in relays.values()) + sum(member.verifiers for member in late)
     verifiers = heard - len(relays) + behind
     # A relay without verifiers is waited for as well: a verifier that connects to it would get a lease without the
     # kill.
     held, watching = list[tuple[str, int, int, int]](), list[str]()
     for row in missing:
-        name, until_ms = read_watching(row[0])
-        if until_ms is not None and until_ms > at_ms:
-            watching.append(f"{name}, until {show_until(until_ms)}")
+        name = RegistryName.read(row[0])
+        if name.until_ms is not None and name.until_ms > at_ms:
+            watching.append(f"{name.id}, until {show_until(name.until_ms)}")
         elif row[2] < seq:
-            held.append((name, *row[1:]))
+            held.append((name.id, *row[1:]))
     confirmed = verifiers - sum(row[3] for row in held) - len(watching)
     return Registry(at_ms, began_ms, verifiers, confirmed, tuple(held), tuple(sorted(watching)))
 
@@ -380,14 +375,14 @@ def read_verifiers(reply: Any) -> Iterator[VerifierSeen]:
     """
     now, crowds = int(reply[0]), {text(name): read_crowd(crowd) for name, _, crowd in reply[4]}
     for raw, last, applied in reply[3]:
-        name, until_ms = read_watching(text(raw))
+        name = RegistryName.read(text(raw))
         behind = crowds[text(raw)].verifiers if text(raw) in crowds else None
-        watches = until_ms if (until_ms or 0) > now else None
-        yield VerifierSeen(name, now - int(last), int(applied), behind, watches, read_limited(text(raw)))
+        watches = name.until_ms if (name.until_ms or 0) > now else None
+        yield VerifierSeen(name.id, now - int(last), int(applied), behind, watches, name.limits)
     for member in (member for crowd in crowds.values() for member in crowd.late):
-        name, until_ms = read_watching(member.name)
-        if until_ms is not None and until_ms > now:
-            yield VerifierSeen(name, max(0, now - member.heard_ms), member.applied, None, until_ms)
+        name = RegistryName.read(member.name)
+        if name.until_ms is not None and name.until_ms > now:
+            yield VerifierSeen(name.id, max(0, now - member.heard_ms), member.applied, None, name.until_ms)
 
 
 def read_ahead(reply: Any) -> Ahead | None:

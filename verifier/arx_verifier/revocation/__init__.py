@@ -14,10 +14,9 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.epoch import EpochState as EpochState
     from arx_verifier.revocation.epoch import EpochTable as EpochTable
     from arx_verifier.revocation.epoch import Lease as Lease
+    from arx_verifier.revocation.epoch import RegistryName as RegistryName
     from arx_verifier.revocation.epoch import UnsafeLocalEpochs as UnsafeLocalEpochs
     from arx_verifier.revocation.epoch import boot_clock as boot_clock
-    from arx_verifier.revocation.epoch import read_limited as read_limited
-    from arx_verifier.revocation.epoch import read_watching as read_watching
     from arx_verifier.revocation.epoch import show_until as show_until
     from arx_verifier.revocation.follower import Follower as Follower
     from arx_verifier.revocation.follower_core import Following as Following

@@ -142,45 +142,37 @@ class Retention:
                 del kills[target]
 
 
-def limited_name(verifier_id: str, digests: Sequence[str]) -> str:
-    """Return the name of a verifier that applies limits of its service, in the registry.  SPEC 20.1.
+class RegistryName(NamedTuple):
+    """A process's name in the registry, with what its verifiers do.
 
-    Args:
-        verifier_id: Its id.
-        digests: The digest of each of its limits.
+    Attributes:
+        id: The verifier's or relay's id.
+        limits: The digests of the limits of its service that it applies, joined by "+"; None if it applies none.
+            SPEC 20.1
+        until_ms: Until when it watches, ms since the Unix epoch; None if it does not.  SPEC 12.7
     """
-    return f"{verifier_id}{LIMITS}{'+'.join(digests)}" if digests else verifier_id
 
+    id: str
+    limits: str | None
+    until_ms: int | None
 
-def read_limited(name: str) -> str | None:
-    """Return the digests of the limits that a verifier applies, as its name in the registry has them, or None.
+    def __str__(self) -> str:
+        limits = f"{LIMITS}{self.limits}" if self.limits else ""
+        watch = "" if self.until_ms is None else f"{WATCHES}{-(-self.until_ms // 1000)}"
+        return f"{self.id}{limits}{watch}"
 
-    Args:
-        name: Its name in the registry.
-    """
-    return name.rpartition(WATCHES)[0].partition(LIMITS)[2] or name.partition(LIMITS)[2] or None
+    @classmethod
+    def read(cls, text: str) -> "RegistryName":
+        """Read a name as the registry has it.
 
-
-def watching_name(verifier_id: str, until_ms: int) -> str:
-    """Return the name of a verifier that watches, in the registry.
-
-    Args:
-        verifier_id: Its id.
-        until_ms: Until when, ms since the Unix epoch.
-    """
-    return f"{verifier_id}{WATCHES}{-(-until_ms // 1000)}"
-
-
-def read_watching(name: str) -> tuple[str, int | None]:
-    """Return a verifier's id, and until when it watches, ms since the Unix epoch, or None.
-
-    Args:
-        name: Its name in the registry.
-    """
-    verifier_id, mark, until_s = name.rpartition(WATCHES)
-    if not mark or not until_s.isdecimal() or len(until_s) > 12:
-        return name.partition(LIMITS)[0], None
-    return verifier_id.partition(LIMITS)[0], int(until_s) * 1000
+        Args:
+            text: The name.
+        """
+        named, mark, until_s = text.rpartition(WATCHES)
+        if not mark or not until_s.isdecimal() or len(until_s) > 12:
+            named, until_s = text, ""
+        verifier_id, _, limits = named.partition(LIMITS)
+        return cls(verifier_id, limits or None, int(until_s) * 1000 if until_s else None)
 
 
 def show_until(until_ms: int) -> str:

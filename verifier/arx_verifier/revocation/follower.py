@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_realm
-from arx_verifier.revocation.epoch import EpochRefusal, EpochState, limited_name, watching_name
+from arx_verifier.revocation.epoch import EpochRefusal, EpochState, RegistryName
 from arx_verifier.revocation.follower_core import MS, PROBES, Following, StoreQuestion
 from arx_verifier.revocation.password import Password
 from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
@@ -281,9 +281,8 @@ class Follower(Following):
     def _name(self) -> str:
         """Return the name in the registry, which shows limits and a watch."""
         # Under the former name the store waits for it for at most one lease more.
-        until_ms = self.watch_until_ms
-        name = limited_name(self.verifier_id, self.limits)
-        return watching_name(name, until_ms) if until_ms > self._wall() // MS else name
+        until_ms, limits = self.watch_until_ms, "+".join(self.limits)
+        return str(RegistryName(self.verifier_id, limits or None, until_ms if until_ms > self._wall() // MS else None))
 
 
 def _settle(waiter: _Waiter, value: bool) -> None:
