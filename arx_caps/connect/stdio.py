@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -29,21 +30,31 @@ def serve_stdio(server: ServerAccess) -> None:
 
 async def _serve(server: ServerAccess) -> None:
     loop = asyncio.get_running_loop()
-    bridge = asyncio.create_task(Bridge(server, _write).run(_lines()))
+    lost: asyncio.Future[None] = loop.create_future()
+
+    async def write(message: bytes) -> None:
+        # In a thread: a client that does not read must not keep the bridge from reading.
+        try:
+            await asyncio.to_thread(_write_line, message + b"\n")
+        except OSError as error:
+            # The client would wait without end for what it did not get: it has to see that the bridge is gone.
+            if not lost.done():
+                lost.set_exception(OSError(error.errno, error.strerror, "stdout"))
+
+    bridge = asyncio.create_task(Bridge(server, write).run(_lines()))
     for each in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: its loop has no signals, and Ctrl-C cancels the task
             loop.add_signal_handler(each, bridge.cancel)
-    await asyncio.wait([bridge])
+    await asyncio.wait([bridge, lost], return_when=asyncio.FIRST_COMPLETED)
+    if lost.done():
+        bridge.cancel()
+        await asyncio.wait([bridge])
+        lost.result()
     if not bridge.cancelled():
         bridge.result()
 
 
 _writing = threading.Lock()
-
-
-async def _write(message: bytes) -> None:
-    # In a thread: a client that does not read must not keep the bridge from reading.
-    await asyncio.to_thread(_write_line, message + b"\n")
 
 
 def _write_line(line: bytes) -> None:
@@ -52,7 +63,10 @@ def _write_line(line: bytes) -> None:
     # stdin as well, which ends the bridge.
     with _writing, contextlib.suppress(BrokenPipeError):
         while rest:
-            rest = rest[os.write(_STDOUT, rest) :]
+            try:
+                rest = rest[os.write(_STDOUT, rest) :]
+            except BlockingIOError:  # some clients make their end non-blocking, which can be this one as well
+                select.select([], [_STDOUT], [])
 
 
 async def _lines() -> AsyncIterator[bytes]:
