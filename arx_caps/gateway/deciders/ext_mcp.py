@@ -52,8 +52,8 @@ class _Found(NamedTuple):
     Attributes:
         method: Its method.
         grant: Of a call; else None.
-        screened: The live token of another request; else None.
-        check: Raises if the token is revoked, frozen or expired meanwhile.
+        screened: The live token of another request; None of a call, and in watch mode of a request without one.
+        check: Raises if the token is revoked, frozen or expired meanwhile; the end of a call is recorded.
     """
 
     method: str
@@ -180,18 +180,11 @@ class ExtMcp:
             asked = McpMessage("ping", {}, {}, None, asked.carrier)
         if not asked.is_call:
             screened = await self._messages.recognize(asked)
-            if screened is None:  # there is a carrier: it watches
-                return _Found(asked.method, None, None, lambda: None)
-            return _Found(asked.method, None, screened, lambda: self._messages.check(screened))
+            return _Found(asked.method, None, screened, self._messages.keep(screened).check)
         work = await self._messages.decide(asked)
         if asked.method == "tools/call":
             await work.require_texts(_no_schema)
-
-        def check() -> None:
-            if (refused := work.grant.look_again()) is not None:
-                raise RefusedCall(refused.code, failures=refused.failures, decision=work.decision.id)
-
-        return _Found(asked.method, work.grant, None, check)
+        return _Found(asked.method, work.grant, None, work.check)
 
     def _pass(self, result: Any, request: Any, params: bytes) -> None:
         """Let a request pass, without the token that it may have in its parameters."""

@@ -476,19 +476,6 @@ class Messages:
             answer |= {"cacheScope": "private", "ttlMs": min(ttl if type(ttl) is int else 0, _CACHED_MS)}
         return answer
 
-    def check(self, screened: Screened) -> None:
-        """Look at a token again before a part of an answer leaves.
-
-        Args:
-            screened: The token that was live.
-
-        Raises:
-            RefusedCall: It was revoked or frozen, or has expired.
-        """
-        refused = self._look_again(screened)
-        if refused is not None:
-            raise RefusedCall(refused.code, failures=refused.failures)
-
     def _look_again(self, screened: Screened | None) -> ArxError | None:
         if screened is None:
             return None if self.watches else refusal("missing_token")
