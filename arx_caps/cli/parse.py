@@ -141,27 +141,30 @@ def read_pairs(texts: Iterable[str], *, constraints: bool = False) -> dict[str, 
     return values
 
 
-def read_budget(texts: Iterable[str]) -> dict[str, str]:
-    """Parse ``unit=amount``.
+def read_texts(texts: Iterable[str], option: str, form: str, is_name: Callable[[str], bool] = bool) -> dict[str, str]:
+    """Parse ``name=text`` of a repeatable option.
 
     Args:
         texts: The arguments.
+        option: The option.
+        form: What is expected, for errors, such as ``UNIT=AMOUNT``.
+        is_name: Returns whether a text can be a name.
 
     Returns:
-        Amounts by unit, as they were written.
+        Texts by name, as they were written.
 
     Raises:
-        click.BadParameter: A unit or ``=`` is missing, or a unit is repeated.
+        click.BadParameter: A name or a text is missing, or a name is repeated.
     """
-    amounts: dict[str, str] = {}
+    named: dict[str, str] = {}
     for text in texts:
-        unit, _, amount = text.partition("=")
-        if not unit or not amount:
-            raise click.BadParameter(f"expected UNIT=AMOUNT, got {text[:60]!r}", param_hint="--budget")
-        if unit in amounts:
-            raise click.BadParameter(f"{unit[:60]!r} is given twice", param_hint="--budget")
-        amounts[unit] = amount
-    return amounts
+        name, _, value = text.partition("=")
+        if not is_name(name) or not value:
+            raise click.BadParameter(f"expected {form}, got {text[:60]!r}", param_hint=option)
+        if name in named:
+            raise click.BadParameter(f"{name[:60]!r} is given twice", param_hint=option)
+        named[name] = value
+    return named
 
 
 def _scalar(text: str) -> Any:

@@ -203,6 +203,10 @@ def test_documents_beside_calls_add_what_they_say(tmp_path: Path) -> None:
         (("--calls", "{calls}", "--agent", "Acme"), "expected a pattern such as acme/support/*"),
         (("--calls", "{calls}", "--document", "orders"), "expected NAME=FILE with the name of a service, got 'orders'"),
         (
+            ("--calls", "{calls}", "--document", "desk={calls}", "--document", "desk={calls}"),
+            "invalid value for --document: 'desk' is given twice",
+        ),
+        (
             ("--document", "desk={calls}", "--agent", "**"),
             "calls.jsonl: expected an OpenAPI document of version 3, or ",
         ),

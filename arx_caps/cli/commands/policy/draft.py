@@ -14,7 +14,7 @@ from arx_caps.cli.display import table_of
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.log_query import Asking
 from arx_caps.cli.options import options_of, out_option
-from arx_caps.cli.parse import Since
+from arx_caps.cli.parse import Since, read_texts
 from arx_caps.cli.resources import SESSIONS
 from arx_caps.cli.terminal import Console
 from arx_caps.settings.durations import show_time
@@ -97,9 +97,7 @@ def draft_command(
     if wrong := [pattern for pattern in patterns if not is_path_pattern(pattern)]:
         raise click.BadParameter(f"expected a pattern such as acme/support/*, got {wrong[0][:60]!r}")
     is_seen = since is not None or bool(files)
-    named = dict(text.partition("=")[::2] for text in documents)
-    if wrong := [name for name, file in named.items() if not is_audience(name) or not file]:
-        raise click.BadParameter(f"expected NAME=FILE with the name of a service, got {wrong[0][:60]!r}")
+    named = read_texts(documents, "--document", "NAME=FILE with the name of a service", is_audience)
     tools = {name: read_tools(Path(file), name) for name, file in named.items()}
     if not is_seen and not (tools and patterns):
         raise click.UsageError("expected --from or --calls, or a document and --agent PATTERN")

@@ -15,7 +15,7 @@ from arx_caps.cli.commands.token.explanation import explain_command
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, command_options, out_option
-from arx_caps.cli.parse import attenuation_options, read_attenuation, read_budget
+from arx_caps.cli.parse import attenuation_options, read_attenuation, read_texts
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import describe_discharge, describe_token, fingerprint
 from arx_caps.settings.durations import show_time
@@ -96,7 +96,7 @@ def delegate(
         hint = "`arx task extend` and `arx task start` write a bundle that goes on"
         raise Stop(f"this {holding.kind} has expired: nothing is left to delegate", DENIED, code="expired", hint=hint)
     caveats = caveats_for(outlines, **read_attenuation(less), now=now)
-    pools = pools_for(outlines, to, read_budget(budgets), per)
+    pools = pools_for(outlines, to, read_texts(budgets, "--budget", "UNIT=AMOUNT"), per)
     given = holding.delegate(to, caveats, key, read_holder_key(holder_key) if holding.is_bound else None, pools)
     _refuse_the_useless(given)  # the next holder could not repair it
     _give(console, given, to, out)
