@@ -485,8 +485,7 @@ def read_settings(path: Path | str, realm: Path | None = None) -> GatewaySetting
             ),
             *chain.from_iterable(_decider_mistakes(places[name], name, settings, ports) for name in terms.decider),
             *_shared_services(settings, places),
-            *_limit_mistakes(settings, places),
-            *_watch_mistakes(settings, places),
+            *chain.from_iterable(_guard_mistakes(places[name], terms) for name, terms in settings.tables.items()),
         ]
     )
     return settings
@@ -605,26 +604,20 @@ def _shared_services(settings: GatewaySettings, places: Mapping[str, TomlEntry])
             yield places[name].error(f"expected an audience of its own, got that of {other}")
 
 
-def _limit_mistakes(settings: GatewaySettings, places: Mapping[str, TomlEntry]) -> Iterator[TomlError]:
-    for name, terms in settings.tables.items():
-        if terms.limits is not None:
-            try:
-                ServiceLimits(terms.limits)
-            except SettingsError as error:
-                yield places[name].at("limits").error(str(error))
-
-
-def _watch_mistakes(settings: GatewaySettings, places: Mapping[str, TomlEntry]) -> Iterator[TomlError]:
-    for name, terms in settings.tables.items():
+def _guard_mistakes(entry: TomlEntry, terms: GuardTerms) -> Iterator[TomlError]:
+    limits = terms.limits
+    checks: dict[str, Callable[[], object]] = {
+        "limits": lambda: limits is None or ServiceLimits(limits),
+        "watch": terms.read_watch,
+    }
+    for member, check in checks.items():
         try:
-            terms.read_watch()
+            check()
         except SettingsError as error:
-            yield places[name].at("watch").error(str(error))
-        if terms.watch and isinstance(terms, UpstreamTerms) and terms.command:
-            # The program has them in its environment: they would go with every call, also with one without a token.
-            yield (
-                places[name].at("watch").error("expected `url`: a program has the gateway's credentials for each call")
-            )
+            yield entry.at(member).error(str(error))
+    if terms.watch and isinstance(terms, UpstreamTerms) and terms.command:
+        # The program has them in its environment: they would go with every call, also with one without a token.
+        yield entry.at("watch").error("expected `url`: a program has the gateway's credentials for each call")
 
 
 def _is_resource(url: str, name: str) -> bool:
