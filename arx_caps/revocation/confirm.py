@@ -28,8 +28,8 @@ def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_
         The report, even if the store stops answering meanwhile: the bump is in force by then.
     """
     header = bump.header
-    fence_s = bump.sent + fenced_after_ms(header.lease_ms + header.lag_ms) / 1000
-    until = fence_s if timeout_ms is None else bump.sent + timeout_ms / 1000
+    wait_ms = fenced_after_ms(header.lease_ms + header.lag_ms) if timeout_ms is None else timeout_ms
+    until = bump.sent + wait_ms / 1000
     # A verifier with a lease from before the kill has probed at most one lease before it.
     since_ms = header.at_ms - header.lease_ms - MARGIN_MS
     pause = POLL_S[0]
@@ -38,9 +38,9 @@ def wait_confirmed(unacked: Callable[[int, int], Registry], bump: Bump, timeout_
         try:
             registry = unacked(header.seq, since_ms)
         except StoreError:
-            return _report(bump, None, fence_s)
+            return _report(bump, None)
         if not registry.missing or time.monotonic() >= until:
-            return _report(bump, registry, fence_s)
+            return _report(bump, registry)
         time.sleep(pause)
         pause = min(2 * pause, POLL_S[1])
 
@@ -64,15 +64,46 @@ def report_row(
         StoreError: The store did not answer.
     """
     seen = unacked(seq, at_ms - header.lease_ms - MARGIN_MS)
-    unreachable = _names_of(seen)
-    took_ms = float(max(0, seen.at_ms - at_ms))
+    return _describe(seen, header, at_ms, name_risk(True, replicas, header.replicas), float(max(0, seen.at_ms - at_ms)))
+
+
+def _report(bump: Bump, registry: Registry | None) -> KillReport:
+    header, took_ms = bump.header, (time.monotonic() - bump.sent) * 1000
+    seen = registry or Registry(header.at_ms, header.at_ms, 0, 0, ())
+    facts = _describe(seen, header, header.at_ms, bump.at_risk, took_ms)
+    if registry is None:
+        fence = f"+{fenced_after_ms(header.lease_ms + header.lag_ms) / 1000:.3f} s"
+        risk = f"NOT DURABLE, {bump.at_risk}; " if bump.at_risk else ""
+        facts["summary"] = f"{facts['status']}: {risk}in force; the store stopped answering; leases end by {fence}"
+    return KillReport(
+        targets=bump.targets,
+        seq=header.seq,
+        incarnation=header.incarnation,
+        durable=bump.durable,
+        at_ms=header.at_ms,
+        lag_ms=header.lag_ms,
+        **facts,
+    )
+
+
+def _describe(seen: Registry, header: Header, at_ms: int, at_risk: str, took_ms: float) -> dict[str, Any]:
+    """Return the members of ``KillReport`` that follow from the registry and the kill's age.
+
+    Args:
+        seen: The registry.
+        header: The state of the history.
+        at_ms: When the store took the kill, by its clock, ms since the Unix epoch.
+        at_risk: What could still undo it; empty if it is durable.
+        took_ms: Its age, ms.
+    """
+    unreachable = tuple(name if n == 1 else f"{name}, {n} verifiers" for name, _, _, n in seen.missing)
     status, summary = write_summary(
         confirmed=seen.confirmed,
         verifiers=seen.verifiers,
         unreachable=unreachable,
         registry_age_ms=at_ms - seen.since_ms,
         lease_ms=header.lease_ms,
-        at_risk=name_risk(True, replicas, header.replicas),
+        at_risk=at_risk,
         took_ms=took_ms,
         lag_ms=header.lag_ms,
         watching=seen.watching,
@@ -85,50 +116,6 @@ def report_row(
         "unreachable": unreachable,
         "watching": seen.watching,
         "fenced_in_ms": None if status == "confirmed" else max(0, round(fence_ms)),
-        "took_ms": took_ms,
+        "took_ms": round(took_ms, 3),
         "summary": summary,
     }
-
-
-def _names_of(registry: Registry) -> tuple[str, ...]:
-    """Return the verifiers that have not confirmed, and the relays with the number of their verifiers."""
-    return tuple(name if n == 1 else f"{name}, {n} verifiers" for name, _, _, n in registry.missing)
-
-
-def _report(bump: Bump, registry: Registry | None, fence_s: float) -> KillReport:
-    now = time.monotonic()
-    header, took_ms = bump.header, (now - bump.sent) * 1000
-    seen = registry or Registry(header.at_ms, header.at_ms, 0, 0, ())
-    unreachable = _names_of(seen)
-    confirmed = seen.confirmed
-    status, summary = write_summary(
-        confirmed=confirmed,
-        verifiers=seen.verifiers,
-        unreachable=unreachable,
-        registry_age_ms=header.at_ms - seen.since_ms,
-        lease_ms=header.lease_ms,
-        at_risk=bump.at_risk,
-        took_ms=took_ms,
-        lag_ms=header.lag_ms,
-        watching=seen.watching,
-    )
-    if registry is None:
-        fence = f"+{fenced_after_ms(header.lease_ms + header.lag_ms) / 1000:.3f} s"
-        risk = f"NOT DURABLE, {bump.at_risk}; " if bump.at_risk else ""
-        summary = f"{status}: {risk}in force; the store stopped answering; leases end by {fence}"
-    return KillReport(
-        targets=bump.targets,
-        seq=header.seq,
-        incarnation=header.incarnation,
-        durable=bump.durable,
-        status=status,
-        verifiers=seen.verifiers,
-        confirmed=confirmed,
-        unreachable=unreachable,
-        fenced_in_ms=None if status == "confirmed" else max(0, round((fence_s - now) * 1000)),
-        took_ms=round(took_ms, 3),
-        at_ms=header.at_ms,
-        summary=summary,
-        lag_ms=header.lag_ms,
-        watching=seen.watching,
-    )
