@@ -8,7 +8,6 @@ OAuth client may be of P-256.
 import functools
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -17,6 +16,7 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 
+from arx_caps.credentials.whole_files import written_beside
 from arx_verifier._platform import O_CLOEXEC, is_open_to_others
 from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, SettingsError
 from arx_verifier.request import read_json_object
@@ -327,15 +327,11 @@ def replace_secret(path: Path, content: bytes) -> None:
     Raises:
         SettingsError: It cannot be written; the old file is unchanged.
     """
-    # A reader must never see half a key: the new file is complete on disk before it takes the name.
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        write_secret(beside, content)
-        beside.replace(path)
+        with written_beside(path, content) as beside:
+            beside.replace(path)
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_secret(path: Path) -> bytes:

@@ -8,11 +8,10 @@ The files are a copy for others to verify.  What a reader computes is as trustwo
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -36,6 +35,7 @@ from arx_caps.audit.merkle.paths import (
     tile_at,
     unpack_entries,
 )
+from arx_caps.credentials.whole_files import sync_path, written_beside
 
 # Returns the bytes of a path below the log's prefix, or None.
 Fetch = Callable[[str], bytes | None]
@@ -277,7 +277,7 @@ class TileWriter:
             OSError: It cannot be written.
         """
         self._settle()
-        with _prepared(self.folder / CHECKPOINT, checkpoint, durable=self._durable) as beside:
+        with written_beside(self.folder / CHECKPOINT, checkpoint, durable=self._durable) as beside:
             if not self.removed:
                 beside.replace(self.folder / CHECKPOINT)
             if self.removed:  # checked again: a checkpoint written while the tiles are being removed would remain
@@ -285,6 +285,8 @@ class TileWriter:
                 raise FileNotFoundError(
                     errno.ENOENT, "the tiles were removed while they were written", str(self.folder)
                 )
+        if self._durable:
+            sync_path(self.folder)
 
     def _add(self, level: int, new: bytes) -> None:
         hashes = self._edge.setdefault(level, [])
@@ -316,14 +318,14 @@ class TileWriter:
         folders = {self.folder}
         for path in self._unsynced if self._durable else ():
             with contextlib.suppress(FileNotFoundError):  # a partial tile that a full one has replaced
-                _sync(path, os.O_RDONLY)
+                sync_path(path)
             above = path.parent
             while above not in folders:
                 folders.add(above)
                 above = above.parent
         for folder in folders if self._unsynced and self._durable else ():
             with contextlib.suppress(FileNotFoundError):
-                _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+                sync_path(folder)
         self._unsynced.clear()
 
 
@@ -371,27 +373,10 @@ def write_whole(path: Path, raw: bytes, *, durable: bool = True) -> None:
         OSError: It cannot be written.
     """
     _make_private(path.parent)
-    with _prepared(path, raw, durable=durable) as beside:
+    with written_beside(path, raw, durable=durable) as beside:
         beside.replace(path)
-
-
-@contextlib.contextmanager
-def _prepared(path: Path, raw: bytes, *, durable: bool) -> Iterator[Path]:
-    """Yield a temporary file beside ``path`` for the caller to rename; its folder must exist."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(raw)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        yield beside
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
     if durable:
-        _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        sync_path(path.parent)
 
 
 def _make_private(folder: Path) -> None:
@@ -400,11 +385,3 @@ def _make_private(folder: Path) -> None:
     if not folder.is_dir():
         _make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

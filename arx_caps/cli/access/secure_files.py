@@ -6,7 +6,6 @@ read.
 """
 
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ import msgspec
 
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.credentials.secret_source import COMMAND, find_secret, run_for_secret
+from arx_caps.credentials.whole_files import written_beside
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
@@ -68,31 +68,22 @@ def write_private(path: Path, text: str, *, replace: bool = True) -> None:
     Raises:
         Stop: The file exists and may not be replaced, or cannot be written.
     """
-    # Written beside and moved: a reader, or a crash, sees the old file or the new one, never a part.
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())  # a key that was enrolled and is lost cannot be made again
+        with written_beside(path, text.encode()) as beside:
             if replace:
                 beside.replace(path)
             else:
                 os.link(beside, path)  # fails if it exists: a key is never overwritten
-        finally:
-            beside.unlink(missing_ok=True)
     except FileExistsError:
         raise Stop(f"{path}: the file exists, and is not overwritten", code="file") from None
     except OSError as error:
         raise Stop(f"{path}: {error.strerror}", code="file") from error
 
 
-def write_object(path: Path, value: dict[str, Any], *, replace: bool = True) -> None:
+def write_object(path: Path, value: dict[str, Any]) -> None:
     """Write one JSON object to a private file; see ``write_private``."""
     text = msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode()
-    write_private(path, text + "\n", replace=replace)
+    write_private(path, text + "\n")
 
 
 def _read_file(path: Path) -> bytes:

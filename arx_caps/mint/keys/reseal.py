@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from arx_caps.credentials.keyfile import replace_secret
 from arx_caps.credentials.secret_source import is_set
+from arx_caps.credentials.whole_files import sync_path
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.log_key import reseal_log_key
@@ -65,11 +66,11 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
             fresh, key_path = secrets.token_bytes(KEY_BYTES), realm.root_key_path
             # The new line first, the old lines after it: until the file is replaced, it opens with an old line.
             write_key_file(key_path, [fresh, *(read_key_file(key_path) if key_path.exists() else ())])
-            _sync(key_path.parent)
+            sync_path(key_path.parent)
         content, after = before.seal(passphrase=new_passphrase, key_path=realm.root_key_path)
         replace_secret(realm.root_path, content)
         reseal_log_key(realm.log_key_path, before, after)  # until then it opens with an older seal of the file
-        _sync(realm.root_path.parent)
+        sync_path(realm.root_path.parent)
         names = tuple(dict.fromkeys((*after.names, *(sealed.name for sealed in db.keys.sealed_roots()))))
         seal = "key file" if new_passphrase is None else "passphrase"
         what = Event.of("key.resealed", f"host:uid-{os.getuid()}", keys=list(names), seal=seal)
@@ -102,7 +103,7 @@ def _archive_old_lines(path: Path, *, keep_first: bool) -> Path | None:
     if outdated:
         kept = read_key_file(old) if old.exists() else []
         write_key_file(old, list(dict.fromkeys((*outdated, *kept))))
-        _sync(path.parent)
+        sync_path(path.parent)
     if current:
         write_key_file(path, current)
     else:
@@ -129,14 +130,5 @@ def _lock_folder(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise SettingsError(f"another process reseals the keys in {folder}: wait until it is done") from error
         yield
-    finally:
-        os.close(handle)
-
-
-def _sync(folder: Path) -> None:
-    """Sync a folder, so that a rename in it survives a crash."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
