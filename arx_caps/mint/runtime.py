@@ -58,14 +58,13 @@ class MintRuntime(MintContext):
     _stop: threading.Event  # of the keeper
 
     @classmethod
-    def open(cls, realm: Realm, *, store_url: str, passphrase: str | None = None, database: str | None = None) -> Self:
+    def open(cls, realm: Realm, *, store_url: str, passphrase: str | None = None) -> Self:
         """Return a realm's mint, not connected to anything yet.
 
         Args:
             realm: The realm.
             store_url: The revocation store's URL.
             passphrase: Opens the root keys, if a passphrase seals them.
-            database: The URL of the database, in SQLAlchemy's form; the realm's when omitted.
 
         Raises:
             SettingsError: A key or a setting is missing or invalid.
@@ -75,14 +74,14 @@ class MintRuntime(MintContext):
         password = find_password("ARX_STORE_PASSWORD")
         return cls(
             realm,
-            db=MintDatabase(database or realm.database_url, writer=verifier_id),
+            db=MintDatabase(realm.database_url, writer=verifier_id),
             roots=roots,
             policy=read_policy(realm.policy_path),
             epochs=Follower(store_url, realm.name, verifier_id, password=password, ca=realm.ca, role="mint"),
             store=RevocationStore(store_url, realm.name, password=password, replicas=realm.replicas, ca=realm.ca),
             store_url=store_url,
             decisions=Journal(realm.journals_dir / MINT, verifier_id, MINT_AUDIENCE),
-            log=open_log(realm, roots, database),
+            log=open_log(realm, roots),
             ledger=_ledger(realm, store_url),
         )
 

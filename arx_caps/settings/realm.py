@@ -261,11 +261,12 @@ class Realm:
         return replace(_read(cls, entry, Path(folder).absolute()), ca=authority)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Self:
+    def open(cls, folder: str | os.PathLike[str], database: str | None = None) -> Self:
         """Read an existing realm's settings.
 
         Args:
             folder: The realm's folder.
+            database: URL of the mint's database, in SQLAlchemy's form, instead of that of the settings.
 
         Raises:
             SettingsError: There is no realm, or a setting is not usable.
@@ -279,11 +280,11 @@ class Realm:
             hint = "make one with `arx init`, or name its folder (--realm-dir, ARX_HOME)"
             raise SettingsError(f"there is no realm in {path}", hint=hint) from error
         realm = _read(cls, TomlEntry(text), path)
-        database = os.environ.get(DATABASE_VARIABLE)
-        if database:
-            form = TomlEntry(Given({}), (DATABASE_VARIABLE,))
-            realm = replace(realm, database=form.read(_Database, database))
-        return realm if realm.ca is None else replace(realm, ca=str(path / realm.ca))
+        given = os.environ.get(DATABASE_VARIABLE)
+        if given:
+            given = TomlEntry(Given({}), (DATABASE_VARIABLE,)).read(_Database, given)
+        ca = None if realm.ca is None else str(path / realm.ca)
+        return replace(realm, database=database or given or realm.database, ca=ca)
 
     def settings(self) -> str:
         """Return the text of ``realm.toml``, without the database's password."""

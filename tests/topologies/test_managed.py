@@ -4,6 +4,7 @@
 import contextlib
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,7 +181,7 @@ def test_a_database_without_more_rights(owned: tuple[Postgres, str], valkey: Emb
     several = url.replace("host=", f"host={tmp_path / 'gone'},") + "&target_session_attrs=read-write"
     for number, given in enumerate((url, several)):
         realm = make_realm(tmp_path / f"realm{number}", f"managed{secrets.token_hex(4)}")
-        mint = MintRuntime.open(realm, store_url=valkey.url, database=given)
+        mint = MintRuntime.open(replace(realm, database=given), store_url=valkey.url)
         try:
             mint.start()
             assert mint.revoker.end("kill", [SESSION], reason="test", by=BY, wait=False).durable

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx key``: the realm's root keys, from which the services' keys are derived, and holders' keys.  SPEC 9, 16."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +146,7 @@ def reseal_command(
         raise click.UsageError("expected --new-passphrase-file FILE or --new-key-file")
     if new_passphrase_file == passphrase_file == "-":  # noqa: S105 - stdin, no password
         raise click.UsageError("only one of the two passphrases can be read from stdin")
-    realm = Realm.open(realm_dir)
-    realm = realm if database is None else replace(realm, database=database)
+    realm = Realm.open(realm_dir, database)
     new = None if new_passphrase_file is None else read_given_passphrase(new_passphrase_file)
     done = reseal(realm, passphrase=read_passphrase(passphrase_file), new_passphrase=new)
     old = None if done.old_key_file is None else str(done.old_key_file)

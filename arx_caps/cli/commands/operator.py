@@ -145,12 +145,9 @@ def recover(
     console: Console, realm_dir: Path, database: str | None, name: str, key_out: Path, passphrase_file: str | None
 ) -> None:
     """Enrol a new admin key if all are lost, on the mint's host, with the passphrase or key file of the root keys."""
-    from dataclasses import replace
-
     from arx_caps.mint.server.init_realm import recover_operator  # the mint's parts are optional to install
 
-    realm = Realm.open(realm_dir)
-    realm = realm if database is None else replace(realm, database=database)
+    realm = Realm.open(realm_dir, database)
     key = KeyFile.generate("operator", OPERATORS.check(name), realm.issuer)
     key.save(key_out)
     # A person who can open the root keys can sign any token, so this needs no permission beyond that.

@@ -50,17 +50,13 @@ _DISPUTED: Final = 4096  # disputed runs that are remembered
 _logger = logging.getLogger(__name__)
 
 
-def open_store(realm: Realm, database: str | None = None) -> LogStore:
+def open_store(realm: Realm) -> LogStore:
     """Open the log's database: a file in the realm's folder, or the realm's PostgreSQL.
-
-    Args:
-        realm: The realm.
-        database: The URL of the mint's database, in SQLAlchemy's form; the realm's when omitted.
 
     Raises:
         SettingsError: The URL names no database.
     """
-    url = database or realm.database_url
+    url = realm.database_url
     return LogStore(f"sqlite:///{realm.audit_path}" if url.startswith("sqlite:") else url)
 
 
@@ -81,10 +77,9 @@ class AuditLog:
         realm: The realm.
         signer: The log's key.
         keys: The log's keys, if it had others before.
-        database: The URL of the mint's database, in SQLAlchemy's form; the realm's when omitted.
 
     Raises:
-        SettingsError: The the URL names no database.
+        SettingsError: The URL of the realm's database names none.
 
     Attributes:
         store: The log's records.
@@ -95,8 +90,8 @@ class AuditLog:
         failing: Why the last step could not append or sign, or None.
     """
 
-    def __init__(self, realm: Realm, signer: Signer, keys: LogKeys | None = None, database: str | None = None) -> None:
-        self.store = open_store(realm, database)
+    def __init__(self, realm: Realm, signer: Signer, keys: LogKeys | None = None) -> None:
+        self.store = open_store(realm)
         witnesses = Witnesses.of(realm.witnesses, required=realm.witnesses_required, ca=realm.ca)
         memory = realm.log_key_path.with_suffix(".signed")
         kept = os.access(memory.parent, os.W_OK)

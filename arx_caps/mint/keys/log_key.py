@@ -121,13 +121,12 @@ def open_log_key(path: Path, roots: RootKeys) -> Signer:
     return Signer(keys.key.name, Ed25519PrivateKey.from_private_bytes(_unseal(path, keys, box, roots)))
 
 
-def open_log(realm: Realm, roots: RootKeys, database: str | None = None) -> "AuditLog":
+def open_log(realm: Realm, roots: RootKeys) -> "AuditLog":
     """Return a realm's audit log, which can sign; as ``AuditLog``.
 
     Args:
         realm: The realm.
         roots: Opened from their file.
-        database: The URL of the mint's database, in SQLAlchemy's form; the realm's when omitted.
 
     Raises:
         SettingsError: As ``open_log_key``, or the URL names no database.
@@ -135,7 +134,7 @@ def open_log(realm: Realm, roots: RootKeys, database: str | None = None) -> "Aud
     path = realm.log_key_path
     from arx_caps.mint.audit.log import AuditLog  # takes modules of POSIX, which a reader of the key does not
 
-    return AuditLog(realm, open_log_key(path, roots), read_log_keys(path), database)
+    return AuditLog(realm, open_log_key(path, roots), read_log_keys(path))
 
 
 def reseal_log_key(path: Path, before: RootKeys, after: RootKeys | None = None) -> None:

@@ -88,14 +88,14 @@ def serve(
         StoreError: Store or database did not answer.
     """
     hide_memory()
-    realm = Realm.open(realm_dir)
+    realm = Realm.open(realm_dir, database)
     if ledger_url is not None:
         realm = dataclasses.replace(realm, ledger=ledger_url)
     own_host, own_port = realm.host_and_port
     host = host or own_host
     listener = _listen(host, own_port if port is None else port, behind_tls=behind_tls)
     try:
-        mint = MintRuntime.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase, database=database)
+        mint = MintRuntime.open(realm, store_url=need_store(realm, store_url), passphrase=passphrase)
         mint.address = own_address(host, listener.getsockname()[1], mint.store_url)
         # Started here and not in the application's lifespan, so that its errors reach the operator as exit codes.
         mint.start()

@@ -3,7 +3,6 @@
 
 import contextlib
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -44,14 +43,14 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
     from arx_caps.mint.db.mint_database import MintDatabase
     from arx_caps.mint.keys.log_key import read_log_keys
 
-    realm = Realm.open(realm_dir)
+    realm = Realm.open(realm_dir, database)
     keys = read_log_keys(realm.log_key_path)
     try:
-        with open_store(realm, database) as store, Progress(console) as progress:
+        with open_store(realm) as store, Progress(console) as progress:
             store.create()
             rows = rows_of(store, realm.log_dir, keys)
             check_rows(rows, progress.show)
-            with contextlib.closing(MintDatabase(database or realm.database_url)) as db:
+            with contextlib.closing(MintDatabase(realm.database_url)) as db:
                 answered = check_batches(store, rows.size, db.holder_keys.find, progress.show)
     except (TamperedError, IncompleteError, NoteError) as error:
         hint = "rebuild the rows with `arx audit reindex`; verify the files alone with `arx audit verify`"
@@ -108,11 +107,11 @@ def reindex_command(
     from arx_caps.mint.audit.log import open_store
     from arx_caps.mint.keys.log_key import read_log_keys
 
-    realm = Realm.open(realm_dir)
+    realm = Realm.open(realm_dir, database)
     keys = read_log_keys(realm.log_key_path)
     _require_silence(realm)
     console.confirm("every mint must be stopped; rebuild the rows from the files?", yes=yes)
-    with open_store(realm, database) as store, Progress(console) as progress:
+    with open_store(realm) as store, Progress(console) as progress:
         store.create()
         settings: dict[str, Any] = {"by": f"host:uid-{os.getuid()}", "reason": reason, "replace": replace}
         try:
@@ -147,8 +146,7 @@ def rotate_key_command(
     from arx_caps.mint.keys.log_key_change import change_log_key
     from arx_caps.mint.keys.root_keys import RootKeys
 
-    realm = Realm.open(realm_dir)
-    realm = realm if database is None else replace(realm, database=database)
+    realm = Realm.open(realm_dir, database)
     passphrase = read_passphrase(passphrase_file)
     roots = RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
     _require_silence(realm)
