@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from arx_caps.cli import exit_codes
-from arx_caps.cli.options import common_options
+from arx_caps.cli.options import NearestGroup, common_options
 from arx_caps.cli.terminal import Console, json_line, plain
 
 # A noun's module is imported on use: `arx --help` needs nothing but click, and parts of ARx may not be installed.
@@ -84,7 +84,7 @@ EXTRAS: Final[Mapping[str, str]] = {"aiohttp": "gateway", "sqlalchemy": "mint", 
 POSIX: Final = frozenset({"fcntl", "grp", "pwd", "resource"})  # modules that Windows lacks
 
 
-class LazyGroup(click.Group):
+class LazyGroup(NearestGroup):
     """A group that imports a noun's module only when the noun is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
@@ -99,19 +99,6 @@ class LazyGroup(click.Group):
         command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command of a noun, or raise with the noun that is nearest."""
-        from difflib import get_close_matches  # imported on use, as all that `arx --help` does not need
-
-        # While a shell completes a line, its words may be anything: an error would be printed into the line.
-        known = ctx.resilient_parsing or args[0] in NOUNS
-        near = [] if known else get_close_matches(args[0], NOUNS, 1)
-        if near:
-            ctx.fail(f"no such command {args[0][:60]!r}: did you mean `arx {near[0]}`?")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click calls it so
         """Write the nouns from the table in their groups, without importing their modules."""

@@ -59,7 +59,25 @@ def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         setattr(ctx.ensure_object(Console), param.name.removeprefix("common_"), True)
 
 
-class Verbs(click.Group):
+class NearestGroup(click.Group):
+    """A group that names the nearest command after a mistyped one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that a line names, or raise with the command that is nearest."""
+        from difflib import get_close_matches  # imported on use: only a mistake needs it
+
+        names = self.list_commands(ctx)
+        # While a shell completes a line, its words may be anything: an error would be printed into the line.
+        known = ctx.resilient_parsing or args[0] in names
+        near = [] if known else get_close_matches(args[0], names, 1)
+        if near:
+            ctx.fail(f"no such command {args[0][:60]!r}: did you mean `{ctx.command_path} {near[0]}`?")
+        return super().resolve_command(ctx, args)
+
+
+class Verbs(NearestGroup):
     """A noun with its verbs; the help lists the whole first paragraph of each.
 
     Args:
@@ -88,19 +106,6 @@ class Verbs(click.Group):
         if args and self._takes_file and not args[0].startswith("-"):
             names_none = args[0] not in self.commands
         return args if self.default_verb is None or not names_none else [self.default_verb, *args]
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command of a verb, or raise with the verb that is nearest."""
-        from difflib import get_close_matches  # imported on use: only a mistake needs it
-
-        # While a shell completes a line, an error would be printed into the line.
-        known = ctx.resilient_parsing or args[0] in self.commands
-        near = [] if known else get_close_matches(args[0], self.commands, 1)
-        if near:
-            ctx.fail(f"no such command {args[0][:60]!r}: did you mean `{ctx.command_path} {near[0]}`?")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their first paragraphs."""
