@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from arx_caps.settings.realm import Realm
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.revocation import Address, find_password
 from arx_verifier.service import ServiceConfig, read_service_file
 
 if TYPE_CHECKING:
@@ -30,6 +31,23 @@ class Check(NamedTuple):
     ok: bool | None
     found: str
     mend: str = ""
+
+
+def find_address(name: str, url: str, realm: Realm) -> Address | Check:
+    """Return the address of a server with its password, or the check that found one of them unusable.
+
+    Args:
+        name: ``store`` or ``ledger``, as the setting of the URL and the check are named.
+        url: The server's URL.
+        realm: The realm.
+    """
+    mend = "correct the file of the password, or the variable that names it"
+    try:
+        password = find_password(f"ARX_{name.upper()}_PASSWORD")
+        mend = f"correct `{name}` in realm.toml"
+        return Address(url, password, realm.name, ca=realm.ca)
+    except SettingsError as error:
+        return Check(name, False, str(error), mend)
 
 
 def ask_database(realm: Realm, question: Callable[["MintDatabase"], _Answer]) -> _Answer | None:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import redis
 
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, find_address
 from arx_caps.cli.commands.doctor.ledger import (
     ROLE,
     TIMEOUT_S,
@@ -18,11 +18,11 @@ from arx_caps.cli.commands.doctor.ledger import (
     check_history,
     check_persistence,
     check_rights,
+    no_answer,
 )
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import SettingsError
-from arx_verifier.revocation import BUCKETS, Address, FoundShard, find_password, is_cluster, refused_login, slot_of
+from arx_verifier.revocation import BUCKETS, Address, FoundShard, is_cluster, refused_login, slot_of
 
 MAX_CLOCK_MS: Final = 1_000  # a service that is further ahead of a node is refused: SPEC 8.3
 MAX_NODE_TIMEOUT_MS: Final = 5_000
@@ -52,17 +52,14 @@ def check_cluster(realm: Realm) -> Iterator[Check]:
     """
     if realm.ledger is None or not is_cluster(realm.ledger):
         return
-    try:
-        address = Address(realm.ledger, find_password("ARX_LEDGER_PASSWORD"), ca=realm.ca)
-    except SettingsError as error:
-        yield Check("ledger", False, str(error), "correct `ledger` in realm.toml, or the file of the password")
+    address = find_address("ledger", realm.ledger, realm)
+    if isinstance(address, Check):
+        yield address
         return
     try:
         shards = address.find_shards(TIMEOUT_S)
     except redis.RedisError as error:
-        why = refused_login(error, "ARX_LEDGER_PASSWORD", "")
-        found = f"the ledger {why or f'did not answer ({type(error).__name__})'}: every call with a budget is refused"
-        yield Check("ledger", False, found, ROLE if why else "start the nodes, or correct `ledger` in realm.toml")
+        yield no_answer(error, "start the nodes, or correct `ledger` in realm.toml")
         return
     nodes: dict[tuple[str, int], ClusterNode] = {}
     silent = []

@@ -11,15 +11,15 @@ from typing import Any, Final
 import redis
 
 from arx_caps.cli.access.place import ledger_url, store_url
-from arx_caps.cli.commands.doctor.check import Check, ask_database, load_policy, service_files
+from arx_caps.cli.commands.doctor.check import Check, ask_database, find_address, load_policy, service_files
 from arx_caps.cli.commands.doctor.history import row_of
 from arx_caps.revocation import acl
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.errors import ArxError
 from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
-from arx_verifier.revocation import Address, find_password, is_cluster, open_client, refused_login, without_login
+from arx_verifier.revocation import Address, find_password, is_cluster, refused_login, without_login
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000
@@ -68,28 +68,18 @@ def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
     yield from _services(realm, url)
     if is_cluster(url):
         return  # cluster.py checks it
-    try:
-        password = find_password("ARX_LEDGER_PASSWORD")
-    except SettingsError as error:
-        yield Check("ledger", False, str(error), "correct the file of the password, or the variable that names it")
+    address = find_address("ledger", url, realm)
+    if isinstance(address, Check):
+        yield address
         return
-    try:
-        client: Any = open_client(
-            url, "ledger", password=password, timeout_s=TIMEOUT_S, ca=realm.ca, decode_responses=True
-        )
-    except SettingsError as error:
-        yield Check("ledger", False, str(error), "correct `ledger` in realm.toml")
-        return
+    client: Any = address.client(TIMEOUT_S, decode_responses=True)
     with client:
         try:
             info = client.info()
             at = client.time()
         except (redis.RedisError, OSError) as error:
-            why = refused_login(error, "ARX_LEDGER_PASSWORD", "") or f"did not answer ({type(error).__name__})"
             start = UP.format(realm.ledger_dir / "valkey.log") if own else "start it, or correct `ledger` in realm.toml"
-            mend = ROLE if refused_login(error, "") else start
-            found = f"the ledger {why.rstrip(': ')}: every call with a budget is refused"
-            yield Check("ledger", False, found, mend)
+            yield no_answer(error, start)
             return
         yield _reachable(realm, url, info)
         yield Check("ledger rights", True, "only this user can open the socket") if own else check_rights(client, realm)
@@ -100,6 +90,18 @@ def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
             yield check_history(client, realm, info, at[0] * 1000 + at[1] // 1000)
         except (redis.RedisError, OSError) as error:
             yield Check("ledger history", None, f"it could not be read ({type(error).__name__})", ROLE)
+
+
+def no_answer(error: Exception, start: str) -> Check:
+    """Return the check of a ledger that does not answer, or refuses the login.
+
+    Args:
+        error: The error of the client library.
+        start: How to make it answer.
+    """
+    why = refused_login(error, "ARX_LEDGER_PASSWORD", "")
+    found = (why or f"did not answer ({type(error).__name__})").rstrip(": ")
+    return Check("ledger", False, f"the ledger {found}: every call with a budget is refused", ROLE if why else start)
 
 
 def _opens_budgets(realm: Realm) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import redis
 
 from arx_caps.cli.access.place import store_url
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, find_address
 from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.cli.commands.doctor.rights import narrow_users, show_lack
 from arx_caps.cli.commands.doctor.services import check_services
@@ -21,7 +21,7 @@ from arx_caps.revocation.store import functions
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError, SettingsError, StoreError
+from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.journal import apart, writers
 from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError, find_password
 
@@ -101,19 +101,12 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
         realm: The realm.
     """
     own, where = url is None and realm.store is None, url or store_url(realm)
-    try:
-        password = find_password("ARX_STORE_PASSWORD")
-    except SettingsError as error:
-        yield Check("store", False, str(error), "correct the file of the password, or the variable that names it")
+    address = find_address("store", where, realm)
+    if isinstance(address, Check):
+        yield address
         return
-    try:
-        client: Any = Address(where, password, realm.name, ca=realm.ca).client(
-            TIMEOUT_S, protocol=3, decode_responses=True
-        )
-    except SettingsError as error:
-        yield Check("store", False, str(error), "correct `store` in realm.toml")
-        return
-    store = RevocationStore(where, realm.name, password=password, ca=realm.ca)
+    client: Any = address.client(TIMEOUT_S, protocol=3, decode_responses=True)
+    store = RevocationStore(where, realm.name, password=find_password("ARX_STORE_PASSWORD"), ca=realm.ca)
     try:
         at = client.time()
     except (redis.RedisError, OSError) as error:
