@@ -9,6 +9,7 @@ import os
 import select
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreEr
 from arx_verifier.revocation import FILE_SUFFIX, PasswordFile, find_password
 
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
+ERRORS: Final = Counter[str]()  # transactions that failed in this process, by the database's name, for its metrics
 BUSY_S: Final = 5  # how long a writer waits for another one, or for a connection
 STUCK_S: Final = 10  # a mint that hangs in a transaction must not block the others for longer
 CACHE_KIB: Final = 32 * 1024  # per SQLite connection: holds the index pages that a large log touches again and again
@@ -185,6 +187,7 @@ def database_errors(name: str) -> Iterator[None]:
         RequestError: The database cannot store a text that it was given.
         StoreError: The database did not answer.
     """
+    ERRORS.setdefault(name, 0)  # to Prometheus the rise from no series to 1 is none
     try:
         yield
     except IntegrityError:
@@ -192,6 +195,7 @@ def database_errors(name: str) -> Iterator[None]:
     except DataError:  # PostgreSQL keeps no zero character in a text
         raise RequestError("a text holds a character that the database cannot store; remove it") from None
     except SQLAlchemyError as error:
+        ERRORS[name] += 1
         raise StoreError(f"{name} {fault_of(error)}") from None
 
 

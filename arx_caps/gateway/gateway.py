@@ -10,20 +10,20 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import generate_latest
 
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
 from arx_caps.gateway.access_tokens.oauth_server import PATHS, ServerMetadata
 from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send
-from arx_caps.gateway.base.counted_decisions import decision_counter
 from arx_caps.gateway.base.settings import DeciderTerms, GatewaySettings, UpstreamTerms
 from arx_caps.gateway.deciders.decider_runtime import RunningDecider
 from arx_caps.gateway.upstreams import RunningUpstream
 from arx_caps.http.cross_origin import CrossOrigin
+from arx_caps.http.metric_families import GATEWAY as FAMILIES
+from arx_caps.http.metrics import ProcessMetrics, Samples
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.verification import MemoryNonces
 
-SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 _NOT_FOUND: Final = b'{"title": "Not Found", "status": 404, "detail": "no upstream of the gateway has this path"}'
 _FOREIGN: Final = json.dumps(
     {
@@ -59,32 +59,12 @@ class Gateway:
         self._started = False
         self._cross_origin = CrossOrigin(self._answer, self._is_open)
         self._nonces: defaultdict[Path, MemoryNonces] = defaultdict(MemoryNonces)
-        self._registry = CollectorRegistry()
-        self._decisions = decision_counter(self._registry)
+        own = ProcessMetrics("gateway", FAMILIES)
+        self._registry, self._decisions = own.registry, own.counter("arx_gateway_decisions")
+        self._answers, self._seconds = own.counter("arx_gateway_answers"), own.histogram("arx_gateway_seconds")
+        self._open = own.gauge("arx_gateway_open")
+        own.read_rest(self._samples)
         self._adopt({name: self._made(name, settings) for name in settings.tables})
-        self._ready = Gauge(
-            "arx_gateway_ready", "Whether calls can be allowed.", ("upstream",), registry=self._registry
-        )
-        self._fill = Gauge(
-            "arx_gateway_journal_fill", "How full the journal is, 0 to 1.", ("upstream",), registry=self._registry
-        )
-        self._watching = Gauge(
-            "arx_gateway_watching",
-            "Until when calls go on that would be refused.",
-            ("upstream",),
-            registry=self._registry,
-        )
-        self._answers = Counter("arx_gateway_answers", "Answers.", ("upstream", "status"), registry=self._registry)
-        self._seconds = Histogram(
-            "arx_gateway_seconds",
-            "From a request to the last byte of its answer.",
-            ("upstream",),
-            buckets=SECONDS,
-            registry=self._registry,
-        )
-        self._open = Gauge(
-            "arx_gateway_open", "Requests and streams that are open.", ("upstream",), registry=self._registry
-        )
 
     def _made(self, name: str, settings: GatewaySettings) -> Running:
         # A reload has two verifiers of one audience while calls of the first one run: each would accept a call once.
@@ -282,7 +262,7 @@ class Gateway:
             why = {name: state.why for name, state in states.items() if not state.ready}
             status, data = 503 if why or not self._started else 200, json.dumps({"why": why}).encode()
         elif known and path == "/metrics":
-            kind, data = b"text/plain; version=0.0.4; charset=utf-8", self._metrics()
+            kind, data = b"text/plain; version=0.0.4; charset=utf-8", generate_latest(self._registry)
         elif known and (resource := self._resource_at(path)) is not None:
             data = await resource.metadata()
         elif known and path in PATHS and (server := self._server()) is not None:
@@ -305,17 +285,14 @@ class Gateway:
         servers = [each.resource.server for each in self._running.values() if each.resource is not None]
         return servers[0] if len({server.issuer for server in servers}) == 1 else None
 
-    def _metrics(self) -> bytes:
-        """Return all metrics in the form of Prometheus; those of removed upstreams that have a state are gone."""
-        self._ready.clear()
-        self._fill.clear()
-        self._watching.clear()
+    def _samples(self) -> Samples:
+        """Yield the state of each upstream; those of a removed one are gone."""
         for name, upstream in self._running.items():
-            self._ready.labels(name).set(upstream.verifier.readiness().ready)
-            self._fill.labels(name).set(getattr(upstream.verifier.decisions, "fill", 0.0))
-            if (watch := upstream.verifier.watch) is not None:
-                self._watching.labels(name).set(watch.until_ms / 1000)
-        return generate_latest(self._registry)
+            verifier = upstream.verifier
+            yield "arx_gateway_ready", verifier.readiness().ready, name
+            yield "arx_gateway_journal_fill", getattr(verifier.decisions, "fill", 0.0), name
+            if (watch := verifier.watch) is not None:
+                yield "arx_gateway_watching", watch.until_ms / 1000, name
 
 
 async def _whole(send: Send, method: str, status: int, kind: bytes, data: bytes) -> None:

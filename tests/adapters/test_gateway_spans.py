@@ -18,13 +18,14 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arx_caps.gateway.base.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.base.counted_decisions import CountedDecisions
+from arx_caps.http.metric_families import GATEWAY
+from arx_caps.http.metrics import ProcessMetrics
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
@@ -49,7 +50,8 @@ def spans() -> None:
 
 def realm_of_orders() -> UnsafeTestRealm:
     realm = UnsafeTestRealm("orders")
-    realm.verifier.decisions = CountedDecisions(realm.decisions, decision_counter(CollectorRegistry()), "orders")
+    counter = ProcessMetrics("gateway", GATEWAY).counter("arx_gateway_decisions")
+    realm.verifier.decisions = CountedDecisions(realm.decisions, counter, "orders")
     return realm
 
 

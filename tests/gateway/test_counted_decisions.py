@@ -4,9 +4,11 @@
 import time
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
-from arx_caps.gateway.base.counted_decisions import CountedDecisions, decision_counter
+from arx_caps.gateway.base.counted_decisions import CountedDecisions
+from arx_caps.http.metric_families import GATEWAY
+from arx_caps.http.metrics import ProcessMetrics
 from arx_verifier import AccessRequest, Constraint, Rule
 from arx_verifier.journal import Decision, InMemoryDecisions
 from arx_verifier.testing import UnsafeTestRealm
@@ -15,8 +17,8 @@ from arx_verifier.testing import UnsafeTestRealm
 def test_each_decision_is_counted_once() -> None:
     """An allow, a refusal of a proven token, and a refusal without one; no text of a caller is a label."""
     realm = UnsafeTestRealm("orders")
-    registry = CollectorRegistry()
-    counted = CountedDecisions(realm.verifier.decisions, decision_counter(registry), "billing")
+    metrics = ProcessMetrics("gateway", GATEWAY)
+    counted = CountedDecisions(realm.verifier.decisions, metrics.counter("arx_gateway_decisions"), "billing")
     realm.verifier.decisions = counted
     caller = realm.caller(Rule(tool="orders.refund", args={"amount": Constraint(max=20)}))
     now = time.time_ns() // 1_000_000
@@ -24,7 +26,7 @@ def test_each_decision_is_counted_once() -> None:
         token = caller.token("orders.refund", amount=amount)
         realm.verifier.decide(token, AccessRequest("orders.refund", {"amount": amount}, now))
     realm.verifier.refuse("missing_token", AccessRequest("", {}, now, "192.0.2.1"))
-    found = [line for line in generate_latest(registry).decode().splitlines() if "decisions_total{" in line]
+    found = [line for line in generate_latest(metrics.registry).decode().splitlines() if "decisions_total{" in line]
     assert sorted(found) == [
         'arx_gateway_decisions_total{decision="allow",reason="ok",upstream="billing"} 1.0',
         'arx_gateway_decisions_total{decision="deny",reason="argument_not_allowed",upstream="billing"} 1.0',
@@ -44,10 +46,10 @@ class FullDisk(InMemoryDecisions):
 
 def test_what_is_not_recorded_is_not_counted() -> None:
     """The sink's failure, and how full it is, reach the verifier."""
-    registry = CollectorRegistry()
-    counted = CountedDecisions(FullDisk(), decision_counter(registry), "billing")
+    metrics = ProcessMetrics("gateway", GATEWAY)
+    counted = CountedDecisions(FullDisk(), metrics.counter("arx_gateway_decisions"), "billing")
     refused = UnsafeTestRealm("orders").verifier.refuse("missing_token", AccessRequest("", {}, 0))
     with pytest.raises(OSError):
         counted.append(refused)
     assert counted.fill == 1.0
-    assert b"decisions_total{" not in generate_latest(registry)
+    assert b"decisions_total{" not in generate_latest(metrics.registry)

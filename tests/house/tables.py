@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 import arx_caps.service
 import arx_verifier.testing
+from arx_caps.http.metric_families import PROCESSES
 from arx_caps.mint.policy.tables import Template
 from arx_caps.settings.durations import UNITS, format_duration
 from arx_verifier.constraints.constraint import Constraint
@@ -24,6 +25,7 @@ from arx_verifier.errors import REASONS
 from arx_verifier.token.caveats import Caveat
 from tests.house.doors import exports_of
 from tests.house.map import ROOMS, answers, rooms
+from tests.house.monitoring import files, metrics, runbook
 from tests.house.pages import ROOT
 
 _TABLE: Final = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end of table -->)", re.DOTALL)
@@ -198,15 +200,17 @@ TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "agent_names": partial(names, arx_caps),
     "service_names": partial(names, arx_caps.service),
     "answers": answers,
+    "runbook": runbook,
+    **{f"{process}_metrics": partial(metrics, process) for process in PROCESSES},
     **{f"rooms_of_{folder.name}": partial(rooms, folder) for folder in ROOMS},
 }
 
 
 def pages() -> dict[Path, str]:
-    """Return each page that has such a table, with its tables as they should be."""
+    """Return each page that has such a table, with its tables as they should be, and the files of monitoring."""
     written = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
     texts = {path: path.read_text(encoding="utf-8") for path in written}
-    return {path: _TABLE.sub(_filled, text) for path, text in texts.items() if _TABLE.search(text)}
+    return {path: _TABLE.sub(_filled, text) for path, text in texts.items() if _TABLE.search(text)} | files()
 
 
 def _filled(match: re.Match[str]) -> str:

@@ -35,7 +35,7 @@ WORDS = {
     "verification": "verifier, grant, replay",
 }
 # Rooms of words that are everybody's, such as the name of a protocol.
-PLAIN = {"database", "demo", "embedded", "http", "installation", "isolation", "mcp", "settings", "text"}
+PLAIN = {"database", "demo", "embedded", "http", "installation", "isolation", "mcp", "metrics", "settings", "text"}
 
 
 def rooms_of_the_graph() -> set[str]:

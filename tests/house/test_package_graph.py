@@ -24,7 +24,7 @@ VERIFIER, CAPS = ROOT / "verifier" / "arx_verifier", ROOT / "arx_caps"
 # Each imports only what is before it.
 VERIFIER_ORDER = """
     _door _version clock errors _platform refusal_text _native tls names addresses limits jcs request
-    amounts constraints token upkeep revocation journal ledger verification enforcement
+    amounts constraints token upkeep revocation journal metrics ledger verification enforcement
     service memory testing integrations
 """.split()
 DOORS = {path.parent.name for path in VERIFIER.glob("[a-z]*/__init__.py")}

@@ -3,7 +3,7 @@
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import Counter
 
 from arx_caps.gateway.base.spans import note_decision
 from arx_verifier.journal import WOULD_REFUSE, Decision, DecisionSink
@@ -12,21 +12,12 @@ _ALLOW: Final = "allow"
 _DENY: Final = "deny"
 
 
-def decision_counter(registry: CollectorRegistry) -> Counter:
-    """Return the counter of all upstreams.
-
-    Args:
-        registry: The gateway's metrics.
-    """
-    return Counter("arx_gateway_decisions", "Decisions.", ("upstream", "decision", "reason"), registry=registry)
-
-
 class CountedDecisions:
     """Records decisions in another sink, and counts those that it took.
 
     Args:
         sink: Records them.
-        counter: ``decision_counter``.
+        counter: Counts by upstream, decision and reason.
         upstream: The upstream's name.
 
     Attributes:

@@ -9,12 +9,11 @@ import logging
 import secrets
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from arx_caps.mint.api.metrics import Metrics
 
 REQUEST_ID: Final = "X-Request-Id"
 UNKNOWN: Final = "(none)"  # the route of a path that no route serves
@@ -46,11 +45,11 @@ class AccessLog:
 
     Args:
         app: The application.
-        metrics: The counters.
+        count: Counts an answered request; see ``Metrics.count``.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, count: Callable[[str, str, int, str | None, float], None]) -> None:
+        self._app, self._count = app, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and record its answer's status and duration."""
@@ -79,7 +78,7 @@ class AccessLog:
     def _record(self, method: str, notes: dict[str, Any], status: int, seconds: float) -> None:
         method = method if method in METHODS else "OTHER"
         route, code = notes.pop("route", UNKNOWN), notes.get("code")
-        self._metrics.count(method, route, status, code, seconds)
+        self._count(method, route, status, code, seconds)
         level = logging.ERROR if status >= 500 else logging.INFO
         if log.isEnabledFor(level):
             facts = {**notes, "method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}

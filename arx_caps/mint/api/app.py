@@ -87,7 +87,7 @@ def create_app(mint: MintRuntime) -> Starlette:
         # Every refusal is a problem of RFC 9457, the framework's own and an unexpected error included.
         exception_handlers={HTTPException: problems.of_http, Exception: problems.of_bug},
         middleware=[
-            Middleware(AccessLog, metrics=metrics),
+            Middleware(AccessLog, count=metrics.count),
             Middleware(CrossOrigin, is_open=lambda scope: scope["path"] in (*oauth.METADATA, *CROSS_ORIGIN)),
             Middleware(_FixedPaths, mint=mint),
         ],

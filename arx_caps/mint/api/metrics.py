@@ -4,21 +4,21 @@
 ``server`` serves them at an address of their own.
 """
 
-from collections.abc import Iterable
-from typing import Final
+import contextlib
+from collections import Counter as Counts
+from collections.abc import Iterator
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Histogram, generate_latest
 
-from arx_caps.mint.context import MINT, VERSION, MintContext
+from arx_caps.database.engines import ERRORS
+from arx_caps.http.metric_families import MINT as FAMILIES
+from arx_caps.http.metrics import ProcessMetrics, Samples
+from arx_caps.mint.api.routes.operations.status import StatusShown, status_of
+from arx_caps.mint.context import MINT, MintContext
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import used_in
-
-# Labels are routes, statuses and codes, never sessions or agents: those would grow without end, and publish which agent
-# works on what.  A proxy in front of the mint would publish the metrics as well, hence their own address.
-SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics:
@@ -32,23 +32,18 @@ class Metrics:
     """
 
     def __init__(self, mint: MintContext) -> None:
-        # Not the library's global registry: several mints may run in one process.
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "arx_mint_requests", "Requests answered.", ("method", "route", "status"), registry=self.registry
-        )
-        self._refusals = Counter("arx_mint_refusals", "Refusals, by their code.", ("code",), registry=self.registry)
-        self._seconds = Histogram(
-            "arx_mint_request_seconds",
-            "From a request's first byte at the application to its answer's last.",
-            ("route",),
-            buckets=SECONDS,
-            registry=self.registry,
-        )
+        self._mint = mint
+        own = ProcessMetrics("mint", FAMILIES)
+        self.registry = own.registry
+        self._requests, self._refusals = own.counter("arx_mint_requests"), own.counter("arx_mint_refusals")
+        self._seconds = own.histogram("arx_mint_request_seconds")
         # Looking up a child by its labels takes as long as counting.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self.registry.register(_State(mint))
-        self.registry.register(_Record(mint))
+        self._reports, self._confirms = own.counter("arx_kill_reports"), own.histogram("arx_kill_confirm_seconds")
+        for status in ("confirmed", "partial", "unconfirmed"):  # to Prometheus the rise from no series to 1 is none
+            self._reports.labels(status)
+        mint.confirmations.on_settled = self._count_report
+        own.read_rest(self._samples)
 
     def count(self, method: str, route: str, status: int, code: str | None, seconds: float) -> None:
         """Count an answered request.
@@ -73,83 +68,75 @@ class Metrics:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
+    def _count_report(self, status: str, took_ms: float) -> None:
+        self._reports.labels(status).inc()
+        if status == "confirmed":
+            self._confirms.observe(took_ms / 1000)
 
-class _State(Collector):
-    """Gauges of the mint's state, read when they are collected."""
+    def _samples(self) -> Samples:
+        # What an outage hides is left out; the rest is needed most then.
+        mint, status = self._mint, status_of(self._mint)
+        yield "arx_mint_ready", status.ready
+        yield "arx_epoch", status.applied
+        yield "arx_epoch_age_seconds", status.view_age_ms / 1000
+        yield "arx_log_halted", status.log.halted is not None
+        yield "arx_log_signed", status.log.signed
+        signed = mint.log.publisher.signed
+        yield "arx_witness_missing", signed is not None and mint.log.publisher.witnesses.missing(signed)
+        yield "arx_journal_bytes", used_in(mint.realm.journals_dir / MINT)
+        known = {
+            "arx_mint_sessions_open": status.sessions,
+            "arx_mint_tasks_open": status.tasks,
+            "arx_approvals_waiting": status.approvals_waiting,
+            "arx_log_size": status.log.size,
+        }
+        yield from ((name, value) for name, value in known.items() if value is not None)
+        if status.log.signed_at is not None:
+            yield "arx_checkpoint_age_seconds", max(0, now_ms() - status.log.signed_at) / 1000
+        if status.store.error is None:
+            yield from _of_verifiers(status)
+        yield from self._counted()
+        for read in (self._clock, self._in_database):
+            with contextlib.suppress(ArxError):
+                yield from read()
 
-    def __init__(self, mint: MintContext) -> None:
-        self._mint = mint
+    def _clock(self) -> Iterator[tuple[Any, ...]]:
+        began_ms, header = now_ms(), self._mint.store.header()
+        yield "arx_clock_offset_seconds", (header.at_ms - (began_ms + now_ms()) / 2) / 1000
 
-    def collect(self) -> Iterable[Metric]:
-        mint = self._mint
-        _, applied, age_ms = mint.epochs.view()
-        # A view that has applied nothing yet is at -1.
-        yield GaugeMetricFamily("arx_epoch", "Kills, freezes and thaws applied so far.", max(applied, 0))
-        yield GaugeMetricFamily("arx_epoch_age_seconds", "Age of the view of the kill epoch.", age_ms / 1000)
-        yield GaugeMetricFamily("arx_mint_ready", "1 when /readyz answers 200.", float(not mint.ready()))
-        build = GaugeMetricFamily("arx_mint_build_info", "1, with the version of the mint.", labels=("version",))
-        build.add_metric((VERSION,), 1.0)
-        yield build
-        halted = float(mint.log.publisher.halted is not None)
-        yield GaugeMetricFamily("arx_log_halted", "1 when the database contradicts what was signed.", halted)
-        watching = GaugeMetricFamily("arx_verifiers_watching", "Until when a process watches.", labels=("verifier",))
-        try:
-            for seen in mint.store.verifiers():
-                if seen.watches_until is not None:
-                    watching.add_metric((seen.id,), seen.watches_until / 1000)
-        except ArxError:
-            pass  # the store's own gauges show its outage
-        yield watching
-        # Without the database the gauges above are still served: they are needed most during an outage.
-        try:
-            sessions, tasks = mint.db.sessions.count_alive(), mint.db.tasks.count_alive()
-            approvals = mint.db.approvals.count_waiting()
-            waiting, size = mint.db.outbox.waiting(), mint.log.store.size()
-            notices = mint.db.notifications.counts()
-        except ArxError:
-            return
-        yield GaugeMetricFamily("arx_mint_sessions_open", "Sessions that are neither ended nor expired.", sessions)
-        yield GaugeMetricFamily("arx_mint_tasks_open", "Tasks that are neither ended nor expired.", tasks)
-        yield GaugeMetricFamily("arx_approvals_waiting", "Requests that wait for an operator's answer.", approvals)
-        kept = GaugeMetricFamily("arx_notifications", "Notifications that no receiver has taken.", labels=("state",))
-        for state, count in notices.items():
-            kept.add_metric((state,), count)
-        yield kept
-        yield GaugeMetricFamily("arx_mint_outbox_events", "Events that wait for the audit log.", waiting)
-        yield GaugeMetricFamily("arx_log_size", "Records of the audit log.", size)
-        yield GaugeMetricFamily("arx_log_signed", "Records of it that are signed.", mint.log.publisher.size)
-
-    def describe(self) -> Iterable[Metric]:
-        return ()  # the mint has not started at registration: nothing is read before the first scrape
-
-
-class _Record(Collector):
-    """Counters of the decisions and kills that came into the audit log here."""
-
-    def __init__(self, mint: MintContext) -> None:
-        self._mint = mint
-
-    def collect(self) -> Iterable[Metric]:
-        mint, counts = self._mint, self._mint.log.store.counts
-        decisions = CounterMetricFamily(
-            "arx_decisions", "Decisions that came into the audit log here.", labels=("decision", "reason")
-        )
+    def _counted(self) -> Iterator[tuple[Any, ...]]:
+        counts = self._mint.log.store.counts
         for labels, times in sorted(counts.decisions().items()):
-            decisions.add_metric(labels, times)
-        kills = CounterMetricFamily("arx_kills", "Kills, freezes and thaws that came into it here.", labels=("op",))
-        for op, times in sorted(counts.changes().items()):
-            kills.add_metric((op,), times)
-        yield from (decisions, kills)
-        used = used_in(mint.realm.journals_dir / MINT)
-        yield GaugeMetricFamily("arx_journal_bytes", "What the journals of this mint's own decisions take.", used)
-        age = GaugeMetricFamily("arx_checkpoint_age_seconds", "Since the audit log's last checkpoint was signed.")
-        try:
-            signed_ms = mint.log.store.signed_ms()
-        except ArxError:
-            return
-        if signed_ms is not None:
-            age.add_metric((), max(0, now_ms() - signed_ms) / 1000)
-        yield age
+            yield "arx_decisions", times, *labels
+        for op, times in sorted((dict.fromkeys(("freeze", "kill", "thaw"), 0) | counts.changes()).items()):
+            yield "arx_kills", times, op
+        for database, times in sorted(ERRORS.items()):
+            yield "arx_database_errors", times, database
 
-    def describe(self) -> Iterable[Metric]:
-        return ()
+    def _in_database(self) -> Iterator[tuple[Any, ...]]:
+        db, now = self._mint.db, now_ms()
+        yield "arx_mint_outbox_events", db.outbox.waiting()
+        for state, count in db.notifications.counts().items():
+            yield "arx_notifications", count, state
+        roots, minting = self._mint.key_schedule.read_plan().roots, self._mint.key_schedule.minting()
+        ages = [("root", root.created_at) for root in roots if root.name == minting]
+        ages += [("signing", key.row.signs_from) for key in self._mint.signing_keys.view() if key.state == "signing"]
+        for name, since_ms in ages:
+            yield "arx_key_age_seconds", max(0, now - since_ms) / 1000, name
+
+
+def _of_verifiers(status: StatusShown) -> Iterator[tuple[Any, ...]]:
+    """Yield the samples of the store and the verifiers; relays and the mints themselves have no service."""
+    yield "arx_store_history_info", 1, status.store.incarnation
+    states, behind = Counts[tuple[str, str]](), Counts[str]()
+    for one in status.verifiers:
+        if one.watches_until is not None:
+            yield "arx_verifiers_watching", one.watches_until / 1000, one.id
+        if one.service is not None:
+            states[one.service, one.state] += 1
+            behind[one.service] += one.behind > 0 and one.state == "live"
+    for service in sorted({*behind, *status.services_never_seen}):
+        for state in ("live", "late", "gone"):
+            yield "arx_verifiers", states[service, state], service, state
+        yield "arx_verifiers_behind", behind[service], service
+        yield "arx_service_unshipped", service in status.services_never_shipped, service

@@ -14,7 +14,16 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.database.commit_watch import URGENT_S, CommitWatch, is_urgent
-from arx_caps.database.engines import BUSY_S, READING, Connections, database_errors, fault_of, open_engine, place_of
+from arx_caps.database.engines import (
+    BUSY_S,
+    ERRORS,
+    READING,
+    Connections,
+    database_errors,
+    fault_of,
+    open_engine,
+    place_of,
+)
 from arx_caps.mint.db.cursor import Order, behind
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import queue_notices
@@ -199,6 +208,7 @@ class Database:
             _RECORD.run(connection, row)
             queue_notices(connection, what.kind, what.by, at_ms, what.facts)
         except SQLAlchemyError as error:
+            ERRORS[NAME] += 1
             # The cause stays out: its text has the event's parameters, and an error reaches callers.
             raise AuditError(f"the mint's record cannot be written: {NAME} {fault_of(error)}") from None
 

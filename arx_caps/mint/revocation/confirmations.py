@@ -5,7 +5,7 @@ The rows are those of ``db.kills``. ``arx_caps.revocation.confirm`` waits for th
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -37,7 +37,12 @@ class Confirmations:
     Args:
         db: The mint's database.
         store: The store.
+
+    Attributes:
+        on_settled: Called with status and duration (ms) of each report that this process recorded.
     """
+
+    on_settled: Callable[[str, float], object] = staticmethod(lambda *_: None)
 
     def __init__(self, db: MintDatabase, store: RevocationStore) -> None:
         self._db, self._store = db, store
@@ -120,9 +125,9 @@ class Confirmations:
         kept = {name: value for name, value in report.items() if name not in ("targets", "seq", "incarnation")}
         facts = {name: kept[name] for name in _FACTS if name != "watching" or kept.get(name)}
         # In the transaction of the row: of two mints, or a mint and a repeat, one records it.
-        self._db.kills.settle(
-            seq, incarnation, kept, Event.of(CONFIRMED, by, seq=seq, incarnation=incarnation, **facts)
-        )
+        what = Event.of(CONFIRMED, by, seq=seq, incarnation=incarnation, **facts)
+        if self._db.kills.settle(seq, incarnation, kept, what):
+            self.on_settled(kept["status"], kept["took_ms"])
 
 
 def _unknown(status: str, summary: str, fenced_in_ms: int) -> dict[str, Any]:

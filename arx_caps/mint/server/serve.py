@@ -6,6 +6,7 @@
 # every user of the machine.
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import ipaddress
@@ -20,18 +21,16 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import start_http_server
 from starlette.applications import Starlette
 
 from arx_caps.credentials.secret_source import find_secret
 from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
+from arx_caps.http.metrics import metrics_served
 from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
 from arx_caps.http.server import BoundedServer, config_of, http_protocol
 from arx_caps.mint.api.access_log import log_lines
 from arx_caps.mint.api.app import create_app
-from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.problems import type_of
 from arx_caps.mint.runtime import MintRuntime, need_store
 from arx_caps.mint.server.child_process import GRACE_S, LATER_EXIT, PROGRAM, SETTINGS_EXIT, STORE_VARIABLE
@@ -104,12 +103,6 @@ def serve(
         raise
     app = create_app(mint)
     on_stopping = compose(app, mint)
-    try:
-        metrics_server = _serve_metrics(realm, app.state.metrics)
-    except SettingsError:
-        listener.close()
-        mint.close()
-        raise
     protocol = mint_protocol(http_protocol(), realm.issuer)
     listen = f"{host}:{listener.getsockname()[1]}"
     settings = {"backlog": AT_ONCE, "timeout_graceful_shutdown": GRACE_S, "timeout_keep_alive": KEEP_ALIVE_S}
@@ -120,12 +113,14 @@ def serve(
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-mint-parent", daemon=True).start()
     if threading.current_thread() is threading.main_thread() and not has_terminal():
         signal.signal(signal.SIGHUP, _reloader(mint))
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(metrics_served("mint", realm.metrics, app.state.metrics.registry, mint.ready))
+        except SettingsError:
+            listener.close()
+            mint.close()
+            raise
         server.run(sockets=[listener])
-    finally:
-        if metrics_server is not None:
-            metrics_server.shutdown()
-            metrics_server.server_close()
 
 
 def _announce(mint: MintRuntime, listen: str) -> None:
@@ -138,18 +133,6 @@ def _announce(mint: MintRuntime, listen: str) -> None:
     }
     ready |= {"listen": listen, "policy": mint.policies.loaded.digest}
     print(json.dumps(ready), file=sys.stderr, flush=True)
-
-
-def _serve_metrics(realm: Realm, metrics: Metrics) -> WSGIServer | None:
-    """Serve the metrics at the realm's address for them, or return None if it has none."""
-    if realm.metrics is None:
-        return None
-    host, _, port = realm.metrics.rpartition(":")
-    try:
-        server, _ = start_http_server(int(port), host.strip("[]"), metrics.registry)
-    except OSError as error:
-        raise SettingsError(f"the mint's metrics cannot be served at {realm.metrics}: {error.strerror}") from error
-    return server
 
 
 def mint_protocol(parser: type[BoundedProtocol], issuer: str) -> type[BoundedProtocol]:

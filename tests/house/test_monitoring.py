@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alerts and dashboard name registered metrics alone, each alert fires and passes, and its command exists."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from arx_caps.cli.app import cli
+from tests.house.monitoring import ALERTS, FAMILIES, FOLDER, PROCESSES, families_in
+
+LABELS = re.compile(r"\barx_\w+?(?:_total|_bucket)?\{([^}]*)\}")
+NAME = re.compile(r'(\w+)(?:=~|!=|=)"')
+GIVEN = {"instance", "job", "le"}  # by Prometheus
+
+
+def promtool(*words: str | Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed; Debian has it in the package prometheus")
+    done = subprocess.run(["promtool", *words], cwd=FOLDER, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_fires_and_passes() -> None:
+    """promtool accepts the rules; each fires with one set of series, and does not with another."""
+    promtool("check", "rules", "arx-alerts.yaml")
+    promtool("test", "rules", "arx-alerts.test.yaml")
+
+
+def test_promtool_notices_an_alert_that_does_not_fire(tmp_path: Path) -> None:
+    """The tests can fail: without the series of one alert they do."""
+    shutil.copy(FOLDER / "arx-alerts.yaml", tmp_path)
+    text = (FOLDER / "arx-alerts.test.yaml").read_text(encoding="utf-8")
+    changed = text.replace("arx_log_halted{", "arx_log_hated{")
+    assert changed != text
+    (tmp_path / "test.yaml").write_text(changed, encoding="utf-8")
+    with pytest.raises(AssertionError, match="ArxLogHalted"):
+        promtool("test", "rules", tmp_path / "test.yaml")
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_names_registered_metrics(name: str) -> None:
+    """Its expression and its series name families and labels of the registry, and its command is one of ``arx``."""
+    alert = ALERTS[name]
+    families = families_in(alert.expr)
+    assert families
+    for text in (alert.expr, *alert.fires, *alert.passes):
+        known = GIVEN.union(*(family.labels for family in families_in(text)))
+        assert {label for labels in LABELS.findall(text) for label in NAME.findall(labels)} <= known
+    assert alert.severity in ("page", "ticket", "heartbeat")
+    assert alert.question.endswith("?")
+    assert alert.passes
+    assert alert.fires
+    words = iter(alert.command.split())
+    assert next(words) == "arx"
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), next(words))
+        assert found is not None, alert.command
+        command = found
+    assert all(word in {option for each in command.params for option in each.opts} for word in words if word[0] == "-")
+
+
+def test_a_metric_is_registered_once() -> None:
+    """Two families of one name are the same family."""
+    for families in PROCESSES.values():
+        assert len({family.name for family in families}) == len(families)
+        assert all(FAMILIES[family.name] == family for family in families)
+        assert not [family for family in families if {"agent", "session", "task"} & set(family.labels)]
