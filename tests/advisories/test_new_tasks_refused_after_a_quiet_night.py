@@ -54,8 +54,7 @@ def test_the_refusal_says_when_another_task_can_draw() -> None:
     """In so many seconds, and now once these are over."""
     realm = UnsafeTestRealm("pay", costs={"pay.refund": {"usd": "1"}})
     caller = realm.caller(Rule(tool="pay.*"), budget={"usd": "5"})
-    realm.ledger.state.begin("another", _now_ms())
-    realm.ledger.state.run = "memory"
+    realm.ledger.since = _now_ms() + 60_000
 
     def text() -> str:
         decision = realm.verifier.decide(caller.token("pay.refund"), AccessRequest("pay.refund", {}, _now_ms()))
@@ -63,7 +62,7 @@ def test_the_refusal_says_when_another_task_can_draw() -> None:
         return str(decision.failures[0])
 
     assert "start another task in 6" in text()
-    realm.ledger.state.since -= 60_000
+    realm.ledger.since -= 60_000
     assert "start another task now" in text()
 
 

@@ -17,6 +17,7 @@ from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token import Caveat
 from arx_verifier.verification import Verifier
+from tests.verifier.ledger_model import ModelLedger
 
 pytestmark = pytest.mark.spec("17.4")
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.spec("17.4")
 @pytest.mark.parametrize("mode", ["strict", "leased"])
 def test_a_refused_call_costs_nothing(per: str, mode: str) -> None:
     """The one call that the approval is for costs once, and leaves no reservation."""
-    realm, kept = UnsafeTestRealm("pay"), MemoryLedger()
+    realm, kept = UnsafeTestRealm("pay"), ModelLedger()
     ledger: Ledger = LeasedLedger(kept) if mode == "leased" else kept
     keys, costs = realm.verifier.keys, {"pay.refund": {"usd": "$amount"}}
     verifier = Verifier(
@@ -69,9 +70,9 @@ def test_open_reservations_stop_no_approved_call() -> None:
     assert code("pay.ask", caller) == "insufficient_budget"
     approved = UnsafeCaller(caller.macaroon.attenuate(Caveat(once=("a-1", _now_ms()))), "pay")
     assert [code("pay.refund", approved) for _ in range(9)] == ["ok"] + 8 * ["already_used"]
-    [pool] = realm.ledger.state.pools.values()
-    assert (pool.committed, pool.reserved) == (1_000_000, MAX_HELD * 100_000)
-    held = PoolDraw(next(iter(realm.ledger.state.pools)), pool.max, 86_400_000, pool.opened, 1, 1)
+    [pool] = realm.ledger.pools.values()
+    assert (pool.committed, sum(pool.held.values())) == (1_000_000, MAX_HELD * 100_000)
+    held = PoolDraw(next(iter(realm.ledger.pools)), 500_000_000, 86_400_000, _now_ms(), 1, 1)
     for number in range(MAX_WITH_HOLDS - MAX_HELD):
         assert isinstance(realm.ledger.take("hold", f"h{number}", [held]), Taken)
     assert realm.ledger.take("hold", "more", [held]) == Short(0, BUSY)

@@ -24,7 +24,6 @@ from arx_verifier.journal.reader import Damage, SegmentReader
 from arx_verifier.journal.record import form_of, keep_arguments, seal
 from arx_verifier.journal.segment import HEADER_BYTES, is_closed, is_last, read_header
 from arx_verifier.ledger import MemoryLedger
-from arx_verifier.ledger.memory import LedgerState
 from arx_verifier.memory import Memory, MemoryKeys
 from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
 from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
@@ -43,7 +42,7 @@ def verifier_of(vector: dict[str, Any]) -> Verifier:
     ledger = None
     if "costs" in vector:
         ledger = MemoryLedger(clock=lambda: AT)
-        ledger.state = LedgerState(run="memory", since=AT - 60_001, whole=AT - 60_001)
+        ledger.since = AT - 60_001
     return Verifier(
         audience=vector["audience"],
         keys=KeyRing(_keys_of(vector), realm=vector["realm"], max_ttl_ms=vector["max_ttl_ms"]),

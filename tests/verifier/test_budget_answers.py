@@ -128,8 +128,8 @@ def test_a_commit_may_be_tried_again() -> None:
     with pytest.raises(StoreError):
         grant.commit("0.25")
     grant.commit("0.25")
-    (pool,) = made.ledger.state.pools.values()
-    assert (pool.committed, pool.reserved) == (250_000, 0)
+    (pool,) = made.ledger.pools.values()
+    assert (pool.committed, pool.held) == (250_000, {})
 
 
 def test_a_call_that_cannot_be_recorded_costs_nothing() -> None:
@@ -145,7 +145,7 @@ def test_a_call_that_cannot_be_recorded_costs_nothing() -> None:
 
         with pytest.raises(AuditError):
             run(**args, arx_token=agent.token(tool, **args))
-    assert [pool.used for pool in made.ledger.state.pools.values()] == [0, 0]
+    assert [pool.used for pool in made.ledger.pools.values()] == [0, 0]
 
 
 def test_many_threads_spend_what_there_is() -> None:

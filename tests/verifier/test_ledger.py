@@ -32,13 +32,13 @@ from arx_verifier.ledger import (
     Short,
     Taken,
     leases,
-    memory,
     number_of,
 )
-from arx_verifier.ledger.memory import LedgerState
 from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
 from tests.ledgers import look, new_ledger, only_bucket
 from tests.support import QUICK
+from tests.verifier import ledger_model
+from tests.verifier.ledger_model import LedgerState, ModelLedger
 
 pytestmark = pytest.mark.spec("17.5")
 
@@ -65,10 +65,10 @@ class Clock:
         return self.now
 
 
-def started() -> tuple[MemoryLedger, Clock]:
+def started() -> tuple[ModelLedger, Clock]:
     """A ledger that began a while ago."""
     clock = Clock()
-    ledger = MemoryLedger(clock=clock)
+    ledger = ModelLedger(clock=clock)
     clock.now += 10
     return ledger, clock
 
@@ -602,11 +602,11 @@ def seldom(machine: type[Accounts]) -> None:
 
 def overspends(patches: Sequence[tuple[str, str]]) -> bool:
     """Whether the events above break a ledger with these lines."""
-    text = Path(memory.__file__).read_text("utf-8")
+    text = Path(ledger_model.__file__).read_text("utf-8")
     for old, new in patches:
         assert text.count(old) == 1, "the ledger has changed: change the mutation"
         text = text.replace(old, new)
-    module = types.ModuleType("arx_verifier.ledger.mutated")
+    module = types.ModuleType("ledger_mutated")
     sys.modules[module.__name__] = module  # where a dataclass looks its annotations up
     exec(compile(text, module.__name__, "exec"), vars(module))
     machine = type("Mutated", (Accounts,), {"made": module.LedgerState})
@@ -758,9 +758,49 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield valkey.url
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["draw", "reserve", "hold", "lease", "settle", "undo"]),
+            st.lists(st.integers(0, 40), min_size=1, max_size=3),
+            st.integers(0, 80),
+            st.sampled_from([-10, 1, 5000]),
+            st.sampled_from([0, 1, -7000, HOUR, -HOUR, KEEP_MS]),
+        ),
+        max_size=12,
+    )
+)
+@QUICK
+def test_the_ledger_in_memory_does_what_the_model_does(steps: Any) -> None:
+    """The same answers, step by step: pools of a task and of an hour, lost ones, later ones, clocks that go back."""
+    model, clock = started()
+    ledger = MemoryLedger(clock=Clock())
+    ledger._clock = clock
+    held: list[tuple[str, list[PoolDraw]]] = []
+    for number, (kind, costs, other, opened, ms) in enumerate(steps):
+        clock.now += ms
+        pools = zip(costs, (("p", 0), ("q", 0), ("hourly", HOUR)), strict=False)
+        draws = [draw(cost, 120, pool, T0 + opened, period_ms) for cost, (pool, period_ms) in pools]
+        if kind == "settle":
+            op, draws = held.pop() if held else ("", draws)
+            used = [(each, other) for each in draws]
+            assert ledger.settle(op, used) == model.settle(op, used)
+        elif kind == "undo":
+            ledger.undo(draws)
+            model.undo(draws)
+        else:
+            draws = [each._replace(wanted=max(each.cost, other)) for each in draws]
+            assert ledger.take(kind, str(number), draws) == model.take(kind, str(number), draws)
+            held.append((str(number), draws))
+        for name, state in model.state.pools.items():
+            pool = ledger.pools[name]
+            assert (pool.period, pool.committed, pool.used) == (state.period, state.committed, state.used)
+        assert ledger.pools.keys() == model.state.pools.keys()
+
+
 @pytest.mark.servers
 def test_the_functions_do_what_the_model_does(server: str) -> None:
-    """The functions of the store and the ledger in memory give the same answers, step by step."""
+    """The functions of the store and the model give the same answers, step by step."""
     real = new_ledger(server, "model")
     real.open("")  # as the supervisor of a server does
     real.start()

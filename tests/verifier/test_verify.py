@@ -19,7 +19,6 @@ from arx_verifier.errors import (
 )
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.ledger import MemoryLedger
-from arx_verifier.ledger.memory import LedgerState
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import chain, wire
@@ -101,7 +100,7 @@ BUDGET = mint(ANYTHING, Caveat(spend=("b", "usd", "1", "task", AT))).encode()
 def ledger(opens: int = AT - 1) -> MemoryLedger:
     """A ledger that began then."""
     made = MemoryLedger(clock=lambda: AT)
-    made.state = LedgerState(run="memory", since=opens, whole=opens)
+    made.since = opens
     return made
 
 
@@ -375,7 +374,7 @@ def test_a_kill_while_the_ledger_answers_ends_the_call() -> None:
     slow.take = take_late  # type: ignore[method-assign]
     decision = verifier(epochs=epochs, ledger=slow, costs={"orders.get": {"usd": 1}}).decide(BUDGET, access())
     assert (decision.code, decision.grant) == ("revoked", None)
-    (pool,) = slow.state.pools.values()
+    (pool,) = slow.pools.values()
     assert pool.used == 0
 
 

@@ -1,7 +1,7 @@
 #!lua name=arx2_ledger
 -- SPDX-License-Identifier: Apache-2.0
 --
--- The budgets of a realm, as functions of the instance that keeps nonces.  SPEC 17.  `memory.py` does the same.
+-- The budgets of a realm, as functions of the instance that keeps nonces.  SPEC 17.  The model of the tests does the same.
 --
 -- Keys of a realm R, one hash slot:  arx:budget:{R}:h         hash  run number since whole seen wakes sealed sole replid
 --                                    arx:budget:{R}:pools     zset  pool -> last drawn on, ms
