@@ -26,13 +26,13 @@ busy: $(READY)  ## a realm with a busy history, until Ctrl-C: something to look 
 	@$(BIN)/python examples/busy_realm.py $(ARGS)
 
 test: $(READY)  ## the tests, without those that take many seconds
-	$(TEST) -m "not slow" $(ARGS)
+	$(TEST) -m "not slow and not nightly" $(ARGS)
 
-test-slow: $(READY)  ## the tests that take many seconds
-	$(TEST) -m slow $(ARGS)
+test-slow: $(READY)  ## the tests that take many seconds; ARGS='-m "slow and not nightly"' for those of .ci/run
+	$(TEST) -m "slow or nightly" $(ARGS)
 
 test-fast: $(READY)  ## the tests of verifier, agent, bridge, audit log and layout that start no server
-	$(TEST) tests/verifier tests/vectors tests/agent tests/connect tests/audit tests/house -m "not servers and not install and not long and not slow" $(ARGS)
+	$(TEST) tests/verifier tests/vectors tests/agent tests/connect tests/audit tests/house -m "not servers and not install and not long and not slow and not nightly" $(ARGS)
 
 nightly: $(READY)  ## what takes too long for every change: processes killed while they decide, simulated worlds
 	.ci/nightly
@@ -78,7 +78,7 @@ bench-kill-gateway: $(READY)  ## that a kill ends a gateway's streams, and acces
 routes: $(READY)  ## random applications of Starlette, FastAPI, Django and Flask, each version in an environment of its own
 	$(BIN)/python -m tests.routes.environments $(ARGS)
 
-adapters: $(READY)  ## each adapter with its framework, in an environment of its own
+adapters: $(READY)  ## each adapter with its framework, in an environment of its own; ARGS=--short as in .ci/run
 	$(BIN)/python -m tests.adapters $(ARGS)
 
 models: $(READY)  ## the models of the protocols, exhaustively; ARGS=--quick without the largest; takes spin and gcc

@@ -176,8 +176,14 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)]
-# These modules test what the database does; all others what stands on it, which `make test-slow` runs on PostgreSQL.
+def on_both(*marks: pytest.MarkDecorator) -> list[Any]:
+    """Return the parameters of both databases, the second one with these marks."""
+    return ["sqlite", pytest.param("postgresql", marks=[pytest.mark.servers, *marks])]
+
+
+BOTH = on_both()
+# These modules test what the database does; all others what stands on it: `make test-slow` runs them on PostgreSQL, and
+# `.ci/run` those of the mint.
 ABOUT_DATABASES = frozenset(
     f"test_{name}"
     for name in (
@@ -185,14 +191,15 @@ ABOUT_DATABASES = frozenset(
         *("statement", "unit_of_work"),
     )
 )
-ONE_SOON = ["sqlite", pytest.param("postgresql", marks=[pytest.mark.servers, pytest.mark.slow])]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests that use ``database`` on both systems, except those with the marker ``sqlite``."""
     if "database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("sqlite") is None:
-        systems = BOTH if metafunc.definition.path.stem in ABOUT_DATABASES else ONE_SOON
-        metafunc.parametrize("database", systems, indirect=True)
+        path = metafunc.definition.path
+        late = pytest.mark.slow if path.parent.name == "mint" else pytest.mark.nightly
+        marks = () if path.stem in ABOUT_DATABASES else (late,)
+        metafunc.parametrize("database", on_both(*marks), indirect=True)
 
 
 @pytest.fixture
@@ -201,7 +208,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     yield from fresh_database(request)
 
 
-@pytest.fixture(scope="module", params=ONE_SOON)
+@pytest.fixture(scope="module", params=on_both(pytest.mark.slow))
 def module_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """As ``database``, for a realm that the tests of a module share."""
     yield from fresh_database(request)

@@ -58,7 +58,7 @@ def demo(
     return words, module, module.SERVERS[source].expected if source else module.EXPECTED
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 def test_every_step_comes_out_as_expected() -> None:
     """
@@ -76,7 +76,7 @@ def test_every_step_comes_out_as_expected() -> None:
     assert "arxb1_" not in done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 @pytest.mark.spec("18.4")
 def test_a_poisoned_memory_reaches_no_prompt() -> None:

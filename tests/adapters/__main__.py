@@ -8,15 +8,19 @@ what they need, and an adapter cannot use what a tool service does not install. 
 ``arx-caps`` and the test ``tests/adapters/test_NAME.py``, beside a mint and the verifier's extra of this name.
 ``test_services.py`` is the contract of HTTP services: a service runs in its adapter's environment, and its mint in
 another one.  Environments stay in ``build/adapters``.
+
+One or two tests that fail beside the others must each pass alone, twice, and are named at the end.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.routes.environments import ROOT, prepare
 
@@ -56,6 +60,19 @@ FURTHER: Final = {
     "openai_agents": ("openai_agents_session",),
     "pydantic_ai": ("pydantic_ai_history",),
 }
+MOST_AGAIN: Final = 2
+
+
+class Failure(NamedTuple):
+    """What failed of an adapter.
+
+    Attributes:
+        words: The command.
+        tests: The tests that failed, which the command can run alone; none if anything else failed.
+    """
+
+    words: list[str]
+    tests: list[str]
 
 
 def main() -> None:
@@ -66,7 +83,9 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m tests.adapters", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="adapters; all of them by default")
-    wanted = parser.parse_args().names
+    parser.add_argument("--short", action="store_true", help="leave out the tests that are marked `nightly`")
+    options = parser.parse_args()
+    wanted, marked = options.names, ("-m", "not nightly") if options.short else ()
     further = {name for names in FURTHER.values() for name in names}
     paths = [path for folder in (GUARDING, CARRYING) for path in sorted(folder.glob("[a-z]*.py"))] + CLIENTS
     adapters = [(path, path.stem) for path in paths if path.stem not in further]
@@ -75,43 +94,67 @@ def main() -> None:
     chosen = [(path, name) for path, name in adapters if not wanted or name in wanted]
     # Two at a time: most of a test is waiting, for a server, a lease or a process that starts.
     with ThreadPoolExecutor(2) as pool:
-        passed = list(pool.map(lambda each: _passes(*each), chosen))
-    failed = [path for (path, _), good in zip(chosen, passed, strict=True) if not good]
-    if failed:
-        sys.exit(f"failed: {', '.join(str(path.relative_to(ROOT)) for path in failed)}")
+        failed = [failure for found in pool.map(lambda each: _failures(marked, *each), chosen) for failure in found]
+    again = [(failure.words, test) for failure in failed for test in failure.tests]
+    if not all(failure.tests for failure in failed) or len(again) > MOST_AGAIN:
+        sys.exit("\n".join(["failed:", *(" ".join([*failure.words, *failure.tests]) for failure in failed)]))
+    for words, test in again * 2:
+        if _shown([*words, test]):
+            sys.exit(f"failed, also alone: {test}")
+    for _, test in again:
+        sys.stdout.write(f"passed alone, failed beside others: {test}\n")
     sys.stdout.write(f"{len(chosen)} adapters: passed\n")
 
 
-def _passes(adapter: Path, name: str) -> bool:
-    guards = adapter.parent == GUARDING
-    own = name.replace("_", "-")  # an extra's name as PEP 685 writes it: pip finds no other spelling
-    if guards:
-        python = prepare(f"{name}-server", (*TOOLS, *BESIDE.get(name, ())), extra=own)
-    else:
-        extra = own if own in _extras(ROOT / "verifier") else None
-        python = prepare(
-            name,
-            (*TOOLS, *BESIDE.get(name, ())),
-            extra=extra,
-            agent=(own, "mint", "embedded", *(("gateway",) if name in BRIDGED else ())),
-        )
-    more = () if guards else FURTHER.get(name, ())
-    names = [f"{name}_server"] if guards else [name, *BRIDGED.get(name, ()), *more]
+def _failures(marked: Sequence[str], adapter: Path, name: str) -> list[Failure]:
+    """Try an adapter, show how it went, and return what failed."""
+    try:
+        python, more, tests = _prepared(adapter, name)
+    except subprocess.CalledProcessError as error:
+        return [Failure(error.cmd, [])]
     cache = f"--cache-dir={python.parents[1] / '.mypy_cache'}"  # two that share one spoil it
     types = [str(python), "-m", "mypy", "--follow-imports=silent", cache]
     types += [str(path.relative_to(ROOT)) for path in (adapter, *(adapter.with_stem(each) for each in more))]
-    tests = [[str(python), "-m", "pytest", "-q", "--noconftest", *(f"tests/adapters/test_{each}.py" for each in names)]]
-    if guards and name in SERVICES:
-        beside = prepare(f"{name}-mint", ("pytest", "pytest-timeout", "websockets"), agent=("mint", "embedded"))
-        tests.append([str(beside), "-m", "pytest", "-q", "--noconftest", "tests/adapters/test_services.py", "-k", name])
-    for words in (types, *tests):
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        shown = done.stdout + done.stderr if done.returncode else f"{done.stdout.strip().rpartition(chr(10))[2]}\n"
-        sys.stdout.write(f"{' '.join(words)}\n{shown}")
-        sys.stdout.flush()
-        if done.returncode:
-            return False
-    return True
+    failed = [Failure(types, [])] if _shown(types) else []
+    for beside, files in tests:
+        kept = beside.parents[1] / ".pytest_cache"
+        words = [str(beside), "-m", "pytest", "-q", "--noconftest", "-o", f"cache_dir={kept}"]
+        last = kept / "v" / "cache" / "lastfailed"
+        last.unlink(missing_ok=True)
+        code = _shown([*words, *files, *marked])
+        if code:  # pytest ends with 1 after failed tests, and with another code when it did not come to its end
+            failed.append(Failure(words, list(json.loads(last.read_text(encoding="utf-8"))) if code == 1 else []))
+    return failed
+
+
+def _prepared(adapter: Path, name: str) -> tuple[Path, Sequence[str], list[tuple[Path, list[str]]]]:
+    """Return an adapter's Python, the further adapters in its environment, and what pytest runs in which Python."""
+    own = name.replace("_", "-")  # an extra's name as PEP 685 writes it: pip finds no other spelling
+    if adapter.parent == GUARDING:
+        python = prepare(f"{name}-server", (*TOOLS, *BESIDE.get(name, ())), extra=own)
+        tests = [(python, _files(f"{name}_server"))]
+        if name in SERVICES:
+            beside = prepare(f"{name}-mint", ("pytest", "pytest-timeout", "websockets"), agent=("mint", "embedded"))
+            tests.append((beside, [*_files("services"), "-k", name]))
+        return python, (), tests
+    extra = own if own in _extras(ROOT / "verifier") else None
+    agent = (own, "mint", "embedded", *(("gateway",) if name in BRIDGED else ()))
+    python, more = prepare(name, (*TOOLS, *BESIDE.get(name, ())), extra=extra, agent=agent), FURTHER.get(name, ())
+    return python, more, [(python, _files(name, *BRIDGED.get(name, ()), *more))]
+
+
+def _files(*names: str) -> list[str]:
+    """Return the files of tests with these names."""
+    return [f"tests/adapters/test_{name}.py" for name in names]
+
+
+def _shown(words: list[str]) -> int:
+    """Run a command, show its last line or all that a failed one wrote, and return its exit code."""
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    shown = done.stdout + done.stderr if done.returncode else f"{done.stdout.strip().rpartition(chr(10))[2]}\n"
+    sys.stdout.write(f"{' '.join(words)}\n{shown}")
+    sys.stdout.flush()
+    return done.returncode
 
 
 def _extras(project: Path) -> list[str]:

@@ -60,7 +60,7 @@ class Managed(NamedTuple):
         return boot_clock()
 
 
-@pytest.fixture(params=[NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
+@pytest.fixture(params=[NAMES[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in NAMES[1:])])
 def managed(request: pytest.FixtureRequest, tmp_path: Path, realm_name: str) -> Iterator[Managed]:
     """Both in step; the realm's settings do not mention a replica, and its mint runs."""
     ports, binary = free_ports(2), need(request.param)

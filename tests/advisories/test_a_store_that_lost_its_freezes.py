@@ -105,7 +105,7 @@ def lose(desk: Desk, server: EmbeddedValkey) -> None:
     server.start()
 
 
-@pytest.mark.parametrize("direct", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("direct", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_nothing_is_granted_before_every_freeze_is_back(
     desk: Desk, own_valkey: EmbeddedValkey, *, direct: bool
 ) -> None:
@@ -137,6 +137,7 @@ def test_a_realm_that_was_ended_stays_so(desk: Desk, own_valkey: EmbeddedValkey)
     assert desk.freezes() == {"realm"}
 
 
+@pytest.mark.slow
 def test_the_doctor_names_what_is_missing(desk: Desk, own_valkey: EmbeddedValkey) -> None:
     """With the mint away, each freeze that the store has lost is named; with the mint back all is well."""
     desk.end(direct=True)
@@ -152,6 +153,7 @@ def test_the_doctor_names_what_is_missing(desk: Desk, own_valkey: EmbeddedValkey
     assert desk.doctor()["freezes"]["ok"]
 
 
+@pytest.mark.slow
 def test_a_mint_that_may_not_load_functions_says_who_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the documented users: the mint grants nothing, the doctor names the command, and after it all comes back."""
     port = free_ports(1)[0]

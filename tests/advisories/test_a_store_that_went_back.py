@@ -24,13 +24,14 @@ pytestmark = pytest.mark.servers
 @pytest.mark.parametrize(
     ("kind", "known"),
     [
-        pytest.param("session", "view", marks=pytest.mark.slow),
-        pytest.param("agent", "database", marks=pytest.mark.slow),
-        pytest.param("subject", "verifier", marks=pytest.mark.slow),
+        pytest.param("session", "view", marks=pytest.mark.nightly),
+        pytest.param("agent", "database", marks=pytest.mark.nightly),
+        pytest.param("subject", "verifier", marks=pytest.mark.nightly),
         ("task", "log"),
-        pytest.param("agent", "log", marks=pytest.mark.slow),
+        pytest.param("agent", "log", marks=pytest.mark.nightly),
     ],
 )
+@pytest.mark.slow
 def test_every_verifier_refuses_what_was_killed(tmp_path: Path, kind: str, known: str) -> None:
     """Within a lease and a second, whoever knows of the kill; no number is given twice in the audit log."""
     play(tmp_path, kind, known)

@@ -93,6 +93,7 @@ def look_for(live: Live, seconds: float, works: Works) -> None:
         assert (code, wrong) == (exit_codes.OK, [])
 
 
+@pytest.mark.nightly
 def test_a_realm_whose_agents_open_and_end_sessions(tmp_path: Path, free_port: int) -> None:
     """Three agents open a session and end it, again and again, for a minute: each look finds nothing wrong."""
     folder = tmp_path / "realm"

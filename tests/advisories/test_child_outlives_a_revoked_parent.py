@@ -114,7 +114,7 @@ def test_a_kill_at_any_place_ends_all_from_there_on(
         show(services, later, {name: codes[name.partition("-")[0]] for name in later})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["session", "task", "agent", "middle agent", "realm"])
 def test_a_wider_kill_ends_the_whole_chain(realm_store: RevocationStore, services: list[Witness], kind: str) -> None:
     """Session, task, agent and realm: every depth; an agent in the middle: from its delegation on, wherever made."""

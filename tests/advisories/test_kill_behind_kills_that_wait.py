@@ -23,6 +23,7 @@ OTHERS = 40  # more than there are threads for kills
 TARGET = "session:s-abcdefghijklmnop"
 
 
+@pytest.mark.slow
 def test_kills_that_wait_for_a_verifier(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> None:
     """The next kill is in force at once; those that wait for a stopped verifier answer, and all are in force."""
     with open_live(tmp_path / "realm", valkey.url, name=realm_name, lease_ms=LEASE_MS) as live:

@@ -90,7 +90,7 @@ def test_a_lost_folder_is_made_again(made: Fleet) -> None:
     assert whole(made, 0) >= MANY + 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_damaged_files_are_made_again(made: Fleet) -> None:
     """While the mint starts: a full tile is missing; every bundle is cut, and the tile at the right edge missing."""
     folder = made.realms[0].log_dir

@@ -50,7 +50,7 @@ def fill_up(disk: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "all_of_it", [pytest.param(False, marks=pytest.mark.slow), True], ids=["the journal", "all of it"]
+    "all_of_it", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["the journal", "all of it"]
 )
 def test_what_is_done_has_its_record(disk: Path, tmp_path: Path, all_of_it: bool) -> None:
     """The mint says why it does nothing; what it said was done, before and after, has its event and its decision."""

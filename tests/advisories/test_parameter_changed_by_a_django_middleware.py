@@ -57,6 +57,7 @@ for change in (None, "{'order_id': 8}", "{'order_id': '07'}", "{'amount': 5000}"
 """
 
 
+@pytest.mark.slow
 def test_the_view_gets_what_was_judged() -> None:
     """Another value, another spelling and a further parameter are refused."""
     words = [str(prepare("django", VERSIONS["django"])), "-W", "ignore", "-c", SCRIPT]

@@ -134,6 +134,7 @@ def follows(at: str, password: str) -> bool:
         follower.close()
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.spec("10.8")
 def test_a_running_gateway_takes_a_new_password(tmp_path: Path) -> None:

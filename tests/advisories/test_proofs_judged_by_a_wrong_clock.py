@@ -32,7 +32,7 @@ def realm(tmp_path: Path, realm_name: str) -> Realm:
     return make_realm(tmp_path / "realm", realm_name)
 
 
-@pytest.fixture(params=[OFF_S, pytest.param(-OFF_S, marks=pytest.mark.slow)], ids=["ahead", "behind"])
+@pytest.fixture(params=[OFF_S, pytest.param(-OFF_S, marks=pytest.mark.nightly)], ids=["ahead", "behind"])
 def wrong(realm: Realm, valkey: EmbeddedValkey, request: pytest.FixtureRequest) -> Iterator[MintProcess]:
     """A mint whose clock is wrong, once the store has told it."""
     mint = MintProcess(realm, valkey.url, clock_s=request.param)
@@ -52,7 +52,7 @@ def sign_in(realm: Realm, mint: MintProcess, now: int) -> httpx.Response:
 
 @pytest.mark.servers
 @pytest.mark.parametrize(
-    "suits", [pytest.param(False, marks=pytest.mark.slow), True], ids=["good proof", "proof by the wrong clock"]
+    "suits", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["good proof", "proof by the wrong clock"]
 )
 def test_no_proof_is_judged(realm: Realm, wrong: MintProcess, suits: bool, request: pytest.FixtureRequest) -> None:
     """503, whatever the proof says, and why; ``/readyz`` says by how much the clock is off."""

@@ -29,6 +29,7 @@ def init(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_volume_that_the_user_owns_becomes_a_realm(tmp_path: Path) -> None:
     """Nothing can be written beside the volume; the realm in it opens, is private, and has no half-made part."""
@@ -46,6 +47,7 @@ def test_a_volume_that_the_user_owns_becomes_a_realm(tmp_path: Path) -> None:
     assert (again.returncode, "not overwritten" in again.stderr) == (exit_codes.USAGE, True)
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_failed_init_leaves_the_volume_empty(tmp_path: Path) -> None:
     """After a refused passphrase the same volume becomes a realm."""

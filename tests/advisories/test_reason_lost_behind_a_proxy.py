@@ -45,6 +45,7 @@ def documented_nginx(folder: Path, port: int, mints: list[str]) -> Iterator[None
         yield
 
 
+@pytest.mark.slow
 def test_the_mints_reason_reaches_the_caller(
     tmp_path: Path, postgres: Postgres, own_valkey: EmbeddedValkey, realm_name: str
 ) -> None:

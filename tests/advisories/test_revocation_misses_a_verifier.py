@@ -85,6 +85,7 @@ def test_a_kill_reaches_every_process(valkey: EmbeddedValkey, fast_store: Revoca
             witness.until("revoked")
 
 
+@pytest.mark.slow
 def test_the_report_counts_all_of_them(fast_store: RevocationStore, services: Services) -> None:
     """A confirmed kill names every process that follows, and one that came back under its name counts once."""
     text = token(fast_store)

@@ -22,6 +22,7 @@ from tests.audit.world import LOG
 __all__ = ["kept"]
 
 
+@pytest.mark.slow
 @pytest.mark.spec("LOG 1.10", "LOG 1.11")
 @pytest.mark.parametrize("names", ["ac", "abc"])
 def test_the_last_run_names_what_every_run_lost(kept: tuple[LogStore, Backup], tmp_path: Path, names: str) -> None:

@@ -42,6 +42,7 @@ def lose(server: EmbeddedValkey, folder: Path, meanwhile: Callable[[], None]) ->
     server.start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [0, 1])
 def test_a_number_that_was_given_twice_is_noticed(
     own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, tmp_path: Path, more: int

@@ -86,6 +86,7 @@ def test_half_requests_make_room_for_whole_ones(realm: GatewayRealm, port: int) 
             assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=60).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_request_that_does_not_arrive_is_given_up(realm: GatewayRealm, port: int, part: bytes) -> None:
     """A byte now and then prolongs nothing."""

@@ -15,6 +15,7 @@ from tests.routes.environments import ROOT, VERSIONS, prepare
 pytestmark = [pytest.mark.install, pytest.mark.spec("8.4")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["django", "flask"])
 def test_what_the_bare_application_runs_is_run(name: str) -> None:
     """Among the first trees are a view below such an include, and a rule that takes a further slash."""

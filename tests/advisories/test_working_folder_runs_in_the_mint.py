@@ -20,6 +20,7 @@ from tests.servers import child
 SHADOW = "from pathlib import Path\nPath(__file__).with_name('imported').touch()\nraise ImportError('not the module')\n"
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_the_mint_imports_nothing_from_the_working_folder(tmp_path: Path, free_port: int) -> None:
     """The realm starts where a file has the name of a module that the mint imports, and the file is not run."""

@@ -194,6 +194,7 @@ def test_a_socket_is_asked_for_no_other_name(tmp_path: Path) -> None:
         assert path.stat().st_size == HEADER_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_both_kinds_of_writer_in_one_folder_lose_nothing(tmp_path: Path, receiver: Receiver) -> None:
     """Under `arx ship`, with writers and shipper killed again and again: each acknowledged record arrives, once."""

@@ -67,6 +67,7 @@ NEEDS_POSIX = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", NEEDS_POSIX)
 def test_what_needs_posix_names_it(command: str, tmp_path: Path) -> None:
     """

@@ -100,6 +100,7 @@ def test_they_accept_what_we_write(oracle: Path, tmp_path: Path, size: int) -> N
     assert told["bundles"] == -(-size // 256)
 
 
+@pytest.mark.slow
 def test_they_accept_the_vectors(oracle: Path, tmp_path: Path) -> None:
     """So that whoever implements from the vectors agrees with them as well."""
     shutil.copytree(Path(__file__).parent.parent / "vectors" / "log", tmp_path / "log")

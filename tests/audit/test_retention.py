@@ -85,6 +85,7 @@ def test_old_records_go_and_every_proof_holds(log: Kept, tmp_path: Path) -> None
     assert (made.checkpoint.root, made.gone) == (head.root, ((0, 511),))
 
 
+@pytest.mark.slow
 def test_records_go_from_the_files_of_every_mint(log: Kept, tmp_path: Path) -> None:
     """One that runs lets them go with its next checkpoint, one that was stopped when it starts."""
     runs, stopped = (Publisher(log.store, LOG, tmp_path / name) for name in ("runs", "stopped"))
@@ -105,6 +106,7 @@ def test_only_what_is_signed_goes(store: LogStore, tmp_path: Path) -> None:
     assert store.size() == 600
 
 
+@pytest.mark.slow
 def test_what_is_told_of_a_person_goes_and_every_proof_holds(log: Kept, url: str) -> None:
     """Their bodies are gone from the database's very files, others' stay, and nothing finds them by the person."""
     body = next(proof.body for proof in log.proofs if proof.index == 1)
@@ -125,7 +127,7 @@ def test_what_is_told_of_a_person_goes_and_every_proof_holds(log: Kept, url: str
         }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_comes_after_an_erasure_can_be_erased_too(log: Kept) -> None:
     """A later record of the same session and person is found by the person, and goes with the next erasure."""
     target = subject_target(*ADA)

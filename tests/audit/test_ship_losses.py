@@ -147,6 +147,7 @@ sender.run(threading.Event())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_killed_shipper_sends_nothing_twice_and_forgets_nothing(
     tmp_path: Path, receiver: Receiver, shipper: Make

@@ -180,6 +180,7 @@ def test_a_run_whose_mint_ends_says_how_far_it_came(up: Live, tmp_path: Path) ->
     assert up.ok("apply", file, "--out", out)["changes"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_two_runs_at_once_do_everything_once(up: Live, tmp_path: Path) -> None:
     """Into one folder each invitation is made once; into two folders each service is enrolled once."""

@@ -72,6 +72,7 @@ def test_a_file_that_is_missing_is_refused_before_the_mint_starts(tmp_path: Path
     assert "does not exist" in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_service_file_has_the_new_ledger_before_the_gateway_reads_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]

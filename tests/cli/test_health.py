@@ -16,6 +16,7 @@ from tests.servers import free_ports, listens
 pytestmark = pytest.mark.servers
 
 
+@pytest.mark.slow
 def test_a_mint_that_loses_its_store_is_not_ready(tmp_path: Path) -> None:
     """
     It says why; with the store it is ready again, and without a process there is no answer.

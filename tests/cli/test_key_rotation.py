@@ -146,7 +146,7 @@ def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
         assert again.failed == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.spec("9", "CONTROL 3.4")
 def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
     """What the thief forges is refused within a lease, also where nobody has fetched the new key; others go on."""

@@ -107,7 +107,7 @@ def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     keeper.run("arx session open --key triage.key --out another")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_realm_is_sealed_anew(keeper: Keeper) -> None:
     """
     With another passphrase, then with a key file: each time what opened it before opens it no more.
@@ -124,7 +124,7 @@ def test_a_realm_is_sealed_anew(keeper: Keeper) -> None:
     keeper.up()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_mints_from_copies(keeper: Keeper, postgres: Postgres, valkey: EmbeddedValkey, realm_name: str) -> None:
     """
     Each host has copies of three things, and what one mint did the other knows; with both stopped, nothing to migrate.

@@ -170,6 +170,7 @@ def begin(place: Path) -> int:
     return opened
 
 
+@pytest.mark.nightly
 def test_killed_processes_overspend_nothing(two: tuple[Server, Server, Path], tmp_path: Path) -> None:
     """
     Strict, leased and reserving processes are killed by the dozen: what they used is at most the budget, what is idle
@@ -225,6 +226,7 @@ def test_a_failover_overspends_nothing(two: tuple[Server, Server, Path], tmp_pat
     assert UNITS // 3 <= race.used() <= UNITS
 
 
+@pytest.mark.nightly
 def test_a_failover_and_back_overspends_nothing(two: tuple[Server, Server, Path]) -> None:
     """
     The first server goes on, with what its replica had: what it gave out meanwhile is missing, and no call was made at

@@ -535,7 +535,7 @@ def test_a_call_is_drawn_once_while_the_ledger_begins(run: Any, valkey: Embedded
     run(work())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.spec("10.4")
 @pytest.mark.parametrize("kind", LOOPS)
 def test_a_hundred_kills_while_a_thousand_decisions_wait(

@@ -67,7 +67,7 @@ def kids(found: dict[str, object]) -> list[str]:
     return re.findall(r'"([\w-]{43})"', json.dumps(found))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 def test_operators_come_and_go_as_the_page_shows(typist: Typist) -> None:
     """

@@ -115,7 +115,7 @@ def test_no_wheel_names_a_folder(wheels: Mapping[str, Path], tmp_path: Path) -> 
         assert not [name for name in names if name.endswith(".c")]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pip_installs_a_checkout(tmp_path: Path) -> None:
     """
     The lines of the README install the distributions of a checkout, each from its folder.
@@ -133,7 +133,7 @@ def test_pip_installs_a_checkout(tmp_path: Path) -> None:
     run(python, "-m", "pip", "check", cwd=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     """
     A build without a compiler succeeds and says so; one that must be compiled fails.  An editable install is compiled

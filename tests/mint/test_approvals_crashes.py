@@ -68,7 +68,7 @@ def test_asking(desk: Desk, crasher: Crasher) -> None:
     assert at_every_step(desk.harness, act) > 6
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_answering(desk: Desk, crasher: Crasher) -> None:
     """An answer is there with its event or not at all; answering again tells which."""
     operator = Patient.of(desk.harness.operator())
@@ -90,7 +90,7 @@ def test_answering(desk: Desk, crasher: Crasher) -> None:
     assert at_every_step(desk.harness, act) > 6
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_withdrawing(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
     """What was answered or recorded as withdrawn is revoked; withdrawing again mends whatever was cut off."""
     operator = Patient.of(desk.harness.operator())

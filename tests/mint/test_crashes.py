@@ -45,7 +45,7 @@ def test_opening(live: Harness, crasher: Crasher, agent: KeyFile) -> None:
     live.open_session(agent)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A session whose row says ended is revoked with its tasks; ending it again works, and then it is."""
 
@@ -69,7 +69,7 @@ def test_ending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifie
     assert count(live, "session.ended") == len(live.mint.db.sessions.list())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_renewing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A renewal is there with its event or not at all; the token in hand goes on, and the end ends every token."""
     policy = live.realm.policy_path
@@ -98,7 +98,7 @@ def test_renewing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
     assert running.holder.call("POST", path).json()["code"] == "revoked"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_deactivating(live: Harness, crasher: Crasher, orders: Verifier) -> None:
     """An agent whose row says deactivated gets nothing more; doing it again works, and what it held is dead."""
 

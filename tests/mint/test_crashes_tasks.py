@@ -51,7 +51,7 @@ def test_starting(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
     assert {task["status"] for task in live.mint.db.tasks.list()} == {"ended"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A task whose row says ended is revoked; finishing again works for its agent, and then it is."""
     holder, session = live.open_session(agent)
@@ -72,7 +72,7 @@ def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Veri
     assert count(live, "task.ended") == len(live.mint.db.tasks.list(session=session["id"]))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_attenuation(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """Nothing that was attenuated is alive once it was answered or recorded; doing it again gives what works."""
     body = {"caveats": {"orders": [{"allow": [{"tool": "orders.get"}]}]}}
@@ -93,7 +93,7 @@ def test_attenuation(live: Harness, crasher: Crasher, agent: KeyFile, orders: Ve
     assert at_every_step(live, act) > 7
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_extending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A grant is there with its event or not at all, and the repeat gets that one; the end of the task ends all."""
     running = started(live, agent)

@@ -29,7 +29,7 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.mark.spec("10.6")
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.nightly) for part in range(1, PARTS))])
 def test_the_bound_holds_and_service_comes_back(part: int) -> None:
     """
     No killed or frozen token is accepted later than the lease, nor once that was confirmed, and no history comes back;

@@ -178,7 +178,9 @@ def move(cluster: Cluster, slot: int, source: Server, target: Server) -> None:
 
 @pytest.mark.slow
 @pytest.mark.spec("10.8")
-@pytest.mark.parametrize("cluster", NAMES, indirect=True)
+@pytest.mark.parametrize(
+    "cluster", [NAMES[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in NAMES[1:])], indirect=True
+)
 def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(cluster: Cluster) -> None:
     """
     The owner dies: leases end, the replica is promoted and the mint ends the history.  A master that sees no majority

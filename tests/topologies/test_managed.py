@@ -52,7 +52,7 @@ class Service(NamedTuple):
             mint.close()
 
 
-@pytest.fixture(params=[NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
+@pytest.fixture(params=[NAMES[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in NAMES[1:])])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
     """A server with an append-only file, and nothing denied yet."""
     server = Server(tmp_path / "server", free_ports(1)[0], *LASTING, binary=need(request.param))

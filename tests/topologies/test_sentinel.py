@@ -115,7 +115,9 @@ def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name:
 
 @pytest.mark.slow
 @pytest.mark.spec("10.8")
-@pytest.mark.parametrize("watched", NAMES, indirect=True)
+@pytest.mark.parametrize(
+    "watched", [NAMES[0], *(pytest.param(name, marks=pytest.mark.nightly) for name in NAMES[1:])], indirect=True
+)
 def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_name: str, tmp_path: Path) -> None:
     """
     The primary freezes: leases end.  The Sentinels promote another, which grants nothing until the mint has ended the

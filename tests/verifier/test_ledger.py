@@ -629,7 +629,7 @@ def test_what_was_registered_can_be_lost() -> None:
     assert overspends((("not in (self.whole, registered_in(self.whole))", "== -1"),))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_events_break_no_ledger_without_a_mistake() -> None:
     """A machine that fails whatever it is given would notice every mistake."""
     assert not overspends(())
