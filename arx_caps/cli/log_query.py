@@ -91,7 +91,7 @@ _OPTIONS: Final[tuple[tuple[str, Any, str], ...]] = (
     ("task", str, "select this task or sub-task, what it came from and what came from it"),
     ("link", str, "select this delegation, what it came from and what came from it"),
     ("tool", str, "select this tool, or a pattern such as orders.*; for events, the kind"),
-    ("reason", str, "select this reason code, or allow, deny, end, would_refuse, counted, gap, event"),
+    ("reason", str, "select this reason code, or allow, deny, end, would_refuse, effect, counted, gap, event"),
     ("since", Since(), "select from this time on: 2026-01-31T12:00:00Z, ms since 1970, or an age such as 2h"),
     ("until", Since(), "select until before this time"),
 )

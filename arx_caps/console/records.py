@@ -17,7 +17,7 @@ from arx_verifier.token import subject_target
 
 TONES: Final = {
     "allow": "ok", "deny": "bad", "end": "bad", "would_refuse": "warn", "counted": "warn", "gap": "warn",
-    "event": "quiet",
+    "effect": "quiet", "event": "quiet",
 }  # fmt: skip
 # The filters by name, in the order of the form, with their labels and an example each.
 FILTERS: Final = (
@@ -28,7 +28,7 @@ FILTERS: Final = (
     ("link", "Delegation", "link"),
     ("tool", "Tool", "orders.*"),
 )
-OUTCOMES: Final = ("allow", "deny", "end", "would_refuse", "counted", "gap", "event")
+OUTCOMES: Final = ("allow", "deny", "end", "would_refuse", "effect", "counted", "gap", "event")
 _NAMES: Final = ("session", "agent", "task", "link", "tool", "reason")  # alike on a page, in the API and for ``arx``
 _MAX_AGE_MS: Final = 36_525 * 86_400_000
 

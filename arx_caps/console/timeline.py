@@ -21,7 +21,7 @@ _LANE_CHARS: Final = 25
 _RUN: Final = 3  # more allowed calls than this, without another record between them, are one line
 _TOOLS: Final = 4
 # From harmless to worst: a mark has the colour of the worst.
-OUTCOMES: Final = ("event", "allow", "counted", "gap", "would_refuse", "end", "deny")
+OUTCOMES: Final = ("event", "effect", "allow", "counted", "gap", "would_refuse", "end", "deny")
 
 
 class TimelineRecord(NamedTuple):

@@ -19,10 +19,30 @@ def why_of(shown: Mapping[str, Any]) -> str:
         return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
     if shown["counts"]:
         return ", ".join(f"{counted['times']} {counted['code']}" for counted in shown["counts"])
+    if "effect" in shown:
+        return effect_of(shown)
     if shown["outcome"] not in ("deny", "end", "would_refuse"):
         return ""
     failures = [str(Failure(**failure)) for failure in shown["failures"][:1]]
     return ": ".join([shown["code"], *failures])
+
+
+def effect_of(shown: Mapping[str, Any]) -> str:
+    """Return what is known of the effect of a call: its result, status, length, time and name; empty for none.
+
+    Args:
+        shown: The decision, in the form of ``Decision.to_dict`` or of the mint's log.
+    """
+    effect = shown.get("effect")
+    if effect is None:
+        return ""
+    if effect["result"] == "awaited":
+        return "its effect gets a record"
+    more = [f"status {effect['status']}"] if effect["status"] else []
+    more += [f"{effect['size']} bytes"] if effect["size"] >= 0 else []
+    more += [f"{effect['took_ms']} ms"] if effect["took_ms"] >= 0 else []
+    more += [f"id {shown['external_id']}"] if shown["external_id"] else []
+    return f"{', '.join([effect['result'], *more])}, of {effect['of']}"
 
 
 def shorten_middle(text: str, longest: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 
+from arx_caps.text.record_text import effect_of
 from arx_verifier.errors import Failure
 from arx_verifier.journal import Decision
 
@@ -20,7 +21,7 @@ class TrailLine(NamedTuple):
 
     Attributes:
         at: The record's time, ms since the Unix epoch.
-        outcome: ``allow``, ``deny``, ``end``, ``would_refuse``, ``counted``, ``gap`` or ``event``.
+        outcome: ``allow``, ``deny``, ``end``, ``would_refuse``, ``effect``, ``counted``, ``gap`` or ``event``.
         what: The service and the tool, or the actor and the event.
         why: Unless the call was allowed: the reason, and the expected and the given values.
         shown: The record, whole.
@@ -44,6 +45,8 @@ class TrailLine(NamedTuple):
         failed = [str(Failure(**failure)) for failure in shown["failures"]]
         why = "" if outcome == "allow" else f"ended: {code}" if outcome == "end" else code
         why = f"would refuse: {code}" if outcome == "would_refuse" else why
+        if outcome == "effect":
+            why = f"effect: {effect_of(shown)}"
         return cls(shown["at"], outcome, what, (why, "; ".join(failed)), shown)
 
     @property

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 _RUN: Final = 6  # more allowed calls than this without a refusal between them are drawn as one line
 _SHOWN_TOOLS: Final = 4
-_SIGNS: Final = {"allow": ("✓ ", "green"), "event": ("• ", "dim"), "would_refuse": ("~ ", "yellow")}
+_SIGNS: Final = {
+    "allow": ("✓ ", "green"),
+    "event": ("• ", "dim"),
+    "would_refuse": ("~ ", "yellow"),
+    "effect": ("→ ", "dim"),
+}
 
 
 def render(trail: Trail) -> str:

@@ -8,7 +8,7 @@ no connection: follower and journal start with the first call, or with the appli
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -178,6 +178,7 @@ def open_verifier(
     costs: Mapping[str, Mapping[str, Any]] | None = None,
     draws: bool = True,
     limits: LimitsSource | None = None,
+    effects: Collection[str] = (),
     wrap: Callable[[DecisionSink], DecisionSink] | None = None,
 ) -> Verifier:
     """Return the verifier of a service file.
@@ -192,6 +193,7 @@ def open_verifier(
         draws: As of ``Verifier``; without it no ledger is opened.
         limits: As of ``Verifier``: what each call must satisfy as well, whatever its token allows, or the file with it.
             The mint never writes them.
+        effects: As of ``Verifier``: the tools whose effects are recorded too.  The mint never writes them.
         wrap: Returns the sink that gets all decisions, such as one that counts them, given the one that records them.
 
     Returns:
@@ -225,6 +227,7 @@ def open_verifier(
         draws=draws,
         record_arguments=file.record_arguments,
         limits=limits,
+        effects=effects,
         upkeep=upkeep,
     )
 

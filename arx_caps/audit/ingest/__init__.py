@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from arx_caps.audit.ingest.entries import COUNTED as COUNTED
     from arx_caps.audit.ingest.entries import DENY as DENY
     from arx_caps.audit.ingest.entries import DISPUTED as DISPUTED
+    from arx_caps.audit.ingest.entries import EFFECT as EFFECT
     from arx_caps.audit.ingest.entries import END as END
     from arx_caps.audit.ingest.entries import EVENT as EVENT
     from arx_caps.audit.ingest.entries import EVENT_CODE as EVENT_CODE

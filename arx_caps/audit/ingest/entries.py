@@ -18,6 +18,7 @@ from arx_caps.audit.merkle import DisputedError
 from arx_caps.audit.shipping import MAX_NUMBER, Batch
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.journal import COUNTED as COUNTED_CODE
+from arx_verifier.journal import EFFECT as EFFECT_CODE
 from arx_verifier.journal import GAP as GAP_CODE
 from arx_verifier.journal import OK, CallRecord, Facts, Rest, hold_members
 from arx_verifier.token import subject_target
@@ -30,6 +31,7 @@ END: Final = 3  # running work that was ended
 COUNTED: Final = 4  # numbers of unauthenticated refusals
 GAP: Final = 5  # missing records
 WOULD_REFUSE: Final = 6  # a call that went on in watch mode although it would be refused
+EFFECT: Final = 7  # what the answer of a call showed of its effect
 MAX_CODE: Final = 64
 EVENT_CODE: Final = "event"
 EVENT_TAG: Final = "event"  # first member of an event's kept part, where a decision has its version
@@ -147,6 +149,8 @@ def outcome_of(call: CallRecord) -> int:
         return GAP
     if call.code == COUNTED_CODE:
         return COUNTED
+    if call.code == EFFECT_CODE:
+        return EFFECT
     if call.watched:
         return WOULD_REFUSE
     return END if call.ends else DENY

@@ -13,7 +13,7 @@ from arx_verifier.errors import Failure
 VERSION: Final = "1.8.0"
 API_ACTIVITY: Final = 6003
 AUTHORIZE_SESSION: Final = 3003
-_SEVERITY: Final = {"allow": 1, "event": 1, "deny": 3, "end": 3, "would_refuse": 3, "counted": 3, "gap": 4}
+_SEVERITY: Final = {"allow": 1, "event": 1, "deny": 3, "end": 3, "would_refuse": 3, "effect": 1, "counted": 3, "gap": 4}
 _SEVERITIES: Final = {1: "Informational", 3: "Medium", 4: "High"}
 _BEGINS: Final = ("session.opened", "task.started")
 _CREATE, _READ, _UPDATE, _DELETE, _OTHER = 1, 2, 3, 4, 99
@@ -28,7 +28,7 @@ _OF_EVENT: Final = ("index", "leaf", "type", "kind", "by", "named", "facts", "pr
 _OF_DECISION: Final = (
     "index", "leaf", "type", "id", "outcome", "code", "named", "links", "task", "tasks", "token", "model", "assurance",
     "holders", "signed", "args_digest", "incarnation", "applied", "age_ms", "counts", "gap", "watched", "group",
-    "verifier", "boot",
+    "effect", "external_id", "verifier", "boot",
 )  # fmt: skip
 # Of the profile `security_control`: a call that went on in watch mode was observed, and neither allowed nor denied.
 _OBSERVED: Final = {"action_id": 3, "action": "Observed", "disposition_id": 17, "disposition": "Logged"}
@@ -60,6 +60,9 @@ def _base(
 ) -> dict[str, Any]:
     outcome = shown.get("outcome", "event")
     severity = _SEVERITY.get(outcome, 1)
+    result = shown["effect"]["result"] if outcome == "effect" else None
+    if result in ("failed", "unknown"):
+        severity = 3
     product = {"name": "ARx", "vendor_name": "ARx", "version": version}
     metadata: dict[str, Any] = {"version": VERSION, "product": product, "log_name": origin, "sequence": shown["index"]}
     metadata["uid"] = f"{origin}#{shown['index']}"
@@ -68,7 +71,8 @@ def _base(
     watched = outcome == "would_refuse" or bool(shown.get("watched"))
     if watched:
         metadata["profiles"] = ["security_control"]
-    success, detail = outcome in ("allow", "event"), _detail(shown)
+    success, detail = outcome in ("allow", "event") or result == "done", _detail(shown)
+    status, code = (0, "Unknown") if result == "unknown" else (2, "Failure"), result or shown.get("code")
     return {
         **(_OBSERVED if watched else {}),
         "category_uid": kind // 1000,
@@ -80,9 +84,9 @@ def _base(
         "type_uid": kind * 100 + activity,
         "severity_id": severity,
         "severity": _SEVERITIES[severity],
-        "status_id": 1 if success else 2,
-        "status": "Success" if success else "Failure",
-        **({} if success else {"status_code": shown["code"]}),
+        "status_id": 1 if success else status[0],
+        "status": "Success" if success else status[1],
+        **({} if success else {"status_code": code}),
         **({"status_detail": detail} if detail else {}),
         "time": shown["at"] or 0,
         "metadata": metadata,
@@ -93,7 +97,7 @@ def _base(
 def _api_activity(shown: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
     user = _user(shown)
     policy = {"uid": shown["policy"]} if shown["policy"] else None
-    decided: dict[str, Any] = {"decision": "allowed" if shown["outcome"] == "allow" else "denied"}
+    decided: dict[str, Any] = {"decision": "allowed" if shown["outcome"] in ("allow", "effect") else "denied"}
     actor: dict[str, Any] = {"user": user, "authorizations": [decided | ({"policy": policy} if policy else {})]}
     if shown["session"]:
         # A sub-agent's name is what the previous holder wrote: ``unmapped`` has the whole chain.

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import ColumnElement, and_, case, exists, func, literal, literal_column, or_, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, EVENT, GAP, WOULD_REFUSE
+from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, EFFECT, END, EVENT, GAP, WOULD_REFUSE
 from arx_caps.audit.query.node_search import Held, Question, different, held
 from arx_caps.audit.query.top_names import sum_of
 from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, among
@@ -29,6 +29,7 @@ OUTCOMES: Final = {
     "counted": COUNTED,
     "gap": GAP,
     "would_refuse": WOULD_REFUSE,
+    "effect": EFFECT,
 }
 _WINDOW: Final = 2_500  # records that a search tests at once
 _TESTED: Final = 2_000  # records that a total tests, if it is of nodes and filtered by more

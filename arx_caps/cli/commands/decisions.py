@@ -23,7 +23,7 @@ from arx_verifier.journal import COUNTED, DROPPED, GAP, LOST, OK, Damage, Decisi
 from arx_verifier.names import is_path_pattern, matches_path, matches_tool
 from arx_verifier.service import read_service_file
 
-CODES: Final = {"allow", "deny", "end", "would_refuse", OK, COUNTED, GAP, LOST, DROPPED, *REASONS}
+CODES: Final = {"allow", "deny", "end", "would_refuse", "effect", OK, COUNTED, GAP, LOST, DROPPED, *REASONS}
 
 
 class Filter(NamedTuple):

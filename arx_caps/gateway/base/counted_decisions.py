@@ -6,7 +6,7 @@ from typing import Final
 from prometheus_client import Counter
 
 from arx_caps.gateway.base.spans import note_decision
-from arx_verifier.journal import WOULD_REFUSE, Decision, DecisionSink
+from arx_verifier.journal import EFFECT, WOULD_REFUSE, Decision, DecisionSink
 
 _ALLOW: Final = "allow"
 _DENY: Final = "deny"
@@ -36,6 +36,8 @@ class CountedDecisions:
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
         sequence = self._sink.append(decision)
+        if decision.code == EFFECT:
+            return sequence
         self._count(_ALLOW if decision.allowed else WOULD_REFUSE if decision.watched else _DENY, decision.code)
         note_decision(decision)
         return sequence

@@ -29,6 +29,7 @@ from arx_caps.settings.toml_file import (
 from arx_verifier.addresses import is_loopback, read_port, split_url
 from arx_verifier.enforcement import RouteMap
 from arx_verifier.errors import SettingsError, shorten
+from arx_verifier.names import is_tool_pattern
 from arx_verifier.verification import ServiceLimits, Watch, read_watch
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
@@ -209,6 +210,7 @@ class GuardTerms(TomlTable, frozen=True, kw_only=True):
 
     Attributes:
         limits: See ``UpstreamTerms``; so are the others.
+        effects: See there.
         watch: See there.
         until: See there.
         record: See there.
@@ -216,6 +218,7 @@ class GuardTerms(TomlTable, frozen=True, kw_only=True):
     """
 
     limits: dict[str, Any] | None = None
+    effects: tuple[str, ...] = ()
     watch: bool = False
     until: Any = None
     record: str | None = None
@@ -263,6 +266,8 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
         group_by: What such records group callers without a token by: a header, or ``address``.
         limits: What each call must satisfy as well, whatever its token allows: ``rules``, ``net``, ``hours``,
             ``approve``.  No token, policy or mint can change them.
+        effects: Tools, or patterns of them, whose effects are recorded too: what their answers show, `done`, `failed`
+            or `unknown`.
         dpop: Whether access tokens must be bound to a key of the client (DPoP, RFC 9449).
         server_requests: What an MCP server may ask of clients: ``sampling``, ``elicitation`` and ``roots``.
     """
@@ -341,6 +346,7 @@ class DeciderTerms(GuardTerms, frozen=True, kw_only=True):
         subjects: Only with `authzen`: what stands before the id of an agent, by types of subjects; `agent` has nothing.
         costs: As of an upstream; not used with ``spends = false``.
         limits: As of an upstream.
+        effects: Must be empty: a decider sees no answer. Name them in the service itself, or in an upstream.
         watch: Whether requests pass that would be refused, until ``until``.
         until: As of an upstream.
         record: As of an upstream.
@@ -604,10 +610,11 @@ def _shared_services(settings: GatewaySettings, places: Mapping[str, TomlEntry])
             yield places[name].error(f"expected an audience of its own, got that of {other}")
 
 
-def _guard_mistakes(entry: TomlEntry, terms: GuardTerms) -> Iterator[TomlError]:
+def _guard_mistakes(entry: TomlEntry, terms: UpstreamTerms | DeciderTerms) -> Iterator[TomlError]:
     limits = terms.limits
     checks: dict[str, Callable[[], object]] = {
         "limits": lambda: limits is None or ServiceLimits(limits),
+        "effects": lambda: _hold_effects(terms),
         "watch": terms.read_watch,
     }
     for member, check in checks.items():
@@ -618,6 +625,13 @@ def _guard_mistakes(entry: TomlEntry, terms: GuardTerms) -> Iterator[TomlError]:
     if terms.watch and isinstance(terms, UpstreamTerms) and terms.command:
         # The program has them in its environment: they would go with every call, also with one without a token.
         yield entry.at("watch").error("expected `url`: a program has the gateway's credentials for each call")
+
+
+def _hold_effects(terms: UpstreamTerms | DeciderTerms) -> None:
+    if terms.effects and isinstance(terms, DeciderTerms):
+        raise SettingsError("a decider sees no answer: name `effects` in the service itself, or in an upstream")
+    if odd := next((each for each in terms.effects if not is_tool_pattern(each)), None):
+        raise SettingsError(f"expected tools such as {terms.audience}.refund, or patterns, got {shorten(odd)}")
 
 
 def _is_resource(url: str, name: str) -> bool:

@@ -7,7 +7,7 @@ have what the token could allow.  A stream ends with its grant.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from hashlib import sha256
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessage
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
+from arx_caps.http.event_stream import fields_of
 from arx_caps.mcp.errors import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -250,10 +251,10 @@ class McpDoor:
             async with self._sent(exchange, message, facts, lends=work.grant.lends) as answer:
                 left, decline = budget_meta(work.grant), self._decline(exchange, facts, work.grant.lends)
                 asked = AnsweredMessage(facts, message.method, message.id, None, meta=left, answer=decline)
-                return await self._answer(exchange, answer, asked, receive, work.check)
+                return await self._answer(exchange, answer, asked, receive, work.check, work.report)
 
         try:
-            whole = await work.run(forward)
+            whole = await work.run(forward, reports=True)
         except RefusedCall:
             self._cancel(exchange, message, facts, work.grant.lends)
             raise
@@ -297,15 +298,19 @@ class McpDoor:
         asked: AnsweredMessage,
         receive: Receive,
         check: Callable[[], None],
+        report: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> _Whole | None:
         """Pass a stream on until it ends or the client goes; return another answer.  ``check`` raises at its end."""
         headers = self._answered(answer, asked.owner)
         if answer.content_type != _STREAM:
-            data = await self._body(answer)
-            return answer.status, headers, await self._answers.whole(answer.status, data, asked)
+            data = await self._answers.whole(answer.status, await self._body(answer), asked)
+            check()
+            if report is not None:
+                await report(data)
+            return answer.status, headers, data
         check()
         await exchange.begin(answer.status, headers)
-        parts = _checked(self._answers.stream(answer.content.iter_any(), asked), check)
+        parts = _checked(self._answers.stream(answer.content.iter_any(), asked), check, report)
         await pass_on(parts, receive, exchange.send)
         return None
 
@@ -468,9 +473,13 @@ def _place(problem: RefusedCall) -> str:
     return problem.failures[0].rule if problem.failures else ""
 
 
-async def _checked(parts: AsyncIterator[bytes], check: Callable[[], None]) -> AsyncIterator[bytes]:
+async def _checked(
+    parts: AsyncIterator[bytes], check: Callable[[], None], report: Callable[[bytes], Awaitable[None]] | None
+) -> AsyncIterator[bytes]:
     # A process that was stopped, with its machine perhaps, may read what has come meanwhile before its timers run.
     async for part in parts:
         check()
+        if report is not None and (data := fields_of(part).data):
+            await report(data)
         yield part
     check()  # the refusal is the last event of a stream that ended meanwhile

@@ -39,7 +39,7 @@ def guard(
         tools: The tool of each view and method, by the name of its route: ``{"GET order": "orders.get"}``, in a
             namespace ``POST desk:refund?{dry_run}``.
         public: The views that need no token: ``["GET healthz"]``.
-        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``mode`` and ``until`` of
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``effects``, ``mode`` and ``until`` of
             ``ArxWSGI``, and so on.
 
     Raises:

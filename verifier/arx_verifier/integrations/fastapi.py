@@ -37,7 +37,7 @@ def guard(
         verifier: The verifier.
         tools: The tool of each guarded route, by the name of the route or endpoint, or by ``METHOD /path``.
         public: The routes that need no token, by name, by ``METHOD /path``, or by path for ``GET``.
-        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``mode`` and ``until`` of
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``effects``, ``mode`` and ``until`` of
             ``ArxMiddleware``, and so on.
 
     Raises:

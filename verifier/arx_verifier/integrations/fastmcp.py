@@ -27,6 +27,7 @@ class ArxMcpMiddleware(GuardMiddleware, Middleware):
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
 
     Raises:

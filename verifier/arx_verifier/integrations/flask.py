@@ -34,7 +34,7 @@ def guard(
         tools: The tool of each guarded view, by endpoint: ``{"refund": "orders.refund"}``.  Write ``POST order`` for an
             endpoint with several methods, and ``POST refund?{dry_run}`` for an argument in the query.
         public: The endpoints that need no token, such as ``static``.
-        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``mode`` and ``until`` of
+        options: ``max_body``, ``trusted_proxies``, ``recheck_ms``, ``limits``, ``effects``, ``mode`` and ``until`` of
             ``ArxWSGI``, and so on.
 
     Raises:

@@ -87,12 +87,16 @@ def _respond(handler: Any, call: RpcCall, raw: Any, context: Any) -> Generator[A
             made = _behavior(handler)(streams.requests(first, raw) if handler.request_streaming else first, context)
         if handler.response_streaming:
             yield from streams.answers(made)
+            _settle(call, context)
             _add_left(call, context)
         else:
             call.require_running()
+            call.report(made, handler.response_serializer)
+            _settle(call, context)
             _add_left(call, context)
             yield made
     except Exception as error:
+        _settle(call, context, failed=True)
         _abort(call, context, error)
     finally:
         call.close()
@@ -109,6 +113,26 @@ def _abort(call: RpcCall, context: Any, error: Exception) -> NoReturn:
     context.set_trailing_metadata(metadata)
     context.abort(code, detail)
     raise AssertionError("abort() raises")
+
+
+def _settle(call: RpcCall, context: Any, *, failed: bool = False) -> None:
+    """Record the effect of a call whose method is over."""
+    status = _status_of(context)
+    if (effect := call.ended_effect(status)) is not None:
+        effect.settle("failed" if failed or status else "done")
+
+
+async def _settle_async(call: RpcCall, context: Any, *, failed: bool = False) -> None:
+    """Record the effect without blocking the event loop; see ``_settle``."""
+    status = _status_of(context)
+    if (effect := call.ended_effect(status)) is not None:
+        await effect.settle_async("failed" if failed or status else "done")
+
+
+def _status_of(context: Any) -> int:
+    """Return the number of the status that a method has set; 0 for that of success."""
+    code = context.code()
+    return int(getattr(code, "value", (code,))[0] or 0)
 
 
 def _add_left(call: RpcCall, context: Any) -> None:
@@ -135,11 +159,14 @@ async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) ->
             with call.context():
                 answer = await made
             call.require_running()
+            call.report(answer, handler.response_serializer)
+        await _settle_async(call, context)
         _add_left(call, context)
         return answer
     except (Exception, asyncio.CancelledError) as error:
         if not cut.close() and isinstance(error, asyncio.CancelledError):
             raise  # another part of the program has cancelled the task
+        await _settle_async(call, context, failed=True)
         await context.abort(*_status(call, error))
     finally:
         cut.close()

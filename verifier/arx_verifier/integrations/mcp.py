@@ -5,7 +5,7 @@
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Unpack
 
@@ -29,6 +29,7 @@ class GuardMiddleware:
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
 
     Raises:
@@ -42,10 +43,16 @@ class GuardMiddleware:
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = 250,
         limits: LimitsSource | None = None,
+        effects: Collection[str] = (),
         **watching: Unpack[WatchOptions],
     ) -> None:
         self._messages = Messages(
-            verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms, limits=limits, **watching
+            verifier,
+            trusted_proxies=trusted_proxies,
+            recheck_ms=recheck_ms,
+            limits=limits,
+            effects=effects,
+            **watching,
         )
 
     @contextlib.asynccontextmanager
@@ -65,6 +72,7 @@ class ArxMcpMiddleware(GuardMiddleware):
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
 
     Raises:

@@ -4,7 +4,7 @@
 ``docs/adapters/mcp.md`` has an example, and what the policy calls each message.  Extra: ``arx-verifier[mcp-v1]``.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, Unpack, overload
 
 from mcp import McpError, types
@@ -26,6 +26,7 @@ def guard(
     trusted_proxies: Iterable[str] = (),
     recheck_ms: int = 250,
     limits: LimitsSource | None = None,
+    effects: Collection[str] = (),
     **watching: Unpack[WatchOptions],
 ) -> S:
     """Guard a server: from here on a tool runs with a grant, or not at all.
@@ -38,6 +39,7 @@ def guard(
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
 
     Returns:
@@ -47,7 +49,8 @@ def guard(
         SettingsError: A network or a limit is malformed.
     """
     inner: Any = server._mcp_server if isinstance(server, FastMCP) else server  # noqa: SLF001 - it has no other name
-    messages = Messages(verifier, trusted_proxies=trusted_proxies, recheck_ms=recheck_ms, limits=limits, **watching)
+    guarding: dict[str, Any] = {"recheck_ms": recheck_ms, "limits": limits, "effects": effects, **watching}
+    messages = Messages(verifier, trusted_proxies=trusted_proxies, **guarding)
     inner.request_handlers = _Handlers(inner.request_handlers, messages)
     return server
 

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from arx_verifier.journal.reader import Damage as Damage
     from arx_verifier.journal.reader import SegmentReader as SegmentReader
     from arx_verifier.journal.reader import read_journal as read_journal
+    from arx_verifier.journal.record import AWAITED as AWAITED
+    from arx_verifier.journal.record import EFFECT as EFFECT
+    from arx_verifier.journal.record import EFFECT_VERSION as EFFECT_VERSION
     from arx_verifier.journal.record import RECORD_VERSION as RECORD_VERSION
     from arx_verifier.journal.record import WATCH_VERSION as WATCH_VERSION
     from arx_verifier.journal.record import CallRecord as CallRecord
     from arx_verifier.journal.record import ChainFacts as ChainFacts
+    from arx_verifier.journal.record import Effect as Effect
     from arx_verifier.journal.record import Facts as Facts
     from arx_verifier.journal.record import ProvenHolder as ProvenHolder
     from arx_verifier.journal.record import Rest as Rest

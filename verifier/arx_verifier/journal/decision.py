@@ -14,10 +14,13 @@ import msgspec
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, Failure
 from arx_verifier.journal.record import (
+    EFFECT,
+    EFFECT_VERSION,
     MAX_FACTS_BYTES,
     MAX_RECORD_BYTES,
     WATCH_VERSION,
     ChainFacts,
+    Effect,
     Gap,
     OpenedRecord,
     Rest,
@@ -44,7 +47,8 @@ class Decision(msgspec.Struct):
     """One decision, allowed or refused.
 
     Attributes:
-        code: ``ok``, a code of ``REASONS``, ``counted`` for a record of counts, ``gap`` for one of missing records.
+        code: ``ok``, a code of ``REASONS``, ``counted`` for a record of counts, ``gap`` for one of missing records,
+            ``effect`` for one of an effect.
         at: Its time, ms since the Unix epoch.
         facts: The facts of the authentic chain; their members are attributes of the decision as well.
         tool: The requested tool.
@@ -65,6 +69,8 @@ class Decision(msgspec.Struct):
         watched: Whether the call went on in watch mode although it would be refused; of ``counted``, whether those
             calls did.
         group: Of a watched call without a proven token: what the operator groups such callers by, or None.
+        effect: What is known of the effect, of a call whose effect is recorded and of the record of it; else None.
+        external_id: The name that the tool itself gave to the effect, or None.
         erased: Whether the body was erased: salt, subject, peer, given values and the like.
         sequence: Sequence in its journal, from 1; 0 while not recorded.
         verifier: The verifier whose journal holds it.
@@ -94,6 +100,8 @@ class Decision(msgspec.Struct):
     signed: SignedCall | None = None
     watched: bool = False
     group: str | None = None
+    effect: Effect | None = None
+    external_id: str | None = None
     erased: bool = False
     sequence: int = 0
     verifier: str = ""
@@ -113,7 +121,7 @@ class Decision(msgspec.Struct):
 
     @property
     def outcome(self) -> str:
-        """``allow``, ``deny``, ``would_refuse``, ``end`` for running work that was ended, ``counted`` or ``gap``."""
+        """``allow``, ``deny``, ``would_refuse``, ``end`` for running work that was ended, and the codes without one."""
         if self.code in _OUTCOMES:
             return _OUTCOMES[self.code]
         if self.watched:
@@ -158,6 +166,8 @@ class Decision(msgspec.Struct):
             if len(call) > MAX_RECORD_BYTES - MAX_FACTS_BYTES:
                 raise AuditError(f"a call of {len(call)} bytes cannot be recorded")
         packed = self.facts.packed
+        if self.effect is not None:
+            return _EFFECT + packed[2:] + call
         return (_WATCHED + packed[2:] if self.watched else packed) + call
 
     @classmethod
@@ -188,8 +198,13 @@ class Decision(msgspec.Struct):
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as JSON values: bytes in hex, one level, no secrets."""
         values = {"id": self.id, "outcome": self.outcome, **msgspec.structs.asdict(self)}
-        for member in ("facts", "grant", "untold", "watch", *(() if self.watched else ("watched", "group"))):
+        unused = (*(() if self.watched else ("watched", "group")), *(("effect",) if self.effect is None else ()))
+        for member in ("facts", "grant", "untold", "watch", *unused):
             del values[member]
+        if self.effect is None:
+            del values["external_id"]
+        else:
+            values["effect"] = {**self.effect._asdict(), "digest": self.effect.digest.hex()}
         values |= msgspec.structs.asdict(self.facts)
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
         values["failures"] = [failure._asdict() for failure in self.failures]
@@ -229,7 +244,7 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.ends,
             tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
             decision.gap,
-            *((decision.signed, True) if decision.watched else () if decision.signed is None else (decision.signed,)),
+            *(_optional(decision) if decision.watched or decision.effect is not None or decision.signed else ()),
         ),
         (
             decision.salt,
@@ -239,19 +254,35 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.traceparent,
             tuple([counted.peer for counted in counts]) if counts else (),
             decision.arguments,
-            *((decision.group,) if decision.watched else ()),
+            *(_optional_rest(decision) if decision.watched or decision.effect is not None else ()),
         ),
     )
 
 
+def _optional(decision: Decision) -> tuple[Any, ...]:
+    """Return the members of ``Call`` that only some versions have.  SPEC 12.3."""
+    if decision.effect is not None:
+        return decision.signed, decision.watched, decision.effect
+    if decision.watched:
+        return decision.signed, True
+    return (decision.signed,)
+
+
+def _optional_rest(decision: Decision) -> tuple[Any, ...]:
+    """Return the members of ``Rest`` that only some versions have.  SPEC 12.3."""
+    return (decision.group,) if decision.effect is None else (decision.group, decision.external_id)
+
+
 def _shortened(decision: Decision) -> Decision:
-    cut = {name: _cut(getattr(decision, name)) for name in ("tool", "peer", "request_id", "traceparent", "group")}
+    cut = {name: _cut(getattr(decision, name)) for name in _CUT}
     failures = tuple(Failure(*map(_cut, failure)) for failure in decision.failures[:_FAILURES])
     return msgspec.structs.replace(decision, failures=failures, **cut)
 
 
 _WATCHED: Final = bytes((0x94, WATCH_VERSION))
-_OUTCOMES: Final = {OK: "allow", COUNTED: COUNTED, GAP: GAP}
+_EFFECT: Final = bytes((0x94, EFFECT_VERSION))
+_OUTCOMES: Final = {OK: "allow", COUNTED: COUNTED, GAP: GAP, EFFECT: EFFECT}
+_CUT: Final = ("tool", "peer", "request_id", "traceparent", "group", "external_id")
 _ERASED: Final = Rest()
 _NONE: Final[tuple[Any, ...]] = ()
 _GONE: Final = ""  # in place of an erased value

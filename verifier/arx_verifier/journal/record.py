@@ -23,12 +23,14 @@ from arx_verifier.token import sha256_of
 
 RECORD_VERSION: Final = 1
 WATCH_VERSION: Final = 2  # of a record of a call in watch mode, which has further members
+EFFECT_VERSION: Final = 3  # of a decision whose effect is recorded too, and of the record of the effect
+EFFECT: Final = "effect"  # the code of such a record
 MAX_RECORD_BYTES: Final = 32 * 1024  # the token bounds a chain's facts; the texts of a call are cut
 MAX_FACTS_BYTES: Final = 16 * 1024  # a chain's facts in it: at most a third, and at most half for its caveats
 _JOURNAL: Final = b"\x94"  # an array of four: version, facts, person, [call, rest]
 _KEPT: Final = b"\x97"  # an array of seven, see ``seal``
 _PLAIN: Final = bytes((0x94, RECORD_VERSION))
-_VERSIONS: Final = bytes((RECORD_VERSION,)), bytes((WATCH_VERSION,))
+_VERSIONS: Final = tuple(bytes((version,)) for version in (RECORD_VERSION, WATCH_VERSION, EFFECT_VERSION))
 _BODY: Final = b"\x92"  # an array of two: person, rest
 _DIGEST: Final = b"\xc4\x20"  # 32 bytes follow
 SALT_BYTES: Final = 16  # amounts and ids are few: without a salt, the digest of arguments or of a body could be guessed
@@ -165,6 +167,30 @@ class Gap(NamedTuple):
     until: int
 
 
+class Effect(NamedTuple):
+    """What is known of the effect of an allowed call.  SPEC 12.8.
+
+    Attributes:
+        result: ``awaited``: in the record of a decision whose effect gets a record of its own; and there ``done``,
+            ``failed`` or ``unknown``.
+        of: The id of that decision; empty in its own record.
+        status: The status of the answer in its protocol; 0 without one.
+        size: The length of the answer, bytes; -1 if it was not seen whole.
+        digest: SHA-256 over the body's salt and the answer; empty if it is long, or was not seen whole.
+        took_ms: The time from the decision to the end of the answer, ms; -1 if it is not known.
+    """
+
+    result: str
+    of: str = ""
+    status: int = 0
+    size: int = -1
+    digest: bytes = b""
+    took_ms: int = -1
+
+
+AWAITED: Final = Effect("awaited")
+
+
 class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The kept part of one call.  Positions are fixed.
 
@@ -181,7 +207,8 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         counts: For ``counted``: codes with their numbers.
         gap: For ``gap``: the missing records.
         signed: Of an allowed call that its holder signed: the evidence; only then it is written.
-        watched: Whether the call went on although it would be refused; only version 2 has it.
+        watched: Whether the call went on although it would be refused; only versions 2 and 3 have it.
+        effect: What is known of the call's effect; only version 3 has it.
     """
 
     at: int
@@ -197,6 +224,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     gap: Gap | None
     signed: SignedCall | None = None
     watched: bool = False
+    effect: Effect | None = None
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -211,7 +239,8 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         peers: The peers of ``Call.counts``, one for each.
         arguments: The arguments' JSON if the operator has it recorded; empty if it was too long; else None.
         group: Of a call in watch mode without a proven token: what the operator groups such callers by, or None; only
-            version 2 has it.
+            versions 2 and 3 have it.
+        external_id: The name that the tool itself gave to the effect, or None; only version 3 has it.
     """
 
     salt: bytes = b""
@@ -222,6 +251,7 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     peers: tuple[str, ...] = ()
     arguments: bytes | None = None
     group: str | None = None
+    external_id: str | None = None
 
 
 class Sealed(NamedTuple):
@@ -354,7 +384,7 @@ def _clean(value: Any) -> Any:
 
 def _hold_version(raw: bytes, start: bytes) -> None:
     if raw[:1] != start or raw[1:2] not in _VERSIONS:
-        raise AuditError("not a decision record of version 1 or 2")
+        raise AuditError("not a decision record of version 1, 2 or 3")
 
 
 def hold_members(version: int, call: CallRecord, rest: Rest | None = None) -> None:
@@ -369,8 +399,13 @@ def hold_members(version: int, call: CallRecord, rest: Rest | None = None) -> No
         AuditError: It has not.
     """
     # One form alone: a record that could be written in both versions would have two leaves.
-    if version != (WATCH_VERSION if call.watched else RECORD_VERSION):
-        raise AuditError(f"not a decision record of version {RECORD_VERSION}, nor a watched one of {WATCH_VERSION}")
+    effect, least = call.effect, WATCH_VERSION if call.watched else RECORD_VERSION
+    if version != (least if effect is None else EFFECT_VERSION):
+        raise AuditError(f"a decision record of version {version} has not the members of that version")
+    if (call.code == EFFECT) != (effect is not None and effect.of != ""):
+        raise AuditError(f"only a record of the code {EFFECT} names the decision that it is the effect of")
+    if rest is not None and rest.external_id is not None and effect is None:
+        raise AuditError("only a record with an effect has an external id")
     if rest is not None and rest.group is not None and not call.watched:
         raise AuditError("only a record of a watched call has a group")
 

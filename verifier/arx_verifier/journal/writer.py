@@ -31,7 +31,7 @@ from arx_verifier.journal.quota import (
     used_in,
     warn,
 )
-from arx_verifier.journal.record import MAX_RECORD_BYTES, Gap
+from arx_verifier.journal.record import EFFECT, MAX_RECORD_BYTES, Gap
 from arx_verifier.journal.segment import HEADER_BYTES, Segment, SegmentHeader, files_in, read_header
 from arx_verifier.journal.tally import CountedError, Tally
 
@@ -45,6 +45,7 @@ _RESERVE_SHARE, _RESERVE_BYTES = 16, 64 * 1024  # a segment's last part is for d
 _FRAME: Final = 12  # the most that a record takes beyond its payload, bytes
 _CALL_ROOM: Final = 1024  # bytes that nearly every record fits in
 _NEEDED: Final = _FRAME + _CALL_ROOM  # beside a chain's facts
+_ROOMY: Final = frozenset((OK, EFFECT))  # codes of records that are no denials: those of allows, and of their effects
 _LOOK_MS, _RETRY_S = 1000, 1.0  # time between two checks of the file; pause after a file that could not be opened
 
 # A verifier's id shows whether its process shares its used nonces.  Other processes see it in the store's registry, and
@@ -133,19 +134,19 @@ class Journal:
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
         # Without room each attempt would count files and take a lock: a flood of calls must not slow the service down.
-        if (self._retry_at_s or self._recount_at_s) and self._counted_at_once(decision, decision.code == OK):
+        if (self._retry_at_s or self._recount_at_s) and self._counted_at_once(decision, decision.code in _ROOMY):
             return 0
         try:
             if not self.waits and (sequence := self._keep_at_once(decision)):
                 return sequence
-            payload, allow = decision.pack(), decision.code == OK
+            payload, allow = decision.pack(), decision.code in _ROOMY
             with self._lock:
                 segment, sequence = self._write(payload, allow, decision.at)
                 decision.sequence, decision.verifier, decision.boot = sequence, self.verifier_id, self.boot
             if self.waits:
                 self._sync(sequence, segment)
         except AuditError:
-            if (allow := decision.code == OK) and not self._goes_on:
+            if (allow := decision.code in _ROOMY) and not self._goes_on:
                 raise
             self._go_without(decision, allow)
             return 0
@@ -185,7 +186,7 @@ class Journal:
     def _keep_at_once(self, decision: Decision) -> int:
         """Record a decision on the fast path; return its sequence, or 0 if the slow path is needed."""
         payload = decision.pack()
-        needed, at, allow = len(payload) + _FRAME, decision.at, decision.code == OK
+        needed, at, allow = len(payload) + _FRAME, decision.at, decision.code in _ROOMY
         with self._lock:
             segment = self._segment
             if segment is None or not 0 <= at - self._looked_ms < _LOOK_MS:
@@ -222,8 +223,8 @@ class Journal:
         if not allow or self._goes_on:
             self._go_without(decision, allow)
             return True
-        if not full:
-            raise AuditError(self._broken)  # there is room for the refusal that replaces it
+        if not full or decision.code != OK:
+            raise AuditError(self._broken)  # there is room for the refusal that replaces it, or none replaces it
         with self._lock:
             self._tally.add("audit_unavailable", decision.peer)
         raise CountedError(self._broken)

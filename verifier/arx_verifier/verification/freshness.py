@@ -89,20 +89,31 @@ def end_of(decision: Decision, reason: ArxError, epochs: Epochs) -> Decision:
         reason: Why the middleware ended it.
         epochs: The epoch view at that time.
     """
+    ended = later_record(decision, reason.code, epochs)
+    ended.failures, ended.ends = tuple(reason.failures), decision.sequence or NO_RECORD
+    return ended
+
+
+def later_record(decision: Decision, code: str, epochs: Epochs) -> Decision:
+    """Return a further record of an allowed call, without what only one kind of them has.
+
+    Args:
+        decision: The decision that allowed it.
+        code: The code of the record.
+        epochs: The epoch view at that time.
+    """
     incarnation, applied, age_ms = epochs.view()
     return Decision(
-        reason.code,
+        code,
         time.time_ns() // 1_000_000,
         decision.facts,
         decision.tool,
         incarnation=incarnation,
         applied=applied,
         age_ms=age_ms,
-        failures=tuple(reason.failures),
         peer=decision.peer,
         request_id=decision.request_id,
         traceparent=decision.traceparent,
-        ends=decision.sequence or NO_RECORD,
     )
 
 

@@ -36,6 +36,7 @@ class Grant(msgspec.Struct, eq=False):
         tool: The tool that was allowed.
         exp: When the token expires, ms since the Unix epoch.
         ended: Why the middleware ended the call early; None while it may go on.
+        external_id: The name that the tool itself gave to its effect, for the record of it; see ``effect``.
         watch: The watch of its guard, in which a recheck ends it by a kill or a freeze alone; None if that enforces.
     """
 
@@ -54,6 +55,7 @@ class Grant(msgspec.Struct, eq=False):
     ended: ArxError | None = None
     _callbacks: list[Callable[[ArxError], object]] | None = None
     watch: Watch | None = None
+    external_id: str | None = None
 
     @property
     def decision(self) -> str:
@@ -139,6 +141,16 @@ class Grant(msgspec.Struct, eq=False):
         if self._drawn is not None:
             costs = by_unit if actual is None else self._drawn.of_reserved(actual)
             await run_async(steps_of(self._drawn.commit, costs))
+
+    def effect(self, *, external_id: str) -> None:
+        """Note what the tool calls its effect, such as the id of a payment: ``grant.effect(external_id="re_7")``.
+
+        It goes into the record of the effect, where the service has one made of this tool (``effects``); else nowhere.
+
+        Args:
+            external_id: The name, which must be no secret; of more than 128 characters the rest is cut off.
+        """
+        self.external_id = external_id
 
     async def give_back(self) -> None:
         """Give back what the call drew, as it is not begun; a pool per hour or day keeps it.  SPEC 17.4."""

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 import msgspec
 
 from arx_verifier.errors import ArxError, AuditError, SettingsError, refusal
-from arx_verifier.journal import OK, UNPROVEN, Decision, DecisionSink, digest_arguments, keep_arguments
+from arx_verifier.journal import (
+    AWAITED,
+    EFFECT,
+    OK,
+    UNPROVEN,
+    Decision,
+    DecisionSink,
+    Effect,
+    digest_arguments,
+    keep_arguments,
+)
 from arx_verifier.ledger import Costs, Ledger
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.request import AccessRequest
@@ -22,7 +32,7 @@ from arx_verifier.verification.authenticate import Authenticator
 from arx_verifier.verification.budgets import Budgets, Drawn
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge
-from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, ask_late, end_of, readiness
+from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, ask_late, end_of, later_record, readiness
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.nonces import (
     MemoryNonces,
@@ -99,6 +109,7 @@ class Verifier:
         upkeep: Started and closed with the verifier; None for nothing.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it; see
             ``ServiceLimits``.
+        effects: Tools, or patterns of them, whose effects are recorded too: what their answers show.  SPEC 12.8.
         cache_bytes: Approximate memory for cached chains, bytes.  Caches that all verifiers of a process share take up
             to 20 MB more.
 
@@ -107,7 +118,7 @@ class Verifier:
         limits: The limits that are in force.
 
     Raises:
-        SettingsError: The audience or a tool of ``record_arguments`` is malformed, or the limits are not valid.
+        SettingsError: The audience or a tool is malformed, or the limits are not valid.
     """
 
     def __init__(
@@ -124,15 +135,15 @@ class Verifier:
         record_arguments: Collection[str] = (),
         upkeep: "Upkeep | None" = None,
         limits: "LimitsSource | None" = None,
+        effects: Collection[str] = (),
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not is_audience(audience) and audience != MINT_AUDIENCE:
             raise SettingsError(
                 f"invalid audience {audience!r:.80}: expected 1-64 characters of [a-z0-9._-], not starting with 'arx'"
             )
-        if not all(map(is_tool_pattern, record_arguments)):
-            raise SettingsError("record_arguments are tools, such as orders.get, or patterns, such as orders.*")
-        self._record_arguments, self._upkeep = tuple(record_arguments), upkeep
+        self._record_arguments = _patterns("record_arguments", record_arguments)
+        self._effects, self._upkeep = _patterns("effects", effects), upkeep
         self.audience = audience
         self.keys = keys
         self.epochs = epochs
@@ -171,21 +182,24 @@ class Verifier:
         watch = self._watch
         return watch if watch is not None and watch.is_on() else None
 
-    def within(self, limits: "LimitsSource | None") -> Self:
-        """Return a verifier with further limits, which shares all else with this one; without limits, this one.
+    def within(self, limits: "LimitsSource | None", effects: Collection[str] = ()) -> Self:
+        """Return a verifier with further limits and effects, which shares all else with this one; without, this one.
 
         Args:
             limits: As of the constructor.
+            effects: As of the constructor.
 
         Raises:
             SettingsError: They are not valid.
         """
-        if limits is None:
+        if limits is None and not effects:
             return self
         from copy import copy  # imported on use, as few verifiers are limited
 
         limited = copy(self)
-        limited.limits = (*self.limits, *_compiled(limits, self.epochs))
+        limited._effects = (*self._effects, *_patterns("effects", effects))  # noqa: SLF001 - of this class
+        if limits is not None:
+            limited.limits = (*self.limits, *_compiled(limits, self.epochs))
         return limited
 
     def could_allow(self, screened: Screened, tool: str, known: Mapping[str, Any]) -> bool:
@@ -355,6 +369,23 @@ class Verifier:
         self.decisions.append(ended)
         return ended
 
+    def record_effect(self, decision: Decision, effect: Effect, salt: bytes = b"") -> None:
+        """Record the effect of a call, once; may wait if ``decisions.waits``.  SPEC 12.8.
+
+        Args:
+            decision: The decision that allowed the call, whose effect is awaited.
+            effect: What its answer showed, without the decision's id.
+            salt: Of the answer's digest; a new one if it is empty.
+
+        Raises:
+            AuditError: It could not be recorded: it is unknown.
+        """
+        if decision.id:  # in mode ``best_effort``, or without room for a denial, the decision may have no record
+            record = later_record(decision, EFFECT, self.epochs)
+            record.effect, record.salt = effect._replace(of=decision.id), salt
+            record.external_id = None if decision.grant is None else decision.grant.external_id
+            self.decisions.append(record)
+
     def readiness(self) -> VerifierReadiness:
         """Return whether calls can be allowed now, without waiting; for health checks."""
         return readiness(self.epochs, self.decisions)
@@ -468,6 +499,8 @@ class Verifier:
                 if late is None and decision.code == OK:
                     decision = self._record(proven, request, None, written, None, spared)
             if late is not None:
+                if decision.effect is not None:
+                    self.record_effect(decision, Effect("failed"))  # recorded as allowed, and not run
                 decision = self._record(proven, request, late, written)
 
         if drawn is not None and decision.code != OK:
@@ -575,6 +608,8 @@ class Verifier:
             decision.watched = True
         if call is not None and code == OK and proven.holder is not None:
             decision.signed = proven.holder.evidence_of(call)
+        if self._effects and refused is None and any(matches_tool(named, request.tool) for named in self._effects):
+            decision.effect = AWAITED
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
         elif (watch := self.watch) is not None and watch.records:
@@ -583,7 +618,7 @@ class Verifier:
             self.decisions.append(decision)
         except AuditError as error:
             # Only an allow raises.  The refusal that replaces it is recorded: a sink reserves room for refusals.
-            decision.code = "audit_unavailable"
+            decision.code, decision.effect = "audit_unavailable", None
             if spared is not None:
                 decision.watched, spared.of_rules, spared.first = True, False, Refused(decision.code, ())
             if not error.counted:
@@ -619,6 +654,12 @@ class Verifier:
 
     def __repr__(self) -> str:
         return f"<Verifier for {self.audience}>"
+
+
+def _patterns(name: str, tools: Collection[str]) -> tuple[str, ...]:
+    if isinstance(tools, str) or not all(map(is_tool_pattern, tools)):
+        raise SettingsError(f"{name} are tools, such as orders.get, or patterns, such as orders.*, in a list")
+    return tuple(tools)
 
 
 def _compiled(source: "LimitsSource", epochs: Epochs) -> "tuple[ServiceLimits, ...]":

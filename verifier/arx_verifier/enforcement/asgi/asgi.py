@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from asyncio import get_running_loop
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Unpack
 
 from arx_verifier.enforcement.asgi.calls import (
@@ -57,6 +57,7 @@ class ArxMiddleware:
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
 
     Raises:
@@ -77,11 +78,12 @@ class ArxMiddleware:
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        effects: Collection[str] = (),
         **watching: Unpack[WatchOptions],
     ) -> None:
         if recheck_ms < 1:
             raise SettingsError("recheck_ms is at least 1")
-        verifier = verifier.within(limits)
+        verifier = verifier.within(limits, effects)
         self.app, self.verifier = app, verifier
         self._enforcement, self._calls = Enforcement(verifier, **watching), LoopCalls(verifier, recheck_ms)
         self._max_body, self._peers = max_body, Peers(trusted_proxies)

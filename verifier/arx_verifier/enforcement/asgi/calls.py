@@ -20,6 +20,7 @@ from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
 from arx_verifier.enforcement.base.routes import Headers, Scope
+from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.errors import ArxError, RequestError, refusal
 from arx_verifier.journal import Decision
@@ -163,6 +164,8 @@ class Call(msgspec.Struct, eq=False):
         passed = self._enforcement.require(decision, request)
         scope[passed.KEY] = passed
         self.life = LoopCall(self._calls, passed.look_again, decision, passed)
+        if decision.effect is not None:
+            self.life.effect = CallEffect.of(self._enforcement.verifier, decision)
         self.life.begin(self._cut)
 
     async def run(self, app: App, scope: Scope) -> None:
@@ -176,6 +179,8 @@ class Call(msgspec.Struct, eq=False):
         """
         try:
             await app(scope, self.replay(), self._guarded_send)
+            if self.is_socket and self.life is not None:
+                await self.life.settle("done")
         except asyncio.CancelledError:
             if not self._close():
                 raise
@@ -188,6 +193,8 @@ class Call(msgspec.Struct, eq=False):
                     self.life.check(anew=True)
                 else:
                     self.life.look()
+                # Before the answer of the application's own handler of errors, which may be outside of this guard.
+                await self.life.settle("failed" if self._ended is None else "unknown")
             self._close()
             if self._ended is not None:
                 # The call was cancelled, or its send or its recheck raised.  The application's own error has no reader.
@@ -349,6 +356,8 @@ class Call(msgspec.Struct, eq=False):
         if grant is not None and grant.has_budget and message["type"] == "http.response.start":
             left = grant.remaining_text().encode("ascii")
             message = {**message, "headers": [*message.get("headers", ()), (BUDGET_HEADER, left)]}
+        if life.effect is not None:
+            await _report(life, life.effect, message)
         await self._send(message)
         self._answer = "begun"
         if message["type"] == "http.response.body" and not message.get("more_body"):
@@ -483,6 +492,23 @@ class Watched(dict[str, Any]):
 
 class UnseenRouteError(Exception):
     """A call reached a route that has no gate; its endpoint does not run."""
+
+
+async def _report(life: LoopCall, effect: CallEffect, message: Message) -> None:
+    """Report a message of an answer, and record the effect before its last byte leaves.  SPEC 12.8."""
+    if message["type"] == "http.response.start":
+        lengths = [value for name, value in message.get("headers", ()) if name.lower() == b"content-length"]
+        effect.begin(message["status"], *lengths[:1])
+    elif message["type"] == "http.response.body":
+        is_last = effect.take(message.get("body", b""))
+        if is_last or not message.get("more_body"):
+            await life.settle()
+    elif message["type"] in _UNSEEN_BODIES:
+        effect.is_seen = False
+        await life.settle()
+
+
+_UNSEEN_BODIES: Final = frozenset(("http.response.pathsend", "http.response.zerocopysend"))
 
 
 def http_call(scope: Scope, body: bytes) -> HttpCall:

@@ -7,12 +7,13 @@ arguments of the call, by name, so they must be those that came over the wire.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, Unpack
 
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
@@ -49,7 +50,12 @@ def running_call() -> Grant | WatchedCall | None:
 
 
 def protect(
-    verifier: Verifier, tool: str, *, limits: LimitsSource | None = None, **watching: Unpack[WatchOptions]
+    verifier: Verifier,
+    tool: str,
+    *,
+    limits: LimitsSource | None = None,
+    effects: Collection[str] = (),
+    **watching: Unpack[WatchOptions],
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Return a decorator whose function requires a token: ``f(order_id="A-1", arx_token=text)``.
 
@@ -60,6 +66,7 @@ def protect(
         verifier: The verifier; the program that made it also starts it.
         tool: The function's tool name in tokens.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: ``mode`` and ``until``; see ``WatchOptions``.
 
     Returns:
@@ -72,7 +79,7 @@ def protect(
     if not is_tool(tool):
         raise SettingsError(f"{tool!r:.100} cannot name a tool")
 
-    enforcement = Enforcement(verifier.within(limits), **watching)
+    enforcement = Enforcement(verifier.within(limits, effects), **watching)
 
     # No type can add a keyword to a ParamSpec (PEP 612): the type of the result is kept, that of the arguments is not.
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
@@ -89,7 +96,10 @@ def protect(
                 request = _request(tool, positional[own:], args)
                 decision = enforcement.decide(arx_token, request)
                 with granted(enforcement, decision, request):
-                    return function(*positional[:own], **args)
+                    if (effect := CallEffect.of(enforcement.verifier, decision)) is None:
+                        return function(*positional[:own], **args)
+                    with effect:
+                        return function(*positional[:own], **args)
 
             return guarded
 
@@ -98,7 +108,10 @@ def protect(
             request = _request(tool, positional[own:], args)
             decision = await enforcement.decide_async(arx_token, request)
             with granted(enforcement, decision, request):
-                return await function(*positional[:own], **args)
+                if (effect := CallEffect.of(enforcement.verifier, decision)) is None:
+                    return await function(*positional[:own], **args)
+                async with effect:
+                    return await function(*positional[:own], **args)
 
         return guarded_async  # type: ignore[return-value]  # R is its coroutine
 

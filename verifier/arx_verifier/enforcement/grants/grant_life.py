@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.errors import ArxError, UnavailableError
 
 RECHECK_MS: Final = 250  # a quarter of the default lease: the longest delay that it adds to a kill
@@ -29,11 +30,13 @@ class GrantLife(msgspec.Struct, eq=False, kw_only=True):
         due: From when on a recheck must allow each part of an answer, monotonic clock, s.
         state: What the call may do.
         reason: Why it was ended; None while it may go on, and of a call that was over by itself.
+        effect: What its answer shows, for the record of it; None if its tool gets none.
     """
 
     due: float = 0.0
     state: LifeState = "granted"
     reason: ArxError | None = None
+    effect: CallEffect | None = None
 
     def leave(self, now: float) -> bool:
         """Note that a part of an answer is about to leave; return whether a recheck must allow it first.

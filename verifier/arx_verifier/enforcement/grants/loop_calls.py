@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Literal, TypeAlias
 
+from arx_verifier.enforcement.grants.call_effect import EffectResult
 from arx_verifier.enforcement.grants.grant_life import GrantLife
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import Decision
@@ -131,12 +132,31 @@ class LoopCall(GrantLife, eq=False):
         ends = self.finish(reason)
         if ends:
             self._stop(reason)
+            self._settle_soon("failed")  # nothing has run yet
         return ends
 
     def close(self) -> None:
         """Recheck no longer: the call is over."""
         self.finish()
         self._unplan()
+        self._settle_soon("unknown")
+
+    async def settle(self, result: EffectResult | None = None) -> None:
+        """Record the effect of the call before the end of its answer leaves, where it gets a record.
+
+        Args:
+            result: As ``CallEffect.settle`` takes it.
+        """
+        if self.effect is not None:
+            await self.effect.settle_async(result)
+
+    def _settle_soon(self, result: EffectResult) -> None:
+        if (effect := self.effect) is None:
+            return
+        if self._calls.verifier.decisions.waits:  # the event loop must not wait for a disk
+            get_running_loop().run_in_executor(None, effect.settle, result)
+        else:
+            effect.settle(result)
 
     def _unplan(self) -> None:
         if self._timer is None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from arx_verifier._platform import at_fork
+from arx_verifier.enforcement.grants.call_effect import CallEffect, EffectResult
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS, GrantLife
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.journal import Decision
@@ -70,6 +71,8 @@ class RunningCalls:
             # A lease that is granted meanwhile ends later, so the thread never rechecks too late.
             call = RunningCall(self, decision, grant, cut, due=self._due)
             self._calls.add(call)
+        if decision.effect is not None:
+            call.effect = CallEffect.of(self.verifier, decision)
         return call
 
     def discard(self, call: "RunningCall") -> None:
@@ -144,11 +147,21 @@ class RunningCall(GrantLife, eq=False):
         if ends:
             self._stop(is_open)
 
+    def settle(self, result: EffectResult | None = None) -> None:
+        """Record the effect of the call before the end of its answer leaves, where it gets a record.
+
+        Args:
+            result: As ``CallEffect.settle`` takes it.
+        """
+        if self.effect is not None:
+            self.effect.settle(result)
+
     def close(self) -> None:
         """Recheck no longer: the call is over."""
         with self._calls.lock:
             self.finish()
             self._calls.discard(self)
+        self.settle("unknown")
         self._cut = None  # it refers to the call of the adapter: without this they are a reference cycle
 
     def _stop(self, is_open: bool) -> None:

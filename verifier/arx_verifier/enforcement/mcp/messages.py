@@ -9,8 +9,10 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, Unpack
+
+import msgspec
 
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.asgi.calls import http_call
@@ -18,6 +20,7 @@ from arx_verifier.enforcement.base.client_address import Peers
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.guard import granted
 from arx_verifier.enforcement.base.routes import collect_headers
+from arx_verifier.enforcement.grants.call_effect import CallEffect, EffectResult
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall, refusal
@@ -224,11 +227,12 @@ class LiveWork:
     def __init__(self, life: LoopCall, *, streams: bool = False) -> None:
         self._life, self._streams = life, streams
 
-    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]], *, reports: bool = False) -> T:
         """Run the work in this task, and cancel it when its token is revoked, frozen or expires.
 
         Args:
             work: Returns what to await.
+            reports: Whether it calls ``Work.report``, and its result shows nothing of its effect.
 
         Returns:
             Its result.
@@ -243,11 +247,14 @@ class LiveWork:
                 self.check()
             result = await work()
             self.check()
+            await self._life.settle("unknown" if reports else "failed" if _has_failed(result) else "done")
             return result
         except BaseException as error:
             alone = cut.close()
             if isinstance(error, Exception):
                 self._life.check(anew=True)  # its text is an answer too
+                is_sure = self._life.reason is None and not getattr(error, "sent", False)  # of an upstream's answer
+                await self._life.settle("failed" if is_sure else "unknown")
             if self._life.reason is None or (isinstance(error, asyncio.CancelledError) and not alone):
                 raise
             raise refused_end(self._life.reason, self._life.decision) from None
@@ -286,6 +293,18 @@ class Work(LiveWork):
         self._enforcement, self._request, self.decision = enforcement, request, decision
         self.grant = enforcement.require(decision, request)
         super().__init__(LoopCall(calls, self.grant.look_again, decision, self.grant), streams=streams)
+        if decision.effect is not None:
+            self._life.effect = CallEffect.of(enforcement.verifier, decision)
+
+    async def report(self, answer: bytes) -> None:
+        """Record what the JSON-RPC response to a call shows of its effect, before it leaves; ignore another message.
+
+        Args:
+            answer: The message.
+        """
+        if (effect := self._life.effect) is not None and (result := _result_in(answer)) is not None:
+            effect.take(answer)
+            await self._life.settle(result)
 
     async def require_texts(self, schema: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Refuse an argument whose text is JSON of another type, unless the tool takes text there.
@@ -314,10 +333,10 @@ class Work(LiveWork):
             self._life.end(refused)
             raise refused_end(refused, self.decision)
 
-    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]], *, reports: bool = False) -> T:
         """Run the tool with its grant; see ``LiveWork.run``."""
         with granted(self._enforcement, self.decision, self._request):
-            return await super().run(work)
+            return await super().run(work, reports=reports)
 
 
 class Messages:
@@ -328,6 +347,7 @@ class Messages:
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         tasks: Whether messages about tasks are known: the caller then holds each task to the holder that began it.
         watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
 
@@ -342,10 +362,11 @@ class Messages:
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        effects: Collection[str] = (),
         tasks: bool = False,
         **watching: Unpack[WatchOptions],
     ) -> None:
-        self._enforcement = Enforcement(verifier.within(limits), **watching)
+        self._enforcement = Enforcement(verifier.within(limits, effects), **watching)
         self.verifier = self._enforcement.verifier
         self._peers, self._calls, self._tasks = Peers(trusted_proxies), LoopCalls(verifier, recheck_ms), tasks
         self._started = False
@@ -575,6 +596,43 @@ class Messages:
 def _header(message: McpMessage, name: str) -> bytes | None:
     carrier = message.carrier
     return None if carrier is None else collect_headers(carrier.scope["headers"]).get(name.encode("latin-1"))
+
+
+class _Result(msgspec.Struct):
+    """What a result of MCP says of its effect."""
+
+    is_error: bool = msgspec.field(default=False, name="isError")
+    task: Any = None
+
+
+class _Response(msgspec.Struct):
+    """What a JSON-RPC message says of an effect."""
+
+    result: _Result | None = None
+    error: Any = None
+
+
+_RESPONSE: Final = msgspec.json.Decoder(_Response)
+
+
+def _result_in(answer: bytes) -> EffectResult | None:
+    """Return what a response shows of the effect of its call; None for a message that is no response."""
+    try:
+        found = _RESPONSE.decode(answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "unknown"
+    if found.result is None:
+        return None if found.error is None else "failed"
+    # A call that has become a task goes on.
+    return "unknown" if found.result.task is not None else "failed" if found.result.is_error else "done"
+
+
+def _has_failed(result: Any) -> bool:
+    """Return whether the result of a tool, as an SDK has it, is that of one that failed."""
+    result = getattr(result, "root", result)
+    if isinstance(result, Mapping):
+        return bool(result.get("isError"))
+    return bool(getattr(result, "isError", getattr(result, "is_error", False)))
 
 
 def _is_json(text: str) -> bool:

@@ -15,6 +15,7 @@ from arx_verifier.enforcement.base.client_address import Peers
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.guard import granted
 from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
+from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.running_calls import RunningCall, RunningCalls
 from arx_verifier.enforcement.rpc.protobuf import arguments_of
@@ -40,6 +41,7 @@ class RpcMethods:
         data: The fields of a method's messages that are no arguments: ``{"/orders.Orders/Upload": ["chunk"]}``.
         recheck_ms: Longest time between two rechecks of the grant of a running call, ms; at least 1.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
 
     Raises:
@@ -55,9 +57,10 @@ class RpcMethods:
         data: Mapping[str, Collection[str]] | None = None,
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        effects: Collection[str] = (),
         **watching: Unpack[WatchOptions],
     ) -> None:
-        verifier = verifier.within(limits)
+        verifier = verifier.within(limits, effects)
         self.enforcement, self.calls = Enforcement(verifier, **watching), RunningCalls(verifier, recheck_ms)
         self.tools, self._public, self.data = dict(tools), frozenset(public), dict(data or {})
         if isinstance(public, str):
@@ -244,6 +247,27 @@ class RpcCall:
         """
         if self.running is not None and (ended := self.running.check()) is not None:
             raise refused_end(ended, self.running.decision)
+
+    def report(self, message: Any, serialize: Callable[[Any], bytes] | None) -> None:
+        """Report an answer, or a part of it, that is about to leave, for the record of the call's effect.  SPEC 12.8.
+
+        Args:
+            message: The message.
+            serialize: Returns its bytes, as the framework would; None for bytes.
+        """
+        if self.running is not None and self.running.effect is not None:
+            self.running.effect.take((serialize or bytes)(message))
+
+    def ended_effect(self, status: int) -> CallEffect | None:
+        """Return the effect of a call whose method is over, which must be settled before the end of its answer leaves.
+
+        Args:
+            status: The number of the status that the method has set; 0 for that of success.
+        """
+        effect = None if self.running is None or self.running.reason is not None else self.running.effect
+        if effect is not None:
+            effect.status = status
+        return effect
 
     def left(self) -> tuple[tuple[str, str], ...]:
         """Return the trailing metadata of an answer that holds what the token's budgets have left.  SPEC 17.4."""

@@ -9,7 +9,7 @@ at the view that the framework matched.  Both read the credential and the body o
 import atexit
 import io
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, TypeAlias, Unpack
 
 from arx_verifier.enforcement.asgi.asgi import MAX_BODY_BYTES
@@ -47,6 +47,7 @@ class GuardedWSGI:
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
 
     Raises:
@@ -63,9 +64,10 @@ class GuardedWSGI:
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        effects: Collection[str] = (),
         **watching: Unpack[WatchOptions],
     ) -> None:
-        verifier = verifier.within(limits)
+        verifier = verifier.within(limits, effects)
         self.app, self.verifier = app, verifier
         self._enforcement, self._calls = Enforcement(verifier, **watching), RunningCalls(verifier, recheck_ms)
         self._may_be_public, self._max_body, self._peers = may_be_public, max_body, Peers(trusted_proxies)
@@ -198,6 +200,7 @@ class ArxWSGI(GuardedWSGI):
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
         limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         watching: As of ``GuardedWSGI``.
 
     Raises:
@@ -216,6 +219,7 @@ class ArxWSGI(GuardedWSGI):
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
         limits: LimitsSource | None = None,
+        effects: Collection[str] = (),
         **watching: Unpack[WatchOptions],
     ) -> None:
         super().__init__(
@@ -226,6 +230,7 @@ class ArxWSGI(GuardedWSGI):
             trusted_proxies=trusted_proxies,
             recheck_ms=recheck_ms,
             limits=limits,
+            effects=effects,
             **watching,
         )
         self._meaning: Callable[[Environ, bytes], Meaning | None] | None = None

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 from arx_verifier.clock import now_ms
@@ -214,6 +214,7 @@ class WSGICall:
                 self._chunks = iter(app(self.environ, self._start))
         except Exception as error:
             if not self._is_replaced(error):
+                self._settle("failed")
                 self.close()
                 raise
         return self
@@ -232,16 +233,33 @@ class WSGICall:
             self._is_over = True
         except Exception as error:
             if not self._is_replaced(error):
+                self._settle("failed")
                 raise
         refusal = self._refusal()
         if refusal is not None and self._write is None:
             return self._refuse(refusal)
         if refusal is not None:
             raise _cut_off()  # not StopIteration: the end of the body would be taken for the whole
+        self._report(chunk)
         self._open()
         if self._is_over:
             raise StopIteration
         return chunk
+
+    def _report(self, part: bytes) -> None:
+        """Report a part of the answer, and record the effect of the call before its last byte leaves.  SPEC 12.8."""
+        effect = None if self.running is None else self.running.effect
+        if effect is None:
+            return
+        if not effect.status and self._head is not None:
+            lengths = [value for name, value in self._head[1] if name.lower() == "content-length"]
+            effect.begin(int(self._head[0][:3]), *lengths[:1])
+        if effect.take(part) or self._is_over:
+            effect.settle()
+
+    def _settle(self, result: Literal["failed"]) -> None:
+        if self.running is not None:
+            self.running.settle(result)
 
     def close(self) -> None:
         """End the application's iterable, and recheck no longer; the server calls this."""
@@ -273,6 +291,7 @@ class WSGICall:
     def _write_through(self, data: bytes) -> None:
         if self._refusal() is not None:
             raise _cut_off()
+        self._report(data)
         self._open()
         assert self._write is not None
         self._write(data)

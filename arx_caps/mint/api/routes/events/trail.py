@@ -293,6 +293,6 @@ def question_of(mint: MintContext, query: NodesQuery) -> Question:
         raise RequestError("invalid tool: expected a tool's name, prefix.* or *")
     if question.reason is not None and question.reason not in (*OUTCOMES, *REASONS):
         raise RequestError(
-            "invalid reason: expected allow, deny, end, would_refuse, counted, gap, event or a reason code"
+            "invalid reason: expected allow, deny, end, would_refuse, effect, counted, gap, event or a reason code"
         )
     return question
