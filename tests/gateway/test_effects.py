@@ -136,5 +136,5 @@ def test_a_decider_says_that_it_sees_no_answer(tmp_path: Path) -> None:
         read_settings(path)
     assert "a decider sees no answer: name `effects` in the service itself" in str(wrong.value)
     path.write_text(FILE.replace('effects = ["orders.refund"]\n', ""))
-    with pytest.raises(SettingsError, match="expected tools such as shop.refund, or patterns, got"):
+    with pytest.raises(SettingsError, match=r"expected tools such as shop\.refund"):
         read_settings(path)

@@ -16,7 +16,7 @@ from arx_verifier.constraints import rule, scalars, text
 from arx_verifier.constraints.constraint import Constraint, Url
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.grants import grant_life
-from arx_verifier.journal import RECORD_VERSION, WATCH_VERSION
+from arx_verifier.journal import EFFECT_VERSION, RECORD_VERSION, WATCH_VERSION
 from arx_verifier.journal import record as records
 from arx_verifier.ledger import costs, pools
 from arx_verifier.memory import stamp
@@ -138,15 +138,16 @@ def test_the_arrays_are_the_code_s() -> None:
     A record and a stamp have as many positions as SPEC draws.
     """
     record, stamped = TABLES["members"]["record"], TABLES["members"]["stamp"]
-    lengths = {name: len(record[name]) for name in ("facts", "call", "gap", "rest")}
+    lengths = {name: len(record[name]) for name in ("facts", "call", "gap", "effect", "rest")}
     kinds = {"facts": records.Facts, "call": records.CallRecord, "rest": records.Rest}
     optional = {
         "facts": 1,
-        "call": 2,
-        "rest": 1,
-    }  # holders; the evidence of a call; of a watched call, that and its group
+        "call": 3,
+        "rest": 2,
+    }  # holders; the evidence of a call; of a watched call, that and its group; an effect and its id
     assert lengths == {name: len(kind.__struct_fields__) - optional[name] for name, kind in kinds.items()} | {
-        "gap": len(records.Gap._fields)
+        "gap": len(records.Gap._fields),
+        "effect": len(records.Effect._fields),
     }
     assert len(stamped["writer"]) == len(stamp.Writer.__struct_fields__)
 
@@ -231,7 +232,7 @@ def test_the_record_version_is_the_code_s() -> None:
     SPEC 12 writes a record and a journal's entry with the version that code writes.
     """
     assert re.findall(r"(?:kept   = |keeps `)\[(\d+), ", section(12)) == [str(RECORD_VERSION)] * 2
-    assert f"`, or {WATCH_VERSION} for {RECORD_VERSION};" in section(12)
+    assert f"`, or {WATCH_VERSION} or {EFFECT_VERSION} for {RECORD_VERSION};" in section(12)
 
 
 def test_cited_sections_exist() -> None:

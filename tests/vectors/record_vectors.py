@@ -48,6 +48,15 @@ def vectors() -> dict[str, dict[str, Any]]:
     bound = [*FACTS[:-2], "bound", "model-1", [[first, b"", b""], ["B" * 43, said, sig]]]
     plain = b'{"call":["' + b"D" * 43 + b'",1800000000000,"' + b"N" * 22 + b'"]}'
     evident = [*allow, [said, plain, sig]]
+    awaits = ["awaited", "", 0, -1, b"", -1]
+    awaited, went_on = [*allow, [said, plain, sig], False, awaits], [*deny, None, True, awaits]
+    done, unknown = (
+        [AT, "effect", "orders.refund", b"", INCARNATION, 7, 12, [], 0, [], None, None, False, effect]
+        for effect in (
+            ["done", "0123456789ab-6", 200, 6, hashlib.sha256(SALT + b"answer").digest(), 31],
+            ["unknown", "0123456789ab-7", 0, -1, b"", 250],
+        )
+    )
     return digests(allow, rest, person) | {
         "record-signed": record("12.3", "an allow of a call that its holder signed", 4, bound, person, evident, rest),
         "record-bound": record("12.3", "an allow by a bound token", 3, bound, person, allow, rest),
@@ -62,8 +71,21 @@ def vectors() -> dict[str, dict[str, Any]]:
         "record-watched-counted": record(
             "12.7", "counted apart", 5, NOBODY, [None, [], []], [*counted, None, True], [*peers, None], 2
         ),
+        "record-awaited": record(
+            "12.8", "an allow whose effect is awaited", 6, bound, person, awaited, told_id(rest), 3
+        ),
+        "record-awaited-watched": record(
+            "12.8", "went on, and its effect is awaited", 7, FACTS, [None, [], []], went_on, told_id(told), 3
+        ),
+        "record-effect-done": record("12.8", "what an answer showed", 8, FACTS, person, done, told_id(bare, "re_7"), 3),
+        "record-effect-unknown": record("12.8", "the call was ended", 9, FACTS, person, unknown, told_id(bare), 3),
         "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, [], []], gap, bare),
     }
+
+
+def told_id(rest: list[Any], external_id: str | None = None) -> list[Any]:
+    """The erasable part in version 3."""
+    return [*rest, None, external_id]
 
 
 def digests(allow: list[Any], rest: list[Any], person: list[Any]) -> dict[str, dict[str, Any]]:
