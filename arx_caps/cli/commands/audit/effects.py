@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit effects``: what became of allowed calls whose effects are recorded.  SPEC 12.8, LOG 3.7."""
+
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from arx_caps.cli.access.mint_session import Caller
+from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.log_query import Asking, question_options
+from arx_caps.cli.options import limit_option
+from arx_caps.cli.resources import RUNS
+from arx_caps.cli.terminal import Console, plain, table
+from arx_caps.settings.durations import show_time
+from arx_caps.text.effects import KnownEffect, envelope_of, known_effects, statement_of
+from arx_verifier.clock import now_ms
+
+_HEADS: Final = ("TIME", "EFFECT", "SERVICE", "TOOL", "AGENT", "STATUS", "ID", "DECISION")
+_KINDS: Final = ("allow", "would_refuse", "effect")
+_DAY_MS: Final = 24 * 60 * 60 * 1000
+
+
+@click.command("effects")
+@question_options
+@click.option("--unknown", is_flag=True, help="show only calls whose effect is unknown")
+@limit_option("show the newest N effects", 200, 100_000)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "intoto")),
+    default="table",
+    show_default=True,
+    help="intoto: one signed in-toto statement per line, in a DSSE envelope",
+)
+@click.option(
+    "--key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="file of the Ed25519 key, PEM, that signs the statements",
+)
+@operator_options
+def effects_command(
+    console: Console, place: Place, asking: Asking, limit: int, form: str, key: Path | None, *, unknown: bool
+) -> None:
+    """Show what became of allowed calls: done, failed, unknown, or pending while they run.
+
+    Only tools that a service names in `effects` have one.  Without --since, calls of the last 24 hours are shown.
+    An effect is unknown if the process died before it was recorded, or no whole answer was seen.
+
+    \b
+        arx audit effects --unknown --since 7d
+        openssl genpkey -algorithm ed25519 -out effects.pem
+        arx audit effects --format intoto --key effects.pem > effects.jsonl
+    """
+    if "reason" in asking.query:
+        raise Stop("invalid --reason: expected none with effects", hint="use --unknown", code="usage")
+    if (form == "intoto") != (key is not None):
+        raise Stop("--format intoto and --key belong together", hint="give both, or neither", code="usage")
+    sign = None if key is None else _signer(key)
+    mint = place.mint()
+    found = known_effects(_records(mint, asking), lambda service: _runs(mint, service), now_ms())
+    found = [effect for effect in found if not unknown or effect.result == "unknown"][-limit:]
+    if sign is not None:
+        for effect in found:
+            if (payload := statement_of(effect)) is not None:
+                console.raw(msgspec.json.encode(envelope_of(payload, *sign)).decode())
+        return
+    shown = [effect.to_dict() for effect in found]
+    console.data("audit-effects", {"effects": shown}, lambda: table(_HEADS, list(map(_row, found))))
+
+
+def _records(mint: Caller, asking: Asking) -> Iterator[dict[str, Any]]:
+    """Return the decisions, and the records of effects, by rising index."""
+    query = {"since": now_ms() - _DAY_MS, **asking.query}
+    found = [
+        shown
+        for reason in _KINDS
+        for page in Asking({**query, "reason": reason}).rising(mint)
+        for shown in page["records"]
+        if "effect" in shown
+    ]
+    return iter(sorted(found, key=lambda shown: int(shown["index"])))
+
+
+def _runs(mint: Caller, service: str) -> list[Mapping[str, Any]]:
+    return list(RUNS.rows(mint, {"service": service}, 10_000)[0])
+
+
+def _row(effect: KnownEffect) -> tuple[Any, ...]:
+    shown = effect.to_dict()
+    status, external_id = shown.get("status") or "", plain(shown.get("external_id") or "")
+    who = (shown["service"], plain(shown["tool"]), plain(shown["agent"]))
+    return (show_time(shown["at"]), effect.result, *who, status, external_id, effect.decision)
+
+
+def _signer(path: Path) -> tuple[str, Callable[[bytes], bytes]]:
+    """Return the name of a key, and what signs with it.
+
+    Raises:
+        Stop: It is no Ed25519 key, or others may read it.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Stop(
+            f"{path}: expected an Ed25519 private key, PEM, without a password",
+            hint="make one: openssl genpkey -algorithm ed25519",
+            code="key",
+        )
+    return sha256(key.public_key().public_bytes_raw()).hexdigest(), key.sign
