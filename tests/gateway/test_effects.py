@@ -3,7 +3,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,16 @@ def message(**result: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def gateway(kind: str, realm: UnsafeTestRealm, folder: Path, status: int, header: Any, body: bytes) -> Iterator[str]:
-    """Serve an upstream that answers this, behind the gateway's door."""
+def gateway(
+    kind: str,
+    realm: UnsafeTestRealm,
+    folder: Path,
+    status: int,
+    header: Any,
+    body: bytes,
+    work: Callable[[], object] = lambda: None,
+) -> Iterator[str]:
+    """Serve an upstream that works and then answers this, behind the gateway's door."""
 
     async def upstream(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -44,6 +52,7 @@ def gateway(kind: str, realm: UnsafeTestRealm, folder: Path, status: int, header
             return
         while (await receive()).get("more_body"):
             pass
+        work()
         await send({"type": "http.response.start", "status": status, "headers": [header]})
         await send({"type": "http.response.body", "body": body})
 
