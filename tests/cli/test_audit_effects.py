@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx audit effects`` against a realm that runs: done, failed, unknown of a process that was killed, and pending."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from arx_caps.cli import exit_codes
+from arx_caps.console.records import row_of
+from arx_caps.service import open_shipper
+from arx_caps.text.effects import SILENT_MS, known_effects
+from arx_verifier.clock import now_ms
+from arx_verifier.journal import AWAITED, Effect
+from arx_verifier.journal.decision import Decision
+from arx_verifier.service import open_verifier
+from tests.audit.batches import decision, facts
+from tests.cli.live import Live, live_realm
+from tests.cli.test_audit_trail import text
+from tests.cli.test_service_keys import joined
+from tests.servers import free_ports, until
+
+pytestmark = [pytest.mark.spec("LOG 3.7"), pytest.mark.servers]
+CHAIN = facts("s-1", "t-1")
+KILLED = """\
+import os, signal, sys
+from arx_verifier.service import open_verifier
+from tests.cli.test_audit_effects import awaited
+sink = open_verifier(sys.argv[1]).decisions
+sink.append(awaited(9))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def awaited(number: int) -> Decision:
+    return decision(number, CHAIN, tool="orders.refund", effect=AWAITED)
+
+
+def decide(file: Path, results: list[str]) -> None:
+    """Record calls of one run, with these effects; ``none`` has no record of it."""
+    sink = open_verifier(file).decisions
+    for number, result in enumerate(results, 1):
+        call = awaited(number)
+        sink.append(call)
+        if result != "none":
+            effect = Effect(result, call.id, 200, 6, bytes(32), 12)
+            sink.append(decision(number, CHAIN, "effect", "orders.refund", effect=effect, external_id=f"re_{number}"))
+    sink.close()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A realm whose log has a run that was killed, and one that ended in order."""
+    folder = tmp_path_factory.mktemp("live")
+    with live_realm(folder / "realm", free_ports(1)[0]) as realm:
+        file, _ = joined(realm, folder)
+        subprocess.run([sys.executable, "-c", KILLED, str(file)], check=False)
+        with open_shipper(file):
+            until(lambda: len(realm.ok("audit", "effects")["effects"]) == 1)
+        decide(file, ["done", "failed", "none"])
+        with open_shipper(file):
+            until(lambda: len(realm.ok("audit", "effects")["effects"]) == 4)
+            until(lambda: any(run["closed_at"] for run in realm.ok("audit", "runs", "--service", "orders")["runs"]))
+        yield realm
+
+
+def test_each_effect_has_its_result(up: Live) -> None:
+    """A killed run is pending while it may only be slow; one that ended in order records nothing more."""
+    found = up.ok("audit", "effects")["effects"]
+    assert [each["result"] for each in found] == ["pending", "done", "failed", "unknown"]
+    done = found[1]
+    assert (done["tool"], done["external_id"], done["status"], done["size"]) == ("orders.refund", "re_1", 200, 6)
+    [unknown] = up.ok("audit", "effects", "--unknown")["effects"]
+    assert unknown == found[3]
+    assert "external_id" not in unknown
+    table = text(up, "audit", "effects").splitlines()
+    assert table[0].split()[:4] == ["TIME", "EFFECT", "SERVICE", "TOOL"]
+    assert [line.split()[2] for line in table[1:5]] == ["pending", "done", "failed", "unknown"]
+    assert up.run("audit", "effects", "--reason", "deny")[0] == exit_codes.USAGE
+
+
+def test_a_killed_run_is_unknown_once_its_successor_is_heard(up: Live) -> None:
+    """After a minute of silence; without a successor it stays pending."""
+    records = sorted(up.ok("audit", "trail", "--session", "s-1", "--flat")["records"], key=lambda each: each["index"])
+    runs = up.ok("audit", "runs", "--service", "orders")["runs"]
+    later = now_ms() + SILENT_MS + 1
+
+    def results(of: list[Any], at: int) -> list[str]:
+        return [each.result for each in known_effects(records, lambda _: of, at)]
+
+    assert results(runs, now_ms()) == ["pending", "done", "failed", "unknown"]
+    assert results(runs, later) == ["unknown", "done", "failed", "unknown"]
+    assert results(runs[1:], later)[0] == "pending"
+
+
+def test_effects_are_shown_with_the_records(up: Live, tmp_path: Path) -> None:
+    """In the trail, and as events of OCSF."""
+    tree = text(up, "audit", "trail", "--session", "s-1")
+    assert "effect: done, status 200, 6 bytes, 12 ms, id re_1, of " in tree
+    records = up.ok("audit", "trail", "--reason", "effect")["records"]
+    assert [each["outcome"] for each in records] == ["effect", "effect"]
+    assert row_of(records[0]).why.startswith("done, status 200, 6 bytes, 12 ms, id re_1, of ")  # as the console has it
+    text(up, "audit", "export", "--format", "ocsf", "--out", str(tmp_path / "events.jsonl"))
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    shown = [
+        (event["status"], event.get("status_code"))
+        for event in events
+        if event["unmapped"]["arx"].get("outcome") == "effect"
+    ]
+    assert shown == [("Success", None), ("Failure", "failed")]
+
+
+def test_a_statement_is_signed(up: Live, tmp_path: Path) -> None:
+    """In-toto in DSSE: whoever has the public key checks it without ARx."""
+    key, file = Ed25519PrivateKey.generate(), tmp_path / "key.pem"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    lines = text(up, "audit", "effects", "--format", "intoto", "--key", str(file)).splitlines()
+    envelopes = [json.loads(line) for line in lines if line.startswith("{")]
+    assert len(envelopes) == 4
+    payload = base64.b64decode(envelopes[1]["payload"])
+    kind = b"application/vnd.in-toto+json"
+    signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+    key.public_key().verify(base64.b64decode(envelopes[1]["signatures"][0]["sig"]), signed)
+    statement = json.loads(payload)
+    found = up.ok("audit", "effects")["effects"][1]
+    assert (statement["_type"], statement["predicate"]) == ("https://in-toto.io/Statement/v1", found)
+    assert statement["subject"][0]["name"] == found["decision"]
+    file.write_text("no key")
+    assert up.run("audit", "effects", "--format", "intoto", "--key", str(file))[1]["code"] == "key"
+    assert up.run("audit", "effects", "--format", "intoto")[0] == exit_codes.USAGE
