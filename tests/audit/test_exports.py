@@ -16,6 +16,7 @@ from arx_caps.audit.ingest import EventRecord, make_event, place_of_event
 from arx_caps.audit.query import Found, form_of, show_record
 from arx_caps.audit.query.export import COLUMNS
 from arx_caps.audit.query.ocsf import to_ocsf
+from arx_verifier.journal import AWAITED, Effect
 from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision
 from arx_verifier.journal.record import Gap, seal
 from arx_verifier.journal.tally import RefusalCount
@@ -44,6 +45,14 @@ RECORDS: Final = [
     found(5, Decision(GAP, START_MS, UNPROVEN, gap=Gap("lost", 3, 9, 7, START_MS, START_MS))),
     found(6, decision(5, facts("", None, agent="operator:root", assurance="key"), tool="arx.kill")),
     found(7, Decision("ok", START_MS, facts(), "lookup", peer="/run/orders.sock")),
+    *(
+        found(
+            10 + number,
+            decision(6, facts(), "effect", effect=Effect(result, "b-1", 200, 6, b"", 3), external_id="re_7"),
+        )
+        for number, result in enumerate(("done", "failed", "unknown"))
+    ),
+    found(13, decision(7, facts(), effect=AWAITED)),
     event("session.opened", template="support"),
     event("policy.loaded", digest="x"),
     Found(91, 1, 1, "", b"\x97\x09of a later version", None, "orders"),
@@ -178,4 +187,4 @@ def test_a_table_of_it_starts_no_formula() -> None:
     ]
     assert rows[1]["tool"] == '\'=HYPERLINK("x")\\nnext'
     assert not any(cell.startswith(("=", "+", "@")) for row in rows for cell in row.values() if cell)
-    assert (rows[8]["type"], rows[8]["tool"], rows[8]["agent"]) == ("event", "session.opened", "acme/bot")
+    assert (rows[12]["type"], rows[12]["tool"], rows[12]["agent"]) == ("event", "session.opened", "acme/bot")
