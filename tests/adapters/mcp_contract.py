@@ -128,6 +128,29 @@ def test_lists_show_what_the_token_could_ever_allow(way: tuple[str, str], tmp_pa
     run(test())
 
 
+@pytest.mark.spec("12.8")
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+def test_a_server_records_the_effects_of_named_tools(era: str) -> None:
+    """Of a tool that answers, and of none that is not named."""
+    realm = UnsafeTestRealm("orders")
+    app = SERVER.make_app(realm.verifier, [], effects=["orders.refund"])
+
+    async def test(port: int) -> None:
+        async with httpx2.AsyncClient(auth=realm.caller(*RULES), timeout=60) as http:
+            over = streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)
+            async with Client(over, mode=era) as client:
+                for name, args in (("get", {"order_id": "o-1"}), ("refund", {"order_id": "o-1", "amount": 5})):
+                    result = await client.call_tool(name, args)
+                    assert not result.is_error, result
+
+    with serving(app) as port:
+        run(test(port))
+    [record] = [each for each in realm.decisions.decisions if each.outcome == "effect"]
+    [decision] = [each for each in realm.decisions.decisions if each.effect is not None and each.outcome == "allow"]
+    assert record.effect is not None
+    assert (record.effect.result, record.effect.of, decision.tool) == ("done", decision.id, "orders.refund")
+
+
 @pytest.mark.spec("12.7")
 @pytest.mark.parametrize("era", ["auto", "legacy"])
 def test_a_server_that_watches_lets_messages_go_on(era: str) -> None:

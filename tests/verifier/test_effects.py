@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from arx_verifier import Rule, SettingsError, current_grant, protect
@@ -257,7 +257,7 @@ def test_an_effect_without_a_record_keeps_no_answer_back(caplog: pytest.LogCaptu
 @pytest.mark.parametrize("wrong", ["orders.refund", ["orders refund"], [""]])
 def test_wrong_patterns_stop_the_start(wrong: Any) -> None:
     """A name that matches nothing would record nothing."""
-    with pytest.raises(SettingsError, match="effects are tools, such as orders.get"):
+    with pytest.raises(SettingsError, match=r"effects are tools, such as orders\.get"):
         UnsafeTestRealm("orders").verifier.within(None, wrong)
 
 

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -374,3 +374,32 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name is there twice")
     return found
+
+
+class _Result(msgspec.Struct):
+    """What a result of MCP says of its effect."""
+
+    is_error: bool = msgspec.field(default=False, name="isError")
+    task: Any = None
+
+
+class _Response(msgspec.Struct):
+    """What a JSON-RPC message says of an effect."""
+
+    result: _Result | None = None
+    error: Any = None
+
+
+_RESPONSE: Final = msgspec.json.Decoder(_Response)
+
+
+def effect_in(answer: bytes) -> Literal["done", "failed", "unknown"] | None:
+    """Return what a response shows of the effect of its call; None for a message that is no response."""
+    try:
+        found = _RESPONSE.decode(answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "unknown"
+    if found.result is None:
+        return None if found.error is None else "failed"
+    # A call that has become a task goes on.
+    return "unknown" if found.result.task is not None else "failed" if found.result.is_error else "done"

@@ -18,7 +18,7 @@ from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans, handed_on
 from arx_caps.gateway.base.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
-from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers
+from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers, effect_in
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.gateway.mcp.schemas import input_schema
 from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessageError
@@ -247,11 +247,14 @@ class McpDoor:
             await work.grant.give_back()
             raise
 
+        async def report(answer: bytes) -> None:
+            await work.report(answer, effect_in)
+
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts, lends=work.grant.lends) as answer:
                 left, decline = budget_meta(work.grant), self._decline(exchange, facts, work.grant.lends)
                 asked = AnsweredMessage(facts, message.method, message.id, None, meta=left, answer=decline)
-                return await self._answer(exchange, answer, asked, receive, work.check, work.report)
+                return await self._answer(exchange, answer, asked, receive, work.check, report)
 
         try:
             whole = await work.run(forward, reports=True)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an answer shows of the effect of its call, and the one record of that.  SPEC 12.8."""
 
-import logging
 import time
 from hashlib import sha256
 from typing import Any, Final, Literal, Self, TypeAlias
@@ -15,8 +14,6 @@ _UNSURE: Final = frozenset((502, 504))  # what was called behind the tool may ha
 
 EffectResult: TypeAlias = Literal["done", "failed", "unknown"]
 
-_log = logging.getLogger(__name__)
-
 
 class CallEffect:
     """The effect of one granted call; adapters report its answer, and the end of the call without one.
@@ -26,19 +23,6 @@ class CallEffect:
         length: The length that the answer will have, bytes; -1 if it is not known.
         is_seen: Whether its parts are reported.
     """
-
-    __slots__ = (
-        "_begun_ns",
-        "_decision",
-        "_digest",
-        "_once",
-        "_salt",
-        "_size",
-        "_verifier",
-        "is_seen",
-        "length",
-        "status",
-    )
 
     def __init__(self, verifier: Verifier, decision: Decision) -> None:
         self._verifier, self._decision, self._begun_ns = verifier, decision, time.monotonic_ns()
@@ -113,8 +97,10 @@ class CallEffect:
         try:
             self._verifier.record_effect(self._decision, effect, self._salt)
         except AuditError as error:
+            import logging  # imported on use, to keep the start fast
+
             # The tool has run.  To keep back its answer would make the caller run it again; the log shows `unknown`.
-            _log.error("the effect of decision %s has no record: %s", self._decision.id, error)
+            logging.getLogger(__name__).error("the effect of decision %s has no record: %s", self._decision.id, error)
 
 
 def _result_of(kind: type[BaseException] | None) -> EffectResult:

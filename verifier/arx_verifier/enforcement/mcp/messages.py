@@ -12,8 +12,6 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, Unpack
 
-import msgspec
-
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.asgi.calls import http_call
 from arx_verifier.enforcement.base.client_address import Peers
@@ -296,13 +294,14 @@ class Work(LiveWork):
         if decision.effect is not None:
             self._life.effect = CallEffect.of(enforcement.verifier, decision)
 
-    async def report(self, answer: bytes) -> None:
-        """Record what the JSON-RPC response to a call shows of its effect, before it leaves; ignore another message.
+    async def report(self, answer: bytes, read: Callable[[bytes], EffectResult | None]) -> None:
+        """Record what a message shows of the effect of the call, before it leaves.
 
         Args:
             answer: The message.
+            read: Returns the effect that it shows, or None; called only if the effect is recorded.
         """
-        if (effect := self._life.effect) is not None and (result := _result_in(answer)) is not None:
+        if (effect := self._life.effect) is not None and (result := read(answer)) is not None:
             effect.take(answer)
             await self._life.settle(result)
 
@@ -596,35 +595,6 @@ class Messages:
 def _header(message: McpMessage, name: str) -> bytes | None:
     carrier = message.carrier
     return None if carrier is None else collect_headers(carrier.scope["headers"]).get(name.encode("latin-1"))
-
-
-class _Result(msgspec.Struct):
-    """What a result of MCP says of its effect."""
-
-    is_error: bool = msgspec.field(default=False, name="isError")
-    task: Any = None
-
-
-class _Response(msgspec.Struct):
-    """What a JSON-RPC message says of an effect."""
-
-    result: _Result | None = None
-    error: Any = None
-
-
-_RESPONSE: Final = msgspec.json.Decoder(_Response)
-
-
-def _result_in(answer: bytes) -> EffectResult | None:
-    """Return what a response shows of the effect of its call; None for a message that is no response."""
-    try:
-        found = _RESPONSE.decode(answer)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return "unknown"
-    if found.result is None:
-        return None if found.error is None else "failed"
-    # A call that has become a task goes on.
-    return "unknown" if found.result.task is not None else "failed" if found.result.is_error else "done"
 
 
 def _has_failed(result: Any) -> bool:
