@@ -28,6 +28,7 @@ from tests.verifier.test_watch import serving_wsgi
 
 KINDS: Final = ("asgi", "wsgi", "mcp", "grpc", "grpc-aio", "gateway-http", "gateway-mcp")
 STREAMS: Final = ("asgi", "wsgi")  # whose answers have two parts
+TAKES_S: Final = 0.5  # in which a client would take an answer that has left
 STEPS: Final = ("begin", "worked", "part", "record", "recorded", "none")
 TOOLS: Final = {"POST /refund": "orders.refund"}
 
@@ -50,6 +51,12 @@ class World:
         if step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)  # never over: the signal is on its way
+
+    def wait_for_client(self, step: str) -> None:
+        """Give the client time to take what has left, if this is the step: it must not be the whole answer."""
+        until = time.monotonic() + TAKES_S
+        while step == self.step and time.monotonic() < until and not (self.folder / "got").exists():
+            time.sleep(0.01)
 
     def note(self, name: str) -> None:
         """Write one byte to a file."""
@@ -74,6 +81,7 @@ class KillingJournal(Journal):
         """Record a decision."""
         if decision.outcome != "effect":
             return super().append(decision)
+        self._world.wait_for_client("record")
         self._world.at("record")
         sequence = super().append(decision)
         self._world.at("recorded")

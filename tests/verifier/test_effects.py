@@ -5,6 +5,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,10 +17,11 @@ from starlette.routing import Route
 
 from arx_verifier import Rule, SettingsError, current_grant, protect
 from arx_verifier.enforcement import META_KEY, ArxMiddleware, ArxWSGI, McpMessage, Messages
-from arx_verifier.errors import ArxError, AuditError
+from arx_verifier.errors import ArxError, AuditError, RevokedError
 from arx_verifier.integrations.starlette import current_grant as grant_of
-from arx_verifier.journal import AWAITED, Decision, Effect, seal, unpack_record
+from arx_verifier.journal import AWAITED, Decision, Effect, Journal, read_journal, seal, unpack_record
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.verification import Verifier
 from tests.adapters.asgi_server import serving
 from tests.verifier.test_watch import serving_wsgi
 
@@ -236,6 +238,48 @@ def test_a_killed_call_has_an_unknown_effect() -> None:
     assert record.effect is not None
     assert (record.effect.result, record.effect.size) == ("unknown", -1)
     assert [each.outcome for each in realm.decisions.decisions].count("end") == 1
+
+
+def test_a_call_that_is_refused_behind_its_record_has_failed() -> None:
+    """It was recorded as allowed, and a kill came while that waited for a disk: the tool does not run."""
+    realm = UnsafeTestRealm("orders")
+    realm.verifier._waits, kept = True, realm.decisions.append
+
+    def append(decision: Decision) -> int:
+        sequence = kept(decision)
+        if decision.allowed:
+            realm.epochs.kill("session:s-test")
+        return sequence
+
+    realm.decisions.append = append  # type: ignore[method-assign]
+    with pytest.raises(RevokedError):
+        refund_of(realm, None, is_async=False)()
+    assert [each.outcome for each in realm.decisions.decisions] == ["allow", "deny", "effect"]
+    [(record, decision)] = effects_in(realm)
+    assert record.effect is not None
+    assert (record.effect.result, decision.outcome) == ("failed", "allow")
+
+
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+def test_a_journal_that_waits_for_the_disk_has_the_effect(kind: str, tmp_path: Path) -> None:
+    """The event loop does not wait for it, and the record is there when the answer is."""
+    realm = UnsafeTestRealm("orders")
+    journal = Journal(tmp_path / "journal", "orders-1", "orders", mode="durable")
+    realm.verifier = Verifier(
+        audience="orders", keys=realm.verifier.keys, epochs=realm.epochs, decisions=journal, effects=NAMED
+    )
+    options: dict[str, Any] = {"verifier": realm.verifier, "tools": TOOLS}
+    case = Case(200, "done")
+    served = (
+        serving(ArxMiddleware(asgi_app(case), **options))
+        if kind == "asgi"
+        else serving_wsgi(ArxWSGI(wsgi_app(case), **options))
+    )
+    with served as port, httpx.Client(trust_env=False, timeout=30) as client:
+        assert client.post(f"http://127.0.0.1:{port}/refund", auth=realm.caller(Rule(tool="*"))).content == b"answer"
+        found = list(read_journal(tmp_path / "journal"))
+    assert [each.outcome for each in found] == ["allow", "effect"]
+    assert [each.effect.result for each in found if each.effect is not None] == ["awaited", "done"]
 
 
 def test_an_effect_without_a_record_keeps_no_answer_back(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ authenticated, and every failure ends in a refusal.  The caller passes the time 
 
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
@@ -493,15 +494,16 @@ class Verifier:
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
         begun = begun or (0 if drawn is None else drawn.begun)
         if begun and (decision.code == OK or decision.watched):
-            late = yield from ask_late(self.epochs, proven, request, begun)
+            late, before = (yield from ask_late(self.epochs, proven, request, begun)), decision
             if late is not None and spared is not None:
                 late = spared.spare_of_view(late, self.epochs, proven)
                 if late is None and decision.code == OK:
                     decision = self._record(proven, request, None, written, None, spared)
             if late is not None:
-                if decision.effect is not None:
-                    self.record_effect(decision, Effect("failed"))  # recorded as allowed, and not run
                 decision = self._record(proven, request, late, written)
+            if decision is not before and before.effect is not None:
+                with suppress(AuditError):
+                    self.record_effect(before, Effect("failed"))  # recorded as allowed, and not run by this decision
 
         if drawn is not None and decision.code != OK:
             yield from steps_of(drawn.undo)
