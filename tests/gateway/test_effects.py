@@ -10,11 +10,14 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
+from arx_caps.gateway.base.counted_decisions import decision_counter
 from arx_caps.gateway.base.settings import UpstreamTerms, read_settings
 from arx_caps.gateway.http.door import HttpDoor
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.upstream.forwarder import Forwarder
+from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
 from arx_verifier import Rule, SettingsError
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
@@ -117,6 +120,20 @@ def test_the_upstream_s_answer_is_the_effect(
     [(record, decision)] = effects_in(realm)
     assert record.effect is not None
     assert (record.effect.result, decision.tool) == (result, "orders.refund"), answer.text
+
+
+def test_a_table_s_effects_reach_its_verifier(tmp_path: Path) -> None:
+    """As the running gateway opens it, with the limits of the same table."""
+    path = tmp_path / "orders.json"
+    keys = {"k1.0": "A" * 43}
+    file = {"v": 1, "realm": "acme", "audience": "orders", "max_ttl_ms": 1000, "keys": keys}
+    path.write_text(json.dumps(file | {"store": "redis://127.0.0.1:1", "journal": str(tmp_path / "journal")}))
+    path.chmod(0o600)
+    table = {"audience": "orders", "url": "http://127.0.0.1:9", "limits": {"net": ["10.0.0.0/8"]}}
+    terms = msgspec.convert(table | {"effects": ["orders.refund"]}, UpstreamTerms)
+    counter = decision_counter(CollectorRegistry())
+    verifier = RunningVerifier("upstream.orders", "orders", terms, path, None, counter).verifier
+    assert (verifier._effects, len(verifier.limits)) == (("orders.refund",), 1)
 
 
 FILE = """\

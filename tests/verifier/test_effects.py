@@ -20,6 +20,7 @@ from arx_verifier.enforcement import META_KEY, ArxMiddleware, ArxWSGI, McpMessag
 from arx_verifier.errors import ArxError, AuditError, RevokedError
 from arx_verifier.integrations.starlette import current_grant as grant_of
 from arx_verifier.journal import AWAITED, Decision, Effect, Journal, read_journal, seal, unpack_record
+from arx_verifier.service import open_verifier
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.verification import Verifier
 from tests.adapters.asgi_server import serving
@@ -313,6 +314,32 @@ def test_a_verifier_is_the_same_without_effects() -> None:
     assert both._effects == ("orders.get", "orders.refund")
 
 
+@pytest.mark.parametrize(("name", "shown"), [(7, "7"), ("x" * 500, "x" * 128), ("\ud800", "\\ud800")])
+def test_a_name_of_an_effect_is_a_short_text(name: Any, shown: str) -> None:
+    """A tool may hand over anything; the record stays one that a log can read."""
+    realm = UnsafeTestRealm("orders")
+
+    def refund() -> None:
+        grant = current_grant()
+        assert grant is not None
+        grant.effect(external_id=name)
+
+    guarded: Any = protect(realm.verifier, "orders.refund", effects=["orders.*"])(refund)
+    guarded(arx_token=realm.caller(Rule(tool="*")).token("orders.refund"))
+    assert unpack_record(*seal(realm.decisions.decisions[-1].pack(), "v", "b", 1)).external_id == shown
+
+
+@pytest.mark.spec("15.2")
+def test_a_service_file_with_effects_is_refused(tmp_path: Path) -> None:
+    """The mint writes that file: it could have what a tool did go without a record."""
+    path = tmp_path / "orders.json"
+    file = {"v": 1, "realm": "acme", "audience": "orders", "max_ttl_ms": 1000, "keys": {}}
+    path.write_text(json.dumps(file | {"effects": ["orders.refund"]}))
+    path.chmod(0o600)
+    with pytest.raises(SettingsError, match=r"`effects`.*open_verifier\(effects=…\)"):
+        open_verifier(path)
+
+
 EFFECT = Effect("done", "0123456789ab-7", 200, 6, bytes(32), 3)
 
 
@@ -323,6 +350,9 @@ EFFECT = Effect("done", "0123456789ab-7", 200, 6, bytes(32), 3)
         {"code": "ok", "effect": EFFECT},
         {"code": "effect", "effect": AWAITED},
         {"code": "effect", "effect": None},
+        {"code": "effect", "effect": EFFECT._replace(result="\x1b[31mdone")},
+        {"code": "effect", "effect": EFFECT._replace(result="awaited")},
+        {"code": "ok", "effect": AWAITED._replace(result="done")},
     ],
 )
 def test_one_form_alone_is_read(wrong: dict[str, Any]) -> None:

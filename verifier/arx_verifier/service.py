@@ -75,7 +75,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 LOOK_NS: Final = 200_000_000  # least time between two reads: else an attacker's unknown key ids would each cost a read
-_NO_LIMITS: Final = "give limits to open_verifier(limits=…), a guard or the gateway's file: the mint never writes them"
+_OWN: Final = "give {0} to open_verifier({0}=…), a guard or the gateway's file: the mint never writes them"
 _SEGMENTS: Final = 16  # a small quota is divided into many small files, so that shipping frees room early
 _log = logging.getLogger(__name__)
 _FILE: Final = msgspec.json.Decoder(ServiceConfig)
@@ -163,7 +163,8 @@ def read_service_file(path: str | os.PathLike[str]) -> ServiceConfig:
         content = _FILE.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Else the mint, which writes this file, could lower what holds against it.
-        hint = f"; {_NO_LIMITS}" if "`limits`" in str(error) else ""
+        own = next((name for name in ("limits", "effects") if f"`{name}`" in str(error)), None)
+        hint = "" if own is None else f"; {_OWN.format(own)}"
         raise SettingsError(f"{file} is not a service file: {error}{hint}") from error
     return content if content.ca is None else msgspec.structs.replace(content, ca=str(file.parent / content.ca))
 

@@ -189,6 +189,7 @@ class Effect(NamedTuple):
 
 
 AWAITED: Final = Effect("awaited")
+_RESULTS: Final = ("done", "failed", "unknown")
 
 
 class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -404,6 +405,8 @@ def hold_members(version: int, call: CallRecord, rest: Rest | None = None) -> No
         raise AuditError(f"a decision record of version {version} has not the members of that version")
     if (call.code == EFFECT) != (effect is not None and effect.of != ""):
         raise AuditError(f"only a record of the code {EFFECT} names the decision that it is the effect of")
+    if effect is not None and effect.result not in (_RESULTS if effect.of else ("awaited",)):
+        raise AuditError("an effect is awaited in the record of its decision, and done, failed or unknown in its own")
     if rest is not None and rest.external_id is not None and effect is None:
         raise AuditError("only a record with an effect has an external id")
     if rest is not None and rest.group is not None and not call.watched:

@@ -94,7 +94,7 @@ def _row(effect: KnownEffect) -> tuple[Any, ...]:
     shown = effect.to_dict()
     status, external_id = shown.get("status") or "", plain(shown.get("external_id") or "")
     who = (shown["service"], plain(shown["tool"]), plain(shown["agent"]))
-    return (show_time(shown["at"]), effect.result, *who, status, external_id, effect.decision)
+    return (show_time(shown["at"]), effect.result, *who, status, external_id, plain(effect.decision))
 
 
 def _signer(path: Path) -> tuple[str, Callable[[bytes], bytes]]:
