@@ -16,7 +16,7 @@ from arx_caps.audit.ingest import EventRecord, make_event, place_of_event
 from arx_caps.audit.query import Found, form_of, show_record
 from arx_caps.audit.query.export import COLUMNS
 from arx_caps.audit.query.ocsf import to_ocsf
-from arx_verifier.journal import AWAITED, Effect
+from arx_verifier.journal import AWAITED, EffectRecord
 from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision
 from arx_verifier.journal.record import Gap, seal
 from arx_verifier.journal.tally import RefusalCount
@@ -48,7 +48,7 @@ RECORDS: Final = [
     *(
         found(
             10 + number,
-            decision(6, facts(), "effect", effect=Effect(result, "b-1", 200, 6, b"", 3), external_id="re_7"),
+            decision(6, facts(), "effect", effect=EffectRecord(result, "b-1", 200, 6, b"", 3), external_id="re_7"),
         )
         for number, result in enumerate(("done", "failed", "unknown"))
     ),

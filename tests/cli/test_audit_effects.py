@@ -18,7 +18,7 @@ from arx_caps.console.records import row_of
 from arx_caps.service import open_shipper
 from arx_caps.text.effects import SILENT_MS, known_effects
 from arx_verifier.clock import now_ms
-from arx_verifier.journal import AWAITED, Effect
+from arx_verifier.journal import AWAITED, EffectRecord
 from arx_verifier.journal.decision import Decision
 from arx_verifier.service import open_verifier
 from tests.audit.batches import decision, facts
@@ -50,7 +50,7 @@ def decide(file: Path, results: list[str]) -> None:
         call = awaited(number)
         sink.append(call)
         if result != "none":
-            effect = Effect(result, call.id, 200, 6, bytes(32), 12)
+            effect = EffectRecord(result, call.id, 200, 6, bytes(32), 12)
             sink.append(decision(number, CHAIN, "effect", "orders.refund", effect=effect, external_id=f"re_{number}"))
     sink.close()
 

@@ -44,6 +44,7 @@ def gateway(
     header: Any,
     body: bytes,
     work: Callable[[], object] = lambda: None,
+    **further: Any,
 ) -> Iterator[str]:
     """Serve an upstream that works and then answers this, behind the gateway's door."""
 
@@ -65,7 +66,7 @@ def gateway(
             "url": f"http://127.0.0.1:{behind}",
             "effects": ["orders.refund"],
         }
-        table |= {"routes": ROUTES} if kind == "http" else {}
+        table |= further | ({"routes": ROUTES} if kind == "http" else {})
         terms = msgspec.convert(table, UpstreamTerms)
         forwarder = Forwarder("orders", terms, folder)
         verifier = realm.verifier.within(None, terms.effects)
@@ -120,6 +121,25 @@ def test_the_upstream_s_answer_is_the_effect(
     [(record, decision)] = effects_in(realm)
     assert record.effect is not None
     assert (record.effect.result, decision.tool) == (result, "orders.refund"), answer.text
+
+
+@pytest.mark.parametrize("kind", ["http", "mcp"])
+def test_a_call_that_is_not_forwarded_has_failed(kind: str, tmp_path: Path) -> None:
+    """It was allowed, and over the rate of its agent: the upstream never saw it."""
+    realm = UnsafeTestRealm("orders")
+    caller, ran = realm.caller(Rule(tool="*")), []
+    rate = {"agent": "1/1h"}
+    with (
+        gateway(kind, realm, tmp_path, 200, JSON, message(), lambda: ran.append(1), rate=rate) as url,
+        httpx.Client(trust_env=False, timeout=30) as client,
+    ):
+        for _ in range(2):
+            if kind == "http":
+                client.post(f"{url}/refund", auth=caller)
+            else:
+                call_tool(url, caller, "refund")
+    found = [(record.effect.result, decision.outcome) for record, decision in effects_in(realm) if record.effect]
+    assert (found, ran) == ([("done", "allow"), ("failed", "allow")], [1])
 
 
 def test_a_table_s_effects_reach_its_verifier(tmp_path: Path) -> None:

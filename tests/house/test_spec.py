@@ -147,7 +147,7 @@ def test_the_arrays_are_the_code_s() -> None:
     }  # holders; the evidence of a call; of a watched call, that and its group; an effect and its id
     assert lengths == {name: len(kind.__struct_fields__) - optional[name] for name, kind in kinds.items()} | {
         "gap": len(records.Gap._fields),
-        "effect": len(records.Effect._fields),
+        "effect": len(records.EffectRecord._fields),
     }
     assert len(stamped["writer"]) == len(stamp.Writer.__struct_fields__)
 

@@ -2,9 +2,10 @@
 """Effects: what the answer of a call shows is recorded once, before its last byte leaves, for named tools alone."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from arx_verifier import Rule, SettingsError, current_grant, protect
 from arx_verifier.enforcement import META_KEY, ArxMiddleware, ArxWSGI, McpMessage, Messages
 from arx_verifier.errors import ArxError, AuditError, RevokedError
 from arx_verifier.integrations.starlette import current_grant as grant_of
-from arx_verifier.journal import AWAITED, Decision, Effect, Journal, read_journal, seal, unpack_record
+from arx_verifier.journal import AWAITED, Decision, EffectRecord, Journal, read_journal, seal, unpack_record
 from arx_verifier.service import open_verifier
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.verification import Verifier
@@ -60,11 +61,19 @@ def asgi_app(case: Case) -> Starlette:
             for _ in range(3):
                 yield b"part"
                 await asyncio.sleep(0)
+            if case.result == "unknown":
+                raise RuntimeError("the tool broke")
 
         return StreamingResponse(parts(), case.status)
 
     routes = [Route("/refund", answer, methods=["POST"]), Route("/get", answer, methods=["POST"])]
     return Starlette(routes=[*routes, Route("/slow", slow, methods=["POST"])])
+
+
+def parts(case: Case) -> Iterator[bytes]:
+    yield from (b"part", b"", b"part", b"part")
+    if case.result == "unknown":
+        raise RuntimeError("the tool broke")
 
 
 def wsgi_app(case: Case) -> Any:
@@ -74,7 +83,7 @@ def wsgi_app(case: Case) -> Any:
             raise RuntimeError("the tool broke")
         if environ["PATH_INFO"] == "/slow":
             start_response(f"{case.status} X", [])
-            return iter([b"part", b"", b"part", b"part"])
+            return parts(case)
         body = b"" if case.status == 204 else b"answer"
         start_response(f"{case.status} X", [] if case.status == 204 else [("Content-Length", str(len(body)))])
         return [body]
@@ -82,8 +91,10 @@ def wsgi_app(case: Case) -> Any:
     return application
 
 
-def call(kind: str, case: Case, path: str) -> tuple[UnsafeTestRealm, httpx.Response]:
-    realm = UnsafeTestRealm("orders")
+def call(
+    kind: str, case: Case, path: str, realm: UnsafeTestRealm | None = None
+) -> tuple[UnsafeTestRealm, httpx.Response]:
+    realm = realm or UnsafeTestRealm("orders")
     options: dict[str, Any] = {"verifier": realm.verifier, "tools": TOOLS, "effects": NAMED}
     served = (
         serving(ArxMiddleware(asgi_app(case), **options))
@@ -133,6 +144,18 @@ def test_a_stream_is_one_answer(kind: str) -> None:
     assert record.effect is not None
     assert (record.effect.result, record.effect.size) == ("done", 12)
     assert record.effect.digest == hashlib.sha256(record.salt + b"part" * 3).digest()
+
+
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+def test_an_answer_that_breaks_off_has_an_unknown_effect(kind: str) -> None:
+    """A part of it has left when the tool raises."""
+    realm = UnsafeTestRealm("orders")
+    # The server of WSGI here has HTTP/1.0, whose answer ends with its connection.
+    with pytest.raises(httpx.RemoteProtocolError) if kind == "asgi" else contextlib.nullcontext():
+        call(kind, Case(200, "unknown"), "slow", realm)
+    [(record, _)] = effects_in(realm)
+    assert record.effect is not None
+    assert (record.effect.result, record.effect.status, record.effect.size) == ("unknown", 200, -1)
 
 
 @pytest.mark.parametrize("kind", ["asgi", "wsgi"])
@@ -340,7 +363,7 @@ def test_a_service_file_with_effects_is_refused(tmp_path: Path) -> None:
         open_verifier(path)
 
 
-EFFECT = Effect("done", "0123456789ab-7", 200, 6, bytes(32), 3)
+EFFECT = EffectRecord("done", "0123456789ab-7", 200, 6, bytes(32), 3)
 
 
 @pytest.mark.spec("12.3")

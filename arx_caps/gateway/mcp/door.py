@@ -245,19 +245,23 @@ class McpDoor:
                 await work.require_texts(lambda: self._schema(exchange, message, facts, work.grant.lends))
         except (OverRateError, RefusedCall, UpstreamError, WireError):
             await work.grant.give_back()
+            await work.settle("failed")
             raise
 
         async def report(answer: bytes) -> None:
-            await work.report(answer, effect_in)
+            if work.decision.effect is not None and (result := effect_in(answer)) is not None:
+                await work.settle(result, answer)
 
         async def forward() -> _Whole | None:
             async with self._sent(exchange, message, facts, lends=work.grant.lends) as answer:
                 left, decline = budget_meta(work.grant), self._decline(exchange, facts, work.grant.lends)
                 asked = AnsweredMessage(facts, message.method, message.id, None, meta=left, answer=decline)
-                return await self._answer(exchange, answer, asked, receive, work.check, report)
+                whole = await self._answer(exchange, answer, asked, receive, work.check, report)
+                await work.settle("unknown")  # no message was the response
+                return whole
 
         try:
-            whole = await work.run(forward, reports=True)
+            whole = await work.run(forward)
         except RefusedCall:
             self._cancel(exchange, message, facts, work.grant.lends)
             raise

@@ -117,22 +117,14 @@ def _abort(call: RpcCall, context: Any, error: Exception) -> NoReturn:
 
 def _settle(call: RpcCall, context: Any, *, failed: bool = False) -> None:
     """Record the effect of a call whose method is over."""
-    status = _status_of(context)
-    if (effect := call.ended_effect(status)) is not None:
-        effect.settle("failed" if failed or status else "done")
+    if (effect := call.ended_effect(context.code)) is not None:
+        effect.settle("failed" if failed or effect.status else "done")
 
 
 async def _settle_async(call: RpcCall, context: Any, *, failed: bool = False) -> None:
     """Record the effect without blocking the event loop; see ``_settle``."""
-    status = _status_of(context)
-    if (effect := call.ended_effect(status)) is not None:
-        await effect.settle_async("failed" if failed or status else "done")
-
-
-def _status_of(context: Any) -> int:
-    """Return the number of the status that a method has set; 0 for that of success."""
-    code = context.code()
-    return int(getattr(code, "value", (code,))[0] or 0)
+    if (effect := call.ended_effect(context.code)) is not None:
+        await effect.settle_async("failed" if failed or effect.status else "done")
 
 
 def _add_left(call: RpcCall, context: Any) -> None:

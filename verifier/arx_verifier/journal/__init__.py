@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from arx_verifier.journal.record import WATCH_VERSION as WATCH_VERSION
     from arx_verifier.journal.record import CallRecord as CallRecord
     from arx_verifier.journal.record import ChainFacts as ChainFacts
-    from arx_verifier.journal.record import Effect as Effect
+    from arx_verifier.journal.record import EffectRecord as EffectRecord
     from arx_verifier.journal.record import Facts as Facts
     from arx_verifier.journal.record import ProvenHolder as ProvenHolder
     from arx_verifier.journal.record import Rest as Rest

@@ -20,7 +20,7 @@ from arx_verifier.journal.record import (
     MAX_RECORD_BYTES,
     WATCH_VERSION,
     ChainFacts,
-    Effect,
+    EffectRecord,
     Gap,
     OpenedRecord,
     Rest,
@@ -100,7 +100,7 @@ class Decision(msgspec.Struct):
     signed: SignedCall | None = None
     watched: bool = False
     group: str | None = None
-    effect: Effect | None = None
+    effect: EffectRecord | None = None
     external_id: str | None = None
     erased: bool = False
     sequence: int = 0
@@ -198,12 +198,11 @@ class Decision(msgspec.Struct):
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as JSON values: bytes in hex, one level, no secrets."""
         values = {"id": self.id, "outcome": self.outcome, **msgspec.structs.asdict(self)}
-        unused = (*(() if self.watched else ("watched", "group")), *(("effect",) if self.effect is None else ()))
+        unused: tuple[str, ...] = () if self.watched else ("watched", "group")
+        unused += ("effect", "external_id") if self.effect is None else ()
         for member in ("facts", "grant", "untold", "watch", *unused):
             del values[member]
-        if self.effect is None:
-            del values["external_id"]
-        else:
+        if self.effect is not None:
             values["effect"] = {**self.effect._asdict(), "digest": self.effect.digest.hex()}
         values |= msgspec.structs.asdict(self.facts)
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
@@ -231,6 +230,8 @@ def _call(decision: Decision) -> tuple[Any, ...]:
         rules, details = (failures[0][:2],), (failures[0][2:],)
         if len(failures) > 1:  # rarely: it takes twice as long
             rules, details = tuple([failure[:2] for failure in failures]), tuple([failure[2:] for failure in failures])
+    # How many of the last members of ``Call`` its version has; ``Rest`` has one less.  SPEC 12.3
+    last = 3 if decision.effect is not None else 2 if decision.watched else 1 if decision.signed is not None else 0
     return (
         (
             decision.at,
@@ -244,7 +245,7 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.ends,
             tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
             decision.gap,
-            *(_optional(decision) if decision.watched or decision.effect is not None or decision.signed else ()),
+            *((decision.signed, decision.watched, decision.effect)[:last] if last else ()),
         ),
         (
             decision.salt,
@@ -254,23 +255,9 @@ def _call(decision: Decision) -> tuple[Any, ...]:
             decision.traceparent,
             tuple([counted.peer for counted in counts]) if counts else (),
             decision.arguments,
-            *(_optional_rest(decision) if decision.watched or decision.effect is not None else ()),
+            *((decision.group, decision.external_id)[: last - 1] if last else ()),
         ),
     )
-
-
-def _optional(decision: Decision) -> tuple[Any, ...]:
-    """Return the members of ``Call`` that only some versions have.  SPEC 12.3."""
-    if decision.effect is not None:
-        return decision.signed, decision.watched, decision.effect
-    if decision.watched:
-        return decision.signed, True
-    return (decision.signed,)
-
-
-def _optional_rest(decision: Decision) -> tuple[Any, ...]:
-    """Return the members of ``Rest`` that only some versions have.  SPEC 12.3."""
-    return (decision.group,) if decision.effect is None else (decision.group, decision.external_id)
 
 
 def _shortened(decision: Decision) -> Decision:

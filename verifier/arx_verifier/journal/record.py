@@ -167,7 +167,7 @@ class Gap(NamedTuple):
     until: int
 
 
-class Effect(NamedTuple):
+class EffectRecord(NamedTuple):
     """What is known of the effect of an allowed call.  SPEC 12.8.
 
     Attributes:
@@ -188,7 +188,7 @@ class Effect(NamedTuple):
     took_ms: int = -1
 
 
-AWAITED: Final = Effect("awaited")
+AWAITED: Final = EffectRecord("awaited")
 _RESULTS: Final = ("done", "failed", "unknown")
 
 
@@ -225,7 +225,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     gap: Gap | None
     signed: SignedCall | None = None
     watched: bool = False
-    effect: Effect | None = None
+    effect: EffectRecord | None = None
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

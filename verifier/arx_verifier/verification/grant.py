@@ -25,8 +25,6 @@ _ENDING = threading.Lock()  # one for all grants: only ``end`` and ``on_end`` ta
 # A child that is forked while another thread has the lock would wait forever.  The standard library resets its own
 # locks in the same way.
 at_fork(after_in_child=_ENDING._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001
-
-
 _ID_CHARS: Final = 128
 
 
@@ -153,9 +151,8 @@ class Grant(msgspec.Struct, eq=False):
         Args:
             external_id: The name, which must be no secret; of more than 128 characters the rest is cut off.
         """
-        self.external_id = str(external_id)[
-            :_ID_CHARS
-        ]  # a value of another type would make a record that none can read
+        # A value of another type would make a record that none can read.
+        self.external_id = str(external_id)[:_ID_CHARS]
 
     async def give_back(self) -> None:
         """Give back what the call drew, as it is not begun; a pool per hour or day keeps it.  SPEC 17.4."""

@@ -20,7 +20,7 @@ from arx_verifier.journal import (
     UNPROVEN,
     Decision,
     DecisionSink,
-    Effect,
+    EffectRecord,
     digest_arguments,
     keep_arguments,
 )
@@ -370,7 +370,7 @@ class Verifier:
         self.decisions.append(ended)
         return ended
 
-    def record_effect(self, decision: Decision, effect: Effect, salt: bytes = b"") -> None:
+    def record_effect(self, decision: Decision, effect: EffectRecord, salt: bytes = b"") -> None:
         """Record the effect of a call, once; may wait if ``decisions.waits``.  SPEC 12.8.
 
         Args:
@@ -503,7 +503,9 @@ class Verifier:
                 decision = self._record(proven, request, late, written)
             if decision is not before and before.effect is not None:
                 with suppress(AuditError):
-                    self.record_effect(before, Effect("failed"))  # recorded as allowed, and not run by this decision
+                    self.record_effect(
+                        before, EffectRecord("failed")
+                    )  # recorded as allowed, and not run by this decision
 
         if drawn is not None and decision.code != OK:
             yield from steps_of(drawn.undo)

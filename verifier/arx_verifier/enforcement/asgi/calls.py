@@ -165,7 +165,7 @@ class Call(msgspec.Struct, eq=False):
         scope[passed.KEY] = passed
         self.life = LoopCall(self._calls, passed.look_again, decision, passed)
         if decision.effect is not None:
-            self.life.effect = CallEffect.of(self._enforcement.verifier, decision)
+            self.life.effect = CallEffect(self._enforcement.verifier, decision)
         self.life.begin(self._cut)
 
     async def run(self, app: App, scope: Scope) -> None:
@@ -194,7 +194,8 @@ class Call(msgspec.Struct, eq=False):
                 else:
                     self.life.look()
                 # Before the answer of the application's own handler of errors, which may be outside of this guard.
-                await self.life.settle("failed" if self._ended is None else "unknown")
+                is_sure = self._ended is None and self._answer == "unsent"  # else an answer has broken off
+                await self.life.settle("failed" if is_sure else "unknown")
             self._close()
             if self._ended is not None:
                 # The call was cancelled, or its send or its recheck raised.  The application's own error has no reader.

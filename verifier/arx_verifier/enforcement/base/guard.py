@@ -96,9 +96,9 @@ def protect(
                 request = _request(tool, positional[own:], args)
                 decision = enforcement.decide(arx_token, request)
                 with granted(enforcement, decision, request):
-                    if (effect := CallEffect.of(enforcement.verifier, decision)) is None:
+                    if decision.effect is None:
                         return function(*positional[:own], **args)
-                    with effect:
+                    with CallEffect(enforcement.verifier, decision):
                         return function(*positional[:own], **args)
 
             return guarded
@@ -108,9 +108,9 @@ def protect(
             request = _request(tool, positional[own:], args)
             decision = await enforcement.decide_async(arx_token, request)
             with granted(enforcement, decision, request):
-                if (effect := CallEffect.of(enforcement.verifier, decision)) is None:
+                if decision.effect is None:
                     return await function(*positional[:own], **args)
-                async with effect:
+                async with CallEffect(enforcement.verifier, decision):
                     return await function(*positional[:own], **args)
 
         return guarded_async  # type: ignore[return-value]  # R is its coroutine

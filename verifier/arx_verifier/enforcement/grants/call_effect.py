@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from arx_verifier.errors import AuditError
-from arx_verifier.journal import AWAITED, Decision, Effect, new_salt
+from arx_verifier.journal import Decision, EffectRecord, new_salt
 from arx_verifier.verification import Verifier
 
 MAX_DIGESTED: Final = 1024 * 1024  # of a longer answer there is no digest
@@ -17,6 +17,10 @@ EffectResult: TypeAlias = Literal["done", "failed", "unknown"]
 
 class CallEffect:
     """The effect of one granted call; adapters report its answer, and the end of the call without one.
+
+    Args:
+        verifier: Records it.
+        decision: The decision that allowed the call, whose effect is awaited.
 
     Attributes:
         status: The status of the answer in its protocol; 0 without one.
@@ -29,11 +33,6 @@ class CallEffect:
         self._salt, self._size, self.status, self.length, self.is_seen = new_salt(), 0, 0, -1, False
         self._digest = sha256(self._salt)
         self._once = [True]
-
-    @classmethod
-    def of(cls, verifier: Verifier, decision: Decision | None) -> Self | None:
-        """Return the effect of a call; None if it gets no record, or has it."""
-        return cls(verifier, decision) if decision is not None and decision.effect is AWAITED else None
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +92,7 @@ class CallEffect:
             result = "unknown" if self.status in _UNSURE else "done" if self.status < 400 else "failed"
         digest = self._digest.digest() if is_whole and 0 < self._size <= MAX_DIGESTED else b""
         took_ms = (time.monotonic_ns() - self._begun_ns) // 1_000_000
-        effect = Effect(result, "", self.status, self._size if is_whole else -1, digest, took_ms)
+        effect = EffectRecord(result, "", self.status, self._size if is_whole else -1, digest, took_ms)
         try:
             self._verifier.record_effect(self._decision, effect, self._salt)
         except AuditError as error:

@@ -151,12 +151,14 @@ class LoopCall(GrantLife, eq=False):
             await self.effect.settle_async(result)
 
     def _settle_soon(self, result: EffectResult) -> None:
-        if (effect := self.effect) is None:
-            return
+        if self.effect is not None:
+            self._record(self.effect.settle, result)
+
+    def _record(self, write: Callable[..., object], *values: object) -> None:
         if self._calls.verifier.decisions.waits:  # the event loop must not wait for a disk
-            get_running_loop().run_in_executor(None, effect.settle, result)
+            get_running_loop().run_in_executor(None, write, *values)
         else:
-            effect.settle(result)
+            write(*values)
 
     def _unplan(self) -> None:
         if self._timer is None:
@@ -169,11 +171,7 @@ class LoopCall(GrantLife, eq=False):
         if self.grant is None or self.decision is None or reason is None:
             return
         self.grant.end(reason)
-        verifier = self._calls.verifier
-        if verifier.decisions.waits:  # the event loop must not wait for a disk
-            get_running_loop().run_in_executor(None, verifier.record_end, self.decision, reason)
-        else:
-            verifier.record_end(self.decision, reason)
+        self._record(self._calls.verifier.record_end, self.decision, reason)
 
 
 CutState: TypeAlias = Literal["ready", "held", "wanted", "cut", "over"]

@@ -72,7 +72,7 @@ class RunningCalls:
             call = RunningCall(self, decision, grant, cut, due=self._due)
             self._calls.add(call)
         if decision.effect is not None:
-            call.effect = CallEffect.of(self.verifier, decision)
+            call.effect = CallEffect(self.verifier, decision)
         return call
 
     def discard(self, call: "RunningCall") -> None:

@@ -225,12 +225,11 @@ class LiveWork:
     def __init__(self, life: LoopCall, *, streams: bool = False) -> None:
         self._life, self._streams = life, streams
 
-    async def run(self, work: Callable[[], Awaitable[T]], *, reports: bool = False) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run the work in this task, and cancel it when its token is revoked, frozen or expires.
 
         Args:
             work: Returns what to await.
-            reports: Whether it calls ``Work.report``, and its result shows nothing of its effect.
 
         Returns:
             Its result.
@@ -245,7 +244,7 @@ class LiveWork:
                 self.check()
             result = await work()
             self.check()
-            await self._life.settle("unknown" if reports else "failed" if _has_failed(result) else "done")
+            await self._life.settle("failed" if _has_failed(result) else "done")
             return result
         except BaseException as error:
             alone = cut.close()
@@ -292,18 +291,18 @@ class Work(LiveWork):
         self.grant = enforcement.require(decision, request)
         super().__init__(LoopCall(calls, self.grant.look_again, decision, self.grant), streams=streams)
         if decision.effect is not None:
-            self._life.effect = CallEffect.of(enforcement.verifier, decision)
+            self._life.effect = CallEffect(enforcement.verifier, decision)
 
-    async def report(self, answer: bytes, read: Callable[[bytes], EffectResult | None]) -> None:
-        """Record what a message shows of the effect of the call, before it leaves.
+    async def settle(self, result: EffectResult, answer: bytes = b"") -> None:
+        """Record the effect of the call, unless that is done, before its answer leaves.  SPEC 12.8.
 
         Args:
-            answer: The message.
-            read: Returns the effect that it shows, or None; called only if the effect is recorded.
+            result: What the answer shows.
+            answer: The answer.
         """
-        if (effect := self._life.effect) is not None and (result := read(answer)) is not None:
+        if (effect := self._life.effect) is not None:
             effect.take(answer)
-            await self._life.settle(result)
+            await effect.settle_async(result)
 
     async def require_texts(self, schema: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         """Refuse an argument whose text is JSON of another type, unless the tool takes text there.
@@ -332,10 +331,10 @@ class Work(LiveWork):
             self._life.end(refused)
             raise refused_end(refused, self.decision)
 
-    async def run(self, work: Callable[[], Awaitable[T]], *, reports: bool = False) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run the tool with its grant; see ``LiveWork.run``."""
         with granted(self._enforcement, self.decision, self._request):
-            return await super().run(work, reports=reports)
+            return await super().run(work)
 
 
 class Messages:

@@ -258,15 +258,16 @@ class RpcCall:
         if self.running is not None and self.running.effect is not None:
             self.running.effect.take((serialize or bytes)(message))
 
-    def ended_effect(self, status: int) -> CallEffect | None:
+    def ended_effect(self, status: Callable[[], Any]) -> CallEffect | None:
         """Return the effect of a call whose method is over, which must be settled before the end of its answer leaves.
 
         Args:
-            status: The number of the status that the method has set; 0 for that of success.
+            status: Returns the status that the method has set, or its number; None for that of success.
         """
         effect = None if self.running is None or self.running.reason is not None else self.running.effect
         if effect is not None:
-            effect.status = status
+            code = status()
+            effect.status = int(getattr(code, "value", (code,))[0] or 0)
         return effect
 
     def left(self) -> tuple[tuple[str, str], ...]:

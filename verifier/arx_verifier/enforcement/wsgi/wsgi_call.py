@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 from arx_verifier.clock import now_ms
@@ -214,7 +214,7 @@ class WSGICall:
                 self._chunks = iter(app(self.environ, self._start))
         except Exception as error:
             if not self._is_replaced(error):
-                self._settle("failed")
+                self._broke()
                 self.close()
                 raise
         return self
@@ -233,7 +233,7 @@ class WSGICall:
             self._is_over = True
         except Exception as error:
             if not self._is_replaced(error):
-                self._settle("failed")
+                self._broke()
                 raise
         refusal = self._refusal()
         if refusal is not None and self._write is None:
@@ -257,9 +257,9 @@ class WSGICall:
         if effect.take(part) or self._is_over:
             effect.settle()
 
-    def _settle(self, result: Literal["failed"]) -> None:
+    def _broke(self) -> None:
         if self.running is not None:
-            self.running.settle(result)
+            self.running.settle("failed" if self._write is None else "unknown")  # an answer that has begun breaks off
 
     def close(self) -> None:
         """End the application's iterable, and recheck no longer; the server calls this."""
