@@ -4,7 +4,6 @@
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import Counter
 
@@ -68,8 +67,8 @@ class RunningVerifier:
             return CountedDecisions(journal, counter, name)
 
         chosen = None if gives_way else nonces
-        own: dict[str, Any] = {"limits": terms.limits, "effects": terms.effects}
-        self.verifier = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap, **own)
+        opened = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)
+        self.verifier = opened.within(terms.limits, terms.effects)
         if (watch := terms.read_watch()) is not None:
             self.verifier = self.verifier.watching(watch)
         self._calls, self.idle = 0, asyncio.Event()

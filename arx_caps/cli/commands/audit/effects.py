@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx audit effects``: what became of allowed calls whose effects are recorded.  SPEC 12.8, LOG 3.7."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -73,7 +73,7 @@ def effects_command(
     console.data("audit-effects", {"effects": shown}, lambda: table(_HEADS, list(map(_row, found))))
 
 
-def _records(mint: Caller, asking: Asking) -> Iterator[dict[str, Any]]:
+def _records(mint: Caller, asking: Asking) -> list[dict[str, Any]]:
     """Return the decisions, and the records of effects, by rising index."""
     query = {"since": now_ms() - _DAY_MS, **asking.query}
     found = [
@@ -83,7 +83,7 @@ def _records(mint: Caller, asking: Asking) -> Iterator[dict[str, Any]]:
         for shown in page["records"]
         if "effect" in shown
     ]
-    return iter(sorted(found, key=lambda shown: int(shown["index"])))
+    return sorted(found, key=lambda shown: int(shown["index"]))
 
 
 def _runs(mint: Caller, service: str) -> list[Mapping[str, Any]]:
@@ -101,7 +101,7 @@ def _signer(path: Path) -> tuple[str, Callable[[bytes], bytes]]:
     """Return the name of a key, and what signs with it.
 
     Raises:
-        Stop: It is no Ed25519 key, or others may read it.
+        Stop: It is no Ed25519 key without a password.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
