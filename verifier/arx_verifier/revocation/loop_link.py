@@ -70,12 +70,15 @@ class LoopLink:
         self.users: set[object] = set()
         loop.add_reader(self._socket.fileno(), self._read)
 
-    def ask(self, words: tuple[Any, ...], asked_at: float | None = None) -> asyncio.Future[Any]:
+    def ask(
+        self, words: tuple[Any, ...], asked_at: float | None = None, *, asking: bool = False
+    ) -> asyncio.Future[Any]:
         """Send a command; return its answer's future, which may be cancelled.
 
         Args:
             words: The command.
             asked_at: When the caller began to wait, the loop's clock, s; None for now.
+            asking: Whether ASKING goes before it, whose own answer says nothing.
 
         Raises:
             redis.ConnectionError: The connection is closed, or too many commands wait.
@@ -84,6 +87,11 @@ class LoopLink:
             raise redis.ConnectionError("the connection is closed")
         if len(self._waiting) >= MAX_WAITING or len(self._unsent) >= MAX_UNSENT:
             raise redis.ConnectionError("too many calls wait for the store")
+        if asking:
+            self._send(("ASKING",), asked_at).cancel()
+        return self._send(words, asked_at)
+
+    def _send(self, words: tuple[Any, ...], asked_at: float | None) -> asyncio.Future[Any]:
         self._unsent += hiredis.pack_command(words)
         answer, now = self._loop.create_future(), self._loop.time()
         idle = not self._waiting

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 import redis
@@ -108,14 +108,15 @@ class StoreClient:
         link = _LINKS.get((loop, self.key))
         if link is None or link.closed:
             return self._open_and_ask(loop, words)
-        return self._ask(link, words)
+        return self._meet(link).ask(words)
 
-    async def ask_confirmed(self, commands: Sequence[tuple[Any, ...]], wait: tuple[Any, ...]) -> list[Any]:
-        """Ask on one connection; return the answers to the last command and to WAIT, a refusal as its error.
+    async def ask_confirmed(self, words: tuple[Any, ...], wait: tuple[Any, ...], *, asking: bool) -> tuple[Any, Any]:
+        """Ask on one connection; return the answers to a command and to WAIT, a refusal as its error.
 
         Args:
-            commands: The commands.
+            words: The command.
             wait: WAIT, with its arguments.
+            asking: As of ``LoopLink.ask``.
 
         Raises:
             redis.RedisError: As of ``ask``, or there was no answer.
@@ -124,12 +125,12 @@ class StoreClient:
         asked_at, link = loop.time(), _LINKS.get((loop, self.key))
         if link is None or link.closed:
             link = await self._open_link(loop)
-        asked = [self._ask(link, words, asked_at) for words in commands]
-        answers = await asyncio.gather(*asked, link.confirm(wait), return_exceptions=True)
+        asked = self._meet(link).ask(words, asked_at, asking=asking)
+        answers = await asyncio.gather(asked, link.confirm(wait), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, redis.ResponseError):
                 raise answer
-        return answers[-2:]
+        return answers[0], answers[1]
 
     def server(self, tag: str) -> Any:  # noqa: ARG002 - of a cluster
         """Return the client library's client, for reads."""
@@ -147,15 +148,15 @@ class StoreClient:
         self.redis.close()
         self.redis.connection_pool.disconnect()
 
-    def _ask(self, link: LoopLink, words: tuple[Any, ...], asked_at: float | None = None) -> Awaitable[Any]:
+    def _meet(self, link: LoopLink) -> LoopLink:
         if self not in link.users:
             self._greet(link.facts)
             link.users.add(self)
-        return link.ask(words, asked_at)
+        return link
 
     async def _open_and_ask(self, loop: asyncio.AbstractEventLoop, words: tuple[Any, ...]) -> Any:
         asked_at = loop.time()
-        return await self._ask(await self._open_link(loop), words, asked_at)
+        return await self._meet(await self._open_link(loop)).ask(words, asked_at)
 
     async def _open_link(self, loop: asyncio.AbstractEventLoop) -> LoopLink:
         place = loop, self.key

@@ -45,21 +45,16 @@ class ConfirmedCommand(NamedTuple):
     def run(self) -> tuple[Any, Any]:
         """Ask through the pool, on one connection: WAIT is for what its own connection wrote before."""
         pipeline = self.client.redis.pipeline(transaction=False)
-        for words in (*self._commands(), self.wait):
+        for words in (*([("ASKING",)] if self.asking else []), self.words, self.wait):
             pipeline.execute_command(*words)
         *_, answer, confirmed = pipeline.execute(raise_on_error=False)
         return answer, confirmed
 
     def run_async(self) -> Awaitable[tuple[Any, Any]]:
         """Ask through the event loop's connection."""
-        return self._ask() if HAS_READERS else BlockingCall(self.run).run_async()
-
-    async def _ask(self) -> tuple[Any, Any]:
-        answer, confirmed = await self.client.ask_confirmed(self._commands(), self.wait)
-        return answer, confirmed
-
-    def _commands(self) -> list[tuple[Any, ...]]:
-        return [*([("ASKING",)] if self.asking else []), self.words]
+        if not HAS_READERS:
+            return BlockingCall(self.run).run_async()
+        return self.client.ask_confirmed(self.words, self.wait, asking=self.asking)
 
 
 def bucket_of(key: bytes) -> str:
