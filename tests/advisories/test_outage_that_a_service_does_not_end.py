@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.revocation import StoreClient
+from arx_verifier.revocation import Address, StoreClient
 from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("8.3")]
@@ -28,7 +28,7 @@ OUTAGE, THREADS = 105, 101
 def client(tmp_path: Path) -> Iterator[tuple[StoreClient, EmbeddedValkey]]:
     """A service's client of a store that does not run yet."""
     server = EmbeddedValkey(tmp_path / "v")
-    made = StoreClient(server.url, "store", password=None, timeout_s=10, ca=None, greet=lambda _: None)
+    made = StoreClient(Address(server.url), 10, lambda _: None)
     yield made, server
     made.close()
     server.stop()

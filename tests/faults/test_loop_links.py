@@ -26,7 +26,7 @@ from arx_caps.revocation import RevocationStore, acl
 from arx_verifier.clock import now_ms
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.ledger import LeasedLedger, PoolDraw, Short, Taken
-from arx_verifier.revocation import Follower, StoreClient, boot_clock, loop_link, run_async, steps_of
+from arx_verifier.revocation import Address, Follower, StoreClient, boot_clock, loop_link, run_async, steps_of
 from arx_verifier.revocation.store_cluster import ConfirmedCommand
 from arx_verifier.token import Caveat
 from arx_verifier.verification import RedisNonces, Verifier
@@ -173,7 +173,7 @@ def test_each_answer_is_of_its_own_command(valkey: EmbeddedValkey, draws: random
     ]
 
     async def work() -> None:
-        client = StoreClient(valkey.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+        client = StoreClient(Address(valkey.url), PATIENT_S, lambda _: None)
         tasks: list[asyncio.Future[Any]] = []
         with redis.Redis.from_url(valkey.url) as admin:
             for number, (steps, cancelled, cuts) in enumerate(plan):
@@ -262,7 +262,7 @@ def test_asking_leaves_with_its_command_or_not_at_all(
     monkeypatch.setattr(loop_link, "MAX_WAITING", 2)
 
     async def work() -> None:
-        client = StoreClient(network.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+        client = StoreClient(Address(network.url), PATIENT_S, lambda _: None)
         assert await echo(client, 1) == b"1"
         before = _calls(valkey.url)
         network.hold(network.from_store)
@@ -295,7 +295,7 @@ def test_bytes_that_wait_are_bounded(run: Any, network: Proxy, monkeypatch: pyte
     monkeypatch.setattr(loop_link, "MAX_UNSENT", 1 << 20)
 
     async def work() -> None:
-        client = StoreClient(network.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+        client = StoreClient(Address(network.url), PATIENT_S, lambda _: None)
         assert await echo(client, 1) == b"1"
         network.hold(network.to_store)
         asked: list[Awaitable[Any]] = []
@@ -331,7 +331,7 @@ def test_a_forked_process_has_its_own_connection(run: Any, valkey: EmbeddedValke
     """A child uses none of its parent, and the parent's goes on."""
 
     async def work() -> None:
-        client = StoreClient(valkey.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+        client = StoreClient(Address(valkey.url), PATIENT_S, lambda _: None)
         waiting = asyncio.ensure_future(echo(client, 1))
         assert await echo(client, 2) == b"2"
         assert await waiting == b"1"
@@ -364,7 +364,7 @@ async def _ask(client: StoreClient) -> list[Any]:
 
 def test_a_loop_that_has_ended_leaves_no_connection(valkey: EmbeddedValkey) -> None:
     """The next loop has a new one, and the old one is closed."""
-    client = StoreClient(valkey.url, "store", password=None, timeout_s=PATIENT_S, ca=None, greet=lambda _: None)
+    client = StoreClient(Address(valkey.url), PATIENT_S, lambda _: None)
 
     async def work(number: int) -> None:
         assert await echo(client, number) == b"%d" % number

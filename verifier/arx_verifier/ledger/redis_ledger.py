@@ -28,6 +28,7 @@ from arx_verifier.ledger.pools import (
 )
 from arx_verifier.revocation import (
     BUCKETS,
+    Address,
     Password,
     ServerFacts,
     Steps,
@@ -35,7 +36,6 @@ from arx_verifier.revocation import (
     UnfitError,
     bucket_of,
     by_steps,
-    is_cluster,
     open_store,
     refused_login,
     run,
@@ -114,8 +114,9 @@ class RedisLedger:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        self._client: Any = open_store(url, "ledger", password=password, timeout_s=timeout_s, ca=ca, greet=_require_fit)
-        self._in_cluster, self._spends = is_cluster(url), True
+        address = Address(url, password, ca=ca, name="ledger")
+        self._client: Any = open_store(address, timeout_s, _require_fit)
+        self._in_cluster, self._spends = address.is_cluster, True
         self._buckets = {name: _Bucket(name, realm) for name in (BUCKETS if self._in_cluster else ("",))}
         self._places: dict[str, _Bucket] = {}  # of pools that were shown
         self._down = 0.0  # the last line about an outage, by ``time.monotonic``; 0 for none

@@ -83,7 +83,6 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_url import PasswordFileError as PasswordFileError
     from arx_verifier.revocation.store_url import is_cluster as is_cluster
     from arx_verifier.revocation.store_url import keeps_nonces as keeps_nonces
-    from arx_verifier.revocation.store_url import open_client as open_client
     from arx_verifier.revocation.store_url import refused_login as refused_login
     from arx_verifier.revocation.store_url import without_login as without_login
 else:

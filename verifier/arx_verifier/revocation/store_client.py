@@ -16,9 +16,8 @@ import redis
 
 from arx_verifier._platform import HAS_READERS, at_fork
 from arx_verifier.revocation.loop_link import LoopLink, ServerFacts
-from arx_verifier.revocation.password import Password, PasswordFile
 from arx_verifier.revocation.store_steps import BlockingCall, Steps
-from arx_verifier.revocation.store_url import Address, open_client
+from arx_verifier.revocation.store_url import Address
 
 OPEN_S: Final = 1.0  # longest wait of a command for a connection to be opened
 MOST_THREADS: Final = 10_000  # that ask one server at once; the library has 100 unless it is given a number
@@ -50,42 +49,28 @@ class StoreClient:
     """A server that keeps nonces or budgets.
 
     Args:
-        url: A URL of ``keeps_nonces``.
-        name: What the server is, for an error.
-        password: Replaces a password in the URL.
+        address: Where it is.
         timeout_s: Longest wait for an answer, s.
-        ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
         greet: Receives what a server states, before its first answer is used; it may raise ``UnfitError``.
-        node: Host and port of a node of the cluster at the URL, to ask that node alone.
+        node: Host and port of a node of the cluster there, to ask that node alone.
 
     Attributes:
         redis: The client library's, for threads.
         key: Clients with the same one share the connection of an event loop.
         started_ms: When its server started at the latest, ms since the Unix epoch; 0 before the first connection.
-
-    Raises:
-        SettingsError: The URL or the authority is unusable.
     """
 
     def __init__(
         self,
-        url: str,
-        name: str,
-        *,
-        password: Password | None,
+        address: Address,
         timeout_s: float,
-        ca: str | None,
         greet: Callable[[ServerFacts], None],
         node: tuple[str, int] | None = None,
     ) -> None:
         pool: dict[str, Any] = {"redis_connect_func": self._connected, "max_connections": MOST_THREADS}
-        self.redis: Any = (
-            open_client(url, name, password=password, timeout_s=timeout_s, ca=ca, **pool)
-            if node is None
-            else Address(url, password, ca=ca).node_client(*node, timeout_s, **pool)
-        )
+        self.redis: Any = address.client(timeout_s, node, **pool)
         self._greet_user, self._timeout_s, self.started_ms = greet, timeout_s, 0
-        self.key = (url, password.path if isinstance(password, PasswordFile) else password, timeout_s, ca, node)
+        self.key = (*address.key, timeout_s, node)
 
     def command(self, *words: Any, tag: str) -> Steps[Any]:  # noqa: ARG002 - of a cluster
         """Ask, as a step; see ``StoreCommand``.

@@ -18,10 +18,9 @@ from redis.exceptions import AskError, ClusterDownError, MovedError
 
 from arx_verifier._platform import HAS_READERS
 from arx_verifier.revocation.loop_link import ServerFacts
-from arx_verifier.revocation.password import Password
 from arx_verifier.revocation.store_client import StoreClient
 from arx_verifier.revocation.store_steps import BlockingCall, Steps
-from arx_verifier.revocation.store_url import SLOTS, Address, FoundShard, is_cluster
+from arx_verifier.revocation.store_url import SLOTS, Address, FoundShard
 
 BUCKETS: Final = tuple(f"{number:02}" for number in range(64))  # of used calls and of budgets: 64 slots in all
 HOPS: Final = 3  # nodes that one command is sent to
@@ -71,19 +70,8 @@ def slot_of(tag: str) -> int:
 class StoreCluster:
     """The primaries of a cluster; the arguments are those of ``StoreClient``."""
 
-    def __init__(
-        self,
-        url: str,
-        name: str,
-        *,
-        password: Password | None,
-        timeout_s: float,
-        ca: str | None,
-        greet: Callable[[ServerFacts], None],
-    ) -> None:
-        self._address, self._timeout_s = Address(url, password, ca=ca), timeout_s
-        self._about: dict[str, Any] = {"password": password, "timeout_s": timeout_s, "ca": ca, "greet": greet}
-        self._url, self._name = url, name
+    def __init__(self, address: Address, timeout_s: float, greet: Callable[[ServerFacts], None]) -> None:
+        self._address, self._timeout_s, self._greet = address, timeout_s, greet
         self._wait_ms = max(1, int(timeout_s * 800))  # within the time-out of the answer
         self._clients: dict[tuple[str, int], StoreClient] = {}
         self._shards: list[FoundShard] = []  # empty: they have to be looked up
@@ -182,7 +170,7 @@ class StoreCluster:
         place = shard.host, shard.port
         client = self._clients.get(place)
         if client is None:
-            made = StoreClient(self._url, self._name, node=place, **self._about)
+            made = StoreClient(self._address, self._timeout_s, self._greet, place)
             client = self._clients.setdefault(place, made)
         return client
 
@@ -225,15 +213,6 @@ def _shard_at(host: str, port: int, shard: FoundShard, shards: list[FoundShard])
     return shard._replace(host=host, port=port, replica_places=replicas)
 
 
-def open_store(
-    url: str,
-    name: str,
-    *,
-    password: Password | None,
-    timeout_s: float,
-    ca: str | None,
-    greet: Callable[[ServerFacts], None],
-) -> StoreClient | StoreCluster:
+def open_store(address: Address, timeout_s: float, greet: Callable[[ServerFacts], None]) -> StoreClient | StoreCluster:
     """Return the server or the cluster that keeps nonces or budgets; see ``StoreClient``."""
-    kind = StoreCluster if is_cluster(url) else StoreClient
-    return kind(url, name, password=password, timeout_s=timeout_s, ca=ca, greet=greet)
+    return (StoreCluster if address.is_cluster else StoreClient)(address, timeout_s, greet)

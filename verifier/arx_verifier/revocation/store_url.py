@@ -117,25 +117,30 @@ class Address:
 
     Attributes:
         username: The user in the address, or None.
+        key: Equal for the same server and login; a password in it is a secret.
 
     Args:
         url: One of ``FORMS``, with user and password where needed.
         password: Replaces a password in the URL; one in a file is read at each connection.
         realm: The realm, whose name determines the slot of a cluster.
         ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
+        name: What the server is, for an error.
 
     Raises:
         SettingsError: The URL has another form or disables certificate verification, or ``ca`` cannot be read.
     """
 
-    def __init__(self, url: str, password: Password | None = None, realm: str = "", *, ca: str | None = None) -> None:
+    def __init__(
+        self, url: str, password: Password | None = None, realm: str = "", *, ca: str | None = None, name: str = "store"
+    ) -> None:
+        self.key = (url, password.path if isinstance(password, PasswordFile) else password, ca)
         scheme, _, rest = url.partition("://")
         kind, _, self._several = scheme.partition("+")
         try:
             hosts, service, settings = _read_many(kind, self._several, rest) if self._several else ([], "", _read(url))
         except ValueError:
             # Not chained: the text that could not be parsed may be a part of a password.
-            raise SettingsError(f"invalid store URL: expected the form {FORMS}") from None
+            raise SettingsError(f"invalid {name} URL: expected the form {FORMS}") from None
         self.username: str | None = settings.get("username")
         if isinstance(password, PasswordFile):
             settings.pop("password", None)
@@ -162,6 +167,11 @@ class Address:
         """Whether the primary can change."""
         return bool(self._several)
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether it names nodes of a cluster."""
+        return self._several == "cluster"
+
     def connection(self, timeout_s: float) -> Any:
         """Return a connection that is not open yet; opening it finds the primary first.
 
@@ -171,32 +181,23 @@ class Address:
         timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         return self._kind(**{**self._settings, **timeouts, "protocol": 3, "decode_responses": False})
 
-    def client(self, timeout_s: float, **settings: Any) -> redis.Redis:
+    def client(self, timeout_s: float, node: tuple[str, int] | None = None, **settings: Any) -> redis.Redis:
         """Return a client of the server.  It repeats no command.
 
         Args:
             timeout_s: Time-out of connecting and of each answer, s.
+            node: Host and port of the node of the cluster to ask; None for the server that is found.
             settings: Further settings of redis-py, or others instead of these.
         """
         # A command that was executed and not answered would find its own nonce, or draw twice; and a hidden retry
         # would hide which history answered.
-        own = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
-        pool = ConnectionPool(connection_class=self._kind, **{**self._settings, **own, **settings})
-        return redis.Redis(connection_pool=pool)
-
-    def node_client(self, host: str, port: int, timeout_s: float, **settings: Any) -> redis.Redis:
-        """Return a client of one node of a cluster.  It repeats no command.
-
-        Args:
-            host: Its host.
-            port: Its port.
-            timeout_s: Time-out of connecting and of each answer, s.
-            settings: Further settings of redis-py.
-        """
-        kind = TLSConnection if issubclass(self._kind, TLSConnection) else Connection
-        own = {name: value for name, value in self._settings.items() if name != "finder"}
+        kind, own = self._kind, dict(self._settings)
         own |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
-        return redis.Redis(connection_pool=ConnectionPool(kind, **{**own, "host": host, "port": port, **settings}))
+        if node is not None:
+            kind = TLSConnection if issubclass(kind, TLSConnection) else Connection
+            del own["finder"]
+            own["host"], own["port"] = node
+        return redis.Redis(connection_pool=ConnectionPool(kind, **own | settings))
 
     def find_shards(self, timeout_s: float, last: tuple[str, int] | None = None) -> list[FoundShard]:
         """Return the primaries of a cluster, as one of its nodes knows them.
@@ -231,27 +232,6 @@ def keeps_nonces(url: str) -> bool:
 def is_cluster(url: str) -> bool:
     """Return whether a URL names nodes of a cluster."""
     return url.partition("://")[0] in CLUSTERS
-
-
-def open_client(
-    url: str, name: str, *, password: Password | None, timeout_s: float, ca: str | None, **settings: Any
-) -> redis.Redis:
-    """Return a client of a server that keeps nonces or budgets.  It repeats no command.
-
-    Args:
-        url: A URL of ``keeps_nonces``.
-        name: What the server is, for an error.
-        password: Replaces a password in the URL.
-        timeout_s: Longest wait for an answer, s.
-        ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
-        settings: Further settings of redis-py.
-
-    Raises:
-        SettingsError: The URL or the authority is unusable.
-    """
-    if not keeps_nonces(url):
-        raise SettingsError(f"the {name}'s address is not a URL of the form {FORMS}")
-    return Address(url, password, ca=ca).client(timeout_s, **settings)
 
 
 def refused_login(error: Exception, setting: str, rights: str = NOT_PERMITTED.format(FOLLOWER)) -> str | None:

@@ -301,17 +301,16 @@ class RedisNonces:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        from arx_verifier.revocation import is_cluster, open_store
+        from arx_verifier.revocation import Address, open_store
 
         self.not_before_ms = 0
         self._down, self._by_function = 0.0, True  # the last line about an outage, by ``time.monotonic``; 0 for none
         self._prefix = prefix.encode()
         self._since: dict[str, int] = {}  # by bucket of a cluster, as ``not_before``
         self._looks = 0  # of the cluster, when its buckets were begun
-        self._client: Any = open_store(
-            url, "nonce store", password=password, timeout_s=timeout_s, ca=ca, greet=self._greet
-        )
-        self._in_cluster = is_cluster(url)
+        address = Address(url, password, ca=ca, name="nonce store")
+        self._client: Any = open_store(address, timeout_s, self._greet)
+        self._in_cluster = address.is_cluster
         self.server_key = getattr(self._client, "key", None)  # None of a cluster; see ``RedisLedger.keeps_calls_of``
 
     @by_steps

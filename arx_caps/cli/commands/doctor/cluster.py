@@ -80,7 +80,7 @@ def check_cluster(realm: Realm) -> Iterator[Check]:
 
 
 def _ask(address: Address, place: tuple[str, int]) -> ClusterNode:
-    client: Any = address.node_client(*place, TIMEOUT_S, decode_responses=True)
+    client: Any = address.client(TIMEOUT_S, place, decode_responses=True)
     before, (seconds, rest) = now_ms(), client.time()
     clock, after = seconds * 1000 + rest // 1000, now_ms()
     away_ms = max(0, before - clock, clock - after)
