@@ -17,6 +17,7 @@ import redis
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.revocation import Address, StoreClient
+from arx_verifier.revocation.store_client import StoreCommand
 from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("8.3")]
@@ -41,9 +42,9 @@ def test_calls_go_on_when_the_store_is_back(client: tuple[StoreClient, EmbeddedV
     async def work() -> None:
         for _ in range(OUTAGE):
             with pytest.raises(redis.ConnectionError, match="connecting to"):
-                await asked.ask(("PING",))
+                await StoreCommand(asked, ("PING",)).run_async()
         await asyncio.to_thread(server.start)
-        assert await asked.ask(("PING",)) == b"PONG"
+        assert await StoreCommand(asked, ("PING",)).run_async() == b"PONG"
         assert asked.redis.ping()
 
     asyncio.run(work())
@@ -58,10 +59,10 @@ def test_calls_go_on_when_there_are_threads_again(client: tuple[StoreClient, Emb
         before = threading.stack_size(1 << 46)  # no machine has so much memory
         try:
             with pytest.raises(redis.ConnectionError, match="cannot start the thread"):
-                await asked.ask(("PING",))
+                await StoreCommand(asked, ("PING",)).run_async()
         finally:
             threading.stack_size(before)
-        return await asked.ask(("PING",))
+        return await StoreCommand(asked, ("PING",)).run_async()
 
     assert asyncio.run(work()) == b"PONG"
 

@@ -27,7 +27,7 @@ from arx_verifier.clock import now_ms
 from arx_verifier.journal import InMemoryDecisions
 from arx_verifier.ledger import LeasedLedger, PoolDraw, Short, Taken
 from arx_verifier.revocation import Address, Follower, StoreClient, boot_clock, loop_link, run_async, steps_of
-from arx_verifier.revocation.store_cluster import ConfirmedCommand
+from arx_verifier.revocation.store_client import StoreCommand
 from arx_verifier.token import Caveat
 from arx_verifier.verification import RedisNonces, Verifier
 from tests.faults.conftest import BY, L_NS
@@ -100,7 +100,7 @@ async def calls(url: str, timeout_s: float = PATIENT_S, **parts: Any) -> AsyncIt
 
 
 def echo(client: StoreClient, word: int) -> "Awaitable[Any]":
-    return client.ask(("ECHO", word))
+    return StoreCommand(client, ("ECHO", word)).run_async()
 
 
 def test_a_loop_needs_no_thread(run: Any, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_asking_leaves_with_its_command_or_not_at_all(
         network.hold(network.from_store)
         waiting = asyncio.ensure_future(echo(client, 2))
         await asyncio.sleep(0)
-        moved = ConfirmedCommand(client, ("ECHO", 3), ("WAIT", 0, 1), asking=True)
+        moved = StoreCommand(client, ("ECHO", 3), ("WAIT", 0, 1), asking=True)
         confirmed = asyncio.ensure_future(moved.run_async())
         for _ in range(5):
             await asyncio.sleep(0)
@@ -301,7 +301,7 @@ def test_bytes_that_wait_are_bounded(run: Any, network: Proxy, monkeypatch: pyte
         asked: list[Awaitable[Any]] = []
         with contextlib.suppress(redis.ConnectionError):
             while len(asked) < 2000:
-                asked.append(client.ask(("ECHO", b"x" * 65_536)))
+                asked.append(StoreCommand(client, ("ECHO", b"x" * 65_536)).run_async())
         assert len(asked) < 2000
         network.heal()
         assert set(await asyncio.gather(*asked)) == {b"x" * 65_536}
@@ -335,7 +335,7 @@ def test_a_forked_process_has_its_own_connection(run: Any, valkey: EmbeddedValke
         waiting = asyncio.ensure_future(echo(client, 1))
         assert await echo(client, 2) == b"2"
         assert await waiting == b"1"
-        pending = [client.ask(("ECHO", number)) for number in range(20)]
+        pending = [echo(client, number) for number in range(20)]
         child = os.fork()
         if child == 0:
             status = 1

@@ -31,18 +31,33 @@ class UnfitError(redis.RedisError):
 
 
 class StoreCommand(NamedTuple):
-    """A command of a client's server; see ``StoreCall``."""
+    """A command of a client's server; see ``StoreCall``.
+
+    Attributes:
+        client: The client.
+        words: The command.
+        wait: WAIT with its arguments, for the answers to both, a refusal as its error; None for the command's alone.
+        asking: With WAIT, whether ASKING goes before the command, whose own answer says nothing.
+    """
 
     client: "StoreClient"
     words: tuple[Any, ...]
+    wait: tuple[Any, ...] | None = None
+    asking: bool = False
 
     def run(self) -> Any:
         """Ask through the pool."""
-        return self.client.redis.execute_command(*self.words)
+        if self.wait is None:
+            return self.client.redis.execute_command(*self.words)
+        # On one connection: WAIT is for what its own connection wrote before.
+        pipeline = self.client.redis.pipeline(transaction=False)
+        for words in (*([("ASKING",)] if self.asking else []), self.words, self.wait):
+            pipeline.execute_command(*words)
+        return pipeline.execute(raise_on_error=False)[-2:]
 
     def run_async(self) -> Awaitable[Any]:
         """Ask through the event loop's connection."""
-        return self.client.ask(self.words) if HAS_READERS else BlockingCall(self.run).run_async()
+        return self.client.ask(self) if HAS_READERS else BlockingCall(self.run).run_async()
 
 
 class StoreClient:
@@ -73,49 +88,27 @@ class StoreClient:
         self.key = (*address.key, timeout_s, node)
 
     def command(self, *words: Any, tag: str) -> Steps[Any]:  # noqa: ARG002 - of a cluster
-        """Ask, as a step; see ``StoreCommand``.
+        """Ask as a step.
 
         Raises:
             redis.RedisError: The server did not answer, or refused.
         """
         return (yield StoreCommand(self, words))
 
-    def ask(self, words: tuple[Any, ...]) -> Awaitable[Any]:
+    def ask(self, command: StoreCommand) -> Awaitable[Any]:
         """Ask through the running event loop's connection.
 
         Args:
-            words: The command.
+            command: The command.
 
         Raises:
             redis.RedisError: Too many commands wait, or the server is unfit.
         """
         loop = asyncio.get_running_loop()
         link = _LINKS.get((loop, self.key))
-        if link is None or link.closed:
-            return self._open_and_ask(loop, words)
-        return self._meet(link).ask(words)
-
-    async def ask_confirmed(self, words: tuple[Any, ...], wait: tuple[Any, ...], *, asking: bool) -> tuple[Any, Any]:
-        """Ask on one connection; return the answers to a command and to WAIT, a refusal as its error.
-
-        Args:
-            words: The command.
-            wait: WAIT, with its arguments.
-            asking: As of ``LoopLink.ask``.
-
-        Raises:
-            redis.RedisError: As of ``ask``, or there was no answer.
-        """
-        loop = asyncio.get_running_loop()
-        asked_at, link = loop.time(), _LINKS.get((loop, self.key))
-        if link is None or link.closed:
-            link = await self._open_link(loop)
-        asked = self._meet(link).ask(words, asked_at, asking=asking)
-        answers = await asyncio.gather(asked, link.confirm(wait), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, redis.ResponseError):
-                raise answer
-        return answers[0], answers[1]
+        if link is None or link.closed or command.wait is not None:
+            return self._open_and_ask(loop, command)
+        return self._meet(link).ask(command.words)
 
     def server(self, tag: str) -> Any:  # noqa: ARG002 - of a cluster
         """Return the client library's client, for reads."""
@@ -139,9 +132,18 @@ class StoreClient:
             link.users.add(self)
         return link
 
-    async def _open_and_ask(self, loop: asyncio.AbstractEventLoop, words: tuple[Any, ...]) -> Any:
-        asked_at = loop.time()
-        return await self._meet(await self._open_link(loop)).ask(words, asked_at)
+    async def _open_and_ask(self, loop: asyncio.AbstractEventLoop, command: StoreCommand) -> Any:
+        asked_at, link = loop.time(), _LINKS.get((loop, self.key))
+        if link is None or link.closed:
+            link = await self._open_link(loop)
+        asked = self._meet(link).ask(command.words, asked_at, asking=command.asking)
+        if command.wait is None:
+            return await asked
+        answers = await asyncio.gather(asked, link.confirm(command.wait), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, redis.ResponseError):
+                raise answer
+        return answers
 
     async def _open_link(self, loop: asyncio.AbstractEventLoop) -> LoopLink:
         place = loop, self.key

@@ -8,17 +8,16 @@ one owns the slot has not run it, so that one is asked.  A lost answer is never 
 import binascii
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import redis
 from redis.exceptions import AskError, ClusterDownError, MovedError
 
-from arx_verifier._platform import HAS_READERS
 from arx_verifier.revocation.loop_link import ServerFacts
-from arx_verifier.revocation.store_client import StoreClient
+from arx_verifier.revocation.store_client import StoreClient, StoreCommand
 from arx_verifier.revocation.store_steps import BlockingCall, Steps
 from arx_verifier.revocation.store_url import SLOTS, Address, FoundShard
 
@@ -31,29 +30,6 @@ FRESH_S: Final = 10.0
 
 class UnconfirmedError(redis.RedisError):
     """The replicas of a shard did not confirm a change within the time."""
-
-
-class ConfirmedCommand(NamedTuple):
-    """A command of a primary, whose answer and the replicas that have its changes are asked for; see ``StoreCall``."""
-
-    client: StoreClient
-    words: tuple[Any, ...]
-    wait: tuple[Any, ...]
-    asking: bool
-
-    def run(self) -> tuple[Any, Any]:
-        """Ask through the pool, on one connection: WAIT is for what its own connection wrote before."""
-        pipeline = self.client.redis.pipeline(transaction=False)
-        for words in (*([("ASKING",)] if self.asking else []), self.words, self.wait):
-            pipeline.execute_command(*words)
-        *_, answer, confirmed = pipeline.execute(raise_on_error=False)
-        return answer, confirmed
-
-    def run_async(self) -> Awaitable[tuple[Any, Any]]:
-        """Ask through the event loop's connection."""
-        if not HAS_READERS:
-            return BlockingCall(self.run).run_async()
-        return self.client.ask_confirmed(self.words, self.wait, asking=self.asking)
 
 
 def bucket_of(key: bytes) -> str:
@@ -95,7 +71,7 @@ class StoreCluster:
         for _ in range(HOPS):
             wait = ("WAIT", max(1, shard.replicas), self._wait_ms)
             try:
-                answer, confirmed = yield ConfirmedCommand(self._client_of(shard), words, wait, asking)
+                answer, confirmed = yield StoreCommand(self._client_of(shard), words, wait, asking)
             except (redis.RedisError, OSError):
                 self.doubt(shard)
                 raise
