@@ -4,6 +4,7 @@
 from typing import Any
 
 from arx_verifier.ledger import NEW, RedisLedger
+from arx_verifier.revocation import run
 
 
 def new_ledger(url: str, realm: str, timeout_s: float = 30, password: str | None = None) -> RedisLedger:
@@ -20,4 +21,4 @@ def only_bucket(ledger: RedisLedger) -> Any:
 
 def look(ledger: RedisLedger) -> Any:
     """Ask a ledger at one server for its time, ``since`` and ``whole``."""
-    return ledger._call("arx2_ledger", only_bucket(ledger), (), ())
+    return run(ledger._call("arx2_ledger", only_bucket(ledger), (), ()))

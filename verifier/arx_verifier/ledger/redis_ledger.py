@@ -2,14 +2,11 @@
 """The ledger of a realm in Redis or Valkey: one atomic function call for all pools of a call.  SPEC 17.5."""
 
 import os
-import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from importlib.resources import files
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.clock import now_ms
@@ -29,36 +26,35 @@ from arx_verifier.ledger.pools import (
 from arx_verifier.revocation import (
     BUCKETS,
     Address,
+    KeptFor,
+    KeptStore,
     Password,
     ServerFacts,
     Steps,
-    UnconfirmedError,
     UnfitError,
     bucket_of,
     by_steps,
-    open_store,
-    refused_login,
+    cannot_call,
     run,
-    steps_of,
 )
-
-if TYPE_CHECKING:
-    from logging import Logger
 
 _TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
 _PART: Final = 1000  # pools of the index that one question reads
 MOST_SHOWN: Final = 1000
-_REPORT_S: Final = 10.0  # from then on another error in a cluster is reported as another outage
 _MOST_PLACES: Final = 100_000
 LOOK_S: Final = 2.0  # how often a process that has started asks for the ledger's beginning, also without a call
 _TURNS: Final = 3  # of two servers that answer by turns, before a call is given up
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
-_ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
-_NOT_BOTH: Final = re.compile("unction not found|permission", re.IGNORECASE)
 _LOAD: Final = "'function|load'"  # as a server names the command in a refusal
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
-_LOGIN: Final = "ARX_LEDGER_PASSWORD, ARX_LEDGER_PASSWORD_FILE or the login in `ledger` of the service file"
-_RIGHTS: Final = "`arx redis acl --role ledger` prints the rights that a user of the ledger needs"
+_BUDGETS: Final = KeptFor(
+    "ledger",
+    "every call with a budget",
+    "draw",
+    "ARX_LEDGER_PASSWORD, ARX_LEDGER_PASSWORD_FILE or the login in `ledger` of the service file",
+    ("arx_verifier.ledger", "ledger.lua"),
+    "`arx redis acl --role ledger` prints the rights that a user of the ledger needs",
+)
 
 
 class _Bucket:
@@ -115,11 +111,10 @@ class RedisLedger:
         ca: str | None = None,
     ) -> None:
         address = Address(url, password, ca=ca, name="ledger")
-        self._client: Any = open_store(address, timeout_s, _require_fit)
-        self._in_cluster, self._spends = address.is_cluster, True
+        self._store = KeptStore(address, _BUDGETS, timeout_s, _require_fit)
+        self._client, self._in_cluster, self._spends = self._store.client, self._store.in_cluster, True
         self._buckets = {name: _Bucket(name, realm) for name in (BUCKETS if self._in_cluster else ("",))}
         self._places: dict[str, _Bucket] = {}  # of pools that were shown
-        self._down = 0.0  # the last line about an outage, by ``time.monotonic``; 0 for none
         self._note: Callable[[str, str], str] = _keep
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._looker: threading.Thread | None = None
@@ -155,7 +150,7 @@ class RedisLedger:
         args: list[Any] = [kind, op]
         for draw in draws:
             args += draw[1:6]
-        answer = yield from steps_of(self._call, "arx2_take", self._bucket(draws), draws, args, used)
+        answer = yield from self._call("arx2_take", self._bucket(draws), draws, args, used)
         if answer[0] in (b"USED", "USED"):
             return Short(0, USED)
         if answer[0] in (b"OK", "OK"):
@@ -197,7 +192,7 @@ class RedisLedger:
         args: list[Any] = []
         for draw in pools:
             args += draw[1:4]
-        return bool(self._call("arx2_register", bucket, pools, args))
+        return bool(run(self._call("arx2_register", bucket, pools, args)))
 
     @by_steps
     def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Steps[Short | None]:
@@ -210,7 +205,7 @@ class RedisLedger:
         for draw, amount in used:
             args += (*draw[1:4], amount)
         draws = [draw for draw, _ in used]
-        answer = yield from steps_of(self._call, "arx2_settle", self._bucket(draws), draws, args)
+        answer = yield from self._call("arx2_settle", self._bucket(draws), draws, args)
         return None if answer[0] in (b"OK", "OK") else Short(answer[1], answer[2])
 
     @by_steps
@@ -223,7 +218,7 @@ class RedisLedger:
         args: list[Any] = []
         for draw in draws:
             args += draw[1:5]
-        yield from steps_of(self._call, "arx2_undo", self._bucket(draws), draws, args)
+        yield from self._call("arx2_undo", self._bucket(draws), draws, args)
 
     def top_up(self, pool: str, amount: int, opened: int | None = None) -> int | None:
         """Add to a pool; an operator's act.
@@ -243,7 +238,7 @@ class RedisLedger:
         period_ms = PERIOD_MS[pool.rpartition("/")[2]]
         draw = PoolDraw(pool, 0, period_ms, -1 if opened is None else opened, amount, MAX_AMOUNT)
         bucket = self._place([pool]).get(pool)
-        answer = -2 if bucket is None else self._call("arx2_top_up", bucket, [draw], draw[2:6])
+        answer = -2 if bucket is None else run(self._call("arx2_top_up", bucket, [draw], draw[2:6]))
         return None if answer == -2 else int(answer)
 
     def shown(self, task: str | None = None, link: str | None = None) -> list[dict[str, Any]]:
@@ -316,7 +311,7 @@ class RedisLedger:
         shown: dict[str, dict[str, Any]] = {}
         for bucket in dict.fromkeys(places.values()):
             names = [name for name in pools if places.get(name) is bucket]
-            now, since, whole = self._call("arx2_ledger", bucket, (), ())
+            now, since, whole = run(self._call("arx2_ledger", bucket, (), ()))
             for name, row in zip(names, self._read(bucket, partial(_rows_of, bucket.pool, names)), strict=True):
                 if row[0] is not None:
                     shown[name] = show_pool(name, row, now, since, whole)
@@ -355,7 +350,7 @@ class RedisLedger:
         # The pools stay: one of a period that has not come yet has what was drawn from it.
         for bucket in self._buckets.values():
             self._read(bucket, partial(_delete, bucket.keys[0]))
-            self._call("arx2_ledger", bucket, (), ())
+            run(self._call("arx2_ledger", bucket, (), ()))
 
     def seal(self, seal: str) -> bool:
         """Have the ledger change nothing from here on; return whether there is something that a next start can keep.
@@ -369,7 +364,7 @@ class RedisLedger:
             StoreError: The server did not answer or refused; whether it is sealed is unknown.
         """
         one = self._buckets[""]
-        return bool(self._fcall(one, "arx2_seal", len(one.keys), *one.keys, seal))
+        return bool(run(self._fcall(one, "arx2_seal", len(one.keys), *one.keys, seal)))
 
     def sealed(self) -> str:
         """Return the seal of the data; empty if there is none.
@@ -390,8 +385,8 @@ class RedisLedger:
         """
         # Data of an earlier version have its functions, and this process has given out nothing yet.
         one = self._buckets[""]
-        self._read(one, lambda server, _: server.function_load(_source(), replace=True))
-        return bool(self._fcall(one, "arx2_open", len(one.keys), *one.keys, seal))
+        self._read(one, lambda server, _: server.function_load(self._store.source(), replace=True))
+        return bool(run(self._fcall(one, "arx2_open", len(one.keys), *one.keys, seal)))
 
     def start(self) -> None:
         """Note that the ledger exists, if it answers, and look at it from now on; see ``Ledger``."""
@@ -409,7 +404,7 @@ class RedisLedger:
             try:
                 place = self._ask(self._client.shard_of, bucket.tag) if self._in_cluster else None
                 if place not in silent:
-                    bucket.since = self._call("arx2_ledger", bucket, (), ())[1]
+                    bucket.since = run(self._call("arx2_ledger", bucket, (), ()))[1]
             except ArxError:
                 silent.add(place)
 
@@ -462,7 +457,6 @@ class RedisLedger:
         """Ask the server of a bucket, given a client of it and the key of the bucket's index."""
         return self._ask(lambda: question(self._client.server(bucket.tag), bucket.keys[1]))
 
-    @by_steps
     def _call(
         self, name: str, bucket: _Bucket, draws: Sequence[PoolDraw], args: Sequence[Any], used: UsedKey | None = None
     ) -> Steps[Any]:
@@ -476,7 +470,7 @@ class RedisLedger:
                 if answer is None:
                     continue
             else:
-                answer = yield from steps_of(self._fcall, bucket, name, len(keys), *keys, bucket.remembered, *args)
+                answer = yield from self._fcall(bucket, name, len(keys), *keys, bucket.remembered, *args)
             if not isinstance(answer, list) or answer[0] not in (b"BEGUN", "BEGUN"):
                 return answer
             self._remember(bucket, answer[1].decode() if isinstance(answer[1], bytes) else answer[1])
@@ -488,50 +482,24 @@ class RedisLedger:
             if number_of(beginning) > number_of(bucket.remembered):
                 bucket.remembered = self._note(bucket.name, beginning)
 
-    @by_steps
     def _fcall(self, bucket: _Bucket, *words: Any) -> Steps[Any]:
-        from redis.exceptions import RedisError
-
-        try:
-            answer = yield from self._load_and_call(bucket, *words)
-        except (RedisError, OSError) as error:
-            raise self._failed(error) from error
-        self._note_answer()
-        return answer
-
-    def _load_and_call(self, bucket: _Bucket, *words: Any) -> Steps[Any]:
-        """Call a function, which is loaded first into a server that has none."""
-        from redis.exceptions import ResponseError
-
-        try:
-            return (yield from self._client.command("FCALL", *words, tag=bucket.tag))
-        except ResponseError as error:
-            if not _ABSENT.search(str(error)):
-                raise
-        # The server looks for the function before it runs anything, so this is no repeat.
-        yield from self._load(bucket)
-        return (yield from self._client.command("FCALL", *words, tag=bucket.tag))
+        with self._store:
+            return (yield from self._store.call(*words, tag=bucket.tag))
 
     def _spend_and_call(self, bucket: _Bucket, used: UsedKey, count: int, *words: Any) -> Steps[Any]:
         """Spend a key and take, at once if the server can; return None if the key alone was spent."""
-        from redis.exceptions import RedisError, ResponseError
-
-        try:
+        with self._store:
             try:
-                answer = yield from self._load_and_call(bucket, "arx2_call", count + 1, used.name, *words, used.keep_ms)
-            except ResponseError as error:
-                if not _NOT_BOTH.search(str(error)):
+                words = ("arx2_call", count + 1, used.name, *words, used.keep_ms)
+                return (yield from self._store.call(*words, tag=bucket.tag))
+            except Exception as error:
+                if not cannot_call(error):
                     raise
                 # The server keeps functions of an earlier version, or does not permit this user to do both at once.
                 # If it permits only no loading, another user, such as the mint's, may load them later.
                 self._spends = _LOAD in str(error)
-                spend = ("SET", used.name, b"", "NX", "PX", used.keep_ms)
-                fresh = yield from self._client.command(*spend, tag=bucket.tag)
-                answer = None if fresh else (b"USED",)
-        except (RedisError, OSError) as error:
-            raise self._failed(error) from error
-        self._note_answer()
-        return answer
+            spend = ("SET", used.name, b"", "NX", "PX", used.keep_ms)
+            return None if (yield from self._client.command(*spend, tag=bucket.tag)) else (b"USED",)
 
     def load(self) -> None:
         """Load the functions into a server that has none.
@@ -540,48 +508,16 @@ class RedisLedger:
             StoreError: The server did not answer, or does not let this user load functions.
         """
         for bucket in self._buckets.values():
-            self._ask(lambda bucket=bucket: run(self._load(bucket)))
+            self._ask(lambda bucket=bucket: run(self._store.load(bucket.tag)))
 
-    def _load(self, bucket: _Bucket) -> Steps[None]:
-        from redis.exceptions import ResponseError
-
-        try:
-            # Never in the place of those that are there: to replace them begins the ledger anew.
-            yield from self._client.command("FUNCTION", "LOAD", _source(), tag=bucket.tag)
-        except ResponseError as error:
-            if "already exists" not in str(error):
+    def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        with self._store:
+            try:
+                return function(*args)
+            except Exception:
+                if self._in_cluster:
+                    self._client.doubt()
                 raise
-
-    def _ask(self, function: Any, *args: Any, **named: Any) -> Any:
-        from redis.exceptions import RedisError
-
-        try:
-            answer = function(*args, **named)
-        except (RedisError, OSError) as error:
-            if self._in_cluster:
-                self._client.doubt()
-            raise self._failed(error) from error
-        self._note_answer()
-        return answer
-
-    def _note_answer(self) -> None:
-        if self._down and not self._in_cluster:  # there other shards answer meanwhile
-            self._down = 0.0
-            _logger().warning("the ledger answers again")
-
-    def _failed(self, error: Exception) -> StoreError:
-        why = refused_login(error, _LOGIN, _RIGHTS)
-        text = f"the ledger {why}" if why else f"the ledger did not answer: {type(error).__name__}"
-        if str(error).startswith("SEALED"):
-            text = "the ledger draws nothing while its server ends or starts"
-        if isinstance(error, UnfitError):
-            text = str(error)
-        if isinstance(error, UnconfirmedError):
-            text = f"the ledger refused a draw: {error}"
-        if not self._down or (self._in_cluster and time.monotonic() - self._down > _REPORT_S):
-            self._down = time.monotonic()  # one log line for each outage
-            _logger().error("every call with a budget is refused (store_unavailable): %s", text)
-        return StoreError(text)
 
 
 def _require_fit(facts: ServerFacts) -> None:
@@ -662,13 +598,3 @@ def show_pool(name: str, row: Sequence[Any], now: int, since: int, whole: int) -
         "drawn_at": at,
         "ends_at": (period + 1) * length if length else None,
     }
-
-
-def _source() -> str:
-    return files("arx_verifier.ledger").joinpath("ledger.lua").read_text("utf-8")
-
-
-def _logger() -> "Logger":
-    import logging  # imported on use: only an outage needs it
-
-    return logging.getLogger(__name__)

@@ -55,10 +55,12 @@ if TYPE_CHECKING:
     from arx_verifier.revocation.store_client import UnfitError as UnfitError
     from arx_verifier.revocation.store_client import read_fields as read_fields
     from arx_verifier.revocation.store_cluster import BUCKETS as BUCKETS
+    from arx_verifier.revocation.store_cluster import KeptFor as KeptFor
+    from arx_verifier.revocation.store_cluster import KeptStore as KeptStore
     from arx_verifier.revocation.store_cluster import StoreCluster as StoreCluster
     from arx_verifier.revocation.store_cluster import UnconfirmedError as UnconfirmedError
     from arx_verifier.revocation.store_cluster import bucket_of as bucket_of
-    from arx_verifier.revocation.store_cluster import open_store as open_store
+    from arx_verifier.revocation.store_cluster import cannot_call as cannot_call
     from arx_verifier.revocation.store_cluster import slot_of as slot_of
     from arx_verifier.revocation.store_link import MAX_ANSWER as MAX_ANSWER
     from arx_verifier.revocation.store_link import OK as OK

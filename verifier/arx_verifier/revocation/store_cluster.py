@@ -1,31 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster that keeps nonces or budgets: the primary of a shard is asked, and its replicas confirm.  SPEC 8.3, 17.7.
+"""What keeps nonces or budgets: a server, or a cluster whose replicas confirm a primary's answer.  SPEC 8.3, 17.7.
 
 A command is sent once, with ``WAIT`` behind it on the same connection.  A node that refuses a command because another
 one owns the slot has not run it, so that one is asked.  A lost answer is never asked for again.
 """
 
 import binascii
+import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
 
 import redis
 from redis.exceptions import AskError, ClusterDownError, MovedError
 
+from arx_verifier.errors import StoreError
 from arx_verifier.revocation.loop_link import ServerFacts
-from arx_verifier.revocation.store_client import StoreClient, StoreCommand
+from arx_verifier.revocation.store_client import StoreClient, StoreCommand, UnfitError
 from arx_verifier.revocation.store_steps import BlockingCall, Steps
-from arx_verifier.revocation.store_url import SLOTS, Address, FoundShard
+from arx_verifier.revocation.store_url import (
+    FOLLOWER,
+    NOT_PERMITTED,
+    SLOTS,
+    Address,
+    CertificateError,
+    FoundShard,
+    refused_login,
+)
 
 BUCKETS: Final = tuple(f"{number:02}" for number in range(64))  # of used calls and of budgets: 64 slots in all
 HOPS: Final = 3  # nodes that one command is sent to
 PAUSE_S: Final = 0.2  # between two looks for the primaries, while none can be found
 # After this time they are looked up again: a replica that was added since must be waited for, too.
 FRESH_S: Final = 10.0
+REPORT_S: Final = 10.0  # from then on another error in a cluster is reported as another outage
+_ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
+_CANNOT_CALL: Final = re.compile("unction not found|unknown command|permission", re.IGNORECASE)
+_REFUSAL: Final = re.compile("(?:BEGUN|CLOCK|SEALED) (.*)", re.DOTALL)  # of a function itself
+
+_log = logging.getLogger(__name__)
 
 
 class UnconfirmedError(redis.RedisError):
@@ -102,7 +120,7 @@ class StoreCluster:
             yield BlockingCall(self._look)
         return self._looks
 
-    def tell(self, words: Mapping[str, tuple[Any, ...]], library: str) -> None:
+    def send_to_all(self, words: Mapping[str, tuple[Any, ...]], library: str) -> None:
         """Send commands to the primaries of hash tags; one that does not answer is left out.
 
         Args:
@@ -189,6 +207,114 @@ def _shard_at(host: str, port: int, shard: FoundShard, shards: list[FoundShard])
     return shard._replace(host=host, port=port, replica_places=replicas)
 
 
-def open_store(address: Address, timeout_s: float, greet: Callable[[ServerFacts], None]) -> StoreClient | StoreCluster:
-    """Return the server or the cluster that keeps nonces or budgets; see ``StoreClient``."""
-    return (StoreCluster if address.is_cluster else StoreClient)(address, timeout_s, greet)
+class KeptFor(NamedTuple):
+    """What a store keeps, and how its errors name it.
+
+    Attributes:
+        name: What it is.
+        refused: What is refused while it does not answer.
+        asked: What it may refuse.
+        login: The settings that contain the login.
+        library: Package and file of its functions.
+        rights: Where the rights are that its user needs.
+    """
+
+    name: str
+    refused: str
+    asked: str
+    login: str
+    library: tuple[str, str]
+    rights: str = NOT_PERMITTED.format(FOLLOWER)
+
+
+class KeptStore:
+    """The server, or the cluster, that keeps nonces or budgets, with its functions and its outages.
+
+    A ``with`` block raises what the client library raises in it as ``StoreError``, and logs each outage once.
+
+    Args:
+        address: Where it is.
+        kept: What it keeps.
+        timeout_s: As of ``StoreClient``.
+        greet: As of ``StoreClient``.
+
+    Attributes:
+        client: The server's, or the cluster's.
+        in_cluster: Whether it is a cluster.
+    """
+
+    def __init__(self, address: Address, kept: KeptFor, timeout_s: float, greet: Callable[[ServerFacts], None]) -> None:
+        self.in_cluster, self._kept = address.is_cluster, kept
+        self.client: Any = (StoreCluster if self.in_cluster else StoreClient)(address, timeout_s, greet)
+        self._down = 0.0  # the last line about an outage, by ``time.monotonic``; 0 for none
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            if self._down and not self.in_cluster:  # there other shards answer meanwhile
+                self._down = 0.0
+                _log.warning("the %s answers again", self._kept.name)
+        elif isinstance(error, (redis.RedisError, OSError)):
+            why = self._explain(error)
+            if not self._down or (self.in_cluster and time.monotonic() - self._down > REPORT_S):
+                self._down = time.monotonic()  # one log line for each outage
+                _log.error("%s is refused (store_unavailable): %s", self._kept.refused, why)
+            raise StoreError(why) from error
+
+    def call(self, *words: Any, tag: str) -> Steps[Any]:
+        """Call a function, which is loaded first into a server that has none.
+
+        Args:
+            words: The function, and what FCALL has behind it.
+            tag: As of ``StoreCluster.command``.
+
+        Raises:
+            redis.RedisError: As of ``StoreCluster.command``.
+        """
+        try:
+            return (yield from self.client.command("FCALL", *words, tag=tag))
+        except redis.ResponseError as error:
+            if not _ABSENT.search(str(error)):
+                raise
+        # The server looks for the function before it runs anything, so this is no repeat.
+        yield from self.load(tag)
+        return (yield from self.client.command("FCALL", *words, tag=tag))
+
+    def load(self, tag: str) -> Steps[None]:
+        """Load the functions into a server that has none.
+
+        Args:
+            tag: As of ``StoreCluster.command``.
+
+        Raises:
+            redis.RedisError: As of ``StoreCluster.command``.
+        """
+        try:
+            # Never in the place of those that are there: to replace them begins a ledger anew.
+            yield from self.client.command("FUNCTION", "LOAD", self.source(), tag=tag)
+        except redis.ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    def source(self) -> str:
+        """Return the source of its functions."""
+        package, name = self._kept.library
+        return files(package).joinpath(name).read_text("utf-8")
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, UnfitError):
+            return str(error)
+        name, asked, own = self._kept.name, self._kept.asked, _REFUSAL.fullmatch(str(error))
+        if own is not None or isinstance(error, UnconfirmedError):
+            return f"the {name} refused a {asked}: {own[1] if own is not None else error}"
+        if isinstance(error, CertificateError):
+            return f"the {name} did not answer: {error}"
+        why = refused_login(error, self._kept.login, self._kept.rights)
+        return f"the {name} {why or f'did not answer: {type(error).__name__}'}"
+
+
+def cannot_call(error: Exception) -> bool:
+    """Return whether a server refused because it lacks a function, or does not permit it: then nothing ran."""
+    return isinstance(error, redis.ResponseError) and _CANNOT_CALL.search(str(error)) is not None

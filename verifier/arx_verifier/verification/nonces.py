@@ -5,12 +5,11 @@ Step 6 of a verification is its last check, so that a refused call spends no non
 is new.  It remembers the key for as long as the call could be repeated.
 """
 
-import re
 import threading
 import time
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import StoreError
@@ -31,21 +30,16 @@ from arx_verifier.verification.reasons import (
 )
 
 if TYPE_CHECKING:
-    from logging import Logger
-
     from arx_verifier.revocation import Password, ServerFacts
 
-_LOGIN: Final = "ARX_NONCES_PASSWORD, ARX_NONCES_PASSWORD_FILE or the login in `nonces` of the service file"
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
 ONCE_MS: Final = 24 * 60 * 60 * 1000  # a service remembers each `once` that long
 ONCE_AHEAD_MS: Final = 60_000  # how far the mint's clock may be ahead; a caller need not wait for longer
 ONCE_KEEP_MS: Final = ONCE_MS + 60_000  # until it expires by the slowest worker's clock
 APART_MS: Final = 2 * SKEW_MS  # two workers' clocks, each as far from the store's as allowed
-_REPORT_S: Final = 10.0  # from then on another error in a cluster is reported as another outage
 _BRIEF_S: Final = 60  # a key that is remembered for longer is the name of a ``once``, not a call
 SPEND: Final = "arx1_spend"  # the revocation store's function
 SPEND_THERE: Final = "arx3_spend"  # a cluster's: calls.lua
-_ABSENT: Final = re.compile("unction not found|unknown command", re.IGNORECASE)
 _TIMEOUT_S: Final = 0.25  # every call waits for the nonce store: a slower store counts as down
 
 
@@ -301,16 +295,16 @@ class RedisNonces:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        from arx_verifier.revocation import Address, open_store
+        from arx_verifier.revocation import Address, KeptFor, KeptStore
 
-        self.not_before_ms = 0
-        self._down, self._by_function = 0.0, True  # the last line about an outage, by ``time.monotonic``; 0 for none
+        self.not_before_ms, self._by_function = 0, True
         self._prefix = prefix.encode()
         self._since: dict[str, int] = {}  # by bucket of a cluster, as ``not_before``
         self._looks = 0  # of the cluster, when its buckets were begun
-        address = Address(url, password, ca=ca, name="nonce store")
-        self._client: Any = open_store(address, timeout_s, self._greet)
-        self._in_cluster = address.is_cluster
+        login = "ARX_NONCES_PASSWORD, ARX_NONCES_PASSWORD_FILE or the login in `nonces` of the service file"
+        kept = KeptFor("nonce store", "every call", "call", login, ("arx_verifier.verification", "calls.lua"))
+        self._store = KeptStore(Address(url, password, ca=ca, name=kept.name), kept, timeout_s, self._greet)
+        self._client, self._in_cluster = self._store.client, self._store.in_cluster
         self.server_key = getattr(self._client, "key", None)  # None of a cluster; see ``RedisLedger.keeps_calls_of``
 
     @by_steps
@@ -320,28 +314,16 @@ class RedisNonces:
         Raises:
             StoreError: The server did not answer, refused, or may evict live nonces.
         """
-        from redis.exceptions import RedisError
-
         from arx_verifier.revocation import bucket_of
 
         name = key if isinstance(key, bytes) else key.encode()
         bucket = bucket_of(name) if self._in_cluster else ""
-        try:
+        with self._store:
             if expires_ms - now_ms > _BRIEF_S * 1000 and not (yield from self._has_room(bucket)):
                 return None
             keep_ms = self.key_of(key, expires_ms, now_ms).keep_ms
             put = self._put_there(bucket, name, now_ms, keep_ms) if self._in_cluster else self._put(name, keep_ms)
-            fresh = yield from put
-        except (RedisError, OSError) as error:
-            why = self._explain(error)
-            if not self._down or (self._in_cluster and time.monotonic() - self._down > _REPORT_S):
-                self._down = time.monotonic()  # one log line for each outage
-                _logger().error("every call is refused (store_unavailable): %s", why)
-            raise StoreError(why) from error
-        if self._down and not self._in_cluster:  # there other shards answer meanwhile
-            self._down = 0.0
-            _logger().warning("the nonce store answers again")
-        return fresh
+            return (yield from put)
 
     def key_of(self, key: bytes | str, expires_ms: int, now_ms: int) -> UsedKey:
         """Return the key in one server of one that ``spend`` is given."""
@@ -351,7 +333,7 @@ class RedisNonces:
 
     def _put(self, name: bytes, keep_ms: int) -> Steps[bool]:
         """Set a key unless it exists; return whether it is new."""
-        from redis.exceptions import NoPermissionError, ResponseError
+        from arx_verifier.revocation import cannot_call
 
         key, ask = self._prefix + name, self._client.command
         # A revocation store has a function for this.  Its other writes wait for the disk, and a nonce need not: after a
@@ -359,34 +341,25 @@ class RedisNonces:
         if self._by_function:
             try:
                 return bool((yield from ask("FCALL", SPEND, 1, key, keep_ms, tag="")))
-            except ResponseError as error:
-                if not isinstance(error, NoPermissionError) and not _ABSENT.search(str(error)):
+            except Exception as error:
+                if not cannot_call(error):
                     raise
                 self._by_function = False
         return bool((yield from ask("SET", key, b"", "NX", "PX", keep_ms, tag="")))
 
     def _put_there(self, bucket: str, name: bytes, now_ms: int, keep_ms: int) -> Steps[bool]:
         """Set a key in its shard of the cluster unless it exists; return whether it is new."""
-        from redis.exceptions import ResponseError
-
         from arx_verifier.revocation import BUCKETS
 
         looks = yield from self._client.look()
         if self._looks != looks:
             # All at once: a bucket without a beginning refuses its first calls.
             begins = {each: ("FCALL", SPEND_THERE, 1, self._header(each)) for each in BUCKETS}
-            yield BlockingCall(partial(self._client.tell, begins, _source()))
+            yield BlockingCall(partial(self._client.send_to_all, begins, self._store.source()))
             self._looks = looks
         header = self._header(bucket)
-        words = ("FCALL", SPEND_THERE, 2, header, header + name, now_ms, keep_ms)
-        try:
-            fresh, since = yield from self._client.command(*words, tag=bucket)
-        except ResponseError as error:
-            if not _ABSENT.search(str(error)):
-                raise
-            # The server looks for the function before it runs anything, so this is no repeat.
-            yield BlockingCall(partial(self._client.tell, {bucket: ("PING",)}, _source()))
-            fresh, since = yield from self._client.command(*words, tag=bucket)
+        words = (SPEND_THERE, 2, header, header + name, now_ms, keep_ms)
+        fresh, since = yield from self._store.call(*words, tag=bucket)
         self._since[bucket] = max(since, self._since.get(bucket, 0))
         return bool(fresh)
 
@@ -400,19 +373,6 @@ class RedisNonces:
         from arx_verifier.revocation import bucket_of
 
         return self._since.get(bucket_of(key if isinstance(key, bytes) else key.encode()), 0)
-
-    @staticmethod
-    def _explain(error: Exception) -> str:
-        from arx_verifier.revocation import CertificateError, UnconfirmedError, UnfitError, refused_login
-
-        if isinstance(error, UnfitError):
-            return str(error)
-        if str(error).startswith(("BEGUN ", "CLOCK ")) or isinstance(error, UnconfirmedError):
-            return f"the nonce store refused a call: {str(error).removeprefix('BEGUN ').removeprefix('CLOCK ')}"
-        if isinstance(error, CertificateError):
-            return f"the nonce store did not answer: {error}"
-        why = refused_login(error, _LOGIN)
-        return f"the nonce store {why}" if why else f"the nonce store did not answer: {type(error).__name__}"
 
     def close(self) -> None:
         """Close the connections; see ``NonceStore``."""
@@ -443,15 +403,3 @@ class RedisNonces:
         self.not_before_ms = max(self.not_before_ms, facts.started_ms)
         if facts.policy not in (None, "noeviction"):
             raise UnfitError("the nonce store may evict live nonces: set its maxmemory-policy to noeviction")
-
-
-def _source() -> str:
-    from importlib.resources import files  # verifiers without a store start without it
-
-    return files("arx_verifier.verification").joinpath("calls.lua").read_text("utf-8")
-
-
-def _logger() -> "Logger":
-    import logging  # imported on use, to keep the import fast: only an outage needs it
-
-    return logging.getLogger(__name__)
