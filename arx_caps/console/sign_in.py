@@ -4,7 +4,6 @@
 The cookie of a login that has begun is sent when the issuer leads back; that of a session never from another site.
 """
 
-import re
 import secrets
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -27,14 +26,7 @@ from arx_caps.mint.identity.console_session import (
     use_link,
 )
 from arx_caps.mint.identity.operator_login import log_operator_in
-from arx_caps.mint.login.oidc import (
-    CONSOLE_CALLBACK,
-    CONSOLE_COOKIE,
-    MAX_CODE_CHARS,
-    PAGE_MS,
-    OidcLogin,
-    login_time,
-)
+from arx_caps.mint.login.oidc import CONSOLE_CALLBACK, CONSOLE_COOKIE, PAGE_MS, OidcLogin, code_in, login_time
 from arx_caps.settings.realm import is_safe_url
 from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
@@ -44,7 +36,6 @@ LOGIN: Final = "/console/login"
 THEME_S: Final = 365 * 86_400
 MAX_NEXT_CHARS: Final = 1500  # a browser keeps a cookie of 4096 bytes
 AGAIN: Final = "1"
-_ERROR: Final = re.compile("[a-z_]{1,40}")
 
 
 class Begun(NamedTuple):
@@ -127,11 +118,9 @@ def finish_login(visit: Visit) -> Response:
     mint, login = visit.mint, _login(visit)
     begun = Begun.read(visit.request.cookies.get(cookie_name(mint, CONSOLE_COOKIE), ""))
     login.require_answer(begun.secret, visit.query)
-    code = visit.query.get("code", "")
-    if not 0 < len(code) <= MAX_CODE_CHARS:
-        said = visit.query.get("error", "")
-        why = f": the issuer answered {said}" if _ERROR.fullmatch(said) else ""
-        raise GrantError(f"the login failed or was cancelled{why}", code="bad_subject_token")
+    code, why = code_in(visit.query)
+    if not code:
+        raise GrantError(why, code="bad_subject_token")
     max_age_s = mint.realm.console.fresh_ms // 1000 if begun.again else None
     with mint.db.unit() as unit:
         token = login.finish(unit, begun.secret, code, max_age_s=max_age_s)

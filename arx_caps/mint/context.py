@@ -169,6 +169,13 @@ class MintContext:
         if refused is not None:
             raise refusal(refused.code)
 
+    def refusal_now(self, targets: Sequence[str]) -> str | None:
+        """Return the code of the refusal of a token of these targets that is born now, or None."""
+        # Born at the newest applied entry: freezes count, and earlier kills do not.
+        _, applied, _ = self.epochs.view()
+        refused = self.epochs.check(None, max(applied, 0), targets)
+        return None if refused is None else refused.code
+
     def require_able(self) -> None:
         """Require that this mint may judge proofs: by its clock, and under the realm's issuer.
 

@@ -335,12 +335,10 @@ def require_active_operator(mint: MintContext, name: str, action: str, args: Map
         UnavailableError: The action needs a live view of kills, and the view is stale.
     """
     row = active_operator(mint, name)
-    # Checked as if born at the newest applied entry: freezes count, earlier kills do not, because operators' tokens
-    # have no birth (SPEC 4.3) and a realm kill must not lock the operators out.
-    _, applied, _ = mint.epochs.view()
-    refused = mint.epochs.check(None, max(applied, 0), (f"operator:{name}",))
-    if refused is not None and (refused.code in ("frozen", "revoked") or action in NEEDS_LIVE_VIEW):
-        raise refusal(refused.code)
+    # As born now, because operators' tokens have no birth (SPEC 4.3) and a realm kill must not lock the operators out.
+    refused = mint.refusal_now((f"operator:{name}",))
+    if refused is not None and (refused in ("frozen", "revoked") or action in NEEDS_LIVE_VIEW):
+        raise refusal(refused)
     # The role is read anew at each call, so that a right that was taken away ends at once.
     if action not in NEEDS_NO_RULE:
         role = role_of(mint, row)

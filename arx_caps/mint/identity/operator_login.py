@@ -86,12 +86,11 @@ def _log_in(
         # The person has left the groups: what an earlier login began ends as well.
         mint.db.operators.set_claims(name, columns)
         raise
-    _, applied, _ = mint.epochs.view()
-    # As born at the newest applied entry: a kill of the realm must not lock the operators out.
-    refused = mint.epochs.check(None, max(applied, 0), (f"operator:{name}",))
+    # As born now: a kill of the realm must not lock the operators out.
+    refused = mint.refusal_now((f"operator:{name}",))
     # A stale view lets the person in: an operator must be able to kill while the store is down.
-    if refused is not None and refused.code in ("frozen", "revoked"):
-        raise refusal(refused.code)
+    if refused in ("frozen", "revoked"):
+        raise refusal(refused)
     about: dict[str, Any] = {"operator": name, "issuer": person.issuer, "subject": person.name, "role": role}
     about |= {} if key is None else {"key": key.kid, "expires_at": until}
     what = Event.of("operator.logged_in", f"operator:{name}", **about)

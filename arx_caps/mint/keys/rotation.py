@@ -6,7 +6,6 @@ Which key mints is decided in ``key_schedule``.
 
 import contextlib
 import re
-import time
 from collections.abc import Collection
 from typing import Any, Final, Literal, NamedTuple
 
@@ -18,6 +17,7 @@ from arx_caps.mint.keys.key_schedule import USED_MS, KeySchedule, Plan
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.revocation import KillReport, RevocationStore
+from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError
@@ -151,7 +151,7 @@ class KeyRotation:
             )
         if not now and root.outlived_at is not None and root.outlived_at > now_ms() and root.state != "published":
             raise GrantError(
-                f"tokens that {name} made live until {_utc(root.outlived_at)}: wait, or end them now",
+                f"tokens that {name} made live until {show_time(root.outlived_at)}: wait, or end them now",
                 code="conflict",
             )
         self._db.keys.retire_root(name, Event.of("key.retired", by, key=name))
@@ -227,7 +227,3 @@ class KeyRotation:
         if row.mints_from > now_ms() or (not mints_for and row.used_at == 0):
             return RootView(row, "waiting", mints_for, waits, None)
         return RootView(row, "minting" if mints_for else "accepted", mints_for, waits, outlived_at)
-
-
-def _utc(ms: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(ms / 1000))

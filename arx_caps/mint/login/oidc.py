@@ -4,11 +4,11 @@
 ``identity.issuer_token`` verifies the ID token.  What the person may do then is for the caller to decide.
 """
 
-import base64
 import contextlib
 import hashlib
 import hmac
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -28,6 +28,7 @@ from arx_caps.settings.realm import Login, is_safe_url
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, RequestError, SettingsError, UnavailableError
 from arx_verifier.request import read_json_object
+from arx_verifier.token import wire
 
 CALLBACK: Final = "/oauth/callback"
 CONSOLE_CALLBACK: Final = "/console/callback"  # where an answer goes on to, if the console has begun the login
@@ -37,6 +38,7 @@ FRESH_S: Final = 300  # how long the issuer's metadata is used
 RETRY_S: Final = 10  # after it could not be read: a login may not cost a thread the issuer's timeout each time
 MAX_WAITING: Final = 8  # logins that wait for the issuer at once: a slow one must not hold all threads
 MAX_CODE_CHARS: Final = 2048
+_ERROR: Final = re.compile("[a-z_]{1,40}")
 DEVICE_MS: Final = 5 * 60_000  # from the issue of an ID token to its use here
 
 
@@ -261,6 +263,15 @@ class OidcLogin:
         return f"<OidcLogin at {self._login.issuer}>"
 
 
+def code_in(answer: Mapping[str, str]) -> tuple[str, str]:
+    """Return the authorization code of an issuer's answer; without a usable one, an empty text and what happened."""
+    code, error = answer.get("code", ""), answer.get("error", "")
+    if 0 < len(code) <= MAX_CODE_CHARS:
+        return code, ""
+    why = f": the issuer answered {error}" if _ERROR.fullmatch(error) else ""
+    return "", f"the login failed or was cancelled{why}"
+
+
 def login_time(token: IssuerToken) -> int:
     """Return when the person logged in at the issuer, ms since the Unix epoch; 0 if the ID token does not say."""
     at = token.claims.get("auth_time")
@@ -270,16 +281,12 @@ def login_time(token: IssuerToken) -> int:
 
 def derived(secret: bytes, purpose: str) -> str:
     """Return a text for one purpose, from which neither the secret nor another purpose's text follows."""
-    return _text(hmac.digest(secret, purpose.encode(), "sha256"))
+    return wire.text_of(hmac.digest(secret, purpose.encode(), "sha256"))
 
 
 def challenge_of(verifier: str) -> str:
     """Return the S256 challenge of a verifier (RFC 7636 4.2)."""
-    return _text(hashlib.sha256(verifier.encode()).digest())
-
-
-def _text(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return wire.text_of(hashlib.sha256(verifier.encode()).digest())
 
 
 def _wrong(message: str) -> GrantError:

@@ -4,7 +4,6 @@
 ``parse`` and ``tables`` read its TOML; tokens are made in ``tasks``.
 """
 
-import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from arx_caps.settings.toml_file import MAX_MISTAKES, TomlEntry, TomlError, Toml
 from arx_verifier import jcs, names
 from arx_verifier.constraints import Rule, explain, is_integer
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
+from arx_verifier.token import wire
 
 __all__ = ["Policy", "SessionTerms", "TaskGrant", "Template"]
 
@@ -424,7 +424,7 @@ def _digest(text: TomlText) -> str:
         raw = jcs.jcs(text.document)
     except RequestError as error:
         raise SettingsError(f"{text.name}: {error}", code=CODE) from error
-    return base64.urlsafe_b64encode(hashlib.sha256(raw).digest()[:16]).rstrip(b"=").decode()
+    return wire.text_of(hashlib.sha256(raw).digest()[:16])
 
 
 def _is_value(value: Any) -> bool:

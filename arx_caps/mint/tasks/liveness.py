@@ -72,10 +72,7 @@ def is_usable(mint: MintContext, session: Mapping[str, Any]) -> bool:
 
 def is_frozen(mint: MintContext, targets: Sequence[str]) -> bool:
     """Return whether the mint's view has a freeze of one of these targets."""
-    _, applied, _ = mint.epochs.view()
-    # Checked as if born at the newest applied entry, so that freezes count and earlier kills do not.
-    refused = mint.epochs.check(None, max(applied, 0), targets)
-    return refused is not None and refused.code == "frozen"
+    return mint.refusal_now(targets) == "frozen"
 
 
 def state_by(mint: MintContext, row: Mapping[str, Any], targets: Sequence[str]) -> State:

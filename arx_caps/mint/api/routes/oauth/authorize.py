@@ -25,9 +25,9 @@ from arx_caps.mint.login.oidc import (
     CALLBACK,
     CONSOLE_CALLBACK,
     CONSOLE_COOKIE,
-    MAX_CODE_CHARS,
     PAGE_MS,
     OidcLogin,
+    code_in,
     derived,
 )
 from arx_caps.mint.oauth.authorization_code import (
@@ -55,7 +55,6 @@ MAX_QUERY_CHARS: Final = 3000  # a browser keeps a cookie of 4096 bytes
 MAX_ATTEMPTS: Final = 4  # logins of one browser at once, each in a cookie of its own; a new one ends the oldest
 MAX_COOKIE_CHARS: Final = 6200  # of all of them: proxies take a header of 8 KiB; two requests of full length fit
 TAG_CHARS: Final = 8
-_ERROR: Final = re.compile("[a-z_]{1,40}")
 _LOGIN_COOKIE: Final = "arx-login"
 _CONSENT_COOKIE: Final = "arx-consent"
 _PURPOSE: Final = "page"
@@ -180,12 +179,10 @@ def callback(visit: ConsentVisit) -> Response:
     login.require_answer(secret, visit.form)
     client, redirect = find_redirect(mint, form)
     over = {name: ""}
-    code = visit.form.get("code", "")
+    code, why = code_in(visit.form)
     try:
-        if not 0 < len(code) <= MAX_CODE_CHARS:
-            said = visit.form.get("error", "")
-            why = f": the issuer answered {said}" if _ERROR.fullmatch(said) else ""
-            raise OAuthError("access_denied", f"the login failed or was cancelled{why}")
+        if not code:
+            raise OAuthError("access_denied", why)
         with mint.db.unit() as unit:
             # Before the login is verified: a kill that comes in between ends what it gives.
             born = mint.born()
