@@ -92,19 +92,8 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     # The policy alone: the session, its agent and the agents above it were checked when the session's token was
     # verified, from a birth that is no later than this one.
     mint.require(born, (f"policy:{policy.digest}",))
-    birth = Birth(
-        agent=agent,
-        born=born,
-        session=session["id"],
-        task=new_name("t-"),
-        policy=policy.digest,
-        at=now,
-        expires_at=task_end(mint, now, grant.ttl_ms, session, parent),
-        depth=grant.depth,
-        link=new_link(),
-        subject=subject,
-        holder=holder,
-    )
+    task, link, ends_at = new_name("t-"), new_link(), task_end(mint, now, grant.ttl_ms, session, parent)
+    birth = Birth(agent, born, session["id"], task, policy.digest, now, ends_at, grant.depth, link, subject, holder)
     granted = StoredGrant.of(grant, params, tools, above, holder, now)
     bundle = sign_grant(mint, birth, granted)
     facts: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
@@ -115,9 +104,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     facts |= {"task": birth.task, "params": params, "audiences": granted.audiences}
     facts |= {"above": above} if above else {}
     facts |= {"holder": holder} if holder is not None else {}
-    origins = origins_of(mint, granted)
-    kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
-    unit.recipe = recipe_of(birth, kids, granted.all_caveats(), origins, granted.needs())
+    unit.recipe = grant_recipe(mint, birth, granted)
     what = Event.of("task.started", caller.actor, **facts)
     # Before the task is in the database: no retry can get its tokens earlier, so nothing was drawn from its pools.
     if grant.budgets:
@@ -171,6 +158,12 @@ def sign_grant(mint: MintContext, birth: Birth, granted: StoredGrant) -> str:
 def origins_of(mint: MintContext, granted: StoredGrant) -> dict[str, tuple[str, ...]]:
     """Return the origins of a grant's audiences, by the policy in force."""
     return {audience: mint.policy.audiences.get(audience, ()) for audience in granted.audiences}
+
+
+def grant_recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
+    """Return what a repeat of the call makes the tokens of a grant from."""
+    kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
+    return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
 
 
 def grant_row(birth: Birth, granted: StoredGrant) -> dict[str, Any]:

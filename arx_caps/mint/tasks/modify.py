@@ -18,12 +18,11 @@ from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.explain import explain_refusal
 from arx_caps.mint.policy.model import Policy, TaskGrant
-from arx_caps.mint.tasks.issue import Started, grant_row, holder_for, origins_of, sign_grant, task_end
+from arx_caps.mint.tasks.issue import Started, grant_recipe, grant_row, holder_for, sign_grant, task_end
 from arx_caps.mint.tasks.liveness import require_unrevoked
-from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.revoke import kill_links
 from arx_caps.mint.tasks.stored_grant import StoredGrant
-from arx_caps.mint.tasks.token_factory import Birth, as_json, keys_for, new_link
+from arx_caps.mint.tasks.token_factory import Birth, as_json, new_link
 from arx_caps.revocation import KillReport
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
@@ -92,7 +91,7 @@ def attenuate_task(
         _require_open(mint, born, task, session)
         birth = _birth(agent, task, session, grant, granted, born)
         bundle = sign_grant(mint, birth, granted)
-        unit.recipe = _recipe(mint, birth, granted) | {"kill": report.to_dict()}
+        unit.recipe = grant_recipe(mint, birth, granted) | {"kill": report.to_dict()}
         facts = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
         what = Event.of("task.attenuated", caller.actor, **facts, seq=report.seq, attenuated=granted.attenuated)
         values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
@@ -132,33 +131,17 @@ def extend_task(
     last = StoredGrant.read(_grant(mint, task, more.link)["content"])
     granted, grant = _more(policy, caller, session, task, last, more)
     mint.require(born, (f"policy:{policy.digest}",))
-    parent = _parent_of(mint, task)
-    birth = Birth(
-        agent=agent,
-        born=born,
-        session=session["id"],
-        task=task["id"],
-        policy=policy.digest,
-        at=now,
-        expires_at=task_end(mint, now, grant.ttl_ms, session, parent),
-        depth=granted.depth,
-        link=new_link(),
-        subject=subject_of(session),
-        holder=granted.holder,
-    )
+    ends_at = task_end(mint, now, grant.ttl_ms, session, _parent_of(mint, task))
+    link, subject, depth, holder = new_link(), subject_of(session), granted.depth, granted.holder
+    birth = Birth(agent, born, session["id"], task["id"], policy.digest, now, ends_at, depth, link, subject, holder)
     bundle = sign_grant(mint, birth, granted)
-    unit.recipe = _recipe(mint, birth, granted)
+    unit.recipe = grant_recipe(mint, birth, granted)
     facts = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
     facts |= {"holder": granted.holder} if granted.holder is not None else {}
     what = Event.of("task.extended", caller.actor, **facts)
     row = mint.db.grants.add(unit, task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
     return Started(row, bundle)
-
-
-def _recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
-    kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
-    return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
 
 
 def _require_open(mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
@@ -201,19 +184,8 @@ def _birth(
     now, expires_at = now_ms(), granted.end(grant["expires_at"])
     if expires_at <= now:
         raise GrantError("nothing would be left: every remaining token would have expired", code="bad_parameters")
-    return Birth(
-        agent=agent,
-        born=born,
-        session=session["id"],
-        task=task["id"],
-        policy=grant["policy"],
-        at=now,
-        expires_at=expires_at,
-        depth=granted.depth,
-        link=new_link(),
-        subject=subject_of(session),
-        holder=granted.holder,
-    )
+    link, subject, depth, holder = new_link(), subject_of(session), granted.depth, granted.holder
+    return Birth(agent, born, session["id"], task["id"], grant["policy"], now, expires_at, depth, link, subject, holder)
 
 
 def _parent_of(mint: MintContext, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
