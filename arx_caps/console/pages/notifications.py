@@ -27,11 +27,6 @@ _EVENT: Final = "event:"  # of the names of the boxes: a form's field may be sen
 _ADDED: Final = Submissions[WebhookAdded]()
 
 
-def show_notifications(visit: Visit) -> Response:
-    """Show the receivers, and the notifications that failed, or wait."""
-    return _show(visit)
-
-
 def add(visit: Visit) -> Response:
     """Add a receiver, and show its secret this once."""
     events = [name.removeprefix(_EVENT) for name in visit.form if name.startswith(_EVENT)]
@@ -43,13 +38,13 @@ def add(visit: Visit) -> Response:
     if heartbeat := visit.form.get("heartbeat", ""):
         body |= {"heartbeat_ms": int(heartbeat) if heartbeat in HEARTBEATS else 0, "events": None}
     sent = (visit.operator.id, visit.form.get("form", ""), *map(str, body.values()))
-    return _show(visit, added=_ADDED.once(sent, lambda: visit.call(add_webhook, body=body)))
+    return show_notifications(visit, added=_ADDED.once(sent, lambda: visit.call(add_webhook, body=body)))
 
 
 def test(visit: Visit) -> Response:
     """Send a test to a receiver, and show what it answered."""
     webhook = visit.request.path_params["webhook"]
-    return _show(visit, tested=(webhook, visit.call(test_webhook, path={"webhook": webhook})))
+    return show_notifications(visit, tested=(webhook, visit.call(test_webhook, path={"webhook": webhook})))
 
 
 def remove(visit: Visit) -> Response:
@@ -64,7 +59,8 @@ def resend(visit: Visit) -> Response:
     return visit.redirect(HOME, state="waiting")
 
 
-def _show(visit: Visit, **values: Any) -> Response:
+def show_notifications(visit: Visit, **values: Any) -> Response:
+    """Show the receivers, and the notifications that failed, or wait."""
     state = visit.query.get("state", "failed")
     found = visit.call(list_notifications, query={"state": state, "limit": SHOWN, "after": visit.query.get("after")})
     receivers = visit.call(list_webhooks)

@@ -46,15 +46,13 @@ Text = Annotated[str, Meta(max_length=256)]
 _CLOSED: Final = (InvalidTag, MalformedTokenError, ValueError)  # a box that is malformed or does not open
 
 
-class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9]{1,16}$")]
-    nonce: Text
-    sealed: Text
-
-
 class _Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nonce: Text
     sealed: Text
+
+
+class _Sealed(_Box, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9]{1,16}$")]
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -195,7 +193,7 @@ class RootKeys:
         Raises:
             SettingsError: These keys have no seal.
         """
-        return self._seal(name, secrets.token_bytes(KEY_BYTES))
+        return self.seal_secret(name, secrets.token_bytes(KEY_BYTES))
 
     def open(self, sealed: SealedRoot) -> None:
         """Open a root key of the database and keep it in memory.
@@ -203,7 +201,7 @@ class RootKeys:
         Raises:
             SettingsError: It was sealed with another passphrase or key file.
         """
-        self._roots[sealed.name] = self._unseal(sealed)
+        self._roots[sealed.name] = self.unseal(sealed)
         self._derived.clear()
 
     def reseal(self, sealed: SealedRoot) -> SealedRoot:
@@ -212,27 +210,39 @@ class RootKeys:
         Raises:
             SettingsError: It was sealed with another passphrase or key file.
         """
-        return self._seal(sealed.name, self._unseal(sealed))
+        return self.seal_secret(sealed.name, self.unseal(sealed))
 
     def seal_secret(self, name: str, secret: bytes) -> SealedRoot:
-        """Return another secret of the database, sealed like a root key.
+        """Return a secret for the database, sealed.
 
         Args:
-            name: What it is bound to; not the name of a root key.
+            name: What it is bound to: the name of a root key, or of another secret, which has a slash.
             secret: The secret.
 
         Raises:
             SettingsError: These keys have no seal.
         """
-        return self._seal(name, secret)
+        box = _box(self._sealing()[0], secret, _about(self.realm, name))
+        return SealedRoot(name, box["nonce"], box["sealed"])
 
     def unseal(self, sealed: SealedRoot) -> bytes:
-        """Return a secret that ``seal_secret`` has sealed.
+        """Return the secret that ``seal_secret`` has sealed.
 
         Raises:
             SettingsError: It was sealed with another passphrase or key file.
         """
-        return self._unseal(sealed)
+        failed: Exception | None = None
+        # Rows may be older than the file: the newest seal first, then those before it.
+        for seal in self._sealing():
+            try:
+                return _unbox(seal, sealed, _about(self.realm, sealed.name))
+            except _CLOSED as error:
+                failed = error
+        what = sealed.name if "/" in sealed.name else f"root key {sealed.name}"
+        raise SettingsError(
+            f"{what} of the database does not open: every mint of a realm has the same "
+            "keys/root.json and the same passphrase or key file"
+        ) from failed
 
     def audience_key(self, root: str, audience: str, n: int) -> tuple[str, bytes]:
         """Return key id and key of an audience's key number under a root key."""
@@ -247,24 +257,6 @@ class RootKeys:
         """Return the 32 secret bytes of an enrolment token, from an invitation's random name."""
         # Derived and not stored: a retry must get the same token, and no table may hold one.
         return self._derive(root, ENROLMENT_LABEL + invitation)
-
-    def _seal(self, name: str, root: bytes) -> SealedRoot:
-        box = _box(self._sealing()[0], root, _about(self.realm, name))
-        return SealedRoot(name, box["nonce"], box["sealed"])
-
-    def _unseal(self, sealed: SealedRoot) -> bytes:
-        failed: Exception | None = None
-        # Rows may be older than the file: the newest seal first, then those before it.
-        for seal in self._sealing():
-            try:
-                return _unbox(seal, sealed, _about(self.realm, sealed.name))
-            except _CLOSED as error:
-                failed = error
-        what = sealed.name if "/" in sealed.name else f"root key {sealed.name}"
-        raise SettingsError(
-            f"{what} of the database does not open: every mint of a realm has the same "
-            "keys/root.json and the same passphrase or key file"
-        ) from failed
 
     def _sealing(self) -> tuple[bytes, ...]:
         if not self._seals:
@@ -307,7 +299,7 @@ def _box(key: bytes, secret: bytes, about: bytes) -> dict[str, str]:
     return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(AESGCM(key).encrypt(nonce, secret, about))}
 
 
-def _unbox(key: bytes, box: _Box | _Sealed | SealedRoot, about: bytes) -> bytes:
+def _unbox(key: bytes, box: _Box | SealedRoot, about: bytes) -> bytes:
     return AESGCM(key).decrypt(wire.bytes_of(box.nonce), wire.bytes_of(box.sealed), about)
 
 
