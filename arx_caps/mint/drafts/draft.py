@@ -6,7 +6,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -83,9 +83,14 @@ class DraftTemplate(Struct, kw_only=True):
     depth: int = 0
 
     @property
+    def kept_rules(self) -> list[DraftRule]:
+        """The rules that are part of the policy."""
+        return [rule for rule in self.rules if rule.kept]
+
+    @property
     def kept_calls(self) -> list[RecordedCall]:
-        """The calls of the rules that are kept."""
-        kept = {(rule.at, rule.tool) for rule in self.rules if rule.kept}
+        """The calls of these rules."""
+        kept = {(rule.at, rule.tool) for rule in self.kept_rules}
         return [call for call in self.calls if (call.audience, call.tool) in kept]
 
 
@@ -108,8 +113,8 @@ def draft_templates(
     """
     groups: dict[tuple[str, str], list[RecordedCall]] = {}
     for call in calls:
-        fitting = [each for each in patterns if matches_path(each, call.agent)] if patterns else [call.agent]
-        for agent in fitting[:1]:
+        agent = next((each for each in patterns if matches_path(each, call.agent)), None) if patterns else call.agent
+        if agent is not None:
             # Purposes often name an order or a date; such sessions do the same kind of work.
             groups.setdefault((agent, _DIGITS.sub("#", call.purpose)), []).append(call)
     templates, taken = [], set[str]()
@@ -186,9 +191,9 @@ def _rule(place: tuple[str, str], calls: Sequence[RecordedCall], min_seen: int) 
         rule.notes.append("any arguments: none were recorded")
         return rule
     known = [args for args in recorded if all(map(is_plain_name, args))]
-    rule.kept = rule.kept and bool(known)
-    rule.args = {escape(name): escape(each) for name, each in fields_of(known).items()}
-    wide = [name for name, each in rule.args.items() if isinstance(each, dict) and "any" in each]
+    rule.kept &= bool(known)
+    rule.args = args = escape(fields_of(known))
+    wide = [name for name, each in args.items() if isinstance(each, dict) and "any" in each]
     facts = {
         f"drawn from {len(known)} calls: others have no recorded arguments, or names that no rule has": len(known)
         < len(calls),
@@ -230,7 +235,7 @@ def _constant_values(calls: Sequence[RecordedCall], argument: str) -> dict[Work,
         if key_of(values.setdefault(call.work, value)) != key_of(value):
             return None
     # One call has one amount and one note in any case; only an id, or several calls with it, show what a task is about.
-    kinds = len(_distinct(values.values()))
+    kinds = len(set(map(key_of, values.values())))
     is_id = 2 * kinds > len(values) and all(_is_id(argument, value) for value in values.values())
     return values if kinds > 1 and (is_id or 2 * len(calls) > 3 * len(values)) else None
 
@@ -241,13 +246,8 @@ def _is_id(argument: str, value: Any) -> bool:
 
 def _agree(one: Mapping[Work, Any], other: Mapping[Work, Any]) -> bool:
     """Return whether two arguments have one value in each piece of work that has both, and not by chance."""
-    common = one.keys() & other.keys()
-    same = all(key_of(one[work]) == key_of(other[work]) for work in common)
-    return same and len(_distinct(one[work] for work in common)) > 1
-
-
-def _distinct(values: Iterable[Any]) -> Collection[str]:
-    return set(map(key_of, values))
+    pairs = {(key_of(one[work]), key_of(other[work])) for work in one.keys() & other.keys()}
+    return len(pairs) > 1 and all(mine == theirs for mine, theirs in pairs)
 
 
 def escape(value: Any) -> Any:

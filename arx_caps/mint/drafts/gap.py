@@ -5,6 +5,7 @@ Tool, arguments, agent and session are judged.  Subjects, networks, approvals, b
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
@@ -81,12 +82,18 @@ class PolicyGap(NamedTuple):
 
 
 class _FilledRule(NamedTuple):
-    """A rule with the parameters of one piece of work; ``compiled`` is None if the work has none that it takes."""
+    """A rule with the parameters of one piece of work; ``filled`` is None if the work has none that it takes."""
 
     place: Place
     written: TemplateRule
-    rule: Rule | None
-    compiled: CompiledRule | None
+    filled: tuple[Rule, CompiledRule] | None
+
+    def permits(self, call: RecordedCall) -> bool:
+        """Return whether it allows a call of its tool; of one without recorded arguments, whether it allows any."""
+        if self.filled is None:
+            return False
+        rule = self.filled[1]
+        return permits_with_any(rule, {}) if call.args is None else permits(rule, call.args)
 
 
 def find_gap(policy: Policy, calls: Iterable[RecordedCall]) -> PolicyGap:
@@ -106,37 +113,33 @@ def find_gap(policy: Policy, calls: Iterable[RecordedCall]) -> PolicyGap:
     for (agent, _, _), members in works.items():
         rules = list(_fill(policy, agent, members))
         for call in members:
-            why, key = _judge(policy, call, rules, gap)
-            if why is not None:
+            if reason := _judge(policy, call, rules, gap):
                 place = (agent, call.audience, call.tool)
-                refused.setdefault((*place, key), RefusedCalls(*place, why)).calls.append(call)
+                refused.setdefault((*place, reason[1]), RefusedCalls(*place, reason[0])).calls.append(call)
     gap.refused.extend(refused.values())
     return gap
 
 
-def _judge(policy: Policy, call: RecordedCall, rules: list[_FilledRule], gap: PolicyGap) -> tuple[str | None, str]:
+def _judge(policy: Policy, call: RecordedCall, rules: list[_FilledRule], gap: PolicyGap) -> tuple[str, str] | None:
     """Return why a call is refused, and a key of the reason; None if it is allowed, or if that is unknown."""
     if not any(matches_any_path(terms.agents, call.agent) for terms in policy.sessions.values()):
         return f"no [session] lets {call.agent} open one", "session"
     about = [each for each in rules if each.written.at == call.audience and matches_tool(each.written.tool, call.tool)]
     if not about:
         return f"no task of {call.agent} has a rule for {call.tool} at {call.audience}", "tool"
-    fitting = [each for each in about if each.compiled is not None and _permits(each.compiled, call)]
+    fitting = [each for each in about if each.permits(call)]
     for each in fitting:
         gap.used[each.place] += 1
-    if not fitting and call.args is None:
+    if fitting:
+        return None
+    if call.args is None:
         gap.unknown.append(call)
-    if fitting or call.args is None:
-        return None, ""
-    first = next((each for each in about if each.rule is not None), None)
-    if first is None or first.rule is None:
-        return f"[task.{about[0].place[0]}]: no value of its parameters allows the call", "parameters"
-    failure = explain(first.rule, call.args, f"[task.{first.place[0]}]", 1)[0]
-    return str(failure), failure.rule
-
-
-def _permits(rule: CompiledRule, call: RecordedCall) -> bool:
-    return permits_with_any(rule, {}) if call.args is None else permits(rule, call.args)
+        return None
+    for (task, _), _, filled in about:
+        if filled is not None:
+            failure = explain(filled[0], call.args, f"[task.{task}]", 1)[0]
+            return str(failure), failure.rule
+    return f"[task.{about[0].place[0]}]: no value of its parameters allows the call", "parameters"
 
 
 def _fill(policy: Policy, agent: str, calls: list[RecordedCall]) -> Iterator[_FilledRule]:
@@ -146,13 +149,12 @@ def _fill(policy: Policy, agent: str, calls: list[RecordedCall]) -> Iterator[_Fi
             continue
         values = _values(template, calls)
         for index, written in enumerate(template.rules):
-            rule = compiled = None
-            try:
+            filled = None
+            # Else no call has a value for a parameter of this rule, or it does not fit beside its other bound.
+            with suppress(KeyError, MalformedTokenError):
                 rule = written.fill(values)
-                compiled = compile_rule(rule)
-            except (KeyError, MalformedTokenError):
-                pass  # no call has a value for a parameter of this rule, or it does not fit beside its other bound
-            yield _FilledRule((template.name, index), written, rule, compiled)
+                filled = rule, compile_rule(rule)
+            yield _FilledRule((template.name, index), written, filled)
 
 
 def _values(template: Template, calls: Iterable[RecordedCall]) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def _values(template: Template, calls: Iterable[RecordedCall]) -> dict[str, Any]
         if word == "equal":
             values[name] = max(seen, key=seen.count)
         else:
-            values[name] = (min if word == "min" else max)(seen, key=_amount)
+            values[name] = (min if word == "min" else max)(seen, key=lambda value: Decimal(str(value)))
     return values
 
 
@@ -189,7 +191,3 @@ def _uses(written: Any, value: Any) -> Iterator[tuple[str, str, Any]]:
             yield from _uses(part, item)
         operands = {"min": operand[0], "max": operand[1]} if word == "range" else {word: operand}
         yield from ((each[1:], side, value) for side, each in operands.items() if is_parameter(each))
-
-
-def _amount(value: Any) -> Decimal:
-    return Decimal(str(value))

@@ -39,8 +39,8 @@ def write_policy(
         sessions, times = {call.session for call in calls}, _times([call.at for call in calls if call.at])
         seen = f"{_count(len(calls), 'call')} of {_count(len(sessions), 'session')}"
         lines += [f"# It allows what {seen} did{times}."]
-    granted = [each for each in templates if any(rule.kept for rule in each.rules)]
-    for audience in sorted({rule.at for each in granted for rule in each.rules if rule.kept}):
+    granted = [each for each in templates if each.kept_rules]
+    for audience in sorted({rule.at for each in granted for rule in each.kept_rules}):
         known = origins.get(audience)
         lines += ["", f"[audience.{toml_key(audience)}]"]
         lines += [f"origins = {toml_value(known or [PLACE.format(audience)])}{'' if known else UNKNOWN_PLACE}"]
@@ -91,7 +91,7 @@ def write_questions(policy: Policy, templates: Iterable[DraftTemplate]) -> tuple
 
 
 def _template(template: DraftTemplate, min_seen: int) -> Iterator[str]:
-    kept = [rule for rule in template.rules if rule.kept]
+    kept = template.kept_rules
     yield f"[task.{template.name}]"
     if template.sessions:
         purpose = f", for the purpose {toml_value(template.purpose)}" if template.purpose else ""
