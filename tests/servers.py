@@ -183,7 +183,7 @@ def on_both(*marks: pytest.MarkDecorator) -> list[Any]:
 
 BOTH = on_both()
 # These modules test what the database does; all others what stands on it: `make test-slow` runs them on PostgreSQL, and
-# `.ci/run` those of the mint.
+# `.ci/run` those of the mint that are not slow by themselves.
 ABOUT_DATABASES = frozenset(
     f"test_{name}"
     for name in (
@@ -197,7 +197,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests that use ``database`` on both systems, except those with the marker ``sqlite``."""
     if "database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("sqlite") is None:
         path = metafunc.definition.path
-        late = pytest.mark.slow if path.parent.name == "mint" else pytest.mark.nightly
+        soon = path.parent.name == "mint" and metafunc.definition.get_closest_marker("slow") is None
+        late = pytest.mark.slow if soon else pytest.mark.nightly
         marks = () if path.stem in ABOUT_DATABASES else (late,)
         metafunc.parametrize("database", on_both(*marks), indirect=True)
 

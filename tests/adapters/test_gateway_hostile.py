@@ -118,7 +118,7 @@ async def said(client: Client, tool: str, **args: Any) -> str:
     return str(result.content[0].text)
 
 
-@pytest.mark.parametrize("era", ["auto", "legacy"])
+@pytest.mark.parametrize("era", ["auto", pytest.param("legacy", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("way", ["http", "stdio"])
 def test_a_tool_is_held_until_a_person_accepts_it(way: str, era: str, tmp_path: Path) -> None:
     """Its model reads nothing of the other description, in no list and in no error."""
@@ -148,7 +148,7 @@ def test_a_tool_is_held_until_a_person_accepts_it(way: str, era: str, tmp_path: 
         asyncio.run(asyncio.wait_for(run(url), 60))
 
 
-@pytest.mark.parametrize("era", ["auto", "legacy"])
+@pytest.mark.parametrize("era", ["auto", pytest.param("legacy", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("way", ["http", "stdio"])
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_question_reaches_the_person_where_the_table_allows_it(

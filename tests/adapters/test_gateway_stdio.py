@@ -6,7 +6,7 @@ import pytest
 from tests.adapters import gateway_stdio_server, mcp_contract
 from tests.adapters.mcp_contract import *  # noqa: F403 - its tests run in this file
 
-WAYS = [("http", "auto"), ("http", "legacy")]
+WAYS = [("http", "auto"), pytest.param(("http", "legacy"), marks=pytest.mark.nightly)]
 TOOLS = ["wait.long"]
 del test_a_method_that_is_not_known_is_refused  # noqa: F821 - over a pipe, which the gateway does not offer
 del test_through_a_pipe_the_session_needs_no_token_and_shows_nothing  # noqa: F821

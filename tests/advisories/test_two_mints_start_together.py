@@ -35,7 +35,10 @@ def empty(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", ["meta", "audience_keys", "policies", "outbox"])
+@pytest.mark.parametrize(
+    "table",
+    ["meta", *(pytest.param(table, marks=pytest.mark.nightly) for table in ("audience_keys", "policies", "outbox"))],
+)
 def test_all_start_and_each_thing_is_begun_once(
     tmp_path: Path, realm_name: str, empty: str, valkey: EmbeddedValkey, table: str
 ) -> None:

@@ -53,6 +53,7 @@ def answer(verifier: Verifier, held: Path) -> str:
     return call(verifier, held, "orders.get", **ARGS).code
 
 
+@pytest.mark.slow
 def test_a_reloaded_policy_has_budgets_and_a_clean_stop_keeps_what_was_drawn(tmp_path: Path, free_port: int) -> None:
     """A service that was enrolled before the policy had budgets draws; after a stop each pool has what it had left."""
     with live_realm(tmp_path / "realm", free_port) as up:
@@ -84,6 +85,7 @@ def test_a_reloaded_policy_has_budgets_and_a_clean_stop_keeps_what_was_drawn(tmp
         assert [answer(orders, begun) for _ in range(3)] == ["ok", "ok", "budget_exhausted"]
 
 
+@pytest.mark.slow
 def test_a_kill_and_a_copy_of_the_folder_exhaust(tmp_path: Path, free_port: int) -> None:
     """A realm that was killed, and one whose whole folder is put back as it was after an earlier clean stop."""
     folder = tmp_path / "realm"
@@ -110,6 +112,7 @@ def test_a_kill_and_a_copy_of_the_folder_exhaust(tmp_path: Path, free_port: int)
         assert [answer(orders, each) for each in (held, spared)] == ["budget_exhausted"] * 2
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_start_stops_no_kill(tmp_path: Path, free_port: int) -> None:
     """Killed, it is started again; with a damaged file its calls are refused, and the realm kills and grants."""
     with live_realm(tmp_path / "realm", free_port) as up:

@@ -225,6 +225,7 @@ def test_a_mistake_is_named(tmp_path: Path, words: tuple[str, ...], said: str) -
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_the_log_of_a_realm_is_drawn_from(tmp_path: Path) -> None:
     """With the purposes of sessions, recorded arguments, and the origins of the policy in force."""

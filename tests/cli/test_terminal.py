@@ -102,6 +102,7 @@ def test_no_colours_where_they_are_not_wanted(journal: Path, words: tuple[str, .
     assert b"\x1b" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
 def test_a_pipe_and_quiet_get_plain_text_without_rich(journal: Path, words: tuple[str, ...]) -> None:
     """

@@ -306,6 +306,7 @@ def test_no_token_leaves_the_bridge(world: World, client: Client) -> None:
     assert "arxb1_" not in seen.replace("begins with arxb1_", "")
 
 
+@pytest.mark.slow
 def test_a_bundle_or_a_url_that_cannot_be_used_ends_the_bridge(world: World) -> None:
     """Before anything is read from the client."""
     other = world.folder / "other.bundle"

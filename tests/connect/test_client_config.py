@@ -22,6 +22,7 @@ CLIENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 def test_the_snippet_starts_the_bridge(client: str, tmp_path: Path) -> None:
     """A client that starts it elsewhere reaches the same task; it holds no secret."""

@@ -56,6 +56,7 @@ def test_a_wider_line_is_found(tmp_path: Path) -> None:
         assert (example["former"][0], example["new"][0]) == ("network_not_allowed", "grant")
 
 
+@pytest.mark.slow
 def test_each_difference_is_kept_and_may_be_expected(tmp_path: Path) -> None:
     """A narrower line passes once its codes are named, and every pair is in the file."""
     line = "if proven.conditions and (refused"
