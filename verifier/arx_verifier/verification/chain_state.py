@@ -184,12 +184,7 @@ class ProvenChain:
             if isinstance(found, Refused):
                 return found
             rules = found
-        if (
-            rules.tests > limits.FREE_TESTS
-            # The JSON is an upper bound of ``size_of`` and is known already: below the limit, nothing is counted.
-            and (written is None or rules.tests * len(written) > limits.MAX_WORK)
-            and rules.tests * limits.size_of(args) > limits.MAX_WORK
-        ):
+        if rules.tests > limits.FREE_TESTS and rules.are_too_much(args, written):
             return _TOO_MUCH
         for group in rules.groups:
             for rule in group:

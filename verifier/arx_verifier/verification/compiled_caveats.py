@@ -100,6 +100,18 @@ class ToolRules:
             groups = [(merge([rule for (rule,) in groups]),)]
         self.groups = groups
 
+    def are_too_much(self, args: Mapping[str, Any], written: bytes | None) -> bool:
+        """Return whether their tests of these arguments would be more work than a call may cause.
+
+        Args:
+            args: The call's arguments.
+            written: Their ``jcs.flat_jcs``, if it was computed.
+        """
+        # The JSON is an upper bound of ``size_of`` and is known already: below the limit, nothing is counted.
+        if written is not None and self.tests * len(written) <= limits.MAX_WORK:
+            return False
+        return self.tests * limits.size_of(args) > limits.MAX_WORK
+
     def explain_first(
         self, group: Sequence[CompiledRule], places: Sequence[str], args: Mapping[str, Any], name: str
     ) -> tuple[tuple[Failure, ...], Callable[[], tuple[Failure, ...]]]:

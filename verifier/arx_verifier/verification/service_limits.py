@@ -122,19 +122,18 @@ class ServiceLimits:
         if isinstance(rules, Refused):
             return rules
         # As of the rules of a token: the caller chooses the size.
-        if (
-            rules.tests > limits.FREE_TESTS
-            and (written is None or rules.tests * len(written) > limits.MAX_WORK)
-            and rules.tests * limits.size_of(args) > limits.MAX_WORK
-        ):
+        if rules.tests > limits.FREE_TESTS and rules.are_too_much(args, written):
             return _TOO_MUCH
-        if is_unseen:
-            return self._judge_unseen(rules, args)
         (group,) = rules.groups
         wrong = wrong_in(group[0], args)
-        if wrong is None:
+        if is_unseen:
+            if permits_with_any(group[0], args):
+                return None
+            if could_permit(group[0], args):
+                return REQUEST_UNSEEN
+        elif wrong is None:
             return None
-        first, untold = rules.explain_first(group, [PLACE] * len(rules.matching), args, wrong)
+        first, untold = rules.explain_first(group, [PLACE] * len(rules.matching), args, wrong or "")
         return Refused(CODE, first, untold)
 
     def judge_approval(self, tool: str, proven: ProvenChain) -> Refused | None:
@@ -159,18 +158,6 @@ class ServiceLimits:
         """
         rules = self._by_tool.get(tool) or self._gather(tool) if self._allows else None
         return rules is None or (isinstance(rules, ToolRules) and could_permit(rules.groups[0][0], known))
-
-    def _judge_unseen(self, rules: ToolRules, args: Mapping[str, Any]) -> Refused | None:
-        """Judge a call that may have further arguments, in a body that is not seen.  SPEC 8.5."""
-        rule = rules.groups[0][0]
-        if permits_with_any(rule, args):
-            return None
-        if could_permit(rule, args):
-            return REQUEST_UNSEEN
-        first, untold = rules.explain_first(
-            rules.groups[0], [PLACE] * len(rules.matching), args, wrong_in(rule, args) or ""
-        )
-        return Refused(CODE, first, untold)
 
     def _gather(self, tool: str) -> ToolRules | Refused:
         """Return the rules about a tool, as one; or the refusal, if there is none."""
