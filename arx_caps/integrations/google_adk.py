@@ -2,8 +2,8 @@
 """Google's ADK: the tools of an agent run with a task: ``LlmAgent(…, tools=[ArxToolset([refund], task)])``."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Unpack
 
 from google.adk.agents.readonly_context import ReadonlyContext
 from google.adk.models.llm_request import LlmRequest
@@ -13,7 +13,7 @@ from google.adk.tools.function_tool import FunctionTool
 from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
-from arx_caps.agent import RunToolCalls, SubAgent, Task, ToolCalls
+from arx_caps.agent import RunToolCalls, Task, ToolCalls, ToolTables
 from arx_caps.agent.tasks.approval import WAITING, Approval
 from arx_verifier import SettingsError
 from arx_verifier.refusal_text import waiting_for_model
@@ -27,9 +27,7 @@ class ArxToolset(BaseToolset):
         task: The task; or a function that returns a run's task from its ``ReadonlyContext``; or None where the agent is
             run in a tool of ``sub_agents``, for the part of the task that this tool was given.  An agent that work is
             transferred to has ``task.delegate(…)``.
-        tools: A tool's name to its name in tokens, ``{"refund": "orders.refund"}``; another tool has one name.
-        public: The names of tools that need no permission.
-        sub_agents: The name of a tool that runs another agent, to that agent and its part of the task.
+        tables: ``tools``, ``public`` and ``sub_agents``; see ``ToolTables``.
 
     Raises:
         SettingsError: As ``ToolCalls``; or what is to be guarded is no tool.
@@ -39,13 +37,10 @@ class ArxToolset(BaseToolset):
         self,
         guarded: Iterable[BaseTool | Callable[..., Any]],
         task: Task | Callable[[ReadonlyContext], Task] | None = None,
-        *,
-        tools: Mapping[str, str] | None = None,
-        public: Collection[str] = (),
-        sub_agents: Mapping[str, SubAgent] | None = None,
+        **tables: Unpack[ToolTables],
     ) -> None:
         super().__init__()
-        runs = RunToolCalls(task, tools=tools, public=public, sub_agents=sub_agents)
+        runs = RunToolCalls(task, **tables)
         self._tools: list[BaseTool] = []
         for tool in guarded:
             if not isinstance(tool, BaseTool) and not callable(tool):

@@ -5,15 +5,15 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, Unpack
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse, ToolCallRequest
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import Command, Interrupt, interrupt
 
-from arx_caps.agent import Approval, RunToolCalls, SubAgent, Task, ToolCalls
+from arx_caps.agent import Approval, RunToolCalls, Task, ToolCalls, ToolTables
 from arx_caps.agent.tasks.approval import WAITING
 from arx_caps.agent.tools.tool_calls import ENDED
 
@@ -31,24 +31,15 @@ class ArxAgentMiddleware(AgentMiddleware[AgentState[Any], Any, Any]):
     Args:
         task: The task; or a function that returns a run's task from its context; or None where the agent is called in a
             tool of ``sub_agents``, for the part of the task that this tool was given.
-        tools: A tool's name to its name in tokens, ``{"refund": "orders.refund"}``; another tool has one name.
-        public: The names of tools that need no permission.
-        sub_agents: The name of a tool that calls another agent, to that agent and its part of the task.
+        tables: ``tools``, ``public`` and ``sub_agents``; see ``ToolTables``.
 
     Raises:
         SettingsError: As ``ToolCalls``.
     """
 
-    def __init__(
-        self,
-        task: Task | Callable[[Any], Task] | None = None,
-        *,
-        tools: Mapping[str, str] | None = None,
-        public: Collection[str] = (),
-        sub_agents: Mapping[str, SubAgent] | None = None,
-    ) -> None:
+    def __init__(self, task: Task | Callable[[Any], Task] | None = None, **tables: Unpack[ToolTables]) -> None:
         super().__init__()
-        self._runs = RunToolCalls(task, tools=tools, public=public, sub_agents=sub_agents)
+        self._runs = RunToolCalls(task, **tables)
 
     def offered(self, tools: Iterable[Any], context: Any = None) -> list[Any]:
         """Return those of these tools that the task has; for ``bind_tools`` in a graph of your own.

@@ -4,14 +4,14 @@
 import asyncio
 import copy
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, Unpack
 
 from agents import FunctionTool, RunConfig, RunContextWrapper, RunState, ToolErrorFormatterArgs, function_tool
 from agents.tool import resolve_function_tool_failure_error_function, set_function_tool_failure_error_function
 from agents.tool_context import ToolContext
 
-from arx_caps.agent import Approval, RunToolCalls, SubAgent, Task
+from arx_caps.agent import Approval, RunToolCalls, Task, ToolTables
 from arx_caps.agent.tasks.approval import WAITING
 from arx_verifier import ArxError, GrantError, SettingsError
 from arx_verifier.errors import RequestError
@@ -29,23 +29,14 @@ class ArxTools:
         task: The task; or a function that returns a run's task from its context; or None where the agent is run in a
             tool of ``sub_agents``, for the part of the task that this tool was given.  An agent that gets a hand-off
             has ``task.delegate(…)``.
-        tools: A tool's name to its name in tokens, ``{"refund": "orders.refund"}``; another tool has one name.
-        public: The names of tools that need no permission.
-        sub_agents: The name of a tool that runs another agent, to that agent and its part of the task.
+        tables: ``tools``, ``public`` and ``sub_agents``; see ``ToolTables``.
 
     Raises:
         SettingsError: As ``ToolCalls``.
     """
 
-    def __init__(
-        self,
-        task: Task | Callable[[Any], Task] | None = None,
-        *,
-        tools: Mapping[str, str] | None = None,
-        public: Collection[str] = (),
-        sub_agents: Mapping[str, SubAgent] | None = None,
-    ) -> None:
-        self._runs = RunToolCalls(task, tools=tools, public=public, sub_agents=sub_agents)
+    def __init__(self, task: Task | Callable[[Any], Task] | None = None, **tables: Unpack[ToolTables]) -> None:
+        self._runs = RunToolCalls(task, **tables)
         self._one = self._runs.of(None) if isinstance(task, Task) else None
         self._asks: dict[str, bool] = {}  # whether a guarded tool has a ``needs_approval`` of its own
 

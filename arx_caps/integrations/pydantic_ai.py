@@ -2,9 +2,9 @@
 """pydantic-ai: the tools of an agent run with a task: ``Agent(…, capabilities=[Arx(task)])``."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from pydantic_ai import DeferredToolRequests, DeferredToolResults, RunContext
 from pydantic_ai.capabilities import (
@@ -27,7 +27,7 @@ from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import ToolDefinition
 
-from arx_caps.agent import Approval, RunToolCalls, SubAgent, Task, ToolCalls, ToolRefusal
+from arx_caps.agent import Approval, RunToolCalls, Task, ToolCalls, ToolRefusal, ToolTables
 from arx_caps.agent.tasks.approval import WAITING
 from arx_caps.agent.tools.tool_calls import ENDED
 from arx_verifier.errors import refusal
@@ -51,23 +51,14 @@ class Arx(AbstractCapability[Any]):
     Args:
         task: The task; or a function that returns a run's task from its ``deps``; or None where the agent is run in a
             tool of ``sub_agents``, for the part of the task that this tool was given.
-        tools: A tool's name to its name in tokens, ``{"refund": "orders.refund"}``; another tool has one name.
-        public: The names of tools that need no permission.
-        sub_agents: The name of a tool that runs another agent, to that agent and its part of the task.
+        tables: ``tools``, ``public`` and ``sub_agents``; see ``ToolTables``.
 
     Raises:
         SettingsError: As ``ToolCalls``.
     """
 
-    def __init__(
-        self,
-        task: Task | Callable[[Any], Task] | None = None,
-        *,
-        tools: Mapping[str, str] | None = None,
-        public: Collection[str] = (),
-        sub_agents: Mapping[str, SubAgent] | None = None,
-    ) -> None:
-        self._runs = RunToolCalls(task, tools=tools, public=public, sub_agents=sub_agents)
+    def __init__(self, task: Task | Callable[[Any], Task] | None = None, **tables: Unpack[ToolTables]) -> None:
+        self._runs = RunToolCalls(task, **tables)
         self._calls: ToolCalls | None = None
         self._over: ToolRefusal | None = None
 

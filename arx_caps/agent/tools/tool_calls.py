@@ -6,7 +6,7 @@ Every adapter of ``arx_caps.integrations`` calls this and decides nothing itself
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
 from arx_caps.agent.sessions.started_task import StartedTask
@@ -65,6 +65,20 @@ class ToolRefusal(NamedTuple):
     code: str
     text: str
     over: bool
+
+
+class ToolTables(TypedDict, total=False):
+    """What an adapter knows of a framework's tools: keyword arguments of ``RunToolCalls``.
+
+    Attributes:
+        tools: A tool's name to its name in tokens, ``{"refund": "orders.refund"}``; another tool has one name.
+        public: The names of tools that need no permission.
+        sub_agents: The name of a tool that runs another agent, to that agent and its part of the task.
+    """
+
+    tools: Mapping[str, str] | None
+    public: Collection[str]
+    sub_agents: Mapping[str, SubAgent] | None
 
 
 class ToolCalls:
