@@ -9,14 +9,13 @@ import contextlib
 import fcntl
 import os
 import secrets
-import weakref
 from pathlib import Path
 from typing import Final
 
+from arx_verifier._platform import reset_at_fork
+
 LOCK_FILE: Final = "ship.lock"  # the shipper has its lock
 FIRST_FILE: Final = "ship.first"  # `arx ship` has its lock; the process of a verifier then gives way
-
-_LOCKS: "weakref.WeakSet[ShipperLock]" = weakref.WeakSet()
 
 
 # The kernel ends a lock with its process, so another process takes over after a kill.
@@ -106,9 +105,4 @@ def _lock(descriptor: int, how: int) -> bool:
     return True
 
 
-def _fork_all() -> None:
-    for lock in tuple(_LOCKS):
-        lock.after_fork()
-
-
-os.register_at_fork(after_in_child=_fork_all)
+_LOCKS: Final = reset_at_fork(ShipperLock.after_fork)

@@ -11,13 +11,12 @@ import re
 import secrets
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final, Literal
 
-from arx_verifier._platform import at_fork, require_posix
+from arx_verifier._platform import require_posix, reset_at_fork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, SettingsError
 from arx_verifier.journal.decision import COUNTED, GAP, OK, UNPROVEN, Decision
@@ -54,7 +53,6 @@ _OWN: Final = "-own-nonces"
 _ID: Final = re.compile(rf"(?P<audience>.+)-[0-9]+-[0-9a-f]{{6}}(?P<own>{_OWN})?(\.[0-9]+)?")  # a fork adds the last
 
 _log = logging.getLogger(__name__)
-_JOURNALS: "weakref.WeakSet[Journal]" = weakref.WeakSet()
 
 
 # An allow that cannot be recorded is refused (`audit_unavailable`); in mode `best_effort` it is counted, and the gap is
@@ -472,9 +470,4 @@ def warn_beside(folder: Path, name: str) -> None:
             )
 
 
-def _fork_all() -> None:
-    for journal in tuple(_JOURNALS):
-        journal.reset()
-
-
-at_fork(after_in_child=_fork_all)
+_JOURNALS: Final = reset_at_fork(Journal.reset)

@@ -8,12 +8,11 @@ twice.
 import os
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from arx_verifier._platform import at_fork
+from arx_verifier._platform import reset_at_fork
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger.pools import BUSY, Kind, Ledger, PoolDraw, Short, Taken
 from arx_verifier.revocation import Steps, by_steps, run, steps_of
@@ -293,12 +292,4 @@ class LeasedLedger:
         self._wake, self._thread = threading.Event(), None
 
 
-_LEDGERS: Final["weakref.WeakSet[LeasedLedger]"] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for ledger in tuple(_LEDGERS):
-        ledger._forget()  # noqa: SLF001 - of this module
-
-
-at_fork(after_in_child=_forget_all)
+_LEDGERS: Final = reset_at_fork(LeasedLedger._forget)  # noqa: SLF001 - of this module

@@ -12,11 +12,10 @@ import os
 import random
 import socket
 import threading
-import weakref
 from concurrent.futures import Future, InvalidStateError
 from typing import Final, NamedTuple
 
-from arx_verifier._platform import at_fork
+from arx_verifier._platform import reset_at_fork
 from arx_verifier.errors import SettingsError
 from arx_verifier.names import is_realm
 from arx_verifier.revocation.epoch import EpochRefusal, EpochState, RegistryName
@@ -290,12 +289,7 @@ def _settle(waiter: _Waiter, value: bool) -> None:
         waiter.done.set_result(value)
 
 
-_FOLLOWERS: "weakref.WeakSet[Follower]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for follower in tuple(_FOLLOWERS):
-        follower._after_fork()  # noqa: SLF001 - of this module
+_FOLLOWERS: Final = reset_at_fork(Follower._after_fork)  # noqa: SLF001 - of this module
 
 
 def _close_all() -> None:
@@ -304,5 +298,4 @@ def _close_all() -> None:
         follower.close()
 
 
-at_fork(after_in_child=_after_fork)
 atexit.register(_close_all)

@@ -6,14 +6,13 @@ Before the signature is verified, only ``kid`` and ``aud`` of a token and the id
 """
 
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
 import arx_verifier.limits as limits
 import arx_verifier.names as names
-from arx_verifier._platform import at_fork
+from arx_verifier._platform import reset_at_fork
 from arx_verifier.errors import ArxError, MalformedTokenError, SignatureMismatchError
 from arx_verifier.token import (
     JOINT,
@@ -33,7 +32,6 @@ from arx_verifier.verification.reasons import BAD_SIGNATURE, PLACES, Refused, fa
 
 MAX_DEPTH: Final = 4  # bounds recursion, and no real approval is nested deeper
 _MALFORMED: Final = Refused("malformed", ())
-_AUTHENTICATORS: "weakref.WeakSet[Authenticator]" = weakref.WeakSet()
 
 
 class Authenticator:
@@ -132,12 +130,7 @@ class Authenticator:
         self.forget()
 
 
-def _fork_all() -> None:
-    for authenticator in tuple(_AUTHENTICATORS):
-        authenticator._forked()  # noqa: SLF001 - of this module
-
-
-at_fork(after_in_child=_fork_all)
+_AUTHENTICATORS: Final = reset_at_fork(Authenticator._forked)  # noqa: SLF001 - of this module
 
 
 class OpenedDischarges(NamedTuple):

@@ -7,11 +7,10 @@ is new.  It remembers the key for as long as the call could be repeated.
 
 import threading
 import time
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from arx_verifier._platform import at_fork
+from arx_verifier._platform import reset_at_fork
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger import UsedKey
 from arx_verifier.request import AccessRequest
@@ -167,9 +166,6 @@ def _spend_once(nonces: NonceStore, proven: ProvenChain, now_ms: int) -> Steps[R
     return None
 
 
-_STORES: "weakref.WeakSet[MemoryNonces]" = weakref.WeakSet()
-
-
 class MemoryNonces:
     """Nonces in this process's memory: for exactly one process.
 
@@ -232,6 +228,10 @@ class MemoryNonces:
     def close(self) -> None:
         """Do nothing: it has no connections, and other verifiers of this process may share it."""
 
+    def _refuse(self) -> None:
+        """In a forked child: the nonces are the parent's."""
+        self._forked = True
+
     def _keep_long(self, key: bytes | str, minute: int) -> bool | None:
         if len(self._seen) >= self._capacity or self._lasting >= self._capacity // 2:
             return None
@@ -250,12 +250,7 @@ class MemoryNonces:
             self._lasting -= len(over)
 
 
-def _refuse_all() -> None:
-    for store in tuple(_STORES):
-        store._forked = True  # noqa: SLF001 - of this module
-
-
-at_fork(after_in_child=_refuse_all)
+_STORES: Final = reset_at_fork(MemoryNonces._refuse)  # noqa: SLF001 - of this module
 
 
 class RedisNonces:
