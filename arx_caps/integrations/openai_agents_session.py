@@ -59,15 +59,8 @@ class StampedSession(SessionABC):
         await self._session.clear_session()
 
     def _trusted(self, items: Iterable[Any]) -> list[Any]:
-        entries = [self._entry(item) for item in items]
-        trusted = {id(entry) for entry in self._notes.trusted(entries)}
-        turns: list[list[MemoryEntry[Any]]] = []
-        for entry in entries:
-            if not turns or entry.entry.get("role") == "user":
-                turns.append([])
-            turns[-1].append(entry)
-        whole = [turn for turn in turns if all(id(entry) in trusted for entry in turn)]
-        return [_plain(entry.entry) for turn in whole for entry in turn]
+        whole = self._notes.trusted_turns(map(self._entry, items), lambda item: item.get("role") == "user")
+        return [_plain(entry.entry) for entry in whole]
 
     def _entry(self, item: Any) -> MemoryEntry[Any]:
         return MemoryEntry(item, self._content(_plain(item)), item.get(STAMP_FIELD))

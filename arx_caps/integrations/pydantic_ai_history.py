@@ -38,15 +38,7 @@ class StampedHistory:
         Raises:
             ArxError: As ``TaskMemory.trusted``.
         """
-        entries = [self._entry(message) for message in messages]
-        trusted = {id(entry) for entry in self._notes.trusted(entries)}
-        turns: list[list[MemoryEntry[ModelMessage]]] = []
-        for entry in entries:
-            if not turns or _begins_turn(entry.entry):
-                turns.append([])
-            turns[-1].append(entry)
-        whole = [turn for turn in turns if all(id(entry) in trusted for entry in turn)]
-        return [entry.entry for turn in whole for entry in turn]
+        return [entry.entry for entry in self._notes.trusted_turns(map(self._entry, messages), _begins_turn)]
 
     def stamped(self, messages: Sequence[ModelMessage]) -> list[ModelMessage]:
         """Return the messages with a stamp in each one's metadata, to be saved; a trusted stamp stays.

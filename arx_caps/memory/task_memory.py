@@ -97,6 +97,27 @@ class TaskMemory:
         grant = self._grant(READ)
         return self._memory.trusted([(entry, *_as_checked(entry)) for entry in found], grant)
 
+    def trusted_turns(self, entries: Iterable[MemoryEntry[_E]], begins: Callable[[_E], bool]) -> list[MemoryEntry[_E]]:
+        """Return the entries of those turns of a conversation that the task's agent may read whole.
+
+        A call of a tool and its answer belong together, so no entry is withheld alone.
+
+        Args:
+            entries: As of ``trusted``.
+            begins: Whether the memory's own object is the first one of a turn.
+
+        Raises:
+            ArxError: As ``trusted``.
+        """
+        found = list(entries)
+        trusted = {id(entry) for entry in self.trusted(found)}
+        turns: list[list[MemoryEntry[_E]]] = []
+        for entry in found:
+            if not turns or begins(entry.entry):
+                turns.append([])
+            turns[-1].append(entry)
+        return [entry for turn in turns if all(id(entry) in trusted for entry in turn) for entry in turn]
+
     def is_trusted(self, entry: MemoryEntry[Any]) -> bool:
         """Return whether an entry is trusted, without a decision and without a record; for programs, not for a model.
 
