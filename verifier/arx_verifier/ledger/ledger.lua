@@ -83,7 +83,7 @@ local function begin(header, index, remembered)
   local own = run_id(time)
   if known[7] then
     if known[1] == own or clock - born < OPEN_MS then
-      return nil, redis.error_reply('SEALED the ledger ends, or its server has just started')
+      return nil, redis.error_reply('SEALED nothing is drawn while its server ends or starts')
     end
     redis.call('HDEL', header, 'sealed') -- no supervisor opens it: a server of an operator has these data
   end
