@@ -363,8 +363,7 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused; whether it is sealed is unknown.
         """
-        one = self._buckets[""]
-        return bool(run(self._fcall(one, "arx2_seal", len(one.keys), *one.keys, seal)))
+        return self._end_or_begin("arx2_seal", seal)
 
     def sealed(self) -> str:
         """Return the seal of the data; empty if there is none.
@@ -384,9 +383,13 @@ class RedisLedger:
             StoreError: The server did not answer or refused.
         """
         # Data of an earlier version have its functions, and this process has given out nothing yet.
+        self._read(self._buckets[""], lambda server, _: server.function_load(self._store.source(), replace=True))
+        return self._end_or_begin("arx2_open", seal)
+
+    def _end_or_begin(self, name: str, seal: str) -> bool:
         one = self._buckets[""]
-        self._read(one, lambda server, _: server.function_load(self._store.source(), replace=True))
-        return bool(run(self._fcall(one, "arx2_open", len(one.keys), *one.keys, seal)))
+        call = self._store.call(name, len(one.keys), *one.keys, seal, tag=one.tag)
+        return bool(self._ask(run, call))
 
     def start(self) -> None:
         """Note that the ledger exists, if it answers, and look at it from now on; see ``Ledger``."""
@@ -464,13 +467,15 @@ class RedisLedger:
             self._watch()  # a forked child has no thread of its parent
         keys = [*bucket.keys, *[bucket.pool + draw.pool for draw in draws]]
         for _ in range(_TURNS):
-            if used is not None:
-                answer = yield from self._spend_and_call(bucket, used, len(keys), *keys, bucket.remembered, *args)
-                used = None  # from here on it is spent
-                if answer is None:
-                    continue
-            else:
-                answer = yield from self._fcall(bucket, name, len(keys), *keys, bucket.remembered, *args)
+            words = (len(keys), *keys, bucket.remembered, *args)
+            with self._store:
+                if used is None:
+                    answer = yield from self._store.call(name, *words, tag=bucket.tag)
+                else:
+                    answer = yield from self._spend_and_call(bucket, used, *words)
+            used = None  # from here on it is spent
+            if answer is None:
+                continue
             if not isinstance(answer, list) or answer[0] not in (b"BEGUN", "BEGUN"):
                 return answer
             self._remember(bucket, answer[1].decode() if isinstance(answer[1], bytes) else answer[1])
@@ -482,24 +487,19 @@ class RedisLedger:
             if number_of(beginning) > number_of(bucket.remembered):
                 bucket.remembered = self._note(bucket.name, beginning)
 
-    def _fcall(self, bucket: _Bucket, *words: Any) -> Steps[Any]:
-        with self._store:
-            return (yield from self._store.call(*words, tag=bucket.tag))
-
     def _spend_and_call(self, bucket: _Bucket, used: UsedKey, count: int, *words: Any) -> Steps[Any]:
         """Spend a key and take, at once if the server can; return None if the key alone was spent."""
-        with self._store:
-            try:
-                words = ("arx2_call", count + 1, used.name, *words, used.keep_ms)
-                return (yield from self._store.call(*words, tag=bucket.tag))
-            except Exception as error:
-                if not cannot_call(error):
-                    raise
-                # The server keeps functions of an earlier version, or does not permit this user to do both at once.
-                # If it permits only no loading, another user, such as the mint's, may load them later.
-                self._spends = _LOAD in str(error)
-            spend = ("SET", used.name, b"", "NX", "PX", used.keep_ms)
-            return None if (yield from self._client.command(*spend, tag=bucket.tag)) else (b"USED",)
+        try:
+            words = ("arx2_call", count + 1, used.name, *words, used.keep_ms)
+            return (yield from self._store.call(*words, tag=bucket.tag))
+        except Exception as error:
+            if not cannot_call(error):
+                raise
+            # The server keeps functions of an earlier version, or does not permit this user to do both at once.
+            # If it permits only no loading, another user, such as the mint's, may load them later.
+            self._spends = _LOAD in str(error)
+        spend = ("SET", used.name, b"", "NX", "PX", used.keep_ms)
+        return None if (yield from self._client.command(*spend, tag=bucket.tag)) else (b"USED",)
 
     def load(self) -> None:
         """Load the functions into a server that has none.

@@ -102,10 +102,9 @@ def steps_of(
         args: Its arguments.
         named: Its arguments by name.
     """
-    owner: Any = getattr(method, "__self__", None)
-    if has_steps(method):
-        steps: Steps[Result] = method.steps(owner, *args, **named)  # type: ignore[attr-defined]
-        return steps
+    owner, steps = getattr(method, "__self__", None), getattr(method, "steps", None)
+    if steps is not None:
+        return steps(owner, *args, **named)  # type: ignore[no-any-return]  # of ``by_steps``
     return _in_one(partial(method, *args, **named), waits=getattr(owner, "waits", False))
 
 

@@ -102,6 +102,8 @@ def spend_call(nonces: NonceStore, call: PresentedCall, request: AccessRequest) 
 
 def spend_call_by_steps(nonces: NonceStore, call: PresentedCall, request: AccessRequest) -> Steps[Refused | None]:
     """Spend a call as ``spend_call`` does, also at a store that waits."""
+    if not nonces.waits:
+        return spend_call(nonces, call, request)
     try:
         fresh = yield from steps_of(nonces.spend, call.signature, call.issued_at + call_proof.KEEP_MS, request.at)
     except StoreError:
@@ -290,7 +292,7 @@ class RedisNonces:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        from arx_verifier.revocation import Address, KeptFor, KeptStore
+        from arx_verifier.revocation import Address, KeptFor, KeptStore, bucket_of
 
         self.not_before_ms, self._by_function = 0, True
         self._prefix = prefix.encode()
@@ -300,6 +302,7 @@ class RedisNonces:
         kept = KeptFor("nonce store", "every call", "call", login, ("arx_verifier.verification", "calls.lua"))
         self._store = KeptStore(Address(url, password, ca=ca, name=kept.name), kept, timeout_s, self._greet)
         self._client, self._in_cluster = self._store.client, self._store.in_cluster
+        self._bucket_of = bucket_of if self._in_cluster else _no_bucket
         self.server_key = getattr(self._client, "key", None)  # None of a cluster; see ``RedisLedger.keeps_calls_of``
 
     @by_steps
@@ -309,10 +312,8 @@ class RedisNonces:
         Raises:
             StoreError: The server did not answer, refused, or may evict live nonces.
         """
-        from arx_verifier.revocation import bucket_of
-
         name = key if isinstance(key, bytes) else key.encode()
-        bucket = bucket_of(name) if self._in_cluster else ""
+        bucket = self._bucket_of(name)
         with self._store:
             if expires_ms - now_ms > _BRIEF_S * 1000 and not (yield from self._has_room(bucket)):
                 return None
@@ -328,8 +329,6 @@ class RedisNonces:
 
     def _put(self, name: bytes, keep_ms: int) -> Steps[bool]:
         """Set a key unless it exists; return whether it is new."""
-        from arx_verifier.revocation import cannot_call
-
         key, ask = self._prefix + name, self._client.command
         # A revocation store has a function for this.  Its other writes wait for the disk, and a nonce need not: after a
         # restart, calls issued before are refused.  Both ways use the same key, so that workers may differ.
@@ -337,6 +336,8 @@ class RedisNonces:
             try:
                 return bool((yield from ask("FCALL", SPEND, 1, key, keep_ms, tag="")))
             except Exception as error:
+                from arx_verifier.revocation import cannot_call
+
                 if not cannot_call(error):
                     raise
                 self._by_function = False
@@ -365,9 +366,7 @@ class RedisNonces:
         """Return since when the server, or the key's shard, remembers; see ``NonceStore``."""
         if not self._in_cluster:
             return self.not_before_ms
-        from arx_verifier.revocation import bucket_of
-
-        return self._since.get(bucket_of(key if isinstance(key, bytes) else key.encode()), 0)
+        return self._since.get(self._bucket_of(key if isinstance(key, bytes) else key.encode()), 0)
 
     def close(self) -> None:
         """Close the connections; see ``NonceStore``."""
@@ -398,3 +397,7 @@ class RedisNonces:
         self.not_before_ms = max(self.not_before_ms, facts.started_ms)
         if facts.policy not in (None, "noeviction"):
             raise UnfitError("the nonce store may evict live nonces: set its maxmemory-policy to noeviction")
+
+
+def _no_bucket(_: bytes) -> str:
+    return ""
