@@ -24,11 +24,7 @@ class ArxMcpMiddleware(GuardMiddleware, Middleware):
 
     Args:
         verifier: The verifier.  ``lifespan`` starts and closes it; without it, the first message starts it.
-        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
-        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
+        options: ``trusted_proxies``, ``recheck_ms``, ``limits``, and so on; see ``ServerOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed.

@@ -5,7 +5,7 @@
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Unpack
 
@@ -16,7 +16,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
 from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, running_call
-from arx_verifier.verification import LimitsSource, Verifier, WatchOptions
+from arx_verifier.verification import ServerOptions, Verifier
 
 _MAX_PAGES: Final = 100  # of a list of tools
 
@@ -26,34 +26,14 @@ class GuardMiddleware:
 
     Args:
         verifier: The verifier.
-        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
-        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
+        options: ``trusted_proxies``, ``recheck_ms``, ``limits``, and so on; see ``ServerOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed.
     """
 
-    def __init__(
-        self,
-        verifier: Verifier,
-        *,
-        trusted_proxies: Iterable[str] = (),
-        recheck_ms: int = 250,
-        limits: LimitsSource | None = None,
-        effects: Collection[str] = (),
-        **watching: Unpack[WatchOptions],
-    ) -> None:
-        self._messages = Messages(
-            verifier,
-            trusted_proxies=trusted_proxies,
-            recheck_ms=recheck_ms,
-            limits=limits,
-            effects=effects,
-            **watching,
-        )
+    def __init__(self, verifier: Verifier, **options: Unpack[ServerOptions]) -> None:
+        self._messages = Messages(verifier, **options)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any = None) -> AsyncIterator[dict[str, Any]]:
@@ -69,11 +49,7 @@ class ArxMcpMiddleware(GuardMiddleware):
 
     Args:
         verifier: The verifier.  ``lifespan`` starts and closes it; without it, the first message starts it.
-        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
-        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
+        options: ``trusted_proxies``, ``recheck_ms``, ``limits``, and so on; see ``ServerOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed.

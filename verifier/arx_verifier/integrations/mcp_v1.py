@@ -4,7 +4,7 @@
 ``docs/adapters/mcp.md`` has an example, and what the policy calls each message.  Extra: ``arx-verifier[mcp-v1]``.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, Unpack, overload
 
 from mcp import McpError, types
@@ -13,7 +13,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import request_ctx
 
 from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, running_call
-from arx_verifier.verification import LimitsSource, Verifier, WatchOptions
+from arx_verifier.verification import ServerOptions, Verifier
 
 S = TypeVar("S", FastMCP[Any], Server[Any, Any])
 Handler = Callable[[Any], Awaitable[types.ServerResult]]
@@ -22,12 +22,7 @@ Handler = Callable[[Any], Awaitable[types.ServerResult]]
 def guard(
     server: S,
     verifier: Verifier,
-    *,
-    trusted_proxies: Iterable[str] = (),
-    recheck_ms: int = 250,
-    limits: LimitsSource | None = None,
-    effects: Collection[str] = (),
-    **watching: Unpack[WatchOptions],
+    **options: Unpack[ServerOptions],
 ) -> S:
     """Guard a server: from here on a tool runs with a grant, or not at all.
 
@@ -36,11 +31,7 @@ def guard(
     Args:
         server: The server.
         verifier: The verifier.  The first message starts it; the program closes it.
-        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
-        recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: ``mode`` and ``until`` of a guard that watches, and so on; see ``WatchOptions``.
+        options: ``trusted_proxies``, ``recheck_ms``, ``limits``, and so on; see ``ServerOptions``.
 
     Returns:
         The same server.
@@ -49,9 +40,7 @@ def guard(
         SettingsError: A network or a limit is malformed.
     """
     inner: Any = server._mcp_server if isinstance(server, FastMCP) else server  # noqa: SLF001 - it has no other name
-    guarding: dict[str, Any] = {"recheck_ms": recheck_ms, "limits": limits, "effects": effects, **watching}
-    messages = Messages(verifier, trusted_proxies=trusted_proxies, **guarding)
-    inner.request_handlers = _Handlers(inner.request_handlers, messages)
+    inner.request_handlers = _Handlers(inner.request_handlers, Messages(verifier, **options))
     return server
 
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from arx_verifier.verification.verifier import Screened as Screened
     from arx_verifier.verification.verifier import Verifier as Verifier
     from arx_verifier.verification.watch import ENFORCED as ENFORCED
+    from arx_verifier.verification.watch import GuardOptions as GuardOptions
+    from arx_verifier.verification.watch import ServerOptions as ServerOptions
     from arx_verifier.verification.watch import Watch as Watch
     from arx_verifier.verification.watch import WatchedCall as WatchedCall
-    from arx_verifier.verification.watch import WatchOptions as WatchOptions
     from arx_verifier.verification.watch import ended_by as ended_by
     from arx_verifier.verification.watch import read_watch as read_watch
 else:

@@ -8,7 +8,7 @@ authenticated, and every failure ends in a refusal.  The caller passes the time 
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, Unpack
 
 import msgspec
 
@@ -48,7 +48,9 @@ from arx_verifier.verification.watch import (
     SparedRefusals,
     Watch,
     WatchedCall,
+    WatchOptions,
     ended_by,
+    read_watch,
     warn,
     without_secrets,
 )
@@ -183,25 +185,28 @@ class Verifier:
         watch = self._watch
         return watch if watch is not None and watch.is_on() else None
 
-    def within(self, limits: "LimitsSource | None", effects: Collection[str] = ()) -> Self:
-        """Return a verifier with further limits and effects, which shares all else with this one; without, this one.
+    def within(
+        self, limits: "LimitsSource | None" = None, effects: Collection[str] = (), **watching: Unpack[WatchOptions]
+    ) -> Self:
+        """Return this verifier as a guard has it, which shares all else with this one; itself without arguments.
 
         Args:
-            limits: As of the constructor.
-            effects: As of the constructor.
+            limits: Further ones; as of the constructor.
+            effects: Further ones; as of the constructor.
+            watching: How it watches; see ``WatchOptions``.
 
         Raises:
             SettingsError: They are not valid.
         """
-        if limits is None and not effects:
-            return self
-        from copy import copy  # imported on use, as few verifiers are limited
+        guarded, watch = self, read_watch(**watching)
+        if limits is not None or effects:
+            from copy import copy  # imported on use, as few verifiers are limited
 
-        limited = copy(self)
-        limited._effects = (*self._effects, *_patterns("effects", effects))  # noqa: SLF001 - of this class
-        if limits is not None:
-            limited.limits = (*self.limits, *_compiled(limits, self.epochs))
-        return limited
+            guarded = copy(self)
+            guarded._effects = (*self._effects, *_patterns("effects", effects))  # noqa: SLF001 - of this class
+            if limits is not None:
+                guarded.limits = (*self.limits, *_compiled(limits, self.epochs))
+        return guarded if watch is None else guarded.watching(watch)
 
     def could_allow(self, screened: Screened, tool: str, known: Mapping[str, Any]) -> bool:
         """Return whether token and limits allow some call of a tool; for lists of tools, no decision.

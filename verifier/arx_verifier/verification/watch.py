@@ -5,9 +5,9 @@ Only who deploys a service can switch it on, by an argument of its guard.  ``ver
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypedDict
 
 import msgspec
 
@@ -17,6 +17,9 @@ from arx_verifier.journal import ChainFacts, Decision
 from arx_verifier.revocation import Epochs, show_until
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import Refused, missing_discharge
+
+if TYPE_CHECKING:
+    from arx_verifier.verification.service_limits import LimitsSource
 
 DAYS: Final = 30  # the longest watch: longer, and it would be the way that the service is run
 _DAY_MS: Final = 24 * 60 * 60 * 1000
@@ -51,6 +54,30 @@ class WatchOptions(TypedDict, total=False):
     until: datetime | str | None
     record: Literal["arguments"] | None
     group_by: str | None
+
+
+class GuardOptions(WatchOptions, total=False):
+    """The arguments that all guards have; no token, policy or mint can change them.
+
+    Attributes:
+        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
+        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
+    """
+
+    limits: "LimitsSource | None"
+    effects: Collection[str]
+
+
+class ServerOptions(GuardOptions, total=False):
+    """The arguments that all guards of servers have.
+
+    Attributes:
+        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
+        recheck_ms: Longest time between two rechecks of the grant of running work, ms; at least 1.
+    """
+
+    trusted_proxies: Iterable[str]
+    recheck_ms: int
 
 
 class Watch(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from asyncio import get_running_loop
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final, Unpack
 
 from arx_verifier.enforcement.asgi.calls import (
@@ -37,7 +37,7 @@ from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneEr
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCalls
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
-from arx_verifier.verification import LimitsSource, Screened, Verifier, WatchOptions, ended_by
+from arx_verifier.verification import GuardOptions, Screened, Verifier, ended_by
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
 _NO_TOOL: Final[Meaning] = ("", {})
@@ -56,9 +56,7 @@ class ArxMiddleware:
         max_body: Longest body that is read, bytes.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
+        options: ``limits``, ``effects``, and ``mode`` and ``until`` of a guard that watches; see ``GuardOptions``.
 
     Raises:
         SettingsError: A route of ``tools`` is malformed or not a route of the application; a route cannot be guarded; a
@@ -77,15 +75,13 @@ class ArxMiddleware:
         max_body: int = MAX_BODY_BYTES,
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
-        limits: LimitsSource | None = None,
-        effects: Collection[str] = (),
-        **watching: Unpack[WatchOptions],
+        **options: Unpack[GuardOptions],
     ) -> None:
         if recheck_ms < 1:
             raise SettingsError("recheck_ms is at least 1")
-        verifier = verifier.within(limits, effects)
-        self.app, self.verifier = app, verifier
-        self._enforcement, self._calls = Enforcement(verifier, **watching), LoopCalls(verifier, recheck_ms)
+        self.app, self._enforcement = app, Enforcement(verifier, **options)
+        self.verifier = self._enforcement.verifier
+        self._calls = LoopCalls(self.verifier, recheck_ms)
         self._max_body, self._peers = max_body, Peers(trusted_proxies)
         self._max_digits = len(str(max_body))
         self._started = False

@@ -16,7 +16,7 @@ from arx_verifier.errors import ArxError, Failure, RequestError, shorten
 from arx_verifier.journal import OK, Decision
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.token import TOKEN_PREFIX
-from arx_verifier.verification import ENFORCED, Grant, Screened, Verifier, Watch, WatchedCall, WatchOptions, read_watch
+from arx_verifier.verification import ENFORCED, Grant, GuardOptions, Screened, Verifier, Watch, WatchedCall
 
 MOST_UNMAPPED: Final = 100  # paths that are logged: the caller chooses them, and could fill a log
 _TOKEN: Final = re.compile(rb"(?:^|[\s,])" + TOKEN_PREFIX.encode("ascii"))
@@ -51,18 +51,17 @@ class Enforcement:
 
     Args:
         verifier: Decides and records.
-        watching: ``mode``, ``until``, ``record`` and ``group_by``; see ``WatchOptions``.
+        options: As every guard has them.
 
     Attributes:
-        verifier: The same, which watches if that was asked for.
+        verifier: The same, with its limits, effects and watch.
 
     Raises:
-        SettingsError: The watch has no end, or one more than 30 days ahead.
+        SettingsError: A limit or tool is malformed, or the watch has no end, or one more than 30 days ahead.
     """
 
-    def __init__(self, verifier: Verifier, **watching: Unpack[WatchOptions]) -> None:
-        watch = read_watch(**watching)
-        self.verifier = verifier if watch is None else verifier.watching(watch)
+    def __init__(self, verifier: Verifier, **options: Unpack[GuardOptions]) -> None:
+        self.verifier = verifier.within(**options)
         self._unmapped: set[tuple[str, str]] = set()
 
     @property

@@ -7,7 +7,7 @@ arguments of the call, by name, so they must be those that came over the wire.
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, Unpack
 
@@ -18,7 +18,7 @@ from arx_verifier.errors import SettingsError, refusal
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Grant, LimitsSource, Verifier, WatchedCall, WatchOptions
+from arx_verifier.verification import Grant, GuardOptions, Verifier, WatchedCall
 
 R = TypeVar("R")
 
@@ -50,12 +50,7 @@ def running_call() -> Grant | WatchedCall | None:
 
 
 def protect(
-    verifier: Verifier,
-    tool: str,
-    *,
-    limits: LimitsSource | None = None,
-    effects: Collection[str] = (),
-    **watching: Unpack[WatchOptions],
+    verifier: Verifier, tool: str, **options: Unpack[GuardOptions]
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Return a decorator whose function requires a token: ``f(order_id="A-1", arx_token=text)``.
 
@@ -65,9 +60,7 @@ def protect(
     Args:
         verifier: The verifier; the program that made it also starts it.
         tool: The function's tool name in tokens.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: ``mode`` and ``until``; see ``WatchOptions``.
+        options: ``limits``, ``effects``, and ``mode`` and ``until`` of a guard that watches; see ``GuardOptions``.
 
     Returns:
         A decorator for a function or a coroutine function.  The decorated one raises ``ArxError`` instead of running
@@ -79,7 +72,7 @@ def protect(
     if not is_tool(tool):
         raise SettingsError(f"{tool!r:.100} cannot name a tool")
 
-    enforcement = Enforcement(verifier.within(limits, effects), **watching)
+    enforcement = Enforcement(verifier, **options)
 
     # No type can add a keyword to a ParamSpec (PEP 612): the type of the result is kept, that of the arguments is not.
     def decorate(function: Callable[..., R]) -> Callable[..., R]:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, Unpack
 
 from arx_verifier.clock import now_ms
@@ -25,16 +25,7 @@ from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall, refu
 from arx_verifier.journal import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import (
-    Grant,
-    LimitsSource,
-    Refused,
-    Screened,
-    Verifier,
-    WatchedCall,
-    WatchOptions,
-    recheck,
-)
+from arx_verifier.verification import Grant, GuardOptions, Refused, Screened, Verifier, WatchedCall, recheck
 
 T = TypeVar("T")
 
@@ -344,10 +335,8 @@ class Messages:
         verifier: Decides and records.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running tool, ms.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
         tasks: Whether messages about tasks are known: the caller then holds each task to the holder that began it.
-        watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
+        options: ``limits``, ``effects``, and ``mode`` and ``until`` of a guard that watches; see ``GuardOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed.
@@ -359,15 +348,12 @@ class Messages:
         *,
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
-        limits: LimitsSource | None = None,
-        effects: Collection[str] = (),
         tasks: bool = False,
-        **watching: Unpack[WatchOptions],
+        **options: Unpack[GuardOptions],
     ) -> None:
-        self._enforcement = Enforcement(verifier.within(limits, effects), **watching)
-        self.verifier = self._enforcement.verifier
-        self._peers, self._calls, self._tasks = Peers(trusted_proxies), LoopCalls(verifier, recheck_ms), tasks
-        self._started = False
+        self._enforcement = Enforcement(verifier, **options)
+        self.verifier, self._peers = self._enforcement.verifier, Peers(trusted_proxies)
+        self._calls, self._tasks, self._started = LoopCalls(self.verifier, recheck_ms), tasks, False
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:

@@ -23,7 +23,7 @@ from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import LimitsSource, Screened, Verifier, WatchOptions
+from arx_verifier.verification import GuardOptions, Screened, Verifier
 
 RPC_PROBLEM: Final = "arx-problem-bin"  # trailing metadata: the problem of a refusal (RFC 9457), as over HTTP
 
@@ -40,9 +40,7 @@ class RpcMethods:
         public: The methods that need no token.
         data: The fields of a method's messages that are no arguments: ``{"/orders.Orders/Upload": ["chunk"]}``.
         recheck_ms: Longest time between two rechecks of the grant of a running call, ms; at least 1.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
+        options: ``limits``, ``effects``, and ``mode`` and ``until`` of a guard that watches; see ``GuardOptions``.
 
     Raises:
         SettingsError: A name or a limit is malformed, a method is public and in ``tools``, or ``recheck_ms`` is below
@@ -56,12 +54,10 @@ class RpcMethods:
         public: Collection[str] = (),
         data: Mapping[str, Collection[str]] | None = None,
         recheck_ms: int = RECHECK_MS,
-        limits: LimitsSource | None = None,
-        effects: Collection[str] = (),
-        **watching: Unpack[WatchOptions],
+        **options: Unpack[GuardOptions],
     ) -> None:
-        verifier = verifier.within(limits, effects)
-        self.enforcement, self.calls = Enforcement(verifier, **watching), RunningCalls(verifier, recheck_ms)
+        self.enforcement = Enforcement(verifier, **options)
+        self.calls = RunningCalls(self.enforcement.verifier, recheck_ms)
         self.tools, self._public, self.data = dict(tools), frozenset(public), dict(data or {})
         if isinstance(public, str):
             raise SettingsError(f"`public`: expected a list of methods, got {public!r:.100}")

@@ -9,7 +9,7 @@ at the view that the framework matched.  Both read the credential and the body o
 import atexit
 import io
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, Unpack
 
 from arx_verifier.enforcement.asgi.asgi import MAX_BODY_BYTES
@@ -21,7 +21,7 @@ from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.running_calls import RunningCalls
 from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, Environ, Start, WSGIApp, WSGICall
 from arx_verifier.errors import REASONS, RequestError, SettingsError
-from arx_verifier.verification import LimitsSource, MemoryNonces, Screened, Verifier, WatchOptions
+from arx_verifier.verification import GuardOptions, MemoryNonces, Screened, ServerOptions, Verifier
 
 WSGITools: TypeAlias = Mapping[str, str] | Callable[[Environ, bytes], Meaning | None]
 """``{"GET /orders/{order_id}": "orders.get"}``, or a function of the environ and the whole body."""
@@ -46,9 +46,7 @@ class GuardedWSGI:
         max_body: Longest body that is read, bytes.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: ``mode``, ``until``, ``record`` and ``group_by`` of a guard that watches; see ``WatchOptions``.
+        options: ``limits``, ``effects``, and ``mode`` and ``until`` of a guard that watches; see ``GuardOptions``.
 
     Raises:
         SettingsError: A network or a limit is malformed, or ``recheck_ms`` is below 1.
@@ -63,13 +61,11 @@ class GuardedWSGI:
         max_body: int = MAX_BODY_BYTES,
         trusted_proxies: Iterable[str] = (),
         recheck_ms: int = RECHECK_MS,
-        limits: LimitsSource | None = None,
-        effects: Collection[str] = (),
-        **watching: Unpack[WatchOptions],
+        **options: Unpack[GuardOptions],
     ) -> None:
-        verifier = verifier.within(limits, effects)
-        self.app, self.verifier = app, verifier
-        self._enforcement, self._calls = Enforcement(verifier, **watching), RunningCalls(verifier, recheck_ms)
+        self.app, self._enforcement = app, Enforcement(verifier, **options)
+        self.verifier = self._enforcement.verifier
+        self._calls = RunningCalls(self.verifier, recheck_ms)
         self._may_be_public, self._max_body, self._peers = may_be_public, max_body, Peers(trusted_proxies)
         self._is_started = self._is_logged = False
 
@@ -197,11 +193,7 @@ class ArxWSGI(GuardedWSGI):
         tools: Maps routes to tools; a request without an entry is refused.
         public: The routes that need no token: ``GET /healthz``, or ``/healthz``.
         max_body: Longest body that is read, bytes.
-        trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
-        recheck_ms: Longest time between two rechecks of the grant of a running response, ms; at least 1.
-        limits: What each call must satisfy as well, whatever its token allows, or the file with it.
-        effects: Tools, or patterns of them, whose effects are recorded too.  SPEC 12.8.
-        watching: As of ``GuardedWSGI``.
+        options: ``trusted_proxies``, ``recheck_ms``, ``limits``, and so on; see ``ServerOptions``.
 
     Raises:
         SettingsError: A route of ``tools`` or ``public`` is malformed; the application is one of Flask or Django, which
@@ -216,22 +208,14 @@ class ArxWSGI(GuardedWSGI):
         tools: WSGITools,
         public: Iterable[str] = (),
         max_body: int = MAX_BODY_BYTES,
-        trusted_proxies: Iterable[str] = (),
-        recheck_ms: int = RECHECK_MS,
-        limits: LimitsSource | None = None,
-        effects: Collection[str] = (),
-        **watching: Unpack[WatchOptions],
+        **options: Unpack[ServerOptions],
     ) -> None:
         super().__init__(
             app,
             verifier=verifier,
             may_be_public=lambda call: self._routes.is_public(call.scope),
             max_body=max_body,
-            trusted_proxies=trusted_proxies,
-            recheck_ms=recheck_ms,
-            limits=limits,
-            effects=effects,
-            **watching,
+            **options,
         )
         self._meaning: Callable[[Environ, bytes], Meaning | None] | None = None
         if isinstance(tools, Mapping):
