@@ -165,7 +165,7 @@ class ExtMcp:
             asked = McpMessage(incoming.method, incoming.params, incoming.meta, incoming.id, exchange)
             found.append(await self._decide(asked))
         except (RefusedCall, WireError) as error:
-            problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request", str(error))
+            problem = RefusedCall.of(error)
             if isinstance(error, WireError):
                 self._enforcement.count(problem, None)
             refusal = self._messages.refusal(asked, problem)

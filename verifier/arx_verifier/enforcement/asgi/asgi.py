@@ -299,24 +299,10 @@ class ArxMiddleware:
             if (wait := call.decide(tool, args, scope)) is not None:
                 await wait
         except (RequestError, RefusedCall) as error:
-            await self._refuse_here(error, call, scope)
+            await call.pass_or_refuse(error, self, scope, lambda: call.run(self.app, scope))
         else:
             shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
             await call.run(self.app, shown)
-
-    async def _refuse_here(self, error: RequestError | RefusedCall, call: Call, scope: Scope) -> None:
-        problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request")
-        try:
-            if await call.passes(problem, self, scope):
-                await call.run(self.app, scope)
-                return
-        except RefusedCall as held:
-            await call.refuse(held)
-            return
-        if isinstance(error, RefusedCall):
-            await call.refuse(error)
-        else:
-            await call.refuse_malformed(error)
 
     def _is_beyond(self, declared: bytes) -> bool:
         return declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body)

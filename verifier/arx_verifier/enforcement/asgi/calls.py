@@ -232,23 +232,37 @@ class Call(msgspec.Struct, eq=False):
         """
         self.admitted = route
 
-    async def passes(self, problem: RefusedCall, route: Any, scope: Scope) -> bool:
-        """Return whether a request on which no decision can be made goes on in watch mode; then a route may answer it.
+    async def pass_or_refuse(
+        self,
+        error: RequestError | RefusedCall,
+        route: Any,
+        scope: Scope,
+        run: Callable[[], Awaitable[None]],
+        send: Send | None = None,
+    ) -> None:
+        """Refuse a request on which no decision can be made, unless it goes on in watch mode.
 
         Args:
-            problem: The refusal.
+            error: Why none can be made.
             route: The route, or anything else that answers.
             scope: The scope of the application that runs next.
-
-        Raises:
-            RefusedCall: Its token was revoked or frozen, or refuses all the same.
+            run: Runs what answers.
+            send: As in ``refuse``.
         """
-        if problem.decision or not self.spares(problem, route):
-            return False
-        # Without a tool, which no token allows: what holds in watch mode is decided on its token all the same.
-        if self.life is None and (wait := self.decide("", {}, scope)) is not None:
-            await wait
-        return True
+        problem = RefusedCall.of(error)
+        try:
+            if not problem.decision and self.spares(problem, route):
+                # Without a tool, which no token allows: what holds in watch mode is decided on its token all the same.
+                if self.life is None and (wait := self.decide("", {}, scope)) is not None:
+                    await wait
+                await run()
+                return
+        except RefusedCall as held:
+            problem = held
+        else:
+            if problem is not error:
+                self._enforcement.count(problem, self._peer)
+        await self.refuse(problem, send)
 
     def spares(self, problem: RefusedCall, route: Any) -> bool:
         """Return whether a refusal of a request lets it go on in watch mode; then a route may answer it.
@@ -274,12 +288,6 @@ class Call(msgspec.Struct, eq=False):
         if send is None:
             self._answer = "closed"
         await send_answer(self._enforcement.answer(problem), self._http.method, send or self._send)
-
-    async def refuse_malformed(self, error: ArxError, send: Send | None = None) -> None:
-        """Count and answer a request without a single meaning; see ``refuse``."""
-        problem = RefusedCall("malformed_request", str(error))
-        self._enforcement.count(problem, self._peer)
-        await self.refuse(problem, send)
 
     async def withdraw(self, error: ArxError) -> None:
         """Refuse an allowed call whose endpoint did not run: its arguments are not those of the decision.

@@ -89,7 +89,8 @@ class Gate:
                 if wait is not None:
                     await wait
         except (RequestError, RefusedCall) as error:
-            await self._refuse(error, call, scope, receive, send)
+            run = functools.partial(self._run_public, call, scope, receive, send)
+            await call.pass_or_refuse(error, self._route, scope, run, send)
         else:
             # The endpoint reads the body of the decision, even if a middleware replaced ``receive``.
             if tool is PUBLIC:
@@ -98,22 +99,6 @@ class Gate:
                 await self._inner(scope, call.replay(), send)
             else:
                 await self._run_compared(call, call.parameters, scope, send)
-
-    async def _refuse(
-        self, error: RequestError | RefusedCall, call: Call, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request")
-        try:
-            if await call.passes(problem, self._route, scope):
-                await self._run_public(call, scope, receive, send)
-                return
-        except RefusedCall as held:
-            await call.refuse(held, send)
-            return
-        if isinstance(error, RefusedCall):
-            await call.refuse(error, send)
-        else:
-            await call.refuse_malformed(error, send)
 
     async def _run_bare(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

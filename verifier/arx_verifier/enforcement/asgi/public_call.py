@@ -65,10 +65,6 @@ class PublicCall:
         """Return False: in watch mode a request without a grant is no public call."""
         return False
 
-    async def passes(self, *_: Any) -> bool:
-        """Return False, as ``spares``."""
-        return False
-
     async def run(self, app: App, scope: Scope, receive: Receive) -> None:
         """Run the application, and refuse a request that reaches no public route.
 
@@ -108,9 +104,11 @@ class PublicCall:
         self._refused, self._started = True, True
         await send_answer(self._enforcement.answer(problem), self._method, send or self._send)
 
-    async def refuse_malformed(self, _: ArxError, send: Send | None = None) -> None:
-        """Refuse a request without a single meaning, as any other without a token."""
-        await self.refuse(self._refusal, send)
+    async def pass_or_refuse(
+        self, error: ArxError | RefusedCall, _route: Any, _scope: Scope, _run: Any, send: Send | None = None
+    ) -> None:
+        """Refuse a request without a single meaning as any other without a token; none goes on in watch mode."""
+        await self.refuse(error if isinstance(error, RefusedCall) else self._refusal, send)
 
     def end_unseen(self) -> None:
         """End a request that reached routes which the application did not show when it was guarded.

@@ -45,6 +45,11 @@ class RefusedCall(Exception):  # noqa: N818 - an answer to a caller, and no fail
         super().__init__(code)
         self.code, self.detail, self.status, self.failures, self.decision = code, detail, status, failures, decision
 
+    @classmethod
+    def of(cls, error: Exception) -> "RefusedCall":
+        """Return a refusal itself, and for any other error that of a request without a single meaning."""
+        return error if isinstance(error, RefusedCall) else cls("malformed_request", str(error))
+
 
 class Enforcement:
     """The decisions of one verifier, as adapters need them.

@@ -550,7 +550,7 @@ class Messages:
                 raise RefusedCall("malformed" if token else "missing_token")
         except (RequestError, RefusedCall) as error:
             malformed = isinstance(error, RequestError)
-            problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request", str(error))
+            problem = RefusedCall.of(error)
             if self._enforcement.watch is None:
                 raise self._counted(problem, peer) from None
             token, screened, http = problem.with_traceback(None), None, None

@@ -94,7 +94,7 @@ class GuardedWSGI:
                 self.start()
                 call.take(screened, self._body(environ))
         except (RefusedCall, RequestError) as error:
-            problem = error if isinstance(error, RefusedCall) else RefusedCall("malformed_request", str(error))
+            problem = RefusedCall.of(error)
             if CALL_KEY in environ or screened is None:
                 call.refuse_unread(problem)
                 return False
