@@ -267,7 +267,7 @@ class AuthZen:
             if isinstance(live, Refused):
                 return self._counted(live.code, live.failures)
             return {"decision": True}
-        decision = await self._enforcement.decide_async(token, request, screened)
+        decision = await self._enforcement.decide_async(screened, request)
         grant = self._enforcement.require(decision, request)
         return {"decision": True, "context": {**_shown(grant), "assurance": decision.facts.assurance}}
 

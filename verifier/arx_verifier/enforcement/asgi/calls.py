@@ -156,9 +156,7 @@ class Call(msgspec.Struct, eq=False):
         return self.headers.get(name.encode("latin-1"))
 
     async def _decide_later(self, request: AccessRequest, scope: Scope) -> None:
-        screened = self._screened
-        assert not isinstance(screened, RefusedCall)
-        self._allow(await self._enforcement.decide_async(screened.token, request, screened), request, scope)
+        self._allow(await self._enforcement.decide_async(self._screened, request, self._header), request, scope)
 
     def _allow(self, decision: Decision, request: AccessRequest, scope: Scope) -> None:
         passed = self._enforcement.require(decision, request)

@@ -7,7 +7,7 @@ framework.
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Unpack
+from typing import Final, TypeAlias, Unpack
 
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.problems import Answer, answer
@@ -21,6 +21,8 @@ from arx_verifier.verification import ENFORCED, Grant, GuardOptions, Screened, V
 MOST_UNMAPPED: Final = 100  # paths that are logged: the caller chooses them, and could fill a log
 _TOKEN: Final = re.compile(rb"(?:^|[\s,])" + TOKEN_PREFIX.encode("ascii"))
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+Header: TypeAlias = Callable[[str], str | bytes | None]
 
 
 class RefusedCall(Exception):  # noqa: N818 - an answer to a caller, and no failure of the program
@@ -98,37 +100,41 @@ class Enforcement:
             raise RefusedCall(found)
         return found
 
-    def decide(self, token: object, request: AccessRequest, screened: Screened | None = None) -> Decision:
+    def decide(self, token: object, request: AccessRequest, header: Header | None = None) -> Decision:
         """Allow or refuse a call; may wait for a probe, a shared store or a disk.
 
         Args:
-            token: The presented text, or a value of another type from a message.
+            token: What ``screen`` returned or raised, a text that was presented, or another value from a message.
             request: The request.
-            screened: What ``screen`` returned for this token, whose proof is then not made again.
+            header: Returns the value of a header by its name in lower case, for the group of a call without a token.
         """
+        if isinstance(token, Screened):
+            return self.verifier.decide(token.token, request, screened=token)
         if isinstance(token, str) and token:
-            return self.verifier.decide(token, request, screened=screened)
-        return self._unusable(token, request)
+            return self.verifier.decide(token, request)
+        return self._refuse(token, request, header)
 
-    def decide_async(
-        self, token: object, request: AccessRequest, screened: Screened | None = None
-    ) -> Awaitable[Decision]:
+    def decide_async(self, token: object, request: AccessRequest, header: Header | None = None) -> Awaitable[Decision]:
         """Decide as ``decide`` does, without blocking the event loop.
 
         Args:
             token: As in ``decide``.
             request: As in ``decide``.
-            screened: As in ``decide``.
+            header: As in ``decide``.
         """
+        # Each request comes this way: the verifier's coroutine is returned itself, without another around it.
+        if isinstance(token, Screened):
+            return self.verifier.decide_async(token.token, request, screened=token)
         if isinstance(token, str) and token:
-            # Each request comes this way: the verifier's coroutine is returned itself, without another around it.
-            return self.verifier.decide_async(token, request, screened=screened)
-        return self._unusable_async(token, request)
+            return self.verifier.decide_async(token, request)
+        return self._refuse_async(token, request, header)
 
-    async def _unusable_async(self, token: object, request: AccessRequest) -> Decision:
-        return self._unusable(token, request)
+    async def _refuse_async(self, token: object, request: AccessRequest, header: Header | None) -> Decision:
+        return self._refuse(token, request, header)
 
-    def _unusable(self, token: object, request: AccessRequest) -> Decision:
+    def _refuse(self, token: object, request: AccessRequest, header: Header | None) -> Decision:
+        if isinstance(token, RefusedCall):
+            return self.refuse(token, request, header)
         return self.verifier.refuse("malformed" if token else "missing_token", request)
 
     def spares(self, problem: RefusedCall, peer: str | None) -> bool:
@@ -143,9 +149,7 @@ class Enforcement:
         self.verifier.refuse(problem.code, AccessRequest("", {}, now_ms(), peer))
         return True
 
-    def refuse(
-        self, problem: RefusedCall, request: AccessRequest, header: Callable[[str], str | bytes | None]
-    ) -> Decision:
+    def refuse(self, problem: RefusedCall, request: AccessRequest, header: Header | None) -> Decision:
         """Return the decision on a call without a proven token.
 
         Args:
@@ -155,7 +159,7 @@ class Enforcement:
         """
         watch, group = self.watch, None
         if watch is not None and watch.group_by:
-            sent = request.peer if watch.group_by == "address" else header(watch.group_by)
+            sent = request.peer if watch.group_by == "address" else header and header(watch.group_by)
             group = sent.decode("latin-1") if isinstance(sent, bytes) else sent
         return self.verifier.refuse(problem.code, request, group)
 

@@ -375,11 +375,8 @@ class Messages:
         Raises:
             RefusedCall: It is refused.
         """
-        token, request, screened = await self._read(message)
-        if isinstance(token, RefusedCall):
-            decision = self._enforcement.refuse(token, request, functools.partial(_header, message))
-        else:
-            decision = await self._enforcement.decide_async(token, request, screened)
+        token, request = await self._read(message)
+        decision = await self._enforcement.decide_async(token, request, functools.partial(_header, message))
         streams = "progressToken" in message.meta or message.method == "subscriptions/listen"
         self._calls = self._calls.here()
         return Work(self._enforcement, self._calls, decision, request, streams=streams)
@@ -415,7 +412,8 @@ class Messages:
         """
         if message.is_free:
             return None
-        token, request, _ = await self._read(message)
+        token, request = await self._read(message)
+        token = token.token if isinstance(token, Screened) else token
         if isinstance(token, RefusedCall) and self._enforcement.spares(token, request.peer):
             return None
         if not isinstance(token, str) or not token:
@@ -531,8 +529,8 @@ class Messages:
         error = MCP_REFUSED if self._knows(message) else METHOD_NOT_FOUND
         return McpRefusal(message.method == "tools/call" and not unproven, error, text, data)
 
-    async def _read(self, message: McpMessage) -> tuple[object, AccessRequest, Screened | None]:
-        """Return the token, the request that it is for, and the token once more if it was authenticated already."""
+    async def _read(self, message: McpMessage) -> tuple[object, AccessRequest]:
+        """Return the token, as ``Enforcement.decide`` takes it, and the request that it is for."""
         await self._start()
         scope = None if message.carrier is None else message.carrier.scope
         headers = {} if scope is None else collect_headers(scope["headers"])
@@ -542,10 +540,10 @@ class Messages:
             if not self._knows(message):
                 raise RequestError(f"unknown method {message.method!r:.60}")
             tool, args = mcp_meaning(self.verifier.audience, message.method, message.params)
-            token, screened, http = message.meta.get(META_KEY), None, None
+            token, http = message.meta.get(META_KEY), None
             if token is None and message.carrier is not None:
-                screened = self._enforcement.screen(headers.get(b"authorization", b""))
-                token, http = screened.token, http_call(message.carrier.scope, await message.carrier.body())
+                token = self._enforcement.screen(headers.get(b"authorization", b""))
+                http = http_call(message.carrier.scope, await message.carrier.body())
             elif self._enforcement.watch is not None and not (isinstance(token, str) and token):
                 raise RefusedCall("malformed" if token else "missing_token")
         except (RequestError, RefusedCall) as error:
@@ -553,14 +551,14 @@ class Messages:
             problem = RefusedCall.of(error)
             if self._enforcement.watch is None:
                 raise self._counted(problem, peer) from None
-            token, screened, http = problem.with_traceback(None), None, None
+            token, http = problem.with_traceback(None), None
             if malformed:
                 tool, args = "", dict[str, Any]()
                 token = self._presented(message, headers) or problem
         trace = message.meta.get("traceparent")
         sent = trace.encode("ascii", "replace") if isinstance(trace, str) else headers.get(b"traceparent", b"")
         identity = None if message.id is None else str(message.id)
-        return token, AccessRequest(tool, args, now_ms(), peer, http, identity, read_traceparent(sent)), screened
+        return token, AccessRequest(tool, args, now_ms(), peer, http, identity, read_traceparent(sent))
 
     def _presented(self, message: McpMessage, headers: Mapping[bytes, bytes]) -> str | None:
         """Return the token of a message without a single meaning, for which kills hold in watch mode."""

@@ -98,7 +98,7 @@ class RpcCall:
     """
 
     running: RunningCall | None = None
-    _screened: Screened | None = None
+    _token: Screened | RefusedCall
     _unread: RefusedCall | None = None
     _args: dict[str, Any]
     _grant: granted
@@ -112,11 +112,11 @@ class RpcCall:
         trace = found.get("traceparent")
         self._traceparent = read_traceparent(trace[0]) if trace and len(trace) == 1 else None
         try:
-            self._screened = methods.enforcement.screen(b"\n".join(found.get("authorization", [])))
+            self._token = methods.enforcement.screen(b"\n".join(found.get("authorization", [])))
             if not self._tool:
-                raise RefusedCall("tool_not_allowed", "this method has no tool")
+                self._unread = RefusedCall("tool_not_allowed", "this method has no tool")
         except RefusedCall as problem:
-            self._unread = problem
+            self._token = self._unread = problem
 
     def admit(self, peer: str) -> None:
         """Require a token of this service, before a message is read.
@@ -173,23 +173,14 @@ class RpcCall:
 
     def decide(self, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Decide on the request; see ``begin``."""
-        enforcement, screened = self._methods.enforcement, self._screened
-        if screened is None:
-            self.begin(self._refused(request), request, cut)
-            return
-        self.begin(enforcement.decide(screened.token, request, screened), request, cut)
+        self.begin(self._methods.enforcement.decide(self._token, request, self._header), request, cut)
 
     async def decide_async(self, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Decide on the request without blocking the event loop; see ``begin``."""
-        enforcement, screened = self._methods.enforcement, self._screened
-        if screened is None:
-            self.begin(self._refused(request), request, cut)
-            return
-        self.begin(await enforcement.decide_async(screened.token, request, screened), request, cut)
+        self.begin(await self._methods.enforcement.decide_async(self._token, request, self._header), request, cut)
 
-    def _refused(self, request: AccessRequest) -> Decision:
-        problem = self._unread or RefusedCall("missing_token")
-        return self._methods.enforcement.refuse(problem, request, lambda name: b", ".join(self._sent.get(name, [])))
+    def _header(self, name: str) -> bytes:
+        return b", ".join(self._sent.get(name, []))
 
     def begin(self, decision: Decision, request: AccessRequest, cut: Callable[[bool], object]) -> None:
         """Recheck the grant of a decision from now on.

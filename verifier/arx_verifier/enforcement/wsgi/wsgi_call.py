@@ -169,10 +169,7 @@ class WSGICall:
         trace = self.environ.get("HTTP_TRACEPARENT")
         traceparent = read_traceparent(trace.encode("latin-1")) if trace is not None else None
         request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
-        if isinstance(screened, RefusedCall):
-            decision = self._enforcement.refuse(screened, request, self._header)
-        else:
-            decision = self._enforcement.decide(screened.token, request, screened)
+        decision = self._enforcement.decide(screened, request, self._header)
         passed = self._enforcement.require(decision, request)
         self.environ[passed.KEY] = passed
         self.running = self._calls.begin(decision, self._hang_up)
