@@ -80,7 +80,13 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
     },
 }
 NOUNS: Final = {noun: row for group in GROUPS.values() for noun, row in group.items()}
-EXTRAS: Final[Mapping[str, str]] = {"aiohttp": "gateway", "sqlalchemy": "mint", "starlette": "mint", "uvicorn": "mint"}
+EXTRAS: Final[Mapping[str, str]] = {
+    "aiohttp": "gateway",
+    "prometheus_client": "mint",
+    "sqlalchemy": "mint",
+    "starlette": "mint",
+    "uvicorn": "mint",
+}
 POSIX: Final = frozenset({"fcntl", "grp", "pwd", "resource"})  # modules that Windows lacks
 
 

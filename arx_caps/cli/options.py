@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from arx_caps.cli.terminal import Console
+from arx_verifier.addresses import read_port
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -144,6 +145,15 @@ def limit_option(text: str, default: int, most: int = 1_000_000) -> Callable[[F]
     return click.option("--limit", type=click.IntRange(1, most), default=default, show_default=True, help=text)
 
 
+def _address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and (":" not in value or read_port(value.rpartition(":")[2]) is None):
+        raise click.BadParameter(f"expected HOST:PORT such as 127.0.0.1:9701, got {value}")
+    return value
+
+
+metrics_option = click.option(
+    "--metrics", metavar="HOST:PORT", callback=_address, help="address of /metrics, /healthz and /readyz [none]"
+)
 reason_option = click.option("--reason", required=True, help="reason, recorded in the audit log; name no person in it")
 yes_option = click.option("--yes", "-y", is_flag=True, help="do not ask for confirmation")
 out_option = click.option(

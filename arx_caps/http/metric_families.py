@@ -16,6 +16,9 @@ BUILD: Final = Family(
     ("part", "version", "compiled"),
     "Realm",
 )
+CERTIFICATE: Final = Family(
+    "arx_certificate_expires_seconds", "gauge", "time until a certificate ends", ("certificate",), "Realm"
+)
 MINT: Final = (
     BUILD,
     Family("arx_mint_ready", "gauge", "1 when `/readyz` answers 200", (), "Realm"),
@@ -38,7 +41,9 @@ MINT: Final = (
         "Calls",
     ),
     Family("arx_epoch", "gauge", "kills, freezes and thaws that the mint's view has applied", (), "Kills"),
-    Family("arx_epoch_age_seconds", "gauge", "age of the mint's view of the kill epoch", (), "Kills"),
+    Family(
+        "arx_epoch_age_seconds", "gauge", "age of the mint's view of the kill epoch; below 0 without one", (), "Kills"
+    ),
     Family("arx_store_history_info", "gauge", "1, with the name of the store's history", ("history",)),
     Family(
         "arx_clock_offset_seconds", "gauge", "the store's clock less this mint's; beyond 30 s both refuse", (), "Realm"
@@ -107,4 +112,25 @@ GATEWAY: Final = (
         ("upstream",),
     ),
 )
-PROCESSES: Final = {"mint": MINT, "gateway": GATEWAY}
+RELAY: Final = (
+    BUILD,
+    Family("arx_relay_followers", "gauge", "verifiers and relays that are connected", (), "Relay"),
+    Family("arx_relay_verifiers", "gauge", "verifiers that the relay confirms for", (), "Relay"),
+    Family("arx_relay_late", "gauge", "those that are late, which the relay reports by name", (), "Relay"),
+    Family(
+        "arx_relay_epoch_age_seconds", "gauge", "age of its view of the kill epoch; below 0 without one", (), "Relay"
+    ),
+    CERTIFICATE,
+)
+SHIP: Final = (
+    BUILD,
+    Family("arx_ship_records", "counter", "records that the mint took", ("service",), "Ship"),
+    Family("arx_ship_lost_records", "counter", "records that were declared lost", ("service",), "Ship"),
+    Family("arx_ship_journal_fill", "gauge", "how full the journal is, 0 to 1", ("service",), "Ship"),
+    Family("arx_ship_journal_bytes", "gauge", "size of the journal", ("service",)),
+    Family("arx_ship_behind_seconds", "gauge", "how long shipping has failed; 0 if it works", ("service",), "Ship"),
+    Family("arx_ship_forked", "gauge", "1 when the log contradicts a checkpoint that was verified", ("service",)),
+    Family("arx_ship_standby", "gauge", "1 while another process ships the journal", ("service",)),
+    Family("arx_ship_keys_age_seconds", "gauge", "time since the mint last answered with the keys", ("service",)),
+)
+PROCESSES: Final = {"mint": MINT, "gateway": GATEWAY, "relay": RELAY, "ship": SHIP}

@@ -102,6 +102,12 @@ class Hub:
         stand_for: Receives the history, the crowd, whether to report at once, and whether a follower waits.
         later: Calls back after a number of seconds.
         boot: Clock in ns that never steps and counts sleep.
+
+    Attributes:
+        granted: The store's last answer that granted a lease; None without one.
+        reported: The last report of the followers.
+        members: The followers by name.
+        listeners: The connections.
     """
 
     def __init__(
@@ -119,7 +125,7 @@ class Hub:
         self._entries: deque[EpochEntry] = deque(maxlen=KEEP)  # up to seq, without a gap
         self._chains: deque[str] = deque([UNKNOWN], maxlen=KEEP + 1)  # before the first of them, and of each
         self._copy: Copy | None = None
-        self._reported = Crowd(0, -1, ())
+        self.reported = Crowd(0, -1, ())
         self._settling = False
 
     # Called by upstream.
@@ -294,8 +300,8 @@ class Hub:
         self._settling = False
         crowd = self.crowd()
         asked = any(member.asked is not None for member in self.members.values())
-        changed = crowd != self._reported
-        self._reported = crowd
+        changed = crowd != self.reported
+        self.reported = crowd
         self._stand_for(self.incarnation, crowd, changed, asked)
 
     def crowd(self) -> Crowd:

@@ -3,16 +3,21 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from cryptography import x509
+
+from arx_caps.http.metric_families import RELAY as FAMILIES
 from arx_caps.http.process import open_listener, open_unix_listener
 from arx_caps.relay.connection import Connection
 from arx_caps.relay.hub import Hub
@@ -66,6 +71,7 @@ def serve(
     password: Password | None = None,
     certificate: tuple[str, str] | None = None,
     ca: str | None = None,
+    metrics: str | None = None,
     on_ready: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> None:
     """Run a relay until SIGINT or SIGTERM.
@@ -79,6 +85,7 @@ def serve(
         password: The followers' password; required for a TCP port.
         certificate: Files of certificate and key, for TLS; required beyond loopback.
         ca: File of a further authority, for TLS with the store or relay that it follows.
+        metrics: Host and port of its metrics and its health; None for none.
         on_ready: Called once it follows and listens, with facts such as ``listen`` and ``pid``.
 
     Raises:
@@ -89,7 +96,8 @@ def serve(
     context = _tls(place, password, certificate)
     # The name is new for each process: this one must not confirm for the leases of a relay that was killed.
     full = f"relay:{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    asyncio.run(_serve(place, (store, realm, full), (store_password, ca), password, context, on_ready))
+    served = functools.partial(_metrics_served, metrics, None if certificate is None else certificate[0])
+    asyncio.run(_serve(place, (store, realm, full), (store_password, ca), password, context, served, on_ready))
 
 
 def _tls(place: ListenAddress, password: Password | None, certificate: tuple[str, str] | None) -> ssl.SSLContext | None:
@@ -119,6 +127,7 @@ async def _serve(
     trusted: tuple[Password | None, str | None],
     password: Password | None,
     context: ssl.SSLContext | None,
+    served: Callable[[Hub, Upstream], contextlib.AbstractContextManager[None]],
     on_ready: Callable[[dict[str, object]], None],
 ) -> None:
     store_password, ca = trusted
@@ -139,7 +148,9 @@ async def _serve(
         listener = open_listener("relay", place.host, place.port, BACKLOG)
     else:
         listener = open_unix_listener(place.path, BACKLOG)
+    stack = contextlib.ExitStack()
     try:
+        stack.enter_context(served(hub, upstream))
         upstream.start()
         while hub.granted is None and not stop.is_set():
             with contextlib.suppress(TimeoutError):
@@ -157,7 +168,37 @@ async def _serve(
         for follower in list(hub.listeners):
             follower.drop()
     finally:
+        stack.close()
         listener.close()
         upstream.close()
         if place.path is not None:
             place.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _metrics_served(address: str | None, certificate: str | None, hub: Hub, upstream: Upstream) -> Iterator[None]:
+    if address is None:
+        yield
+        return
+    from arx_caps.http.metrics import ProcessMetrics, Samples, metrics_served  # few relays install what it needs
+
+    ends = None if certificate is None else x509.load_pem_x509_certificate(Path(certificate).read_bytes())
+
+    def samples() -> Samples:
+        # In another thread: each attribute is replaced whole, and is read once.
+        crowd = hub.reported
+        yield "arx_relay_followers", len(hub.listeners)
+        yield "arx_relay_verifiers", crowd.verifiers
+        yield "arx_relay_late", sum(late.verifiers for late in crowd.late)
+        yield "arx_relay_epoch_age_seconds", upstream.view()[2] / 1000
+        if ends is not None:  # the one in use: a renewed file needs a restart
+            yield "arx_certificate_expires_seconds", ends.not_valid_after_utc.timestamp() - time.time(), "relay"
+
+    def why_not() -> list[str]:
+        refused = upstream.check(None, 0, ())
+        return [] if refused is None else [refused.detail]
+
+    metrics = ProcessMetrics("relay", FAMILIES)
+    metrics.read_rest(samples)
+    with metrics_served("relay", address, metrics.registry, why_not):
+        yield

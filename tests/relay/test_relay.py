@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -19,9 +20,10 @@ from arx_verifier.errors import SettingsError
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.follower import Follower
 from tests.cli.helpers import arx
+from tests.exported import exported_by
 from tests.faults.witness import Witness
-from tests.relay.processes import BY, L_NS, SESSION, RelayProcess, watch
-from tests.servers import freeze, until
+from tests.relay.processes import BY, L_NS, LEASE_MS, SESSION, RelayProcess, watch
+from tests.servers import free_ports, freeze, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.7")]
 
@@ -292,3 +294,34 @@ def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(SettingsError, match="form") as caught:
         Follower(url, "acme", "v")
     assert "pw" not in str(caught.value)
+
+
+def test_a_relay_is_watched(
+    own_valkey: EmbeddedValkey, store: RevocationStore, verifiers: Verifiers, tmp_path: Path
+) -> None:
+    """
+    It exports what is registered, with the verifiers behind it; without the store it is alive and not ready.
+    """
+    [port] = free_ports(1)
+    path = tmp_path / "relay"
+    relay = RelayProcess(own_valkey.url, store.realm, path, options=["--metrics", f"127.0.0.1:{port}"])
+    try:
+        verifiers(relay.url, 2)
+        until(lambda: exported_by("relay", f"127.0.0.1:{port}")["arx_relay_verifiers"] == {(): 2.0})
+        values = exported_by("relay", f"127.0.0.1:{port}")
+        assert values["arx_relay_followers"] == {(): 2.0}
+        assert 0 <= values["arx_relay_epoch_age_seconds"][()] < LEASE_MS / 1000
+        assert values["arx_certificate_expires_seconds"] == {}
+        assert health(port, "/readyz") == 200
+        pid = own_valkey.server_pid
+        freeze(pid)
+        until(lambda: health(port, "/readyz") == 503)
+        assert health(port, "/healthz") == 200
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: health(port, "/readyz") == 200)
+    finally:
+        relay.kill()
+
+
+def health(port: int, path: str) -> int:
+    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=30).status_code

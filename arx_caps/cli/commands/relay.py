@@ -7,6 +7,7 @@ import click
 
 from arx_caps.cli.access.place import Place, store_options
 from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import metrics_option
 from arx_caps.cli.terminal import Console, log_warnings
 
 _file = click.Path(dir_okay=False)
@@ -17,9 +18,17 @@ _file = click.Path(dir_okay=False)
 @click.option("--name", help="name of this relay in reports of kills [the host's name]")
 @click.option("--tls-cert", type=_file, help="PEM file of the certificate, required beyond loopback")
 @click.option("--tls-key", type=_file, help="PEM file of the certificate's key")
+@metrics_option
 @store_options
 def relay_command(
-    console: Console, /, place: Place, listen: str, name: str | None, tls_cert: str | None, tls_key: str | None
+    console: Console,
+    /,
+    place: Place,
+    listen: str,
+    name: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    metrics: str | None,
 ) -> None:
     """Follow the store, or another relay as --store, on behalf of many verifiers, until SIGINT or SIGTERM.
 
@@ -47,6 +56,7 @@ def relay_command(
         password=find_password("ARX_RELAY_PASSWORD"),
         ca=place.ca(),
         certificate=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
+        metrics=metrics,
         on_ready=on_ready,
     )
     console.say("stopped")

@@ -4,10 +4,12 @@
 While the mint is unreachable, records stay in their journal, and the status line has the reason.
 """
 
+import contextlib
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,14 +17,15 @@ import click
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import command_options
+from arx_caps.cli.options import command_options, metrics_option
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.terminal import Console, colours, json_line, log_warnings, plain
 from arx_caps.settings.durations import parse_duration, show_span
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 
 if TYPE_CHECKING:
-    from arx_caps.audit.shipping import ShippingStatus
+    from arx_caps.audit.shipping import Shipper, ShippingStatus
     from arx_caps.service import KeyRefresher
 
 EVERY_S: Final = 10.0  # between two equal status lines
@@ -34,8 +37,9 @@ _LINE_S: Final = 0.5  # between two updates of a terminal's line
 @click.argument("file", metavar="SERVICE_FILE", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="send the present records, then exit")
 @click.option("--keep", type=Duration(), help="keep sent journal files for this duration, such as 24h [0]")
+@metrics_option
 @command_options
-def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> None:
+def ship_command(console: Console, file: Path, once: bool, keep: str | None, metrics: str | None) -> None:
     """Send the records of the service in SERVICE_FILE to the mint, and refresh its keys, until SIGINT or SIGTERM.
 
     The process of a verifier does both by itself: this is for one that cannot, such as one without arx-caps, and for a
@@ -59,7 +63,8 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
             refresher.start()
-            shipper.run(stop, line.show)  # the last pass follows below, with a result
+            with _metrics_served(metrics, file, shipper, refresher):
+                shipper.run(stop, line.show)  # the last pass follows below, with a result
             line.end()
         waiting.start()
         refused = _refresh(refresher) if once else None
@@ -79,6 +84,40 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None) -> 
     if not done:
         raise _failure(status)
     click.get_current_context().exit(exit_codes.INCOMPLETE if status.lost else exit_codes.OK)
+
+
+@contextlib.contextmanager
+def _metrics_served(address: str | None, file: Path, shipper: "Shipper", refresher: "KeyRefresher") -> Iterator[None]:
+    """Serve metrics and health of shipping at an address; the process is ready while records and keys get through."""
+    if address is None:
+        yield
+        return
+    from arx_caps.http.metric_families import SHIP
+    from arx_caps.http.metrics import ProcessMetrics, Samples, metrics_served
+    from arx_verifier.service import read_service_file
+
+    service = read_service_file(file).audience
+
+    def samples() -> Samples:
+        status, refreshed_at = shipper.status, refresher.status.refreshed_at
+        yield "arx_ship_records", status.shipped, service
+        yield "arx_ship_lost_records", status.lost, service
+        yield "arx_ship_journal_fill", status.fill, service
+        yield "arx_ship_journal_bytes", status.used, service
+        yield "arx_ship_behind_seconds", status.failing_ms / 1000, service
+        yield "arx_ship_forked", status.fork is not None, service
+        yield "arx_ship_standby", status.standby, service
+        if refreshed_at is not None:
+            yield "arx_ship_keys_age_seconds", (now_ms() - refreshed_at) / 1000, service
+
+    def why_not() -> list[str]:
+        status = shipper.status
+        return [why for why in (status.error, status.fork, refresher.status.error) if why is not None]
+
+    own = ProcessMetrics("ship", SHIP)
+    own.read_rest(samples)
+    with metrics_served("ship", address, own.registry, why_not):
+        yield
 
 
 def _refresh(refresher: "KeyRefresher") -> ArxError | None:
