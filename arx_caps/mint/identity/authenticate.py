@@ -193,13 +193,13 @@ def authenticate_call(
     # ``about`` reads the database, so strangers must not reach it.
     more = about(mint, args) if about is not None else {}
     request = AccessRequest(action, {**args, **more}, now_ms(), call.peer)
+    operator = f"operator:{identifier.operator}"
+    facts = describe_caller(mint, operator, kid=identifier.kid, token=identifier.id, assurance=assurance)
     try:
-        caller = _authorize_operator(mint, unit, macaroon, identifier, proof, request)
-    except ArxError as error:
-        record_call(mint, identifier, request, error, assurance)
-        raise
-    record_call(mint, identifier, request, None, assurance)
-    return caller
+        with record_outcome(mint, facts, request, (ArxError,)):
+            return _authorize_operator(mint, unit, macaroon, identifier, proof, request)
+    except AuditError as broken:
+        raise AuditError(f"{broken}; `arx kill --direct` needs no mint") from broken
 
 
 def find_signer(mint: MintContext, call: CallCredentials) -> str | None:
@@ -277,7 +277,7 @@ def authenticate_service(
         raise
     request = AccessRequest(action, args, now_ms(), call.peer)
     # Recorded here and not after the handler, so that a call the journal cannot take is refused before it runs.
-    with record_outcome(mint, audience, proof.key.kid, request):
+    with record_outcome(mint, describe_caller(mint, holder, kid=proof.key.kid), request):
         unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     mint.db.holder_keys.note_use(proof.key.kid, call.version)
     return AuthenticatedCaller("service", audience, None, None, proof.until, proof.key.kid, public=proof.key.x)
@@ -394,33 +394,20 @@ def _authenticate_agent(
     return AuthenticatedCaller("agent", grant.agent, row, born, grant.exp, proof.key.kid, agent, proof.key.x)
 
 
-def record_call(
-    mint: MintContext, identifier: OperatorIdentifier, request: AccessRequest, error: ArxError | None, assurance: str
-) -> None:
-    """Record the decision on an authenticated operator's call.
+def describe_caller(
+    mint: MintContext, caller: str, *, kid: str = "", token: str = "", assurance: str = PROVEN
+) -> ChainFacts:
+    """Return who calls, for the record of a call without a session.
 
     Args:
         mint: The mint.
-        identifier: The verified token's identifier.
-        request: The action as the tool, and its arguments.
-        error: The refusal; None if the call is allowed.
-        assurance: How the operator was authenticated.
-
-    Raises:
-        AuditError: An allow cannot be recorded; the call must not go ahead.
+        caller: The caller, such as ``service:orders``.
+        kid: The id of the key that authenticated the call, or of its token's.
+        token: The id of its token, or of its sign-in to the console.
+        assurance: How it was authenticated.
     """
-    facts = ChainFacts(
-        agent=f"operator:{identifier.operator}",
-        token=identifier.id,
-        audience=MINT_AUDIENCE,
-        policy=mint.policies.loaded.digest,
-        kid=identifier.kid,
-        assurance=assurance,
-    )
-    try:
-        record_decision(mint, facts, request, error)
-    except AuditError as broken:
-        raise AuditError(f"{broken}; `arx kill --direct` needs no mint") from broken
+    policy = mint.policies.loaded.digest
+    return ChainFacts(agent=caller, token=token, audience=MINT_AUDIENCE, policy=policy, kid=kid, assurance=assurance)
 
 
 def record_decision(mint: MintContext, facts: ChainFacts, request: AccessRequest, error: ArxError | None) -> None:
@@ -451,56 +438,34 @@ def record_decision(mint: MintContext, facts: ChainFacts, request: AccessRequest
         raise
 
 
-def record_service_call(
-    mint: MintContext, audience: str, kid: str, request: AccessRequest, error: ArxError | None
-) -> None:
-    """Record the decision on a service's call.
-
-    Args:
-        mint: The mint.
-        audience: The service.
-        kid: Thumbprint of the key that signed the call.
-        request: The action as the tool, and its arguments.
-        error: The refusal; None if the call is allowed.
-
-    Raises:
-        AuditError: An allow cannot be recorded; the call must not go ahead.
-    """
-    policy = mint.policies.loaded.digest
-    facts = ChainFacts(agent=f"service:{audience}", audience=MINT_AUDIENCE, policy=policy, kid=kid, assurance=PROVEN)
-    record_decision(mint, facts, request, error)
-
-
 @contextlib.contextmanager
-def record_refusal(mint: MintContext, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
-    """Record a refusal that leaves the block; an outage is not recorded.
+def record_refusal(
+    mint: MintContext, facts: ChainFacts, request: AccessRequest, errors: tuple[type[ArxError], ...] = REFUSALS
+) -> Iterator[None]:
+    """Record a refusal that leaves the block.
 
     Args:
         mint: The mint.
-        audience: The service.
-        kid: Thumbprint of the key that signed the call.
+        facts: The caller and its key.
         request: The action as the tool, and its arguments.
+        errors: The errors that are recorded; no outage by default.
     """
     try:
         yield
-    except REFUSALS as error:
-        record_service_call(mint, audience, kid, request, error)
+    except errors as error:
+        record_decision(mint, facts, request, error)
         raise
 
 
 @contextlib.contextmanager
-def record_outcome(mint: MintContext, audience: str, kid: str, request: AccessRequest) -> Iterator[None]:
-    """Record a refusal that leaves the block, or an allow if none does.
-
-    Args:
-        mint: The mint.
-        audience: The service.
-        kid: Thumbprint of the key that signed the call.
-        request: The action as the tool, and its arguments.
+def record_outcome(
+    mint: MintContext, facts: ChainFacts, request: AccessRequest, errors: tuple[type[ArxError], ...] = REFUSALS
+) -> Iterator[None]:
+    """Record a refusal that leaves the block, as ``record_refusal`` does, or an allow if none does.
 
     Raises:
         AuditError: An allow cannot be recorded; the call must not go ahead.
     """
-    with record_refusal(mint, audience, kid, request):
+    with record_refusal(mint, facts, request, errors):
         yield
-    record_service_call(mint, audience, kid, request, None)
+    record_decision(mint, facts, request, None)

@@ -20,15 +20,15 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import (
     NEEDS_LIVE_VIEW,
     AuthenticatedCaller,
-    record_decision,
+    describe_caller,
+    record_outcome,
     require_active_operator,
 )
 from arx_caps.mint.policy.roles import APPROVE
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError
-from arx_verifier.journal import ChainFacts
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import MINT_AUDIENCE, wire
+from arx_verifier.token import wire
 
 SECRET_BYTES: Final = 32
 LINK_MS: Final = 2 * 60_000  # from the command to the browser
@@ -238,22 +238,11 @@ def authorize_console_call(
         AuditError: The call cannot be recorded.
     """
     request = AccessRequest(action, {**args, **(about(mint, args) if about is not None else {})}, now_ms(), peer)
-    facts = ChainFacts(
-        agent=session.actor,
-        token=session.id,
-        audience=MINT_AUDIENCE,
-        policy=mint.policies.loaded.digest,
-        kid=session.key or "",
-        assurance=session.assurance,
-    )
-    try:
+    facts = describe_caller(mint, session.actor, kid=session.key or "", token=session.id, assurance=session.assurance)
+    with record_outcome(mint, facts, request, (ArxError,)):
         require_active_operator(mint, session.operator, action, request.args)
         if not session.fresh and needs_fresh(action, request.args):
             raise GrantError("this act needs a recent sign-in: sign in again", code=SIGN_IN_AGAIN)
-    except ArxError as error:
-        record_decision(mint, facts, request, error)
-        raise
-    record_decision(mint, facts, request, None)
     return AuthenticatedCaller("operator", session.operator, None, None, session.expires_at, session.key or "")
 
 

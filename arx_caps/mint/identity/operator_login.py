@@ -13,16 +13,14 @@ from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.mint.identity.authenticate import LOGIN, REFUSALS, record_decision
+from arx_caps.mint.identity.authenticate import LOGIN, describe_caller, record_outcome
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.operator_role import role_of_person
 from arx_caps.mint.policy.issuers import Subject
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
-from arx_verifier.journal import ChainFacts
 from arx_verifier.names import is_agent_path
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import MINT_AUDIENCE
 
 MAX_NAME_CHARS: Final = 54  # of an operator
 DIGEST_CHARS: Final = 24  # 96 bits, of a person whose own name is no operator's name
@@ -60,15 +58,8 @@ def log_operator_in(
     claims = {each: token.claims[each] for each in sorted(policy.operator_claims) if each in token.claims}
     person = Subject(token.issuer.url, token.subject, claims)
     request = AccessRequest(LOG_IN, {"issuer": person.issuer, "subject": person.name}, now_ms(), peer)
-    facts = ChainFacts(
-        agent=f"operator:{name}", audience=MINT_AUDIENCE, policy=mint.policies.loaded.digest, assurance=LOGIN
-    )
-    try:
+    with record_outcome(mint, describe_caller(mint, f"operator:{name}", assurance=LOGIN), request):
         _log_in(mint, unit, name, person, key, until)
-    except REFUSALS as error:
-        record_decision(mint, facts, request, error)
-        raise
-    record_decision(mint, facts, request, None)
     return name
 
 

@@ -4,6 +4,7 @@
 import contextlib
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
 from arx_caps.audit.ingest import run_of
@@ -15,7 +16,7 @@ from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, Route
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.audit.row_check import CheckOutcome, CheckState
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, read_proof, record_refusal
+from arx_caps.mint.identity.authenticate import SHIP, CallCredentials, describe_caller, read_proof, record_refusal
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, StoreError
 from arx_verifier.request import AccessRequest
@@ -84,7 +85,7 @@ def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str
         mint.decisions.count(error.code, call.peer)
         raise
     # Spent in memory only: a replayed batch adds nothing to the log, so its proof is not worth a transaction.
-    with record_refusal(mint, statement.audience, proof.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
+    with _record_refusal(mint, statement, call.peer):
         mint.db.proofs.spend_here("proof", proof.key.kid, proof.jti, proof.until)
     # Announced before the body arrives, so that batches of one run are taken in the order of their sequences.
     mint.log.turns.announce(*_turn_of(statement))
@@ -125,12 +126,17 @@ def _turn_of(statement: Statement) -> tuple[str, int]:
     return run_of(statement.audience, str(boot)), first if type(first) is int else 0
 
 
+def _record_refusal(mint: MintContext, statement: Statement, peer: str | None) -> AbstractContextManager[None]:
+    facts = describe_caller(mint, f"service:{statement.audience}", kid=statement.key.kid)
+    return record_refusal(mint, facts, AccessRequest(SHIP, {}, now_ms(), peer))
+
+
 def _take_batch(call: RouteCall) -> Marked:
     statement, seen, _ = call.admitted
     body: bytes = call.body.content
     realm, log = call.mint.realm, call.mint.log
     # Only a refusal is recorded: an accepted batch is in the log, with the service's signed statement.
-    with record_refusal(call.mint, statement.audience, statement.key.kid, AccessRequest(SHIP, {}, now_ms(), call.peer)):
+    with _record_refusal(call.mint, statement, call.peer):
         batch = Batch.decode(body)
         # The whole body against the signed statement: a proxy could have changed it.
         leaves = hold_statement(statement, batch, body, realm=realm.name, issuer=realm.issuer)

@@ -21,7 +21,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, bad_enrolment
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import SERVICES
-from arx_caps.mint.identity.authenticate import JOIN, record_outcome
+from arx_caps.mint.identity.authenticate import JOIN, describe_caller, record_outcome
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_verifier import names
@@ -198,7 +198,8 @@ def join_service(call: RouteCall) -> ServiceJoined:
         mint.decisions.count("bad_enrolment", call.peer)
         raise bad_enrolment()
     # Recorded as a call of the service: the holder of the token becomes that service.
-    with record_outcome(mint, invited[0], proof.key.kid, AccessRequest(JOIN, {}, now_ms(), call.peer)):
+    facts = describe_caller(mint, f"service:{invited[0]}", kid=proof.key.kid)
+    with record_outcome(mint, facts, AccessRequest(JOIN, {}, now_ms(), call.peer)):
         _require_inviter(mint, *invited)
         call.unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     audience = mint.db.services.join(call.unit, digest, proof.key)
