@@ -258,7 +258,7 @@ class RedisLedger:
         known: dict[bytes, float] = {}
         for bucket in self._buckets.values():
             # In parts: the index has the pools of all tasks of a week, and one long answer would make calls wait.
-            part = self._read(bucket, lambda server, index: dict(server.zscan_iter(index, match, _PART)))
+            part = self._read(bucket, lambda server, at: dict(server.zscan_iter(at.keys[1], match, _PART)))
             # A `*` also matches slashes: a holder could give its pool the name of another one's link.
             found = {name: at for name, at in part.items() if all(map(_is_or_any, of, name.decode().split("/")))}
             known |= found
@@ -312,7 +312,7 @@ class RedisLedger:
         for bucket in dict.fromkeys(places.values()):
             names = [name for name in pools if places.get(name) is bucket]
             now, since, whole = run(self._call("arx2_ledger", bucket, (), ()))
-            for name, row in zip(names, self._read(bucket, partial(_rows_of, bucket.pool, names)), strict=True):
+            for name, row in zip(names, self._read(bucket, partial(_rows_of, names)), strict=True):
                 if row[0] is not None:
                     shown[name] = show_pool(name, row, now, since, whole)
                 elif name in granted:
@@ -330,14 +330,11 @@ class RedisLedger:
         """
         seen, clocks = 0, []
         for bucket in self._buckets.values():
-            (seconds, rest), its = self._read(bucket, lambda server, _: server.time()), self._seen(bucket)
+            (seconds, rest), its = self._read(bucket, lambda server, _: server.time()), self._read(bucket, _seen)
             clocks.append(seconds * 1000 + rest // 1000)
             seen = max(seen, its)
         here = now_ms()
         return max(clocks, key=lambda clock: abs(clock - here)), seen
-
-    def _seen(self, bucket: _Bucket) -> int:
-        return int(self._read(bucket, partial(_get, bucket.keys[0], "seen")) or 0)
 
     def begin_anew(self) -> None:
         """Exhaust all open pools, and go on with the server's clock, if an earlier clock was ahead; an operator's act.
@@ -349,7 +346,7 @@ class RedisLedger:
         """
         # The pools stay: one of a period that has not come yet has what was drawn from it.
         for bucket in self._buckets.values():
-            self._read(bucket, partial(_delete, bucket.keys[0]))
+            self._read(bucket, lambda server, at: server.delete(at.keys[0]))
             run(self._call("arx2_ledger", bucket, (), ()))
 
     def seal(self, seal: str) -> bool:
@@ -371,7 +368,7 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused.
         """
-        return (self._read(self._buckets[""], partial(_get, self._buckets[""].keys[0], "sealed")) or b"").decode()
+        return (self._read(self._buckets[""], lambda server, at: server.hget(at.keys[0], "sealed")) or b"").decode()
 
     def open(self, seal: str) -> bool:
         """Have a ledger whose server has just started go on; return whether it keeps the pools that it has.
@@ -446,7 +443,7 @@ class RedisLedger:
             return dict.fromkeys(pools, self._buckets[""])
         unknown = [pool for pool in pools if pool not in self._places]
         for bucket in self._buckets.values() if unknown else ():
-            rows = self._read(bucket, partial(_rows_of, bucket.pool, unknown))
+            rows = self._read(bucket, partial(_rows_of, unknown))
             self._remember_places(bucket, [pool.encode() for pool, row in zip(unknown, rows, strict=True) if any(row)])
         return {pool: self._places[pool] for pool in pools if pool in self._places}
 
@@ -456,9 +453,9 @@ class RedisLedger:
                 self._places.clear()
             self._places |= dict.fromkeys([pool.decode() for pool in pools], bucket)
 
-    def _read(self, bucket: _Bucket, question: Callable[[Any, str], Any]) -> Any:
-        """Ask the server of a bucket, given a client of it and the key of the bucket's index."""
-        return self._ask(lambda: question(self._client.server(bucket.tag), bucket.keys[1]))
+    def _read(self, bucket: _Bucket, question: Callable[[Any, _Bucket], Any]) -> Any:
+        """Ask the server of a bucket, given a client of it and the bucket."""
+        return self._ask(lambda: question(self._client.server(bucket.tag), bucket))
 
     def _call(
         self, name: str, bucket: _Bucket, draws: Sequence[PoolDraw], args: Sequence[Any], used: UsedKey | None = None
@@ -534,23 +531,19 @@ def _newest(known: Mapping[bytes, float]) -> list[bytes]:
     return sorted(known, key=lambda name: (known[name], name), reverse=True)[:MOST_SHOWN]
 
 
-def _newest_of(server: Any, index: str) -> dict[bytes, float]:
-    return dict(server.zrevrange(index, 0, MOST_SHOWN - 1, withscores=True))
+def _newest_of(server: Any, bucket: _Bucket) -> dict[bytes, float]:
+    return dict(server.zrevrange(bucket.keys[1], 0, MOST_SHOWN - 1, withscores=True))
 
 
-def _rows_of(prefix: str, pools: Sequence[str], server: Any, _: str) -> Any:
+def _rows_of(pools: Sequence[str], server: Any, bucket: _Bucket) -> Any:
     pipeline = server.pipeline(transaction=False)
     for name in pools:
-        pipeline.hmget(prefix + name, *COLUMNS)
+        pipeline.hmget(bucket.pool + name, *COLUMNS)
     return pipeline.execute()
 
 
-def _delete(key: str, server: Any, _: str) -> None:
-    server.delete(key)
-
-
-def _get(key: str, field: str, server: Any, _: str) -> Any:
-    return server.hget(key, field)
+def _seen(server: Any, bucket: _Bucket) -> int:
+    return int(server.hget(bucket.keys[0], "seen") or 0)
 
 
 def _is_or_any(wanted: str | None, part: str) -> bool:

@@ -45,7 +45,7 @@ def find_address(name: str, url: str, realm: Realm) -> Address | Check:
     try:
         password = find_password(f"ARX_{name.upper()}_PASSWORD")
         mend = f"correct `{name}` in realm.toml"
-        return Address(url, password, realm.name, ca=realm.ca)
+        return Address(url, password, realm.name, ca=realm.ca, name=name)
     except SettingsError as error:
         return Check(name, False, str(error), mend)
 
