@@ -20,8 +20,9 @@ from arx_caps.gateway.deciders.decider_runtime import RunningDecider
 from arx_caps.gateway.upstreams import RunningUpstream
 from arx_caps.http.cross_origin import CrossOrigin
 from arx_caps.http.metric_families import GATEWAY as FAMILIES
-from arx_caps.http.metrics import ProcessMetrics, Samples
+from arx_caps.http.metrics import ProcessMetrics
 from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.metrics import Counts, Samples
 from arx_verifier.verification import MemoryNonces
 
 _NOT_FOUND: Final = b'{"title": "Not Found", "status": 404, "detail": "no upstream of the gateway has this path"}'
@@ -60,7 +61,7 @@ class Gateway:
         self._cross_origin = CrossOrigin(self._answer, self._is_open)
         self._nonces: defaultdict[Path, MemoryNonces] = defaultdict(MemoryNonces)
         own = ProcessMetrics("gateway", FAMILIES)
-        self._registry, self._decisions = own.registry, own.counter("arx_gateway_decisions")
+        self._registry, self._counts = own.registry, defaultdict[str, Counts](lambda: Counts(int))
         self._answers, self._seconds = own.counter("arx_gateway_answers"), own.histogram("arx_gateway_seconds")
         self._open = own.gauge("arx_gateway_open")
         own.read_rest(self._samples)
@@ -70,7 +71,7 @@ class Gateway:
         # A reload has two verifiers of one audience while calls of the first one run: each would accept a call once.
         nonces = self._nonces[settings.service_file(name).resolve()]
         kind = RunningDecider if name in settings.deciders else RunningUpstream
-        return kind(name, settings, nonces, self._decisions)
+        return kind(name, settings, nonces, self._counts[name])
 
     def _adopt(self, running: dict[str, Running]) -> None:
         """Serve these upstreams and deciders, and no other ones."""
@@ -286,7 +287,9 @@ class Gateway:
         return servers[0] if len({server.issuer for server in servers}) == 1 else None
 
     def _samples(self) -> Samples:
-        """Yield the state of each upstream; those of a removed one are gone."""
+        """Yield the decisions of all upstreams, and the state of those that are not removed."""
+        for name, counts in self._counts.items():
+            yield from (("arx_gateway_decisions", times, name, *labels) for labels, times in counts.items())
         for name, upstream in self._running.items():
             verifier = upstream.verifier
             yield "arx_gateway_ready", verifier.readiness().ready, name

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running upstream: its door, and the verifier of its audience."""
 
-from prometheus_client import Counter
-
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import GatewaySettings
@@ -13,6 +11,7 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
+from arx_verifier.metrics import Counts
 from arx_verifier.verification import NonceStore
 
 
@@ -23,7 +22,7 @@ class RunningUpstream(RunningVerifier):
         name: Its name.
         settings: The gateway's file.
         nonces: The memory of used calls that verifiers of its service file share, unless the file names another one.
-        counter: As of ``CountedDecisions``.
+        counts: As of ``CountedDecisions``.
 
     Attributes:
         door: Decides on its requests and forwards them.
@@ -34,9 +33,9 @@ class RunningUpstream(RunningVerifier):
         SettingsError: A file of it cannot be read, or says something that is not understood.
     """
 
-    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore, counter: Counter) -> None:
+    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore, counts: Counts) -> None:
         terms, path = settings.upstreams[name], settings.service_file(name)
-        super().__init__(f"upstream.{name}", name, terms, path, nonces, counter)
+        super().__init__(f"upstream.{name}", name, terms, path, nonces, counts)
         proxies = settings.gateway.trusted_proxies
         self.routes: dict[str, str] = {}
         self.upstream: Forwarder | StdioUpstream

@@ -7,15 +7,8 @@ The tables of the pages and the dashboard are written from it: ``python -m tests
 
 from typing import Final
 
-from arx_verifier.metrics import Family
+from arx_verifier.metrics import BUILD, VERIFIER, Family
 
-BUILD: Final = Family(
-    "arx_build_info",
-    "gauge",
-    "1, with the process's part of ARx, its version, and whether its verifier is `compiled` or `pure` Python",
-    ("part", "version", "compiled"),
-    "Realm",
-)
 CERTIFICATE: Final = Family(
     "arx_certificate_expires_seconds", "gauge", "time until a certificate ends", ("certificate",), "Realm"
 )
@@ -133,4 +126,4 @@ SHIP: Final = (
     Family("arx_ship_standby", "gauge", "1 while another process ships the journal", ("service",)),
     Family("arx_ship_keys_age_seconds", "gauge", "time since the mint last answered with the keys", ("service",)),
 )
-PROCESSES: Final = {"mint": MINT, "gateway": GATEWAY, "relay": RELAY, "ship": SHIP}
+PROCESSES: Final = {"mint": MINT, "gateway": GATEWAY, "relay": RELAY, "ship": SHIP, "verifier": VERIFIER}

@@ -7,23 +7,19 @@
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import ThreadingHTTPServer
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, MetricsHandler, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
-from arx_caps.http.metric_families import BUILD
 from arx_caps.http.process import open_listener
 from arx_verifier._native import COMPILED
-from arx_verifier.metrics import Family
+from arx_verifier.metrics import BUILD, Family, SampleReader, Samples
 
 REQUEST_S: Final = 10.0  # for a whole request
 BACKLOG: Final = 16
-Samples = Iterable[tuple[Any, ...]]  # name, value, and the values of the labels
 
 
 class ProcessMetrics:
@@ -63,28 +59,11 @@ class ProcessMetrics:
         Args:
             read: Yields them; a family without one is exported without a value.
         """
-        self.registry.register(_Reader(tuple(self._left.values()), read))
+        self.registry.register(SampleReader(tuple(self._left.values()), read))
 
     def _about(self, name: str) -> tuple[str, str, tuple[str, ...]]:
         family = self._left.pop(name)
         return family.name, family.meaning, family.labels
-
-
-class _Reader(Collector):
-    """Families whose samples are read when they are collected."""
-
-    def __init__(self, families: Sequence[Family], read: Callable[[], Samples]) -> None:
-        self._families, self._read = families, read
-
-    def collect(self) -> Iterable[Metric]:
-        kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-        metrics = {each.name: kinds[each.kind](each.name, each.meaning, labels=each.labels) for each in self._families}
-        for name, value, *labels in self._read():
-            metrics[name].add_metric(labels, value)
-        return metrics.values()
-
-    def describe(self) -> Iterable[Metric]:
-        return ()  # the process has not started at registration: nothing is read before the first scrape
 
 
 class _Handler(MetricsHandler):

@@ -25,6 +25,7 @@ from arx_caps.relay.upstream import Upstream
 from arx_verifier._platform import require_posix
 from arx_verifier.addresses import is_loopback, read_port
 from arx_verifier.errors import SettingsError
+from arx_verifier.metrics import Samples
 from arx_verifier.revocation import Crowd, EpochState, Password
 
 TICK_S: Final = 0.05  # how often silent followers are looked for
@@ -180,7 +181,7 @@ def _metrics_served(address: str | None, certificate: str | None, hub: Hub, upst
     if address is None:
         yield
         return
-    from arx_caps.http.metrics import ProcessMetrics, Samples, metrics_served  # few relays install what it needs
+    from arx_caps.http.metrics import ProcessMetrics, metrics_served  # few relays install what it needs
 
     ends = None if certificate is None else x509.load_pem_x509_certificate(Path(certificate).read_bytes())
 

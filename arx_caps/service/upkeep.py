@@ -12,6 +12,8 @@ from typing import Final
 from arx_caps.service.refresh import KeyRefresher
 from arx_caps.service.shipper import open_shipper
 from arx_verifier.errors import SettingsError
+from arx_verifier.metrics import SHIPPING
+from arx_verifier.service import read_service_file
 from arx_verifier.token import KeyRing
 
 FIRST_RETRY_S: Final = 1.0
@@ -44,9 +46,12 @@ def keep_service(path: Path, keys: KeyRing, stop: threading.Event) -> None:
         return
     # Every process refreshes: where the service file cannot be written, it alone learns its keys.
     refresher.start()
+    service = read_service_file(path).audience
+    SHIPPING[service] = lambda: shipper.status.failing_ms / 1000
     try:
         shipper.run(stop)
         shipper.send_rest()
     finally:
+        SHIPPING.pop(service, None)
         shipper.close()
         refresher.close()

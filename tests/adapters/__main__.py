@@ -51,7 +51,15 @@ BESIDE: Final = {
 }
 # Tests of `arx connect` and `arx gateway` with the stock client of a framework, in its carrying adapter's environment.
 BRIDGED: Final = {
-    "mcp": ("connect", "gateway", "gateway_stdio", "gateway_spans", "gateway_keyring", "gateway_hostile"),
+    "mcp": (
+        "connect",
+        "gateway",
+        "gateway_stdio",
+        "gateway_spans",
+        "gateway_keyring",
+        "gateway_hostile",
+        "verifier_metrics",
+    ),
     "mcp_v1": ("connect_v1", "gateway_tasks"),
     "fastmcp": ("connect_fastmcp",),
 }

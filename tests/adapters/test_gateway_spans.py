@@ -23,9 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arx_caps.gateway.base.counted_decisions import CountedDecisions
-from arx_caps.http.metric_families import GATEWAY
-from arx_caps.http.metrics import ProcessMetrics
+from arx_caps.gateway.base.traced_decisions import TracedDecisions
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
@@ -50,8 +48,7 @@ def spans() -> None:
 
 def realm_of_orders() -> UnsafeTestRealm:
     realm = UnsafeTestRealm("orders")
-    counter = ProcessMetrics("gateway", GATEWAY).counter("arx_gateway_decisions")
-    realm.verifier.decisions = CountedDecisions(realm.decisions, counter, "orders")
+    realm.verifier.decisions = TracedDecisions(realm.decisions)
     return realm
 
 

@@ -90,6 +90,7 @@ def files() -> dict[Path, str]:
     """Return each file of ``deploy/monitoring`` that is written, with its text."""
     return {
         FOLDER / "arx-alerts.yaml": _HEAD.format("alerts.toml") + "\n".join(_rules()) + "\n",
+        FOLDER / "arx-dashboard.json": json.dumps(dashboard(), indent=1) + "\n",
         FOLDER / "arx-alerts.test.yaml": _HEAD.format("alerts.toml") + "\n".join(_tests()) + "\n",
     }
 
@@ -121,3 +122,58 @@ def _tests() -> Iterator[str]:
                 yield from (f"      - series: {json.dumps(series)}", f"        values: {json.dumps(values)}")
             asked: dict[str, Any] = {"eval_time": f"{alert.at}m", "alertname": name, "exp_alerts": alerts}
             yield f"    alert_rule_test: [{json.dumps(asked)}]"
+
+
+def expression(family: Family) -> str:
+    """Return what a panel shows of a family: a gauge, the rate of a counter, or the 99th percentile."""
+    labels = ", ".join(label for label in family.labels if label != "instance")
+    if family.kind == "histogram":
+        by = ", ".join(filter(None, (labels, "le")))
+        return f"histogram_quantile(0.99, sum by ({by}) (rate({family.name}_bucket[$__rate_interval])))"
+    if family.kind == "counter":
+        return f"sum by ({labels}) (rate({family.series}[$__rate_interval]))"
+    return f"max by ({', '.join(filter(None, (labels, 'instance')))}) ({family.name})"
+
+
+def dashboard() -> dict[str, Any]:
+    """Return Grafana's dashboard: a row for each value of ``panel``, and a panel for each family of it."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for row in dict.fromkeys(family.panel for family in FAMILIES.values() if family.panel):
+        panels.append({"type": "row", "title": row, "collapsed": False, "panels": [], "gridPos": _at(0, y, 24, 1)})
+        shown = [family for family in FAMILIES.values() if family.panel == row]
+        for number, family in enumerate(shown):
+            panels.append(_panel(family, _at(number % 3 * 8, y + 1 + number // 3 * 7, 8, 7)))
+        y += 1 + -(-len(shown) // 3) * 7
+    for number, panel in enumerate(panels, start=1):
+        panel["id"] = number
+    source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    return {
+        "uid": "arx",
+        "title": "ARx",
+        "schemaVersion": 39,
+        "editable": True,
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "templating": {"list": [source]},
+        "panels": panels,
+    }
+
+
+def _panel(family: Family, place: dict[str, int]) -> dict[str, Any]:
+    legend = " ".join(f"{{{{{label}}}}}" for label in family.labels) or "{{instance}}"
+    unit = "s" if "_seconds" in family.name else "bytes" if "_bytes" in family.name else "short"
+    return {
+        "type": "timeseries",
+        "title": family.series,
+        "description": family.meaning,
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "gridPos": place,
+        "fieldConfig": {"defaults": {"unit": unit, "custom": {"fillOpacity": 10}}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
+        "targets": [{"refId": "A", "expr": expression(family), "legendFormat": legend}],
+    }
+
+
+def _at(x: int, y: int, w: int, h: int) -> dict[str, int]:
+    return {"x": x, "y": y, "w": w, "h": h}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alerts and dashboard name registered metrics alone, each alert fires and passes, and its command exists."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import click
 import pytest
 
 from arx_caps.cli.app import cli
-from tests.house.monitoring import ALERTS, FAMILIES, FOLDER, PROCESSES, families_in
+from tests.house.monitoring import ALERTS, FAMILIES, FOLDER, PROCESSES, dashboard, families_in
 
 LABELS = re.compile(r"\barx_\w+?(?:_total|_bucket)?\{([^}]*)\}")
 NAME = re.compile(r'(\w+)(?:=~|!=|=)"')
@@ -70,3 +71,24 @@ def test_a_metric_is_registered_once() -> None:
         assert len({family.name for family in families}) == len(families)
         assert all(FAMILIES[family.name] == family for family in families)
         assert not [family for family in families if {"agent", "session", "task"} & set(family.labels)]
+
+
+def test_the_dashboard_asks_what_promtool_understands(tmp_path: Path) -> None:
+    """Each panel's expression is one of Prometheus and names a registered family; no two panels lie over each other."""
+    made = dashboard()
+    assert made == json.loads((FOLDER / "arx-dashboard.json").read_text(encoding="utf-8"))
+    asked = [target["expr"] for panel in made["panels"] for target in panel.get("targets", ())]
+    assert len(asked) > 30
+    rules = ["groups:", "  - name: panels", "    rules:"]
+    for number, text in enumerate(asked):
+        [_] = families_in(text)
+        text = text.replace("$__rate_interval", "5m")
+        rules += [f"      - record: panel{number}", f"        expr: {json.dumps(text)}"]
+    (tmp_path / "panels.yaml").write_text("\n".join(rules) + "\n", encoding="utf-8")
+    promtool("check", "rules", tmp_path / "panels.yaml")
+    places = [panel["gridPos"] for panel in made["panels"]]
+    squares = [
+        (x, y) for at in places for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(squares)) == len(squares)
+    assert max(x for x, _ in squares) < 24

@@ -14,6 +14,7 @@ from arx_verifier.journal import unpack_record
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.journal.record import seal
 from arx_verifier.journal.writer import Journal
+from arx_verifier.metrics import CountedDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import open_verifier
@@ -112,7 +113,8 @@ def test_a_service_file_says_how_to_record(tmp_path: Path) -> None:
     """Mode, budget and the tools whose arguments are recorded; what makes no sense is refused."""
     more = {"journal": str(tmp_path / "j"), "journal_mode": "durable", "journal_bytes": 1 << 20}
     opened = open_verifier(service_file(tmp_path, **more, record_arguments=["orders.get"]), epochs=UnsafeLocalEpochs())
-    assert isinstance(opened.decisions, Journal)
+    assert isinstance(opened.decisions, CountedDecisions)
+    assert isinstance(opened.decisions.sink, Journal)
     assert opened.waits
     opened.close()
     for wrong in ({"journal_mode": "loose"}, {"journal_bytes": 10}, {"record_arguments": ["a b"]}):

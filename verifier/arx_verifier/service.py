@@ -196,6 +196,7 @@ def open_verifier(
             The mint never writes them.
         effects: As of ``Verifier``: the tools whose effects are recorded too.  The mint never writes them.
         wrap: Returns the sink that gets all decisions, such as one that counts them, given the one that records them.
+            Without it they are counted for the Prometheus client and OpenTelemetry, where these are installed.
 
     Returns:
         A verifier that starts to follow the epoch, to ship its journal and to refresh its keys with its first call or
@@ -205,6 +206,7 @@ def open_verifier(
         SettingsError: The file is unusable, or lacks a setting that was not given here; or the limits are not valid.
     """
     from arx_verifier.journal import name_verifier  # with the writer, which few programs that read a file need
+    from arx_verifier.metrics import export_decisions
     from arx_verifier.upkeep import Upkeep
 
     file, keys = read_service_file(path), FileKeys(path)
@@ -217,11 +219,12 @@ def open_verifier(
         upkeep = Upkeep(keys.path, file.audience, keys, own_key=own_key)
         keys.on_unknown = upkeep.begin
         decisions = _journal(file, verifier_id, upkeep.begin)
+    view = epochs if epochs is not None else _follow(file, verifier_id)
     return Verifier(
         audience=file.audience,
         keys=keys,
-        epochs=epochs if epochs is not None else _follow(file, verifier_id),
-        decisions=decisions if wrap is None else wrap(decisions),
+        epochs=view,
+        decisions=export_decisions(decisions, file.audience, view) if wrap is None else wrap(decisions),
         nonces=nonce_store,
         ledger=ledger if ledger is not None or not draws else _ledger(file),
         costs=file.costs if costs is None else costs,

@@ -93,7 +93,8 @@ def _metrics_served(address: str | None, file: Path, shipper: "Shipper", refresh
         yield
         return
     from arx_caps.http.metric_families import SHIP
-    from arx_caps.http.metrics import ProcessMetrics, Samples, metrics_served
+    from arx_caps.http.metrics import ProcessMetrics, metrics_served
+    from arx_verifier.metrics import Samples
     from arx_verifier.service import read_service_file
 
     service = read_service_file(file).audience

@@ -3,8 +3,6 @@
 
 from typing import Any
 
-from prometheus_client import Counter
-
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import DeciderTerms, GatewaySettings
@@ -16,6 +14,7 @@ from arx_caps.gateway.deciders.forward_auth import ForwardAuth
 from arx_caps.gateway.deciders.grpc_server import Answer, GrpcServer
 from arx_caps.gateway.http.openapi import read_routes
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
+from arx_verifier.metrics import Counts
 from arx_verifier.verification import NonceStore
 
 
@@ -43,7 +42,7 @@ class RunningDecider(RunningVerifier):
         name: Its name.
         settings: The gateway's file.
         nonces: The memory of used calls that verifiers of its service file share, unless the file names another one.
-        counter: As of ``CountedDecisions``.
+        counts: As of ``CountedDecisions``.
 
     Attributes:
         port: The port at which the proxy asks.
@@ -56,10 +55,10 @@ class RunningDecider(RunningVerifier):
         SettingsError: A file of it cannot be read, or says something that is not understood.
     """
 
-    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore, counter: Counter) -> None:
+    def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore, counts: Counts) -> None:
         terms, path = settings.deciders[name], settings.service_file(name)
         spent = nonces if terms.spends else UnspentCalls()
-        super().__init__(f"decider.{name}", name, terms, path, spent, counter, draws=terms.spends)
+        super().__init__(f"decider.{name}", name, terms, path, spent, counts, draws=terms.spends)
         self.port, self.is_grpc = terms.address(settings.gateway)[1], terms.is_grpc
         openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
         self.routes = openapi or terms.routes

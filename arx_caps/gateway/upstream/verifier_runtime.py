@@ -5,13 +5,12 @@ import asyncio
 import logging
 from pathlib import Path
 
-from prometheus_client import Counter
-
-from arx_caps.gateway.base.counted_decisions import CountedDecisions
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.settings import DeciderTerms, UpstreamTerms
+from arx_caps.gateway.base.traced_decisions import TracedDecisions
 from arx_verifier.errors import SettingsError
 from arx_verifier.journal import DecisionSink
+from arx_verifier.metrics import Counts
 from arx_verifier.service import open_verifier, read_service_file
 from arx_verifier.verification import MemoryNonces, NonceStore
 
@@ -27,7 +26,7 @@ class RunningVerifier:
         terms: The table.
         path: The service file.
         nonces: The memory of used calls; one of a process gives way to the store that the service file names.
-        counter: As of ``CountedDecisions``.
+        counts: As of ``CountedDecisions``.
         draws: Whether calls draw on budgets; False if the verifier behind draws.
 
     Attributes:
@@ -47,7 +46,7 @@ class RunningVerifier:
         terms: UpstreamTerms | DeciderTerms,
         path: Path,
         nonces: NonceStore | None,
-        counter: Counter,
+        counts: Counts,
         *,
         draws: bool = True,
     ) -> None:
@@ -64,7 +63,7 @@ class RunningVerifier:
         def wrap(journal: DecisionSink) -> DecisionSink:
             if terms.resource is not None:
                 journal = self.handles = HandleDecisions(journal)
-            return CountedDecisions(journal, counter, name)
+            return TracedDecisions(journal, counts)
 
         chosen = None if gives_way else nonces
         opened = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)

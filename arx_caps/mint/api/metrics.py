@@ -13,12 +13,13 @@ from prometheus_client import Counter, Histogram, generate_latest
 
 from arx_caps.database.engines import ERRORS
 from arx_caps.http.metric_families import MINT as FAMILIES
-from arx_caps.http.metrics import ProcessMetrics, Samples
+from arx_caps.http.metrics import ProcessMetrics
 from arx_caps.mint.api.routes.operations.status import StatusShown, status_of
 from arx_caps.mint.context import MINT, MintContext
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import used_in
+from arx_verifier.metrics import Samples
 
 
 class Metrics:

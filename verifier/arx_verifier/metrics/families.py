@@ -32,3 +32,38 @@ class Family(NamedTuple):
     def series(self) -> str:
         """The name of its series; of a histogram without the endings ``_bucket``, ``_sum`` and ``_count``."""
         return f"{self.name}_total" if self.kind == "counter" else self.name
+
+
+BUILD: Final = Family(
+    "arx_build_info",
+    "gauge",
+    "1, with the process's part of ARx, its version, and whether its verifier is `compiled` or `pure` Python",
+    ("part", "version", "compiled"),
+    "Realm",
+)
+VERIFIER: Final = (
+    BUILD,
+    Family("arx_verifier_ready", "gauge", "whether calls can be allowed", ("service",), "Verifiers"),
+    Family("arx_verifier_decisions", "counter", "decisions", ("service", "decision", "reason"), "Calls"),
+    Family(
+        "arx_verifier_epoch_age_seconds",
+        "gauge",
+        "age of the verifier's view of the kill epoch; below 0 without one",
+        ("service",),
+        "Verifiers",
+    ),
+    Family("arx_verifier_journal_fill", "gauge", "how full the journal is, 0 to 1", ("service",), "Verifiers"),
+    Family(
+        "arx_verifier_ship_behind_seconds",
+        "gauge",
+        "how long this process has failed to ship; 0 if it works",
+        ("service",),
+        "Verifiers",
+    ),
+    Family(
+        "arx_verifier_watching",
+        "gauge",
+        "until when calls go on that would be refused, seconds since 1970",
+        ("service",),
+    ),
+)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service with OpenTelemetry exports its verifier's metrics through it."""
+
+from pathlib import Path
+
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from arx_verifier import AccessRequest, open_verifier
+from arx_verifier.metrics import VERIFIER
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from tests.verifier.test_recording import service_file
+
+
+def test_opentelemetry_reads_each_registered_family(tmp_path: Path) -> None:
+    """Each family that has a value is an instrument of its name, with its labels as attributes."""
+    reader = InMemoryMetricReader()
+    metrics.set_meter_provider(MeterProvider([reader]))
+    verifier = open_verifier(service_file(tmp_path, journal=str(tmp_path / "journal")), epochs=UnsafeLocalEpochs())
+    verifier.refuse("missing_token", AccessRequest("", {}, 0))
+    data = reader.get_metrics_data()
+    assert data is not None
+    found = {each.name: each for part in data.resource_metrics[0].scope_metrics for each in part.metrics}
+    families = {family.name: family for family in VERIFIER}
+    assert found.keys() == families.keys() - {"arx_verifier_ship_behind_seconds", "arx_verifier_watching"}
+    for name, each in found.items():
+        assert each.description == families[name].meaning
+        for point in each.data.data_points:
+            assert set(point.attributes or {}) == set(families[name].labels)
+    [point] = found["arx_verifier_decisions"].data.data_points
+    assert point.value == 1
+    assert dict(point.attributes or {}) == {
+        "service": verifier.audience,
+        "decision": "deny",
+        "reason": "missing_token",
+    }
+    verifier.close()

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export the metrics of a process's verifiers through the Prometheus client and OpenTelemetry.
+
+Each is used where it is installed.  Both read when they are asked: a decision costs a counter and no more.
+"""
+
+import importlib
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from operator import add
+from typing import Any, Final
+
+from arx_verifier._native import COMPILED
+from arx_verifier._version import __version__
+from arx_verifier.journal import DecisionSink
+from arx_verifier.metrics.counted_decisions import CountedDecisions
+from arx_verifier.metrics.families import VERIFIER, Family
+from arx_verifier.revocation import Epochs
+
+Samples = Iterable[tuple[Any, ...]]  # name, value, and the values of the labels
+PROMETHEUS: Final = "prometheus_client"
+OPENTELEMETRY: Final = "opentelemetry.metrics"
+SHIPPING: Final[dict[str, Callable[[], float]]] = {}  # by service: how long shipping has failed in this process, s
+
+_JOINS: Final[dict[str, Callable[[float, float], float]]] = {"arx_verifier_decisions": add, "arx_verifier_ready": min}
+_VERIFIERS: "weakref.WeakKeyDictionary[CountedDecisions, tuple[str, Epochs]]" = weakref.WeakKeyDictionary()
+_exported: set[str] = set()  # the libraries that read here
+_log = logging.getLogger(__name__)
+
+
+class SampleReader:
+    """A collector of the Prometheus client that reads samples at each scrape.
+
+    Args:
+        families: The families that it exports, also those without a sample.
+        read: Yields the samples.
+    """
+
+    def __init__(self, families: Sequence[Family], read: Callable[[], Samples]) -> None:
+        self._families, self._read = families, read
+
+    def collect(self) -> Iterable[Any]:
+        """Return the families with their samples."""
+        core = importlib.import_module(f"{PROMETHEUS}.core")
+        kinds = {"counter": core.CounterMetricFamily, "gauge": core.GaugeMetricFamily}
+        metrics = {each.name: kinds[each.kind](each.name, each.meaning, labels=each.labels) for each in self._families}
+        for name, value, *labels in self._read():
+            metrics[name].add_metric(labels, value)
+        return metrics.values()
+
+    def describe(self) -> Iterable[Any]:
+        """Return nothing: at registration the process has not started, and nothing is read before the first scrape."""
+        return ()
+
+
+def export_decisions(sink: DecisionSink, service: str, epochs: Epochs) -> DecisionSink:
+    """Return a sink that counts for the libraries of this process; the sink itself if neither is installed.
+
+    A library that fails is logged, once, and never stops the service.
+
+    Args:
+        sink: Records the decisions.
+        service: The service's name.
+        epochs: Its view of the kill epoch.
+    """
+    for name, begin in ((PROMETHEUS, _begin_prometheus), (OPENTELEMETRY, _begin_opentelemetry)):
+        if name not in _exported:
+            try:
+                if find_spec(name) is not None:
+                    begin(importlib.import_module(name))
+                    _exported.add(name)
+            except ModuleNotFoundError:  # of a parent package
+                continue
+            except Exception as error:
+                _log.warning("the verifier's metrics are not exported to %s: %s", name, type(error).__name__)
+    if not _exported:
+        return sink
+    counted = CountedDecisions(sink)
+    _VERIFIERS[counted] = service, epochs
+    return counted
+
+
+def _begin_prometheus(library: Any) -> None:
+    library.REGISTRY.register(SampleReader(VERIFIER, _samples))
+
+
+def _begin_opentelemetry(library: Any) -> None:
+    meter = library.get_meter("arx_verifier", __version__)
+
+    def observe(family: Family) -> Callable[[Any], Iterator[Any]]:
+        return lambda _: (
+            library.Observation(value, dict(zip(family.labels, labels, strict=True)))
+            for name, value, *labels in _samples()
+            if name == family.name
+        )
+
+    for family in VERIFIER:
+        make = meter.create_observable_counter if family.kind == "counter" else meter.create_observable_gauge
+        make(family.name, callbacks=[observe(family)], description=family.meaning)
+
+
+def _samples() -> Samples:
+    yield "arx_build_info", 1, "verifier", __version__, "compiled" if COMPILED else "pure"
+    # Two verifiers of one service may run in a process: the worse of both is shown.
+    shown: dict[tuple[str, ...], float] = {}
+    for counted, (service, epochs) in list(_VERIFIERS.items()):
+        for key, value in _samples_of(counted, service, epochs):
+            join = _JOINS.get(key[0], max)
+            shown[key] = join(value, shown[key]) if key in shown else value
+    yield from ((name, value, *labels) for (name, *labels), value in shown.items())
+    for service, behind in list(SHIPPING.items()):
+        yield "arx_verifier_ship_behind_seconds", behind(), service
+
+
+def _samples_of(counted: CountedDecisions, service: str, epochs: Epochs) -> Iterator[tuple[tuple[str, ...], float]]:
+    for labels, times in list(counted.counts.items()):
+        yield ("arx_verifier_decisions", service, *labels), times
+    incarnation, applied, age_ms = epochs.view()
+    fill = float(getattr(counted, "fill", 0.0))
+    ready = epochs.check(incarnation, applied, ()) is None and fill < 1
+    yield ("arx_verifier_ready", service), ready
+    yield ("arx_verifier_epoch_age_seconds", service), age_ms / 1000
+    yield ("arx_verifier_journal_fill", service), fill
+    if epochs.watch_until_ms > time.time() * 1000:
+        yield ("arx_verifier_watching", service), epochs.watch_until_ms / 1000
