@@ -2,12 +2,11 @@
 """A ledger in the memory of one process.  SPEC 17."""
 
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from arx_verifier._platform import at_fork
+from arx_verifier._platform import reset_at_fork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger.pools import (
@@ -44,9 +43,6 @@ class PoolState:
     def used(self) -> int:
         """What is not left."""
         return self.committed + sum(self.held.values())
-
-
-_LEDGERS: Final["weakref.WeakSet[MemoryLedger]"] = weakref.WeakSet()
 
 
 class MemoryLedger:
@@ -138,6 +134,11 @@ class MemoryLedger:
     def close(self) -> None:
         """Do nothing; see ``Ledger``."""
 
+    def _refuse(self) -> None:
+        """In a forked child: the budgets are the parent's."""
+        self._forked = True
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+
     def _now(self) -> int:
         """Return the time, which never goes back."""
         if self._forked:
@@ -162,10 +163,4 @@ class MemoryLedger:
         return 0 if self._is_lost(draw, pool, now) else draw.max - pool.used
 
 
-def _refuse_all() -> None:
-    for ledger in tuple(_LEDGERS):
-        ledger._forked = True  # noqa: SLF001 - of this module
-        ledger._lock = threading.Lock()  # noqa: SLF001 - another thread of the parent may have held it
-
-
-at_fork(after_in_child=_refuse_all)
+_LEDGERS: Final = reset_at_fork(MemoryLedger._refuse)  # noqa: SLF001 - of this module
