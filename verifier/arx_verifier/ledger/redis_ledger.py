@@ -330,11 +330,14 @@ class RedisLedger:
         """
         seen, clocks = 0, []
         for bucket in self._buckets.values():
-            (seconds, rest), its = self._read(bucket, lambda server, _: server.time()), self._read(bucket, _seen)
+            (seconds, rest), its = self._read(bucket, lambda server, _: server.time()), self._seen(bucket)
             clocks.append(seconds * 1000 + rest // 1000)
             seen = max(seen, its)
         here = now_ms()
         return max(clocks, key=lambda clock: abs(clock - here)), seen
+
+    def _seen(self, bucket: _Bucket) -> int:
+        return int(self._read(bucket, lambda server, at: server.hget(at.keys[0], "seen")) or 0)
 
     def begin_anew(self) -> None:
         """Exhaust all open pools, and go on with the server's clock, if an earlier clock was ahead; an operator's act.
@@ -540,10 +543,6 @@ def _rows_of(pools: Sequence[str], server: Any, bucket: _Bucket) -> Any:
     for name in pools:
         pipeline.hmget(bucket.pool + name, *COLUMNS)
     return pipeline.execute()
-
-
-def _seen(server: Any, bucket: _Bucket) -> int:
-    return int(server.hget(bucket.keys[0], "seen") or 0)
 
 
 def _is_or_any(wanted: str | None, part: str) -> bool:
