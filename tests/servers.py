@@ -187,7 +187,17 @@ BOTH = on_both()
 ABOUT_DATABASES = frozenset(
     f"test_{name}"
     for name in (
-        *("audit_log", "crashes", "database", "database_faults", "idempotency", "pagination", "races", "repositories"),
+        *(
+            "audit_log",
+            "backups",
+            "crashes",
+            "database",
+            "database_faults",
+            "idempotency",
+            "pagination",
+            "races",
+            "repositories",
+        ),
         *("statement", "unit_of_work"),
     )
 )

@@ -28,6 +28,8 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "relay": ("relay", "follow the revocation store on behalf of many verifiers"),
         "redis": ("redis", "prepare your own revocation store: its users and functions"),
         "key": ("key", "create, rotate, retire and reseal root keys, and create holder keys"),
+        "backup": ("backup", "back up the realm while its mints serve, and try a backup"),
+        "restore": ("backup", "restore a backup into an empty place"),
         "doctor": ("doctor.command", "check the realm, and print how to repair what is wrong"),
         "health": ("health", "ask a mint or a gateway whether it is ready"),
     },

@@ -15,7 +15,8 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.mint.keys.root_keys import RootKeys
-from arx_caps.mint.server.init_realm import HALF_MADE, init_realm
+from arx_caps.mint.server.init_realm import init_realm
+from arx_caps.settings.new_folder import HALF_MADE
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError
 

@@ -60,40 +60,81 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
 @pytest.mark.slow
 def test_a_realm_is_restored_as_the_pages_say(keeper: Keeper) -> None:
     """
-    The mint's database, then the log's, then all of it without its store: each time the doctor finds nothing.
+    A backup is made, tried and restored with an empty store: what was killed since is refused, whoever knows of it.
 
-    What was enrolled since a backup of the mint is gone, what was killed stays revoked, and the log has lost nothing.
+    Then the log's database is put back alone, and has lost nothing.
     """
     for name in ("before", "killed"):
         keeper.run(f"arx agent enrol {AGENTS}/{name} --key-out {name}.key")
-    keeper.console(script("operations.md", "$ python3 -c 'import sqlite3"))
-    keeper.console(script("audit.md", "$ python3 -c 'import sqlite3"))
+    keeper.run("arx session open --key before.key --out before.session")
+    keeper.console(script("operations.md", "$ arx backup --out"))
+    assert "backups: the last was made" in keeper.run("arx doctor")
     keeper.run(f"arx agent enrol {AGENTS}/after --key-out after.key")
     keeper.run(f"arx kill agent:{AGENTS}/killed --reason stolen --yes")
-    keeper.run("arx audit key > log.key")
+    keeper.run("cp .arx/keys/root.key root.key")
+    assert "a server answers" in keeper.run("arx restore acme.arx-backup --into no --root-key-file root.key", wanted=2)
     keeper.stop()
-    had = _size(keeper)
 
-    keeper.play(script("operations.md", "cp mint-backup.db"))
+    restoring, _, rest = script("operations.md", "arx restore acme").partition("export ARX_HOME=restored\n")
+    keeper.run(restoring.strip())
+    keeper.run("mv .arx former && mv restored .arx")
+    keeper.run("arx operator list --json --operator-key former/operator.key", wanted=5)  # no mint yet
+    keeper.play(rest.replace("restored/", ".arx/").replace("arx doctor\n", ""))
+    assert "a server answers" in keeper.run("arx restore acme.arx-backup --into no --root-key-file root.key", wanted=2)
+    keeper.run("arx operator list --operator-key former/operator.key", wanted=4)
+    for agent in ("before", "killed"):
+        assert "frozen" in keeper.run(f"arx session open --key {agent}.key --json", wanted=1)
+    keeper.run(f"arx kill agent:{AGENTS}/killed --reason again --yes")
+    keeper.run("arx thaw realm --reason looked --yes")
+    keeper.run("arx session open --key before.key --out new.session")
+    assert "frozen" in keeper.run("arx session open --key killed.key --json", wanted=1)
+    keeper.run("arx task start lookup --session before.session --param order_id=o-1 --json", wanted=1)
     listed = keeper.run("arx agent list")
     assert (f"{AGENTS}/before" in listed, f"{AGENTS}/after" in listed) == (True, False)
-    keeper.run("arx session open --key before.key --out before.session")
-    assert "frozen" in keeper.run("arx session open --key killed.key --json", wanted=1)
-    assert "mint.database_restored" in keeper.run("arx audit trail --tool mint.database_restored --flat")
-    keeper.stop()
-    assert _size(keeper) > had
+    keeper.run("arx doctor")
 
+    keeper.console(script("audit.md", "$ python3 -c 'import sqlite3"))
+    keeper.run("arx audit key > log.key")
+    keeper.run(f"arx agent deactivate {AGENTS}/before --yes")
+    keeper.stop()
     had = _size(keeper)
     keeper.play(script("audit.md", "cp backup.db"))
     keeper.run("arx doctor")
-    keeper.run(f"arx agent deactivate {AGENTS}/before --yes")
+    keeper.run("arx agent list")
     keeper.stop()
     assert _size(keeper) > had
 
-    keeper.run("rm -rf .arx/valkey && mkdir -m 700 .arx/valkey")
-    lines = script("operations.md", "arx up\narx doctor\narx audit reindex").splitlines(keepends=True)
-    keeper.play("".join(line for line in lines if not line.startswith("arx audit reindex")))  # only where it is needed
-    keeper.run("arx session open --key before.key --json", wanted=1)
+
+@pytest.mark.slow
+def test_a_restored_realm_ends_the_history_of_a_store_that_was_kept(keeper: Keeper) -> None:
+    """
+    With the store of before, which has every kill, and with a copy that lacks them as the backup does: all is refused.
+    """
+    keeper.run(f"arx agent enrol {AGENTS}/before --key-out before.key")
+    keeper.run("arx session open --key before.key --out before.session")
+    keeper.run("arx backup --out backup")
+    keeper.run("cp .arx/keys/root.key root.key")
+    keeper.stop()
+    keeper.run("cp -a .arx/valkey older")
+    keeper.up()
+    keeper.run(f"arx kill agent:{AGENTS}/before --reason stolen --yes")
+    keeper.run("arx kill realm --reason all --yes && arx thaw realm --reason all --yes")  # a thaw that must not count
+    keeper.stop()
+    keeper.run("mv .arx former")
+    for store in ("former/valkey", "older"):
+        keeper.run("arx restore backup --into .arx --root-key-file root.key")
+        keeper.run(f"rmdir .arx/valkey && cp -a {store} .arx/valkey")
+        # Both stores have a later checkpoint of the log than the backup.
+        keeper.run("rm -r .arx/log && cp -a former/log .arx/log")
+        keeper.run("arx audit reindex --reason restored --yes")
+        keeper.run("arx operator recover --key-out .arx/operator.key")
+        keeper.up()
+        assert "realm" in keeper.run("arx frozen list")
+        assert "frozen" in keeper.run("arx session open --key before.key --json", wanted=1)
+        keeper.run("arx thaw realm --reason looked --yes")
+        keeper.run("arx task start lookup --session before.session --param order_id=o-1 --json", wanted=1)
+        keeper.stop()
+        keeper.run("rm -r .arx")
 
 
 def _size(keeper: Keeper) -> int:

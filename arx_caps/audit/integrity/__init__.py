@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
+    from arx_caps.audit.integrity.check import Answered as Answered
     from arx_caps.audit.integrity.check import Rows as Rows
     from arx_caps.audit.integrity.check import check_batches as check_batches
     from arx_caps.audit.integrity.check import check_rows as check_rows

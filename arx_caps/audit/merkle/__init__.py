@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from arx_caps.audit.merkle.log_keys import Era as Era
     from arx_caps.audit.merkle.log_keys import LogKeys as LogKeys
     from arx_caps.audit.merkle.mirror import copy_log as copy_log
+    from arx_caps.audit.merkle.mirror import fetch_tile as fetch_tile
     from arx_caps.audit.merkle.note import LOG as LOG
     from arx_caps.audit.merkle.note import MAX_NOTE_BYTES as MAX_NOTE_BYTES
     from arx_caps.audit.merkle.note import WITNESS as WITNESS
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from arx_caps.audit.merkle.paths import TILES as TILES
     from arx_caps.audit.merkle.paths import WIDTH as WIDTH
     from arx_caps.audit.merkle.paths import Tile as Tile
+    from arx_caps.audit.merkle.paths import files_of as files_of
     from arx_caps.audit.merkle.paths import hashes_in as hashes_in
     from arx_caps.audit.merkle.proof import SUFFIX as SUFFIX
     from arx_caps.audit.merkle.proof import RecordProof as RecordProof

@@ -13,7 +13,7 @@ from arx_caps.audit.merkle.checkpoint import Checkpoint
 from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
 from arx_caps.audit.merkle.key_change import KEY_CHANGES
 from arx_caps.audit.merkle.note import Note
-from arx_caps.audit.merkle.paths import CHECKPOINT, ENTRIES, WIDTH, files_of
+from arx_caps.audit.merkle.paths import CHECKPOINT, ENTRIES, WIDTH, Tile, files_of
 from arx_caps.audit.merkle.tiles import Fetch, TileReader, fetch_from, write_whole
 from arx_caps.audit.merkle.tree import check_consistency
 
@@ -60,16 +60,12 @@ def copy_log(fetch: Fetch, folder: Path, progress: Callable[[int, int], None] = 
     # Only missing files are fetched: a tile of a given width never changes.
     for number, tile in enumerate(files_of(head.size)):
         if own(tile.path) is None:
-            # The log may have grown since its checkpoint, and have replaced the narrower file by the full one.
-            widths = (tile, tile.full)
-            fetched = next(((it.path, content) for it in widths if (content := fetch(it.path)) is not None), None)
+            fetched = fetch_tile(fetch, tile)
             if fetched is not None:
                 write_whole(folder / fetched[0], fetched[1], durable=False)
                 files += 1
-            elif tile.level == ENTRIES:
-                gone += 1
             else:
-                raise IncompleteError(f"{tile.path} is missing")
+                gone += 1
         if tile.level == ENTRIES and number % _TOLD_FILES == 0:
             progress(min(tile.number * WIDTH, head.size), head.size)
     if before is not None:
@@ -83,6 +79,24 @@ def copy_log(fetch: Fetch, folder: Path, progress: Callable[[int, int], None] = 
     _tidy(folder, head.size)
     progress(head.size, head.size)
     return Copied(head, files, gone)
+
+
+def fetch_tile(fetch: Fetch, tile: Tile) -> tuple[str, bytes] | None:
+    """Return path and content of a tile's file, perhaps of the full one; None for a missing bundle of records.
+
+    Args:
+        fetch: Returns the content of a file of the log, or None.
+        tile: The tile.
+
+    Raises:
+        IncompleteError: A tile of hashes is missing.
+    """
+    # The log may have grown since its checkpoint, and have replaced the narrower file by the full one.
+    widths = (tile, tile.full)
+    found = next(((it.path, content) for it in widths if (content := fetch(it.path)) is not None), None)
+    if found is None and tile.level != ENTRIES:
+        raise IncompleteError(f"{tile.path} is missing")
+    return found
 
 
 def _read(raw: bytes) -> Checkpoint:

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from arx_caps.audit.store.bulk import among as among
     from arx_caps.audit.store.bulk import insert_rows as insert_rows
     from arx_caps.audit.store.log_store import LogStore as LogStore
+    from arx_caps.audit.store.log_store import create_tables as create_tables
     from arx_caps.audit.store.publisher import Publisher as Publisher
     from arx_caps.audit.store.tables import BATCH as BATCH
     from arx_caps.audit.store.tables import CHECKPOINT as CHECKPOINT
+    from arx_caps.audit.store.tables import META as META
+    from arx_caps.audit.store.tables import METADATA as METADATA
     from arx_caps.audit.store.tables import NODE as NODE
     from arx_caps.audit.store.tables import PRUNED as PRUNED
     from arx_caps.audit.store.tables import RECORD as RECORD
+    from arx_caps.audit.store.tables import SCHEMA as SCHEMA
     from arx_caps.audit.store.tables import SOURCE as SOURCE
     from arx_caps.audit.store.tables import STATE as STATE
     from arx_caps.audit.store.tables import TOTAL as TOTAL

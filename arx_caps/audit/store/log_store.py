@@ -135,21 +135,7 @@ class LogStore:
             # Mode 0600 whatever the umask: SQLite gives its other files the mode of this one.
             os.close(os.open(self._engine.url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         with database_errors(NAME), self._engine.begin() as c:
-            if self._engine.dialect.name == "postgresql":
-                c.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
-            had = inspect(c).get_table_names()
-            if META.name not in had:
-                METADATA.create_all(c)
-                c.execute(insert(META).values(name="schema", value=tables.SCHEMA))
-                c.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
-            schema = c.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
-            if schema != tables.SCHEMA:
-                raise other_version(f"{NAME} is of schema", str(schema), tables.SCHEMA)
-            if META.name in had:
-                if TOTAL.name not in had:  # a log from before there were totals over time
-                    TOTAL.create(c)
-                    rebuild(c)
-                _make_indexes(c)
+            create_tables(c)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Writing]:
@@ -399,6 +385,29 @@ class LogStore:
         """Return the nodes with a kind and ref, such as ``link`` and a link; most often one."""
         with self.reading() as c:
             return list(c.execute(select(*NODE.c).where(NODE.c.kind == kind, NODE.c.ref == ref).order_by(NODE.c.id)))
+
+
+def create_tables(connection: Connection) -> None:
+    """Create the log's tables and indexes that are missing, in an open transaction.
+
+    Raises:
+        SettingsError: They belong to another version.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+    had = inspect(connection).get_table_names()
+    if META.name not in had:
+        METADATA.create_all(connection)
+        connection.execute(insert(META).values(name="schema", value=tables.SCHEMA))
+        connection.execute(insert(STATE).values(id=1, size=0, edge=b"", nodes=0, first=0, counted=0, erasures=0))
+    schema = connection.execute(select(META.c.value).where(META.c.name == "schema")).scalar()
+    if schema != tables.SCHEMA:
+        raise other_version(f"{NAME} is of schema", str(schema), tables.SCHEMA)
+    if META.name in had:
+        if TOTAL.name not in had:  # a log from before there were totals over time
+            TOTAL.create(connection)
+            rebuild(connection)
+        _make_indexes(connection)
 
 
 def _make_indexes(connection: Connection) -> None:

@@ -12,10 +12,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
 
 from arx_caps.audit.ingest import EventRecord, Turns, is_event, make_dispute, read_event, run_of
-from arx_caps.audit.integrity import Rows
+from arx_caps.audit.integrity import Answered, Rows, check_batches, check_rows, rows_of
 from arx_caps.audit.merkle import (
     CHECKPOINT,
     DisputedError,
@@ -32,6 +33,7 @@ from arx_caps.audit.shipping import Batch
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.audit.witness import Witnesses
 from arx_caps.mint.audit.row_check import RowCheck
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, AuditError, GrantError, shorten
 
@@ -58,6 +60,41 @@ def open_store(realm: Realm) -> LogStore:
     """
     url = realm.database_url
     return LogStore(f"sqlite:///{realm.audit_path}" if url.startswith("sqlite:") else url)
+
+
+class CheckedLog(NamedTuple):
+    """The result of ``check_log``.
+
+    Attributes:
+        records: Number of signed records, which all match.
+        answered: The batches of services, by result.
+    """
+
+    records: int
+    answered: Answered
+
+
+def check_log(
+    store: LogStore, folder: Path, keys: LogKeys, db: MintDatabase, progress: Callable[[int, int], None]
+) -> CheckedLog:
+    """Require that the log's rows are what was signed, and each batch what its service signed.  LOG 1.11, 2.2.
+
+    Args:
+        store: The log's database.
+        folder: The log's files.
+        keys: The log's keys.
+        db: The mint's database, which has the services' keys.
+        progress: Called now and then with how many records are done, of how many.
+
+    Raises:
+        IncompleteError: A file that this needs is missing.
+        NoteError: The checkpoint is malformed.
+        TamperedError: A row, a batch or a file is not what was signed.
+        StoreError: A database did not answer.
+    """
+    rows = rows_of(store, folder, keys)
+    check_rows(rows, progress)
+    return CheckedLog(rows.size, check_batches(store, rows.size, db.holder_keys.find, progress))
 
 
 class Feed(Protocol):

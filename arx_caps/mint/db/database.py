@@ -190,6 +190,18 @@ class Database:
                 if self.system == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                     raise StoreError("the mint's database has references to missing rows: restore a backup")
 
+    def require_whole(self) -> None:
+        """Require that SQLite's file is not damaged; PostgreSQL checks its own.
+
+        Raises:
+            StoreError: It is damaged, or the database did not answer.
+        """
+        if self.system == "sqlite":
+            with self.read() as c:
+                found = c.exec_driver_sql("PRAGMA integrity_check").scalar()
+            if found != "ok":
+                raise StoreError(f"{NAME} is damaged: {found}")
+
     def settle(self) -> None:
         """Checkpoint SQLite's write-ahead log into its file, and truncate the log."""
         if self.system == "sqlite":

@@ -23,6 +23,7 @@ from arx_caps.mint.db.repositories.oauth.oauth_clients import OAuthClientReposit
 from arx_caps.mint.db.repositories.oauth.oauth_consents import OAuthConsentRepository
 from arx_caps.mint.db.repositories.oauth.oauth_handles import OAuthHandleRepository
 from arx_caps.mint.db.repositories.oauth.oauth_refreshes import OAuthRefreshRepository
+from arx_caps.mint.db.repositories.operations.backups import BackupRepository
 from arx_caps.mint.db.repositories.operations.epoch import EpochRepository
 from arx_caps.mint.db.repositories.operations.kills import KillRepository
 from arx_caps.mint.db.repositories.operations.mints import IssuerRepository, MintRepository
@@ -49,6 +50,7 @@ class MintDatabase(Database):
     Attributes:
         agents: Enrolled agents.
         approvals: Requests for approval, and operators' answers.
+        backups: When the last backup was made, and when one was tried.
         console_sessions: Operators who are signed in to the console.
         epoch: The high-water mark of the kill epoch, and the freezes that are in force.
         erasures: The erasure of a person's data.
@@ -85,6 +87,7 @@ class MintDatabase(Database):
         super().__init__(url, writer=writer)
         self.agents = AgentRepository(self)
         self.approvals = ApprovalRepository(self)
+        self.backups = BackupRepository(self)
         self.console_sessions = ConsoleSessionRepository(self)
         self.epoch = EpochRepository(self)
         self.erasures = ErasureRepository(self)

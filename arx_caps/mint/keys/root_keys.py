@@ -36,6 +36,7 @@ AUDIENCE_LABEL: Final = "arx/1/audience/"  # audience "/" n follows; audiences h
 MINT_LABEL: Final = "arx/1/mint"
 ENROLMENT_LABEL: Final = "arx/1/enrolment/"  # the name of an invitation follows
 SEAL_LABEL: Final = "arx/1/seal"
+BACKUP_LABEL: Final = "arx/1/backup"
 SCRYPT_COST: Final = 2**16  # 64 MiB and about 0.25 s: once at a start, and for each guess
 SALT_BYTES: Final = 16
 NONCE_BYTES: Final = 12
@@ -257,6 +258,10 @@ class RootKeys:
         """Return the 32 secret bytes of an enrolment token, from an invitation's random name."""
         # Derived and not stored: a retry must get the same token, and no table may hold one.
         return self._derive(root, ENROLMENT_LABEL + invitation)
+
+    def backup_key(self) -> bytes:
+        """Return the key that authenticates backups, of the first root key of the file."""
+        return self._derive(self.names[0], BACKUP_LABEL)
 
     def _sealing(self) -> tuple[bytes, ...]:
         if not self._seals:

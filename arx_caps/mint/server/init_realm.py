@@ -5,11 +5,8 @@ A realm is its folder, keys, first operator, sample policy and empty database.
 """
 
 import os
-import shutil
-from contextlib import suppress
 from dataclasses import replace
 from importlib.resources import files
-from pathlib import Path
 from typing import Final
 
 from arx_caps.credentials.keyfile import KeyFile, PublicKey, write_secret
@@ -18,11 +15,11 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.operators import ADMIN
 from arx_caps.mint.keys.log_key import make_log_key
 from arx_caps.mint.keys.root_keys import RootKeys
+from arx_caps.settings.new_folder import new_folder
 from arx_caps.settings.realm import DEFAULT_LISTEN, Realm
 from arx_verifier.errors import SettingsError
 
 FIRST_OPERATOR: Final = "root"
-HALF_MADE: Final = ".init"  # in the realm's folder, while it is made
 
 
 def init_realm(
@@ -58,29 +55,8 @@ def init_realm(
         NoteError: The log's name is invalid.
     """
     realm = Realm.plan(folder, name=name, issuer=issuer, listen=listen, store=store, database=database, ca=ca)
-    path, half_made = realm.folder, realm.folder / HALF_MADE
-    is_new = not path.exists()
-    try:
-        _require_empty(path)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
-        half_made.mkdir(mode=0o700)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be created: {error.strerror}") from error
-    # Whole or not at all.  It is filled inside, as a user may own a mounted volume and not the folder that holds it.
-    try:
-        _require_empty(path, but=half_made)  # another one may have begun, and ended, since the first look
+    with new_folder(realm.folder) as half_made:
         _fill(replace(realm, folder=half_made), passphrase, log_origin or realm.log_origin)
-        # The settings are last: a folder with them is a realm.
-        for part in sorted(half_made.iterdir(), key=lambda part: part.name == "realm.toml"):
-            part.rename(path / part.name)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be created: {error.strerror}") from error
-    finally:
-        shutil.rmtree(half_made, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):  # not empty: it is a realm
-                path.rmdir()
     return realm
 
 
@@ -92,18 +68,6 @@ def sample_policy(organization: str) -> str:
     """
     text = files("arx_caps.mint.policy").joinpath("sample_policy.toml").read_text("utf-8")
     return text.replace('"acme/', f'"{organization}/')
-
-
-def _require_empty(path: Path, *, but: Path | None = None) -> None:
-    if not path.exists():
-        return
-    found = [entry.name for entry in path.iterdir() if entry != but] if path.is_dir() else ["no folder"]
-    if found:
-        raise SettingsError(
-            f"{path} exists and is not empty ({min(found)}): name another folder, as a realm is not overwritten"
-        )
-    if path.stat().st_uid != os.geteuid():  # who could replace each file of the realm
-        raise SettingsError(f"{path} belongs to another user: name a folder inside it, or change its owner")
 
 
 def _fill(realm: Realm, passphrase: str | None, log_origin: str) -> None:

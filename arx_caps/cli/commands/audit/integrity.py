@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
-import httpx
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import database_option, realm_dir_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
+from arx_caps.cli.access.silence import require_silence
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import command_options, options_of, reason_option, yes_option
 from arx_caps.cli.terminal import Console, Progress, pairs, plain
-from arx_caps.http.client import open_client
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 
-TIMEOUT_S: Final = 2.0
 # Of a command that changes the log on the mint's host, while no mint runs.
 _host_options: Final = options_of(yes_option, realm_dir_option, database_option, command_options)
 
@@ -37,9 +35,8 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
 
     Exit code 0: all rows match; 1: a row differs from what was signed; 3: a file is missing.
     """
-    from arx_caps.audit.integrity import check_batches, check_rows, rows_of
     from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError
-    from arx_caps.mint.audit.log import open_store
+    from arx_caps.mint.audit.log import check_log, open_store
     from arx_caps.mint.db.mint_database import MintDatabase
     from arx_caps.mint.keys.log_key import read_log_keys
 
@@ -48,15 +45,13 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
     try:
         with open_store(realm) as store, Progress(console) as progress:
             store.create()
-            rows = rows_of(store, realm.log_dir, keys)
-            check_rows(rows, progress.show)
             with contextlib.closing(MintDatabase(realm.database_url)) as db:
-                answered = check_batches(store, rows.size, db.holder_keys.find, progress.show)
+                records, answered = check_log(store, realm.log_dir, keys, db, progress.show)
     except (TamperedError, IncompleteError, NoteError) as error:
         hint = "rebuild the rows with `arx audit reindex`; verify the files alone with `arx audit verify`"
         show_failure(console, "audit-checked", error, hint)
-    value = {"outcome": "holds", "origin": keys.key.name, "records": rows.size} | answered._asdict()
-    shown = [("log", keys.key.name), ("rows", rows.size), ("signed batches", answered.held)]
+    value = {"outcome": "holds", "origin": keys.key.name, "records": records} | answered._asdict()
+    shown = [("log", keys.key.name), ("rows", records), ("signed batches", answered.held)]
     for name, count, why in (
         (
             "recovered",
@@ -109,7 +104,7 @@ def reindex_command(
 
     realm = Realm.open(realm_dir, database)
     keys = read_log_keys(realm.log_key_path)
-    _require_silence(realm)
+    require_silence(realm)
     console.confirm("every mint must be stopped; rebuild the rows from the files?", yes=yes)
     with open_store(realm) as store, Progress(console) as progress:
         store.create()
@@ -149,7 +144,7 @@ def rotate_key_command(
     realm = Realm.open(realm_dir, database)
     passphrase = read_passphrase(passphrase_file)
     roots = RootKeys.load(realm.root_path, realm=realm.name, passphrase=passphrase, key_path=realm.root_key_path)
-    _require_silence(realm)
+    require_silence(realm)
     console.confirm("every mint must be stopped; replace the key of the audit log?", yes=yes)
     done = change_log_key(realm, roots, by=f"host:uid-{os.getuid()}", reason=reason, stolen=stolen)
     value = {"old": str(done.old), "new": str(done.new), "last": done.last, "announced": not stolen}
@@ -158,20 +153,3 @@ def rotate_key_command(
     console.hint(f"copy {realm.log_key_path} to every mint of the realm, and start them; keep no copy of before")
     readers = "auditors, witnesses and services" if stolen else "witnesses, and auditors who ask"
     console.hint(f"give the new key to {readers} (docs/operations.md)")
-
-
-def _require_silence(realm: Realm) -> None:
-    """Raise if a server answers at this realm's address; mints on other hosts cannot be checked from here.
-
-    Raises:
-        Stop: A server answers, which may be the mint.
-    """
-    try:
-        with open_client("http:", timeout=TIMEOUT_S) as client:
-            client.get(f"{realm.local_url}/healthz")
-    except (httpx.ConnectError, httpx.ConnectTimeout):
-        return
-    except httpx.HTTPError:
-        pass  # a server accepted the connection
-    hint = f"stop the mint on every host; if it is of another realm, correct `listen` in {realm.folder / 'realm.toml'}"
-    raise Stop(f"nothing was changed: a server answers at {realm.listen}", hint=hint)

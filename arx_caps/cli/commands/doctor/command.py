@@ -17,7 +17,7 @@ from arx_caps.cli.access.place import Place, all_options, password_in
 from arx_caps.cli.commands.doctor.certificates import check_certificates
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.cluster import check_cluster
-from arx_caps.cli.commands.doctor.database import check_database
+from arx_caps.cli.commands.doctor.database import check_backups, check_database
 from arx_caps.cli.commands.doctor.ledger import check_ledger
 from arx_caps.cli.commands.doctor.login import check_login
 from arx_caps.cli.commands.doctor.mints import check_mints
@@ -101,6 +101,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield from check_ledger(realm, own=realm.runs_ledger and place.given_store is None)
     yield from check_cluster(realm)
     yield from check_database(realm)
+    yield from check_backups(realm)
     issuer = place.issuer or realm.issuer
     yield from check_mints(issuer, realm)
     yield from check_certificates(issuer, place.given_store, realm)

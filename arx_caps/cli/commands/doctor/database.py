@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of the mint's database: it takes changes, and a failover loses none.  docs/operations.md."""
+"""The checks of the mint's database: it takes changes, a failover loses none, it is backed up.  docs/operations.md."""
 
 from collections.abc import Iterator
 from typing import Final
 
 from arx_caps.cli.commands.doctor.certificates import database_hosts
-from arx_caps.cli.commands.doctor.check import Check
+from arx_caps.cli.commands.doctor.check import Check, ask_database
 from arx_caps.database.disk_room import room_fault
+from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 
 NAME: Final = "database"
+BACKUPS: Final = "backups"
+LATE_S: Final = 26 * 3600  # of a backup that is made every day
+MAKE: Final = "run `arx backup --out FILE` every day, and `arx backup drill FILE` every month"
 STATE: Final = (
     "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on',"
     " current_setting('synchronous_standby_names'), current_setting('synchronous_commit')"
@@ -54,3 +58,25 @@ def check_database(realm: Realm) -> Iterator[Check]:
         yield Check(NAME, False, found, STANDBY)
         return
     yield Check(NAME, True, "takes changes" + (", with a synchronous standby" if several else ""))
+
+
+def check_backups(realm: Realm) -> Iterator[Check]:
+    """Check how old the last backup and the last drill are; a realm without any is in order, and could be safer.
+
+    Args:
+        realm: The realm.
+    """
+    ages = ask_database(realm, lambda db: db.backups.ages())
+    if ages is None:
+        return
+    if ages.backup is None:
+        yield Check(BACKUPS, True, "none was made", MAKE)
+        return
+    tried = "none was tried" if ages.drill is None else f"one was tried {_ago(ages.drill)}"
+    found = f"the last was made {_ago(ages.backup)}; {tried}"
+    late = ages.backup > LATE_S
+    yield Check(BACKUPS, not late, found, MAKE if late or ages.drill is None else "")
+
+
+def _ago(age_s: float) -> str:
+    return f"{show_span(round(age_s * 1000))} ago"
