@@ -21,7 +21,7 @@ from arx_verifier.verification import Watch
 from tests.gateway import protos
 
 RESOURCE: Final = "https://shop.example/mcp"
-ACCESS_TOKEN: Final = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2ln"
+ACCESS_TOKEN: Final = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhZ2VudDphY21lL2EifQ.c2ln"
 BOTH: Final = {"authorization", "dpop"}
 
 
