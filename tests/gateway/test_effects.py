@@ -10,15 +10,14 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
 
-from arx_caps.gateway.base.counted_decisions import decision_counter
 from arx_caps.gateway.base.settings import UpstreamTerms, read_settings
 from arx_caps.gateway.http.door import HttpDoor
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
 from arx_verifier import Rule, SettingsError
+from arx_verifier.metrics import Counts
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
 from tests.gateway.served_door import call_tool
@@ -151,8 +150,7 @@ def test_a_table_s_effects_reach_its_verifier(tmp_path: Path) -> None:
     path.chmod(0o600)
     table = {"audience": "orders", "url": "http://127.0.0.1:9", "limits": {"net": ["10.0.0.0/8"]}}
     terms = msgspec.convert(table | {"effects": ["orders.refund"]}, UpstreamTerms)
-    counter = decision_counter(CollectorRegistry())
-    verifier = RunningVerifier("upstream.orders", "orders", terms, path, None, counter).verifier
+    verifier = RunningVerifier("upstream.orders", "orders", terms, path, None, Counts(int)).verifier
     assert (verifier._effects, len(verifier.limits)) == (("orders.refund",), 1)
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from arx_verifier import AccessRequest, Constraint, Rule
-from arx_verifier.journal import Decision, InMemoryDecisions
+from arx_verifier.journal import Decision, EffectRecord, InMemoryDecisions
 from arx_verifier.metrics import CountedDecisions
 from arx_verifier.testing import UnsafeTestRealm
 
@@ -15,20 +15,28 @@ from arx_verifier.testing import UnsafeTestRealm
 def test_each_decision_is_counted_once() -> None:
     """An allow, a refusal of a proven token, and a refusal without one; no text of a caller is a label."""
     realm = UnsafeTestRealm("orders")
+    realm.verifier = realm.verifier.within(None, ["orders.*"])
     counted = CountedDecisions(realm.verifier.decisions)
     realm.verifier.decisions = counted
     caller = realm.caller(Rule(tool="orders.refund", args={"amount": Constraint(max=20)}))
     now = time.time_ns() // 1_000_000
     for amount in (15, 50):
         token = caller.token("orders.refund", amount=amount)
-        realm.verifier.decide(token, AccessRequest("orders.refund", {"amount": amount}, now))
+        decision = realm.verifier.decide(token, AccessRequest("orders.refund", {"amount": amount}, now))
+        if decision.effect is not None:
+            realm.verifier.record_effect(decision, EffectRecord("done"))  # no further decision
     realm.verifier.refuse("missing_token", AccessRequest("", {}, now, "192.0.2.1"))
     assert counted.counts == {
         ("allow", "ok"): 1,
         ("deny", "argument_not_allowed"): 1,
         ("deny", "missing_token"): 1,
     }
-    assert [decision.code for decision in realm.decisions.decisions] == ["ok", "argument_not_allowed", "counted"]
+    assert [decision.code for decision in realm.decisions.decisions] == [
+        "ok",
+        "effect",
+        "argument_not_allowed",
+        "counted",
+    ]
 
 
 class FullDisk(InMemoryDecisions):

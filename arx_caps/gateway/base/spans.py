@@ -13,7 +13,7 @@ from arx_caps.gateway.base.rates import OverRateError
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.mcp.message import RpcMessage
 from arx_verifier.enforcement import RefusedCall
-from arx_verifier.journal import OK, WOULD_REFUSE, Decision
+from arx_verifier.journal import EFFECT, OK, WOULD_REFUSE, Decision
 
 try:
     from opentelemetry import propagate, trace  # type: ignore[import-not-found,unused-ignore]
@@ -118,7 +118,7 @@ def note_decision(decision: Decision) -> None:
     Args:
         decision: The recorded decision.
     """
-    if trace is None or decision.ends:
+    if trace is None or decision.ends or decision.code == EFFECT:
         return
     span = trace.get_current_span()
     allowed = decision.code == OK

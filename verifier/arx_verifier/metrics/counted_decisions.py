@@ -4,7 +4,7 @@
 from collections import defaultdict
 from typing import Any, Final
 
-from arx_verifier.journal import WOULD_REFUSE, Decision, DecisionSink
+from arx_verifier.journal import EFFECT, WOULD_REFUSE, Decision, DecisionSink
 
 Counts = defaultdict[tuple[str, str], int]  # by decision and reason
 ALLOW: Final = "allow"
@@ -31,8 +31,9 @@ class CountedDecisions:
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
         sequence = self.sink.append(decision)
-        # Without a lock, which a fork could leave locked: a count that two threads lose is no harm.
-        self.counts[ALLOW if decision.allowed else WOULD_REFUSE if decision.watched else DENY, decision.code] += 1
+        if decision.code != EFFECT:  # its decision is counted
+            # Without a lock, which a fork could leave locked: a count that two threads lose is no harm.
+            self.counts[ALLOW if decision.allowed else WOULD_REFUSE if decision.watched else DENY, decision.code] += 1
         return sequence
 
     def count(self, code: str, peer: str | None, *, watched: bool = False) -> None:
