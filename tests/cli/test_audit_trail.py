@@ -15,6 +15,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.service import open_shipper
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.writer import Journal
+from arx_verifier.metrics import CountedDecisions
 from arx_verifier.service import open_verifier
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, decision, facts
@@ -49,7 +50,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 def decide(file: Path, told: list[Decision]) -> None:
     verifier = open_verifier(file)
-    sink = verifier.decisions
+    assert isinstance(verifier.decisions, CountedDecisions)
+    sink = verifier.decisions.sink
     assert isinstance(sink, Journal)
     for each in told:
         sink.append(each)
