@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers
 ROUNDS = 2  # `make nightly` does fifty
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_two_mints_are_restarted_in_turn(
     tmp_path: Path, realm_name: str, postgres: Postgres, valkey: EmbeddedValkey
 ) -> None:

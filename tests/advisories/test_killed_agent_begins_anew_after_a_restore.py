@@ -39,7 +39,7 @@ def copy(source: Path, target: Path) -> None:
             shutil.copytree(path, target / path.name) if path.is_dir() else shutil.copy2(path, target)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_what_was_killed_until_a_thaw_stays_frozen(keeper: Keeper) -> None:
     """No session before the log is whole; then the killed ones are frozen, by the log, and the thawed one is not."""
     for name in (*KILLED, "thawed"):
