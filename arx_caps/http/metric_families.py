@@ -77,6 +77,7 @@ MINT: Final = (
     Family("arx_journal_bytes", "gauge", "size of the journals of this mint's own decisions", (), "Log"),
     Family("arx_database_errors", "counter", "transactions that a database failed", ("database",), "Realm"),
     Family("arx_key_age_seconds", "gauge", "age of the `root` key and `signing` key in use", ("key",), "Realm"),
+    Family("arx_backup_age_seconds", "gauge", "time since the last `backup` and `drill`, if any", ("what",), "Realm"),
 )
 GATEWAY: Final = (
     BUILD,

@@ -124,6 +124,9 @@ class Metrics:
         ages += [("signing", key.row.signs_from) for key in self._mint.signing_keys.view() if key.state == "signing"]
         for name, since_ms in ages:
             yield "arx_key_age_seconds", max(0, now - since_ms) / 1000, name
+        for what, age_s in db.backups.ages()._asdict().items():
+            if age_s is not None:
+                yield "arx_backup_age_seconds", age_s, what
 
 
 def _of_verifiers(status: StatusShown) -> Iterator[tuple[Any, ...]]:
