@@ -288,8 +288,8 @@ class Gateway:
 
     def _samples(self) -> Samples:
         """Yield the decisions of all upstreams, and the state of those that are not removed."""
-        for name, counts in self._counts.items():
-            yield from (("arx_gateway_decisions", times, name, *labels) for labels, times in counts.items())
+        for name, counts in list(self._counts.items()):
+            yield from (("arx_gateway_decisions", times, name, *labels) for labels, times in list(counts.items()))
         for name, upstream in self._running.items():
             verifier = upstream.verifier
             yield "arx_gateway_ready", verifier.readiness().ready, name
