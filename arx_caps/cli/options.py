@@ -9,7 +9,6 @@ from typing import Any, Final, TypeVar
 import click
 
 from arx_caps.cli.terminal import Console
-from arx_verifier.addresses import read_port
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -146,6 +145,8 @@ def limit_option(text: str, default: int, most: int = 1_000_000) -> Callable[[F]
 
 
 def _address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    from arx_verifier.addresses import read_port  # imported on use: `arx --help` needs no verifier
+
     if value is not None and (":" not in value or read_port(value.rpartition(":")[2]) is None):
         raise click.BadParameter(f"expected HOST:PORT such as 127.0.0.1:9701, got {value}")
     return value

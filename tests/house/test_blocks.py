@@ -49,7 +49,7 @@ RUN = {
     "docs/identity.md": {"test_examples.py": 8, "test_commands.py": 1},
     "docs/memory.md": {"../cli/test_memory_live.py": 2},
     "docs/oauth.md": {"../gateway/test_dpop.py": 1, "../gateway/test_oauth.py": 1, "test_oauth_page.py": 10},
-    "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 9, "production.py": 10},
+    "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8, "production.py": 10},
     "docs/policy.md": {"test_policy_page.py": 17},
     "docs/service.md": {"test_service_page.py": 3, "test_commands.py": 5, "../verifier/test_service_limits.py": 1},
     "docs/spec/README.md": {"../verifier/test_vector_runner.py": 1},

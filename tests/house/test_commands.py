@@ -99,10 +99,10 @@ def test_a_service_enrols_and_ships_as_the_pages_show(typist: Typist) -> None:
         (typist.folder / name).write_text(block.text, "utf-8")
     (typist.folder / "run.py").write_text("import main\nprint(callable(main.app))\n", "utf-8")
     assert run_python(typist.folder / "run.py") == "True\n"
-    numbers = typist.block("docs/operations.md", "Gauge(").replace("/var/lib/orders/journal", str(typist.folder / "j"))
-    numbers += "from prometheus_client import generate_latest\nprint(generate_latest().decode())\n"
-    (typist.folder / "gauges.py").write_text(numbers, "utf-8")
-    assert re.search(r"^arx_journal_fill 0\.\d+", run_python(typist.folder / "gauges.py"), re.MULTILINE)
+    numbers = "import main\nfrom prometheus_client import generate_latest\nprint(generate_latest().decode())\n"
+    (typist.folder / "numbers.py").write_text(numbers, "utf-8")
+    exported = run_python(typist.folder / "numbers.py")
+    assert re.search(r'^arx_verifier_journal_fill{service="orders"} 0\.\d+', exported, re.MULTILINE), exported
     typist.type("docs/operations.md", "orders.invite\narx service enrol", {"orders": "payments"})
     own = kids(typist.json("arx service show orders"))[0]
     typist.type("docs/operations.md", "arx service remove-key orders OLD_KID", {"OLD_KID": own})

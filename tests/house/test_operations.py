@@ -30,6 +30,6 @@ def test_its_console_runs(tmp_path: Path) -> None:
         values = exported_by("mint", f"127.0.0.1:{ports['9700']}")
         assert values["arx_mint_ready"] == {(): 1.0}
         assert values["arx_kills_total"] == {("freeze",): 0.0, ("kill",): 0.0, ("thaw",): 0.0}
-        assert (tmp_path / "mint-backup.db").stat().st_size > 0
+        assert (tmp_path / "acme.arx-backup").stat().st_size > 0
     finally:
         reader.stop()
