@@ -21,7 +21,6 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Verifier
-from arx_verifier.verification import read_watch
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_tools import add_tools
 
@@ -70,10 +69,9 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def make_app(verifier: Verifier, ran: list[str], *_: Any, **watching: Any) -> Any:
+def make_app(verifier: Verifier, ran: list[str], *_: Any, **options: Any) -> Any:
     """Return the application."""
-    watch = read_watch(**watching)
-    return Gateway(verifier if watch is None else verifier.watching(watch), ran)
+    return Gateway(verifier.within(**options), ran)
 
 
 class _File(list[str]):

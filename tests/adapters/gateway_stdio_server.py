@@ -11,6 +11,6 @@ from tests.adapters.gateway_server import WHO, Gateway
 __all__ = ["WHO", "make_app"]
 
 
-def make_app(verifier: Verifier, ran: list[str], *_: Any) -> Any:
+def make_app(verifier: Verifier, ran: list[str], *_: Any, **options: Any) -> Any:
     """Return the application."""
-    return Gateway(verifier, ran, Path(tempfile.mkdtemp()) / "ran")
+    return Gateway(verifier.within(**options), ran, Path(tempfile.mkdtemp()) / "ran")
