@@ -81,7 +81,7 @@ def test_operators_come_and_go_as_the_page_shows(typist: Typist) -> None:
         typist.line(line)
     (typist.folder / "rules.json").write_text(typist.block(page, "arx.tasks.finish"), "utf-8")
     typist.line("arx operator enrol reader --rules rules.json --key-out reader.key")
-    typist.type(page, "arx operator recover")
+    typist.type(page, "arx operator recover --key-out root.key")
 
 
 @pytest.mark.slow
@@ -100,12 +100,12 @@ def test_a_service_enrols_and_ships_as_the_pages_show(typist: Typist) -> None:
     (typist.folder / "run.py").write_text("import main\nprint(callable(main.app))\n", "utf-8")
     assert run_python(typist.folder / "run.py") == "True\n"
     numbers = "import main\nfrom prometheus_client import generate_latest\nprint(generate_latest().decode())\n"
-    (typist.folder / "numbers.py").write_text(numbers, "utf-8")
-    exported = run_python(typist.folder / "numbers.py")
+    (typist.folder / "own_numbers.py").write_text(numbers, "utf-8")
+    exported = run_python(typist.folder / "own_numbers.py")
     assert re.search(r'^arx_verifier_journal_fill{service="orders"} 0\.\d+', exported, re.MULTILINE), exported
     typist.type("docs/operations.md", "orders.invite\narx service enrol", {"orders": "payments"})
     own = kids(typist.json("arx service show orders"))[0]
-    typist.type("docs/operations.md", "arx service remove-key orders OLD_KID", {"OLD_KID": own})
+    typist.type("docs/operations.md", "arx service replace-key orders --stolen", {"OLD_KID": own})
 
 
 @pytest.mark.servers
