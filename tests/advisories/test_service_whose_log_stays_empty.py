@@ -171,7 +171,7 @@ def test_of_several_workers_one_ships_until_it_is_killed(up: Live, task: Task, t
     assert lost(up) == 0
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who has a lock is read from /proc/locks")
 def test_the_service_gives_way_to_a_process_that_ships(up: Live, task: Task, tmp_path: Path) -> None:
     """

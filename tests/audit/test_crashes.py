@@ -115,7 +115,7 @@ def put_back(store: LogStore, folder: Path) -> None:
         c.execute(update(STATE).values(size=size, edge=edge))
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_rows_are_made_again_by_commands_that_are_killed(
     url: str, store: LogStore, writers: Writers, tmp_path: Path
 ) -> None:

@@ -37,6 +37,13 @@ def test_events_are_told_in_order(folder: Path) -> None:
     assert len(arx("mint", "events", "--realm-dir", folder, "--limit", "1").out.splitlines()) == 2
 
 
+def test_a_database_is_read_without_the_realms_folder(folder: Path, tmp_path: Path) -> None:
+    """Its URL is enough, as where the database is migrated from another machine."""
+    place = ("--database", Realm.open(folder).database_url, "--realm-dir", tmp_path / "none", "--json")
+    assert len(arx("mint", "events", *place).json["events"]) == 3
+    assert arx("mint", "migrate", "--check", *place).exit_code == exit_codes.OK
+
+
 def test_what_others_wrote_cannot_move_the_cursor(folder: Path) -> None:
     """
     A purpose with control characters is shown with them escaped.

@@ -8,6 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from arx_caps.cli import exit_codes
+from tests.cli.helpers import arx
 from tests.cli.live import live_realm
 from tests.exported import exported_by
 from tests.servers import free_ports, until
@@ -38,6 +40,12 @@ def test_a_process_that_ships_is_watched(tmp_path: Path) -> None:
             finally:
                 ship.terminate()
         assert status(own, "/healthz") is None
+
+
+def test_a_single_pass_serves_no_metrics(tmp_path: Path) -> None:
+    """Rather than to ignore the address."""
+    ran = arx("ship", tmp_path / "orders.json", "--once", "--metrics", "127.0.0.1:1", "--json")
+    assert (ran.exit_code, "invalid --metrics" in ran.err) == (exit_codes.USAGE, True)
 
 
 def status(port: int, path: str) -> int | None:

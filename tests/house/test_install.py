@@ -133,7 +133,7 @@ def test_pip_installs_a_checkout(tmp_path: Path) -> None:
     run(python, "-m", "pip", "check", cwd=tmp_path)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     """
     A build without a compiler succeeds and says so; one that must be compiled fails.  An editable install is compiled

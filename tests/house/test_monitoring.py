@@ -2,6 +2,7 @@
 """Alerts and dashboard name registered metrics alone, each alert fires and passes, and its command exists."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ GIVEN = {"instance", "job", "le"}  # by Prometheus
 
 def promtool(*words: str | Path) -> None:
     if shutil.which("promtool") is None:
+        if os.environ.get("ARX_REQUIRE_PROMTOOL"):
+            pytest.fail("promtool is not installed, and ARX_REQUIRE_PROMTOOL says that it has to be")
         pytest.skip("promtool is not installed; Debian has it in the package prometheus")
     done = subprocess.run(["promtool", *words], cwd=FOLDER, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -40,6 +43,17 @@ def test_promtool_notices_an_alert_that_does_not_fire(tmp_path: Path) -> None:
     (tmp_path / "test.yaml").write_text(changed, encoding="utf-8")
     with pytest.raises(AssertionError, match="ArxLogHalted"):
         promtool("test", "rules", tmp_path / "test.yaml")
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_a_machine_without_promtool(
+    required: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its tests are skipped there, but fail where everything has to be tried."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ARX_REQUIRE_PROMTOOL", required)
+    with pytest.raises(outcome, match="promtool is not installed"):
+        promtool("check", "rules", "arx-alerts.yaml")
 
 
 @pytest.mark.parametrize("name", ALERTS)

@@ -51,7 +51,7 @@ def test_starting(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
     assert {task["status"] for task in live.mint.db.tasks.list()} == {"ended"}
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A task whose row says ended is revoked; finishing again works for its agent, and then it is."""
     holder, session = live.open_session(agent)

@@ -77,7 +77,7 @@ def events_command(
     """Show the mint's events, from its database: sessions, tasks, kills, enrolments."""
     from arx_caps.mint.db.mint_database import MintDatabase
 
-    with MintDatabase(Realm.open(realm_dir, database).database_url) as db:
+    with MintDatabase(database or Realm.open(realm_dir).database_url) as db:
         found = db.outbox.since(0 if since is None else now_ms() - parse_duration(since), kinds, limit)
     if jsonl:
         for event in found:
@@ -103,7 +103,7 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
     from arx_caps.mint.db.migrations import HEAD
     from arx_caps.mint.db.mint_database import MintDatabase
 
-    with MintDatabase(Realm.open(realm_dir, database).database_url) as db:
+    with MintDatabase(database or Realm.open(realm_dir).database_url) as db:
         before = db.revision() if check else db.create()
     value = {"before": before, "now": before if check else HEAD, "known": HEAD}
     text = f"the database is at revision {value['now'] or 'none'}; this version needs {HEAD}"

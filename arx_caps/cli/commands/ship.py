@@ -50,6 +50,8 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None, met
     """
     from arx_caps.service import KeyRefresher, open_shipper
 
+    if once and metrics is not None:
+        raise Stop("invalid --metrics: expected none with --once, which exits before a scrape", code="usage")
     log_warnings()
     shipper = open_shipper(file, keep_ms=parse_duration(keep) if keep else 0)
     refresher = KeyRefresher(file)

@@ -7,7 +7,8 @@
 import contextlib
 from collections import Counter as Counts
 from collections.abc import Iterator
-from typing import Any
+from itertools import product
+from typing import Any, Final
 
 from prometheus_client import Counter, Histogram, generate_latest
 
@@ -20,6 +21,9 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.journal import used_in
 from arx_verifier.metrics import Samples
+
+# To Prometheus the rise from no series to 1 is none: what an alert waits for is shown before its first time.
+_ALERTED: Final = tuple(product(("deny", "end"), ("audit_unavailable", "stale")))
 
 
 class Metrics:
@@ -41,7 +45,7 @@ class Metrics:
         # Looking up a child by its labels takes as long as counting.
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._reports, self._confirms = own.counter("arx_kill_reports"), own.histogram("arx_kill_confirm_seconds")
-        for status in ("confirmed", "partial", "unconfirmed"):  # to Prometheus the rise from no series to 1 is none
+        for status in ("confirmed", "partial", "unconfirmed"):  # as with _ALERTED
             self._reports.labels(status)
         mint.confirmations.on_settled = self._count_report
         own.read_rest(self._samples)
@@ -107,7 +111,7 @@ class Metrics:
 
     def _counted(self) -> Iterator[tuple[Any, ...]]:
         counts = self._mint.log.store.counts
-        for labels, times in sorted(counts.decisions().items()):
+        for labels, times in sorted((dict.fromkeys(_ALERTED, 0) | counts.decisions()).items()):
             yield "arx_decisions", times, *labels
         for op, times in sorted((dict.fromkeys(("freeze", "kill", "thaw"), 0) | counts.changes()).items()):
             yield "arx_kills", times, op
