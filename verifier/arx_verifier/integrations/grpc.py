@@ -118,13 +118,13 @@ def _abort(call: RpcCall, context: Any, error: Exception) -> NoReturn:
 def _settle(call: RpcCall, context: Any, *, failed: bool = False) -> None:
     """Record the effect of a call whose method is over."""
     if (effect := call.ended_effect(context.code)) is not None:
-        effect.settle("failed" if failed or effect.status else "done")
+        effect.settle(call.effect_result(effect, failed=failed))
 
 
 async def _settle_async(call: RpcCall, context: Any, *, failed: bool = False) -> None:
     """Record the effect without blocking the event loop; see ``_settle``."""
     if (effect := call.ended_effect(context.code)) is not None:
-        await effect.settle_async("failed" if failed or effect.status else "done")
+        await effect.settle_async(call.effect_result(effect, failed=failed))
 
 
 def _add_left(call: RpcCall, context: Any) -> None:
@@ -151,7 +151,8 @@ async def _respond_async(handler: Any, call: RpcCall, raw: Any, context: Any) ->
             with call.context():
                 answer = await made
             call.require_running()
-            call.report(answer, handler.response_serializer)
+            if not handler.response_streaming:  # else its answers have left through the context, and this is None
+                call.report(answer, handler.response_serializer)
         await _settle_async(call, context)
         _add_left(call, context)
         return answer

@@ -15,7 +15,7 @@ from arx_verifier.enforcement.base.client_address import Peers
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.guard import granted
 from arx_verifier.enforcement.base.problems import BUDGET_HEADER, Answer
-from arx_verifier.enforcement.grants.call_effect import CallEffect
+from arx_verifier.enforcement.grants.call_effect import CallEffect, EffectResult
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.running_calls import RunningCall, RunningCalls
 from arx_verifier.enforcement.rpc.protobuf import arguments_of
@@ -29,6 +29,7 @@ RPC_PROBLEM: Final = "arx-problem-bin"  # trailing metadata: the problem of a re
 
 Metadata = Iterable[tuple[str, str | bytes]]
 _PEERS: Final = Peers()
+_UNSURE: Final = frozenset((4, 14))  # DEADLINE_EXCEEDED and UNAVAILABLE: what was called behind the tool may have run
 
 
 class RpcMethods:
@@ -98,6 +99,7 @@ class RpcCall:
     """
 
     running: RunningCall | None = None
+    _is_sure = True  # whether the answer was seen
     _token: Screened | RefusedCall
     _unread: RefusedCall | None = None
     _args: dict[str, Any]
@@ -242,8 +244,12 @@ class RpcCall:
             message: The message.
             serialize: Returns its bytes, as the framework would; None for bytes.
         """
-        if self.running is not None and self.running.effect is not None:
+        if self.running is None or self.running.effect is None:
+            return
+        try:
             self.running.effect.take((serialize or bytes)(message))
+        except Exception:  # the tool has run: the framework answers to this as it would without a guard
+            self._is_sure = False
 
     def ended_effect(self, status: Callable[[], Any]) -> CallEffect | None:
         """Return the effect of a call whose method is over, which must be settled before the end of its answer leaves.
@@ -256,6 +262,19 @@ class RpcCall:
             code = status()
             effect.status = int(getattr(code, "value", (code,))[0] or 0)
         return effect
+
+    def effect_result(self, effect: CallEffect, *, failed: bool) -> EffectResult:
+        """Return the result of an ended effect.  SPEC 12.8.
+
+        Args:
+            effect: The effect, with the status of the call.
+            failed: Whether the method has raised.
+        """
+        assert self.running is not None
+        has_broken_off = failed and self.running.state == "open"  # parts of its answer may have left
+        if has_broken_off or not self._is_sure or effect.status in _UNSURE:
+            return "unknown"
+        return "failed" if failed or effect.status else "done"
 
     def left(self) -> tuple[tuple[str, str], ...]:
         """Return the trailing metadata of an answer that holds what the token's budgets have left.  SPEC 17.4."""
