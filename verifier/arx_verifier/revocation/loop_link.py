@@ -88,7 +88,10 @@ class LoopLink:
         if len(self._waiting) >= MAX_WAITING or len(self._unsent) >= MAX_UNSENT:
             raise redis.ConnectionError("too many calls wait for the store")
         if asking:
-            self._send(("ASKING",), asked_at).cancel()
+            unread = self._send(("ASKING",), asked_at)
+            if self.closed:  # it could not be sent, and what is asked behind it would wait without end
+                raise redis.ConnectionError("the connection is closed") from unread.exception()
+            unread.cancel()
         return self._send(words, asked_at)
 
     def _send(self, words: tuple[Any, ...], asked_at: float | None) -> asyncio.Future[Any]:
