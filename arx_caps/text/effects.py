@@ -3,10 +3,10 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-SILENT_MS: Final = 60_000  # a run that was not heard of for so long, and has a successor, is over
+SILENT_MS: Final = 60_000  # a run that was not heard of for so long, and has a successor, may be over
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 _STATEMENT: Final = "https://in-toto.io/Statement/v1"
 _PREDICATE: Final = "urn:arx:effect:1"
@@ -16,28 +16,19 @@ class KnownEffect(NamedTuple):
     """The effect of one call.
 
     Attributes:
-        decision: The name of the decision that allowed it.
         result: ``done``, ``failed``, ``unknown``, or ``pending`` while its run may still record it.
-        allowed: The record of the decision as the log shows it; None if it was not selected.
+        allowed: The record of the decision that allowed it, as the log shows it.
         record: The record of the effect, likewise; None without one.
     """
 
-    decision: str
     result: str
-    allowed: Mapping[str, Any] | None
+    allowed: Mapping[str, Any]
     record: Mapping[str, Any] | None
-
-    @property
-    def shown(self) -> Mapping[str, Any]:
-        """One of its records: both have agent, session and tool."""
-        shown = self.allowed or self.record
-        assert shown is not None
-        return shown
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        shown, record = self.shown, self.record or {}
-        found = {"decision": self.decision, "result": self.result, "at": shown["at"], "tool": shown["tool"]}
+        shown, record = self.allowed, self.record or {}
+        found = {"decision": shown["id"], "result": self.result, "at": shown["at"], "tool": shown["tool"]}
         found |= {
             "service": shown["audience"] or shown["service"],
             "agent": shown["agent"],
@@ -49,56 +40,54 @@ class KnownEffect(NamedTuple):
 
 
 def known_effects(
-    records: Iterable[Mapping[str, Any]], runs: Callable[[str], list[Mapping[str, Any]]], now_ms: int
+    allowed: Iterable[Mapping[str, Any]], effects: Iterable[Mapping[str, Any]], over: Container[str]
 ) -> list[KnownEffect]:
     """Return the effects of calls, in the order of the log.
 
     Args:
-        records: Records as the log shows them, by rising index.
-        runs: Returns the runs of a service, the newest first, as the log lists them.
+        allowed: The records of decisions whose effects are awaited, as the log shows them.
+        effects: The records of effects, likewise, by rising index; those of other calls are ignored.
+        over: The boots of runs that had recorded all their effects before ``effects`` were read.
+    """
+    recorded: dict[str, Mapping[str, Any]] = {}
+    for shown in effects:
+        recorded.setdefault(shown["effect"]["of"], shown)  # a call has one effect: a later record of it does not count
+    found = []
+    for decision in {shown["id"]: shown for shown in allowed}.values():
+        record = recorded.get(decision["id"])
+        result = str(record["effect"]["result"]) if record else "unknown" if decision["boot"] in over else "pending"
+        found.append(KnownEffect(result, decision, record))
+    return sorted(found, key=lambda effect: int(effect.allowed["index"]))
+
+
+def runs_over(runs: list[Mapping[str, Any]], alive: Collection[str] | None, now_ms: int) -> set[str]:
+    """Return the boots of runs of a service that record nothing more.
+
+    Args:
+        runs: Its runs, the newest first, as the log lists them.
+        alive: The ids of the verifiers that the store hears; None if it is not known.
         now_ms: The time, ms since the Unix epoch.
     """
-    allowed: dict[str, Mapping[str, Any]] = {}
-    recorded: dict[str, Mapping[str, Any]] = {}
-    for shown in records:
-        effect = shown.get("effect")
-        if effect is not None and effect["result"] == "awaited":
-            allowed.setdefault(shown["id"], shown)
-        elif effect is not None:
-            recorded.setdefault(effect["of"], shown)  # a call has one effect: a later record of it does not count
-    over: dict[str, set[str]] = {}
-    found = []
-    for name in {**allowed, **recorded}:
-        record, decision = recorded.get(name), allowed.get(name)
-        if record is not None:
-            result = str(record["effect"]["result"])
-        else:
-            service = allowed[name]["service"]
-            if service not in over:
-                over[service] = _over(runs(service), now_ms)
-            result = "unknown" if allowed[name]["boot"] in over[service] else "pending"
-        found.append(KnownEffect(name, result, decision, record))
-    return sorted(found, key=lambda effect: int(effect.shown["index"]))
 
+    def is_gone(run: Mapping[str, Any]) -> bool:
+        # A process that waits for an answer sends nothing meanwhile, but asks the store.  A fork adds its number.
+        own = (run["verifier"], f"{run['verifier']}.")
+        return alive is not None and not any(name == own[0] or name.startswith(own[1]) for name in alive)
 
-def _over(runs: list[Mapping[str, Any]], now_ms: int) -> set[str]:
-    """Return the boots of runs that record nothing more."""
     return {
         run["boot"]
         for place, run in enumerate(runs)
-        if run["closed_at"] is not None or (place > 0 and now_ms - run["seen_at"] > SILENT_MS)
+        if run["closed_at"] is not None or (place > 0 and now_ms - run["seen_at"] > SILENT_MS and is_gone(run))
     }
 
 
-def statement_of(effect: KnownEffect) -> bytes | None:
-    """Return the in-toto statement of an effect; None without the record of its decision.
+def statement_of(effect: KnownEffect) -> bytes:
+    """Return the in-toto statement of an effect.
 
     Args:
         effect: The effect.
     """
-    if effect.allowed is None:
-        return None
-    subject = {"name": effect.decision, "digest": {"arx-leaf": effect.allowed["leaf"]}}
+    subject = {"name": effect.allowed["id"], "digest": {"arx-leaf": effect.allowed["leaf"]}}
     statement = {"_type": _STATEMENT, "subject": [subject], "predicateType": _PREDICATE, "predicate": effect.to_dict()}
     return json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
 

@@ -5,7 +5,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from arx_caps.cli import exit_codes
 from arx_caps.console.records import row_of
 from arx_caps.service import open_shipper
-from arx_caps.text.effects import SILENT_MS, known_effects
+from arx_caps.text.effects import SILENT_MS, known_effects, runs_over
 from arx_verifier.clock import now_ms
 from arx_verifier.journal import AWAITED, EffectRecord
 from arx_verifier.journal.decision import Decision
@@ -51,7 +51,9 @@ def decide(file: Path, results: list[str]) -> None:
         sink.append(call)
         if result != "none":
             effect = EffectRecord(result, call.id, 200, 6, bytes(32), 12)
-            sink.append(decision(number, CHAIN, "effect", "orders.refund", effect=effect, external_id=f"re_{number}"))
+            sink.append(
+                decision(number + 50, CHAIN, "effect", "orders.refund", effect=effect, external_id=f"re_{number}")
+            )
     sink.close()
 
 
@@ -92,12 +94,32 @@ def test_a_killed_run_is_unknown_once_its_successor_is_heard(up: Live) -> None:
     runs = up.ok("audit", "runs", "--service", "orders")["runs"]
     later = now_ms() + SILENT_MS + 1
 
-    def results(of: list[Any], at: int) -> list[str]:
-        return [each.result for each in known_effects(records, lambda _: of, at)]
+    allowed = [each for each in records if each["outcome"] == "allow"]
+    effects = [each for each in records if each["outcome"] == "effect"]
+
+    def results(of: list[Any], at: int, alive: Collection[str] | None = ()) -> list[str]:
+        return [each.result for each in known_effects(allowed, effects, runs_over(of, alive, at))]
 
     assert results(runs, now_ms()) == ["pending", "done", "failed", "unknown"]
     assert results(runs, later) == ["unknown", "done", "failed", "unknown"]
     assert results(runs[1:], later)[0] == "pending"
+    # Another worker is no successor: the store hears the process of a long call, or its fork, or is not heard itself.
+    killed = runs[1]["verifier"]
+    for alive in ({killed}, {f"{killed}.77"}, None):
+        assert results(runs, later, alive)[0] == "pending"
+    assert results(runs, later, {f"{killed}7", runs[0]["verifier"]})[0] == "unknown"
+
+
+def test_an_effect_may_be_later_than_the_time_asked_for(up: Live) -> None:
+    """The calls of a time have their effects, also one of the next day; an effect without its call is not shown."""
+    records = sorted(up.ok("audit", "trail", "--session", "s-1", "--flat")["records"], key=lambda each: each["index"])
+    [done] = (each for each in records if each["outcome"] == "effect" and each["effect"]["result"] == "done")
+    [call] = (each for each in records if each["id"] == done["effect"]["of"])
+    assert call["at"] < done["at"]
+    [found] = up.ok("audit", "effects", "--since", call["at"], "--until", call["at"] + 1)["effects"]
+    assert (found["decision"], found["result"]) == (call["id"], "done")
+    later = up.ok("audit", "effects", "--since", done["at"])["effects"]
+    assert call["id"] not in {each["decision"] for each in later}
 
 
 def test_effects_are_shown_with_the_records(up: Live, tmp_path: Path) -> None:

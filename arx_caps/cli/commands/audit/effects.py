@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx audit effects``: what became of allowed calls whose effects are recorded.  SPEC 12.8, LOG 3.7."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -17,11 +18,12 @@ from arx_caps.cli.options import limit_option
 from arx_caps.cli.resources import RUNS
 from arx_caps.cli.terminal import Console, plain, table
 from arx_caps.settings.durations import show_time
-from arx_caps.text.effects import KnownEffect, envelope_of, known_effects, statement_of
+from arx_caps.text.effects import KnownEffect, envelope_of, known_effects, runs_over, statement_of
 from arx_verifier.clock import now_ms
+from arx_verifier.errors import ArxError
 
 _HEADS: Final = ("TIME", "EFFECT", "SERVICE", "TOOL", "AGENT", "STATUS", "ID", "DECISION")
-_KINDS: Final = ("allow", "would_refuse", "effect")
+_ALLOWED: Final = ("allow", "would_refuse")
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 
 
@@ -62,23 +64,27 @@ def effects_command(
         raise Stop("--format intoto and --key belong together", hint="give both, or neither", code="usage")
     sign = None if key is None else _signer(key)
     mint = place.mint()
-    found = known_effects(_records(mint, asking), lambda service: _runs(mint, service), now_ms())
+    query = {"since": now_ms() - _DAY_MS, **asking.query}
+    allowed = _records(mint, query, *_ALLOWED)
+    # Before the effects: a run that ends meanwhile has recorded them.
+    over = _over(mint, {shown["service"] for shown in allowed})
+    # An effect is later than its decision: it may be outside of the time that was asked for.
+    effects = _records(mint, {name: value for name, value in query.items() if name != "until"}, "effect")
+    found = known_effects(allowed, effects, over)
     found = [effect for effect in found if not unknown or effect.result == "unknown"][-limit:]
     if sign is not None:
         for effect in found:
-            if (payload := statement_of(effect)) is not None:
-                console.raw(msgspec.json.encode(envelope_of(payload, *sign)).decode())
+            console.raw(msgspec.json.encode(envelope_of(statement_of(effect), *sign)).decode())
         return
     shown = [effect.to_dict() for effect in found]
     console.data("audit-effects", {"effects": shown}, lambda: table(_HEADS, list(map(_row, found))))
 
 
-def _records(mint: Caller, asking: Asking) -> list[dict[str, Any]]:
-    """Return the decisions, and the records of effects, by rising index."""
-    query = {"since": now_ms() - _DAY_MS, **asking.query}
+def _records(mint: Caller, query: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
+    """Return the records of these kinds that are about effects, by rising index."""
     found = [
         shown
-        for reason in _KINDS
+        for reason in kinds
         for page in Asking({**query, "reason": reason}).rising(mint)
         for shown in page["records"]
         if "effect" in shown
@@ -86,15 +92,22 @@ def _records(mint: Caller, asking: Asking) -> list[dict[str, Any]]:
     return sorted(found, key=lambda shown: int(shown["index"]))
 
 
-def _runs(mint: Caller, service: str) -> list[Mapping[str, Any]]:
-    return list(RUNS.rows(mint, {"service": service}, 10_000)[0])
+def _over(mint: Caller, services: Iterable[str]) -> set[str]:
+    """Return the boots of these services' runs that record nothing more."""
+    alive: set[str] | None = None
+    with contextlib.suppress(ArxError):  # of an operator who may not ask: a silent run stays pending
+        status = mint.call("GET", "/v1/status")
+        if status["store"]["error"] is None:
+            alive = {one["id"] for one in status["verifiers"] if one["state"] != "gone"}
+    runs = (list(RUNS.rows(mint, {"service": service}, 10_000)[0]) for service in services)
+    return set().union(*(runs_over(of, alive, now_ms()) for of in runs))
 
 
 def _row(effect: KnownEffect) -> tuple[Any, ...]:
     shown = effect.to_dict()
     status, external_id = shown.get("status") or "", plain(shown.get("external_id") or "")
     who = (shown["service"], plain(shown["tool"]), plain(shown["agent"]))
-    return (show_time(shown["at"]), effect.result, *who, status, external_id, plain(effect.decision))
+    return (show_time(shown["at"]), effect.result, *who, status, external_id, plain(shown["decision"]))
 
 
 def _signer(path: Path) -> tuple[str, Callable[[bytes], bytes]]:
