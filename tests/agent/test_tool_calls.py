@@ -5,8 +5,9 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import httpx2
@@ -140,6 +141,39 @@ def test_what_a_framework_fills_in_is_no_argument(judge: Verifier) -> None:
             local_tool(judge, "payments.refund")(wrong)
     with pytest.raises(SettingsError, match="cannot name a tool"):
         local_tool(judge, "payments refund")
+
+
+@pytest.mark.spec("12.8")
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("fails", "result"), [(False, "done"), (True, "failed")])
+def test_a_local_function_s_end_is_the_effect(
+    epochs: UnsafeLocalEpochs,
+    records: InMemoryDecisions,
+    monkeypatch: pytest.MonkeyPatch,
+    asynchronous: bool,
+    fails: bool,
+    result: str,
+) -> None:
+    """The verifier's tools with effects are recorded as a guarded function's: it returned, or raised."""
+    monkeypatch.setattr("arx_caps.agent.tools.local_tools.now_ms", lambda: AT)
+    judge = verifier(audience="payments", epochs=epochs, decisions=records, effects=["payments.*"])
+
+    def refund(order_id: str, amount: int) -> str:
+        if fails:
+            raise ValueError("the tool broke")
+        return "paid back"
+
+    async def refund_async(order_id: str, amount: int) -> str:
+        return refund(order_id, amount)
+
+    function: Any = local_tool(judge, "payments.refund")(refund_async if asynchronous else refund)
+    with running(task()), pytest.raises(ValueError, match="broke") if fails else nullcontext():
+        made = function("o-1", 20)
+        if asynchronous:
+            asyncio.run(made)
+    [awaited, effect] = records.decisions
+    assert effect.effect is not None
+    assert (effect.effect.result, effect.effect.of) == (result, awaited.id)
 
 
 @pytest.mark.spec("11")

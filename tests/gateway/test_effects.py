@@ -98,6 +98,9 @@ def gateway(
         ("mcp", 200, JSON, message(), "done"),
         ("mcp", 200, JSON, message(isError=True), "failed"),
         ("mcp", 200, JSON, message(task={"taskId": "t-1"}), "unknown"),
+        ("mcp", 200, JSON, message(resultType="task", taskId="t-1"), "unknown"),
+        ("mcp", 200, JSON, message(resultType="input_required", requestState="x"), "unknown"),
+        ("mcp", 200, JSON, message(resultType="complete"), "done"),
         ("mcp", 200, JSON, b'{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"x"}}', "failed"),
         ("mcp", 500, JSON, b"<html>", "unknown"),
         ("mcp", 200, STREAM, b"data: " + message() + b"\n\n", "done"),
@@ -139,6 +142,10 @@ def test_a_call_that_is_not_forwarded_has_failed(kind: str, tmp_path: Path) -> N
                 call_tool(url, caller, "refund")
     found = [(record.effect.result, decision.outcome) for record, decision in effects_in(realm) if record.effect]
     assert (found, ran) == ([("done", "allow"), ("failed", "allow")], [1])
+    sizes = [record.effect.size for record, _ in effects_in(realm) if record.effect]
+    assert sizes[0] > 0
+    if kind == "mcp":
+        assert sizes[1] == -1  # there was no answer of the tool
 
 
 def test_a_table_s_effects_reach_its_verifier(tmp_path: Path) -> None:

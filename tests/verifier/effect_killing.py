@@ -26,7 +26,7 @@ from tests.gateway import test_effects as upstreams
 from tests.gateway.served_door import call_tool
 from tests.verifier.test_watch import serving_wsgi
 
-KINDS: Final = ("asgi", "wsgi", "mcp", "grpc", "grpc-aio", "gateway-http", "gateway-mcp")
+KINDS: Final = ("asgi", "wsgi", "asgi-204", "wsgi-204", "mcp", "grpc", "grpc-aio", "gateway-http", "gateway-mcp")
 STREAMS: Final = ("asgi", "wsgi")  # whose answers have two parts
 TAKES_S: Final = 0.5  # in which a client would take an answer that has left
 STEPS: Final = ("begin", "worked", "part", "record", "recorded", "none")
@@ -102,6 +102,26 @@ def asgi_app(world: World) -> Any:
     return app
 
 
+def asgi_app_without_body(world: World) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        world.work()
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def wsgi_app_without_body(world: World) -> Any:
+    def app(_: dict[str, Any], start_response: Any) -> list[bytes]:
+        world.work()
+        start_response("204 No Content", [])(b"")  # its head leaves here
+        return []
+
+    return app
+
+
 def wsgi_app(world: World) -> Any:
     def app(_: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         world.work()
@@ -113,19 +133,28 @@ def wsgi_app(world: World) -> Any:
     return app
 
 
+APPS: Final = {
+    "asgi": asgi_app,
+    "wsgi": wsgi_app,
+    "asgi-204": asgi_app_without_body,
+    "wsgi-204": wsgi_app_without_body,
+}
+
+
 @contextlib.contextmanager
 def served(kind: str, world: World) -> Iterator[Any]:
     """Yield a function that calls the tool once, and returns after the whole answer."""
     options: dict[str, Any] = {"verifier": world.realm.verifier, "tools": TOOLS, "effects": ["orders.refund"]}
     caller = world.realm.caller(Rule(tool="*"), ttl_ms=300_000)
-    if kind in STREAMS:
-        http = ArxMiddleware(asgi_app(world), **options) if kind == "asgi" else ArxWSGI(wsgi_app(world), **options)
-        with serving(http) if kind == "asgi" else serving_wsgi(http) as port, httpx.Client(timeout=30) as client:
+    if kind in APPS:
+        is_wsgi = kind.startswith("wsgi")
+        http: Any = (ArxWSGI if is_wsgi else ArxMiddleware)(APPS[kind](world), **options)
+        with (serving_wsgi if is_wsgi else serving)(http) as port, httpx.Client(timeout=30) as client:
 
             def post() -> None:
                 with client.stream("POST", f"http://127.0.0.1:{port}/refund", auth=caller) as answer:
                     # Read up to its length, and not to the end of the message.
-                    assert b"".join(answer.iter_raw()) == b"ab"
+                    assert b"".join(answer.iter_raw()) == (b"ab" if kind in STREAMS else b"")
 
             yield post
     elif kind == "mcp":

@@ -14,10 +14,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arx_verifier import Rule, SettingsError, current_grant, protect
 from arx_verifier.enforcement import META_KEY, ArxMiddleware, ArxWSGI, McpMessage, Messages
+from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.errors import ArxError, AuditError, RevokedError
 from arx_verifier.integrations.starlette import current_grant as grant_of
 from arx_verifier.journal import AWAITED, Decision, EffectRecord, Journal, read_journal, seal, unpack_record
@@ -202,17 +204,24 @@ def test_a_function_s_end_is_the_effect(fails: BaseException | None, result: str
 
 
 class Result:
-    """The result of a tool, as SDK 1 has it."""
+    """The result of a tool, as SDK 1 has it, or SDK 2."""
 
-    def __init__(self, *, is_error: bool) -> None:
-        self.isError = is_error
+    def __init__(self, **members: Any) -> None:
+        vars(self).update(members)
 
 
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
-        (Result(is_error=False), "done"),
-        (Result(is_error=True), "failed"),
+        (Result(isError=False), "done"),
+        (Result(isError=True), "failed"),
+        (Result(is_error=True, result_type="complete"), "failed"),
+        (Result(is_error=False, result_type="input_required"), "unknown"),
+        (Result(root=Result(task=Result(taskId="t-1"))), "unknown"),
+        ({"task": {"taskId": "t-1"}}, "unknown"),
+        ({"resultType": "task", "taskId": "t-1"}, "unknown"),
+        ({"resultType": "input_required", "requestState": "x"}, "unknown"),
+        ({"resultType": "complete", "task": None, "content": []}, "done"),
         ({"isError": True, "content": []}, "failed"),
         ({"content": []}, "done"),
         (ValueError(), "failed"),
@@ -392,3 +401,125 @@ def test_one_form_alone_is_read(wrong: dict[str, Any]) -> None:
         setattr(record, name, value)
     with pytest.raises(ArxError):
         unpack_record(*seal(record.pack(), "v", "b", 2))
+
+
+HEADS: list[tuple[str, int, list[tuple[str, str]]]] = [
+    ("POST", 204, []),
+    ("POST", 304, [("Content-Length", "2")]),
+    ("POST", 200, [("Content-Length", "0")]),
+    ("HEAD", 200, [("Content-Length", "2")]),
+]
+
+
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+@pytest.mark.parametrize(("method", "status", "headers"), HEADS)
+def test_a_head_without_a_body_is_the_whole_answer(
+    kind: str, method: str, status: int, headers: list[tuple[str, str]]
+) -> None:
+    """The effect is recorded before it leaves: a client has its answer then, whatever the tool does afterwards."""
+    realm, recorded = UnsafeTestRealm("orders"), list[int]()
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        sent = [(name.lower().encode(), value.encode()) for name, value in headers]
+        await send({"type": "http.response.start", "status": status, "headers": sent})
+        recorded.append(len(effects_in(realm)))
+        await send({"type": "http.response.body", "body": b""})
+
+    def wsgi(_: dict[str, Any], start_response: Any) -> Any:
+        write = start_response(f"{status} X", headers)
+        write(b"")
+        recorded.append(len(effects_in(realm)))
+        return []
+
+    options: dict[str, Any] = {"verifier": realm.verifier, "tools": {f"{method} /refund": "orders.refund"}}
+    served = (
+        serving(ArxMiddleware(asgi, **options, effects=NAMED))
+        if kind == "asgi"
+        else serving_wsgi(ArxWSGI(wsgi, **options, effects=NAMED))
+    )
+    with served as port, httpx.Client(trust_env=False, timeout=30) as client:
+        answer = client.request(method, f"http://127.0.0.1:{port}/refund", auth=realm.caller(Rule(tool="*")))
+    assert (answer.status_code, answer.content, recorded) == (status, b"", [1])
+    [(record, _)] = effects_in(realm)
+    assert record.effect is not None
+    assert (record.effect.result, record.effect.status, record.effect.size) == ("done", status, 0)
+
+
+def test_a_websocket_that_a_kill_ended_is_unknown() -> None:
+    """Its application takes the end for that of the client, and returns; one that ends by itself is done."""
+    realm, kills = UnsafeTestRealm("orders"), False
+
+    async def live(socket: WebSocket) -> None:
+        await socket.accept()
+        with contextlib.suppress(WebSocketDisconnect, ConnectionError, asyncio.CancelledError):
+            if kills:
+                realm.epochs.kill("session:s-test")
+            while kills:
+                await socket.send_text("part")
+                await asyncio.sleep(0)
+            await socket.receive_text()
+
+    app = ArxMiddleware(
+        Starlette(routes=[WebSocketRoute("/live", live)]),
+        verifier=realm.verifier,
+        tools={"live": "orders.refund"},
+        recheck_ms=5,
+        effects=NAMED,
+    )
+    caller = realm.caller(Rule(tool="*"))
+
+    def call_live() -> None:
+        signed = caller(httpx.Request("GET", "http://127.0.0.1/live")).headers["authorization"].encode()
+        scope = {"type": "websocket", "path": "/live", "raw_path": b"/live", "query_string": b"", "subprotocols": []}
+        scope |= {"headers": [(b"authorization", signed)], "client": ("127.0.0.1", 1), "extensions": {}}
+        came = [{"type": "websocket.connect"}]
+
+        async def receive() -> dict[str, Any]:
+            return came.pop() if came else {"type": "websocket.disconnect", "code": 1000}
+
+        async def send(message: Any) -> None:
+            pass
+
+        asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+
+    call_live()
+    kills = True
+    call_live()
+    results = [record.effect.result for record, _ in effects_in(realm) if record.effect is not None]
+    assert results == ["done", "unknown"]
+    assert [each.outcome for each in realm.decisions.decisions].count("end") == 1
+
+
+def test_a_settled_call_asks_for_no_thread(tmp_path: Path) -> None:
+    """With a journal that waits for the disk, a call may be closed at the shutdown, when no thread takes a job."""
+    realm = UnsafeTestRealm("orders")
+    journal = Journal(tmp_path / "journal", "orders-1", "orders", mode="durable")
+    verifier = Verifier(
+        audience="orders", keys=realm.verifier.keys, epochs=realm.epochs, decisions=journal, effects=NAMED
+    )
+    messages = Messages(verifier)
+    meta = {META_KEY: realm.caller(Rule(tool="*")).token("orders.refund")}
+
+    async def schema() -> Mapping[str, Any]:
+        return {}
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        settle = CallEffect.settle_async
+
+        async def settle_last(effect: CallEffect, result: Any = None) -> None:
+            await settle(effect, result)
+            await loop.shutdown_default_executor()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CallEffect, "settle_async", settle_last)
+
+            async def handler() -> Mapping[str, Any]:
+                return {"content": []}
+
+            await messages.run(McpMessage("tools/call", {"name": "refund"}, meta), schema, handler)
+
+    asyncio.run(work())
+    assert [each.effect.result for each in read_journal(tmp_path / "journal") if each.effect] == ["awaited", "done"]

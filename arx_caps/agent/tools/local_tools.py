@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from arx_caps.agent.tools.running_task import running_call
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import Enforcement, granted
+from arx_verifier.enforcement import Enforcement, follow_effect, granted
 from arx_verifier.errors import RequestError, SettingsError, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
@@ -66,7 +66,8 @@ def local_tool(
             @functools.wraps(function)
             def guarded(*given: Any, **more: Any) -> R:
                 token, request = signed(given, more)
-                with granted(enforcement, enforcement.decide(token, request), request):
+                decision = enforcement.decide(token, request)
+                with granted(enforcement, decision, request), follow_effect(enforcement, decision):
                     return function(*given, **more)
 
             return guarded
@@ -74,8 +75,10 @@ def local_tool(
         @functools.wraps(function)
         async def guarded_async(*given: Any, **more: Any) -> Any:
             token, request = signed(given, more)
-            with granted(enforcement, await enforcement.decide_async(token, request), request):
-                return await function(*given, **more)
+            decision = await enforcement.decide_async(token, request)
+            with granted(enforcement, decision, request):
+                async with follow_effect(enforcement, decision):
+                    return await function(*given, **more)
 
         return guarded_async  # type: ignore[return-value]  # R is its coroutine
 

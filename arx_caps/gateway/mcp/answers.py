@@ -20,7 +20,7 @@ from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessage
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of, is_whole, split_events, with_data, with_id
 from arx_caps.mcp.message import aside, object_of, written
-from arx_verifier.enforcement import McpMessage, Messages
+from arx_verifier.enforcement import McpMessage, Messages, mcp_effect
 from arx_verifier.errors import RequestError
 from arx_verifier.journal import ChainFacts
 from arx_verifier.verification import Screened
@@ -380,6 +380,7 @@ class _Result(msgspec.Struct):
     """What a result of MCP says of its effect."""
 
     is_error: bool = msgspec.field(default=False, name="isError")
+    result_type: Any = msgspec.field(default=None, name="resultType")
     task: Any = None
 
 
@@ -401,5 +402,4 @@ def effect_in(answer: bytes) -> Literal["done", "failed", "unknown"] | None:
         return "unknown"
     if found.result is None:
         return None if found.error is None else "failed"
-    # A call that has become a task goes on.
-    return "unknown" if found.result.task is not None else "failed" if found.result.is_error else "done"
+    return mcp_effect(found.result)

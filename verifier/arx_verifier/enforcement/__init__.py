@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.base.enforcement import read_traceparent as read_traceparent
     from arx_verifier.enforcement.base.guard import current_grant as current_grant
     from arx_verifier.enforcement.base.guard import current_watch as current_watch
+    from arx_verifier.enforcement.base.guard import follow_effect as follow_effect
     from arx_verifier.enforcement.base.guard import granted as granted
     from arx_verifier.enforcement.base.guard import protect as protect
     from arx_verifier.enforcement.base.guard import running_call as running_call
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from arx_verifier.enforcement.mcp.messages import McpMessage as McpMessage
     from arx_verifier.enforcement.mcp.messages import Messages as Messages
     from arx_verifier.enforcement.mcp.messages import budget_meta as budget_meta
+    from arx_verifier.enforcement.mcp.messages import mcp_effect as mcp_effect
     from arx_verifier.enforcement.mcp.messages import mcp_meaning as mcp_meaning
     from arx_verifier.enforcement.rpc.protobuf import arguments_of as arguments_of
     from arx_verifier.enforcement.rpc.rpc_call import RPC_PROBLEM as RPC_PROBLEM

@@ -240,6 +240,8 @@ class Verifier:
     def decide(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision:
         """Allow or refuse a call; may wait for a probe, a shared store or a disk.
 
+        Guards report the effect of a call; a program that calls this itself reports none, and it stays unknown.
+
         Args:
             token: The presented text, a secret.
             request: The request.
@@ -507,10 +509,8 @@ class Verifier:
             if late is not None:
                 decision = self._record(proven, request, late, written)
             if decision is not before and before.effect is not None:
-                with suppress(AuditError):
-                    self.record_effect(
-                        before, EffectRecord("failed")
-                    )  # recorded as allowed, and not run by this decision
+                with suppress(AuditError):  # it was recorded as allowed, and is not run by this decision
+                    self.record_effect(before, EffectRecord("failed"))
 
         if drawn is not None and decision.code != OK:
             yield from steps_of(drawn.undo)

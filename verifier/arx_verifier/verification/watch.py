@@ -252,7 +252,6 @@ class WatchedCall(msgspec.Struct, eq=False):
 
     KEY: ClassVar[str] = "arx.watch"  # where a handler finds it: in the scope of ASGI, in the environ of WSGI
     has_budget: ClassVar[bool] = False
-    external_id: ClassVar[None] = None  # its effect gets no name
 
     code: str
     failures: tuple[Failure, ...]

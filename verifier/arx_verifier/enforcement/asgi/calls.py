@@ -177,7 +177,7 @@ class Call(msgspec.Struct, eq=False):
         """
         try:
             await app(scope, self.replay(), self._guarded_send)
-            if self.is_socket and self.life is not None:
+            if self.is_socket and self.life is not None and self._ended is None:
                 await self.life.settle("done")
         except asyncio.CancelledError:
             if not self._close():
@@ -364,7 +364,7 @@ class Call(msgspec.Struct, eq=False):
             left = grant.remaining_text().encode("ascii")
             message = {**message, "headers": [*message.get("headers", ()), (BUDGET_HEADER, left)]}
         if life.effect is not None:
-            await _report(life, life.effect, message)
+            await _report(life, life.effect, message, self._http.method)
         await self._send(message)
         self._answer = "begun"
         if message["type"] == "http.response.body" and not message.get("more_body"):
@@ -501,11 +501,12 @@ class UnseenRouteError(Exception):
     """A call reached a route that has no gate; its endpoint does not run."""
 
 
-async def _report(life: LoopCall, effect: CallEffect, message: Message) -> None:
+async def _report(life: LoopCall, effect: CallEffect, message: Message, method: str) -> None:
     """Report a message of an answer, and record the effect before its last byte leaves.  SPEC 12.8."""
     if message["type"] == "http.response.start":
         lengths = [value for name, value in message.get("headers", ()) if name.lower() == b"content-length"]
-        effect.begin(message["status"], *lengths[:1])
+        if effect.begin(message["status"], method, *lengths[:1]):
+            await life.settle()
     elif message["type"] == "http.response.body":
         is_last = effect.take(message.get("body", b""))
         if is_last or not message.get("more_body"):

@@ -8,6 +8,7 @@ arguments of the call, by name, so they must be those that came over the wire.
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, Unpack
 
@@ -23,6 +24,7 @@ from arx_verifier.verification import Grant, GuardOptions, Verifier, WatchedCall
 R = TypeVar("R")
 
 ARGUMENT: Final = "arx_token"
+_NO_EFFECT: Final = nullcontext()
 _RUNNING: ContextVar[Grant | WatchedCall | None] = ContextVar("arx_grant", default=None)
 
 
@@ -88,11 +90,8 @@ def protect(
             def guarded(*positional: Any, arx_token: str = "", **args: Any) -> R:
                 request = _request(tool, positional[own:], args)
                 decision = enforcement.decide(arx_token, request)
-                with granted(enforcement, decision, request):
-                    if decision.effect is None:
-                        return function(*positional[:own], **args)
-                    with CallEffect(enforcement.verifier, decision):
-                        return function(*positional[:own], **args)
+                with granted(enforcement, decision, request), follow_effect(enforcement, decision):
+                    return function(*positional[:own], **args)
 
             return guarded
 
@@ -101,9 +100,7 @@ def protect(
             request = _request(tool, positional[own:], args)
             decision = await enforcement.decide_async(arx_token, request)
             with granted(enforcement, decision, request):
-                if decision.effect is None:
-                    return await function(*positional[:own], **args)
-                async with CallEffect(enforcement.verifier, decision):
+                async with follow_effect(enforcement, decision):
                     return await function(*positional[:own], **args)
 
         return guarded_async  # type: ignore[return-value]  # R is its coroutine
@@ -117,6 +114,16 @@ def _own(function: Callable[..., Any]) -> int:
     within = function.__qualname__.rpartition(".")[0]
     first = next(iter(inspect.signature(function).parameters), "")
     return int(first in ("self", "cls") and within != "" and not within.endswith("<locals>"))
+
+
+def follow_effect(enforcement: Enforcement, decision: Decision) -> CallEffect | nullcontext[None]:
+    """Return a context that records how the function of a call has ended, where its tool gets such a record.
+
+    Args:
+        enforcement: What made the decision.
+        decision: The decision that allowed the call.
+    """
+    return _NO_EFFECT if decision.effect is None else CallEffect(enforcement.verifier, decision)
 
 
 class granted:  # noqa: N801 - used as a statement

@@ -10,6 +10,7 @@ from arx_verifier.journal import Decision, EffectRecord, new_salt
 from arx_verifier.verification import Verifier
 
 MAX_DIGESTED: Final = 1024 * 1024  # of a longer answer there is no digest
+_NO_BODY: Final = frozenset((204, 304))  # whatever its Content-Length (RFC 9112 6.3)
 _UNSURE: Final = frozenset((502, 504))  # what was called behind the tool may have run
 
 EffectResult: TypeAlias = Literal["done", "failed", "unknown"]
@@ -34,6 +35,11 @@ class CallEffect:
         self._digest = sha256(self._salt)
         self._once = [True]
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the record is written, or another thread writes it now."""
+        return not self._once
+
     def __enter__(self) -> Self:
         return self
 
@@ -46,16 +52,20 @@ class CallEffect:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self.settle_async(_result_of(kind))
 
-    def begin(self, status: int, length: Any = None) -> None:
-        """Take the head of the answer.
+    def begin(self, status: int, method: str, length: Any = None) -> bool:
+        """Take the head of the answer, which is about to leave; return whether that is the whole answer.
 
         Args:
             status: Its status.
+            method: The request's method.
             length: The value of ``Content-Length``, if there is one.
         """
         self.status, self.is_seen = status, True
-        if length is not None and length.isdigit():
+        if method == "HEAD" or status in _NO_BODY:
+            self.length = 0
+        elif length is not None and length.isdigit():
             self.length = int(length)
+        return self.length == 0
 
     def take(self, part: bytes) -> bool:
         """Take a part of the answer that is about to leave; return whether it is the last one by the answer's length.

@@ -151,7 +151,7 @@ class LoopCall(GrantLife, eq=False):
             await self.effect.settle_async(result)
 
     def _settle_soon(self, result: EffectResult) -> None:
-        if self.effect is not None:
+        if self.effect is not None and not self.effect.is_settled:  # at shutdown no thread takes a needless job
             self._record(self.effect.settle, result)
 
     def _record(self, write: Callable[..., object], *values: object) -> None:

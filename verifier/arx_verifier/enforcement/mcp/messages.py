@@ -235,7 +235,7 @@ class LiveWork:
                 self.check()
             result = await work()
             self.check()
-            await self._life.settle("failed" if _has_failed(result) else "done")
+            await self._life.settle(mcp_effect(result))
             return result
         except BaseException as error:
             alone = cut.close()
@@ -292,7 +292,8 @@ class Work(LiveWork):
             answer: The answer.
         """
         if (effect := self._life.effect) is not None:
-            effect.take(answer)
+            if answer:
+                effect.take(answer)
             await effect.settle_async(result)
 
     async def require_texts(self, schema: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
@@ -580,12 +581,23 @@ def _header(message: McpMessage, name: str) -> bytes | None:
     return None if carrier is None else collect_headers(carrier.scope["headers"]).get(name.encode("latin-1"))
 
 
-def _has_failed(result: Any) -> bool:
-    """Return whether the result of a tool, as an SDK has it, is that of one that failed."""
+def mcp_effect(result: Any) -> EffectResult:
+    """Return what the result of a message shows of the effect of its call.  SPEC 12.8.
+
+    Args:
+        result: The result as it is on the wire, or as an SDK has it.
+    """
     result = getattr(result, "root", result)
-    if isinstance(result, Mapping):
-        return bool(result.get("isError"))
-    return bool(getattr(result, "isError", getattr(result, "is_error", False)))
+
+    def member(name: str, attribute: str) -> Any:
+        if isinstance(result, Mapping):
+            return result.get(name)
+        return getattr(result, name, getattr(result, attribute, None))
+
+    # A call that has become a task goes on, and so does one that asks for input first.
+    if member("task", "task") is not None or member("resultType", "result_type") not in (None, "complete"):
+        return "unknown"
+    return "failed" if member("isError", "is_error") else "done"
 
 
 def _is_json(text: str) -> bool:

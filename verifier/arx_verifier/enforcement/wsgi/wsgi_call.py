@@ -250,7 +250,8 @@ class WSGICall:
             return
         if not effect.status and self._head is not None:
             lengths = [value for name, value in self._head[1] if name.lower() == "content-length"]
-            effect.begin(int(self._head[0][:3]), *lengths[:1])
+            if effect.begin(int(self._head[0][:3]), self.environ["REQUEST_METHOD"], *lengths[:1]):
+                effect.settle()
         if effect.take(part) or self._is_over:
             effect.settle()
 
