@@ -7,6 +7,7 @@ import time
 import pytest
 
 from arx_verifier import AccessRequest, Constraint, Rule
+from arx_verifier.errors import refusal
 from arx_verifier.journal import Decision, EffectRecord, InMemoryDecisions
 from arx_verifier.metrics import CountedDecisions
 from arx_verifier.testing import UnsafeTestRealm
@@ -24,7 +25,8 @@ def test_each_decision_is_counted_once() -> None:
         token = caller.token("orders.refund", amount=amount)
         decision = realm.verifier.decide(token, AccessRequest("orders.refund", {"amount": amount}, now))
         if decision.effect is not None:
-            realm.verifier.record_effect(decision, EffectRecord("done"))  # no further decision
+            realm.verifier.record_effect(decision, EffectRecord("done"))  # no further decision, nor is the end of one
+            realm.verifier.record_end(decision, refusal("revoked", ()))
     realm.verifier.refuse("missing_token", AccessRequest("", {}, now, "192.0.2.1"))
     assert counted.counts == {
         ("allow", "ok"): 1,
@@ -34,6 +36,7 @@ def test_each_decision_is_counted_once() -> None:
     assert [decision.code for decision in realm.decisions.decisions] == [
         "ok",
         "effect",
+        "revoked",
         "argument_not_allowed",
         "counted",
     ]

@@ -31,7 +31,7 @@ class CountedDecisions:
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
         sequence = self.sink.append(decision)
-        if decision.code != EFFECT:  # its decision is counted
+        if decision.code != EFFECT and not decision.ends:  # the decision on the call is counted
             # Without a lock, which a fork could leave locked: a count that two threads lose is no harm.
             self.counts[ALLOW if decision.allowed else WOULD_REFUSE if decision.watched else DENY, decision.code] += 1
         return sequence
