@@ -242,12 +242,37 @@ def run_text(connection: Connection, text: str, values: Any = ()) -> tuple[list[
         cursor.execute(text, values)
         rows: Any = cursor.fetchall() if cursor.description is not None else []  # SQLite may fail at a later row
     except errors as error:
-        lost = dialect.is_disconnect(error, driver.dbapi_connection, cursor)
-        raised = DBAPIError.instance(text, None, error, errors, connection_invalidated=lost, dialect=dialect)
-        if lost:
-            connection.invalidate(error)
-        raise raised from error
+        raise _map_error(connection, cursor, text, error) from error
     return rows, cursor.rowcount
+
+
+@contextlib.contextmanager
+def driver_errors(connection: Connection, cursor: Any, text: str) -> Iterator[None]:
+    """Raise the errors of a driver's cursor in this context as SQLAlchemy does.
+
+    Args:
+        connection: The connection.
+        cursor: Its driver's cursor.
+        text: The statement.
+
+    Raises:
+        SQLAlchemyError: The database refused, or did not answer.
+    """
+    errors: Any = connection.dialect.loaded_dbapi.Error
+    try:
+        yield
+    except errors as error:
+        raise _map_error(connection, cursor, text, error) from error
+
+
+def _map_error(connection: Connection, cursor: Any, text: str, error: Exception) -> Exception:
+    """Return SQLAlchemy's error for one of a driver, and give up a connection that is lost."""
+    dialect, errors = connection.dialect, connection.dialect.loaded_dbapi.Error
+    lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor)  # type: ignore[arg-type]
+    raised = DBAPIError.instance(text, None, error, errors, connection_invalidated=lost, dialect=dialect)
+    if lost:
+        connection.invalidate(error)
+    return raised
 
 
 def _open_postgresql(url: URL, answer_s: float | None, commits: CommitWatch | None, *, urgent: bool) -> Engine:

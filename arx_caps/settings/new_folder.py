@@ -15,7 +15,9 @@ HALF_MADE: Final = ".init"  # in the folder, while it is filled
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill, whose parts go into a realm's folder at the end; on an error none does.
+    """Yield a folder to fill, whose parts go into a realm's folder at the end, ``realm.toml`` last.
+
+    After an error while it is filled none does.  Without ``realm.toml`` the folder is no realm.
 
     Args:
         path: The realm's folder, which must not exist, or must belong to this user and be empty.

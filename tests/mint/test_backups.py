@@ -2,21 +2,28 @@
 """Backups of a realm: whole at one moment, private, refused after any change, and restored whole or not at all."""
 
 import io
+import json
+import re
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from arx_caps.audit.ingest import is_event, read_event
 from arx_caps.audit.merkle import IncompleteError, TamperedError
 from arx_caps.audit.store import RECORD, LogStore, Publisher
+from arx_caps.database.engines import database_errors, open_engine
+from arx_caps.mint.audit.feeds import EventFeed
 from arx_caps.mint.audit.log import open_store
+from arx_caps.mint.backup import restorer, tables
 from arx_caps.mint.backup.archive import BLOCK, ArchiveReader, ArchiveWriter
 from arx_caps.mint.backup.manifest import read_manifest, write_manifest
 from arx_caps.mint.backup.restorer import Secrets, restore_backup, try_backup
@@ -25,9 +32,11 @@ from arx_caps.mint.backup.writer import make_backup
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.backups import BACKUP, DRILL
-from arx_caps.mint.db.tables import FREEZES, HIGH_WATER, HOLDER_KEYS, META, METADATA
+from arx_caps.mint.db.tables import FREEZES, HIGH_WATER, HOLDER_KEYS, META, METADATA, OUTBOX, ROOT_KEYS
+from arx_caps.mint.keys.reseal import lock_folder
+from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.settings.realm import Realm
-from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.errors import ArxError, SettingsError, StoreError
 from tests.audit.batches import batch_of, decision, facts
 from tests.mint.harness import log_signer, make_realm, roots_of
 from tests.postgres import Postgres
@@ -76,6 +85,15 @@ def site(database: str | None, tmp_path: Path, request: pytest.FixtureRequest) -
         return Site(realm, None)
     server: Postgres = request.getfixturevalue("postgres")
     return Site(realm, server.database)
+
+
+@pytest.fixture
+def postgres_site(postgres: Postgres, tmp_path: Path) -> Iterator[Site]:
+    url = postgres.database(template="made")
+    realm = make_realm(tmp_path / "realm", database=url)
+    fill(realm, 2)
+    yield Site(realm, postgres.database)
+    postgres.drop(url)
 
 
 def fill(realm: Realm, batches: int) -> None:
@@ -495,3 +513,215 @@ def test_a_host_without_the_logs_files_makes_no_backup(tmp_path: Path) -> None:
     with pytest.raises(IncompleteError, match="run this on a host where a mint"):
         site.back_up()
     assert not (tmp_path / "backup").exists()
+
+
+@pytest.mark.spec("CONTROL 8.2")
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_a_restored_realm_signs_its_first_events(site: Site, ahead: int) -> None:
+    """
+    Where the log has events that the mint's database lacks, those of the restore and of the recovery enter the log.
+    """
+    with MintDatabase(site.realm.database_url) as db, open_store(site.realm) as store:
+        for _ in range(5):
+            db.record(Event.of("mint.tested", "test"))
+        EventFeed(db)(store)
+        last = db.outbox.last() - ahead
+        with db.write() as c:  # as a copy that was made before that of the log
+            c.execute(delete(OUTBOX).where(OUTBOX.c.id > last))
+            if db.system == "sqlite":
+                c.execute(text("UPDATE sqlite_sequence SET seq = :last WHERE name = 'outbox'"), {"last": last})
+            else:
+                c.execute(text("SELECT setval('outbox_id_seq', :last)"), {"last": last})
+        Publisher(store, log_signer(site.realm), site.realm.log_dir).step()
+    restored = site.restore(site.back_up())
+    with MintDatabase(restored.database_url) as db, open_store(restored) as store:
+        db.record(Event.of("operator.recovered", "test"))
+        feed = EventFeed(db)
+        feed.begin(store)
+        feed(store)
+        kinds = [read_event(kept, None).kind for kept in _leaves(store) if is_event(kept)]
+    assert [kinds.count(kind) for kind in ("mint.tested", "realm.restored", "operator.recovered")] == [5, 1, 1]
+
+
+@pytest.mark.servers
+@pytest.mark.spec("CONTROL 8.2")
+def test_a_database_that_the_settings_do_not_name_is_restored(postgres_site: Site) -> None:
+    """
+    A realm whose database is given by the environment alone is restored, and names its new database from then on.
+    """
+    site, settings = postgres_site, postgres_site.realm.folder / "realm.toml"
+    written = settings.read_text()
+    settings.write_text(re.sub(r"^database.*\n", "", written, flags=re.MULTILINE))
+    assert Realm.open(site.realm.folder).database is None
+    restored = site.restore(site.back_up())
+    assert restored.database not in (None, site.realm.database)
+    assert rows_of(restored) == rows_of(site.realm)
+    settings.write_text(written.replace("database =", '"database" ='))
+    with pytest.raises(SettingsError, match="cannot name another database"):
+        try_backup(site.back_up("quoted"), site.secrets, realm=site.realm)
+
+
+@pytest.mark.servers
+@pytest.mark.spec("CONTROL 8.3")
+def test_a_drill_holds_no_lock_that_a_mint_starts_with(postgres_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    While a drill copies rows, another process can take each lock of a mint that starts, or adds a webhook.
+    """
+    site, refused = postgres_site, list[int]()
+    file, real, engine = site.back_up(), restorer.copy_in, open_engine(site.realm.database_url)
+
+    def look(*arguments: Any) -> None:
+        with engine.begin() as c:
+            for number in (0x617278, 0x617279, 0x61727A):
+                if not c.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({number})").scalar():
+                    refused.append(number)
+        real(*arguments)
+
+    monkeypatch.setattr(restorer, "copy_in", look)
+    assert try_backup(file, site.secrets, realm=site.realm).checked.records == 100
+    assert refused == []
+    engine.dispose()
+
+
+@pytest.mark.servers
+def test_a_copy_that_fails_is_an_error_of_the_database(postgres_site: Site) -> None:
+    """
+    A failure of COPY is mapped as each other failure of the database, and a changed row is a changed backup.
+    """
+    engine = open_engine(postgres_site.realm.database_url)
+    table = next(iter(ROWS.values()))
+    with pytest.raises(SQLAlchemyError), engine.connect() as c:
+        tables.copy_in(c, table, [b"no rows of COPY"])
+    with engine.connect() as c:
+        c.exec_driver_sql("SET search_path TO nowhere")
+        with pytest.raises(StoreError), database_errors("it"):
+            list(tables.copy_out(c, table))
+    engine.dispose()
+    file = postgres_site.back_up()
+    with file.open("r+b") as content:
+        at, _ = ArchiveReader(content)._places[f"tables/{RECORD.name}"]
+        content.seek(at)
+        content.write(b"X")  # of the signature that COPY begins with
+    with pytest.raises(TamperedError, match="is not what was backed up"):
+        try_backup(file, postgres_site.secrets, realm=postgres_site.realm)
+
+
+@pytest.mark.servers
+@pytest.mark.spec("CONTROL 8.2")
+def test_tables_without_their_folder_are_not_used(postgres_site: Site) -> None:
+    """
+    Killed between the tables' move and the folder's, a restore leaves no realm; the next one names what to do.
+    """
+    site = postgres_site
+    file, folder, url = site.back_up(), site.realm.folder.parent / "restored", site.empty()  # type: ignore[misc]
+    at = {"module": "restorer", "owner": "Path", "name": "rename", "restores": True}
+    die(**at, realm=str(site.realm.folder), file=str(file), folder=str(folder), database=url)
+    with pytest.raises(SettingsError, match="there is no realm"):
+        Realm.open(folder)
+    with pytest.raises(SettingsError, match="not empty: it has the table") as refused:
+        restore_backup(file, folder.with_name("again"), site.secrets, database=url)
+    assert "drop this database" in str(refused.value.hint)
+    with MintDatabase(url) as db:
+        assert db.epoch.freezes() == {"realm"}  # what it would mean to a mint that is given this database
+
+
+@pytest.mark.sqlite
+@pytest.mark.spec("CONTROL 8.3")
+def test_a_drill_writes_no_key_and_opens_every_sealed_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The secret that opens the keys is not beside the database of a drill; a row of another seal fails the drill.
+    """
+    site, seen = Site(make_realm(tmp_path / "realm"), None), list[str]()
+    fill(site.realm, 1)
+    real = restorer.check_log
+
+    def look(store: LogStore, folder: Path, *more: Any) -> Any:
+        seen.extend(path.name for path in folder.parent.rglob("*"))
+        return real(store, folder, *more)
+
+    monkeypatch.setattr(restorer, "check_log", look)
+    try_backup(site.back_up(), site.secrets, realm=site.realm)
+    assert "root.json" in seen
+    assert "root.key" not in seen
+    restored = site.restore(tmp_path / "backup")
+    assert restored.root_key_path.read_bytes() == site.realm.root_key_path.read_bytes()
+    foreign = roots_of(make_realm(tmp_path / "b" / "realm")).make("k2")
+    with MintDatabase(site.realm.database_url) as db, db.write() as c:
+        row = {"created_at": 1, "mints_from": None, "waits": 1, "used_at": 0, **foreign._asdict()}
+        c.execute(insert(ROOT_KEYS).values(row))
+    with pytest.raises(SettingsError, match="k2 of the database does not open"):
+        try_backup(site.back_up("foreign"), site.secrets, realm=site.realm)
+
+
+@pytest.mark.sqlite
+def test_no_backup_is_made_while_keys_are_resealed(tmp_path: Path) -> None:
+    """
+    A backup beside a reseal is refused, and a reseal beside a backup; two backups at once are made.
+    """
+    site = Site(make_realm(tmp_path / "realm"), None)
+    with lock_folder(site.realm.root_path.parent), pytest.raises(SettingsError, match="another process reseals"):
+        site.back_up()
+    assert not (tmp_path / "backup").exists()
+    with lock_folder(site.realm.root_path.parent, shared=True):
+        site.back_up()
+        with pytest.raises(SettingsError, match="reseals or backs up"), lock_folder(site.realm.root_path.parent):
+            pass
+
+
+@pytest.mark.sqlite
+def test_a_named_key_file_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A key file that the operator names opens the backup, whatever the environment has.
+    """
+    site, other = Site(make_realm(tmp_path / "realm"), None), make_realm(tmp_path / "b" / "realm")
+    file = site.back_up()
+    monkeypatch.setenv("ARX_ROOT_KEY", other.root_key_path.read_text().strip())
+    assert try_backup(file, site.secrets, realm=site.realm).manifest.realm == "acme"
+    with pytest.raises(SettingsError, match="do not open"):
+        try_backup(file, Secrets(None, None), realm=site.realm)
+    monkeypatch.delenv("ARX_ROOT_KEY")
+    monkeypatch.setenv("ARX_ROOT_KEY_FILE", str(other.root_key_path))
+    assert site.restore(file).name == "acme"
+
+
+@pytest.mark.sqlite
+def test_a_stolen_root_key_authenticates_no_backup(tmp_path: Path) -> None:
+    """
+    Who has every root key, and not the secret that seals them, cannot make a backup that is taken for one.
+    """
+    site = Site(make_realm(tmp_path / "realm"), None)
+    roots = roots_of(site.realm)
+    stolen = RootKeys(roots._roots, realm="acme", seals=[bytes(32)])
+    assert stolen.mint_key("k1") == roots.mint_key("k1")
+    with pytest.raises(TamperedError, match="changed, or is that of another realm"):
+        site.restore(_made_again(site, site.back_up(), roots=stolen))
+
+
+@pytest.mark.sqlite
+def test_root_keys_that_are_no_file_of_keys_are_refused(tmp_path: Path) -> None:
+    """
+    Root keys that no parser can read are refused.
+    """
+    site = Site(make_realm(tmp_path / "realm"), None)
+    file = site.back_up()
+    for raw in (b"[" * 1024 * 1024, b"[]", json.dumps({"realm": 7}).encode()):
+        with file.open("rb") as content, (tmp_path / "deep").open("w+b") as made:
+            source, writer = ArchiveReader(content), ArchiveWriter(made)
+            for name in source.names:
+                writer.add(name, [raw if name == "keys/root.json" else source.small(name)])
+            writer.finish()
+        with pytest.raises(REFUSED):
+            site.restore(tmp_path / "deep")
+    assert not (tmp_path / "restored").exists()
+
+
+@pytest.mark.servers
+def test_a_drill_says_which_database_it_needs(postgres_site: Site, tmp_path: Path) -> None:
+    """
+    A drill of a backup of PostgreSQL without that database names the options of a drill, and none of a restore.
+    """
+    file, alone = postgres_site.back_up(), make_realm(tmp_path / "c" / "realm")
+    with pytest.raises(SettingsError, match="is of another kind") as refused:
+        try_backup(file, postgres_site.secrets, realm=alone)
+    assert "--database" in str(refused.value.hint)
+    assert "--into" not in str(refused.value.hint)

@@ -25,5 +25,5 @@ def require_silence(realm: Realm) -> None:
         return
     except httpx.HTTPError:
         pass  # a server accepted the connection
-    hint = f"stop the mint on every host; if it is of another realm, correct `listen` in {realm.folder / 'realm.toml'}"
+    hint = "stop the mint on every host, and any other server at this address until this command has ended"
     raise Stop(f"nothing was changed: a server answers at {realm.listen}", hint=hint)

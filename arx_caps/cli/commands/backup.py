@@ -16,8 +16,9 @@ from arx_caps.cli.access.silence import require_silence
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs, command_options
 from arx_caps.cli.terminal import Console, Progress, pairs
+from arx_caps.credentials.secret_source import is_set
 from arx_caps.settings.durations import show_span, show_time
-from arx_caps.settings.realm import Realm
+from arx_caps.settings.realm import ROOT_KEY_VARIABLE, Realm
 from arx_verifier.clock import now_ms
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _root_key_option = click.option(
     "--root-key-file",
     type=_file,
-    help="the realm's keys/root.key, which no backup has [ARX_ROOT_KEY_FILE]",
+    help="the realm's keys/root.key, which no backup has; it wins over ARX_ROOT_KEY [ARX_ROOT_KEY_FILE]",
 )
 
 
@@ -115,7 +116,9 @@ def drill_command(
     from arx_caps.mint.db.repositories.operations.backups import DRILL
 
     realm = Realm.open(realm_dir, database)
-    key_file = root_key_file or (realm.root_key_path if realm.root_key_path.exists() else None)
+    key_file = root_key_file
+    if key_file is None and realm.root_key_path.exists() and not is_set(ROOT_KEY_VARIABLE):
+        key_file = realm.root_key_path
     with _findings(), Progress(console) as progress:
         tried = try_backup(file, _secrets(passphrase_file, key_file), realm=realm, progress=progress.show)
     with MintDatabase(realm.database_url, writer="backup") as db:
@@ -164,7 +167,8 @@ def restore_command(
         arx restore acme.arx-backup --into .arx --root-key-file root.key
         arx operator recover --key-out .arx/operator.key
         arx up
-        arx thaw realm --reason "looked at what was lost"
+        arx kill agent:acme/support/stolen --reason "again: key stolen"
+        arx thaw realm --reason "repeated what was lost"
 
     Exit code 1: the backup was changed; 3: a part is missing.  In both cases nothing was restored.
     """

@@ -5,21 +5,25 @@ Nothing of a backup is used before its manifest is authenticated; nothing is in 
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from arx_caps.audit.integrity import Answered
 from arx_caps.audit.merkle import CHECKPOINT, KEY_CHANGES, IncompleteError, NoteError, TamperedError, Tile
 from arx_caps.audit.store import LogStore, Publisher
 from arx_caps.credentials.keyfile import read_secret, write_secret
 from arx_caps.credentials.secret_source import is_set
+from arx_caps.credentials.whole_files import sync_path
 from arx_caps.database.engines import database_errors, open_engine
 from arx_caps.mint.audit.log import CheckedLog, check_log
 from arx_caps.mint.backup.archive import ArchiveReader, Part
@@ -28,6 +32,7 @@ from arx_caps.mint.backup.restored_state import Revoked, revoke_unknown
 from arx_caps.mint.backup.tables import (
     FOLDER,
     ROWS,
+    Progress,
     copy_in,
     in_schema,
     make_tables,
@@ -43,10 +48,9 @@ from arx_caps.settings.new_folder import new_folder
 from arx_caps.settings.realm import ROOT_KEY_VARIABLE, Realm, without_password
 from arx_verifier.errors import SettingsError
 
-Progress = Callable[[int, int], None]  # receives how many are done, of how many
 ROOT: Final = "keys/root.json"
 SCHEMA: Final = "arx_restore"  # of PostgreSQL, while a backup is read into it
-LOCK: Final = 0x61727A  # advisory lock of a restore; no other code uses this number in this database
+LOCK: Final = 0x61727B  # of an advisory lock; no other part of ARx uses this number
 WHAT: Final = "the database to restore into"
 _DATABASE_LINE: Final = re.compile(r"^database\s*=.*$", re.MULTILINE)
 _TRY_ELSEWHERE: Final = "give the `keys/root.key` of that time with --root-key-file, or the passphrase"
@@ -57,7 +61,7 @@ class Secrets(NamedTuple):
 
     Attributes:
         passphrase: The passphrase, or None.
-        key_file: The realm's ``keys/root.key``, or None for ``ARX_ROOT_KEY``.
+        key_file: The realm's ``keys/root.key``, which wins over ``ARX_ROOT_KEY``; None for that.
     """
 
     passphrase: str | None
@@ -110,7 +114,10 @@ def restore_backup(
     with new_folder(folder) as half_made, _unpacked(file, half_made, secrets, database) as place:
         before(Realm.open(half_made))
         checked = place.check(progress)
+        if secrets.key_file is not None:  # it has opened the keys
+            write_secret(half_made / "keys" / "root.key", read_secret(secrets.key_file))
         revoked = place.finish(keep_operator_keys=keep_operator_keys)
+    sync_path(folder)
     return Restored(place.manifest, checked, revoked)
 
 
@@ -133,11 +140,9 @@ def try_backup(
         SettingsError: As ``restore_backup``, or the backup is of another realm.
     """
     with tempfile.TemporaryDirectory(prefix="arx-drill-") as folder:
-        place = _unpacked(file, Path(folder), secrets, realm.database_url if realm.database else None, drill=True)
-        with place as restored:
-            if restored.manifest.realm != realm.name:
-                raise SettingsError(f"the backup is of the realm {restored.manifest.realm}, not of {realm.name}")
-            return Restored(restored.manifest, restored.check(progress))
+        database = realm.database_url if realm.database else None
+        with _unpacked(file, Path(folder), secrets, database, drill_of=realm.name) as place:
+            return Restored(place.manifest, place.check(progress))
 
 
 class Place:
@@ -162,12 +167,16 @@ class Place:
         Raises:
             TamperedError: They are not what was signed.
             IncompleteError: A part is missing.
+            SettingsError: A sealed row does not open, or the settings are not usable.
         """
+        Realm.open(self._folder)
         key_path = self._folder / "keys" / "log.json"
         signer, keys = open_log_key(key_path, self._roots), read_log_keys(key_path)
         with MintDatabase(self.mint_url) as db, LogStore(self.log_url) as store:
             db.create()
             db.require_whole()
+            for sealed in (*db.keys.sealed_roots(), *db.keys.sealed_secrets()):
+                self._roots.unseal(sealed)
             store.create()
             if store.size() != self.manifest.records:
                 raise TamperedError(f"the log's database does not have {self.manifest.records} records")
@@ -206,14 +215,21 @@ class PostgresPlace(Place):
         self._engine, self._url = engine, url
         self.mint_url = self.log_url = in_schema(url, SCHEMA)
 
+    def check(self, progress: Progress) -> CheckedLog:
+        """Name the database in ``realm.toml``, and check as of SQLite."""
+        settings, url = self._folder / "realm.toml", without_password(self._url)
+        line, text = f"database = {json.dumps(url)}", settings.read_text("utf-8")
+        text, found = _DATABASE_LINE.subn(lambda _: line, text, count=1)
+        if not found:  # it was given by ARX_DATABASE or --database
+            text = f"{line}\n{text}"
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            if tomllib.loads(text).get("database") == url:
+                settings.write_text(text, "utf-8")
+                return super().check(progress)
+        raise SettingsError("realm.toml of the backup cannot name another database: write `database` on a line alone")
+
     def finish(self, *, keep_operator_keys: bool) -> Revoked:
         """Revoke, and move the tables to where a mint looks for them, in one transaction."""
-        settings = self._folder / "realm.toml"
-        line = f"database = {json.dumps(without_password(self._url))}"
-        text = settings.read_text("utf-8")
-        if _DATABASE_LINE.search(text) is None:
-            raise SettingsError("realm.toml of the backup names no database, and its rows are of PostgreSQL")
-        settings.write_text(_DATABASE_LINE.sub(lambda _: line, text, count=1), "utf-8")
         os.sync()
         with MintDatabase(self.mint_url, writer="restore") as db, database_errors(WHAT), self._engine.begin() as c:
             own = c.exec_driver_sql("SHOW search_path").scalar_one()
@@ -227,16 +243,18 @@ class PostgresPlace(Place):
 
 @contextlib.contextmanager
 def _unpacked(
-    file: Path, folder: Path, secrets: Secrets, database: str | None, *, drill: bool = False
+    file: Path, folder: Path, secrets: Secrets, database: str | None, *, drill_of: str | None = None
 ) -> Iterator[Place]:
-    """Read a backup into a folder, and its rows into a schema of a database."""
+    """Read a backup into a folder, and its rows into a schema of a database; of one realm alone for a drill."""
     try:
         with file.open("rb") as content:
             archive = ArchiveReader(content)
             roots = _open_roots(archive, folder, secrets)
             manifest = read_manifest(archive, roots)
+            if drill_of not in (None, manifest.realm):
+                raise SettingsError(f"the backup is of the realm {manifest.realm}, not of {drill_of}")
             if (manifest.system == "postgresql") != (database is not None):
-                raise _wrong_kind(manifest)
+                raise _wrong_kind(manifest, is_drill=drill_of is not None)
             wanted = DATABASES if manifest.system == "sqlite" else ()
             for name in (*SETTINGS, *wanted):
                 if name not in manifest.files:
@@ -245,13 +263,15 @@ def _unpacked(
                 (folder / each).mkdir(mode=0o700)
             for name, part in manifest.files.items():
                 if name == ROOT:  # is there already
-                    b"".join(archive.chunks(name, part))
+                    raw = (folder / ROOT).read_bytes()
+                    if Part(len(raw), hashlib.sha256(raw).hexdigest()) != part:
+                        raise TamperedError(f"the part {name} of the backup is not what was backed up")
                 elif database is None or not name.startswith(FOLDER):
                     _extract(archive, name, part, folder, wanted)
             if database is None:
                 yield Place(folder, manifest, roots)
                 return
-            with _schema(database, must_be_empty=not drill) as engine:
+            with _schema(database, must_be_empty=drill_of is None) as engine:
                 _read_rows(archive, manifest, in_schema(database, SCHEMA))
                 yield PostgresPlace(folder, manifest, roots, engine, database)
     except OSError as error:
@@ -263,17 +283,20 @@ def _open_roots(archive: ArchiveReader, folder: Path, secrets: Secrets) -> RootK
     raw = archive.small(ROOT, limit=1024 * 1024)
     (folder / "keys").mkdir(mode=0o700)
     write_secret(folder / ROOT, raw)
-    key_path = folder / "keys" / "root.key"
-    if secrets.key_file is not None:
-        write_secret(key_path, read_secret(secrets.key_file))
-    elif secrets.passphrase is None and not is_set(ROOT_KEY_VARIABLE):
+    if secrets.key_file is None and secrets.passphrase is None and not is_set(ROOT_KEY_VARIABLE):
         raise SettingsError("the backup has no secret that opens its keys", hint=_TRY_ELSEWHERE)
     try:
         realm = str(json.loads(raw)["realm"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise TamperedError("the backup's root keys are damaged") from None
     try:
-        return RootKeys.load(folder / ROOT, realm=realm, passphrase=secrets.passphrase, key_path=key_path)
+        return RootKeys.load(
+            folder / ROOT,
+            realm=realm,
+            passphrase=secrets.passphrase,
+            key_path=secrets.key_file or folder / "keys" / "root.key",
+            is_named=secrets.key_file is not None,
+        )
     except SettingsError as error:
         message = "the backup's root keys do not open with this passphrase or key file, or were changed"
         raise SettingsError(message, hint=_TRY_ELSEWHERE) from error
@@ -301,7 +324,7 @@ def _extract(archive: ArchiveReader, name: str, part: Part, folder: Path, databa
 
 
 def _read_rows(archive: ArchiveReader, manifest: Manifest, url: str) -> None:
-    """Write the rows of a backup into an empty schema, in one transaction.
+    """Write the rows of a backup into an empty schema.
 
     Raises:
         IncompleteError: The rows of a table are missing.
@@ -314,16 +337,29 @@ def _read_rows(archive: ArchiveReader, manifest: Manifest, url: str) -> None:
         raise IncompleteError(f"the backup has no {min(missing)}")
     engine = open_engine(url)
     try:
+        # Two transactions: the first holds the locks that a mint of this database starts with.
         with database_errors(WHAT), engine.begin() as c:
             make_tables(c, manifest)
+        with database_errors(WHAT), engine.begin() as c:
             for name, table in ROWS.items():
-                copy_in(c, table, archive.chunks(name, manifest.files[name]))
+                chunks = archive.chunks(name, manifest.files[name])
+                try:
+                    copy_in(c, table, chunks)
+                except SQLAlchemyError:
+                    for _ in chunks:  # a part that was changed is refused as that, whatever the database took it for
+                        pass
+                    raise
             set_number(c, manifest)
     finally:
         engine.dispose()
 
 
-def _wrong_kind(manifest: Manifest) -> SettingsError:
+def _wrong_kind(manifest: Manifest, *, is_drill: bool) -> SettingsError:
+    if is_drill:
+        hint = "name the database that the mints use, by ARX_DATABASE or --database if realm.toml does not"
+        return SettingsError(
+            f"the backup is of {manifest.system}, and the realm's database is of another kind", hint=hint
+        )
     if manifest.system == "sqlite":
         message = "the backup is of SQLite, which is in the realm's folder, and not of PostgreSQL"
         return SettingsError(message, hint="give `--into DIR` alone")

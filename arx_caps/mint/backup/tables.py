@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection, make_url
 from arx_caps.audit.store import CHECKPOINT, SCHEMA, STATE, create_tables
 from arx_caps.audit.store import META as LOG_META
 from arx_caps.audit.store import METADATA as LOG_TABLES
+from arx_caps.database.engines import driver_errors
 from arx_caps.mint.backup.archive import CHUNK
 from arx_caps.mint.backup.manifest import Manifest
 from arx_caps.mint.db.migrations import HEAD, migrate, revision
@@ -27,7 +28,7 @@ from arx_verifier.errors import SettingsError
 FOLDER: Final = "tables/"  # what the names of parts with rows begin with
 PAGES: Final = 4096  # of SQLite that are copied between two looks at the clock, 16 MiB
 SCHEMA_OPTION: Final = "-csearch_path={}"
-Progress = Callable[[int, int], None]  # receives how many bytes are done, of how many; 0 if unknown
+Progress = Callable[[int, int], None]  # receives how many bytes or records are done, of how many; 0 if unknown
 # By the name of its part, in an order that keeps references whole.
 ROWS: Final = {f"{FOLDER}{table.name}": table for part in (METADATA, LOG_TABLES) for table in part.sorted_tables}
 
@@ -76,9 +77,13 @@ def copy_in(connection: Connection, table: Table, chunks: Iterable[bytes]) -> No
 
 @contextlib.contextmanager
 def _copy(connection: Connection, statement: str) -> Iterator[Any]:
-    """Run a COPY at the driver's cursor, in the transaction of a connection."""
+    """Run a COPY at the driver's cursor, in the transaction of a connection.
+
+    Raises:
+        SQLAlchemyError: The database refused, or did not answer.
+    """
     cursor: Any = connection.connection.cursor()
-    with cursor, cursor.copy(statement) as copy:
+    with cursor, driver_errors(connection, cursor, statement), cursor.copy(statement) as copy:
         yield copy
 
 
@@ -106,7 +111,10 @@ def require_empty(connection: Connection) -> None:
     """
     found = inspect(connection).get_table_names()
     if found:
-        hint = "make an empty one, and name it: a database that is in use is not overwritten"
+        hint = (
+            "make an empty one, and name it: a database that is in use is not overwritten; "
+            "if a restore that was interrupted left these tables, drop this database"
+        )
         raise SettingsError(f"the database is not empty: it has the table {min(found)}", hint=hint)
 
 

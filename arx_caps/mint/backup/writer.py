@@ -26,12 +26,14 @@ from arx_caps.audit.merkle import (
     open_checkpoint,
 )
 from arx_caps.credentials.keyfile import read_secret
+from arx_caps.credentials.whole_files import sync_path
 from arx_caps.database.engines import database_errors, open_engine
 from arx_caps.mint.audit.log import open_store
 from arx_caps.mint.backup.archive import CHUNK, ArchiveWriter
 from arx_caps.mint.backup.manifest import Manifest, write_manifest
 from arx_caps.mint.backup.tables import ROWS, Progress, copy_out, copy_sqlite, describe
 from arx_caps.mint.keys.log_key import open_log_key, read_log_keys
+from arx_caps.mint.keys.reseal import lock_folder
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
@@ -69,8 +71,8 @@ def make_backup(
         progress: Called now and then with how many bytes are done, of how many; 0 if unknown.
 
     Raises:
-        SettingsError: The file exists, cannot be written, or another process makes it; or a file of the realm is
-            missing.
+        SettingsError: The file exists, cannot be written, or another process makes it; a file of the realm is missing;
+            or another process reseals its keys.
         StoreError: A database did not answer.
         NoteError: The log's checkpoint is malformed.
         TamperedError: The log's checkpoint is not signed by its key.
@@ -78,10 +80,14 @@ def make_backup(
     """
     if out.exists() and not replace:
         raise SettingsError(f"{out} exists, and is not overwritten", hint="name another file, or add --replace")
-    # A backup that its realm could not open is none.
-    open_log_key(realm.log_key_path, roots)
     try:
-        with _beside(out) as folder, open(folder / "archive", "w+b", opener=_private) as file:
+        with (
+            lock_folder(realm.root_path.parent, shared=True),  # a reseal changes the file first, and then the rows
+            _beside(out) as folder,
+            open(folder / "archive", "w+b", opener=_private) as file,
+        ):
+            # A backup that its realm could not open is none.
+            open_log_key(realm.log_key_path, roots)
             archive = ArchiveWriter(file)
             for name in SETTINGS:
                 path = realm.folder / name
@@ -226,8 +232,4 @@ def _publish(file: Path, out: Path, *, replace: bool) -> None:
         file.replace(out)
     else:
         os.link(file, out)  # fails if it exists by now
-    parent = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_path(out.parent)

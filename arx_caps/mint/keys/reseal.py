@@ -56,7 +56,7 @@ def reseal(realm: Realm, *, passphrase: str | None, new_passphrase: str | None) 
         # The next start would open the new seal with the key of before.
         hint = f"unset it and {ROOT_KEY_VARIABLE}{FILE_SUFFIX}, put the key into {realm.root_key_path}, and repeat"
         raise SettingsError(f"the root key is given by {ROOT_KEY_VARIABLE}, which this command cannot write", hint=hint)
-    with _lock_folder(realm.root_path.parent), MintDatabase(realm.database_url, writer="reseal") as db:
+    with lock_folder(realm.root_path.parent), MintDatabase(realm.database_url, writer="reseal") as db:
         db.create()
         before = _load(realm, passphrase, new_passphrase)
         for sealed in (*db.keys.sealed_roots(), *db.keys.sealed_secrets()):
@@ -112,8 +112,12 @@ def _archive_old_lines(path: Path, *, keep_first: bool) -> Path | None:
 
 
 @contextlib.contextmanager
-def _lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock of a key folder.
+
+    Args:
+        folder: The folder.
+        shared: Whether others may hold it too, because none of them changes a key.
 
     Raises:
         SettingsError: The folder cannot be opened, or another process holds its lock.
@@ -126,9 +130,10 @@ def _lock_folder(folder: Path) -> Iterator[None]:
         try:
             # Two processes at once: the second would write a file without the seal that the first has used for the
             # rows.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SettingsError(f"another process reseals the keys in {folder}: wait until it is done") from error
+            what = "reseals" if shared else "reseals or backs up"
+            raise SettingsError(f"another process {what} the keys in {folder}: wait until it is done") from error
         yield
     finally:
         os.close(handle)

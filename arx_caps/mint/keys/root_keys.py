@@ -148,14 +148,15 @@ class RootKeys:
         return json.dumps(content, indent=1).encode() + b"\n", whole
 
     @classmethod
-    def load(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path) -> Self:
+    def load(cls, path: Path, *, realm: str, passphrase: str | None, key_path: Path, is_named: bool = False) -> Self:
         """Open the stored keys.
 
         Args:
             path: The sealed file.
             realm: The realm that the file must belong to.
             passphrase: Opens a file that a passphrase seals.
-            key_path: Opens a file that a key file seals.
+            key_path: Opens a file that a key file seals, unless ``ARX_ROOT_KEY`` has the key.
+            is_named: Whether an operator named the key file, which then wins over ``ARX_ROOT_KEY``.
 
         Raises:
             SettingsError: A file is missing, readable by others or damaged, or does not open.
@@ -174,7 +175,7 @@ class RootKeys:
         sealed_with = passphrase if file.seal == "scrypt" else None
         failed: Exception | None = None
         # While keys are resealed, the key file has an old and a new line, and one of them opens the file.
-        for key in _seal_keys(sealed_with, key_path, _salt_of(path, file), file.cost):
+        for key in _seal_keys(sealed_with, key_path, _salt_of(path, file), file.cost, is_named=is_named):
             try:
                 roots = {box.name: _unbox(key, box, _about(realm, box.name)) for box in file.keys}
                 older = [_unbox(key, box, _about_seal(realm)) for box in file.older]
@@ -260,8 +261,13 @@ class RootKeys:
         return self._derive(root, ENROLMENT_LABEL + invitation)
 
     def backup_key(self) -> bytes:
-        """Return the key that authenticates backups, of the first root key of the file."""
-        return self._derive(self.names[0], BACKUP_LABEL)
+        """Return the key that authenticates backups, of the seal.
+
+        Raises:
+            SettingsError: These keys have no seal.
+        """
+        # Not of a root key: a thief of one could make backups for ever, also after it was retired.
+        return _expand(self._sealing()[0], None, BACKUP_LABEL)
 
     def _sealing(self) -> tuple[bytes, ...]:
         if not self._seals:
@@ -315,13 +321,16 @@ def _salt_of(path: Path, file: _File) -> bytes:
         raise SettingsError(f"{path} is not a root key file") from error
 
 
-def _seal_keys(passphrase: str | None, key_path: Path, salt: bytes, cost: int) -> list[bytes]:
+def _seal_keys(
+    passphrase: str | None, key_path: Path, salt: bytes, cost: int, *, is_named: bool = False
+) -> list[bytes]:
     """Return the keys that a passphrase, or each line of a key file, derives; the newest first."""
     if passphrase is not None:
         if not passphrase:
             raise SettingsError("empty passphrase: give one, or use a key file")
         return [Scrypt(salt=salt, length=KEY_BYTES, n=cost, r=8, p=1).derive(passphrase.encode())]
-    return [_expand(secret, salt, SEAL_LABEL) for secret in _key_lines(key_path)]
+    lines = read_key_file(key_path) if is_named else _key_lines(key_path)
+    return [_expand(secret, salt, SEAL_LABEL) for secret in lines]
 
 
 def _key_lines(path: Path) -> list[bytes]:

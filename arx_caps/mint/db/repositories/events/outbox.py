@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import PAGE, Repository
@@ -47,6 +47,22 @@ class OutboxRepository(Repository):
             # new events as duplicates.
             c.execute(delete(META).where(META.c.name == RUN))
             c.execute(insert(META).values(name=RUN, value=secrets.token_hex(6)))
+
+    def skip(self, c: Connection, numbers: int) -> None:
+        """Leave out the next event numbers, in an open transaction.
+
+        Args:
+            c: The transaction.
+            numbers: How many.
+        """
+        if self._database.system == "sqlite":
+            c.exec_driver_sql(
+                "INSERT INTO sqlite_sequence (name, seq) SELECT 'outbox', 0 "
+                "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'outbox')"
+            )
+            c.execute(text("UPDATE sqlite_sequence SET seq = seq + :some WHERE name = 'outbox'"), {"some": numbers})
+        else:
+            c.execute(text("SELECT setval('outbox_id_seq', last_value + :some) FROM outbox_id_seq"), {"some": numbers})
 
     def last(self) -> int:
         """Return the highest event number that was ever given; 0 before the first."""
