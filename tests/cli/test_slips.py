@@ -189,7 +189,7 @@ def test_a_log_is_not_recovered_under_a_mint_that_runs(typed: Typed) -> None:
 
 def test_rows_are_made_again_only_where_nothing_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes a connection may be the realm's mint, also if it does not answer."""
-    monkeypatch.setattr("arx_caps.cli.commands.audit.integrity.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("arx_caps.cli.access.silence.TIMEOUT_S", 0.2)
     reindex = ("audit", "reindex", "--reason", "a test", "--yes", "--realm-dir", tmp_path / "other")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
