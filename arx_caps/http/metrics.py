@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import ThreadingHTTPServer
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, MetricsHandler, disable_created_metrics
 
@@ -18,8 +18,9 @@ from arx_caps.http.process import open_listener
 from arx_verifier._native import COMPILED
 from arx_verifier.metrics import BUILD, Family, SampleReader, Samples
 
-REQUEST_S: Final = 10.0  # for a whole request
+READ_S: Final = 10.0  # the longest wait for the next bytes of a request
 BACKLOG: Final = 16
+AT_ONCE: Final = 16  # connections, each with a thread
 
 
 class ProcessMetrics:
@@ -69,7 +70,7 @@ class ProcessMetrics:
 class _Handler(MetricsHandler):
     """Answers ``/healthz`` and ``/readyz``, and any other path with the metrics."""
 
-    timeout = REQUEST_S
+    timeout = READ_S
     why_not: Callable[[], Sequence[str]]
 
     def do_GET(self) -> None:  # noqa: N802 - its name in http.server
@@ -84,6 +85,30 @@ class _Handler(MetricsHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+class _Server(ThreadingHTTPServer):
+    """Closes connections beyond ``AT_ONCE`` unanswered: a client that sends byte by byte keeps its thread."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._room = threading.Semaphore(AT_ONCE)
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._room.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # too many threads
+            self._room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
 
 @contextlib.contextmanager
@@ -107,7 +132,7 @@ def metrics_served(
     host, _, port = address.rpartition(":")
     listener = open_listener(f"{part}'s metrics", host.strip("[]"), int(port), BACKLOG)
     handler = type("_OwnHandler", (_Handler,), {"registry": registry, "why_not": staticmethod(why_not)})
-    with ThreadingHTTPServer((host, int(port)), handler, bind_and_activate=False) as server:
+    with _Server((host, int(port)), handler, bind_and_activate=False) as server:
         server.socket.close()
         server.socket = listener
         thread = threading.Thread(target=server.serve_forever, name="arx-metrics", daemon=True)

@@ -22,7 +22,7 @@ from arx_verifier.journal import DecisionSink
 from arx_verifier.ledger import Ledger
 from arx_verifier.revocation import Epochs
 from arx_verifier.token import KeyRing, PreparedKey, bytes_of
-from arx_verifier.verification import LimitsSource, MemoryNonces, NonceStore, Verifier
+from arx_verifier.verification import LimitsSource, MemoryNonces, NonceStore, Verifier, readiness
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -224,7 +224,7 @@ def open_verifier(
         audience=file.audience,
         keys=keys,
         epochs=view,
-        decisions=export_decisions(decisions, file.audience, view) if wrap is None else wrap(decisions),
+        decisions=export_decisions(decisions, file.audience, view, readiness) if wrap is None else wrap(decisions),
         nonces=nonce_store,
         ledger=ledger if ledger is not None or not draws else _ledger(file),
         costs=file.costs if costs is None else costs,

@@ -102,7 +102,7 @@ class Upkeep:
             )
             return
         try:
-            caller.keep_service(self._path, self._keys, stop)
+            caller.keep_service(self._path, self._audience, self._keys, stop)
         except Exception as error:
             # Its text could quote a file with keys: the kind alone is logged.
             _log.error(

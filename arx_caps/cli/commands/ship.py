@@ -99,7 +99,7 @@ def _metrics_served(address: str | None, file: Path, shipper: "Shipper", refresh
     from arx_verifier.metrics import Samples
     from arx_verifier.service import read_service_file
 
-    service = read_service_file(file).audience
+    service, began = read_service_file(file).audience, now_ms()
 
     def samples() -> Samples:
         status, refreshed_at = shipper.status, refresher.status.refreshed_at
@@ -110,8 +110,8 @@ def _metrics_served(address: str | None, file: Path, shipper: "Shipper", refresh
         yield "arx_ship_behind_seconds", status.failing_ms / 1000, service
         yield "arx_ship_forked", status.fork is not None, service
         yield "arx_ship_standby", status.standby, service
-        if refreshed_at is not None:
-            yield "arx_ship_keys_age_seconds", (now_ms() - refreshed_at) / 1000, service
+        # Before the first answer of the mint, since this process began.
+        yield "arx_ship_keys_age_seconds", (now_ms() - (refreshed_at or began)) / 1000, service
 
     def why_not() -> list[str]:
         status = shipper.status

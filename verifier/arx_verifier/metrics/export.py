@@ -6,14 +6,17 @@ Each is used where it is installed.  Both read when they are asked: a decision c
 
 import importlib
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from operator import add
 from typing import Any, Final
 
 from arx_verifier._native import COMPILED
+from arx_verifier._platform import at_fork
 from arx_verifier._version import __version__
 from arx_verifier.journal import DecisionSink
 from arx_verifier.metrics.counted_decisions import CountedDecisions
@@ -21,13 +24,20 @@ from arx_verifier.metrics.families import VERIFIER, Family
 from arx_verifier.revocation import Epochs
 
 Samples = Iterable[tuple[Any, ...]]  # name, value, and the values of the labels
+Readiness = Callable[[Epochs, DecisionSink], Any]  # ``verification.readiness``, which is above this package
 PROMETHEUS: Final = "prometheus_client"
 OPENTELEMETRY: Final = "opentelemetry.metrics"
-SHIPPING: Final[dict[str, Callable[[], float]]] = {}  # by service: how long shipping has failed in this process, s
+SHIPPING: Final[dict[object, Callable[[], Samples]]] = {}  # what each upkeep of this process shows
 
-_JOINS: Final[dict[str, Callable[[float, float], float]]] = {"arx_verifier_decisions": add, "arx_verifier_ready": min}
-_VERIFIERS: "weakref.WeakKeyDictionary[CountedDecisions, tuple[str, Epochs]]" = weakref.WeakKeyDictionary()
-_exported: set[str] = set()  # the libraries that read here
+_JOINS: Final[dict[str, Callable[[float, float], float]]] = {
+    "arx_verifier_decisions": add,
+    "arx_verifier_lost_records": add,
+    "arx_verifier_ready": min,
+}
+_VERIFIERS: "weakref.WeakKeyDictionary[CountedDecisions, tuple[str, Epochs, Readiness]]" = weakref.WeakKeyDictionary()
+_LOCK: Final = threading.RLock()  # of all below and above
+_tried: set[str] = set()  # the libraries that are asked to read here
+_exported: set[str] = set()  # those that do
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +66,7 @@ class SampleReader:
         return ()
 
 
-def export_decisions(sink: DecisionSink, service: str, epochs: Epochs) -> DecisionSink:
+def export_decisions(sink: DecisionSink, service: str, epochs: Epochs, readiness: Readiness) -> DecisionSink:
     """Return a sink that counts for the libraries of this process; the sink itself if neither is installed.
 
     A library that fails is logged, once, and never stops the service.
@@ -65,22 +75,29 @@ def export_decisions(sink: DecisionSink, service: str, epochs: Epochs) -> Decisi
         sink: Records the decisions.
         service: The service's name.
         epochs: Its view of the kill epoch.
+        readiness: Returns whether calls can be allowed now, given the view and the sink.
     """
-    for name, begin in ((PROMETHEUS, _begin_prometheus), (OPENTELEMETRY, _begin_opentelemetry)):
-        if name not in _exported:
-            try:
-                if find_spec(name) is not None:
-                    begin(importlib.import_module(name))
-                    _exported.add(name)
-            except ModuleNotFoundError:  # of a parent package
-                continue
-            except Exception as error:
-                _log.warning("the verifier's metrics are not exported to %s: %s", name, type(error).__name__)
-    if not _exported:
-        return sink
-    counted = CountedDecisions(sink)
-    _VERIFIERS[counted] = service, epochs
-    return counted
+    with _LOCK:
+        for name, begin in ((PROMETHEUS, _begin_prometheus), (OPENTELEMETRY, _begin_opentelemetry)):
+            if name not in _tried:
+                _tried.add(name)
+                _begin(name, begin)
+        if not _exported:
+            return sink
+        counted = CountedDecisions(sink)
+        _VERIFIERS[counted] = service, epochs, readiness
+        return counted
+
+
+def _begin(name: str, begin: Callable[[Any], None]) -> None:
+    try:
+        if find_spec(name) is not None:
+            begin(importlib.import_module(name))
+            _exported.add(name)
+    except ModuleNotFoundError:  # of a parent package
+        pass
+    except Exception as error:
+        _log.warning("the verifier's metrics are not exported to %s: %s", name, type(error).__name__)
 
 
 def _begin_prometheus(library: Any) -> None:
@@ -104,25 +121,39 @@ def _begin_opentelemetry(library: Any) -> None:
 
 def _samples() -> Samples:
     yield "arx_build_info", 1, "verifier", __version__, "compiled" if COMPILED else "pure"
+    with _LOCK:
+        reads: list[Callable[[], Samples]] = [partial(_samples_of, each, *of) for each, of in _VERIFIERS.items()]
+        reads += SHIPPING.values()
     # Two verifiers of one service may run in a process: the worse of both is shown.
     shown: dict[tuple[str, ...], float] = {}
-    for counted, (service, epochs) in list(_VERIFIERS.items()):
-        for key, value in _samples_of(counted, service, epochs):
-            join = _JOINS.get(key[0], max)
-            shown[key] = join(value, shown[key]) if key in shown else value
+    for read in reads:
+        for name, value, *labels in read():
+            key = (name, *labels)
+            shown[key] = _JOINS.get(name, max)(value, shown[key]) if key in shown else value
     yield from ((name, value, *labels) for (name, *labels), value in shown.items())
-    for service, behind in list(SHIPPING.items()):
-        yield "arx_verifier_ship_behind_seconds", behind(), service
 
 
-def _samples_of(counted: CountedDecisions, service: str, epochs: Epochs) -> Iterator[tuple[tuple[str, ...], float]]:
+def _samples_of(counted: CountedDecisions, service: str, epochs: Epochs, readiness: Readiness) -> Samples:
     for labels, times in list(counted.counts.items()):
-        yield ("arx_verifier_decisions", service, *labels), times
-    incarnation, applied, age_ms = epochs.view()
-    fill = float(getattr(counted, "fill", 0.0))
-    ready = epochs.check(incarnation, applied, ()) is None and fill < 1
-    yield ("arx_verifier_ready", service), ready
-    yield ("arx_verifier_epoch_age_seconds", service), age_ms / 1000
-    yield ("arx_verifier_journal_fill", service), fill
+        yield "arx_verifier_decisions", times, service, *labels
+    try:
+        (ready, why, fill), (_, _, age_ms) = readiness(epochs, counted), epochs.view()
+    except Exception:  # such as a journal's folder that is gone: the application's other metrics go on
+        yield "arx_verifier_ready", 0, service
+        return
+    if why == "closed":  # by its application: that it allows nothing is no fault
+        return
+    yield "arx_verifier_ready", ready, service
+    yield "arx_verifier_epoch_age_seconds", age_ms / 1000, service
+    yield "arx_verifier_journal_fill", fill, service
     if epochs.watch_until_ms > time.time() * 1000:
-        yield ("arx_verifier_watching", service), epochs.watch_until_ms / 1000
+        yield "arx_verifier_watching", epochs.watch_until_ms / 1000, service
+
+
+def _release_in_child() -> None:
+    SHIPPING.clear()  # no thread of the parent runs here
+    _LOCK.release()
+
+
+# A fork waits for the lock: a child could never free one that a thread of its parent holds.
+at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_release_in_child)

@@ -60,6 +60,9 @@ VERIFIER: Final = (
         ("service",),
         "Verifiers",
     ),
+    Family("arx_verifier_lost_records", "counter", "records that this process declared lost", ("service",)),
+    Family("arx_verifier_forked", "gauge", "1 when the log contradicts a checkpoint that was verified", ("service",)),
+    Family("arx_verifier_keys_age_seconds", "gauge", "time since the mint last answered with the keys", ("service",)),
     Family(
         "arx_verifier_watching",
         "gauge",

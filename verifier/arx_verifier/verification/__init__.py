@@ -8,6 +8,7 @@ from arx_verifier._door import open_door
 if TYPE_CHECKING:
     from arx_verifier.verification.authenticate import prove as prove
     from arx_verifier.verification.chain_state import ProvenChain as ProvenChain
+    from arx_verifier.verification.freshness import readiness as readiness
     from arx_verifier.verification.freshness import recheck as recheck
     from arx_verifier.verification.freshness import recheck_pause as recheck_pause
     from arx_verifier.verification.grant import Grant as Grant
