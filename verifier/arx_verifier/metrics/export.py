@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ from arx_verifier._native import COMPILED
 from arx_verifier._platform import at_fork
 from arx_verifier._version import __version__
 from arx_verifier.journal import DecisionSink
-from arx_verifier.metrics.counted_decisions import CountedDecisions
+from arx_verifier.metrics.counted_decisions import CountedDecisions, Counts
 from arx_verifier.metrics.families import VERIFIER, Family
 from arx_verifier.revocation import Epochs
 
@@ -30,11 +31,12 @@ OPENTELEMETRY: Final = "opentelemetry.metrics"
 SHIPPING: Final[dict[object, Callable[[], Samples]]] = {}  # what each upkeep of this process shows
 
 _JOINS: Final[dict[str, Callable[[float, float], float]]] = {
-    "arx_verifier_decisions": add,
     "arx_verifier_lost_records": add,
     "arx_verifier_ready": min,
 }
 _VERIFIERS: "weakref.WeakKeyDictionary[CountedDecisions, tuple[str, Epochs, Readiness]]" = weakref.WeakKeyDictionary()
+# By service.  They stay when a verifier is gone: a counter that fell would be taken for one of a new process.
+_COUNTS: Final = defaultdict[str, Counts](lambda: Counts(int))
 _LOCK: Final = threading.RLock()  # of all below and above
 _tried: set[str] = set()  # the libraries that are asked to read here
 _exported: set[str] = set()  # those that do
@@ -84,7 +86,7 @@ def export_decisions(sink: DecisionSink, service: str, epochs: Epochs, readiness
                 _begin(name, begin)
         if not _exported:
             return sink
-        counted = CountedDecisions(sink)
+        counted = CountedDecisions(sink, _COUNTS[service])
         _VERIFIERS[counted] = service, epochs, readiness
         return counted
 
@@ -123,7 +125,7 @@ def _samples() -> Samples:
     yield "arx_build_info", 1, "verifier", __version__, "compiled" if COMPILED else "pure"
     with _LOCK:
         reads: list[Callable[[], Samples]] = [partial(_samples_of, each, *of) for each, of in _VERIFIERS.items()]
-        reads += SHIPPING.values()
+        reads += [*SHIPPING.values(), *(partial(_decisions_of, *each) for each in _COUNTS.items())]
     # Two verifiers of one service may run in a process: the worse of both is shown.
     shown: dict[tuple[str, ...], float] = {}
     for read in reads:
@@ -133,9 +135,12 @@ def _samples() -> Samples:
     yield from ((name, value, *labels) for (name, *labels), value in shown.items())
 
 
-def _samples_of(counted: CountedDecisions, service: str, epochs: Epochs, readiness: Readiness) -> Samples:
-    for labels, times in list(counted.counts.items()):
+def _decisions_of(service: str, counts: Counts) -> Samples:
+    for labels, times in list(counts.items()):
         yield "arx_verifier_decisions", times, service, *labels
+
+
+def _samples_of(counted: CountedDecisions, service: str, epochs: Epochs, readiness: Readiness) -> Samples:
     try:
         (ready, why, fill), (_, _, age_ms) = readiness(epochs, counted), epochs.view()
     except Exception:  # such as a journal's folder that is gone: the application's other metrics go on
