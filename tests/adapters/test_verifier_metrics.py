@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from arx_verifier import AccessRequest, open_verifier
 from arx_verifier.metrics import VERIFIER
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
-from tests.verifier.test_recording import service_file
+from tests.verifier.journals import service_file
 
 
 def test_opentelemetry_reads_each_registered_family(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small journals, and decisions to write into them."""
+"""Small journals, decisions to write into them, and the file of a service.  It needs no package of tests."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,12 @@ def small(folder: Path, **more: Any) -> Journal:
 
 def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.arxj"))
+
+
+def service_file(folder: Path, **members: Any) -> Path:
+    """A service file of the realm."""
+    path = folder / "service.json"
+    file = {"audience": "orders", "keys": {"k1.0": "A" * 43}, "max_ttl_ms": 1000, "realm": "acme", "v": 1}
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(file | members))
+    return path

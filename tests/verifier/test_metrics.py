@@ -23,7 +23,7 @@ from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import FileKeys
 from arx_verifier.verification import readiness
 from tests.servers import until
-from tests.verifier.test_recording import service_file
+from tests.verifier.journals import service_file
 
 pytestmark = pytest.mark.spec("15.2")
 

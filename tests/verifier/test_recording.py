@@ -2,9 +2,7 @@
 """What a verifier writes of a call: who asked it in which trace, and the arguments where the operator said so."""
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,18 +18,10 @@ from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import open_verifier
 from arx_verifier.token import Caveat
 from tests.support import ANYTHING, AT, FullDecisions, access, mint, verifier
+from tests.verifier.journals import service_file
 from tests.verifier.serving import Realm, answered
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-def service_file(folder: Path, **members: Any) -> Path:
-    """A service file of the realm."""
-    path = folder / "service.json"
-    file = {"audience": "orders", "keys": {"k1.0": "A" * 43}, "max_ttl_ms": 1000, "realm": "acme", "v": 1}
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(file | members))
-    return path
 
 
 @pytest.mark.spec("12.3")
