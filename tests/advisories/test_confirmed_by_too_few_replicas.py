@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.revocation import StoreCluster, UnconfirmedError, run
+from arx_verifier.revocation import Address, StoreCluster, UnconfirmedError, run
 from tests.servers import until
 from tests.topologies.shards import PATIENT, Node, Shards, sharded
 from tests.topologies.test_shards import moved
@@ -46,10 +46,10 @@ def put(cluster: StoreCluster, name: str) -> object:
 def test_every_replica_of_the_new_shard_confirms(shards: Shards) -> None:
     """While the slot moves and after it, a change that one of the two replicas lacks counts as not made."""
     first, second, spare = shards.nodes[0], shards.nodes[1], shards.nodes[5]
-    about = {"password": None, "timeout_s": 2, "ca": None, "greet": lambda _: None}
+    address = Address(shards.url())
     with (
-        closing(StoreCluster(shards.url(), "store", **about)) as early,
-        closing(StoreCluster(shards.url(), "store", **about)) as late,
+        closing(StoreCluster(address, 2, lambda _: None)) as early,
+        closing(StoreCluster(address, 2, lambda _: None)) as late,
     ):
         assert early.shard_of(TAG).port == late.shard_of(TAG).port == first.port
         assert late.shard_of(TAG).replicas == 1
