@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from arx_caps.cli import exit_codes
-from arx_caps.http.metrics import AT_ONCE, metrics_served
+from arx_caps.http.metrics import AT_ONCE, READ_S, metrics_served
 from tests.cli.helpers import arx
 from tests.cli.live import live_realm
 from tests.exported import exported_by
@@ -63,7 +63,7 @@ def test_clients_that_send_nothing_take_a_bounded_number_of_threads() -> None:
     [port] = free_ports(1)
     with metrics_served("test", f"127.0.0.1:{port}", CollectorRegistry(), list), contextlib.ExitStack() as idle:
         clients = [idle.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(AT_ONCE)]
-        with socket.create_connection(("127.0.0.1", port), 30) as refused:
+        with socket.create_connection(("127.0.0.1", port), READ_S / 2) as refused:  # before a silent one is closed
             assert refused.recv(1) == b""
         clients[0].close()
         until(lambda: answers(port))
