@@ -145,7 +145,7 @@ def try_backup(
             return Restored(place.manifest, place.check(progress))
 
 
-class Place:
+class RestoredFolder:
     """The place that a backup was read into, and that is no realm yet.
 
     Args:
@@ -199,11 +199,11 @@ class Place:
         return revoked
 
 
-class PostgresPlace(Place):
+class RestoredPostgres(RestoredFolder):
     """The same, with the rows in a schema of their own until all of it was checked.
 
     Args:
-        folder: As for ``Place``.
+        folder: As for ``RestoredFolder``.
         manifest: The same.
         roots: The same.
         engine: The database.
@@ -244,7 +244,7 @@ class PostgresPlace(Place):
 @contextlib.contextmanager
 def _unpacked(
     file: Path, folder: Path, secrets: Secrets, database: str | None, *, drill_of: str | None = None
-) -> Iterator[Place]:
+) -> Iterator[RestoredFolder]:
     """Read a backup into a folder, and its rows into a schema of a database; of one realm alone for a drill."""
     try:
         with file.open("rb") as content:
@@ -269,11 +269,11 @@ def _unpacked(
                 elif database is None or not name.startswith(FOLDER):
                     _extract(archive, name, part, folder, wanted)
             if database is None:
-                yield Place(folder, manifest, roots)
+                yield RestoredFolder(folder, manifest, roots)
                 return
             with _schema(database, must_be_empty=drill_of is None) as engine:
                 _read_rows(archive, manifest, in_schema(database, SCHEMA))
-                yield PostgresPlace(folder, manifest, roots, engine, database)
+                yield RestoredPostgres(folder, manifest, roots, engine, database)
     except OSError as error:
         raise SettingsError(f"{error.filename or folder}: {error.strerror or error}") from error
 

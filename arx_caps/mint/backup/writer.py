@@ -46,7 +46,7 @@ _LOOK_FILES: Final = 64  # files between two calls of progress
 _SNAPSHOT: Final = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
-class Made(NamedTuple):
+class WrittenBackup(NamedTuple):
     """A backup that was made.
 
     Attributes:
@@ -60,7 +60,7 @@ class Made(NamedTuple):
 
 def make_backup(
     realm: Realm, roots: RootKeys, out: Path, *, replace: bool = False, progress: Progress = lambda *_: None
-) -> Made:
+) -> WrittenBackup:
     """Make a backup; ``out`` is there once it is whole and on the disk.
 
     Args:
@@ -115,7 +115,7 @@ def make_backup(
             _publish(folder / "archive", out, replace=replace)
     except OSError as error:
         raise SettingsError(f"{out} cannot be written: {error.strerror or error}") from error
-    return Made(manifest, size)
+    return WrittenBackup(manifest, size)
 
 
 def _add_log(archive: ArchiveWriter, realm: Realm, progress: Progress) -> int:
