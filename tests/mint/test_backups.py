@@ -428,6 +428,7 @@ def die(**at: Any) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "at",
     [
@@ -450,6 +451,7 @@ def test_a_killed_backup_leaves_no_file(site: Site, at: dict[str, Any]) -> None:
     assert try_backup(file, site.secrets, realm=site.realm).checked.records == 500
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 8.2")
 @pytest.mark.parametrize(
     "at",
