@@ -145,35 +145,36 @@ async def _serve(
 
     hub = Hub(state, stand_for, loop.call_later)
     upstream = Upstream(*follow, password=store_password, loop=loop, hearer=hub, ca=ca)
-    if place.path is None:
-        listener = open_listener("relay", place.host, place.port, BACKLOG)
-    else:
-        listener = open_unix_listener(place.path, BACKLOG)
-    stack = contextlib.ExitStack()
+    listener = _listen(place)
     try:
-        stack.enter_context(served(hub, upstream))
-        upstream.start()
-        while hub.granted is None and not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), FIRST_LOOK_S)
-        _, realm, name = follow
-        server = await loop.create_server(lambda: Connection(hub, realm, password), sock=listener, ssl=context)
-        if not stop.is_set():
-            at = str(place.path) if place.path else f"{place.host}:{listener.getsockname()[1]}"
-            on_ready({"ready": True, "realm": realm, "name": name, "pid": os.getpid(), "listen": at})
-        while not stop.is_set():
-            hub.tick()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), TICK_S)
-        server.close()
-        for follower in list(hub.listeners):
-            follower.drop()
+        with served(hub, upstream):
+            upstream.start()
+            while hub.granted is None and not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), FIRST_LOOK_S)
+            _, realm, name = follow
+            server = await loop.create_server(lambda: Connection(hub, realm, password), sock=listener, ssl=context)
+            if not stop.is_set():
+                at = str(place.path) if place.path else f"{place.host}:{listener.getsockname()[1]}"
+                on_ready({"ready": True, "realm": realm, "name": name, "pid": os.getpid(), "listen": at})
+            while not stop.is_set():
+                hub.tick()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), TICK_S)
+            server.close()
+            for follower in list(hub.listeners):
+                follower.drop()
     finally:
-        stack.close()
         listener.close()
         upstream.close()
         if place.path is not None:
             place.path.unlink(missing_ok=True)
+
+
+def _listen(place: ListenAddress) -> socket.socket:
+    if place.path is None:
+        return open_listener("relay", place.host, place.port, BACKLOG)
+    return open_unix_listener(place.path, BACKLOG)
 
 
 @contextlib.contextmanager
