@@ -369,6 +369,17 @@ def test_a_backup_of_another_realm_is_refused(tmp_path: Path) -> None:
         try_backup(file, site.secrets, realm=third)
 
 
+def test_no_backup_is_made_of_another_database_than_the_mints_use(tmp_path: Path) -> None:
+    """A file of SQLite elsewhere is not in a backup, and the folder's own one would be an old or an empty one."""
+    realm = make_realm(tmp_path / "realm")
+    fill(realm, 10)
+    other = Realm.open(realm.folder, f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    with pytest.raises(SettingsError, match=r"the mints use .*elsewhere\.db"):
+        make_backup(other, roots_of(realm), tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+    make_backup(Realm.open(realm.folder, realm.database_url), roots_of(realm), tmp_path / "backup")
+
+
 @pytest.mark.spec("CONTROL 8.2")
 def test_a_place_in_use_is_not_overwritten(site: Site) -> None:
     """

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
+from sqlalchemy.engine import make_url
+
 from arx_caps.audit.merkle import (
     CHECKPOINT,
     KEY_CHANGES,
@@ -92,8 +94,8 @@ def make_backup(
             for name in SETTINGS:
                 path = realm.folder / name
                 archive.add(name, [read_secret(path) if name.startswith("keys/") else path.read_bytes()])
-            # The files before the databases, and the mint's before the log's: what is read later has all that what was
-            # read earlier refers to.
+            # The log's files first, as their checkpoint is about rows of the databases; and the mint's database before
+            # the log's, which has the mint's events.
             signed = _add_log(archive, realm, progress)
             facts = _add_databases(archive, realm, folder, progress)
             if facts.pop("checkpointed") and not signed:
@@ -160,6 +162,10 @@ def _add_databases(archive: ArchiveWriter, realm: Realm, folder: Path, progress:
 
 
 def _add_sqlite(archive: ArchiveWriter, realm: Realm, folder: Path, progress: Progress) -> dict[str, Any]:
+    used = make_url(realm.database_url).database
+    if used is None or Path(used).resolve() != realm.database_path.resolve():
+        hint = "move it there, and remove `database` from realm.toml"
+        raise SettingsError(f"a backup has {realm.database_path}, and the mints use {used}", hint=hint)
     at_ms = now_ms()
     for source in (realm.database_path, realm.audit_path):
         try:
