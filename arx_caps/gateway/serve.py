@@ -17,7 +17,7 @@ from arx_caps.gateway.base.settings import GatewaySettings, read_address, read_s
 from arx_caps.gateway.deciders.decider_runtime import grpc_server
 from arx_caps.gateway.gateway import Gateway
 from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
-from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
+from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, reload_notified, stop_at_eof
 from arx_caps.http.server import BoundedServer, config_of, http_protocol
 from arx_verifier.errors import ArxError
 
@@ -95,7 +95,7 @@ async def _serve(
     reloads: set[asyncio.Task[None]] = set()
 
     def hangup() -> None:
-        task = asyncio.ensure_future(_reload(gateway, path, settings.realm))
+        task = asyncio.ensure_future(_reload(gateway, path, settings.realm, serving=server.started))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
@@ -121,13 +121,14 @@ def _is_no_cut(record: logging.LogRecord) -> bool:
     return "without completing response" not in record.getMessage()
 
 
-async def _reload(gateway: Gateway, path: Path, realm: Path | None) -> None:
-    try:
-        await gateway.reload(await asyncio.to_thread(read_settings, path, realm))
-        _log.warning("reloaded %s: %s", path, ", ".join(sorted([*gateway.upstreams, *gateway.deciders])))
-    except ArxError as error:
-        for mistake in (error, *getattr(error, "further", ())):
-            _log.error("the gateway goes on as before: %s", mistake)
+async def _reload(gateway: Gateway, path: Path, realm: Path | None, *, serving: bool) -> None:
+    with reload_notified(serving=serving):
+        try:
+            await gateway.reload(await asyncio.to_thread(read_settings, path, realm))
+            _log.warning("reloaded %s: %s", path, ", ".join(sorted([*gateway.upstreams, *gateway.deciders])))
+        except ArxError as error:
+            for mistake in (error, *getattr(error, "further", ())):
+                _log.error("the gateway goes on as before: %s", mistake)
 
 
 def gateway_protocol(parser: type[BoundedProtocol]) -> type[BoundedProtocol]:

@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the servers of ARx share as processes: a listener, garbage, and whom a terminal or a parent process ends."""
+"""What the servers of ARx share as processes: a listener, garbage, systemd, and the end of a terminal or a parent."""
 
+import contextlib
 import ctypes
 import errno
 import gc
+import logging
 import os
 import socket
 import stat
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from arx_verifier.errors import SettingsError
 
 _PR_SET_DUMPABLE: Final = 4
+NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
+READY: Final = "READY=1"
+RELOADING: Final = "RELOADING=1"
+STOPPING: Final = "STOPPING=1"
+NOTIFY_S: Final = 5.0  # systemd reads at once; a start or a stop must not wait for another program
 GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
+
+_log = logging.getLogger(__name__)
 
 
 def collect_rarely() -> None:
@@ -34,6 +44,43 @@ def hide_memory() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def notify_manager(state: str) -> None:
+    """Send this process's state to systemd, if it runs this process as a unit of type ``notify``.  sd_notify(3).
+
+    Args:
+        state: ``READY``, ``RELOADING`` or ``STOPPING``.
+    """
+    address = os.environ.get(NOTIFY_VARIABLE)
+    if not address:
+        return
+    if state == RELOADING:  # systemd compares it with the time at which it asked for a reload
+        state += f"\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(NOTIFY_S)
+            sender.connect("\0" + address[1:] if address.startswith("@") else address)  # of the abstract namespace
+            sender.send(state.encode())
+    except OSError as error:
+        # It serves all the same; systemd ends a start of which it does not hear.
+        _log.warning("%s: systemd was not notified (%s): %s", NOTIFY_VARIABLE, state.partition("=")[0], error)
+
+
+@contextlib.contextmanager
+def reload_notified(*, serving: bool) -> Iterator[None]:
+    """Notify systemd of a reload while the block runs.
+
+    Args:
+        serving: Whether this process serves already; the end of a reload would be taken for the end of its start.
+    """
+    if serving:
+        notify_manager(RELOADING)
+    try:
+        yield
+    finally:
+        if serving:
+            notify_manager(READY)
 
 
 def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socket:

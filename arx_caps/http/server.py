@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""uvicorn's server, which announces itself and answers every request before it stops."""
+"""uvicorn's server, which announces itself, to systemd too, and answers every request before it stops."""
 
 import socket
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 import uvicorn
 
 from arx_caps.http.connections import BACKLOG, BoundedProtocol, accept_last
+from arx_caps.http.process import READY, STOPPING, notify_manager
 
 
 def config_of(app: Any, **settings: Any) -> uvicorn.Config:
@@ -56,9 +57,11 @@ class BoundedServer(uvicorn.Server):
             listener.listen(BACKLOG)  # asyncio uses one number for the backlog and for accepts in a turn
         if self.started:
             self._on_started()
+            notify_manager(READY)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer the requests that are arriving, and stop."""
+        notify_manager(STOPPING)
         self._on_stopping()
         await accept_last(sockets or ())
         for server in self.servers:

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from cryptography import x509
 
 from arx_caps.http.metric_families import RELAY as FAMILIES
-from arx_caps.http.process import open_listener, open_unix_listener
+from arx_caps.http.process import READY, STOPPING, notify_manager, open_listener, open_unix_listener
 from arx_caps.relay.connection import Connection
 from arx_caps.relay.hub import Hub
 from arx_caps.relay.upstream import Upstream
@@ -157,10 +157,12 @@ async def _serve(
             if not stop.is_set():
                 at = str(place.path) if place.path else f"{place.host}:{listener.getsockname()[1]}"
                 on_ready({"ready": True, "realm": realm, "name": name, "pid": os.getpid(), "listen": at})
+                notify_manager(READY)
             while not stop.is_set():
                 hub.tick()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), TICK_S)
+            notify_manager(STOPPING)
             server.close()
             for follower in list(hub.listeners):
                 follower.drop()

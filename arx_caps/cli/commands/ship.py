@@ -48,6 +48,7 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None, met
 
     Exit code 0: the mint has every record; 3: records are left or were lost; 5: the mint did not answer.
     """
+    from arx_caps.http.process import READY, STOPPING, notify_manager
     from arx_caps.service import KeyRefresher, open_shipper
 
     if once and metrics is not None:
@@ -66,7 +67,9 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None, met
                 signal.signal(number, lambda *_: stop.set())
             refresher.start()
             with _metrics_served(metrics, file, shipper, refresher):
+                notify_manager(READY)  # a mint that does not answer is waited for
                 shipper.run(stop, line.show)  # the last pass follows below, with a result
+            notify_manager(STOPPING)
             line.end()
         waiting.start()
         refused = _refresh(refresher) if once else None

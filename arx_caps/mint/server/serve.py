@@ -27,7 +27,7 @@ from starlette.applications import Starlette
 from arx_caps.credentials.secret_source import find_secret
 from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http.metrics import metrics_served
-from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, stop_at_eof
+from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, reload_notified, stop_at_eof
 from arx_caps.http.server import BoundedServer, config_of, http_protocol
 from arx_caps.mint.api.access_log import log_lines
 from arx_caps.mint.api.app import create_app
@@ -112,7 +112,7 @@ def serve(
         stop = functools.partial(setattr, server, "should_exit", True)
         threading.Thread(target=stop_at_eof, args=(stop,), name="arx-mint-parent", daemon=True).start()
     if threading.current_thread() is threading.main_thread() and not has_terminal():
-        signal.signal(signal.SIGHUP, _reloader(mint))
+        signal.signal(signal.SIGHUP, _reloader(mint, server))
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(metrics_served("mint", realm.metrics, app.state.metrics.registry, mint.ready))
@@ -159,7 +159,7 @@ def _listen(host: str, port: int, *, behind_tls: bool) -> socket.socket:
     return open_listener("mint", host, port, BACKLOG)
 
 
-def _reloader(mint: MintRuntime) -> Callable[..., None]:
+def _reloader(mint: MintRuntime, server: BoundedServer) -> Callable[..., None]:
     """Return a signal handler that makes a thread reload the policy, once for each signal."""
     # A handler runs between any two instructions of the server's thread. That thread may hold a lock that a reload
     # waits for, and an exception of the handler would be raised inside the server's loop. SimpleQueue is reentrant: a
@@ -169,7 +169,8 @@ def _reloader(mint: MintRuntime) -> Callable[..., None]:
     def reload() -> None:
         while True:
             asked.get()
-            _reload(mint)
+            with reload_notified(serving=server.started):
+                _reload(mint)
 
     threading.Thread(target=reload, name="arx-mint-reload", daemon=True).start()
     return lambda *_: asked.put(None)
