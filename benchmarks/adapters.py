@@ -258,7 +258,7 @@ def of_grpc_server() -> tuple[Callable[[], Any], Callable[[], Any]]:
     import grpc
     from google.protobuf.wrappers_pb2 import StringValue
 
-    from arx_verifier.enforcement import Enforcement
+    from arx_verifier.enforcement.base.enforcement import Enforcement
     from arx_verifier.integrations import grpc as adapter
     from arx_verifier.request import AccessRequest
 
@@ -321,7 +321,7 @@ def of_mcp_server(handler: Callable[[Any], Callable[[str], Any]]) -> tuple[Calla
     """
     import asyncio
 
-    from arx_verifier.enforcement import Enforcement
+    from arx_verifier.enforcement.base.enforcement import Enforcement
     from arx_verifier.request import AccessRequest
 
     realm = UnsafeTestRealm("orders")
@@ -343,7 +343,7 @@ def of_mcp() -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return a call without and with the adapter of the SDK 2."""
     from mcp.server.context import ServerRequestContext
 
-    from arx_verifier.enforcement import META_KEY
+    from arx_verifier.enforcement.mcp.messages import META_KEY
     from arx_verifier.integrations import mcp as adapter
 
     async def answer(_: Any) -> Any:
@@ -370,7 +370,7 @@ def of_fastmcp() -> tuple[Callable[[], Any], Callable[[], Any]]:
 
     from fastmcp.server.middleware import MiddlewareContext
 
-    from arx_verifier.enforcement import META_KEY
+    from arx_verifier.enforcement.mcp.messages import META_KEY
     from arx_verifier.integrations import fastmcp as adapter
 
     async def answer(_: Any) -> Any:
@@ -403,7 +403,7 @@ def of_mcp_v1() -> tuple[Callable[[], Any], Callable[[], Any]]:
     from mcp.server.lowlevel.server import request_ctx
     from mcp.shared.context import RequestContext
 
-    from arx_verifier.enforcement import META_KEY
+    from arx_verifier.enforcement.mcp.messages import META_KEY
     from arx_verifier.integrations import mcp_v1 as adapter
 
     result = types.ServerResult(types.CallToolResult(content=[]))

@@ -19,11 +19,17 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from arx_caps.audit.merkle import RecordProof, TileReader, fetch_from, note
-from arx_caps.audit.query import Question, questions, reach, show_nodes, show_record, total
-from arx_caps.audit.store import LogStore, Publisher
-from arx_verifier.journal import Journal
-from arx_verifier.token import subject_target
+from arx_caps.audit.merkle import note
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.tiles import TileReader, fetch_from
+from arx_caps.audit.query import questions
+from arx_caps.audit.query.node_search import Question, reach
+from arx_caps.audit.query.questions import total
+from arx_caps.audit.query.views import show_nodes, show_record
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_verifier.journal.writer import Journal
+from arx_verifier.token.targets import subject_target
 from benchmarks import draw, record
 from benchmarks.audit_fill import A_SESSION, OPEN, WHALE, batches, facts, session_of
 from benchmarks.audit_stage import Service, stage

@@ -11,8 +11,10 @@ from typing import Any
 
 from sqlalchemy import select, text, update
 
-from arx_caps.audit.merkle import leaf_hash
-from arx_caps.audit.store import NODE, RECORD, STATE, LogStore, add_times
+from arx_caps.audit.merkle.tree import leaf_hash
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import NODE, RECORD, STATE
+from arx_caps.audit.store.time_totals import add_times
 from benchmarks.measure import say
 
 _STRIDE = 100_000

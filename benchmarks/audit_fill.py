@@ -9,9 +9,10 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 
-from arx_caps.audit.shipping import Batch
+from arx_caps.audit.shipping.batch import Batch
 from arx_verifier.errors import Failure
-from arx_verifier.journal import ChainFacts, Decision, Sealed, new_salt, seal
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import ChainFacts, Sealed, new_salt, seal
 
 AUDIENCE = "orders"
 VERIFIER = "orders-1"

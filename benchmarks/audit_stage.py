@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from arx_caps.audit.merkle import Checkpoint, Note
-from arx_caps.audit.shipping import Shipper
+from arx_caps.audit.merkle.checkpoint import Checkpoint
+from arx_caps.audit.merkle.note import Note
+from arx_caps.audit.shipping.shipper import Shipper
 from arx_caps.service.own_key import ServiceIdentity, read_own_key
 from arx_caps.settings.realm import Realm
-from arx_verifier.journal import Journal
+from arx_verifier.journal.writer import Journal
 from benchmarks.audit_fill import AUDIENCE, VERIFIER, decisions
 from tests.cli.live import Live, live_realm
 from tests.servers import free_ports

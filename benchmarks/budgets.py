@@ -11,8 +11,11 @@ from time import sleep, time_ns
 from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.ledger import LeasedLedger, Ledger, PoolDraw, RedisLedger
-from arx_verifier.token import Caveat, Macaroon
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.pools import Ledger, PoolDraw
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
 from benchmarks.measure import each, repeated
 from benchmarks.page import FREE, LEASED, STRICT
 from benchmarks.rows import Row, Verifiers, allow, signing

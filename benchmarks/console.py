@@ -26,15 +26,16 @@ from typing import Any, Final
 import httpx
 from sqlalchemy import create_engine, insert, select
 
-from arx_caps.audit.shipping import Shipper
-from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.shipping.shipper import Shipper
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
 from arx_caps.mint.db.tables import AGENTS, SESSIONS
 from arx_caps.mint.keys.log_key import open_log_key
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.service.own_key import read_own_key
 from arx_caps.settings.realm import Realm
-from arx_verifier.journal import Journal
-from arx_verifier.token import subject_target
+from arx_verifier.journal.writer import Journal
+from arx_verifier.token.targets import subject_target
 from benchmarks.audit_copies import multiply
 from benchmarks.audit_fill import A_SESSION, AUDIENCE, OPEN, WHALE, batches, decisions, facts, session_of
 from benchmarks.measure import about, percentiles, save, say

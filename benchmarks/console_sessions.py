@@ -19,11 +19,11 @@ from typing import Any, Final
 
 from sqlalchemy import insert
 
-from arx_caps.audit.store import NODE
+from arx_caps.audit.store.tables import NODE
 from arx_caps.console.tree import draw
 from arx_caps.http.process import collect_rarely
 from arx_caps.mint.db.tables import SESSIONS, TASKS
-from arx_verifier.journal import Decision
+from arx_verifier.journal.decision import Decision
 from benchmarks.measure import about, percentiles, save, say
 from tests.audit.batches import batch_of, decision, facts
 from tests.console.harness import sign_in

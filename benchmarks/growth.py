@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import UnsafeLocalEpochs
-from arx_verifier.token import Caveat, Macaroon, call_proof
-from arx_verifier.verification import Verifier
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import call_proof
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from benchmarks import page
 from benchmarks.kill_mass import target
 from benchmarks.measure import Batch, about, each, race, save, say

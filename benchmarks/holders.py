@@ -7,7 +7,9 @@ from typing import Final
 import nacl.bindings
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from arx_verifier.token import HolderKey, Macaroon, audience_public, call_proof
+from arx_verifier.token import call_proof
+from arx_verifier.token.holder import HolderKey, audience_public
+from arx_verifier.token.macaroon import Macaroon
 from benchmarks.measure import Batch, each, repeated
 from benchmarks.peer_biscuit import Blocks, checks
 from benchmarks.peer_jose import PyJwt

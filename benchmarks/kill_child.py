@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.revocation import EpochEntry, Follower, boot_clock
+from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.store_link import EpochEntry
 
 ROOT = Path(__file__).resolve().parents[1]
 

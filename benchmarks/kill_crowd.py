@@ -8,18 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from arx_verifier.revocation import (
-    NOWHERE,
-    RELAY_VERSION,
-    Down,
-    Frames,
-    Hello,
-    HistoryPlace,
-    Probe,
-    Push,
-    RelayAnswer,
-    frame,
-)
+from arx_verifier.revocation.history import NOWHERE, HistoryPlace
+from arx_verifier.revocation.relay_link import RELAY_VERSION, Down, Frames, Hello, Probe, Push, RelayAnswer, frame
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERVAL_S = 0.25

@@ -23,8 +23,7 @@ from typing import Any, Final
 import aiohttp
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import Topology
-from arx_caps.revocation.failover import attest
+from arx_caps.revocation.failover import Topology, attest
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeCaller
 from benchmarks.kill_stage import freeze, say, spread, thaw

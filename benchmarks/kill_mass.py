@@ -13,7 +13,8 @@ from typing import Any, Final
 import redis
 
 from arx_caps.revocation.wire import Keys
-from arx_verifier.revocation import Address, UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.revocation.store_url import Address
 from benchmarks.kill_child import Child, memory
 from benchmarks.kill_crowd import Crowd
 from benchmarks.kill_stage import BY, SESSION, Stage, cpu_s, spread

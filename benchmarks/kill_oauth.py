@@ -27,7 +27,7 @@ from arx_caps.mint.identity.session_login import subject_targets
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
 from arx_caps.mint.policy.issuers import Subject
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.token import wire
 from benchmarks.kill_stage import say, spread
 from benchmarks.measure import machine

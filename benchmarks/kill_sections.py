@@ -5,7 +5,7 @@ import random
 import time
 from typing import Any, Final
 
-from arx_verifier.revocation import boot_clock
+from arx_verifier.revocation.epoch import boot_clock
 from benchmarks.kill_child import Child
 from benchmarks.kill_stage import BY, SESSION, Stage, freeze, spread, thaw, wait_all
 from tests.faults.proxy import Proxy

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
-from arx_verifier.revocation import boot_clock
+from arx_caps.revocation.store import RevocationStore
+from arx_verifier.revocation.epoch import boot_clock
 from benchmarks.kill_child import Child
 from tests.relay.processes import RelayProcess
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import uvloop
 
-from arx_verifier.ledger import PoolDraw
-from arx_verifier.token import Caveat
-from arx_verifier.verification import MemoryNonces, RedisNonces
+from arx_verifier.ledger.pools import PoolDraw
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import MemoryNonces, RedisNonces
 from tests.ledgers import new_ledger
 from tests.support import ANYTHING, access, mint, sign, verifier
 

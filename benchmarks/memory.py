@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from arx_verifier.revocation import UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import call_proof
 from benchmarks.kill_mass import target
 from benchmarks.world import AT, FIELDS, REQUEST, handed, verifier

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.request import HttpCall
-from arx_verifier.token import Macaroon, call_proof, wire
+from arx_verifier.token import call_proof, wire
+from arx_verifier.token.macaroon import Macaroon
 from benchmarks.kill_mass import target
 from benchmarks.kill_stage import BY
 from benchmarks.world import ARGS, KEY, TOOL, handed

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.journal import ChainFacts, Decision, Journal, digest_arguments, seal
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import ChainFacts, digest_arguments, seal
+from arx_verifier.journal.writer import Journal
 
 BATCH, BATCHES = 200, 400
 AT = 1_800_000_000_000

@@ -12,11 +12,15 @@ from typing import Any, Final
 
 import msgspec
 
-from arx_verifier.journal import MIN_SEGMENT_BYTES, Journal
+from arx_verifier.journal.writer import MIN_SEGMENT_BYTES, Journal
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import EpochTable, Lease, UnsafeLocalEpochs
-from arx_verifier.token import Caveat, Macaroon, ThirdPartyCaveat, call_proof, chain, wire
-from arx_verifier.verification import MemoryNonces, Verifier
+from arx_verifier.revocation.epoch import EpochTable, Lease, UnsafeLocalEpochs
+from arx_verifier.token import call_proof, chain, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 from benchmarks.measure import Batch, each, repeated
 from benchmarks.rows import Row, Verifiers, allow, signing
 from benchmarks.world import ARGS, AT, FIELDS, INCARNATION, KEY, REQUEST, TOOL, handed, identifier

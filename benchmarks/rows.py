@@ -6,19 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import (
-    Caveat,
-    Macaroon,
-    ThirdPartyCaveat,
-    bind,
-    call_proof,
-    issue_discharge,
-    join,
-    require_discharge,
-)
-from arx_verifier.verification import Verifier
+from arx_verifier.token import call_proof
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import ThirdPartyCaveat, bind, issue_discharge, join, require_discharge
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from benchmarks.measure import Batch, each, repeated
 from benchmarks.peer_biscuit import ONLY_TO_AND_EXP, Blocks, checks
 from benchmarks.peer_biscuit import PLAIN as PLAIN_CHECKS

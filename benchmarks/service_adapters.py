@@ -23,7 +23,7 @@ import httpx
 from arx_verifier import ArxWSGI, Constraint, Rule
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import sha256_of
+from arx_verifier.token.wire import sha256_of
 
 ROUNDS: Final = 100
 CALLS: Final = 25  # of one round; bare, guarded and the decision take turns

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arx_verifier.enforcement import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.service import open_verifier
 
 

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from arx_verifier._native import about_build
-from arx_verifier.constraints import Rule
-from arx_verifier.memory import Memory, MemoryKeys, TaintWindow
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.memory.memory import Memory
+from arx_verifier.memory.stamp import MemoryKeys
+from arx_verifier.memory.taints import TaintWindow
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.verification import Grant
+from arx_verifier.verification.grant import Grant
 from benchmarks import page
 from benchmarks.measure import about, race, repeated, save
 

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arx_verifier.constraints import Constraint, ConstraintLike, Rule
-from arx_verifier.journal import Journal
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.journal.writer import Journal
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import UnsafeLocalEpochs
-from arx_verifier.token import Caveat, Identifier, KeyRing, Macaroon, call_proof, wire
-from arx_verifier.verification import MemoryNonces, Verifier
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import call_proof, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 
 AT = 1_800_000_000_000
 KEY = bytes(range(32))

@@ -3,8 +3,9 @@
 
 from typing import Any
 
-from arx_verifier.ledger import NEW, RedisLedger
-from arx_verifier.revocation import run
+from arx_verifier.ledger.pools import NEW
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.revocation.store_steps import run
 
 
 def new_ledger(url: str, realm: str, timeout_s: float = 30, password: str | None = None) -> RedisLedger:

@@ -25,7 +25,7 @@ from arx_verifier.revocation.epoch import boot_clock
 
 if TYPE_CHECKING:
     from arx_caps.embedded import EmbeddedValkey
-    from arx_caps.revocation import RevocationStore
+    from arx_caps.revocation.store import RevocationStore
     from tests.postgres import Postgres
 
 FAST_LEASE_MS = 300
@@ -264,7 +264,7 @@ def _stands(stat: Path) -> bool:
 @contextlib.contextmanager
 def begun_store(url: str, realm: str, **begin: int) -> Iterator[RevocationStore]:
     """Begin a realm in a server: its functions are loaded, its history is begun with these settings."""
-    from arx_caps.revocation import RevocationStore
+    from arx_caps.revocation.store import RevocationStore
 
     with RevocationStore(url, realm) as store:
         store.load_functions()

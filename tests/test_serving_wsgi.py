@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
-from arx_verifier.constraints import Constraint, Rule
+from arx_caps.revocation.store import RevocationStore
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from tests.house.pages import ROOT, blocks
 from tests.servers import until
 from tests.workers import SESSION, WAYS, Holder, Service, deciders, gunicorn, write_service_file

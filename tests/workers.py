@@ -19,13 +19,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.request import HttpCall
-from arx_verifier.token import CallSigner, Caveat, Identifier, Macaroon, http_fields, wire
+from arx_verifier.token import wire
+from arx_verifier.token.call_proof import CallSigner, http_fields
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.servers import until
 
 if TYPE_CHECKING:
-    from arx_caps.revocation import RevocationStore
+    from arx_caps.revocation.store import RevocationStore
 
 KEY = bytes(range(32))
 SESSION = "s-aaaaaaaaaaaaaaaa"

@@ -38,6 +38,6 @@ if TYPE_CHECKING:
     from arx_caps.agent.tools.tool_calls import ToolCalls as ToolCalls
     from arx_caps.agent.tools.tool_calls import ToolRefusal as ToolRefusal
     from arx_caps.agent.tools.tool_calls import ToolTables as ToolTables
-    from arx_verifier.token import HolderKey as HolderKey
+    from arx_verifier.token.holder import HolderKey as HolderKey
 else:
     open_door(__name__)

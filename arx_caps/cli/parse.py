@@ -195,7 +195,8 @@ def read_key(text: str, option: str, kind: int) -> Any:
     Raises:
         Stop: The text is no key, or a key of the other kind.
     """
-    from arx_caps.audit.merkle import LOG, NoteError, VerifierKey
+    from arx_caps.audit.merkle.errors import NoteError
+    from arx_caps.audit.merkle.note import LOG, VerifierKey
     from arx_caps.cli.access.secure_files import read_text
 
     try:

@@ -26,15 +26,10 @@ from arx_caps.cli.parse import Duration, Moment
 from arx_caps.cli.resources import FREEZES, KILLS
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.credentials.keyfile import KeyFile
-from arx_caps.revocation import (
-    DIRECT,
-    KINDS,
-    KillReport,
-    OutcomeUnknownError,
-    RevocationStore,
-    parse_target,
-    parse_targets,
-)
+from arx_caps.revocation.report import KillReport
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.targets import KINDS, parse_target, parse_targets
+from arx_caps.revocation.wire import DIRECT, OutcomeUnknownError
 from arx_caps.settings.durations import parse_duration
 from arx_verifier.errors import ArxError, RequestError, SettingsError, StoreError
 

@@ -12,16 +12,9 @@ import msgspec
 from arx_caps.agent.tasks.outline import unverified_chain
 from arx_caps.text.caveat_text import removals
 from arx_verifier.errors import ArxError
-from arx_verifier.token import (
-    IAT_AHEAD_MS,
-    Macaroon,
-    OperatorIdentifier,
-    ThirdPartyCaveat,
-    about,
-    call_proof,
-    caveats,
-    wire,
-)
+from arx_verifier.token import call_proof, caveats, wire
+from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.token.macaroon import IAT_AHEAD_MS, Macaroon, OperatorIdentifier, about
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Final
 
 from arx_caps.agent import Task
 from arx_verifier.errors import ArxError, MalformedTokenError
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 
 _HINT: Final = "`arx task start`, `arx task extend` and `arx token delegate` write a bundle with `--out FILE`"
 _log = logging.getLogger(__name__)

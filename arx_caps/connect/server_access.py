@@ -14,7 +14,7 @@ from arx_caps.http import client as http_client
 from arx_caps.mcp.errors import NO_ANSWER, error_answer, refused_result
 from arx_caps.mcp.message import RpcMessage, read_object, result_answer, written
 from arx_caps.mcp.wire import kind_of, read_body
-from arx_verifier.enforcement import MCP_REFUSED, mcp_meaning
+from arx_verifier.enforcement.mcp.messages import MCP_REFUSED, mcp_meaning
 from arx_verifier.errors import ArxError, RequestError, SettingsError
 from arx_verifier.refusal_text import error_for_model, problem_for_model
 

@@ -13,7 +13,7 @@ from arx_caps.settings.durations import parse_duration
 from arx_caps.text.record_text import why_of
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS, RequestError
-from arx_verifier.token import subject_target
+from arx_verifier.token.targets import subject_target
 
 TONES: Final = {
     "allow": "ok", "deny": "bad", "end": "bad", "would_refuse": "warn", "counted": "warn", "gap": "warn",

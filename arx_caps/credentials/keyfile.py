@@ -20,7 +20,8 @@ from arx_caps.credentials.whole_files import written_beside
 from arx_verifier._platform import O_CLOEXEC, is_open_to_others
 from arx_verifier.errors import ArxError, MalformedTokenError, RequestError, SettingsError
 from arx_verifier.request import read_json_object
-from arx_verifier.token import HolderKey, wire
+from arx_verifier.token import wire
+from arx_verifier.token.holder import HolderKey
 
 # RFC 9864 renamed EdDSA over this curve to Ed25519; the signature is the same, so both names are accepted.  ARx writes
 # the older one, because more libraries read it.

@@ -12,7 +12,7 @@ from typing import Final
 
 from arx_verifier._platform import require_posix
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation import FILE_SUFFIX, MAX_BYTES, one_line, read_secret_file
+from arx_verifier.revocation.password import FILE_SUFFIX, MAX_BYTES, one_line, read_secret_file
 
 COMMAND_S: Final = 15.0  # the longest time for a command that writes a secret
 COMMAND: Final = "command:"

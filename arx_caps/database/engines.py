@@ -30,7 +30,7 @@ from sqlalchemy.exc import (
 from arx_caps.database.commit_watch import CommitWatch
 from arx_caps.installation import install_line
 from arx_verifier.errors import GrantError, RequestError, SettingsError, StoreError
-from arx_verifier.revocation import FILE_SUFFIX, PasswordFile, find_password
+from arx_verifier.revocation.password import FILE_SUFFIX, PasswordFile, find_password
 
 PASSWORD_VARIABLE: Final = "ARX_DATABASE_PASSWORD"  # noqa: S105 - its name, not its value
 ERRORS: Final = Counter[str]()  # transactions that failed in this process, by the database's name, for its metrics

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arx_caps.demo.run import DemoRealm, free_addresses, run_demo
-from arx_caps.isolation import HINT, kind_that_works
+from arx_caps.isolation.choice import HINT, kind_that_works
 from arx_verifier.errors import SettingsError
 
 HERE = Path(__file__).resolve().parent

@@ -11,7 +11,7 @@ import httpx
 
 from arx_caps import Agent, Session, Task
 from arx_caps.demo.steps import report, report_call
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 
 WORKER = "acme/support/worker"
 TOOLS = ["orders.get", "payments.list", "payments.refund"]

@@ -22,8 +22,9 @@ from arx_caps.http.cross_origin import CrossOrigin
 from arx_caps.http.metric_families import GATEWAY as FAMILIES
 from arx_caps.http.metrics import ProcessMetrics
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.metrics import Counts, Samples
-from arx_verifier.verification import MemoryNonces
+from arx_verifier.metrics.counted_decisions import Counts
+from arx_verifier.metrics.export import Samples
+from arx_verifier.verification.nonces import MemoryNonces
 
 _NOT_FOUND: Final = b'{"title": "Not Found", "status": 404, "detail": "no upstream of the gateway has this path"}'
 _FOREIGN: Final = json.dumps(

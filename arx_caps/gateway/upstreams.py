@@ -11,8 +11,8 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
-from arx_verifier.metrics import Counts
-from arx_verifier.verification import NonceStore
+from arx_verifier.metrics.counted_decisions import Counts
+from arx_verifier.verification.nonces import NonceStore
 
 
 class RunningUpstream(RunningVerifier):

@@ -19,11 +19,11 @@ from typing import Final
 from arx_caps.hook.judges import MAX_LINE
 from arx_caps.http.process import open_unix_listener
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.request import AccessRequest, read_json_object
 from arx_verifier.service import open_verifier, read_service_file
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 
 _QUESTION_S: Final = 10.0  # from the connection to the end of the question
 _MOST: Final = 64  # connections at once: each may hold a question of MAX_LINE

@@ -7,7 +7,7 @@ The tables of the pages and the dashboard are written from it: ``python -m tests
 
 from typing import Final
 
-from arx_verifier.metrics import BUILD, VERIFIER, Family
+from arx_verifier.metrics.families import BUILD, VERIFIER, Family
 
 CERTIFICATE: Final = Family(
     "arx_certificate_expires_seconds", "gauge", "time until a certificate ends", ("certificate",), "Realm"

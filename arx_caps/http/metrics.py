@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 
 from arx_caps.http.process import open_listener
 from arx_verifier._native import COMPILED
-from arx_verifier.metrics import BUILD, Family, SampleReader, Samples
+from arx_verifier.metrics.export import SampleReader, Samples
+from arx_verifier.metrics.families import BUILD, Family
 
 READ_S: Final = 10.0  # the longest wait for the next bytes of a request
 BACKLOG: Final = 16

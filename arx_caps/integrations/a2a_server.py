@@ -23,7 +23,7 @@ from arx_caps.agent.tasks.holder_key import find_holder_key
 from arx_caps.agent.tools.agent_messages import CARD_SCHEME, bearer_format, is_message_header
 from arx_caps.agent.tools.received_part import PartRefusal, ReceivedPart
 from arx_caps.agent.tools.running_task import running
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 
 
 def arx_card(card: types.AgentCard, agent: str, key: HolderKey | None = None) -> types.AgentCard:

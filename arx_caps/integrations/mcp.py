@@ -26,7 +26,7 @@ from mcp_types import (
 )
 
 from arx_caps.agent import NO_FORM, Approval, McpSigner, SignedTransport, Task, refused_call
-from arx_verifier.enforcement import MCP_REFUSED
+from arx_verifier.enforcement.mcp.messages import MCP_REFUSED
 from arx_verifier.errors import ArxError
 from arx_verifier.refusal_text import error_for_model
 

@@ -15,7 +15,7 @@ from mcp.shared.context import RequestContext
 from pydantic import AnyUrl
 
 from arx_caps.agent import NO_FORM, Approval, McpSigner, SignedTransport, Task, refused_call
-from arx_verifier.enforcement import MCP_REFUSED
+from arx_verifier.enforcement.mcp.messages import MCP_REFUSED
 from arx_verifier.errors import ArxError
 from arx_verifier.refusal_text import error_for_model
 

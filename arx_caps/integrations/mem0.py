@@ -11,7 +11,7 @@ from typing import Any, Final
 from mem0 import AsyncMemory, Memory  # type: ignore[import-untyped]
 
 from arx_caps.memory import STAMP_FIELD, MemoryEntry, TaskMemory
-from arx_verifier.memory import STAMP_PREFIX
+from arx_verifier.memory.stamp import STAMP_PREFIX
 
 # What mem0 derives from an entry; some of its stores return the times in another form.
 _DERIVED: Final = frozenset((STAMP_FIELD, "hash", "text_lemmatized", "created_at", "updated_at"))

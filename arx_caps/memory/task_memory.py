@@ -15,10 +15,13 @@ from arx_caps.agent import Task
 from arx_caps.agent.tasks.request_signer import BEFORE_START
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ProofError, SettingsError
-from arx_verifier.memory import MAX_SOURCES, TRUSTED, Kind, Memory, open_memory
+from arx_verifier.memory.file_keys import open_memory
+from arx_verifier.memory.memory import MAX_SOURCES, TRUSTED, Memory
+from arx_verifier.memory.stamp import Kind
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import open_verifier
-from arx_verifier.verification import Grant, Verifier
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
 
 STAMP_FIELD: Final = "arx_stamp"  # in an entry's metadata
 WRITE: Final = "memory.write"

@@ -26,7 +26,7 @@ from arx_caps.mint.tasks.liveness import require_unrevoked, task_state
 from arx_caps.mint.tasks.revoke import withdraw_target
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import as_json, new_name
-from arx_caps.revocation import KillReport
+from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.targets import APPROVAL
 from arx_verifier import names
 from arx_verifier.clock import now_ms

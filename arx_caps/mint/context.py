@@ -30,14 +30,16 @@ from arx_caps.mint.revocation.confirmations import Confirmations
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.mint.revocation.revoker import Revoker
 from arx_caps.mint.revocation.store_history import StoreHistory
-from arx_caps.revocation import RevocationStore, Topology
+from arx_caps.revocation.failover import Topology
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import StaleEpochError, refusal
-from arx_verifier.journal import DecisionSink
-from arx_verifier.ledger import RedisLedger
-from arx_verifier.revocation import Epochs, HistoryPlace
-from arx_verifier.token import MINT_AUDIENCE
-from arx_verifier.verification import Verifier
+from arx_verifier.journal.decision import DecisionSink
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.token.macaroon import MINT_AUDIENCE
+from arx_verifier.verification.verifier import Verifier
 
 CATCH_UP_S: Final = 1.0  # the default lease: a view that is older refuses by itself
 HALTED: Final = "the audit log is halted: its database contradicts what was signed"

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from arx_caps.http.buckets import Buckets
 from arx_caps.settings.limits import Limits
-from arx_verifier.enforcement import Peers
+from arx_verifier.enforcement.base.client_address import Peers
 from arx_verifier.errors import GrantError
 
 RATE_LIMITED: Final = "rate_limited"

@@ -18,16 +18,18 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.keys.log_key import open_log
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.activation import read_policy
-from arx_caps.revocation import RevocationStore, StoreHistoryError, VerifierSeen
 from arx_caps.revocation.failover import must_attest
-from arx_caps.revocation.wire import Ahead
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import Ahead, StoreHistoryError, VerifierSeen
 from arx_caps.settings.realm import Realm
 from arx_caps.settings.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.errors import ArxError, GrantError, SettingsError
-from arx_verifier.journal import Journal
-from arx_verifier.ledger import RedisLedger
-from arx_verifier.revocation import Follower, find_password, without_login
-from arx_verifier.token import MINT_AUDIENCE
+from arx_verifier.journal.writer import Journal
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.password import find_password
+from arx_verifier.revocation.store_url import without_login
+from arx_verifier.token.macaroon import MINT_AUDIENCE
 
 KEEPER_S: Final = 1.0  # how often the mint reads the store itself
 GLANCE_S: Final = 0.1  # how often it reads its own view: a kill of another process is in the database that soon

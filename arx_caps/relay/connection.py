@@ -10,13 +10,13 @@ import msgspec
 
 from arx_caps.relay.hub import Copy, Hub
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation import (
+from arx_verifier.revocation.password import Password, read_now
+from arx_verifier.revocation.relay_link import (
     RELAY_VERSION,
     Frames,
     Hello,
     Leave,
     Part,
-    Password,
     Probe,
     Push,
     Refusal,
@@ -25,7 +25,6 @@ from arx_verifier.revocation import (
     RelayScan,
     Up,
     frame,
-    read_now,
 )
 
 MAX_UNREAD: Final = 8 * 1024 * 1024  # unread bytes before a follower is dropped; it connects again

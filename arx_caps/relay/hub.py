@@ -10,24 +10,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from arx_caps.relay.upstream import Granted
-from arx_verifier.revocation import (
-    OK,
-    REGRESSED,
-    RESYNC,
-    UNKNOWN,
-    Crowd,
-    EpochEntry,
-    EpochState,
-    HistoryPlace,
-    Late,
-    Probe,
-    Push,
-    RegistryName,
-    RelayAnswer,
-    RelayPage,
-    boot_clock,
-    chain_after,
-)
+from arx_verifier.revocation.epoch import EpochState, RegistryName, boot_clock
+from arx_verifier.revocation.history import UNKNOWN, HistoryPlace, chain_after
+from arx_verifier.revocation.relay_link import Probe, Push, RelayAnswer, RelayPage
+from arx_verifier.revocation.store_link import OK, REGRESSED, RESYNC, Crowd, EpochEntry, Late
 
 KEEP: Final = 10_000  # entries that a follower may lack before it must copy the kills
 PAGE: Final = 5_000  # rows in one page of a copy

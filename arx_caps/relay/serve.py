@@ -25,8 +25,10 @@ from arx_caps.relay.upstream import Upstream
 from arx_verifier._platform import require_posix
 from arx_verifier.addresses import is_loopback, read_port
 from arx_verifier.errors import SettingsError
-from arx_verifier.metrics import Samples
-from arx_verifier.revocation import Crowd, EpochState, Password
+from arx_verifier.metrics.export import Samples
+from arx_verifier.revocation.epoch import EpochState
+from arx_verifier.revocation.password import Password
+from arx_verifier.revocation.store_link import Crowd
 
 TICK_S: Final = 0.05  # how often silent followers are looked for
 FIRST_LOOK_S: Final = 0.02

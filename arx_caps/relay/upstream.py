@@ -10,20 +10,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from arx_verifier.revocation import (
-    RESYNC,
-    Crowd,
-    EpochEntry,
-    EpochState,
-    EpochTable,
-    Follower,
-    Following,
-    HistoryPlace,
-    Link,
-    RelayLink,
-    StoreAnswer,
-    StoreQuestion,
-)
+from arx_verifier.revocation.epoch import EpochState, EpochTable
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.follower_core import Following, StoreQuestion
+from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.revocation.relay_link import RelayLink
+from arx_verifier.revocation.store_link import RESYNC, Crowd, EpochEntry, Link, StoreAnswer
 
 PROBES: Final = 20  # in a lease; the time between two probes is subtracted from every lease below
 

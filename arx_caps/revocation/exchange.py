@@ -20,7 +20,7 @@ from arx_caps.revocation.wire import (
     is_elsewhere,
 )
 from arx_verifier.errors import StoreError
-from arx_verifier.revocation import Address
+from arx_verifier.revocation.store_url import Address
 
 BACKOFF_S: Final = (0.02, 0.5)  # first and longest pause between retries
 REPLICA_S: Final = (0.002, 0.05)  # first and longest pause between two questions for the replicas' disks

@@ -36,9 +36,11 @@ from arx_caps.revocation.wire import (
     text,
 )
 from arx_verifier.errors import RequestError, SettingsError, StoreError
-from arx_verifier.memory import change_taints
+from arx_verifier.memory.taints import change_taints
 from arx_verifier.names import is_realm
-from arx_verifier.revocation import Address, HistoryPlace, Password, new_incarnation
+from arx_verifier.revocation.history import HistoryPlace, new_incarnation
+from arx_verifier.revocation.password import Password
+from arx_verifier.revocation.store_url import Address
 
 DEFAULT_LEASE_MS: Final = 1_000
 DEFAULT_MAX_TTL_MS: Final = 60 * 60 * 1_000  # the longest life of a token, and so how long a kill is kept

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 from arx_verifier import names
 from arx_verifier.errors import RequestError, shorten
-from arx_verifier.memory import TaintWindow, read_window
-from arx_verifier.token import MAX_TARGET_BYTES
+from arx_verifier.memory.taints import TaintWindow, read_window
+from arx_verifier.token.targets import MAX_TARGET_BYTES
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:

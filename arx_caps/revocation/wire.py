@@ -12,15 +12,10 @@ import msgspec
 import redis
 
 from arx_verifier.errors import StoreError
-from arx_verifier.revocation import (
-    CertificateError,
-    Crowd,
-    FinderLoginError,
-    HistoryPlace,
-    PasswordFileError,
-    RegistryName,
-    show_until,
-)
+from arx_verifier.revocation.epoch import RegistryName, show_until
+from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.revocation.store_link import Crowd
+from arx_verifier.revocation.store_url import CertificateError, FinderLoginError, PasswordFileError
 
 HISTORY_ERRORS: Final = ("NOINIT", "INCARNATION", "REGRESSED", "UNATTESTED")
 

@@ -17,7 +17,7 @@ from arx_caps.credentials.jose import token_hash
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.service.fetch import require_private
 from arx_verifier.errors import ArxError, StoreError
-from arx_verifier.token import Macaroon
+from arx_verifier.token.macaroon import Macaroon
 
 
 class OpenedHandle(NamedTuple):

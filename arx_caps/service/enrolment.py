@@ -14,7 +14,7 @@ from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.keyfile import KeyFile, write_secret
 from arx_caps.service.fetch import Fetched, fetch_keys, require_private
 from arx_verifier.errors import ArxError, SettingsError, UnavailableError
-from arx_verifier.revocation import is_cluster, keeps_nonces, without_login
+from arx_verifier.revocation.store_url import is_cluster, keeps_nonces, without_login
 
 
 class Invitation(msgspec.Struct, frozen=True):

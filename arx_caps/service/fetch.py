@@ -16,8 +16,9 @@ from arx_caps.credentials.keyfile import SigningKey, read_secret, replace_secret
 from arx_verifier.errors import MalformedTokenError, RequestError, SettingsError, StoreError
 from arx_verifier.names import is_kid
 from arx_verifier.request import read_json_object
-from arx_verifier.revocation import without_login
-from arx_verifier.token import KEY_BYTES, bytes_of
+from arx_verifier.revocation.store_url import without_login
+from arx_verifier.token.keyring import KEY_BYTES
+from arx_verifier.token.wire import bytes_of
 
 KEYS_PATH = "/v1/keys"
 

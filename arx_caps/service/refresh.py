@@ -18,7 +18,8 @@ from arx_caps.service.own_key import read_own_key
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.service import FileKeys
-from arx_verifier.token import KeyRing, bytes_of
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.wire import bytes_of
 
 FIRST_RETRY_S: Final = 0.5
 LAST_RETRY_S: Final = 30.0

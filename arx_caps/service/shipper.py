@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from arx_caps.audit.shipping import Shipper
+from arx_caps.audit.shipping.shipper import Shipper
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.errors import SettingsError
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-from arx_caps.audit.shipping import Shipper
+from arx_caps.audit.shipping.shipper import Shipper
 from arx_caps.service.refresh import KeyRefresher
 from arx_caps.service.shipper import open_shipper
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import SettingsError
-from arx_verifier.metrics import SHIPPING, Samples
-from arx_verifier.token import KeyRing
+from arx_verifier.metrics.export import SHIPPING, Samples
+from arx_verifier.token.keyring import KeyRing
 
 FIRST_RETRY_S: Final = 1.0
 LAST_RETRY_S: Final = 60.0

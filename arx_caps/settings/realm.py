@@ -32,9 +32,9 @@ from arx_caps.settings.toml_file import (
 from arx_verifier import names
 from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation import keeps_nonces
+from arx_verifier.revocation.store_url import keeps_nonces
 from arx_verifier.tls import ca_file
-from arx_verifier.token import DEFAULT_MAX_TTL_MS
+from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS
 
 R = TypeVar("R", bound="Realm")
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.settings.durations import show_span, show_time
-from arx_verifier.constraints import Rule
-from arx_verifier.token import Caveat
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.token.caveats import Caveat
 
 
 def show_json(value: Any) -> str:

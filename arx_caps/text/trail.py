@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from arx_caps.text.record_text import effect_of
 from arx_verifier.errors import Failure
-from arx_verifier.journal import Decision
+from arx_verifier.journal.decision import Decision
 
 BOUND: Final = "bound"  # assurance: each delegation of the record is signed.  SPEC 12.1
 _MAX_DEPTH: Final = 32  # a token holds at most 16 delegations; a record that claims more than this is cut here

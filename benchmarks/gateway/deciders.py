@@ -25,7 +25,7 @@ import grpc
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Rule
 from arx_verifier.request import HttpCall
-from arx_verifier.token import CallSigner, http_fields
+from arx_verifier.token.call_proof import CallSigner, http_fields
 from benchmarks.gateway import turns
 from benchmarks.gateway.connection import Connection
 from benchmarks.gateway.places import CADDY, CADDY_ASKS, CHECK, NGINX, NGINX_ASKS, SHARED_CHECK, SHARED_NGINX_ASKS

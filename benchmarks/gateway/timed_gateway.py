@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from arx_caps.gateway.serve import serve
-from arx_verifier.enforcement import McpMessage, Messages
+from arx_verifier.enforcement.mcp.messages import McpMessage, Messages
 
 _TIMES: list[float] = []
 

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from arx_caps.agent import Agent, Session, Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import ArxMiddleware
-from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.journal.decision import InMemoryDecisions
 from tests.agent.live import LiveMint, live_mint, serving
 from tests.servers import LONG_LEASE_MS, begun_store, free_ports, until
 

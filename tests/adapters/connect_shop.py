@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from arx_caps.agent import Bundle, Task
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 from tests.adapters.asgi_server import serving
 
 TOOLS: Final = ["get", "refund", "find", "whoami", "wait.long"]  # what `mcp_rules` allow of `mcp_tools`

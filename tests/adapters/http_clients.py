@@ -21,10 +21,11 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import Caveat, KeyRing
+from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
-from arx_verifier.verification import Verifier
+from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.agent.live import serving
 from tests.house.pages import ROOT, blocks
 

@@ -14,10 +14,10 @@ import pytest
 
 from arx_caps.agent import Agent, Approval, SubAgent, Task, ToolCalls, current_task
 from arx_caps.mint.api.app import create_app
-from arx_verifier.journal import InMemoryDecisions
-from arx_verifier.token import KeyRing
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.wire import bytes_of
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 from tests.adapters.agent_world import at_its_loudest, secrets_in
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_realm import Shop

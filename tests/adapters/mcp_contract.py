@@ -21,9 +21,11 @@ from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from arx_verifier import Rule
-from arx_verifier.enforcement import BUDGET_KEY, META_KEY, REFUSAL_KEY, ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.mcp.messages import BUDGET_KEY, META_KEY, REFUSAL_KEY
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import Macaroon, spend_caveats
+from arx_verifier.token.caveats import spend_caveats
+from arx_verifier.token.macaroon import Macaroon
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_rules import RULES
 from tests.servers import until

@@ -13,8 +13,9 @@ from arx_caps.agent import Agent
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.memory import TaskMemory
 from arx_verifier import Verifier
-from arx_verifier.journal import Decision, InMemoryDecisions
-from arx_verifier.memory import Memory, open_memory
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.memory.file_keys import open_memory
+from arx_verifier.memory.memory import Memory
 from tests.agent.live import LiveMint, live_mint
 from tests.house.pages import ROOT, blocks
 from tests.servers import LONG_LEASE_MS, begun_store, free_ports, until

@@ -29,9 +29,12 @@ from arx_verifier import Constraint, Rule, current_grant
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import Caveat, KeyRing, ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
+from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.wire import bytes_of
-from arx_verifier.verification import MemoryNonces, Verifier
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.adapters.grpc_service import Call, handlers, stub
 from tests.agent.live import LiveMint, serving
 from tests.agent.test_kept_task import AGENT, MINUTE, Clock, realm_in

@@ -16,7 +16,7 @@ import grpc.aio
 import pytest
 
 from arx_verifier import Constraint, Rule, SettingsError, current_grant
-from arx_verifier.enforcement import RPC_PROBLEM
+from arx_verifier.enforcement.rpc.rpc_call import RPC_PROBLEM
 from arx_verifier.integrations.grpc import ArxAioInterceptor, ArxInterceptor
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.grpc_service import DATA, PREFIX, TOOLS, Call, Newer, handlers, stub

@@ -30,9 +30,9 @@ from mcp.types import (
 )
 from pydantic import AnyUrl
 
-from arx_verifier.enforcement import BUDGET_KEY, META_KEY, REFUSAL_KEY
+from arx_verifier.enforcement.mcp.messages import BUDGET_KEY, META_KEY, REFUSAL_KEY
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import Macaroon
+from arx_verifier.token.macaroon import Macaroon
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_rules import RULES
 from tests.adapters.mcp_v1_server import make_app

@@ -9,7 +9,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from arx_verifier import AccessRequest, open_verifier
-from arx_verifier.metrics import VERIFIER
+from arx_verifier.metrics.families import VERIFIER
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.verifier.journals import service_file
 

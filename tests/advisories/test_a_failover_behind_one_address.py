@@ -13,8 +13,7 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore
-from arx_caps.revocation.store import functions
+from arx_caps.revocation.store import RevocationStore, functions
 from arx_caps.revocation.wire import REPLICA_MS, read_replication
 from arx_verifier.revocation.epoch import boot_clock
 from tests.cli.helpers import arx

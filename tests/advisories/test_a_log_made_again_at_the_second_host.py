@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.ingest import RECOVERED, make_note, read_event
-from arx_caps.audit.integrity import reindex
-from arx_caps.audit.integrity.repair import Reindexed
-from arx_caps.audit.merkle import TamperedError
-from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.ingest.entries import RECOVERED, make_note, read_event
+from arx_caps.audit.integrity.repair import Reindexed, reindex
+from arx_caps.audit.merkle.errors import TamperedError
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
 from tests.audit.test_backup import Backup, kept
 from tests.audit.test_reindex import WHO, fill, sources
 from tests.audit.world import LOG

@@ -18,7 +18,8 @@ from arx_caps.cli import exit_codes
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.revocation import RevocationStore, acl
+from arx_caps.revocation import acl
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Realm
 from arx_verifier.token.targets import subject_target
 from tests.cli.helpers import arx

@@ -13,7 +13,7 @@ import pytest
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.revocation.store_history import MOST_AHEAD, REPORTS
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from tests.faults.going_back import play
 from tests.mint.harness import make_realm
 from tests.servers import until

@@ -17,7 +17,7 @@ from arx_caps.gateway.deciders.ext_mcp import ExtMcp
 from arx_verifier import Constraint, Rule
 from arx_verifier.clock import now_ms
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.verification import Watch
+from arx_verifier.verification.watch import Watch
 from tests.gateway import protos
 
 RESOURCE: Final = "https://shop.example/mcp"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.revocation import RevocationStore, acl
+from arx_caps.revocation import acl
+from arx_caps.revocation.store import RevocationStore
 from tests.cli.helpers import arx
 from tests.servers import free_ports
 from tests.topologies.fleet import LASTING, NAMES, Server, need, running

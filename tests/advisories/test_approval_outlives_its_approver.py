@@ -11,7 +11,7 @@ import pytest
 from arx_caps.agent.tasks.approval import Approval
 from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.jose import KeyFile
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import REFUND, TWO, Desk, code, decide
 from tests.mint.harness import ISSUER

@@ -9,10 +9,10 @@ import pytest
 
 from arx_verifier import Constraint, Rule
 from arx_verifier.clock import now_ms
-from arx_verifier.journal import Decision
+from arx_verifier.journal.decision import Decision
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.verification import Watch
+from arx_verifier.verification.watch import Watch
 from tests.servers import until
 
 

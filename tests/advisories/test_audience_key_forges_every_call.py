@@ -19,11 +19,11 @@ from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.service import Invitation, KeyRefresher, join_service
 from arx_verifier import Rule, SettingsError, open_verifier
-from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import HttpCall
-from arx_verifier.revocation import UnsafeLocalEpochs
-from arx_verifier.token import CallSigner, http_fields
-from arx_verifier.verification import Verifier
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.call_proof import CallSigner, http_fields
+from arx_verifier.verification.verifier import Verifier
 from tests.adapters.asgi_server import serving
 from tests.agent.live import now_ms
 from tests.cli.helpers import arx

@@ -18,7 +18,7 @@ import pytest
 
 from arx_caps.agent import Agent
 from arx_caps.cli import exit_codes
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, live_realm
 from tests.servers import until

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.enforcement import TaskCut
+from arx_verifier.enforcement.grants.loop_calls import TaskCut
 from arx_verifier.enforcement.grants.running_calls import RunningCalls
 from arx_verifier.errors import AuditError
 from arx_verifier.journal.decision import Decision, InMemoryDecisions

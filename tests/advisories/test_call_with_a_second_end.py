@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from arx_verifier import Rule
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
+from arx_verifier.enforcement.base.enforcement import RefusedCall
 from arx_verifier.enforcement.grants.running_calls import RunningCalls
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
 from tests.verifier.serving import Realm

@@ -17,7 +17,8 @@ from starlette.routing import Route
 from arx_caps.agent import Agent
 from arx_caps.credentials.jose import check_assertion, check_dpop, make_assertion, make_dpop
 from arx_caps.credentials.keyfile import KeyFile
-from arx_caps.revocation import RevocationStore, acl
+from arx_caps.revocation import acl
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.errors import GrantError, UnavailableError
 from arx_verifier.revocation.follower import Follower

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.token import wire
 from arx_verifier.token.caveats import Caveat

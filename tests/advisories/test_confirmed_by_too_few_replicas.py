@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.revocation import Address, StoreCluster, UnconfirmedError, run
+from arx_verifier.revocation.store_cluster import StoreCluster, UnconfirmedError
+from arx_verifier.revocation.store_steps import run
+from arx_verifier.revocation.store_url import Address
 from tests.servers import until
 from tests.topologies.shards import PATIENT, Node, Shards, sharded
 from tests.topologies.test_shards import moved

@@ -18,8 +18,9 @@ from arx_caps.gateway.deciders.decider_runtime import UnspentCalls
 from arx_verifier import Rule
 from arx_verifier.request import AccessRequest, HttpCall
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import CallSigner, http_fields, spend_caveats
-from arx_verifier.verification import Verifier
+from arx_verifier.token.call_proof import CallSigner, http_fields
+from arx_verifier.token.caveats import spend_caveats
+from arx_verifier.verification.verifier import Verifier
 from tests.agent.live import now_ms
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, gateway
 from tests.servers import free_ports, until

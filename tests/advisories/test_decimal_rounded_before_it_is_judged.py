@@ -10,7 +10,8 @@ from decimal import Decimal
 
 import pytest
 
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
 from tests.verifier.serving import Realm, answered

@@ -10,7 +10,7 @@ import pytest
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.ext_mcp import ExtMcp
 from arx_verifier import Rule
-from arx_verifier.enforcement import META_KEY
+from arx_verifier.enforcement.mcp.messages import META_KEY
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway import protos
 

@@ -5,9 +5,9 @@ import msgspec
 import pytest
 from sqlalchemy import select, update
 
-from arx_caps.audit.store import RECORD
+from arx_caps.audit.store.tables import RECORD
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS, METADATA, NOTIFICATIONS, OPERATORS
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.token.targets import subject_target
 from tests.console.harness import operator_with
 from tests.mint.harness import Harness

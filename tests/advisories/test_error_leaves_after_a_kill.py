@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from arx_verifier import Rule
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall
+from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages
 from arx_verifier.testing import UnsafeTestRealm
 
 

@@ -15,7 +15,9 @@ import pytest
 
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LOST, WAKING, LeasedLedger, Ledger, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.pools import LOST, WAKING, Ledger, PoolDraw, Short, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from tests.faults.test_budget_races import turn
 from tests.ledgers import only_bucket
 from tests.servers import free_ports, until

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.audit.ingest import EventRecord, is_event, read_event
-from arx_caps.audit.ingest.entries import DISPUTED
-from arx_caps.audit.shipping import Batch, Shipper
+from arx_caps.audit.ingest.entries import DISPUTED, EventRecord, is_event, read_event
+from arx_caps.audit.shipping.batch import Batch
+from arx_caps.audit.shipping.shipper import Shipper
 from arx_caps.credentials.jose import SigningKey
 from arx_verifier.journal.writer import Journal
 from tests.audit.batches import batch_of, decision, facts

@@ -7,8 +7,8 @@ store's log, it kept the freeze alone; and a freeze whose entry the log had no m
 
 import pytest
 
-from arx_caps.revocation import RevocationStore
-from arx_verifier.memory import read_window
+from arx_caps.revocation.store import RevocationStore
+from arx_verifier.memory.taints import read_window
 from tests.mint.harness import AGENT, Harness
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("18.4")]

@@ -15,8 +15,8 @@ import redis
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import acl
 from arx_verifier.clock import now_ms
-from arx_verifier.token import Caveat
-from arx_verifier.verification import RedisNonces
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import RedisNonces
 from tests.ledgers import new_ledger
 from tests.servers import until
 from tests.support import ANYTHING, access, mint, sign, verifier

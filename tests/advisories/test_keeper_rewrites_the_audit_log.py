@@ -18,21 +18,16 @@ import msgpack
 import pytest
 from sqlalchemy import delete, select, update
 
-from arx_caps.audit.merkle import (
-    Frontier,
-    TamperedError,
-    Tile,
-    Trust,
-    VerifierKey,
-    check_consistency,
-    leaf_hash,
-    open_checkpoint,
-    verify,
-)
-from arx_caps.audit.merkle.paths import ENTRIES, pack_entries, unpack_entries
-from arx_caps.audit.merkle.tree import Tree, consistency_proof
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import TamperedError
+from arx_caps.audit.merkle.note import VerifierKey
+from arx_caps.audit.merkle.paths import ENTRIES, Tile, pack_entries, unpack_entries
+from arx_caps.audit.merkle.tree import Frontier, Tree, check_consistency, consistency_proof, leaf_hash
+from arx_caps.audit.merkle.verification import Trust, verify
 from arx_caps.audit.shipping.batch import sign_batch
-from arx_caps.audit.store import BATCH, RECORD, STATE, LogStore, Publisher
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import BATCH, RECORD, STATE
 from arx_caps.cli import exit_codes
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key

@@ -12,11 +12,14 @@ import pytest
 
 from arx_verifier import Constraint, Rule
 from arx_verifier.clock import now_ms
-from arx_verifier.journal import Decision
+from arx_verifier.journal.decision import Decision
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.verification import Grant, Refused, Verifier, Watch, WatchedCall
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.reasons import Refused
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import Watch, WatchedCall
 
 pytestmark = pytest.mark.spec("12.7")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.store_link import Crowd
 from tests.relay.crowd import BEGAN, HubHarness, Peer

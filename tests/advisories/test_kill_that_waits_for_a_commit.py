@@ -19,7 +19,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.runtime import MintRuntime
-from arx_verifier.journal import read_journal
+from arx_verifier.journal.reader import read_journal
 from arx_verifier.revocation.follower import Follower
 from tests.cli.helpers import arx
 from tests.cli.live import Live

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import EARLY, LOST, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger.pools import EARLY, LOST, PoolDraw, Short, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from tests.faults.shifted import shifted
 from tests.ledgers import new_ledger
 from tests.servers import free_ports, until

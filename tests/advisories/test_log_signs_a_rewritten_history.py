@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
-from arx_caps.audit.merkle import Frontier, Trust, leaf_hash, open_checkpoint, verify
-from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, SOURCE, STATE, LogStore
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.tree import Frontier, leaf_hash
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import BATCH, CHECKPOINT, RECORD, SOURCE, STATE
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.settings.realm import Realm
 from tests.audit.batches import BOOT, batch_of, decision, facts

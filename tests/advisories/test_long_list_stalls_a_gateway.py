@@ -16,7 +16,7 @@ from arx_caps.gateway.mcp.schemas import input_schema
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of
 from arx_verifier import Rule
-from arx_verifier.enforcement import McpMessage, Messages
+from arx_verifier.enforcement.mcp.messages import McpMessage, Messages
 from arx_verifier.testing import UnsafeTestRealm
 
 TOOLS = [{"name": f"tool-{number}", "description": "x" * 200} for number in range(5_000)] + [{"name": "get"}]

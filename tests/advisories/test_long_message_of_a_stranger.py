@@ -16,7 +16,7 @@ import pytest
 
 from arx_caps.gateway.mcp import door as mcp_door
 from arx_verifier import Rule
-from arx_verifier.enforcement import META_KEY
+from arx_verifier.enforcement.mcp.messages import META_KEY
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, Door, Upstream, signed
 from tests.gateway.served_door import open_door

@@ -17,19 +17,13 @@ import httpx
 import pytest
 from sqlalchemy import delete, select, update
 
-from arx_caps.audit.merkle import (
-    WIDTH,
-    Frontier,
-    IncompleteError,
-    TamperedError,
-    TileWriter,
-    Trust,
-    lacks,
-    leaf_hash,
-    verify,
-)
-from arx_caps.audit.merkle.paths import ENTRIES, files_of
-from arx_caps.audit.store import CHECKPOINT, RECORD, STATE, LogStore
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.merkle.paths import ENTRIES, WIDTH, files_of
+from arx_caps.audit.merkle.tiles import TileWriter, lacks
+from arx_caps.audit.merkle.tree import Frontier, leaf_hash
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import CHECKPOINT, RECORD, STATE
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.audit import log
 from arx_caps.mint.context import HALTED

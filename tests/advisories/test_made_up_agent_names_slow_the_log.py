@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from arx_caps.audit.query import Question, node_search, total
-from arx_caps.audit.query.questions import records
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.query import node_search
+from arx_caps.audit.query.node_search import Question
+from arx_caps.audit.query.questions import records, total
+from arx_caps.audit.store.log_store import LogStore
 from tests.audit.batches import batch_of, decision, facts
 
 NAMES = 1_500

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.query import Question, total
-from arx_caps.audit.query.questions import records
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.query.node_search import Question
+from arx_caps.audit.query.questions import records, total
+from arx_caps.audit.store.log_store import LogStore
 from tests.audit.batches import batch_of, decision, facts
 
 HIDDEN = 1_100

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.shipping import Shipper
+from arx_caps.audit.shipping.shipper import Shipper
 from arx_caps.credentials.jose import SigningKey
 from tests.audit.receiver import REALM
 from tests.verifier.journals import allow, files, small

@@ -13,7 +13,8 @@ import pytest
 
 from arx_verifier import Rule
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LOST, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger.pools import LOST, PoolDraw, Short, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
 from tests.ledgers import new_ledger

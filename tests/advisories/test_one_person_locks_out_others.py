@@ -20,7 +20,7 @@ from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_verifier import Rule
-from arx_verifier.journal import ChainFacts
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
 from tests.agent.live import now_ms

@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.revocation import Address, StoreClient
-from arx_verifier.revocation.store_client import StoreCommand
+from arx_verifier.revocation.store_client import StoreClient, StoreCommand
+from arx_verifier.revocation.store_url import Address
 from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("8.3")]

@@ -21,9 +21,10 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError, StoreError
-from arx_verifier.ledger import RedisLedger
-from arx_verifier.revocation import Follower, PasswordFile, find_password
-from arx_verifier.verification import RedisNonces
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.password import PasswordFile, find_password
+from arx_verifier.verification.nonces import RedisNonces
 from tests.cli.helpers import arx, service_file
 from tests.mint.harness import make_realm
 from tests.postgres import Postgres

@@ -16,7 +16,7 @@ from arx_caps.mint.policy.diff import compare
 from arx_caps.mint.policy.directions import UNDECIDED, ChangeEffect, compare_constraints
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import Policy
-from arx_verifier.constraints import compile_constraint, read_constraint
+from arx_verifier.constraints.constraint import compile_constraint, read_constraint
 from arx_verifier.errors import ArxError
 
 HEAD = """

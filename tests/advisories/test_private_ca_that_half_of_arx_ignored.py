@@ -18,18 +18,21 @@ from typing import Any, NamedTuple
 import pytest
 
 from arx_caps.agent import Agent
-from arx_caps.audit.merkle import Checkpoint, WitnessError, make_key
-from arx_caps.audit.shipping import Shipper
-from arx_caps.audit.witness import KEY_FILE, Witness, Witnesses
+from arx_caps.audit.merkle.checkpoint import Checkpoint
+from arx_caps.audit.merkle.errors import WitnessError
+from arx_caps.audit.merkle.keys import make_key
+from arx_caps.audit.shipping.shipper import Shipper
 from arx_caps.audit.witness.client import ask_witness
+from arx_caps.audit.witness.cosigners import Witnesses
 from arx_caps.audit.witness.server import create_app as witness_app
+from arx_caps.audit.witness.witness import KEY_FILE, Witness
 from arx_caps.cli import exit_codes
 from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.keys.jwks import KeySets
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import SettingsError, StoreError, UnavailableError
 from arx_verifier.revocation.follower import Follower

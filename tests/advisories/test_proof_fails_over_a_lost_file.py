@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import Trust, verify
+from arx_caps.audit.merkle.verification import Trust, verify
 from arx_caps.audit.shipping.batch import SEEN_HEADER
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import Note, RecordProof
+from arx_caps.audit.merkle.note import Note
+from arx_caps.audit.merkle.proof import RecordProof
 from tests.audit import world
 from tests.cli.helpers import arx
 

@@ -16,8 +16,9 @@ import redis
 import uvloop
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.revocation import Address, StoreClient, loop_link, store_client
-from arx_verifier.revocation.store_client import StoreCommand
+from arx_verifier.revocation import loop_link, store_client
+from arx_verifier.revocation.store_client import StoreClient, StoreCommand
+from arx_verifier.revocation.store_url import Address
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("17.7")]
 

@@ -9,12 +9,16 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import insert, select, update
 
-from arx_caps.audit.ingest import is_event, make_note, read_event
-from arx_caps.audit.integrity import check_rows, erase, prune, reindex, rows_of
+from arx_caps.audit.ingest.entries import is_event, make_note, read_event
 from arx_caps.audit.integrity import erasures as module
+from arx_caps.audit.integrity.check import check_rows, rows_of
 from arx_caps.audit.integrity.erasures import ERASED_KIND
-from arx_caps.audit.merkle import TamperedError
-from arx_caps.audit.store import RECORD, LogStore, Publisher
+from arx_caps.audit.integrity.repair import reindex
+from arx_caps.audit.integrity.retention import erase, prune
+from arx_caps.audit.merkle.errors import TamperedError
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import RECORD
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG

@@ -13,7 +13,7 @@ import pytest
 
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server.init_realm import init_realm
-from arx_verifier.revocation import UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.agent.live import LiveMint, serving
 from tests.mint.harness import local_mint
 from tests.servers import free_ports, until

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from tests.faults.conftest import L_NS, kill, token
 from tests.faults.witness import Witness
 from tests.servers import until

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from arx_caps.audit.ingest import EVENT_CODE, RECOVERED, read_event
-from arx_caps.audit.integrity import check_rows, reindex, rows_of
-from arx_caps.audit.merkle import TamperedError
-from arx_caps.audit.store import RECORD, LogStore, Publisher
+from arx_caps.audit.ingest.entries import EVENT_CODE, RECOVERED, read_event
+from arx_caps.audit.integrity.check import check_rows, rows_of
+from arx_caps.audit.integrity.repair import reindex
+from arx_caps.audit.merkle.errors import TamperedError
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import RECORD
 from tests.advisories.test_a_log_made_again_at_the_second_host import published
 from tests.audit.test_backup import Backup, kept
 from tests.audit.test_reindex import WHO, fill

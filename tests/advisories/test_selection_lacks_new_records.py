@@ -9,7 +9,9 @@ from base64 import b64decode
 
 import pytest
 
-from arx_caps.audit.merkle import RecordProof, TamperedError, open_checkpoint
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import TamperedError
+from arx_caps.audit.merkle.proof import RecordProof
 from tests.audit.batches import decision, facts
 from tests.mint.harness import Harness
 from tests.mint.test_trail import ask, indices, take, unit

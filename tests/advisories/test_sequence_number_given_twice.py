@@ -16,8 +16,8 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore, Topology
-from arx_caps.revocation.failover import attest
+from arx_caps.revocation.failover import Topology, attest
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import StoreHistoryError
 from tests.faults.conftest import BY, Watch, bounded, kill, start, store, token
 from tests.mint.harness import make_realm

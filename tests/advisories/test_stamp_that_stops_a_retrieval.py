@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import MalformedTokenError
-from arx_verifier.memory import Memory, MemoryKeys, parse_stamp
-from arx_verifier.memory.stamp import STAMP_PREFIX, digest_content
+from arx_verifier.memory.memory import Memory
+from arx_verifier.memory.stamp import STAMP_PREFIX, MemoryKeys, digest_content, parse_stamp
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import text_of
+from arx_verifier.token.wire import text_of
 from tests.support import QUICK
 
 pytestmark = pytest.mark.spec("18.5")

@@ -21,7 +21,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.gateway.base.settings import read_settings
 from arx_caps.gateway.gateway import Gateway
 from arx_caps.http.process import hide_memory
-from arx_caps.isolation import kind_that_works
+from arx_caps.isolation.choice import kind_that_works
 from arx_verifier import Rule
 from arx_verifier.errors import SettingsError
 from tests.gateway.gateway_realm import ENVELOPE, GatewayRealm, gateway

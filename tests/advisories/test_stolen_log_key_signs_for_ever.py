@@ -14,32 +14,22 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from arx_caps.audit.ingest import make_note
-from arx_caps.audit.merkle import (
-    KEY_CHANGES,
-    IncompleteError,
-    LogKeys,
-    NoteError,
-    Signer,
-    TamperedError,
-    Trust,
-    VerifierKey,
-    announce,
-    copy_log,
-    encode_changes,
-    fetch_from,
-    follow_changes,
-    make_key,
-    open_checkpoint,
-    read_changes,
-    read_signer,
-    verify,
-)
+from arx_caps.audit.ingest.entries import make_note
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.merkle.key_change import KEY_CHANGES, announce, encode_changes, follow_changes, read_changes
+from arx_caps.audit.merkle.keys import make_key, read_signer
+from arx_caps.audit.merkle.log_keys import LogKeys
+from arx_caps.audit.merkle.mirror import copy_log
+from arx_caps.audit.merkle.note import Signer, VerifierKey
+from arx_caps.audit.merkle.tiles import fetch_from
+from arx_caps.audit.merkle.verification import Trust, verify
 from arx_caps.audit.shipping import fork_detection
 from arx_caps.audit.shipping.fork_detection import PINNED_FILE, Seen
-from arx_caps.audit.store import RECORD, LogStore, Publisher
-from arx_caps.audit.witness import KEY_FILE, Witness
-from arx_caps.audit.witness.witness import Request
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import RECORD
+from arx_caps.audit.witness.witness import KEY_FILE, Request, Witness
 from arx_caps.cli import exit_codes
 from arx_caps.mint.keys import log_key_change
 from arx_caps.mint.keys.log_key import open_log, open_log_key, read_log_key, read_log_keys

@@ -11,7 +11,8 @@ import pytest
 from arx_caps.cli.commands import memory as commands
 from arx_verifier import Verifier
 from arx_verifier.clock import now_ms
-from arx_verifier.memory import Memory, parse_stamp
+from arx_verifier.memory.memory import Memory
+from arx_verifier.memory.stamp import parse_stamp
 from tests.cli.live import Live
 from tests.cli.test_memory_live import WORDS, Agent, memory, ok, up, verifier
 from tests.servers import until

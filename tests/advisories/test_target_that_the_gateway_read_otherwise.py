@@ -15,7 +15,7 @@ import pytest
 from arx_verifier import Constraint, Rule
 from arx_verifier.request import HttpCall
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import CallSigner, http_fields
+from arx_verifier.token.call_proof import CallSigner, http_fields
 from tests.adapters.asgi_server import serving
 from tests.gateway.served_door import Recorder, open_door
 

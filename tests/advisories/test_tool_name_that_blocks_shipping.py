@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from arx_caps.audit.shipping import MAX_NUMBER, Batch
-from arx_caps.audit.store import NODE, RECORD, LogStore
+from arx_caps.audit.shipping.batch import MAX_NUMBER, Batch
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import NODE, RECORD
 from arx_verifier.errors import RequestError
 from arx_verifier.journal.decision import unpack_record
 from arx_verifier.journal.reader import read_journal

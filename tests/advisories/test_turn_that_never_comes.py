@@ -16,8 +16,9 @@ import pytest
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LeasedLedger, PoolDraw, Short, Taken
-from arx_verifier.revocation import run_async, steps_of
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.pools import PoolDraw, Short, Taken
+from arx_verifier.revocation.store_steps import run_async, steps_of
 from tests.faults.proxy import Proxy
 from tests.ledgers import new_ledger
 from tests.servers import until

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from arx_verifier import Rule
-from arx_verifier.ledger import BUSY, LeasedLedger, Ledger, MemoryLedger, PoolDraw, Short, Taken
-from arx_verifier.ledger.pools import MAX_HELD, MAX_WITH_HOLDS
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.memory import MemoryLedger
+from arx_verifier.ledger.pools import BUSY, MAX_HELD, MAX_WITH_HOLDS, Ledger, PoolDraw, Short, Taken
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import Caveat
-from arx_verifier.verification import Verifier
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.verifier import Verifier
 from tests.verifier.ledger_model import ModelLedger
 
 pytestmark = pytest.mark.spec("17.4")

@@ -10,7 +10,7 @@ import pytest
 from arx_caps.agent.tasks.approval import Approval
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.verification.verifier import Verifier
 from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_approvals_crashes import desk, payments

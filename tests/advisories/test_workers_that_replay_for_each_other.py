@@ -20,7 +20,8 @@ import pytest
 
 from arx_caps.agent import Task
 from arx_caps.cli import exit_codes
-from arx_caps.revocation import RevocationStore, acl
+from arx_caps.revocation import acl
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.service import open_verifier
 from tests.cli.live import AGENT, Live, live_realm
 from tests.servers import free_ports

@@ -17,10 +17,11 @@ import pytest
 
 from arx_caps.audit.shipping.journal_runs import JournalRuns
 from arx_caps.credentials.keyfile import KeyFile
-from arx_verifier.journal import is_written, read_journal, writers
-from arx_verifier.journal.liveness import is_listening
+from arx_verifier.journal.liveness import is_listening, is_written
 from arx_verifier.journal.quota import finish_stale
+from arx_verifier.journal.reader import read_journal
 from arx_verifier.journal.segment import HEADER_BYTES, SegmentHeader, read_header
+from arx_verifier.journal.writer import writers
 from tests.audit.receiver import REALM, Receiver
 from tests.audit.shipping import receiver
 from tests.cli.helpers import service_file

@@ -19,12 +19,13 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.settings.realm import Realm
-from arx_verifier.enforcement import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.errors import AttenuationError, GrantError, RevokedError, TokenError, UnavailableError
-from arx_verifier.journal import InMemoryDecisions
-from arx_verifier.token import HolderKey, KeyRing
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.token.holder import HolderKey
+from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.wire import bytes_of
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 from tests.agent.live import LiveMint, judged, live_mint, serving
 from tests.mint.harness import local_mint
 from tests.servers import free_ports, until

@@ -9,11 +9,12 @@ import pytest
 
 from arx_caps.agent import Task
 from arx_caps.memory import MemoryEntry, TaskMemory, content_of
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ProofError, SettingsError
-from arx_verifier.memory import Memory, MemoryKeys
-from arx_verifier.revocation import UnsafeLocalEpochs
-from arx_verifier.verification import MemoryNonces
+from arx_verifier.memory.memory import Memory
+from arx_verifier.memory.stamp import MemoryKeys
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.verification.nonces import MemoryNonces
 from tests.agent.holding import bundle, token
 from tests.support import INCARNATION, verifier
 

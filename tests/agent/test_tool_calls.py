@@ -19,9 +19,9 @@ from arx_caps.agent.tools.running_task import running
 from arx_verifier import AccessError, ArxError, AttenuationError, SettingsError, Verifier, current_grant
 from arx_verifier.enforcement.base.problems import answer
 from arx_verifier.errors import REASONS, Failure, RequestError, RevokedError, StoreError, refusal
-from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.refusal_text import refusal_for_model
-from arx_verifier.revocation import UnsafeLocalEpochs
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from tests.agent.holding import REFUND, approvable, bundle, task
 from tests.support import AT, INCARNATION, verifier
 

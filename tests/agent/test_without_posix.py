@@ -89,7 +89,7 @@ def test_a_journal_names_the_systems_that_it_runs_on(tmp_path: Path) -> None:
     It is refused before a file is made.
     """
     folder = tmp_path / "journal"
-    program = f"{HIDE}\nfrom arx_verifier.journal import Journal as Journal\nJournal({str(folder)!r}, 'v1', 'orders')"
+    program = f"{HIDE}\nfrom arx_verifier.journal.writer import Journal\nJournal({str(folder)!r}, 'v1', 'orders')"
     done = run(program)
     assert "SettingsError: a journal needs a POSIX system: expected Linux or macOS" in done.stderr
     assert not folder.exists()

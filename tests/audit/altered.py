@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import Trust, open_checkpoint, paths
+from arx_caps.audit.merkle import paths
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.verification import Trust
 from tests.audit.world import LOG, Log, records, write
 
 TRUST = Trust(LOG.key)

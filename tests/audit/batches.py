@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 
-from arx_caps.audit.shipping import Batch
-from arx_caps.audit.store import SOURCE, LogStore
+from arx_caps.audit.shipping.batch import Batch
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import SOURCE
 from arx_caps.audit.store.transaction import Source
 from arx_verifier.journal.decision import ChainFacts, Decision, Failure
 from arx_verifier.journal.record import Sealed, seal

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.store.log_store import LogStore
 from tests.servers import BOTH, empty_database
 
 

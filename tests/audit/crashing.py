@@ -19,10 +19,11 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from arx_caps.audit.ingest import Reader
-from arx_caps.audit.integrity import reindex
-from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.ingest.entries import Reader
+from arx_caps.audit.integrity.repair import reindex
 from arx_caps.audit.store.batch_queue import BatchQueue, Taking
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 

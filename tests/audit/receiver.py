@@ -6,9 +6,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from arx_caps.audit.ingest import Reader
-from arx_caps.audit.shipping import Batch, hold_statement, open_statement
-from arx_caps.audit.shipping.batch import HEADER, PATH
+from arx_caps.audit.ingest.entries import Reader
+from arx_caps.audit.shipping.batch import HEADER, PATH, Batch, hold_statement, open_statement
 from arx_caps.credentials.keyfile import PublicKey, SigningKey
 from arx_caps.service.fetch import KEYS_PATH
 from arx_verifier.errors import ArxError

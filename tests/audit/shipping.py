@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.shipping import Shipper
+from arx_caps.audit.shipping.shipper import Shipper
 from tests.audit.receiver import REALM, Receiver
 
 KIB = 1024

@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from arx_caps.audit.integrity import reindex
-from arx_caps.audit.merkle import CHECKPOINT, Frontier, TamperedError, Trust, leaf_hash, verify
-from arx_caps.audit.store import RECORD, LogStore, Publisher
-from arx_caps.audit.store.publisher import REMEDY
+from arx_caps.audit.integrity.repair import reindex
+from arx_caps.audit.merkle.errors import TamperedError
+from arx_caps.audit.merkle.paths import CHECKPOINT
+from arx_caps.audit.merkle.tree import Frontier, leaf_hash
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import REMEDY, Publisher
+from arx_caps.audit.store.tables import RECORD
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG
 from tests.postgres import Postgres

@@ -9,13 +9,17 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import RECOVERED, make_note
-from arx_caps.audit.integrity import check_rows, erase, prune, reindex, rows_of
-from arx_caps.audit.integrity.repair import Reindexed
-from arx_caps.audit.merkle import IncompleteError, TamperedError, Trust, verify
-from arx_caps.audit.query import Question
+from arx_caps.audit.ingest.entries import RECOVERED, make_note
+from arx_caps.audit.integrity.check import check_rows, rows_of
+from arx_caps.audit.integrity.repair import Reindexed, reindex
+from arx_caps.audit.integrity.retention import erase, prune
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.query.node_search import Question
 from arx_caps.audit.query.questions import records
-from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, LogStore, Publisher
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import BATCH, NODE, RECORD, SOURCE, STATE
 from arx_verifier.journal.decision import UNPROVEN, Decision
 from arx_verifier.journal.tally import RefusalCount
 from arx_verifier.token.targets import subject_target
@@ -236,7 +240,7 @@ def test_a_row_edited_before_it_is_signed_is_found(log: Kept) -> None:
 
 def test_files_that_are_edited_with_the_rows_are_named(log: Kept) -> None:
     """A hash that goes with an edited row is not under the signed root; nothing is mended by what is not signed."""
-    from arx_caps.audit.merkle import leaf_hash
+    from arx_caps.audit.merkle.tree import leaf_hash
 
     log.change(setting(kept=b"nothing happened"), 300)
     tile = log.folder / "tile/0/001"

@@ -5,19 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import (
-    CHECKPOINT,
-    IncompleteError,
-    TamperedError,
-    TileWriter,
-    Trust,
-    copy_log,
-    fetch_from,
-    leaf_of,
-    prune,
-    verify,
-)
-from arx_caps.audit.merkle.tiles import Fetch
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.merkle.mirror import copy_log
+from arx_caps.audit.merkle.paths import CHECKPOINT
+from arx_caps.audit.merkle.tiles import Fetch, TileWriter, fetch_from, leaf_of, prune
+from arx_caps.audit.merkle.verification import Trust, verify
 from arx_caps.cli import exit_codes
 from tests.audit.world import LOG, checkpoint_of, records, write
 from tests.cli.helpers import arx

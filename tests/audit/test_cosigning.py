@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from arx_caps.audit.merkle import Trust, make_key, open_checkpoint, verify
-from arx_caps.audit.store import LogStore, Publisher
-from arx_caps.audit.witness import KEY_FILE, Witness, Witnesses, cosigners
-from arx_caps.audit.witness.cosigners import Asked
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.keys import make_key
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.witness import cosigners
+from arx_caps.audit.witness.cosigners import Asked, Witnesses
 from arx_caps.audit.witness.server import create_app
+from arx_caps.audit.witness.witness import KEY_FILE, Witness
 from arx_verifier.errors import SettingsError
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG, ORIGIN

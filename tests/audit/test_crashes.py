@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, or_, select, update
 
-from arx_caps.audit.integrity import check_rows, rows_of
-from arx_caps.audit.merkle import SignedCheckpoint, TileReader, Trust, edge_of, fetch_from, open_checkpoint, verify
-from arx_caps.audit.store import BATCH, CHECKPOINT, RECORD, STATE, LogStore, Publisher
+from arx_caps.audit.integrity.check import check_rows, rows_of
+from arx_caps.audit.merkle.checkpoint import SignedCheckpoint, open_checkpoint
+from arx_caps.audit.merkle.tiles import TileReader, fetch_from
+from arx_caps.audit.merkle.tree import edge_of
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import BATCH, CHECKPOINT, RECORD, STATE
 from tests.audit.crashing import AT_ONCE
 from tests.audit.world import LOG
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from arx_caps.audit.merkle import Note, RecordProof
-from arx_verifier.journal import Decision
+from arx_caps.audit.merkle.note import Note
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import seal
 from tests.audit.world import LOG, ORIGIN, checkpoint_of, note, records, signer, write
 from tests.cli.helpers import Ran, arx

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import pytest
 
-from arx_caps.audit.ingest import EventRecord, make_event, place_of_event
-from arx_caps.audit.query import Found, form_of, show_record
-from arx_caps.audit.query.export import COLUMNS
+from arx_caps.audit.ingest.entries import EventRecord, make_event, place_of_event
+from arx_caps.audit.query.export import COLUMNS, form_of
 from arx_caps.audit.query.ocsf import to_ocsf
-from arx_verifier.journal import AWAITED, EffectRecord
+from arx_caps.audit.query.questions import Found
+from arx_caps.audit.query.views import show_record
 from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision
-from arx_verifier.journal.record import Gap, seal
+from arx_verifier.journal.record import AWAITED, EffectRecord, Gap, seal
 from arx_verifier.journal.tally import RefusalCount
 from tests.audit.batches import START_MS, decision, facts
 

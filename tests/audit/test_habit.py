@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import Signer
+from arx_caps.audit.merkle.note import Signer
 from arx_caps.audit.shipping import fork_detection
 from arx_caps.audit.shipping.fork_detection import FORK_FILE, KEPT_FILE, Seen
-from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG, OTHER
 

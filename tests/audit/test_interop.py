@@ -17,7 +17,11 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.merkle import EMPTY_ROOT, Note, RecordProof, Trust, VerifierKey, check_consistency, tree, verify
+from arx_caps.audit.merkle import tree
+from arx_caps.audit.merkle.note import Note, VerifierKey
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.tree import EMPTY_ROOT, check_consistency
+from arx_caps.audit.merkle.verification import Trust, verify
 from tests.audit.world import AT_S, LOG, WITNESS, body, checkpoint_of, records, write
 from tests.vectors import log_vectors
 

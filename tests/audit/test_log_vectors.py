@@ -10,21 +10,14 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.merkle import (
-    NoteError,
-    RecordProof,
-    TamperedError,
-    TileReader,
-    TileWriter,
-    Trust,
-    VerifierKey,
-    check_consistency,
-    fetch_from,
-    follow_changes,
-    leaf_of,
-    open_checkpoint,
-    verify,
-)
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.key_change import follow_changes
+from arx_caps.audit.merkle.note import VerifierKey
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.tiles import TileReader, TileWriter, fetch_from, leaf_of
+from arx_caps.audit.merkle.tree import check_consistency
+from arx_caps.audit.merkle.verification import Trust, verify
 from tests.vectors import log_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "log"

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit.merkle import Checkpoint, Note, NoteError, TamperedError, VerifierKey, cosign, note, open_checkpoint
+from arx_caps.audit.merkle import note
+from arx_caps.audit.merkle.checkpoint import Checkpoint, cosign, open_checkpoint
+from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.note import Note, VerifierKey
 from tests.audit.world import AT_S, LOG, ORIGIN, OTHER, STRANGER, WITNESS, checkpoint_of, records
 from tests.support import QUICK
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit.merkle import IncompleteError, Note, NoteError, RecordProof, TamperedError, read_selection
-from arx_caps.audit.merkle.selection import is_selection
+from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.merkle.note import Note
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.selection import is_selection, read_selection
 from tests.audit.world import LOG, OTHER, WITNESS, Log, body, checkpoint_of, records, selection_of, write
 from tests.support import QUICK
 

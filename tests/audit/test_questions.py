@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.query import Question, node_search, questions, show_nodes, show_record, total
-from arx_caps.audit.query.questions import records, search
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.query import node_search, questions
+from arx_caps.audit.query.node_search import Question
+from arx_caps.audit.query.questions import records, search, total
+from arx_caps.audit.query.views import show_nodes, show_record
+from arx_caps.audit.store.log_store import LogStore
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision
 from arx_verifier.journal.tally import RefusalCount
 from arx_verifier.names import matches_path, matches_tool

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit.merkle import Leaf, leaf_of
-from arx_caps.audit.store import RECORD, LogStore
-from arx_caps.audit.store.log_store import Recent
+from arx_caps.audit.merkle.tiles import Leaf, leaf_of
+from arx_caps.audit.store.log_store import LogStore, Recent
+from arx_caps.audit.store.tables import RECORD
 from tests.audit.batches import batch_of, decision, facts
 from tests.support import QUICK
 

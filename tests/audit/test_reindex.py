@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from arx_caps.audit.ingest import RECOVERED, make_note
-from arx_caps.audit.integrity import reindex
-from arx_caps.audit.integrity.repair import Reindexed
-from arx_caps.audit.merkle import IncompleteError, TamperedError, Trust, open_checkpoint, verify
-from arx_caps.audit.store import NODE, RECORD, LogStore, Publisher, up_to_date
+from arx_caps.audit.ingest.entries import RECOVERED, make_note
+from arx_caps.audit.integrity.repair import Reindexed, reindex
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import NODE, RECORD
+from arx_caps.audit.store.totals import up_to_date
 from arx_verifier.journal.decision import UNPROVEN, Decision
 from arx_verifier.journal.tally import RefusalCount
 from tests.audit.batches import START_MS, batch_of, decision, facts, sources_of

@@ -7,10 +7,15 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import select, update
 
-from arx_caps.audit.ingest import is_event, read_event
-from arx_caps.audit.integrity import erase, index_at, prune
-from arx_caps.audit.merkle import IncompleteError, RecordProof, Trust, open_checkpoint, verify
-from arx_caps.audit.store import BATCH, NODE, PRUNED, RECORD, LogStore, Publisher
+from arx_caps.audit.ingest.entries import is_event, read_event
+from arx_caps.audit.integrity.retention import erase, index_at, prune
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import IncompleteError
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import BATCH, NODE, PRUNED, RECORD
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import batch_of, decision, facts
 from tests.audit.world import LOG

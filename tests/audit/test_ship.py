@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.shipping import Batch
+from arx_caps.audit.shipping.batch import Batch
 from tests.audit.receiver import Receiver
 from tests.audit.shipping import KIB, Make, receiver, shipper, tools
 from tests.servers import until

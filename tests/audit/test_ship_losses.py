@@ -138,8 +138,8 @@ import sys
 import threading
 from pathlib import Path
 import msgspec
-from arx_caps.audit.shipping import Shipper
-from arx_caps.audit.shipping import Batch
+from arx_caps.audit.shipping.batch import Batch
+from arx_caps.audit.shipping.shipper import Shipper
 from arx_caps.credentials.keyfile import KeyFile
 key = KeyFile.load(sys.argv[2]).key
 sender = Shipper(Path(sys.argv[1]), audience="orders", realm="acme", issuer=sys.argv[3], key=key)

@@ -4,11 +4,11 @@
 import pytest
 from sqlalchemy import event, inspect, select, update
 
-from arx_caps.audit.ingest import LOST, is_event, read_event
-from arx_caps.audit.merkle import Frontier, leaf_hash
-from arx_caps.audit.query import Question, reach
-from arx_caps.audit.store import NODE, RECORD, LogStore
-from arx_caps.audit.store.tables import META, METADATA
+from arx_caps.audit.ingest.entries import LOST, is_event, read_event
+from arx_caps.audit.merkle.tree import Frontier, leaf_hash
+from arx_caps.audit.query.node_search import Question, reach
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import META, METADATA, NODE, RECORD
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.journal.decision import COUNTED, UNPROVEN, Decision, unpack_record
 from arx_verifier.journal.tally import RefusalCount

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from sqlalchemy import event
 
-from arx_caps.audit.ingest import Reader
-from arx_caps.audit.merkle import DisputedError
-from arx_caps.audit.shipping import Batch
-from arx_caps.audit.store import LogStore, Writing, batch_queue
+from arx_caps.audit.ingest.entries import Reader
+from arx_caps.audit.merkle.errors import DisputedError
+from arx_caps.audit.shipping.batch import Batch
+from arx_caps.audit.store import batch_queue
 from arx_caps.audit.store.batch_queue import BatchQueue, Taking
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.transaction import Writing
 from arx_verifier.errors import ArxError, StoreError
 from tests.audit.batches import batch_of, decision, facts
 

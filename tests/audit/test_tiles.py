@@ -7,20 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit.merkle import (
-    IncompleteError,
-    NoteError,
-    TamperedError,
-    Tile,
-    TileReader,
-    TileWriter,
-    fetch_from,
-    leaf_of,
-    paths,
-    tiles,
-    tree,
-)
-from arx_caps.audit.merkle.paths import ENTRIES
+from arx_caps.audit.merkle import paths, tiles, tree
+from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.merkle.paths import ENTRIES, Tile
+from arx_caps.audit.merkle.tiles import TileReader, TileWriter, fetch_from, leaf_of
 from tests.audit.world import records, write
 from tests.support import QUICK
 

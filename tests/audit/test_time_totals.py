@@ -7,11 +7,15 @@ from collections import Counter
 import pytest
 from sqlalchemy import bindparam, delete, func, select, text
 
-from arx_caps.audit.ingest import ALLOW, DENY
-from arx_caps.audit.query import Question, questions, series, top, total
-from arx_caps.audit.query.questions import records
-from arx_caps.audit.query.top_names import OutcomeCounts
-from arx_caps.audit.store import KINDS, NODE, RECORD, SPANS_MS, TOTAL, LogStore, rebuild, time_totals
+from arx_caps.audit.ingest.entries import ALLOW, DENY
+from arx_caps.audit.query import questions
+from arx_caps.audit.query.node_search import Question
+from arx_caps.audit.query.questions import records, total
+from arx_caps.audit.query.top_names import OutcomeCounts, series, top
+from arx_caps.audit.store import time_totals
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import NODE, RECORD, TOTAL
+from arx_caps.audit.store.time_totals import KINDS, SPANS_MS, rebuild
 from tests.audit.batches import batch_of, decision, facts
 
 pytestmark = pytest.mark.spec("LOG 3.6")

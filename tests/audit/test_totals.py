@@ -7,9 +7,12 @@ from collections import Counter
 import pytest
 from sqlalchemy import func, select
 
-from arx_caps.audit.ingest import ALLOW, DENY
-from arx_caps.audit.query import Question, total
-from arx_caps.audit.store import NODE, RECORD, STATE, LogStore, up_to_date
+from arx_caps.audit.ingest.entries import ALLOW, DENY
+from arx_caps.audit.query.node_search import Question
+from arx_caps.audit.query.questions import total
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import NODE, RECORD, STATE
+from arx_caps.audit.store.totals import up_to_date
 from tests.audit.batches import batch_of, decision, facts
 
 pytestmark = pytest.mark.spec("LOG 3.4")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit.merkle import TamperedError, tree
+from arx_caps.audit.merkle import tree
+from arx_caps.audit.merkle.errors import TamperedError
 from tests.support import QUICK
 from tests.vectors import naive_tree as naive
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from arx_caps.audit.ingest import Turns
+from arx_caps.audit.ingest.upload_order import Turns
 
 pytestmark = pytest.mark.spec("LOG 2.3")
 

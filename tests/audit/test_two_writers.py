@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import Trust, open_checkpoint, verify
-from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
 from tests.audit.batches import batch_of, decision, facts, sources_of
 from tests.audit.world import LOG
 from tests.postgres import Postgres

@@ -5,20 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import (
-    CHECKPOINT,
-    IncompleteError,
-    Note,
-    NoteError,
-    RecordProof,
-    SignedCheckpoint,
-    TamperedError,
-    TileWriter,
-    Trust,
-    leaf_of,
-    open_checkpoint,
-    verify,
-)
+from arx_caps.audit.merkle.checkpoint import SignedCheckpoint, open_checkpoint
+from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.merkle.note import Note
+from arx_caps.audit.merkle.paths import CHECKPOINT
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.tiles import TileWriter, leaf_of
+from arx_caps.audit.merkle.verification import Trust, verify
 from tests.audit.altered import LARGE, SMALL, TRUST, alter, bundle_of, flip, held, large_made, log, shown
 from tests.audit.world import (
     AT_S,

@@ -3,7 +3,10 @@
 
 import pytest
 
-from arx_caps.audit.merkle import IncompleteError, TamperedError, Trust, paths, prune, tree, verify
+from arx_caps.audit.merkle import paths, tree
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.merkle.tiles import prune
+from arx_caps.audit.merkle.verification import Trust, verify
 from tests.audit.altered import LARGE, TRUST, alter, altered_leaf, flip, held, large, large_made
 from tests.audit.world import LOG, Log, checkpoint_of
 

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.audit.ingest import Reader
-from arx_caps.audit.merkle import EMPTY_ROOT, leaf_hash
-from arx_caps.audit.merkle.tree import node_hash
-from arx_caps.audit.shipping import Batch, hold_statement, open_statement
-from arx_caps.audit.shipping.batch import MAX_RECORDS, read_mark, sign_batch
+from arx_caps.audit.ingest.entries import Reader
+from arx_caps.audit.merkle.tree import EMPTY_ROOT, leaf_hash, node_hash
+from arx_caps.audit.shipping.batch import MAX_RECORDS, Batch, hold_statement, open_statement, read_mark, sign_batch
 from arx_caps.credentials.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import GrantError, RequestError, TokenError
 from arx_verifier.journal.decision import Decision

@@ -11,23 +11,15 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from arx_caps.audit.merkle import (
-    Checkpoint,
-    Note,
-    NoteError,
-    TamperedError,
-    WitnessError,
-    leaf_hash,
-    make_key,
-    open_checkpoint,
-    signature_lines,
-    tree,
-)
-from arx_caps.audit.merkle.tree import Tree
-from arx_caps.audit.witness import KEY_FILE, Witness
+from arx_caps.audit.merkle import tree
+from arx_caps.audit.merkle.checkpoint import Checkpoint, open_checkpoint
+from arx_caps.audit.merkle.errors import NoteError, TamperedError, WitnessError
+from arx_caps.audit.merkle.keys import make_key
+from arx_caps.audit.merkle.note import Note, signature_lines
+from arx_caps.audit.merkle.tree import Tree, leaf_hash
 from arx_caps.audit.witness.client import ask_witness
 from arx_caps.audit.witness.server import create_app
-from arx_caps.audit.witness.witness import MAX_REQUEST_BYTES, Request, WitnessResponse, hash_of
+from arx_caps.audit.witness.witness import KEY_FILE, MAX_REQUEST_BYTES, Request, Witness, WitnessResponse, hash_of
 from arx_verifier.errors import SettingsError
 from tests.audit.world import AT_S, LOG, ORIGIN, OTHER, STRANGER, checkpoint_of, records, signer
 

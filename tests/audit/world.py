@@ -9,20 +9,12 @@ from typing import NamedTuple
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from arx_caps.audit.merkle import (
-    CHECKPOINT,
-    Checkpoint,
-    RecordProof,
-    TileReader,
-    TileWriter,
-    end_line,
-    fetch_from,
-    head_line,
-    leaf_of,
-    note,
-    record_line,
-    tree,
-)
+from arx_caps.audit.merkle import note, tree
+from arx_caps.audit.merkle.checkpoint import Checkpoint
+from arx_caps.audit.merkle.paths import CHECKPOINT
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.selection import end_line, head_line, record_line
+from arx_caps.audit.merkle.tiles import TileReader, TileWriter, fetch_from, leaf_of
 
 ORIGIN = "mint.example/acme/log"
 AT_S = 1_800_000_000

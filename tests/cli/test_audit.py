@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.audit.merkle import Note, RecordProof, make_key, paths, read_signer
+from arx_caps.audit.merkle import paths
+from arx_caps.audit.merkle.keys import make_key, read_signer
+from arx_caps.audit.merkle.note import Note
+from arx_caps.audit.merkle.proof import RecordProof
 from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.mint.keys.log_key import read_log_key
 from arx_verifier.errors import SettingsError

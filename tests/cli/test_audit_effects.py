@@ -18,8 +18,8 @@ from arx_caps.console.records import row_of
 from arx_caps.service import open_shipper
 from arx_caps.text.effects import SILENT_MS, known_effects, runs_over
 from arx_verifier.clock import now_ms
-from arx_verifier.journal import AWAITED, EffectRecord
 from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import AWAITED, EffectRecord
 from arx_verifier.service import open_verifier
 from tests.audit.batches import decision, facts
 from tests.cli.live import Live, live_realm

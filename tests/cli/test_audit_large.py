@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.audit.merkle import Note, RecordProof, paths, tree
+from arx_caps.audit.merkle import paths, tree
+from arx_caps.audit.merkle.note import Note
+from arx_caps.audit.merkle.proof import RecordProof
 from arx_caps.cli import exit_codes
 from tests.audit.world import LOG, Log, body, checkpoint_of, records, selection_of, write
 from tests.cli.helpers import arx

@@ -15,7 +15,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.service import open_shipper
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.writer import Journal
-from arx_verifier.metrics import CountedDecisions
+from arx_verifier.metrics.counted_decisions import CountedDecisions
 from arx_verifier.service import open_verifier
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import START_MS, decision, facts

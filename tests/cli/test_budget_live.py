@@ -11,7 +11,8 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.ledger import PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger.pools import PoolDraw, Short, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from tests.cli.helpers import Ran, arx
 from tests.cli.live import Live, live_realm
 from tests.servers import free_ports

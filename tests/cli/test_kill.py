@@ -12,7 +12,9 @@ from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.target_commands import KILL, look_at, read_targets
 from arx_caps.credentials.keyfile import KeyFile, SigningKey
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import KINDS, OutcomeUnknownError, RevocationStore, parse_target
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.targets import KINDS, parse_target
+from arx_caps.revocation.wire import OutcomeUnknownError
 from arx_verifier.errors import RequestError
 from tests.cli.helpers import SESSION, TASK, Ran, arx
 

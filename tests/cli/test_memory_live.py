@@ -15,7 +15,9 @@ from arx_caps.memory import MemoryEntry, TaskMemory
 from arx_caps.service import KeyRefresher, open_shipper
 from arx_verifier import Verifier
 from arx_verifier.errors import AccessError, RevokedError, UnknownKeyError
-from arx_verifier.memory import MAX_SOURCES, Memory, open_memory, parse_stamp
+from arx_verifier.memory.file_keys import open_memory
+from arx_verifier.memory.memory import MAX_SOURCES, Memory
+from arx_verifier.memory.stamp import parse_stamp
 from tests.cli.helpers import arx
 from tests.cli.live import Live, live_realm, live_verifier
 from tests.house.pages import ROOT, blocks
@@ -269,6 +271,6 @@ def revoked(agent: Agent) -> bool:
 
 def journal(verifier: Verifier) -> list[Any]:
     """The decisions in the service's journal."""
-    from arx_verifier.journal import read_journal
+    from arx_verifier.journal.reader import read_journal
 
     return list(read_journal(verifier.decisions.folder))  # type: ignore[attr-defined]

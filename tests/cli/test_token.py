@@ -11,9 +11,10 @@ import pytest
 from arx_caps.agent import make_holder_key
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_verifier import AccessRequest, Caveat, Macaroon, Rule
-from arx_verifier.token import audience_public, call_proof, caveats
+from arx_verifier.token import call_proof, caveats
 from arx_verifier.token.call_proof import CallSigner
 from arx_verifier.token.discharge import ThirdPartyCaveat, require_discharge
+from arx_verifier.token.holder import audience_public
 from tests.cli.helpers import KEY, SESSION, arx, bundle, orders, service_file
 
 

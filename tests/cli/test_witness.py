@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from arx_caps.audit.merkle import Note, VerifierKey, leaf_hash, open_checkpoint, tree
-from arx_caps.audit.merkle.tree import Tree
+from arx_caps.audit.merkle import tree
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.note import Note, VerifierKey
+from arx_caps.audit.merkle.tree import Tree, leaf_hash
 from arx_caps.audit.witness.client import ask_witness
 from arx_caps.cli.commands.doctor.witness import check_witnesses
 from tests.audit.world import LOG, OTHER, STRANGER, WITNESS, checkpoint_of, records

@@ -16,7 +16,7 @@ import pytest
 from arx_caps.agent import Bundle, Task
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 from tests.adapters.asgi_server import serving
 from tests.connect.mcp_endpoint import VERSION, McpEndpoint
 from tests.servers import free_ports

@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from arx_verifier import Verifier, current_grant
-from arx_verifier.enforcement import McpMessage, Messages, RefusedCall
+from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.enforcement.mcp.messages import McpMessage, Messages
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
 MARKED = {"type": "object", "properties": {"order_id": {"type": "string", "x-mcp-header": "Order"}}}

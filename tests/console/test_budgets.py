@@ -11,9 +11,9 @@ import pytest
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.text.record_text import shorten_middle
 from arx_verifier.journal.decision import InMemoryDecisions
-from arx_verifier.ledger import RedisLedger
-from arx_verifier.token import KeyRing
-from arx_verifier.verification import Verifier
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.verification.verifier import Verifier
 from tests.console.harness import Browser, operator_with, sign_in
 from tests.console.html import require_well_formed
 from tests.ledgers import new_ledger, only_bucket

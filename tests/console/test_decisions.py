@@ -11,18 +11,21 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from arx_caps.audit.ingest import EventRecord, make_event, place_of_event
-from arx_caps.audit.merkle import RecordProof
-from arx_caps.audit.query import Question, matches, show_record
+from arx_caps.audit.ingest.entries import EventRecord, make_event, place_of_event
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.query.live import matches
+from arx_caps.audit.query.node_search import Question
 from arx_caps.audit.query.questions import records
-from arx_caps.audit.store import RECORD
+from arx_caps.audit.query.views import show_record
+from arx_caps.audit.store.tables import RECORD
 from arx_caps.console.pages import decisions
 from arx_caps.console.pages.decisions import NewRecords, RecordReader
 from arx_caps.console.records import command_of
 from arx_caps.mint.api.routes.events.trail import records_after
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.journal.decision import Decision
-from arx_verifier.memory import Memory, MemoryKeys, parse_stamp
+from arx_verifier.memory.memory import Memory
+from arx_verifier.memory.stamp import MemoryKeys, parse_stamp
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.targets import subject_target

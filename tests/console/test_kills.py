@@ -10,7 +10,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.identity.console_session import begin_by_login
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.clock import now_ms
 from arx_verifier.revocation.follower import Follower
 from tests.console.harness import Browser, link_of, operator_with, sign_in

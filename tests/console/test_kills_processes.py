@@ -26,7 +26,7 @@ VERIFIERS = 4
 # A verifier's follower in a process of its own, which says when it has a lease.
 FOLLOWER = """
 import sys
-from arx_verifier.revocation import Follower
+from arx_verifier.revocation.follower import Follower
 follower = Follower(*sys.argv[1:])
 follower.start()
 assert follower.catch_up(0, 0, 60.0)

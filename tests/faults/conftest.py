@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.proxy import Proxy
 from tests.faults.witness import Witness

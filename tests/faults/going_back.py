@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from arx_caps.audit.ingest import is_event, read_event
+from arx_caps.audit.ingest.entries import is_event, read_event
 from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.audit.log import open_store
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Realm
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.token.targets import subject_target

@@ -17,7 +17,8 @@ import pytest
 
 from arx_caps.embedded import server_binary
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LOST, LeasedLedger, PoolDraw, Short, Taken
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.pools import LOST, PoolDraw, Short, Taken
 from tests.ledgers import new_ledger
 from tests.servers import free_ports
 from tests.topologies.fleet import Server, replicated, running

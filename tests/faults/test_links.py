@@ -3,7 +3,7 @@
 
 import pytest
 
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import L_NS, Watch, bounded, kill, token
 from tests.faults.proxy import Proxy

@@ -22,14 +22,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore, acl
+from arx_caps.revocation import acl
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.clock import now_ms
-from arx_verifier.journal import InMemoryDecisions
-from arx_verifier.ledger import LeasedLedger, PoolDraw, Short, Taken
-from arx_verifier.revocation import Address, Follower, StoreClient, boot_clock, loop_link, run_async, steps_of
-from arx_verifier.revocation.store_client import StoreCommand
-from arx_verifier.token import Caveat
-from arx_verifier.verification import RedisNonces, Verifier
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.pools import PoolDraw, Short, Taken
+from arx_verifier.revocation import loop_link
+from arx_verifier.revocation.epoch import boot_clock
+from arx_verifier.revocation.follower import Follower
+from arx_verifier.revocation.store_client import StoreClient, StoreCommand
+from arx_verifier.revocation.store_steps import run_async, steps_of
+from arx_verifier.revocation.store_url import Address
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import RedisNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.faults.conftest import BY, L_NS
 from tests.faults.proxy import Proxy
 from tests.ledgers import new_ledger

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.revocation import RevocationStore
 from arx_caps.revocation.failover import Topology, attest
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import BY, L_NS, bounded, kill, token
 from tests.faults.proxy import Proxy

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore, Topology
-from arx_caps.revocation.failover import attest
+from arx_caps.revocation.failover import Topology, attest
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.store_link import MAX_ANSWER
 from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, tell, token

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.errors import ArxError
 from arx_verifier.revocation.epoch import boot_clock

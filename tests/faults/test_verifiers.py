@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
 from tests.faults.conftest import L_NS, Watch, bounded, kill, token
 from tests.servers import FAST_LEASE_MS, freeze, until

@@ -14,7 +14,7 @@ from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_verifier.request import HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import http_fields
+from arx_verifier.token.call_proof import http_fields
 
 
 class Answer:

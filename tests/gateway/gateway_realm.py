@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeCaller
-from arx_verifier.token import Caveat, Identifier, Macaroon, wire
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Identifier, Macaroon
 from tests.agent.live import now_ms
 from tests.house.pages import ROOT
 

@@ -30,10 +30,10 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import ArxMiddleware, Rule, open_verifier
-from arx_verifier.journal import read_journal
+from arx_verifier.journal.reader import read_journal
 from arx_verifier.request import HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import CallSigner, http_fields
+from arx_verifier.token.call_proof import CallSigner, http_fields
 from tests.adapters.asgi_server import serving
 from tests.agent.live import now_ms
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, Program, gateway

@@ -19,10 +19,11 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.mint.db.repositories.work.approvals import MAX_WAITING
 from arx_caps.service.access_tokens import open_access_token
 from arx_caps.service.own_key import ServiceIdentity
-from arx_verifier.enforcement import http_call
-from arx_verifier.journal import InMemoryDecisions
-from arx_verifier.token import KeyRing, call_proof
-from arx_verifier.verification import Verifier
+from arx_verifier.enforcement.asgi.calls import http_call
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.token import call_proof
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.verification.verifier import Verifier
 from tests.gateway.door import Answer, Upstream
 from tests.gateway.gateway_realm import ENVELOPE
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms

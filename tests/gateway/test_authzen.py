@@ -17,11 +17,11 @@ import pytest
 from arx_caps.gateway.base.settings import ActionTerms, DeciderTerms, read_settings
 from arx_caps.gateway.deciders.authzen import MAX_EVALUATIONS, AuthZen
 from arx_verifier import Constraint, Rule
-from arx_verifier.enforcement import META_KEY
+from arx_verifier.enforcement.mcp.messages import META_KEY
 from arx_verifier.errors import SettingsError
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import CallSigner, http_fields, tool_fields
+from arx_verifier.token.call_proof import CallSigner, http_fields, tool_fields
 from tests.agent.live import now_ms
 from tests.house.pages import ROOT, blocks
 

@@ -18,7 +18,7 @@ from arx_caps.gateway.deciders.forward_auth import ForwardAuth
 from arx_verifier import Rule
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import CallSigner, http_fields
+from arx_verifier.token.call_proof import CallSigner, http_fields
 from tests.agent.live import now_ms
 
 pytestmark = pytest.mark.spec("8.5")

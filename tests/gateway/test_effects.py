@@ -17,7 +17,7 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
 from arx_verifier import Rule, SettingsError
-from arx_verifier.metrics import Counts
+from arx_verifier.metrics.counted_decisions import Counts
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
 from tests.gateway.served_door import call_tool

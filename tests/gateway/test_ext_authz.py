@@ -24,10 +24,10 @@ from arx_caps.gateway.deciders.ext_authz import ExtAuthz
 from arx_caps.gateway.deciders.grpc_server import MAX_MESSAGE
 from arx_caps.gateway.deciders.protos import COMPILED
 from arx_verifier import Rule
-from arx_verifier.journal import read_journal
+from arx_verifier.journal.reader import read_journal
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import CallSigner, http_fields
+from arx_verifier.token.call_proof import CallSigner, http_fields
 from tests.agent.live import now_ms
 from tests.gateway import protos
 from tests.gateway.gateway_realm import GatewayRealm, Program, gateway

@@ -17,11 +17,11 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.ext_mcp import ExtMcp
 from arx_verifier import Rule
-from arx_verifier.enforcement import META_KEY
-from arx_verifier.journal import read_journal
+from arx_verifier.enforcement.mcp.messages import META_KEY
+from arx_verifier.journal.reader import read_journal
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import CallSigner, http_fields, tool_fields
+from arx_verifier.token.call_proof import CallSigner, http_fields, tool_fields
 from tests.agent.live import now_ms
 from tests.gateway import protos
 from tests.gateway.gateway_realm import GatewayRealm, Program, gateway

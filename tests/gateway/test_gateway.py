@@ -17,7 +17,7 @@ import pytest
 
 from arx_caps.agent import Agent, StartedTask, Task
 from arx_caps.cli import exit_codes
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 from tests.cli.helpers import Ran, arx
 from tests.exported import exported_by, read_metrics
 from tests.house.pages import ROOT

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from arx_caps.isolation import Program, isolate, kind_that_works
 from arx_caps.isolation import choice as choices
+from arx_caps.isolation.choice import isolate, kind_that_works
+from arx_caps.isolation.program import Program
 from arx_verifier.errors import SettingsError
 from tests.servers import until
 

@@ -23,7 +23,8 @@ import httpx
 import pytest
 
 from arx_caps.agent import Agent
-from arx_caps.isolation import Program, isolate
+from arx_caps.isolation.choice import isolate
+from arx_caps.isolation.program import Program
 from arx_verifier.errors import ArxError
 from tests.house.pages import ROOT
 from tests.realm_folder import ARX, RealmFolder

@@ -16,8 +16,8 @@ from arx_caps.http.event_stream import fields_of, split_events, with_data
 from arx_caps.mcp.errors import WireError
 from arx_caps.mcp.headers import check_headers
 from arx_caps.mcp.message import read_message, result_of, without_token
-from arx_verifier.journal import ChainFacts
-from arx_verifier.token import KeyRing
+from arx_verifier.journal.record import ChainFacts
+from arx_verifier.token.keyring import KeyRing
 
 CALL = {
     "jsonrpc": "2.0",

@@ -23,12 +23,13 @@ import httpx
 import pytest
 
 from arx_verifier import Constraint, Rule, Verifier
-from arx_verifier.enforcement import ArxMiddleware, mcp_meaning
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.mcp.messages import mcp_meaning
 from arx_verifier.errors import RequestError
-from arx_verifier.journal import Decision, InMemoryDecisions
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.request import AccessRequest, HttpCall, read_json_object
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import CallSigner, http_fields, tool_fields
+from arx_verifier.token.call_proof import CallSigner, http_fields, tool_fields
 from tests.adapters.asgi_server import serving
 from tests.gateway.mutations import EVERYWHERE, LONGEST, OF_PATHS, Sent, changed, json_readings
 from tests.gateway.served_door import Recorder, open_door

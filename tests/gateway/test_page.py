@@ -31,7 +31,7 @@ from arx_caps.gateway.base.settings import (
     read_settings,
 )
 from arx_caps.gateway.deciders.decider import identity_of
-from arx_caps.isolation import kind_that_works
+from arx_caps.isolation.choice import kind_that_works
 from arx_caps.mint.policy.model import Policy
 from arx_caps.settings.toml_file import fields_of
 from arx_verifier import Rule

@@ -24,7 +24,7 @@ from arx_caps.gateway.deciders.decider import Decider, DescribedRequest
 from arx_verifier import Constraint, Rule, SettingsError
 from arx_verifier.clock import now_ms
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.verification import Watch
+from arx_verifier.verification.watch import Watch
 from tests.adapters.asgi_server import serving
 from tests.gateway.served_door import ServedDoor
 from tests.servers import until

@@ -25,7 +25,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Rule
-from arx_verifier.journal import read_journal
+from arx_verifier.journal.reader import read_journal
 from arx_verifier.testing import UnsafeCaller
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, Program, gateway, running
 from tests.house.pages import ROOT, blocks

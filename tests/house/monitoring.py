@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.http.metric_families import PROCESSES
-from arx_verifier.metrics import Family
+from arx_verifier.metrics.families import Family
 from tests.house.pages import ROOT
 
 FOLDER: Final = ROOT / "deploy" / "monitoring"

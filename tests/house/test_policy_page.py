@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from arx_caps.mint.policy.model import Policy, Template
-from arx_verifier.constraints import compile_constraint, explain, read_constraint
-from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.constraint import Constraint, compile_constraint, read_constraint
+from arx_verifier.constraints.rule import explain
 from tests.cli.helpers import arx
 from tests.house.pages import ROOT, Block, blocks, matches
 

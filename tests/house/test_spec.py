@@ -16,8 +16,8 @@ from arx_verifier.constraints import rule, scalars, text
 from arx_verifier.constraints.constraint import Constraint, Url
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.grants import grant_life
-from arx_verifier.journal import EFFECT_VERSION, RECORD_VERSION, WATCH_VERSION
 from arx_verifier.journal import record as records
+from arx_verifier.journal.record import EFFECT_VERSION, RECORD_VERSION, WATCH_VERSION
 from arx_verifier.ledger import costs, pools
 from arx_verifier.memory import stamp
 from arx_verifier.revocation import epoch

@@ -19,7 +19,7 @@ import pytest
 from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
-from arx_caps.audit.merkle import Signer
+from arx_caps.audit.merkle.note import Signer
 from arx_caps.credentials.jose import KeyFile, SigningKey, make_assertion, make_dpop
 from arx_caps.mint.api.app import ENDPOINTS, create_app
 from arx_caps.mint.api.endpoint import File
@@ -29,7 +29,7 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm, sample_policy
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Login, Realm
 from arx_caps.settings.self_registration import SelfRegistration
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions

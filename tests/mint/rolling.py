@@ -16,10 +16,10 @@ from pathlib import Path
 
 import httpx
 
-from arx_caps.audit.merkle import Trust, open_checkpoint, verify
-from arx_caps.audit.shipping import Batch
-from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, sign_batch
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.shipping.batch import HEADER, MEDIA_TYPE, PATH, Batch, sign_batch
+from arx_caps.audit.store.log_store import LogStore
 from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key

@@ -10,13 +10,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from arx_caps.audit.ingest import EventRecord, is_event, read_event
-from arx_caps.audit.merkle import TileReader, Trust, fetch_from, verify
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.ingest.entries import EventRecord, is_event, read_event
+from arx_caps.audit.merkle.tiles import TileReader, fetch_from
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.store.log_store import LogStore
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.keys.log_key import read_log_key
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Realm
 from arx_verifier.journal.decision import Decision, unpack_record
 from arx_verifier.journal.reader import read_journal

@@ -9,11 +9,12 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
-from arx_caps.audit.ingest import is_event, read_event
-from arx_caps.audit.merkle import TileReader, Trust, fetch_from, open_checkpoint, verify
-from arx_caps.audit.shipping import Batch
-from arx_caps.audit.shipping.batch import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, sign_batch
-from arx_caps.audit.store import RECORD
+from arx_caps.audit.ingest.entries import is_event, read_event
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.tiles import TileReader, fetch_from
+from arx_caps.audit.merkle.verification import Trust, verify
+from arx_caps.audit.shipping.batch import HEADER, MAX_BYTES, MEDIA_TYPE, PATH, SEEN_HEADER, Batch, sign_batch
+from arx_caps.audit.store.tables import RECORD
 from arx_caps.credentials.jose import SigningKey, make_dpop
 from arx_caps.mint.audit import log
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key

@@ -17,9 +17,11 @@ import pytest
 from sqlalchemy import delete, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from arx_caps.audit.ingest import is_event, read_event
-from arx_caps.audit.merkle import IncompleteError, TamperedError
-from arx_caps.audit.store import RECORD, LogStore, Publisher
+from arx_caps.audit.ingest.entries import is_event, read_event
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.store.tables import RECORD
 from arx_caps.database.engines import database_errors, open_engine
 from arx_caps.mint.audit.feeds import EventFeed
 from arx_caps.mint.audit.log import open_store

@@ -11,7 +11,7 @@ from arx_caps.agent.tasks.task import Task
 from arx_caps.mint.policy.diff import compare
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import AttenuationError, GrantError, SettingsError
-from arx_verifier.ledger import MemoryLedger
+from arx_verifier.ledger.memory import MemoryLedger
 from arx_verifier.token.holder import HolderKey
 from tests.mint.harness import Harness, open_unit
 from tests.mint.test_tasks import verifier

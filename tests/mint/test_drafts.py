@@ -20,8 +20,8 @@ from arx_caps.mint.drafts.policy_file import write_policy, write_questions
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.tasks.policy_questions import load_questions
 from arx_verifier.errors import SettingsError
-from arx_verifier.journal import ChainFacts, Decision
-from arx_verifier.journal.record import digest_arguments, form_of
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import ChainFacts, digest_arguments, form_of
 
 VENDOR = Path(__file__).parents[2] / "vendor" / "agentdojo"
 TRIAGE = "acme/support/triage"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from arx_caps.audit.store import RECORD
+from arx_caps.audit.store.tables import RECORD
 from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.credentials.jose import KeyFile
 from arx_caps.mint.audit.feeds import KILLS, _kill
@@ -16,12 +16,12 @@ from arx_caps.mint.db.tables import MEMORY_KEYS
 from arx_caps.mint.revocation.freezes import freezes_of
 from arx_caps.mint.revocation.logged_freezes import find_missing
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import StoreEntry
+from arx_caps.revocation.wire import StoreEntry
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import StoreError
-from arx_verifier.memory import TaintWindow, read_window
-from arx_verifier.revocation import HistoryPlace
-from arx_verifier.token import subject_target
+from arx_verifier.memory.taints import TaintWindow, read_window
+from arx_verifier.revocation.history import HistoryPlace
+from arx_verifier.token.targets import subject_target
 from tests.mint.dying import with_key
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
 

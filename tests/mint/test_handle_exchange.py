@@ -13,13 +13,15 @@ from arx_caps.credentials.access_token import AccessToken, read_access_token
 from arx_caps.mint.oauth import handles
 from arx_caps.mint.oauth.handles import bundle_of, require_handle
 from arx_caps.mint.oauth.token_exchange import ACCESS_TOKEN_TYPE, TOKEN_EXCHANGE
-from arx_verifier.constraints import permits, read_rule
+from arx_verifier.constraints.rule import permits, read_rule
 from arx_verifier.errors import ArxError
-from arx_verifier.journal import Decision, InMemoryDecisions
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import KeyRing, Macaroon, wire
-from arx_verifier.verification import Verifier
+from arx_verifier.token import wire
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
 from tests.mint.login import Flow
 from tests.mint.oauth import RESOURCE, Client

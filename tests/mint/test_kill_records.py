@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.query import Question
+from arx_caps.audit.query.node_search import Question
 from arx_caps.audit.query.questions import records
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Realm
 from tests.mint.harness import AGENT, Harness, Holder
 

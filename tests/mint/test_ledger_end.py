@@ -15,7 +15,8 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.server import ledger_end
 from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import LOST, WAKING, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger.pools import LOST, WAKING, PoolDraw, Short, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from tests.ledgers import look, new_ledger, only_bucket
 from tests.servers import until
 

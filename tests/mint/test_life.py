@@ -14,7 +14,7 @@ from arx_caps.agent.tasks.task import Task
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
 from arx_verifier.journal.decision import InMemoryDecisions

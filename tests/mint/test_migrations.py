@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import update
 
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.store.log_store import LogStore
 from arx_caps.audit.store.tables import META
 from arx_caps.cli import exit_codes
 from arx_caps.database.engines import NEWER, OLDER

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from arx_caps.audit.merkle import DisputedError
+from arx_caps.audit.merkle.errors import DisputedError
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.notifications import alarms, sender
-from arx_caps.revocation import DIRECT
+from arx_caps.revocation.wire import DIRECT
 from arx_verifier.clock import now_ms
 from arx_verifier.revocation.follower import Follower
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts

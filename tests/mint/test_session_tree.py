@@ -15,11 +15,12 @@ from arx_caps.mint.db.database import PAGE
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.tables import TASKS
 from arx_caps.mint.keys.log_key import read_log_key
-from arx_verifier.journal import ChainFacts
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import HolderKey, KeyRing
-from arx_verifier.verification import Verifier
+from arx_verifier.token.holder import HolderKey
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.verification.verifier import Verifier
 from tests.audit.batches import batch_of, decision, facts
 from tests.cli.helpers import arx
 from tests.mint.harness import AGENT, LOOKUP, Harness, now_ms

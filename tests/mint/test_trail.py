@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from arx_caps.audit.merkle import RecordProof, open_checkpoint
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.proof import RecordProof
 from arx_verifier.journal.decision import Decision
 from arx_verifier.token.targets import subject_target
 from tests.audit.batches import BOOT, START_MS, batch_of, decision, facts

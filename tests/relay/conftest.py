@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from tests.faults.witness import Witness
 from tests.relay.processes import LEASE_MS, RelayProcess, watch
 from tests.servers import until

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from tests.faults.witness import Witness
 from tests.support import ANYTHING, mint
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 
 SESSION, TASK = "session:s-" + "a" * 16, "task:t-" + "b" * 16
 KEEP_MS = 60 * 60 * 1000 + 90_000  # the longest life of a token, clocks apart, delays

@@ -19,8 +19,9 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import Header, RevocationStore, StoreHistoryError, Topology
-from arx_caps.revocation.failover import attest
+from arx_caps.revocation.failover import Topology, attest
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import Header, StoreHistoryError
 from arx_verifier.revocation.follower import Follower
 from tests.servers import FAST_LEASE_MS, VerifierProcess, begun_store, freeze, until
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.follower_core import PROBE_MS
 from tests.servers import FAST_LEASE_MS, VerifierProcess, child, until

@@ -13,7 +13,7 @@ import redis
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.follower import Follower

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.follower import Follower
 from tests.revocation.calling import KEEP_MS, NO_MORE, SESSION, TASK, bump, probe, raw
 

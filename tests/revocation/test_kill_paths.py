@@ -17,7 +17,9 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.api.app import ENDPOINTS
 from arx_caps.mint.identity.authenticate import NEEDS_NO_RULE
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import OutcomeUnknownError, RevocationStore, acl
+from arx_caps.revocation import acl
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import OutcomeUnknownError
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.follower import Follower

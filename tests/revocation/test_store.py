@@ -10,10 +10,11 @@ import pytest
 import redis
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.revocation import RevocationStore, StoreHistoryError
 from arx_caps.revocation import store as store_module
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import StoreHistoryError
 from arx_verifier.errors import RequestError, SettingsError, StoreError
-from arx_verifier.memory import TaintWindow, read_window
+from arx_verifier.memory.taints import TaintWindow, read_window
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.history import UNKNOWN, HistoryPlace
 from tests.servers import until

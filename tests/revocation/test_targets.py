@@ -3,7 +3,7 @@
 
 import pytest
 
-from arx_caps.revocation import KINDS, parse_target, parse_targets
+from arx_caps.revocation.targets import KINDS, parse_target, parse_targets
 from arx_verifier.errors import RequestError
 from arx_verifier.token.targets import subject_target
 

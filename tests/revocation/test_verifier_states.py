@@ -3,7 +3,7 @@
 
 import pytest
 
-from arx_caps.revocation import count_states, state_of
+from arx_caps.revocation.wire import count_states, state_of
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from arx_caps.credentials import secret_source
 from arx_caps.credentials.secret_source import find_secret, run_for_secret
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation import find_password
+from arx_verifier.revocation.password import find_password
 from tests.cli.helpers import arx
 from tests.mint.harness import make_realm
 from tests.servers import until

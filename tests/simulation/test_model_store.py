@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import redis
 
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import HISTORY_ERRORS
 from arx_verifier.revocation.history import UNKNOWN
 from arx_verifier.revocation.store_link import Crowd, EpochEntry, StoreAnswer, read_answer

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import NEW, LeasedLedger, PoolDraw, RedisLedger, Taken
-from arx_verifier.revocation import BUCKETS, bucket_of
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.pools import NEW, PoolDraw, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.revocation.store_cluster import BUCKETS, bucket_of
 from arx_verifier.token import call_proof
-from arx_verifier.verification import RedisNonces
+from arx_verifier.verification.nonces import RedisNonces
 from tests.ledgers import new_ledger
 from tests.servers import until
 from tests.topologies.fleet import binaries

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.revocation import RevocationStore, Topology
-from arx_caps.revocation.failover import attest, must_attest
+from arx_caps.revocation.failover import Topology, attest, must_attest
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.follower import Follower
 from arx_verifier.revocation.store_link import Link

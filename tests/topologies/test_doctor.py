@@ -9,9 +9,9 @@ import sqlite3
 
 import pytest
 
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import Keys
-from arx_verifier.memory import LATEST_MS, TaintWindow
+from arx_verifier.memory.taints import LATEST_MS, TaintWindow
 from tests.cli.helpers import arx
 from tests.servers import VerifierProcess, freeze
 from tests.topologies.doctored import AGENT, BY, OTHER, SESSION, Place, place

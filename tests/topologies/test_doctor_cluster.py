@@ -11,8 +11,9 @@ import pytest
 
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.revocation import acl
-from arx_verifier.ledger import PoolDraw, RedisLedger, Taken
-from arx_verifier.revocation import BUCKETS
+from arx_verifier.ledger.pools import PoolDraw, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.revocation.store_cluster import BUCKETS
 from tests.ledgers import new_ledger
 from tests.servers import until
 from tests.topologies.shards import PATIENT, Shards, sharded

@@ -14,7 +14,8 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.revocation import acl
 from arx_caps.settings.realm import Realm
-from arx_verifier.ledger import LOST, PoolDraw, RedisLedger, Taken
+from arx_verifier.ledger.pools import LOST, PoolDraw, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from tests.cli.helpers import arx
 from tests.faults.shifted import shifted
 from tests.ledgers import new_ledger

@@ -14,7 +14,7 @@ import pytest
 from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.runtime import MintRuntime
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.revocation.follower import Follower
 from tests.cli.helpers import arx

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from arx_caps.revocation import Header, RevocationStore, StoreHistoryError, Topology
-from arx_caps.revocation.failover import attest, must_attest
+from arx_caps.revocation.failover import Topology, attest, must_attest
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import Header, StoreHistoryError
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.follower import Follower
 from tests.servers import FAST_LEASE_MS, free_ports, until

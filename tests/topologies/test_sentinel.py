@@ -13,7 +13,7 @@ import pytest
 
 from arx_caps.mint.runtime import MintRuntime
 from arx_caps.mint.server.init_realm import init_realm
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.follower import Follower

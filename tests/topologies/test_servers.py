@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
-from arx_caps.revocation import RevocationStore, StoreHistoryError, Topology, acl
-from arx_caps.revocation.failover import attest
+from arx_caps.revocation import acl
+from arx_caps.revocation.failover import Topology, attest
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import StoreHistoryError
 from arx_verifier.errors import SettingsError, StoreError
-from arx_verifier.memory import TaintWindow
+from arx_verifier.memory.taints import TaintWindow
 from arx_verifier.revocation.follower import Follower
 from tests.revocation.calling import NO_MORE
 from tests.servers import FAST_LEASE_MS, free_ports, until

@@ -15,11 +15,14 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.revocation import acl
 from arx_verifier.errors import SettingsError, StoreError
-from arx_verifier.ledger import LOST, NEW, LeasedLedger, PoolDraw, RedisLedger, Short, Taken
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.pools import LOST, NEW, PoolDraw, Short, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import BUCKETS, StoreCluster, bucket_of, run_async, steps_of
-from arx_verifier.token import Caveat
-from arx_verifier.verification import RedisNonces
+from arx_verifier.revocation.store_cluster import BUCKETS, StoreCluster, bucket_of
+from arx_verifier.revocation.store_steps import run_async, steps_of
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.nonces import RedisNonces
 from tests.ledgers import new_ledger
 from tests.servers import until
 from tests.support import ANYTHING, access, mint, sign, verifier

@@ -23,8 +23,9 @@ from arx_verifier.journal.quota import finish_stale
 from arx_verifier.journal.reader import Damage, SegmentReader
 from arx_verifier.journal.record import form_of, keep_arguments, seal
 from arx_verifier.journal.segment import HEADER_BYTES, is_closed, is_last, read_header
-from arx_verifier.ledger import MemoryLedger
-from arx_verifier.memory import Memory, MemoryKeys
+from arx_verifier.ledger.memory import MemoryLedger
+from arx_verifier.memory.memory import Memory
+from arx_verifier.memory.stamp import MemoryKeys
 from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
 from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
 from arx_verifier.token.keyring import KeyRing

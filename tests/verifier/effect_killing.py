@@ -18,8 +18,11 @@ from typing import Any, Final
 import httpx
 
 from arx_verifier import Rule
-from arx_verifier.enforcement import META_KEY, ArxMiddleware, ArxWSGI, McpMessage, Messages
-from arx_verifier.journal import Decision, Journal
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages
+from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.writer import Journal
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving
 from tests.gateway import test_effects as upstreams

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from arx_verifier.constraints import Constraint, Rule, compile_rule, explain, merge, permits, read_rule
-from arx_verifier.constraints.constraint import compile_constraint, read_constraint
+from arx_verifier.constraints.constraint import Constraint, compile_constraint, read_constraint
+from arx_verifier.constraints.rule import Rule, compile_rule, explain, merge, permits, read_rule
 from arx_verifier.errors import AttenuationError, MalformedTokenError
 from arx_verifier.jcs import jcs
 from arx_verifier.limits import MAX_EACH

@@ -8,8 +8,9 @@ import pytest
 
 from arx_verifier import AccessRequest, Constraint, Rule
 from arx_verifier.errors import refusal
-from arx_verifier.journal import Decision, EffectRecord, InMemoryDecisions
-from arx_verifier.metrics import CountedDecisions
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.journal.record import EffectRecord
+from arx_verifier.metrics.counted_decisions import CountedDecisions
 from arx_verifier.testing import UnsafeTestRealm
 
 

@@ -11,11 +11,11 @@ import pytest
 from redis import Redis
 
 from arx_verifier.errors import SettingsError, StoreError
-from arx_verifier.journal import InMemoryDecisions
+from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
-from arx_verifier.token import KeyRing
-from arx_verifier.verification import Verifier
+from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.nonces import APART_MS, MemoryNonces, RedisNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.servers import until
 
 pytestmark = pytest.mark.spec("8.3")

@@ -18,14 +18,19 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from arx_verifier import Rule, SettingsError, current_grant, protect
-from arx_verifier.enforcement import META_KEY, ArxMiddleware, ArxWSGI, McpMessage, Messages
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.enforcement.grants.call_effect import CallEffect
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages
+from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
 from arx_verifier.errors import ArxError, AuditError, RevokedError
 from arx_verifier.integrations.starlette import current_grant as grant_of
-from arx_verifier.journal import AWAITED, Decision, EffectRecord, Journal, read_journal, seal, unpack_record
+from arx_verifier.journal.decision import Decision, unpack_record
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.record import AWAITED, EffectRecord, seal
+from arx_verifier.journal.writer import Journal
 from arx_verifier.service import open_verifier
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 from tests.adapters.asgi_server import serving
 from tests.verifier.test_watch import serving_wsgi
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.journal import AWAITED, Decision, read_journal
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.record import AWAITED
 from tests.servers import until
 from tests.verifier.effect_killing import KINDS, STEPS, STREAMS
 

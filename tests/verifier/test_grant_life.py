@@ -18,8 +18,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from arx_verifier.enforcement import TaskCut
 from arx_verifier.enforcement.grants.grant_life import GrantLife
+from arx_verifier.enforcement.grants.loop_calls import TaskCut
 from arx_verifier.enforcement.grants.running_calls import RunningCalls
 from arx_verifier.errors import ArxError, RequestError, refusal
 from arx_verifier.request import AccessRequest

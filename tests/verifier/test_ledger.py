@@ -20,21 +20,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from arx_verifier.amounts import MAX_AMOUNT, amount_text, is_amount, millionths_of, read_amount
 from arx_verifier.errors import SettingsError, StoreError
-from arx_verifier.ledger import (
+from arx_verifier.ledger import leases
+from arx_verifier.ledger.costs import Costs
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.memory import MemoryLedger
+from arx_verifier.ledger.pools import (
     BUSY,
     EARLY,
+    KEEP_MS,
     LOST,
+    MARGIN_MS,
+    MAX_HELD,
     NEW,
-    Costs,
-    LeasedLedger,
-    MemoryLedger,
     PoolDraw,
     Short,
     Taken,
-    leases,
     number_of,
 )
-from arx_verifier.ledger.pools import KEEP_MS, MARGIN_MS, MAX_HELD
 from tests.ledgers import look, new_ledger, only_bucket
 from tests.support import QUICK
 from tests.verifier import ledger_model

@@ -10,24 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AccessError, RevokedError, SettingsError
-from arx_verifier.memory import (
-    KINDS,
-    LATEST_MS,
-    MAX_SOURCES,
-    Memory,
-    MemoryKeys,
-    TaintWindow,
-    change_taints,
-    read_window,
-)
-from arx_verifier.memory.stamp import MAX_DIGESTS, MAX_GROUPS, MAX_STAMP_CHARS, STAMP_PREFIX
+from arx_verifier.memory.memory import MAX_SOURCES, Memory
+from arx_verifier.memory.stamp import KINDS, MAX_DIGESTS, MAX_GROUPS, MAX_STAMP_CHARS, STAMP_PREFIX, MemoryKeys
+from arx_verifier.memory.taints import LATEST_MS, TaintWindow, change_taints, read_window
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import Lease
+from arx_verifier.revocation.epoch import Lease
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.token import MAX_HOPS, HolderKey, bytes_of, chain, text_of
-from arx_verifier.verification import Grant
+from arx_verifier.token import chain
+from arx_verifier.token.caveats import MAX_HOPS
+from arx_verifier.token.holder import HolderKey
+from arx_verifier.token.wire import bytes_of, text_of
+from arx_verifier.verification.grant import Grant
 from tests.support import QUICK
 
 pytestmark = pytest.mark.spec("18")

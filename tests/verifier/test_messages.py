@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from arx_verifier import Caveat, Constraint, RequestError, Rule
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, mcp_meaning
+from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages, mcp_meaning
 from arx_verifier.testing import UnsafeTestRealm
-from arx_verifier.verification import MemoryNonces
+from arx_verifier.verification.nonces import MemoryNonces
 
 RULES = (
     Rule(tool="orders.get", args={"order_id": Constraint(glob="o-*")}),

@@ -16,12 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from arx_caps.service.upkeep import keep_service
 from arx_verifier import AccessRequest, open_verifier
-from arx_verifier.journal import Journal
 from arx_verifier.journal.decision import InMemoryDecisions
-from arx_verifier.metrics import SHIPPING, VERIFIER, export_decisions
+from arx_verifier.journal.writer import Journal
+from arx_verifier.metrics.export import SHIPPING, export_decisions
+from arx_verifier.metrics.families import VERIFIER
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import FileKeys
-from arx_verifier.verification import readiness
+from arx_verifier.verification.freshness import readiness
 from tests.servers import until
 from tests.verifier.journals import service_file
 

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import SettingsError
-from arx_verifier.journal import unpack_record
-from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.journal.decision import InMemoryDecisions, unpack_record
 from arx_verifier.journal.record import seal
 from arx_verifier.journal.writer import Journal
-from arx_verifier.metrics import CountedDecisions
+from arx_verifier.metrics.counted_decisions import CountedDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import open_verifier
-from arx_verifier.token import Caveat
+from arx_verifier.token.caveats import Caveat
 from tests.support import ANYTHING, AT, FullDecisions, access, mint, verifier
 from tests.verifier.journals import service_file
 from tests.verifier.serving import Realm, answered

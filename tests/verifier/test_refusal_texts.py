@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from arx_verifier.constraints import Constraint, ConstraintLike, Rule, explain
-from arx_verifier.constraints.constraint import MEMBERS, FlatConstraint, Url
+from arx_verifier.constraints.constraint import MEMBERS, Constraint, ConstraintLike, FlatConstraint, Url
+from arx_verifier.constraints.rule import Rule, explain
 from arx_verifier.errors import Failure, refusal, sentence_of
 from arx_verifier.refusal_text import refusal_for_model, waiting_for_model
-from arx_verifier.token import Caveat
-from arx_verifier.verification import too_early, too_late, too_new
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.verification.reasons import too_early, too_late, too_new
 from tests.support import AT, access, mint, sign, verifier
 
 SITE = Url(scheme="https", host="*.example.com")

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from arx_verifier import Caveat, Constraint, Rule, SettingsError
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import META_KEY, ArxWSGI, McpMessage, Messages, RefusedCall, RpcMethods
+from arx_verifier.enforcement.base.enforcement import RefusedCall
 from arx_verifier.enforcement.base.guard import protect
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages
+from arx_verifier.enforcement.rpc.rpc_call import RpcMethods
+from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
 from arx_verifier.errors import AccessError, ArxError
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.service import open_verifier
-from arx_verifier.verification import ServiceLimits, read_limits
+from arx_verifier.verification.service_limits import ServiceLimits, read_limits
 from tests.house.pages import ROOT, blocks
 from tests.support import ANYTHING, AT, INCARNATION, QUICK, access, mint, verifier
 from tests.verifier import serving, test_wsgi

@@ -18,7 +18,7 @@ from arx_verifier.errors import (
     refusal,
 )
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
-from arx_verifier.ledger import MemoryLedger
+from arx_verifier.ledger.memory import MemoryLedger
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.token import chain, wire

@@ -22,14 +22,15 @@ from starlette.websockets import WebSocket
 
 from arx_verifier import ArxError, Constraint, Rule, current_grant, protect
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import ArxMiddleware, ArxWSGI, current_watch
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.base.guard import current_watch
+from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
 from arx_verifier.errors import AccessError, RevokedError, SettingsError
 from arx_verifier.integrations.starlette import current_grant as grant_of
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token import Caveat
-from arx_verifier.token.caveats import read_proven
-from arx_verifier.verification import Watch, WatchedCall, read_watch
+from arx_verifier.token.caveats import Caveat, read_proven
+from arx_verifier.verification.watch import Watch, WatchedCall, read_watch
 from tests.adapters.asgi_server import serving
 from tests.servers import until
 

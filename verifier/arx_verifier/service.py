@@ -18,11 +18,15 @@ from msgspec import Meta
 
 from arx_verifier._platform import is_open_to_others
 from arx_verifier.errors import MalformedTokenError, SettingsError
-from arx_verifier.journal import DecisionSink
-from arx_verifier.ledger import Ledger
-from arx_verifier.revocation import Epochs
-from arx_verifier.token import KeyRing, PreparedKey, bytes_of
-from arx_verifier.verification import LimitsSource, MemoryNonces, NonceStore, Verifier, readiness
+from arx_verifier.journal.decision import DecisionSink
+from arx_verifier.ledger.pools import Ledger
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.token.keyring import KeyRing, PreparedKey
+from arx_verifier.token.wire import bytes_of
+from arx_verifier.verification.freshness import readiness
+from arx_verifier.verification.nonces import MemoryNonces, NonceStore
+from arx_verifier.verification.service_limits import LimitsSource
+from arx_verifier.verification.verifier import Verifier
 
 
 class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,8 +209,8 @@ def open_verifier(
     Raises:
         SettingsError: The file is unusable, or lacks a setting that was not given here; or the limits are not valid.
     """
-    from arx_verifier.journal import name_verifier  # with the writer, which few programs that read a file need
-    from arx_verifier.metrics import export_decisions
+    from arx_verifier.journal.writer import name_verifier  # with the writer, which few programs that read a file need
+    from arx_verifier.metrics.export import export_decisions
     from arx_verifier.upkeep import Upkeep
 
     file, keys = read_service_file(path), FileKeys(path)
@@ -253,7 +257,8 @@ def identify_file(path: Path) -> tuple[int, ...] | None:
 
 
 def _follow(file: ServiceConfig, verifier_id: str) -> Epochs:
-    from arx_verifier.revocation import Follower, find_password  # redis is loaded where it is used
+    from arx_verifier.revocation.follower import Follower  # redis is loaded where it is used
+    from arx_verifier.revocation.password import find_password  # redis is loaded where it is used
 
     if file.store is None:
         raise SettingsError("the service file names no epoch store; give `store` in it or `epochs` here")
@@ -265,7 +270,7 @@ def _do_nothing() -> None:
 
 
 def _journal(file: ServiceConfig, verifier_id: str, on_run: Callable[[], None]) -> DecisionSink:
-    from arx_verifier.journal import MAX_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES, Journal
+    from arx_verifier.journal.writer import MAX_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES, Journal
 
     if file.journal is None:
         raise SettingsError("the service file names no journal; give `journal` in it or `decisions` here")
@@ -278,8 +283,10 @@ def _journal(file: ServiceConfig, verifier_id: str, on_run: Callable[[], None]) 
 def _ledger(file: ServiceConfig) -> Ledger | None:
     if file.ledger is None:
         return None
-    from arx_verifier.ledger import LeasedLedger, RedisLedger
-    from arx_verifier.revocation import find_password, without_login
+    from arx_verifier.ledger.leases import LeasedLedger
+    from arx_verifier.ledger.redis_ledger import RedisLedger
+    from arx_verifier.revocation.password import find_password
+    from arx_verifier.revocation.store_url import without_login
 
     url, password = file.ledger, find_password("ARX_LEDGER_PASSWORD")
     if file.store is not None and without_login(url) == without_login(file.store):
@@ -295,8 +302,9 @@ def _ledger(file: ServiceConfig) -> Ledger | None:
 def _nonces(file: ServiceConfig) -> NonceStore | None:
     if file.nonces is None:
         return None
-    from arx_verifier.revocation import find_password, without_login
-    from arx_verifier.verification import RedisNonces
+    from arx_verifier.revocation.password import find_password
+    from arx_verifier.revocation.store_url import without_login
+    from arx_verifier.verification.nonces import RedisNonces
 
     url, password = file.nonces, find_password("ARX_NONCES_PASSWORD")
     if file.store is not None and url == without_login(file.store):

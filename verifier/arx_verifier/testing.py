@@ -11,25 +11,18 @@ from typing import Any, Final
 
 from arx_verifier.amounts import Amount
 from arx_verifier.clock import now_ms
-from arx_verifier.constraints import Rule
-from arx_verifier.journal import InMemoryDecisions
-from arx_verifier.ledger import MemoryLedger
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.ledger.memory import MemoryLedger
 from arx_verifier.request import HttpCall
-from arx_verifier.revocation import UnsafeLocalEpochs
-from arx_verifier.token import (
-    CallSigner,
-    Caveat,
-    HolderKey,
-    Identifier,
-    KeyRing,
-    Macaroon,
-    audience_public,
-    http_fields,
-    spend_caveats,
-    tool_fields,
-    wire,
-)
-from arx_verifier.verification import Verifier
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token import wire
+from arx_verifier.token.call_proof import CallSigner, http_fields, tool_fields
+from arx_verifier.token.caveats import Caveat, spend_caveats
+from arx_verifier.token.holder import HolderKey, audience_public
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.verifier import Verifier
 
 _KID: Final = "k1.0"
 _TTL_MS: Final = 600_000

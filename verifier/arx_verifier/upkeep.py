@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from arx_verifier._platform import at_fork
-from arx_verifier.token import KeyRing
+from arx_verifier.token.keyring import KeyRing
 
 CALLER: Final = "arx_caps.service.upkeep"  # found by its name: the trusted base depends on no part of arx-caps
 LAST_S: Final = 3.0  # for the records of a program's last moments

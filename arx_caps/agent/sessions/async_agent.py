@@ -21,7 +21,7 @@ from arx_caps.agent.tasks.approval import Approval
 from arx_caps.agent.tasks.copies import Shared
 from arx_caps.agent.tasks.task import Task
 from arx_verifier.errors import ArxError
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 
 Result = TypeVar("Result")
 Held = TypeVar("Held", bound=Session | StartedTask | Approval)

@@ -25,7 +25,7 @@ from arx_caps.agent.tasks.task import Task
 from arx_caps.credentials.keyfile import SigningKey, replace_secret
 from arx_caps.settings.durations import asked_duration
 from arx_verifier.errors import ArxError, AttenuationError, StoreError, shorten
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 
 
 class Session(Shared):

@@ -20,7 +20,9 @@ from arx_caps.agent.tasks.task import HolderSource, Task
 from arx_caps.settings.durations import asked_duration
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, AttenuationError, RequestError, UnavailableError, shorten
-from arx_verifier.token import CallSigner, Caveat, Macaroon
+from arx_verifier.token.call_proof import CallSigner
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.macaroon import Macaroon
 
 MAX_WHY: Final = 500  # characters, as the mint takes
 OVER: Final = ("expired", "revoked")  # a refusal to end what has ended

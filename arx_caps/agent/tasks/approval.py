@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from arx_caps.agent.tasks.copies import Shared
 from arx_verifier.clock import now_ms
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import (
     ArxError,
     AttenuationError,
@@ -27,7 +27,10 @@ from arx_verifier.errors import (
     shorten,
 )
 from arx_verifier.names import is_id
-from arx_verifier.token import Macaroon, ThirdPartyCaveat, ThirdPartyPacket, discharge
+from arx_verifier.token import discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.token.wire import ThirdPartyPacket
 
 FIRST_PAUSE_S: Final = 1.0  # an operator takes longer than that to read what is asked for
 LONGEST_PAUSE_S: Final = 5.0

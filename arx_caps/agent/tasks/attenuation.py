@@ -14,10 +14,11 @@ from arx_caps.agent.tasks.clashes import clash
 from arx_caps.agent.tasks.outline import Outline, meet
 from arx_caps.settings.durations import parse_duration
 from arx_verifier.amounts import Amount
-from arx_verifier.constraints import Constraint, ConstraintLike, Rule, read_constraint
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike, read_constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten
 from arx_verifier.names import is_tool_pattern, matches_tool
-from arx_verifier.token import MAX_HOPS, Caveat, spend_caveats
+from arx_verifier.token.caveats import MAX_HOPS, Caveat, spend_caveats
 
 Constraints = dict[str, ConstraintLike]
 

@@ -17,7 +17,8 @@ from arx_caps.agent.tasks.origins import read_origin
 from arx_caps.agent.tasks.outline import Outline, caveats_of, outline
 from arx_verifier import jcs, names
 from arx_verifier.errors import ArxError, MalformedTokenError
-from arx_verifier.token import Macaroon, wire
+from arx_verifier.token import wire
+from arx_verifier.token.macaroon import Macaroon
 
 MAX_AUDIENCES: Final = 32  # one task calls a handful of services
 MAX_ORIGINS: Final = 16  # of one audience: regions, ports, a name kept while it moves

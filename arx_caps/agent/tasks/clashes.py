@@ -12,15 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.agent.tasks.outline import Outline, meet, needs
-from arx_verifier.constraints import (
-    Constraint,
-    ConstraintLike,
-    FlatConstraint,
-    Rule,
-    compile_constraint,
-    is_decimal,
-    said,
-)
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike, FlatConstraint, compile_constraint, said
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.constraints.scalars import is_decimal
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.jcs import MAX_INTEGER, encode
 

@@ -13,8 +13,9 @@ import msgspec
 from arx_caps.agent.tasks.outline import unverified_chain
 from arx_verifier.errors import Failure
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import Macaroon
-from arx_verifier.verification import ProvenChain, missing_discharge, out_of_time
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.chain_state import ProvenChain
+from arx_verifier.verification.reasons import missing_discharge, out_of_time
 
 
 class Forecast(msgspec.Struct, frozen=True):

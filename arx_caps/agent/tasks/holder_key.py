@@ -13,7 +13,8 @@ import msgspec
 from arx_caps.credentials.keyfile import KeyFile, read_secret
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.request import read_json_object
-from arx_verifier.token import HolderKey, wire
+from arx_verifier.token import wire
+from arx_verifier.token.holder import HolderKey
 
 VARIABLE: Final = "ARX_HOLDER_KEY"
 _ROLES: Final = ("holder", "agent", "service")

@@ -9,11 +9,15 @@ from typing import Any
 
 import msgspec
 
-from arx_verifier.constraints import Constraint, Rule
+from arx_verifier.constraints.constraint import Constraint
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import ArxError, MalformedTokenError
 from arx_verifier.names import matches_tool
-from arx_verifier.token import KEY_BYTES, Identifier, Macaroon, PreparedKey, ThirdPartyCaveat, chain, wire
-from arx_verifier.verification import ProvenChain
+from arx_verifier.token import chain, wire
+from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.token.keyring import KEY_BYTES, PreparedKey
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.verification.chain_state import ProvenChain
 
 
 class _Glimpse(msgspec.Struct, frozen=True):

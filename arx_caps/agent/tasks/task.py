@@ -22,7 +22,11 @@ from arx_verifier.amounts import Amount
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, SettingsError, shorten
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import HOP_BYTES, CallSigner, Caveat, HolderKey, Macaroon, call_proof
+from arx_verifier.token import call_proof
+from arx_verifier.token.call_proof import CallSigner
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.holder import HolderKey
+from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
 
 if TYPE_CHECKING:
     from arx_caps.agent.tasks.aiohttp import AiohttpAuth
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.tasks.forecast import Forecast
     from arx_caps.agent.tasks.requests import RequestsAuth
     from arx_caps.agent.tasks.urllib3 import SigningPoolManager
-    from arx_verifier.verification import ProvenChain
+    from arx_verifier.verification.chain_state import ProvenChain
 
 
 class HolderSource(Protocol):

@@ -17,7 +17,7 @@ from arx_caps.agent.tasks.task import Task
 from arx_verifier.errors import RequestError, SettingsError, refusal, shorten
 from arx_verifier.names import is_agent_path
 from arx_verifier.request import read_json_object
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 
 # Not a header of our own: HTTP clients drop this one where a redirect leads elsewhere, and logs leave it out.
 MESSAGE_HEADER: Final = "Authorization"

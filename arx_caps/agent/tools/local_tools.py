@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from arx_caps.agent.tools.running_task import running_call
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import Enforcement, follow_effect, granted
+from arx_verifier.enforcement.base.enforcement import Enforcement
+from arx_verifier.enforcement.base.guard import follow_effect, granted
 from arx_verifier.errors import RequestError, SettingsError, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 
 R = TypeVar("R")
 

@@ -15,7 +15,7 @@ from arx_caps.agent.tasks.origins import origin_of, read_origin
 from arx_caps.agent.tasks.task import Task
 from arx_caps.agent.tools.running_task import current_approvals, running
 from arx_caps.agent.tools.tool_calls import ToolCalls
-from arx_verifier.enforcement import META_KEY, mcp_meaning
+from arx_verifier.enforcement.mcp.messages import META_KEY, mcp_meaning
 from arx_verifier.errors import ArxError, AttenuationError, GrantError, RequestError, refusal, shorten
 from arx_verifier.names import matches_tool
 from arx_verifier.refusal_text import error_for_model

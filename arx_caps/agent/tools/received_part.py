@@ -13,7 +13,7 @@ from arx_caps.agent.tools.agent_messages import asked_text, read_message_header
 from arx_caps.agent.tools.tool_calls import ToolCalls
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, refusal
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 
 _ASK: Final = "This agent cannot ask: ask where the task was started, and send the message again with the approval."
 

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from arx_caps.agent.tasks.request_signer import came_before_start
-from arx_verifier.enforcement import RPC_PROBLEM
+from arx_verifier.enforcement.rpc.rpc_call import RPC_PROBLEM
 
 
 def came_early(metadata: Iterable[tuple[str, Any]] | None) -> bool:

@@ -14,7 +14,7 @@ from arx_caps.agent.tasks.origins import Origin, read_origin
 from arx_caps.agent.tasks.request_signer import SignedHeader
 from arx_caps.agent.tasks.task import Task
 from arx_caps.agent.tools.running_task import current_approvals, running_call
-from arx_verifier.enforcement import arguments_of
+from arx_verifier.enforcement.rpc.protobuf import arguments_of
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten
 
 HEADER: Final = "authorization"

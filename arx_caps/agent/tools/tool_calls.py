@@ -20,7 +20,7 @@ from arx_verifier.errors import ArxError, AttenuationError, RequestError, Settin
 from arx_verifier.names import is_tool
 from arx_verifier.refusal_text import error_for_model, problem_for_model
 from arx_verifier.request import read_json_object
-from arx_verifier.token import HolderKey
+from arx_verifier.token.holder import HolderKey
 
 # No later call of this task is allowed; and the last words of a run that ends there.
 ENDED: Final = {

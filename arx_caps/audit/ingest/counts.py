@@ -9,7 +9,7 @@ from typing import Final
 from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, END, EVENT, WOULD_REFUSE, LogEntry
 from arx_caps.credentials.jose import BAD_PROOF
 from arx_verifier.errors import REASONS
-from arx_verifier.journal import read_sealed
+from arx_verifier.journal.record import read_sealed
 
 OTHER: Final = "other"  # for a code that SPEC 13 does not list: services must not create metrics without limit
 _KNOWN: Final = frozenset((*REASONS, BAD_PROOF))

@@ -14,14 +14,15 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from arx_caps.audit.ingest.place import HOLDER, MINT, SERVICE, SESSION, TASK, PlaceStep, RecordPlace, asked_by, place_of
-from arx_caps.audit.merkle import DisputedError
-from arx_caps.audit.shipping import MAX_NUMBER, Batch
+from arx_caps.audit.merkle.errors import DisputedError
+from arx_caps.audit.shipping.batch import MAX_NUMBER, Batch
 from arx_verifier.errors import AuditError, RequestError
-from arx_verifier.journal import COUNTED as COUNTED_CODE
-from arx_verifier.journal import EFFECT as EFFECT_CODE
-from arx_verifier.journal import GAP as GAP_CODE
-from arx_verifier.journal import OK, CallRecord, Facts, Rest, hold_members
-from arx_verifier.token import subject_target
+from arx_verifier.journal.decision import COUNTED as COUNTED_CODE
+from arx_verifier.journal.decision import GAP as GAP_CODE
+from arx_verifier.journal.decision import OK
+from arx_verifier.journal.record import EFFECT as EFFECT_CODE
+from arx_verifier.journal.record import CallRecord, Facts, Rest, hold_members
+from arx_verifier.token.targets import subject_target
 
 # Numbers of a record's outcome in the database; those above ``ALLOW`` are in the partial indexes of ``store.tables``.
 EVENT: Final = 0  # an event at the mint

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from arx_verifier.journal import Facts
-from arx_verifier.token import subject_target
+from arx_verifier.journal.record import Facts
+from arx_verifier.token.targets import subject_target
 
 SESSION: Final = "session"
 TASK: Final = "task"

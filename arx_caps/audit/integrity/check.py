@@ -14,48 +14,38 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import func, select
 
-from arx_caps.audit.ingest import (
+from arx_caps.audit.ingest.entries import (
     EVENT_CODE,
     LOG,
     LOST,
     PRUNED_KIND,
     RECOVERED,
-    SERVICE,
     LogEntry,
-    PlaceStep,
     Reader,
-    RecordPlace,
-    asked_by,
     is_event,
     outcome_of,
     outcome_of_event,
-    place_of,
     place_of_event,
     read_event,
 )
+from arx_caps.audit.ingest.place import SERVICE, PlaceStep, RecordPlace, asked_by, place_of
 from arx_caps.audit.integrity.erasures import Erasures, group_indexes, read_erasures
-from arx_caps.audit.merkle import (
-    CHECKPOINT,
-    WIDTH,
-    Checkpoint,
-    Frontier,
-    IncompleteError,
-    LogKeys,
-    TamperedError,
-    TileReader,
-    VerifierKey,
-    check_inclusion,
-    edge_of,
-    fetch_from,
-    leaf_hash,
-    open_checkpoint,
-)
-from arx_caps.audit.shipping import Batch, read_statement
-from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, LogStore, logged
+from arx_caps.audit.merkle.checkpoint import Checkpoint, open_checkpoint
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.merkle.log_keys import LogKeys
+from arx_caps.audit.merkle.note import VerifierKey
+from arx_caps.audit.merkle.paths import CHECKPOINT, WIDTH
+from arx_caps.audit.merkle.tiles import TileReader, fetch_from
+from arx_caps.audit.merkle.tree import Frontier, check_inclusion, edge_of, leaf_hash
+from arx_caps.audit.shipping.batch import Batch, read_statement
+from arx_caps.audit.store.batch_queue import logged
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import BATCH, NODE, RECORD, SOURCE, STATE
 from arx_caps.credentials.keyfile import PublicKey
 from arx_verifier.errors import AuditError, GrantError, RequestError
-from arx_verifier.journal import Sealed, read_sealed
-from arx_verifier.token import MINT_AUDIENCE, wire
+from arx_verifier.journal.record import Sealed, read_sealed
+from arx_verifier.token import wire
+from arx_verifier.token.macaroon import MINT_AUDIENCE
 
 DIGEST_BYTES: Final = 32  # bytes at the end of a kept part
 MAX_SHOWN: Final = 20  # ranges of records in one message

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import EVENT_CODE, RECOVERED, EventRecord, read_event
-from arx_caps.audit.store import RECORD, STATE
+from arx_caps.audit.ingest.entries import EVENT_CODE, RECOVERED, EventRecord, read_event
+from arx_caps.audit.store.tables import RECORD, STATE
 from arx_verifier.errors import AuditError
 
 ERASED_KIND: Final = "log.erased"

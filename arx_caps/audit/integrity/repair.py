@@ -15,33 +15,22 @@ from typing import NamedTuple
 from sqlalchemy import delete, insert, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import LOG, RECOVERED, LogEntry, Reader, is_event, make_note, read_event
+from arx_caps.audit.ingest.entries import LOG, RECOVERED, LogEntry, Reader, is_event, make_note, read_event
 from arx_caps.audit.integrity.check import DIGEST_BYTES, Rows, read_filed, rows_of
 from arx_caps.audit.integrity.erasures import read_erasures, split_ranges
-from arx_caps.audit.merkle import CHECKPOINT as HEAD
-from arx_caps.audit.merkle import (
-    WIDTH,
-    Checkpoint,
-    Frontier,
-    IncompleteError,
-    LogKeys,
-    NoteError,
-    TamperedError,
-    VerifierKey,
-    fetch_from,
-    open_checkpoint,
-)
-from arx_caps.audit.store import (
-    BATCH,
-    CHECKPOINT,
-    RECORD,
-    RECORD_COLUMNS,
-    SOURCE,
-    LogStore,
-    Writing,
-    insert_rows,
-    rebuild,
-)
+from arx_caps.audit.merkle.checkpoint import Checkpoint, open_checkpoint
+from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.merkle.log_keys import LogKeys
+from arx_caps.audit.merkle.note import VerifierKey
+from arx_caps.audit.merkle.paths import CHECKPOINT as HEAD
+from arx_caps.audit.merkle.paths import WIDTH
+from arx_caps.audit.merkle.tiles import fetch_from
+from arx_caps.audit.merkle.tree import Frontier
+from arx_caps.audit.store.bulk import insert_rows
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import BATCH, CHECKPOINT, RECORD, SOURCE
+from arx_caps.audit.store.time_totals import rebuild
+from arx_caps.audit.store.transaction import RECORD_COLUMNS, Writing
 
 
 class Reindexed(NamedTuple):

@@ -12,10 +12,14 @@ from typing import Any, Final
 from sqlalchemy import LargeBinary, and_, delete, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import EVENT, PRUNED_KIND, make_note
+from arx_caps.audit.ingest.entries import EVENT, PRUNED_KIND, make_note
 from arx_caps.audit.integrity.erasures import ERASED_KIND, name_erasures
-from arx_caps.audit.merkle import WIDTH, leaf_hash, tiles
-from arx_caps.audit.store import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, STATE, LogStore, Writing
+from arx_caps.audit.merkle import tiles
+from arx_caps.audit.merkle.paths import WIDTH
+from arx_caps.audit.merkle.tree import leaf_hash
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import BATCH, CHECKPOINT, NODE, PRUNED, RECORD, STATE
+from arx_caps.audit.store.transaction import Writing
 
 BLOCKS: Final = 32  # in one transaction, so that other writers do not wait long
 Progress = Callable[[int, int], None]  # receives how many are done, of how many

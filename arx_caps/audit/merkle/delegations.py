@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from arx_caps.audit.merkle.errors import TamperedError
 from arx_verifier.errors import AuditError
-from arx_verifier.journal import unpack_record
-from arx_verifier.token import call_message, has_signed, hop_message
+from arx_verifier.journal.decision import unpack_record
+from arx_verifier.token.holder import call_message, has_signed, hop_message
 
 
 class SignedDelegation(NamedTuple):

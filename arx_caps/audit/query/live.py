@@ -8,10 +8,10 @@ or agent matches if it is theirs or of what came from them; ``questions`` also f
 from collections.abc import Mapping
 from typing import Any
 
-from arx_caps.audit.ingest import place_of_event
+from arx_caps.audit.ingest.entries import place_of_event
 from arx_caps.audit.query.node_search import Question
 from arx_verifier.names import matches_path, matches_tool
-from arx_verifier.token import subject_target
+from arx_verifier.token.targets import subject_target
 
 
 def matches(question: Question, shown: Mapping[str, Any]) -> bool:

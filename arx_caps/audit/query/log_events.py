@@ -6,8 +6,8 @@ from collections.abc import Collection
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import EVENT_CODE, LOG, EventRecord, is_event, read_event
-from arx_caps.audit.store import RECORD
+from arx_caps.audit.ingest.entries import EVENT_CODE, LOG, EventRecord, is_event, read_event
+from arx_caps.audit.store.tables import RECORD
 
 
 def log_events(connection: Connection, kinds: Collection[str], start: int, end: int) -> list[tuple[bytes, EventRecord]]:

@@ -12,8 +12,10 @@ from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, exists, fu
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import LINK, SESSION, SUBTASK, TASK
-from arx_caps.audit.store import NODE, Counted, among, newer, up_to_date
+from arx_caps.audit.ingest.place import LINK, SESSION, SUBTASK, TASK
+from arx_caps.audit.store.bulk import among
+from arx_caps.audit.store.tables import NODE
+from arx_caps.audit.store.totals import Counted, newer, up_to_date
 from arx_verifier.names import matches_path
 
 # A session, task or delegation reaches all nodes above and below it, and no other branch.  So does an agent that a

@@ -12,10 +12,11 @@ from typing import Final, NamedTuple
 from sqlalchemy import ColumnElement, and_, case, exists, func, literal, literal_column, or_, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, EFFECT, END, EVENT, GAP, WOULD_REFUSE
+from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, EFFECT, END, EVENT, GAP, WOULD_REFUSE
 from arx_caps.audit.query.node_search import Held, Question, different, held
 from arx_caps.audit.query.top_names import sum_of
-from arx_caps.audit.store import BATCH, NODE, RECORD, SOURCE, STATE, among
+from arx_caps.audit.store.bulk import among
+from arx_caps.audit.store.tables import BATCH, NODE, RECORD, SOURCE, STATE
 from arx_verifier.names import matches_tool
 
 MAX_PAGE: Final = 1_000

@@ -7,10 +7,12 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, ScalarSelect, case, func, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import ALLOW, DENY, LINK
-from arx_caps.audit.store import NODE, RECORD, STATE, among
+from arx_caps.audit.ingest.entries import ALLOW, DENY
+from arx_caps.audit.ingest.place import LINK
+from arx_caps.audit.store.bulk import among
+from arx_caps.audit.store.tables import NODE, RECORD, STATE
 from arx_verifier.errors import AuditError
-from arx_verifier.journal import read_sealed
+from arx_verifier.journal.record import read_sealed
 
 _ID_BYTES: Final = 8  # of a node's id in a path
 _LATEST: Final = 8  # nodes of a session in which its last call is looked for: those with the latest times

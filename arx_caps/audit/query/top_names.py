@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, func, select, union_all
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import SESSION
-from arx_caps.audit.store import DAY, HOUR, KINDS, MINUTE, NODE, SPANS_MS, STATE, TOTAL, span_at
+from arx_caps.audit.ingest.place import SESSION
+from arx_caps.audit.store.tables import NODE, STATE, TOTAL
+from arx_caps.audit.store.time_totals import DAY, HOUR, KINDS, MINUTE, SPANS_MS, span_at
 from arx_verifier.clock import now_ms
 
 MAX_TOP: Final = 100

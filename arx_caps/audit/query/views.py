@@ -4,12 +4,12 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from arx_caps.audit.ingest import is_event, read_event
-from arx_caps.audit.merkle import leaf_hash
+from arx_caps.audit.ingest.entries import is_event, read_event
+from arx_caps.audit.merkle.tree import leaf_hash
 from arx_caps.audit.query.questions import Found
-from arx_caps.audit.store import Counted
+from arx_caps.audit.store.totals import Counted
 from arx_verifier.errors import AuditError
-from arx_verifier.journal import unpack_record
+from arx_verifier.journal.decision import unpack_record
 
 DECISION: Final = "decision"
 EVENT: Final = "event"

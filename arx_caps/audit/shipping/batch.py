@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from joserfc.errors import JoseError
 
-from arx_caps.audit.merkle import Frontier, leaf_hash
+from arx_caps.audit.merkle.tree import Frontier, leaf_hash
 from arx_caps.credentials.keyfile import PublicKey, SigningKey
 from arx_verifier.errors import ArxError, GrantError, RequestError, TokenError, shorten
-from arx_verifier.journal import Sealed
+from arx_verifier.journal.record import Sealed
 from arx_verifier.token import wire
 
 PATH: Final = "/v1/decisions"

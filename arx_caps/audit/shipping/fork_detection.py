@@ -10,19 +10,13 @@ from typing import Final
 
 import msgspec
 
-from arx_caps.audit.merkle import (
-    EMPTY_ROOT,
-    LogKeys,
-    NoteError,
-    SignedCheckpoint,
-    TamperedError,
-    VerifierKey,
-    check_consistency,
-    follow_changes,
-    hashes64,
-    open_checkpoint,
-    write_whole,
-)
+from arx_caps.audit.merkle.checkpoint import SignedCheckpoint, open_checkpoint
+from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.key_change import follow_changes
+from arx_caps.audit.merkle.log_keys import LogKeys
+from arx_caps.audit.merkle.note import VerifierKey, hashes64
+from arx_caps.audit.merkle.tiles import write_whole
+from arx_caps.audit.merkle.tree import EMPTY_ROOT, check_consistency
 from arx_caps.audit.shipping.batch import LogWord
 
 KEPT_FILE: Final = "log.seen"

@@ -11,21 +11,13 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-from arx_caps.audit.merkle import leaf_hash
+from arx_caps.audit.merkle.tree import leaf_hash
 from arx_caps.audit.shipping.batch import MAX_KEPT, Batch
 from arx_verifier.errors import AuditError
-from arx_verifier.journal import (
-    HEADER_BYTES,
-    Damage,
-    Sealed,
-    SegmentHeader,
-    SegmentReader,
-    files_in,
-    is_last,
-    is_written,
-    read_header,
-    seal,
-)
+from arx_verifier.journal.liveness import is_written
+from arx_verifier.journal.reader import Damage, SegmentReader
+from arx_verifier.journal.record import Sealed, seal
+from arx_verifier.journal.segment import HEADER_BYTES, SegmentHeader, files_in, is_last, read_header
 
 AT_ONCE: Final = 500  # records in a batch
 BATCH_BYTES: Final = 1024 * 1024  # a batch ends with the record that exceeds it

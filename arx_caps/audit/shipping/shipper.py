@@ -27,7 +27,7 @@ from arx_caps.credentials.keyfile import SigningKey
 from arx_caps.http.client import USER_AGENT, no_answer, open_client
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError, shorten
-from arx_verifier.journal import ALARMS
+from arx_verifier.journal.quota import ALARMS
 
 PAUSE_S: Final = 0.05  # between two scans of the journal
 YIELDING_PAUSE_S: Final = 0.2  # in the process of a service, which has other work

@@ -10,9 +10,10 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import LogEntry, is_event, make_loss
-from arx_caps.audit.merkle import DisputedError, leaf_hash
-from arx_caps.audit.shipping import Batch
+from arx_caps.audit.ingest.entries import LogEntry, is_event, make_loss
+from arx_caps.audit.merkle.errors import DisputedError
+from arx_caps.audit.merkle.tree import leaf_hash
+from arx_caps.audit.shipping.batch import Batch
 from arx_caps.audit.store.bulk import read_leaves
 from arx_caps.audit.store.tables import BATCH, STATE
 from arx_caps.audit.store.transaction import Writing

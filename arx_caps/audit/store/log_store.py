@@ -15,9 +15,13 @@ from sqlalchemy import delete, func, insert, inspect, select, update
 from sqlalchemy.engine import Connection, Row
 
 import arx_caps.audit.store.tables as tables
-from arx_caps.audit.ingest import EVENT_CODE, Counts, Reader
-from arx_caps.audit.merkle import WIDTH, Frontier, Leaf, TamperedError, Tile, hashes_in, leaf_hash, leaf_of
-from arx_caps.audit.shipping import Batch
+from arx_caps.audit.ingest.counts import Counts
+from arx_caps.audit.ingest.entries import EVENT_CODE, Reader
+from arx_caps.audit.merkle.errors import TamperedError
+from arx_caps.audit.merkle.paths import WIDTH, Tile, hashes_in
+from arx_caps.audit.merkle.tiles import Leaf, leaf_of
+from arx_caps.audit.merkle.tree import Frontier, leaf_hash
+from arx_caps.audit.shipping.batch import Batch
 from arx_caps.audit.store.batch_queue import BatchQueue, Taking, logged
 from arx_caps.audit.store.bulk import read_leaves
 from arx_caps.audit.store.nodes import Nodes

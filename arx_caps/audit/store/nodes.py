@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import SESSION, TASK, RecordPlace, asked_by
+from arx_caps.audit.ingest.place import SESSION, TASK, RecordPlace, asked_by
 from arx_caps.audit.store.bulk import find_nodes, insert_rows
 from arx_caps.audit.store.tables import NODE
 

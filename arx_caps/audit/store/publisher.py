@@ -14,35 +14,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from arx_caps.audit.merkle import (
-    CHECKPOINT,
-    KEY_CHANGES,
-    TILES,
-    Checkpoint,
-    Frontier,
-    IncompleteError,
-    Leaf,
-    LogKeys,
-    Note,
-    NoteError,
-    RecordProof,
-    Signer,
-    TamperedError,
-    TileReader,
-    TileWriter,
-    check_consistency,
-    check_inclusion,
-    encode_changes,
-    fetch_from,
-    lacks,
-    open_checkpoint,
-    prune,
-    text64,
-    write_whole,
-)
-from arx_caps.audit.shipping import LogWord
+from arx_caps.audit.merkle.checkpoint import Checkpoint, open_checkpoint
+from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.merkle.key_change import KEY_CHANGES, encode_changes
+from arx_caps.audit.merkle.log_keys import LogKeys
+from arx_caps.audit.merkle.note import Note, Signer, text64
+from arx_caps.audit.merkle.paths import CHECKPOINT, TILES
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.tiles import Leaf, TileReader, TileWriter, fetch_from, lacks, prune, write_whole
+from arx_caps.audit.merkle.tree import Frontier, check_consistency, check_inclusion
+from arx_caps.audit.shipping.batch import LogWord
 from arx_caps.audit.store.log_store import LogStore
-from arx_caps.audit.witness import Witnesses
+from arx_caps.audit.witness.cosigners import Witnesses
 from arx_verifier.errors import AuditError
 
 MAKE_S: Final = 0.5  # longest time in a step for rebuilding files, so that signing goes on meanwhile

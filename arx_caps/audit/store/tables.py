@@ -26,7 +26,7 @@ from typing import Final
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
 
-from arx_caps.audit.ingest import ALLOW, MAX_CODE
+from arx_caps.audit.ingest.entries import ALLOW, MAX_CODE
 
 METADATA: Final = MetaData()
 SCHEMA: Final = "3"  # grows with each change of a table; missing indexes are made at a start

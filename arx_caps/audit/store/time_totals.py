@@ -13,10 +13,10 @@ from typing import Final
 from sqlalchemy import bindparam, delete, select, text
 from sqlalchemy.engine import Connection
 
-from arx_caps.audit.ingest import ALLOW, COUNTED, DENY, END, WOULD_REFUSE
+from arx_caps.audit.ingest.entries import ALLOW, COUNTED, DENY, END, WOULD_REFUSE
 from arx_caps.audit.store.tables import RECORD, STATE, TOTAL
 from arx_verifier.errors import AuditError
-from arx_verifier.journal import read_sealed
+from arx_verifier.journal.record import read_sealed
 
 ALL: Final = 0
 KINDS: Final = {"agent": 1, "session": 2, "tool": 3, "reason": 4}

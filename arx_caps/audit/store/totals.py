@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, case, func, literal_column, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.expression import bindparam
 
-from arx_caps.audit.ingest import ALLOW, DENY
+from arx_caps.audit.ingest.entries import ALLOW, DENY
 from arx_caps.audit.store.tables import NODE, RECORD, STATE
 from arx_caps.audit.store.time_totals import add_times
 

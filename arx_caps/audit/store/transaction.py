@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
-from arx_caps.audit.ingest import LogEntry
-from arx_caps.audit.merkle import HASH_BYTES, Frontier, Leaf, leaf_hash, make_leaf
+from arx_caps.audit.ingest.entries import LogEntry
+from arx_caps.audit.merkle.tiles import Leaf, make_leaf
+from arx_caps.audit.merkle.tree import HASH_BYTES, Frontier, leaf_hash
 from arx_caps.audit.store.bulk import insert_rows
 from arx_caps.audit.store.nodes import Nodes
 from arx_caps.audit.store.tables import BATCH, RECORD, SOURCE, STATE

@@ -9,17 +9,9 @@ from typing import Final
 
 import httpx
 
-from arx_caps.audit.merkle import (
-    Checkpoint,
-    Note,
-    NoteError,
-    Signature,
-    TamperedError,
-    VerifierKey,
-    WitnessError,
-    decimal,
-    signature_lines,
-)
+from arx_caps.audit.merkle.checkpoint import Checkpoint
+from arx_caps.audit.merkle.errors import NoteError, TamperedError, WitnessError
+from arx_caps.audit.merkle.note import Note, Signature, VerifierKey, decimal, signature_lines
 from arx_caps.audit.witness.witness import Request
 from arx_caps.http.client import no_answer, open_client
 from arx_verifier.enforcement import bounded_body

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from arx_caps.audit.merkle import WITNESS, Note, NoteError, VerifierKey, WitnessError
+from arx_caps.audit.merkle.errors import NoteError, WitnessError
+from arx_caps.audit.merkle.note import WITNESS, Note, VerifierKey
 from arx_caps.audit.witness.client import ask_witness
 from arx_verifier.errors import SettingsError
 

@@ -14,25 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from arx_caps.audit.merkle import (
-    EMPTY_ROOT,
-    MAX_NOTE_BYTES,
-    Checkpoint,
-    Note,
-    NoteError,
-    Signature,
-    SignedCheckpoint,
-    TamperedError,
-    VerifierKey,
-    check_consistency,
-    cosign,
-    decimal,
-    hashes64,
-    open_checkpoint,
-    read_signer,
-    text64,
-    write_whole,
-)
+from arx_caps.audit.merkle.checkpoint import Checkpoint, SignedCheckpoint, cosign, open_checkpoint
+from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.keys import read_signer
+from arx_caps.audit.merkle.note import MAX_NOTE_BYTES, Note, Signature, VerifierKey, decimal, hashes64, text64
+from arx_caps.audit.merkle.tiles import write_whole
+from arx_caps.audit.merkle.tree import EMPTY_ROOT, check_consistency
 from arx_verifier.errors import SettingsError
 
 KEY_FILE: Final = "witness.json"

@@ -12,7 +12,11 @@ from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.cli.access.secure_files import read_text
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_verifier.errors import ArxError
-from arx_verifier.token import HOP_BYTES, Caveat, HolderKey, Macaroon, ThirdPartyCaveat, wire
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.token.holder import HolderKey
+from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
 
 APPROVAL: Final = "`arx token inspect FILE` shows it; `arx token explain TOKEN --approval FILE` explains a call with it"
 SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # before a token that was copied from a header

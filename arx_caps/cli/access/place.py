@@ -25,7 +25,7 @@ from arx_verifier.tls import VARIABLE
 
 if TYPE_CHECKING:
     from arx_caps.cli.access.mint_session import Caller
-    from arx_caps.revocation import RevocationStore
+    from arx_caps.revocation.store import RevocationStore
 
 Command = Callable[..., Any]
 
@@ -240,8 +240,8 @@ class Place:
         Raises:
             SettingsError: The realm's settings or the URL are invalid.
         """
-        from arx_caps.revocation import RevocationStore
-        from arx_verifier.revocation import find_password
+        from arx_caps.revocation.store import RevocationStore
+        from arx_verifier.revocation.password import find_password
 
         # Kills must work while the mint is down, so the store is opened without it.
         password = find_password("ARX_STORE_PASSWORD")

@@ -19,7 +19,7 @@ from arx_caps.credentials.whole_files import written_beside
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE
 from arx_verifier.errors import RequestError
 from arx_verifier.request import read_json_object
-from arx_verifier.token import BUNDLE_PREFIX, TOKEN_PREFIX
+from arx_verifier.token.wire import BUNDLE_PREFIX, TOKEN_PREFIX
 
 MAX_FILE_BYTES: Final = 1024 * 1024  # a bundle of many tokens; nothing that ARx reads whole is larger
 

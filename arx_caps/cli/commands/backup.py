@@ -216,7 +216,7 @@ def _secrets(passphrase_file: str | None, key_file: Path | None) -> "Secrets":
 @contextlib.contextmanager
 def _findings() -> Iterator[None]:
     """End the command with 1 for what was changed, and with 3 for what is missing."""
-    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError
+    from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
 
     try:
         yield

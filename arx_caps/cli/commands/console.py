@@ -11,7 +11,7 @@ from arx_caps.cli.display import hint_unshipped, time_of
 from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import SIGN_INS, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
-from arx_caps.revocation import GONE_MS, count_states
+from arx_caps.revocation.wire import GONE_MS, count_states
 from arx_caps.settings.durations import show_span, show_time
 
 

@@ -19,7 +19,9 @@ from arx_caps.cli.parse import Since
 from arx_caps.cli.terminal import Console, record_table, tree, widths_of
 from arx_caps.text.trail import trail
 from arx_verifier.errors import REASONS
-from arx_verifier.journal import COUNTED, DROPPED, GAP, LOST, OK, Damage, Decision, read_journal
+from arx_verifier.journal.decision import COUNTED, GAP, OK, Decision
+from arx_verifier.journal.reader import Damage, read_journal
+from arx_verifier.journal.writer import DROPPED, LOST
 from arx_verifier.names import is_path_pattern, matches_path, matches_tool
 from arx_verifier.service import read_service_file
 

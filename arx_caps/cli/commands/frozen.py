@@ -6,7 +6,7 @@ import click
 from arx_caps.cli.display import age_of
 from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import FREEZES, Listed, list_of
-from arx_caps.revocation import KINDS
+from arx_caps.revocation.targets import KINDS
 
 
 @click.group("frozen", cls=Verbs, default_verb="list")

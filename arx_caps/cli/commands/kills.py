@@ -13,7 +13,7 @@ from arx_caps.cli.display import TARGETS, age_of, targets_of
 from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import KILLS, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs, plain
-from arx_caps.revocation import parse_target
+from arx_caps.revocation.targets import parse_target
 from arx_caps.settings.durations import show_span, show_time
 from arx_verifier.errors import RequestError
 

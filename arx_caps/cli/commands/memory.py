@@ -18,7 +18,8 @@ from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.settings.durations import show_time
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import MalformedTokenError
-from arx_verifier.memory import LATEST_MS, TaintWindow, parse_stamp, read_window
+from arx_verifier.memory.stamp import parse_stamp
+from arx_verifier.memory.taints import LATEST_MS, TaintWindow, read_window
 
 TIMEOUT_S: Final = 60.0  # a taint is confirmed when the leases have ended
 

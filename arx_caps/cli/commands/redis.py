@@ -16,8 +16,8 @@ from arx_caps.revocation import acl
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
-from arx_verifier.ledger import RedisLedger
-from arx_verifier.revocation import find_password
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.revocation.password import find_password
 
 MAX_CLOCK_MS: Final = 5_000
 

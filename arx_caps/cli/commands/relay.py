@@ -35,8 +35,8 @@ def relay_command(
     Set "store" in the service files to relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS).  A TCP port
     requires the password in ARX_RELAY_PASSWORD; verifiers send the one in ARX_STORE_PASSWORD.
     """
-    from arx_caps.relay import serve
-    from arx_verifier.revocation import find_password
+    from arx_caps.relay.serve import serve
+    from arx_verifier.revocation.password import find_password
 
     if (tls_cert is None) != (tls_key is None):
         raise Stop("expected both --tls-cert and --tls-key, got one of them", code="usage")

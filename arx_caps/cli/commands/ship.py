@@ -25,7 +25,7 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 
 if TYPE_CHECKING:
-    from arx_caps.audit.shipping import Shipper, ShippingStatus
+    from arx_caps.audit.shipping.shipper import Shipper, ShippingStatus
     from arx_caps.service import KeyRefresher
 
 EVERY_S: Final = 10.0  # between two equal status lines
@@ -99,7 +99,7 @@ def _metrics_served(address: str | None, file: Path, shipper: "Shipper", refresh
         return
     from arx_caps.http.metric_families import SHIP
     from arx_caps.http.metrics import ProcessMetrics, metrics_served
-    from arx_verifier.metrics import Samples
+    from arx_verifier.metrics.export import Samples
     from arx_verifier.service import read_service_file
 
     service, began = read_service_file(file).audience, now_ms()

@@ -16,7 +16,7 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.resources import KILLS
 from arx_caps.cli.terminal import Console, pairs, table
-from arx_caps.revocation import count_states
+from arx_caps.revocation.wire import count_states
 from arx_caps.settings.durations import parse_duration, show_span, show_time
 from arx_caps.text.record_text import shorten_middle
 from arx_verifier.clock import now_ms

@@ -10,10 +10,10 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import SERVICES
 from arx_caps.cli.terminal import Console, table
-from arx_caps.revocation import GONE_MS, Header, VerifierSeen, count_states, state_of
+from arx_caps.revocation.wire import GONE_MS, Header, VerifierSeen, count_states, state_of
 from arx_caps.settings.durations import show_span, show_time
 from arx_verifier.errors import ArxError
-from arx_verifier.journal import audience_of
+from arx_verifier.journal.writer import audience_of
 
 MINT_S: Final = 3.0  # the mint only adds the names of services
 

@@ -29,8 +29,9 @@ def witness_command() -> None:
 @command_options
 def init_witness(console: Console, directory: Path, name: str) -> None:
     """Make a witness's folder and key, and print its public key."""
-    from arx_caps.audit.merkle import NoteError, make_key
-    from arx_caps.audit.witness import KEY_FILE
+    from arx_caps.audit.merkle.errors import NoteError
+    from arx_caps.audit.merkle.keys import make_key
+    from arx_caps.audit.witness.witness import KEY_FILE
 
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,8 +60,9 @@ def serve_witness(console: Console, directory: Path, logs: tuple[str, ...], list
 
     The first checkpoint of a log is trusted.  Keep the folder: it has the last checkpoint of each log.
     """
-    from arx_caps.audit.merkle import LOG
-    from arx_caps.audit.witness import Witness, serve
+    from arx_caps.audit.merkle.note import LOG
+    from arx_caps.audit.witness.server import serve
+    from arx_caps.audit.witness.witness import Witness
 
     host, _, text = listen.rpartition(":")
     port = read_port(text)

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from starlette.responses import Response
 
-from arx_caps.audit.query import matches
+from arx_caps.audit.query.live import matches
 from arx_caps.console.live import StreamEvent
 from arx_caps.console.records import FILTERS, OUTCOMES, command_of, filters_of, meaning_of, row_of
 from arx_caps.console.render import render

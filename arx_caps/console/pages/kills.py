@@ -25,7 +25,7 @@ from arx_caps.mint.api.routes.operations.kills import (
     progress_of,
     thaw_freezes,
 )
-from arx_caps.revocation import KINDS
+from arx_caps.revocation.targets import KINDS
 from arx_verifier.errors import ArxError, AuditError, RequestError, StoreError
 
 HOME: Final = "/console/kills"

@@ -20,7 +20,7 @@ from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.events.totals import READ, Totals, TotalsQuery, get_totals, totals_of
 from arx_caps.mint.api.routes.operations.status import StatusShown, show_status, status_of
 from arx_caps.mint.context import MintContext
-from arx_caps.revocation import GONE_MS, count_states
+from arx_caps.revocation.wire import GONE_MS, count_states
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
-from arx_caps.audit.query import form_of
+from arx_caps.audit.query.export import form_of
 from arx_caps.console.records import FILTERS, OUTCOMES, command_of, filters_of, row_of
 from arx_caps.console.time_range import AGES, keep_range, range_of
 from arx_caps.console.visit import Page, Visit

@@ -30,11 +30,12 @@ from arx_caps.mcp.message import RpcMessage, read_message, written
 from arx_caps.service.access_tokens import TakenApproval
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import collect_headers
+from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.errors import ArxError, GrantError, TokenError
 from arx_verifier.refusal_text import error_for_model, refusal_for_model
-from arx_verifier.token import ThirdPartyCaveat, discharge
-from arx_verifier.verification import Verifier
+from arx_verifier.token import discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.verification.verifier import Verifier
 
 HOLD_MS: Final = 20_000  # stock clients repeat a request ten times at most, without a long pause
 HOLD_FIRST_MS: Final = 5_000  # many programs wait no longer without a sign of life

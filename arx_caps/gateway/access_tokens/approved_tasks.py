@@ -23,7 +23,8 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, TokenError
 from arx_verifier.names import matches_tool
 from arx_verifier.refusal_text import error_for_model, refusal_for_model
-from arx_verifier.token import Macaroon, discharge
+from arx_verifier.token import discharge
+from arx_verifier.token.macaroon import Macaroon
 
 TASKS: Final = "io.modelcontextprotocol/tasks"  # the extension of MCP 2026-07-28
 _CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"

@@ -34,13 +34,14 @@ from arx_caps.mcp.message import read_message
 from arx_caps.service.access_tokens import OpenedHandle, open_access_token, read_signing_keys
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import collect_headers, http_call
+from arx_verifier.enforcement.asgi.calls import http_call
+from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.errors import REASONS, ArxError, GrantError, ProofError, StoreError, TokenError, refusal
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import run_async, steps_of
+from arx_verifier.revocation.store_steps import run_async, steps_of
 from arx_verifier.token import call_proof, wire
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 
 METADATA: Final = "/.well-known/oauth-protected-resource"
 KEYS_S: Final = 300.0  # how long the mint's published keys are kept

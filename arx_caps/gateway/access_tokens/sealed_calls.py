@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from arx_verifier.errors import ArxError
 from arx_verifier.jcs import jcs
-from arx_verifier.token import KeyRing, wire
+from arx_verifier.token import wire
+from arx_verifier.token.keyring import KeyRing
 
 PREFIX: Final = "arxw1."  # an upstream's own texts pass: no server is expected to begin one so
 NONCE_BYTES: Final = 12  # SP 800-38D 5.2.1.1

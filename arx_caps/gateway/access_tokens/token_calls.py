@@ -18,9 +18,12 @@ from arx_caps.mcp.message import RpcMessage, result_answer
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval, ask_approval, take_approval
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import MCP_REFUSED, http_call
-from arx_verifier.token import Macaroon, ThirdPartyCaveat, call_proof, discharge
-from arx_verifier.verification import Verifier
+from arx_verifier.enforcement.asgi.calls import http_call
+from arx_verifier.enforcement.mcp.messages import MCP_REFUSED
+from arx_verifier.token import call_proof, discharge
+from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 
 Object = dict[str, Any]
 

@@ -10,8 +10,8 @@ import hmac
 from base64 import urlsafe_b64encode
 from typing import Final
 
-from arx_verifier.journal import ChainFacts
-from arx_verifier.token import KeyRing
+from arx_verifier.journal.record import ChainFacts
+from arx_verifier.token.keyring import KeyRing
 
 _LABEL: Final = "arx gateway: an MCP {}\0"  # no token's identifier begins so: the key signs tokens too
 _SEPARATOR: Final = "~"

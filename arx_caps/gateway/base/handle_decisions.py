@@ -5,7 +5,8 @@ from typing import Final
 
 import msgspec
 
-from arx_verifier.journal import ChainFacts, Decision, DecisionSink
+from arx_verifier.journal.decision import Decision, DecisionSink
+from arx_verifier.journal.record import ChainFacts
 
 ASSURANCE: Final = "handle"  # of records of calls with an access token
 PROVEN: Final = "handle-dpop"  # of those whose client proved the key that the access token is bound to

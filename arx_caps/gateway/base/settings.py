@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta, field
 
-from arx_caps.isolation import KINDS as ISOLATIONS
+from arx_caps.isolation.choice import KINDS as ISOLATIONS
 from arx_caps.settings.durations import parse_duration
 from arx_caps.settings.forms import Network
 from arx_caps.settings.toml_file import (
@@ -27,10 +27,11 @@ from arx_caps.settings.toml_file import (
     text_that,
 )
 from arx_verifier.addresses import is_loopback, read_port, split_url
-from arx_verifier.enforcement import RouteMap
+from arx_verifier.enforcement.base.routes import RouteMap
 from arx_verifier.errors import SettingsError, shorten
 from arx_verifier.names import is_tool_pattern
-from arx_verifier.verification import ServiceLimits, Watch, read_watch
+from arx_verifier.verification.service_limits import ServiceLimits
+from arx_verifier.verification.watch import Watch, read_watch
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a segment of the gateway's paths
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2

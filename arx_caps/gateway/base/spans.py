@@ -12,8 +12,9 @@ from typing import Any, Final
 from arx_caps.gateway.base.rates import OverRateError
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.mcp.message import RpcMessage
-from arx_verifier.enforcement import RefusedCall
-from arx_verifier.journal import EFFECT, OK, WOULD_REFUSE, Decision
+from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.journal.decision import OK, WOULD_REFUSE, Decision
+from arx_verifier.journal.record import EFFECT
 
 try:
     from opentelemetry import propagate, trace  # type: ignore[import-not-found,unused-ignore]

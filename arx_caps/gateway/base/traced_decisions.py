@@ -2,8 +2,8 @@
 """A sink of decisions that counts them for monitoring, and notes each in the span of its request."""
 
 from arx_caps.gateway.base.spans import note_decision
-from arx_verifier.journal import Decision
-from arx_verifier.metrics import CountedDecisions
+from arx_verifier.journal.decision import Decision
+from arx_verifier.metrics.counted_decisions import CountedDecisions
 
 
 class TracedDecisions(CountedDecisions):

@@ -28,7 +28,8 @@ from arx_caps.gateway.deciders.authzen_mapping import (
 from arx_caps.gateway.deciders.decider import Hosts
 from arx_verifier.addresses import read_address, write_address
 from arx_verifier.clock import now_ms
-from arx_verifier.enforcement import Enforcement, RefusedCall, RouteMap, collect_headers, read_traceparent
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent
+from arx_verifier.enforcement.base.routes import RouteMap, collect_headers
 from arx_verifier.errors import (
     REASONS,
     ArxError,
@@ -40,7 +41,10 @@ from arx_verifier.errors import (
 )
 from arx_verifier.request import AccessRequest, read_json_object
 from arx_verifier.token import call_proof
-from arx_verifier.verification import Grant, Refused, Verifier, WatchedCall, ended_by
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.reasons import Refused
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import WatchedCall, ended_by
 
 MAX_EVALUATIONS: Final = 64  # of one question: each has a record, and may wait for a store
 MAX_BODY: Final = 1024 * 1024

@@ -15,9 +15,10 @@ import msgspec
 
 from arx_caps.gateway.base.settings import ActionTerms
 from arx_caps.gateway.http import door as http_door
-from arx_verifier.enforcement import RouteMap, mcp_meaning
+from arx_verifier.enforcement.base.routes import RouteMap
+from arx_verifier.enforcement.mcp.messages import mcp_meaning
 from arx_verifier.errors import RequestError
-from arx_verifier.journal import ChainFacts
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.request import UNSEEN_BODY, HttpCall
 
 Object = dict[str, Any]

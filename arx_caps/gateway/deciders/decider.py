@@ -17,18 +17,14 @@ from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
 from arx_caps.gateway.base.asgi import Application, Message, Receive, Scope, Send, replay_body
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.http.door import meaning_of
-from arx_verifier.enforcement import (
-    UNSEEN,
-    ArxMiddleware,
-    Enforcement,
-    Meaning,
-    RefusedCall,
-    RouteMap,
-    collect_headers,
-    is_token,
-)
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.calls import UNSEEN
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, is_token
+from arx_verifier.enforcement.base.routes import Meaning, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
-from arx_verifier.verification import Grant, Verifier, WatchedCall
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import WatchedCall
 
 Headers = list[tuple[bytes, bytes]]
 

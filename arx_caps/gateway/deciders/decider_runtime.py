@@ -14,8 +14,8 @@ from arx_caps.gateway.deciders.forward_auth import ForwardAuth
 from arx_caps.gateway.deciders.grpc_server import Answer, GrpcServer
 from arx_caps.gateway.http.openapi import read_routes
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
-from arx_verifier.metrics import Counts
-from arx_verifier.verification import NonceStore
+from arx_verifier.metrics.counted_decisions import Counts
+from arx_verifier.verification.nonces import NonceStore
 
 
 class UnspentCalls:

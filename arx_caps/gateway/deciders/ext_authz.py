@@ -20,7 +20,8 @@ from arx_caps.gateway.deciders.decider import (
     is_own,
 )
 from arx_caps.gateway.deciders.protos import message
-from arx_verifier.enforcement import BUDGET_HEADER, collect_headers
+from arx_verifier.enforcement.base.problems import BUDGET_HEADER
+from arx_verifier.enforcement.base.routes import collect_headers
 
 _PACKAGE: Final = "envoy.service.auth.v3"
 MAX_BODY: Final = 1024 * 1024  # bytes

@@ -26,17 +26,13 @@ from arx_caps.gateway.mcp.exchange import McpExchange
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.mcp.errors import WireError
 from arx_caps.mcp.message import read_message, without_token, written
-from arx_verifier.enforcement import (
-    META_KEY,
-    UNSEEN,
-    Enforcement,
-    McpMessage,
-    Messages,
-    RefusedCall,
-    budget_meta,
-    collect_headers,
-)
-from arx_verifier.verification import Grant, Screened, Verifier, WatchedCall
+from arx_verifier.enforcement.asgi.calls import UNSEEN
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.base.routes import collect_headers
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages, budget_meta
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Screened, Verifier
+from arx_verifier.verification.watch import WatchedCall
 
 _PACKAGE: Final = "agentgateway.dev.ext_mcp"
 MAX_PARAMS: Final = 1024 * 1024  # bytes

@@ -10,7 +10,7 @@ from typing import Final
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import DeciderTerms
 from arx_caps.gateway.deciders.decider import NO_BODY, Decider, DeciderAnswer, DescribedRequest, Hosts
-from arx_verifier.enforcement import collect_headers
+from arx_verifier.enforcement.base.routes import collect_headers
 
 # Of the question itself, or of the proxy: not of the client's request.
 _NOT_DESCRIBED: Final = frozenset(

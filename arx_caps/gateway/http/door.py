@@ -14,9 +14,12 @@ from arx_caps.gateway.base.spans import Spans
 from arx_caps.gateway.base.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
 from arx_caps.gateway.upstream.forwarder import Forwarder, Headers, answer_headers, read_whole
 from arx_caps.mcp.message import check_names
-from arx_verifier.enforcement import ArxMiddleware, Meaning, RouteMap, collect_headers
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.base.routes import Meaning, RouteMap, collect_headers
 from arx_verifier.errors import RequestError
-from arx_verifier.verification import Grant, Verifier, WatchedCall
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import WatchedCall
 
 _STREAMS: Final = (b"text/event-stream", b"application/x-ndjson", b"application/octet-stream")
 

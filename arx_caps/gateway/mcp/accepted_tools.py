@@ -22,7 +22,8 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import Failure, SettingsError
 from arx_verifier.request import AccessRequest
 from arx_verifier.service import identify_file
-from arx_verifier.verification import Refused, ServiceLimits
+from arx_verifier.verification.reasons import Refused
+from arx_verifier.verification.service_limits import ServiceLimits
 
 MAX_TOOLS: Final = 2_048  # of one server: each name that it lists is kept
 _QUIET_MS: Final = 60_000  # between two writes of one tool's difference: a server may list another one each time

@@ -20,10 +20,10 @@ from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessage
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of, is_whole, split_events, with_data, with_id
 from arx_caps.mcp.message import aside, object_of, written
-from arx_verifier.enforcement import McpMessage, Messages, mcp_effect
+from arx_verifier.enforcement.mcp.messages import McpMessage, Messages, mcp_effect
 from arx_verifier.errors import RequestError
-from arx_verifier.journal import ChainFacts
-from arx_verifier.verification import Screened
+from arx_verifier.journal.record import ChainFacts
+from arx_verifier.verification.verifier import Screened
 
 _TASK: Final = b'"taskId'  # an id that is spelled with escapes stays the upstream's, which no client can use
 _OWN: Final = "dev.arx/"  # what the names in `_meta` begin with that only ARx writes

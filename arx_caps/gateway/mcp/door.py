@@ -40,18 +40,13 @@ from arx_caps.mcp.errors import (
 from arx_caps.mcp.headers import HeaderValues, check_headers, encoded
 from arx_caps.mcp.message import RpcMessage, read_message, result_answer, without_token, written
 from arx_caps.mcp.revision import check_revision
-from arx_verifier.enforcement import (
-    META_KEY,
-    Enforcement,
-    McpMessage,
-    Messages,
-    RefusedCall,
-    budget_meta,
-)
+from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages, budget_meta
 from arx_verifier.errors import REASONS
-from arx_verifier.journal import UNPROVEN, ChainFacts
+from arx_verifier.journal.decision import UNPROVEN
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.refusal_text import refusal_for_model
-from arx_verifier.verification import Screened, Verifier
+from arx_verifier.verification.verifier import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
 _READ_UNSEEN: Final = 16_384  # bytes of a message that is kept and parsed without a token in its header

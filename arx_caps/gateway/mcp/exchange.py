@@ -9,7 +9,8 @@ from arx_caps.gateway.base.rates import OverRateError
 from arx_caps.mcp.errors import error_object
 from arx_caps.mcp.message import RpcMessage
 from arx_caps.mcp.revision import STATELESS
-from arx_verifier.enforcement import MCP_REFUSED, collect_headers
+from arx_verifier.enforcement.base.routes import collect_headers
+from arx_verifier.enforcement.mcp.messages import MCP_REFUSED
 
 _JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 

@@ -21,7 +21,8 @@ from arx_caps.gateway.base.settings import SOURCES, UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
 from arx_caps.gateway.upstream.stdio_process import StdioProcess, meta_of
-from arx_caps.isolation import Program, account_of, isolate
+from arx_caps.isolation.choice import isolate
+from arx_caps.isolation.program import Program, account_of
 from arx_caps.mcp.errors import INVALID_PARAMS, METHOD_NOT_FOUND, UNKNOWN_SESSION, status_of
 from arx_caps.mcp.revision import STATELESS
 

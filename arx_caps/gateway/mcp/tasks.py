@@ -12,9 +12,9 @@ from typing import Any, Final
 from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.mcp.errors import INVALID_PARAMS, WireError
 from arx_caps.mcp.message import written
-from arx_verifier.enforcement import McpMessage
-from arx_verifier.journal import ChainFacts
-from arx_verifier.token import KeyRing
+from arx_verifier.enforcement.mcp.messages import McpMessage
+from arx_verifier.journal.record import ChainFacts
+from arx_verifier.token.keyring import KeyRing
 
 _RELATED: Final = "io.modelcontextprotocol/related-task"
 _PARAMS: Final = frozenset(("_meta", "cursor", "inputResponses", "taskId"))

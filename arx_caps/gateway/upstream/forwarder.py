@@ -21,7 +21,8 @@ from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import hand_on
 from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
 from arx_caps.gateway.upstream.client_credentials import credential_of
-from arx_verifier.enforcement import bounded_body, is_token
+from arx_verifier.enforcement import bounded_body
+from arx_verifier.enforcement.base.enforcement import is_token
 from arx_verifier.errors import SettingsError
 
 _CONNECT_S: Final = 5.0

@@ -20,7 +20,7 @@ from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.stdio_answer import StdioAnswer
 from arx_caps.gateway.upstream.stdio_log import StdioLog
-from arx_caps.isolation import Isolation
+from arx_caps.isolation.start import Isolation
 from arx_caps.mcp.errors import INTERNAL_ERROR
 from arx_caps.mcp.message import aside, object_of, written
 from arx_verifier.errors import SettingsError

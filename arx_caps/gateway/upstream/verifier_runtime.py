@@ -9,10 +9,10 @@ from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.settings import DeciderTerms, UpstreamTerms
 from arx_caps.gateway.base.traced_decisions import TracedDecisions
 from arx_verifier.errors import SettingsError
-from arx_verifier.journal import DecisionSink
-from arx_verifier.metrics import Counts
+from arx_verifier.journal.decision import DecisionSink
+from arx_verifier.metrics.counted_decisions import Counts
 from arx_verifier.service import open_verifier, read_service_file
-from arx_verifier.verification import MemoryNonces, NonceStore
+from arx_verifier.verification.nonces import MemoryNonces, NonceStore
 
 _log = logging.getLogger(__name__)
 

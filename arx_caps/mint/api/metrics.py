@@ -19,8 +19,8 @@ from arx_caps.mint.api.routes.operations.status import StatusShown, status_of
 from arx_caps.mint.context import MINT, MintContext
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
-from arx_verifier.journal import used_in
-from arx_verifier.metrics import Samples
+from arx_verifier.journal.quota import used_in
+from arx_verifier.metrics.export import Samples
 
 # To Prometheus the rise from no series to 1 is none: what an alert waits for is shown before its first time.
 _ALERTED: Final = tuple(product(("deny", "end"), ("audit_unavailable", "stale")))

@@ -16,9 +16,9 @@ from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.tasks.liveness import State, is_frozen, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
-from arx_caps.revocation import KillReport
+from arx_caps.revocation.report import KillReport
 from arx_verifier.errors import ArxError, GrantError
-from arx_verifier.token import agent_targets, subject_target
+from arx_verifier.token.targets import agent_targets, subject_target
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 Shown = TypeVar("Shown", bound=msgspec.Struct)

@@ -13,25 +13,19 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from arx_caps.audit.ingest import (
-    GAP,
-    EventRecord,
-    LogEntry,
-    PlaceStep,
-    RecordPlace,
-    make_event,
-    make_note,
-    place_of_event,
-    read_event,
-)
-from arx_caps.audit.ingest import MINT as MINT_NODE
-from arx_caps.audit.shipping import JournalRuns
-from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.ingest.entries import GAP, EventRecord, LogEntry, make_event, make_note, place_of_event, read_event
+from arx_caps.audit.ingest.place import MINT as MINT_NODE
+from arx_caps.audit.ingest.place import PlaceStep, RecordPlace
+from arx_caps.audit.shipping.journal_runs import JournalRuns
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
 from arx_caps.mint.db.events import Recorded
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.revocation import RevocationStore, StoreEntry, names_person
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.targets import names_person
+from arx_caps.revocation.wire import StoreEntry
 from arx_verifier.errors import StoreError
-from arx_verifier.token import MINT_AUDIENCE
+from arx_verifier.token.macaroon import MINT_AUDIENCE
 
 EVENTS: Final = "mint"  # names of sources in the log
 KILLS: Final = "store"

@@ -15,23 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from arx_caps.audit.ingest import EventRecord, Turns, is_event, make_dispute, read_event, run_of
-from arx_caps.audit.integrity import Answered, Rows, check_batches, check_rows, rows_of
-from arx_caps.audit.merkle import (
-    CHECKPOINT,
-    DisputedError,
-    IncompleteError,
-    LogKeys,
-    RecordProof,
-    Signer,
-    TamperedError,
-    TileReader,
-    fetch_from,
-    open_checkpoint,
-)
-from arx_caps.audit.shipping import Batch
-from arx_caps.audit.store import LogStore, Publisher
-from arx_caps.audit.witness import Witnesses
+from arx_caps.audit.ingest.entries import EventRecord, is_event, make_dispute, read_event
+from arx_caps.audit.ingest.upload_order import Turns, run_of
+from arx_caps.audit.integrity.check import Answered, Rows, check_batches, check_rows, rows_of
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import DisputedError, IncompleteError, TamperedError
+from arx_caps.audit.merkle.log_keys import LogKeys
+from arx_caps.audit.merkle.note import Signer
+from arx_caps.audit.merkle.paths import CHECKPOINT
+from arx_caps.audit.merkle.proof import RecordProof
+from arx_caps.audit.merkle.tiles import TileReader, fetch_from
+from arx_caps.audit.shipping.batch import Batch
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
+from arx_caps.audit.witness.cosigners import Witnesses
 from arx_caps.mint.audit.row_check import RowCheck
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.settings.realm import Realm

@@ -8,9 +8,11 @@ import threading
 import time
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from arx_caps.audit.integrity import Rows
-from arx_caps.audit.merkle import WIDTH, IncompleteError, TamperedError
-from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.integrity.check import Rows
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
+from arx_caps.audit.merkle.paths import WIDTH
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, AuditError
 

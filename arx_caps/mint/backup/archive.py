@@ -14,7 +14,7 @@ from typing import Annotated, BinaryIO, Final
 import msgspec
 from msgspec import Meta
 
-from arx_caps.audit.merkle import IncompleteError, TamperedError
+from arx_caps.audit.merkle.errors import IncompleteError, TamperedError
 
 BLOCK: Final = tarfile.BLOCKSIZE
 CHUNK: Final = 1024 * 1024  # bytes that are read at once

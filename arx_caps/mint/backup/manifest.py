@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from arx_caps.audit.merkle import TamperedError
+from arx_caps.audit.merkle.errors import TamperedError
 from arx_caps.mint.backup.archive import ArchiveReader, ArchiveWriter, Part
 from arx_caps.mint.keys.root_keys import RootKeys
 

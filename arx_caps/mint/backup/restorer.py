@@ -18,9 +18,12 @@ from typing import Final, NamedTuple
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from arx_caps.audit.integrity import Answered
-from arx_caps.audit.merkle import CHECKPOINT, KEY_CHANGES, IncompleteError, NoteError, TamperedError, Tile
-from arx_caps.audit.store import LogStore, Publisher
+from arx_caps.audit.integrity.check import Answered
+from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+from arx_caps.audit.merkle.key_change import KEY_CHANGES
+from arx_caps.audit.merkle.paths import CHECKPOINT, Tile
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.publisher import Publisher
 from arx_caps.credentials.keyfile import read_secret, write_secret
 from arx_caps.credentials.secret_source import is_set
 from arx_caps.credentials.whole_files import sync_path

@@ -15,9 +15,10 @@ from urllib.parse import quote
 from sqlalchemy import Table, delete, func, inspect, select
 from sqlalchemy.engine import Connection, make_url
 
-from arx_caps.audit.store import CHECKPOINT, SCHEMA, STATE, create_tables
-from arx_caps.audit.store import META as LOG_META
-from arx_caps.audit.store import METADATA as LOG_TABLES
+from arx_caps.audit.store.log_store import create_tables
+from arx_caps.audit.store.tables import CHECKPOINT, SCHEMA, STATE
+from arx_caps.audit.store.tables import META as LOG_META
+from arx_caps.audit.store.tables import METADATA as LOG_TABLES
 from arx_caps.database.engines import driver_errors
 from arx_caps.mint.backup.archive import CHUNK
 from arx_caps.mint.backup.manifest import Manifest

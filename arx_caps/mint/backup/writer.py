@@ -18,15 +18,12 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from sqlalchemy.engine import make_url
 
-from arx_caps.audit.merkle import (
-    CHECKPOINT,
-    KEY_CHANGES,
-    IncompleteError,
-    fetch_from,
-    fetch_tile,
-    files_of,
-    open_checkpoint,
-)
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import IncompleteError
+from arx_caps.audit.merkle.key_change import KEY_CHANGES
+from arx_caps.audit.merkle.mirror import fetch_tile
+from arx_caps.audit.merkle.paths import CHECKPOINT, files_of
+from arx_caps.audit.merkle.tiles import fetch_from
 from arx_caps.credentials.keyfile import read_secret
 from arx_caps.credentials.whole_files import sync_path
 from arx_caps.database.engines import database_errors, open_engine

@@ -37,7 +37,7 @@ from arx_caps.mint.db.repositories.work.repeats import RepeatRepository
 from arx_caps.mint.db.repositories.work.sessions import SessionRepository
 from arx_caps.mint.db.repositories.work.tasks import TaskRepository
 from arx_caps.mint.db.unit_of_work import UnitOfWork
-from arx_caps.revocation import UsedProof
+from arx_caps.revocation.wire import UsedProof
 from arx_verifier.errors import StoreError
 
 

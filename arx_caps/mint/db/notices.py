@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
-from arx_caps.revocation import names_person
+from arx_caps.revocation.targets import names_person
 
 WAITING: Final = "waiting"
 FAILED: Final = "failed"

@@ -20,7 +20,7 @@ from arx_caps.mint.db.repositories.work.proofs import ProofRepository, Used, rep
 from arx_caps.mint.db.repositories.work.repeats import Claim, RepeatRepository
 from arx_caps.mint.db.statement import insert_rows
 from arx_caps.mint.db.tables import USED_JTI
-from arx_caps.revocation import ProofUsedError, UsedProof
+from arx_caps.revocation.wire import ProofUsedError, UsedProof
 from arx_verifier.errors import ArxError, GrantError, StoreError
 
 

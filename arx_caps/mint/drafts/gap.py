@@ -16,16 +16,8 @@ from arx_caps.mint.drafts.calls import RecordedCall
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.tables import Template
 from arx_caps.mint.policy.templates import TemplateRule, is_parameter
-from arx_verifier.constraints import (
-    CompiledRule,
-    Constraint,
-    Rule,
-    compile_constraint,
-    compile_rule,
-    explain,
-    permits,
-    permits_with_any,
-)
+from arx_verifier.constraints.constraint import Constraint, compile_constraint
+from arx_verifier.constraints.rule import CompiledRule, Rule, compile_rule, explain, permits, permits_with_any
 from arx_verifier.errors import MalformedTokenError
 from arx_verifier.names import matches_any_path, matches_tool
 

@@ -13,7 +13,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 from arx_caps.mint.drafts.calls import key_of
-from arx_verifier.constraints import compile_constraint, is_decimal, read_constraint
+from arx_verifier.constraints.constraint import compile_constraint, read_constraint
+from arx_verifier.constraints.scalars import is_decimal
 from arx_verifier.errors import MalformedTokenError
 
 MAX_CHOICES: Final = 8  # a person compares no more values at one glance

@@ -33,9 +33,10 @@ from arx_verifier.errors import (
     ValidityError,
     refusal,
 )
-from arx_verifier.journal import OK, ChainFacts, Decision, digest_arguments
+from arx_verifier.journal.decision import OK, Decision
+from arx_verifier.journal.record import ChainFacts, digest_arguments
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import MINT_AUDIENCE, Macaroon, OperatorIdentifier
+from arx_verifier.token.macaroon import MINT_AUDIENCE, Macaroon, OperatorIdentifier
 
 SECOND_MS: Final = 1000
 Kind = Literal["agent", "operator", "service"]

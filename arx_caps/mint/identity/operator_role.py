@@ -11,7 +11,7 @@ from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
 from arx_caps.mint.policy.issuers import Subject, roles_for
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.roles import rules_of
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import GrantError, refusal
 from arx_verifier.names import matches_tool
 

@@ -9,22 +9,14 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from arx_verifier.constraints import Rule, compile_rule, explain, permits
+from arx_verifier.constraints.rule import Rule, compile_rule, explain, permits
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, refusal
 from arx_verifier.limits import MAX_WORK, size_of
-from arx_verifier.token import (
-    IAT_AHEAD_MS,
-    ID_BYTES,
-    MINT_AUDIENCE,
-    Caveat,
-    KeyRing,
-    Macaroon,
-    OperatorIdentifier,
-    chain,
-    read_caveat,
-    wire,
-)
-from arx_verifier.verification import too_early, too_late, too_new
+from arx_verifier.token import chain, wire
+from arx_verifier.token.caveats import Caveat, read_caveat
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import IAT_AHEAD_MS, ID_BYTES, MINT_AUDIENCE, Macaroon, OperatorIdentifier
+from arx_verifier.verification.reasons import too_early, too_late, too_new
 
 # Short, because no kill reaches an operator's token: only a freeze of the operator, or the removal of its key, does.
 TTL_MS: Final = 10 * 60 * 1000

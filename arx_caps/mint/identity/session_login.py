@@ -17,7 +17,7 @@ from arx_caps.mint.identity.issuer_token import IssuerToken, verify_issuer_token
 from arx_caps.mint.policy.issuers import Subject, agents_of
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import GrantError, RequestError, refusal
-from arx_verifier.token import subject_target
+from arx_verifier.token.targets import subject_target
 
 TOKEN_TYPES: Final = {
     "urn:ietf:params:oauth:token-type:id_token": "id_token",

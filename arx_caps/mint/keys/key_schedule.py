@@ -26,7 +26,7 @@ from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError
-from arx_verifier.token import KeyRing, PreparedKey
+from arx_verifier.token.keyring import KeyRing, PreparedKey
 
 PLAN_S: Final = 1.0  # how old a plan may be; no refresh interval of a service is shorter
 USED_MS: Final = 60_000  # the resolution of the time when a key last minted

@@ -13,7 +13,9 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Meta
 
-from arx_caps.audit.merkle import LOG, Era, LogKeys, NoteError, Signer, VerifierKey
+from arx_caps.audit.merkle.errors import NoteError
+from arx_caps.audit.merkle.log_keys import Era, LogKeys
+from arx_caps.audit.merkle.note import LOG, Signer, VerifierKey
 from arx_caps.credentials.keyfile import read_secret, replace_secret
 from arx_caps.mint.db.repositories.identity.keys import SealedRoot
 from arx_caps.mint.keys.root_keys import RootKeys

@@ -7,8 +7,10 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from arx_caps.audit.ingest import make_note
-from arx_caps.audit.merkle import CHANGED_KIND, NoteError, TamperedError, VerifierKey, announce
+from arx_caps.audit.ingest.entries import make_note
+from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.key_change import CHANGED_KIND, announce
+from arx_caps.audit.merkle.note import VerifierKey
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.keys.log_key import make_next_key, open_log, replace_log_key
 from arx_caps.mint.keys.root_keys import RootKeys

@@ -23,8 +23,8 @@ from arx_caps.mint.keys.log_key import reseal_log_key
 from arx_caps.mint.keys.root_keys import RootKeys, read_key_file, write_key_file
 from arx_caps.settings.realm import ROOT_KEY_VARIABLE, Realm
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation import FILE_SUFFIX
-from arx_verifier.token import KEY_BYTES
+from arx_verifier.revocation.password import FILE_SUFFIX
+from arx_verifier.token.keyring import KEY_BYTES
 
 
 class Resealed(NamedTuple):

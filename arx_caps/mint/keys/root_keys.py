@@ -30,7 +30,8 @@ from arx_caps.mint.db.repositories.identity.keys import SealedRoot
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, ROOT_KEY_VARIABLE
 from arx_verifier import names
 from arx_verifier.errors import MalformedTokenError, SettingsError
-from arx_verifier.token import KEY_BYTES, wire
+from arx_verifier.token import wire
+from arx_verifier.token.keyring import KEY_BYTES
 
 AUDIENCE_LABEL: Final = "arx/1/audience/"  # audience "/" n follows; audiences have no slash, so labels cannot collide
 MINT_LABEL: Final = "arx/1/mint"

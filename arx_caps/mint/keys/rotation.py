@@ -16,12 +16,13 @@ from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.keys.key_schedule import USED_MS, KeySchedule, Plan
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.revocation.revoker import Revoker
-from arx_caps.revocation import KillReport, RevocationStore
+from arx_caps.revocation.report import KillReport
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError
-from arx_verifier.memory import MEMORY_AUDIENCE
+from arx_verifier.memory.memory import MEMORY_AUDIENCE
 
 MAX_TARGETS: Final = 1000  # in one operation of the store
 MAX_ROOTS: Final = 8  # that are not retired: each is one more key in every service

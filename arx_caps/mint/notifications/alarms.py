@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
-from arx_caps.audit.ingest import DISPUTED, PRUNED_KIND, RECOVERED, EventRecord
-from arx_caps.audit.integrity import ERASED_KIND, index_at
-from arx_caps.audit.query import log_events, names_above
+from arx_caps.audit.ingest.entries import DISPUTED, PRUNED_KIND, RECOVERED, EventRecord
+from arx_caps.audit.integrity.erasures import ERASED_KIND
+from arx_caps.audit.integrity.retention import index_at
+from arx_caps.audit.query.log_events import log_events
+from arx_caps.audit.query.top_names import names_above
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
@@ -24,7 +26,8 @@ from arx_caps.mint.db.notices import (
     VERIFIERS_LATE,
     WATCH_ENDS,
 )
-from arx_caps.revocation import RevocationStore, VerifierSeen
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import VerifierSeen
 from arx_caps.settings.limits import DEFAULT_LIMITS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError

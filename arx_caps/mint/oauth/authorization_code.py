@@ -39,7 +39,8 @@ from arx_caps.mint.tasks.revoke import end_session
 from arx_caps.mint.tasks.token_factory import as_json, new_name
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-from arx_verifier.token import agent_targets, wire
+from arx_verifier.token import wire
+from arx_verifier.token.targets import agent_targets
 
 CODE_MS: Final = 60_000  # a client redeems it at once
 SECRET_BYTES: Final = 32

@@ -21,7 +21,8 @@ from arx_caps.mint.tasks.sessions import within_login
 from arx_caps.settings.durations import format_duration
 from arx_caps.settings.realm import LOOPBACK
 from arx_verifier.clock import now_ms
-from arx_verifier.constraints import TEXTS, kinds_of
+from arx_verifier.constraints.constraint import kinds_of
+from arx_verifier.constraints.scalars import TEXTS
 from arx_verifier.errors import GrantError
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,16}")  # no rule allows one of more digits (RFC 8785)

@@ -26,7 +26,7 @@ from arx_caps.mint.tasks.reissue import reissue_task
 from arx_caps.mint.tasks.token_factory import new_name
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import TokenError, refusal
-from arx_verifier.token import Caveat
+from arx_verifier.token.caveats import Caveat
 
 
 class Issued(NamedTuple):

@@ -22,10 +22,12 @@ from arx_caps.mint.oauth.task_grant import Details, active_agent, audience_at, r
 from arx_caps.mint.policy.templates import overlap
 from arx_caps.mint.tasks.reissue import reissue_tokens
 from arx_caps.mint.tasks.token_exchange import prove_own
-from arx_verifier.constraints import Rule, read_rule
+from arx_verifier.constraints.rule import Rule, read_rule
 from arx_verifier.errors import ArxError
 from arx_verifier.names import matches_tool
-from arx_verifier.token import Caveat, Macaroon, read_caveat, wire
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat, read_caveat
+from arx_verifier.token.macaroon import Macaroon
 
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a kind of grant
 ACCESS_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a kind of token

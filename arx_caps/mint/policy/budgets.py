@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from arx_verifier.amounts import amount_text, is_unit, read_amount
 from arx_verifier.errors import shorten
-from arx_verifier.token import Caveat, spend_caveats
+from arx_verifier.token.caveats import Caveat, spend_caveats
 
 Budget: TypeAlias = Mapping[str, str]
 Period: TypeAlias = Literal["task", "hour", "day"]

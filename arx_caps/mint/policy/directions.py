@@ -14,7 +14,7 @@ import msgspec
 from arx_caps.mint.policy.tables import SessionTerms
 from arx_caps.settings.durations import parse_duration
 from arx_verifier import names
-from arx_verifier.constraints import is_decimal
+from arx_verifier.constraints.scalars import is_decimal
 
 MAX_WORK: Final = 4096  # bounds agents and subjects that are tried for each change; beyond it, it is not decided
 MAX_SEGMENTS: Final = names.MAX_PATH_SEGMENTS

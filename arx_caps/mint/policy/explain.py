@@ -14,7 +14,7 @@ from arx_caps.mint.policy.members import as_written, members_of, write_member
 from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant, Template
 from arx_caps.settings.durations import format_duration
 from arx_verifier import names
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import Failure, GrantError, shorten
 
 MAX_OTHERS: Final = 3  # templates that a refusal names

@@ -21,7 +21,8 @@ from arx_caps.mint.policy.templates import SUBJECT, overlap
 from arx_caps.settings.durations import duration_within, format_duration
 from arx_caps.settings.toml_file import MAX_MISTAKES, TomlEntry, TomlError, TomlText, read_toml
 from arx_verifier import jcs, names
-from arx_verifier.constraints import Rule, explain, is_integer
+from arx_verifier.constraints.rule import Rule, explain
+from arx_verifier.constraints.scalars import is_integer
 from arx_verifier.errors import Failure, GrantError, MalformedTokenError, RequestError, SettingsError, shorten
 from arx_verifier.token import wire
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.mint.db.repositories.identity.operators import ADMIN
-from arx_verifier.constraints import Rule, read_rule
+from arx_verifier.constraints.rule import Rule, read_rule
 from arx_verifier.errors import MalformedTokenError, RequestError
 from arx_verifier.names import matches_tool
 

@@ -40,7 +40,7 @@ from arx_caps.settings.toml_file import (
     text_that,
 )
 from arx_verifier import addresses, names
-from arx_verifier.token import MAX_FRESH_MS, MAX_HOPS
+from arx_verifier.token.caveats import MAX_FRESH_MS, MAX_HOPS
 
 DEFAULT_DEPTH: Final = 4  # enough for usual delegations; the author of a policy decides on longer chains
 MAX_RESOURCE_CHARS: Final = 512

@@ -15,16 +15,9 @@ from msgspec.structs import replace
 
 from arx_caps.settings.toml_file import TomlEntry, TomlTable, raise_mistakes, text_that
 from arx_verifier import names
-from arx_verifier.constraints import (
-    NUMBERS,
-    TEXTS,
-    Constraint,
-    ConstraintLike,
-    Rule,
-    kinds_of,
-    read_constraint,
-    read_rule,
-)
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike, kinds_of, read_constraint
+from arx_verifier.constraints.rule import Rule, read_rule
+from arx_verifier.constraints.scalars import NUMBERS, TEXTS
 from arx_verifier.errors import MalformedTokenError, shorten
 
 SUBJECT: Final = "subject"  # ``$subject``: the session's subject, a value that the mint alone fills in

@@ -13,10 +13,10 @@ import msgspec
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.revocation import DIRECT, Bump, KillReport, RevocationStore
 from arx_caps.revocation.confirm import report_row
-from arx_caps.revocation.report import fenced_after_ms
-from arx_caps.revocation.store import DEFAULT_LEASE_MS
+from arx_caps.revocation.report import KillReport, fenced_after_ms
+from arx_caps.revocation.store import DEFAULT_LEASE_MS, RevocationStore
+from arx_caps.revocation.wire import DIRECT, Bump
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
 

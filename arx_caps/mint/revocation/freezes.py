@@ -17,10 +17,12 @@ from arx_caps.mint.db.repositories.identity.keys import retired_targets
 from arx_caps.mint.db.repositories.operations.epoch import Freeze
 from arx_caps.mint.db.repositories.operations.kills import KillStep, row_of
 from arx_caps.mint.revocation.logged_freezes import find_missing
-from arx_caps.revocation import RevocationStore, StoreEntry, StoreHistoryError
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import StoreEntry, StoreHistoryError
 from arx_verifier.errors import AuditError, UnavailableError
-from arx_verifier.memory import read_window
-from arx_verifier.revocation import FREEZING, KILLING, NOWHERE, HistoryPlace
+from arx_verifier.memory.taints import read_window
+from arx_verifier.revocation.epoch import FREEZING, KILLING
+from arx_verifier.revocation.history import NOWHERE, HistoryPlace
 
 AT_ONCE: Final = 1000  # targets in one operation of the store, and entries of one page
 EVERY_S: Final = 60.0  # between two comparisons of database and store

@@ -6,12 +6,12 @@ A database that was restored from a backup lacks the freezes made since. ``freez
 
 from typing import Any, Final
 
-from arx_caps.audit.ingest import read_event
-from arx_caps.audit.store import LogStore
+from arx_caps.audit.ingest.entries import read_event
+from arx_caps.audit.store.log_store import LogStore
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import Freeze
 from arx_caps.mint.db.repositories.operations.kills import targets_of
-from arx_verifier.revocation import FREEZING
+from arx_verifier.revocation.epoch import FREEZING
 
 THAW: Final = "thaw"
 _KINDS: Final = tuple(f"store.{op}" for op in (*sorted(FREEZING), THAW))  # of the log's records

@@ -16,18 +16,13 @@ from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.revocation.confirmations import Confirmations
 from arx_caps.mint.revocation.freezes import FreezeKeeper
 from arx_caps.mint.revocation.store_history import StoreHistory
-from arx_caps.revocation import (
-    Bump,
-    KillReport,
-    ProofUsedError,
-    RevocationStore,
-    StoreHistoryError,
-    UsedProof,
-    parse_targets,
-)
+from arx_caps.revocation.report import KillReport
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.targets import parse_targets
+from arx_caps.revocation.wire import Bump, ProofUsedError, StoreHistoryError, UsedProof
 from arx_verifier.errors import ArxError, AuditError, GrantError, RequestError, UnavailableError
-from arx_verifier.memory import read_window
-from arx_verifier.revocation import HistoryPlace
+from arx_verifier.memory.taints import read_window
+from arx_verifier.revocation.history import HistoryPlace
 
 Op = Literal["kill", "kill+freeze", "freeze", "thaw", "clear"]
 NO_WAIT_MS: Final = 0

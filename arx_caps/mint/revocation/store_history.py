@@ -7,20 +7,21 @@ Failover of replicas is in ``arx_caps.revocation.failover``.
 import logging
 from typing import Final, NamedTuple
 
-from arx_caps.audit.ingest import EventRecord, read_event
+from arx_caps.audit.ingest.entries import EventRecord, read_event
 from arx_caps.mint.audit.feeds import KILLS
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
-from arx_caps.revocation import RevocationStore, Topology
-from arx_caps.revocation.failover import FORGOTTEN
+from arx_caps.revocation.failover import FORGOTTEN, Topology
 from arx_caps.revocation.failover import attest as attest_server
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import Ahead, Header, StoreEntry
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
-from arx_verifier.revocation import UNKNOWN, Epochs, HistoryPlace, new_incarnation
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.revocation.history import UNKNOWN, HistoryPlace, new_incarnation
 
 MINT: Final = "mint"
 ATTESTING: Final = 1  # of the lock with which one mint at a time attests

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from arx_verifier.errors import ArxError
-from arx_verifier.ledger import RedisLedger
+from arx_verifier.ledger.redis_ledger import RedisLedger
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - no other name can be guessed, and the kernel lets no other user remove it
 _MOUNTS: Final = Path("/proc/self/mounts")

@@ -37,7 +37,7 @@ from arx_caps.mint.server.child_process import GRACE_S, LATER_EXIT, PROGRAM, SET
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, Realm, default_folder
 from arx_verifier.addresses import is_loopback
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.revocation import without_login
+from arx_verifier.revocation.store_url import without_login
 
 _ANY_PORT: Final = 9  # nothing is sent: a UDP socket only finds the route
 LOG_VARIABLE: Final = "ARX_LOG"

@@ -20,7 +20,7 @@ from arx_caps.mint.server.child_process import GRACE_S, PROGRAM, SETTINGS_EXIT, 
 from arx_caps.mint.server.ledger_end import end_ledger, open_ledger
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, Realm
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.revocation import FILE_SUFFIX
+from arx_verifier.revocation.password import FILE_SUFFIX
 
 POLL_S: Final = 0.2  # between two checks of mint and store
 BACKOFF_S: Final = (0.2, 5.0)  # the shortest and longest pause before a restart

@@ -15,10 +15,14 @@ import msgspec
 
 from arx_caps.settings.toml_file import MISLEADING
 from arx_verifier import jcs
-from arx_verifier.constraints import Constraint, ConstraintLike, Rule, is_integer
+from arx_verifier.constraints.constraint import Constraint, ConstraintLike
+from arx_verifier.constraints.rule import Rule
+from arx_verifier.constraints.scalars import is_integer
 from arx_verifier.errors import ArxError, AttenuationError, GrantError, MalformedTokenError, shorten
 from arx_verifier.limits import MAX_NESTING
-from arx_verifier.token import Caveat, Macaroon, ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import ThirdPartyCaveat, caveat_key, issue_discharge, require_discharge
+from arx_verifier.token.macaroon import Macaroon
 
 MAX_ARGUMENT_BYTES: Final = 2048  # of approved arguments as constraints: they travel in one header of the call
 

@@ -4,7 +4,7 @@
 import contextlib
 from typing import NamedTuple
 
-from arx_caps.audit.integrity import erase, index_at
+from arx_caps.audit.integrity.retention import erase, index_at
 from arx_caps.mint.audit.feeds import NAMED, EventFeed
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event, Recorded

@@ -31,8 +31,8 @@ from arx_caps.mint.tasks.token_factory import (
 )
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, GrantError, StoreError
-from arx_verifier.ledger import PoolDraw
-from arx_verifier.token import check_public, is_point
+from arx_verifier.ledger.pools import PoolDraw
+from arx_verifier.token.holder import check_public, is_point
 
 MAX_ABOVE: Final = 8  # parent tasks: each is a caveat in every token
 

@@ -10,7 +10,7 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import refusal
-from arx_verifier.token import agent_targets
+from arx_verifier.token.targets import agent_targets
 
 State = Literal["open", "ended", "expired", "killed", "frozen"]
 _OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "frozen": "frozen"}

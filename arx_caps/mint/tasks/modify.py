@@ -23,10 +23,10 @@ from arx_caps.mint.tasks.liveness import require_unrevoked
 from arx_caps.mint.tasks.revoke import kill_links
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import Birth, as_json, new_link
-from arx_caps.revocation import KillReport
+from arx_caps.revocation.report import KillReport
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
-from arx_verifier.token import Caveat
+from arx_verifier.token.caveats import Caveat
 
 ROUNDS: Final = 4  # attempts while other calls change the task at the same time
 MAX_LIVE: Final = 200  # grants of one task: an attenuation kills all of them in one operation

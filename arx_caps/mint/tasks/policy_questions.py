@@ -25,11 +25,12 @@ from arx_caps.settings.toml_file import MISLEADING, TomlEntry, TomlTable, read_t
 from arx_verifier import jcs, names
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, MalformedTokenError, RequestError, refusal
-from arx_verifier.journal import OK, InMemoryDecisions
+from arx_verifier.journal.decision import OK, InMemoryDecisions
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import UnsafeLocalEpochs
-from arx_verifier.token import KeyRing, Macaroon
-from arx_verifier.verification import Verifier
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import Macaroon
+from arx_verifier.verification.verifier import Verifier
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 _KID: Final = "question.0"

@@ -11,17 +11,17 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 from sqlalchemy import func, or_, select
 
-from arx_caps.audit.ingest import LINK
-from arx_caps.audit.store import NODE
+from arx_caps.audit.ingest.place import LINK
+from arx_caps.audit.store.tables import NODE
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.previews import Named
 from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_caps.mint.tasks.liveness import is_frozen, session_state, task_state
-from arx_caps.revocation import Target
+from arx_caps.revocation.targets import Target
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
-from arx_verifier.journal import audience_of
-from arx_verifier.token import agent_targets, subject_target
+from arx_verifier.journal.writer import audience_of
+from arx_verifier.token.targets import agent_targets, subject_target
 
 LOOKED_AT: Final = 2000  # sessions, and tasks, whose state is read; more are counted
 MOST_SUBJECTS: Final = 50_000

@@ -13,7 +13,8 @@ from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.token_factory import Birth, keys_for, sign_session, sign_tokens, write_bundle
 from arx_verifier.errors import AttenuationError, GrantError, refusal
-from arx_verifier.token import Caveat, Macaroon, read_caveat
+from arx_verifier.token.caveats import Caveat, read_caveat
+from arx_verifier.token.macaroon import Macaroon
 
 
 def recipe_of(

@@ -10,7 +10,8 @@ from typing import Any, Final
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.revocation.revoker import NO_WAIT_MS
-from arx_caps.revocation import Bump, KillReport
+from arx_caps.revocation.report import KillReport
+from arx_caps.revocation.wire import Bump
 from arx_verifier.clock import now_ms
 
 BRIEFLY_MS: Final = 50  # live verifiers confirm in a few ms; a caller must not wait for the lease of a dead one

@@ -37,13 +37,14 @@ from arx_caps.mint.policy.model import Policy, SessionTerms
 from arx_caps.mint.tasks.liveness import is_usable
 from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.token_factory import Birth, new_link, new_name, sign_session
-from arx_caps.revocation import ProofUsedError, UsedProof
+from arx_caps.revocation.wire import ProofUsedError, UsedProof
 from arx_caps.settings.durations import duration_within, format_duration
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, Failure, GrantError, StoreError, shorten
-from arx_verifier.journal import ChainFacts
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import MINT_AUDIENCE, agent_targets
+from arx_verifier.token.macaroon import MINT_AUDIENCE
+from arx_verifier.token.targets import agent_targets
 
 LOGIN_ACTION: Final = "arx.login"  # of the decision that a sign-in leaves
 

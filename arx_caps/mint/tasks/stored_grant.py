@@ -11,8 +11,8 @@ from arx_caps.mint.policy.model import TaskGrant
 from arx_caps.mint.tasks.token_factory import caveats_of
 from arx_verifier.amounts import read_amount
 from arx_verifier.errors import GrantError
-from arx_verifier.ledger import PERIOD_MS, PoolDraw, pool_id
-from arx_verifier.token import Caveat, count_members, read_caveat
+from arx_verifier.ledger.pools import PERIOD_MS, PoolDraw, pool_id
+from arx_verifier.token.caveats import Caveat, count_members, read_caveat
 
 Written = dict[str, tuple[str, ...]]
 

@@ -22,22 +22,16 @@ from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import meta_of, model_of, write_bundle_of
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError, refusal
-from arx_verifier.token import (
-    HOP_BYTES,
-    Caveat,
-    CaveatLike,
-    Identifier,
-    KeyRing,
-    Macaroon,
-    ThirdPartyCaveat,
-    ThirdPartyPacket,
-    audience_public,
-    call_proof,
-    read_identifier,
-    unbound,
-    wire,
-)
-from arx_verifier.verification import ProvenChain, Refused, prove
+from arx_verifier.token import call_proof, wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.token.holder import audience_public, unbound
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import HOP_BYTES, CaveatLike, Identifier, Macaroon, read_identifier
+from arx_verifier.token.wire import ThirdPartyPacket
+from arx_verifier.verification.authenticate import prove
+from arx_verifier.verification.chain_state import ProvenChain
+from arx_verifier.verification.reasons import Refused
 
 Row: TypeAlias = Mapping[str, Any] | None
 SERVICES: Final = "service/"  # prefix of a service's name as a hop in a chain

@@ -17,19 +17,12 @@ from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import TaskGrant
 from arx_caps.mint.tasks.discharge import require_approvals
 from arx_verifier import jcs
-from arx_verifier.constraints import Rule
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError
-from arx_verifier.token import (
-    ABOUT,
-    ID_BYTES,
-    MAX_ABOUT_CHARS,
-    MINT_AUDIENCE,
-    Caveat,
-    Identifier,
-    Macaroon,
-    audience_public,
-    wire,
-)
+from arx_verifier.token import wire
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.holder import audience_public
+from arx_verifier.token.macaroon import ABOUT, ID_BYTES, MAX_ABOUT_CHARS, MINT_AUDIENCE, Identifier, Macaroon
 
 SESSION_ACTIONS: Final = tuple(
     Rule(tool=action)

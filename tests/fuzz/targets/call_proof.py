@@ -4,9 +4,10 @@
 from collections.abc import Iterator
 
 from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
-from arx_verifier.token import Macaroon, wire
+from arx_verifier.token import wire
 from arx_verifier.token.call_proof import split_call
 from arx_verifier.token.caveats import count_members, read_caveat
+from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.token.wire import JOINT, TOKEN_PREFIX
 from tests.fuzz.corpus import vectors
 

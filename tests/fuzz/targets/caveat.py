@@ -4,9 +4,9 @@
 from collections.abc import Iterator
 
 from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
-from arx_verifier.token import Macaroon
 from arx_verifier.token.caveats import read_caveat, read_proven
 from arx_verifier.token.discharge import ThirdPartyCaveat
+from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.token.wire import JOINT
 from tests.fuzz.corpus import vectors
 

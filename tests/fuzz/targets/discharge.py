@@ -10,7 +10,7 @@ from arx_verifier.errors import REASONS
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
-from arx_verifier.token import KeyRing
+from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.wire import JOINT
 from arx_verifier.verification.nonces import MemoryNonces
 from tests.fuzz.corpus import vectors

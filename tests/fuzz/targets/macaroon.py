@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from arx_verifier import jcs
 from arx_verifier.errors import MalformedTokenError
-from arx_verifier.token import Macaroon, read_identifier, wire
+from arx_verifier.token import wire
+from arx_verifier.token.macaroon import Macaroon, read_identifier
 from arx_verifier.token.wire import JOINT, TOKEN_PREFIX
 from tests.fuzz.corpus import vectors
 

@@ -15,9 +15,12 @@ from django.http.request import RawPostDataException
 from django.urls import Resolver404, URLPattern, URLResolver, get_resolver
 from django.urls.converters import IntConverter
 
-from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, converted_argument
+from arx_verifier.enforcement.base.routes import converted_argument
+from arx_verifier.enforcement.wsgi.views import Matched, Views
+from arx_verifier.enforcement.wsgi.wsgi import GuardedWSGI
+from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, WSGICall
 from arx_verifier.errors import RequestError, SettingsError
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 
 NAME: Final = "arx_verifier.integrations.django.ArxDjangoMiddleware"
 _VIEWS: Final = "arx.views"

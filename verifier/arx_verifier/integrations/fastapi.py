@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from arx_verifier.enforcement import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.integrations.starlette import add_guard, current_grant
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 
 __all__ = ["current_grant", "guard"]
 

@@ -11,7 +11,9 @@ from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools import ToolResult
 from mcp.shared.exceptions import MCPError
 
-from arx_verifier.enforcement import META_KEY, McpMessage, RefusedCall, budget_meta, running_call
+from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.enforcement.base.guard import running_call
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, budget_meta
 from arx_verifier.integrations.mcp import GuardMiddleware
 
 _PARAMS: Final = ("name", "arguments", "uri")

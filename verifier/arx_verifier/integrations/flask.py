@@ -16,9 +16,12 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import FloatConverter, IntegerConverter
 
-from arx_verifier.enforcement import CALL_KEY, GuardedWSGI, Matched, Views, WSGICall, converted_argument
+from arx_verifier.enforcement.base.routes import converted_argument
+from arx_verifier.enforcement.wsgi.views import Matched, Views
+from arx_verifier.enforcement.wsgi.wsgi import GuardedWSGI
+from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, WSGICall
 from arx_verifier.errors import RequestError, SettingsError
-from arx_verifier.verification import Verifier
+from arx_verifier.verification.verifier import Verifier
 
 _WITHOUT_A_TOOL: Final = {"HEAD", "OPTIONS"}  # HEAD has the tool of GET; Flask answers OPTIONS itself
 

@@ -16,7 +16,9 @@ from typing import Any, Final, NoReturn
 import grpc
 import grpc.aio
 
-from arx_verifier.enforcement import RPC_PROBLEM, RpcCall, RpcContext, RpcMethods, RpcStreams, TaskCut
+from arx_verifier.enforcement.grants.loop_calls import TaskCut
+from arx_verifier.enforcement.rpc.rpc_call import RPC_PROBLEM, RpcCall, RpcMethods
+from arx_verifier.enforcement.rpc.rpc_streams import RpcContext, RpcStreams
 
 _CODES: Final = {401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED}
 _CODES[503] = grpc.StatusCode.UNAVAILABLE

@@ -15,8 +15,11 @@ from mcp_types import CallToolResult, TextContent
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, running_call
-from arx_verifier.verification import ServerOptions, Verifier
+from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.enforcement.base.guard import running_call
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages, budget_meta
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import ServerOptions
 
 _MAX_PAGES: Final = 100  # of a list of tools
 

@@ -12,8 +12,11 @@ from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import request_ctx
 
-from arx_verifier.enforcement import META_KEY, McpMessage, Messages, RefusedCall, budget_meta, running_call
-from arx_verifier.verification import ServerOptions, Verifier
+from arx_verifier.enforcement.base.enforcement import RefusedCall
+from arx_verifier.enforcement.base.guard import running_call
+from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages, budget_meta
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import ServerOptions
 
 S = TypeVar("S", FastMCP[Any], Server[Any, Any])
 Handler = Callable[[Any], Awaitable[types.ServerResult]]

@@ -11,9 +11,11 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
-from arx_verifier.enforcement import ArxMiddleware
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.errors import SettingsError
-from arx_verifier.verification import Grant, Verifier, WatchedCall
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import WatchedCall
 
 
 def guard(

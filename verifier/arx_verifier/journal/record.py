@@ -19,7 +19,7 @@ import msgspec
 from arx_verifier._platform import at_fork
 from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.jcs import flat_jcs, jcs
-from arx_verifier.token import sha256_of
+from arx_verifier.token.wire import sha256_of
 
 RECORD_VERSION: Final = 1
 WATCH_VERSION: Final = 2  # of a record of a call in watch mode, which has further members

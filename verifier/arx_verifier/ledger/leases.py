@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from arx_verifier._platform import reset_at_fork
 from arx_verifier.errors import StoreError
 from arx_verifier.ledger.pools import BUSY, Kind, Ledger, PoolDraw, Short, Taken
-from arx_verifier.revocation import Steps, by_steps, run, steps_of
+from arx_verifier.revocation.store_steps import Steps, by_steps, run, steps_of
 
 # A slice is a 64th of a pool, or 64 calls of this cost: the ledger gives at most a quarter of the rest.
 SLICE: Final = 64

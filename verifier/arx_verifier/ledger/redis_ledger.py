@@ -23,20 +23,12 @@ from arx_verifier.ledger.pools import (
     number_of,
     registered_in,
 )
-from arx_verifier.revocation import (
-    BUCKETS,
-    Address,
-    KeptFor,
-    KeptStore,
-    Password,
-    ServerFacts,
-    Steps,
-    UnfitError,
-    bucket_of,
-    by_steps,
-    cannot_call,
-    run,
-)
+from arx_verifier.revocation.loop_link import ServerFacts
+from arx_verifier.revocation.password import Password
+from arx_verifier.revocation.store_client import UnfitError
+from arx_verifier.revocation.store_cluster import BUCKETS, KeptFor, KeptStore, bucket_of, cannot_call
+from arx_verifier.revocation.store_steps import Steps, by_steps, run
+from arx_verifier.revocation.store_url import Address
 
 _TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
 _PART: Final = 1000  # pools of the index that one question reads

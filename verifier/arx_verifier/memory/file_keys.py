@@ -11,8 +11,8 @@ from arx_verifier.errors import MalformedTokenError, SettingsError
 from arx_verifier.memory.memory import Memory
 from arx_verifier.memory.stamp import MemoryKeys
 from arx_verifier.service import identify_file, read_service_file
-from arx_verifier.token import bytes_of
-from arx_verifier.verification import Verifier
+from arx_verifier.token.wire import bytes_of
+from arx_verifier.verification.verifier import Verifier
 
 LOOK_NS: Final = 1_000_000_000  # between two looks at the file: a new key stamps from then on
 _log = logging.getLogger(__name__)

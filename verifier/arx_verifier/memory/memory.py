@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, refusal
-from arx_verifier.journal import Decision, DecisionSink
+from arx_verifier.journal.decision import Decision, DecisionSink
 from arx_verifier.memory.stamp import (
     ID_BYTES,
     MAX_STAMP_CHARS,
@@ -24,9 +24,9 @@ from arx_verifier.memory.stamp import (
     writer_of,
 )
 from arx_verifier.memory.taints import TaintIndex, Taints
-from arx_verifier.revocation import Epochs
-from arx_verifier.token import text_of
-from arx_verifier.verification import Grant
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.token.wire import text_of
+from arx_verifier.verification.grant import Grant
 
 MEMORY_AUDIENCE: Final = "memory"  # the mint gives the memory keys to this audience alone
 TRUSTED: Final = "trusted"

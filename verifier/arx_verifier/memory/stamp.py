@@ -14,9 +14,12 @@ from msgspec import Meta
 
 import arx_verifier.names as names
 from arx_verifier.errors import MalformedTokenError, SettingsError
-from arx_verifier.journal import ChainFacts
+from arx_verifier.journal.record import ChainFacts
 from arx_verifier.memory.taints import COARSE, DIGEST_BYTES, FINE, KEY, TaintIndex, TaintWindow, digest_of
-from arx_verifier.token import KEY_BYTES, agent_targets, bytes_of, chain, subject_target, text_of
+from arx_verifier.token import chain
+from arx_verifier.token.keyring import KEY_BYTES
+from arx_verifier.token.targets import agent_targets, subject_target
+from arx_verifier.token.wire import bytes_of, text_of
 
 STAMP_PREFIX: Final = "arxm1_"  # as the prefixes of tokens have it; a stamp is no secret
 MAX_STAMP_CHARS: Final = 8192

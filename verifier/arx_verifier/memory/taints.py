@@ -12,8 +12,8 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from arx_verifier.errors import MalformedTokenError
-from arx_verifier.revocation import Epochs
-from arx_verifier.token import bytes_of, text_of
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.token.wire import bytes_of, text_of
 
 PREFIX: Final = "memory:"
 DIGEST_BYTES: Final = 8  # of a target in a derived stamp; two alike taint an entry too much, and never too little

@@ -4,7 +4,8 @@
 from collections import defaultdict
 from typing import Any, Final
 
-from arx_verifier.journal import EFFECT, WOULD_REFUSE, Decision, DecisionSink
+from arx_verifier.journal.decision import WOULD_REFUSE, Decision, DecisionSink
+from arx_verifier.journal.record import EFFECT
 
 Counts = defaultdict[tuple[str, str], int]  # by decision and reason
 ALLOW: Final = "allow"

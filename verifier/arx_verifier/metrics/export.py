@@ -19,10 +19,10 @@ from typing import Any, Final
 from arx_verifier._native import COMPILED
 from arx_verifier._platform import at_fork
 from arx_verifier._version import __version__
-from arx_verifier.journal import DecisionSink
+from arx_verifier.journal.decision import DecisionSink
 from arx_verifier.metrics.counted_decisions import CountedDecisions, Counts
 from arx_verifier.metrics.families import VERIFIER, Family
-from arx_verifier.revocation import Epochs
+from arx_verifier.revocation.epoch import Epochs
 
 Samples = Iterable[tuple[Any, ...]]  # name, value, and the values of the labels
 Readiness = Callable[[Epochs, DecisionSink], Any]  # ``verification.readiness``, which is above this package

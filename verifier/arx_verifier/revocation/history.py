@@ -5,7 +5,7 @@ import os
 from hashlib import sha1
 from typing import Final, NamedTuple
 
-from arx_verifier.token import text_of
+from arx_verifier.token.wire import text_of
 
 UNKNOWN: Final = ""  # no store has this chain hash: a verifier that sends it must copy the kills
 

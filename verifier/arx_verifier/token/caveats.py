@@ -16,7 +16,8 @@ import arx_verifier.amounts as amounts
 import arx_verifier.jcs as jcs
 import arx_verifier.names as names
 import arx_verifier.token.wire as wire
-from arx_verifier.constraints import Rule, WireRule, Written, compile_rule
+from arx_verifier.constraints.constraint import Written
+from arx_verifier.constraints.rule import Rule, WireRule, compile_rule
 from arx_verifier.errors import MalformedTokenError, UnknownCaveatError
 
 MAX_INTEGER: Final = 2**53 - 1

@@ -14,19 +14,11 @@ import arx_verifier.limits as limits
 import arx_verifier.names as names
 from arx_verifier._platform import reset_at_fork
 from arx_verifier.errors import ArxError, MalformedTokenError, SignatureMismatchError
-from arx_verifier.token import (
-    JOINT,
-    MINT_AUDIENCE,
-    Identifier,
-    KeyRing,
-    OperatorIdentifier,
-    PresentedCall,
-    call_proof,
-    caveats,
-    chain,
-    read_identifier,
-    wire,
-)
+from arx_verifier.token import call_proof, caveats, chain, wire
+from arx_verifier.token.call_proof import PresentedCall
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
+from arx_verifier.token.wire import JOINT
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import BAD_SIGNATURE, PLACES, Refused, failures_of
 
@@ -236,7 +228,7 @@ def _prove_joined(text: str, audience: str, keys: KeyRing) -> tuple[PresentedCal
     Returns:
         The call that the token carried, and the chain with the caveats of the discharges; or the refusal.
     """
-    from arx_verifier.token import MAX_DISCHARGES
+    from arx_verifier.token.discharge import MAX_DISCHARGES
 
     token, *discharges = text.split(JOINT, MAX_DISCHARGES + 1)
     if len(text) > wire.MAX_CREDENTIAL_CHARS or len(discharges) > MAX_DISCHARGES:
@@ -348,14 +340,14 @@ class _Answers:
             if given is not None:
                 if depth == MAX_DEPTH:
                     raise MalformedTokenError(f"a discharge of a discharge, more than {MAX_DEPTH} deep")
-                from arx_verifier.token import unseal  # slow to import, and few tokens have a discharge
+                from arx_verifier.token.discharge import unseal  # slow to import, and few tokens have a discharge
 
                 key = unseal(signature, packet.verification_id)
                 self.answered[place] = self._prove(key, given, depth + 1)
             signature = chain.extend_third_party(signature, packet.verification_id, packet.identifier)
 
     def _prove(self, key: bytes | None, given: _Given, depth: int) -> bytes:
-        from arx_verifier.token import binding
+        from arx_verifier.token.discharge import binding
 
         _, identifier, packets, signature = given.parts
         if key is None or not chain.equal(binding(self.parent, chain.fold(key, identifier, packets)), signature):

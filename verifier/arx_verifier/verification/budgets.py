@@ -14,28 +14,15 @@ import msgspec
 
 from arx_verifier.amounts import Amount, amount_text, read_amount
 from arx_verifier.errors import Failure, Shortfall, StoreError, refusal, shorten
-from arx_verifier.ledger import (
-    BUSY,
-    EARLY,
-    LOST,
-    USED,
-    WAKING,
-    Cost,
-    Costs,
-    Kind,
-    LeasedLedger,
-    Ledger,
-    PoolDraw,
-    Short,
-    Slice,
-    Taken,
-    UsedKey,
-)
+from arx_verifier.ledger.costs import Cost, Costs
+from arx_verifier.ledger.leases import LeasedLedger, Slice
+from arx_verifier.ledger.pools import BUSY, EARLY, LOST, USED, WAKING, Kind, Ledger, PoolDraw, Short, Taken, UsedKey
 from arx_verifier.limits import MAX_TOOLS
 from arx_verifier.names import MAX_TOOL_CHARS
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import Steps, by_steps, steps_of
-from arx_verifier.token import PresentedCall, call_proof
+from arx_verifier.revocation.store_steps import Steps, by_steps, steps_of
+from arx_verifier.token import call_proof
+from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.verification.chain_state import BudgetPool, ProvenChain
 from arx_verifier.verification.nonces import judge_call
 from arx_verifier.verification.reasons import NO_STORE, REPLAYED, Refused, pool_ahead

@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import arx_verifier.limits as limits
 import arx_verifier.names as names
 from arx_verifier.amounts import millionths_of
-from arx_verifier.constraints import could_permit, permits_with_any, wrong_in
+from arx_verifier.constraints.rule import could_permit, permits_with_any, wrong_in
 from arx_verifier.errors import Failure, shorten
-from arx_verifier.journal import ChainFacts, ProvenHolder
-from arx_verifier.ledger import PERIOD_MS, pool_id
+from arx_verifier.journal.record import ChainFacts, ProvenHolder
+from arx_verifier.ledger.pools import PERIOD_MS, pool_id
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import IAT_AHEAD_MS, Identifier, PreparedKey, PresentedCall, about, chain, targets, wire
+from arx_verifier.token import chain, targets, wire
+from arx_verifier.token.call_proof import PresentedCall
+from arx_verifier.token.keyring import PreparedKey
+from arx_verifier.token.macaroon import IAT_AHEAD_MS, Identifier, about
 from arx_verifier.verification.compiled_caveats import ToolRules, gather, read_caveats
 from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition
 from arx_verifier.verification.holder_proof import NOT_BOUND, UNVOUCHED, BoundPackets, HolderProof, prove_holders
 from arx_verifier.verification.reasons import PLACES, REQUEST_UNSEEN, Refused
 
 if TYPE_CHECKING:
-    from arx_verifier.token import ThirdPartyCaveat
+    from arx_verifier.token.discharge import ThirdPartyCaveat
 
 
 _refused: Final[Callable[[tuple[Any, ...]], Refused]] = partial(tuple.__new__, Refused)  # runs no Python

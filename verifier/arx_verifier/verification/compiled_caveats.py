@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import arx_verifier.limits as limits
 import arx_verifier.names as names
 import arx_verifier.verification.reasons as reasons
-from arx_verifier.constraints import (
+from arx_verifier.constraints.rule import (
     MAX_TOLD,
     CompiledRule,
     WireRule,
@@ -22,12 +22,14 @@ from arx_verifier.constraints import (
     permits,
 )
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError
-from arx_verifier.token import Identifier, ThirdPartyPacket, caveats, chain, cut_out, targets
+from arx_verifier.token import caveats, chain, targets
+from arx_verifier.token.macaroon import Identifier
+from arx_verifier.token.wire import ThirdPartyPacket, cut_out
 from arx_verifier.verification.effects import Allow, ChainRestrictions, effects_of
 from arx_verifier.verification.reasons import PLACES
 
 if TYPE_CHECKING:
-    from arx_verifier.token import ThirdPartyCaveat
+    from arx_verifier.token.discharge import ThirdPartyCaveat
 
 # Bounds of the caches: a holder attenuates as often as it likes, so that it could otherwise fill a service's memory.
 # Only authenticated bytes are cached, and nothing cached is secret.
@@ -376,7 +378,7 @@ def third_party_of(index: int, packet: ThirdPartyPacket) -> tuple[tuple[int, "Th
     identifier = packet.identifier
     known = _THIRD_PARTIES.get(identifier)
     if known is None:
-        from arx_verifier.token import ThirdPartyCaveat  # imported on use: few tokens have one
+        from arx_verifier.token.discharge import ThirdPartyCaveat  # imported on use: few tokens have one
 
         known = ThirdPartyCaveat.read(identifier), limits.THIRD_PARTY_PARTS + identifier.count(b",")
         if len(identifier) <= _MAX_KEPT_BYTES:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import arx_verifier.limits as limits
 import arx_verifier.verification.reasons as reasons
 from arx_verifier.addresses import Network, read_address
-from arx_verifier.constraints import WireRule, compile_wire
+from arx_verifier.constraints.rule import WireRule, compile_wire
 from arx_verifier.errors import Failure, MalformedTokenError, shorten
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import MAX_INTEGER, caveats
+from arx_verifier.token import caveats
+from arx_verifier.token.caveats import MAX_INTEGER
 from arx_verifier.verification.reasons import PLACES, Refused
 
 if TYPE_CHECKING:
-    from arx_verifier.token import ThirdPartyCaveat
+    from arx_verifier.token.discharge import ThirdPartyCaveat
 
 Spend: TypeAlias = tuple[str, str, str, str, int]  # pool, unit, max, period, opened
 Networks: TypeAlias = tuple[tuple[str, Network], ...]  # as written, and read

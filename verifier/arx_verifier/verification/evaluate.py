@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from arx_verifier.errors import RequestError
 from arx_verifier.jcs import flat_jcs
-from arx_verifier.journal import form_of
+from arx_verifier.journal.record import form_of
 from arx_verifier.request import UNSEEN_BODY, AccessRequest
-from arx_verifier.revocation import Epochs
-from arx_verifier.token import (
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.token.call_proof import (
     MAX_AGE_MS,
     MAX_AHEAD_MS,
     STAMP,

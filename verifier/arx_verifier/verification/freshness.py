@@ -10,9 +10,10 @@ from collections.abc import Awaitable
 from typing import Final, NamedTuple
 
 from arx_verifier.errors import ArxError, refusal
-from arx_verifier.journal import NO_RECORD, Decision, DecisionSink
+from arx_verifier.journal.decision import NO_RECORD, Decision, DecisionSink
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import Epochs, Steps, run
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.revocation.store_steps import Steps, run
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import Refused, out_of_time
 

@@ -14,8 +14,10 @@ import msgspec
 from arx_verifier._platform import at_fork
 from arx_verifier.amounts import Amount
 from arx_verifier.errors import ArxError
-from arx_verifier.journal import ChainFacts, decision_id
-from arx_verifier.revocation import Epochs, run_async, steps_of
+from arx_verifier.journal.decision import decision_id
+from arx_verifier.journal.record import ChainFacts
+from arx_verifier.revocation.epoch import Epochs
+from arx_verifier.revocation.store_steps import run_async, steps_of
 from arx_verifier.verification.budgets import Drawn, remaining_texts
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.freshness import recheck

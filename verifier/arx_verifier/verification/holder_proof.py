@@ -9,17 +9,12 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from arx_verifier.errors import Failure
-from arx_verifier.journal import ProvenHolder, SignedCall
-from arx_verifier.token import (
-    Identifier,
-    PreparedKey,
-    PresentedCall,
-    ThirdPartyPacket,
-    bytes_of,
-    call_proof,
-    chain,
-    holder,
-)
+from arx_verifier.journal.record import ProvenHolder, SignedCall
+from arx_verifier.token import call_proof, chain, holder
+from arx_verifier.token.call_proof import PresentedCall
+from arx_verifier.token.keyring import PreparedKey
+from arx_verifier.token.macaroon import Identifier
+from arx_verifier.token.wire import ThirdPartyPacket, bytes_of
 from arx_verifier.verification.reasons import PLACES, Refused
 
 _INVALID: Final = Refused(

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from arx_verifier._platform import reset_at_fork
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger import UsedKey
+from arx_verifier.ledger.pools import UsedKey
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import SKEW_MS, BlockingCall, Steps, by_steps, steps_of
-from arx_verifier.token import PresentedCall, call_proof
+from arx_verifier.revocation.epoch import SKEW_MS
+from arx_verifier.revocation.store_steps import BlockingCall, Steps, by_steps, steps_of
+from arx_verifier.token import call_proof
+from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import (
     BEFORE_START,
@@ -29,7 +31,8 @@ from arx_verifier.verification.reasons import (
 )
 
 if TYPE_CHECKING:
-    from arx_verifier.revocation import Password, ServerFacts
+    from arx_verifier.revocation.loop_link import ServerFacts
+    from arx_verifier.revocation.password import Password
 
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
 ONCE_MS: Final = 24 * 60 * 60 * 1000  # a service remembers each `once` that long
@@ -292,7 +295,8 @@ class RedisNonces:
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        from arx_verifier.revocation import Address, KeptFor, KeptStore, bucket_of
+        from arx_verifier.revocation.store_cluster import KeptFor, KeptStore, bucket_of
+        from arx_verifier.revocation.store_url import Address
 
         self.not_before_ms, self._by_function = 0, True
         self._prefix = prefix.encode()
@@ -336,7 +340,7 @@ class RedisNonces:
             try:
                 return bool((yield from ask("FCALL", SPEND, 1, key, keep_ms, tag="")))
             except Exception as error:
-                from arx_verifier.revocation import cannot_call
+                from arx_verifier.revocation.store_cluster import cannot_call
 
                 if not cannot_call(error):
                     raise
@@ -345,7 +349,7 @@ class RedisNonces:
 
     def _put_there(self, bucket: str, name: bytes, now_ms: int, keep_ms: int) -> Steps[bool]:
         """Set a key in its shard of the cluster unless it exists; return whether it is new."""
-        from arx_verifier.revocation import BUCKETS
+        from arx_verifier.revocation.store_cluster import BUCKETS
 
         looks = yield from self._client.look()
         if self._looks != looks:
@@ -376,7 +380,7 @@ class RedisNonces:
         """Return whether at least half of the server's memory is free, which is reserved for calls."""
         from redis.exceptions import ResponseError
 
-        from arx_verifier.revocation import read_fields
+        from arx_verifier.revocation.store_client import read_fields
 
         try:
             answer = yield from self._client.command("INFO", "memory", tag=tag)
@@ -392,7 +396,7 @@ class RedisNonces:
         Raises:
             UnfitError: It may evict live nonces.
         """
-        from arx_verifier.revocation import UnfitError
+        from arx_verifier.revocation.store_client import UnfitError
 
         self.not_before_ms = max(self.not_before_ms, facts.started_ms)
         if facts.policy not in (None, "noeviction"):

@@ -10,13 +10,15 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from arx_verifier.constraints import MAX_TOLD
+from arx_verifier.constraints.rule import MAX_TOLD
 from arx_verifier.errors import ArxError, Failure, shorten
 from arx_verifier.request import AccessRequest
-from arx_verifier.token import IAT_AHEAD_MS, MAX_AGE_MS, MAX_AHEAD_MS, wire
+from arx_verifier.token import wire
+from arx_verifier.token.call_proof import MAX_AGE_MS, MAX_AHEAD_MS
+from arx_verifier.token.macaroon import IAT_AHEAD_MS
 
 if TYPE_CHECKING:
-    from arx_verifier.token import ThirdPartyCaveat
+    from arx_verifier.token.discharge import ThirdPartyCaveat
 
 PLACES: Final = ("identifier", *[f"caveat {number}" for number in range(1, wire.MAX_CAVEATS + 1)])
 

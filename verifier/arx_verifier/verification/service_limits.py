@@ -17,7 +17,7 @@ from msgspec import Meta
 
 import arx_verifier.limits as limits
 from arx_verifier.addresses import read_network
-from arx_verifier.constraints import WireRule, could_permit, permits_with_any, read_rule, wrong_in
+from arx_verifier.constraints.rule import WireRule, could_permit, permits_with_any, read_rule, wrong_in
 from arx_verifier.errors import ArxError, Failure, SettingsError, shorten
 from arx_verifier.jcs import encode
 from arx_verifier.names import MAX_TOOL_CHARS, is_tool_pattern, matches_tool

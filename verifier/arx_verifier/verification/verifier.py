@@ -13,22 +13,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, Unpack
 import msgspec
 
 from arx_verifier.errors import ArxError, AuditError, SettingsError, refusal
-from arx_verifier.journal import (
-    AWAITED,
-    EFFECT,
-    OK,
-    UNPROVEN,
-    Decision,
-    DecisionSink,
-    EffectRecord,
-    digest_arguments,
-    keep_arguments,
-)
-from arx_verifier.ledger import Costs, Ledger
+from arx_verifier.journal.decision import OK, UNPROVEN, Decision, DecisionSink
+from arx_verifier.journal.record import AWAITED, EFFECT, EffectRecord, digest_arguments, keep_arguments
+from arx_verifier.ledger.costs import Costs
+from arx_verifier.ledger.pools import Ledger
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import Epochs, Steps, has_steps, run, run_async, show_until, steps_of
-from arx_verifier.token import MINT_AUDIENCE, KeyRing, PresentedCall, call_proof
+from arx_verifier.revocation.epoch import Epochs, show_until
+from arx_verifier.revocation.store_steps import Steps, has_steps, run, run_async, steps_of
+from arx_verifier.token import call_proof
+from arx_verifier.token.call_proof import PresentedCall
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.token.macaroon import MINT_AUDIENCE
 from arx_verifier.verification.authenticate import Authenticator
 from arx_verifier.verification.budgets import Budgets, Drawn
 from arx_verifier.verification.chain_state import ProvenChain

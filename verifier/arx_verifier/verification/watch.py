@@ -13,8 +13,9 @@ import msgspec
 
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, Failure, SettingsError, refusal
-from arx_verifier.journal import ChainFacts, Decision
-from arx_verifier.revocation import Epochs, show_until
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import ChainFacts
+from arx_verifier.revocation.epoch import Epochs, show_until
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.reasons import Refused, missing_discharge
 

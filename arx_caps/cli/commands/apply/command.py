@@ -79,7 +79,7 @@ def _require_allowed(mint: Caller, work: Sequence[PlannedService]) -> None:
         Stop: The refusal that the mint would give.
     """
     from arx_caps.mint.identity.operator_token import require_rules_allow
-    from arx_verifier.constraints import Rule, read_rule
+    from arx_verifier.constraints.rule import Rule, read_rule
 
     answer = mint.call("GET", "/v1/whoami")
     written = answer.get("rules")

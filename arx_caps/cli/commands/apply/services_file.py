@@ -22,7 +22,7 @@ from arx_caps.settings.toml_file import (
 )
 from arx_verifier.errors import shorten
 from arx_verifier.names import is_audience
-from arx_verifier.revocation import without_login
+from arx_verifier.revocation.store_url import without_login
 
 _SYNONYMS: Final = synonyms(
     {"audience": "write [service.NAME] here; [audience.NAME] belongs to the policy (`arx policy load`)"}

@@ -34,7 +34,7 @@ from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 
 if TYPE_CHECKING:
-    from arx_caps.audit.merkle import SignedBy, SignedDelegation
+    from arx_caps.audit.merkle.delegations import SignedBy, SignedDelegation
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -70,7 +70,8 @@ def prove_command(console: Console, place: Place, record: str, out: Path | None)
     and the signatures of the holders of a bound task.
     It may contain personal data.
     """
-    from arx_caps.audit.merkle import SUFFIX, NoteError, RecordProof
+    from arx_caps.audit.merkle.errors import NoteError
+    from arx_caps.audit.merkle.proof import SUFFIX, RecordProof
 
     raw = place.mint().fetch(f"/v1/audit/proofs/{quote(record)}")
     try:
@@ -136,15 +137,9 @@ def verify_command(
     Exit code 0: verified; 1: the content differs from what was signed, and the first such record is named; 3: a part is
     missing, and the rest is verified.
     """
-    from arx_caps.audit.merkle import (
-        IncompleteError,
-        NoteError,
-        TamperedError,
-        check_call,
-        check_delegations,
-        realm_of,
-        verify,
-    )
+    from arx_caps.audit.merkle.delegations import check_call, check_delegations, realm_of
+    from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+    from arx_caps.audit.merkle.verification import verify
 
     trust = _trust(key, witnesses, (held, checkpoint_key), since, key_changes)
     try:
@@ -176,7 +171,11 @@ def _trust(
     key_changes: Path | None,
 ) -> Any:
     """Return the trust anchors; a mistake in them is an error of usage, not a finding about the log."""
-    from arx_caps.audit.merkle import LOG, WITNESS, NoteError, TamperedError, Trust, open_checkpoint, read_changes
+    from arx_caps.audit.merkle.checkpoint import open_checkpoint
+    from arx_caps.audit.merkle.errors import NoteError, TamperedError
+    from arx_caps.audit.merkle.key_change import read_changes
+    from arx_caps.audit.merkle.note import LOG, WITNESS
+    from arx_caps.audit.merkle.verification import Trust
 
     held, held_key = before
     log, seen_by = read_key(key, "--key", LOG), tuple(read_key(each, "--witness", WITNESS) for each in witnesses)
@@ -195,7 +194,7 @@ def _trust(
 def _decision_in(proof: Any) -> dict[str, Any] | None:
     """Return what a proven record states of its call; None for an event, or for a record of a later version."""
     from arx_verifier.errors import AuditError
-    from arx_verifier.journal import unpack_record
+    from arx_verifier.journal.decision import unpack_record
 
     try:
         decision = unpack_record(proof.kept, proof.body)

@@ -36,7 +36,9 @@ def copy_command(console: Console, place: Place, directory: Path, *, remote: boo
 
     Exit code 1: the log is not consistent with the older copy; 3: a file is missing.
     """
-    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError, copy_log, fetch_from
+    from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
+    from arx_caps.audit.merkle.mirror import copy_log
+    from arx_caps.audit.merkle.tiles import fetch_from
 
     fetch = _from_mint(place) if remote else fetch_from(Realm.open(place.realm_dir).log_dir)
     try:
@@ -105,7 +107,7 @@ def export_command(console: Console, place: Place, asking: Asking, form: str, ou
     \b
         arx audit export --format csv --since 2026-01-01T00:00:00Z --out decisions.csv
     """
-    from arx_caps.audit.query import form_of
+    from arx_caps.audit.query.export import form_of
 
     if out.exists() and not resume:
         raise Stop(f"{out}: the file exists", hint="continue it with --resume, or choose another name", code="file")
@@ -154,7 +156,8 @@ def _lines(asking: Asking, mint: Caller, writes: Any, after: int) -> Iterator[li
 
 def _selected(file: BinaryIO, asking: Asking, mint: Caller) -> tuple[int, Iterator[list[bytes]]]:
     """Return the number of records in a selection, and the pages that follow, under its checkpoint."""
-    from arx_caps.audit.merkle import IncompleteError, NoteError, read_selection
+    from arx_caps.audit.merkle.errors import IncompleteError, NoteError
+    from arx_caps.audit.merkle.selection import read_selection
 
     last = None
     held, whole, file_end = 0, 0, file.seek(0, os.SEEK_END)
@@ -178,7 +181,9 @@ def _selected(file: BinaryIO, asking: Asking, mint: Caller) -> tuple[int, Iterat
 def _proven(
     file: BinaryIO, asking: Asking, mint: Caller, checkpoint: str | None, after: int, count: int
 ) -> Iterator[list[bytes]]:
-    from arx_caps.audit.merkle import Checkpoint, Note, end_line, head_line, record_line
+    from arx_caps.audit.merkle.checkpoint import Checkpoint
+    from arx_caps.audit.merkle.note import Note
+    from arx_caps.audit.merkle.selection import end_line, head_line, record_line
 
     if checkpoint is None:
         checkpoint = str(asking.page(mint, limit=1, prove=0)["checkpoint"])

@@ -35,7 +35,7 @@ def check_command(console: Console, realm_dir: Path, database: str | None) -> No
 
     Exit code 0: all rows match; 1: a row differs from what was signed; 3: a file is missing.
     """
-    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError
+    from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
     from arx_caps.mint.audit.log import check_log, open_store
     from arx_caps.mint.db.mint_database import MintDatabase
     from arx_caps.mint.keys.log_key import read_log_keys
@@ -97,8 +97,8 @@ def reindex_command(
     Exit code 1: the files differ from what was signed, or the database has another history; 3: the files lack a record.
     In both cases nothing was changed.
     """
-    from arx_caps.audit.integrity import reindex
-    from arx_caps.audit.merkle import IncompleteError, NoteError, TamperedError
+    from arx_caps.audit.integrity.repair import reindex
+    from arx_caps.audit.merkle.errors import IncompleteError, NoteError, TamperedError
     from arx_caps.mint.audit.log import open_store
     from arx_caps.mint.keys.log_key import read_log_keys
 

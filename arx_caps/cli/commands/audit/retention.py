@@ -10,10 +10,10 @@ from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import reason_option, yes_option
 from arx_caps.cli.parse import Since
 from arx_caps.cli.terminal import Console, Progress, pairs
-from arx_caps.revocation import parse_target
+from arx_caps.revocation.targets import parse_target
 from arx_caps.settings.durations import show_time
 from arx_verifier.errors import RequestError
-from arx_verifier.token import subject_target
+from arx_verifier.token.targets import subject_target
 
 TIMEOUT_S: Final = 3600.0  # millions of records are overwritten one by one
 

@@ -18,7 +18,7 @@ from arx_caps.cli.access.place import store_url
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
-from arx_verifier.revocation import without_login
+from arx_verifier.revocation.store_url import without_login
 
 NAME: Final = "certificates"
 SOON: Final = dt.timedelta(days=14)

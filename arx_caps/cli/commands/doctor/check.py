@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.revocation import Address, find_password
+from arx_verifier.revocation.password import find_password
+from arx_verifier.revocation.store_url import Address
 from arx_verifier.service import ServiceConfig, read_service_file
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from arx_caps.database.engines import PASSWORD_VARIABLE
 from arx_caps.settings.realm import PASSPHRASE_VARIABLE, ROOT_KEY_VARIABLE, Realm
 from arx_verifier._native import COMPILED, about_build
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.revocation import FILE_SUFFIX, read_secret_file
+from arx_verifier.revocation.password import FILE_SUFFIX, read_secret_file
 
 EXITS: Final = {True: exit_codes.OK, False: exit_codes.DENIED, None: exit_codes.INCOMPLETE}
 SECRETS: Final = (  # variables that hold a secret of one line; with `_FILE` added they name its file

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arx_caps.cli.commands.doctor.check import Check, ask_database, has_database
-from arx_caps.revocation import Header, RevocationStore, StoreEntry, StoreHistoryError
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import Header, StoreEntry, StoreHistoryError
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
-from arx_verifier.revocation import FREEZING, KILLING
+from arx_verifier.revocation.epoch import FREEZING, KILLING
 
 if TYPE_CHECKING:
     from arx_caps.mint.db.mint_database import MintDatabase

@@ -18,8 +18,10 @@ from arx_caps.settings.durations import show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
-from arx_verifier.ledger import COLUMNS, MOST_SHOWN, number_of, show_pool
-from arx_verifier.revocation import Address, find_password, is_cluster, refused_login, without_login
+from arx_verifier.ledger.pools import number_of
+from arx_verifier.ledger.redis_ledger import COLUMNS, MOST_SHOWN, show_pool
+from arx_verifier.revocation.password import find_password
+from arx_verifier.revocation.store_url import Address, is_cluster, refused_login, without_login
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000

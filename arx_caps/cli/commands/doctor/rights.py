@@ -13,7 +13,7 @@ from arx_caps.cli.commands.doctor.check import ask_database
 from arx_caps.revocation import acl
 from arx_caps.revocation.wire import Keys
 from arx_caps.settings.realm import Realm
-from arx_verifier.revocation import Address
+from arx_verifier.revocation.store_url import Address
 
 RECENT_S: Final = 60.0  # a follower that is refused tries again within seconds
 SHOWN: Final = 4

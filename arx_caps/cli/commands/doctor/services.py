@@ -14,12 +14,13 @@ import msgspec
 from arx_caps.cli.commands.doctor.check import Check, ask_database, service_files
 from arx_caps.cli.commands.doctor.mints import OWN_VERSION
 from arx_caps.database.disk_room import room_fault
-from arx_caps.revocation import GONE_MS, RevocationStore, VerifierSeen, state_of
+from arx_caps.revocation.store import RevocationStore
+from arx_caps.revocation.wire import GONE_MS, VerifierSeen, state_of
 from arx_caps.settings.durations import show_span, show_time
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
-from arx_verifier.journal import audience_of
+from arx_verifier.journal.writer import audience_of
 
 if TYPE_CHECKING:
     from arx_caps.mint.db.mint_database import MintDatabase

@@ -15,15 +15,18 @@ from arx_caps.cli.commands.doctor.check import Check, find_address
 from arx_caps.cli.commands.doctor.history import check_history
 from arx_caps.cli.commands.doctor.rights import narrow_users, show_lack
 from arx_caps.cli.commands.doctor.services import check_services
-from arx_caps.revocation import RevocationStore, Topology, acl, state_of
-from arx_caps.revocation.failover import look, must_attest
-from arx_caps.revocation.store import functions
+from arx_caps.revocation import acl
+from arx_caps.revocation.failover import Topology, look, must_attest
+from arx_caps.revocation.store import RevocationStore, functions
+from arx_caps.revocation.wire import state_of
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
-from arx_verifier.journal import apart, writers
-from arx_verifier.revocation import MAX_ANSWER, Address, CertificateError, find_password
+from arx_verifier.journal.writer import apart, writers
+from arx_verifier.revocation.password import find_password
+from arx_verifier.revocation.store_link import MAX_ANSWER
+from arx_verifier.revocation.store_url import Address, CertificateError
 
 ANYBODY: Final = "default"
 

@@ -3,7 +3,9 @@
 
 from collections.abc import Iterator
 
-from arx_caps.audit.merkle import NoteError, TamperedError, VerifierKey, open_checkpoint
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.note import VerifierKey
 from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.mint.keys.log_key import read_log_keys
 from arx_caps.settings.realm import Realm

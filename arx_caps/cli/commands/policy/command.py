@@ -20,7 +20,7 @@ from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time
 from arx_caps.text.caveat_text import show_json
 from arx_verifier.errors import SettingsError
-from arx_verifier.journal import OK
+from arx_verifier.journal.decision import OK
 
 if TYPE_CHECKING:
     from arx_caps.mint.policy.model import Policy

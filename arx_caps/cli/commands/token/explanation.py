@@ -22,16 +22,20 @@ from arx_caps.cli.options import command_options
 from arx_caps.cli.parse import Moment, pairs_option, read_pairs
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.cli.token_description import fingerprint
-from arx_caps.revocation import RevocationStore
+from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.durations import show_time
 from arx_verifier.errors import REASONS, Failure, StoreError
-from arx_verifier.journal import InMemoryDecisions
-from arx_verifier.ledger import PoolDraw, Short, Taken
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.ledger.pools import PoolDraw, Short, Taken
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import FOREVER_NS, EpochTable, Lease, find_password, is_relay
+from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
+from arx_verifier.revocation.password import find_password
+from arx_verifier.revocation.relay_link import is_relay
 from arx_verifier.service import ServiceConfig, open_verifier, read_service_file
-from arx_verifier.token import JOINT, Identifier, Macaroon, call_proof
+from arx_verifier.token import call_proof
+from arx_verifier.token.macaroon import Identifier, Macaroon
+from arx_verifier.token.wire import JOINT
 
 
 # The view takes no lease and joins no registry: a kill would wait for its confirmation.

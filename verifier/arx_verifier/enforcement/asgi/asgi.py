@@ -37,7 +37,8 @@ from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneEr
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCalls
 from arx_verifier.errors import REASONS, ArxError, RequestError, SettingsError
-from arx_verifier.verification import GuardOptions, Screened, Verifier, ended_by
+from arx_verifier.verification.verifier import Screened, Verifier
+from arx_verifier.verification.watch import GuardOptions, ended_by
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # the middleware holds a body in memory; its argument `max_body` sets another limit
 _NO_TOOL: Final[Meaning] = ("", {})

@@ -23,10 +23,10 @@ from arx_verifier.enforcement.base.routes import Headers, Scope
 from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.errors import ArxError, RequestError, refusal
-from arx_verifier.journal import Decision
+from arx_verifier.journal.decision import Decision
 from arx_verifier.request import UNSEEN_BODY, AccessRequest, HttpCall
-from arx_verifier.token import sha256_of
-from arx_verifier.verification import Screened
+from arx_verifier.token.wire import sha256_of
+from arx_verifier.verification.verifier import Screened
 
 if TYPE_CHECKING:
     from arx_verifier.enforcement.base.parameters import Parameters

@@ -12,7 +12,7 @@ from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.base.problems import Answer
 from arx_verifier.enforcement.base.routes import Headers, Scope
 from arx_verifier.enforcement.grants.loop_calls import LoopCalls
-from arx_verifier.verification import Screened
+from arx_verifier.verification.verifier import Screened
 
 _POLICY_VIOLATION: Final = 1008  # RFC 6455 7.4.1
 _DENIAL: Final = "websocket.http.response"

@@ -13,10 +13,12 @@ from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.problems import Answer, answer
 from arx_verifier.enforcement.base.routes import LINE_BREAK
 from arx_verifier.errors import ArxError, Failure, RequestError, shorten
-from arx_verifier.journal import OK, Decision
+from arx_verifier.journal.decision import OK, Decision
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import TOKEN_PREFIX
-from arx_verifier.verification import ENFORCED, Grant, GuardOptions, Screened, Verifier, Watch, WatchedCall
+from arx_verifier.token.wire import TOKEN_PREFIX
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Screened, Verifier
+from arx_verifier.verification.watch import ENFORCED, GuardOptions, Watch, WatchedCall
 
 MOST_UNMAPPED: Final = 100  # paths that are logged: the caller chooses them, and could fill a log
 _TOKEN: Final = re.compile(rb"(?:^|[\s,])" + TOKEN_PREFIX.encode("ascii"))

@@ -16,10 +16,12 @@ from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
 from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.errors import SettingsError, refusal
-from arx_verifier.journal import Decision
+from arx_verifier.journal.decision import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Grant, GuardOptions, Verifier, WatchedCall
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import GuardOptions, WatchedCall
 
 R = TypeVar("R")
 

@@ -11,7 +11,7 @@ import re
 from typing import Any, Final
 from unicodedata import ucd_3_2_0
 
-from arx_verifier.constraints import is_one_line
+from arx_verifier.constraints.text import is_one_line
 from arx_verifier.errors import RequestError
 
 MAX_PARTS: Final = 256  # bounds the work of reading a body

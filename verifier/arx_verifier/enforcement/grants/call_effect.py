@@ -6,8 +6,9 @@ from hashlib import sha256
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from arx_verifier.errors import AuditError
-from arx_verifier.journal import Decision, EffectRecord, new_salt
-from arx_verifier.verification import Verifier
+from arx_verifier.journal.decision import Decision
+from arx_verifier.journal.record import EffectRecord, new_salt
+from arx_verifier.verification.verifier import Verifier
 
 MAX_DIGESTED: Final = 1024 * 1024  # of a longer answer there is no digest
 _NO_BODY: Final = frozenset((204, 304))  # whatever its Content-Length (RFC 9112 6.3)

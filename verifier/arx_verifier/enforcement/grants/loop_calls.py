@@ -14,8 +14,11 @@ from typing import Literal, TypeAlias
 from arx_verifier.enforcement.grants.call_effect import EffectResult
 from arx_verifier.enforcement.grants.grant_life import GrantLife
 from arx_verifier.errors import ArxError
-from arx_verifier.journal import Decision
-from arx_verifier.verification import Grant, Verifier, WatchedCall, recheck_pause
+from arx_verifier.journal.decision import Decision
+from arx_verifier.verification.freshness import recheck_pause
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import WatchedCall
 
 
 class LoopCalls:

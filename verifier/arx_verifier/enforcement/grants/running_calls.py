@@ -16,8 +16,11 @@ from arx_verifier._platform import at_fork
 from arx_verifier.enforcement.grants.call_effect import CallEffect, EffectResult
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS, GrantLife
 from arx_verifier.errors import ArxError, SettingsError
-from arx_verifier.journal import Decision
-from arx_verifier.verification import Grant, Verifier, WatchedCall, recheck_pause
+from arx_verifier.journal.decision import Decision
+from arx_verifier.verification.freshness import recheck_pause
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.verifier import Verifier
+from arx_verifier.verification.watch import WatchedCall
 
 _log = logging.getLogger(__name__)
 _SHORTEST_S: Final = 0.005  # between two rechecks of calls that wait for a lease

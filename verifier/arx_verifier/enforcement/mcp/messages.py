@@ -22,10 +22,14 @@ from arx_verifier.enforcement.grants.call_effect import CallEffect, EffectResult
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall, refusal
-from arx_verifier.journal import Decision
+from arx_verifier.journal.decision import Decision
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import Grant, GuardOptions, Refused, Screened, Verifier, WatchedCall, recheck
+from arx_verifier.verification.freshness import recheck
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.reasons import Refused
+from arx_verifier.verification.verifier import Screened, Verifier
+from arx_verifier.verification.watch import GuardOptions, WatchedCall
 
 T = TypeVar("T")
 

@@ -20,10 +20,11 @@ from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.running_calls import RunningCall, RunningCalls
 from arx_verifier.enforcement.rpc.protobuf import arguments_of
 from arx_verifier.errors import RequestError, SettingsError
-from arx_verifier.journal import Decision
+from arx_verifier.journal.decision import Decision
 from arx_verifier.names import is_tool
 from arx_verifier.request import AccessRequest
-from arx_verifier.verification import GuardOptions, Screened, Verifier
+from arx_verifier.verification.verifier import Screened, Verifier
+from arx_verifier.verification.watch import GuardOptions
 
 RPC_PROBLEM: Final = "arx-problem-bin"  # trailing metadata: the problem of a refusal (RFC 9457), as over HTTP
 

@@ -21,7 +21,9 @@ from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.running_calls import RunningCalls
 from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, Environ, Start, WSGIApp, WSGICall
 from arx_verifier.errors import REASONS, RequestError, SettingsError
-from arx_verifier.verification import GuardOptions, MemoryNonces, Screened, ServerOptions, Verifier
+from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Screened, Verifier
+from arx_verifier.verification.watch import GuardOptions, ServerOptions
 
 WSGITools: TypeAlias = Mapping[str, str] | Callable[[Environ, bytes], Meaning | None]
 """``{"GET /orders/{order_id}": "orders.get"}``, or a function of the environ and the whole body."""

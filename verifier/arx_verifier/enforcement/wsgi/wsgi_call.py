@@ -21,8 +21,8 @@ from arx_verifier.enforcement.base.routes import PUBLIC, Meaning, Scope, require
 from arx_verifier.enforcement.grants.running_calls import RunningCall, RunningCalls
 from arx_verifier.errors import ArxError, RequestError
 from arx_verifier.request import AccessRequest, HttpCall
-from arx_verifier.token import sha256_of
-from arx_verifier.verification import Screened
+from arx_verifier.token.wire import sha256_of
+from arx_verifier.verification.verifier import Screened
 
 Environ: TypeAlias = dict[str, Any]
 Start: TypeAlias = Callable[..., Callable[[bytes], object]]

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
-from arx_caps.audit.ingest import run_of
-from arx_caps.audit.merkle import CHECKPOINT, KEY_CHANGES, NoteError, Tile, fetch_from
-from arx_caps.audit.shipping import Batch, LogWord, Statement, hold_statement, open_statement
+from arx_caps.audit.ingest.upload_order import run_of
+from arx_caps.audit.merkle.errors import NoteError
+from arx_caps.audit.merkle.key_change import KEY_CHANGES
+from arx_caps.audit.merkle.paths import CHECKPOINT, Tile
+from arx_caps.audit.merkle.tiles import fetch_from
 from arx_caps.audit.shipping import batch as wire
+from arx_caps.audit.shipping.batch import Batch, LogWord, Statement, hold_statement, open_statement
 from arx_caps.credentials.jose import BAD_PROOF
 from arx_caps.mint.api.endpoint import Bytes, Endpoint, File, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.views import show_row

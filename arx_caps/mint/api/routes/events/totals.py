@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.audit.query import MAX_TOP, series, top
+from arx_caps.audit.query.top_names import MAX_TOP, series, top
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.context import MintContext
 from arx_verifier.clock import now_ms

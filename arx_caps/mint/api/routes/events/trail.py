@@ -14,9 +14,14 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from sqlalchemy import select
 
-from arx_caps.audit.merkle import Checkpoint, text64
-from arx_caps.audit.query import MAX_PAGE, OUTCOMES, Found, Question, held, questions, reach, show_nodes, show_record
-from arx_caps.audit.store import SOURCE, LogStore
+from arx_caps.audit.merkle.checkpoint import Checkpoint
+from arx_caps.audit.merkle.note import text64
+from arx_caps.audit.query import questions
+from arx_caps.audit.query.node_search import Question, held, reach
+from arx_caps.audit.query.questions import MAX_PAGE, OUTCOMES, Found
+from arx_caps.audit.query.views import show_nodes, show_record
+from arx_caps.audit.store.log_store import LogStore
+from arx_caps.audit.store.tables import SOURCE
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.views import show_row

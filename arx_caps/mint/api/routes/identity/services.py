@@ -27,9 +27,9 @@ from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_verifier import names
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import REASONS, ArxError, GrantError, RequestError, StoreError
-from arx_verifier.memory import MEMORY_AUDIENCE
+from arx_verifier.memory.memory import MEMORY_AUDIENCE
 from arx_verifier.request import AccessRequest
-from arx_verifier.revocation import without_login
+from arx_verifier.revocation.store_url import without_login
 from arx_verifier.token import wire
 
 ENROLMENT_PREFIX: Final = "arxe1_"  # secret scanners find leaked tokens by it

@@ -10,7 +10,7 @@ from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.tasks import token_exchange
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, RequestError
-from arx_verifier.token import MAX_CREDENTIAL_CHARS
+from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS
 
 TokenType = Literal["urn:arx:token-type:task"]
 

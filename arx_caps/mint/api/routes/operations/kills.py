@@ -19,9 +19,10 @@ from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.revocation.freezes import ended_of
 from arx_caps.mint.revocation.revoker import Op
 from arx_caps.mint.tasks import preview
-from arx_caps.revocation import KINDS, UsedProof, parse_target, parse_targets
+from arx_caps.revocation.targets import KINDS, parse_target, parse_targets
+from arx_caps.revocation.wire import UsedProof
 from arx_verifier.errors import ArxError, RequestError
-from arx_verifier.token import MAX_TARGET_BYTES
+from arx_verifier.token.targets import MAX_TARGET_BYTES
 
 MAX_TARGETS: Final = 1000  # the bound of one step of the store, so that a kill is in force as a whole or not at all
 FIRST_TARGETS: Final = 20  # targets of a kill in a list

@@ -6,13 +6,13 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from arx_caps.audit.query import series
+from arx_caps.audit.query.top_names import series
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.context import VERSION, MintContext
-from arx_caps.revocation import Header, VerifierSeen, VerifierState, state_of
+from arx_caps.revocation.wire import Header, VerifierSeen, VerifierState, state_of
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
-from arx_verifier.journal import audience_of
+from arx_verifier.journal.writer import audience_of
 
 RATES_MS: Final = 4 * 60_000  # whole minutes are kept: 4 to 5 minutes are added up
 MAX_SERVICES: Final = 1000  # that are looked for among the verifiers

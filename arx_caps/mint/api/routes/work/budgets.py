@@ -15,7 +15,7 @@ from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_verifier.amounts import MAX_AMOUNT, amount_text, read_amount
 from arx_verifier.errors import GrantError, RequestError
-from arx_verifier.ledger import MOST_SHOWN, RedisLedger
+from arx_verifier.ledger.redis_ledger import MOST_SHOWN, RedisLedger
 from arx_verifier.names import MAX_PATH_BYTES, is_agent_path
 
 # A pool's identity, SPEC 17.3: task, link, name, unit and period.

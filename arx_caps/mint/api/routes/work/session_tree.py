@@ -10,14 +10,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.audit.query import LastCall, Question, last_calls, reach
+from arx_caps.audit.query.node_search import Question, reach
+from arx_caps.audit.query.session_calls import LastCall, last_calls
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.sessions import GONE, find_session
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.tasks.liveness import State, session_targets, state_by, task_targets
 from arx_caps.text.caveat_text import removals, show_json
 from arx_verifier.clock import now_ms
-from arx_verifier.token import Caveat, agent_targets
+from arx_verifier.token.caveats import Caveat
+from arx_verifier.token.targets import agent_targets
 
 MAX_NODES: Final = 1_000  # a tree with more is not read as a whole; the audit log has pages of its records
 

@@ -16,7 +16,7 @@ from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.tasks import modify
 from arx_verifier import jcs
 from arx_verifier.errors import ArxError, GrantError
-from arx_verifier.token import Caveat, read_caveat
+from arx_verifier.token.caveats import Caveat, read_caveat
 
 
 class AttenuateBody(Body, frozen=True):

@@ -28,7 +28,7 @@ from arx_caps.mint.db.tables import (
     TASKS,
 )
 from arx_verifier.clock import now_ms
-from arx_verifier.token import subject_target
+from arx_verifier.token.targets import subject_target
 
 ERASED: Final = "mint.erased"
 _OF_PERSON: Final = ("subject_issuer", "subject", "subject_claims", "subject_until", "purpose")

@@ -18,8 +18,8 @@ from arx_caps.mint.db.repositories.identity.console_sessions import end_sign_ins
 from arx_caps.mint.db.repositories.operations.kills import KillStep, add_kills
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER, META
-from arx_caps.revocation import DIRECT
-from arx_verifier.revocation import HistoryPlace
+from arx_caps.revocation.wire import DIRECT
+from arx_verifier.revocation.history import HistoryPlace
 
 _ITS_MARK: Final = HIGH_WATER.c.realm == bindparam("which")
 _SELECT_MARK: Final = select(HIGH_WATER).where(_ITS_MARK)

@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert, select
 from arx_caps.mint.db.database import Repository
 from arx_caps.mint.db.tables import META
 from arx_verifier.errors import GrantError, StoreError
-from arx_verifier.ledger import NEW, number_of
+from arx_verifier.ledger.pools import NEW, number_of
 
 _ROW: Final = "ledger"
 
