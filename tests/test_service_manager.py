@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_caps.http.process import NOTIFY_VARIABLE, READY, RELOADING, STOPPING, notify_manager, reload_notified
+from arx_caps.http.process import READY, RELOADING, STOPPING, notify_manager, reload_notified
 from arx_caps.settings.realm import Realm
 from tests.cli.live import live_realm
 from tests.gateway.gateway_realm import GatewayRealm, gateway
@@ -51,7 +51,7 @@ class Manager:
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     address = str(tmp_path / "notify")
-    monkeypatch.setenv(NOTIFY_VARIABLE, address)
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
     own = Manager(address)
     yield own
     own.socket.close()
@@ -82,7 +82,7 @@ def test_an_abstract_socket_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of containers, whose manager is outside."""
     address = f"@arx-test-{os.getpid()}"
     own = Manager(address)
-    monkeypatch.setenv(NOTIFY_VARIABLE, address)
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
     notify_manager(STOPPING)
     assert own.next_state() == STOPPING
     own.socket.close()
@@ -94,10 +94,10 @@ def test_a_manager_that_is_gone_stops_no_server(
     """A server serves all the same, and its log has the reason."""
     manager.socket.close()
     notify_manager(READY)
-    monkeypatch.setenv(NOTIFY_VARIABLE, str(tmp_path / "nothing"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nothing"))
     notify_manager(READY)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    monkeypatch.delenv(NOTIFY_VARIABLE)
+    monkeypatch.delenv("NOTIFY_SOCKET")
     notify_manager(READY)
     assert len(caplog.records) == 2
 
@@ -152,7 +152,7 @@ def test_a_process_that_ships_notifies(tmp_path: Path, monkeypatch: pytest.Monke
     file = tmp_path / "orders.json"
     with live_realm(tmp_path / "realm", *free_ports(1)) as up:
         up.ok("service", "enrol", "orders", "--out", file, "--journal", tmp_path / "journal")
-    monkeypatch.setenv(NOTIFY_VARIABLE, str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     manager = Manager(str(tmp_path / "notify"))
     with subprocess.Popen([sys.executable, "-m", "arx_caps.cli", "ship", str(file), "--quiet"]) as ship:
         assert manager.next_state() == READY

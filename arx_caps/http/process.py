@@ -18,7 +18,6 @@ from typing import Final
 from arx_verifier.errors import SettingsError
 
 _PR_SET_DUMPABLE: Final = 4
-NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
 READY: Final = "READY=1"
 RELOADING: Final = "RELOADING=1"
 STOPPING: Final = "STOPPING=1"
@@ -52,7 +51,7 @@ def notify_manager(state: str) -> None:
     Args:
         state: ``READY``, ``RELOADING`` or ``STOPPING``.
     """
-    address = os.environ.get(NOTIFY_VARIABLE)
+    address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if state == RELOADING:  # systemd compares it with the time at which it asked for a reload
@@ -64,7 +63,7 @@ def notify_manager(state: str) -> None:
             sender.send(state.encode())
     except OSError as error:
         # It serves all the same; systemd ends a start of which it does not hear.
-        _log.warning("%s: systemd was not notified (%s): %s", NOTIFY_VARIABLE, state.partition("=")[0], error)
+        _log.warning("NOTIFY_SOCKET: systemd was not notified (%s): %s", state.partition("=")[0], error)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The units of ``deploy/systemd``: hardened alike, without a secret in them, accepted by systemd where it is installed.
+
+``make packages-try`` runs them.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.house.pages import ROOT
+
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+MOST_EXPOSED = 15  # tenths, as systemd-analyze counts
+SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def analyze(*words: str | Path) -> str:
+    """Run systemd-analyze, and return what it wrote; end with that if it fails."""
+    if shutil.which("systemd-analyze") is None:
+        if os.environ.get("ARX_REQUIRE_SYSTEMD"):
+            pytest.fail("systemd-analyze is not installed, and ARX_REQUIRE_SYSTEMD says that it has to be")
+        pytest.skip("systemd-analyze is not installed")
+    command = ["systemd-analyze", "--no-pager", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def lines_of(unit: Path) -> list[str]:
+    return [line for line in unit.read_text("utf-8").splitlines() if line and not line.startswith("#")]
+
+
+def test_there_is_a_unit_for_each_part() -> None:
+    """The names are those that operators type."""
+    assert [unit.name for unit in UNITS] == [f"arx-{part}.service" for part in ("gateway", "mint", "relay", "ship@")]
+
+
+def test_no_unit_is_more_exposed_than_allowed() -> None:
+    """As systemd itself counts it, from 0 to 100."""
+    for unit in UNITS:
+        analyze("security", "--offline=true", f"--threshold={MOST_EXPOSED}", unit)
+
+
+def test_a_unit_without_its_hardening_is_exposed(tmp_path: Path) -> None:
+    """The check above can fail."""
+    bare = tmp_path / UNITS[0].name
+    bare.write_text("[Service]\nType=notify\nExecStart=/bin/true\n")
+    with pytest.raises(AssertionError, match="Overall exposure level"):
+        analyze("security", "--offline=true", f"--threshold={MOST_EXPOSED}", bare)
+
+
+def test_systemd_understands_each_line(tmp_path: Path) -> None:
+    """It only warns of a setting that it does not know, and starts the unit without it."""
+    for unit in UNITS:
+        text = unit.read_text("utf-8").replace("/usr/bin/arx ", "/bin/true ")
+        (tmp_path / unit.name).write_text(text)
+    paths = [tmp_path / unit.name for unit in UNITS]
+    assert str(tmp_path) not in analyze("verify", "--man=no", *paths)
+    paths[0].write_text(paths[0].read_text("utf-8").replace("ProtectClock=", "ProtectClocks="))
+    assert f"{paths[0]}:" in analyze("verify", "--man=no", paths[0])
+
+
+def test_all_units_are_hardened_alike() -> None:
+    """From ``User`` to the end they differ in the file of their settings alone."""
+    common = [re.sub(r"/etc/arx/\w+\.env", "", unit.read_text("utf-8").partition("\nUser=")[2]) for unit in UNITS]
+    assert common[0]
+    assert len(set(common)) == 1
+
+
+def test_a_secret_comes_from_a_credential() -> None:
+    """A variable that names one ends in ``_FILE``, is one that ARx knows, and names a file that is loaded."""
+    for unit in UNITS:
+        lines = lines_of(unit)
+        loaded = {line.partition("=")[2].partition(":")[0] for line in lines if line.startswith("LoadCredential=")}
+        given = dict(re.findall(r"\b(ARX_\w+)=(\S*)", "\n".join(line for line in lines if line.startswith("Env"))))
+        secret = {name: value for name, value in given.items() if re.search("PASSWORD|PASSPHRASE|KEY|SECRET", name)}
+        assert all(name.endswith("_FILE") and f"`{name}`" in SETTINGS for name in secret), unit
+        assert set(secret.values()) == {f"%d/{name}" for name in loaded}, unit
+        assert loaded or unit.name == "arx-ship@.service"  # which needs no password: its key is in its state
+
+
+def test_one_unit_alone_may_set_the_mode_of_a_folder() -> None:
+    """/etc/arx is the package's; of several units with ``ConfigurationDirectory`` the last start would decide."""
+    assert not any("ConfigurationDirectory" in unit.read_text("utf-8") for unit in UNITS)
