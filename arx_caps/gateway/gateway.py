@@ -18,6 +18,7 @@ from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send
 from arx_caps.gateway.base.settings import DeciderTerms, GatewaySettings, UpstreamTerms
 from arx_caps.gateway.deciders.decider_runtime import RunningDecider
 from arx_caps.gateway.upstreams import RunningUpstream
+from arx_caps.http.certificates import CertificateWatch, CertifiedPlace
 from arx_caps.http.cross_origin import CrossOrigin
 from arx_caps.http.metric_families import GATEWAY as FAMILIES
 from arx_caps.http.metrics import ProcessMetrics
@@ -80,6 +81,11 @@ class Gateway:
         self.upstreams = {name: each for name, each in running.items() if isinstance(each, RunningUpstream)}
         self.deciders = {name: each for name, each in running.items() if isinstance(each, RunningDecider)}
         self._ports = {each.port: each for each in self.deciders.values() if not each.is_grpc}
+        # Of the names at which callers reach it; a reload that changes none reads them again all the same.
+        resources = (terms.resource for terms in self._settings.tables.values())
+        self._certificates = CertificateWatch(
+            place for url in resources for place in CertifiedPlace.of_url("gateway", url)
+        )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -297,6 +303,7 @@ class Gateway:
             yield "arx_gateway_journal_fill", getattr(verifier.decisions, "fill", 0.0), name
             if (watch := verifier.watch) is not None:
                 yield "arx_gateway_watching", watch.until_ms / 1000, name
+        yield from self._certificates.samples()
 
 
 async def _whole(send: Send, method: str, status: int, kind: bytes, data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from arx_verifier.metrics.families import BUILD, VERIFIER, Family
 
 CERTIFICATE: Final = Family(
-    "arx_certificate_expires_seconds", "gauge", "time until a certificate ends", ("certificate",), "Realm"
+    "arx_certificate_expires_seconds", "gauge", "time until the certificate of a server ends", ("certificate",), "Realm"
 )
 MINT: Final = (
     BUILD,
@@ -78,6 +78,7 @@ MINT: Final = (
     Family("arx_database_errors", "counter", "transactions that a database failed", ("database",), "Realm"),
     Family("arx_key_age_seconds", "gauge", "age of the `root` key and `signing` key in use", ("key",), "Realm"),
     Family("arx_backup_age_seconds", "gauge", "time since the last `backup` and `drill`, if any", ("what",), "Realm"),
+    CERTIFICATE,
 )
 GATEWAY: Final = (
     BUILD,
@@ -105,6 +106,7 @@ GATEWAY: Final = (
         "until when calls go on that would be refused, seconds since 1970",
         ("upstream",),
     ),
+    CERTIFICATE,
 )
 RELAY: Final = (
     BUILD,

@@ -13,6 +13,7 @@ from typing import Any, Final
 from prometheus_client import Counter, Histogram, generate_latest
 
 from arx_caps.database.engines import ERRORS
+from arx_caps.http.certificates import CertificateWatch, CertifiedPlace
 from arx_caps.http.metric_families import MINT as FAMILIES
 from arx_caps.http.metrics import ProcessMetrics
 from arx_caps.mint.api.routes.operations.status import StatusShown, status_of
@@ -48,6 +49,11 @@ class Metrics:
         for status in ("confirmed", "partial", "unconfirmed"):  # as with _ALERTED
             self._reports.labels(status)
         mint.confirmations.on_settled = self._count_report
+        realm = mint.realm
+        urls = {"issuer": realm.issuer, "store": mint.store_url, "ledger": realm.ledger, "database": realm.database}
+        self._certificates = CertificateWatch(
+            place for what, url in urls.items() for place in CertifiedPlace.of_url(what, url)
+        )
         own.read_rest(self._samples)
 
     def count(self, method: str, route: str, status: int, code: str | None, seconds: float) -> None:
@@ -101,6 +107,7 @@ class Metrics:
         if status.store.error is None:
             yield from _of_verifiers(status)
         yield from self._counted()
+        yield from self._certificates.samples()
         for read in (self._clock, self._in_database):
             with contextlib.suppress(ArxError):
                 yield from read()

@@ -4,9 +4,9 @@
 from collections.abc import Iterator
 from typing import Final
 
-from arx_caps.cli.commands.doctor.certificates import database_hosts
 from arx_caps.cli.commands.doctor.check import Check, ask_database
 from arx_caps.database.disk_room import room_fault
+from arx_caps.http.certificates import database_hosts
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError
