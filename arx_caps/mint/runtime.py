@@ -242,4 +242,5 @@ def _ledger(realm: Realm, store_url: str) -> RedisLedger | None:
         return None
     if without_login(realm.ledger) == without_login(store_url):
         raise SettingsError("invalid ledger: expected another Redis than store, whose disk every write waits for")
-    return RedisLedger(realm.ledger, realm.name, password=find_password("ARX_LEDGER_PASSWORD"), ca=realm.ca)
+    password = find_password("ARX_LEDGER_PASSWORD")
+    return RedisLedger(realm.ledger, realm.name, password=password, ca=realm.ca, hides=True)

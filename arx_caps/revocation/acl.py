@@ -28,15 +28,21 @@ END: Final = (
 BEGIN: Final = "fcall|arx1_use fcall|arx1_init fcall|arx1_rotate fcall|arx1_attest del"
 LOAD: Final = "function|load function|list"
 SPEND: Final = "fcall|arx1_spend set"  # in a selector, for nonces alone: SET can overwrite every key that it reaches
-# The ledger is another server: none of the roles below has its rights.
+# The ledger is another server: none of the roles below has its rights.  A service's user has those of its functions and
+# reads nothing else: these have names for their keys that it cannot find out, so that the same commands, sent alone,
+# reach none of them.  The mint's user loads the functions, tops up, and reads.
 LEDGER: Final = "ledger"
+LEDGER_MINT: Final = "ledger-mint"
+DRAW: Final = (
+    "fcall|arx2_take fcall|arx2_settle fcall|arx2_undo fcall|arx2_ledger"
+    " hget hmget hset hdel hlen del zadd zrangebyscore zrem"
+)
 KEEP_BUDGETS: Final = (
-    "fcall|arx2_take fcall|arx2_settle fcall|arx2_undo fcall|arx2_top_up fcall|arx2_ledger function|load"
-    " hget hmget hset hdel hlen del zadd zrangebyscore zrevrange zscan zrem"
+    f"{DRAW} fcall|arx2_register fcall|arx2_top_up fcall|arx2_names function|load zrevrange zscan rename"
 )
 # In a cluster a caller waits for the replicas, and its user keeps used calls too, in a selector as above.
 CONFIRM: Final = "wait asking"
-SPEND_THERE: Final = "fcall|arx3_spend hmget hset set time info function|load"
+SPEND_THERE: Final = "fcall|arx3_spend hmget hset set time info"
 # Parts of a realm's data, by the last member of their keys.
 READ_BY_ALL: Final = ("h", "k", "f", "log", "v", "a", "r")
 
@@ -61,9 +67,13 @@ ROLES: Final = {
 }
 
 
-ROLE_NAMES: Final = (*ROLES, LEDGER)
-LEDGER_COMMANDS: Final = tuple(dict.fromkeys(f"{CONNECT} {KEEP_BUDGETS}".split()))
-CLUSTER_COMMANDS: Final = tuple(dict.fromkeys(f"{CONNECT} {KEEP_BUDGETS} {CONFIRM}".split()))
+ROLE_NAMES: Final = (*ROLES, LEDGER, LEDGER_MINT)
+
+
+def ledger_commands(role: str, *, cluster: bool) -> list[str]:
+    """Return the commands of a role of the ledger, without those for used calls."""
+    words = f"{CONNECT} {DRAW if role == LEDGER else KEEP_BUDGETS} {CONFIRM if cluster else ''}".split()
+    return sorted(dict.fromkeys(words))
 
 
 def user_name(role: str, realm: str) -> str:
@@ -78,15 +88,16 @@ def rules(role: str, realm: str, password: str, *, cluster: bool = False) -> lis
         role: One of ``ROLE_NAMES``.
         realm: The realm.
         password: The password; the rules contain only its SHA-256.
-        cluster: For the ledger: whether it is a cluster, which keeps used calls too.
+        cluster: For the roles of the ledger: whether it is a cluster, which keeps used calls too.
 
     Returns:
         The arguments of ``ACL SETUSER NAME``.
     """
     digest = hashlib.sha256(password.encode()).hexdigest()
-    if role == LEDGER:
-        rights = [f"+{command}" for command in sorted(CLUSTER_COMMANDS if cluster else LEDGER_COMMANDS)]
-        more = [f"({' '.join(_spending(realm, SPEND_THERE) if cluster else _both(realm))})"]
+    if role in (LEDGER, LEDGER_MINT):
+        rights = [f"+{command}" for command in ledger_commands(role, cluster=cluster)]
+        spending = _spending(realm, SPEND_THERE) if cluster else _both(realm)
+        more = [f"({' '.join(spending)})"] if role == LEDGER else []
         return ["reset", "on", f"#{digest}", "-@all", *rights, f"~{_budgets(realm, cluster=cluster)}", *more]
     what = ROLES[role]
     tag = Keys.of(realm).header[:-1]
@@ -150,19 +161,21 @@ def too_wide(user: Mapping[str, Any], realm: str, name: str = "") -> list[str]:
     return excess
 
 
-def exceeds_ledger(user: Mapping[str, Any], realm: str, *, cluster: bool = False) -> bool:
-    """Return whether a user of the ledger has rights that the role ``ledger`` does not need.
+def exceeds_ledger(user: Mapping[str, Any], realm: str, *, role: str = LEDGER, cluster: bool = False) -> bool:
+    """Return whether a user of the ledger has rights that its role does not need.
 
     Args:
         user: The answer of ``ACL GETUSER``.
         realm: The realm.
+        role: ``LEDGER`` or ``LEDGER_MINT``.
         cluster: Whether the ledger is a cluster.
     """
     words = {*_words(user.get("commands")), *_words(user.get("categories"))}
     granted = {word[1:].lower() for word in words if word.startswith("+")}
     keys = set(_words(user.get("keys")))
-    needed = {*(CLUSTER_COMMANDS if cluster else LEDGER_COMMANDS)}
-    allowed = {"-@all", *(_spending(realm, SPEND_THERE) if cluster else _both(realm))}
+    needed = {*ledger_commands(role, cluster=cluster)}
+    spending = _spending(realm, SPEND_THERE) if cluster else _both(realm)
+    allowed = {"-@all", *(spending if role == LEDGER else ())}
     wide = any(not allowed.issuperset(_selector(selector)) for selector in user.get("selectors") or ())
     return (
         wide or not granted <= needed or not keys <= {f"~{_budgets(realm, cluster=cluster)}"} or has_no_password(user)

@@ -384,13 +384,21 @@ def test_the_role_has_the_rights_that_a_cluster_takes(shards: Shards) -> None:
     name = f"r{secrets.token_hex(4)}"
     for node in shards.nodes:
         node.ask("ACL", "SETUSER", "services", *acl.rules("ledger", name, PASSWORD, cluster=True))
+        node.ask("ACL", "SETUSER", "mint", *acl.rules("ledger-mint", name, PASSWORD, cluster=True))
     url = shards.url("services@")
-    with contextlib.closing(RedisLedger(url, name, password=PASSWORD, timeout_s=1)) as ledger:
+    with (
+        contextlib.closing(RedisLedger(shards.url("mint@"), name, password=PASSWORD, timeout_s=1, hides=True)) as mint,
+        contextlib.closing(RedisLedger(url, name, password=PASSWORD, timeout_s=1)) as ledger,
+    ):
+        mint.recall(lambda _: NEW, lambda _, beginning: beginning)
+        mint.load()
         ledger.recall(lambda _: NEW, lambda _, beginning: beginning)
-        begin(ledger)
+        begin(mint)
         assert isinstance(draw(ledger, pool_of("s1")), Taken)
-        assert ledger.shown("s1")
-        assert ledger.top_up("s1/-/p/usd/task", 1) == 100
+        with pytest.raises(StoreError, match="does not permit"):
+            ledger.shown("s1")
+        assert mint.shown("s1")
+        assert mint.top_up("s1/-/p/usd/task", 1) == 100
     service = RedisNonces(url, f"arx:nonce:{name}:orders:", password=PASSWORD, timeout_s=1)
     until(lambda: was_accepted(service, key_in(BUCKETS[0])))
     service.close()

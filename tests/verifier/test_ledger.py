@@ -1017,11 +1017,11 @@ def test_a_server_that_may_evict_keeps_no_budget(server: str) -> None:
 
 
 @pytest.mark.servers
-def test_the_rights_of_the_role_are_enough(server: str) -> None:
+def test_the_rights_of_the_mint_are_enough(server: str) -> None:
     """A user with them draws, reserves, settles, gives back and tops up; it reaches no key of another realm."""
     acl = pytest.importorskip("arx_caps.revocation.acl")
     root = new_ledger(server, "root")
-    root._client.redis.execute_command("ACL", "SETUSER", "budgets", *acl.rules("ledger", "acme", "secret"))
+    root._client.redis.execute_command("ACL", "SETUSER", "budgets", *acl.rules("ledger-mint", "acme", "secret"))
     ledger = new_ledger(server.replace("unix://", "unix://budgets@"), "acme", password="secret")
     ledger.load()
     ledger.start()

@@ -32,7 +32,7 @@ def redis_command() -> None:
 @click.option("--user", help="name of the user [arx-ROLE-REALM]")
 @click.option("--password-file", type=click.Path(), help="file with the user's password, `-` for stdin")
 @click.option("--new-password", type=click.Path(path_type=Path), help="new file for a random password (mode 0600)")
-@click.option("--cluster", is_flag=True, help="role ledger: for a cluster, which keeps used calls too")
+@click.option("--cluster", is_flag=True, help="roles of the ledger: for a cluster, with used calls")
 @click.option("--file", "as_line", is_flag=True, help="print a line for the store's ACL file, not a command")
 @store_options
 def acl_command(
@@ -48,15 +48,16 @@ def acl_command(
     """Print the command that creates a store user with only the permissions of a role; it is not sent.
 
     Send it to the store as its administrator.  --file prints the user's line for the ACL file instead.  Give each
-    verifier its own user.  The name belongs in the store's URL, the password in ARX_STORE_PASSWORD.  A user of the role
-    ledger is for the Redis of the budgets: its name belongs in `ledger`, its password in ARX_LEDGER_PASSWORD.  For a
-    cluster add --cluster, and create the user on every node.
+    verifier its own user.  The name belongs in the store's URL, the password in ARX_STORE_PASSWORD.  Users of the roles
+    ledger (for services) and ledger-mint are for the Redis of the budgets: the name belongs in `ledger` of the service
+    file or of realm.toml, the password in ARX_LEDGER_PASSWORD.  For a cluster add --cluster, and create both users on
+    every node.
     """
     # Other users of the machine can read a command line, so a password is read from a file or drawn at random.
     if (password_file is None) == (new_password is None):
         raise Stop("expected --password-file FILE or --new-password FILE", code="usage")
-    if cluster and role != acl.LEDGER:
-        raise Stop("invalid --cluster: expected it with --role ledger", code="usage")
+    if cluster and role not in (acl.LEDGER, acl.LEDGER_MINT):
+        raise Stop("invalid --cluster: expected it with --role ledger or ledger-mint", code="usage")
     realm = place.realm_name()
     password = acl.new_password() if password_file is None else read_text(password_file)
     if not password or any(not char.isprintable() for char in password):
@@ -91,15 +92,18 @@ def load_command(console: Console, place: Place) -> None:
 
 
 @redis_command.command("begin-ledger")
+@click.option("--reload", is_flag=True, help="load this version's functions, with new secret names of their keys")
 @yes_option
 @realm_dir_option
 @command_options
-def begin_ledger_command(console: Console, realm_dir: Path, yes: bool) -> None:
-    """Begin the ledger anew after its clock was ahead, as `arx doctor` reports it.
+def begin_ledger_command(console: Console, realm_dir: Path, yes: bool, reload: bool) -> None:
+    """Begin the ledger anew after its clock was ahead, or with other functions, as `arx doctor` reports it.
 
     The ledger's time never goes back, so budgets of new tasks are refused until its clock has caught up.  First set the
     clocks of the ledger's server and of this machine by NTP.  All open pools are then exhausted: a pool per hour or day
     until its next period, others until an operator tops them up.  A task that starts a minute later has its budget.
+
+    --reload is for functions of an earlier version, or without secret names, also where the clock is right.
     """
     realm = Realm.open(realm_dir)
     url = ledger_url(realm)
@@ -112,9 +116,13 @@ def begin_ledger_command(console: Console, realm_dir: Path, yes: bool) -> None:
         if away > MAX_CLOCK_MS:
             text = f"the clocks of the ledger and of this machine: expected within {MAX_CLOCK_MS} ms, got {away} ms"
             raise Stop(text, hint="set both by NTP, and run it again", code="clock")
-        if seen <= clock + MAX_CLOCK_MS:
+        ahead = seen > clock + MAX_CLOCK_MS
+        if not ahead and not reload:
             raise Stop("the ledger's time is not ahead of its clock: it need not begin anew", code="not_ahead")
         console.confirm(f"exhaust all open pools of {realm.name}? its time is {show_time(seen)}", yes=yes)
-        ledger.begin_anew()
+        if reload:
+            ledger.reload()
+        else:
+            ledger.begin_anew()
     value = {"realm": realm.name, "was_at": seen, "is_at": clock}
     console.data("ledger-begun", value, f"begun anew at {show_time(clock)}; tasks that start in a minute have budgets")

@@ -26,6 +26,12 @@
 -- `sole` is the run of a server whose supervisor saw the server before it end, so that no other one gives out pools.
 --
 -- All amounts are millionths, below 2^53: a double has each of them, and each sum of four, exactly.
+--
+-- A function runs with the rights of its caller, so a service needs the commands that are below, and could send them
+-- alone.  The loader therefore may put a secret into HIDDEN, which is part of each key's name: arx:budget:{R}:SECRETh.
+-- A service names the keys without it, and has no command that lists keys or shows this text.
+
+local HIDDEN = ''
 
 local KEEP_MS = 604860000      -- 7 days, and a minute by which the index may be late
 local LOST_MS = 604800000
@@ -174,7 +180,7 @@ local function write(index, pool, now)
   end
   if now - pool.u >= 60000 then
     pool.u = now
-    redis.call('ZADD', index, int(now), string.match(pool.key, '}:p:(.*)$'))
+    redis.call('ZADD', index, int(now), string.match(pool.key, '}:' .. HIDDEN .. 'p:(.*)$'))
   end
   local has, changed = {pool.period, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.max, pool.b}, {}
   for place, column in ipairs(COLUMNS) do
@@ -405,13 +411,40 @@ local function open(keys, argv)
   return 1
 end
 
+-- arx2_names  KEYS h
+-- For the mint, which reads the keys themselves.  Reply: the secret in their names; empty if there is none.
+local function names()
+  return HIDDEN
+end
+
+-- Returns a function for callers, who name the keys without the secret.  Each key has its place: with a pool as the
+-- header, or another realm's index, a caller could have a function change what the function is not for.
+local function on_hidden(work)
+  return function(keys, argv)
+    local prefix, kind = string.match(keys[1] or '', '^(arx:budget:{[^{}]+}:)([hw])$')
+    if not prefix or keys[2] ~= prefix .. 'pools' then
+      return redis.error_reply('KEYS expected the header and the index of one realm')
+    end
+    local hidden = {prefix .. HIDDEN .. kind, prefix .. HIDDEN .. 'pools'}
+    for at = 3, #keys do
+      if string.sub(keys[at], 1, #prefix + 2) ~= prefix .. 'p:' then
+        return redis.error_reply('KEYS expected pools of one realm')
+      end
+      hidden[at] = prefix .. HIDDEN .. string.sub(keys[at], #prefix + 1)
+    end
+    return work(hidden, argv)
+  end
+end
+take = on_hidden(take)
+
 redis.register_function('arx2_take', take)
 redis.register_function('arx2_call', call)
-redis.register_function('arx2_register', register)
-redis.register_function('arx2_ledger', ledger)
-redis.register_function('arx2_top_up', top_up)
-redis.register_function('arx2_open', open)
+redis.register_function('arx2_register', on_hidden(register))
+redis.register_function('arx2_ledger', on_hidden(ledger))
+redis.register_function('arx2_top_up', on_hidden(top_up))
+redis.register_function('arx2_open', on_hidden(open))
+redis.register_function('arx2_names', names)
 -- These give back, or end: also when memory is full.
-redis.register_function{function_name = 'arx2_seal', callback = seal, flags = {'allow-oom'}}
-redis.register_function{function_name = 'arx2_settle', callback = settle, flags = {'allow-oom'}}
-redis.register_function{function_name = 'arx2_undo', callback = undo, flags = {'allow-oom'}}
+redis.register_function{function_name = 'arx2_seal', callback = on_hidden(seal), flags = {'allow-oom'}}
+redis.register_function{function_name = 'arx2_settle', callback = on_hidden(settle), flags = {'allow-oom'}}
+redis.register_function{function_name = 'arx2_undo', callback = on_hidden(undo), flags = {'allow-oom'}}

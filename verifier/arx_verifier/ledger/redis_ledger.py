@@ -2,11 +2,12 @@
 """The ledger of a realm in Redis or Valkey: one atomic function call for all pools of a call.  SPEC 17.5."""
 
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.clock import now_ms
@@ -26,7 +27,7 @@ from arx_verifier.ledger.pools import (
 from arx_verifier.revocation.loop_link import ServerFacts
 from arx_verifier.revocation.password import Password
 from arx_verifier.revocation.store_client import UnfitError
-from arx_verifier.revocation.store_cluster import BUCKETS, KeptFor, KeptStore, bucket_of, cannot_call
+from arx_verifier.revocation.store_cluster import BUCKETS, KeptFor, KeptStore, bucket_of, cannot_call, read_library
 from arx_verifier.revocation.store_steps import Steps, by_steps, run
 from arx_verifier.revocation.store_url import Address
 
@@ -39,14 +40,24 @@ _TURNS: Final = 3  # of two servers that answer by turns, before a call is given
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
 _LOAD: Final = "'function|load'"  # as a server names the command in a refusal
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
+_UNHIDDEN: Final = "local HIDDEN = ''\n"  # as ledger.lua begins: the loader puts a secret in it
+_USED_CALLS: Final = ("arx_verifier.verification", "calls.lua")
 _BUDGETS: Final = KeptFor(
     "ledger",
     "every call with a budget",
     "draw",
     "ARX_LEDGER_PASSWORD, ARX_LEDGER_PASSWORD_FILE or the login in `ledger` of the service file",
     ("arx_verifier.ledger", "ledger.lua"),
-    "`arx redis acl --role ledger` prints the rights that a user of the ledger needs",
+    "`arx redis acl --role ledger` prints the rights of a service's user, `--role ledger-mint` those of the mint's",
 )
+
+
+class _Names(NamedTuple):
+    """The keys of a bucket as the server has them, for those who read them."""
+
+    header: str
+    pools: str
+    pool: str
 
 
 class _Bucket:
@@ -59,11 +70,17 @@ class _Bucket:
 
     def __init__(self, name: str, realm: str) -> None:
         self.name, self.tag = name, f"{realm}.{name}" if name else realm
-        begin = f"arx:budget:{{{self.tag}}}:"
-        # The header's name says whether every caller waits for the replicas: see ledger.lua.
-        self.keys, self.pool = (f"{begin}{'w' if name else 'h'}", f"{begin}pools"), f"{begin}p:"
+        # As callers of functions name them; see ``names``.
+        header, index, self.pool = self.names("")
+        self.keys = header, index
         self.remembered = ""
         self.since = 0  # the ledger's, at the last look
+
+    def names(self, hidden: str) -> _Names:
+        """Return the names of its keys, given the secret in them."""
+        begin = f"arx:budget:{{{self.tag}}}:{hidden}"
+        # The header's name says whether every caller waits for the replicas: see ledger.lua.
+        return _Names(f"{begin}{'w' if self.name else 'h'}", f"{begin}pools", f"{begin}p:")
 
 
 class RedisLedger:
@@ -86,6 +103,8 @@ class RedisLedger:
         password: Replaces a password in the URL.
         timeout_s: Longest wait for an answer, s.
         ca: File of a further authority for TLS, unless the URL has ``ssl_ca_certs``.
+        hides: Whether functions that it loads have a secret in the names of their keys, so that a user who may call
+            them reaches no key without them; for the mint.
 
     Raises:
         SettingsError: The URL or the authority is unusable.
@@ -101,9 +120,12 @@ class RedisLedger:
         password: Password | None = None,
         timeout_s: float = _TIMEOUT_S,
         ca: str | None = None,
+        hides: bool = False,
     ) -> None:
         address = Address(url, password, ca=ca, name="ledger")
         self._store = KeptStore(address, _BUDGETS, timeout_s, _require_fit)
+        if hides:
+            self._hide()
         self._client, self._in_cluster, self._spends = self._store.client, self._store.in_cluster, True
         self._buckets = {name: _Bucket(name, realm) for name in (BUCKETS if self._in_cluster else ("",))}
         self._places: dict[str, _Bucket] = {}  # of pools that were shown
@@ -111,6 +133,11 @@ class RedisLedger:
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._looker: threading.Thread | None = None
         self._looks_in = 0  # the process that has the thread; 0 before ``start``
+
+    def _hide(self) -> None:
+        """Load functions with a secret, and for services that may load none, those of used calls into a cluster."""
+        own = self._store.libraries[0].replace(_UNHIDDEN, f"local HIDDEN = '{secrets.token_hex(16)}:'\n")
+        self._store.libraries = [own, read_library(*_USED_CALLS)] if self._store.in_cluster else [own]
 
     def recall(self, beginning: Callable[[str], str], note: Callable[[str, str], str]) -> None:
         """Begin with what an earlier process remembered, and keep what this one sees.
@@ -250,7 +277,7 @@ class RedisLedger:
         known: dict[bytes, float] = {}
         for bucket in self._buckets.values():
             # In parts: the index has the pools of all tasks of a week, and one long answer would make calls wait.
-            part = self._read(bucket, lambda server, at: dict(server.zscan_iter(at.keys[1], match, _PART)))
+            part = self._read(bucket, lambda server, at: dict(server.zscan_iter(at.pools, match, _PART)))
             # A `*` also matches slashes: a holder could give its pool the name of another one's link.
             found = {name: at for name, at in part.items() if all(map(_is_or_any, of, name.decode().split("/")))}
             known |= found
@@ -329,7 +356,7 @@ class RedisLedger:
         return max(clocks, key=lambda clock: abs(clock - here)), seen
 
     def _seen(self, bucket: _Bucket) -> int:
-        return int(self._read(bucket, lambda server, at: server.hget(at.keys[0], "seen")) or 0)
+        return int(self._read(bucket, lambda server, at: server.hget(at.header, "seen")) or 0)
 
     def begin_anew(self) -> None:
         """Exhaust all open pools, and go on with the server's clock, if an earlier clock was ahead; an operator's act.
@@ -341,8 +368,29 @@ class RedisLedger:
         """
         # The pools stay: one of a period that has not come yet has what was drawn from it.
         for bucket in self._buckets.values():
-            self._read(bucket, lambda server, at: server.delete(at.keys[0]))
+            self._read(bucket, lambda server, at: server.delete(at.header))
             run(self._call("arx2_ledger", bucket, (), ()))
+
+    def reload(self) -> None:
+        """Exhaust all open pools, and load this version's functions with a new secret; an operator's act.
+
+        A pool per hour or day is full again in its next period, and tasks that start a minute later have budgets.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        self._hide()
+        before = {bucket: self._read(bucket, lambda _, at: at) for bucket in self._buckets.values()}
+        places = {bucket: self._ask(self._client.shard_of, bucket.tag) for bucket in before if self._in_cluster}
+        for bucket in {places.get(bucket): bucket for bucket in before}.values():
+            self._read(bucket, self._load_anew)
+        for bucket, old in before.items():
+            self._read(bucket, partial(_move, old))
+            run(self._call("arx2_ledger", bucket, (), ()))
+
+    def _load_anew(self, server: Any, _: _Names) -> None:
+        for source in self._store.libraries:
+            server.function_load(source, replace=True)
 
     def seal(self, seal: str) -> bool:
         """Have the ledger change nothing from here on; return whether there is something that a next start can keep.
@@ -363,7 +411,7 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused.
         """
-        return (self._read(self._buckets[""], lambda server, at: server.hget(at.keys[0], "sealed")) or b"").decode()
+        return (self._read(self._buckets[""], lambda server, at: server.hget(at.header, "sealed")) or b"").decode()
 
     def open(self, seal: str) -> bool:
         """Have a ledger whose server has just started go on; return whether it keeps the pools that it has.
@@ -375,7 +423,7 @@ class RedisLedger:
             StoreError: The server did not answer or refused.
         """
         # Data of an earlier version have its functions, and this process has given out nothing yet.
-        self._read(self._buckets[""], lambda server, _: server.function_load(self._store.source(), replace=True))
+        self._read(self._buckets[""], lambda server, _: server.function_load(self._store.libraries[0], replace=True))
         return self._end_or_begin("arx2_open", seal)
 
     def _end_or_begin(self, name: str, seal: str) -> bool:
@@ -448,9 +496,14 @@ class RedisLedger:
                 self._places.clear()
             self._places |= dict.fromkeys([pool.decode() for pool in pools], bucket)
 
-    def _read(self, bucket: _Bucket, question: Callable[[Any, _Bucket], Any]) -> Any:
-        """Ask the server of a bucket, given a client of it and the bucket."""
-        return self._ask(lambda: question(self._client.server(bucket.tag), bucket))
+    def _read(self, bucket: _Bucket, question: Callable[[Any, _Names], Any]) -> Any:
+        """Ask the server of a bucket, given a client of it and the names of its keys."""
+
+        def ask() -> Any:
+            server = self._client.server(bucket.tag)
+            return question(server, bucket.names(secret_of(server, bucket.keys[0])))
+
+        return self._ask(ask)
 
     def _call(
         self, name: str, bucket: _Bucket, draws: Sequence[PoolDraw], args: Sequence[Any], used: UsedKey | None = None
@@ -526,14 +579,43 @@ def _newest(known: Mapping[bytes, float]) -> list[bytes]:
     return sorted(known, key=lambda name: (known[name], name), reverse=True)[:MOST_SHOWN]
 
 
-def _newest_of(server: Any, bucket: _Bucket) -> dict[bytes, float]:
-    return dict(server.zrevrange(bucket.keys[1], 0, MOST_SHOWN - 1, withscores=True))
+def secret_of(server: Any, header: str) -> str:
+    """Return the secret in the names of a ledger's keys; empty if its functions have none.
+
+    Args:
+        server: A client of the server.
+        header: The header's key without it.
+
+    Raises:
+        redis.RedisError: The server did not answer, or does not permit this user to know it.
+    """
+    try:
+        secret = server.execute_command("FCALL", "arx2_names", 1, header)
+    except Exception as error:
+        if "unction not found" in str(error):  # none yet, or those of an earlier version
+            return ""
+        raise
+    return secret.decode() if isinstance(secret, bytes) else str(secret)
 
 
-def _rows_of(pools: Sequence[str], server: Any, bucket: _Bucket) -> Any:
+def _newest_of(server: Any, at: _Names) -> dict[bytes, float]:
+    return dict(server.zrevrange(at.pools, 0, MOST_SHOWN - 1, withscores=True))
+
+
+def _move(old: _Names, server: Any, new: _Names) -> None:
+    """Give pools their new names: one of a period that has not come yet has what was drawn from it."""
+    server.delete(old.header, new.header)
+    for name, at in server.zscan_iter(old.pools, count=_PART):
+        if server.hlen(old.pool + name.decode()):  # a call of before may have forgotten it meanwhile
+            server.rename(old.pool + name.decode(), new.pool + name.decode())
+        server.zadd(new.pools, {name: at})
+    server.delete(old.pools)
+
+
+def _rows_of(pools: Sequence[str], server: Any, at: _Names) -> Any:
     pipeline = server.pipeline(transaction=False)
     for name in pools:
-        pipeline.hmget(bucket.pool + name, *COLUMNS)
+        pipeline.hmget(at.pool + name, *COLUMNS)
     return pipeline.execute()
 
 

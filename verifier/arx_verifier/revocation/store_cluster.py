@@ -241,12 +241,14 @@ class KeptStore:
     Attributes:
         client: The server's, or the cluster's.
         in_cluster: Whether it is a cluster.
+        libraries: The sources that ``load`` loads; those of ``kept`` alone, unless the owner adds to them.
     """
 
     def __init__(self, address: Address, kept: KeptFor, timeout_s: float, greet: Callable[[ServerFacts], None]) -> None:
         self.in_cluster, self._kept = address.is_cluster, kept
         self.client: Any = (StoreCluster if self.in_cluster else StoreClient)(address, timeout_s, greet)
         self._down = 0.0  # the last line about an outage, by ``time.monotonic``; 0 for none
+        self.libraries = [read_library(*kept.library)]
 
     def __enter__(self) -> None:
         pass
@@ -291,17 +293,13 @@ class KeptStore:
         Raises:
             redis.RedisError: As of ``StoreCluster.command``.
         """
-        try:
-            # Never in the place of those that are there: to replace them begins a ledger anew.
-            yield from self.client.command("FUNCTION", "LOAD", self.source(), tag=tag)
-        except redis.ResponseError as error:
-            if "already exists" not in str(error):
-                raise
-
-    def source(self) -> str:
-        """Return the source of its functions."""
-        package, name = self._kept.library
-        return files(package).joinpath(name).read_text("utf-8")
+        for source in self.libraries:
+            try:
+                # Never in the place of those that are there: to replace them begins a ledger anew.
+                yield from self.client.command("FUNCTION", "LOAD", source, tag=tag)
+            except redis.ResponseError as error:
+                if "already exists" not in str(error):
+                    raise
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, UnfitError):
@@ -313,6 +311,11 @@ class KeptStore:
             return f"the {name} did not answer: {error}"
         why = refused_login(error, self._kept.login, self._kept.rights)
         return f"the {name} {why or f'did not answer: {type(error).__name__}'}"
+
+
+def read_library(package: str, name: str) -> str:
+    """Return the source of functions, a file of a package."""
+    return files(package).joinpath(name).read_text("utf-8")
 
 
 def cannot_call(error: Exception) -> bool:

@@ -355,7 +355,7 @@ class RedisNonces:
         if self._looks != looks:
             # All at once: a bucket without a beginning refuses its first calls.
             begins = {each: ("FCALL", SPEND_THERE, 1, self._header(each)) for each in BUCKETS}
-            yield BlockingCall(partial(self._client.send_to_all, begins, self._store.source()))
+            yield BlockingCall(partial(self._client.send_to_all, begins, self._store.libraries[0]))
             self._looks = looks
         header = self._header(bucket)
         words = (SPEND_THERE, 2, header, header + name, now_ms, keep_ms)

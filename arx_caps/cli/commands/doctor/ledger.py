@@ -19,14 +19,18 @@ from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 from arx_verifier.ledger.pools import number_of
-from arx_verifier.ledger.redis_ledger import COLUMNS, MOST_SHOWN, show_pool
+from arx_verifier.ledger.redis_ledger import COLUMNS, MOST_SHOWN, secret_of, show_pool
 from arx_verifier.revocation.password import find_password
 from arx_verifier.revocation.store_url import Address, is_cluster, refused_login, without_login
 
 TIMEOUT_S: Final = 3.0
 MAX_CLOCK_MS: Final = 5_000
 ROLE: Final = (
-    "make its user with `arx redis acl --role ledger`, name it in `ledger`, its password in ARX_LEDGER_PASSWORD"
+    "make the mint's user with `arx redis acl --role ledger-mint`, name it in `ledger` of realm.toml, its password in"
+    " ARX_LEDGER_PASSWORD; services have a user of the role ledger"
+)
+OPEN_NAMES: Final = (
+    "its functions have no secret in the names of their keys: a service's login can write each pool without them"
 )
 UP: Final = "start `arx up`; if it runs, {} states why the ledger does not"
 CLOCKS: Final = "set the clocks of ledger, mint and this machine"
@@ -35,6 +39,7 @@ TOP_UP: Final = (
     "a pool per hour or day is full with its next period"
 )
 # Commands that cannot change anything: the server checks the user's rights before it finds the arguments wrong.
+SAME: Final = "the key once more"
 PROBES: Final[Mapping[str, tuple[str, ...]]] = {
     "hset": ("a", "1", "b"),
     "zadd": ("no number", "a"),
@@ -47,9 +52,18 @@ PROBES: Final[Mapping[str, tuple[str, ...]]] = {
     "zrangebyscore": ("0", "0"),
     "zrevrange": ("a", "0"),
     "zscan": ("0",),
+    "rename": (SAME,),
 }
 IN_CLUSTER: Final[Mapping[str, tuple[str, ...]]] = {"wait": ("a", "a"), "asking": ()}
-FUNCTIONS: Final = ("arx2_take", "arx2_settle", "arx2_undo", "arx2_top_up", "arx2_ledger")
+FUNCTIONS: Final = (
+    "arx2_take",
+    "arx2_settle",
+    "arx2_undo",
+    "arx2_ledger",
+    "arx2_register",
+    "arx2_top_up",
+    "arx2_names",
+)
 
 
 def check_ledger(realm: Realm, *, own: bool) -> Iterator[Check]:
@@ -138,7 +152,7 @@ def _reachable(realm: Realm, url: str, info: Mapping[str, Any]) -> Check:
 
 
 def check_rights(client: Any, realm: Realm, bucket: str = "") -> Check:
-    """Check that the user has the rights of the role, and no others.
+    """Check that the mint's user has the rights of its role and no others, and that services' users reach no pool.
 
     Args:
         client: The server.
@@ -148,21 +162,24 @@ def check_rights(client: Any, realm: Realm, bucket: str = "") -> Check:
     key, missing = f"{keys_of(realm, bucket)}doctor", []
     probes = {**PROBES, **(IN_CLUSTER if bucket else {})}
     for command, rest in probes.items():
-        if not _permitted(client, command, *([] if command in IN_CLUSTER else [key]), *rest):
+        words = () if command in IN_CLUSTER else (key,)
+        if not _permitted(client, command, *words, *(key if word is SAME else word for word in rest)):
             missing.append(command)
-    functions = (*FUNCTIONS, *(["arx3_spend"] if bucket else []))
-    missing += [name for name in functions if not _permitted(client, "fcall", name, "0")]
+    missing += [name for name in FUNCTIONS if not _permitted(client, "fcall", name, "0")]
     if not _permitted(client, "function", "load", "no library"):
         missing.append("function|load")
     if missing:
-        found = f"the ledger does not permit its user {', '.join(missing)}: calls with a budget are refused"
+        found = f"the ledger does not permit the mint's user {', '.join(missing)}"
         return Check("ledger rights", False, found, ROLE)
+    header = header_of(realm, bucket)
+    if not secret_of(client, header) and client.hlen(header):
+        return Check("ledger rights", False, OPEN_NAMES, "run `arx redis begin-ledger --reload`")
     try:
         user = client.acl_getuser(client.acl_whoami())
     except redis.RedisError:
         return Check("ledger rights", True, "its user has those of the role, and may not ask for more")
-    wide = acl.exceeds_ledger(user, realm.name, cluster=bool(bucket))
-    found = "its user may do more than the role ledger needs" if wide else "its user has those of the role"
+    wide = acl.exceeds_ledger(user, realm.name, role=acl.LEDGER_MINT, cluster=bool(bucket))
+    found = "its user may do more than the role ledger-mint needs" if wide else "its user has those of the role"
     return Check("ledger rights", not wide, found, ROLE if wide else "")
 
 
@@ -179,6 +196,11 @@ def _permitted(client: Any, *words: str) -> bool:
 def keys_of(realm: Realm, bucket: str) -> str:
     """Return the beginning of the keys of a bucket; empty for a ledger that is one server."""
     return f"arx:budget:{{{realm.name}.{bucket}}}:" if bucket else f"arx:budget:{{{realm.name}}}:"
+
+
+def header_of(realm: Realm, bucket: str) -> str:
+    """Return the header of a bucket as callers of functions name it."""
+    return f"{keys_of(realm, bucket)}{'w' if bucket else 'h'}"
 
 
 def check_eviction(info: Mapping[str, Any]) -> Check:
@@ -229,7 +251,7 @@ def check_history(client: Any, realm: Realm, info: Mapping[str, Any], at: int, b
         at: Its clock, ms since the Unix epoch.
         bucket: A bucket that it keeps of a cluster; empty for a ledger that is one server.
     """
-    name, begin = "ledger history", keys_of(realm, bucket)
+    name, begin = "ledger history", keys_of(realm, bucket) + secret_of(client, header_of(realm, bucket))
     header = client.hmget(f"{begin}{'w' if bucket else 'h'}", "run", "since", "seen", "number", "whole", "replid")
     run, since, seen, number, whole, replid = header
     away = abs(at - now_ms())
