@@ -3,11 +3,14 @@
 
 import asyncio
 import contextlib
+import random
 import secrets
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +23,7 @@ from arx_verifier.ledger.pools import LOST, NEW, PoolDraw, Short, Taken
 from arx_verifier.ledger.redis_ledger import RedisLedger
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.store_cluster import BUCKETS, StoreCluster, bucket_of
-from arx_verifier.revocation.store_steps import run_async, steps_of
+from arx_verifier.revocation.store_steps import Steps, run_async, steps_of
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.verification.nonces import RedisNonces
 from tests.ledgers import new_ledger
@@ -103,12 +106,12 @@ def draw(ledger: RedisLedger | LeasedLedger, pool: PoolDraw) -> Taken | Short:
     return ledger.take("draw", "", [pool])
 
 
-def pool_at(ledger: RedisLedger, node: Node) -> PoolDraw:
+def pool_at(ledger: RedisLedger, node: Node, most: int = 100) -> PoolDraw:
     """A pool that a primary keeps, on which a call has drawn."""
     realm = ledger._buckets[BUCKETS[0]].tag.removesuffix(BUCKETS[0])
     theirs = of_node(ledger._client, node, realm)
     session = next(name for n in range(10_000) if bucket_of((name := f"s{n}").encode()) in theirs)
-    pool = pool_of(session)
+    pool = pool_of(session, most)
     assert isinstance(draw(ledger, pool), Taken)
     return pool
 
@@ -268,6 +271,37 @@ def test_an_event_loop_asks_the_cluster_by_its_own_connections(
     until(shards.is_whole)
 
 
+@pytest.mark.spec("8.3")
+def test_a_silent_replica_delays_no_caller_beyond_its_time_out(services: list[RedisNonces], shards: Shards) -> None:
+    """Calls that follow one another would wait for the WAIT of each one before: all are refused, none works twice."""
+    primary = shards.primaries()[0]
+    replica, bucket = replica_of(shards, primary), of_node(services[0]._client, primary)[0]
+    keys, took = [key_in(bucket) for _ in range(8)], []
+
+    async def spend_late(number: int, key: bytes) -> None:
+        await asyncio.sleep(number / 20)
+        begun = time.monotonic()
+        with pytest.raises(StoreError):
+            await run_async(steps_of(services[0].spend, key, now_ms() + KEEP_MS, now_ms()))
+        took.append(time.monotonic() - begun)
+
+    async def work() -> None:
+        assert await run_async(steps_of(services[0].spend, key_in(bucket), now_ms() + KEEP_MS, now_ms()))
+        replica.signal(signal.SIGSTOP)
+        await asyncio.gather(*map(spend_late, range(8), keys))
+        replica.signal(signal.SIGCONT)
+        await asyncio.to_thread(until, lambda: was_accepted(services[1], key_in(bucket)))
+        # The server has not run what it had not read when the connection was dropped.
+        for key in keys:
+            spend(services[1], key)
+            assert spend(services[1], key) is False
+        await asyncio.sleep(0)
+
+    asyncio.run(work())
+    assert max(took) < 8 * 0.8, "one WAIT for each would take that long"
+    until(shards.is_whole)
+
+
 @pytest.mark.spec("17.7")
 def test_pools_of_all_sessions_are_shown(ledger: RedisLedger, shards: Shards) -> None:
     """The last ones of all buckets, those of a task, one by its name; a top-up finds its pool."""
@@ -337,16 +371,92 @@ def was_accepted(service: RedisNonces, key: bytes) -> bool | None:
         return False
 
 
+@pytest.mark.spec("8.3")
+@pytest.mark.spec("17.7")
+@pytest.mark.parametrize("first", [True, False], ids=("header first", "header last"))
+@pytest.mark.parametrize("on_loop", [False, True], ids=("thread", "loop"))
+def test_a_moving_slot_serves_a_call_once_or_refuses_it(
+    services: list[RedisNonces], ledger: RedisLedger, shards: Shards, on_loop: bool, first: bool
+) -> None:
+    """
+    Its keys move one by one.  After each of them a used call is repeated, a new one is made twice, and a pool is drawn
+    on: no call is accepted twice, no unit is granted beyond the pool, and all is served once the slot has moved.
+    """
+    source, target = shards.primaries()[:2]
+    bucket, pool = of_node(services[0]._client, source)[0], pool_at(ledger, source, 7)
+    used, accepted, granted = [key_in(bucket) for _ in range(12)], Counter[bytes](), 1
+
+    with asyncio.Runner() as runner:
+
+        async def on(steps: Steps[Any]) -> Any:
+            return await run_async(steps)
+
+        def ask(method: Callable[..., Any], *args: object) -> Any:
+            """Return the answer; None for a refusal."""
+            with contextlib.suppress(StoreError):
+                return runner.run(on(steps_of(method, *args))) if on_loop else method(*args)
+            return None
+
+        def call(key: bytes) -> None:
+            for service in services:
+                accepted[key] += ask(service.spend, key, now_ms() + KEEP_MS, now_ms()) is True
+
+        def serve() -> None:
+            nonlocal granted
+            call(random.choice(used))
+            call(key_in(bucket))
+            granted += isinstance(ask(ledger.take, "draw", "", [pool]), Taken)
+
+        for key in used:
+            call(key)
+        assert {*accepted.values()} == {1}
+        for tag in (bucket, ledger._bucket([pool]).tag):
+            with moved(shards, tag, source, target, serve, first=first):
+                serve()
+            serve()
+        until(lambda: accepted.update({(new := key_in(bucket)): 0}) or call(new) or accepted[new] == 1)
+        for key in [*accepted]:
+            call(key)
+        assert max(accepted.values()) == 1
+        assert granted <= pool.max
+        assert ask(ledger.take, "draw", "", [pool]).remaining == LOST
+        for service in services:
+            service.close()
+        runner.run(asyncio.sleep(0))
+
+
 @contextlib.contextmanager
-def moved(shards: Shards, tag: str, source: Node, target: Node) -> Iterator[None]:
-    """Move the slot of a hash tag; within the block its keys are at the target, and the slot is the source's still."""
+def moved(
+    shards: Shards,
+    tag: str,
+    source: Node,
+    target: Node,
+    step: Callable[[], None] | None = None,
+    *,
+    first: bool = False,
+) -> Iterator[None]:
+    """Move the slot of a hash tag; within the block its keys are at the target, and the slot is the source's still.
+
+    Args:
+        shards: The cluster.
+        tag: The hash tag.
+        source: The primary that has the slot.
+        target: The one that gets it.
+        step: Called before the first key moves and after each of them; without it many move at once.
+        first: Whether the header, the bucket's shortest key, moves before all others, or after them.
+    """
     slot = source.ask("CLUSTER", "KEYSLOT", f"{{{tag}}}")
     source_id, target_id = (node.ask("CLUSTER", "MYID") for node in (source, target))
     target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
     source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
     with source.client(decode_responses=False) as raw:
-        while keys := raw.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+        if step is not None:
+            step()
+        while keys := sorted(raw.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1_000), key=len, reverse=not first):
+            keys = keys if step is None else keys[:1]
             raw.execute_command("MIGRATE", target.host, target.port, "", 0, 5_000, "KEYS", *keys)
+            if step is not None:
+                step()
     yield
     for node in (target, source, shards.primaries()[2]):
         node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)

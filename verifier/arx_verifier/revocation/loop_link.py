@@ -118,6 +118,9 @@ class LoopLink:
         Args:
             wait: WAIT, with its arguments.
         """
+        # With a silent replica one WAIT takes its whole time, and the next one ends after the time-out of its own
+        # command, which drops the connection.  That is right: nothing behind it could be confirmed in time, and each
+        # caller is refused at its own time-out, not after all WAITs before it.
         if self._confirming is None:
             self._confirming = self._loop.create_future()
             self._confirming.add_done_callback(lambda done: done.exception())
