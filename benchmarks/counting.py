@@ -7,10 +7,10 @@ given: of methods of text and bytes that may look at each character, the length 
 
 import contextlib
 import gc
-import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
 # Others, such as `startswith` and `append`, take what their argument takes.
@@ -71,20 +71,31 @@ def count(work: Callable[[], Any]) -> Count:
     finally:
         if collects:
             gc.enable()
-    return Count(next(counted), calls, characters)
+    return Count(sum(counted.values()), calls, characters)
+
+
+def count_by_file(work: Callable[[], Any]) -> dict[str, int]:
+    """Do some work, and return the bytecodes that it takes, by the file of their code."""
+    with _bytecodes() as counted:
+        work()
+    return dict(counted)
 
 
 @contextlib.contextmanager
-def _bytecodes() -> Iterator[Iterator[int]]:
-    """Count executed bytecodes; the next number of what is yielded is how many there were."""
-    counter = itertools.count()
+def _bytecodes() -> Iterator[dict[str, int]]:
+    """Count executed bytecodes by the file of their code."""
+    counted: defaultdict[str, int] = defaultdict(int)
     if sys.version_info >= (3, 12):  # there tracing sees those of frames alone that were begun before
         watch, tool = sys.monitoring, sys.monitoring.OPTIMIZER_ID
         watch.use_tool_id(tool, "arx")
-        watch.register_callback(tool, watch.events.INSTRUCTION, lambda _code, _offset: next(counter))
+
+        def note(code: CodeType, _: int) -> None:
+            counted[code.co_filename] += 1
+
+        watch.register_callback(tool, watch.events.INSTRUCTION, note)
         watch.set_events(tool, watch.events.INSTRUCTION)
         try:
-            yield counter
+            yield counted
         finally:
             watch.set_events(tool, 0)
             watch.free_tool_id(tool)
@@ -92,7 +103,7 @@ def _bytecodes() -> Iterator[Iterator[int]]:
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         if event == "opcode":
-            next(counter)
+            counted[frame.f_code.co_filename] += 1
         else:
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return trace
@@ -100,6 +111,6 @@ def _bytecodes() -> Iterator[Iterator[int]]:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        yield counter
+        yield counted
     finally:
         sys.settrace(before)

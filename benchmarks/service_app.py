@@ -2,6 +2,7 @@
 """A small Starlette service for the benchmark, guarded or not: python -m benchmarks.service_app PORT [SERVICE_FILE]."""
 
 import sys
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,9 +20,14 @@ async def refund(request: Request) -> JSONResponse:
     return JSONResponse({"order": asked["order"], "refunded": asked["amount"]})
 
 
+def application() -> Starlette:
+    """Return the application."""
+    return Starlette(routes=[Route("/refunds", refund, methods=["POST"])])
+
+
 def main() -> None:
-    """Serve until somebody ends it."""
-    app = Starlette(routes=[Route("/refunds", refund, methods=["POST"])])
+    """Serve until a signal ends it."""
+    app: Any = application()
     if len(sys.argv) > 2:
         app = ArxMiddleware(app, verifier=open_verifier(sys.argv[2]), tools={"POST /refunds": "orders.refund"})
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False)

@@ -230,34 +230,34 @@ def _call(decision: Decision) -> tuple[Any, ...]:
         rules, details = (failures[0][:2],), (failures[0][2:],)
         if len(failures) > 1:  # rarely: it takes twice as long
             rules, details = tuple([failure[:2] for failure in failures]), tuple([failure[2:] for failure in failures])
+    call: tuple[Any, ...] = (
+        decision.at,
+        decision.code,
+        decision.tool,
+        decision.args_digest,
+        decision.incarnation,
+        decision.applied,
+        decision.age_ms,
+        rules,
+        decision.ends,
+        tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
+        decision.gap,
+    )
+    rest: tuple[Any, ...] = (
+        decision.salt,
+        details,
+        decision.peer,
+        decision.request_id,
+        decision.traceparent,
+        tuple([counted.peer for counted in counts]) if counts else (),
+        decision.arguments,
+    )
     # How many of the last members of ``Call`` its version has; ``Rest`` has one less.  SPEC 12.3
     last = 3 if decision.effect is not None else 2 if decision.watched else 1 if decision.signed is not None else 0
-    return (
-        (
-            decision.at,
-            decision.code,
-            decision.tool,
-            decision.args_digest,
-            decision.incarnation,
-            decision.applied,
-            decision.age_ms,
-            rules,
-            decision.ends,
-            tuple([(counted.code, counted.times) for counted in counts]) if counts else (),
-            decision.gap,
-            *((decision.signed, decision.watched, decision.effect)[:last] if last else ()),
-        ),
-        (
-            decision.salt,
-            details,
-            decision.peer,
-            decision.request_id,
-            decision.traceparent,
-            tuple([counted.peer for counted in counts]) if counts else (),
-            decision.arguments,
-            *((decision.group, decision.external_id)[: last - 1] if last else ()),
-        ),
-    )
+    if last:
+        call += (decision.signed, decision.watched, decision.effect)[:last]
+        rest += (decision.group, decision.external_id)[: last - 1]
+    return call, rest
 
 
 def _shortened(decision: Decision) -> Decision:

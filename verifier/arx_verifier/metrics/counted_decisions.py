@@ -4,12 +4,13 @@
 from collections import defaultdict
 from typing import Any, Final
 
-from arx_verifier.journal.decision import WOULD_REFUSE, Decision, DecisionSink
+from arx_verifier.journal.decision import OK, WOULD_REFUSE, Decision, DecisionSink
 from arx_verifier.journal.record import EFFECT
 
 Counts = defaultdict[tuple[str, str], int]  # by decision and reason
 ALLOW: Final = "allow"
 DENY: Final = "deny"
+_ALLOWED: Final = (ALLOW, OK)
 
 
 class CountedDecisions:
@@ -32,9 +33,10 @@ class CountedDecisions:
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
         sequence = self.sink.append(decision)
-        if decision.code != EFFECT and not decision.ends:  # the decision on the call is counted
+        code = decision.code
+        if code != EFFECT and not decision.ends:  # the decision on the call is counted
             # Without a lock, which a fork could leave locked: a count that two threads lose is no harm.
-            self.counts[ALLOW if decision.allowed else WOULD_REFUSE if decision.watched else DENY, decision.code] += 1
+            self.counts[_ALLOWED if code == OK else (WOULD_REFUSE if decision.watched else DENY, code)] += 1
         return sequence
 
     def count(self, code: str, peer: str | None, *, watched: bool = False) -> None:

@@ -264,10 +264,12 @@ class Verifier:
         Returns:
             The decision; None if it would have to wait: then call ``decide`` in a thread.
         """
-        decision = None if self.waits else self._decide(token, request, None, screened)
-        if decision is None or isinstance(decision, Waiting):
+        if self.waits:
             return None
-        return decision if isinstance(decision, Decision) else run(decision)
+        decision = self._decide(token, request, None, screened)
+        if isinstance(decision, Decision):  # nearly each one
+            return decision
+        return None if isinstance(decision, Waiting) else run(decision)
 
     async def decide_async(self, token: str, request: AccessRequest, *, screened: Screened | None = None) -> Decision:
         """Decide as ``decide`` does, without blocking the event loop.
@@ -521,9 +523,18 @@ class Verifier:
     def _granted(self, decision: Decision, screened: Screened, drawn: Drawn | None = None) -> Decision:
         """Add the grant of an allowed call."""
         if decision.code == OK:
-            token, proven, at = screened.token, screened.proven, (decision.boot, decision.sequence)
-            about = proven.facts, decision.tool, proven.exp, self.epochs, proven
-            decision.grant = Grant(*about, *at, token, drawn)
+            token, proven = screened.token, screened.proven
+            decision.grant = Grant(
+                proven.facts,
+                decision.tool,
+                proven.exp,
+                self.epochs,
+                proven,
+                decision.boot,
+                decision.sequence,
+                token,
+                drawn,
+            )
             if proven is not screened.known:
                 self._authenticator.remember(token, screened.call, proven, decision.at)
         return decision
@@ -617,7 +628,7 @@ class Verifier:
             decision.effect = AWAITED
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
-        elif (watch := self.watch) is not None and watch.records:
+        elif self._watch is not None and (watch := self.watch) is not None and watch.records:
             decision.arguments = keep_arguments(without_secrets(request.args))
         try:
             self.decisions.append(decision)

@@ -82,6 +82,7 @@ class ArxMiddleware:
             raise SettingsError("recheck_ms is at least 1")
         self.app, self._enforcement = app, Enforcement(verifier, **options)
         self.verifier = self._enforcement.verifier
+        self._watches = self._enforcement.watch is not None  # a watch ends, and none begins later
         self._calls = LoopCalls(self.verifier, recheck_ms)
         self._max_body, self._peers = max_body, Peers(trusted_proxies)
         self._max_digits = len(str(max_body))
@@ -139,7 +140,7 @@ class ArxMiddleware:
         client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
         is_unread = False
-        if self._enforcement.watch is not None:
+        if self._watches:
             receive = Replayed(receive)
         try:
             if not self._started:

@@ -356,18 +356,19 @@ class Call(msgspec.Struct, eq=False):
         if life is None:
             await self._before_grant(message)
             return
-        life.check(anew=message.get("status", 200) >= _SERVER_ERROR)
+        kind = message["type"]
+        is_head = kind == "http.response.start"
+        life.check(anew=is_head and message.get("status", 200) >= _SERVER_ERROR)
         if life.state == "ended" or self.unjudged is not None:
             raise ConnectionAbortedError(ENDED)
-        grant = life.grant
-        if grant is not None and grant.has_budget and message["type"] == "http.response.start":
+        if is_head and (grant := life.grant) is not None and grant.has_budget:
             left = grant.remaining_text().encode("ascii")
             message = {**message, "headers": [*message.get("headers", ()), (BUDGET_HEADER, left)]}
         if life.effect is not None:
             await _report(life, life.effect, message, self._http.method)
         await self._send(message)
         self._answer = "begun"
-        if message["type"] == "http.response.body" and not message.get("more_body"):
+        if kind == "http.response.body" and not message.get("more_body"):
             life.answered()
 
     async def _before_grant(self, message: Message) -> None:
