@@ -59,14 +59,15 @@ class Relay(Machine):
     Args:
         world: Where it is.
         name: How it is called.
-        servers: What it follows: the store's servers, or another relay.
+        servers: What it follows: the store's servers, or other relays.
+        several: Whether they are relays, which it follows in turn.
     """
 
-    def __init__(self, world: World, name: str, servers: list[Any]) -> None:
+    def __init__(self, world: World, name: str, servers: list[Any], *, several: bool = False) -> None:
         self._base, self._processes, self._free_at, self.listened = name, 0, 0, 0
         self._limit = world.random.choice([1, 2, 1000])  # entries in an answer
         self.subscribers: dict[Connection, Listener] = {}
-        super().__init__(world, name, servers)
+        super().__init__(world, name, servers, several=several)
 
     def restart(self) -> None:
         """Begin anew: every connection ends, nothing is known, and nothing is said for those of before."""

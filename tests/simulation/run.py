@@ -26,6 +26,7 @@ FAULTS_BEGIN, FAULTS_END = SECOND // 2, 8 * SECOND
 PERIODS = (("_kill", (150, 450)), ("_open", (400,)), ("_start", (150,)), ("_look", (60,)), ("_confirm", (40,)))
 CALM_WITHIN = 10 * SECOND
 DEPTHS = (0, 0, 0, 0, 0, 0, 1, 2)  # relays between the store and the verifiers
+BESIDE = 0.5  # how often another relay is beside them, and verifiers follow one of two
 
 
 class Run:
@@ -41,12 +42,14 @@ class Run:
         self.histories = 0
         self.doubtful = False  # somebody will rotate soon
         self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, 0))
-        self.relays: list[Relay] = []
-        for level in range(self.random.choice(DEPTHS)):
-            self.relays.append(Relay(world, f"r{level}", self.relays[-1:] or [self.primary, replica]))
-        direct = [self.primary, replica]
-        behind = [[self.random.choice([*self.relays, self.relays[-1]])] if self.relays else direct for _ in range(2)]
-        self.machines = [Machine(world, f"v{number}", servers) for number, servers in enumerate(behind)]
+        direct, depth = [self.primary, replica], self.random.choice(DEPTHS)
+        beside = bool(depth) and self.random.random() < BESIDE
+        self.relays = [Relay(world, "beside", direct)] if beside else []
+        for level in range(depth):
+            below = [*self.relays] if beside else self.relays[-1:]
+            self.relays.append(Relay(world, f"r{level}", below if level else direct, several=beside and level > 0))
+        behind = [self.random.sample(self.relays, 2) if beside else self._one(direct) for _ in range(2)]
+        self.machines = [Machine(world, f"v{number}", each, several=beside) for number, each in enumerate(behind)]
         office = Machine(world, "mint", [self.primary])
         self.mint = SimulatedMint(world, office, self.judge)
         self.operator = Intruder(world, self.primary, self.judge, self.machines, self.lease_ms)
@@ -56,6 +59,9 @@ class Run:
         self.everyone = [*self.machines, office, *self.relays]
         self.tokens = self.mint.tokens
         self.tokens.append(Token(FOREIGN, 0, (FOREIGN, 0), ("realm",)))
+
+    def _one(self, direct: list[Server]) -> list[Any]:
+        return [self.random.choice([*self.relays, self.relays[-1]])] if self.relays else direct
 
     def play(self) -> "Run":
         """Run the faults, then the calm."""

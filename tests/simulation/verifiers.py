@@ -43,11 +43,12 @@ class Machine:
     Args:
         world: Where it is.
         name: Its verifier id.
-        servers: The primary, then replicas; or a relay.
+        servers: The primary, then replicas; or relays.
+        several: Whether they are relays, which it follows in turn.
     """
 
-    def __init__(self, world: World, name: str, servers: list[Any]) -> None:
-        self.world, self.name, self._servers = world, name, servers
+    def __init__(self, world: World, name: str, servers: list[Any], *, several: bool = False) -> None:
+        self.world, self.name, self._servers, self._several = world, name, servers, several
         self.clocks = Clocks(world)
         self.restart()
 
@@ -55,6 +56,7 @@ class Machine:
         """Begin with an empty view, as a new process does."""
         self._drop()
         self.following = self._new_view()
+        self.following.several = self._several
         self.left: dict[str, int] = {}  # histories that this process has seen end, and when
         self._pause = 20 * MS
         self._connect()
@@ -100,7 +102,10 @@ class Machine:
     def _connect(self) -> None:
         draw = self.world.random
         replica = self.world.faults and draw.random() < REPLICA
-        self._connection = connection = Connection(self.world, self._servers[-1 if replica else 0], self)
+        if self._several:
+            self._servers = [*self._servers[1:], self._servers[0]]
+        server = self._servers[-1 if replica and not self._several else 0]
+        self._connection = connection = Connection(self.world, server, self)
         connection.send("subscribe")
         self.following.begin()
         self._turn()

@@ -32,8 +32,9 @@ def relay_command(
 ) -> None:
     """Follow the store, or another relay as --store, on behalf of many verifiers, until SIGINT or SIGTERM.
 
-    Set "store" in the service files to relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS).  A TCP port
-    requires the password in ARX_RELAY_PASSWORD; verifiers send the one in ARX_STORE_PASSWORD.
+    Set "store" in the service files to relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS); several
+    relays are relays://HOST:PORT,HOST:PORT.  A TCP port requires the password in ARX_RELAY_PASSWORD; verifiers send the
+    one in ARX_STORE_PASSWORD.
     """
     from arx_caps.relay.serve import serve
     from arx_verifier.revocation.password import find_password

@@ -21,7 +21,7 @@ from arx_verifier.names import is_realm
 from arx_verifier.revocation.epoch import EpochRefusal, EpochState, RegistryName
 from arx_verifier.revocation.follower_core import MS, PROBES, Following, StoreQuestion
 from arx_verifier.revocation.password import Password
-from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, is_relay
+from arx_verifier.revocation.relay_link import RelayAddress, RelayLink, each_relay, is_relay
 from arx_verifier.revocation.store_link import EpochEntry, FeedError, Link, UnattestedError
 from arx_verifier.revocation.store_url import FOLLOWER, Address
 
@@ -47,7 +47,7 @@ class Follower(Following):
     """An epoch view that keeps itself current.  It starts at its first use, and again in a forked child.
 
     Args:
-        url: URL of the store (``store_url``) or of a relay (``relay_link``).
+        url: URL of the store (``store_url``), or of a relay or several (``relay_link``).
         realm: The realm's name.
         verifier_id: This process's name in the store's registry; no other process may use it.
         password: Replaces a password in the URL.
@@ -78,7 +78,14 @@ class Follower(Following):
             raise SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'")
         self.realm, self._role = realm, role
         self.verifier_id = self._given_id = verifier_id
-        self._address = RelayAddress(url, password, ca=ca) if is_relay(url) else Address(url, password, realm, ca=ca)
+        self._addresses: list[RelayAddress] | list[Address] = (
+            [RelayAddress(each, password, ca=ca) for each in each_relay(url)]
+            if is_relay(url)
+            else [Address(url, password, realm, ca=ca)]
+        )
+        self.several = len(self._addresses) > 1
+        # The first relay is chosen at random, so that each serves a part of the verifiers; then they take turns.
+        self._turn = random.randrange(len(self._addresses))  # noqa: S311  keeps no secret
         self._lazy = True
         self._reset()
         _FOLLOWERS.add(self)
@@ -217,8 +224,9 @@ class Follower(Following):
                     granted = self._last_grant() != before
                     is_new = not pause or granted or (unattested and not self._unattested)
                     level = logging.WARNING if is_new else logging.DEBUG  # once for each outage
-                    _log.log(level, "%s: connection to the revocation store dropped: %s", self, error)
+                    _log.log(level, "%s: connection to %s dropped: %s", self, self._followed(), error)
                     self._is_down = True
+                    self._turn += 1
                 finally:
                     self._link = None
                     link.close()
@@ -227,9 +235,17 @@ class Follower(Following):
                 stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads a herd, keeps no secret
 
     def _new_link(self, wake: socket.socket) -> Link | RelayLink:
-        if isinstance(self._address, RelayAddress):
-            return RelayLink(self._address, self._timeout_s, self.realm, wake)
-        return Link(self._address.connection(self._timeout_s), self.realm, wake, self._role)
+        address = self._address()
+        if isinstance(address, RelayAddress):
+            return RelayLink(address, self._patience_ns() / 1e9, self.realm, wake)
+        return Link(address.connection(self._timeout_s), self.realm, wake, self._role)
+
+    def _address(self) -> RelayAddress | Address:
+        return self._addresses[self._turn % len(self._addresses)]
+
+    def _followed(self) -> str:
+        address = self._address()
+        return f"the relay {address.place}" if isinstance(address, RelayAddress) else "the revocation store"
 
     def _follow(self, link: Link | RelayLink, stop: threading.Event) -> None:
         self.begin()

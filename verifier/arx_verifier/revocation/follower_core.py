@@ -43,7 +43,12 @@ class Following(EpochTable):
         probes: Number of probes in a lease.
         boot: Clock in ns that never steps and counts sleep.
         wall: Wall clock in ns, which can end a lease as well.
+
+    Attributes:
+        several: Whether it follows one of several relays, and goes to the next when a connection is dropped.
     """
+
+    several = False
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class Following(EpochTable):
         self._retention = Retention()
         self._place = NOWHERE  # of the last applied entry; the follower's thread writes it
         self._sent: tuple[int, int] | None = None  # boot and wall clock before the probe in flight left
+        self._is_first = True  # whether no probe of this connection was answered
         self._last = 0  # when the last probe left, boot clock, ns
         self._due = 0  # when the next one must leave, boot clock, ns
         self._patience = 0  # pause before a push is confirmed, ns
@@ -78,6 +84,7 @@ class Following(EpochTable):
         """Forget the probe in flight: there is a new, subscribed connection without a probe."""
         self._sent = None
         self._due = 0
+        self._is_first = True
 
     def next_at(self, *, hurry: bool = False) -> int:
         """Return when ``ask`` is due if nothing arrives before, boot clock, ns.
@@ -86,7 +93,9 @@ class Following(EpochTable):
             hurry: Whether a caller waits for an answer.
         """
         if self._sent is not None:
-            return self._sent[0] + int(self._timeout_s * 1e9)
+            # The other half of the lease is for the next relay.  A new connection gets all the time: relays that are
+            # slow, but answer, must not be left in turn for ever.
+            return self._sent[0] + (int(self._timeout_s * 1e9) if self._is_first else self._patience_ns())
         if hurry:
             return min(self._due, self._last + MIN_GAP_MS * MS)
         return self._due
@@ -113,7 +122,9 @@ class Following(EpochTable):
         self._due = self._last + self._interval
         # A child that was forked while an entry was applied does not know the chain hash: it copies the kills again.
         chain = self.chain_at(state.incarnation, state.applied)
-        return StoreQuestion(HistoryPlace(state.incarnation, state.applied, chain), hurry)
+        # A relay may know less than the one before it, such as a history that has ended since.  So the first answer of
+        # each connection must be newer than its probe: the relay asks upstream for it.
+        return StoreQuestion(HistoryPlace(state.incarnation, state.applied, chain), hurry or self._is_first)
 
     def take_push(self, entry: EpochEntry) -> None:
         """Apply a published entry, and make a probe due.
@@ -144,6 +155,9 @@ class Following(EpochTable):
         sent, self._sent = self._sent, None
         if sent is None:
             raise FeedError("an answer without a probe")
+        self._is_first = False
+        if self.several and answer.age_ns > self._patience_ns():
+            raise FeedError("the relay has heard nothing from the store for half a lease")
         # A relay's answer was true some time before the question: its age is subtracted from the lease.  SPEC 10.7
         age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
         self._compare_clocks(answer.at_ms, sent[1] - age)
@@ -157,6 +171,10 @@ class Following(EpochTable):
             self._place = HistoryPlace(answer.incarnation, answer.seq, answer.chain)
             self._retention.restart(self._boot(), self._state)
             self._due = 0  # the entries after answer.seq contain what the copy missed
+
+    def _patience_ns(self) -> int:
+        """Return how long an answer may take on a connection that had one, or how old it may be, ns."""
+        return int(self._timeout_s * 1e9) // (2 if self.several else 1)
 
     def _take_entries(self, answer: StoreAnswer, sent: int, sent_wall: int) -> None:
         if answer.incarnation != self._state.incarnation:

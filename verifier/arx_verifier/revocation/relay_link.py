@@ -7,6 +7,7 @@ the relay.
 
 import contextlib
 import math
+import re
 import select
 import socket
 import ssl
@@ -35,7 +36,7 @@ from arx_verifier.revocation.store_link import (
     StoreAnswer,
 )
 
-FORMS: Final = "relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS; ?ca=FILE)"
+FORMS: Final = "relay+unix:///PATH, relay://HOST:PORT or relays://HOST:PORT (TLS; ?ca=FILE), or HOST:PORT,HOST:PORT"
 SCHEMES: Final = ("relay+unix", "relay", "relays")
 RELAY_VERSION: Final = 1
 MAX_FRAME: Final = 16 * 1024 * 1024  # bytes; a page of the longest targets has 600 000
@@ -126,7 +127,7 @@ Up = Hello | Probe | RelayScan | Leave
 Down = RelayAnswer | Push | RelayPage | Refusal
 MENDS: Final = {
     "version": "run one version of ARx at both",
-    "realm": "name a relay of this realm as `store` in the service file",
+    "realm": "name only relays of this realm as `store` in the service file",
     "password": "set ARX_STORE_PASSWORD, or ARX_STORE_PASSWORD_FILE, to the relay's ARX_RELAY_PASSWORD",
 }
 _DOWN: Final = msgspec.msgpack.Decoder(Down)
@@ -193,9 +194,14 @@ class RelayAddress:
     def __repr__(self) -> str:
         return "RelayAddress()"
 
+    @property
+    def place(self) -> str:
+        """The path, or host and port."""
+        return self.path or f"{self._host}:{self._port}"
+
     def explain(self, error: OSError) -> str:
         """Return why a connection failed: a refused certificate, or the kind of failure."""
-        return tls.explain(error, f"{self._host}:{self._port}") or type(error).__name__
+        return tls.explain(error, self.place) or type(error).__name__
 
     @staticmethod
     def _context(authority: str | None, ca: str | None) -> ssl.SSLContext:
@@ -368,6 +374,14 @@ class RelayLink:
         if not data:
             raise FeedError("the relay closed the connection")
         return True
+
+
+def each_relay(url: str) -> list[str]:
+    """Return the URL of each relay that a URL names: two for ``relays://:PASSWORD@HOST:PORT,HOST:PORT``."""
+    head, mark, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]  # RFC 3986 3.2
+    login, at, hosts = authority.rpartition("@")
+    return [f"{head}{mark}{login}{at}{host}{rest[len(authority) :]}" for host in hosts.split(",")]
 
 
 def is_relay(url: str) -> bool:

@@ -87,7 +87,9 @@ def _running(lease_ms: int, seen: Sequence[VerifierSeen], names: list[str]) -> I
     for relay in (one for one in seen if one.behind is not None):
         if lease_ms <= relay.age_ms < GONE_MS:
             found = f"the relay {relay.id} has sent no probe for {show_span(relay.age_ms)}"
-            yield Check("services", False, f"{found}: the services behind it refuse every call", SILENT)
+            yield Check(
+                "services", False, f"{found}: the services behind it that know no other relay refuse every call", SILENT
+            )
 
 
 def _watching(seen: Sequence[VerifierSeen]) -> Iterator[Check]:
