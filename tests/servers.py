@@ -182,8 +182,8 @@ def on_both(*marks: pytest.MarkDecorator) -> list[Any]:
 
 
 BOTH = on_both()
-# These modules test what the database does; all others what stands on it: `make test-slow` runs them on PostgreSQL, and
-# `.ci/run` those of the mint that are not slow by themselves.
+# These modules test what the database does; all others what stands on it: `.ci/nightly` runs them on PostgreSQL, and
+# `.ci/run` those of the mint that ask the database most.
 ABOUT_DATABASES = frozenset(
     f"test_{name}"
     for name in (
@@ -203,13 +203,15 @@ ABOUT_DATABASES = frozenset(
 )
 
 
+ASK_DATABASES_MOST = frozenset({"test_approvals", "test_session_tree", "test_tasks"})
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests that use ``database`` on both systems, except those with the marker ``sqlite``."""
     if "database" in metafunc.fixturenames and metafunc.definition.get_closest_marker("sqlite") is None:
-        path = metafunc.definition.path
-        soon = path.parent.name == "mint" and metafunc.definition.get_closest_marker("slow") is None
-        late = pytest.mark.slow if soon else pytest.mark.nightly
-        marks = () if path.stem in ABOUT_DATABASES else (late,)
+        module = metafunc.definition.path.stem
+        late = pytest.mark.slow if module in ASK_DATABASES_MOST else pytest.mark.nightly
+        marks = () if module in ABOUT_DATABASES else (late,)
         metafunc.parametrize("database", on_both(*marks), indirect=True)
 
 

@@ -40,7 +40,12 @@ def found_in(folder: Path) -> tuple[list[Decision], list[Decision]]:
     return [each for each in records if each.effect == AWAITED], effects
 
 
-CASES = [(kind, step) for kind in KINDS for step in STEPS if step != "part" or kind in STREAMS]
+CASES = [
+    pytest.param(kind, step, marks=[] if kind == "asgi" else pytest.mark.nightly)
+    for kind in KINDS
+    for step in STEPS
+    if step != "part" or kind in STREAMS
+]
 
 
 @pytest.mark.parametrize(("kind", "step"), CASES)
@@ -77,13 +82,14 @@ def kill_at_random(kind: str, folder: Path, seed: int) -> tuple[int, int]:
     return len(effects), len(awaited) - len(effects)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["asgi", "wsgi", "mcp", "grpc", "gateway-mcp"])
 def test_a_kill_at_any_moment_leaves_no_wrong_effect(kind: str, tmp_path: Path) -> None:
     """At most the running call is unknown."""
     assert kill_at_random(kind, tmp_path, 7)[1] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("kind", ["asgi", "wsgi", "mcp", "grpc", "gateway-mcp"])
 def test_a_hundred_kills_leave_no_wrong_effect(kind: str, seed: int, tmp_path: Path) -> None:
