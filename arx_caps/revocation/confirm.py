@@ -96,24 +96,13 @@ def _describe(seen: Registry, header: Header, at_ms: int, at_risk: str, took_ms:
         at_risk: What could still undo it; empty if it is durable.
         took_ms: Its age, ms.
     """
-    unreachable = tuple(name if n == 1 else f"{name}, {n} verifiers" for name, _, _, n in seen.missing)
-    status, summary = write_summary(
-        confirmed=seen.confirmed,
-        verifiers=seen.verifiers,
-        unreachable=unreachable,
-        registry_age_ms=at_ms - seen.since_ms,
-        lease_ms=header.lease_ms,
-        at_risk=at_risk,
-        took_ms=took_ms,
-        lag_ms=header.lag_ms,
-        watching=seen.watching,
-    )
+    status, summary = write_summary(seen, header, at_ms, at_risk, took_ms)
     fence_ms = fenced_after_ms(header.lease_ms + header.lag_ms) - took_ms
     return {
         "status": status,
         "verifiers": seen.verifiers,
         "confirmed": seen.confirmed,
-        "unreachable": unreachable,
+        "unreachable": seen.unreachable,
         "watching": seen.watching,
         "fenced_in_ms": None if status == "confirmed" else max(0, round(fence_ms)),
         "took_ms": round(took_ms, 3),

@@ -7,6 +7,8 @@
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from arx_caps.revocation.wire import Header, Registry
+
 DRIFT: Final = 1e-3  # how much faster or slower a verifier's clock may run
 CRASH: Final = "a crash of the store could undo it"
 FAILOVER: Final = "a failover of the store could undo it: set `replicas` in realm.toml, the server "
@@ -100,48 +102,32 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def write_summary(
-    *,
-    confirmed: int,
-    verifiers: int,
-    unreachable: tuple[str, ...],
-    registry_age_ms: int,
-    lease_ms: int,
-    at_risk: str,
-    took_ms: float,
-    lag_ms: int = 0,
-    watching: tuple[str, ...] = (),
-) -> tuple[str, str]:
-    """Return the status and the summary.
+def write_summary(seen: Registry, header: Header, at_ms: int, at_risk: str, took_ms: float) -> tuple[str, str]:
+    """Return the status and the summary of a kill.
 
     Args:
-        confirmed: Number of verifiers that have it in force.
-        verifiers: Number of verifiers in the registry.
-        unreachable: Ids of the others.
-        registry_age_ms: Age of the registry at the kill, ms.
-        lease_ms: The longest lease in force, ms.
+        seen: The registry.
+        header: The state of the history.
+        at_ms: When the store took the kill, by its clock, ms since the Unix epoch.
         at_risk: What could still undo it; empty if it is durable.
-        took_ms: From the call to now, ms.
-        lag_ms: How long a primary deposed within the last minute may still grant leases, ms.
-        watching: Those that watch.
+        took_ms: Its age, ms.
 
     Returns:
         The status, as ``KillReport.status``, and one line for people.
     """
-    count = f"{confirmed} of {verifiers}"
-    fence = f"+{fenced_after_ms(lease_ms + lag_ms) / 1000:.3f} s"
-    if lag_ms:
-        fence += f" (the store failed over within the last minute: lease + {lag_ms / 1000:g} s)"
-    if verifiers == 0:
+    count, watching, unreachable = f"{seen.confirmed} of {seen.verifiers}", seen.watching, seen.unreachable
+    lease_ms, age_ms = header.lease_ms + header.lag_ms, at_ms - seen.since_ms
+    fence = f"+{fenced_after_ms(lease_ms) / 1000:.3f} s"
+    if header.lag_ms:
+        fence += f" (the store failed over within the last minute: lease + {header.lag_ms / 1000:g} s)"
+    if seen.verifiers == 0:
         status, line = "unconfirmed", f"in force; no verifier has reported; leases end by {fence}"
-    elif registry_age_ms <= lease_ms + lag_ms:
-        age = f"the registry is younger than a lease ({max(0, registry_age_ms) / 1000:.1f} s)"
+    elif age_ms <= lease_ms:
+        age = f"the registry is younger than a lease ({max(0, age_ms) / 1000:.1f} s)"
         status, line = "unconfirmed", f"in force at {count} known verifiers, but {age}; leases end by {fence}"
     elif unreachable:
-        missing, shown = (
-            verifiers - confirmed - len(watching),
-            ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else ""),
-        )
+        missing = seen.verifiers - seen.confirmed - len(watching)
+        shown = ", ".join(unreachable[:3]) + (", …" if len(unreachable) > 3 else "")
         status, their = "partial", "its lease" if missing == 1 else "their leases"
         line = f"{count} verifiers, {missing} ({shown}) unreachable, fenced by {their} at {fence}"
         if missing == 0:  # relays without a verifier behind them at their last probe

@@ -204,6 +204,11 @@ class Registry(NamedTuple):
     missing: tuple[tuple[str, int, int, int], ...]
     watching: tuple[str, ...] = ()
 
+    @property
+    def unreachable(self) -> tuple[str, ...]:
+        """The names of those that are missing, each relay with the number of its verifiers."""
+        return tuple(name if n == 1 else f"{name}, {n} verifiers" for name, _, _, n in self.missing)
+
 
 class Ahead(NamedTuple):
     """A verifier that claims a place which is not in the store's history.

@@ -13,15 +13,21 @@ from arx_verifier.errors import StoreError
 
 pytestmark = pytest.mark.spec("10.3")
 
-PROVEN: dict[str, Any] = {
-    "confirmed": 48,
-    "verifiers": 48,
-    "unreachable": (),
-    "registry_age_ms": 60_000,
-    "lease_ms": 1_000,
-    "at_risk": "",
-    "took_ms": 3.14,
-}
+AT_MS = 1_000_000
+
+
+def summary_of(
+    *,
+    confirmed: int = 48,
+    verifiers: int = 48,
+    unreachable: tuple[str, ...] = (),
+    registry_age_ms: int = 60_000,
+    at_risk: str = "",
+) -> tuple[str, str]:
+    """Return status and summary of a kill that all verifiers have confirmed, but for what is given."""
+    missing = tuple((name, 0, 0, 1) for name in unreachable)
+    seen = Registry(AT_MS, AT_MS - registry_age_ms, verifiers, confirmed, missing)
+    return write_summary(seen, Header("a history", 7, AT_MS, 1_000, 0, ""), AT_MS, at_risk, 3.14)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +59,13 @@ PROVEN: dict[str, Any] = {
 )
 def test_each_case_has_its_line(facts: dict[str, Any], status: str, summary: str) -> None:
     """One status and one line for each thing that can be known."""
-    assert write_summary(**{**PROVEN, **facts}) == (status, summary)
+    assert summary_of(**facts) == (status, summary)
 
 
 @pytest.mark.parametrize("facts", [{}, {"confirmed": 0, "verifiers": 0}, {"registry_age_ms": 0}])
 def test_what_is_not_durable_is_never_confirmed(facts: dict[str, Any]) -> None:
     """A kill that a crash of the store could undo is said to be one, first of all."""
-    status, summary = write_summary(**{**PROVEN, **facts, "at_risk": name_risk(False, 0, 0)})
+    status, summary = summary_of(**facts, at_risk=name_risk(False, 0, 0))
     assert status == "unconfirmed"
     assert summary.startswith("unconfirmed: NOT DURABLE")
 
