@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import stat
 import subprocess
@@ -37,8 +36,7 @@ CONFIG: Final = """\
 # Written at each start; changes are lost.
 dir "{dir}"
 logfile "{dir}/valkey.log"
-port {port}
-bind 127.0.0.1
+port 0
 protected-mode yes
 unixsocket "{socket}"
 unixsocketperm 700
@@ -47,7 +45,7 @@ appendfsync {fsync}
 save ""
 maxmemory-policy noeviction
 daemonize no
-{password}"""
+"""
 
 
 def server_binary() -> Path:
@@ -130,22 +128,13 @@ class EmbeddedValkey:
 
     Args:
         data_dir: Folder of the append-only file, the log and the socket; made with mode 0700.
-        port: Loopback TCP port to listen on as well, with a password; None for the socket alone.
         fsync: ``always`` for a store, which acknowledges a kill once it is on disk; ``everysec`` for a ledger.
     """
 
-    def __init__(
-        self,
-        data_dir: str | os.PathLike[str],
-        *,
-        port: int | None = None,
-        fsync: Literal["always", "everysec"] = "always",
-    ) -> None:
+    def __init__(self, data_dir: str | os.PathLike[str], *, fsync: Literal["always", "everysec"] = "always") -> None:
         self.data_dir, self._fsync = Path(data_dir).absolute(), fsync
-        self._port = port or 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = self.data_dir / "valkey.sock"
-        self._password: str | None = None
         self._owner = 0
 
     def __repr__(self) -> str:
@@ -165,9 +154,8 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """The unix socket's URL; with the password, if there is one."""
-        secret = f":{self._password}@" if self._password else ""
-        return f"unix://{secret}{quote(str(self._socket))}"
+        """The unix socket's URL."""
+        return f"unix://{quote(str(self._socket))}"
 
     @property
     def server_pid(self) -> int:
@@ -196,7 +184,6 @@ class EmbeddedValkey:
         self._socket = socket_path(self.data_dir)
         lock = self._lock()
         try:
-            self._password = self._own_password() if self._port else None
             self._socket.unlink(missing_ok=True)  # this process holds the lock, so no server listens on it
             self._owner = os.getpid()
             self._process = self._spawn(binary, self._write_config(), lock)
@@ -242,28 +229,11 @@ class EmbeddedValkey:
                 os.pwrite(lock, str(os.getpid()).encode(), 0)
                 return lock
 
-    def _own_password(self) -> str:
-        # Any user of the machine can reach a loopback port, and a user who can write to the store can thaw a freeze.
-        path = self.data_dir / "password"
-        try:
-            return path.read_text()
-        except FileNotFoundError:
-            password = secrets.token_urlsafe(24)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(password)
-            return password
-
     def _write_config(self) -> Path:
         path = self.data_dir / "valkey.conf"
         if '"' in str(self._socket) or "\\" in str(self._socket) or "\n" in str(self._socket):
             raise SettingsError("a data directory's path must not contain quotes, backslashes or newlines")
-        text = CONFIG.format(
-            dir=self.data_dir,
-            port=self._port,
-            fsync=self._fsync,
-            socket=self._socket,
-            password=f"requirepass {self._password}\n" if self._password else "",
-        )
+        text = CONFIG.format(dir=self.data_dir, fsync=self._fsync, socket=self._socket)
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
@@ -286,8 +256,7 @@ class EmbeddedValkey:
 
     def _client(self) -> redis.Redis:
         no_retry = Retry(NoBackoff(), 0)
-        path = str(self._socket)
-        return redis.Redis(unix_socket_path=path, password=self._password, socket_timeout=5.0, retry=no_retry)
+        return redis.Redis(unix_socket_path=str(self._socket), socket_timeout=5.0, retry=no_retry)
 
     def _wait_until_up(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_S

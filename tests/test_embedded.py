@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from arx_caps.embedded import MAX_SOCKET_PATH, EmbeddedValkey, socket_path
 from arx_verifier.errors import SettingsError
@@ -125,22 +123,6 @@ def test_a_short_directory_of_somebody_else_is_refused(tmp_path: Path, monkeypat
     (tmp_path / f"arx-{os.getuid()}").symlink_to(tmp_path)
     with pytest.raises(SettingsError, match="not a directory of this user"):
         socket_path(tmp_path / ("d" * 120))
-
-
-def test_a_loopback_port_asks_for_a_password(tmp_path: Path, free_port: int) -> None:
-    """Any user of the machine reaches a port; the password is kept, and never shown."""
-    with EmbeddedValkey(tmp_path, port=free_port) as server:
-        with (
-            redis.Redis(port=free_port, retry=Retry(NoBackoff(), 0)) as stranger,
-            pytest.raises(redis.AuthenticationError),
-        ):
-            stranger.ping()
-        password = (tmp_path / "password").read_text()
-        with redis.Redis(port=free_port, password=password) as client:
-            assert client.ping()
-        assert password in server.url
-        assert password not in repr(server)
-        assert stat.S_IMODE((tmp_path / "password").stat().st_mode) == 0o600
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
