@@ -34,24 +34,6 @@ class Unreachable(Stop):
     """The mint did not answer, or answered that it is not available."""
 
 
-def not_enrolled(error: Stop, key_out: Path | None, check: str) -> Stop:
-    """Delete the file of a key that the mint refused; keep one that it may have enrolled, with a hint.
-
-    Args:
-        error: The error of the enrolment.
-        key_out: The new key's file; None for an existing key, whose file the command did not make.
-        check: The command that shows whether the key is enrolled.
-
-    Returns:
-        The error.
-    """
-    if isinstance(error, Unreachable):
-        error.hint = f"the key may be enrolled{f', so {key_out} is kept' if key_out else ''}: check with `{check}`"
-    elif key_out is not None:
-        key_out.unlink(missing_ok=True)
-    return error
-
-
 class Caller:
     """A caller of the mint.
 

@@ -8,16 +8,14 @@ from typing import Final
 
 import click
 
-from arx_caps.cli.access.mint_session import not_enrolled
+from arx_caps.cli.access.key_enrolment import key_options, key_to_enrol
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.access.secure_files import read_object
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.name_completion import complete_names, find_names
 from arx_caps.cli.options import KidCommand, Verbs, options_of, yes_option
 from arx_caps.cli.resources import AGENTS, POLICIES, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
-from arx_caps.credentials.keyfile import KeyFile, PublicKey
 from arx_verifier.errors import GrantError, SettingsError
 
 ABOUT: Final = ("model", "purpose", "version")  # the members of an agent's metadata
@@ -37,8 +35,7 @@ def agent_command() -> None:
 
 @agent_command.command("enrol")
 @click.argument("path")
-@click.option("--key-out", type=click.Path(path_type=Path), help="new file for a new key (mode 0600)")
-@click.option("--public-jwk", metavar="FILE", help="file with the public key to enrol, as JWK")
+@key_options
 @click.option(
     "--workload",
     is_flag=True,
@@ -64,24 +61,22 @@ def enrol(
     AGENTS.check(path)
     if [key_out is not None, public_jwk is not None, workload].count(True) != 1:
         raise click.UsageError("expected one of --key-out FILE, --public-jwk FILE or --workload")
-    public = PublicKey(read_object(public_jwk)) if public_jwk is not None else None
-    mint = place.mint()
-    # The key is saved before the call: an enrolled key without its file would be lost.
-    if key_out is not None:
-        key = KeyFile.generate("agent", path, mint.issuer)
-        key.save(key_out)
-        public = key.key.public
     metadata = {name: about[name] for name in ABOUT if about[name] is not None}
-    jwk = None if public is None else public.jwk
-    body = {"path": path, "jwk": jwk, "owner": about["owner"], "metadata": metadata or None}
+    body = {"path": path, "owner": about["owner"], "metadata": metadata or None}
+    kid = None
     try:
-        answer = mint.call("POST", AGENTS.path, body)
+        if workload:
+            mint = place.mint()
+            answer = mint.call("POST", AGENTS.path, body)
+        else:
+            check = f"arx agent show {path}"
+            with key_to_enrol(place, "agent", path, key_out, public_jwk, check=check) as (mint, public):
+                kid, answer = public.kid, mint.call("POST", AGENTS.path, body | {"jwk": public.jwk})
     except Stop as error:
         if error.code == "agent_exists":
             error.hint = f"`arx agent key add {path} --key-out FILE` enrols a further key of an active agent"
-        raise not_enrolled(error, key_out, f"arx agent show {path}") from error
+        raise
     agent = answer.get("agent", answer)
-    kid = None if public is None else public.kid
     value = {"agent": agent, "kid": kid, "key_file": str(key_out) if key_out else None}
     console.data("agent", value, lambda: pairs([("agent", path), ("key", kid), ("key file", value["key_file"])]))
     with contextlib.suppress(Stop, SettingsError):  # a role may allow to enrol an agent and not to read the policy
@@ -147,24 +142,13 @@ def key_command() -> None:
 
 @key_command.command("add")
 @click.argument("path", shell_complete=complete_names("agent"))
-@click.option("--key-out", type=click.Path(path_type=Path), help="new file for a new key (mode 0600)")
-@click.option("--public-jwk", metavar="FILE", help="file with the public key to enrol, as JWK")
+@key_options
 @operator_options
 def add_key(console: Console, path: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
     """Enrol an additional key of the agent PATH; open sessions continue."""
-    if (key_out is None) == (public_jwk is None):
-        raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
-    mint = place.mint()
-    if key_out is not None:
-        key = KeyFile.generate("agent", AGENTS.check(path), mint.issuer)
-        key.save(key_out)
-        public = key.key.public
-    else:
-        public = PublicKey(read_object(str(public_jwk)))
-    try:
+    check = f"arx agent show {AGENTS.check(path)}"
+    with key_to_enrol(place, "agent", path, key_out, public_jwk, check=check) as (mint, public):
         agent = mint.call("PATCH", AGENTS.path_of(path), {"add_jwk": public.jwk})
-    except Stop as error:
-        raise not_enrolled(error, key_out, f"arx agent show {path}") from error
     console.data("agent", {"agent": agent, "kid": public.kid}, lambda: pairs(facts_of(agent)))
 
 

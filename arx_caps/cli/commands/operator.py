@@ -6,15 +6,14 @@ from typing import Any
 
 import click
 
-from arx_caps.cli.access.mint_session import not_enrolled
+from arx_caps.cli.access.key_enrolment import key_options, key_to_enrol
 from arx_caps.cli.access.place import Place, database_option, operator_options, realm_dir_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_object, read_passphrase
 from arx_caps.cli.display import facts_of
-from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import KidCommand, Verbs, command_options, yes_option
 from arx_caps.cli.resources import OPERATORS, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
-from arx_caps.credentials.keyfile import KeyFile, PublicKey
+from arx_caps.credentials.keyfile import KeyFile
 from arx_caps.settings.realm import Realm
 
 ROLES = ("admin", "read-only", "kill-only", "responder", "approver", "policy", "keys", "agents")
@@ -22,8 +21,6 @@ role_option = click.option("--role", type=click.Choice(ROLES), help="role of the
 rules_option = click.option(
     "--rules", metavar="FILE", help="JSON file with `rules` over the mint's actions, instead of a role"
 )
-key_out_option = click.option("--key-out", type=click.Path(path_type=Path), help="new file for a new key (mode 0600)")
-public_jwk_option = click.option("--public-jwk", metavar="FILE", help="file with the public key to enrol, as JWK")
 
 
 @click.group("operator", cls=Verbs)
@@ -35,8 +32,7 @@ def operator_command() -> None:
 @click.argument("name")
 @role_option
 @rules_option
-@key_out_option
-@public_jwk_option
+@key_options
 @operator_options
 def enrol(
     console: Console,
@@ -53,14 +49,8 @@ def enrol(
         arx operator enrol night-watch --role responder --key-out night-watch.key
     """
     asked, name = _role(role, rules), OPERATORS.check(name)
-    if (key_out is None) == (public_jwk is None):
-        raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
-    mint = place.mint()
-    public = _key(name, mint.issuer, key_out, public_jwk)
-    try:
+    with key_to_enrol(place, "operator", name, key_out, public_jwk, check="arx operator list") as (mint, public):
         answer = mint.call("POST", OPERATORS.path, {"name": name, "jwk": public.jwk, **asked})
-    except Stop as error:
-        raise not_enrolled(error, key_out, "arx operator list") from error
     value = {"operator": answer, "kid": public.kid, "key_file": str(key_out) if key_out else None}
     rows = [("operator", name), ("role", answer.get("role")), ("key", public.kid), ("key file", value["key_file"])]
     console.data("operator", value, lambda: pairs(rows))
@@ -97,19 +87,13 @@ def key_command() -> None:
 
 @key_command.command("add")
 @click.argument("name")
-@key_out_option
-@public_jwk_option
+@key_options
 @operator_options
 def add_key(console: Console, name: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
     """Enrol an additional key of the operator NAME."""
-    if (key_out is None) == (public_jwk is None):
-        raise click.UsageError("expected --key-out FILE for a new key, or --public-jwk FILE for an existing one")
-    mint = place.mint()
-    public = _key(OPERATORS.check(name), mint.issuer, key_out, public_jwk)
-    try:
+    OPERATORS.check(name)
+    with key_to_enrol(place, "operator", name, key_out, public_jwk, check="arx operator list") as (mint, public):
         operator = mint.call("PATCH", OPERATORS.path_of(name), {"add_jwk": public.jwk})
-    except Stop as error:
-        raise not_enrolled(error, key_out, "arx operator list") from error
     added = [("added", public.kid), ("key file", key_out)]
     console.data("operator", {"operator": operator, "kid": public.kid}, lambda: pairs([*facts_of(operator), *added]))
 
@@ -176,12 +160,3 @@ def _role(role: str | None, rules: str | None) -> dict[str, Any]:
     if (role is None) == (rules is None):
         raise click.UsageError("expected --role ROLE or --rules FILE")
     return {"role": role} if rules is None else {"rules": read_object(rules).get("rules")}
-
-
-def _key(name: str, issuer: str, key_out: Path | None, public_jwk: str | None) -> PublicKey:
-    if key_out is None:
-        assert public_jwk is not None
-        return PublicKey(read_object(public_jwk))
-    key = KeyFile.generate("operator", name, issuer)
-    key.save(key_out)
-    return key.key.public
