@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse failovers wheels image release vulnerabilities workflows try-release check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -137,6 +137,12 @@ wheels: $(RELEASE)/.ready  ## the wheels and sources of a release in dist, twice
 image: $(RELEASE)/.ready  ## the container image in dist, twice and compared, checked; takes root, mmdebstrap and buildah; ARGS=--short once, on the kept base
 	@$(RELEASE)/bin/python deploy/image.py $(ARGS)
 
+packages: $(RELEASE)/.ready  ## the .deb and the .rpm in dist, twice and compared; ARGS=--short once
+	@$(RELEASE)/bin/python deploy/packages.py $(ARGS)
+
+packages-try:  ## the .deb in a fresh Debian under systemd, from installation to removal; takes root, mmdebstrap, systemd-container, lintian
+	@$(PYTHON) -m tests.release.packages $(ARGS)
+
 release: $(RELEASE)/.ready  ## a release, from the commit of its VERSION, twice and compared, signed, recorded; ARGS=--short for a try
 	@$(RELEASE)/bin/python deploy/release.py $(VERSION) $(ARGS)
 
@@ -149,7 +155,7 @@ workflows: $(RELEASE)/.ready  ## lint of the workflows that publish a release
 	@$(RELEASE)/bin/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)/*.yml
 
 try-release: $(READY) $(RELEASE)/.ready  ## the tests of what makes a release
-	$(BIN)/python -m pytest -q -p no:benchmark $(filter-out tests/release/image.py tests/release/neighbours.py,$(wildcard tests/release/*.py)) $(ARGS)
+	$(BIN)/python -m pytest -q -p no:benchmark $(filter-out tests/release/image.py tests/release/neighbours.py tests/release/packages.py,$(wildcard tests/release/*.py)) $(ARGS)
 
 check: $(READY)  ## format, lint, types, plain English and the site of the documentation
 	$(BIN)/ruff format --check .

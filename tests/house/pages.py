@@ -23,6 +23,7 @@ PAGES = [
         "docs/audit.md",
         "docs/comparison.md",
         "docs/compatibility.md",
+        "docs/packages.md",
         "docs/concepts.md",
         "docs/coding-agents.md",
         "docs/constraints.md",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The units of ``deploy/systemd``: hardened alike, without a secret in them, accepted by systemd where it is installed.
+"""The units of ``deploy/systemd`` are hardened alike, and have no secret; the packages have them.
 
 ``make packages-try`` runs them.
 """
@@ -8,14 +8,18 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.house.pages import ROOT
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 MOST_EXPOSED = 15  # tenths, as systemd-analyze counts
+PACKAGES = ROOT / "deploy" / "packages"
 SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
@@ -87,3 +91,49 @@ def test_a_secret_comes_from_a_credential() -> None:
 def test_one_unit_alone_may_set_the_mode_of_a_folder() -> None:
     """/etc/arx is the package's; of several units with ``ConfigurationDirectory`` the last start would decide."""
     assert not any("ConfigurationDirectory" in unit.read_text("utf-8") for unit in UNITS)
+
+
+def nfpm() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((PACKAGES / "nfpm.yaml").read_text("utf-8"))
+    return read
+
+
+def test_the_packages_have_what_the_units_name() -> None:
+    """Each unit, the command that it runs, its user, and the folders of its settings."""
+    contents = {each["dst"]: each for each in nfpm()["contents"]}
+    assert {place for place in contents if place.endswith(".service")} == {
+        f"/usr/lib/systemd/system/{unit.name}" for unit in UNITS
+    }
+    named = {word for unit in UNITS for word in re.findall(r"/(?:etc|usr)/[\w./-]+", "\n".join(lines_of(unit)))}
+    parts = re.compile(r"/etc/arx/(credentials/[\w.-]+|\w+\.env|gateway\.toml)")  # the administrator writes these
+    assert {place for place in named if not parts.fullmatch(place)} <= contents.keys()
+    assert contents["/etc/arx/credentials"]["file_info"]["mode"] == 0o700
+    assert re.search(r"(?m)^u arx ", (PACKAGES / "sysusers.conf").read_text("utf-8"))
+
+
+def test_each_file_of_the_packages_is_there() -> None:
+    """But for those that are built, and the target of a link."""
+    sources = [each["src"] for each in nfpm()["contents"] if each.get("type") not in ("dir", "symlink")]
+    sources += nfpm()["scripts"].values()
+    missing = [source for source in sources if not (ROOT / source).exists()]
+    assert missing == ["build/packages/root/usr/lib/arx", "build/packages/changelog.gz"]
+
+
+def test_the_scripts_handle_each_unit() -> None:
+    """A unit that one of them forgets runs on from files that are gone."""
+    for name in ("postinstall", "preremove"):
+        script = PACKAGES / f"{name}.sh"
+        subprocess.run(["sh", "-n", script], check=True)
+        for unit in UNITS:
+            assert unit.name.replace("@", "@*") in script.read_text("utf-8"), f"{name}: {unit.name}"
+
+
+def test_the_packages_are_of_this_version() -> None:
+    """And of the Python whose wheels they have, which is that of the image."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert (PACKAGES / "changelog").read_text("utf-8").startswith(f"arx ({version}-1) ")
+    python = re.search(r'^PYTHON: Final = "3\.(\d+)"', (ROOT / "deploy" / "image.py").read_text("utf-8"), re.MULTILINE)
+    assert python is not None
+    minor, needed = int(python[1]), nfpm()["overrides"]
+    assert {f"python3 (>= 3.{minor})", f"python3 (<< 3.{minor + 1})"} <= set(needed["deb"]["depends"])
+    assert f"python(abi) = 3.{minor}" in needed["rpm"]["depends"]

@@ -1,0 +1,18 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# After the files are there.  $1 of dpkg: configure; of rpm: 1 for an installation, 2 for an upgrade.
+set -e
+case "$1" in
+configure | 1 | 2)
+    systemd-sysusers arx.conf
+    # For `arx init` before the first start of a unit; a removal keeps it.
+    [ -d /var/lib/arx ] || install -d -o arx -g arx -m 0700 /var/lib/arx /var/lib/arx/services
+    # The units cannot write it, and would compile each module at each start.
+    /usr/lib/arx/bin/python3 -m compileall -q /usr/lib/arx/lib
+    if [ -d /run/systemd/system ]; then
+        systemctl daemon-reload
+        # Of those that run; a new installation starts none.
+        systemctl try-restart arx-mint.service arx-relay.service arx-gateway.service 'arx-ship@*.service'
+    fi
+    ;;
+esac
