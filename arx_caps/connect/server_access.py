@@ -12,7 +12,7 @@ from arx_caps.agent import ArxAuth, McpSigner, Task
 from arx_caps.connect.bundle_file import BundleFile
 from arx_caps.http import client as http_client
 from arx_caps.mcp.errors import NO_ANSWER, error_answer, refused_result
-from arx_caps.mcp.message import RpcMessage, read_object, result_answer, written
+from arx_caps.mcp.message import RpcMessage, object_in, read_object, result_answer, written
 from arx_caps.mcp.wire import kind_of, read_body
 from arx_verifier.enforcement.mcp.messages import MCP_REFUSED, mcp_meaning
 from arx_verifier.errors import ArxError, RequestError, SettingsError
@@ -107,9 +107,9 @@ class ServerAccess:
         Args:
             answer: The answer to ``tools/list``, which is changed.
         """
-        result = answer.get("result")
-        tools = result.get("tools") if isinstance(result, dict) else None
-        if not isinstance(result, dict) or not isinstance(tools, list):
+        result = object_in(answer, "result")
+        tools = result.get("tools")
+        if not isinstance(tools, list):
             return False
         signer = self._follow()[1]
         result["tools"] = [each for each in tools if isinstance(each, dict) and signer.offers(str(each.get("name")))]

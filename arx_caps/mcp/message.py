@@ -53,8 +53,7 @@ class RpcMessage(NamedTuple):
     @property
     def meta(self) -> dict[str, Any]:
         """The ``_meta`` of its parameters."""
-        found = self.params.get("_meta")
-        return found if isinstance(found, dict) else {}
+        return object_in(self.params, "_meta")
 
     @property
     def version(self) -> str | None:
@@ -169,6 +168,17 @@ def object_of(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def object_in(value: Any, name: str) -> dict[str, Any]:
+    """Return the object that a JSON object has as a member; a new, empty one if it has none.
+
+    Args:
+        value: The object, or any other value, which has no members.
+        name: The member's name.
+    """
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from arx_caps.gateway.base.asgi import Message, until_gone
 from arx_caps.http.event_stream import fields_of, split_events
 from arx_caps.mcp.errors import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, WireError
 from arx_caps.mcp.headers import encoded
-from arx_caps.mcp.message import object_of, written
+from arx_caps.mcp.message import object_in, object_of, written
 from arx_caps.mcp.revision import HAS_TASKS, STATELESS
 from arx_caps.service.access_tokens import HandleApproval, TakenApproval
 from arx_verifier.clock import now_ms
@@ -293,8 +293,7 @@ def _request_of(about: HandleApproval, audience: str, asked: AskedMessage) -> Ob
     params: Object = {"name": about.tool.removeprefix(f"{audience}."), "arguments": about.args}
     if asked.is_stateless:
         meta = dict(asked.message.meta)
-        found = meta.get(_CAPABILITIES)
-        capabilities: Object = dict(found) if isinstance(found, dict) else {}
+        capabilities: Object = dict(object_in(meta, _CAPABILITIES))
         # The upstream must not answer with a task of its own: no client would ask for that one.
         capabilities["extensions"] = {
             name: value for name, value in (capabilities.get("extensions") or {}).items() if name != TASKS
@@ -316,9 +315,7 @@ def takes_tasks(asked: AskedMessage) -> bool:
         return False
     if not asked.is_stateless:
         return isinstance(asked.message.params.get("task"), dict)
-    found = asked.message.meta.get(_CAPABILITIES)
-    extensions = found.get("extensions") if isinstance(found, dict) else None
-    return isinstance(extensions, dict) and TASKS in extensions
+    return TASKS in object_in(object_in(asked.message.meta, _CAPABILITIES), "extensions")
 
 
 def _created(task: str, call: WaitingCall, is_stateless: bool) -> Object:
@@ -367,9 +364,8 @@ def _payload(asked: AskedMessage, status: _Status, task: str) -> bytes:
     """Return what ``tasks/result`` of MCP 2025-11-25 asks for."""
     answer = dict(status.answer or {}) | {"id": asked.message.id, "jsonrpc": "2.0"}
     if isinstance(answer.get("result"), dict):
-        meta = answer["result"].get("_meta")
-        related = {_RELATED: {"taskId": task}}
-        answer["result"] = answer["result"] | {"_meta": (meta if isinstance(meta, dict) else {}) | related}
+        meta = object_in(answer["result"], "_meta") | {_RELATED: {"taskId": task}}
+        answer["result"] = answer["result"] | {"_meta": meta}
     return written(answer)
 
 

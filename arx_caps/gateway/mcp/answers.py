@@ -19,7 +19,7 @@ from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessageError
 from arx_caps.gateway.mcp.tasks import TaskIds
 from arx_caps.http.event_stream import fields_of, is_whole, split_events, with_data, with_id
-from arx_caps.mcp.message import aside, object_of, written
+from arx_caps.mcp.message import aside, object_in, object_of, written
 from arx_verifier.enforcement.mcp.messages import McpMessage, Messages, mcp_effect
 from arx_verifier.errors import RequestError
 from arx_verifier.journal.record import ChainFacts
@@ -234,9 +234,8 @@ class McpAnswers:
             if member in result:
                 result.update(self._messages.filtered(message, screened, result))
                 changed = True
-        capabilities = result.get("capabilities")
-        tasks = capabilities.get("tasks") if isinstance(capabilities, dict) else None
-        if not self._lists_tasks and isinstance(tasks, dict) and "list" in tasks:
+        tasks = object_in(object_in(result, "capabilities"), "tasks")
+        if not self._lists_tasks and "list" in tasks:
             del tasks["list"]  # a client would ask for what is refused
             changed = True
         return changed
@@ -357,16 +356,12 @@ def _message_without_own(data: bytes) -> bytes:
 def _remove_own(message: dict[str, Any]) -> bool:
     """Remove what only ARx says in ``_meta`` of a message; return whether there was any."""
     found = False
-    for part in (message.get("params"), result := message.get("result"), _member(result, "result")):
-        meta = _member(part, "_meta")
-        for name in [each for each in meta if each.startswith(_OWN)] if isinstance(meta, dict) else ():
+    for part in (message.get("params"), result := message.get("result"), object_in(result, "result")):
+        meta = object_in(part, "_meta")
+        for name in [each for each in meta if each.startswith(_OWN)]:
             del meta[name]
             found = True
     return found
-
-
-def _member(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from arx_caps.http.event_stream import fields_of, split_events
-from arx_caps.mcp.message import aside, result_of
+from arx_caps.mcp.message import aside, object_in, result_of
 
 _PAGES: Final = 100
 
@@ -26,7 +26,7 @@ async def input_schema(tool: str, listed: Callable[[dict[str, Any]], Awaitable[t
         tools = result.get("tools")
         for item in tools if isinstance(tools, list) else ():
             if isinstance(item, dict) and item.get("name") == tool:
-                properties = _object(_object(item, "inputSchema"), "properties")
+                properties = object_in(object_in(item, "inputSchema"), "properties")
                 return {"properties": {name: each for name, each in properties.items() if isinstance(each, dict)}}
         if not isinstance(result.get("nextCursor"), str):
             break
@@ -40,7 +40,7 @@ async def _result(is_stream: bool, data: bytes) -> dict[str, Any]:
     if is_stream:
         async for event in split_events(_once(data), len(data)):
             found = await aside(len(event), _of_event, event) or found
-    return _object(found or {}, "result")
+    return object_in(found, "result")
 
 
 def _of_event(event: bytes) -> dict[str, Any] | None:
@@ -49,8 +49,3 @@ def _of_event(event: bytes) -> dict[str, Any] | None:
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
-
-
-def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
-    found = value.get(name)
-    return found if isinstance(found, dict) else {}

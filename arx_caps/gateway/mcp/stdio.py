@@ -20,10 +20,11 @@ from arx_caps.gateway.base.rates import has_room
 from arx_caps.gateway.base.settings import SOURCES, UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
-from arx_caps.gateway.upstream.stdio_process import StdioProcess, meta_of
+from arx_caps.gateway.upstream.stdio_process import StdioProcess
 from arx_caps.isolation.choice import isolate
 from arx_caps.isolation.program import Program, account_of
 from arx_caps.mcp.errors import INVALID_PARAMS, METHOD_NOT_FOUND, UNKNOWN_SESSION, status_of
+from arx_caps.mcp.message import object_in
 from arx_caps.mcp.revision import STATELESS
 
 _PROCESSES: Final = 32  # of one agent at once: each `initialize` starts one
@@ -257,7 +258,7 @@ def _fault(message: dict[str, Any]) -> tuple[int, str] | None:
     if message.get("method") == "initialize":
         return METHOD_NOT_FOUND, "initialize: MCP 2026-07-28 has no sessions"
     if "method" in message and "id" in message:
-        meta = meta_of(message.get("params"))
+        meta = object_in(message.get("params"), "_meta")
         for member, kind in _ENVELOPE.items():
             if not isinstance(meta.get(member), kind):
                 return INVALID_PARAMS, f"_meta: expected {member}"

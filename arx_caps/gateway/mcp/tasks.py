@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from arx_caps.gateway.base.bound_ids import BoundIds
 from arx_caps.mcp.errors import INVALID_PARAMS, WireError
-from arx_caps.mcp.message import written
+from arx_caps.mcp.message import object_in, written
 from arx_verifier.enforcement.mcp.messages import McpMessage
 from arx_verifier.journal.record import ChainFacts
 from arx_verifier.token.keyring import KeyRing
@@ -82,9 +82,9 @@ class TaskIds:
 
 def _of_server(message: Object) -> Iterator[Object]:
     """Yield the objects with ids of tasks in a message of a server."""
-    result, params = _object(message, "result"), _object(message, "params")
+    result, params = object_in(message, "result"), object_in(message, "params")
     yield result  # of `tasks/get` and `tasks/cancel`; a call that became a task, in 2026-07-28
-    yield _object(result, "task")  # a call that became a task, in 2025-11-25
+    yield object_in(result, "task")  # a call that became a task, in 2025-11-25
     for task in result["tasks"] if isinstance(result.get("tasks"), list) else ():
         if isinstance(task, dict):
             yield task
@@ -93,20 +93,20 @@ def _of_server(message: Object) -> Iterator[Object]:
     if message.get("method") in _STATUS:
         yield params
     if message.get("method") == "notifications/subscriptions/acknowledged":
-        yield _object(params, "notifications")
+        yield object_in(params, "notifications")
 
 
 def _of_client(message: Object) -> Iterator[Object]:
     """Yield the objects with ids of a server's tasks in a message of a client."""
-    params, method = _object(message, "params"), str(message.get("method"))
+    params, method = object_in(message, "params"), str(message.get("method"))
     if method.startswith("tasks/"):
         if params.keys() - _PARAMS:  # a server that reads names in any case could take an id from another one
             raise WireError(INVALID_PARAMS, f"expected no parameters but {', '.join(sorted(_PARAMS))}")
         yield params
     if method == "subscriptions/listen":
-        yield _object(params, "notifications")
+        yield object_in(params, "notifications")
     yield _related(params)
-    yield _related(_object(message, "result"))
+    yield _related(object_in(message, "result"))
 
 
 def _replace(places: Iterator[Object], replaced: Callable[[Any], Any]) -> bool:
@@ -122,10 +122,5 @@ def _replace(places: Iterator[Object], replaced: Callable[[Any], Any]) -> bool:
     return found
 
 
-def _object(value: Object, name: str) -> Object:
-    found = value.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def _related(value: Object) -> Object:
-    return _object(_object(value, "_meta"), _RELATED)
+    return object_in(object_in(value, "_meta"), _RELATED)

@@ -22,7 +22,7 @@ from arx_caps.gateway.upstream.stdio_answer import StdioAnswer
 from arx_caps.gateway.upstream.stdio_log import StdioLog
 from arx_caps.isolation.start import Isolation
 from arx_caps.mcp.errors import INTERNAL_ERROR
-from arx_caps.mcp.message import aside, object_of, written
+from arx_caps.mcp.message import aside, object_in, object_of, written
 from arx_verifier.errors import SettingsError
 
 _STOP_S: Final = 3.0
@@ -112,8 +112,7 @@ class StdioProcess:
         params = message.get("params")
         if answer is not None:
             number = next(self._numbers)
-            meta = params.get("_meta") if isinstance(params, dict) else None
-            progress = meta.get("progressToken") if isinstance(meta, dict) else None
+            progress = object_in(params, "_meta").get("progressToken")
             self.waiting[number] = (message["id"], progress, answer)
             message = {**message, "id": number}
             if progress is not None:
@@ -193,7 +192,7 @@ class StdioProcess:
             if type(number) is not int or number not in self.waiting:  # true is no 1
                 return
             old, _, answer = self.waiting.pop(number)
-            if _SUBSCRIPTION in meta_of(result := message.get("result")):
+            if _SUBSCRIPTION in object_in(result := message.get("result"), "_meta"):
                 message = {**message, "result": _subscribed(result, old)}
             answer.put({**message, "id": old}, None)
             return
@@ -204,7 +203,7 @@ class StdioProcess:
             _, token, answer = self.waiting[progress]
             await answer.put_slowly({**message, "params": {**params, "progressToken": token}})
             return
-        if (subscription := meta_of(params).get(_SUBSCRIPTION)) is not None:
+        if (subscription := object_in(params, "_meta").get(_SUBSCRIPTION)) is not None:
             if type(subscription) is int and subscription in self.waiting:
                 old, _, answer = self.waiting[subscription]
                 await answer.put_slowly({**message, "params": _subscribed(params, old)})
@@ -238,16 +237,6 @@ class StdioProcess:
         if self._end:
             end, self._end = self._end, ()
             asyncio.get_running_loop().run_in_executor(None, functools.partial(subprocess.run, end, **_QUIET))
-
-
-def meta_of(part: Any) -> dict[str, Any]:
-    """Return ``_meta`` of the parameters of a message, or of its result; an empty one if there is none.
-
-    Args:
-        part: The parameters or the result.
-    """
-    meta = part.get("_meta") if isinstance(part, dict) else None
-    return meta if isinstance(meta, dict) else {}
 
 
 def _subscribed(part: Any, subscription: Any) -> dict[str, Any]:
