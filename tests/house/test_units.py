@@ -88,6 +88,13 @@ def test_a_secret_comes_from_a_credential() -> None:
         assert loaded or unit.name == "arx-ship@.service"  # which needs no password: its key is in its state
 
 
+def test_the_mint_alone_sees_the_realm() -> None:
+    """All units have one user, and a gateway is nearer to an attacker than the root keys may be."""
+    without = {unit.name for unit in UNITS if "InaccessiblePaths=-/var/lib/arx/realm" in lines_of(unit)}
+    assert without == {unit.name for unit in UNITS} - {"arx-mint.service"}
+    assert "Environment=ARX_HOME=/var/lib/arx/realm" in lines_of(next(unit for unit in UNITS if "mint" in unit.name))
+
+
 def test_one_unit_alone_may_set_the_mode_of_a_folder() -> None:
     """/etc/arx is the package's; of several units with ``ConfigurationDirectory`` the last start would decide."""
     assert not any("ConfigurationDirectory" in unit.read_text("utf-8") for unit in UNITS)
@@ -115,8 +122,9 @@ def test_each_file_of_the_packages_is_there() -> None:
     """But for those that are built, and the target of a link."""
     sources = [each["src"] for each in nfpm()["contents"] if each.get("type") not in ("dir", "symlink")]
     sources += nfpm()["scripts"].values()
-    missing = [source for source in sources if not (ROOT / source).exists()]
-    assert missing == ["build/packages/root/usr/lib/arx", "build/packages/changelog.gz"]
+    built = {"build/packages/root/usr/lib/arx", "build/packages/changelog.gz"}
+    assert [source for source in sources if source not in built and not (ROOT / source).exists()] == []
+    assert built < set(sources)
 
 
 def test_the_scripts_handle_each_unit() -> None:

@@ -239,6 +239,10 @@ def check_secrets(machine: Machine) -> None:
     for path in ("/etc/arx/credentials", "/run/credentials/arx-mint.service", "/var/lib/arx", "/run/arx-relay"):
         shown = machine.run("runuser", "-u", "nobody", "--", "ls", path, exits=None)
         require("Permission denied" in shown, f"another user lists {path}: {shown}")
+    for unit in UNITS:  # all have one user, but the realm's keys are for the mint alone
+        inside = ("nsenter", "-t", machine.main_pid(unit), "-m", "--", "runuser", "-u", "arx", "--")
+        shown = machine.run(*inside, "ls", "/var/lib/arx/realm/keys", exits=None)
+        require(("Permission denied" in shown) == (unit != "arx-mint"), f"{unit} and the realm's keys: {shown}")
     # Without its credential a unit does not start: it does not go on without a password.
     machine.type("mv /etc/arx/credentials/verifier.store-password /root/kept; systemctl stop arx-relay")
     machine.run("systemctl", "start", "arx-relay", exits=1)
