@@ -40,7 +40,8 @@ class Counts:
                 for code, times in call.counts:
                     decisions["would_refuse" if call.watched else "deny", code if code in _KNOWN else OTHER] += times
             elif entry.outcome == EVENT and entry.tool.startswith(_STORE):
-                changes[entry.tool.removeprefix(_STORE)] += 1
+                # A kill of an agent, a person or the realm is the operation `kill+freeze`, and one of the kills.
+                changes[entry.tool.removeprefix(_STORE).partition("+")[0]] += 1
         with self._lock:
             self._decisions.update(decisions)
             self._changes.update(changes)

@@ -18,6 +18,7 @@ import httpx
 from arx_caps.agent import Agent, Session
 from arx_caps.agent.tasks.task import Task
 from arx_verifier.errors import ArxError, RevokedError
+from tests.faults.rehearsal.drills import Drills
 from tests.faults.rehearsal.load import AGENTS, PATHS, Crowd
 from tests.faults.rehearsal.site import READY_S, Service, Site
 
@@ -35,6 +36,7 @@ class Rehearsal:
     def __init__(self, site: Site, say: Callable[[str], None]) -> None:
         self.site, self.say = site, say
         self.crowd = Crowd(site.services)
+        self.drills = Drills(site, say)
         self.marked: list[tuple[Agent, Session]] = []
         self.dead: list[str] = []  # agents that were killed or frozen
         self.answered: Counter[str] = Counter()  # calls that the acts made themselves, by session
@@ -45,6 +47,7 @@ class Rehearsal:
         with ThreadPoolExecutor() as pool:
             self.crowd.employ(list(pool.map(self._enrol, AGENTS)))
         self.goes_on("the load")
+        self.drills.start()
 
     def _key(self, path: str) -> Path:
         return self.site.folder / (path.replace("/", "-") + ".key.json")
@@ -305,11 +308,16 @@ class Rehearsal:
         self.say(f"  arx audit check: {self.site.arx('audit', 'check').strip()}")  # ends with 0, or this does not
         calls, rounds = sum(answered.values()), sum(self.crowd.rounds())
         late = self.crowd.late
-        return {"rounds": rounds, "calls": calls, "refunds": len(refunds), "kills": len(self.kills)} | {
-            "lost": len(missing),
-            "late": len(late),
-            "tried": sum(holder.refused for holder in self.crowd.holders),
-        }
+        drilled = self.drills.close()
+        return (
+            {"rounds": rounds, "calls": calls, "refunds": len(refunds), "kills": len(self.kills)}
+            | drilled
+            | {
+                "lost": len(missing),
+                "late": len(late),
+                "tried": sum(holder.refused for holder in self.crowd.holders),
+            }
+        )
 
     def _refunds(self) -> set[str]:
         found: set[str] = set()
