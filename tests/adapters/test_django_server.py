@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from socketserver import ThreadingMixIn
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -26,6 +27,7 @@ from django.urls.converters import StringConverter
 from arx_verifier import ArxWSGI, Rule, SettingsError
 from arx_verifier.integrations.django import NAME, guard
 from arx_verifier.testing import UnsafeTestRealm
+from tests.adapters.readiness import Readiness, check_readiness, route
 from tests.adapters.workers import GET, REFUND, check_workers
 from tests.house.pages import ROOT, blocks
 from tests.servers import child, free_ports, until
@@ -359,3 +361,18 @@ urlpatterns.append(path("orders/<int:order_id>/events", events, name="events"))
     lines = f'ROOT_URLCONF = "urls"\nALLOWED_HOSTS = ["127.0.0.1"]\nMIDDLEWARE = ["{NAME}"]\n'
     (tmp_path / "settings.py").write_text(lines)
     check_workers(tmp_path, "wsgi", way)
+
+
+def test_the_page_of_readiness(realm: UnsafeTestRealm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its route answers as the lease is, and needs no token."""
+    monkeypatch.setitem(sys.modules, "wsgi", SimpleNamespace(verifier=realm.verifier))
+    view = route("`wsgi.py` keeps its verifier")["readyz"]
+    with override_settings(ROOT_URLCONF=(path("readyz", view, name="readyz"),)):
+        app = guard(get_wsgi_application(), realm.verifier, tools={}, public=["GET readyz"])
+        with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://127.0.0.1") as client:
+
+            def ask() -> Readiness:
+                answer = client.get("/readyz")
+                return answer.status_code, answer.json()["why"]
+
+            check_readiness(realm, ask)

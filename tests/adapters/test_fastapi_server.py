@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from arx_verifier import Constraint, Grant, Rule, SettingsError
 from arx_verifier.integrations.fastapi import current_grant, guard
 from arx_verifier.testing import UnsafeTestRealm
+from tests.adapters.readiness import Readiness, check_readiness, route
 from tests.adapters.serving import connect, example, served
 
 REFUND = Rule(tool="orders.refund", args={"order_id": "o-1", "amount": Constraint(max=20)})
@@ -266,3 +267,17 @@ def test_a_grant_is_asked_for_where_there_is_one(realm: UnsafeTestRealm) -> None
     guard(app, realm.verifier, tools={}, public=["show"])
     with served(app) as address:
         assert httpx.get(address).status_code == 500
+
+
+def test_the_page_of_readiness(realm: UnsafeTestRealm) -> None:
+    """Its route answers as the lease is, and needs no token."""
+    app = FastAPI()
+    route("FastAPI", app=app, verifier=realm.verifier)
+    guard(app, realm.verifier, tools={}, public=["readyz"])
+    with served(app) as address, httpx.Client(base_url=address, timeout=60) as client:
+
+        def ask() -> Readiness:
+            answer = client.get("/readyz")
+            return answer.status_code, answer.json()["why"]
+
+        check_readiness(realm, ask)

@@ -16,6 +16,7 @@ from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters import fastmcp_server, mcp_contract
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_contract import *  # noqa: F403 - its tests run in this file
+from tests.adapters.readiness import Readiness, check_readiness, route
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +63,18 @@ def test_one_server_judges_tools_of_a_mounted_one_and_of_a_tool() -> None:
 
     assert asyncio.run(run()) == [False, False, True, True]
     assert ran == ["look", "nested", "look", "nested"]
+
+
+def test_the_page_of_readiness() -> None:
+    """Its route answers as the lease is, and needs no token."""
+    realm = UnsafeTestRealm("orders")
+    arx = ArxMcpMiddleware(realm.verifier)
+    server: FastMCP[Any] = FastMCP("orders", middleware=[arx], lifespan=arx.lifespan)
+    route("over stdio has none", server=server, verifier=realm.verifier)
+    with serving(server.http_app()) as port:
+
+        def ask() -> Readiness:
+            answer = httpx2.get(f"http://127.0.0.1:{port}/readyz")
+            return answer.status_code, answer.json()["why"]
+
+        check_readiness(realm, ask)

@@ -18,6 +18,7 @@ from werkzeug.serving import make_server
 from arx_verifier import ArxWSGI, Constraint, Rule, SettingsError
 from arx_verifier.integrations.flask import guard
 from arx_verifier.testing import UnsafeTestRealm
+from tests.adapters.readiness import Readiness, check_readiness, route
 from tests.adapters.serving import example
 from tests.adapters.workers import GET, REFUND, check_workers
 
@@ -339,3 +340,17 @@ def test_workers_of_gunicorn_share_used_calls_and_obey_a_kill(tmp_path: Path, wa
         "app = make_app(open_verifier('orders.json'))\n"
     )
     check_workers(tmp_path, "main:app", way)
+
+
+def test_the_page_of_readiness(realm: UnsafeTestRealm) -> None:
+    """Its route answers as the lease is, and needs no token."""
+    app = Flask(__name__)
+    route("Flask", app=app, verifier=realm.verifier)
+    guard(app, realm.verifier, tools={}, public=["readyz"])
+    with served(app) as client:
+
+        def ask() -> Readiness:
+            answer = client.get("/readyz")
+            return answer.status_code, answer.json()["why"]
+
+        check_readiness(realm, ask)

@@ -3,13 +3,17 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
 from mcp import MCPError
 from mcp.client.subscriptions import SubscriptionLost
 
+from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters import mcp_contract, mcp_server
+from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_contract import *  # noqa: F403 - its tests run in this file
 from tests.adapters.mcp_contract import opened, run
+from tests.adapters.readiness import Readiness, check_readiness, route
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +38,17 @@ def test_a_kill_ends_a_stream_of_changes(tmp_path: Path) -> None:
             assert refused.value.error.data["code"] == "revoked"
 
     run(test())
+
+
+def test_the_page_of_readiness() -> None:
+    """Its route answers as the lease is, and needs no token."""
+    realm = UnsafeTestRealm("orders")
+    server = mcp_server.make_server(realm.verifier, [])
+    route("over stdio has none", server=server, verifier=realm.verifier)
+    with serving(server.streamable_http_app()) as port:
+
+        def ask() -> Readiness:
+            answer = httpx2.get(f"http://127.0.0.1:{port}/readyz")
+            return answer.status_code, answer.json()["why"]
+
+        check_readiness(realm, ask)

@@ -51,6 +51,13 @@ RUN = {
     "docs/oauth.md": {"../gateway/test_dpop.py": 1, "../gateway/test_oauth.py": 1, "test_oauth_page.py": 10},
     "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8, "production.py": 10},
     "docs/policy.md": {"test_policy_page.py": 17},
+    "docs/readiness.md": {
+        "test_readiness_page.py": 5,
+        "../adapters/test_fastapi_server.py": 1,
+        "../adapters/test_flask_server.py": 1,
+        "../adapters/test_django_server.py": 1,
+        "../adapters/test_mcp_server.py": 1,  # and test_fastmcp_server.py
+    },
     "docs/service.md": {"test_service_page.py": 3, "test_commands.py": 5, "../verifier/test_service_limits.py": 1},
     "docs/spec/README.md": {"../verifier/test_vector_runner.py": 1},
     "docs/store.md": {"test_commands.py": 1},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx health``: ask a mint or a gateway whether it is ready, for the checks of a container or a service manager."""
+"""``arx health``: ask a mint, gateway or service whether it is ready, for a container or a service manager."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,9 @@ READY: Final = 200
 @realm_dir_option
 @command_options
 def health_command(console: Console, url: str | None, ca: str | None, realm_dir: Path) -> None:
-    """Ask the mint or gateway at URL for /readyz.
+    """Ask the mint, gateway or service at URL for /readyz.
+
+    A service has it if its developer added the route.
 
     Without URL it asks where the mint of the realm's folder listens, else at 127.0.0.1:8700.
 
@@ -76,5 +78,6 @@ def _ask(base: str, ca: str | None) -> tuple[int | None, str]:
     except (ValueError, AttributeError):
         said = None
     lines = [f"{name}: {why}" for name, why in said.items()] if isinstance(said, dict) else said
+    lines = [lines] if isinstance(lines, str) else lines
     reason = "; ".join(map(str, lines)) if isinstance(lines, list) else ""
     return status, (reason or f"it answers {status}")[:MAX_REASON]
