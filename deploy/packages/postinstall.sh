@@ -5,8 +5,11 @@ set -e
 case "$1" in
 configure | 1 | 2)
     systemd-sysusers arx.conf
-    # For `arx init` before the first start of a unit; a removal keeps it.
-    [ -d /var/lib/arx ] || install -d -o arx -g arx -m 0700 /var/lib/arx /var/lib/arx/services
+    # For `arx init` before the first start of a unit; a removal keeps them.  A gateway that starts before the realm is
+    # made must not see it later: the folder that its unit hides has to be there.
+    [ -d /var/lib/arx ] || install -d -o arx -g arx -m 0700 /var/lib/arx
+    # Made by the user itself: root would follow a link that a process of the user has put there.
+    runuser -u arx -- mkdir -p -m 0700 /var/lib/arx/realm /var/lib/arx/services
     # The units cannot write it, and would compile each module at each start.
     /usr/lib/arx/bin/python3 -m compileall -q /usr/lib/arx/lib
     if [ -d /run/systemd/system ]; then

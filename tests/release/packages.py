@@ -210,7 +210,9 @@ def install(machine: Machine) -> None:
     machine.type(typed.replace("apt-get install", "apt-get install -y"))
     for unit in UNITS:
         require(not machine.is_active(unit), f"{unit} runs after an installation")
-    require(machine.run("stat", "-c", "%U %a", "/var/lib/arx").strip() == "arx 700", "/var/lib/arx is open to others")
+    for folder in ("/var/lib/arx", "/var/lib/arx/realm", "/var/lib/arx/services"):
+        found = machine.run("stat", "-c", "%U %a", folder).strip()
+        require(found == "arx 700", f"{folder}: expected it to be the user's alone, got {found}")
 
 
 def configure(machine: Machine) -> None:
