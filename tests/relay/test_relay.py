@@ -248,6 +248,8 @@ def test_a_port_asks_for_a_password_and_shows_a_certificate(
     try:
         for url, password, live in (
             (f"relays://{at}{trusting}", "open sesame", True),
+            (f"relays://localhost:{free_ports(1)[0]},{at}{trusting}", "open sesame", True),
+            (f"relays://{at},{at}{trusting}", "guess", False),
             (f"relays://{at}{trusting}", "guess", False),
             (f"relays://{at}", "open sesame", False),
             (f"relay://{at}", "open sesame", False),
