@@ -240,6 +240,24 @@ def test_a_silent_store_refuses_all_in_time(run: Any, network: Proxy) -> None:
     run(work())
 
 
+def test_a_slow_store_is_waited_for_until_the_time_out(run: Any, network: Proxy) -> None:
+    """Late answers are used for none: not for the call that was asked, and not for one that follows."""
+
+    async def work() -> None:
+        async with calls(network.url, timeout_s=2) as service:
+            assert await service.code(service.call()) == "ok"
+            network.from_store.delay_s = 0.2
+            assert set(await asyncio.gather(*[service.code(service.call()) for _ in range(20)])) == {"ok"}
+            network.from_store.delay_s = 2.5
+            tokens = [service.call() for _ in range(20)]
+            assert set(await asyncio.gather(*map(service.code, tokens))) == {"store_unavailable"}
+            network.heal()
+            assert set(await asyncio.gather(*map(service.code, tokens))) == {"replayed"}
+            assert await service.code(service.call()) == "ok"
+
+    run(work())
+
+
 def test_what_waits_is_bounded(run: Any, network: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """More calls than may wait are refused at once, also if those that wait are cancelled; then it goes on."""
     monkeypatch.setattr(loop_link, "MAX_WAITING", 20)

@@ -24,9 +24,7 @@ from arx_verifier.ledger.pools import (
     number_of,
     registered_in,
 )
-from arx_verifier.revocation.loop_link import ServerFacts
 from arx_verifier.revocation.password import Password
-from arx_verifier.revocation.store_client import UnfitError
 from arx_verifier.revocation.store_cluster import BUCKETS, KeptFor, KeptStore, bucket_of, cannot_call, read_library
 from arx_verifier.revocation.store_steps import Steps, by_steps, run
 from arx_verifier.revocation.store_url import Address
@@ -48,6 +46,7 @@ _BUDGETS: Final = KeptFor(
     "draw",
     "ARX_LEDGER_PASSWORD, ARX_LEDGER_PASSWORD_FILE or the login in `ledger` of the service file",
     ("arx_verifier.ledger", "ledger.lua"),
+    f"pools: set its maxmemory-policy to noeviction; {_INSTANCE}",
     "`arx redis acl --role ledger` prints the rights of a service's user, `--role ledger-mint` those of the mint's",
 )
 
@@ -123,7 +122,7 @@ class RedisLedger:
         hides: bool = False,
     ) -> None:
         address = Address(url, password, ca=ca, name="ledger")
-        self._store = KeptStore(address, _BUDGETS, timeout_s, _require_fit)
+        self._store = KeptStore(address, _BUDGETS, timeout_s)
         if hides:
             self._hide()
         self._client, self._in_cluster, self._spends = self._store.client, self._store.in_cluster, True
@@ -563,11 +562,6 @@ class RedisLedger:
                 if self._in_cluster:
                     self._client.doubt()
                 raise
-
-
-def _require_fit(facts: ServerFacts) -> None:
-    if facts.policy not in (None, "noeviction"):
-        raise UnfitError(f"the ledger may evict pools: set its maxmemory-policy to noeviction; {_INSTANCE}")
 
 
 def _keep(_: str, beginning: str) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 import redis
@@ -50,10 +50,7 @@ class StoreCommand(NamedTuple):
         if self.wait is None:
             return self.client.redis.execute_command(*self.words)
         # On one connection: WAIT is for what its own connection wrote before.
-        pipeline = self.client.redis.pipeline(transaction=False)
-        for words in (*([("ASKING",)] if self.asking else []), self.words, self.wait):
-            pipeline.execute_command(*words)
-        return pipeline.execute(raise_on_error=False)[-2:]
+        return self.client.ask_all([*([("ASKING",)] if self.asking else []), self.words, self.wait])[-2:]
 
     def run_async(self) -> Awaitable[Any]:
         """Ask through the event loop's connection."""
@@ -109,6 +106,13 @@ class StoreClient:
         if link is None or link.closed or command.wait is not None:
             return self._open_and_ask(loop, command)
         return self._meet(link).ask(command.words)
+
+    def ask_all(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Ask on one connection of the pool; return the answers, a refusal as its error."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for words in commands:
+            pipeline.execute_command(*words)
+        return list(pipeline.execute(raise_on_error=False))
 
     def server(self, tag: str) -> Any:  # noqa: ARG002 - of a cluster
         """Return the client library's client, for reads."""

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
@@ -26,11 +25,11 @@ from arx_verifier.revocation.store_steps import BlockingCall, Steps
 from arx_verifier.revocation.store_url import (
     FOLLOWER,
     NOT_PERMITTED,
-    SLOTS,
     Address,
     CertificateError,
     FoundShard,
     refused_login,
+    slot_of,
 )
 
 BUCKETS: Final = tuple(f"{number:02}" for number in range(64))  # of used calls and of budgets: 64 slots in all
@@ -53,12 +52,6 @@ class UnconfirmedError(redis.RedisError):
 def bucket_of(key: bytes) -> str:
     """Return the bucket of a key, one of ``BUCKETS``."""
     return BUCKETS[binascii.crc32(key) % len(BUCKETS)]
-
-
-@cache
-def slot_of(tag: str) -> int:
-    """Return the slot of a hash tag."""
-    return binascii.crc_hqx(tag.encode(), 0) % SLOTS
 
 
 class StoreCluster:
@@ -131,11 +124,8 @@ class StoreCluster:
         for tag, command in words.items():
             by_shard.setdefault(self.shard_of(tag), [("FUNCTION", "LOAD", library)]).append(command)
         for shard, commands in by_shard.items():
-            pipeline = self._client_of(shard).redis.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
             with suppress(redis.RedisError, OSError):
-                pipeline.execute(raise_on_error=False)
+                self._client_of(shard).ask_all(commands)
 
     def server(self, tag: str) -> Any:
         """Return the client library's client of the primary of a hash tag, for reads."""
@@ -216,6 +206,7 @@ class KeptFor(NamedTuple):
         asked: What it may refuse.
         login: The settings that contain the login.
         library: Package and file of its functions.
+        evicts: What it may evict if its policy is not ``noeviction``, and what to do.
         rights: Where the rights are that its user needs.
     """
 
@@ -224,6 +215,7 @@ class KeptFor(NamedTuple):
     asked: str
     login: str
     library: tuple[str, str]
+    evicts: str
     rights: str = NOT_PERMITTED.format(FOLLOWER)
 
 
@@ -236,7 +228,6 @@ class KeptStore:
         address: Where it is.
         kept: What it keeps.
         timeout_s: As of ``StoreClient``.
-        greet: As of ``StoreClient``.
 
     Attributes:
         client: The server's, or the cluster's.
@@ -244,9 +235,9 @@ class KeptStore:
         libraries: The sources that ``load`` loads; those of ``kept`` alone, unless the owner adds to them.
     """
 
-    def __init__(self, address: Address, kept: KeptFor, timeout_s: float, greet: Callable[[ServerFacts], None]) -> None:
+    def __init__(self, address: Address, kept: KeptFor, timeout_s: float) -> None:
         self.in_cluster, self._kept = address.is_cluster, kept
-        self.client: Any = (StoreCluster if self.in_cluster else StoreClient)(address, timeout_s, greet)
+        self.client: Any = (StoreCluster if self.in_cluster else StoreClient)(address, timeout_s, self._require_fit)
         self._down = 0.0  # the last line about an outage, by ``time.monotonic``; 0 for none
         self.libraries = [read_library(*kept.library)]
 
@@ -300,6 +291,10 @@ class KeptStore:
             except redis.ResponseError as error:
                 if "already exists" not in str(error):
                     raise
+
+    def _require_fit(self, facts: ServerFacts) -> None:
+        if facts.policy not in (None, "noeviction"):
+            raise UnfitError(f"the {self._kept.name} may evict {self._kept.evicts}")
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, UnfitError):

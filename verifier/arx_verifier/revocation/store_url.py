@@ -5,6 +5,7 @@ import binascii
 import random
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +32,12 @@ NOT_PERMITTED: Final = "`arx redis acl --role {}` prints what it needs"
 FOLLOWER: Final = "verifier"  # the role of the store's user that a service, or a relay, logs in as
 _AUTHORITY_END: Final = re.compile(r"[/?#]")  # RFC 3986 3.2
 PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+
+
+@cache
+def slot_of(tag: str) -> int:
+    """Return the slot of a hash tag."""
+    return binascii.crc_hqx(tag.encode(), 0) % SLOTS
 
 
 class CertificateError(redis.ConnectionError):
@@ -320,11 +327,10 @@ class _Finder:
         login = own if several == "sentinel" else shared
         self._kind, self._hosts = kind, hosts
         self._settings = login | {name: value for name, value in settings.items() if name.startswith("ssl_")}
-        slot = binascii.crc_hqx(realm.encode(), 0) % SLOTS
         self._ask: Callable[[Any, str], FoundServer] = (
             (lambda connection, _: _ask_sentinel(connection, service))
             if several == "sentinel"
-            else lambda connection, at: _ask_node(connection, at, slot)
+            else lambda connection, at: _ask_node(connection, at, slot_of(realm))
         )
         self.require_role = several == "sentinel"
 

@@ -31,7 +31,6 @@ from arx_verifier.verification.reasons import (
 )
 
 if TYPE_CHECKING:
-    from arx_verifier.revocation.loop_link import ServerFacts
     from arx_verifier.revocation.password import Password
 
 MAX_NONCES: Final = 500_000  # about 100 MB; 15 s of 33,000 calls a second, more than one process can decide
@@ -298,13 +297,13 @@ class RedisNonces:
         from arx_verifier.revocation.store_cluster import KeptFor, KeptStore, bucket_of
         from arx_verifier.revocation.store_url import Address
 
-        self.not_before_ms, self._by_function = 0, True
-        self._prefix = prefix.encode()
+        self._prefix, self._by_function = prefix.encode(), True
         self._since: dict[str, int] = {}  # by bucket of a cluster, as ``not_before``
         self._looks = 0  # of the cluster, when its buckets were begun
         login = "ARX_NONCES_PASSWORD, ARX_NONCES_PASSWORD_FILE or the login in `nonces` of the service file"
-        kept = KeptFor("nonce store", "every call", "call", login, ("arx_verifier.verification", "calls.lua"))
-        self._store = KeptStore(Address(url, password, ca=ca, name=kept.name), kept, timeout_s, self._greet)
+        evicts = "live nonces: set its maxmemory-policy to noeviction"
+        kept = KeptFor("nonce store", "every call", "call", login, ("arx_verifier.verification", "calls.lua"), evicts)
+        self._store = KeptStore(Address(url, password, ca=ca, name=kept.name), kept, timeout_s)
         self._client, self._in_cluster = self._store.client, self._store.in_cluster
         self._bucket_of = bucket_of if self._in_cluster else _no_bucket
         self.server_key = getattr(self._client, "key", None)  # None of a cluster; see ``RedisLedger.keeps_calls_of``
@@ -369,7 +368,8 @@ class RedisNonces:
     def not_before(self, key: bytes | str) -> int:
         """Return since when the server, or the key's shard, remembers; see ``NonceStore``."""
         if not self._in_cluster:
-            return self.not_before_ms
+            started_ms: int = self._client.started_ms
+            return started_ms
         return self._since.get(self._bucket_of(key if isinstance(key, bytes) else key.encode()), 0)
 
     def close(self) -> None:
@@ -389,18 +389,6 @@ class RedisNonces:
         memory = answer if isinstance(answer, dict) else read_fields(answer)
         most = int(memory.get("maxmemory") or memory.get("total_system_memory") or 0)
         return most == 0 or int(memory.get("used_memory", 0)) * 2 <= most
-
-    def _greet(self, facts: "ServerFacts") -> None:
-        """Note the start of a server.
-
-        Raises:
-            UnfitError: It may evict live nonces.
-        """
-        from arx_verifier.revocation.store_client import UnfitError
-
-        self.not_before_ms = max(self.not_before_ms, facts.started_ms)
-        if facts.policy not in (None, "noeviction"):
-            raise UnfitError("the nonce store may evict live nonces: set its maxmemory-policy to noeviction")
 
 
 def _no_bucket(_: bytes) -> str:

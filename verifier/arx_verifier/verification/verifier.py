@@ -150,7 +150,8 @@ class Verifier:
         self.nonces = nonces if nonces is not None else MemoryNonces()
         self._budgets, self._draws = Budgets(ledger, Costs(costs)), draws
         self._waits = self.nonces.waits or self.decisions.waits
-        # A journal that waits for the disk, or a store with no connection for event loops, waits in a thread.
+        # A journal that waits for the disk, or a store with no connection for event loops, waits in a thread: the whole
+        # decision does, as what waits in the queue for one must be judged by its later time.
         self._blocks = self.decisions.waits or (self.nonces.waits and not has_steps(self.nonces.spend))
         self.waits = self._waits or (ledger is not None and ledger.waits)
         self._prefix = call_proof.digest_prefix(audience)

@@ -22,8 +22,8 @@ from arx_caps.cli.commands.doctor.ledger import (
 )
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
-from arx_verifier.revocation.store_cluster import BUCKETS, slot_of
-from arx_verifier.revocation.store_url import Address, FoundShard, is_cluster, refused_login
+from arx_verifier.revocation.store_cluster import BUCKETS
+from arx_verifier.revocation.store_url import Address, FoundShard, is_cluster, refused_login, slot_of
 
 MAX_CLOCK_MS: Final = 1_000  # a service that is further ahead of a node is refused: SPEC 8.3
 MAX_NODE_TIMEOUT_MS: Final = 5_000
