@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters compare contract login pages clients operations deciders models mutants fuzz conformance rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -116,8 +116,11 @@ clients: $(READY)  ## stock MCP clients of PyPI and npm connect to a gateway by 
 	$(BIN)/python -m tests.stock.approvals
 	$(BIN)/python -m tests.stock.coding_agents
 
-operations: $(READY)  ## the set-ups of docs/operations.md and docs/gateway-operations.md, typed from the pages; takes redis-server and nginx
-	$(BIN)/python -m pytest -p no:benchmark tests/house/production.py tests/house/gateways.py $(ARGS)
+afternoon: $(READY)  ## docs/production.md, typed from the page, each machine in a network of its own; takes root, PostgreSQL, Valkey, nginx, Prometheus
+	$(BIN)/python -m tests.house.afternoon
+
+operations: $(READY)  ## the set-up of docs/gateway-operations.md, typed from the page; takes nginx
+	$(BIN)/python -m pytest -p no:benchmark tests/house/gateways.py $(ARGS)
 
 deciders: $(READY)  ## nginx and Caddy that ask a decider of the gateway, with the files of deploy/; takes nginx
 	$(BIN)/python -m pytest -q -p no:benchmark -s tests/gateway/proxies.py $(ARGS)

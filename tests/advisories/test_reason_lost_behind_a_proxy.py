@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(nginx_program() is None, reason="nginx is not installed"),
 ]
-PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
 ASKED = 6  # more than the servers that nginx can try
 
 

@@ -39,6 +39,7 @@ PAGES = [
         "docs/memory.md",
         "docs/operations.md",
         "docs/policy.md",
+        "docs/production.md",
         "docs/readiness.md",
         "docs/reasons.md",
         "docs/revocation.md",

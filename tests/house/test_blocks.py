@@ -49,8 +49,9 @@ RUN = {
     "docs/identity.md": {"test_examples.py": 8, "test_commands.py": 1},
     "docs/memory.md": {"../cli/test_memory_live.py": 2},
     "docs/oauth.md": {"../gateway/test_dpop.py": 1, "../gateway/test_oauth.py": 1, "test_oauth_page.py": 10},
-    "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8, "production.py": 10},
+    "docs/operations.md": {"test_operations.py": 2, "test_commands.py": 8},
     "docs/policy.md": {"test_policy_page.py": 17},
+    "docs/production.md": {"afternoon.py": 38},
     "docs/readiness.md": {
         "test_readiness_page.py": 5,
         "../adapters/test_fastapi_server.py": 1,
