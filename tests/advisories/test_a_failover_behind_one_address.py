@@ -126,6 +126,7 @@ def expect_none_accepted(witnesses: list[Witness], done: int) -> None:
         assert witness.last_accepted() - done < L_NS
 
 
+@pytest.mark.slow
 def test_without_a_mint_every_verifier_refuses(managed: Managed, witnesses: list[Witness]) -> None:
     """The promoted replica grants no lease for as long as no mint runs; then every older token is revoked."""
     managed.mint.close()
@@ -149,6 +150,7 @@ def test_without_a_mint_every_verifier_refuses(managed: Managed, witnesses: list
         again.close()
 
 
+@pytest.mark.slow
 def test_with_a_mint_no_verifier_accepts(managed: Managed, witnesses: list[Witness]) -> None:
     """The mint ends the history before any verifier gets a lease from the promoted replica."""
     killed, done, store = lose_a_kill(managed, witnesses, direct=False)

@@ -20,6 +20,7 @@ __all__ = ["realm"]  # a fixture
 CALLS = 100  # the signal has come long before the last of them
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_the_mint_answers_while_its_policy_is_read_again(realm: Realm, valkey: EmbeddedValkey) -> None:
     """
@@ -42,6 +43,7 @@ def test_the_mint_answers_while_its_policy_is_read_again(realm: Realm, valkey: E
         assert (process.returncode, out + err) == (-signal.SIGTERM, ""), "it ends in order"
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_whatever_goes_wrong_ends_no_loop(realm: Realm, valkey: EmbeddedValkey) -> None:
     """

@@ -128,6 +128,7 @@ def test_nothing_is_granted_before_every_freeze_is_back(
     until(lambda: desk.open(FROZEN) == "ok")
 
 
+@pytest.mark.slow
 def test_a_realm_that_was_ended_stays_so(desk: Desk, own_valkey: EmbeddedValkey) -> None:
     """After `arx kill realm` and a lost disk nobody gets anything, until an operator thaws the realm."""
     assert "seq" in desk.ask("POST", "/v1/kills", {"targets": ["realm"], "reason": "test", "wait": False})
@@ -198,6 +199,7 @@ def checks_of(desk: Desk, store: str) -> dict[str, Any]:
     return {check["name"]: check for check in told.json["checks"]}
 
 
+@pytest.mark.slow
 def test_a_history_that_the_database_has_no_mark_of_is_ended(desk: Desk) -> None:
     """A mint that lost its database between beginning a history and marking it left every mint syncing for good."""
     with RevocationStore(desk.store, desk.realm.name) as store:

@@ -48,6 +48,7 @@ def bridge(world: World, stdout: int, errors: Path) -> Iterator[subprocess.Popen
         process.stdin.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
 def test_a_bridge_that_cannot_answer_ends(world: World, tmp_path: Path) -> None:
     """

@@ -101,6 +101,7 @@ def test_a_session_of_a_bound_token_is_none_of_a_bearer_token(world: ApprovalWor
     assert owner.old("tools/list", {}, session).status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite
 def test_a_refresh_makes_no_bearer_token_of_a_bound_one(flow: Flow) -> None:
     """Also for a client with a secret, which may change its key; nothing is used up."""

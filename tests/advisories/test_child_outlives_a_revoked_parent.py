@@ -89,6 +89,7 @@ def link_targets(here: Verifier, chain: list[Macaroon]) -> list[str]:
     return [f"link:{facts.token}", *(f"link:{link}" for link in facts.links)]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_place_ends_all_from_there_on(
     realm_store: RevocationStore, services: list[Witness], here: Verifier
 ) -> None:

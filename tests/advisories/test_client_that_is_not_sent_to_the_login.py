@@ -62,6 +62,7 @@ def test_a_client_without_a_token_learns_the_scopes(world: OAuthWorld) -> None:
         assert "error=" not in challenge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("credential", ["", "Bearer gho_16C7e42F"])
 @pytest.mark.parametrize(
     "headers",

@@ -51,6 +51,7 @@ def orders_of(task: Task) -> str:
     return task.bundle.tokens["orders"].encode()
 
 
+@pytest.mark.slow
 def test_the_tokens_of_a_deactivated_agent_are_dead(live: Harness, services: list[Witness]) -> None:
     """Two sessions, a delegation, another agent's token delegated to it; then the deactivation, and its end."""
     key, other = live.enrol(), live.enrol(OTHER)

@@ -23,6 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     yield from started(OAuthWorld(tmp_path_factory.mktemp("kill")))
 
 
+@pytest.mark.slow
 def test_it_reads_of_the_kill(world: OAuthWorld) -> None:
     """In the session that was ended; another unknown session is only that."""
     client = world.client_of("refund")

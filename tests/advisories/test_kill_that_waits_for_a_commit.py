@@ -84,6 +84,7 @@ def recorded(harness: Harness, kind: str = "targets.killed") -> list[tuple[str, 
     return [(e["by"], e["reason"], e["targets"]) for e in harness.events() if e["kind"] == kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/kills", "/v1/freezes"])
 def test_through_the_api(realm: Harness, server: Postgres, path: str) -> None:
     """It is in force at once, the answer says what is recorded later, and then it is recorded once."""

@@ -32,6 +32,7 @@ def realm(tmp_path, valkey: EmbeddedValkey, realm_name: str) -> GatewayRealm:  #
     return GatewayRealm(tmp_path, valkey.url, name=realm_name)
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.parametrize("routes", ["", ROUTES])
 def test_no_page_is_answered(realm: GatewayRealm, routes: str) -> None:
@@ -50,6 +51,7 @@ def test_no_page_is_answered(realm: GatewayRealm, routes: str) -> None:
         assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.parametrize("routes", ["", ROUTES])
 def test_a_named_page_is(realm: GatewayRealm, routes: str) -> None:

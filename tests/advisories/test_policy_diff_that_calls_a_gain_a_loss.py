@@ -100,6 +100,7 @@ def limits(of: Policy, agent: str, subject: Subject | None) -> Sequence[float] |
     return terms.ttl_ms, min(terms.ttl_ms, idle or terms.ttl_ms), most or float("inf"), terms.outlives_ms
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(old=POLICIES, new=POLICIES)
 def test_no_gain_is_shown_as_a_loss(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -182,6 +183,7 @@ CONSTRAINTS = st.sampled_from(["a", 5, True]) | st.fixed_dictionaries(
 ).filter(bool)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(old=CONSTRAINTS, new=CONSTRAINTS)
 def test_a_wider_constraint_holds_for_all_that_held(old: Any, new: Any) -> None:

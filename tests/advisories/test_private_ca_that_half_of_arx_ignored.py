@@ -106,6 +106,7 @@ def secure(tmp_path: Path, free_port: int, ca: Ca, valkey: EmbeddedValkey) -> It
     mint.close()
 
 
+@pytest.mark.slow
 def test_every_caller_of_the_mint_trusts_it(secure: Secure, tmp_path: Path) -> None:
     """Operator, service, shipper, refresher and doctor by the realm's and the service's file; an agent by its key's."""
     secure.ok("agent", "enrol", "acme/support/triage", "--key-out", tmp_path / "agent.key", "--owner", "ada")

@@ -46,6 +46,7 @@ def codes(holder: Holder, *bodies: dict[str, Any]) -> list[str]:
     return [answer.json().get("code", "ok") for answer in answers]
 
 
+@pytest.mark.slow
 def test_the_proof_of_a_refused_kill(realm: Harness, server: Postgres) -> None:
     """Refused for its targets: with the same proof nothing is killed, and with that of another kill nothing either."""
     operator = realm.operator()

@@ -50,6 +50,7 @@ def sign_in(realm: Realm, mint: MintProcess, now: int) -> httpx.Response:
     return httpx.post(mint.url + PATH, json=body, headers={"DPoP": proof})
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.parametrize(
     "suits", [pytest.param(False, marks=pytest.mark.nightly), True], ids=["good proof", "proof by the wrong clock"]
@@ -112,6 +113,7 @@ class Impatient(Proxy):
         return super().handle_request(request)
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_look_that_a_proxy_sent_twice_is_answered(realm: Realm, valkey: EmbeddedValkey) -> None:
     """Its second proof is not ``replayed``: nobody else can have used the first."""

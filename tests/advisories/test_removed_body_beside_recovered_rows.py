@@ -52,6 +52,7 @@ def named_in(store: LogStore) -> list[dict[str, Any]]:
         return [read_event(bytes(each), None).named for each in c.execute(notes).scalars()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [3000, 2])
 @pytest.mark.parametrize("index", [7, 9, 39])
 def test_a_body_beside_restored_rows_is_missed(

@@ -225,6 +225,7 @@ def test_the_last_records_are_sent_with_the_end(up: Live, task: Task, tmp_path: 
     assert set(decided) <= set(shipped(up, task))
 
 
+@pytest.mark.slow
 def test_a_mint_that_is_away_delays_no_call(up: Live, task: Task, tmp_path: Path) -> None:
     """
     Calls are allowed while nothing answers at the mint's address, the log of the service names it once, and its end
@@ -320,6 +321,7 @@ verifier.close()
     silent(script, tmp_path / "orders.json")
 
 
+@pytest.mark.slow
 def test_a_verifier_of_unit_tests_ships_nothing() -> None:
     """
     It has no service file, and starts no thread.

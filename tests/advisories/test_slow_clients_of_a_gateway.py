@@ -156,6 +156,7 @@ def test_a_client_that_does_not_read_its_stream(realm: GatewayRealm, port: int) 
             assert memory(process) - before < 20_000_000
 
 
+@pytest.mark.slow
 def test_one_agent_does_not_take_all_places(realm: GatewayRealm, port: int) -> None:
     """Its calls beyond its limit are refused; another agent is served."""
     file = realm.folder / "gateway.toml"

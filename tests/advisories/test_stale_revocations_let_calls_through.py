@@ -21,6 +21,7 @@ from tests.servers import freeze, until
 pytestmark = pytest.mark.servers
 
 
+@pytest.mark.slow
 def test_past_the_lease_every_check_refuses(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> None:
     """
     Three processes and a frozen store: of all that they decide after a lease, nothing is anything but ``stale``, and

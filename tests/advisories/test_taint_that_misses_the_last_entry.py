@@ -21,6 +21,7 @@ __all__ = ["memory", "up", "verifier"]  # fixtures
 pytestmark = [pytest.mark.servers, pytest.mark.spec("18.4")]
 
 
+@pytest.mark.slow
 def test_an_entry_of_the_same_millisecond_is_tainted(
     up: Live, memory: Memory, verifier: Verifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
         yield Night(clock, mint, live, session, f"http://127.0.0.1:{service}/orders/o-1")
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 2.3")
 def test_a_run_of_hours(night: Night) -> None:
     """One client for all of it: each call is allowed until the session may live no longer, and none after that."""

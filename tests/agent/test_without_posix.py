@@ -39,6 +39,7 @@ def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_what_holders_and_operators_use_is_imported() -> None:
     """
     Agent, bridge, adapters' base, a service's verifier and every command but one; that one names the system.
@@ -114,6 +115,7 @@ def mint(valkey: EmbeddedValkey, tmp_path: Path) -> Iterator[LiveMint]:
         yield live
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_an_agent_works_and_its_tokens_are_read(mint: LiveMint, tmp_path: Path) -> None:
     """

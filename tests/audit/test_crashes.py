@@ -87,6 +87,7 @@ def test_whoever_is_killed_loses_nothing_and_forks_nothing(
     assert killed > 30 // stride
 
 
+@pytest.mark.slow
 def test_files_that_are_gone_or_cut_are_made_again(store: LogStore, writers: Writers, tmp_path: Path) -> None:
     """A crash of the disk takes files, or their ends; the next start makes the very same ones from the database."""
     folder = tmp_path / "log"

@@ -118,6 +118,7 @@ def test_they_accept_the_vectors(oracle: Path, tmp_path: Path) -> None:
     assert ask(oracle, "read", tmp_path / "log")["consistency"] == len(log_vectors.OLDER)
 
 
+@pytest.mark.slow
 @pytest.mark.spec("LOG 1.2", "LOG 1.3", "LOG 1.4")
 def test_we_accept_what_they_write(oracle: Path, tmp_path: Path) -> None:
     """Their tiles, their checkpoint with its cosignature, their consistency proofs."""

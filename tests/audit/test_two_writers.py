@@ -34,6 +34,7 @@ def write(url: str, folder: Path, name: str, seen: list[bytes]) -> None:
             seen.append((folder / "checkpoint").read_bytes())
 
 
+@pytest.mark.slow
 def test_two_writers_make_one_log(postgres: Postgres, tmp_path: Path) -> None:
     """No record is there twice, no two checkpoints contradict each other, and both sets of files are the same log."""
     url, seen = postgres.database(), ([], [])  # type: tuple[list[bytes], list[bytes]]

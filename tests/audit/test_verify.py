@@ -53,6 +53,7 @@ def test_the_empty_log_holds(tmp_path: Path) -> None:
         verify(tmp_path, TRUST)
 
 
+@pytest.mark.slow
 @pytest.mark.spec("LOG 1.1")
 @pytest.mark.long
 def test_every_byte_of_every_record_is_held(log: Log) -> None:

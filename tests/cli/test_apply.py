@@ -311,6 +311,7 @@ def test_mistakes_come_together_in_their_order(tmp_path: Path) -> None:
     assert "1: needs `service`; for example [service.orders]" in arx("apply", file).err
 
 
+@pytest.mark.slow
 def test_a_file_of_thousands_is_read(tmp_path: Path) -> None:
     """2,000 services with the longest names."""
     names = [f"{number:04}-{'x' * 59}" for number in range(2000)]

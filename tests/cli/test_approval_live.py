@@ -329,6 +329,7 @@ def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> N
         Approval(asked, asker=AtMint(away)).wait(timeout_s=0.1)
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_told_with_where_to_look(up: Live, here: Path, task: Path) -> None:
     """
     An operator who may not approve now learns that it is the task that is frozen, and not the operator.

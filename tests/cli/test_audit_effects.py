@@ -73,6 +73,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield realm
 
 
+@pytest.mark.slow
 def test_each_effect_has_its_result(up: Live) -> None:
     """A killed run is pending while it may only be slow; one that ended in order records nothing more."""
     found = up.ok("audit", "effects")["effects"]
@@ -139,6 +140,7 @@ def test_effects_are_shown_with_the_records(up: Live, tmp_path: Path) -> None:
     assert shown == [("Success", None), ("Failure", "failed")]
 
 
+@pytest.mark.slow
 def test_a_statement_is_signed(up: Live, tmp_path: Path) -> None:
     """In-toto in DSSE: whoever has the public key checks it without ARx."""
     key, file = Ed25519PrivateKey.generate(), tmp_path / "key.pem"

@@ -268,6 +268,7 @@ def test_a_copy_is_fetched_from_the_mint(up: Live, tmp_path: Path) -> None:
     assert up.ok("audit", "verify", tmp_path / "copy", "--key", key)["records"] == sizes[-1] > 0
 
 
+@pytest.mark.slow
 def test_top_lists_the_most(up: Live) -> None:
     """Of each kind, over a time, from the totals that the log keeps; as a table, and as data."""
     span = ("--since", str(START_MS), "--until", str(START_MS + 1000))

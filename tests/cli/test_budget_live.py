@@ -97,6 +97,7 @@ def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> 
     ledger.close()
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 3.2")
 def test_every_service_file_names_the_ledger(up: Live, kept: EmbeddedValkey, tmp_path: Path) -> None:
     """Enrolled, also by an invitation; a file that named another one names this one after the next refresh."""

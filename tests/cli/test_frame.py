@@ -110,6 +110,7 @@ def test_completion_completes_nouns_and_verbs() -> None:
     assert {"plain,inspect", "plain,delegate", "plain,explain"} <= set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_completion_after_a_mistyped_noun_prints_nothing() -> None:
     """A shell shows what the command prints: an error would be in the middle of the line that is typed."""
     asked = {"_ARX_COMPLETE": "bash_complete", "COMP_WORDS": "arx tokne ", "COMP_CWORD": "2"}

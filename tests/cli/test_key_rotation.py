@@ -211,6 +211,7 @@ def test_what_ends_tokens_of_a_key_waits_for_yes_in_a_script(up: Live, command: 
     assert up.ok("key", "signing")["keys"] == before
 
 
+@pytest.mark.slow
 def test_a_signing_key_is_rotated_without_a_question_unless_it_was_stolen(up: Live) -> None:
     """After a theft the next key signs at once, and those of before sign no more."""
     before = up.ok("key", "rotate-signing")["key"]["kid"]

@@ -355,6 +355,7 @@ def test_an_operator_of_the_night_can_only_kill(up: Live, tmp_path: Path, sessio
     assert up.ok("whoami", "--operator-key", tmp_path / "back.key")["role"] == "admin"
 
 
+@pytest.mark.slow
 def test_state_keys_and_questions(up: Live, session: str) -> None:
     """``status`` says that the mint grants, ``key holders`` who signed, ``policy explain`` what is allowed."""
     assert session

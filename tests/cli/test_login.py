@@ -134,6 +134,7 @@ def test_an_operator_without_a_login_gets_a_hint(tmp_path: Path) -> None:
     assert (ran.exit_code, ran.json["code"]) == (exit_codes.USAGE, "no_key")
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_person_logs_in_works_and_logs_out(
     issuer: Issuer, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch

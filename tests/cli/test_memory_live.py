@@ -223,6 +223,7 @@ def test_the_page_s_example_works(up: Live, memory: Memory, verifier: Verifier, 
     names["notes"].close()
 
 
+@pytest.mark.slow
 @pytest.mark.spec("18.3")
 def test_stolen_memory_keys_are_replaced(up: Live, memory: Memory, verifier: Verifier, tmp_path: Path) -> None:
     """

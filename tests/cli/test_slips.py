@@ -348,6 +348,7 @@ def test_top_shows_the_realm(up: Live, typed: Typed) -> None:
     assert SESSION in shown
 
 
+@pytest.mark.slow
 def test_top_fits_the_terminal(up: Live, typed: Typed) -> None:
     """On a terminal of 16 lines, tables have fewer rows, and the first line stays: whether the mint grants."""
     for _ in range(5):

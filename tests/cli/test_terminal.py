@@ -69,6 +69,7 @@ def decisions(journal: Path, *words: str, on_terminal: bool, **more: str) -> tup
     return shown, b"| rich\n" in imported or b" rich." in imported
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
 def test_a_terminal_gets_colours_and_lines_that_fit_it(journal: Path, words: tuple[str, ...]) -> None:
     """

@@ -64,6 +64,7 @@ def test_the_doctor_misses_a_witness(tmp_path: Path) -> None:
     assert [check.ok for check in check_witnesses(realm)] == [False]
 
 
+@pytest.mark.slow
 @pytest.mark.spec("LOG 1.6")
 @pytest.mark.servers
 def test_a_served_witness_cosigns_and_stops_in_order(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_a_call_runs_with_a_token_of_its_own(world: World, client: Client) -> No
     assert len(set(tokens)) == len(tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.spec("16.3")
 def test_a_bound_task_is_called_with_its_holder_s_key(world: World) -> None:
     """Each message has the key's proof; a bridge that has another key does not begin."""

@@ -50,6 +50,7 @@ def test_a_link_that_is_slow_from_the_start(store: RevocationStore, link: Proxy,
     link.drop()  # the first connections are still on their way
 
 
+@pytest.mark.slow
 def test_a_link_that_becomes_slow(store: RevocationStore, link: Proxy, start: Watch) -> None:
     """4 s of delay under a live verifier: late answers renew nothing, and late pushes neither."""
     witness = start(link.url)

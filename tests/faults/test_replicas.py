@@ -81,6 +81,7 @@ def witnesses() -> Iterator[list[Witness]]:
         witness.close()
 
 
+@pytest.mark.slow
 def test_a_replica_promoted_with_a_hole(two: Two, witnesses: list[Witness]) -> None:
     """
     The replica misses a kill, the primary is killed, the replica promoted: nobody goes live on it, whoever remembers

@@ -21,6 +21,7 @@ from tests.servers import FAST_LEASE_MS, freeze, until
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
 
 
+@pytest.mark.slow
 def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
     """SIGSTOP: three processes accept for L at most, then say stale; SIGCONT: they accept again, and a kill arrives."""
     witnesses = [start(own_valkey.url, f"tool-{number}") for number in range(3)]
@@ -41,6 +42,7 @@ def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, sta
         bounded(witness, killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["pause", "script"])
 def test_somebody_else_holds_the_server(
     own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, who: str
@@ -203,6 +205,7 @@ def test_no_room_for_one_that_is_far_behind(own_valkey: EmbeddedValkey, store: R
         assert raw.info("stats")[cut_off] == seen
 
 
+@pytest.mark.slow
 @pytest.mark.spec("10.10")
 @pytest.mark.parametrize("loss", ["flushall", "evicted", "deleted"])
 def test_a_store_that_lost_something(

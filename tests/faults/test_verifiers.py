@@ -52,6 +52,7 @@ def test_a_forked_child(own_valkey: EmbeddedValkey, store: RevocationStore, star
     bounded(witness, killed)
 
 
+@pytest.mark.slow
 def test_sixteen_busy_threads(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
     """
     The follower's thread hardly ever runs.  That costs service, not the bound: not even with the store frozen.

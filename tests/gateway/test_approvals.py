@@ -307,6 +307,7 @@ def test_a_call_that_nobody_approves_ends_with_its_task(world: ApprovalWorld) ->
     assert caller.drop(8, requestState=state)["error"]["code"] == -32602
 
 
+@pytest.mark.slow
 def test_another_gateway_goes_on(world: ApprovalWorld) -> None:
     """It has the keys of the audience and its own journal; a call that it made is made nowhere else."""
     [port] = free_ports(1)

@@ -272,6 +272,7 @@ def test_a_call_whose_arguments_are_in_headers_too_is_no_task(front: Front) -> N
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_sealed_text_is_of_its_gateways_kind_and_principal(front: Front) -> None:
     """Of another realm or key, of another audience, of the other kind, of another client, guessed: each is refused."""
 

@@ -171,6 +171,7 @@ def test_a_kill_ends_a_bound_token(world: DpopWorld) -> None:
     assert refused.headers["www-authenticate"].startswith("DPoP ")
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page(world: DpopWorld) -> None:
     """It gets a bound token and makes a call with it."""
     page = (ROOT / "docs" / "oauth.md").read_text(encoding="utf-8")

@@ -384,6 +384,7 @@ def test_the_http_form_decides_likewise(site: Site) -> None:
     assert http(site, caller, "GET", "/orders/o-2").headers["x-arx-reason"] == "argument_not_allowed"
 
 
+@pytest.mark.slow
 def test_a_stopped_decider_answers_nothing(site: Site, tmp_path: Path) -> None:
     """Which is a denial for a proxy that fails closed; a second gateway cannot take its address."""
     taken = re.escape(f"cannot listen at 127.0.0.1:{site.ports['whole']}")

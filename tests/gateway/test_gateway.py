@@ -423,6 +423,7 @@ def test_a_gateway_that_dies_is_started_again(world: World) -> None:
         assert opened(world, task)
 
 
+@pytest.mark.slow
 def test_a_service_file_of_an_earlier_realm_is_named(world: World) -> None:
     """The mint does not know its key; once the file is away, the service is enrolled anew."""
     [key] = world.arx("service", "show", "billing")["service"]["keys"]

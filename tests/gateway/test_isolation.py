@@ -251,6 +251,7 @@ def look(running: Running, kind: str) -> dict[str, Any]:
     return came
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -266,6 +267,7 @@ def test_a_server_reaches_nothing_of_the_gateway_and_its_realm(running: Running,
     assert came["found"] == [], came
 
 
+@pytest.mark.slow
 def test_without_an_isolation_it_reaches_nearly_all(running: Running) -> None:
     """So the ways lead there; and the log says which server that is."""
     came = look(running, "none")

@@ -19,6 +19,7 @@ def on() -> Iterator[Place]:
         yield on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upstream", ["http", "stdio"])
 @pytest.mark.parametrize("what", ["kill", STOPPED])
 def test_streams_end_within_the_lease(on: Place, what: str, upstream: str) -> None:

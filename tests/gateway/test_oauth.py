@@ -325,6 +325,7 @@ def payload_of(token: str) -> bytes:
     return base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
 
 
+@pytest.mark.slow
 def test_a_gateway_that_watches_removes_access_tokens_alone(world: OAuthWorld) -> None:
     """A JWT of another issuer, which the upstream may take, passes; an access token for another resource does not."""
     ours = world.token(world.client_of("refund"), "orders")

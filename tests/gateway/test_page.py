@@ -198,6 +198,7 @@ def _block(containing: str) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.skipif(kind_that_works() is None, reason="no isolation works on this machine")
 def test_a_gateway_is_started_and_called_as_shown(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_a_rule_is_for_the_file_and_not_for_its_name(tmp_path: Path) -> None:
     assert call.args == {"path": str(outside.resolve() / "new")}
 
 
+@pytest.mark.slow
 def test_only_an_allowed_call_ends_with_0(tmp_path: Path) -> None:
     """An allowed one prints nothing: Claude Code's own rules go on to apply."""
     words = ("--task", bundle_of(tmp_path), "--offline")
@@ -150,6 +151,7 @@ def test_only_an_allowed_call_ends_with_0(tmp_path: Path) -> None:
     assert from_file.returncode == 0
 
 
+@pytest.mark.slow
 def test_each_failure_refuses(tmp_path: Path) -> None:
     """Exit code 2 is the one that stops a call: whatever else happens must end with it."""
     good, bundle = question("Bash", {"command": "git status"}), bundle_of(tmp_path)

@@ -71,6 +71,7 @@ def live(tmp_path: Path, free_port: int) -> Iterator[Live]:
         yield realm
 
 
+@pytest.mark.slow
 def test_a_call_is_decided_recorded_and_revocable(live: Live, tmp_path: Path) -> None:
     """The task's rules hold, each decision has a record, and a kill refuses the next call."""
     path = tmp_path / "hook.sock"
@@ -97,6 +98,7 @@ def test_a_call_is_decided_recorded_and_revocable(live: Live, tmp_path: Path) ->
     assert "expected a running `arx hook serve`" in refusal(hook(STATUS, *words))
 
 
+@pytest.mark.slow
 def test_a_question_is_answered_once_and_by_one_meaning(live: Live, tmp_path: Path) -> None:
     """A question that was seen is of no use again, nor for other arguments; one without a meaning is refused."""
     path, task = tmp_path / "hook.sock", Task.load(tmp_path / "task.bundle")

@@ -104,6 +104,7 @@ def test_a_call_is_approved_as_the_page_says(reader: Reader) -> None:
     assert set(reader.stop()) <= {0, -signal.SIGTERM}
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_an_issuer_is_believed_as_the_page_says(reader: Reader) -> None:
     """

@@ -105,6 +105,7 @@ def type_in(live: Live, section: str, exit_codes: tuple[int, ...] = (0,)) -> Non
             assert matches(shown, ran.out or ran.err), ran.out or ran.err
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_the_day_ends_with_one_service_that_enforces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """

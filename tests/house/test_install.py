@@ -99,6 +99,7 @@ def test_the_verifier_installs_and_decides_alone(wheels: Mapping[str, Path], tmp
     assert build_of(python, tmp_path, ARX_PURE="1") == "pure Python (ARX_PURE is set)"
 
 
+@pytest.mark.slow
 def test_no_wheel_names_a_folder(wheels: Mapping[str, Path], tmp_path: Path) -> None:
     """
     A wheel for release depends on a version, built directly or from the source distribution; it holds no C source.
@@ -162,6 +163,7 @@ def test_the_whole_installs_and_runs(wheels: Mapping[str, Path], tmp_path: Path)
     install_and_play("pip", tmp_path, (str(wheels["arx_verifier"]), f"{wheels['arx_caps']}[all]"), longest_s=600)
 
 
+@pytest.mark.slow
 def test_uv_sync_works(tmp_path: Path) -> None:
     """
     `uv sync` resolves the workspace, and the environment it makes has both distributions.

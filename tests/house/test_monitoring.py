@@ -28,12 +28,14 @@ def promtool(*words: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_each_alert_fires_and_passes() -> None:
     """promtool accepts the rules; each fires with one set of series, and does not with another."""
     promtool("check", "rules", "arx-alerts.yaml")
     promtool("test", "rules", "arx-alerts.test.yaml")
 
 
+@pytest.mark.slow
 def test_promtool_notices_an_alert_that_does_not_fire(tmp_path: Path) -> None:
     """The tests can fail: without the series of one alert they do."""
     shutil.copy(FOLDER / "arx-alerts.yaml", tmp_path)

@@ -93,6 +93,7 @@ def ask(folder: Path, command: str, client: str, prefix: str = "") -> str:
     return str(json.loads(done.stdout)["access_token"])
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_clients_are_registered_and_get_tokens_as_typed(typed: tuple[Path, Live]) -> None:
     """With a secret and with a key; an access token for one order, and a part of it for a sub-agent's client."""
@@ -110,6 +111,7 @@ def test_clients_are_registered_and_get_tokens_as_typed(typed: tuple[Path, Live]
     assert task["template"] == "lookup"
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_clients_of_people_are_registered_as_typed(typed: tuple[Path, Live]) -> None:
     """One with a secret and a place to come back to, one without a secret on a person's own machine."""

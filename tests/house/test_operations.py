@@ -14,6 +14,7 @@ from tests.servers import free_ports
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_its_console_runs(tmp_path: Path) -> None:
     """

@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_its_tests_pass(folder: Path) -> None:
     """
     ``pytest`` over the page's application and tests, with warnings as errors: each test is there, and passes.

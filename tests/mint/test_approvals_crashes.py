@@ -111,6 +111,7 @@ def test_withdrawing(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
     assert at_every_step(desk.harness, act) > 6
 
 
+@pytest.mark.slow
 def test_fetching(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
     """A discharge that was given is recorded before; fetched again it is the same, and good for one call."""
     asked, approval = desk.approved(REFUND, Patient.of(desk.harness.operator()))

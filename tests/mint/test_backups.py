@@ -233,6 +233,7 @@ def positions(file: Path) -> list[int]:
     return sorted(at for at in found if at < size)
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite
 def test_a_changed_byte_is_refused_wherever_it_is(tmp_path: Path) -> None:
     """
@@ -621,6 +622,7 @@ def test_a_copy_that_fails_is_an_error_of_the_database(postgres_site: Site) -> N
         try_backup(file, postgres_site.secrets, realm=postgres_site.realm)
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.spec("CONTROL 8.2")
 def test_tables_without_their_folder_are_not_used(postgres_site: Site) -> None:

@@ -78,6 +78,7 @@ calls_made = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(calls=calls_made)
 def test_a_draft_allows_each_call_that_it_was_drawn_from(calls: list[RecordedCall]) -> None:
     """By the gap's judgement, and by the mint's and the verifier's: its questions are answered with ok."""

@@ -47,6 +47,7 @@ def test_strangers_get_a_problem(unit: Harness, path: str, token: str, proof: st
     assert answer.json()["code"]
 
 
+@pytest.mark.slow
 @MODEST
 @given(who=st.sampled_from(["agent", "operator"]), path=st.sampled_from(PATHS), body=VALUES)
 def test_callers_get_a_problem(unit: Harness, holders: dict[str, Holder], who: str, path: str, body: Any) -> None:
@@ -68,6 +69,7 @@ def test_members_of_odd_types_get_a_problem(
         assert _post(who, path, json.dumps(members).encode()).status_code < 500
 
 
+@pytest.mark.slow
 @MODEST
 @given(place=st.integers(min_value=0), bit=st.integers(0, 7), cut=st.booleans())
 def test_a_flipped_bit_breaks_a_token(

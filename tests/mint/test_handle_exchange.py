@@ -242,6 +242,7 @@ ASKED = st.tuples(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite
 def test_an_exchange_allows_what_both_allow(world: World) -> None:
     """Of any rules and calls: what the subject token allows and the rules match, and nothing else."""

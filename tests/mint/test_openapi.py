@@ -28,6 +28,7 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield path, method.upper(), operation
 
 
+@pytest.mark.slow
 def test_it_is_an_openapi_document() -> None:
     """The document keeps to OpenAPI 3.1, its references included."""
     OpenAPIV31SpecValidator(DOCUMENT).validate()

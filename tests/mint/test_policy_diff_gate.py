@@ -98,6 +98,7 @@ def limits(policy: Policy, question: PolicyQuestion) -> tuple[float, ...]:
     return asked.session.ttl_ms, grant.ttl_ms, grant.depth, not grant.is_bound, *budgets
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(old=POLICIES, new=POLICIES, questions=st.lists(QUESTIONS, min_size=4, max_size=8), data=st.data())
 def test_what_allows_more_is_never_only_narrowing(

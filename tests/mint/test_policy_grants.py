@@ -237,6 +237,7 @@ def names_subject(template: dict[str, Any]) -> bool:
     return any("$subject" in str(rule) for rule in template["allow"])
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(template=templates, agent=paths, subject=subjects, ask=asked, made=calls, data=st.data())
 def test_a_policy_grants_what_it_says(

@@ -170,6 +170,7 @@ def test_a_damaged_realm_does_not_start(realm: Realm, valkey: EmbeddedValkey, da
         assert told["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_port_is_not_shared(realm: Realm, valkey: EmbeddedValkey) -> None:
     """A second mint at the same address does not start."""
@@ -192,6 +193,7 @@ def valkey_pid(realm: Realm) -> int:
     return EmbeddedValkey(realm.valkey_dir).server_pid
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_up_runs_everything_and_stops_everything(realm: Realm) -> None:
     """Store and mint come up, a killed mint is started again with its state, and SIGTERM ends both."""
@@ -211,6 +213,7 @@ def test_up_runs_everything_and_stops_everything(realm: Realm) -> None:
         assert [event.kind for event in db.outbox.after(0)].count("epoch.begun") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_nothing_outlives_a_killed_up(realm: Realm) -> None:
     """When the supervisor is killed outright, mint and store end by themselves, and it can be started again."""
@@ -240,6 +243,7 @@ def test_a_hangup_reads_the_policy_again(realm: Realm) -> None:
         assert sign_in(realm).status_code == 201
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_up_tells_what_must_be_mended(realm: Realm) -> None:
     """A realm that cannot start is not tried for ever."""

@@ -29,6 +29,7 @@ BEFORE = 20  # answers before it is stopped, so that it is at work
 RUNS = pytest.mark.parametrize("runs", [("-m",), ("-c", PLAIN)], ids=["installed", "plain"])
 
 
+@pytest.mark.slow
 @RUNS
 def test_what_was_done_was_answered(
     tmp_path: Path,

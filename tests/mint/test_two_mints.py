@@ -281,6 +281,7 @@ def test_a_new_root_key_is_met_by_no_refusal(pair: Pair, *, at_once: bool) -> No
     assert at_once or all(len(names) == 2 for names in signed_by)  # it was met before the change and after it
 
 
+@pytest.mark.slow
 @pytest.mark.spec("10.11")
 def test_two_that_find_the_store_empty_begin_one_history(realm: Realm, own_valkey: EmbeddedValkey) -> None:
     """Mints that look at the same time at a store without their kills do not end each other's new history."""

@@ -36,6 +36,7 @@ def test_the_list_fits_the_code() -> None:
     assert folders >= {"constraints", "journal", "ledger", "memory", "revocation", "token", "verification"}
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_sample_is_found() -> None:
     """``make nightly`` tries all of them; these are always the same ones, from each part of the list."""
@@ -44,6 +45,7 @@ def test_a_sample_is_found() -> None:
     assert [outcome for outcome in outcomes if outcome.result not in (FOUND, EQUAL)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_mutant_that_no_vector_notices_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that survives, one that is named as equal and is not, and one that no import survives: each is named."""

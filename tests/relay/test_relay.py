@@ -66,6 +66,7 @@ def test_a_kill_passes_and_everybody_is_counted(
         assert one.last_accepted() < killed  # confirmed: not one of them accepted it after the report
 
 
+@pytest.mark.slow
 @pytest.mark.spec("12.7")
 def test_a_verifier_that_watches_is_named_through_relays(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
@@ -92,6 +93,7 @@ def test_a_verifier_that_watches_is_named_through_relays(
         watching.close()
 
 
+@pytest.mark.slow
 def test_a_frozen_store_ends_every_lease_at_any_depth(
     own_valkey: EmbeddedValkey, relay: Relays, verifiers: Verifiers
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_frozen_store_ends_every_lease_at_any_depth(
         assert first_run.last - frozen < L_NS
 
 
+@pytest.mark.slow
 def test_a_frozen_relay_ends_the_leases_below_it(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:
@@ -134,6 +137,7 @@ def test_a_frozen_relay_ends_the_leases_below_it(
         assert one.last_accepted() - killed < L_NS
 
 
+@pytest.mark.slow
 def test_a_relay_that_dies_and_returns(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:
@@ -155,6 +159,7 @@ def test_a_relay_that_dies_and_returns(
     watch(store, behind, "s-" + "b" * 16)
 
 
+@pytest.mark.slow
 def test_a_frozen_verifier_is_named_through_relays(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:
@@ -173,6 +178,7 @@ def test_a_frozen_verifier_is_named_through_relays(
     until(lambda: store.unacked(report.seq, 0).confirmed == 3)
 
 
+@pytest.mark.slow
 def test_who_comes_late_gets_everything(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:
@@ -298,6 +304,7 @@ def test_an_address_that_is_none(url: str) -> None:
     assert "pw" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_relay_is_watched(
     own_valkey: EmbeddedValkey, store: RevocationStore, verifiers: Verifiers, tmp_path: Path
 ) -> None:

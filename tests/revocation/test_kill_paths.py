@@ -144,6 +144,7 @@ def up(tmp_path: Path, free_port: int) -> Iterator[Live]:
         yield realm
 
 
+@pytest.mark.slow
 def test_a_kill_needs_no_database(up: Live) -> None:
     """
     The mint's database is deleted under it: the kill is in force all the same.  Started anew, the mint knows nobody;

@@ -48,6 +48,7 @@ def test_the_bound_holds_and_service_comes_back(part: int) -> None:
     assert events > 500 * RUNS / PARTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mistake_is_noticed(name: str) -> None:
     """

@@ -202,6 +202,7 @@ def test_a_fleet_that_is_well(fleet: Fleet) -> None:
     assert (found["database"], found["rights"]) == ("takes changes", "each user of the realm has what its role needs")
 
 
+@pytest.mark.slow
 def test_a_clock_of_one_of_two_mints(fleet: Fleet) -> None:
     """The proxy skips the mint whose clock is 40 s off; the doctor asks it itself."""
     mint = MintProcess(fleet.realm, fleet.store, clock_s=40)
@@ -212,6 +213,7 @@ def test_a_clock_of_one_of_two_mints(fleet: Fleet) -> None:
     fleet.until_well()
 
 
+@pytest.mark.slow
 def test_a_mint_of_another_version_or_issuer(fleet: Fleet, tmp_path: Path) -> None:
     """Each is named with its address, and the mint with another issuer also with both issuers."""
     mint: MintProcess = OtherMint(fleet.realm, fleet.store, VERSION)
@@ -240,6 +242,7 @@ def copied(realm: Realm, folder: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_a_mint_that_died_or_cannot_be_reached(fleet: Fleet) -> None:
     """A mint that does not answer is unknown while it gives signs of life, and bad when it gives none."""
     mint = MintProcess(fleet.realm, fleet.store)
@@ -316,6 +319,7 @@ def test_users_that_lack_rights(fleet: Fleet) -> None:
     fleet.until_well()
 
 
+@pytest.mark.slow
 def test_services_that_do_not_run(fleet: Fleet, tmp_path: Path) -> None:
     """A gateway that never came, a verifier that is stopped, and a service that is dead."""
     words, env = fleet.as_root, {"ARX_STORE_PASSWORD": ROOT}
@@ -372,6 +376,7 @@ def record(folder: Path) -> None:
         journal.append(allow())
 
 
+@pytest.mark.slow
 def test_versions_and_shipping_of_services(fleet: Fleet, tmp_path: Path) -> None:
     """A service of another version is named until it is updated; one that never shipped is, while another ships."""
     words, env, own = fleet.as_root, {"ARX_STORE_PASSWORD": ROOT}, version("arx-caps")
@@ -440,6 +445,7 @@ def test_a_journal_that_is_read_only(fleet: Fleet) -> None:
     fleet.until_well()
 
 
+@pytest.mark.slow
 def test_a_disk_of_a_mint_that_is_full(fleet: Fleet, tmp_path: Path) -> None:
     """The mint is ready, as room is reserved for its journal, and says that it will not be for long."""
     with contextlib.contextmanager(small_disk)(tmp_path / "disk", "48m") as disk:
@@ -452,6 +458,7 @@ def test_a_disk_of_a_mint_that_is_full(fleet: Fleet, tmp_path: Path) -> None:
     fleet.until_well()
 
 
+@pytest.mark.slow
 def test_a_certificate_that_ends_soon(fleet: Fleet, tmp_path: Path) -> None:
     """The certificate of a store with TLS ends in two days: nothing refuses it yet."""
     ca, (port,) = Ca.make(tmp_path / "ca"), free_ports(1)

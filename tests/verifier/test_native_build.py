@@ -55,6 +55,7 @@ def test_the_declarations_are_those_of_openssl() -> None:
     compile_c("-fsyntax-only", "-include", "openssl/evp.h", "-include", "openssl/crypto.h", SOURCE)
 
 
+@pytest.mark.slow
 def test_the_build_for_macos_computes_the_same(tmp_path: Path) -> None:
     """With the calls of CommonCrypto in place of those of OpenSSL, each comparison with the references holds."""
     (tmp_path / "CommonCrypto").mkdir()

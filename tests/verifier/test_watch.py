@@ -516,6 +516,7 @@ def test_callers_without_a_token_are_grouped_by_their_address() -> None:
         assert service.realm.decisions.decisions[0].group == "127.0.0.1"
 
 
+@pytest.mark.slow
 def test_a_grant_of_starlette_raises_in_a_call_without_one() -> None:
     """
     ``current_grant`` of the adapter raises the refusal.
