@@ -94,5 +94,5 @@ class Drills(threading.Thread):
         vkey = self._site.arx("audit", "key").strip()
         earlier = ("--checkpoint", str(folder / "log" / "checkpoint"))
         verified = self._site.ask("audit", "verify", str(copy), "--key", vkey, *earlier)
-        assert restored["checked"] == restored["records"] >= restored["signed"] > 0, restored
+        assert restored["records"] >= restored["checked"] == restored["signed"] > 0, restored
         return {"restored": restored["records"], "continued": verified["size"]}
