@@ -119,14 +119,14 @@ def _abort(call: RpcCall, context: Any, error: Exception) -> NoReturn:
 
 def _settle(call: RpcCall, context: Any, *, failed: bool = False) -> None:
     """Record the effect of a call whose method is over."""
-    if (effect := call.ended_effect(context.code)) is not None:
-        effect.settle(call.effect_result(effect, failed=failed))
+    if (ended := call.ended_effect(context.code, failed=failed)) is not None:
+        ended[0].settle(ended[1])
 
 
 async def _settle_async(call: RpcCall, context: Any, *, failed: bool = False) -> None:
     """Record the effect without blocking the event loop; see ``_settle``."""
-    if (effect := call.ended_effect(context.code)) is not None:
-        await effect.settle_async(call.effect_result(effect, failed=failed))
+    if (ended := call.ended_effect(context.code, failed=failed)) is not None:
+        await ended[0].settle_async(ended[1])
 
 
 def _add_left(call: RpcCall, context: Any) -> None:

@@ -161,9 +161,7 @@ class Call(msgspec.Struct, eq=False):
     def _allow(self, decision: Decision, request: AccessRequest, scope: Scope) -> None:
         passed = self._enforcement.require(decision, request)
         scope[passed.KEY] = passed
-        self.life = LoopCall(self._calls, passed.look_again, decision, passed)
-        if decision.effect is not None:
-            self.life.effect = CallEffect(self._enforcement.verifier, decision)
+        self.life = self._calls.hold(decision, passed)
         self.life.begin(self._cut)
 
     async def run(self, app: App, scope: Scope) -> None:
@@ -364,8 +362,8 @@ class Call(msgspec.Struct, eq=False):
         if is_head and (grant := life.grant) is not None and grant.has_budget:
             left = grant.remaining_text().encode("ascii")
             message = {**message, "headers": [*message.get("headers", ()), (BUDGET_HEADER, left)]}
-        if life.effect is not None:
-            await _report(life, life.effect, message, self._http.method)
+        if life.effect is not None and _is_whole(life.effect, message, self._http.method):
+            await life.settle()
         await self._send(message)
         self._answer = "begun"
         if kind == "http.response.body" and not message.get("more_body"):
@@ -502,19 +500,17 @@ class UnseenRouteError(Exception):
     """A call reached a route that has no gate; its endpoint does not run."""
 
 
-async def _report(life: LoopCall, effect: CallEffect, message: Message, method: str) -> None:
-    """Report a message of an answer, and record the effect before its last byte leaves.  SPEC 12.8."""
+def _is_whole(effect: CallEffect, message: Message, method: str) -> bool:
+    """Report a message of an answer; return whether it is the last, before which the effect is recorded.  SPEC 12.8."""
     if message["type"] == "http.response.start":
         lengths = [value for name, value in message.get("headers", ()) if name.lower() == b"content-length"]
-        if effect.begin(message["status"], method, *lengths[:1]):
-            await life.settle()
-    elif message["type"] == "http.response.body":
-        is_last = effect.take(message.get("body", b""))
-        if is_last or not message.get("more_body"):
-            await life.settle()
-    elif message["type"] in _UNSEEN_BODIES:
-        effect.is_seen = False
-        await life.settle()
+        return effect.begin(message["status"], method, *lengths[:1])
+    if message["type"] == "http.response.body":
+        return effect.take(message.get("body", b"")) or not message.get("more_body")
+    if message["type"] not in _UNSEEN_BODIES:
+        return False
+    effect.is_seen = False
+    return True
 
 
 _UNSEEN_BODIES: Final = frozenset(("http.response.pathsend", "http.response.zerocopysend"))

@@ -125,7 +125,7 @@ def follow_effect(enforcement: Enforcement, decision: Decision) -> CallEffect | 
         enforcement: What made the decision.
         decision: The decision that allowed the call.
     """
-    return _NO_EFFECT if decision.effect is None else CallEffect(enforcement.verifier, decision)
+    return CallEffect.of(enforcement.verifier, decision) or _NO_EFFECT
 
 
 class granted:  # noqa: N801 - used as a statement

@@ -36,6 +36,16 @@ class CallEffect:
         self._digest = sha256(self._salt)
         self._once = [True]
 
+    @classmethod
+    def of(cls, verifier: Verifier, decision: Decision) -> Self | None:
+        """Return the effect of an allowed call that begins; None if its tool gets no record of it.
+
+        Args:
+            verifier: Records it.
+            decision: The decision that allowed the call.
+        """
+        return None if decision.effect is None else cls(verifier, decision)
+
     @property
     def is_settled(self) -> bool:
         """Whether the record is written, or another thread writes it now."""

@@ -66,16 +66,15 @@ class RunningCalls:
         """
         grant = decision.grant or decision.watch
         assert isinstance(grant, (Grant, WatchedCall))
+        effect = CallEffect.of(self.verifier, decision)
         with self.lock:
             if self._thread is None:
                 self._plan()
                 self._thread = threading.Thread(target=self._run, name="arx-recheck", daemon=True)
                 self._thread.start()
             # A lease that is granted meanwhile ends later, so the thread never rechecks too late.
-            call = RunningCall(self, decision, grant, cut, due=self._due)
+            call = RunningCall(self, decision, grant, cut, due=self._due, effect=effect)
             self._calls.add(call)
-        if decision.effect is not None:
-            call.effect = CallEffect(self.verifier, decision)
         return call
 
     def discard(self, call: "RunningCall") -> None:

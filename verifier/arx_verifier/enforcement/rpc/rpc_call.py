@@ -252,30 +252,24 @@ class RpcCall:
         except Exception:  # the tool has run: the framework answers to this as it would without a guard
             self._is_sure = False
 
-    def ended_effect(self, status: Callable[[], Any]) -> CallEffect | None:
-        """Return the effect of a call whose method is over, which must be settled before the end of its answer leaves.
+    def ended_effect(self, status: Callable[[], Any], *, failed: bool) -> tuple[CallEffect, EffectResult] | None:
+        """Return the effect of a call whose method is over, with the result to settle it with.  SPEC 12.8.
+
+        It must be settled before the end of its answer leaves.
 
         Args:
             status: Returns the status that the method has set, or its number; None for that of success.
-        """
-        effect = None if self.running is None or self.running.reason is not None else self.running.effect
-        if effect is not None:
-            code = status()
-            effect.status = int(getattr(code, "value", (code,))[0] or 0)
-        return effect
-
-    def effect_result(self, effect: CallEffect, *, failed: bool) -> EffectResult:
-        """Return the result of an ended effect.  SPEC 12.8.
-
-        Args:
-            effect: The effect, with the status of the call.
             failed: Whether the method has raised.
         """
-        assert self.running is not None
-        has_broken_off = failed and self.running.state == "open"  # parts of its answer may have left
+        running = self.running
+        if running is None or running.reason is not None or (effect := running.effect) is None:
+            return None
+        code = status()
+        effect.status = int(getattr(code, "value", (code,))[0] or 0)
+        has_broken_off = failed and running.state == "open"  # parts of its answer may have left
         if has_broken_off or not self._is_sure or effect.status in _UNSURE:
-            return "unknown"
-        return "failed" if failed or effect.status else "done"
+            return effect, "unknown"
+        return effect, "failed" if failed or effect.status else "done"
 
     def left(self) -> tuple[tuple[str, str], ...]:
         """Return the trailing metadata of an answer that holds what the token's budgets have left.  SPEC 17.4."""
