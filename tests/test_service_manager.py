@@ -102,6 +102,7 @@ def test_a_manager_that_is_gone_stops_no_server(
     assert len(caplog.records) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_mint_notifies(manager: Manager, realm: Realm, valkey: EmbeddedValkey) -> None:
     """It is ready when it serves, reloads its policy in between, also a wrong one, and stops."""
@@ -117,6 +118,7 @@ def test_a_mint_notifies(manager: Manager, realm: Realm, valkey: EmbeddedValkey)
     assert manager.is_silent()
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_gateway_notifies(manager: Manager, tmp_path: Path, own_valkey: EmbeddedValkey) -> None:
     """As a mint does."""

@@ -61,6 +61,7 @@ def service(
         yield running
 
 
+@pytest.mark.slow
 def test_workers_share_used_calls_and_kills(service: Service, realm_store: RevocationStore) -> None:
     """
     Both workers allow, each call is accepted once by both together, and both refuse after a kill.
@@ -83,6 +84,7 @@ def test_workers_share_used_calls_and_kills(service: Service, realm_store: Revoc
     deciders(service, holder, "/orders/o-1", "revoked")
 
 
+@pytest.mark.slow
 def test_nothing_is_opened_before_the_fork(service: Service, realm_store: RevocationStore) -> None:
     """
     Where the application is loaded there is no thread and no journal, and no verifier is registered before a call.
@@ -97,6 +99,7 @@ def test_nothing_is_opened_before_the_fork(service: Service, realm_store: Revoca
     assert not realm_store.verifiers(), "a worker leaves the registry when it exits, so that no kill waits for it"
 
 
+@pytest.mark.slow
 def test_open_answers_end_with_a_kill(service: Service, realm_store: RevocationStore, tmp_path: Path) -> None:
     """
     A busy answer and one whose thread waits are cut without the end of the body, and the worker serves the next call.
@@ -119,6 +122,7 @@ def test_open_answers_end_with_a_kill(service: Service, realm_store: RevocationS
     assert after.status == 200, after
 
 
+@pytest.mark.slow
 def test_the_pages_example_runs_as_it_is_shown(
     tmp_path: Path, realm_store: RevocationStore, valkey: EmbeddedValkey, free_port: int
 ) -> None:

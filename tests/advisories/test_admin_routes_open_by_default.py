@@ -66,6 +66,7 @@ def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
     assert (unit.events(), unit.mint.db.agents.list()) == (before, known)
 
 
+@pytest.mark.slow
 def test_whoever_it_is_not_for_does_nothing(unit: Harness) -> None:
     """An agent on operators' routes and an operator on agents' are refused, whatever they send."""
     agent, _ = unit.session()

@@ -94,6 +94,7 @@ def test_of_an_issuers_token_the_policy_decides(unit: Harness) -> None:
     assert bearing(client, ci()).status_code == 200
 
 
+@pytest.mark.slow
 def test_of_a_persons_id_token_the_policy_decides(flow: Flow, idp: Issuer) -> None:
     """Nobody logs in by the issuer's public key."""
     public = idp.key.as_dict(private=False)

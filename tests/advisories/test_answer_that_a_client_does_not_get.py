@@ -64,6 +64,7 @@ def test_a_bridge_that_cannot_answer_ends(world: World, tmp_path: Path) -> None:
     assert (tmp_path / "errors").read_text() == "arx: stdout: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_answers_are_whole_where_stdout_does_not_block(world: World, tmp_path: Path) -> None:
     """
     A client may read late, and have made the descriptor non-blocking for both ends.

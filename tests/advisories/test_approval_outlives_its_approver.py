@@ -88,6 +88,7 @@ def test_a_discharge_is_not_given_after_another_role(desk: Desk) -> None:
     assert code(desk.fetch(asked)) == "approval_withdrawn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["ada", "bob"])
 def test_each_of_several_approvers_counts(desk: Desk, payments: Verifier, gone: str) -> None:
     """Two are needed: without one of them the approval ends.  One who did not count takes nothing away."""

@@ -68,6 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApprovalWorld]:
     yield from started(ApprovalWorld(tmp_path_factory.mktemp("keyless")), TWO_TASKS)
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_gateway_takes_its_states_from_callers_with_a_key(world: ApprovalWorld) -> None:
     """A state and a task of MCP that a bound token got are none of a bearer token of the same client and session."""

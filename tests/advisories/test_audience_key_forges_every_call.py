@@ -172,6 +172,7 @@ def test_an_invitation_with_limits_writes_none(tmp_path: Path, hostile: str) -> 
     assert codes(opened(file, tmp_path / "limits.toml"))["large"] == "over_service_limit"
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_gateway_and_a_decider_hold_forged_tokens(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> None:
     """What the realm's audience key has signed reaches no service beyond the table of its upstream."""

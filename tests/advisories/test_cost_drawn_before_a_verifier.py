@@ -71,6 +71,7 @@ def site(tmp_path: Path, valkey: EmbeddedValkey) -> Iterator[tuple[GatewayRealm,
         yield realm, sparing, spending
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_decider_that_spends_no_call_asks_no_ledger(site: tuple[GatewayRealm, int, int]) -> None:
     """One that spends it refuses the same call without its ledger."""

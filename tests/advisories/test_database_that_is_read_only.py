@@ -15,6 +15,7 @@ from tests.servers import until
 pytestmark = [pytest.mark.servers, pytest.mark.long]
 
 
+@pytest.mark.slow
 def test_it_is_named(tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the answer to an agent and an operator, and in ``/readyz``; and all is well once it takes changes."""
     monkeypatch.setattr("arx_caps.mint.db.health.LOOK_S", 0.0)

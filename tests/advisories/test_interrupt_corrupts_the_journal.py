@@ -92,6 +92,7 @@ def test_an_interrupted_opening_is_tried_again(tmp_path: Path) -> None:
     assert after > 20
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", ["strict", "durable"])
 @pytest.mark.parametrize("closing", [False, True], ids=["beginning the next file", "closing"])

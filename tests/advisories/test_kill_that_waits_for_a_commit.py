@@ -140,6 +140,7 @@ def test_through_the_console(realm: Harness, server: Postgres) -> None:
     assert recorded(realm) == [("operator:root", REASON, [target])]
 
 
+@pytest.mark.slow
 def test_behind_calls_that_hang(realm: Harness, server: Postgres) -> None:
     """Sixty calls of others that wait for their commits, or for a thread, delay no kill."""
     agent, _ = realm.session()

@@ -22,6 +22,7 @@ WAIT_S = 60
 CLICK = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nraise SystemExit(0)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["bridge", "hook"])
 def test_the_printed_command_imports_nothing_of_its_folder(program: str, tmp_path: Path) -> None:
     """Neither from the folder that it starts in, nor by Python's variables."""

@@ -9,6 +9,7 @@ from tests.mint.harness import open_live
 from tests.mint.login import POLICY, Flow, Issuer, settings
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_refresh_token_that_comes_again_ends_the_session(
     idp: Issuer, tmp_path: Path, valkey: object, realm_name: str, database: str | None

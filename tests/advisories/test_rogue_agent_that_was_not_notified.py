@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 7.4")]
 REFUSALS = 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.realm(settings='webhook_hosts = ["127.0.0.1:9"]\n')
 def test_ten_thousand_refusals_are_one_row(live: Harness) -> None:
     """For a receiver that takes nothing, however many mints look at it, and however often."""

@@ -215,6 +215,7 @@ def test_workers_that_were_forked_ship(up: Live, task: Task, tmp_path: Path, opt
     assert lost(up) == 0
 
 
+@pytest.mark.slow
 def test_the_last_records_are_sent_with_the_end(up: Live, task: Task, tmp_path: Path) -> None:
     """
     A service that ends at once after its calls, in order: nothing runs afterwards that would send them.
@@ -285,6 +286,7 @@ def test_the_mint_names_a_service_that_runs_and_never_shipped(up: Live, tmp_path
             assert "no record of payments" not in up.run(*words)[2], words
 
 
+@pytest.mark.slow
 def test_what_does_not_ship_is_named(up: Live, tmp_path: Path) -> None:
     """
     Without arx-caps, or without a key of its own, the service's log has one line with the command to run.
@@ -300,6 +302,7 @@ def test_what_does_not_ship_is_named(up: Live, tmp_path: Path) -> None:
     assert "enrol it with `arx service enrol`" in silent(opened.format("pass"), keyless)
 
 
+@pytest.mark.slow
 def test_a_fork_waits_for_the_import(up: Live, tmp_path: Path) -> None:
     """
     A child that was forked while a thread imports what calls the mint could never end that import.

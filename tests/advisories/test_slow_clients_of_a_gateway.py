@@ -79,6 +79,7 @@ def half_requests(port: int, count: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_half_requests_make_room_for_whole_ones(realm: GatewayRealm, port: int) -> None:
     """A gateway with 24 places answers, while 120 clients hold connections open."""
     with started(realm, files=560), half_requests(port, 120):
@@ -137,6 +138,7 @@ def written(process: subprocess.Popen[str]) -> int:
     return sum(int(words[words.index("wchar:") + 1]) for words in found)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_stream(realm: GatewayRealm, port: int) -> None:
     """It holds little memory, no other client waits for it, and its call is given up."""
     flood, get = Rule(tool=f"{AUDIENCE}.flood"), Rule(tool=f"{AUDIENCE}.get")
@@ -174,6 +176,7 @@ def test_one_agent_does_not_take_all_places(realm: GatewayRealm, port: int) -> N
         assert client.post("/orders", content=call(agents[2], "get")).json()["result"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_terminal", [True, False])
 def test_a_terminals_end_ends_a_gateway(realm: GatewayRealm, port: int, on_terminal: bool) -> None:
     """SIGHUP of a terminal that is closed stops it in order; without a terminal it reads its file again."""

@@ -66,6 +66,7 @@ def realm(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> GatewayRea
     return GatewayRealm(tmp_path, valkey.url, name=realm_name)
 
 
+@pytest.mark.slow
 def test_a_server_without_settings_reads_nothing(realm: GatewayRealm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no isolation works, the gateway does not start, and names the lines that would do."""
     monkeypatch.setenv("OTHER_KEY", CANARY)
@@ -90,6 +91,7 @@ def test_a_server_without_settings_reads_nothing(realm: GatewayRealm, monkeypatc
     assert "HOME=" in content["text"]  # of its own processes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the system has no such setting")
 def test_memory_of_a_gateway_is_hidden(realm: GatewayRealm) -> None:
     """The kernel shows it to root alone, from before the gateway has read a secret."""

@@ -310,6 +310,7 @@ def test_copies_are_not_kept(night: Night) -> None:
     assert (narrow.extend_if_due(), narrow.depth) == (None, 0)
 
 
+@pytest.mark.slow
 def test_threads_sign_while_it_is_extended(night: Night) -> None:
     """Each call is allowed, by the earlier token or by the later one."""
     task, codes = night.start(), set[str]()

@@ -253,6 +253,7 @@ with Agent.from_key_file(sys.argv[1]) as agent, agent.open_session() as session:
 """
 
 
+@pytest.mark.slow
 def test_a_program_ends_whenever_it_is_interrupted(mint: LiveMint) -> None:
     """Also at the moment when the HTTP client has just locked its connections; its session ends with it."""
     command = [sys.executable, "-c", INTERRUPTED, mint.enrol("acme/support/interrupted")]

@@ -96,6 +96,7 @@ def test_a_journal_names_the_systems_that_it_runs_on(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_the_bridge_signs(tmp_path: Path) -> None:
     """
     ``arx connect`` passes a client's calls on, allowed and refused.

@@ -190,6 +190,7 @@ def test_what_finds_a_record_is_held_as_well(log: Kept, change: Change, first: i
     assert log.store.find(BOOT, 601) == [600]
 
 
+@pytest.mark.slow
 def test_what_the_log_says_of_itself_is_held(log: Kept) -> None:
     """Losses and events too."""
     for index, change in ((SIZE - 3, setting(outcome=0)), (SIZE - 1, setting(tool="log.other")), (SIZE - 1, removing)):

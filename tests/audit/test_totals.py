@@ -54,6 +54,7 @@ def hold_questions(store: LogStore) -> None:
             )
 
 
+@pytest.mark.slow
 def test_totals_are_those_of_the_records(store: LogStore) -> None:
     """Before, between and after checkpoints, and with losses among the records."""
     dice, mark = random.Random(9), 0

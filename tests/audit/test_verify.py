@@ -30,6 +30,7 @@ from tests.audit.world import (
 __all__ = ["large_made", "log"]  # fixtures
 
 
+@pytest.mark.slow
 @pytest.mark.spec("LOG 1.3")
 def test_an_untouched_log_holds(log: Log, large_made: Log) -> None:
     """Every record is counted, and progress ends at the end."""

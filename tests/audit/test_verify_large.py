@@ -53,6 +53,7 @@ def test_an_upper_tile_that_is_not_theirs_is_named(large: Log, path: str) -> Non
         verify(large.folder, TRUST)
 
 
+@pytest.mark.slow
 def test_retention_is_told_from_loss(large: Log) -> None:
     """What is gone before the index that is allowed is listed; the same loss, not allowed, is incomplete."""
     kept_from = prune(large.folder, LARGE, 1000)

@@ -140,6 +140,7 @@ def test_a_name_like_that_of_an_enrolled_service_is_questioned(up: Live, tmp_pat
     assert "did you mean `warehouse-stock`, which is not in the file?" in ran.out
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_killed_run_is_continued(up: Live, tmp_path: Path) -> None:
     """What it did stays; the next run enrols and invites the others, and makes no second invitation."""

@@ -168,6 +168,7 @@ def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> No
     assert ok(up, "approval", "show", asked["id"])["approval"]["by"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "exit_code", "by"), [(b"n\n", exit_codes.DENIED, []), (b"y\n", exit_codes.OK, ["root"])]
 )

@@ -81,6 +81,7 @@ def test_a_refused_argument_is_not_sent(world: World, client: Client) -> None:
     assert error["data"] == {"code": "tool_not_allowed"}
 
 
+@pytest.mark.slow
 def test_a_list_has_what_the_task_can_allow(world: World, client: Client) -> None:
     """The server's list has more."""
     tools = client.ask(1, "tools/list")["result"]["tools"]
@@ -133,6 +134,7 @@ def test_a_refusal_of_http_is_read_by_the_model(tmp_path: Path) -> None:
         assert (error["code"], error["data"]["code"]) == (-32010, "revoked")
 
 
+@pytest.mark.slow
 def test_messages_in_flight_do_not_mix(world: World, client: Client) -> None:
     """Requests run beside each other: a waiting one holds up no other, and each answer is the request's own."""
     client.send("tools/call", {"name": "wait"}, "slow")
@@ -144,6 +146,7 @@ def test_messages_in_flight_do_not_mix(world: World, client: Client) -> None:
         assert text == f'get {{"order_id": "o-{number}"}} by test/agent'
 
 
+@pytest.mark.slow
 def test_a_cancelled_request_ends_at_the_server(world: World, client: Client) -> None:
     """The request is closed, and the notification is sent on; it gets no answer."""
     client.send("tools/call", {"name": "wait"}, 1)
@@ -157,6 +160,7 @@ def test_a_cancelled_request_ends_at_the_server(world: World, client: Client) ->
     assert not [message for message in client.rest() if message.get("id") == 1]
 
 
+@pytest.mark.slow
 def test_questions_of_the_server_are_answered(world: World, client: Client) -> None:
     """An elicitation comes in the stream of a call; the client's answer goes as a message of its own."""
     client.send("tools/call", {"name": "ask"}, 1)
@@ -165,6 +169,7 @@ def test_questions_of_the_server_are_answered(world: World, client: Client) -> N
     assert client.answer(1)["result"]["content"][0]["text"] == "q-1 accept"
 
 
+@pytest.mark.slow
 def test_a_stream_is_resumed_after_its_last_event(world: World, client: Client) -> None:
     """The server ends the stream of a call early; the answer comes in another one."""
     assert client.call(1, "late") == (False, "late")
@@ -173,12 +178,14 @@ def test_a_stream_is_resumed_after_its_last_event(world: World, client: Client) 
     assert resumed[0].headers["authorization"].startswith("Bearer ")
 
 
+@pytest.mark.slow
 def test_a_stream_without_an_answer_is_an_error(world: World, client: Client) -> None:
     """The client is not left waiting."""
     error = client.ask(1, "tools/call", {"name": "break"})["error"]
     assert error["message"] == "the server's stream had no answer"
 
 
+@pytest.mark.slow
 def test_the_servers_own_messages_arrive(world: World, client: Client) -> None:
     """They come in the event stream of the session, which opens after ``initialized``."""
     world.wait_for("GET")
@@ -186,6 +193,7 @@ def test_the_servers_own_messages_arrive(world: World, client: Client) -> None:
     assert client.receive()["method"] == "notifications/tools/list_changed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25"])
 def test_a_session_is_named_and_ended(world: World, version: str) -> None:
     """Each message after ``initialize`` names session and revision; at the end of stdin the session is deleted."""
@@ -207,6 +215,7 @@ def test_a_session_is_named_and_ended(world: World, version: str) -> None:
     assert b"".join(client.errors) == b""
 
 
+@pytest.mark.slow
 def test_a_forgotten_session_is_opened_again(world: World, client: Client) -> None:
     """After a restart of the server the client's next calls work, as two clients would: the session is opened once."""
     world.endpoint.sessions.clear()
@@ -218,6 +227,7 @@ def test_a_forgotten_session_is_opened_again(world: World, client: Client) -> No
     assert world.endpoint.ran == ["get"] * 3
 
 
+@pytest.mark.slow
 def test_a_session_that_is_refused_is_not_opened_again(world: World, client: Client) -> None:
     """After a kill and a restart each request gets an answer of its own, and no answer to ``initialize`` comes."""
     world.endpoint.sessions.clear()
@@ -229,6 +239,7 @@ def test_a_session_that_is_refused_is_not_opened_again(world: World, client: Cli
     assert client.rest() == []
 
 
+@pytest.mark.slow
 def test_the_stateless_revision_names_each_call(world: World) -> None:
     """Method, tool and marked arguments are in the headers; there is no session, and a cancellation is no message."""
     with world.bridged() as client:
@@ -248,6 +259,7 @@ def test_the_stateless_revision_names_each_call(world: World) -> None:
     assert not [seen for seen in world.endpoint.seen if "mcp-session-id" in seen.headers]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_tried_again(tmp_path: Path) -> None:
     """Each request gets an error that says so; the first one after the server's return works."""
     away = World(tmp_path)
@@ -260,6 +272,7 @@ def test_a_server_that_is_away_is_tried_again(tmp_path: Path) -> None:
         assert client.ask(5, "ping", {"_meta": MODERN})["error"]["code"] == -32000
 
 
+@pytest.mark.slow
 def test_what_is_no_message_is_answered(client: Client) -> None:
     """An error each, and the bridge goes on."""
     for line, code in (
@@ -275,6 +288,7 @@ def test_what_is_no_message_is_answered(client: Client) -> None:
     assert client.ask(1, "ping")["result"] == {}
 
 
+@pytest.mark.slow
 def test_a_request_with_two_meanings_is_answered_by_its_id(client: Client) -> None:
     """The bridge reads as strictly as the gateway, and no client waits for an answer that does not come."""
     head = b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{'
@@ -285,6 +299,7 @@ def test_a_request_with_two_meanings_is_answered_by_its_id(client: Client) -> No
     assert client.call(8, "plain")[0] is False
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_written_anew_is_used(world: World, client: Client) -> None:
     """A task that was extended needs no new bridge."""
     world.write_bundle(RULES[0])

@@ -302,6 +302,7 @@ def test_a_link_of_the_key_signs_in_again_as_well(realm: Realm, grants: str, mon
     assert f'action="{grants}"' in page
 
 
+@pytest.mark.slow
 def test_a_sign_in_ends_by_time(realm: Realm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unused after the idle time; used, after its life."""
     terms = realm.harness.realm.console

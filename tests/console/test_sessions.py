@@ -137,6 +137,7 @@ def test_unknown_sessions_and_agents_are_not_found(unit: Harness) -> None:
         assert "not_found" in page(browser, f"/console/{path}", 404)
 
 
+@pytest.mark.slow
 def test_a_thousand_sessions_come_in_pages(unit: Harness) -> None:
     """A page has fifty rows, and the pages have each session once."""
     unit.enrol()

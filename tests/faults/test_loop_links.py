@@ -168,6 +168,7 @@ def test_a_cancelled_call_takes_no_answer_of_another(run: Any, valkey: EmbeddedV
     run(work())
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 @settings(QUICK, max_examples=40)
 def test_each_answer_is_of_its_own_command(valkey: EmbeddedValkey, draws: random.Random) -> None:

@@ -119,6 +119,7 @@ def test_a_replica_promoted_with_a_hole(two: Two, witnesses: list[Witness]) -> N
             process.until("ok")
 
 
+@pytest.mark.slow
 def test_a_deposed_primary(two: Two, witnesses: list[Witness]) -> None:
     """
     Cut off from its replica in silence, the primary goes on answering verifiers that reach it, for the window F at

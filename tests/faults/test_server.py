@@ -89,6 +89,7 @@ def test_a_killed_server_with_its_file(own_valkey: EmbeddedValkey, store: Revoca
     bounded(witness, killed)
 
 
+@pytest.mark.slow
 @pytest.mark.spec("10.11")
 def test_a_killed_server_without_its_file(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
     """The data are gone: refused until a new history begins; then its tokens are good and the old ones dead."""
@@ -154,6 +155,7 @@ def test_killed_clients(own_valkey: EmbeddedValkey, store: RevocationStore, star
             assert {run.code for run in witness.runs()} <= {"ok", "revoked", "stale"}
 
 
+@pytest.mark.slow
 def test_a_slow_consumer(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch) -> None:
     """
     A verifier stands still while more is published than the server keeps for it: it is disconnected, has missed

@@ -113,6 +113,7 @@ def world(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[W
             yield World(realm, client, process.pid, log)
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_too_long_or_too_late_is_a_problem(world: World) -> None:
     """502 and 504, which say that the call may have run; the next call works."""
     assert world.client.get("/size/1024").content == b"x" * 1024
@@ -122,6 +123,7 @@ def test_an_answer_that_is_too_long_or_too_late_is_a_problem(world: World) -> No
     assert world.client.get("/size/7").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_secret_from_a_file_is_read_again(world: World) -> None:
     """At SIGHUP; until then the old one is used."""
     assert world.client.get("/key").json() == {"is_new": False}
@@ -132,6 +134,7 @@ def test_a_secret_from_a_file_is_read_again(world: World) -> None:
     assert world.client.get("/key").json() == {"is_new": True}
 
 
+@pytest.mark.slow
 def test_a_stream_is_cut_within_the_lease_after_a_kill(world: World) -> None:
     """By the kill's own message, or at the latest when the lease of the view before it ends."""
     with world.client.stream("GET", "/watch") as answer:

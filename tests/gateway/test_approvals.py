@@ -129,6 +129,7 @@ def records(world: ApprovalWorld) -> list[Json]:
     return sorted(mine, key=lambda each: each["sequence"])
 
 
+@pytest.mark.slow
 def test_a_state_lets_the_approved_call_through_once(world: ApprovalWorld) -> None:
     """The operator sees the arguments; the record has the handle's assurance, and the approval."""
     caller = Caller(world)

@@ -433,6 +433,7 @@ def test_a_task_that_is_forgotten_while_it_is_cancelled(front: Front, monkeypatc
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_waiting_calls_are_limited_and_cost_the_gateway_nothing(front: Front) -> None:
     """The mint limits them for a session; a model reads it, and another client goes on."""
 

@@ -265,6 +265,7 @@ def test_a_result_has_what_a_budget_has_left() -> None:
     assert result(realm.caller(*RULES), b"{}").WhichOneof("result") == "pass"
 
 
+@pytest.mark.slow
 def test_an_unknown_call_is_an_error(site: Site) -> None:
     """Which the proxy takes for a denial (`failureMode: failClosed`), as it does if the decider is stopped."""
     with grpc.insecure_channel(f"127.0.0.1:{site.port}") as channel, pytest.raises(grpc.RpcError) as caught:

@@ -349,6 +349,7 @@ def mutate(folder: Path, kind: str, number: int, seed: int, parser: str) -> None
 DOORS: Final = [("mcp", "httptools"), ("http", "httptools"), ("http", "h11")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "parser"), DOORS)
 def test_a_changed_call_is_refused_or_means_what_its_record_says(kind: str, parser: str, tmp_path: Path) -> None:
     """A thousand changes of each door's calls."""

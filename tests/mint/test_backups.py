@@ -143,6 +143,7 @@ def test_a_restored_realm_has_every_row(site: Site) -> None:
         assert db.outbox.last() == number + 1
 
 
+@pytest.mark.slow
 def test_a_backup_is_of_one_moment_while_records_come(site: Site) -> None:
     """
     While batches are taken and signed, each backup restores to a log that is a beginning of the whole one.

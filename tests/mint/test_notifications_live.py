@@ -72,6 +72,7 @@ def test_kills_freezes_and_thaws_at_the_mint_and_at_the_store(running: Harness, 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 7.4")
 def test_a_verifier_that_is_late_and_back(
     running: Harness, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch, valkey: EmbeddedValkey
@@ -150,6 +151,7 @@ def wait_for(receiver: ReceiverProcess, kind: str) -> list[Received]:
     return of_kind(receiver, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 7.4")
 def test_many_refusals_of_an_agent(
     running: Harness, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
@@ -183,6 +185,7 @@ def test_many_refusals_of_an_agent(
     assert "arx audit top" in high.body["command"]
 
 
+@pytest.mark.slow
 @pytest.mark.spec("CONTROL 7.4")
 def test_what_happens_to_the_log_itself(
     running: Harness, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch

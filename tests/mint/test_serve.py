@@ -120,6 +120,7 @@ def test_it_says_when_it_is_ready_and_stops_when_told(realm: Realm, valkey: Embe
         assert out + err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_it_serves_out_of_a_shared_database(
     tmp_path: Path, valkey: EmbeddedValkey, postgres: Postgres, realm_name: str, free_port: int
@@ -136,6 +137,7 @@ def test_it_serves_out_of_a_shared_database(
     postgres.drop(url)
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_it_ends_with_whoever_started_it(realm: Realm, valkey: EmbeddedValkey) -> None:
     """When standard input ends, the mint stops by itself."""
@@ -158,6 +160,7 @@ def open_root(realm: Realm) -> None:
     realm.root_path.chmod(0o644)
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 @pytest.mark.parametrize("damage", [break_root, break_policy, open_root])
 def test_a_damaged_realm_does_not_start(realm: Realm, valkey: EmbeddedValkey, damage: Callable[[Realm], None]) -> None:
@@ -181,6 +184,7 @@ def test_a_port_is_not_shared(realm: Realm, valkey: EmbeddedValkey) -> None:
             assert "cannot listen" in line_of(second.stderr)["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.servers
 def test_a_store_that_is_down_may_come_back(realm: Realm, tmp_path: Path) -> None:
     """The exit code tells what trying again can help from what it cannot."""

@@ -78,6 +78,7 @@ def test_what_was_done_was_answered(
         httpx.get(realm.issuer + "/healthz", trust_env=False)
 
 
+@pytest.mark.slow
 @RUNS
 def test_who_was_connected_is_answered(
     tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, free_port: int, runs: tuple[str, ...]

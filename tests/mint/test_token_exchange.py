@@ -247,6 +247,7 @@ HELD = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(held=st.lists(HELD, max_size=3), amount=st.integers(0, 60), limit=st.integers(1, 100))
 def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: int) -> None:

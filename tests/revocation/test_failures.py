@@ -208,6 +208,7 @@ def test_a_garbled_push_only_costs_a_connection(own_valkey: EmbeddedValkey, own_
     follower.close()
 
 
+@pytest.mark.slow
 def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(own_valkey: EmbeddedValkey, realm_name: str) -> None:
     """The report names it and says when its lease is over; its first decision after the thaw is a refusal."""
     lease_ms = 2_000  # a lease that ends between the freeze and the kill needs no report

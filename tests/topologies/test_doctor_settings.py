@@ -42,6 +42,7 @@ def test_settings_that_lose_kills(place: Place) -> None:
         assert "no append-only file" in place.bad(url)["persistence"][0]
 
 
+@pytest.mark.slow
 def test_users_that_are_too_wide(tmp_path: Path) -> None:
     """
     Asked by an administrator, whose own rights are not the point: everybody's, the realm's users', whoever follows it.
@@ -113,6 +114,7 @@ def test_a_clock_that_is_off(place: Place, monkeypatch: pytest.MonkeyPatch) -> N
     assert "NTP" in place.bad()["clock"][1]
 
 
+@pytest.mark.slow
 def test_replicas_that_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Kills that do not wait for replicas, a deposed primary that would go on, a window that is too short, a missing

@@ -170,6 +170,7 @@ def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_
         assert mint.ready() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("watched", NAMES[-1:], indirect=True)
 def test_sentinels_that_refuse_the_login_are_named(watched: Watched, realm_name: str) -> None:
     """
