@@ -12,17 +12,22 @@ import msgspec
 
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.display import Cell, table_of, time_of
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.log_query import Asking, question_options
 from arx_caps.cli.options import limit_option
 from arx_caps.cli.resources import RUNS
-from arx_caps.cli.terminal import Console, plain, table
-from arx_caps.settings.durations import show_time
-from arx_caps.text.effects import KnownEffect, envelope_of, known_effects, runs_over, statement_of
+from arx_caps.cli.terminal import Console
+from arx_caps.text.effects import envelope_of, known_effects, runs_over, statement_of
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 
-_HEADS: Final = ("TIME", "EFFECT", "SERVICE", "TOOL", "AGENT", "STATUS", "ID", "DECISION")
+_COLUMNS: Final = "TIME: at, EFFECT: result, SERVICE, TOOL, AGENT, STATUS, ID: external_id, DECISION"
+_CELLS: Final[dict[str, Cell]] = {
+    "TIME": time_of("at"),
+    "STATUS": lambda row: row.get("status") or "",
+    "ID": lambda row: row.get("external_id") or "",
+}
 _ALLOWED: Final = ("allow", "would_refuse")
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 
@@ -77,7 +82,7 @@ def effects_command(
             console.raw(msgspec.json.encode(envelope_of(statement_of(effect), *sign)).decode())
         return
     shown = [effect.to_dict() for effect in found]
-    console.data("audit-effects", {"effects": shown}, lambda: table(_HEADS, list(map(_row, found))))
+    console.data("audit-effects", {"effects": shown}, lambda: table_of(shown, _COLUMNS, _CELLS))
 
 
 def _records(mint: Caller, query: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
@@ -101,13 +106,6 @@ def _over(mint: Caller, services: Iterable[str]) -> set[str]:
             alive = {one["id"] for one in status["verifiers"] if one["state"] != "gone"}
     runs = (list(RUNS.rows(mint, {"service": service}, 10_000)[0]) for service in services)
     return set().union(*(runs_over(of, alive, now_ms()) for of in runs))
-
-
-def _row(effect: KnownEffect) -> tuple[Any, ...]:
-    shown = effect.to_dict()
-    status, external_id = shown.get("status") or "", plain(shown.get("external_id") or "")
-    who = (shown["service"], plain(shown["tool"]), plain(shown["agent"]))
-    return (show_time(shown["at"]), effect.result, *who, status, external_id, plain(shown["decision"]))
 
 
 def _signer(path: Path) -> tuple[str, Callable[[bytes], bytes]]:
