@@ -161,7 +161,9 @@ class Call(msgspec.Struct, eq=False):
     def _allow(self, decision: Decision, request: AccessRequest, scope: Scope) -> None:
         passed = self._enforcement.require(decision, request)
         scope[passed.KEY] = passed
-        self.life = self._calls.hold(decision, passed)
+        self.life = LoopCall(self._calls, passed.look_again, decision, passed)
+        if decision.effect is not None:  # asked here: each request comes this way, and few have one
+            self.life.effect = CallEffect(self._enforcement.verifier, decision)
         self.life.begin(self._cut)
 
     async def run(self, app: App, scope: Scope) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Literal, TypeAlias
 
-from arx_verifier.enforcement.grants.call_effect import CallEffect, EffectResult
+from arx_verifier.enforcement.grants.call_effect import EffectResult
 from arx_verifier.enforcement.grants.grant_life import GrantLife
 from arx_verifier.errors import ArxError
 from arx_verifier.journal.decision import Decision
@@ -47,15 +47,6 @@ class LoopCalls:
         """Return the calls of the running event loop; one loop's timers and sets are not safe in another's thread."""
         loop = get_running_loop()
         return self if self._loop is loop else LoopCalls(self.verifier, self._recheck_ms, loop)
-
-    def hold(self, decision: Decision, passed: Grant | WatchedCall) -> "LoopCall":
-        """Return a call that was decided, before it begins.
-
-        Args:
-            decision: An allow, or a refusal whose call goes on in watch mode.
-            passed: Its grant, or the watched call.
-        """
-        return LoopCall(self, passed.look_again, decision, passed, effect=CallEffect.of(self.verifier, decision))
 
     def join(self, call: "LoopCall") -> float:
         """Recheck a call when the timer fires; return when that is, monotonic clock, s."""

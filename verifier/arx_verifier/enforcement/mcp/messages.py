@@ -18,7 +18,7 @@ from arx_verifier.enforcement.base.client_address import Peers
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall, read_traceparent, refused_end
 from arx_verifier.enforcement.base.guard import granted
 from arx_verifier.enforcement.base.routes import collect_headers
-from arx_verifier.enforcement.grants.call_effect import EffectResult
+from arx_verifier.enforcement.grants.call_effect import CallEffect, EffectResult
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS
 from arx_verifier.enforcement.grants.loop_calls import LoopCall, LoopCalls, TaskCut
 from arx_verifier.errors import REASONS, ArxError, RequestError, Shortfall, refusal
@@ -284,7 +284,8 @@ class Work(LiveWork):
     ) -> None:
         self._enforcement, self._request, self.decision = enforcement, request, decision
         self.grant = enforcement.require(decision, request)
-        super().__init__(calls.hold(decision, self.grant), streams=streams)
+        effect = CallEffect.of(enforcement.verifier, decision)
+        super().__init__(LoopCall(calls, self.grant.look_again, decision, self.grant, effect=effect), streams=streams)
 
     async def settle(self, result: EffectResult, answer: bytes = b"") -> None:
         """Record the effect of the call, unless that is done, before its answer leaves.  SPEC 12.8.
