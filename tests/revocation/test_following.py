@@ -240,7 +240,7 @@ def test_waiting_requests_share_a_probe(follow: Start, realm_store: RevocationSt
         asked = follower.boot_ns()
         return await asyncio.gather(*(follower.catch_up_async(asked, 0, 10) for _ in range(100)))
 
-    with redis.Redis.from_url(f"unix://{follower._address._settings['path']}") as raw:
+    with redis.Redis.from_url(f"unix://{follower._address()._settings['path']}") as raw:
         before = raw.info("commandstats")["cmdstat_fcall"]["calls"]
         assert all(asyncio.run(many()))
         assert raw.info("commandstats")["cmdstat_fcall"]["calls"] - before < 30
