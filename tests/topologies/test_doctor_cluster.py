@@ -12,7 +12,7 @@ import pytest
 from arx_caps.mint.server.init_realm import init_realm
 from arx_caps.revocation import acl
 from arx_verifier.ledger.pools import PoolDraw, Taken
-from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.ledger.redis_ledger import RedisLedger, secret_of
 from arx_verifier.revocation.store_cluster import BUCKETS
 from tests.ledgers import new_ledger
 from tests.servers import until
@@ -154,7 +154,8 @@ def test_pools_that_a_restart_exhausted(ledger: ClusterLedger) -> None:
         assert isinstance(mint.take("draw", "", [pool]), Taken)
         bucket = mint._bucket([pool])
         assert bucket.name in BUCKETS
-        mint._client.server(bucket.tag).hset(bucket.keys[0], "since", pool.opened)
+        server, header = mint._client.server(bucket.tag), bucket.keys[0]
+        server.hset(f"{header[:-1]}{secret_of(server, header)}{header[-1]}", "since", pool.opened)
         place = mint._client.shard_of(bucket.tag)
     found, mend = ledger.bad()["ledger history"]
     assert found.startswith(f"{place.host}:{place.port}: ")
