@@ -14,8 +14,10 @@ configure | 1 | 2)
     /usr/lib/arx/bin/python3 -m compileall -q /usr/lib/arx/lib
     if [ -d /run/systemd/system ]; then
         systemctl daemon-reload
-        # Of those that run; a new installation starts none.
-        systemctl try-restart arx-mint.service arx-relay.service arx-gateway.service 'arx-ship@*.service'
+        # Of those that run; a new installation starts none.  One that does not start, such as without its store, must
+        # not leave the package half installed: each later call of apt would fail.
+        systemctl try-restart arx-mint.service arx-relay.service arx-gateway.service 'arx-ship@*.service' ||
+            echo "arx: a unit did not start again: journalctl -u 'arx-*'" >&2
     fi
     ;;
 esac

@@ -8,7 +8,9 @@ remove | 0)
     if [ -d /run/systemd/system ]; then
         systemctl stop $units 'arx-ship@*.service'
     fi
-    systemctl --quiet disable $units
+    if command -v systemctl >/dev/null; then
+        systemctl --quiet disable $units
+    fi
     rm -f /etc/systemd/system/multi-user.target.wants/arx-ship@*.service
     ;;
 esac
