@@ -257,7 +257,7 @@ def identify_file(path: Path) -> tuple[int, ...] | None:
 
 
 def _follow(file: ServiceConfig, verifier_id: str) -> Epochs:
-    from arx_verifier.revocation.follower import Follower  # redis is loaded where it is used
+    from arx_verifier.revocation.follower import Follower
     from arx_verifier.revocation.password import find_password  # redis is loaded where it is used
 
     if file.store is None:
