@@ -552,9 +552,10 @@ class Verifier:
         draws = proven.pools and self._draws and (spared is None or spared.first is None)
         priced = self._budgets.price(proven, request) if draws else None
         if isinstance(priced, Refused):
-            if spared is None:
-                return priced, None
-            priced = spared.spare(priced) and None
+            refused = priced if spared is None else spared.spare(priced)
+            if refused is not None:
+                return refused, None
+            priced = None
         # One question does both where one server keeps both.
         used = None
         if call is not None and priced is not None and spared is None:
@@ -568,9 +569,10 @@ class Verifier:
         if refused is None and priced is not None:
             drawn = yield from self._budgets.draw(proven, priced, used)
         if isinstance(drawn, Refused):
-            if spared is None:
-                return drawn, None
-            drawn = spared.spare(drawn) and None
+            refused = drawn if spared is None else spared.spare(drawn)
+            if refused is not None:
+                return refused, None
+            drawn = None
         if call is not None and used is not None:
             refused = self._budgets.judge_beside(self.nonces, call)
         if refused is None and proven.once:
