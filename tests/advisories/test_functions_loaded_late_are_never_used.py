@@ -15,6 +15,7 @@ import redis
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import acl
 from arx_verifier.clock import now_ms
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.verification.nonces import RedisNonces
 from tests.ledgers import new_ledger
@@ -45,7 +46,7 @@ def test_a_call_and_its_draw_are_one_question(own_valkey: EmbeddedValkey, loads:
         admin.execute_command("ACL", "SETUSER", "budgets", *rules, *(["+function|load"] if loads == "verifier" else []))
         url = own_valkey.url.replace("unix://", "unix://budgets:secret@")
         with (
-            closing(new_ledger(url, "acme", PATIENT_S)) as ledger,
+            closing(RedisLedger(url, "acme", timeout_s=PATIENT_S)) as ledger,
             closing(RedisNonces(url, "arx:nonce:acme:orders:", timeout_s=PATIENT_S)) as nonces,
             admin.monitor() as watching,
         ):

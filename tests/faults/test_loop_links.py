@@ -28,6 +28,7 @@ from arx_verifier.clock import now_ms
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.ledger.leases import LeasedLedger
 from arx_verifier.ledger.pools import PoolDraw, Short, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
 from arx_verifier.revocation import loop_link
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.follower import Follower
@@ -504,10 +505,11 @@ class Budgeted(Calls):
     Args:
         url: The server.
         realm: The realm.
+        begun: Whether a mint has begun the ledger, so that this user need not have its rights.
     """
 
-    def __init__(self, url: str, realm: str) -> None:
-        self.ledger = new_ledger(url, realm, PATIENT_S)
+    def __init__(self, url: str, realm: str, *, begun: bool) -> None:
+        self.ledger = (RedisLedger if begun else new_ledger)(url, realm, timeout_s=PATIENT_S)
         super().__init__(url, ledger=self.ledger, costs={"*": {"calls": 1}}, prefix=f"arx:nonce:{realm}:orders:")
 
     async def begin(self) -> None:
@@ -526,7 +528,7 @@ class Budgeted(Calls):
 
 @contextlib.asynccontextmanager
 async def budgeted(url: str, realm: str = "") -> AsyncIterator[Budgeted]:
-    made = Budgeted(url, realm or secrets.token_hex(4))
+    made = Budgeted(url, realm or secrets.token_hex(4), begun=bool(realm))
     await made.begin()
     yield made
     await made.end()
@@ -552,9 +554,9 @@ def test_one_question_spends_a_call_and_draws(run: Any, valkey: EmbeddedValkey) 
 
 
 def load_functions(url: str) -> None:
-    """Load the ledger's functions, as a mint does: the user of a service may not."""
+    """Load the ledger's functions and begin it, as a mint does: the user of a service may not."""
     with contextlib.closing(new_ledger(url, "acme")) as mint:
-        mint.load()
+        mint.start()
 
 
 @pytest.mark.spec("17.5")
@@ -572,7 +574,7 @@ def test_a_server_that_cannot_do_both_is_asked_twice(own_valkey: EmbeddedValkey,
                 admin.function_load(source.replace("redis.register_function('arx2_call', call)", ""))
             else:
                 rules = [*rules[:-1], "(+set ~arx:nonce:acme:*)"]
-                load_functions(url)
+            load_functions(url)
             admin.execute_command("ACL", "SETUSER", "budgets", *rules)
             async with budgeted(url.replace("unix://", "unix://budgets:secret@"), "acme") as service:
                 tokens = [service.call() for _ in range(3)]

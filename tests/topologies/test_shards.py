@@ -502,7 +502,6 @@ def test_the_role_has_the_rights_that_a_cluster_takes(shards: Shards) -> None:
     ):
         mint.recall(lambda _: NEW, lambda _, beginning: beginning)
         mint.load()
-        ledger.recall(lambda _: NEW, lambda _, beginning: beginning)
         begin(mint)
         assert isinstance(draw(ledger, pool_of("s1")), Taken)
         with pytest.raises(StoreError, match="does not permit"):

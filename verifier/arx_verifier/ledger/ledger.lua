@@ -11,9 +11,12 @@
 --      u in the index since
 --      r:OP, l:OP  what a reservation or a lease has
 --
--- The first argument of each function is the beginning that the caller remembers: its number and the run of that server;
--- empty if it remembers none; `new` if no ledger has kept a pool of this realm before.  If it is not the beginning of
--- this ledger, the function does nothing and replies BEGUN with the ledger's.
+-- The first argument of each function is the beginning that the caller remembers: its number, the run of that server and
+-- the mark of these functions; empty if it remembers none; `new` if no ledger has kept a pool of this realm before.  If
+-- it is not the beginning of this ledger, the function does nothing and replies BEGUN with the ledger's.
+--
+-- A later beginning ends all open pools.  So of a service's caller it counts only with a mark, which only functions with
+-- the same secret can make; of the mint's, which alone may call arx2_register, it always counts, and `new` too.
 --
 -- `since` is when the ledger began: it knows all draws on a pool that was opened later.  `whole` is the same for the
 -- pools that it has, if its server ended cleanly: then it is earlier.  A ledger with `sealed` changes nothing until it
@@ -45,6 +48,7 @@ local MAX_WITH_HOLDS = 2000    -- with those that a verifier settles in the deci
 local HERE = -2                -- a pool that its mint registered, as `o`
 local FIELDS = 9
 local AT_ONCE = 10             -- pools that one call forgets
+local MOST_AHEAD = 1000        -- of a beginning that a caller of functions without a secret remembers: each can be forged
 
 local function int(number)
   return string.format('%.0f', number)
@@ -78,10 +82,28 @@ end
 
 local behind = true -- whether more pools may be forgotten than one call has
 
+-- The header's key, with the secret, is the last: of a hash with it before them, others could make one of a longer text.
+local function mark_of(header, beginning)
+  return redis.sha1hex(beginning .. ' ' .. header)
+end
+
+-- Returns the number and the run of a beginning that a caller remembers; 0 and nothing if it does not count.
+local function believed(header, remembered, number, of_mint)
+  local beginning, latest, its_run, mark = string.match(remembered, '^((%d+) ([^ ]+)) ?(.*)$')
+  if not latest or #latest > 15 then -- a double has each number of that length, and the one after it
+    return 0
+  end
+  latest = tonumber(latest)
+  if of_mint or HIDDEN == '' and latest <= number + MOST_AHEAD or HIDDEN ~= '' and mark == mark_of(header, beginning) then
+    return latest, its_run
+  end
+  return 0
+end
+
 -- Compares the history with this server process and with what the caller remembers.  Returns the time, which never goes
 -- back, a table of `since` and `whole`, the clock, and for how long nothing is drawn yet; or nothing and the reply: the
 -- beginning, if the caller does not know it, or an error.
-local function begin(header, index, remembered)
+local function begin(header, index, remembered, of_mint)
   local time = redis.call('TIME')
   local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local known = redis.call('HMGET', header, 'run', 'since', 'seen', 'number', 'wakes', 'whole', 'sealed', 'replid')
@@ -94,9 +116,8 @@ local function begin(header, index, remembered)
     redis.call('HDEL', header, 'sealed') -- no supervisor opens it: a server of an operator has these data
   end
   local now = math.max(clock, seen)
-  if not since or known[1] ~= own or remembered ~= (known[4] or '') .. ' ' .. own then
-    local latest, its_run = string.match(remembered, '^(%d+) (.+)$')
-    latest = latest and #latest <= 15 and tonumber(latest) or 0
+  if not since or known[1] ~= own or string.match(remembered, '^%d+ [^ ]+') ~= (known[4] or '') .. ' ' .. own then
+    local latest, its_run = believed(header, remembered, number, of_mint)
     local newer = latest > number or (latest == number and its_run ~= known[1])
     if since and not newer and known[1] ~= own and took_over(header, known[8], seen, clock) then
       number = number + 1
@@ -104,7 +125,7 @@ local function begin(header, index, remembered)
     elseif not since or known[1] ~= own or newer then
       -- Without a header the latest time that was seen is lost too, and this clock may be behind.
       -- Later than the one before, also while the time stands still: a pool that was topped up then is lost again.
-      since = (not since and remembered == 'new') and now or math.max((since or 0) + 1, now + MARGIN_MS)
+      since = (not since and of_mint and remembered == 'new') and now or math.max((since or 0) + 1, now + MARGIN_MS)
       number = math.max(number, latest) + 1
       redis.call(
         'HSET', header, 'run', own, 'number', int(number), 'since', int(since), 'seen', int(now), 'wakes', '0',
@@ -112,7 +133,8 @@ local function begin(header, index, remembered)
       )
       redis.call('HDEL', header, 'whole')
     end
-    return nil, {'BEGUN', int(number) .. ' ' .. own}
+    local beginning = int(number) .. ' ' .. own
+    return nil, {'BEGUN', beginning .. ' ' .. mark_of(header, beginning)}
   end
   local wakes = tonumber(known[5] or 0)
   if now - seen > QUIET_MS then
@@ -264,10 +286,10 @@ end
 
 -- arx2_register  KEYS h pools pool…   ARGV beginning (max period_ms opened)…
 -- For the mint alone, before there is a token that names these pools: no server can have drawn from them, also if they
--- were opened before the beginning.
+-- were opened before the beginning.  Without pools it only has the ledger compare the mint's beginning with its own.
 -- Reply: 1; or 0 if another server may give out pools beside this one.
 local function register(keys, argv)
-  local now, past = begin(keys[1], keys[2], argv[1])
+  local now, past = begin(keys[1], keys[2], argv[1], true)
   if not now then
     return past
   end

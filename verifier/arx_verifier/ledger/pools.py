@@ -14,6 +14,8 @@ KEEP_MS: Final = 7 * 24 * 60 * 60 * 1000
 # time.
 MARGIN_MS: Final = 60_000
 
+_MOST_DIGITS: Final = 15  # of a beginning's number, as in ledger.lua
+
 Kind: TypeAlias = Literal["draw", "reserve", "hold", "lease"]
 
 
@@ -104,9 +106,10 @@ def pool_id(task: str, link: str, pool: str, unit: str, per: str) -> str:
 
 
 def number_of(beginning: str) -> int:
-    """Return the number of a ledger's beginning, a text of number and run; 0 of none.  SPEC 17.5."""
+    """Return the number of a ledger's beginning, a text of number, run and mark; 0 of none.  SPEC 17.5."""
     number = beginning.partition(" ")[0]
-    return int(number) if number.isdigit() else 0
+    # A longer one is none of a ledger, which believes no such number: it must not stay the newest for good.
+    return int(number) if number.isdecimal() and len(number) <= _MOST_DIGITS else 0
 
 
 def registered_in(whole: int) -> int:

@@ -14,6 +14,7 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.ledger.pools import (
     KEEP_MS,
+    NEW,
     PERIOD_MS,
     USED,
     Kind,
@@ -129,6 +130,7 @@ class RedisLedger:
         self._buckets = {name: _Bucket(name, realm) for name in (BUCKETS if self._in_cluster else ("",))}
         self._places: dict[str, _Bucket] = {}  # of pools that were shown
         self._note: Callable[[str, str], str] = _keep
+        self._recalls = False
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._looker: threading.Thread | None = None
         self._looks_in = 0  # the process that has the thread; 0 before ``start``
@@ -139,7 +141,7 @@ class RedisLedger:
         self._store.libraries = [own, read_library(*_USED_CALLS)] if self._store.in_cluster else [own]
 
     def recall(self, beginning: Callable[[str], str], note: Callable[[str, str], str]) -> None:
-        """Begin with what an earlier process remembered, and keep what this one sees.
+        """Begin with what an earlier process remembered, and keep what this one sees; for the mint, as ``register``.
 
         Args:
             beginning: Returns the newest beginning of a bucket that was noted; ``NEW`` if no ledger has kept a pool of
@@ -150,7 +152,7 @@ class RedisLedger:
         remembered = {name: beginning(name) for name in self._buckets}  # all of them before one is noted
         for name, bucket in self._buckets.items():
             bucket.remembered = remembered[name]
-        self._note = note
+        self._note, self._recalls = note, True
 
     @by_steps
     def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw], used: UsedKey | None = None) -> Steps[Taken | Short]:
@@ -510,6 +512,8 @@ class RedisLedger:
         if self._looks_in not in (0, os.getpid()):
             self._watch()  # a forked child has no thread of its parent
         keys = [*bucket.keys, *[bucket.pool + draw.pool for draw in draws]]
+        if bucket.remembered == NEW:
+            yield from self._compare(bucket)
         for _ in range(_TURNS):
             words = (len(keys), *keys, bucket.remembered, *args)
             with self._store:
@@ -522,14 +526,27 @@ class RedisLedger:
                 continue
             if not isinstance(answer, list) or answer[0] not in (b"BEGUN", "BEGUN"):
                 return answer
-            self._remember(bucket, answer[1].decode() if isinstance(answer[1], bytes) else answer[1])
+            if not self._remember(bucket, answer[1]) and self._recalls:
+                yield from self._compare(bucket)
         raise StoreError("the ledger has another beginning with each call: two servers answer at its address")
 
-    def _remember(self, bucket: _Bucket, beginning: str) -> None:
+    def _compare(self, bucket: _Bucket) -> Steps[None]:
+        """Have a ledger begin anew if this mint remembers a newer beginning; of a service it would need a mark."""
+        with self._store:
+            words = ("arx2_register", len(bucket.keys), *bucket.keys, bucket.remembered)
+            answer = yield from self._store.call(*words, tag=bucket.tag)
+        if isinstance(answer, list):
+            self._remember(bucket, answer[1])
+
+    def _remember(self, bucket: _Bucket, answer: bytes | str) -> bool:
+        """Remember a beginning if it is newer; return whether what is remembered is another one than before."""
+        beginning = answer.decode() if isinstance(answer, bytes) else answer
         with self._lock:
+            before = bucket.remembered
             # Another thread may have seen a newer one meanwhile.
-            if number_of(beginning) > number_of(bucket.remembered):
+            if number_of(beginning) > number_of(before):
                 bucket.remembered = self._note(bucket.name, beginning)
+            return bucket.remembered != before
 
     def _spend_and_call(self, bucket: _Bucket, used: UsedKey, count: int, *words: Any) -> Steps[Any]:
         """Spend a key and take, at once if the server can; return None if the key alone was spent."""
