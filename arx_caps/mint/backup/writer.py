@@ -75,7 +75,7 @@ def make_backup(
         StoreError: A database did not answer.
         NoteError: The log's checkpoint is malformed.
         TamperedError: The log's checkpoint is not signed by its key.
-        IncompleteError: A file of the log is missing.
+        IncompleteError: A file of the log is missing, or records that its checkpoint signs are not in the database.
     """
     if out.exists() and not replace:
         raise SettingsError(f"{out} exists, and is not overwritten", hint="name another file, or add --replace")
@@ -98,6 +98,11 @@ def make_backup(
             if facts.pop("checkpointed") and not signed:
                 message = f"{realm.log_dir} has no checkpoint, and the log's database has one"
                 raise IncompleteError(f"{message}: run this on a host where a mint of the realm runs")
+            if facts["records"] < signed:  # no restore would take it
+                raise IncompleteError(
+                    f"the log's database has {facts['records']} records, and {signed} were signed: it is an older one; "
+                    "run `arx audit reindex` first"
+                )
             manifest = Manifest(
                 realm=realm.name,
                 issuer=realm.issuer,

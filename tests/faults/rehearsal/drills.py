@@ -16,8 +16,8 @@ FOUND: Final = ("tampered", "incomplete", "malformed_log")  # codes of what is w
 class Drills(threading.Thread):
     """Makes backups one after the other, and drills each as soon as it is made.
 
-    A fault may end a command, for example a database that restarts.  A backup that was made must hold for ever: one
-    whose drill was ended by a fault is drilled again at the end.
+    A fault may end a command, for example a database that restarts or that lacks signed records.  A backup that was
+    made must hold for ever: one whose drill was ended by a fault is drilled again at the end.
 
     Attributes:
         made: What ``arx backup`` answered, oldest first.
@@ -57,7 +57,7 @@ class Drills(threading.Thread):
             text = str(error).strip()
             self.ended += 1
             self._say(f"  ended: {text.splitlines()[0]}: {text.splitlines()[-1][:200]}")
-            if any(code in text for code in FOUND):
+            if words[1] == "drill" and any(code in text for code in FOUND):
                 self.broken.append(text)
             return None
         return answer
