@@ -5,6 +5,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -26,9 +27,17 @@ from arx_verifier.ledger.pools import (
     registered_in,
 )
 from arx_verifier.revocation.password import Password
-from arx_verifier.revocation.store_cluster import BUCKETS, KeptFor, KeptStore, bucket_of, cannot_call, read_library
+from arx_verifier.revocation.store_cluster import (
+    BUCKETS,
+    LOAD,
+    KeptFor,
+    KeptStore,
+    bucket_of,
+    cannot_call,
+    read_library,
+)
 from arx_verifier.revocation.store_steps import Steps, by_steps, run
-from arx_verifier.revocation.store_url import Address
+from arx_verifier.revocation.store_url import Address, FoundShard
 
 _TIMEOUT_S: Final = 0.25  # every call with a budget waits for the ledger: a slower one counts as down
 _PART: Final = 1000  # pools of the index that one question reads
@@ -37,7 +46,6 @@ _MOST_PLACES: Final = 100_000
 LOOK_S: Final = 2.0  # how often a process that has started asks for the ledger's beginning, also without a call
 _TURNS: Final = 3  # of two servers that answer by turns, before a call is given up
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
-_LOAD: Final = "'function|load'"  # as a server names the command in a refusal
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _UNHIDDEN: Final = "local HIDDEN = ''\n"  # as ledger.lua begins: the loader puts a secret in it
 _USED_CALLS: Final = ("arx_verifier.verification", "calls.lua")
@@ -134,6 +142,7 @@ class RedisLedger:
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._looker: threading.Thread | None = None
         self._looks_in = 0  # the process that has the thread; 0 before ``start``
+        self._loaded: set[FoundShard | None] = set()  # the primaries into which it has loaded all functions
 
     def _hide(self) -> None:
         """Load functions with a secret, and for services that may load none, those of used calls into a cluster."""
@@ -382,12 +391,16 @@ class RedisLedger:
         """
         self._hide()
         before = {bucket: self._read(bucket, lambda _, at: at) for bucket in self._buckets.values()}
-        places = {bucket: self._ask(self._client.shard_of, bucket.tag) for bucket in before if self._in_cluster}
-        for bucket in {places.get(bucket): bucket for bucket in before}.values():
+        for bucket in self._primaries().values():
             self._read(bucket, self._load_anew)
         for bucket, old in before.items():
             self._read(bucket, partial(_move, old))
             run(self._call("arx2_ledger", bucket, (), ()))
+
+    def _primaries(self) -> dict[FoundShard | None, _Bucket]:
+        """Return a bucket of each primary; of the only server, if it is no cluster."""
+        buckets = self._buckets.values()
+        return {self._ask(self._client.shard_of, each.tag) if self._in_cluster else None: each for each in buckets}
 
     def _load_anew(self, server: Any, _: _Names) -> None:
         for source in self._store.libraries:
@@ -438,6 +451,8 @@ class RedisLedger:
         self._watch()
 
     def _look(self) -> None:
+        with suppress(ArxError):
+            self._load_where_new()
         silent = set()
         for bucket in self._buckets.values():
             # In a cluster a verifier looks at those that it has drawn on: only there it can have seen another server.
@@ -451,6 +466,14 @@ class RedisLedger:
                     bucket.since = run(self._call("arx2_ledger", bucket, (), ()))[1]
             except ArxError:
                 silent.add(place)
+
+    def _load_where_new(self) -> None:
+        """Load the functions of used calls too into each primary of a cluster, also if it has those of budgets."""
+        if len(self._store.libraries) == 1:
+            return
+        for place, bucket in self._primaries().items():
+            if place not in self._loaded and self._store.could_load(bucket.tag):
+                self._loaded.add(place)
 
     def _watch(self) -> None:
         """Look at the ledger's beginning from time to time.
@@ -558,7 +581,7 @@ class RedisLedger:
                 raise
             # The server keeps functions of an earlier version, or does not permit this user to do both at once.
             # If it permits only no loading, another user, such as the mint's, may load them later.
-            self._spends = _LOAD in str(error)
+            self._spends = LOAD in str(error)
         spend = ("SET", used.name, b"", "NX", "PX", used.keep_ms)
         return None if (yield from self._client.command(*spend, tag=bucket.tag)) else (b"USED",)
 
@@ -568,7 +591,7 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer, or does not let this user load functions.
         """
-        for bucket in self._buckets.values():
+        for bucket in self._primaries().values():
             self._ask(lambda bucket=bucket: run(self._store.load(bucket.tag)))
 
     def _ask(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -21,7 +21,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError
 from arx_verifier.errors import StoreError
 from arx_verifier.revocation.loop_link import ServerFacts
 from arx_verifier.revocation.store_client import StoreClient, StoreCommand, UnfitError
-from arx_verifier.revocation.store_steps import BlockingCall, Steps
+from arx_verifier.revocation.store_steps import BlockingCall, Steps, run
 from arx_verifier.revocation.store_url import (
     FOLLOWER,
     NOT_PERMITTED,
@@ -38,6 +38,7 @@ PAUSE_S: Final = 0.2  # between two looks for the primaries, while none can be f
 # After this time they are looked up again: a replica that was added since must be waited for, too.
 FRESH_S: Final = 10.0
 REPORT_S: Final = 10.0  # from then on another error in a cluster is reported as another outage
+LOAD: Final = "'function|load'"  # as a server names the command in a refusal
 _ABSENT: Final = re.compile("unction not found", re.IGNORECASE)
 _CANNOT_CALL: Final = re.compile("unction not found|unknown command|permission", re.IGNORECASE)
 _REFUSAL: Final = re.compile("(?:BEGUN|CLOCK|SEALED) (.*)", re.DOTALL)  # of a function itself
@@ -292,6 +293,14 @@ class KeptStore:
                 if "already exists" not in str(error):
                     raise
 
+    def could_load(self, tag: str) -> bool:
+        """Load as ``load`` does, and return whether it could: its user may have to leave that to others."""
+        try:
+            run(self.load(tag))
+        except (redis.RedisError, OSError):
+            return False
+        return True
+
     def _require_fit(self, facts: ServerFacts) -> None:
         if facts.policy not in (None, "noeviction"):
             raise UnfitError(f"the {self._kept.name} may evict {self._kept.evicts}")
@@ -304,6 +313,9 @@ class KeptStore:
             return f"the {name} refused a {asked}: {own[1] if own is not None else error}"
         if isinstance(error, CertificateError):
             return f"the {name} did not answer: {error}"
+        if LOAD in str(error):
+            mint = "the mint loads them within 2 s, if `ledger` of realm.toml names this server"
+            return f"the {name} has no functions, and this user may load none: {mint}"
         why = refused_login(error, self._kept.login, self._kept.rights)
         return f"the {name} {why or f'did not answer: {type(error).__name__}'}"
 
