@@ -8,7 +8,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 import msgspec
@@ -303,68 +303,48 @@ def explain(
     Raises:
         MalformedTokenError: As ``compile_rule``.
     """
-    write: Callable[[Any], bytes] = bytes if isinstance(rule, WireRule) else encode
-    compiled = compiled or _compile(rule, write)
-    constraints: Mapping[str, Any] = rule.args or {}
-    failures: list[Failure] = []
-    for name, holds in compiled.tests:
-        value = args.get(name, ABSENT)
-        if holds(value):
-            continue
-        _add_failures(failures, place, name, rule, value)
-        if len(failures) >= most:
-            return failures[:most]
-    if compiled.closed:
-        others = (name for name in args if name not in constraints)
-        for name in islice(others, most - len(failures)):
-            failures.append(Failure(place, _shown(name), NOT_NAMED, shorten(args[name])))
-    return failures
+    compiled = compiled or _compile(rule, bytes if isinstance(rule, WireRule) else encode)
+    return explain_last([compiled], [(compiled, rule)], [place], args, most)
 
 
 def explain_last(
-    asked: Sequence[Sequence[CompiledRule]],
-    said: Sequence[Sequence[tuple[CompiledRule, Rule | WireRule]]],
+    asked: Sequence[CompiledRule],
+    said: Sequence[tuple[CompiledRule, Rule | WireRule]],
     places: Sequence[str],
     args: Mapping[str, Any],
-) -> tuple[Failure, ...]:
+    most: int = MAX_TOLD,
+) -> list[Failure]:
     """Return a failure for each argument that violates one of several rules, from the last such rule.
 
     Args:
-        asked: The rules that were tested, merged or not, each alone in its sequence; they determine which arguments
-            fail.
-        said: The same rules as written, each alone, in the order of the chain.
+        asked: The rules that were tested, merged or not; they determine which arguments fail.
+        said: The same rules as written, in the order of the chain.
         places: The place of each of ``said``.
         args: The call's arguments.
+        most: The largest number of failures.
     """
     # Delegations restate what they attenuate: the last rule that refuses is nearly always the strictest.
     get = args.get
-    wrong = {name for (rule,) in asked for name, holds in rule.tests if not holds(get(name, ABSENT))}
-    for (rule,) in asked:
+    wrong = {name for rule in asked for name, holds in rule.tests if not holds(get(name, ABSENT))}
+    for rule in asked:
         if rule.closed and not args.keys() <= rule.names:
             wrong.update(args.keys() - rule.names)
     failures: list[Failure] = []
-    at = len(said)
-    while wrong and at:
-        at -= 1
-        ((compiled, written),) = said[at]
-        for name, holds in compiled.tests:
-            if name in wrong and not holds(value := get(name, ABSENT)):
+    for (compiled, written), place in zip(reversed(said), reversed(places), strict=True):
+        others = (name for name in args if name not in compiled.names) if compiled.closed else ()
+        for name in chain((name for name, _ in compiled.tests), others):
+            if name in wrong and (found := _failures_of(compiled, written, place, name, get(name, ABSENT))):
                 wrong.discard(name)
-                _add_failures(failures, places[at], name, written, value)
-                if len(failures) >= MAX_TOLD:
-                    return tuple(failures[:MAX_TOLD])
-        if wrong and compiled.closed:
-            others = (name for name in args if name in wrong and name not in compiled.names)
-            for name in list(islice(others, MAX_TOLD - len(failures))):  # a caller may send a hundred thousand
-                wrong.discard(name)
-                failures.append(Failure(places[at], _shown(name), NOT_NAMED, shorten(args[name])))
-            if len(failures) >= MAX_TOLD:
-                break
-    return tuple(failures)
+                failures += found
+                if len(failures) >= most:
+                    return failures[:most]
+        if not wrong:
+            break
+    return failures
 
 
 def explain_first(
-    said: Sequence[Sequence[tuple[CompiledRule, Rule | WireRule]]],
+    said: Sequence[tuple[CompiledRule, Rule | WireRule]],
     places: Sequence[str],
     args: Mapping[str, Any],
     name: str,
@@ -381,24 +361,25 @@ def explain_first(
         The failure; empty for a mapping that returns another value at each access.
     """
     value = args.get(name, ABSENT)
-    at = len(said)
-    while at:
-        at -= 1
-        ((compiled, written),) = said[at]
-        constraints = written.args
-        constraint: Any = constraints.get(name) if constraints is not None else None
-        if constraint is None:
-            if compiled.closed and value is not ABSENT:
-                return (_failure((places[at], _shown(name), NOT_NAMED, shorten(value))),)
-            continue
-        raw = bytes(constraint) if type(constraint) is Raw else encode(constraint)
-        if value is ABSENT:
-            if not compile_written(raw).optional:
-                return (_failure((places[at], _shown(name), NOT_GIVEN, "nothing")),)
-            continue
-        for found in _wrong_members(said_written(raw), value, _shown(name)):
-            return (_failure((places[at], *found)),)
+    for (compiled, written), place in zip(reversed(said), reversed(places), strict=True):
+        if found := _failures_of(compiled, written, place, name, value, 1):
+            return tuple(found)
     return ()
+
+
+def _failures_of(
+    compiled: CompiledRule, rule: Rule | WireRule, place: str, name: str, value: Any, most: int = MAX_TOLD
+) -> list[Failure]:
+    """Return the failures of one argument; empty if the rule allows its value."""
+    constraint: Any = (rule.args or {}).get(name)
+    if constraint is None:
+        unnamed = compiled.closed and value is not ABSENT
+        return [_failure((place, _shown(name), NOT_NAMED, shorten(value)))] if unnamed else []
+    raw = bytes(constraint) if type(constraint) is Raw else encode(constraint)
+    if value is ABSENT:
+        return [] if compile_written(raw).optional else [_failure((place, _shown(name), NOT_GIVEN, "nothing"))]
+    wrong = _wrong_members(said_written(raw), value, _shown(name))
+    return [_failure((place, *found)) for found in islice(wrong, most)]
 
 
 def _wrong_members(members: Iterable[ConstraintMember], value: Any, path: str) -> Iterator[tuple[str, str, str]]:
@@ -443,18 +424,6 @@ def _odd_kind(word: str, operand: str, value: Any) -> str:
     if word == "equal" and (operand == value if type(value) is str else operand == f'"{shorten(value)}"'):
         return f" (of another type; for {'text' if type(value) is str else 'numbers'}, write {shorten(value)})"
     return f" (not {_TAKES[word]})" if word in _TAKES else " (of another type)"
-
-
-def _add_failures(failures: list[Failure], place: str, name: str, rule: Rule | WireRule, value: Any) -> None:
-    """Append the failures of one argument."""
-    shown = _shown(name)
-    if value is ABSENT:
-        failures.append(Failure(place, shown, NOT_GIVEN, "nothing"))
-        return
-    constraint = (rule.args or {})[name]
-    members = said_written(bytes(constraint) if isinstance(constraint, Raw) else encode(constraint))
-    for found in islice(_wrong_members(members, value, shown), MAX_TOLD):
-        failures.append(_failure((place, *found)))
 
 
 def read_rule(data: Any) -> Rule:

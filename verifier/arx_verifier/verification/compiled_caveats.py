@@ -126,10 +126,10 @@ class ToolRules:
             name: The argument that ``wrong_in`` found.
         """
         if self.single:
-            first = explain_first(self.matching, places, args, name)
+            first = explain_first([pair for (pair,) in self.matching], places, args, name)
         else:
             at = self.groups.index(group)
-            first = explain_first([self.matching[at][-1:]], places[at:], args, name)
+            first = explain_first(self.matching[at][-1:], places[at : at + 1], args, name)
         return first, lambda: self.explain(places, args)
 
     def explain(self, places: Sequence[str], args: Mapping[str, Any]) -> tuple[Failure, ...]:
@@ -140,7 +140,8 @@ class ToolRules:
             args: The call's arguments.
         """
         if self.single:
-            return explain_last(self.groups, self.matching, places, args)
+            asked, said = [rule for (rule,) in self.groups], [pair for (pair,) in self.matching]
+            return tuple(explain_last(asked, said, places, args))
         failures: list[Failure] = []
         for place, matching in zip(places, self.matching, strict=True):
             if any([permits(compiled, args) for compiled, _ in matching]):  # noqa: C419 - a generator costs more
