@@ -8,6 +8,7 @@ request to its tool beforehand.  ``calls`` ends a long response together with it
 
 import asyncio
 import contextlib
+import functools
 import logging
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -17,13 +18,13 @@ from arx_verifier.enforcement.asgi.calls import (
     CALL,
     App,
     Call,
-    Judged,
     Message,
     Receive,
     Replayed,
+    RoutedScope,
     Send,
-    Watched,
     http_call,
+    require_gate,
     send_answer,
 )
 from arx_verifier.enforcement.asgi.endpoints import Endpoints
@@ -172,12 +173,15 @@ class ArxMiddleware:
         endpoints: Any = self._endpoints  # None for an application without gates, which alone read it
         call = Call(self._enforcement, calls, http, headers, screened, body, receive, send, peer, endpoints, line)
         call.is_unread = is_unread
-        if endpoints is None:
+        await self._run(call, scope, send)
+
+    async def _run(self, call: Call, scope: Scope, send: Send) -> None:
+        if self._endpoints is None:
             await self._decide_here(call, scope, send)
             return
         scope[CALL] = call
         try:
-            await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
+            await call.run(self.app, self._shown(call, scope))
         finally:
             scope.pop(CALL, None)  # the call refers to the scope: without this they are a reference cycle
 
@@ -225,11 +229,11 @@ class ArxMiddleware:
     async def _run_public(self, call: PublicCall, scope: Scope, receive: Receive) -> None:
         if self._endpoints is None:
             call.admit(self)
-            await call.run(self.app, Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope, receive)
+            await call.run(self.app, self._shown(call, scope), receive)
             return
         scope[CALL], call.endpoints = call, self._endpoints
         try:
-            await call.run(self.app, Watched(scope, call) if self._passes_on else scope, receive)
+            await call.run(self.app, self._shown(call, scope), receive)
         finally:
             scope.pop(CALL, None)
 
@@ -262,14 +266,7 @@ class ArxMiddleware:
             return
         self._calls = calls = self._calls.here()
         call = socket_call(self._enforcement, calls, scope, headers, screened, receive, send, peer, self._endpoints)
-        if self._endpoints is None:
-            await self._decide_here(call, scope, send)
-            return
-        scope[CALL] = call
-        try:
-            await call.run(self.app, Watched(scope, call) if self._passes_on else scope)
-        finally:
-            scope.pop(CALL, None)
+        await self._run(call, scope, send)
 
     def _is_killed(self, screened: Screened | RefusedCall | None) -> bool:
         return isinstance(screened, Screened) and ended_by(self.verifier.epochs, screened.proven) is not None
@@ -303,8 +300,13 @@ class ArxMiddleware:
         except (RequestError, RefusedCall) as error:
             await call.pass_or_refuse(error, self, scope, lambda: call.run(self.app, scope))
         else:
-            shown = Judged(scope, call) if isinstance(self._meaning, RouteMap) else scope
-            await call.run(self.app, shown)
+            await call.run(self.app, self._shown(call, scope))
+
+    def _shown(self, call: Call | PublicCall, scope: Scope) -> Scope:
+        """Return the scope for the application, which must run no endpoint on whose route nothing was decided."""
+        if isinstance(self._meaning, RouteMap):
+            return RoutedScope(scope, call.end_unseen)
+        return RoutedScope(scope, functools.partial(require_gate, call)) if self._passes_on else scope
 
     def _is_beyond(self, declared: bytes) -> bool:
         return declared.isdigit() and (len(declared) > 18 or int(declared) > self._max_body)

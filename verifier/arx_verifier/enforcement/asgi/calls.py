@@ -419,83 +419,45 @@ class Replayed:
         self._unread, self._kept = (self._kept or [])[::-1], None
 
 
-class Unseen(Protocol):
-    """A request whose application must not have routes of its own."""
-
-    def end_unseen(self) -> None:
-        """End it."""
-
-
-class Judged(dict[str, Any]):
-    """The scope of a call that ``RouteMap`` mapped, for an application that must not have routes of its own.
+class RoutedScope(dict[str, Any]):
+    """A scope in which a framework notes the matched endpoint before it runs.
 
     Args:
         scope: The scope.
-        call: The call.
+        reached: Called before an endpoint is noted; it raises where none may run.
     """
 
-    # Starlette and FastAPI note the matched endpoint in the scope before it runs.  If the application has routes that
-    # the middleware did not see, the table could map the request to another tool than the endpoint's.
+    # The application may have routes that it did not show when it was guarded, or make them at its first call: the
+    # table could map the request to another tool than the endpoint's.
 
-    def __init__(self, scope: Scope, call: "Unseen") -> None:
+    def __init__(self, scope: Scope, reached: Callable[[], None]) -> None:
         super().__init__(scope)
-        self._call = call
+        self._reached = reached
 
-    def copy(self) -> "Judged":
+    def copy(self) -> "RoutedScope":
         """Return another scope of the same call."""
-        return Judged(self, self._call)
+        return RoutedScope(self, self._reached)
 
     def update(self, *given: Any, **more: Any) -> None:
-        """Update the scope; end the call if a framework notes an endpoint.
-
-        Raises:
-            AccessError: It does.
-        """
+        """Update the scope; call ``reached`` if a framework notes an endpoint."""
         if any("endpoint" in each for each in given):
-            self._call.end_unseen()
+            self._reached()
         super().update(*given, **more)
 
 
-class Routed(Protocol):
-    """A request that guarded routers pass on."""
-
-    rest: str | None
-
-    def spares(self, problem: RefusedCall, route: Any) -> bool:
-        """Return whether it goes on in watch mode."""
-
-
-class Watched(dict[str, Any]):
-    """The scope of a call whose application passes it on to guarded routers, before the first of them has it.
+def require_gate(call: Any) -> None:
+    """Refuse a call that reached an endpoint before any guarded router had it.
 
     Args:
-        scope: The scope.
-        call: The call.
+        call: A ``Call`` or a ``PublicCall``.
+
+    Raises:
+        UnseenRouteError: It did, and is not in watch mode.
     """
-
-    # An application may make further routes at its first call, beside those that it showed when it was guarded.
-
-    def __init__(self, scope: Scope, call: Routed) -> None:
-        super().__init__(scope)
-        self._call = call
-
-    def copy(self) -> "Watched":
-        """Return another scope of the same call."""
-        return Watched(self, self._call)
-
-    def update(self, *given: Any, **more: Any) -> None:
-        """Update the scope; refuse the call if a framework notes an endpoint that has no gate.
-
-        Raises:
-            UnseenRouteError: It does.
-        """
-        if self._call.rest is None and any("endpoint" in each for each in given):
-            _log.error(_UNSEEN)
-            if self._call.spares(RefusedCall("tool_not_allowed"), self):
-                super().update(*given, **more)
-                return
+    if call.rest is None:
+        _log.error(_UNSEEN)
+        if not call.spares(RefusedCall("tool_not_allowed"), call):
             raise UnseenRouteError("a route without a gate was reached")
-        super().update(*given, **more)
 
 
 class UnseenRouteError(Exception):
