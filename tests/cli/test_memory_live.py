@@ -14,7 +14,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.memory import MemoryEntry, TaskMemory
 from arx_caps.service import KeyRefresher, open_shipper
 from arx_verifier import Verifier
-from arx_verifier.errors import AccessError, RevokedError, UnknownKeyError
+from arx_verifier.errors import AccessError, RevokedError, TokenError
 from arx_verifier.memory.file_keys import open_memory
 from arx_verifier.memory.memory import MAX_SOURCES, Memory
 from arx_verifier.memory.stamp import parse_stamp
@@ -238,7 +238,7 @@ def test_stolen_memory_keys_are_replaced(up: Live, memory: Memory, verifier: Ver
     fresh = Agent(up, memory, verifier, tmp_path, "acme/keys")
 
     def stamped_anew() -> bool:
-        with contextlib.suppress(UnknownKeyError):  # the verifier reads the service's file again within a second
+        with contextlib.suppress(TokenError):  # the verifier reads the service's file again within a second
             return ":memory.2" in str(memory.check(fresh.write("y").stamp, "y").stamp.targets)  # type: ignore[union-attr]
         return False
 

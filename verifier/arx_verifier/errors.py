@@ -207,18 +207,6 @@ class MalformedTokenError(TokenError):
     code = "malformed"
 
 
-class UnknownKeyError(TokenError):
-    """No audience key has this token's key id."""
-
-    code = "unknown_key"
-
-
-class SignatureMismatchError(TokenError):
-    """The chain's computed signature differs from the token's."""
-
-    code = "bad_signature"
-
-
 class ValidityError(TokenError):
     """The token is authentic, but not for this audience or not at this time."""
 
@@ -250,26 +238,10 @@ class AccessError(ArxError):
     status_hint = 403
 
 
-class CaveatProhibitsError(AccessError):
-    """An authentic caveat prohibits the call."""
-
-
-class BudgetError(CaveatProhibitsError):
+class BudgetError(AccessError):
     """A budget of the token cannot take the call."""
 
     code = "insufficient_budget"
-
-
-class WithheldError(AccessError):
-    """An entry of a memory is not trusted."""
-
-    code = "withheld"
-
-
-class MissingDischargeError(AccessError):
-    """A third-party caveat has no discharge."""
-
-    code = "missing_discharge"
 
 
 class UnavailableError(ArxError):
@@ -363,12 +335,8 @@ REASONS: Final[dict[str, Reason]] = {
         "the request cannot be read in exactly one way",
     ),
     "malformed": Reason(*_NEW_TOKEN, MalformedTokenError, "the token is not a canonical ARx token of this version"),
-    "unknown_key": Reason(
-        *_NEW_TOKEN, UnknownKeyError, "the token was made with a key that this service does not have"
-    ),
-    "bad_signature": Reason(
-        *_NEW_TOKEN, SignatureMismatchError, "the token was altered, or was not made for this service's key"
-    ),
+    "unknown_key": Reason(*_NEW_TOKEN, TokenError, "the token was made with a key that this service does not have"),
+    "bad_signature": Reason(*_NEW_TOKEN, TokenError, "the token was altered, or was not made for this service's key"),
     "unknown_caveat": Reason(*_NEW_TOKEN, UnknownCaveatError, "the token has a caveat that this version does not know"),
     "wrong_audience": Reason(*_NEW_TOKEN, ValidityError, "the token is for another service"),
     "not_yet_valid": Reason(*_NEW_TOKEN, ValidityError, "the token is not valid yet"),
@@ -387,33 +355,31 @@ REASONS: Final[dict[str, Reason]] = {
         403,
         "insufficient_scope",
         "after approval",
-        MissingDischargeError,
+        AccessError,
         "the call needs an approval that was not presented: request it",
     ),
-    "tool_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow this tool"),
-    "argument_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow these arguments"),
+    "tool_not_allowed": Reason(*_NO, AccessError, "the token does not allow this tool"),
+    "argument_not_allowed": Reason(*_NO, AccessError, "the token does not allow these arguments"),
     "request_unseen": Reason(
         403,
         None,
         "no",
-        CaveatProhibitsError,
+        AccessError,
         "the decision needs the body of the request, which is not seen here: make the call at another address",
     ),
-    "too_deep": Reason(*_NO, CaveatProhibitsError, "the token was delegated more often than it allows"),
-    "name_not_allowed": Reason(
-        *_NO, CaveatProhibitsError, "the token was delegated to an agent that it does not allow"
-    ),
-    "network_not_allowed": Reason(*_NO, CaveatProhibitsError, "the token does not allow calls from this address"),
+    "too_deep": Reason(*_NO, AccessError, "the token was delegated more often than it allows"),
+    "name_not_allowed": Reason(*_NO, AccessError, "the token was delegated to an agent that it does not allow"),
+    "network_not_allowed": Reason(*_NO, AccessError, "the token does not allow calls from this address"),
     "over_service_limit": Reason(
         *_NO, AccessError, "the service's own limits do not allow the call, whatever its token allows"
     ),
-    "already_used": Reason(*_NO, CaveatProhibitsError, "a one-time approval is used up"),
+    "already_used": Reason(*_NO, AccessError, "a one-time approval is used up"),
     "insufficient_budget": Reason(*_NO, BudgetError, "a budget of the token has less left than the call costs"),
     "budget_exhausted": Reason(*_NO, BudgetError, "a budget of the token has nothing left"),
     "budget_unsupported": Reason(
         *_NO, BudgetError, "the token has a budget, and this service keeps none or declares no cost of the tool in it"
     ),
-    "withheld": Reason(*_NO, WithheldError, "entries of a memory were withheld, as they are not trusted"),
+    "withheld": Reason(*_NO, AccessError, "entries of a memory were withheld, as they are not trusted"),
     "proof_missing": Reason(
         *_SIGN_ANEW, ProofError, "the token requires a signature of each call, and this call has none: sign it"
     ),

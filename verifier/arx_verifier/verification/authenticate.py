@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import arx_verifier.limits as limits
 import arx_verifier.names as names
 from arx_verifier._platform import reset_at_fork
-from arx_verifier.errors import ArxError, MalformedTokenError, SignatureMismatchError
+from arx_verifier.errors import ArxError, MalformedTokenError, TokenError
 from arx_verifier.token import call_proof, caveats, chain, wire
 from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.token.keyring import KeyRing
@@ -329,7 +329,7 @@ class _Answers:
 
         Raises:
             MalformedTokenError: More than ``MAX_DEPTH`` nested discharges.
-            SignatureMismatchError: A discharge was made with another key, altered, or bound to another token.
+            TokenError: ``bad_signature``: a discharge was made with another key, altered, or bound to another token.
         """
         for place, packet in enumerate(packets, at):
             if isinstance(packet, bytes):
@@ -351,7 +351,8 @@ class _Answers:
 
         _, identifier, packets, signature = given.parts
         if key is None or not chain.equal(binding(self.parent, chain.fold(key, identifier, packets)), signature):
-            raise SignatureMismatchError("a discharge was not made for this caveat, or not bound to this token")
+            text = "a discharge was not made for this caveat, or not bound to this token"
+            raise TokenError(text, code="bad_signature")
         self.answer(chain.extend(key, identifier), packets, given.at, depth)
         return key
 
@@ -383,7 +384,7 @@ def open_discharges(
     Raises:
         MalformedTokenError: A discharge is not a macaroon of this realm, answers no caveat or one that another
             discharge answers, or is nested too deeply; or there are too many caveats.
-        SignatureMismatchError: A discharge was made with another key, altered, or bound to another token.
+        TokenError: ``bad_signature``: a discharge was made with another key, altered, or bound to another token.
     """
     answers = _Answers(parent)
     found = packets
