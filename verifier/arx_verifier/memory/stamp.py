@@ -7,6 +7,7 @@
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha256
+from itertools import chain as chain_of
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -149,14 +150,10 @@ class Stamp(msgspec.Struct, eq=False, array_like=True, forbid_unknown_fields=Tru
         first, last = self.first, self.last
         # Most entries have no such target, which one set operation shows.
         if not found.keys().isdisjoint(_parsed(self.writer)[1]) or self.kid in index.kids:
-            for target in self.targets:
-                for window in found.get(target, ()):
-                    if window.meets(first, last):
-                        return window
-        for group in self.groups:
-            if (taint := _taint_of(group, index)) is not None:
+            windows = (window for target in self.targets for window in found.get(target, ()))
+            if (taint := _first_of(windows, first, last)) is not None:
                 return taint
-        return None
+        return next((taint for group in self.groups if (taint := _taint_of(group, index)) is not None), None)
 
     def __repr__(self) -> str:
         return f"<Stamp {self.id} of {self.by.agent}>"
@@ -347,14 +344,12 @@ def _taint_of(group: SourceGroup, index: TaintIndex) -> TaintWindow | None:
     candidates = index.targets.get("realm", [])
     if folded != EXACT:
         candidates = candidates + (index.fine if folded == ANY_FINE else index.all)
-    for window in candidates:
-        if window.meets(first, last):
-            return window
-    for digest in _split(coarse + fine):
-        for window in index.digests.get(digest, ()):
-            if window.meets(first, last):
-                return window
-    return None
+    exact = (window for digest in _split(coarse + fine) for window in index.digests.get(digest, ()))
+    return _first_of(chain_of(candidates, exact), first, last)
+
+
+def _first_of(windows: Iterable[TaintWindow], first: int, last: int) -> TaintWindow | None:
+    return next((window for window in windows if window.meets(first, last)), None)
 
 
 def _split(digests: bytes) -> list[bytes]:

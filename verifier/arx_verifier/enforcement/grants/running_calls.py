@@ -8,11 +8,10 @@ the rules; ``loop_calls`` does the same in an event loop.
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Final
 
-from arx_verifier._platform import at_fork
+from arx_verifier._platform import reset_at_fork
 from arx_verifier.enforcement.grants.call_effect import CallEffect, EffectResult
 from arx_verifier.enforcement.grants.grant_life import RECHECK_MS, GrantLife
 from arx_verifier.errors import ArxError, SettingsError
@@ -24,8 +23,6 @@ from arx_verifier.verification.watch import WatchedCall
 
 _log = logging.getLogger(__name__)
 _SHORTEST_S: Final = 0.005  # between two rechecks of calls that wait for a lease
-
-_ALL: "weakref.WeakSet[RunningCalls]" = weakref.WeakSet()
 
 
 class RunningCalls:
@@ -46,7 +43,7 @@ class RunningCalls:
             raise SettingsError(f"invalid recheck_ms: expected at least 1, got {recheck_ms}")
         self.verifier, self._recheck_s = verifier, recheck_ms / 1000
         self._forget()
-        _ALL.add(self)
+        _RUNNING_CALLS.add(self)
 
     def _forget(self) -> None:
         """Start empty: at construction, and in a forked child, which has no thread of its parent."""
@@ -176,9 +173,4 @@ class RunningCall(GrantLife, eq=False):
         self._calls.verifier.record_end(self.decision, self.reason)
 
 
-def _forget_all() -> None:
-    for calls in tuple(_ALL):
-        calls._forget()  # noqa: SLF001 - of this module
-
-
-at_fork(after_in_child=_forget_all)
+_RUNNING_CALLS: Final = reset_at_fork(RunningCalls._forget)  # noqa: SLF001 - of this module
