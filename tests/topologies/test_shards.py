@@ -425,6 +425,41 @@ def test_a_moving_slot_serves_a_call_once_or_refuses_it(
         runner.run(asyncio.sleep(0))
 
 
+@pytest.mark.spec("8.3")
+@pytest.mark.parametrize("fault", ["cancelled", "disconnected"])
+def test_calls_that_end_while_a_slot_moves(services: list[RedisNonces], shards: Shards, fault: str) -> None:
+    """Their callers give up, or lose the connections, at any step: each is answered, and none is sent again."""
+    source, target = shards.primaries()[:2]
+    bucket, *_ = of_node(services[0]._client, source)
+    keys = [key_in(bucket) for _ in range(200)]
+
+    async def spend_on_loop(key: bytes) -> bool | None:
+        return await run_async(steps_of(services[0].spend, key, now_ms() + KEEP_MS, now_ms()))
+
+    async def work() -> list[bool | BaseException | None]:
+        assert await spend_on_loop(key_in(bucket))
+        with moved(shards, bucket, source, target):
+            pass
+        tasks = [asyncio.ensure_future(spend_on_loop(key)) for key in keys]
+        for _ in range(60):
+            await asyncio.sleep(0)
+            if fault == "cancelled":
+                for task in random.sample(tasks, 3):
+                    task.cancel()
+            else:
+                random.choice((source, target)).ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        async with asyncio.timeout(60):
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    before = sum(map(calls_of, shards.primaries()))
+    answers = asyncio.run(work())
+    assert all(isinstance(answer, bool | StoreError | asyncio.CancelledError) for answer in answers)
+    assert sum(map(calls_of, shards.primaries())) - before <= 1 + len(keys) + 2 * len(BUCKETS)
+    until(lambda: was_accepted(services[0], key_in(bucket)))
+    for key, answer in zip(keys, answers, strict=True):
+        assert not (answer is True and spend(services[1], key))
+
+
 @contextlib.contextmanager
 def moved(
     shards: Shards,

@@ -353,9 +353,9 @@ class RedisNonces:
         looks = yield from self._client.look()
         if self._looks != looks:
             # All at once: a bucket without a beginning refuses its first calls.
+            self._looks = looks  # before it is done: one of the calls that wait does it for all
             begins = {each: ("FCALL", SPEND_THERE, 1, self._header(each)) for each in BUCKETS}
             yield BlockingCall(partial(self._client.send_to_all, begins, self._store.libraries[0]))
-            self._looks = looks
         header = self._header(bucket)
         words = (SPEND_THERE, 2, header, header + name, now_ms, keep_ms)
         fresh, since = yield from self._store.call(*words, tag=bucket)
