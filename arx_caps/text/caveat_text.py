@@ -2,7 +2,7 @@
 """Write rules and caveats as text for people: what each of them removes.  SPEC 6, 7."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +44,7 @@ _REQUIRED: Final = {
 }
 _PER: Final = {"task": "in all", "hour": "an hour", "day": "a day"}
 _KIND: Final = ("to", "hop", "key", "sig")  # shown as the kind of the caveat
+_NO_LIMIT: Final = ("marks", "opened")  # what other rows are about: by themselves they remove nothing
 # In the order of the output.
 _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     "allow": lambda rules: "every tool but " + "; ".join(map(describe_rule, rules)),
@@ -57,6 +58,15 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
         _REQUIRED.get(proof, f"calls without {show_json(proof)}") for proof in proofs
     ),
     "spend": lambda spend: f"spending above {spend[2]} {spend[1]} {_PER[spend[3]]} (pool {spend[0]})",
+    "after": lambda rows: "; ".join(f"{_any(tools)} once {' and '.join(marks)} is set" for marks, tools in rows),
+    "only_after": lambda rows: "; ".join(
+        f"{_any(tools)} without {mark}" + (f" of the last {show_span(within)}" if within else "")
+        for mark, within, tools in rows
+    ),
+    "distinct": lambda rows: "; ".join(
+        f"{_any(tools)} with more than {most} different values of {', '.join(arguments)} in one {of}"
+        for tools, arguments, most, of in rows
+    ),
     "fresh": lambda fresh: f"verifiers whose view of revocations is older than {show_span(fresh)}",
     "task": lambda task: f"everything once sub-task {task} has ended",
     "operators": lambda operators: "everything once an approver is frozen or removed: " + ", ".join(operators),
@@ -65,10 +75,14 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
 }
 
 
+def _any(tools: Sequence[str]) -> str:
+    return "calls of " + " or ".join(tools)
+
+
 def removals(caveat: Caveat) -> list[str]:
     """Return a phrase for each restriction of a caveat: what it removes."""
     # A member without a phrase of its own is shown as JSON: a new kind of restriction must not be hidden.
     members = {name: value for name, value in msgspec.structs.asdict(caveat).items() if value is not None}
     phrases = [write(members[name]) for name, write in _PHRASES.items() if name in members]
-    others = [name for name in members if name not in _PHRASES and name not in _KIND]
+    others = [name for name in members if name not in _PHRASES and name not in (*_KIND, *_NO_LIMIT)]
     return phrases + [f"calls outside of {name} = {show_json(msgspec.to_builtins(members[name]))}" for name in others]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 FOLDER: Final = Path(__file__).parent
-ABOVE_BEARER: Final = ("bound", "budgets", "limits", "memory")
+ABOVE_BEARER: Final = ("bound", "budgets", "limits", "marks", "memory")
 LEVELS: Final = ("holder", "bearer", *ABOVE_BEARER)
 _SEALED: Final = ("kept", "body")  # the answer of a record; a log makes `leaf_hash` of it
 _OF_BOUND: Final = ("holder", "aud_key", "vouched")  # members of an identifier: SPEC 16.1, 16.2
@@ -29,7 +29,7 @@ FAMILIES: Final = {
     "signing": "holder",
 }
 # The code with which a verifier refuses what needs a level that it does not have.
-REFUSALS: Final = {"bound": "malformed", "budgets": "budget_unsupported"}
+REFUSALS: Final = {"bound": "malformed", "budgets": "budget_unsupported", "marks": "unknown_caveat"}
 
 
 class Vector(NamedTuple):
@@ -125,6 +125,7 @@ def _levels_of(family: str, given: dict[str, Any]) -> tuple[str, ...]:
         "bound": any(f'"{name}":'.encode() in named for name in _OF_BOUND),
         "budgets": "costs" in given or "budget" in given.get("refusal", ()),
         "limits": "limits" in given,
+        "marks": "calls" in given,
         "memory": own == "memory",
     }
     return tuple(level for level, needs in needed.items() if needs)

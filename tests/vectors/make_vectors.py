@@ -23,6 +23,7 @@ from tests.vectors import (
     json_vectors,
     limit_vectors,
     log_vectors,
+    mark_vectors,
     memory_vectors,
     precedence_vectors,
     problem_vectors,
@@ -65,7 +66,7 @@ def whole(given: dict[str, Any]) -> dict[str, Any]:
     }
     # Without costs the service of a vector keeps no budgets; without `limits` it has none; without `before` it has seen
     # no token.
-    return made | {name: given[name] for name in ("costs", "limits", "before") if name in given}
+    return made | {name: given[name] for name in ("costs", "limits", "before", "calls") if name in given}
 
 
 def written(made: dict[str, Any]) -> str:
@@ -89,6 +90,7 @@ def build() -> dict[str, str]:
         epoch_vectors,
         holder_vectors,
         spend_vectors,
+        mark_vectors,
         precedence_vectors,
         argument_vectors,
         grammar_vectors,

@@ -21,7 +21,7 @@ from arx_verifier.errors import AuditError, RequestError
 from arx_verifier.journal.decision import InMemoryDecisions, unpack
 from arx_verifier.journal.quota import finish_stale
 from arx_verifier.journal.reader import Damage, SegmentReader
-from arx_verifier.journal.record import form_of, keep_arguments, seal
+from arx_verifier.journal.record import EffectRecord, form_of, keep_arguments, seal
 from arx_verifier.journal.segment import HEADER_BYTES, is_closed, is_last, read_header
 from arx_verifier.ledger.memory import MemoryLedger
 from arx_verifier.memory.memory import Memory
@@ -66,6 +66,17 @@ def request_of(vector: dict[str, Any]) -> AccessRequest:
     return AccessRequest(**asked, http=http)
 
 
+def call_before(verifier: Verifier, vector: dict[str, Any]) -> None:
+    """Make the calls that came before a vector's own, whatever comes of them, with what their service did then."""
+    for call in vector.get("calls", ()):
+        request = AccessRequest(call["tool"], call["args"], vector["request"]["at"])
+        decision = verifier.decide(call.get("token", vector["token"]), request)
+        if "mark" in call:
+            decision.grant.mark(call["mark"])
+        if "effect" in call:
+            verifier.record_effect(decision, EffectRecord(call["effect"]))
+
+
 def present_before(verifier: Verifier, vector: dict[str, Any], request: AccessRequest) -> None:
     """Make the call of a vector with each of the tokens that its verifier saw before; each is granted."""
     for token in vector.get("before", ()):
@@ -78,6 +89,7 @@ def decide(vector: dict[str, Any]) -> Answer:
     """Return the outcome of the last of a vector's calls."""
     verifier, request = verifier_of(vector), request_of(vector)
     present_before(verifier, vector, request)
+    call_before(verifier, vector)
     decisions = [verifier.decide(vector["token"], request) for _ in range(vector["times"])]
     return {"code": "grant" if decisions[-1].allowed else decisions[-1].code}
 

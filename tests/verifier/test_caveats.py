@@ -37,6 +37,11 @@ def after(*caveats: Caveat, **changes: Any) -> str:
 
 
 EXAMPLES = {
+    "after": Caveat(after=((("untrusted", "private"), ("mail.send", "web.*")),), opened=AT),
+    "distinct": Caveat(distinct=((("mail.send",), ("to", "cc"), 5, "task"),), opened=AT),
+    "marks": Caveat(marks=(("call", "untrusted", "session", ("web.*",)), ("from", "ok", "task", ("ci",))), opened=AT),
+    "only_after": Caveat(only_after=(("tested", 3_600_000, ("deploy.run",)),), opened=AT),
+    "opened": Caveat(after=((("untrusted",), ("mail.send",)),), opened=0),
     "allow": Caveat(
         allow=(Rule(tool="a.b", args={"x": 1, "y": Constraint(one_of=("p", "q"), optional=True)}, open=True),)
     ),

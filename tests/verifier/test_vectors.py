@@ -18,7 +18,7 @@ from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from tests.support import QUICK, identifier, spec_examples, unchecked
 from tests.vectors import make_vectors, second
-from tests.vectors.subject import failed_vectors, present_before, request_of, verifier_of
+from tests.vectors.subject import call_before, failed_vectors, present_before, request_of, verifier_of
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "tokens"
 VECTORS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -31,6 +31,7 @@ def test_each_vector_comes_out_as_it_says(name: str) -> None:
     vector = VECTORS[name]
     checked, request = verifier_of(vector), request_of(vector)
     present_before(checked, vector, request)
+    call_before(checked, vector)
     for _ in range(vector["times"]):
         decision = checked.decide(vector["token"], request)
     assert ("grant" if decision.allowed else decision.code) == vector["expect"], vector["comment"]
@@ -42,12 +43,15 @@ def test_each_vector_comes_out_alike_when_seen(name: str) -> None:
     vector = VECTORS[name]
     checked, request = verifier_of(vector), request_of(vector)
     present_before(checked, vector, request)
+    call_before(checked, vector)
     first = checked.decide(vector["token"], request).code
     again = checked.decide(vector["token"], request).code
     parts = [Macaroon.parse(text) for text in vector["token"].split("~")] if first in REACHED else []
     packets = [packet for part in parts for packet in part.packets if isinstance(packet, bytes)]
     if any(b'"spend":' in packet for packet in packets):
         return  # the second call finds less in the pool
+    if "calls" in vector and first == "ok":
+        return  # the second call finds what the first has set
     once = any(b'"once":' in packet for packet in packets)
     used = {"replayed"} if parts and parts[0].is_one_shot else {"already_used"} if once else {first}
     assert again in used

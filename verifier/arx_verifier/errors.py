@@ -13,9 +13,11 @@ NOT_NAMED: Final = "left out"  # expected of an argument that no rule names
 _OF_RULE: Final = {
     "arguments": "the arguments must be",
     "approve": "the call must have",
+    "after": "the session must not have",
     "aud": "the service must be",
     "delegate_to": "the next holder must match",
     "digest": "the call must have",
+    "distinct": "the call must have",
     "entry": "each entry must be",
     "exp": "the token must be used",
     "hours": "the call must be made in",
@@ -24,8 +26,10 @@ _OF_RULE: Final = {
     "member": "the caveat must have only",
     "nbf": "the token must be used",
     "net": "the caller's address must be in",
+    "marks": "the call must be made",
     "nonce": "the call must have",
     "once": "the approval must be",
+    "only_after": "the session must have",
     "require": "the token must be",
     "size of the arguments": "the request must have",
     "spend": "the budget must have",
@@ -379,6 +383,9 @@ REASONS: Final[dict[str, Reason]] = {
     "budget_unsupported": Reason(
         *_NO, BudgetError, "the token has a budget, and this service keeps none or declares no cost of the tool in it"
     ),
+    "after_mark": Reason(*_NO, AccessError, "what this session has done before does not allow the call"),
+    "mark_missing": Reason(*_NO, AccessError, "the call needs something that this session has not done yet"),
+    "mark_unsupported": Reason(*_NO, AccessError, "the token has rules about marks, and this service keeps none"),
     "withheld": Reason(*_NO, AccessError, "entries of a memory were withheld, as they are not trusted"),
     "proof_missing": Reason(
         *_SIGN_ANEW, ProofError, "the token requires a signature of each call, and this call has none: sign it"

@@ -16,6 +16,7 @@ MAX_TOOLS: Final = 64  # cached tools of one chain; with a rule `*` a holder cou
 # Of a credential: of the token and its discharges.
 MAX_ONCE: Final = 8  # each is remembered for a day
 MAX_POOLS: Final = 8  # each is read and written by every call
+MAX_ROWS: Final = 32  # about marks; each that names the tool is read by its call
 MAX_KEPT_FAILURES: Final = 4  # cached failures of one tool's refusal
 MAX_TOOL_PARTS: Final = 2048  # rules and operands of a chain's cached tools together
 

@@ -14,7 +14,17 @@ from typing import Final, NamedTuple
 
 from arx_verifier._platform import reset_at_fork
 from arx_verifier.errors import StoreError
-from arx_verifier.ledger.pools import BUSY, Kind, Ledger, PoolDraw, Short, Taken
+from arx_verifier.ledger.pools import (
+    BUSY,
+    Kind,
+    Ledger,
+    MarkQuestion,
+    PoolDraw,
+    Short,
+    Stopped,
+    Taken,
+    UsedKey,
+)
 from arx_verifier.revocation.store_steps import Steps, by_steps, run, steps_of
 
 # A slice is a 64th of a pool, or 64 calls of this cost: the ledger gives at most a quarter of the rest.
@@ -121,17 +131,25 @@ class LeasedLedger:
         return found
 
     @by_steps
-    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Steps[Taken | Short]:
-        """Take from all pools, from slices where they have enough; see ``Ledger``.
+    def take(
+        self,
+        kind: Kind,
+        op: str,
+        draws: Sequence[PoolDraw],
+        used: UsedKey | None = None,
+        marks: MarkQuestion | None = None,
+    ) -> Steps[Taken | Short | Stopped]:
+        """Take from all pools, from slices where they have enough and no row about marks is judged; see ``Ledger``.
 
         Raises:
             StoreError: A slice was needed, and the ledger did not answer.
         """
-        if kind != "draw":
-            answer = yield from steps_of(self._ledger.take, kind, op, draws)
+        if kind != "draw" or marks is not None:
+            more = () if marks is None else (used, marks)
+            answer = yield from steps_of(self._ledger.take, kind, op, draws, *more)
             # What this process holds of a pool may be what the reservation lacks.
             if isinstance(answer, Short) and answer.remaining >= 0 and (yield from self._give_back(draws)):
-                answer = yield from steps_of(self._ledger.take, kind, op, draws)
+                answer = yield from steps_of(self._ledger.take, kind, op, draws, *more)
             return answer
         taken = self._take_here(draws)
         if taken is not None:

@@ -10,6 +10,11 @@
 --      o why it is not lost: `whole` if it was topped up since, HERE - `whole` if its mint registered it, else -1
 --      u in the index since
 --      r:OP, l:OP  what a reservation or a lease has
+--                                    arx:budget:{R}:marks     zset  session -> last marked, ms
+--                                    arx:budget:{R}:m:SESSION hash  the marks of a session, SPEC 21:
+--      w:OF:MARK, p:OF:MARK  a warning, a proof: `MS TOOL SERVICE` of the call that set it
+--      n:SET, d:SET:DIGEST   how many values a set of `distinct` has, and each of them
+--      o as of a pool, u in the index since
 --
 -- The first argument of each function is the beginning that the caller remembers: its number, the run of that server and
 -- the mark of these functions; empty if it remembers none; `new` if no ledger has kept a pool of this realm before.  If
@@ -47,8 +52,9 @@ local MAX_HELD = 1000          -- open reservations and leases of a pool: each i
 local MAX_WITH_HOLDS = 2000    -- with those that a verifier settles in the decision that made them
 local HERE = -2                -- a pool that its mint registered, as `o`
 local FIELDS = 9
-local AT_ONCE = 10             -- pools that one call forgets
+local AT_ONCE = 10             -- pools, and sessions with marks, that one call forgets
 local MOST_AHEAD = 1000        -- of a beginning that a caller of functions without a secret remembers: each can be forged
+local MAX_FIELDS = 4096        -- of the marks of a session: a holder can delegate, and each link may have marks
 
 local function int(number)
   return string.format('%.0f', number)
@@ -80,7 +86,19 @@ local function took_over(header, replid, seen, clock)
   return clock - up * 1000 + UP_MS <= seen
 end
 
-local behind = true -- whether more pools may be forgotten than one call has
+local behind = true -- whether more may be forgotten than one call has
+
+-- Forgets what was not used for long, given its index and how its keys begin; returns whether there may be more.
+local function forget(index, prefix, now)
+  local forgotten = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - KEEP_MS), 'LIMIT', 0, AT_ONCE)
+  if #forgotten > 0 then
+    for _, name in ipairs(forgotten) do
+      redis.call('DEL', prefix .. name)
+    end
+    redis.call('ZREM', index, unpack(forgotten))
+  end
+  return #forgotten == AT_ONCE
+end
 
 -- The header's key, with the secret, is the last: of a hash with it before them, others could make one of a longer text.
 local function mark_of(header, beginning)
@@ -142,15 +160,9 @@ local function begin(header, index, remembered, of_mint)
     redis.call('HSET', header, 'wakes', int(wakes))
   end
   if behind or now - seen >= 1000 then
-    local forgotten = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - KEEP_MS), 'LIMIT', 0, AT_ONCE)
-    behind = #forgotten == AT_ONCE
-    if #forgotten > 0 then
-      local prefix = string.sub(header, 1, -2) .. 'p:'
-      for _, name in ipairs(forgotten) do
-        redis.call('DEL', prefix .. name)
-      end
-      redis.call('ZREM', index, unpack(forgotten))
-    end
+    local prefix = string.sub(header, 1, -2)
+    local more = forget(index, prefix .. 'p:', now)
+    behind = forget(prefix .. 'marks', prefix .. 'm:', now) or more
     redis.call('HSET', header, 'seen', int(now))
     if known[8] and known[8] ~= replication('master_replid') then
       redis.call('HSET', header, 'replid', replication('master_replid') or '')
@@ -216,8 +228,105 @@ local function write(index, pool, now)
   end
 end
 
--- arx2_take  KEYS h pools pool…   ARGV beginning draw|reserve|hold|lease op (max period_ms opened cost wanted)…
--- Reply: OK, then of each pool what is left, what was taken, ms to the end of its period or -1;
+-- Whether what a session has set before may have been lost.
+local function is_lost(key, opened, now, past)
+  local known = redis.call('HMGET', key, 'u', 'o')
+  if opened <= (known[1] and past.whole or past.since) then
+    return tonumber(known[2] or -1) ~= HERE - past.whole
+  end
+  return not known[1] and opened <= now - LOST_MS
+end
+
+-- The mark of a session that one of these fields has; nothing if none has it.
+local function find(key, fields)
+  for _, value in ipairs(redis.call('HMGET', key, unpack(fields))) do
+    if value then
+      return value
+    end
+  end
+end
+
+-- Judges a question about marks, as of ``MarkQuestion`` from `opened` on.  Returns the fields to write, names and values
+-- by turns; or nothing and the reply.
+local function judge(key, question, now, past)
+  local opened, at, by, after, only_after, distinct, sets = unpack(question)
+  local lost = is_lost(key, opened, now, past)
+  for index, marks in ipairs(after) do
+    local found = {}
+    for place, fields in ipairs(marks) do
+      found[place] = find(key, fields) or (lost and '')
+      if not found[place] then
+        break
+      end
+    end
+    if #marks > 0 and found[#marks] then
+      return nil, {'MARK', 'after', index - 1, unpack(found)}
+    end
+  end
+  for index, row in ipairs(only_after) do
+    local value = not lost and find(key, row[1])
+    local set = value and tonumber(string.match(value, '^%d+'))
+    if not set or (row[2] > 0 and math.max(now, at) - set >= row[2]) then
+      return nil, {'MARK', 'only_after', index - 1, value or nil}
+    end
+  end
+  local changes = {}
+  for index, row in ipairs(distinct) do
+    local set, most, digests = unpack(row)
+    local count, new = tonumber(redis.call('HGET', key, 'n:' .. set) or 0), 0
+    for _, digest in ipairs(digests) do
+      local field = 'd:' .. set .. ':' .. digest
+      if not redis.call('HGET', key, field) then
+        new = new + 1
+        changes[#changes + 1] = field
+        changes[#changes + 1] = ''
+      end
+    end
+    if new > 0 and (lost or count + new > most) then
+      return nil, {'MARK', 'distinct', index - 1}
+    end
+    if new > 0 then
+      changes[#changes + 1] = 'n:' .. set
+      changes[#changes + 1] = int(count + new)
+    end
+  end
+  for _, field in ipairs(sets) do
+    local kind = string.match(field, '^([wp]):')
+    -- The first call that set a warning; the last one that set a proof, which counts for a time.
+    if kind == 'p' or (kind == 'w' and not redis.call('HGET', key, field)) then
+      changes[#changes + 1] = field
+      changes[#changes + 1] = int(now) .. ' ' .. by
+    end
+  end
+  if #changes > 0 and redis.call('HLEN', key) + #changes / 2 > MAX_FIELDS then
+    return nil, {'MARK', 'full', 0}
+  end
+  return changes
+end
+
+-- The key of a session's marks, if the last key is one.
+local function session_of(keys)
+  local prefix = string.sub(keys[1], 1, -2) .. 'm:'
+  return string.sub(keys[#keys], 1, #prefix) == prefix and keys[#keys] or nil
+end
+
+-- Writes fields of a session's marks.
+local function set_marks(header, key, changes, now)
+  if #changes == 0 then
+    return
+  end
+  if now - tonumber(redis.call('HGET', key, 'u') or 0) >= 60000 then
+    changes[#changes + 1] = 'u'
+    changes[#changes + 1] = int(now)
+    redis.call('ZADD', string.sub(header, 1, -2) .. 'marks', int(now), string.sub(key, #header + 2))
+  end
+  redis.call('HSET', key, unpack(changes))
+end
+
+-- arx2_take  KEYS h pools pool… [m:SESSION]
+--   ARGV beginning draw|reserve|hold|lease op (max period_ms opened cost wanted)… [question]
+-- With a session's marks the last argument is a question about them, MessagePack; see `judge`.
+-- Reply: MARK, the member, the row's index, and the marks, if a row about marks does not allow it.  Else: OK, then of each pool what is left, what was taken, ms to the end of its period or -1;
 -- or SHORT, index, remaining (-1 lost, -2 opened in the future, -3 too many open reservations, -4 nothing is drawn
 -- yet), wait ms.
 local function take(keys, argv)
@@ -228,9 +337,17 @@ local function take(keys, argv)
   if wait > 0 then
     return {'SHORT', 0, -4, wait}
   end
-  local kind, op, pools = argv[2], argv[3], {}
+  local kind, op, pools, changes = argv[2], argv[3], {}, nil
+  local session = session_of(keys)
+  if session then
+    local reply
+    changes, reply = judge(session, cmsgpack.unpack(argv[#keys * 5 - 11]), now, past)
+    if reply then
+      return reply
+    end
+  end
   local most_held = kind == 'hold' and MAX_WITH_HOLDS or MAX_HELD
-  for index = 1, #keys - 2 do
+  for index = 1, #keys - (session and 3 or 2) do
     local at = index * 5 - 1
     local opened, cost = tonumber(argv[at + 2]), tonumber(argv[at + 3])
     if opened > now then
@@ -249,6 +366,9 @@ local function take(keys, argv)
     end
     pool.cost, pool.wanted, pool.period_ms = cost, tonumber(argv[at + 4]), tonumber(argv[at + 1])
     pools[index] = pool
+  end
+  if session then
+    set_marks(keys[1], session, changes, now)
   end
   local reply = {'OK'}
   for _, pool in ipairs(pools) do
@@ -287,6 +407,7 @@ end
 -- arx2_register  KEYS h pools pool…   ARGV beginning (max period_ms opened)…
 -- For the mint alone, before there is a token that names these pools: no server can have drawn from them, also if they
 -- were opened before the beginning.  Without pools it only has the ledger compare the mint's beginning with its own.
+-- With the marks of a session behind them, these are registered too: it has no token yet.
 -- Reply: 1; or 0 if another server may give out pools beside this one.
 local function register(keys, argv)
   local now, past = begin(keys[1], keys[2], argv[1], true)
@@ -296,7 +417,11 @@ local function register(keys, argv)
   if redis.call('HGET', keys[1], 'sole') ~= run then
     return 0
   end
-  for index = 1, #keys - 2 do
+  local session = session_of(keys)
+  if session and redis.call('HLEN', session) == 0 then
+    set_marks(keys[1], session, {'o', int(HERE - past.whole)}, now)
+  end
+  for index = 1, #keys - (session and 3 or 2) do
     local at = index * 3 - 1
     local opened = tonumber(argv[at + 2])
     local pool = read(keys[index + 2], tonumber(argv[at]), tonumber(argv[at + 1]), opened, now, past)
@@ -397,11 +522,12 @@ end
 
 -- arx2_seal  KEYS h pools   ARGV seal
 -- Before its server ends: from here on nothing changes, so that data with the seal have every draw.
--- Reply: 1; or 0 if this process has not begun, there is a seal, or there is no pool to keep.
+-- Reply: 1; or 0 if this process has not begun, there is a seal, or there is nothing to keep.
 local function seal(keys, argv)
   local time = redis.call('TIME')
   local known = redis.call('HMGET', keys[1], 'run', 'sealed', 'seen')
-  if known[1] ~= run_id(time) or known[2] or redis.call('ZCARD', keys[2]) == 0 then
+  local kept = redis.call('ZCARD', keys[2]) + redis.call('ZCARD', string.sub(keys[1], 1, -2) .. 'marks')
+  if known[1] ~= run_id(time) or known[2] or kept == 0 then
     return 0
   end
   local clock = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -449,8 +575,9 @@ local function on_hidden(work)
     end
     local hidden = {prefix .. HIDDEN .. kind, prefix .. HIDDEN .. 'pools'}
     for at = 3, #keys do
-      if string.sub(keys[at], 1, #prefix + 2) ~= prefix .. 'p:' then
-        return redis.error_reply('KEYS expected pools of one realm')
+      local part = string.sub(keys[at], #prefix + 1, #prefix + 2)
+      if string.sub(keys[at], 1, #prefix) ~= prefix or (part ~= 'p:' and (part ~= 'm:' or at < #keys)) then
+        return redis.error_reply('KEYS expected pools of one realm, and behind them the marks of a session')
       end
       hidden[at] = prefix .. HIDDEN .. string.sub(keys[at], #prefix + 1)
     end

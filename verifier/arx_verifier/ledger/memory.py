@@ -15,11 +15,15 @@ from arx_verifier.ledger.pools import (
     KEEP_MS,
     LOST,
     MAX_HELD,
+    MAX_MARK_FIELDS,
     MAX_WITH_HOLDS,
     Kind,
+    MarkQuestion,
     PoolDraw,
     Short,
+    Stopped,
     Taken,
+    UsedKey,
 )
 
 
@@ -53,6 +57,7 @@ class MemoryLedger:
     Attributes:
         since: Pools that were opened before this time may have been lost, ms since the Unix epoch.
         pools: The pools by identity.
+        marks: By session its marks, the fields of ``MarkQuestion``, and when it was marked last; see ``ledger.lua``.
 
     Args:
         clock: The time, ms since the Unix epoch.
@@ -63,15 +68,28 @@ class MemoryLedger:
     def __init__(self, *, clock: Callable[[], int] = now_ms) -> None:
         self.since = clock() - 1  # a millisecond earlier: what is opened from now on is kept
         self.pools: dict[str, PoolState] = {}
+        self.marks: dict[str, tuple[dict[str | tuple[str, str], str], int]] = {}
         self._clock, self._seen, self._lock, self._forked = clock, self.since, threading.Lock(), False
         _LEDGERS.add(self)
 
-    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
+    def take(
+        self,
+        kind: Kind,
+        op: str,
+        draws: Sequence[PoolDraw],
+        used: UsedKey | None = None,  # noqa: ARG002 - of no other store
+        marks: MarkQuestion | None = None,
+    ) -> Taken | Short | Stopped:
         """Take from all pools; see ``Ledger``."""
         with self._lock:
             now = self._now()
             for name in [name for name, pool in self.pools.items() if pool.drawn_ms + KEEP_MS <= now]:
                 del self.pools[name]
+            for name in [name for name, (_, at) in self.marks.items() if at + KEEP_MS <= now]:
+                del self.marks[name]
+            changes = {} if marks is None else self._judge(marks, now)
+            if isinstance(changes, Stopped):
+                return changes
             pools, remaining, amounts = [], [], []
             for index, draw in enumerate(draws):
                 if draw.opened > now:
@@ -87,6 +105,9 @@ class MemoryLedger:
                 amounts.append(min(draw.wanted, max(draw.cost, left // 4)) if kind == "lease" else draw.cost)
                 pools.append(pool)
                 remaining.append(left - amounts[-1])
+            if marks is not None and changes:
+                fields, _ = self.marks.get(marks.session, ({}, 0))
+                self.marks[marks.session] = fields | changes, now
             for draw, pool, amount in zip(draws, pools, amounts, strict=True):
                 if kind == "draw":
                     pool.committed += amount
@@ -99,6 +120,30 @@ class MemoryLedger:
                 for draw, pool in zip(draws, pools, strict=True)
             )
             return Taken(tuple(remaining), tuple(amounts), tuple(ends))
+
+    def _judge(self, asked: MarkQuestion, now: int) -> dict[str | tuple[str, str], str] | Stopped:
+        """Return the fields that a call changes, or the row that does not allow it."""
+        fields, _ = self.marks.get(asked.session, ({}, 0))
+        lost = asked.opened <= self.since or (not fields and asked.opened <= now - KEEP_MS)
+        for index, row in enumerate(asked.after):
+            found = [next((fields[field] for field in any_of if field in fields), None) for any_of in row]
+            if lost or None not in found:
+                return Stopped("after", index, tuple([value or "" for value in found]))
+        for index, (any_of, within_ms) in enumerate(asked.only_after):
+            value = None if lost else next((fields[field] for field in any_of if field in fields), None)
+            if value is None or (within_ms and max(now, asked.at) - int(value.partition(" ")[0]) >= within_ms):
+                return Stopped("only_after", index, () if value is None else (value,))
+        changes: dict[str | tuple[str, str], str] = {}
+        for index, (name, most, digests) in enumerate(asked.distinct):
+            new, count = [each for each in digests if (name, each) not in fields], int(fields.get(f"n:{name}", 0))
+            if new and (lost or count + len(new) > most):
+                return Stopped("distinct", index)
+            if new:
+                changes |= {(name, each): "" for each in new} | {f"n:{name}": str(count + len(new))}
+        changes |= {field: f"{now} {asked.by}" for field in asked.sets if field[0] == "p" or field not in fields}
+        if changes and len(fields) + len(changes) > MAX_MARK_FIELDS:
+            return Stopped("full", 0)
+        return changes
 
     def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
         """Settle a reservation; see ``Ledger``."""

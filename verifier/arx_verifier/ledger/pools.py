@@ -67,6 +67,52 @@ class UsedKey(NamedTuple):
     keep_ms: int
 
 
+class MarkQuestion(NamedTuple):
+    """What one call asks of the marks of its session, and which it sets if it is allowed.  SPEC 21.4.
+
+    A field is ``w`` (a warning) or ``p`` (a proof), what the mark is of, and its name; see ``verification.marks``.
+
+    Attributes:
+        session: The session.
+        opened: When it was opened, ms since the Unix epoch.
+        at: The verifier's time, ms since the Unix epoch.
+        by: The tool and the service of the call.
+        after: For each row, for each of its marks, the fields of which one is enough.
+        only_after: For each row, the fields of its proof, and for how long that counts, ms; 0 for no end.
+        distinct: For each row, its set, how many values that may have, and the digests of the call's.
+        sets: The fields that it sets.
+    """
+
+    session: str
+    opened: int
+    at: int
+    by: str
+    after: tuple[tuple[tuple[str, ...], ...], ...] = ()
+    only_after: tuple[tuple[tuple[str, ...], int], ...] = ()
+    distinct: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
+    sets: tuple[str, ...] = ()
+
+    @property
+    def tool(self) -> str:
+        """The tool of the call."""
+        return self.by.rpartition(" ")[0]
+
+
+class Stopped(NamedTuple):
+    """A row about marks that does not allow a call; nothing was set or drawn.
+
+    Attributes:
+        member: ``after``, ``only_after`` or ``distinct``; ``full`` if the session has no room for more.
+        at: The row's index.
+        found: For each of the row's marks that is set, when and by which call, as ``MS TOOL SERVICE``; empty if the
+            ledger may have lost it.
+    """
+
+    member: str
+    at: int
+    found: tuple[str, ...] = ()
+
+
 class Short(NamedTuple):
     """A pool that cannot give what a call costs; no pool gave anything.
 
@@ -89,6 +135,7 @@ WAKING: Final = -4  # no caller asked for long: the ledger waits for those that 
 USED: Final = -5  # the call itself was spent before
 MAX_HELD: Final = 1000  # each is kept until it is settled, and a holder can ask for small ones
 MAX_WITH_HOLDS: Final = 2000  # so that those which stay open stop no call that needs one for its own decision alone
+MAX_MARK_FIELDS: Final = 4096  # of a session: a holder can delegate, and each link may have marks of its own
 NEW: Final = "new"  # what a caller remembers, if no ledger has kept a pool of its realm before
 
 
@@ -126,14 +173,23 @@ class Ledger(Protocol):
 
     waits: bool
 
-    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:
-        """Take from all pools, or from none.  Atomic.
+    def take(
+        self,
+        kind: Kind,
+        op: str,
+        draws: Sequence[PoolDraw],
+        used: UsedKey | None = None,
+        marks: MarkQuestion | None = None,
+    ) -> Taken | Short | Stopped:
+        """Judge marks, take from all pools and set marks, or do nothing.  Atomic.
 
         Args:
             kind: ``draw`` commits the cost; ``reserve``, ``hold`` and ``lease`` keep it until ``settle``, ``hold`` only
                 within one decision.
             op: A random id, under which a reservation or a lease is settled.
             draws: The pools, each once.
+            used: The key of the call, which is spent first; only for a ledger that ``keeps_calls_of`` the nonces.
+            marks: What it asks of marks, and which it sets; None for nothing.
 
         Raises:
             StoreError: The ledger did not answer; what it did is unknown.

@@ -10,6 +10,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from arx_verifier.amounts import MAX_AMOUNT
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
@@ -19,8 +21,10 @@ from arx_verifier.ledger.pools import (
     PERIOD_MS,
     USED,
     Kind,
+    MarkQuestion,
     PoolDraw,
     Short,
+    Stopped,
     Taken,
     UsedKey,
     number_of,
@@ -66,6 +70,8 @@ class _Names(NamedTuple):
     header: str
     pools: str
     pool: str
+    marks: str
+    mark: str
 
 
 class _Bucket:
@@ -79,7 +85,7 @@ class _Bucket:
     def __init__(self, name: str, realm: str) -> None:
         self.name, self.tag = name, f"{realm}.{name}" if name else realm
         # As callers of functions name them; see ``names``.
-        header, index, self.pool = self.names("")
+        header, index, self.pool, _, self.mark = self.names("")
         self.keys = header, index
         self.remembered = ""
         self.since = 0  # the ledger's, at the last look
@@ -88,7 +94,9 @@ class _Bucket:
         """Return the names of its keys, given the secret in them."""
         begin = f"arx:budget:{{{self.tag}}}:{hidden}"
         # The header's name says whether every caller waits for the replicas: see ledger.lua.
-        return _Names(f"{begin}{'w' if self.name else 'h'}", f"{begin}pools", f"{begin}p:")
+        return _Names(
+            f"{begin}{'w' if self.name else 'h'}", f"{begin}pools", f"{begin}p:", f"{begin}marks", f"{begin}m:"
+        )
 
 
 class RedisLedger:
@@ -164,7 +172,14 @@ class RedisLedger:
         self._note, self._recalls = note, True
 
     @by_steps
-    def take(self, kind: Kind, op: str, draws: Sequence[PoolDraw], used: UsedKey | None = None) -> Steps[Taken | Short]:
+    def take(
+        self,
+        kind: Kind,
+        op: str,
+        draws: Sequence[PoolDraw],
+        used: UsedKey | None = None,
+        marks: MarkQuestion | None = None,
+    ) -> Steps[Taken | Short | Stopped]:
         """Take from all pools; see ``Ledger``.
 
         Args:
@@ -172,6 +187,7 @@ class RedisLedger:
             op: As there.
             draws: As there.
             used: The key of the call, which is spent first; ``USED`` if it was before; see ``keeps_calls_of``.
+            marks: As there.
 
         Raises:
             StoreError: The server did not answer or refused; what it did is unknown.
@@ -179,7 +195,14 @@ class RedisLedger:
         args: list[Any] = [kind, op]
         for draw in draws:
             args += draw[1:6]
-        answer = yield from self._call("arx2_take", self._bucket(draws), draws, args, used)
+        if marks is None:
+            answer = yield from self._call("arx2_take", self._bucket(draws), draws, args, used)
+        else:
+            bucket, args = self._bucket_of(marks.session), [*args, msgspec.msgpack.encode(marks[1:])]
+            answer = yield from self._call("arx2_take", bucket, draws, args, used, marks.session)
+            if answer[0] in (b"MARK", "MARK"):
+                member, at, *found = answer[1:]
+                return Stopped(_text(member), at, tuple(map(_text, found)))
         if answer[0] in (b"USED", "USED"):
             return Short(0, USED)
         if answer[0] in (b"OK", "OK"):
@@ -530,11 +553,19 @@ class RedisLedger:
         return self._ask(ask)
 
     def _call(
-        self, name: str, bucket: _Bucket, draws: Sequence[PoolDraw], args: Sequence[Any], used: UsedKey | None = None
+        self,
+        name: str,
+        bucket: _Bucket,
+        draws: Sequence[PoolDraw],
+        args: Sequence[Any],
+        used: UsedKey | None = None,
+        marked: str | None = None,
     ) -> Steps[Any]:
         if self._looks_in not in (0, os.getpid()):
             self._watch()  # a forked child has no thread of its parent
         keys = [*bucket.keys, *[bucket.pool + draw.pool for draw in draws]]
+        if marked is not None:
+            keys.append(bucket.mark + marked)
         if bucket.remembered == NEW:
             yield from self._compare(bucket)
         for _ in range(_TURNS):
@@ -563,7 +594,7 @@ class RedisLedger:
 
     def _remember(self, bucket: _Bucket, answer: bytes | str) -> bool:
         """Remember a beginning if it is newer; return whether what is remembered is another one than before."""
-        beginning = answer.decode() if isinstance(answer, bytes) else answer
+        beginning = _text(answer)
         with self._lock:
             before = bucket.remembered
             # Another thread may have seen a newer one meanwhile.
@@ -604,6 +635,10 @@ class RedisLedger:
                 raise
 
 
+def _text(answer: Any) -> str:
+    return answer.decode() if isinstance(answer, bytes) else str(answer)
+
+
 def _keep(_: str, beginning: str) -> str:
     return beginning
 
@@ -629,7 +664,7 @@ def secret_of(server: Any, header: str) -> str:
         if "unction not found" in str(error):  # none yet, or those of an earlier version
             return ""
         raise
-    return secret.decode() if isinstance(secret, bytes) else str(secret)
+    return _text(secret)
 
 
 def _newest_of(server: Any, at: _Names) -> dict[bytes, float]:
@@ -643,7 +678,10 @@ def _move(old: _Names, server: Any, new: _Names) -> None:
         if server.hlen(old.pool + name.decode()):  # a call of before may have forgotten it meanwhile
             server.rename(old.pool + name.decode(), new.pool + name.decode())
         server.zadd(new.pools, {name: at})
-    server.delete(old.pools)
+    # Each session of before is lost now, so what it has is of no use.
+    for name, _ in server.zscan_iter(old.marks, count=_PART):
+        server.delete(old.mark + name.decode())
+    server.delete(old.pools, old.marks)
 
 
 def _rows_of(pools: Sequence[str], server: Any, at: _Names) -> Any:

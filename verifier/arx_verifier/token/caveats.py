@@ -35,6 +35,21 @@ OF_HOLDERS: Final = Meta(extra={"of": "holders"})  # marks a member about a toke
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 Operator = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")]
 Unit = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,15}\Z")]
+MAX_ROW_ITEMS: Final = 32
+MAX_ROW_NAMES: Final = 8
+MAX_VALUES: Final = 1000
+Texts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1, max_length=MAX_ROW_ITEMS)]
+Per = Literal["session", "task"]
+# SPEC 21.2: what sets the mark, the mark, what it is of, and tools or services.
+MarkRow = tuple[Literal["call", "done", "from"], Name, Per, Texts]
+AfterRow = tuple[Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_ROW_NAMES)], Texts]
+OnlyAfterRow = tuple[Name, Natural, Texts]
+DistinctRow = tuple[
+    Texts,
+    Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_length=1, max_length=MAX_ROW_NAMES)],
+    Annotated[int, Meta(ge=1, le=MAX_VALUES)],
+    Per,
+]
 Most = Annotated[str, Meta(pattern=r"^(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])?\Z")]
 
 
@@ -42,17 +57,22 @@ Most = Annotated[str, Meta(pattern=r"^(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])
 class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Every member of a caveat except ``allow``; see ``Caveat``."""
 
+    after: Annotated[Annotated[tuple[AfterRow, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     aud: Annotated[tuple[Audience, ...], Meta(min_length=1)] | None = None
     call: Annotated[tuple[str, Natural, str] | None, OF_HOLDERS] = None
     depth: Annotated[Annotated[int, Meta(ge=0, le=MAX_HOPS)] | None, OF_HOLDERS] = None
+    distinct: Annotated[Annotated[tuple[DistinctRow, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     exp: Natural | None = None
     fresh: Annotated[int, Meta(ge=0, le=MAX_FRESH_MS)] | None = None
     delegate_to: Annotated[Annotated[tuple[Pattern, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     hop: Annotated[Annotated[str, Meta(min_length=12, max_length=12)] | None, OF_HOLDERS] = None
     key: Annotated[Annotated[str, Meta(min_length=43, max_length=43)] | None, OF_HOLDERS] = None
+    marks: Annotated[Annotated[tuple[MarkRow, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     nbf: Natural | None = None
     net: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     once: tuple[Name, Natural] | None = None
+    only_after: Annotated[Annotated[tuple[OnlyAfterRow, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
+    opened: Annotated[Natural | None, OF_HOLDERS] = None
     operators: Annotated[tuple[Operator, ...], Meta(min_length=1)] | None = None
     require: Annotated[Annotated[tuple[str, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
     sig: Annotated[Annotated[str, Meta(min_length=86, max_length=86)] | None, OF_HOLDERS] = None
@@ -82,25 +102,49 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise MalformedTokenError("`spend` has a pool of at most 1000000000")
         for network in self.net or ():
             read_network(network)
+        self._check_rows()
         return self
+
+    def _check_rows(self) -> None:
+        """Check the rows about marks.  SPEC 21.2."""
+        rows = self.marks or self.after or self.only_after or self.distinct
+        if (rows is None) != (self.opened is None):
+            raise MalformedTokenError("rows about marks and `opened` come together")
+        if rows is None:
+            return
+        services = [name for row in self.marks or () if row[0] == "from" for name in row[3]]
+        tools = [tool for row in self.marks or () if row[0] != "from" for tool in row[3]]
+        tools += [tool for row in self.after or () for tool in row[1]]
+        tools += [tool for row in self.only_after or () for tool in row[2]]
+        tools += [tool for row in self.distinct or () for tool in row[0]]
+        if not all(map(names.is_tool_pattern, tools)):
+            raise MalformedTokenError("rows about marks name tools such as orders.get, or patterns such as orders.*")
+        if not all(map(names.is_audience, services)):
+            raise MalformedTokenError("`from` names services, the audiences that may prove the mark")
 
 
 class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Restrictions that all hold together.  Every member can only restrict.
 
     Attributes:
+        after: Marks and tools: a call of such a tool is refused while all these marks are set.
         allow: The tool and its arguments must match one of these rules.
         aud: The verifier's audience must be one of these.
         call: Digest, time and nonce of the one call this token is for; alone and last.
         depth: How many delegations may follow.
+        distinct: Tools, arguments, number and ``session`` or ``task``: their calls have at most so many different
+            values of these arguments.
         exp: End of validity, ms since the Unix epoch, exclusive.
         fresh: The verifier's view of the kill epoch must be younger than this, ms; 0: read after the request arrived.
         delegate_to: Each agent that a later delegation names must match one of these path patterns.
         hop: 9 random bytes, base64url; with ``to``.
         key: The next holder's Ed25519 public key, 43 characters; in a delegation of a bound token.
+        marks: What sets a mark (``call``, ``done`` or ``from``), the mark, what it is of, and tools or services.
         nbf: Start of validity, ms since the Unix epoch, inclusive.
         net: The peer's address must be in one of these networks (CIDR).
         once: A name, and the time of its approval, ms since the Unix epoch: one call of the task may use this name.
+        only_after: A proof, how long it counts in ms (0: no end), and tools: their calls need it.
+        opened: When the session was opened, ms since the Unix epoch; with rows about marks.
         operators: The operators who approved the call: a kill or freeze of one of them also ends this token.
         require: These proofs are needed: ``call``, a ``call`` follows; ``holder``, the token is bound to its holder's
             key; ``signature``, its holder signed the call for others to check.

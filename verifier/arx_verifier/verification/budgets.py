@@ -16,7 +16,21 @@ from arx_verifier.amounts import Amount, amount_text, read_amount
 from arx_verifier.errors import Failure, Shortfall, StoreError, refusal, shorten
 from arx_verifier.ledger.costs import Cost, Costs
 from arx_verifier.ledger.leases import LeasedLedger, Slice
-from arx_verifier.ledger.pools import BUSY, EARLY, LOST, USED, WAKING, Kind, Ledger, PoolDraw, Short, Taken, UsedKey
+from arx_verifier.ledger.pools import (
+    BUSY,
+    EARLY,
+    LOST,
+    USED,
+    WAKING,
+    Kind,
+    Ledger,
+    MarkQuestion,
+    PoolDraw,
+    Short,
+    Stopped,
+    Taken,
+    UsedKey,
+)
 from arx_verifier.limits import MAX_TOOLS
 from arx_verifier.names import MAX_TOOL_CHARS
 from arx_verifier.request import AccessRequest
@@ -192,32 +206,42 @@ class Budgets:
         # By the ledger's connections: they spent it, and the nonces' own may be from before a restart, or none.
         return judge_call(nonces, call, True, ledger.calls_since())
 
-    def draw(self, proven: ProvenChain, priced: Priced, used: UsedKey | None = None) -> Steps[Drawn | Refused]:
-        """Take what a call costs from all of its pools, or from none.
+    def draw(
+        self, proven: ProvenChain, priced: Priced, used: UsedKey | None = None, marks: MarkQuestion | None = None
+    ) -> Steps[Drawn | Refused]:
+        """Take what a call costs from all of its pools and set its marks, or do nothing.
 
         Args:
             proven: Its chain.
             priced: What it costs.
             used: Its key, which is spent with the draw; None if it is spent.
+            marks: What it asks of marks, and which it sets; None for nothing.
         """
         assert self.ledger is not None
         # A draw of a pool per hour cannot be undone: a holder could empty it with an approval that was used before.
         holds = not priced.reserved and proven.once and any(draw.period_ms for draw in priced.draws)
         kind: Kind = "reserve" if priced.reserved else "hold" if holds else "draw"
-        if self._take_here is not None and kind == "draw":
+        if self._take_here is not None and kind == "draw" and marks is None:
             held = self._take_here(priced.draws)
             if held is not None:
                 return Drawn(self.ledger, "", proven.pools, priced, held)
         begun = time.monotonic_ns() if self.ledger.waits else 0
         op = "" if kind == "draw" else os.urandom(9).hex()
         try:
-            more = () if used is None else (used,)
+            more = () if used is None and marks is None else (used,) if marks is None else (used, marks)
             taken = yield from steps_of(self.ledger.take, kind, op, priced.draws, *more)
         except StoreError:
             return NO_STORE
+        if isinstance(taken, Stopped):
+            return NO_STORE if proven.marks is None or marks is None else proven.marks.refusal(marks.tool, taken)
         if isinstance(taken, Short):
+            if not proven.pools:
+                return REPLAYED if taken.remaining == USED else NO_STORE
             return _refused(proven.pools[taken.at], taken, priced.draws[taken.at].cost)
         return Drawn(self.ledger, op, proven.pools, priced, taken, kind != "draw", begun)
+
+
+NOTHING: Final = Priced((), frozenset())
 
 
 def _no(_: object) -> bool:

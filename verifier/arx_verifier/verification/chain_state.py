@@ -29,6 +29,7 @@ from arx_verifier.verification.reasons import PLACES, REQUEST_UNSEEN, Refused
 
 if TYPE_CHECKING:
     from arx_verifier.token.discharge import ThirdPartyCaveat
+    from arx_verifier.verification.marks import MarkRows
 
 
 _refused: Final[Callable[[tuple[Any, ...]], Refused]] = partial(tuple.__new__, Refused)  # runs no Python
@@ -88,6 +89,8 @@ class ProvenChain:
         approvals: Those with a discharge, each with its caveat key, which was passed through the key generator.
         pools: The pools that a call draws from.
         prices: By tool, what ``budgets`` computed of its calls.
+        marks: Its rows about marks; None without one.
+        spends: Whether a call draws on a pool, spends a ``once`` or may ask about marks.
     """
 
     __slots__ = (
@@ -104,6 +107,7 @@ class ProvenChain:
         "holder",
         "identifier",
         "key",
+        "marks",
         "nbf",
         "needs_call",
         "needs_signature",
@@ -114,6 +118,7 @@ class ProvenChain:
         "refused",
         "rest",
         "signature",
+        "spends",
         "targets",
         "unmet",
     )
@@ -121,12 +126,14 @@ class ProvenChain:
     conditions: tuple[Condition, ...]
     facts: ChainFacts
     fresh_ms: int | None
+    marks: "MarkRows | None"
     needs_call: bool
     needs_signature: bool
     once: tuple[tuple[str, str, int], ...]
     parts: int
     pools: tuple[BudgetPool, ...]
     refused: Refused | None
+    spends: bool
     targets: tuple[str, ...]
     unmet: tuple[tuple[int, "ThirdPartyCaveat"], ...]
     _allows: tuple[Allow, ...]
@@ -323,11 +330,18 @@ class ProvenChain:
         self.fresh_ms, self.conditions = said.fresh_ms, said.conditions
         self.once, self.unmet = said.once, said.unmet
         self.pools = self._pools_of(said, links) if said.spend else ()
+        self.marks = self._marks_of(said, links) if said.rows else None
+        self.spends = bool(self.pools or self.once or said.rows)
         if said.exp < self.exp:
             self.exp = said.exp
         if said.nbf > self.nbf:
             self.nbf = said.nbf
         self._name(said, links, holders)
+
+    def _marks_of(self, said: ChainRestrictions, links: Sequence[str]) -> "MarkRows":
+        from arx_verifier.verification.marks import MarkRows  # imported on use: few tokens have one
+
+        return MarkRows(said, links, self.identifier)
 
     def _pools_of(self, said: ChainRestrictions, links: Sequence[str]) -> tuple[BudgetPool, ...]:
         """Return the pools of a chain, each once, with the least of its limits.  SPEC 17.3."""

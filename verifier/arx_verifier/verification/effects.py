@@ -99,6 +99,8 @@ class ChainRestrictions:
         needs_call: Whether a call proof is required.
         needs_signature: Whether the holder must sign the call for others to check.
         spend: Each ``spend`` after the index of its caveat.
+        rows: Each row about marks after the index of its caveat and the name of its member.
+        opened: When the session of these marks was opened, the earliest, ms since the Unix epoch.
     """
 
     __slots__ = (
@@ -115,11 +117,13 @@ class ChainRestrictions:
         "needs_call",
         "needs_signature",
         "once",
+        "opened",
         "operators",
         "parts",
         "places",
         "read",
         "refused",
+        "rows",
         "spend",
         "steps",
         "targets",
@@ -148,6 +152,8 @@ class ChainRestrictions:
         self.steps: tuple[tuple[str, ...], ...] = ()
         self.bound, self.needs_call, self.needs_signature = bound, False, False
         self.spend: tuple[tuple[int, Spend], ...] = ()
+        self.rows: tuple[tuple[int, str, Any], ...] = ()
+        self.opened = MAX_INTEGER
 
 
 def _aud(_said: ChainRestrictions, index: int, audiences: Sequence[str], audience: str) -> None:
@@ -218,6 +224,23 @@ def _spend(said: ChainRestrictions, index: int, spend: Spend, _audience: str) ->
     said.spend = (*said.spend, (index, spend))
 
 
+def _rows(member: str) -> Callable[[ChainRestrictions, int, Any, str], None]:
+    def take(said: ChainRestrictions, index: int, rows: Sequence[Any], _audience: str) -> None:
+        # A proof permits: of a holder, it would be a right that the policy did not give.
+        if index and member == "marks" and any(row[0] != "call" for row in rows):
+            raise MalformedTokenError("only the first caveat, the mint's, has rows that set a proof")
+        if len(said.rows) + len(rows) > limits.MAX_ROWS:
+            raise MalformedTokenError(f"a token has at most {limits.MAX_ROWS} rows about marks")
+        said.rows = (*said.rows, *[(index, member, row) for row in rows])
+
+    return take
+
+
+def _opened(said: ChainRestrictions, _index: int, opened: int, _audience: str) -> None:
+    # The earliest counts: with a later one, a holder could hide that the ledger lost marks.
+    said.opened = min(said.opened, opened)
+
+
 def _depth(said: ChainRestrictions, _index: int, depth: int, _audience: str) -> None:
     # The least counts: a later caveat can only restrict, whatever number it writes.
     said.depth = min(said.depth, depth)
@@ -259,6 +282,11 @@ EFFECTS: Final[dict[str, Effect]] = {
     "require": Effect(_require, _read_proofs),
     "once": Effect(_once),
     "spend": Effect(_spend),
+    "marks": Effect(_rows("marks")),
+    "after": Effect(_rows("after")),
+    "only_after": Effect(_rows("only_after")),
+    "distinct": Effect(_rows("distinct")),
+    "opened": Effect(_opened),
     "depth": Effect(_depth),
     "delegate_to": Effect(_delegate_to),
     "task": Effect(_task),

@@ -13,11 +13,13 @@ import msgspec
 
 from arx_verifier._platform import at_fork
 from arx_verifier.amounts import Amount
-from arx_verifier.errors import ArxError
+from arx_verifier.clock import now_ms
+from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.journal.decision import decision_id
 from arx_verifier.journal.record import ChainFacts
+from arx_verifier.ledger.pools import Ledger, MarkQuestion, Taken
 from arx_verifier.revocation.epoch import Epochs
-from arx_verifier.revocation.store_steps import run_async, steps_of
+from arx_verifier.revocation.store_steps import Steps, run, run_async, steps_of
 from arx_verifier.verification.budgets import Drawn, remaining_texts
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.freshness import recheck
@@ -59,6 +61,7 @@ class Grant(msgspec.Struct, eq=False):
     _callbacks: list[Callable[[ArxError], object]] | None = None
     watch: Watch | None = None
     external_id: str | None = None
+    _ledger: Ledger | None = None
 
     @property
     def decision(self) -> str:
@@ -155,6 +158,54 @@ class Grant(msgspec.Struct, eq=False):
         """
         # A value of another type would make a record that none can read.
         self.external_id = str(external_id)[:_ID_CHARS]
+
+    def mark(self, name: str) -> None:
+        """Set a mark on the session or the task of this call: ``grant.mark("untrusted")``.  SPEC 21.3.
+
+        Call it before the answer leaves, and let what it raises end the call: a warning that is not set forbids
+        nothing.  It waits for the ledger; from an event loop use ``mark_async``.
+
+        Args:
+            name: A warning that a row of the token has, or a proof that a row lets this service set.
+
+        Raises:
+            ValueError: No row has it.
+            StoreError: The ledger did not answer: it may not be set.
+        """
+        run(self._mark(self._naming(name)))
+
+    async def mark_async(self, name: str) -> None:
+        """Set a mark as ``mark`` does, without blocking the event loop."""
+        await run_async(self._mark(self._naming(name)))
+
+    def prove_done(self, at: int) -> None:
+        """Set the proofs of this call, whose effect is done; a verifier calls this.
+
+        Args:
+            at: The time, ms since the Unix epoch.
+
+        Raises:
+            StoreError: The ledger did not answer: they may not be set.
+        """
+        marks = self._proven.marks
+        asked = None if marks is None or self._ledger is None else marks.done(self.tool, at)
+        if asked is not None:
+            run(self._mark(asked))
+
+    @property
+    def proves(self) -> bool:
+        """Whether its effect proves a mark, which waits for the ledger."""
+        return self._ledger is not None and self._proven.marks is not None and self._proven.marks.proves(self.tool)
+
+    def _naming(self, name: str) -> MarkQuestion:
+        if self._proven.marks is None or self._ledger is None:
+            raise ValueError("this token has no rules about marks")
+        return self._proven.marks.named(name, self.tool, now_ms())
+
+    def _mark(self, asked: MarkQuestion) -> Steps[None]:
+        assert self._ledger is not None
+        if not isinstance((yield from steps_of(self._ledger.take, "draw", "", (), None, asked)), Taken):
+            raise StoreError("the ledger has no room for this mark, or has just begun")
 
     async def give_back(self) -> None:
         """Give back what the call drew, as it is not begun; a pool per hour or day keeps it.  SPEC 17.4."""

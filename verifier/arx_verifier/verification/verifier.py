@@ -16,7 +16,7 @@ from arx_verifier.errors import ArxError, AuditError, SettingsError, refusal
 from arx_verifier.journal.decision import OK, UNPROVEN, Decision, DecisionSink
 from arx_verifier.journal.record import AWAITED, EFFECT, EffectRecord, digest_arguments, keep_arguments
 from arx_verifier.ledger.costs import Costs
-from arx_verifier.ledger.pools import Ledger
+from arx_verifier.ledger.pools import Ledger, MarkQuestion
 from arx_verifier.names import is_audience, is_tool_pattern, matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import Epochs, show_until
@@ -26,7 +26,7 @@ from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE
 from arx_verifier.verification.authenticate import Authenticator
-from arx_verifier.verification.budgets import Budgets, Drawn
+from arx_verifier.verification.budgets import NOTHING, Budgets, Drawn, Priced
 from arx_verifier.verification.chain_state import ProvenChain
 from arx_verifier.verification.evaluate import judge
 from arx_verifier.verification.freshness import VerifierReadiness, Wait, ask, ask_late, end_of, later_record, readiness
@@ -392,6 +392,8 @@ class Verifier:
             record.effect, record.salt = effect._replace(of=decision.id), salt
             record.external_id = None if decision.grant is None else decision.grant.external_id
             self.decisions.append(record)
+        if effect.result == "done" and decision.grant is not None:
+            decision.grant.prove_done(decision.at)
 
     def readiness(self) -> VerifierReadiness:
         """Return whether calls can be allowed now, without waiting; for health checks."""
@@ -464,7 +466,7 @@ class Verifier:
                 return Waiting(asked, screened, written)
             refused = asked if spared is None else spared.spare_of_view(asked, epochs, proven)
 
-        if self._waits or spared is not None or (refused is None and (proven.pools or proven.once)):
+        if self._waits or spared is not None or (refused is None and proven.spends):
             return self._finish(screened, request, refused, written, spared)
         # 6. nonces          last, so that a refused call costs none  SPEC 8.3
         if refused is None and call is not None:
@@ -485,7 +487,8 @@ class Verifier:
         """Take the last steps of SPEC 11 where one may wait, in watch mode, or if there is a budget or a ``once``."""
         call, proven = screened.call, screened.proven
         # 6. nonces, budgets last, so that a refused call costs none SPEC 8.3, 17, 6.8
-        begun, drawn = time.monotonic_ns() if self._waits else 0, None
+        waits = self._waits or (proven.marks is not None and self.waits)
+        begun, drawn = time.monotonic_ns() if waits else 0, None
         if refused is None and (spared is None or spared.spends):
             try:
                 refused, drawn = yield from self._spend_all(proven, call, request, spared)
@@ -514,6 +517,8 @@ class Verifier:
         if drawn is not None and decision.code != OK:
             yield from steps_of(drawn.undo)
         self._granted(decision, screened, drawn)
+        if decision.grant is not None and proven.marks is not None:
+            decision.grant._ledger = self._budgets.ledger  # noqa: SLF001 - the grant sets marks there
         if spared is not None:
             if decision.grant is not None:
                 decision.grant.watch = spared.watch
@@ -549,29 +554,28 @@ class Verifier:
     ) -> Steps[tuple[Refused | None, Drawn | None]]:
         """Spend the call, draw its cost, spend each ``once``; what is refused later gives back what was drawn."""
         # Before the call is spent: a call whose cost is not known costs nothing, nor does one that would be refused.
-        draws = proven.pools and self._draws and (spared is None or spared.first is None)
-        priced = self._budgets.price(proven, request) if draws else None
-        if isinstance(priced, Refused):
-            refused = priced if spared is None else spared.spare(priced)
-            if refused is not None:
-                return refused, None
-            priced = None
+        refused, priced, marked = self._ask_for(proven, request, spared)
+        if refused is not None:
+            return refused, None
         # One question does both where one server keeps both.
         used = None
         if call is not None and priced is not None and spared is None:
             used = self._budgets.key_beside(self.nonces, call, request)
-        refused = None
         if call is not None and used is None:
             refused = yield from spend_call_by_steps(self.nonces, call, request)
         if spared is not None:
             refused = spared.spare(refused)
         drawn = None
         if refused is None and priced is not None:
-            drawn = yield from self._budgets.draw(proven, priced, used)
+            drawn = yield from self._budgets.draw(proven, priced, used, marked)
         if isinstance(drawn, Refused):
             refused = drawn if spared is None else spared.spare(drawn)
             if refused is not None:
                 return refused, None
+            drawn = None
+            if proven.marks is not None and (sets := proven.marks.only_sets(request)) is not None:
+                yield from self._budgets.draw(proven, NOTHING, None, sets)  # a call that goes on sets its warnings
+        if priced is NOTHING:
             drawn = None
         if call is not None and used is not None:
             refused = self._budgets.judge_beside(self.nonces, call)
@@ -582,6 +586,29 @@ class Verifier:
             if refused is None and drawn is not None:
                 yield from drawn.keep()
         return refused, drawn
+
+    def _ask_for(
+        self, proven: ProvenChain, request: AccessRequest, spared: SparedRefusals | None
+    ) -> tuple[Refused | None, Priced | None, MarkQuestion | None]:
+        """Return a refusal, or what a call draws and what it asks of marks."""
+        judges, ledger, marks = spared is None or spared.first is None, self._budgets.ledger, proven.marks
+        priced = self._budgets.price(proven, request) if proven.pools and self._draws and judges else None
+        if isinstance(priced, Refused):
+            refused = priced if spared is None else spared.spare(priced)
+            if refused is not None:
+                return refused, None, None
+            priced, judges = None, False
+        if marks is None or not self._draws:
+            return None, priced, None
+        asked = marks.ask(request) if judges else marks.only_sets(request)
+        if isinstance(asked, MarkQuestion) and ledger is None:
+            asked = marks.unsupported(request.tool)
+        if isinstance(asked, Refused):
+            refused = asked if spared is None else spared.spare(asked)
+            if refused is not None:
+                return refused, None, None
+            asked, priced = None if ledger is None else marks.only_sets(request), None
+        return None, NOTHING if priced is None and asked is not None else priced, asked
 
     def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision | Steps[Decision]:
         """Decide after the wait; if the view still refuses the token, record that refusal."""
@@ -627,7 +654,7 @@ class Verifier:
             decision.watched = True
         if call is not None and code == OK and proven.holder is not None:
             decision.signed = proven.holder.evidence_of(call)
-        if self._effects and refused is None and any(matches_tool(named, request.tool) for named in self._effects):
+        if (self._effects or proven.marks is not None) and refused is None and self._awaits(proven, request.tool):
             decision.effect = AWAITED
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
@@ -643,6 +670,12 @@ class Verifier:
             if not error.counted:
                 self.decisions.append(decision)
         return decision
+
+    def _awaits(self, proven: ProvenChain, tool: str) -> bool:
+        """Return whether the effect of a call is recorded, or proves a mark."""
+        if any(matches_tool(named, tool) for named in self._effects):
+            return True
+        return proven.marks is not None and proven.marks.proves(tool)
 
     def _refuse_odd(self, token: str, request: AccessRequest) -> Decision | None:
         """Refuse a token that is not text, and raise for a request of another class."""

@@ -30,6 +30,7 @@ OF_RULES: Final = frozenset(
     (
         *("tool_not_allowed", "argument_not_allowed", "over_service_limit"),
         *("insufficient_budget", "budget_exhausted", "budget_unsupported"),
+        *("after_mark", "mark_missing", "mark_unsupported"),
     )
 )
 _CREDENTIALS: Final = frozenset(("authorization", "cookie", "dpop", "proxy-authorization", "x-api-key"))

@@ -26,7 +26,8 @@ from arx_caps.revocation.store import RevocationStore
 from arx_caps.settings.durations import show_time
 from arx_verifier.errors import REASONS, Failure, StoreError
 from arx_verifier.journal.decision import InMemoryDecisions
-from arx_verifier.ledger.pools import PoolDraw, Short, Taken
+from arx_verifier.ledger.memory import MemoryLedger
+from arx_verifier.ledger.pools import MarkQuestion, PoolDraw, Short, Stopped, Taken, UsedKey
 from arx_verifier.names import matches_tool
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import FOREVER_NS, EpochTable, Lease
@@ -120,12 +121,21 @@ class _NothingSpent:
 
 
 class _NothingDrawn:
-    """A ledger in which every pool is full: an explanation draws from none."""
+    """A ledger in which every pool is full and no mark is set: an explanation draws from none."""
 
     waits = False
 
-    def take(self, kind: str, op: str, draws: Sequence[PoolDraw]) -> Taken | Short:  # noqa: ARG002
-        """Return what a call gets of full pools."""
+    def take(
+        self,
+        kind: str,  # noqa: ARG002
+        op: str,
+        draws: Sequence[PoolDraw],
+        used: UsedKey | None = None,
+        marks: MarkQuestion | None = None,
+    ) -> Taken | Short | Stopped:
+        """Return what a call gets of full pools, in a new session."""
+        if marks is not None:
+            return MemoryLedger(clock=lambda: marks.at).take("draw", op, (), used, marks._replace(opened=marks.at))
         for at, draw in enumerate(draws):
             if draw.cost > draw.max:
                 return Short(at, draw.max)

@@ -5,7 +5,7 @@ import time
 from hashlib import sha256
 from typing import Any, Final, Literal, Self, TypeAlias
 
-from arx_verifier.errors import AuditError
+from arx_verifier.errors import AuditError, StoreError
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import EffectRecord, new_salt
 from arx_verifier.verification.verifier import Verifier
@@ -92,7 +92,8 @@ class CallEffect:
 
     async def settle_async(self, result: EffectResult | None = None) -> None:
         """Write the record as ``settle`` does, without blocking the event loop."""
-        if self._once and self._verifier.decisions.waits:
+        grant = self._decision.grant
+        if self._once and (self._verifier.decisions.waits or (grant is not None and grant.proves)):
             from asyncio import to_thread  # imported on use: programs without an event loop never need it
 
             await to_thread(self.settle, result)
@@ -116,6 +117,10 @@ class CallEffect:
         effect = EffectRecord(result, "", self.status, self._size if is_whole else -1, digest, took_ms)
         try:
             self._verifier.record_effect(self._decision, effect, self._salt)
+        except StoreError as error:
+            import logging
+
+            logging.getLogger(__name__).error("decision %s proves no mark: %s", self._decision.id, error)
         except AuditError as error:
             import logging  # imported on use, to keep the start fast
 

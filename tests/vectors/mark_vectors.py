@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vectors of marks (SPEC 21)."""
+
+from typing import Any
+
+from tests.vectors.form_vectors import Vectors, vector
+from tests.vectors.second import ANYTHING, AT, HOP, HOP2, Token, mint
+
+OPENED = AT - 60_000
+TO: dict[str, Any] = {"hop": HOP, "to": "acme/worker"}
+TO2: dict[str, Any] = {"hop": HOP2, "to": "acme/worker/helper"}
+READ, PAY, SEND, RUN = "web.get", "orders.pay", "mail.send", "deploy.run"
+UNTRUSTED = ["call", "untrusted", "session", ["web.*"]]
+NO_PAY = [["untrusted"], [PAY]]
+TESTED = ["from", "tested", "task", ["orders"]]
+
+
+def rows(**members: Any) -> dict[str, Any]:
+    """The members of a caveat with rows."""
+    return {"opened": OPENED} | members
+
+
+def policy(**members: Any) -> Token:
+    """A token that allows anything, with rows of its policy."""
+    return mint(ANYTHING | rows(**members))
+
+
+def asking(tool: str, args: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """A call, in form of the vectors."""
+    return {"tool": tool, "args": args or {}} | more
+
+
+def marked(
+    expect: str, token: Token, why: str, *calls: Any, tool: str = PAY, args: Any = None, spec: str = "21.4"
+) -> dict[str, Any]:
+    """A vector of a service that keeps marks: the calls before, of one token or of another, and then one."""
+    return vector(spec, expect, token, why, costs={}, calls=[*calls], request=asking(tool, args))
+
+
+def vectors() -> Vectors:
+    """All of this file."""
+    return shapes() | warnings() | proofs() | values() | links()
+
+
+def shapes() -> Vectors:
+    """SPEC 21.2."""
+    wrong = {
+        "no-opened": ({"after": [NO_PAY]}, "no time of opening"),
+        "opened-alone": ({"opened": OPENED}, "no rows"),
+        "empty": (rows(after=[]), "no row"),
+        "no-mark": (rows(after=[[[], [PAY]]]), "a row without a mark"),
+        "no-tool": (rows(after=[[["untrusted"], []]]), "a row without a tool"),
+        "name": (rows(after=[[["un trusted"], [PAY]]]), "a mark with a space"),
+        "pattern": (rows(after=[[["untrusted"], ["orders*"]]]), "no pattern of tools"),
+        "how": (rows(marks=[["never", "untrusted", "session", ["web.*"]]]), "a way to set a mark that does not exist"),
+        "of": (rows(marks=[["call", "untrusted", "realm", ["web.*"]]]), "a mark of a realm"),
+        "service": (rows(marks=[["from", "tested", "task", ["CI"]]]), "a service in upper case"),
+        "within": (rows(only_after=[["tested", -1, [RUN]]]), "a negative time"),
+        "none": (rows(distinct=[[[SEND], ["to"], 0, "task"]]), "no value at all"),
+        "many": (rows(distinct=[[[SEND], ["to"], 1001, "task"]]), "more values than a session keeps"),
+        "arguments": (rows(distinct=[[[SEND], [], 1, "task"]]), "no argument"),
+    }
+    found = {
+        f"mark-{name}": marked("malformed", mint(ANYTHING, said), why, spec="21.2")
+        for name, (said, why) in wrong.items()
+    }
+    many = [[[f"m{number}"], [PAY]] for number in range(33)]
+    return found | {
+        "mark-33-rows": marked("malformed", mint(ANYTHING, *[rows(after=many[:11])] * 3), "33 rows", spec="21.2"),
+        "mark-32-rows": marked("grant", policy(after=many[:32]), "32 rows", spec="21.2"),
+        "mark-no-ledger": vector(
+            "21.4", "mark_unsupported", policy(after=[NO_PAY]), "no ledger", calls=[], request=asking(PAY)
+        ),
+        "mark-no-ledger-not-named": vector(
+            "21.4", "grant", policy(after=[NO_PAY]), "no row names the tool", calls=[], request=asking(READ)
+        ),
+        "mark-holder-proves": marked(
+            "malformed", mint(ANYTHING, rows(marks=[TESTED])), "a holder sets no proof", spec="21.3"
+        ),
+        "mark-holder-proves-done": marked(
+            "malformed",
+            mint(ANYTHING, TO | rows(marks=[["done", "saved", "task", ["db.*"]]])),
+            "nor by the effect of a call",
+            spec="21.3",
+        ),
+    }
+
+
+def warnings() -> Vectors:
+    """SPEC 21.4: `marks` and `after`."""
+    token = policy(marks=[UNTRUSTED], after=[NO_PAY])
+    both = policy(
+        marks=[UNTRUSTED, ["call", "private", "task", ["crm.read"]]], after=[[["untrusted", "private"], [PAY]]]
+    )
+    own = policy(marks=[["call", "paid", "session", [PAY]]], after=[[["paid"], [PAY]]])
+    early = mint(ANYTHING | rows(after=[NO_PAY], opened=OPENED - 1))
+    late = mint(ANYTHING | rows(after=[NO_PAY], opened=OPENED - 1), rows(after=[[["other"], [READ]]], opened=AT))
+    return {
+        "mark-none": marked("grant", token, "nothing has happened"),
+        "mark-after": marked("after_mark", token, "a page was read", asking(READ)),
+        "mark-after-other-tool": marked("grant", token, "no row names the tool", asking(READ), tool="orders.get"),
+        "mark-refused-call-sets-none": marked(
+            "grant", policy(marks=[UNTRUSTED], after=[NO_PAY, [["paid"], [READ]]]), "a call was allowed", asking(PAY)
+        ),
+        "mark-both-one": marked("grant", both, "one of two", asking(READ)),
+        "mark-both": marked("after_mark", both, "both", asking(READ), asking("crm.read")),
+        "mark-own": marked("grant", own, "a call is judged before it sets its own mark"),
+        "mark-own-again": marked("after_mark", own, "the second one", asking(PAY)),
+        "mark-service": marked("after_mark", token, "the service set it", asking("orders.get", mark="untrusted")),
+        "mark-service-named-by-after-alone": marked(
+            "after_mark", policy(after=[NO_PAY]), "a row has the mark", asking("orders.get", mark="untrusted")
+        ),
+        "mark-lost": marked("after_mark", early, "opened before the ledger began", spec="21.5"),
+        "mark-lost-earliest": marked("after_mark", late, "the earliest time counts", spec="21.5"),
+    }
+
+
+def proofs() -> Vectors:
+    """SPEC 21.4: `only_after`."""
+    token = policy(marks=[TESTED], only_after=[["tested", 0, [RUN]]])
+    saved = policy(marks=[["done", "saved", "task", ["db.backup"]]], only_after=[["saved", 0, [RUN]]])
+    by_warning = policy(marks=[["call", "tested", "session", ["web.*"]]], only_after=[["tested", 0, [RUN]]])
+    early = mint(ANYTHING | rows(only_after=[["tested", 0, [RUN]]], marks=[TESTED], opened=OPENED - 1))
+    set_it = asking("orders.get", mark="tested")
+    hour = policy(marks=[TESTED], only_after=[["tested", 1, [RUN]]])
+    return {
+        "mark-missing": marked("mark_missing", token, "nothing was tested", tool=RUN),
+        "mark-proof": marked("grant", token, "the service proved it", set_it, tool=RUN),
+        "mark-proof-within": marked("grant", hour, "in the same millisecond", set_it, tool=RUN),
+        "mark-proof-not-by-warning": marked(
+            "mark_missing", by_warning, "a warning of the same name proves nothing", asking(READ), tool=RUN, spec="21.1"
+        ),
+        "mark-done-allowed": marked("mark_missing", saved, "allowed is not done", asking("db.backup"), tool=RUN),
+        "mark-done": marked("grant", saved, "its effect is done", asking("db.backup", effect="done"), tool=RUN),
+        "mark-failed": marked(
+            "mark_missing", saved, "its effect failed", asking("db.backup", effect="failed"), tool=RUN
+        ),
+        "mark-proof-lost": marked("mark_missing", early, "the ledger lost it", set_it, tool=RUN, spec="21.5"),
+    }
+
+
+def values() -> Vectors:
+    """SPEC 21.4: `distinct`."""
+    token = policy(distinct=[[[SEND], ["to", "cc"], 2, "task"]])
+
+    def to(*values: Any) -> dict[str, Any]:
+        return asking(SEND, {"to": [*values]})
+
+    def sent(expect: str, why: str, args: dict[str, Any], *calls: Any, of: Token = token) -> dict[str, Any]:
+        return marked(expect, of, why, *calls, tool=SEND, args=args)
+
+    early = mint(ANYTHING | rows(distinct=[[[SEND], ["to"], 2, "task"]], opened=OPENED - 1))
+    least = mint(ANYTHING | rows(distinct=[[[SEND], ["to"], 2, "task"]]), rows(distinct=[[[SEND], ["to"], 1, "task"]]))
+    return {
+        "distinct-two": sent("grant", "two values", {"to": ["a", "b"]}),
+        "distinct-three": sent("argument_not_allowed", "three values at once", {"to": ["a", "b"], "cc": "c"}),
+        "distinct-third": sent("argument_not_allowed", "a third value", {"to": "c"}, to("a"), to("b")),
+        "distinct-again": sent("grant", "a value of before", {"cc": "a"}, to("a"), to("b")),
+        "distinct-refused-counts-none": sent("grant", "what was refused", {"to": "c"}, to("a"), to("b", "d")),
+        "distinct-type": sent("argument_not_allowed", "5 is not its text", {"to": 5}, to("5", "6")),
+        "distinct-form": sent("grant", "5.0 is 5", {"to": 5.0}, to(5, 6)),
+        "distinct-case": sent("argument_not_allowed", "compared to the byte", {"to": "A"}, to("a", "b")),
+        "distinct-missing": sent("argument_not_allowed", "no value to count", {"subject": "x"}),
+        "distinct-null": sent("argument_not_allowed", "null is no value", {"to": None}),
+        "distinct-null-beside": sent("grant", "another one has a value", {"to": "a", "cc": None}),
+        "distinct-object": sent("argument_not_allowed", "an object", {"to": {"name": "a"}}),
+        "distinct-nested": sent("argument_not_allowed", "a list in a list", {"to": [["a"]]}),
+        "distinct-null-inside": sent("argument_not_allowed", "null in a list", {"to": [None]}),
+        "distinct-empty": sent("grant", "an empty list has no value", {"to": []}, to("a", "b")),
+        "distinct-least": sent("argument_not_allowed", "the holder's own row", {"to": ["a", "b"]}, of=least),
+        "distinct-lost": sent("argument_not_allowed", "the ledger lost its values", {"to": "a"}, of=early),
+    }
+
+
+def links() -> Vectors:
+    """SPEC 21.3: rows of holders."""
+    base = mint(ANYTHING | rows(after=[NO_PAY]))
+    set_here = rows(marks=[["call", "untrusted", "session", ["web.*"]]])
+    refuse = rows(after=[NO_PAY])
+    worker = mint(ANYTHING, TO | set_here | refuse)
+    below = worker.with_caveats(TO2)
+    other = mint(ANYTHING, {"hop": HOP2, "to": "acme/worker"} | set_here | refuse)
+    above = base.with_caveats(TO | set_here)
+    plain = mint(ANYTHING, set_here | refuse)
+    read = asking(READ)
+    policy_set = mint(ANYTHING | rows(marks=[UNTRUSTED]), TO | refuse)
+    return {
+        "mark-link": marked("after_mark", worker, "its own mark", read, spec="21.3"),
+        "mark-link-below": marked("after_mark", below, "of a link above", read | {"token": worker.text()}, spec="21.3"),
+        "mark-link-above": marked(
+            "after_mark", worker, "one below has the row too", read | {"token": below.text()}, spec="21.3"
+        ),
+        "mark-link-beside": marked("grant", worker, "of another link", read | {"token": other.text()}, spec="21.3"),
+        "mark-link-not-for-policy": marked("grant", above, "no row above sees it", read, spec="21.3"),
+        "mark-link-of-token": marked("after_mark", plain, "before a delegation it is of the token", read, spec="21.3"),
+        "mark-policy-for-link": marked("after_mark", policy_set, "a mark of the session binds all", read, spec="21.3"),
+        "mark-other-task": marked(
+            "after_mark",
+            policy(after=[NO_PAY]),
+            "of the session, by another task",
+            read | {"token": mint(ANYTHING | rows(marks=[UNTRUSTED]), task="t-other").text()},
+            spec="21.3",
+        ),
+        "mark-task-other-task": marked(
+            "grant",
+            policy(after=[NO_PAY]),
+            "of another task",
+            read
+            | {"token": mint(ANYTHING | rows(marks=[["call", "untrusted", "task", ["web.*"]]]), task="t-other").text()},
+            spec="21.3",
+        ),
+    }

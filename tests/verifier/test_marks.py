@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Marks: random histories against a plain reference, in memory and in a real Valkey; services that set them."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_verifier.clock import now_ms
+from arx_verifier.enforcement.grants.call_effect import CallEffect
+from arx_verifier.errors import AccessError, StoreError, refusal
+from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.ledger.leases import LeasedLedger
+from arx_verifier.ledger.memory import MemoryLedger
+from arx_verifier.ledger.pools import MAX_MARK_FIELDS, MarkQuestion, PoolDraw, Short, Stopped, Taken
+from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.refusal_text import refusal_for_model
+from arx_verifier.request import AccessRequest
+from arx_verifier.revocation.epoch import show_until
+from arx_verifier.token.keyring import KeyRing
+from arx_verifier.verification.verifier import Verifier
+from tests.ledgers import look, new_ledger
+from tests.support import verifier
+from tests.vectors.mark_vectors import policy
+from tests.vectors.second import AT, INCARNATION, KEY
+from tests.vectors.subject import _view_of
+
+pytestmark = pytest.mark.spec("21.4")
+
+T0 = 1_800_000_000_000
+MARKS = ("a", "b", "c")
+OF = ("s", "t/1", "l/x")
+DIGESTS = tuple(f"{number:032x}" for number in range(5))
+
+
+class Reference:
+    """The calls of each session, in the ledger's order: each rule is read from the list."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[MarkQuestion, int]] = []
+        self.left = 40
+
+    def take(self, asked: MarkQuestion, cost: int, now: int) -> Any:
+        """What the ledger must answer."""
+        before = [(call, at) for call, at in self.calls if call.session == asked.session]
+        times = {field: at for call, at in before for field in call.sets}
+        for index, row in enumerate(asked.after):
+            if all(any(field in times for field in fields) for fields in row):
+                return "after", index
+        for index, (fields, within) in enumerate(asked.only_after):
+            at = next((times[field] for field in fields if field in times), None)
+            if at is None or (within and max(now, asked.at) - at >= within):
+                return "only_after", index
+        for index, (name, most, digests) in enumerate(asked.distinct):
+            had = {each for call, _ in before for of, _, values in call.distinct if of == name for each in values}
+            if not set(digests) <= had and len(had | set(digests)) > most:
+                return "distinct", index
+        if cost > self.left:
+            return "short"
+        self.left -= cost
+        self.calls.append((asked, now))
+        return "taken"
+
+
+def random_question(chance: random.Random, now: int) -> MarkQuestion:
+    """A question as a chain's rows could ask it."""
+
+    def fields(kind: str) -> tuple[str, ...]:
+        return tuple(f"{kind}:{of}:{chance.choice(MARKS)}" for of in chance.sample(OF, chance.randint(1, 3)))
+
+    after = tuple(tuple(fields("w") for _ in range(chance.randint(1, 2))) for _ in range(chance.randint(0, 2)))
+    only_after = tuple((fields("p"), chance.choice((0, 0, 5, 50))) for _ in range(chance.choice((0, 0, 1))))
+    distinct = tuple(
+        (name, chance.randint(1, 4), tuple(chance.sample(DIGESTS, chance.randint(0, 2))))
+        for name in chance.sample(("x", "y"), chance.randint(0, 1))
+    )
+    sets = tuple(dict.fromkeys(field for kind in chance.choice(("", "w", "p", "wp")) for field in fields(kind)))
+    session = chance.choice(("s-1", "s-2"))
+    return MarkQuestion(session, T0, now - chance.choice((0, 3)), "web.get web", after, only_after, distinct, sets)
+
+
+def drawing(cost: int) -> list[PoolDraw]:
+    """What a call asks of the pool."""
+    return [PoolDraw("t/-/p/usd/task", 40, 0, T0, cost, cost, "s-1")] if cost else []
+
+
+def outcome(answer: Any) -> Any:
+    """An answer as the reference has it."""
+    if isinstance(answer, Stopped):
+        return answer.member, answer.at
+    return "short" if isinstance(answer, Short) else "taken"
+
+
+def compare(ledger: Any, clock: Any, chance: random.Random, calls: int) -> None:
+    """Make calls at a ledger and at the reference: each answer is the same."""
+    reference = Reference()
+    for number in range(calls):
+        now = clock()
+        asked, cost = random_question(chance, now), chance.choice((0, 0, 1, 7))
+        answer = ledger.take("draw", "", drawing(cost), None, asked)
+        assert outcome(answer) == reference.take(asked, cost, now), (number, asked, answer)
+
+
+def histories(number: int) -> None:
+    """Compare random histories in memory with the reference."""
+    for seed in range(number):
+        chance, now = random.Random(seed), [T0]
+        ledger = MemoryLedger(clock=lambda now=now: now[0])
+
+        def clock(now: list[int] = now, chance: random.Random = chance) -> int:
+            now[0] += chance.choice((0, 1, 10))
+            return now[0]
+
+        compare(ledger, clock, chance, 30)
+
+
+def test_random_histories() -> None:
+    """The ledger decides each call as a list of the calls before it does."""
+    histories(1_000)
+
+
+@pytest.mark.nightly
+def test_a_million_calls() -> None:
+    """The same, longer."""
+    histories(35_000)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Valkey server."""
+    embedded = pytest.importorskip("arx_caps.embedded")
+    with embedded.EmbeddedValkey(Path(tmp_path_factory.mktemp("marks"))) as valkey:
+        yield valkey.url
+
+
+@pytest.mark.servers
+def test_random_histories_at_a_server(server: str) -> None:
+    """The function of the server decides as the ledger in memory: by its own clock, so without `within`."""
+    for seed in range(20):
+        chance, ledger, memory = random.Random(seed), new_ledger(server, f"r{seed}"), MemoryLedger()
+        opened = begin(ledger)
+        memory.since = opened - 1
+        for number in range(40):
+            asked = random_question(chance, opened)
+            asked = asked._replace(
+                opened=opened, only_after=tuple((fields, 0) for fields, _ in asked.only_after), at=opened
+            )
+            cost = chance.choice((0, 0, 1, 7))
+            draws = [each._replace(opened=opened) for each in drawing(cost)]
+            answers = [each.take("draw", "", draws, None, asked) for each in (ledger, memory)]
+            assert outcome(answers[0]) == outcome(answers[1]), (seed, number, asked, answers)
+        ledger.close()
+
+
+def begin(ledger: RedisLedger) -> int:
+    """Begin a ledger; return a time after that at which a session may be opened, ms since the Unix epoch."""
+    ledger.start()
+    since: int = look(ledger)[1]
+    while now_ms() <= since:
+        pass  # a session of the same millisecond counts as lost
+    return since + 1
+
+
+def question(**changes: Any) -> MarkQuestion:
+    """A question of a session that was opened just now."""
+    return MarkQuestion("s-1", now_ms(), now_ms(), "web.get web")._replace(**changes)
+
+
+@pytest.mark.servers
+def test_a_server_shows_who_set_a_mark_and_counts_from_the_later_clock(server: str) -> None:
+    """The first call that set a warning; `within` by a verifier's clock that is ahead."""
+    ledger = new_ledger(server, "who")
+    begin(ledger)
+    ledger.take("draw", "", (), None, question(sets=("w:s:untrusted", "p:s:ok")))
+    ledger.take("draw", "", (), None, question(sets=("w:s:untrusted",), by="other.get web"))
+    stopped = ledger.take("draw", "", (), None, question(after=((("w:t/1:untrusted", "w:s:untrusted"),),)))
+    assert isinstance(stopped, Stopped)
+    assert stopped.found[0].partition(" ")[2] == "web.get web"
+    within = question(only_after=((("p:s:ok",), 3_600_000),))
+    assert isinstance(ledger.take("draw", "", (), None, within), Taken)
+    late = ledger.take("draw", "", (), None, within._replace(at=now_ms() + 3_600_000))
+    assert isinstance(late, Stopped)
+    assert late.member == "only_after"
+    ledger.close()
+
+
+@pytest.mark.servers
+@pytest.mark.spec("21.5")
+def test_a_server_that_begins_anew_has_every_warning_and_no_proof(server: str) -> None:
+    """A session of before has lost its marks; one that is opened after the beginning has none."""
+    ledger = new_ledger(server, "lost")
+    begin(ledger)
+    before = question(sets=("p:s:ok",))
+    ledger.take("draw", "", (), None, before)
+    ledger.begin_anew()
+    rows = {
+        "after": question(after=((("w:s:never",),),)),
+        "only_after": question(only_after=((("p:s:ok",), 0),)),
+        "distinct": question(distinct=(("x", 5, (DIGESTS[0],)),)),
+    }
+    for member, asked in rows.items():
+        stopped = ledger.take("draw", "", (), None, asked._replace(opened=before.opened))
+        assert isinstance(stopped, Stopped), member
+        assert stopped.member == member
+    later = rows["after"]._replace(session="s-2", opened=now_ms() + 120_000)
+    assert isinstance(ledger.take("draw", "", (), None, later), Taken)
+    ledger.close()
+
+
+@pytest.mark.servers
+def test_a_server_bounds_the_fields_of_a_session(server: str) -> None:
+    """A holder that delegates without end fills its own session alone, and no call of it is allowed then."""
+    ledger, memory = new_ledger(server, "full"), MemoryLedger()
+    begin(ledger)
+    for each in (ledger, memory):
+        for start in range(0, MAX_MARK_FIELDS - 1, 1000):
+            fields = tuple(f"w:l/{n}:m" for n in range(start, min(start + 1000, MAX_MARK_FIELDS - 1)))
+            assert isinstance(each.take("draw", "", (), None, question(sets=fields)), Taken)
+        more = question(sets=("w:s:one", "w:s:two"))
+        assert outcome(each.take("draw", "", (), None, more)) == ("full", 0)
+        assert isinstance(each.take("draw", "", (), None, more._replace(session="s-2")), Taken)
+    ledger.close()
+
+
+@pytest.mark.servers
+@pytest.mark.spec("21.6")
+def test_a_question_writes_nothing_but_marks(server: str) -> None:
+    """A service that makes up a question changes no field of another kind."""
+    ledger = new_ledger(server, "fields")
+    begin(ledger)
+    ledger.take("draw", "", (), None, question(sets=("o", "u", "n:x", "w:s:a")))
+    stopped = ledger.take("draw", "", (), None, question(after=((("o",),),)))
+    assert isinstance(stopped, Taken)
+    ledger.close()
+
+
+def service(**more: Any) -> Verifier:
+    """A service with a ledger, at the time of the vectors."""
+    if "ledger" not in more:
+        more["ledger"] = began()
+    keys = KeyRing({"k1.0": KEY}, realm="acme")
+    return verifier(keys=keys, epochs=_view_of(INCARNATION, 7, {}, {}), **more)
+
+
+def began() -> MemoryLedger:
+    """A ledger that began before the sessions of the vectors."""
+    ledger = MemoryLedger(clock=lambda: AT)
+    ledger.since = AT - 60_001
+    return ledger
+
+
+def asked(tool: str, **args: Any) -> AccessRequest:
+    """A call at the time of the vectors."""
+    return AccessRequest(tool, args, AT)
+
+
+NO_PAY = {"after": [[["untrusted"], ["orders.pay"]]]}
+TOKEN = policy(marks=[["call", "untrusted", "session", ["web.*"]], ["from", "tested", "task", ["orders"]]], **NO_PAY)
+
+
+@pytest.mark.spec("19.1")
+def test_a_refusal_names_the_mark_and_the_call_that_set_it() -> None:
+    """For a program with places, for a model without them; never an argument."""
+    here = service()
+    assert here.decide(TOKEN.text(), asked("web.get", url="https://secret.example")).allowed
+    decision = here.decide(TOKEN.text(), asked("orders.pay"))
+    assert [failure.rule for failure in decision.failures] == ["after"]
+    text = refusal_for_model("pay", decision.code, decision.failures)
+    assert text.startswith(
+        "pay was refused: the session must not have untrusted, got untrusted by web.get at orders, 2027-01-15 08:00:00"
+    )
+    assert "secret" not in text
+    assert isinstance(refusal(decision.code, decision.failures), AccessError)
+
+
+@pytest.mark.spec("21.3")
+def test_a_service_sets_only_what_the_rows_have() -> None:
+    """A warning of any row, a proof of its own; another name raises."""
+    here = service()
+    grant = here.verify(TOKEN.text(), asked("orders.get"))
+    for name in ("other", "", "private"):
+        with pytest.raises(ValueError, match="no rule of this token"):
+            grant.mark(name)
+    plain = here.verify(policy(**NO_PAY).text(), asked("orders.get"))
+    with pytest.raises(ValueError, match="lets orders set"):
+        plain.mark("tested")
+    asyncio.run(grant.mark_async("untrusted"))
+    assert here.decide(TOKEN.text(), asked("orders.pay")).code == "after_mark"
+
+
+def test_a_mark_that_the_ledger_does_not_keep_raises() -> None:
+    """Without an answer of the ledger the program must not answer."""
+    here = service()
+    grant = here.verify(TOKEN.text(), asked("orders.get"))
+    here._budgets.ledger._refuse()
+    with pytest.raises(StoreError):
+        grant.mark("untrusted")
+    assert here.decide(TOKEN.text(), asked("orders.pay")).code == "store_unavailable"
+    assert here.decide(TOKEN.text(), asked("orders.get")).allowed, "no row names it: nothing is asked"
+
+
+def test_leases_do_not_decide_what_a_row_names() -> None:
+    """A verifier that leases asks the ledger for such a call."""
+    ledger = began()
+    budget = {"spend": ["p", "calls", "5", "task", AT - 60_000]}
+    token = TOKEN.with_caveats(budget).text()
+    one, other = (service(ledger=LeasedLedger(ledger)) for _ in range(2))
+    assert one.decide(token, asked("orders.pay")).allowed
+    assert other.decide(token, asked("web.get")).allowed
+    assert one.decide(token, asked("orders.pay")).code == "after_mark"
+
+
+@pytest.mark.spec("12.7")
+def test_a_service_that_watches_sets_warnings() -> None:
+    """A call that would be refused goes on, so it sets what it sets."""
+    here = service()
+    watching = here.within(mode="watch", until=show_until(now_ms() + 86_400_000))
+    token = policy(
+        marks=[["call", "untrusted", "session", ["web.*"]]], after=[[["untrusted"], ["orders.pay", "web.post"]]]
+    ).text()
+    assert watching.decide(token, asked("web.get")).allowed
+    assert watching.decide(token, asked("orders.pay")).watched
+    assert here.decide(token, asked("orders.pay")).code == "after_mark"
+
+
+@pytest.mark.spec("12.8")
+def test_a_proof_of_an_effect_is_set_after_its_record() -> None:
+    """An effect that is done sets the proof; one that cannot be recorded sets none."""
+    sink = InMemoryDecisions(clock=lambda: AT)
+    here = service(decisions=sink)
+    token = policy(marks=[["done", "saved", "task", ["db.*"]]], only_after=[["saved", 0, ["deploy.run"]]]).text()
+    decision = here.decide(token, asked("db.backup"))
+    assert decision.effect is not None
+    assert here.decide(token, asked("deploy.run")).code == "mark_missing"
+    with CallEffect(here, decision):
+        pass
+    assert here.decide(token, asked("deploy.run")).allowed
+    assert here.decide(token, asked("orders.get")).effect is None
