@@ -172,7 +172,7 @@ class RevocationStore:
         sent, old = time.monotonic(), self.header().incarnation
         # Numbers are never reused: a store that lost entries must continue above all that a mint has seen.
         least = max(seq_at_least, self._seen.seq if self._seen is not None else 0)
-        arguments = (old, new_incarnation(), least, lease_ms, max_ttl_ms)
+        arguments = (old, new_incarnation(old), least, lease_ms, max_ttl_ms)
         # Once, and only from the history that was read: a repeat would end the history that another mint has just
         # begun.
         reply, at_risk = self.exchange.once(lambda: self._written("arx1_rotate", self.keys.all, *arguments))

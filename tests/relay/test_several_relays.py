@@ -214,7 +214,7 @@ def test_a_relay_that_knows_less_takes_nobody_back(
         else:
             store.kill(TARGET, "test", BY)
         header = store.header()
-        until(lambda: follower.view()[:2] == (header.incarnation, header.seq))
+        until_code(follower, header.incarnation, header.seq, None)
         site.relays[0].kill()
         refused = until_code(follower, header.incarnation, header.seq, "stale")
         assert refused == {None, "stale"}

@@ -266,7 +266,7 @@ class Run:
 
     def _name(self) -> str:
         self.histories += 1
-        return f"history{self.histories}"
+        return f"{self.histories:012x}history"
 
 
 def story(run: Run, lines: int = 40) -> str:

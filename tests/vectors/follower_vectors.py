@@ -10,6 +10,7 @@ from typing import Any, Self
 Vectors = dict[str, dict[str, Any]]
 AT, BOOT = 1_800_000_000_000, 5_000_000
 FIRST, SECOND = "aW5jYXJuYXRpb24tMDAwMQ", "aW5jYXJuYXRpb24tMDAwMg"
+EARLIER, LATER = "019b00000001earlier-12", "019b00000002later-3456"  # SPEC 10.2: names with an order
 NAMES = ("agent:acme/worker", "session:s-1", "realm")
 LEASE_MS, KEEP_MS = 1_000, 86_400_000
 
@@ -61,9 +62,9 @@ class Script:
         self.boot, self.wall = self.boot + ms, self.wall + (ms if wall is None else wall)
         return self
 
-    def connect(self) -> Self:
-        """A new connection."""
-        return self.step(None, "connect")
+    def connect(self, **several: bool) -> Self:
+        """A new connection; perhaps to one of ``several`` relays."""
+        return self.step(None, "connect", **several)
 
     def probe(self) -> Self:
         """A probe leaves, with the place of the last applied entry."""
@@ -114,7 +115,7 @@ class Script:
 
 def vectors() -> Vectors:
     """All of this file."""
-    return leases() | clocks() | pushes() | histories()
+    return leases() | clocks() | pushes() | histories() | relays()
 
 
 def leases() -> Vectors:
@@ -266,14 +267,14 @@ def histories() -> Vectors:
     rotated.answer(status="RESYNC", entries=[], kills={}, freezes={}).check("syncing").probe().answer()
     rotated.check("revoked").check("ok", 20, incarnation=SECOND).check("behind", 21, incarnation=SECOND)
     returned = Script().copied()
-    old = returned.store
-    returned.store = Store(SECOND, 20)
+    old, second = returned.store, Store(SECOND, 20)
+    returned.store = second
     returned.after(300).probe().answer(status="RESYNC", entries=[], kills={}, freezes={}).probe().answer()
-    returned.store = old
-    returned.after(300).probe().answer(status="RESYNC", entries=[], kills={}, freezes={}).check(
-        "fenced"
-    ).probe().answer()
-    returned.check("fenced").check("fenced", 20, incarnation=SECOND)
+    returned.store, place = old, returned.place
+    returned.after(300).probe().answer(status="RESYNC", entries=[], kills={}, freezes={}, place=place).check("fenced")
+    returned.check("fenced", 20, incarnation=SECOND).after(300).probe()
+    returned.store = second
+    returned.answer().check("ok", 20, incarnation=SECOND).check("revoked")
     shrunk = Script(Store(FIRST, 9)).copied()
     shrunk.store = Store(FIRST, 8)
     shrunk.after(300).probe().answer(status="RESYNC", entries=[], kills={}, freezes={}).check("fenced")
@@ -283,6 +284,9 @@ def histories() -> Vectors:
         "syncing"
     ).probe().answer()
     healed.check("ok", 20, incarnation=SECOND)
+    earlier = Script(Store(LATER, 20)).copied()
+    earlier.store, place = Store(EARLIER, 30), earlier.place
+    earlier.after(300).probe().answer(status="RESYNC", entries=[], kills={}, freezes={}, place=place).check("fenced")
     kept = Script(Store(FIRST, 8)).copied(kills={"session:s-1": 8}).after(300).probe()
     kept.answer(status="RESYNC", entries=[], kills={}, freezes={}).probe().answer().check("revoked")
     forgotten = (
@@ -303,9 +307,44 @@ def histories() -> Vectors:
         "history-rotated": rotated.vector("10.2", "the next history ends all tokens of the one before"),
         "history-returned": returned.vector("10.5", "the store returned to a history that had ended"),
         "history-smaller-copy": shrunk.vector("10.5", "a copy of the same history with fewer entries"),
+        "history-earlier": earlier.vector("10.5", "the store has a history that is earlier by its name"),
         "history-healed": healed.vector("10.5", "the next history is used"),
         "history-kept-kill": kept.vector(
             "10.10", "a kill that the store has lost stays in force in a view that has it"
         ),
         "history-forgotten": forgotten.vector("10.6", "a kill is forgotten once all tokens that it ends have expired"),
+    }
+
+
+def relays() -> Vectors:
+    """SPEC 10.7: what one of several relays answers after the view had a lease from another one."""
+    copy: dict[str, Any] = {"status": "RESYNC", "entries": [], "kills": {}, "freezes": {}}
+    found = {}
+    for name, before, after, comment in (
+        ("earlier", LATER, EARLIER, "the relay's history is earlier by its name, and is never copied"),
+        ("unknown", FIRST, SECOND, "without an order, it is not copied while the lease lasts"),
+    ):
+        script = Script(Store(before, 20)).copied()
+        script.store, place = Store(after, 30), script.place
+        script.after(300).connect(several=True).probe().answer("dropped", **copy, place=place)
+        script.check("ok", 20, incarnation=before).after(700).check("stale", 20, incarnation=before)
+        script.probe()
+        if name == "unknown":
+            script.answer(**copy).probe().answer().check("ok", 30, incarnation=after)
+        else:
+            script.answer("dropped", **copy, place=place).check("stale", 20, incarnation=before)
+        found[f"several-{name}"] = script.vector("10.7", comment)
+    later = Script(Store(EARLIER, 20)).copied()
+    later.store = Store(LATER, 20)
+    later.after(300).connect(several=True).probe().answer(**copy).probe().answer()
+    later.check("revoked", incarnation=EARLIER).check("ok", 20, incarnation=LATER)
+    less = Script(Store(FIRST, 9)).copied()
+    place = less.place
+    less.store = Store(FIRST, 8)
+    less.after(300).connect(several=True).probe().answer("dropped", status="REGRESSED", entries=[], place=place)
+    less.store = Store(FIRST, 9)
+    less.probe().answer().after(900).check("ok", 9)
+    return found | {
+        "several-later": later.vector("10.7", "the relay's history is later by its name, and is copied at once"),
+        "several-less": less.vector("10.7", "the relay has less of the history; the next one has all"),
     }

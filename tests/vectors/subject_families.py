@@ -38,8 +38,9 @@ class _World:
             self.view.begin()  # the connection is dropped, and another one opened
             return "dropped"
 
-    def connect(self, _: dict[str, Any]) -> None:
+    def connect(self, step: dict[str, Any]) -> None:
         """Begin a new connection."""
+        self.view.several = step.get("several", False)
         self.view.begin()
 
     def close(self, _: dict[str, Any]) -> None:

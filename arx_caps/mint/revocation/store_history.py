@@ -109,7 +109,7 @@ class StoreHistory:
         mark, seq, claimed_by = known.mark, known.seq, None
         why: str | None
         self._store.load_functions()
-        fresh = new_incarnation()
+        fresh = new_incarnation(mark.incarnation if mark is not None else "")
         header = self._store.init(fresh, max_ttl_ms=ttl, seq=seq)
         if header.incarnation == fresh:
             kind, why = BEGUN, "the store was empty" if mark is not None else "the realm is new"

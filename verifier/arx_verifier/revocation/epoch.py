@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
-from arx_verifier.revocation.history import UNKNOWN, new_incarnation
+from arx_verifier.revocation.history import UNKNOWN, new_incarnation, precedes
 
 KILLING: Final = frozenset(("kill", "kill+freeze"))
 FREEZING: Final = frozenset(("freeze", "kill+freeze"))
@@ -480,10 +480,12 @@ class EpochTable:
             merged.update({s: kill for s, kill in old.kills.items() if kill > merged.get(s, 0)})
         elif old.incarnation:
             self._retired.add(old.incarnation)
-        self._state = EpochState(
-            incarnation, merged, dict(freezes), applied, "fenced" if incarnation in self._retired else "syncing"
-        )
+        self._state = EpochState(incarnation, merged, dict(freezes), applied)
         self._freeze_changes += 1
+
+    def is_over(self, incarnation: str) -> bool:
+        """Return whether a history was retired here, or ended before this view's began."""
+        return incarnation in self._retired or precedes(incarnation, self._state.incarnation)
 
     def renew(self, incarnation: str, seq: int, lease: Lease, store_ns: int | None = None) -> bool:
         """Grant a lease if the view contains everything that the answer knew; return whether it does.

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from arx_verifier.revocation.epoch import KILLING, SKEW_MS, EpochTable, Lease, Retention, boot_clock
-from arx_verifier.revocation.history import NOWHERE, HistoryPlace
-from arx_verifier.revocation.store_link import CORRUPT, OK, REGRESSED, EpochEntry, FeedError, StoreAnswer
+from arx_verifier.revocation.history import NOWHERE, HistoryPlace, precedes
+from arx_verifier.revocation.store_link import CORRUPT, OK, REGRESSED, RESYNC, EpochEntry, FeedError, StoreAnswer
 
 MS: Final = 1_000_000  # ns
 PROBE_MS: Final = 250  # a quarter of the default lease: three answers may be lost
@@ -156,8 +156,8 @@ class Following(EpochTable):
         if sent is None:
             raise FeedError("an answer without a probe")
         self._is_first = False
-        if self.several and answer.age_ns > self._patience_ns():
-            raise FeedError("the relay has heard nothing from the store for half a lease")
+        if self.several:
+            self._expect_useful(answer)
         # A relay's answer was true some time before the question: its age is subtracted from the lease.  SPEC 10.7
         age = answer.age_ns + -(-answer.age_ns // DRIFT_DIVISOR)
         self._compare_clocks(answer.at_ms, sent[1] - age)
@@ -165,6 +165,8 @@ class Following(EpochTable):
             self._take_entries(answer, sent[0] - age, sent[1] - age)
         elif answer.status in (REGRESSED, CORRUPT):
             self._distrust(answer)
+        elif self.is_over(answer.incarnation):
+            self._alarm("the store returned to a history that had ended", retire=False)
         else:
             kills, freezes = copy("k"), copy("f")
             self.adopt(answer.incarnation, answer.seq, kills, freezes)
@@ -175,6 +177,18 @@ class Following(EpochTable):
     def _patience_ns(self) -> int:
         """Return how long an answer may take on a connection that had one, or how old it may be, ns."""
         return int(self._timeout_s * 1e9) // (2 if self.several else 1)
+
+    # Another relay may still be right: such an answer changes neither the view nor the lease.
+    def _expect_useful(self, answer: StoreAnswer) -> None:
+        """Leave one of several relays that is behind the store or this view, or that may be."""
+        if answer.age_ns > self._patience_ns():
+            raise FeedError("the relay has heard nothing from the store for half a lease")
+        own, other = self._state.incarnation, answer.incarnation
+        lacks = other == own and answer.status == RESYNC and answer.seq < self._state.applied
+        # Without an order of two histories, the relay's may be the earlier one.
+        unknown = other != own and not precedes(own, other) and self.lease_left_ns() > 0
+        if lacks or unknown or answer.status in (REGRESSED, CORRUPT) or self.is_over(other):
+            raise FeedError("the relay has less than this view, or a history that has ended")
 
     def _take_entries(self, answer: StoreAnswer, sent: int, sent_wall: int) -> None:
         if answer.incarnation != self._state.incarnation:

@@ -2,11 +2,14 @@
 """Places in a realm's kill sequence, with a hash chain that distinguishes two histories.  SPEC 10.9."""
 
 import os
+import re
 from hashlib import sha1
 from typing import Final, NamedTuple
 
+from arx_verifier.clock import now_ms
 from arx_verifier.token.wire import text_of
 
+_DATED: Final = re.compile("0[0-9a-f]{11}")  # the begin of a name that has an order; random names had none
 UNKNOWN: Final = ""  # no store has this chain hash: a verifier that sends it must copy the kills
 
 
@@ -51,9 +54,19 @@ class HistoryPlace(NamedTuple):
 NOWHERE: Final = HistoryPlace("", -1, UNKNOWN)
 
 
-def new_incarnation() -> str:
-    """Return the name of a new history: 128 random bits, base64url."""
-    return text_of(os.urandom(16))
+def new_incarnation(last: str = "") -> str:
+    """Return the name of a new history: the time, ms in 12 hex digits, and 56 random bits.
+
+    Args:
+        last: The name of the history before, which the new name is above even if the clock went back.
+    """
+    after = int(last[:12], 16) + 1 if _DATED.match(last) else 0
+    return f"{max(now_ms(), after):012x}{text_of(os.urandom(7))}"
+
+
+def precedes(one: str, other: str) -> bool:
+    """Return whether two names show that the first history ended before the second one began."""
+    return bool(_DATED.match(one) and _DATED.match(other)) and one[:12] < other[:12]
 
 
 def chain_after(chain: str, seq: int, op: str, target: str) -> str:
