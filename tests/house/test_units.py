@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
+from arx_caps.audit.shipping import shipper
+from arx_caps.cli import exit_codes
+from arx_caps.gateway import gateway
+from arx_caps.gateway import serve as gateway_serve
+from arx_caps.mint import context, runtime
+from arx_caps.mint.audit import log
+from arx_caps.mint.notifications import sender
+from arx_caps.mint.server import child_process
+from arx_caps.service import refresh
 from tests.house.pages import ROOT
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
@@ -88,11 +98,54 @@ def test_a_secret_comes_from_a_credential() -> None:
         assert loaded or unit.name == "arx-ship@.service"  # which needs no password: its key is in its state
 
 
-def test_the_mint_alone_sees_the_realm() -> None:
-    """All units have one user, and a gateway is nearer to an attacker than the root keys may be."""
-    without = {unit.name for unit in UNITS if "InaccessiblePaths=-/var/lib/arx/realm" in lines_of(unit)}
-    assert without == {unit.name for unit in UNITS} - {"arx-mint.service"}
+def test_a_unit_sees_its_own_state_alone() -> None:
+    """All units have one user, and a gateway is nearer to an attacker than the root keys and their copies may be."""
+    for unit in UNITS:
+        lines = lines_of(unit)
+        own = {"arx-mint.service": "realm", "arx-relay.service": None}.get(unit.name, "services")
+        assert [line for line in lines if line.startswith("Bind")] == [f"BindPaths=/var/lib/arx/{own}"] * bool(own), (
+            unit
+        )
+        [hidden] = [line.partition("=")[2].split() for line in lines if line.startswith("TemporaryFileSystem=")]
+        assert "/var/lib:ro" in hidden, unit
     assert "Environment=ARX_HOME=/var/lib/arx/realm" in lines_of(next(unit for unit in UNITS if "mint" in unit.name))
+
+
+def setting(unit: Path, name: str) -> str:
+    """Return the value of a setting that a unit has once."""
+    [value] = [line.partition("=")[2] for line in lines_of(unit) if line.startswith(f"{name}=")]
+    return value
+
+
+def test_a_unit_may_stop_as_long_as_its_process_does() -> None:
+    """Then systemd kills it: a running call would have no answer, and its last records would wait."""
+    reading = shipper.TIMEOUT.read or 0.0
+    limits = {
+        "arx-mint.service": child_process.GRACE_S
+        + context.CATCH_UP_S
+        + runtime.KEEPER_S
+        + sender.STOP_S
+        + runtime.LEAVE_S
+        + log.STOP_S,
+        "arx-gateway.service": 2 * gateway_serve._GRACE_S + gateway._GRACE_S + reading + refresh.CLOSE_S,
+        "arx-ship@.service": 2 * reading + refresh.CLOSE_S,
+    }
+    for unit in UNITS:
+        assert float(setting(unit, "TimeoutStopSec")) > limits.get(unit.name, 0.0), unit
+
+
+def test_a_wrong_setting_does_not_restart_a_unit(tmp_path: Path) -> None:
+    """The code of a command that cannot start for its settings; a store that is away has another one."""
+    assert {setting(unit, "RestartPreventExitStatus") for unit in UNITS} == {str(exit_codes.USAGE)}
+    away = ["--realm-dir", str(tmp_path / "realm"), "--store", "redis://127.0.0.1:1/0"]
+    arx = [sys.executable, "-m", "arx_caps.cli"]
+    subprocess.run([*arx, "init", str(tmp_path / "realm"), "--name", "acme"], check=True, capture_output=True)
+    assert (
+        subprocess.run([*arx, "mint", "serve", "--port", "0", *away], check=False).returncode == exit_codes.UNREACHABLE
+    )
+    (tmp_path / "realm" / "realm.toml").write_text("wrong = 1\n")
+    assert subprocess.run([*arx, "mint", "serve", "--port", "0", *away], check=False).returncode == exit_codes.USAGE
+    assert subprocess.run([*arx, "gateway", "run", "none.toml"], check=False).returncode == exit_codes.USAGE
 
 
 def test_one_unit_alone_may_set_the_mode_of_a_folder() -> None:
