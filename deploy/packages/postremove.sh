@@ -12,6 +12,16 @@ purge)
     rm -rf /etc/arx
     ;;
 esac
+case "$1" in
+remove | purge | 0)
+    # The data are the administrator's to delete, and so are secrets, which must not be left unnoticed.
+    for left in /etc/arx/credentials /var/lib/arx/realm /var/lib/arx/services; do
+        if [ -n "$(ls -A "$left" 2>/dev/null)" ]; then
+            echo "arx: $left is left, and has secrets" >&2
+        fi
+    done
+    ;;
+esac
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
 fi

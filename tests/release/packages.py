@@ -32,11 +32,18 @@ DEBIAN: Final = (
 # What the package depends on, so that apt needs no network; and the store.
 INCLUDED: Final = "systemd,systemd-sysv,dbus,python3,ca-certificates,libssl3t64,libstdc++6,zlib1g,valkey-server"
 UNITS: Final = ("arx-mint", "arx-relay", "arx-ship@orders", "arx-gateway")
+# Of /var/lib.
+SEEN: Final = {
+    "arx-mint": ["/var/lib/arx", "/var/lib/arx/realm"],
+    "arx-gateway": ["/var/lib/arx", "/var/lib/arx/services"],
+    "arx-relay": [],
+}
 SECRETS: Final = ("mint.store-password", "verifier.store-password")
 LONGEST_S: Final = 600.0  # for a command, on a loaded machine
 BOOT_S: Final = 60.0  # from boot to a call that is allowed and one that is refused, on a quiet machine
 SLOW: Final = 5  # times longer, on a loaded one
 KEPT: Final = ("/var/lib/arx",)
+SECRET_FOLDERS: Final = ("/etc/arx/credentials", "/var/lib/arx/realm", "/var/lib/arx/services")
 # Files that a running system makes by itself.
 OTHERS: Final = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/var/cache", "/var/lib/dpkg")
 OTHERS_TOO: Final = ("/var/lib/systemd", "/var/lib/apt", "/var/lib/valkey", "/var/lib/private", "/root", "/etc/valkey")
@@ -173,17 +180,23 @@ def wait_until(holds: Callable[[], bool], text: str, within_s: float) -> None:
         time.sleep(0.2)
 
 
-def earlier_version(deb: Path, work: Path) -> Path:
-    """Return the package as one of an earlier version, with a module that the later one has no more."""
+def other_versions(deb: Path, work: Path) -> tuple[Path, Path]:
+    """Return an earlier version, with a module that the later one has no more, and one that cannot be installed."""
     tree = work / "earlier"
     run("dpkg-deb", "--raw-extract", deb, tree)
     control = tree / "DEBIAN" / "control"
     control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1~earlier", control.read_text("utf-8")), "utf-8")
     (tree / STALE).write_text("# no more\n", "utf-8")
-    file = work / "earlier.deb"
-    run("dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "--build", tree, file)
+    build = ("dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "--build", tree)
+    run(*build, work / "earlier.deb")
+    shutil.rmtree(tree / "usr")
+    (tree / "DEBIAN" / "md5sums").unlink()
+    preinst = tree / "DEBIAN" / "preinst"
+    preinst.write_text("#!/bin/sh\nexit 1\n", "utf-8")
+    preinst.chmod(0o755)
+    run(*build, work / "broken.deb")
     shutil.rmtree(tree)
-    return file
+    return work / "earlier.deb", work / "broken.deb"
 
 
 def files_of(root: Path) -> set[str]:
@@ -217,12 +230,11 @@ def install(machine: Machine) -> None:
 
 def configure(machine: Machine) -> None:
     """Make store, realm and service as the page does, and start the units."""
-    machine.type(block("The store"))
-    machine.type(block("The mint"))  # its last line asks for the mint's health: the unit is active when it serves
-    machine.type(block("A service behind a gateway"))
     toml = block("A service behind a gateway", "toml")
-    machine.run("tee", toml.partition("\n")[0].removeprefix("# "), text=toml)
-    machine.type(block("A service behind a gateway", number=1))
+    write = f"cat > {toml.partition(chr(10))[0].removeprefix('# ')} <<'TOML'\n{toml}TOML\n"
+    service, start = (block("A service behind a gateway", number=number) for number in (0, 1))
+    # In one shell, as an operator does.  The mint's last line asks for its health: the unit is active when it serves.
+    machine.type(block("The store") + block("The mint") + service + write + start)
     for unit in UNITS:
         require(machine.is_active(unit), f"{unit} is not active")
     enrol = ("arx", "agent", "enrol", "acme/support/triage", "--key-out", "/var/lib/arx/agent.key")
@@ -242,14 +254,25 @@ def check_secrets(machine: Machine) -> None:
         shown = machine.run("runuser", "-u", "nobody", "--", "ls", path, exits=None)
         require("Permission denied" in shown, f"another user lists {path}: {shown}")
     for unit in UNITS:  # all have one user, but the realm's keys are for the mint alone
-        inside = ("nsenter", "-t", machine.main_pid(unit), "-m", "--", "runuser", "-u", "arx", "--")
-        shown = machine.run(*inside, "ls", "/var/lib/arx/realm/keys", exits=None)
-        require(("Permission denied" in shown) == (unit != "arx-mint"), f"{unit} and the realm's keys: {shown}")
+        inside = ("nsenter", "-t", machine.main_pid(unit), "-m", "--")
+        shown = machine.run(*inside, "find", "/var/lib", "-mindepth", "1", "-maxdepth", "2").split()
+        require(shown == SEEN.get(unit, SEEN["arx-gateway"]), f"{unit} sees {shown}")
+        shown = machine.run(*inside, "runuser", "-u", "arx", "--", "ls", "/etc/arx/credentials", exits=None)
+        require("Permission denied" in shown, f"{unit} lists all credentials: {shown}")
     # Without its credential a unit does not start: it does not go on without a password.
     machine.type("mv /etc/arx/credentials/verifier.store-password /root/kept; systemctl stop arx-relay")
     machine.run("systemctl", "start", "arx-relay", exits=1)
     machine.type("mv /root/kept /etc/arx/credentials/verifier.store-password")
     machine.type("systemctl reset-failed arx-relay; systemctl start arx-relay")
+
+
+def check_wrong_setting(machine: Machine) -> None:
+    """Check that a unit with a wrong setting ends for good, and starts again once it is right."""
+    machine.type("echo wrong >> /etc/arx/gateway.toml")
+    machine.run("systemctl", "restart", "arx-gateway", exits=1)
+    shown = machine.run("systemctl", "show", "-p", "ActiveState", "-p", "NRestarts", "arx-gateway").split()
+    require(sorted(shown) == ["ActiveState=failed", "NRestarts=0"], f"a wrong gateway.toml: {shown}")
+    machine.type("sed -i '$d' /etc/arx/gateway.toml; systemctl start arx-gateway")
 
 
 def reload(machine: Machine) -> None:
@@ -270,6 +293,9 @@ def reload(machine: Machine) -> None:
 def upgrade(machine: Machine) -> None:
     """Install the package over the earlier version: what ran runs on, from the new files."""
     before = {unit: machine.main_pid(unit) for unit in UNITS}
+    machine.run("dpkg", "-i", "/root/broken.deb", exits=1)
+    check_byte_code(machine, "an upgrade that failed")
+    require({unit: machine.main_pid(unit) for unit in UNITS} == before, "an upgrade that failed restarted a unit")
     machine.run("test", "-e", f"/{STALE}")
     machine.type("apt-get install -y --no-install-recommends /root/new.deb")
     for unit, process in before.items():
@@ -277,8 +303,13 @@ def upgrade(machine: Machine) -> None:
         require(machine.main_pid(unit) != process, f"{unit} was not restarted by an upgrade")
     left = machine.run("find", "/usr/lib/arx", "-name", "of_an_earlier_version*")
     require(left == "", f"an upgrade left {left}")
+    check_byte_code(machine, "an upgrade")
+
+
+def check_byte_code(machine: Machine, after: str) -> None:
+    """Check that each module is compiled: the units cannot do it, and would compile it at each start."""
     written = machine.run("find", "/usr/lib/arx", "-name", "*.pyc").count("\n")
-    require(written > 1000, f"expected byte code of all modules after an upgrade, got {written} files")
+    require(written > 1000, f"expected byte code of all modules after {after}, got {written} files")
 
 
 def stop(machine: Machine) -> None:
@@ -294,17 +325,23 @@ def stop(machine: Machine) -> None:
 def remove(machine: Machine, root: Path, before: set[str]) -> None:
     """Remove the package, while its units run, and purge it: nothing is left but ``KEPT``."""
     machine.run("systemctl", "start", *UNITS)
-    machine.run("apt-get", "remove", "-y", "arx")
+    check_told(machine.run("apt-get", "remove", "-y", "arx"), *SECRET_FOLDERS)
     for unit in UNITS:
         require(not machine.is_active(unit), f"{unit} runs after a removal")
     left = files_of(root) - before
     require(
         all(path.startswith(("/etc/arx", *KEPT)) for path in left), f"a removal left {sorted(left)[:20]}, {len(left)}"
     )
-    machine.run("apt-get", "purge", "-y", "arx")
+    check_told(machine.run("apt-get", "purge", "-y", "arx"), *SECRET_FOLDERS[1:])
     left = files_of(root) - before
     require(left != set() and all(path.startswith(KEPT) for path in left), f"a purge left {sorted(left)[:20]}")
     machine.run("test", "-s", "/var/lib/arx/realm/realm.toml")
+
+
+def check_told(output: str, *folders: str) -> None:
+    """Check that a removal names the folders with secrets that it leaves."""
+    found = re.findall(r"^arx: (\S+) is left, and has secrets$", output, re.MULTILINE)
+    require(found == [*folders], f"expected a removal to name {folders}\n{output}")
 
 
 def try_package(deb: Path, work: Path) -> None:
@@ -317,7 +354,8 @@ def try_package(deb: Path, work: Path) -> None:
 
     run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={INCLUDED}", "trixie", root, *DEBIAN)
     done("a fresh Debian")
-    shutil.copy(earlier_version(deb, work), root / "root" / "earlier.deb")
+    for made in other_versions(deb, work):
+        shutil.copy(made, root / "root")
     shutil.copy(deb, root / "root" / "new.deb")
     with booted(root, log):
         pass  # a first boot makes files of its own
@@ -329,6 +367,7 @@ def try_package(deb: Path, work: Path) -> None:
         configure(machine)
         done(f"active: {', '.join(UNITS)}")
         check_secrets(machine)
+        check_wrong_setting(machine)
         machine.start("python3", "-c", UPSTREAM)
         require(call(machine) == [200, 403], "expected one call to be allowed and one to be refused")
         done("one call allowed, one refused")
