@@ -26,7 +26,7 @@ from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.journal.writer import apart, writers
 from arx_verifier.revocation.password import find_password
 from arx_verifier.revocation.store_link import MAX_ANSWER
-from arx_verifier.revocation.store_url import Address, CertificateError
+from arx_verifier.revocation.store_url import Address, CertificateError, refused_login
 
 ANYBODY: Final = "default"
 
@@ -69,6 +69,7 @@ MAX_CLOCK_MS: Final = 5_000  # far below 30 s, from which mint and verifiers ref
 LIBRARY: Final = "arx1"
 ACLS: Final = "create users with `arx redis acl`, and name one in the store's URL"
 CERTIFICATE: Final = "set `ca` in realm.toml to the authority that issued it, or correct `store`"
+LOGIN: Final = "ARX_STORE_PASSWORD, ARX_STORE_PASSWORD_FILE or the login in `store`"
 MAY_NOT: Final = "check as the store's administrator: name that user in --store, its password in ARX_STORE_PASSWORD"
 # The mint's own user, as `arx redis acl` makes it, may not load functions.
 BEGIN: Final = (
@@ -116,6 +117,9 @@ def check_store(url: str | None, realm: Realm) -> Iterator[Check]:
         mend = "start it with `arx up`" if own else "start it, or correct `store` in realm.toml"
         if isinstance(error, CertificateError):
             yield Check("store", False, str(error), CERTIFICATE)
+            return
+        if refused := refused_login(error, LOGIN):
+            yield Check("store", False, refused, "give the mint's login, or the store's administrator's")
             return
         yield Check("store", False, f"no answer ({type(error).__name__})", mend)
         return
