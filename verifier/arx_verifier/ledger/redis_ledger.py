@@ -2,6 +2,7 @@
 """The ledger of a realm in Redis or Valkey: one atomic function call for all pools of a call.  SPEC 17.5."""
 
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,7 @@ _TURNS: Final = 3  # of two servers that answer by turns, before a call is given
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _UNHIDDEN: Final = "local HIDDEN = ''\n"  # as ledger.lua begins: the loader puts a secret in it
+_SECRET: Final = re.compile("(?<=}:)[0-9a-f]{32}:(?=w$)")  # in the name of a header
 _USED_CALLS: Final = ("arx_verifier.verification", "calls.lua")
 _BUDGETS: Final = KeptFor(
     "ledger",
@@ -152,9 +154,10 @@ class RedisLedger:
         self._looks_in = 0  # the process that has the thread; 0 before ``start``
         self._loaded: set[FoundShard | None] = set()  # the primaries into which it has loaded all functions
 
-    def _hide(self) -> None:
+    def _hide(self, secret: str = "") -> None:
         """Load functions with a secret, and for services that may load none, those of used calls into a cluster."""
-        own = self._store.libraries[0].replace(_UNHIDDEN, f"local HIDDEN = '{secrets.token_hex(16)}:'\n")
+        hidden = f"local HIDDEN = '{secret or secrets.token_hex(16) + ':'}'\n"
+        own = read_library(*_BUDGETS.library).replace(_UNHIDDEN, hidden)
         self._store.libraries = [own, read_library(*_USED_CALLS)] if self._store.in_cluster else [own]
 
     def recall(self, beginning: Callable[[str], str], note: Callable[[str, str], str]) -> None:
@@ -491,11 +494,18 @@ class RedisLedger:
                 silent.add(place)
 
     def _load_where_new(self) -> None:
-        """Load the functions of used calls too into each primary of a cluster, also if it has those of budgets."""
+        """Load all functions into each primary of a cluster, with one secret, also if it has those of budgets alone."""
         if len(self._store.libraries) == 1:
             return
-        for place, bucket in self._primaries().items():
-            if place not in self._loaded and self._store.could_load(bucket.tag):
+        places = self._primaries()
+        if self._loaded >= places.keys():
+            return
+        # Those with functions come first, so that all nodes get one secret: a slot moves with the names of its keys.
+        for place, bucket in sorted(places.items(), key=lambda each: each[0] not in self._loaded):
+            if place in self._loaded or self._store.could_load(bucket.tag):
+                found = _SECRET.search(self._read(bucket, lambda _, at: at.header))
+                if found:
+                    self._hide(found[0])
                 self._loaded.add(place)
 
     def _watch(self) -> None:
