@@ -106,6 +106,7 @@ class Hub:
         self._state, self._stand_for, self._later, self._boot = state, stand_for, later, boot
         self.incarnation, self.seq = "", -1
         self.granted: Granted | None = None
+        self._lease = 1_000 * MS  # of the last grant, ns: followers may still have it when there is no grant
         self.members: dict[str, RelayFollower] = {}
         self.listeners: set[Listener] = set()
         self._entries: deque[EpochEntry] = deque(maxlen=KEEP)  # up to seq, without a gap
@@ -137,7 +138,8 @@ class Hub:
             granted: The store's answer that granted a lease.
         """
         before, self.granted = self.granted, granted
-        if before is None or granted.sent - before.sent > granted.lease_ms * MS // 4:
+        self._lease = granted.lease_ms * MS
+        if before is None or granted.sent - before.sent > self._lease // 4:
             self._push(NEWS)  # the followers' leases are about to end, or have ended
         for member in list(self.members.values()):
             if member.asked is not None and member.listener is not None:
@@ -323,10 +325,6 @@ class Hub:
 
     def _silent(self, member: RelayFollower, now: int) -> bool:
         return member.listener is None or now - member.heard > self._lease // 2
-
-    @property
-    def _lease(self) -> int:
-        return (self.granted.lease_ms if self.granted is not None else 1_000) * MS
 
     def _push(self, push: Push) -> None:
         for listener in list(self.listeners):

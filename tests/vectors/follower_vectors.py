@@ -344,7 +344,10 @@ def relays() -> Vectors:
     less.after(300).connect(several=True).probe().answer("dropped", status="REGRESSED", entries=[], place=place)
     less.store = Store(FIRST, 9)
     less.probe().answer().after(900).check("ok", 9)
+    old = Script().copied().after(300).connect(several=True).probe()
+    old.answer("dropped", lease_ms=200, age_ns=100_000_001).probe().answer(lease_ms=200, age_ns=100_000_000)
     return found | {
+        "several-age": old.vector("10.7", "an answer that is older than half of its lease is not used"),
         "several-later": later.vector("10.7", "the relay's history is later by its name, and is copied at once"),
         "several-less": less.vector("10.7", "the relay has less of the history; the next one has all"),
     }

@@ -174,14 +174,17 @@ class Following(EpochTable):
             self._retention.restart(self._boot(), self._state)
             self._due = 0  # the entries after answer.seq contain what the copy missed
 
+    def _lease_of(self, answer: StoreAnswer) -> int:
+        return min(self._lease_ms or answer.lease_ms, answer.lease_ms)
+
     def _patience_ns(self) -> int:
-        """Return how long an answer may take on a connection that had one, or how old it may be, ns."""
+        """Return how long an answer may take on a connection that had one, ns."""
         return int(self._timeout_s * 1e9) // (2 if self.several else 1)
 
     # Another relay may still be right: such an answer changes neither the view nor the lease.
     def _expect_useful(self, answer: StoreAnswer) -> None:
         """Leave one of several relays that is behind the store or this view, or that may be."""
-        if answer.age_ns > self._patience_ns():
+        if answer.age_ns > min(self._lease_of(answer), ANSWER_MS) * MS // 2:
             raise FeedError("the relay has heard nothing from the store for half a lease")
         own, other = self._state.incarnation, answer.incarnation
         lacks = other == own and answer.status == RESYNC and answer.seq < self._state.applied
@@ -206,7 +209,7 @@ class Following(EpochTable):
         if self._state.applied == answer.seq and self._place != (answer.incarnation, answer.seq, answer.chain):
             self._distrust(answer._replace(status=REGRESSED))  # the store has used sequences twice
             return
-        lease_ms = min(self._lease_ms or answer.lease_ms, answer.lease_ms)
+        lease_ms = self._lease_of(answer)
         self._timeout_s = min(lease_ms, ANSWER_MS) / 1000
         self._interval = min(PROBE_MS, max(1, lease_ms // self._probes)) * MS
         self._due = min(self._due, self._last + self._interval)
