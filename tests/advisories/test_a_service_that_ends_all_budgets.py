@@ -2,7 +2,7 @@
 """A thief of a service's login at the ledger could end all budgets, and for good, by a made-up beginning.
 
 A ledger begins anew where a caller remembers a later beginning, as another server gave out pools meanwhile.  Now a
-service's caller shows a mark, which only functions with the mint's secret make, and the mint alone needs none.
+service's caller shows a MAC, which only functions with the mint's secret make, and the mint alone needs none.
 """
 
 import shutil
@@ -74,9 +74,9 @@ def test_a_made_up_beginning_ends_nothing(site: Site, function: str) -> None:
     """The thief counts on from the number that it reads, or claims the greatest one; the budget is as it was."""
     assert isinstance(site.draw(), Taken)
     before, true = site.header(), only_bucket(site.service).remembered
-    mark = true.split()[-1]
+    mac = true.split()[-1]
     for text in ("2 x", "1 x", "2 " + before["run"], "9" * 15 + " x", "9" * 16 + " x", "9" * 400 + " x"):
-        for made_up in (text, f"{text} {mark}", f"{text} {'0' * 40}", f"{text} "):
+        for made_up in (text, f"{text} {mac}", f"{text} {'0' * 40}", f"{text} "):
             site.root.delete("arx:nonce:acme:x")
             answer = site.ask(made_up, function)
             assert answer[0] == "BEGUN", made_up
@@ -112,8 +112,8 @@ def test_a_beginning_that_another_server_had(site: Site, tmp_path: Path) -> None
     assert site.header()["number"] == "3"
 
 
-def test_the_mints_memory_needs_no_mark(site: Site) -> None:
-    """It may be of a server with other functions: the ledger begins anew above it, and callers learn the mark."""
+def test_the_mints_memory_needs_no_mac(site: Site) -> None:
+    """It may be of a server with other functions: the ledger begins anew above it, and callers learn the MAC."""
     only_bucket(site.mint).remembered = "41 elsewhere:1.2"
     site.mint._look()
     assert site.header()["number"] == "42"
@@ -129,7 +129,7 @@ def test_a_number_without_end_is_none() -> None:
 
 
 def test_functions_without_a_secret_count_on_in_small_steps(site: Site) -> None:
-    """Each login of such a ledger may change everything, so a mark proves nothing there; but no number is for good."""
+    """Each login of such a ledger may change everything, so a MAC proves nothing there; but no number is for good."""
     site.root.function_flush()
     with closing(new_ledger(f"redis://127.0.0.1:{site.server.port}", "acme")) as plain:
         plain.start()

@@ -17,10 +17,10 @@
 --      o as of a pool, u in the index since
 --
 -- The first argument of each function is the beginning that the caller remembers: its number, the run of that server and
--- the mark of these functions; empty if it remembers none; `new` if no ledger has kept a pool of this realm before.  If
+-- the MAC of these functions; empty if it remembers none; `new` if no ledger has kept a pool of this realm before.  If
 -- it is not the beginning of this ledger, the function does nothing and replies BEGUN with the ledger's.
 --
--- A later beginning ends all open pools.  So of a service's caller it counts only with a mark, which only functions with
+-- A later beginning ends all open pools.  So of a service's caller it counts only with a MAC, which only functions with
 -- the same secret can make; of the mint's, which alone may call arx2_register, it always counts, and `new` too.
 --
 -- `since` is when the ledger began: it knows all draws on a pool that was opened later.  `whole` is the same for the
@@ -101,18 +101,18 @@ local function forget(index, prefix, now)
 end
 
 -- The header's key, with the secret, is the last: of a hash with it before them, others could make one of a longer text.
-local function mark_of(header, beginning)
+local function mac_of(header, beginning)
   return redis.sha1hex(beginning .. ' ' .. header)
 end
 
 -- Returns the number and the run of a beginning that a caller remembers; 0 and nothing if it does not count.
 local function believed(header, remembered, number, of_mint)
-  local beginning, latest, its_run, mark = string.match(remembered, '^((%d+) ([^ ]+)) ?(.*)$')
+  local beginning, latest, its_run, mac = string.match(remembered, '^((%d+) ([^ ]+)) ?(.*)$')
   if not latest or #latest > 15 then -- a double has each number of that length, and the one after it
     return 0
   end
   latest = tonumber(latest)
-  if of_mint or HIDDEN == '' and latest <= number + MOST_AHEAD or HIDDEN ~= '' and mark == mark_of(header, beginning) then
+  if of_mint or HIDDEN == '' and latest <= number + MOST_AHEAD or HIDDEN ~= '' and mac == mac_of(header, beginning) then
     return latest, its_run
   end
   return 0
@@ -152,7 +152,7 @@ local function begin(header, index, remembered, of_mint)
       redis.call('HDEL', header, 'whole')
     end
     local beginning = int(number) .. ' ' .. own
-    return nil, {'BEGUN', beginning .. ' ' .. mark_of(header, beginning)}
+    return nil, {'BEGUN', beginning .. ' ' .. mac_of(header, beginning)}
   end
   local wakes = tonumber(known[5] or 0)
   if now - seen > QUIET_MS then

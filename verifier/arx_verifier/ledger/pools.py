@@ -153,7 +153,7 @@ def pool_id(task: str, link: str, pool: str, unit: str, per: str) -> str:
 
 
 def number_of(beginning: str) -> int:
-    """Return the number of a ledger's beginning, a text of number, run and mark; 0 of none.  SPEC 17.5."""
+    """Return the number of a ledger's beginning, a text of number, run and MAC; 0 of none.  SPEC 17.5."""
     number = beginning.partition(" ")[0]
     # A longer one is none of a ledger, which believes no such number: it must not stay the newest for good.
     return int(number) if number.isdecimal() and len(number) <= _MOST_DIGITS else 0

@@ -595,7 +595,7 @@ class RedisLedger:
         raise StoreError("the ledger has another beginning with each call: two servers answer at its address")
 
     def _compare(self, bucket: _Bucket) -> Steps[None]:
-        """Have a ledger begin anew if this mint remembers a newer beginning; of a service it would need a mark."""
+        """Have a ledger begin anew if this mint remembers a newer beginning; of a service it would need a MAC."""
         with self._store:
             words = ("arx2_register", len(bucket.keys), *bucket.keys, bucket.remembered)
             answer = yield from self._store.call(*words, tag=bucket.tag)
