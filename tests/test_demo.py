@@ -90,7 +90,7 @@ def test_a_poisoned_memory_reaches_no_prompt() -> None:
     assert "arx1_" not in done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 def test_every_step_is_compared() -> None:
     """

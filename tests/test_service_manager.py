@@ -147,7 +147,7 @@ def test_a_relay_notifies(manager: Manager, own_valkey: EmbeddedValkey, tmp_path
     assert manager.next_state() == STOPPING
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 def test_a_process_that_ships_notifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is ready although the mint has gone, for which it waits."""

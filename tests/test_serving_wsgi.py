@@ -18,6 +18,7 @@ from tests.servers import until
 from tests.workers import SESSION, WAYS, Holder, Service, deciders, gunicorn, write_service_file
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("8.3", "11")]
+SHORT = ("sync", "threads, preloaded")  # both workers, and a service that is loaded before and after the fork
 
 BY = "operator:ada"
 APP = """
@@ -51,7 +52,7 @@ print("loaded with", threading.active_count(), "threads and", os.path.exists("jo
 """
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=[pytest.param(way, marks=() if way in SHORT else pytest.mark.nightly) for way in WAYS])
 def service(
     request: pytest.FixtureRequest, tmp_path: Path, realm_store: RevocationStore, valkey: EmbeddedValkey, free_port: int
 ) -> Iterator[Service]:

@@ -246,7 +246,7 @@ def test_sign_in_used_again(realm: Harness, server: Postgres) -> None:
     assert holder.call("POST", path, body).json()["code"] == "replayed"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_by_the_command(tmp_path: Path, server: Postgres, free_port: int) -> None:
     """``arx kill`` with a key and nothing else: through the mint, as the store's address is not here."""
     url = server.database()

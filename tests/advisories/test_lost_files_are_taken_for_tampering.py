@@ -180,7 +180,7 @@ def reindexed(realm: Realm, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "--realm-dir", str(realm.folder)], capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_only_a_database_that_contradicts_the_signature_halts(made: Fleet, tmp_path: Path) -> None:
     """It is said in ``/readyz`` and to whoever sends; what it names is typed, and both sign again."""
     for change in (shorten, rewrite):

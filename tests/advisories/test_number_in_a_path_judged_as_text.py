@@ -37,7 +37,9 @@ def test_starlette_gives_the_number_that_was_judged() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fastapi", "flask", "django"])
+@pytest.mark.parametrize(
+    "name", ["flask", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("fastapi", "django"))]
+)
 def test_each_framework_gives_the_number_that_was_judged(name: str) -> None:
     """The same in the others, each in an environment of its own."""
     words = [str(prepare(name, VERSIONS[name])), "-W", "ignore", "-c", CHECK.format(name)]

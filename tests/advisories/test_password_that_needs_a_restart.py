@@ -96,7 +96,7 @@ def test_a_running_mint_and_verifier_take_a_new_password(tmp_path: Path, monkeyp
 
 @pytest.mark.servers
 @pytest.mark.spec("10.7")
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_running_relay_takes_new_passwords(tmp_path: Path) -> None:
     """
     That of its followers, whose old one it then refuses, without a restart; and none while the file is missing.
@@ -272,7 +272,7 @@ def load(realm: Realm) -> RootKeys:
 
 @pytest.mark.servers
 @pytest.mark.spec("9")
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_passphrase_of_a_command_is_in_no_environment(tmp_path: Path) -> None:
     """
     `arx up` leaves it to the mint to run the command; a command that fails ends it with the cause.

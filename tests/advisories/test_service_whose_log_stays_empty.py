@@ -150,7 +150,7 @@ def lost(up: Live) -> int:
     return sum(run["lost"] for run in up.ok("audit", "runs", "--service", "orders")["runs"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="who has a lock is read from /proc/locks")
 def test_of_several_workers_one_ships_until_it_is_killed(up: Live, task: Task, tmp_path: Path) -> None:
     """

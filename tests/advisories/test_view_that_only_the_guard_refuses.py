@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.install, pytest.mark.spec("8.4")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["django", "flask"])
+@pytest.mark.parametrize("name", [pytest.param("django", marks=pytest.mark.nightly), "flask"])
 def test_what_the_bare_application_runs_is_run(name: str) -> None:
     """Among the first trees are a view below such an include, and a rule that takes a further slash."""
     words = [str(prepare(name, VERSIONS[name])), "-W", "ignore", "-m", "tests.routes", "--count=20"]

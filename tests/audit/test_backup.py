@@ -127,7 +127,9 @@ def test_a_backup_that_went_on_signs_no_second_history(kept: tuple[LogStore, Bac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("others", [1, 8, 20])  # batches: fewer than were signed before, as many, more
+@pytest.mark.parametrize(
+    "others", [1, pytest.param(8, marks=pytest.mark.nightly), 20]
+)  # batches: fewer than were signed before, as many, more
 @pytest.mark.parametrize("runs", [True, False])
 def test_a_mint_that_is_ahead_signs_no_fork(
     kept: tuple[LogStore, Backup], tmp_path: Path, caplog: pytest.LogCaptureFixture, others: int, runs: bool

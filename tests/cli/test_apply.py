@@ -160,7 +160,7 @@ def test_a_killed_run_is_continued(up: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.servers
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_whose_mint_ends_says_how_far_it_came(up: Live, tmp_path: Path) -> None:
     """It ends with 3, the count and what to do; the next run does what is left."""
     file, names = services_file(tmp_path, "ended", 60)

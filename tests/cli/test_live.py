@@ -132,7 +132,7 @@ def test_a_kill_needs_no_mint(up: Live, payments: Verifier, session: str, tmp_pa
     assert kill(up, "task", task_of(up, session))["by"] == "mint"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_kill_is_not_called_undone_when_the_mint_may_have_done_it(
     up: Live, payments: Verifier, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +265,7 @@ def test_a_stranger_is_not_authenticated(up: Live, tmp_path: Path) -> None:
     assert "store" not in err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_doctor_finds_it_well_and_then_not(up: Live, tmp_path: Path) -> None:
     """
     A realm that runs is well; one whose secret others can read, or whose mint is dead, is not.
@@ -283,7 +283,7 @@ def test_the_doctor_finds_it_well_and_then_not(up: Live, tmp_path: Path) -> None
     assert all(check["mend"] for check in up.run("doctor")[1]["checks"] if not check["ok"])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_up_stops_in_order(tmp_path: Path, free_port: int) -> None:
     """
     SIGTERM ends store and mint, with 0, and the same realm comes up again with what it knew.
@@ -310,7 +310,7 @@ def test_a_session_goes_through_a_pipe(up: Live, tmp_path: Path) -> None:
     assert up.ok("token", "inspect", tmp_path / "held")["task"] == started["task"]["id"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_mint_alone_serves_with_a_store_of_ones_own(
     valkey: EmbeddedValkey, realm_name: str, free_port: int, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ def test_operators_come_and_go(keeper: Keeper) -> None:
     assert "operator.recovered" in keeper.run("arx mint events")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     """
     A service enrols and its file is kept fresh; a root key is rotated and not retired before its time; a stolen service

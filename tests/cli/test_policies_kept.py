@@ -38,7 +38,7 @@ def work(live: Live, folder: Path, number: int) -> None:
         verifier.close()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_policy_that_is_named_is_shown(tmp_path: Path) -> None:
     """
     In force from the beginning, loaded over the API, and read out of the file at the next start.

@@ -57,7 +57,7 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
     someone.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_realm_is_restored_as_the_pages_say(keeper: Keeper) -> None:
     """
     A backup is made, tried and restored with an empty store: what was killed since is refused, whoever knows of it.
@@ -105,7 +105,7 @@ def test_a_realm_is_restored_as_the_pages_say(keeper: Keeper) -> None:
     assert _size(keeper) > had
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_restored_realm_ends_the_history_of_a_store_that_was_kept(keeper: Keeper) -> None:
     """
     With the store of before, which has every kill, and with a copy that lacks them as the backup does: all is refused.

@@ -21,7 +21,7 @@ from tests.servers import free_ports, until
 pytestmark = [pytest.mark.servers, pytest.mark.spec("LOG 2.6")]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_process_that_ships_is_watched(tmp_path: Path) -> None:
     """It exports what is registered, is ready while the mint answers, and names the reason when it does not."""
     own, mint = free_ports(2)

@@ -122,6 +122,7 @@ def test_verifiers_confirm_and_a_hanging_one_is_named(
     assert (record["confirmations"]["status"], record["confirmations"]["unreachable"]) == ("partial", ["orders-0"])
 
 
+@pytest.mark.nightly
 def test_a_mint_that_is_killed_has_the_kill_again(
     up: Live, visitor: Visitor, fleet: list[subprocess.Popen[str]]
 ) -> None:

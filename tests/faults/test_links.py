@@ -37,7 +37,7 @@ def test_a_silent_link(store: RevocationStore, link: Proxy, start: Watch, broken
         witness.until("ok")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_link_that_is_slow_from_the_start(store: RevocationStore, link: Proxy, start: Watch) -> None:
     """Every answer is 4 s late, which is later than L: a verifier behind it is never live, however long it tries."""
     link.to_store.delay_s, link.from_store.delay_s = 0.0, 4.0
@@ -84,7 +84,7 @@ def test_a_link_that_costs_most_of_the_lease(store: RevocationStore, link: Proxy
     witness.until("ok")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_link_that_falls_silent_behind_a_late_answer(store: RevocationStore, link: Proxy, start: Watch) -> None:
     """
     The last answer was given before the kill and arrives 200 ms later; the news of the kill never does.  A lease that

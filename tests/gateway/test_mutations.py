@@ -357,7 +357,7 @@ def test_a_changed_call_is_refused_or_means_what_its_record_says(kind: str, pars
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (2, 3))])
 @pytest.mark.parametrize(("kind", "parser"), DOORS)
 def test_many_changed_calls(kind: str, parser: str, seed: int, tmp_path: Path) -> None:
     """As above, thousands of other changes."""

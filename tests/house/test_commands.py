@@ -84,7 +84,7 @@ def test_operators_come_and_go_as_the_page_shows(typist: Typist) -> None:
     typist.type(page, "arx operator recover --key-out root.key")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 def test_a_service_enrols_and_ships_as_the_pages_show(typist: Typist) -> None:
     """
@@ -108,7 +108,7 @@ def test_a_service_enrols_and_ships_as_the_pages_show(typist: Typist) -> None:
     typist.type("docs/operations.md", "arx service replace-key orders --stolen", {"OLD_KID": own})
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 def test_services_of_a_file_are_applied_as_the_page_shows(tmp_path: Path) -> None:
     """

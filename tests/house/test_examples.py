@@ -47,7 +47,7 @@ def test_the_readme_is_short() -> None:
     "sections",
     [
         [section(README, "Protect a service"), section(README, "Run a realm")],
-        [section(TUTORIAL, "On one machine")],
+        pytest.param([section(TUTORIAL, "On one machine")], marks=pytest.mark.nightly),
     ],
     ids=["README", "tutorial"],
 )
@@ -104,7 +104,7 @@ def test_a_call_is_approved_as_the_page_says(reader: Reader) -> None:
     assert set(reader.stop()) <= {0, -signal.SIGTERM}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 def test_an_issuer_is_believed_as_the_page_says(reader: Reader) -> None:
     """

@@ -78,7 +78,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {wheel.name.partition("-")[0]: wheel for wheel in (place / "dist").glob("*.whl")}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_verifier_installs_and_decides_alone(wheels: Mapping[str, Path], tmp_path: Path) -> None:
     """
     With only arx-verifier installed, the README's first example runs, and no framework is even there.
@@ -134,7 +134,7 @@ def test_pip_installs_a_checkout(tmp_path: Path) -> None:
     run(python, "-m", "pip", "check", cwd=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     """
     A build without a compiler succeeds and says so; one that must be compiled fails.  An editable install is compiled
@@ -155,7 +155,7 @@ def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_whole_installs_and_runs(wheels: Mapping[str, Path], tmp_path: Path) -> None:
     """
     The demo runs from the files of the wheels, without a compiler; no index is asked for a name of ours.

@@ -35,7 +35,7 @@ def test_each_alert_fires_and_passes() -> None:
     promtool("test", "rules", "arx-alerts.test.yaml")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_promtool_notices_an_alert_that_does_not_fire(tmp_path: Path) -> None:
     """The tests can fail: without the series of one alert they do."""
     shutil.copy(FOLDER / "arx-alerts.yaml", tmp_path)

@@ -448,8 +448,8 @@ def die(**at: Any) -> None:
     "at",
     [
         {"module": "writer", "owner": "ArchiveWriter", "name": "add", "after": 5},
-        {"module": "writer", "name": "_add_databases"},
-        {"module": "writer", "name": "write_manifest"},
+        pytest.param({"module": "writer", "name": "_add_databases"}, marks=pytest.mark.nightly),
+        pytest.param({"module": "writer", "name": "write_manifest"}, marks=pytest.mark.nightly),
         {"module": "writer", "name": "_publish"},
     ],
     ids=lambda at: at["name"],
@@ -472,8 +472,8 @@ def test_a_killed_backup_leaves_no_file(site: Site, at: dict[str, Any]) -> None:
     "at",
     [
         {"module": "restorer", "name": "_extract", "after": 3},
-        {"module": "restorer", "name": "check_log"},
-        {"module": "restorer", "name": "revoke_unknown"},
+        pytest.param({"module": "restorer", "name": "check_log"}, marks=pytest.mark.nightly),
+        pytest.param({"module": "restorer", "name": "revoke_unknown"}, marks=pytest.mark.nightly),
         {"module": "restorer", "owner": "os", "name": "sync"},
     ],
     ids=lambda at: at["name"],

@@ -51,7 +51,7 @@ def test_starting(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
     assert {task["status"] for task in live.mint.db.tasks.list()} == {"ended"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifier) -> None:
     """A task whose row says ended is revoked; finishing again works for its agent, and then it is."""
     holder, session = live.open_session(agent)
@@ -114,7 +114,7 @@ def test_extending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Veri
     assert {outcome(live, orders, bundle) for bundle in (running.bundle, last)} == {"revoked"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_exchanging(live: Harness, crasher: Crasher, agent: KeyFile) -> None:
     """A one-shot token is spent with what it was exchanged for, or not at all; the repeat gets that, no other call."""
     live.realm.policy_path.write_text(POLICY)

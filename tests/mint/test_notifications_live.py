@@ -211,7 +211,7 @@ def test_what_happens_to_the_log_itself(
     assert of_kind(receiver, "log.pruned") == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_mints_that_are_killed_lose_nothing(
     tmp_path: Path, realm_name: str, postgres: Postgres, valkey: EmbeddedValkey, receiver: ReceiverProcess
 ) -> None:

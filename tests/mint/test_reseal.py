@@ -164,7 +164,14 @@ def killer() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize(("old", "new"), [(None, NEW), (OLD, None), (None, None)])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(None, NEW, marks=pytest.mark.nightly),
+        pytest.param(OLD, None, marks=pytest.mark.nightly),
+        (None, None),
+    ],
+)
 def test_a_kill_at_any_step_loses_nothing(
     tmp_path: Path, old: str | None, new: str | None, killer: subprocess.Popen[str]
 ) -> None:

@@ -137,7 +137,7 @@ def test_it_serves_out_of_a_shared_database(
     postgres.drop(url)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.servers
 def test_it_ends_with_whoever_started_it(realm: Realm, valkey: EmbeddedValkey) -> None:
     """When standard input ends, the mint stops by itself."""
@@ -162,7 +162,9 @@ def open_root(realm: Realm) -> None:
 
 @pytest.mark.slow
 @pytest.mark.servers
-@pytest.mark.parametrize("damage", [break_root, break_policy, open_root])
+@pytest.mark.parametrize(
+    "damage", [break_policy, *(pytest.param(damage, marks=pytest.mark.nightly) for damage in (break_root, open_root))]
+)
 def test_a_damaged_realm_does_not_start(realm: Realm, valkey: EmbeddedValkey, damage: Callable[[Realm], None]) -> None:
     """No key, an open key or a broken policy: it ends with one line that says why."""
     damage(realm)

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.servers
 WORKERS = 6
 ASKED = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 BEFORE = 20  # answers before it is stopped, so that it is at work
-RUNS = pytest.mark.parametrize("runs", [("-m",), ("-c", PLAIN)], ids=["installed", "plain"])
+RUNS = pytest.mark.parametrize(
+    "runs", [("-m",), pytest.param(("-c", PLAIN), marks=pytest.mark.nightly)], ids=["installed", "plain"]
+)
 
 
 @pytest.mark.slow

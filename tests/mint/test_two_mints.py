@@ -131,7 +131,7 @@ def test_they_are_one_mint(pair: Pair) -> None:
     assert len(writers) == 3  # and who made the realm
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_either_may_die_in_the_middle_of_it(mortal: Pair) -> None:
     """Under a load, with a kill -9 of one and then the other: what was answered is there and nothing else is, and all
     that was ended is dead.

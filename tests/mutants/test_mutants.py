@@ -45,7 +45,7 @@ def test_a_sample_is_found() -> None:
     assert [outcome for outcome in outcomes if outcome.result not in (FOUND, EQUAL)] == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.long
 def test_a_mutant_that_no_vector_notices_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that survives, one that is named as equal and is not, and one that no import survives: each is named."""

@@ -46,7 +46,7 @@ def task(index: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_a_kill_passes_and_everybody_is_counted(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers, depth: int
 ) -> None:
@@ -66,7 +66,7 @@ def test_a_kill_passes_and_everybody_is_counted(
         assert one.last_accepted() < killed  # confirmed: not one of them accepted it after the report
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.spec("12.7")
 def test_a_verifier_that_watches_is_named_through_relays(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
@@ -114,7 +114,7 @@ def test_a_frozen_store_ends_every_lease_at_any_depth(
         assert first_run.last - frozen < L_NS
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_frozen_relay_ends_the_leases_below_it(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:
@@ -137,7 +137,7 @@ def test_a_frozen_relay_ends_the_leases_below_it(
         assert one.last_accepted() - killed < L_NS
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_relay_that_dies_and_returns(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:

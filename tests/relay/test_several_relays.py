@@ -127,7 +127,7 @@ def stop(relay: RelayProcess) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [die, stop])
+@pytest.mark.parametrize("end", [die, pytest.param(stop, marks=pytest.mark.nightly)])
 def test_a_kill_while_verifiers_change_their_relay(
     site: Site, store: RevocationStore, end: Callable[[RelayProcess], None]
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_relay_without_the_store_is_left(site: Site, store: RevocationStore, p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("ends", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_a_relay_that_knows_less_takes_nobody_back(
     site: Site, store: RevocationStore, proxy: Proxy, ends: bool
 ) -> None:
@@ -239,7 +239,7 @@ def until_code(follower: Follower, incarnation: str, born: int, wanted: str | No
     return seen
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_both_relays_go_and_return(site: Site, store: RevocationStore) -> None:
     """
     Without any relay nothing is accepted after L, and with either of them all comes back, with the kill in force.

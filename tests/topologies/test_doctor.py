@@ -37,7 +37,7 @@ def test_a_store_that_is_well(place: Place) -> None:
     assert told["record"] == "2 entries match the mint's events"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_writing_past_the_functions_is_seen(place: Place) -> None:
     """
     What the break-glass user could do with its password: thaw a freeze or a taint, narrow a taint, take a kill back,

@@ -103,6 +103,7 @@ def test_rights_that_are_missing_or_too_wide(ledger: ClusterLedger) -> None:
     assert "on every node" in mend
 
 
+@pytest.mark.nightly
 def test_settings_of_one_node(ledger: ClusterLedger) -> None:
     """The node is named, whichever role it has."""
     place = ledger.shards.nodes[-1].place
@@ -122,6 +123,7 @@ def test_settings_of_one_node(ledger: ClusterLedger) -> None:
         until(lambda: set(ledger.bad()) <= {"ledger rights"})  # the file is written anew
 
 
+@pytest.mark.nightly
 def test_a_shard_without_its_replica(ledger: ClusterLedger) -> None:
     """It refuses, and it is named."""
     replica = ledger.shards.nodes[-1]

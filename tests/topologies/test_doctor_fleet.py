@@ -202,7 +202,7 @@ def test_a_fleet_that_is_well(fleet: Fleet) -> None:
     assert (found["database"], found["rights"]) == ("takes changes", "each user of the realm has what its role needs")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_clock_of_one_of_two_mints(fleet: Fleet) -> None:
     """The proxy skips the mint whose clock is 40 s off; the doctor asks it itself."""
     mint = MintProcess(fleet.realm, fleet.store, clock_s=40)
@@ -213,7 +213,7 @@ def test_a_clock_of_one_of_two_mints(fleet: Fleet) -> None:
     fleet.until_well()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_mint_of_another_version_or_issuer(fleet: Fleet, tmp_path: Path) -> None:
     """Each is named with its address, and the mint with another issuer also with both issuers."""
     mint: MintProcess = OtherMint(fleet.realm, fleet.store, VERSION)
@@ -319,7 +319,7 @@ def test_users_that_lack_rights(fleet: Fleet) -> None:
     fleet.until_well()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_services_that_do_not_run(fleet: Fleet, tmp_path: Path) -> None:
     """A gateway that never came, a verifier that is stopped, and a service that is dead."""
     words, env = fleet.as_root, {"ARX_STORE_PASSWORD": ROOT}
@@ -376,7 +376,7 @@ def record(folder: Path) -> None:
         journal.append(allow())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_versions_and_shipping_of_services(fleet: Fleet, tmp_path: Path) -> None:
     """A service of another version is named until it is updated; one that never shipped is, while another ships."""
     words, env, own = fleet.as_root, {"ARX_STORE_PASSWORD": ROOT}, version("arx-caps")

@@ -42,7 +42,7 @@ def test_settings_that_lose_kills(place: Place) -> None:
         assert "no append-only file" in place.bad(url)["persistence"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_users_that_are_too_wide(tmp_path: Path) -> None:
     """
     Asked by an administrator, whose own rights are not the point: everybody's, the realm's users', whoever follows it.

@@ -645,7 +645,7 @@ def test_a_primary_that_starts_again_may_lack_what_it_kept(
     assert answered(lambda: draw(ledger, pool).remaining) == LOST
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.spec("8.3")
 @pytest.mark.spec("17.7")
 @pytest.mark.parametrize("binary", NAMES[1:])

@@ -83,7 +83,10 @@ def kill_at_random(kind: str, folder: Path, seed: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["asgi", "wsgi", "mcp", "grpc", "gateway-mcp"])
+@pytest.mark.parametrize(
+    "kind",
+    ["asgi", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("wsgi", "mcp", "grpc")), "gateway-mcp"],
+)
 def test_a_kill_at_any_moment_leaves_no_wrong_effect(kind: str, tmp_path: Path) -> None:
     """At most the running call is unknown."""
     assert kill_at_random(kind, tmp_path, 7)[1] <= 1
@@ -91,7 +94,10 @@ def test_a_kill_at_any_moment_leaves_no_wrong_effect(kind: str, tmp_path: Path) 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("kind", ["asgi", "wsgi", "mcp", "grpc", "gateway-mcp"])
+@pytest.mark.parametrize(
+    "kind",
+    ["asgi", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in ("wsgi", "mcp", "grpc")), "gateway-mcp"],
+)
 def test_a_hundred_kills_leave_no_wrong_effect(kind: str, seed: int, tmp_path: Path) -> None:
     """The same, at a hundred moments."""
     assert kill_at_random(kind, tmp_path, seed)[1] <= 1

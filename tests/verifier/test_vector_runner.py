@@ -200,7 +200,7 @@ def test_a_level_may_be_missing_if_its_tokens_are_refused(level: str) -> None:
     assert judge(vector, {"unsupported": level, "code": REFUSES[level]}) is None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_level_is_passed_with_what_it_builds_on() -> None:
     """A verifier that is wrong about bearer tokens conforms at no level above."""
     found = asked('if here: answer["code"] = "grant"', select(["bound"], ""))
@@ -252,7 +252,7 @@ def test_a_command_that_cannot_start_is_named(capsys: pytest.CaptureFixture[str]
         assert text in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_part_of_the_vectors_passes_no_level(capsys: pytest.CaptureFixture[str]) -> None:
     """``-k`` judges the answers, and no level; a wrong one is printed with its section and reason."""
     assert main(["-k", "memory/trusted", "--", *SUBJECT]) == 0
