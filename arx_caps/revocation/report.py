@@ -4,8 +4,9 @@
 ``confirm`` asks the store.
 """
 
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
+
+import msgspec
 
 from arx_caps.revocation.wire import Header, Registry
 
@@ -42,8 +43,7 @@ def name_risk(on_disk: bool, replicas: int, shown: int) -> str:
     return FAILOVER + ("hides whether it has replicas" if shown < 0 else "has a replica, or had one within a day")
 
 
-@dataclass(frozen=True, slots=True)
-class KillReport:
+class KillReport(msgspec.Struct, frozen=True):
     """The known facts about one kill, freeze or thaw.
 
     Attributes:
@@ -70,7 +70,7 @@ class KillReport:
     seq: int
     incarnation: str
     durable: bool
-    status: str
+    status: Literal["confirmed", "partial", "unconfirmed", "unknown"]
     verifiers: int
     confirmed: int
     unreachable: tuple[str, ...]
@@ -78,12 +78,13 @@ class KillReport:
     took_ms: float
     at_ms: int
     summary: str
-    lag_ms: int = 0
-    watching: tuple[str, ...] = ()
+    lag_ms: int
+    watching: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+        values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return values
 
     @classmethod
     def unknown(cls, targets: tuple[str, ...], took_ms: float, why: str) -> Self:
@@ -95,11 +96,7 @@ class KillReport:
             why: Why it is unknown.
         """
         summary = f"unknown: {why}; repeat it until it is confirmed, repeating is harmless"
-        return cls(targets, -1, "", False, "unknown", 0, 0, (), None, took_ms, -1, summary)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+        return cls(targets, -1, "", False, "unknown", 0, 0, (), None, took_ms, -1, summary, 0, ())
 
 
 def write_summary(seen: Registry, header: Header, at_ms: int, at_risk: str, took_ms: float) -> tuple[str, str]:

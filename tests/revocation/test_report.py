@@ -82,7 +82,7 @@ def test_a_report_is_json() -> None:
     """Every member, with lists for tuples."""
     told = KillReport.unknown(("realm",), 1.0, "why").to_dict()
     assert json.loads(json.dumps(told)) == told
-    assert list(told) == list(KillReport.__slots__)
+    assert list(told) == list(KillReport.__struct_fields__)
     assert told["targets"] == ["realm"]
 
 

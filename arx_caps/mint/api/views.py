@@ -126,23 +126,8 @@ class GrantShown(msgspec.Struct, frozen=True, kw_only=True):
     replaced_by: str | None
 
 
-class KillShown(RouteAnswer, frozen=True):
+class KillShown(KillReport, RouteAnswer, frozen=True):
     """A kill, freeze or thaw: where it is in force, and which verifiers have not confirmed it."""
-
-    targets: tuple[str, ...]
-    seq: int
-    incarnation: str
-    durable: bool
-    status: Literal["confirmed", "partial", "unconfirmed", "unknown"]
-    verifiers: int
-    confirmed: int
-    unreachable: tuple[str, ...]
-    fenced_in_ms: int | None
-    took_ms: float
-    at_ms: int
-    summary: str
-    lag_ms: int
-    watching: tuple[str, ...]
 
 
 def require_row(row: Row | None, noun: str) -> Row:

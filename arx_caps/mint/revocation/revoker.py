@@ -8,8 +8,9 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final, Literal
+
+from msgspec.structs import replace
 
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
