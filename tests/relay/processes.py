@@ -29,6 +29,7 @@ class RelayProcess:
         name: How reports name it.
         options: More of the command's options.
         variables: More of its environment.
+        program: What Python runs as `arx`.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class RelayProcess:
         name: str = "host",
         options: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "arx_caps.cli"),
     ) -> None:
         self.url = f"relay+unix://{path}"
-        command = [sys.executable, "-m", "arx_caps.cli", "relay", "--realm", realm, "--json"]
+        command = [sys.executable, *program, "relay", "--realm", realm, "--json"]
         command += ["--listen", f"unix://{path}" if isinstance(path, Path) else path, "--name", name, *options]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ARX_")}
         environment |= {"ARX_STORE_URL": store} | dict(variables or {})

@@ -237,7 +237,7 @@ class Follower(Following):
     def _new_link(self, wake: socket.socket) -> Link | RelayLink:
         address = self._address()
         if isinstance(address, RelayAddress):
-            return RelayLink(address, self._patience_ns() / 1e9, self.realm, wake)
+            return RelayLink(address, self._timeout_s, self.realm, wake)
         return Link(address.connection(self._timeout_s), self.realm, wake, self._role)
 
     def _address(self) -> RelayAddress | Address:

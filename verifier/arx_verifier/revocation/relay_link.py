@@ -11,6 +11,7 @@ import re
 import select
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Self
@@ -41,6 +42,7 @@ SCHEMES: Final = ("relay+unix", "relay", "relays")
 RELAY_VERSION: Final = 1
 MAX_FRAME: Final = 16 * 1024 * 1024  # bytes; a page of the longest targets has 600 000
 HEAD: Final = 4  # bytes of a frame's length
+COPY_S: Final = 120.0  # longest time for a copy whose bytes keep coming; a million kills at 10 Mbit/s take less
 
 Count = Annotated[int, Meta(ge=0)]
 Part = Literal["password", "version", "realm"]  # of a greeting
@@ -216,7 +218,7 @@ class RelayAddress:
         """Open a connection.
 
         Args:
-            timeout_s: Time-out of connecting and of each answer, s.
+            timeout_s: Time-out of connecting with TLS, and of each later step, s.
 
         Raises:
             OSError: It cannot be opened, or the certificate is not the host's.
@@ -230,10 +232,15 @@ class RelayAddress:
                 link.close()
                 raise
             return link
+        end = time.monotonic() + timeout_s
         link = socket.create_connection((self._host, self._port), timeout_s)
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            return link if self._tls is None else self._tls.wrap_socket(link, server_hostname=self._host)
+            if self._tls is not None:
+                link.settimeout(max(0.001, end - time.monotonic()))
+                link = self._tls.wrap_socket(link, server_hostname=self._host)
+            link.settimeout(timeout_s)
+            return link
         except OSError:
             link.close()
             raise
@@ -329,17 +336,17 @@ class RelayLink:
             FeedError: The relay refused, closed, or answered in an unknown form.
         """
         copied: dict[str, int] = {}
-        cursor = 0
+        cursor, end = 0, time.monotonic() + COPY_S
         while True:
             # In pages, so that pushes arrive in between and no message exceeds MAX_FRAME.
             self._send(RelayScan(part, cursor))
-            page = self._page()
+            page = self._page(end)
             copied.update(page.found)
             if page.cursor == 0:
                 return copied
             cursor = page.cursor
 
-    def _page(self) -> RelayPage:
+    def _page(self, end: float) -> RelayPage:
         early: deque[Down] = deque()  # pushes that came before the page
         while True:
             while self._ready:
@@ -348,8 +355,8 @@ class RelayLink:
                     self._ready = early + self._ready
                     return message
                 early.append(message)
-            if not self._pull(self._timeout_s):
-                raise FeedError("no answer in time")
+            if time.monotonic() > end or not self._pull(self._timeout_s):
+                raise FeedError("no copy in time")
 
     def _send(self, message: Up) -> None:
         if self._link is None:
