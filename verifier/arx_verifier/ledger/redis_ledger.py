@@ -683,7 +683,7 @@ def _newest_of(server: Any, at: _Names) -> dict[bytes, float]:
 
 def _move(old: _Names, server: Any, new: _Names) -> None:
     """Give pools their new names: one of a period that has not come yet has what was drawn from it."""
-    server.delete(old.header, new.header)
+    server.delete(old.header)
     for name, at in server.zscan_iter(old.pools, count=_PART):
         if server.hlen(old.pool + name.decode()):  # a call of before may have forgotten it meanwhile
             server.rename(old.pool + name.decode(), new.pool + name.decode())
@@ -691,7 +691,8 @@ def _move(old: _Names, server: Any, new: _Names) -> None:
     # Each session of before is lost now, so what it has is of no use.
     for name, _ in server.zscan_iter(old.marks, count=_PART):
         server.delete(old.mark + name.decode())
-    server.delete(old.pools, old.marks)
+    # The last: a pool of a later period, on which calls drew meanwhile, may have been replaced.
+    server.delete(old.pools, old.marks, new.header)
 
 
 def _rows_of(pools: Sequence[str], server: Any, at: _Names) -> Any:
