@@ -80,6 +80,9 @@ OPERATORS: Final = Resource(
 SERVICES: Final = Resource("services", "/v1/services", "the name of a service such as orders", is_audience, "AUDIENCE")
 INVITATIONS: Final = f"{SERVICES.path}/invitations"
 CLIENTS: Final = Resource("clients", "/v1/clients", "the id of a client such as c-…", _id("c-"), "CLIENT")
+CONNECTIONS: Final = Resource(
+    "connections", "/v1/connections", "the id of a connection such as c-…", _id("c-"), "CONNECTION"
+)
 SESSIONS: Final = Resource(
     "sessions", "/v1/sessions", "the id of a session such as s-abcdefghijklmnop", _id("s-"), "SESSION"
 )

@@ -10,6 +10,7 @@ from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.upstream.forwarder import Forwarder
+from arx_caps.gateway.upstream.person_credential import PersonCredential
 from arx_caps.gateway.upstream.verifier_runtime import RunningVerifier
 from arx_verifier.metrics.counted_decisions import Counts
 from arx_verifier.verification.nonces import NonceStore
@@ -41,16 +42,19 @@ class RunningUpstream(RunningVerifier):
         self.upstream: Forwarder | StdioUpstream
         self.door: McpDoor | HttpDoor
         self.resource: OAuthResource | None = None
+        person: PersonCredential | None = None
+        if terms.credential is not None and terms.credential.connection is not None:
+            person = PersonCredential(name, terms.credential, path, self.verifier.epochs)
         if terms.is_http:
             openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
             self.routes = openapi or terms.routes
-            self.upstream = Forwarder(name, terms, settings.folder)
+            self.upstream = Forwarder(name, terms, settings.folder, person)
             self.door = HttpDoor(self.verifier, terms, self.upstream, self.routes, proxies)
         else:
             if terms.command:
                 self.upstream = StdioUpstream(name, terms, settings.folder, settings.protected())
             else:
-                self.upstream = Forwarder(name, terms, settings.folder)
+                self.upstream = Forwarder(name, terms, settings.folder, person)
             tools = AcceptedTools(terms.audience, settings.tools_file(name))
             self.door = McpDoor(self.verifier, terms, self.upstream, proxies, tools)
         if terms.resource is not None and self.handles is not None:

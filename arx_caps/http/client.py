@@ -47,6 +47,7 @@ def fetch(
     ca: str | None = None,
     form: Mapping[str, str] | None = None,
     basic: tuple[str, str] | None = None,
+    bearer: str | None = None,
 ) -> tuple[int, bytes]:
     """Return the status and the body of an issuer's answer, bounded in time and size.
 
@@ -58,6 +59,7 @@ def fetch(
         ca: File of a further authority for TLS.
         form: The form to send; None for a GET.
         basic: User and password to send with it.
+        bearer: The access token to send with it, a secret.
 
     Raises:
         RequestError: The answer is late or too large.
@@ -68,17 +70,13 @@ def fetch(
     # No redirect is followed: it could lead to an address that its caller has not named.
     until = time.monotonic() + total_s
     raw = bytearray()
+    # Uncompressed: a few bytes could expand to gigabytes.
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    headers |= {"Authorization": f"Bearer {bearer}"} if bearer is not None else {}
     # Only TLS proves the issuer through a proxy of the environment, so plain addresses go without one.
     with (
         open_client(url, timeout=timeout, ca=ca, proxy=url.startswith("https:")) as client,
-        # Uncompressed: a few bytes could expand to gigabytes.
-        client.stream(
-            "GET" if form is None else "POST",
-            url,
-            data=form,
-            auth=basic,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-        ) as answer,
+        client.stream("GET" if form is None else "POST", url, data=form, auth=basic, headers=headers) as answer,
     ):
         for chunk in answer.iter_raw():
             raw += chunk

@@ -81,6 +81,7 @@ class MintContext:
         limits: Rate limits of agents and addresses.
         mint_keys: The keys of the mint's own tokens.
         issuer_keys: Public keys of the issuers that the policy trusts.
+        account_issuers: The issuers of people's accounts at upstreams, by connection; ``mint.connections`` makes them.
         client_documents: Documents by which OAuth clients describe themselves.
         verifier: Verifies tokens for the mint itself.
         address: URL at which this mint listens itself, past a proxy; None if it serves no calls.
@@ -113,6 +114,7 @@ class MintContext:
         self.signing_keys = SigningKeys(roots, db)
         self.mint_keys = self.key_schedule.ring
         self.issuer_keys = KeySets(realm.policy_path.parent, ca=realm.ca)
+        self.account_issuers: dict[str, Any] = {}
         self.client_documents = ClientDocuments(() if realm.clients is None else realm.clients.hosts, realm.ca)
         self.limits = RateLimits(realm.limits)
         self._recording = WriteHealth(db.outbox, db.commits)

@@ -47,6 +47,7 @@ KINDS: Final = {
     "session": Kind(_matches(r"s-[a-z2-7]{16}"), "session:s-abcdefghijklmnop", "kill"),
     "task": Kind(_matches(r"[ta]-[a-z2-7]{16}"), "task:t-abcdefghijklmnop", "kill"),
     "link": Kind(_matches(r"[A-Za-z0-9_-]{22}"), "link:" + "A" * 22, "kill"),
+    "connection": Kind(_matches(r"c-[a-z2-7]{16}"), "connection:c-abcdefghijklmnop", "kill"),
     "operator": Kind(_matches(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"), "operator:ada", "kill+freeze"),
 }
 # Their kills are also the ordinary end of work, which taints nothing: the kill by an operator adds a taint.

@@ -144,7 +144,7 @@ def open_access_token(mint: MintClient, key: SigningKey, token: str) -> OpenedHa
     answer = mint.call("POST", "/v1/handles", key=key, body=body, repeats=False)  # a client waits, and asks again
     try:
         opened = msgspec.convert(answer, _Opened)
-        content = msgspec.json.decode(_plain(opened.sealed, own), type=_Content)
+        content = msgspec.json.decode(open_seal(opened.sealed, own), type=_Content)
         return OpenedHandle(Bundle.parse(content.bundle), content.scopes, opened.expires_at)
     except (msgspec.MsgspecError, JoseError, ArxError, ValueError) as error:
         raise _malformed(mint, error) from None
@@ -196,7 +196,7 @@ def take_approval(mint: MintClient, key: SigningKey, token: str, name: str, *, w
         found = msgspec.convert(answer, _Taken)
         if found.sealed is None:
             return TakenApproval(found.approval, found.taken, None, None)
-        content = msgspec.json.decode(_plain(found.sealed, own), type=_Discharge)
+        content = msgspec.json.decode(open_seal(found.sealed, own), type=_Discharge)
         return TakenApproval(found.approval, False, Bundle.parse(content.bundle), Macaroon.parse(content.discharge))
     except (msgspec.MsgspecError, JoseError, ArxError, ValueError) as error:
         raise _malformed(mint, error) from None
@@ -204,12 +204,32 @@ def take_approval(mint: MintClient, key: SigningKey, token: str, name: str, *, w
 
 def _sealed_request(key: SigningKey, token: str) -> tuple[OKPKey, dict[str, Any]]:
     """Return a fresh key, and the body of a request whose answer is sealed to it."""
+    own, seal = make_seal(key, token)
+    return own, {"handle": token, "seal": seal}
+
+
+def make_seal(key: SigningKey, token: str) -> tuple[OKPKey, str]:
+    """Return a fresh key, and what asks the mint to seal its answer to that key.
+
+    Args:
+        key: The service's own key.
+        token: The token that the request is about, a secret.
+    """
     own = OKPKey.generate_key("X25519", private=True)
     claims = {"ath": token_hash(token), "jwk": {"kty": "OKP", "crv": "X25519", "x": own.as_dict(private=False)["x"]}}
-    return own, {"handle": token, "seal": key.sign({"typ": SEAL_TYPE}, claims)}
+    return own, key.sign({"typ": SEAL_TYPE}, claims)
 
 
-def _plain(sealed: str, own: OKPKey) -> bytes:
+def open_seal(sealed: str, own: OKPKey) -> bytes:
+    """Return what the mint has sealed to a key.
+
+    Args:
+        sealed: The JWE.
+        own: The key of ``make_seal``.
+
+    Raises:
+        JoseError: It is not sealed to it.
+    """
     return jwe.decrypt_compact(sealed, own, algorithms=["ECDH-ES", "A256GCM"]).plaintext or b""
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from msgspec import Meta
 
+from arx_caps.settings.connections import ConnectionName, ConnectionTerms
 from arx_caps.settings.durations import format_duration
 from arx_caps.settings.limits import DEFAULT_LIMITS, Limits
 from arx_caps.settings.self_registration import SelfRegistration
@@ -186,6 +187,7 @@ class Realm:
         webhook_hosts: Hosts of the own network that may get notifications, with their port unless it is the scheme's.
         ledger: URL of the Redis that keeps the budgets of all services; None for that of ``arx up``, or for none.  May
             hold a login.
+        connection: The upstreams at which people have accounts of their own, by name.
     """
 
     folder: Annotated[Path, UNWRITTEN]
@@ -212,6 +214,7 @@ class Realm:
     clients: Annotated[SelfRegistration | None, part("clients_")] = None
     webhook_hosts: tuple[_WebhookHost, ...] = ()
     ledger: _Ledger | None = field(default=None, repr=False)
+    connection: dict[ConnectionName, ConnectionTerms] = field(default_factory=dict)
 
     policy_path = _Inside("policy.toml")
     root_path = _Inside("keys", "root.json")  # the sealed root keys
@@ -370,5 +373,7 @@ def _read(kind: type[R], entry: TomlEntry, folder: Path) -> R:
     # Their access tokens are given by a person's consent alone.
     if realm.clients is not None and realm.login is None:
         mistakes.append(entry.at("clients_agent").error("expected login_issuer beside it, where people log in"))
+    if realm.connection and realm.login is None:
+        mistakes.append(entry.at("connection").error("expected login_issuer above it, where people log in"))
     raise_mistakes(mistakes)
     return realm

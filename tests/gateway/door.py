@@ -48,7 +48,7 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def send(
-        self, method: str, headers: Any, body: bytes, owner: str, *, lends: bool = True
+        self, method: str, headers: Any, body: bytes, owner: str, *, lends: bool = True, call: Any = None
     ) -> AsyncIterator[Answer]:
         self.bodies.append(json.loads(body) if body else {})
         self.headers.append(dict(headers))

@@ -24,6 +24,7 @@ PAGES = [
         "docs/comparison.md",
         "docs/compatibility.md",
         "docs/packages.md",
+        "docs/people.md",
         "docs/concepts.md",
         "docs/coding-agents.md",
         "docs/constraints.md",

@@ -27,7 +27,7 @@ WORDS = {
     "journal": "journal, decision",
     "ledger": "ledger, pool, draw",
     "memory": "stamp, taint, withhold",
-    "mint": "mint, policy, root key, enrol, notification, webhook, client, consent, login, approval",
+    "mint": "mint, policy, root key, enrol, notification, webhook, client, consent, login, approval, connection",
     "relay": "relay",
     "revocation": "kill, freeze, epoch, store, follower",
     "service": "service",

@@ -79,7 +79,7 @@ CAPS_IMPORTS: dict[str, set[str]] = {
 # The packages of the mint, and its modules beside them: each imports only what is before it.
 MINT_ORDER = """
     db policy html audit revocation keys backup notifications rate_limit documents
-    context identity login tasks drafts approvals oauth runtime
+    context identity login tasks connections drafts approvals oauth runtime
     api server
 """.split()
 

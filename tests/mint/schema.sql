@@ -1,4 +1,4 @@
--- mint 0015_c80ccfc76a37
+-- mint 0016_33a0f967666d
 CREATE TABLE agents (
   path VARCHAR(64) NOT NULL,
   status VARCHAR(16) NOT NULL,
@@ -21,6 +21,51 @@ CREATE TABLE audience_keys (
   retired_at BIGINT,
   PRIMARY KEY (audience, n)
 );
+CREATE TABLE connection_links (
+  digest VARCHAR(64) NOT NULL,
+  name VARCHAR(32) NOT NULL,
+  subject VARCHAR(64) NOT NULL,
+  person TEXT NOT NULL,
+  scopes TEXT NOT NULL,
+  until BIGINT NOT NULL,
+  cookie VARCHAR(64),
+  used_at BIGINT,
+  account TEXT,
+  granted TEXT,
+  nonce TEXT,
+  sealed TEXT,
+  incarnation VARCHAR(32) NOT NULL,
+  born BIGINT NOT NULL,
+  PRIMARY KEY (digest),
+  UNIQUE (cookie)
+);
+CREATE INDEX ix_connection_links_subject ON connection_links (subject);
+CREATE INDEX ix_connection_links_until ON connection_links (until);
+CREATE TABLE connections (
+  id VARCHAR(32) NOT NULL,
+  name VARCHAR(32) NOT NULL,
+  subject VARCHAR(64) NOT NULL,
+  person TEXT NOT NULL,
+  issuer TEXT NOT NULL,
+  account TEXT NOT NULL,
+  scopes TEXT NOT NULL,
+  status VARCHAR(16) NOT NULL,
+  nonce TEXT,
+  sealed TEXT,
+  created_at BIGINT NOT NULL,
+  used_at BIGINT,
+  refreshed_at BIGINT,
+  refresher VARCHAR(32),
+  refresh_until BIGINT DEFAULT '0' NOT NULL,
+  ended_at BIGINT,
+  ended_why VARCHAR(16),
+  incarnation VARCHAR(32) NOT NULL,
+  born BIGINT NOT NULL,
+  PRIMARY KEY (id)
+);
+CREATE INDEX connections_by_time ON connections (created_at, id);
+CREATE INDEX connections_of_accounts ON connections (name, status);
+CREATE INDEX connections_of_people ON connections (subject, name, status);
 CREATE TABLE enrolments (
   digest VARCHAR(64) NOT NULL,
   audience VARCHAR(64) NOT NULL,
@@ -117,6 +162,13 @@ CREATE TABLE outbox (
   body BLOB NOT NULL
 );
 CREATE INDEX outbox_by_time ON outbox (at_ms);
+CREATE TABLE person_keys (
+  subject VARCHAR(64) NOT NULL,
+  created_at BIGINT NOT NULL,
+  nonce TEXT NOT NULL,
+  sealed TEXT NOT NULL,
+  PRIMARY KEY (subject)
+);
 CREATE TABLE policies (
   digest VARCHAR(32) NOT NULL,
   text TEXT NOT NULL,

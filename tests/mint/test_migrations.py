@@ -7,11 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from arx_caps.audit.store.log_store import LogStore
 from arx_caps.audit.store.tables import META
@@ -20,7 +21,7 @@ from arx_caps.database.engines import NEWER, OLDER
 from arx_caps.mint.db import migrations
 from arx_caps.mint.db.migrations import HEAD
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.tables import METADATA
+from arx_caps.mint.db.tables import AGENTS, METADATA
 from arx_verifier.errors import SettingsError, StoreError
 from tests.cli.helpers import arx
 from tests.mint.schema import SCHEMA, schema, wrong_names
@@ -46,6 +47,22 @@ def test_the_steps_lead_to_the_tables(url: str) -> None:
             migrations.upgrade(c)
         assert differences(db) == []
         assert db.create() == migrations.HEAD
+
+
+@pytest.mark.parametrize("before", migrations.REVISIONS[:-1])
+def test_a_database_of_an_earlier_revision_is_migrated(url: str, before: str) -> None:
+    """A start brings it to the tables of a new one, and keeps its rows."""
+    with MintDatabase(url) as db:
+        with db.altering() as c:
+            config = Config()
+            config.set_main_option("script_location", "arx_caps.mint.db:migrations")
+            config.attributes["connection"] = c
+            command.upgrade(config, before)
+            c.execute(insert(AGENTS), {"path": "acme/a", "status": "active", "metadata": "{}", "created_at": 1})
+        assert db.create() == before
+        assert differences(db) == []
+        assert db.revision() == HEAD
+        assert db.agents.find("acme/a") is not None
 
 
 def test_tables_do_not_change_without_a_greater_number() -> None:

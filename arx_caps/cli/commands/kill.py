@@ -16,6 +16,7 @@ _TARGETS: Final = """
         link:AAAAAAAAAAAAAAAAAAAAAA               a delegation, and those that follow it
         subject:0123456789abcdef0123456789abcdef  work on behalf of a person
         operator:ada                              an operator
+        connection:c-abcdefghijklmnop             a person's account at an upstream
         key:k1.2                                  the tokens of a key
         policy:AAAAAAAAAAAAAAAAAAAAAA             the tokens that a policy granted
         realm                                     every token of the realm

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from msgspec import Meta, field
 
 from arx_caps.isolation.choice import KINDS as ISOLATIONS
+from arx_caps.settings.connections import ConnectionName
 from arx_caps.settings.durations import parse_duration
 from arx_caps.settings.forms import Network
 from arx_caps.settings.toml_file import (
@@ -184,12 +185,14 @@ class CredentialTerms(TomlTable, frozen=True, kw_only=True):
         source: Where the secret is: ``env:NAME``, ``file:PATH`` or ``keyring:SERVICE/USER``.
         prefix: What the header has before the secret, such as ``Bearer`` and a space.
         oauth: Where the gateway fetches an access token with the secret; the header has the token, after ``Bearer``.
+        connection: In the place of ``from``: the connection of the realm whose account of the person each call has.
     """
 
     header: Header = "Authorization"
-    source: Source = field(name="from")
+    source: Source = field(name="from", default="")
     prefix: str = ""
     oauth: OAuthTerms | None = None
+    connection: ConnectionName | None = None
 
 
 class RateTerms(TomlTable, frozen=True, kw_only=True):
@@ -526,11 +529,26 @@ def _upstream_mistakes(entry: TomlEntry, name: str, terms: UpstreamTerms) -> Ite
         yield entry.at("isolation").error(
             'expected `user`, `home`, `reads` and `writes` only with an isolation, got isolation = "none"'
         )
+    if terms.credential is not None:
+        yield from _credential_mistakes(entry, terms, terms.credential)
     if terms.openapi is not None and terms.routes:
         yield entry.error("expected one of `openapi` and `routes`, got both")
     if terms.server_requests and terms.is_http:
         yield entry.at("server_requests").error("is of an MCP server alone")
     yield from _route_mistakes(entry.at("routes"), terms.routes)
+
+
+def _credential_mistakes(entry: TomlEntry, terms: UpstreamTerms, credential: CredentialTerms) -> Iterator[TomlError]:
+    place = entry.at("credential")
+    if credential.connection is None:
+        if not credential.source:
+            yield place.error("needs `from`, or `connection` for the accounts of people")
+        return
+    if credential.source or credential.oauth is not None:
+        yield place.error("expected one of `from` and `connection`, got both")
+    if terms.watch:
+        # A call that would be refused has no person whose account it may use.
+        yield entry.at("watch").error("expected no `connection`: in watch mode a call may have no person")
 
 
 def _route_mistakes(entry: TomlEntry, routes: Mapping[str, str]) -> Iterator[TomlError]:

@@ -3,8 +3,8 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
-from typing import Final, Protocol
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Final, Protocol
 
 _QUIET_S: Final = 60.0
 
@@ -50,6 +50,23 @@ class UpstreamError(Exception):
     def __init__(self, text: str, *, sent: bool, timed_out: bool = False, why: str = "") -> None:
         super().__init__(text)
         self.sent, self.timed_out, self.why = sent, timed_out, why
+
+
+class LendingError(UpstreamError):
+    """A call that needs a person's account has none, or was refused for it; the text is for the model and the person.
+
+    Attributes:
+        code: Its code, such as ``connection_missing``.
+        status: The status of an answer of plain HTTP.
+        data: Further members of a problem: the link, the scopes.
+        wait_s: After how many seconds it may be tried again; 0 if a wait changes nothing.
+    """
+
+    def __init__(
+        self, text: str, code: str, status: int, data: Mapping[str, Any], *, wait_s: int = 0, sent: bool = False
+    ) -> None:
+        super().__init__(text, sent=sent)
+        self.code, self.status, self.data, self.wait_s = code, status, data, wait_s
 
 
 class FailureLog:

@@ -16,7 +16,7 @@ from arx_caps.gateway.base.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans, handed_on
-from arx_caps.gateway.base.upstream_answer import FailureLog, UpstreamAnswer, UpstreamError
+from arx_caps.gateway.base.upstream_answer import FailureLog, LendingError, UpstreamAnswer, UpstreamError
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers, effect_in
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
@@ -24,6 +24,7 @@ from arx_caps.gateway.mcp.schemas import input_schema
 from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessageError
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.mcp.tasks import TaskIds
+from arx_caps.gateway.upstream.credentials import LiveCall
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.http.event_stream import fields_of
 from arx_caps.mcp.errors import (
@@ -41,11 +42,12 @@ from arx_caps.mcp.headers import HeaderValues, check_headers, encoded
 from arx_caps.mcp.message import RpcMessage, read_message, result_answer, without_token, written
 from arx_caps.mcp.revision import check_revision
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
-from arx_verifier.enforcement.mcp.messages import META_KEY, McpMessage, Messages, budget_meta
+from arx_verifier.enforcement.mcp.messages import MCP_REFUSED, META_KEY, REFUSAL_KEY, McpMessage, Messages, budget_meta
 from arx_verifier.errors import REASONS
 from arx_verifier.journal.decision import UNPROVEN
 from arx_verifier.journal.record import ChainFacts
 from arx_verifier.refusal_text import refusal_for_model
+from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
@@ -137,11 +139,25 @@ class McpDoor:
             await self._refuse(exchange, message, problem)
         except OverRateError as error:
             await exchange.refuse_rate(message, error)
+        except LendingError as error:
+            await self._refuse_lending(exchange, message, error)
         except UpstreamError as error:
             self._failures.note(error)
             data = {"upstream": self._forwarder.name, "may_have_run": error.sent}
             status = 504 if error.timed_out else 502
             await exchange.close(status, error_message(message and message.id, INTERNAL_ERROR, str(error), data))
+
+    async def _refuse_lending(self, exchange: McpExchange, message: RpcMessage | None, error: LendingError) -> None:
+        """Answer a call that lacks a person's account, so that a model reads what to ask the person for."""
+        data = {"code": error.code, "may_have_run": error.sent, **error.data}
+        if message is not None and message.method == "tools/call":
+            meta = {REFUSAL_KEY: data}
+            result = refused_result(str(error), is_stateless=exchange.is_stateless, meta=meta)
+            await exchange.close(200, result_answer(message.id, result))
+            return
+        wait = [(b"retry-after", b"%d" % error.wait_s)] if error.wait_s else None
+        answer = error_message(message and message.id, MCP_REFUSED, str(error), data)
+        await exchange.close(200 if message is not None and message.is_request else error.status, answer, wait)
 
     def note_end(self, headers: HeaderValues, code: str) -> None:
         """Remember why the session of a refused request is over, if an operator has ended it.
@@ -233,11 +249,13 @@ class McpDoor:
 
     async def _call(self, exchange: McpExchange, message: McpMessage, receive: Receive) -> None:
         work = await self._messages.decide(message)
-        facts = work.grant.facts
+        facts, live = work.grant.facts, None
+        if isinstance(work.grant, Grant):
+            live = LiveCall(work.grant.token, work.grant.tool, facts)
         try:
             self.rates.charge(facts.agent, facts.subject, work.grant.tool)
             if message.method == "tools/call":
-                await work.require_texts(lambda: self._schema(exchange, message, facts, work.grant.lends))
+                await work.require_texts(lambda: self._schema(exchange, message, facts, live, work.grant.lends))
         except (OverRateError, RefusedCall, UpstreamError, WireError):
             await work.grant.give_back()
             await work.settle("failed")
@@ -248,8 +266,8 @@ class McpDoor:
                 await work.settle(result, answer)
 
         async def forward() -> _Whole | None:
-            async with self._sent(exchange, message, facts, lends=work.grant.lends) as answer:
-                left, decline = budget_meta(work.grant), self._decline(exchange, facts, work.grant.lends)
+            async with self._sent(exchange, message, facts, live, lends=work.grant.lends) as answer:
+                left, decline = budget_meta(work.grant), self._decline(exchange, facts, live, work.grant.lends)
                 asked = AnsweredMessage(facts, message.method, message.id, None, meta=left, answer=decline)
                 whole = await self._answer(exchange, answer, asked, receive, work.check, report)
                 await work.settle("unknown")  # no message was the response
@@ -273,14 +291,15 @@ class McpDoor:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = UNPROVEN if screened is None else screened.proven.facts
         self.rates.charge(facts.agent, facts.subject)
-        decline = self._decline(exchange, facts, screened is not None)
+        live = None if screened is None else LiveCall(screened.token, "", facts)
+        decline = self._decline(exchange, facts, live, screened is not None)
         asked = AnsweredMessage(facts, "", None, screened, answer=decline)
         if message is not None and message.method:
             announce = None if exchange.call is None else exchange.call.announce
             asked = AnsweredMessage(facts, message.method, message.id, screened, announce, answer=decline)
 
         async def forward() -> _Whole | None:
-            async with self._sent(exchange, message, facts, lends=screened is not None) as answer:
+            async with self._sent(exchange, message, facts, live, lends=screened is not None) as answer:
                 return await self._answer(exchange, answer, asked, receive, work.check)
 
         work = self._messages.keep(screened)
@@ -318,7 +337,13 @@ class McpDoor:
 
     @contextlib.asynccontextmanager
     async def _sent(
-        self, exchange: McpExchange, message: McpMessage | None, facts: ChainFacts, *, lends: bool
+        self,
+        exchange: McpExchange,
+        message: McpMessage | None,
+        facts: ChainFacts,
+        live: LiveCall | None,
+        *,
+        lends: bool,
     ) -> AsyncIterator[UpstreamAnswer]:
         headers, body = self._headers(exchange, facts), b""
         if message is not None:
@@ -328,7 +353,9 @@ class McpDoor:
                 headers = [pair for pair in headers if pair[0] != b"mcp-name"] + [(b"mcp-name", name)]
         async with (
             self.rates.opened(facts.agent, facts.subject),
-            self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts), lends=lends) as answer,
+            self._forwarder.send(
+                exchange.scope["method"], headers, body, owner=owner_of(facts), lends=lends, call=live
+            ) as answer,
         ):
             if 300 <= answer.status < 400:
                 # Clients of MCP follow it, with the message and past the gateway.
@@ -382,7 +409,7 @@ class McpDoor:
         return await read_whole(answer, self._terms, self._forwarder.name)
 
     async def _schema(
-        self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, lends: bool
+        self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, live: LiveCall | None, lends: bool
     ) -> dict[str, Any]:
         """Return the input schema of a tool as the upstream lists it; an empty one if it does not."""
         meta = {name: value for name, value in message.meta.items() if name not in (META_KEY, "progressToken")}
@@ -396,7 +423,7 @@ class McpDoor:
             asked = written({"jsonrpc": "2.0", "id": "arx-schema", "method": "tools/list", "params": params})
             async with (
                 self.rates.opened(facts.agent, facts.subject),
-                self._forwarder.send("POST", headers, asked, owner=owner_of(facts), lends=lends) as answer,
+                self._forwarder.send("POST", headers, asked, owner=owner_of(facts), lends=lends, call=live) as answer,
             ):
                 return answer.content_type == _STREAM, await self._body(answer)
 
@@ -415,7 +442,9 @@ class McpDoor:
         body = written(note) if note else b""
         self._do_later(self._forwarder.end_work(headers, body, owner_of(facts), lends=lends))
 
-    def _decline(self, exchange: McpExchange, facts: ChainFacts, lends: bool) -> Callable[[WithheldMessageError], None]:
+    def _decline(
+        self, exchange: McpExchange, facts: ChainFacts, live: LiveCall | None, lends: bool
+    ) -> Callable[[WithheldMessageError], None]:
         """Return what answers a request of the upstream that its client does not get."""
 
         async def send(withheld: WithheldMessageError) -> None:
@@ -425,7 +454,7 @@ class McpDoor:
             headers = [pair for pair in headers if pair[0] not in (b"accept", b"content-type")]  # a stream has others
             headers += [(b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
             with contextlib.suppress(UpstreamError, WireError):
-                async with self._forwarder.send("POST", headers, answer, owner=owner, lends=lends):
+                async with self._forwarder.send("POST", headers, answer, owner=owner, lends=lends, call=live):
                     pass
 
         return lambda withheld: self._do_later(send(withheld))

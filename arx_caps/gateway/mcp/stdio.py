@@ -19,6 +19,7 @@ from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.rates import has_room
 from arx_caps.gateway.base.settings import SOURCES, UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.gateway.upstream.credentials import LiveCall
 from arx_caps.gateway.upstream.stdio_answer import STREAM, StdioAnswer, empty_answer, error_answer
 from arx_caps.gateway.upstream.stdio_process import StdioProcess
 from arx_caps.isolation.choice import isolate
@@ -96,6 +97,7 @@ class StdioUpstream:
         owner: str,
         *,
         lends: bool = True,  # noqa: ARG002 - see ``_watch_mistakes`` of the settings
+        call: LiveCall | None = None,  # noqa: ARG002 - see ``Forwarder``
     ) -> AsyncIterator[StdioAnswer]:
         """Send a message to a process, as ``Forwarder.send`` sends a request.
 
@@ -105,6 +107,7 @@ class StdioUpstream:
             body: Its body.
             owner: Who sends it.
             lends: True: a program has its credentials for each call, so that no such upstream watches.
+            call: Not used: a program has no person's account.
 
         Raises:
             UpstreamError: No process takes it, or it does not answer in time.

@@ -20,7 +20,7 @@ import msgspec
 from arx_caps.credentials.secret_source import Secret, read_secret
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
-from arx_caps.gateway.upstream.credentials import Credential
+from arx_caps.gateway.upstream.credentials import Credential, LiveCall
 
 _FETCH_S: Final = 10.0
 _LONGEST: Final = 64 * 1024  # of the endpoint's answer, bytes
@@ -67,11 +67,12 @@ class ClientCredential(Credential):
         # Monotonic clock, s: when the token is fetched again, when it expires, when a fetch may be tried again.
         self._renew_at = self._ends_at = self._try_at = 0.0
 
-    async def headers(self, session: aiohttp.ClientSession) -> Mapping[str, str]:
+    async def headers(self, session: aiohttp.ClientSession, call: LiveCall | None) -> Mapping[str, str]:  # noqa: ARG002 - of all calls
         """Return the header; fetch a token if there is none.
 
         Args:
             session: Sends to the token endpoint.
+            call: Not used: one token serves all calls.
 
         Raises:
             UpstreamError: There is none.
@@ -132,19 +133,3 @@ class ClientCredential(Credential):
 
     def __repr__(self) -> str:
         return "<ClientCredential>"
-
-
-def credential_of(name: str, terms: CredentialTerms | None, folder: Path) -> Credential:
-    """Return the credential of an upstream.
-
-    Args:
-        name: The upstream's name, for errors.
-        terms: Its table; None for an upstream without a credential.
-        folder: What a relative path is relative to.
-
-    Raises:
-        SettingsError: The secret cannot be read.
-    """
-    if terms is None or terms.oauth is None:
-        return Credential(name, terms, folder)
-    return ClientCredential(name, terms, folder)

@@ -17,10 +17,11 @@ from yarl import URL
 
 from arx_caps.credentials.access_token import has_own_jwt
 from arx_caps.gateway.base.leaks import Leaks
-from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.base.settings import CredentialTerms, UpstreamTerms
 from arx_caps.gateway.base.spans import hand_on
 from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
-from arx_caps.gateway.upstream.client_credentials import credential_of
+from arx_caps.gateway.upstream.client_credentials import ClientCredential
+from arx_caps.gateway.upstream.credentials import Credential, LiveCall
 from arx_verifier.enforcement import bounded_body
 from arx_verifier.enforcement.base.enforcement import is_token
 from arx_verifier.errors import SettingsError
@@ -70,6 +71,7 @@ class Forwarder:
         name: The upstream's name.
         terms: Its table; it has a URL.
         folder: The folder of the gateway's file.
+        person: The credential of an upstream that sees people's own accounts; None for the credential of ``terms``.
 
     Attributes:
         serves_one_holder: Whether what answers a caller knows of no other one.
@@ -81,11 +83,11 @@ class Forwarder:
 
     serves_one_holder = False
 
-    def __init__(self, name: str, terms: UpstreamTerms, folder: Path) -> None:
+    def __init__(self, name: str, terms: UpstreamTerms, folder: Path, person: Credential | None = None) -> None:
         assert terms.url is not None
         self.name, self._terms = name, terms
         self.base = terms.url.rstrip("/") if terms.is_http else terms.url
-        self._credential = credential_of(name, terms.credential, folder)
+        self._credential = _credential_of(name, terms.credential, folder) if person is None else person
         self._secrets = self._credential.secrets
         self._leaks = Leaks(name, self._secrets)
         try:
@@ -113,6 +115,7 @@ class Forwarder:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._credential.close()
         if self._session is not None:
             await self._session.close()
 
@@ -139,6 +142,7 @@ class Forwarder:
         owner: str = "",  # noqa: ARG002 - see StdioUpstream
         *,
         lends: bool = True,
+        call: LiveCall | None = None,
     ) -> AsyncIterator[UpstreamAnswer]:
         """Send a request; the answer is read in this context, whose end closes it.
 
@@ -149,8 +153,10 @@ class Forwarder:
             target: Raw path and query after the upstream's URL, for plain HTTP.
             owner: Who sends it; an upstream over HTTP does not learn it.
             lends: Whether it has the gateway's credential, in the place of the client's own headers.
+            call: The call that it is of, whose person's account it may have.
 
         Raises:
+            LendingError: It needs a person's account, and there is none now.
             UpstreamError: No answer came, or one that has the credential in it.
         """
         assert self._session is not None
@@ -164,10 +170,11 @@ class Forwarder:
         }
         hand_on(kept)
         address = URL(self.base + target, encoded=True)
-        own = await self._credential.headers(self._session) if lends else {}
+        own = await self._credential.headers(self._session, call) if lends else {}
         if self._secrets is not self._credential.secrets:
             self._secrets = self._credential.secrets
             self._leaks = Leaks(self.name, self._secrets)
+        leaks = self._leaks if call is None or not own else self._leaks.beside(own.values())
         try:
             async with asyncio.timeout(self._terms.timeout_s):
                 answer = await self._session.request(
@@ -187,19 +194,21 @@ class Forwarder:
         if answer.status == 401 and lends:
             self._credential.refused(own)
         try:
-            self._check(answer, lends)
-            yield self._leaks.checked(answer)
+            self._check(answer, lends, call)
+            yield leaks.checked(answer)
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
         finally:
             answer.close()  # a connection whose answer was read to its end is in the pool again already
 
-    def _check(self, answer: aiohttp.ClientResponse, lends: bool) -> None:
+    def _check(self, answer: aiohttp.ClientResponse, lends: bool, call: LiveCall | None) -> None:
         """Require an answer that a client may have.
 
         Raises:
             UpstreamError: It is about the gateway's credential, or one that a server cannot write.
         """
+        if answer.status in (401, 403) and lends and call is not None:
+            self._credential.check(answer.status, call)
         if answer.status in (401, 403, 407) and lends:
             # A client that gets it would ask for a credential of the upstream.
             raise UpstreamError(f"upstream {self.name} refused the gateway ({answer.status})", sent=True)
@@ -231,6 +240,12 @@ class Forwarder:
 
     def __repr__(self) -> str:
         return f"<Forwarder to {self.name}>"
+
+
+def _credential_of(name: str, terms: CredentialTerms | None, folder: Path) -> Credential:
+    if terms is None or terms.oauth is None:
+        return Credential(name, terms, folder)
+    return ClientCredential(name, terms, folder)
 
 
 async def read_whole(answer: UpstreamAnswer, terms: UpstreamTerms, name: str) -> bytes:

@@ -24,7 +24,7 @@ from arx_caps.mint.api.endpoint import Endpoint, answer_request
 from arx_caps.mint.api.metrics import Metrics
 from arx_caps.mint.api.routes.events import audit, retention, totals, trail, webhooks
 from arx_caps.mint.api.routes.identity import agents, keys, operator_login, operators, services, signing_keys
-from arx_caps.mint.api.routes.oauth import authorize, clients, exchange, handles, oauth
+from arx_caps.mint.api.routes.oauth import authorize, clients, connect, connections, exchange, handles, oauth
 from arx_caps.mint.api.routes.operations import console, health, kills, policy, status
 from arx_caps.mint.api.routes.work import approvals, budgets, session_tree, sessions, tasks
 from arx_caps.mint.login.oidc import OidcLogin
@@ -41,6 +41,7 @@ ENDPOINTS: Final = (
     *agents.ENDPOINTS,
     *clients.ENDPOINTS,
     *handles.ENDPOINTS,
+    *connections.ENDPOINTS,
     *sessions.ENDPOINTS,
     *session_tree.ENDPOINTS,
     *tasks.ENDPOINTS,
@@ -80,6 +81,7 @@ def create_app(mint: MintRuntime) -> Starlette:
             *_routes(mint),
             *oauth.routes(),
             *authorize.routes(),
+            *connect.routes(),
             *operator_login.routes(),
             *health.routes(functools.partial(describe_api, mint.realm.issuer)),
         ],
@@ -106,7 +108,7 @@ def describe_api(issuer: str) -> dict[str, Any]:
         issuer: The mint's public base URL.
     """
     return openapi.describe(
-        ENDPOINTS, (*oauth.OPEN, *authorize.OPEN, *operator_login.OPEN, *health.OPEN), issuer=issuer
+        ENDPOINTS, (*oauth.OPEN, *authorize.OPEN, *connect.OPEN, *operator_login.OPEN, *health.OPEN), issuer=issuer
     )
 
 

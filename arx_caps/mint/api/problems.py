@@ -71,6 +71,11 @@ CODES: Final = {
         "the task's template does not let this service exchange a token for that audience",
         "add it to `exchange` of the template, for tasks that start later",
     ),
+    "connection_refused": Code(
+        403,
+        "the account, the link or the call is none that the mint's settings and policy allow",
+        "`detail` has the reason; docs/people.md",
+    ),
     "wrong_caller": Code(
         403, "the call is for another kind of caller", "call as an agent, operator or service, as the API describes"
     ),

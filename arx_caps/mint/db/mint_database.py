@@ -19,6 +19,7 @@ from arx_caps.mint.db.repositories.identity.keys import KeyRepository
 from arx_caps.mint.db.repositories.identity.operators import OperatorRepository
 from arx_caps.mint.db.repositories.identity.services import ServiceRepository
 from arx_caps.mint.db.repositories.identity.signing_keys import SigningKeyRepository
+from arx_caps.mint.db.repositories.oauth.connections import ConnectionRepository
 from arx_caps.mint.db.repositories.oauth.oauth_clients import OAuthClientRepository
 from arx_caps.mint.db.repositories.oauth.oauth_consents import OAuthConsentRepository
 from arx_caps.mint.db.repositories.oauth.oauth_handles import OAuthHandleRepository
@@ -51,6 +52,7 @@ class MintDatabase(Database):
         agents: Enrolled agents.
         approvals: Requests for approval, and operators' answers.
         backups: When the last backup was made, and when one was tried.
+        connections: Accounts of people at upstreams, and the keys that seal their tokens.
         console_sessions: Operators who are signed in to the console.
         epoch: The high-water mark of the kill epoch, and the freezes that are in force.
         erasures: The erasure of a person's data.
@@ -88,6 +90,7 @@ class MintDatabase(Database):
         self.agents = AgentRepository(self)
         self.approvals = ApprovalRepository(self)
         self.backups = BackupRepository(self)
+        self.connections = ConnectionRepository(self)
         self.console_sessions = ConsoleSessionRepository(self)
         self.epoch = EpochRepository(self)
         self.erasures = ErasureRepository(self)

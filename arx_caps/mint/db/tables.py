@@ -446,6 +446,62 @@ ALARMS: Final = _table(
     Column("at_ms", BigInteger, nullable=False),
 )
 
+# A key for what is sealed of one person. Without its row, nothing of that person opens.
+PERSON_KEYS: Final = _table(
+    "person_keys",
+    Column("subject", String(64), primary_key=True),  # the person's target
+    Column("created_at", BigInteger, nullable=False),
+    Column("nonce", Text, nullable=False),
+    Column("sealed", Text, nullable=False),
+)
+
+# Accounts of people at upstreams. The tokens are sealed with the person's key, and gone once the connection has ended.
+CONNECTIONS: Final = _table(
+    "connections",
+    Column("id", String(32), primary_key=True),
+    Column("name", String(32), nullable=False),  # of its table in the realm's settings
+    Column("subject", String(64), nullable=False),  # the person's target
+    Column("person", Text, nullable=False),  # the person's name at the login
+    Column("issuer", Text, nullable=False),  # of the account
+    Column("account", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("nonce", Text),
+    Column("sealed", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Column("refreshed_at", BigInteger),
+    # Of a refresh that has begun, and until when no other one begins. A mint that dies leaves both.
+    Column("refresher", String(32)),
+    Column("refresh_until", BigInteger, nullable=False, server_default="0"),
+    Column("ended_at", BigInteger),
+    Column("ended_why", String(16)),
+    Column("incarnation", String(32), nullable=False),
+    Column("born", BigInteger, nullable=False),
+    Index("connections_of_people", "subject", "name", "status"),
+    Index("connections_of_accounts", "name", "status"),
+    Index("connections_by_time", "created_at", "id"),
+)
+
+# Links by which people connect. Link and cookie are random: digests suffice. The tokens wait, sealed, for the person.
+CONNECTION_LINKS: Final = _table(
+    "connection_links",
+    Column("digest", String(64), primary_key=True),
+    Column("name", String(32), nullable=False),
+    Column("subject", String(64), nullable=False, index=True),
+    Column("person", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("until", BigInteger, nullable=False, index=True),
+    Column("cookie", String(64), unique=True),  # of the browser in which the person logged in
+    Column("used_at", BigInteger),  # when the issuer's code was redeemed
+    Column("account", Text),
+    Column("granted", Text),
+    Column("nonce", Text),
+    Column("sealed", Text),
+    Column("incarnation", String(32), nullable=False),
+    Column("born", BigInteger, nullable=False),
+)
+
 # Events, each written in the transaction of its change. A number is never used again.
 OUTBOX: Final = _table(
     "outbox",

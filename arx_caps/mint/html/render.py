@@ -11,14 +11,14 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from arx_caps.settings.toml_file import MISLEADING
 
 
-def load_templates(package: str) -> Environment:
-    """Return the templates of a package, which can extend those of this one.
+def load_templates(*packages: str) -> Environment:
+    """Return the templates of packages, which can extend those of this one.
 
     Args:
-        package: The package's dotted name.
+        packages: The packages' dotted names; of two templates of one name, that of the first counts.
     """
     return Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader("arx_caps.mint.html")]),
+        loader=ChoiceLoader(list(map(PackageLoader, (*packages, "arx_caps.mint.html")))),
         autoescape=True,
         finalize=spell,  # of every value of every page
         undefined=StrictUndefined,

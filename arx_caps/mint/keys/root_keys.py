@@ -306,7 +306,7 @@ def _about_seal(realm: str) -> bytes:
 
 
 def _box(key: bytes, secret: bytes, about: bytes) -> dict[str, str]:
-    # Random: at most a few dozen secrets are ever sealed with one key, far from the bound of AES-GCM.
+    # Random: one key seals a few dozen secrets and one for each person, far from the bound of AES-GCM, 2^32.
     nonce = os.urandom(NONCE_BYTES)
     return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(AESGCM(key).encrypt(nonce, secret, about))}
 

@@ -33,6 +33,8 @@ from arx_verifier.token import wire
 CALLBACK: Final = "/oauth/callback"
 CONSOLE_CALLBACK: Final = "/console/callback"  # where an answer goes on to, if the console has begun the login
 CONSOLE_COOKIE: Final = "arx-console-login"  # in the browser of an operator who has begun a login
+CONNECT_LOGIN: Final = "/connect/login"  # the same, if a link to connect an account has begun it
+CONNECT_COOKIE: Final = "arx-connect"
 PAGE_MS: Final = 10 * 60_000  # for the login of a person
 FRESH_S: Final = 300  # how long the issuer's metadata is used
 RETRY_S: Final = 10  # after it could not be read: a login may not cost a thread the issuer's timeout each time

@@ -247,4 +247,5 @@ def _plain(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _exact(text)
 
 
-_PAGES.filters |= {"exact": _exact, "plain": _plain, "place": _place}
+PAGE_FILTERS: Final = {"exact": _exact, "plain": _plain, "place": _place}
+_PAGES.filters |= PAGE_FILTERS

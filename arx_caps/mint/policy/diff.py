@@ -180,6 +180,12 @@ def _unsplit(value: Any) -> Any:
 _SPLIT: Final[dict[str, Callable[[Any], Any]]] = {
     "budget": split_budget,
     "exchange": lambda services: tuple(exchanges(services)),
+    # With its place: the first pattern that matches counts.
+    "upstream": lambda connections: tuple(
+        f"{name}: {place}. {pattern}: {' '.join(scopes)}"
+        for name, tools in connections.items()
+        for place, (pattern, scopes) in enumerate(tools.items(), 1)
+    ),
     "delegate_to": lambda patterns: ("(agents with the same first segment)",) if patterns is None else patterns,
     # By tool: how tools are grouped into entries has no meaning.
     "approvals": lambda entries: tuple(

@@ -27,6 +27,7 @@ _READS: Final = (
     "arx.approvals.read",
     "arx.audit.read",
     "arx.clients.read",
+    "arx.connections.read",
     OPEN_CONSOLE,
     "arx.freezes.read",
     "arx.keys.read",
@@ -42,7 +43,14 @@ _READS: Final = (
 )
 # An approver must see the work that an approval is for.
 _WORK_READS: Final = (OPEN_CONSOLE, "arx.policy.read", "arx.sessions.read", "arx.status.read", "arx.tasks.read")
-_ENDS: Final = ("arx.console.end", "arx.freeze", "arx.kill", "arx.sessions.end", "arx.tasks.finish")
+_ENDS: Final = (
+    "arx.connections.end",
+    "arx.console.end",
+    "arx.freeze",
+    "arx.kill",
+    "arx.sessions.end",
+    "arx.tasks.finish",
+)
 
 # Roles are looked up by name at each call and never copied into a token, so that a right that is taken away ends at
 # once.  ``kill-only`` can be left with a pager: its key can stop agents, and see what a kill would end and has ended.

@@ -27,7 +27,8 @@ from arx_caps.mint.policy.issuers import (
     check_workloads,
 )
 from arx_caps.mint.policy.members import ANY_IF_EMPTY, GRANTS, IN_TOKENS, RESTRICTS
-from arx_caps.mint.policy.templates import TemplateRule, check_rule, read_params
+from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, check_rule, read_params
+from arx_caps.settings.connections import ConnectionName, ConnectionScope
 from arx_caps.settings.durations import format_duration
 from arx_caps.settings.toml_file import (
     UNWRITTEN,
@@ -100,6 +101,7 @@ Approvals: TypeAlias = Annotated[
     RESTRICTS,
 ]
 BudgetTable: TypeAlias = Annotated[dict[str, str], Meta(extra={"parse": read_budget}), RESTRICTS]
+ConnectionScopes: TypeAlias = Annotated[tuple[ConnectionScope, ...], several("scope", 'for example ["repo.read"]')]
 AudienceName: TypeAlias = Annotated[
     str, text_that(names.is_audience, "an audience's name: [a-z0-9][a-z0-9._-]*, at most 64, not beginning with arx")
 ]
@@ -167,6 +169,8 @@ class Template(TomlTable, frozen=True, kw_only=True):
         approvals: The calls that an operator must approve first; default: none.
         budget: What the calls of one task may cost together: ``{ usd = "5.00", calls = 200 }``, for the whole task, or
             with ``per = "hour"`` or ``"day"`` in each hour or day; default: any cost.
+        upstream: By connection, the scopes of each tool's calls at the person's account there:
+            ``{ tracker = { "tracker.get" = ["repo.read"] } }``; the first pattern that matches counts.
         bearer: Whether an OAuth client may hold the task by an access token, which a thief can replay until it expires:
             ``allow``, ``refuse``, or ``dpop``: only by one that is bound to a key of the client (RFC 9449), which a
             thief cannot use; default: dpop with approvals or ``fresh = "0ms"``, else allow.
@@ -189,6 +193,7 @@ class Template(TomlTable, frozen=True, kw_only=True):
     exchange: Annotated[dict[str, Any], GRANTS] = field(default_factory=dict)  # then ``Audiences`` each
     approvals: Approvals = ()
     budget: BudgetTable = field(default_factory=dict)
+    upstream: Annotated[dict[ConnectionName, dict[ToolPattern, ConnectionScopes]], GRANTS] = field(default_factory=dict)
     bearer: Literal["allow", "dpop", "refuse"] | None = None
 
     @property
@@ -207,6 +212,20 @@ class Template(TomlTable, frozen=True, kw_only=True):
         """Every audience of the task: the agent's own, then those that only services reach."""
         more = [target for targets in self.exchange.values() for target in targets]
         return tuple(dict.fromkeys([*self.audiences, *more]))
+
+    def scopes_at(self, connection: str, tool: str) -> tuple[str, ...]:
+        """Return the scopes of a call at a person's account; empty for none.
+
+        Args:
+            connection: The connection.
+            tool: The tool; empty for a message that calls none, which has the scopes of all tools.
+        """
+        listed = self.upstream.get(connection, {})
+        if not tool:
+            return tuple(dict.fromkeys(scope for scopes in listed.values() for scope in scopes))
+        if not any(names.matches_tool(rule.tool, tool) for rule in self.rules):
+            return ()
+        return next((scopes for pattern, scopes in listed.items() if names.matches_tool(pattern, tool)), ())
 
     def approvals_at(self, audience: str) -> tuple[ApprovalTerms, ...]:
         """Return the terms of the approvals that calls at an audience may need."""
@@ -385,6 +404,8 @@ def read_template(
             # A token without a rule allows no call, so a rule was forgotten.
             raise entry.at("allow").error(f"no rule is for {audience}; add one, or remove it from `audience`")
     check_subjects(entry.at("subjects"), template.subjects, issuers)
+    if template.upstream and not template.subjects:
+        raise entry.at("upstream").error("accounts are those of people: needs `subjects`")
     check_approvals(entry.at("approvals"), template.approvals, rules, template.audiences)
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in template.subjects}) != 1:
         # Two issuers may use one name for two subjects, whom a service could not distinguish.

@@ -2,6 +2,7 @@
 """Erase a person's data, or old data, in the mint's database and the audit log. LOG 1.9."""
 
 import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from arx_caps.audit.integrity.retention import erase, index_at
@@ -27,7 +28,9 @@ class Gone(NamedTuple):
     events: int
 
 
-def erase_person(mint: MintContext, target: str, *, by: str, reason: str) -> Gone:
+def erase_person(
+    mint: MintContext, target: str, *, by: str, reason: str, end_accounts: Callable[[], object] = lambda: None
+) -> Gone:
     """Erase the data of a person.
 
     Args:
@@ -35,6 +38,7 @@ def erase_person(mint: MintContext, target: str, *, by: str, reason: str) -> Gon
         target: The person's target, ``subject:…``.
         by: The actor.
         reason: The reason. Both are recorded, the person is not.
+        end_accounts: Ends the person's accounts at upstreams, once nothing prevents the erasure.
 
     Raises:
         GrantError: ``conflict``: sessions still run on the person's behalf.
@@ -53,6 +57,7 @@ def erase_person(mint: MintContext, target: str, *, by: str, reason: str) -> Gon
             f"`arx kill {target}`, then erase",
             code="conflict",
         )
+    end_accounts()
     sessions, events = _erase_work(mint, [row["id"] for row in rows], target, by, reason)
     return Gone(erase(mint.log.store, subject=target, by=by, reason=reason), sessions, events)
 

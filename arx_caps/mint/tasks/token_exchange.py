@@ -46,6 +46,22 @@ class ExchangedToken(NamedTuple):
     expires_at: int
 
 
+class PresentedTask(NamedTuple):
+    """The task of a token that a service was called with.
+
+    Attributes:
+        chain: The verified chain of the token.
+        task: The task's row.
+        session: The session's row.
+        until: When the token expires, ms since the Unix epoch.
+    """
+
+    chain: ProvenChain
+    task: Mapping[str, Any]
+    session: Mapping[str, Any]
+    until: int
+
+
 class _RawCaveat(NamedTuple):
     """A caveat of the presented token, byte for byte."""
 
@@ -197,6 +213,28 @@ def _exchanged(mint: MintContext, identifier: Identifier, made: Macaroon, child:
     return ExchangedToken(token, bundle, child.facts.links[-1], child.exp)
 
 
+def read_presented(mint: MintContext, service: str, text: str) -> PresentedTask:
+    """Return the task of a token that a service was called with, which lives; the token is not used up.
+
+    Args:
+        mint: The mint.
+        service: The authenticated service.
+        text: The token that it was called with, a secret.
+
+    Raises:
+        TokenError: The token is invalid, or its task is over or frozen.
+        GrantError: ``exchange_not_allowed``: it differs from what the mint granted.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    born = mint.born()  # before the presented token is read
+    chain = _prove(mint, service, text.partition(wire.JOINT)[0])
+    mint.require(Born(*chain.identifier.born), chain.targets)
+    row = mint.db.grants.find(chain.identifier.id)
+    granted = StoredGrant.read(row["content"]) if row is not None else None
+    task, session, _ = _require_granted(mint, born, chain, service, row, granted)
+    return PresentedTask(chain, task, session, chain.exp)
+
+
 def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
     """Verify a presented token as the service has done, except for its arguments and nonce.
 
@@ -232,19 +270,35 @@ def _grant_for(
         TokenError: The task, its session or its agent is over or frozen.
     """
     row = mint.db.grants.find(parent.identifier.id)
-    task, session, agent = _open_rows(mint, parent.identifier)
+    _open_rows(mint, parent.identifier)
     granted = StoredGrant.read(row["content"]) if row is not None else None
-    if row is None or granted is None or audience not in granted.targets(service):
+    if granted is None or audience not in granted.targets(service):
         template = granted.template if granted is not None else "NAME"
         raise GrantError(
             f"{service} may not exchange this token for one for {audience}; it would take exchange = "
             f'{{ {service} = ["{audience}"] }} of [task.{template}] in the policy, when the task was granted',
             code="exchange_not_allowed",
         )
+    _, _, agent = _require_granted(mint, born, parent, service, row, granted)
+    return granted, agent
+
+
+def _require_granted(
+    mint: MintContext, born: Born, parent: ProvenChain, service: str, row: Row, granted: StoredGrant | None
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    """Return the rows of a presented token's task, session and agent, if it is what the mint granted and lives.
+
+    Raises:
+        GrantError: ``exchange_not_allowed``: the token does not match its grant.
+        TokenError: The task, its session or its agent is over or frozen.
+    """
+    task, session, agent = _open_rows(mint, parent.identifier)
     # A service that verifies a token can also make one. Its claims are compared with what the mint stored, or a service
     # could get a token in the name of any agent or person.
     if (
-        task is None
+        row is None
+        or granted is None
+        or task is None
         or session is None
         or agent is None
         or not _matches_grant(parent.identifier, row, task, session, granted)
@@ -256,7 +310,7 @@ def _grant_for(
     # The maker of the presented token chose its birth, so kills are checked from the births that the mint stored.
     links = [target for target in parent.targets if target.startswith("link:")]
     require_unrevoked(mint, born, task, session, links)
-    return granted, agent
+    return task, session, agent
 
 
 def _matches_grant(

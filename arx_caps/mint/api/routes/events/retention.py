@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from arx_caps.audit.integrity.retention import index_at, prune
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
+from arx_caps.mint.connections.lend import end_accounts
 from arx_caps.mint.tasks.erase import erase_before, erase_person
 from arx_verifier.errors import RequestError
 
@@ -69,7 +70,10 @@ def erase_bodies(call: RouteCall) -> Erased:
     if (body.subject is None) == (body.before is None):
         raise RequestError("invalid erasure: expected either subject or before; send exactly one")
     if body.subject is not None:
-        erased = erase_person(mint, body.subject, by=by, reason=body.reason)
+        subject, reason = body.subject, body.reason
+        erased = erase_person(
+            mint, subject, by=by, reason=reason, end_accounts=lambda: end_accounts(mint, subject, by, reason)
+        )
     else:
         erased = erase_before(mint, body.before, by=by, reason=body.reason)
     return Erased(erased=erased.bodies, sessions=erased.sessions, events=erased.events)

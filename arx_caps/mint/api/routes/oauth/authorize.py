@@ -23,6 +23,8 @@ from arx_caps.mint.api.routes.oauth.oauth import read_parameters
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.login.oidc import (
     CALLBACK,
+    CONNECT_COOKIE,
+    CONNECT_LOGIN,
     CONSOLE_CALLBACK,
     CONSOLE_COOKIE,
     PAGE_MS,
@@ -164,18 +166,21 @@ def authorize(visit: ConsentVisit) -> Response:
         return _refuse_client(visit, client, redirect, error)
     # The request waits in the browser, and is judged again when it comes back: strangers fill no table.
     text = f"{wire.text_of(secret)}.{urlencode(visit.form)}"
-    return visit.redirect(url, visit.new_cookie(_LOGIN_COOKIE, _tag(derived(secret, "state")), text))
+    return visit.redirect(url, visit.new_cookie(_LOGIN_COOKIE, tag_of(derived(secret, "state")), text))
 
 
 def callback(visit: ConsentVisit) -> Response:
     """Take a person back from the login, to consent."""
     mint, login = visit.mint, visit.login
-    name, cookie = visit.cookie(_LOGIN_COOKIE, _tag(visit.form.get("state", "")))
+    tag = tag_of(visit.form.get("state", ""))
+    name, cookie = visit.cookie(_LOGIN_COOKIE, tag)
+    if not cookie and visit.cookie(CONNECT_COOKIE, tag)[1]:
+        return visit.redirect(f"{CONNECT_LOGIN}?{urlencode(visit.form)}")
     if not cookie and _name(mint, CONSOLE_COOKIE).removesuffix("-") in visit.request.cookies:
         # The issuer knows one redirect URI.  The console judges the answer by its own cookie.
         return visit.redirect(f"{CONSOLE_CALLBACK}?{urlencode(visit.form)}")
     text, _, query = cookie.partition(".")
-    form, secret = dict(parse_qsl(query, keep_blank_values=True)), _bytes(text)
+    form, secret = dict(parse_qsl(query, keep_blank_values=True)), read_secret_cookie(text)
     login.require_answer(secret, visit.form)
     client, redirect = find_redirect(mint, form)
     over = {name: ""}
@@ -190,21 +195,21 @@ def callback(visit: ConsentVisit) -> Response:
             page = ask(mint, born, token, form)
     except OAuthError as error:
         return _refuse_client(visit, client, redirect, error, form.get("state"), over)
-    tag = _tag(derived(page, _PURPOSE))
+    tag = tag_of(derived(page, _PURPOSE))
     return visit.redirect(f"{CONSENT}?consent={tag}", over | visit.new_cookie(_CONSENT_COOKIE, tag, wire.text_of(page)))
 
 
 def show_consent(visit: ConsentVisit) -> Response:
     """Show a person the task that a client asks for."""
-    secret = _bytes(visit.cookie(_CONSENT_COOKIE, _tag(visit.form.get("consent", "")))[1])
+    secret = read_secret_cookie(visit.cookie(_CONSENT_COOKIE, tag_of(visit.form.get("consent", "")))[1])
     return _ask(find_consent(visit.mint, secret), secret, {})
 
 
 def answer_consent(visit: ConsentVisit) -> Response:
     """Take a person's answer, and send the browser back to the client."""
     mint, form = visit.mint, visit.form
-    name, cookie = visit.cookie(_CONSENT_COOKIE, _tag(form.get("token", "")))
-    secret = _bytes(cookie)
+    name, cookie = visit.cookie(_CONSENT_COOKIE, tag_of(form.get("token", "")))
+    secret = read_secret_cookie(cookie)
     consent = find_consent(mint, secret)
     # The token is on the page alone, which no other site reads; the origin is a second defence.
     origin = visit.request.headers.get("origin", mint.realm.issuer)
@@ -320,12 +325,16 @@ def _name(mint: MintContext, kind: str) -> str:
     return cookie_name(mint, f"{kind}-")
 
 
-def _tag(derived_text: str) -> str:
-    """Return the end of a cookie's name, another one for each login and page."""
+def tag_of(derived_text: str) -> str:
+    """Return the end of a cookie's name, another one for each login and page.
+
+    Args:
+        derived_text: Text that is derived from the browser's secret.
+    """
     return derived_text[:TAG_CHARS]
 
 
-def _bytes(text: str) -> bytes:
+def read_secret_cookie(text: str) -> bytes:
     try:
         secret = base64.urlsafe_b64decode(text + "=")
     except (ValueError, binascii.Error):

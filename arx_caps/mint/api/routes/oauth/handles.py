@@ -67,10 +67,10 @@ ENDPOINTS, endpoint = collect(Endpoint)
 def open_handle_route(call: RouteCall) -> HandleOpened:
     """Return the bundle that an access token stands for, sealed to the service that asks."""
     mint, audience = call.mint, call.authenticated.name
-    key = _sealing_key(call)
+    key = sealing_key(call, call.body.handle)
     handle = require_handle(mint, call.body.handle, audience)
     content = {"bundle": bundle_of(mint, handle.row, handle.session), "scopes": scopes_at(mint, handle, audience)}
-    return HandleOpened(sealed=_sealed(content, key), expires_at=handle.row["expires_at"])
+    return HandleOpened(sealed=seal_answer(content, key), expires_at=handle.row["expires_at"])
 
 
 @endpoint(
@@ -108,18 +108,24 @@ def ask_handle_approval_route(call: RouteCall) -> ApprovalAsked:
 def take_handle_discharge_route(call: RouteCall) -> HandleDischarge:
     """Return how an approval stands and, once it is given, its discharge, sealed to the service that asks."""
     mint, name, handle, audience = call.mint, call.path["approval"], call.body.handle, call.authenticated.name
-    key = _sealing_key(call)
+    key = sealing_key(call, call.body.handle)
     if call.body.withdraw:
         row = withdraw_for_handle(mint, handle, audience, name)
         return HandleDischarge(approval=show_approval(mint, row), taken=False)
     found = take_for_handle(mint, call.unit, handle, audience, name)
     sealed: str | UnsetType = UNSET
     if found.discharge is not None:
-        sealed = _sealed({"bundle": found.bundle, "discharge": found.discharge}, key)
+        sealed = seal_answer({"bundle": found.bundle, "discharge": found.discharge}, key)
     return HandleDischarge(approval=show_approval(mint, found.row), taken=found.taken, sealed=sealed)
 
 
-def _sealed(content: dict[str, Any], key: OKPKey) -> str:
+def seal_answer(content: dict[str, Any], key: OKPKey) -> str:
+    """Return an answer with a secret as a JWE.
+
+    Args:
+        content: The answer.
+        key: The key of the service that asks, of ``sealing_key``.
+    """
     # Sealed although the way is private: what terminates TLS before the mint, or logs its answers, gets no token.
     return str(jwe.encrypt_compact({"alg": "ECDH-ES", "enc": "A256GCM"}, msgspec.json.encode(content), key))
 
@@ -136,7 +142,16 @@ def list_scopes(call: RouteCall) -> ScopesShown:
     return ScopesShown(scopes=scopes_for(call.mint, call.authenticated.name))
 
 
-def _sealing_key(call: RouteCall) -> OKPKey:
+def sealing_key(call: RouteCall, about: str) -> OKPKey:
+    """Return the key to which a service has its answer sealed.
+
+    Args:
+        call: The call; its body has ``seal``.
+        about: The text in the body that ``seal`` is for, a secret.
+
+    Raises:
+        GrantError: ``bad_proof``: the service's own key did not sign it.
+    """
     caller = call.authenticated
     own = call.mint.db.holder_keys.find(f"service:{caller.name}", caller.key)
     try:
@@ -144,11 +159,11 @@ def _sealing_key(call: RouteCall) -> OKPKey:
             raise ValueError(caller.key)
         header = read_json_object(wire.bytes_of(call.body.seal.partition(".")[0]))
         said: Any = read_json_object(own.open(call.body.seal))
-        if header.get("typ") != SEAL_TYPE or said["ath"] != token_hash(call.body.handle):
+        if header.get("typ") != SEAL_TYPE or said["ath"] != token_hash(about):
             raise ValueError(SEAL_TYPE)
         return OKPKey.import_key({"kty": "OKP", "crv": "X25519", "x": str(said["jwk"]["x"])})
     except (ArxError, JoseError, ValueError, KeyError, TypeError) as error:
         raise GrantError(
-            "invalid seal: expected an X25519 key and the access token's hash, signed by the service's own key",
+            "invalid seal: expected an X25519 key and the token's hash, signed by the service's own key",
             code="bad_proof",
         ) from error

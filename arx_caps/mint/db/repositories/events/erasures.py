@@ -16,12 +16,15 @@ from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import (
     APPROVALS,
+    CONNECTION_LINKS,
+    CONNECTIONS,
     CONSOLE_SESSIONS,
     OAUTH_CONSENTS,
     OAUTH_HANDLES,
     OAUTH_REFRESHES,
     OPERATORS,
     OUTBOX,
+    PERSON_KEYS,
     REPEATS,
     SESSIONS,
     TASK_GRANTS,
@@ -135,6 +138,8 @@ class ErasureRepository(Repository):
             consents = select(OAUTH_CONSENTS.c.id, OAUTH_CONSENTS.c.subject_issuer, OAUTH_CONSENTS.c.subject)
             for part in parts_of(_of_person(c, consents.where(OAUTH_CONSENTS.c.session.is_(None)), target)):
                 c.execute(delete(OAUTH_CONSENTS).where(OAUTH_CONSENTS.c.id.in_(part)))
+            for table in (CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS):
+                c.execute(delete(table).where(table.c.subject == target))
             drafts = update(CONSOLE_SESSIONS).where(CONSOLE_SESSIONS.c.draft.contains(target, autoescape=True))
             c.execute(drafts.values(draft=None))
             operators = select(OPERATORS.c.id, OPERATORS.c.issuer, OPERATORS.c.subject)

@@ -19,6 +19,7 @@ from arx_caps.mint.db.tables import (
     HOLDER_KEYS,
     KEY_FETCHES,
     MEMORY_KEYS,
+    PERSON_KEYS,
     ROOT_KEYS,
     SIGNING_KEYS,
     WEBHOOKS,
@@ -29,6 +30,7 @@ from arx_verifier.clock import now_ms
 SIGNING_NAME: Final = "sign/"  # of what the seal of a signing key is bound to; no root key has such a name
 WEBHOOK_NAME: Final = "webhook/"  # the same, of a receiver of notifications
 MEMORY_NAME: Final = "memory/"  # the same, of a memory key
+PERSON_NAME: Final = "person/"  # the same, of a person's key
 _NUMBERING: Final = 2  # of the lock with which one mint at a time gives numbers
 
 
@@ -113,6 +115,7 @@ _SECRETS: Final = (
     (SIGNING_NAME, SIGNING_KEYS, SIGNING_KEYS.c.kid),
     (WEBHOOK_NAME, WEBHOOKS, WEBHOOKS.c.id),
     (MEMORY_NAME, MEMORY_KEYS, MEMORY_KEYS.c.kid),
+    (PERSON_NAME, PERSON_KEYS, PERSON_KEYS.c.subject),
 )
 # By number: the newest one is not frozen when the others were stolen, whatever the clock was when they were made.
 _MEMORY_KEYS: Final = select(MEMORY_KEYS).order_by(func.length(MEMORY_KEYS.c.kid), MEMORY_KEYS.c.kid)
@@ -177,7 +180,7 @@ class KeyRepository(Repository):
             return [SealedRoot(*row) for row in c.execute(_SEALED)]
 
     def sealed_secrets(self) -> list[SealedRoot]:
-        """Return the sealed signing keys, webhooks and memory keys, by the names that their seals are bound to."""
+        """Return all other secrets that the root keys seal, by the names that their seals are bound to."""
         with self._database.read() as c:
             return [
                 SealedRoot(about + str(row[0]), *row[1:])
@@ -186,7 +189,7 @@ class KeyRepository(Repository):
             ]
 
     def reseal_roots(self, again: Callable[[SealedRoot], SealedRoot], what: Event) -> None:
-        """Seal every root key, signing key, webhook and memory key of the database again, in one transaction.
+        """Seal every root key, and each secret of the database that the root keys seal, again, in one transaction.
 
         Args:
             again: Returns a key with a new seal.

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of people's accounts at upstreams: listed and ended by operators, lent to gateways.  CONTROL 9."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
+from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.routes.oauth.handles import seal_answer, sealing_key
+from arx_caps.mint.api.views import require_row, show_row
+from arx_caps.mint.connections.lend import AskedToken, end_connection, lend_token
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER
+from arx_verifier.errors import REASONS
+from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS
+
+READ: Final = "arx.connections.read"
+END: Final = "arx.connections.end"
+LEND: Final = "arx.connections.lend"
+_STATES: Final = {"revoked": "killed", "frozen": "frozen"}
+
+
+class LendBody(Hidden, Body, frozen=True):
+    """The token of a call, the connection that it needs, its tool, and the key that the answer is sealed to.
+
+    ``tool`` is empty for a message that calls none. ``refused`` is the SHA-256 of a token that the upstream has just
+    refused. ``seal`` is as for access tokens (CONTROL 5.4).
+    """
+
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_CREDENTIAL_CHARS)]
+    connection: Annotated[str, Meta(min_length=1, max_length=32)]
+    seal: Annotated[str, Meta(min_length=1, max_length=4096)]
+    tool: Annotated[str, Meta(max_length=200)] = ""
+    refused: Annotated[str, Meta(max_length=64)] = ""
+
+
+class TokenLent(Hidden, RouteAnswer, frozen=True):
+    """What a call gets: ``state`` is ``lent``, ``busy`` or the code of a refusal; ``sealed`` has the token as a JWE.
+
+    ``connect_url`` is the link for the person, ``wanted`` are the scopes of the call, ``have`` those of the connection.
+    """
+
+    state: str
+    person: str
+    wanted: tuple[str, ...]
+    have: tuple[str, ...]
+    connect_url: str | UnsetType = UNSET
+    sealed: str | UnsetType = UNSET
+
+
+class ConnectionsQuery(PageQuery, frozen=True):
+    """``subject`` is a person's target, ``name`` a connection's table."""
+
+    subject: Annotated[str, Meta(max_length=64)] | None = None
+    name: Annotated[str, Meta(max_length=32)] | None = None
+
+
+class ConnectionShown(RouteAnswer, frozen=True):
+    """A person's account at an upstream; ``state`` is ``open``, ``ended``, ``killed`` or ``frozen``.
+
+    ``ended_why`` is ``operator``, ``issuer``, ``replaced`` or ``erased``. ``is_unclear`` is true if the answer of the
+    issuer to the last refresh was lost.
+    """
+
+    id: str
+    name: str
+    subject: str
+    person: str
+    issuer: str
+    account: str
+    scopes: tuple[str, ...]
+    state: str
+    is_unclear: bool
+    created_at: int
+    used_at: int | None
+    refreshed_at: int | None
+    ended_at: int | None
+    ended_why: str | None
+
+
+class ConnectionPage(RouteAnswer, frozen=True):
+    """A page of connections, the oldest first."""
+
+    connections: list[ConnectionShown]
+    next: str | UnsetType = UNSET
+
+
+class EndBody(Body, frozen=True):
+    """The reason, for the record."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class ConnectionEnded(RouteAnswer, frozen=True):
+    """The connection, how verifiers confirmed its end, and whether the issuer confirmed that it revoked the tokens."""
+
+    connection: ConnectionShown
+    status: str
+    summary: str
+    revoked_upstream: bool
+
+
+ENDPOINTS, endpoint = collect(Endpoint)
+
+
+@endpoint(
+    "POST",
+    "/v1/connections/token",
+    LEND,
+    LendBody,
+    callers=("service",),
+    problems=(*REASONS, "conflict", "connection_refused", "exchange_not_allowed", "no_policy", "not_found"),
+)
+def lend_connection_token(call: RouteCall) -> TokenLent:
+    """Lend an access token of the person on whose behalf a call is made, sealed to the service that asks."""
+    body = call.body
+    key = sealing_key(call, body.token)
+    asked = AskedToken(call.authenticated.name, body.token, body.connection, body.tool, body.refused)
+    found = lend_token(call.mint, asked)
+    return TokenLent(
+        state=found.state,
+        person=found.person,
+        wanted=found.wanted,
+        have=found.have,
+        connect_url=UNSET if found.link is None else found.link,
+        sealed=UNSET if found.content is None else seal_answer(found.content, key),
+    )
+
+
+@endpoint("GET", "/v1/connections", READ, query=ConnectionsQuery)
+def list_connections(call: RouteCall) -> ConnectionPage:
+    """List people's accounts at upstreams."""
+    mint, query = call.mint, call.query
+    rows = mint.db.connections.list(subject=query.subject, name=query.name, after=query.after, limit=query.limit + 1)
+    page = page_of(rows, CONNECTIONS_ORDER, lambda row: _show(mint, row), limit=query.limit)
+    return ConnectionPage(connections=page.shown, next=page.next)
+
+
+@endpoint("GET", "/v1/connections/{connection}", READ, problems=("not_found",))
+def get_connection(call: RouteCall) -> ConnectionShown:
+    """Return a person's account at an upstream."""
+    return _show(call.mint, _find(call))
+
+
+@endpoint("POST", "/v1/connections/{connection}/end", END, EndBody, problems=("not_found", "conflict"))
+def end_connection_route(call: RouteCall) -> ConnectionEnded:
+    """End a connection: delete its tokens, revoke them at the issuer, and kill its target."""
+    mint, by, row = call.mint, call.authenticated.actor, _find(call)
+    # The row first: a crash before the kill leaves a connection that lends nothing; again, the same call kills it.
+    revoked = end_connection(mint, row, by, "operator", call.body.reason)
+    report = mint.revoker.end("kill", [f"connection:{row['id']}"], reason=call.body.reason, by=by, wait=True)
+    return ConnectionEnded(
+        connection=_show(mint, _find(call)), status=report.status, summary=report.summary, revoked_upstream=revoked
+    )
+
+
+def _find(call: RouteCall) -> dict[str, Any]:
+    return require_row(call.mint.db.connections.find(call.path["connection"]), "connection")
+
+
+def _show(mint: MintContext, row: Mapping[str, Any]) -> ConnectionShown:
+    state = str(row["status"])
+    if state == "open":
+        targets = ("realm", str(row["subject"]), f"connection:{row['id']}")
+        refused = mint.epochs.check(row["incarnation"], row["born"], targets)
+        state = _STATES.get(refused.code, state) if refused is not None else state
+    scopes = msgspec.json.decode(row["scopes"], type=tuple[str, ...])
+    # While a refresh runs, its end is not due; one of a mint that died is due soon.
+    is_unclear = row["refresher"] is not None and row["refresh_until"] == 0
+    return show_row(ConnectionShown, row, scopes=scopes, state=state, is_unclear=is_unclear)

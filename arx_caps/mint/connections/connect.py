@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connect a person's account: a link for the person, the login, the issuer's answer, the person's word.  CONTROL 9.2.
+
+The issuer's tokens wait, sealed, until the person has seen whose account it is.
+"""
+
+import secrets
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.connections.account_issuer import AccountIssuer
+from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.context import MINT, Born, MintContext
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.identity.issuer_token import IssuerToken
+from arx_caps.mint.login.oidc import PAGE_MS, code_in
+from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_verifier.clock import now_ms
+from arx_verifier.errors import GrantError
+from arx_verifier.token import wire
+from arx_verifier.token.targets import subject_target
+
+CONNECT: Final = "/connect/"
+SECRET_BYTES: Final = 32
+
+
+class HeldAccount(NamedTuple):
+    """An account that waits for the person's word.
+
+    Attributes:
+        row: Its link's row.
+        shown: The account's name for people.
+        scopes: What the issuer has granted.
+        uses: By template of the policy, the scopes that its calls may have there.
+    """
+
+    row: Mapping[str, Any]
+    shown: str
+    scopes: tuple[str, ...]
+    uses: dict[str, tuple[str, ...]]
+
+
+def issuer_of(mint: MintContext, name: str) -> AccountIssuer:
+    """Return the issuer of a connection.
+
+    Raises:
+        GrantError: ``not_found``: the realm's settings have no such connection.
+    """
+    terms = mint.realm.connection.get(name)
+    if terms is None:
+        raise GrantError(f"the realm has no [connection.{name}]", code="not_found")
+    issuer: AccountIssuer = mint.account_issuers.setdefault(name, AccountIssuer(mint.realm, name, terms))
+    return issuer
+
+
+def make_link(mint: MintContext, subject: Subject, name: str) -> str:
+    """Return the URL of a new link, by which a person connects an account within ten minutes, once.
+
+    Args:
+        mint: The mint.
+        subject: The person, for whom alone it is.
+        name: The connection.
+
+    Raises:
+        UnavailableError: The kill epoch is unknown now.
+    """
+    born, token = mint.born(), wire.text_of(secrets.token_bytes(SECRET_BYTES))
+    row: dict[str, Any] = {
+        "digest": digest_of(token),
+        "name": name,
+        "subject": subject_target(subject.issuer, subject.name),
+    }
+    row |= {"person": subject.name, "scopes": as_json(issuer_of(mint, name).terms.scopes)}
+    row |= {"until": now_ms() + PAGE_MS, "incarnation": born.incarnation, "born": born.seq}
+    mint.db.connections.add_link(row)
+    return f"{mint.realm.issuer}{CONNECT}{token}"
+
+
+def begin(mint: MintContext, link: str, person: IssuerToken) -> tuple[bytes, str]:
+    """Use a link up for a person who has logged in.
+
+    Args:
+        mint: The mint.
+        link: The link's secret.
+        person: The person's verified login.
+
+    Returns:
+        A secret for the person's browser, and the URL of the issuer of the accounts.
+
+    Raises:
+        GrantError: The link is over, or for another person.
+        UnavailableError: The issuer does not answer.
+    """
+    row = mint.db.connections.link(digest_of(link))
+    if row is None or row["cookie"] is not None or row["until"] <= now_ms():
+        raise _refused("this link was used, or is over: call the tool again to get another one")
+    if subject_target(person.issuer.url, person.subject) != row["subject"]:
+        raise _refused(f"this link is for {row['person']}, and you are logged in as {person.subject}")
+    _require_live(mint, row)
+    page = secrets.token_bytes(SECRET_BYTES)
+    url = issuer_of(mint, row["name"]).url(page)
+    if not mint.db.connections.begin(row["digest"], digest_of(page)):
+        raise _refused("this link was used: call the tool again to get another one")
+    return page, url
+
+
+def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, str]) -> None:
+    """Take the answer of an issuer, once, and hold its tokens for the person's word.
+
+    Args:
+        mint: The mint.
+        page: The secret of the person's browser.
+        name: The connection to which the answer came.
+        answer: Its parameters.
+
+    Raises:
+        GrantError: It is not for this browser, of another issuer, refused, or was taken before.
+        UnavailableError: The issuer does not answer.
+    """
+    row = _row_of(mint, page)
+    # The path is of one connection alone: the answer of another issuer would be redeemed there with a wrong secret.
+    if row["name"] != name:
+        raise _refused("the answer is for another connection")
+    issuer = issuer_of(mint, name)
+    issuer.require_answer(page, answer)
+    code, why = code_in(answer)
+    if not mint.db.connections.redeem(digest_of(page)):
+        raise _refused("this answer was taken before, or too late")
+    if not code:
+        raise _refused(why)
+    tokens = issuer.redeem(page, code)
+    account, shown = issuer.account(page, tokens)
+    asked = msgspec.json.decode(row["scopes"], type=list[str])
+    # An issuer that grants more than was asked for is not believed: no call gets more than the realm's settings name.
+    granted = asked if tokens.scope is None else [scope for scope in asked if scope in tokens.scope.split(" ")]
+    held = HeldTokens(
+        refresh=tokens.refresh_token, access={" ".join(granted): (tokens.access_token, tokens.expires_at)}
+    )
+    sealed = seal_tokens(mint, {**row, "account": account}, row["digest"], held)
+    facts = {"account": account, "granted": as_json({"scopes": granted, "shown": shown}), **sealed}
+    mint.db.connections.hold(digest_of(page), facts)
+
+
+def find_held(mint: MintContext, page: bytes) -> HeldAccount:
+    """Return the account that waits for the word of a person.
+
+    Raises:
+        GrantError: None waits for this browser.
+    """
+    row = _row_of(mint, page)
+    if row["sealed"] is None:
+        raise _refused("this browser has connected nothing")
+    granted = msgspec.json.decode(row["granted"], type=dict[str, Any])
+    uses = {
+        name: template.scopes_at(row["name"], "")
+        for name, template in mint.policy.templates.items()
+        if row["name"] in template.upstream
+    }
+    return HeldAccount(row, granted["shown"], tuple(granted["scopes"]), uses)
+
+
+def connect(mint: MintContext, page: bytes) -> str:
+    """Store the account that a person has confirmed, and return the connection's id.
+
+    Raises:
+        GrantError: None waits, or another person has connected the account.
+        RevokedError: The person was killed or frozen meanwhile.
+    """
+    held = find_held(mint, page)
+    row = held.row
+    _require_live(mint, row)
+    which, subject = new_name("c-"), str(row["subject"])
+    tokens = open_tokens(mint, row, row["digest"])
+    terms = issuer_of(mint, row["name"]).terms
+    made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": terms.issuer}
+    made |= {"account": row["account"], "scopes": as_json(held.scopes), "status": "open", "created_at": now_ms()}
+    made |= {"incarnation": row["incarnation"], "born": row["born"]}
+    made |= seal_tokens(mint, made, which, tokens)
+    facts = {"connection": which, "name": row["name"], "account": row["account"], "scopes": held.scopes}
+    what = Event.of("connection.connected", MINT, subject=subject, **facts)
+    former = mint.db.connections.add(digest_of(page), made, what, shared=terms.shared)
+    if former:
+        # A gateway may hold a token of the account before.
+        targets = [f"connection:{each}" for each in former]
+        mint.revoker.change(lambda: mint.store.kill(targets, "another account was connected", MINT))
+    return which
+
+
+def decline(mint: MintContext, page: bytes) -> None:
+    """Forget an account that a person does not want to connect, and revoke its tokens at the issuer."""
+    row = _row_of(mint, page)
+    tokens = HeldTokens() if row["sealed"] is None else open_tokens(mint, row, row["digest"])
+    facts = {"name": row["name"], "account": row["account"], "subject": row["subject"]}
+    if mint.db.connections.drop(digest_of(page), Event.of("connection.declined", MINT, **facts)):
+        revoke_tokens(issuer_of(mint, row["name"]), tokens)
+
+
+def revoke_tokens(issuer: AccountIssuer, tokens: HeldTokens) -> bool:
+    """Revoke tokens at their issuer; return whether the issuer confirmed it."""
+    # The refresh token ends all access tokens of the grant, where the issuer can (RFC 7009 2.1).
+    several = [tokens.refresh] if tokens.refresh is not None else [token for token, _ in tokens.access.values()]
+    confirmed = list(map(issuer.revoke, several))
+    return bool(confirmed) and all(confirmed)
+
+
+def digest_of(secret: str | bytes) -> str:
+    """Return the digest by which the database knows a random secret."""
+    return sha256(secret.encode() if isinstance(secret, str) else secret).hexdigest()
+
+
+def _row_of(mint: MintContext, page: bytes) -> dict[str, Any]:
+    row = mint.db.connections.link_of(digest_of(page))
+    if row is None or row["until"] <= now_ms():
+        raise _refused("this browser has begun no connection, or too long ago; are cookies allowed?")
+    return row
+
+
+def _require_live(mint: MintContext, row: Mapping[str, Any]) -> None:
+    mint.require(Born(row["incarnation"], row["born"]), ("realm", str(row["subject"])))
+
+
+def _refused(message: str) -> GrantError:
+    return GrantError(message, code="connection_refused")

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lend an access token of a person's account to one live call of a service.  CONTROL 9.3.
+
+One refresh runs at once for a connection, over all mints, and what it gives is stored before it leaves: an issuer that
+sees one refresh token twice may end the whole grant.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arx_caps.mint.connections.account_issuer import AccountIssuer, RefreshRefusedError
+from arx_caps.mint.connections.connect import issuer_of, make_link, revoke_tokens
+from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.context import MINT, MintContext
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.identity.session_login import subject_of
+from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.tasks.token_exchange import PresentedTask, read_presented
+from arx_verifier.clock import now_ms
+from arx_verifier.errors import ArxError, GrantError, UnavailableError
+from arx_verifier.token.targets import subject_target
+
+LENT_MS: Final = 5 * 60_000  # the longest time that a gateway uses a token
+EARLY_MS: Final = 60_000  # before its end, a token is not lent any more
+REFRESH_MS: Final = 30_000  # longer than an issuer's answer is waited for: another mint does not begin meanwhile
+
+
+class AskedToken(NamedTuple):
+    """What a service asks for.
+
+    Attributes:
+        service: The authenticated service.
+        token: The token of the call, a secret.
+        connection: The connection's name.
+        tool: The tool of the call; empty for a message that calls none.
+        refused: SHA-256 of a token that the upstream has just refused, in hex; empty for none.
+    """
+
+    service: str
+    token: str
+    connection: str
+    tool: str
+    refused: str = ""
+
+
+class Lending(NamedTuple):
+    """What comes of it.
+
+    Attributes:
+        state: ``lent``, ``busy`` while another call refreshes, or the code of a refusal.
+        person: The person's name at the login.
+        content: What was lent, with the access token, a secret; None unless ``lent``.
+        link: Where the person can mend it; None if there is nothing to mend.
+        wanted: The scopes of the call.
+        have: The scopes of the connection.
+    """
+
+    state: str
+    person: str = ""
+    content: dict[str, Any] | None = None
+    link: str | None = None
+    wanted: tuple[str, ...] = ()
+    have: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Lending {self.state}>"
+
+
+def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
+    """Return an access token of the person on whose behalf a call is made, or what prevents it.
+
+    Args:
+        mint: The mint.
+        asked: What a service asks for.
+
+    Raises:
+        TokenError: The call's token is invalid, or its task does not live.
+        GrantError: The service may have no token of this connection, or its token is not of a task.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    issuer = issuer_of(mint, asked.connection)
+    if asked.service not in issuer.terms.audiences:
+        raise GrantError(
+            f"{asked.service} may have no token of {asked.connection}: add it to `audiences` of the connection",
+            code="connection_refused",
+        )
+    presented = read_presented(mint, asked.service, asked.token)
+    subject = subject_of(presented.session)
+    if subject is None:
+        return Lending("subject_required")
+    wanted = _scopes(mint, issuer, presented, asked)
+    row = mint.db.connections.latest(subject_target(subject.issuer, subject.name), asked.connection)
+    if row is None:
+        return Lending("connection_missing", subject.name, None, make_link(mint, subject, asked.connection), wanted)
+    have = tuple(msgspec.json.decode(row["scopes"], type=list[str]))
+    code = _refusal_of(mint, issuer, row)
+    if code == "connection_unavailable":
+        return Lending(code, subject.name)
+    if code is None and not set(wanted) <= set(have):
+        code = "connection_scope"
+    if code is not None:
+        return _unusable(mint, subject, asked, code, wanted, have)
+    try:
+        found = _token_of(mint, issuer, row, " ".join(wanted), asked.refused)
+    except RefreshRefusedError:
+        facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "issuer"}
+        what = Event.of("connection.ended", MINT, **facts)
+        mint.db.connections.end(row["id"], "issuer", what)
+        return _unusable(mint, subject, asked, "connection_ended", wanted, have)
+    except UnavailableError:
+        return Lending("connection_unavailable", subject.name)
+    if found is None:
+        return Lending("busy", subject.name)
+    return _lent(mint, asked, presented, row, wanted, found)
+
+
+def _lent(
+    mint: MintContext,
+    asked: AskedToken,
+    presented: PresentedTask,
+    row: Mapping[str, Any],
+    wanted: tuple[str, ...],
+    found: tuple[str, int],
+) -> Lending:
+    """Record what is lent, and return it."""
+    # Last: a kill that came during a refresh ends what it gave.
+    born = mint.born()
+    if mint.epochs.check(row["incarnation"], row["born"], ("realm", row["subject"], f"connection:{row['id']}")):
+        return Lending("connection_unavailable", str(row["person"]))
+    until = min(found[1], now_ms() + LENT_MS, presented.until)
+    facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"], "scopes": wanted}
+    facts |= {"session": presented.session["id"], "task": presented.task["id"], "agent": presented.task["agent"]}
+    facts |= {"audience": asked.service, "tool": asked.tool, "until": until}
+    mint.db.record(Event.of("connection.lent", f"service:{asked.service}", **facts))
+    mint.db.connections.note_used(row["id"])
+    content = {"token": found[0], "until": until, "connection": row["id"], "account": row["account"]}
+    content |= {"scopes": wanted, "born": born[:2]}
+    return Lending("lent", str(row["person"]), content)
+
+
+def _unusable(
+    mint: MintContext,
+    subject: Subject,
+    asked: AskedToken,
+    code: str,
+    wanted: tuple[str, ...],
+    have: tuple[str, ...],
+) -> Lending:
+    return Lending(code, subject.name, None, make_link(mint, subject, asked.connection), wanted, have)
+
+
+def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, asked: AskedToken) -> tuple[str, ...]:
+    """Return the scopes of a call, by the policy in force.
+
+    Raises:
+        GrantError: ``connection_refused``: the policy names none, or more than the realm's settings; or the token
+            does not allow the tool.
+    """
+    if asked.tool and not presented.chain.could_allow(asked.tool, {}):
+        raise GrantError(f"the token allows no call of {asked.tool}", code="connection_refused")
+    named = str(presented.task["template"]).split(" ")
+    templates = [mint.policy.templates[name] for name in named if name in mint.policy.templates]
+    several = [template.scopes_at(asked.connection, asked.tool) for template in templates]
+    wanted = tuple(dict.fromkeys(scope for scopes in several for scope in scopes))
+    what = asked.tool or "a message that calls no tool"
+    if not wanted:
+        raise GrantError(
+            f"the policy names no scopes of {asked.connection} for {what}: add `upstream` to [task.{named[0]}]",
+            code="connection_refused",
+        )
+    if not set(wanted) <= set(issuer.terms.scopes):
+        raise GrantError(
+            f"{what} needs scopes that [connection.{asked.connection}] does not have: {' '.join(wanted)}",
+            code="connection_refused",
+        )
+    return wanted
+
+
+def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any]) -> str | None:
+    """Return why a connection lends nothing now; None if it may."""
+    # An account of the issuer that the settings named before is none of the one that they name now.
+    if row["status"] != "open" or row["issuer"] != issuer.terms.issuer:
+        return "connection_ended"
+    refused = mint.epochs.check(row["incarnation"], row["born"], (str(row["subject"]), f"connection:{row['id']}"))
+    if refused is None:
+        return None
+    return "connection_ended" if refused.code == "revoked" else "connection_unavailable"
+
+
+def _token_of(
+    mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], scopes: str, refused: str
+) -> tuple[str, int] | None:
+    """Return an access token and its end; refresh if there is none; None while another call refreshes.
+
+    Raises:
+        RefreshRefusedError: The issuer has ended the grant, or nothing can refresh it.
+        GrantError: The issuer refuses the scopes.
+        UnavailableError: The issuer does not answer.
+    """
+    kept = _kept(open_tokens(mint, row, row["id"]), scopes, refused)
+    if kept is not None:
+        return kept
+    own = secrets.token_hex(16)
+    if not mint.db.connections.lock(row["id"], own, now_ms() + REFRESH_MS):
+        return None
+    is_clear, changed, issued = True, dict[str, str](), None
+    try:
+        # Read again: another call may have refreshed between the look above and the lock.
+        latest = mint.db.connections.find(row["id"]) or row
+        held = open_tokens(mint, latest, row["id"])
+        kept = _kept(held, scopes, refused)
+        if kept is not None:
+            return kept
+        if held.refresh is None:
+            raise RefreshRefusedError("the issuer gave no refresh token", code="connection_ended")
+        try:
+            issued = issuer.refresh(held.refresh, scopes)
+        except UnavailableError:
+            is_clear = False  # the issuer may have used the token up: the next call tries it once more
+            raise
+        given = (issued.access_token, issued.expires_at)
+        live = {name: each for name, each in held.access.items() if each[1] > now_ms() and name != scopes}
+        tokens = HeldTokens(refresh=issued.refresh_token or held.refresh, access=live | {scopes: given})
+        changed = {**seal_tokens(mint, latest, row["id"], tokens)}
+    finally:
+        more: dict[str, Any] = {**changed, "refreshed_at": now_ms()} if changed else {}
+        is_own = mint.db.connections.unlock(row["id"], own, is_clear=is_clear, **more)
+    if not is_own:
+        # It was ended meanwhile, or this process was stopped for longer than the lock: what was given is not used.
+        issuer.revoke(issued.refresh_token or issued.access_token)
+        raise UnavailableError("the connection has changed meanwhile", code="issuer_unavailable")
+    return given
+
+
+def end_accounts(mint: MintContext, subject: str, by: str, reason: str) -> None:
+    """End all connections of a person who is erased.
+
+    Args:
+        mint: The mint.
+        subject: The person's target.
+        by: The actor.
+        reason: The reason, for the record.
+    """
+    for row in mint.db.connections.of_person(subject):
+        end_connection(mint, row, by, "erased", reason)
+
+
+def _kept(held: HeldTokens, scopes: str, refused: str) -> tuple[str, int] | None:
+    """Return the access token of some scopes that is still to be used, and its end."""
+    found = held.access.get(scopes)
+    if found is None or found[1] < now_ms() + EARLY_MS or sha256(found[0].encode()).hexdigest() == refused:
+        return None
+    return found
+
+
+def end_connection(mint: MintContext, row: Mapping[str, Any], by: str, why: str, reason: str) -> bool:
+    """End a connection: its tokens are deleted here and revoked at the issuer; the caller kills its target.
+
+    Args:
+        mint: The mint.
+        row: The connection's row.
+        by: The actor.
+        why: ``operator``, ``person`` or ``erased``.
+        reason: The reason, for the record.
+
+    Returns:
+        Whether the issuer confirmed it.
+    """
+    tokens = HeldTokens()
+    with contextlib.suppress(ArxError):  # what does not open is of no use to anyone
+        tokens = open_tokens(mint, row, row["id"])
+    facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": why, "reason": reason}
+    if not mint.db.connections.end(row["id"], why, Event.of("connection.ended", by, **facts)):
+        return False
+    terms = mint.realm.connection.get(str(row["name"]))
+    is_known = terms is not None and terms.issuer == row["issuer"]
+    return is_known and revoke_tokens(issuer_of(mint, row["name"]), tokens)

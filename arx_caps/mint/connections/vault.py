@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seal the tokens of people's accounts, each person's with a key of the person.  CONTROL 9.1."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME
+from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.token import wire
+
+NONCE_BYTES: Final = 12
+
+
+class HeldTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """The tokens of one account, all secrets.
+
+    Attributes:
+        refresh: The refresh token; None if the issuer gives none.
+        access: By scopes, with a space between: an access token, and when it expires, ms since the Unix epoch.
+    """
+
+    refresh: str | None = None
+    access: dict[str, tuple[str, int]] = {}
+
+    def __repr__(self) -> str:
+        return "<HeldTokens>"
+
+
+def seal_tokens(mint: MintContext, row: Mapping[str, Any], which: str, tokens: HeldTokens) -> dict[str, str]:
+    """Return the columns ``nonce`` and ``sealed`` of a person's tokens.
+
+    Args:
+        mint: The mint.
+        row: Has ``subject``, ``name`` and ``account``: a seal opens for these alone.
+        which: The connection's id, or the digest of its link.
+        tokens: The tokens.
+    """
+    subject = str(row["subject"])
+    if mint.db.connections.person_key(subject) is None:
+        mint.db.connections.add_person_key(
+            subject, mint.root_keys.seal_secret(PERSON_NAME + subject, secrets.token_bytes(32))
+        )
+    nonce = os.urandom(NONCE_BYTES)
+    sealed = AESGCM(_key(mint, subject)).encrypt(nonce, msgspec.json.encode(tokens), _about(mint, row, which))
+    return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(sealed)}
+
+
+def open_tokens(mint: MintContext, row: Mapping[str, Any], which: str) -> HeldTokens:
+    """Return the tokens that ``seal_tokens`` has sealed.
+
+    Args:
+        mint: The mint.
+        row: The row with the seal.
+        which: The connection's id, or the digest of its link.
+
+    Raises:
+        SettingsError: It does not open: the key is gone, or the row is another person's or account's.
+    """
+    try:
+        key, nonce = _key(mint, str(row["subject"])), wire.bytes_of(str(row["nonce"]))
+        plain = AESGCM(key).decrypt(nonce, wire.bytes_of(str(row["sealed"])), _about(mint, row, which))
+        return msgspec.json.decode(plain, type=HeldTokens)
+    except (InvalidTag, ArxError, ValueError) as error:
+        raise SettingsError(f"connection {row['name']}: its tokens do not open ({type(error).__name__})") from None
+
+
+def _key(mint: MintContext, subject: str) -> bytes:
+    sealed = mint.db.connections.person_key(subject)
+    if sealed is None:
+        raise SettingsError("the person's key is gone")
+    return mint.root_keys.unseal(sealed)
+
+
+def _about(mint: MintContext, row: Mapping[str, Any], which: str) -> bytes:
+    """Return the associated data of a seal, which binds it to its row."""
+    parts = ["arx/1/connection", mint.realm.name, which, str(row["name"]), str(row["subject"]), str(row["account"])]
+    return "\0".join(parts).encode()

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of people, their accounts at upstreams, and the links by which they connect these.  CONTROL 9."""
+
+from typing import Any, Final
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from arx_caps.mint.db.cursor import Order
+from arx_caps.mint.db.database import RowRepository, Rows, plain
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
+from arx_caps.mint.db.statement import CompiledStatement, insert_new
+from arx_caps.mint.db.tables import CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS
+from arx_verifier.clock import now_ms
+from arx_verifier.errors import GrantError
+
+MOST_LINKS: Final = 16  # of one person, unused: a model may call a tool again and again
+CONNECTIONS_ORDER: Final = Order((CONNECTIONS.c.created_at, CONNECTIONS.c.id), tuple[int, str])
+_ADDING: Final = 0x61727A  # of an advisory lock; no other part of ARx uses this number
+_C: Final = CONNECTIONS.c
+_L: Final = CONNECTION_LINKS.c
+_KEY: Final = CompiledStatement(select(PERSON_KEYS).where(PERSON_KEYS.c.subject == bindparam("whose")))
+_ADD_KEY: Final = CompiledStatement(insert(PERSON_KEYS))
+_LINK: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.digest == bindparam("which")))
+_BY_COOKIE: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.cookie == bindparam("which")))
+_OLD_LINKS: Final = delete(CONNECTION_LINKS).where(_L.until < bindparam("now"))
+_UNUSED: Final = (
+    select(_L.digest)
+    .where(_L.subject == bindparam("whose"), _L.cookie.is_(None))
+    .order_by(_L.until.desc())
+    .offset(MOST_LINKS - 1)
+)
+_BEGIN: Final = update(CONNECTION_LINKS).where(
+    _L.digest == bindparam("which"), _L.cookie.is_(None), _L.until > bindparam("now")
+)
+_ITS: Final = _L.cookie == bindparam("which")
+_REDEEM: Final = update(CONNECTION_LINKS).where(_ITS, _L.used_at.is_(None), _L.until > bindparam("now"))
+_HOLD: Final = update(CONNECTION_LINKS).where(_ITS, _L.sealed.is_(None))
+_DROP: Final = delete(CONNECTION_LINKS).where(_ITS)
+_LATEST: Final = CompiledStatement(
+    select(CONNECTIONS)
+    .where(_C.subject == bindparam("whose"), _C.name == bindparam("name"))
+    .order_by(_C.created_at.desc(), _C.id)
+    .limit(1)
+)
+_OPEN: Final = select(CONNECTIONS).where(_C.name == bindparam("name"), _C.status == "open")
+_GONE: Final = {"nonce": None, "sealed": None, "refresher": None}
+_END: Final = update(CONNECTIONS).where(_C.id == bindparam("which"), _C.status == "open")
+_LOCK: Final = update(CONNECTIONS).where(
+    _C.id == bindparam("which"), _C.status == "open", _C.refresh_until < bindparam("now")
+)
+_LOCKED: Final = update(CONNECTIONS).where(
+    _C.id == bindparam("which"), _C.status == "open", _C.refresher == bindparam("own")
+)
+
+
+class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
+    """The connections, their links, and the keys of people."""
+
+    def person_key(self, subject: str) -> SealedRoot | None:
+        """Return a person's sealed key, or None."""
+        row = self._database.row(_KEY, whose=subject)
+        return None if row is None else SealedRoot(PERSON_NAME + subject, row["nonce"], row["sealed"])
+
+    def add_person_key(self, subject: str, key: SealedRoot) -> None:
+        """Store a person's key, unless there is one."""
+        row = {"subject": subject, "created_at": now_ms(), "nonce": key.nonce, "sealed": key.sealed}
+        with self._database.write() as c:
+            insert_new(c, _ADD_KEY, row)
+
+    def add_link(self, row: dict[str, Any]) -> None:
+        """Store a link, and delete those that are over, and a person's oldest beyond ``MOST_LINKS``."""
+        with self._database.write() as c:
+            c.execute(_OLD_LINKS, {"now": now_ms()})
+            surplus = list(c.execute(_UNUSED, {"whose": row["subject"]}).scalars())
+            c.execute(delete(CONNECTION_LINKS).where(_L.digest.in_(surplus)))
+            c.execute(insert(CONNECTION_LINKS), row)
+
+    def link(self, digest: str) -> dict[str, Any] | None:
+        """Return the link with a digest, or None."""
+        return self._database.row(_LINK, which=digest)
+
+    def link_of(self, cookie: str) -> dict[str, Any] | None:
+        """Return the link that a browser has used, by the digest of its cookie, or None."""
+        return self._database.row(_BY_COOKIE, which=cookie)
+
+    def begin(self, digest: str, cookie: str) -> bool:
+        """Use a link up, for one browser; return False if it was used before, or is over."""
+        return self._database.change(_BEGIN, {"which": digest, "now": now_ms(), "cookie": cookie}) == 1
+
+    def redeem(self, cookie: str) -> bool:
+        """Use the issuer's answer to a browser; return False if one was used before, or too late."""
+        return self._database.change(_REDEEM, {"which": cookie, "now": now_ms(), "used_at": now_ms()}) == 1
+
+    def hold(self, cookie: str, held: dict[str, Any]) -> None:
+        """Store what waits for the person: ``account``, ``granted``, ``nonce`` and ``sealed``."""
+        self._database.change(_HOLD, {"which": cookie, **held})
+
+    def drop(self, cookie: str, what: Event) -> bool:
+        """Delete a link, with what waits for the person; return False if there is none."""
+        return self._database.change_once(_DROP, {"which": cookie}, what)
+
+    def add(self, cookie: str, row: dict[str, Any], what: Event, *, shared: bool) -> list[str]:
+        """Store a connection in the place of its link and of the person's connection before.
+
+        Args:
+            cookie: The digest of the browser's cookie.
+            row: The connection.
+            what: The event.
+            shared: Whether another person may have connected the same account.
+
+        Returns:
+            The connections that it replaces.
+
+        Raises:
+            GrantError: ``conflict``: the page was answered before, or another person has the account.
+        """
+        # Two people who connect one account at once: the second must see the row of the first.
+        with self._database.alone(_ADDING), self._database.write() as c:
+            open_ones = [plain(each) for each in c.execute(_OPEN, {"name": row["name"]})]
+            others = [
+                each
+                for each in open_ones
+                if (each["issuer"], each["account"]) == (row["issuer"], row["account"])
+                and each["subject"] != row["subject"]
+            ]
+            if others and not shared:
+                raise GrantError("another person has connected this account", code="conflict")
+            if c.execute(_DROP, {"which": cookie}).rowcount != 1:
+                raise GrantError("this page was answered before", code="conflict")
+            former = [str(each["id"]) for each in open_ones if each["subject"] == row["subject"]]
+            for each in former:
+                ended = {"status": "ended", "ended_at": now_ms(), "ended_why": "replaced"}
+                c.execute(_END, {"which": each, **ended, **_GONE})
+            c.execute(insert(CONNECTIONS), row)
+            self._database.record_in(c, what)
+        return former
+
+    def latest(self, subject: str, name: str) -> dict[str, Any] | None:
+        """Return a person's newest connection of a name, open or over, or None."""
+        return self._database.row(_LATEST, whose=subject, name=name)
+
+    def of_person(self, subject: str) -> Rows:
+        """Return a person's connections that are open."""
+        return self._database.rows(select(CONNECTIONS).where(_C.subject == subject, _C.status == "open"))
+
+    def list(self, *, subject: str | None, name: str | None, after: str | None, limit: int) -> Rows:
+        """Return a page of connections, the oldest first.
+
+        Args:
+            subject: Of this person alone.
+            name: Of this name alone.
+            after: The ``next`` of the page before.
+            limit: At most this number.
+        """
+        wanted = [column == value for column, value in ((_C.subject, subject), (_C.name, name)) if value is not None]
+        return self._database.page(select(CONNECTIONS).where(*wanted), CONNECTIONS_ORDER, after, limit)
+
+    def end(self, which: str, why: str, what: Event) -> bool:
+        """End a connection and delete its tokens; return False if it was over."""
+        ended = {"which": which, "status": "ended", "ended_at": now_ms(), "ended_why": why, **_GONE}
+        return self._database.change_once(_END, ended, what)
+
+    def lock(self, which: str, own: str, until: int) -> bool:
+        """Begin a refresh, unless another one runs; return whether it may go on.
+
+        Args:
+            which: The connection.
+            own: A random name of this refresh.
+            until: Until when no other one begins, ms since the Unix epoch.
+        """
+        # The update decides, over all mints: of two refreshes with one token, the issuer ends the whole grant.
+        locked = {"which": which, "now": now_ms(), "refresher": own, "refresh_until": until}
+        return self._database.change(_LOCK, locked) == 1
+
+    def unlock(self, which: str, own: str, *, is_clear: bool, **changed: Any) -> bool:
+        """End a refresh; return False if it was not this one's any more, or the connection is over.
+
+        Args:
+            which: The connection.
+            own: The name of this refresh.
+            is_clear: Whether it is known what the issuer did.
+            changed: Columns to set: ``nonce`` and ``sealed`` of the new tokens.
+        """
+        values = {"refresh_until": 0, "refresher": None if is_clear else own, **changed}
+        return self._database.change(_LOCKED.values(**values), {"which": which, "own": own}) == 1
+
+    def note_used(self, which: str) -> None:
+        """Note that a token was lent now."""
+        self._database.change(_END, {"which": which, "used_at": now_ms()})

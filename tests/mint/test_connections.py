@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""People's accounts in the mint's database: sealed for one person and account, refreshed once at a time, erased."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.mint.connections import lend
+from arx_caps.mint.connections.account_issuer import RefreshRefusedError
+from arx_caps.mint.connections.connect import issuer_of
+from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.db.events import Event
+from arx_caps.mint.tasks.erase import erase_person
+from arx_caps.settings.connections import ConnectionTerms
+from arx_verifier.clock import now_ms
+from arx_verifier.errors import GrantError, SettingsError, UnavailableError
+from arx_verifier.token.targets import subject_target
+from tests.gateway.people import CLIENT, SECRET, Tracker
+from tests.mint.harness import Harness, open_unit
+from tests.mint.issuer import served
+
+pytestmark = pytest.mark.spec("CONTROL 9.1", "CONTROL 9.3")
+ANN, BOB = (subject_target("https://login.example", name) for name in ("ann", "bob"))
+
+
+class Accounts:
+    """A mint with a connection, and its issuer."""
+
+    def __init__(self, harness: Harness, tracker: Tracker) -> None:
+        self.mint, self.tracker, self.made = harness.mint, tracker, 0
+        terms = ConnectionTerms(
+            issuer=tracker.url,
+            client_id=CLIENT,
+            client_secret="env:ARX_TEST_TRACKER_SECRET",
+            scopes=("repo.read", "repo.write"),
+            audiences=("orders",),
+        )
+        self.mint.realm = replace(self.mint.realm, connection={"tracker": terms})
+
+    def add(self, subject: str, account: str, *, shared: bool = False) -> dict[str, Any]:
+        """Store a connection of a person whose refresh token is live, and return its row."""
+        self.made += 1
+        which, cookie, refresh = f"c-{self.made}", f"cookie-{self.made}", f"canary-refresh-{self.made}"
+        self.tracker.grants[refresh] = (account, "repo.read repo.write")
+        link = {
+            "digest": cookie,
+            "name": "tracker",
+            "subject": subject,
+            "person": "p",
+            "scopes": "[]",
+            "cookie": cookie,
+        }
+        self.mint.db.connections.add_link({**link, "until": now_ms() + 60_000, "incarnation": "i", "born": 0})
+        incarnation, born, _ = self.mint.epochs.view()
+        row = {"id": which, "name": "tracker", "subject": subject, "person": "p", "issuer": self.tracker.url}
+        row |= {"account": account, "scopes": '["repo.read","repo.write"]', "status": "open", "created_at": now_ms()}
+        row |= {"incarnation": incarnation, "born": born}
+        row |= seal_tokens(self.mint, row, which, HeldTokens(refresh=refresh))
+        what = Event.of("connection.connected", "mint", connection=which, subject=subject, account=account)
+        self.mint.db.connections.add(cookie, row, what, shared=shared)
+        return self.row(which)
+
+    def row(self, which: str) -> dict[str, Any]:
+        found = self.mint.db.connections.find(which)
+        assert found is not None
+        return found
+
+    def token(self, row: dict[str, Any], scopes: str = "repo.read") -> tuple[str, int] | None:
+        """Return what is lent for some scopes."""
+        return lend._token_of(self.mint, issuer_of(self.mint, "tracker"), row, scopes, "")
+
+
+@pytest.fixture
+def accounts(
+    tmp_path: Path, database: str | None, realm_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Accounts]:
+    """A mint on each of both databases."""
+    monkeypatch.setenv("ARX_TEST_TRACKER_SECRET", SECRET)
+    tracker = Tracker()
+    with (
+        served(tracker.server),
+        open_unit(tmp_path / "realm", database=database, template=realm_template, log=True) as harness,
+    ):
+        yield Accounts(harness, tracker)
+
+
+@pytest.mark.parametrize("changed", [{"subject": BOB}, {"account": "bob-t"}, {"name": "other"}, {"id": "c-9"}])
+def test_a_row_that_was_moved_does_not_open(accounts: Accounts, changed: dict[str, str]) -> None:
+    """To another person, account, connection or id: whoever writes the database gets no one else's token."""
+    row = accounts.add(ANN, "ann-t")
+    accounts.add(BOB, "bob-t")  # has a key of its own
+    assert open_tokens(accounts.mint, row, row["id"]).refresh == "canary-refresh-1"
+    moved = {**row, **changed}
+    with pytest.raises(SettingsError, match="do not open"):
+        open_tokens(accounts.mint, moved, moved["id"])
+
+
+def test_many_callers_refresh_once(accounts: Accounts) -> None:
+    """All others are told to come again, and get what the first one got; the issuer sees the token once."""
+    row, ready = accounts.add(ANN, "ann-t"), threading.Barrier(16)
+
+    def ask(_: int) -> tuple[str, int] | None:
+        ready.wait()
+        return accounts.token(accounts.row(row["id"]))
+
+    with ThreadPoolExecutor(16) as pool:
+        given = {found for found in pool.map(ask, range(16)) if found is not None}
+    assert len(given) == 1
+    assert accounts.tracker.refreshes == 1
+    assert accounts.token(accounts.row(row["id"])) in given
+    assert accounts.token(accounts.row(row["id"]), "repo.read repo.write") not in given
+    assert accounts.tracker.refreshes == 2
+
+
+def test_a_lost_answer_is_tried_once_more(accounts: Accounts) -> None:
+    """The connection is unclear until then; a refusal of the issuer is for good."""
+    row = accounts.add(ANN, "ann-t")
+    accounts.tracker.silent = True
+    with pytest.raises(UnavailableError):
+        accounts.token(row)
+    assert accounts.row(row["id"])["refresher"] is not None
+    accounts.tracker.silent = False
+    assert accounts.token(accounts.row(row["id"])) is not None
+    assert accounts.row(row["id"])["refresher"] is None
+    accounts.tracker.end()
+    with pytest.raises(RefreshRefusedError):
+        accounts.token(accounts.row(row["id"]), "repo.write")
+
+
+def test_a_refresh_of_a_mint_that_died_holds_others_for_its_time_alone(accounts: Accounts) -> None:
+    """While it may still run, no other one begins; afterwards the next one does, and the first one stores nothing."""
+    row, db = accounts.add(ANN, "ann-t"), accounts.mint.db.connections
+    assert db.lock(row["id"], "dead", now_ms() + 60_000)
+    assert accounts.token(accounts.row(row["id"])) is None
+    assert db.unlock(row["id"], "dead", is_clear=False)
+    assert db.lock(row["id"], "dead", now_ms() - 1)
+    assert accounts.token(accounts.row(row["id"])) is not None
+    assert not db.unlock(row["id"], "dead", is_clear=True, sealed="x", nonce="x")
+    assert accounts.tracker.refreshes == 1
+
+
+def test_an_account_has_one_person_unless_it_is_shared(accounts: Accounts) -> None:
+    """A person's later connection replaces the one before."""
+    first = accounts.add(ANN, "ann-t")
+    with pytest.raises(GrantError, match="another person"):
+        accounts.add(BOB, "ann-t")
+    assert accounts.add(BOB, "ann-t", shared=True)["status"] == "open"
+    accounts.add(ANN, "other")
+    former = accounts.row(first["id"])
+    assert (former["status"], former["ended_why"], former["sealed"]) == ("ended", "replaced", None)
+
+
+@pytest.mark.spec("LOG 1.9")
+def test_an_erasure_deletes_the_key_and_revokes_upstream(accounts: Accounts) -> None:
+    """No byte of the person's accounts is left in SQLite's file; another person's stay."""
+    row = accounts.add(ANN, "canary-account-of-ann")
+    kept = accounts.add(BOB, "bob-t")
+    sealed = str(row["sealed"])
+    by, reason = "operator:test", "a request"
+    erase_person(
+        accounts.mint, ANN, by=by, reason=reason, end_accounts=lambda: lend.end_accounts(accounts.mint, ANN, by, reason)
+    )
+    db = accounts.mint.db.connections
+    assert (db.find(row["id"]), db.person_key(ANN)) == (None, None)
+    assert accounts.tracker.grants.get("canary-refresh-1") is None
+    assert open_tokens(accounts.mint, kept, kept["id"]).refresh == "canary-refresh-2"
+    for file in accounts.mint.realm.folder.glob("mint.db*"):
+        content = file.read_bytes()
+        assert not [text for text in ("canary-account-of-ann", sealed) if text.encode() in content], file
