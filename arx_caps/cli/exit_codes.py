@@ -15,7 +15,7 @@ DENIED: Final = 1  # a check failed: denied, tampered, refused by the policy
 USAGE: Final = 2  # the command line or a file is invalid
 INCOMPLETE: Final = 3  # done in part, not done yet (`arx apply --check`), or the outcome is unknown
 UNAUTHENTICATED: Final = 4  # the mint could not authenticate the caller
-UNREACHABLE: Final = 5  # the mint or the store did not answer
+UNREACHABLE: Final = 5  # the mint or the store did not answer, or an address cannot be listened at yet
 INTERNAL: Final = 70  # a bug (EX_SOFTWARE of sysexits.h)
 INTERRUPTED: Final = 130  # Ctrl-C, as shells count it
 
@@ -49,7 +49,7 @@ def exit_of(error: "ArxError") -> int:
     # Imported on use: `arx --help` needs none of it.
     from arx_verifier.errors import AccessError, GrantError, TokenError, UnavailableError
 
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError) or error.code == "not_listening":
         return UNREACHABLE
     if isinstance(error, TokenError | AccessError | GrantError):
         return DENIED

@@ -24,7 +24,15 @@ STOPPING: Final = "STOPPING=1"
 NOTIFY_S: Final = 5.0  # systemd reads at once; a start or a stop must not wait for another program
 GARBAGE_AT: Final = 50_000  # new objects until a garbage collection; some running batches have as many
 
+_PASSING: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)  # another program may end, and an address may come up
+
 _log = logging.getLogger(__name__)
+
+
+class ListenError(SettingsError):
+    """The address is taken, or this machine does not have it yet: a later start may succeed."""
+
+    code = "not_listening"
 
 
 def collect_rarely() -> None:
@@ -92,7 +100,8 @@ def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socke
         backlog: How many connections may wait.
 
     Raises:
-        SettingsError: It cannot listen there.
+        ListenError: The address is taken, or not this machine's.
+        SettingsError: It cannot listen there for another reason.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With its protocol: asyncio sets TCP_NODELAY only for sockets that have it, and Nagle's delay is up to 40 ms.
@@ -105,7 +114,8 @@ def open_listener(name: str, host: str, port: int, backlog: int) -> socket.socke
         listener.close()
         taken = error.errno == errno.EADDRINUSE
         hint = "stop the program that listens there, or choose another port" if taken else None
-        raise SettingsError(f"the {name} cannot listen at {host}:{port}: {error.strerror}", hint=hint) from error
+        kind = ListenError if error.errno in _PASSING else SettingsError
+        raise kind(f"the {name} cannot listen at {host}:{port}: {error.strerror}", hint=hint) from error
     return listener
 
 

@@ -7,6 +7,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -135,7 +136,7 @@ def test_a_unit_may_stop_as_long_as_its_process_does() -> None:
 
 
 def test_a_wrong_setting_does_not_restart_a_unit(tmp_path: Path) -> None:
-    """The code of a command that cannot start for its settings; a store that is away has another one."""
+    """The code of a command that cannot start for its settings; a store that is away, or a taken port, has another."""
     assert {setting(unit, "RestartPreventExitStatus") for unit in UNITS} == {str(exit_codes.USAGE)}
     away = ["--realm-dir", str(tmp_path / "realm"), "--store", "redis://127.0.0.1:1/0"]
     arx = [sys.executable, "-m", "arx_caps.cli"]
@@ -143,6 +144,10 @@ def test_a_wrong_setting_does_not_restart_a_unit(tmp_path: Path) -> None:
     assert (
         subprocess.run([*arx, "mint", "serve", "--port", "0", *away], check=False).returncode == exit_codes.UNREACHABLE
     )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([*arx, "mint", "serve", "--port", port, *away], check=False)
+        assert done.returncode == exit_codes.UNREACHABLE
     (tmp_path / "realm" / "realm.toml").write_text("wrong = 1\n")
     assert subprocess.run([*arx, "mint", "serve", "--port", "0", *away], check=False).returncode == exit_codes.USAGE
     assert subprocess.run([*arx, "gateway", "run", "none.toml"], check=False).returncode == exit_codes.USAGE

@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from arx_caps.gateway.deciders.protos import message
+from arx_caps.http.process import ListenError
 from arx_caps.installation import install_line
 from arx_verifier.errors import SettingsError
 
@@ -49,13 +50,13 @@ class GrpcServer:
         """Listen, and return the address.
 
         Raises:
-            SettingsError: It cannot listen there.
+            ListenError: It cannot listen there.
         """
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             self._server.add_insecure_port(place)
         except RuntimeError as error:
-            raise SettingsError(f"the gateway cannot listen at {place}") from error
+            raise ListenError(f"the gateway cannot listen at {place}") from error
         return place
 
     async def start(self) -> None:
