@@ -268,9 +268,9 @@ def check_history(client: Any, realm: Realm, info: Mapping[str, Any], at: int, b
             "the server was restarted or replaced since the last call: the next one exhausts all pools that are open"
         )
         return Check(name, False, found, TOP_UP)
-    # The newest beginning that the mint noted.
+    # The newest beginning that the mint noted, with its mark.
     noted, kept = ask_database(realm, lambda db: db.ledger.beginning(bucket)) or "", int(number or 0)
-    if number_of(noted) > kept or (number_of(noted) == kept > 0 and noted != f"{number} {run}"):
+    if number_of(noted) > kept or (number_of(noted) == kept > 0 and noted.split(" ")[:2] != [number, run]):
         found = (
             "the mint has seen a later beginning (failover and back): the next call exhausts all pools that are open"
         )
