@@ -106,7 +106,7 @@ class FileKeys(KeyRing):
         # Taken before the read: if the file is replaced in between, the identity differs and the file is read again.
         self._seen = identify_file(self.path)
         file = read_service_file(self.path)
-        super().__init__(_keys_of(file, self.path), realm=file.realm, max_ttl_ms=file.max_ttl_ms)
+        super().__init__(keys_of(file.keys, self.path), realm=file.realm, max_ttl_ms=file.max_ttl_ms)
 
     def get(self, kid: str) -> PreparedKey | None:
         """Return the key of ``kid``, or None; an unknown id makes it read the file again."""
@@ -134,7 +134,7 @@ class FileKeys(KeyRing):
             if file.realm != self.realm:
                 # The follower, the journal and every cached chain belong to the realm that the service started with.
                 raise SettingsError(f"{self.path} is of another realm now, {file.realm}; restart the service")
-            self.replace(_keys_of(file, self.path))
+            self.replace(keys_of(file.keys, self.path))
         except SettingsError as error:
             # An operator's mistake in the file must not end a service that has usable keys.
             _log.error("the keys stay as they were: %s", error)
@@ -240,9 +240,18 @@ def open_verifier(
     )
 
 
-def _keys_of(file: ServiceConfig, path: Path) -> dict[str, bytes]:
+def keys_of(texts: Mapping[str, str], path: Path) -> dict[str, bytes]:
+    """Return the keys of a service file.
+
+    Args:
+        texts: Its ``keys``, or its ``memory``.
+        path: The file.
+
+    Raises:
+        SettingsError: One is not base64url.
+    """
     try:
-        return {kid: bytes_of(key) for kid, key in file.keys.items()}
+        return {kid: bytes_of(key) for kid, key in texts.items()}
     except MalformedTokenError as error:
         raise SettingsError(f"{path}: a key is not base64url") from error
 

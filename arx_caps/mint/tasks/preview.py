@@ -48,7 +48,7 @@ class LookedUp(NamedTuple):
     meant: str | None = None
 
 
-class Extent(NamedTuple):
+class Extent(msgspec.Struct, frozen=True):
     """What a kill ends.
 
     Attributes:

@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-from arx_verifier.errors import MalformedTokenError, SettingsError
+from arx_verifier.errors import SettingsError
 from arx_verifier.memory.memory import Memory
 from arx_verifier.memory.stamp import MemoryKeys
-from arx_verifier.service import identify_file, read_service_file
-from arx_verifier.token.wire import bytes_of
+from arx_verifier.service import identify_file, keys_of, read_service_file
 from arx_verifier.verification.verifier import Verifier
 
 LOOK_NS: Final = 1_000_000_000  # between two looks at the file: a new key stamps from then on
@@ -63,7 +62,4 @@ def open_memory(path: str | os.PathLike[str], verifier: Verifier) -> Memory:
 
 
 def _read(path: Path) -> dict[str, bytes]:
-    try:
-        return {kid: bytes_of(key) for kid, key in read_service_file(path).memory.items()}
-    except MalformedTokenError as error:
-        raise SettingsError(f"{path}: a memory key is not base64url") from error
+    return keys_of(read_service_file(path).memory, path)

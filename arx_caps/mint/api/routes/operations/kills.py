@@ -173,7 +173,7 @@ class ServiceWaited(msgspec.Struct, frozen=True):
     verifiers: int
 
 
-class KillPreview(RouteAnswer, frozen=True, kw_only=True):
+class KillPreview(preview.Extent, RouteAnswer, frozen=True, kw_only=True):
     """What a kill of these targets would end, and who must confirm it.
 
     ``tokens`` are those that the mint issued, and an estimate; ``delegations`` those that the audit log has.  Without
@@ -182,12 +182,6 @@ class KillPreview(RouteAnswer, frozen=True, kw_only=True):
     """
 
     targets: list[PreviewTarget]
-    sessions: int
-    tasks: int
-    agents: int
-    delegations: int
-    tokens: int
-    exact: bool
     verifiers: int | None
     services: list[ServiceWaited]
     lease_ms: int | None
@@ -256,7 +250,7 @@ def preview_kill(call: RouteCall) -> KillPreview:
     )
     return KillPreview(
         targets=targets,
-        **extent._asdict(),
+        **msgspec.structs.asdict(extent),
         verifiers=None if waited is None else waited.verifiers,
         services=services,
         lease_ms=None if waited is None else waited.lease_ms,

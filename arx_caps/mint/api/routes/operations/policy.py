@@ -46,18 +46,23 @@ class PolicyListQuery(PageQuery, frozen=True):
     changes: bool = False
 
 
-class PolicyShown(msgspec.Struct, frozen=True, kw_only=True):
-    """An archived policy; times are ms since the Unix epoch.
-
-    ``first_change`` is the first line that differs from the next policy of the list, null where no line does or no
-    policy is older; only with ``changes``.
-    """
+class ArchivedPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When a policy was in force, and by whom; times are ms since the Unix epoch."""
 
     digest: str
     in_force: bool
     first_at: int
     in_force_at: int
     by: str
+
+
+class PolicyShown(ArchivedPolicy, frozen=True, kw_only=True):
+    """An archived policy; times are ms since the Unix epoch.
+
+    ``first_change`` is the first line that differs from the next policy of the list, null where no line does or no
+    policy is older; only with ``changes``.
+    """
+
     first_change: LineChange | UnsetType | None = UNSET
 
 
@@ -68,14 +73,9 @@ class Policies(RouteAnswer, frozen=True):
     next: str | UnsetType = UNSET
 
 
-class PolicyWithText(RouteAnswer, frozen=True):
+class PolicyWithText(ArchivedPolicy, RouteAnswer, frozen=True):
     """An archived policy and its text."""
 
-    digest: str
-    in_force: bool
-    first_at: int
-    in_force_at: int
-    by: str
     policy: str
 
 
