@@ -118,6 +118,18 @@ def told(token: str, request: object = None, **parts: object) -> Callable[[], De
 
 ATTENUATE = Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1"}),))
 HIDDEN = HttpCall("POST", "/orders", UNSEEN_BODY)
+ROWS = {"opened": AT, "marks": (("call", "a", "session", ("*",)),)}
+
+
+def marked() -> Decision:
+    """The second of two calls of which one forbids the other."""
+    checked = verifier(ledger=ledger())
+    token = mint(Caveat(allow=(Rule(tool="*"),), after=((("a",), ("*",)),), **ROWS)).encode()  # type: ignore[arg-type]
+    assert checked.decide(token, access()).code == "ok"
+    return checked.decide(token, access())
+
+
+UNPROVEN = mint(Caveat(allow=(Rule(tool="*"),), only_after=(("a", 0, ("*",)),), opened=AT)).encode()
 CASES: dict[str, list[Callable[[], Decision]]] = {
     "malformed_request": [told(sign(mint(), access()), access(args={"x": float("nan")}))],
     "malformed": [
@@ -167,6 +179,9 @@ CASES: dict[str, list[Callable[[], Decision]]] = {
     "insufficient_budget": [told(BUDGET, ledger=ledger(), costs={"orders.get": {"usd": 2}})],
     "budget_exhausted": [told(BUDGET, ledger=ledger(opens=AT), costs={"orders.get": {"usd": 1}})],
     "budget_unsupported": [told(BUDGET), told(BUDGET, ledger=ledger())],
+    "after_mark": [marked],
+    "mark_missing": [told(UNPROVEN, ledger=ledger())],
+    "mark_unsupported": [told(UNPROVEN)],
     "proof_missing": [told(mint(ANYTHING, Caveat(require=("call",))).encode())],
     "proof_invalid": [
         told(sign(mint(), access("orders.put"))),

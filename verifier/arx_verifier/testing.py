@@ -94,7 +94,8 @@ class UnsafeTestRealm:
     Attributes:
         verifier: Pass it to the application instead of the result of ``open_verifier``.
         epochs: ``epochs.kill("agent:test/agent")`` is in force at once; so are ``freeze`` and ``thaw``.
-        ledger: The budgets of its callers.
+        ledger: The budgets and marks of its callers.
+        opened: When their sessions were opened, ms since the Unix epoch.
         decisions: The decisions so far, in ``decisions.decisions``, the last one last.
 
     Args:
@@ -106,7 +107,7 @@ class UnsafeTestRealm:
         self._audience, self._key = audience, os.urandom(32)
         self.epochs, self.decisions = UnsafeLocalEpochs(), InMemoryDecisions()
         keys = KeyRing({_KID: self._key}, realm="test")
-        self.ledger = MemoryLedger()
+        self.ledger, self.opened = MemoryLedger(), now_ms()
         self.verifier = Verifier(
             audience=audience,
             keys=keys,
@@ -128,6 +129,7 @@ class UnsafeTestRealm:
         key: HolderKey | None = None,
         budget: Mapping[str, Amount] | None = None,
         per: str = "task",
+        marks: Mapping[str, Any] | None = None,
     ) -> UnsafeCaller:
         """Return an agent with a token for the calls that the rules allow.
 
@@ -142,6 +144,7 @@ class UnsafeTestRealm:
             key: The key that the token is bound to; None for a bearer token.
             budget: What its calls may cost together, by unit: ``{"usd": "5.00", "calls": 200}``.
             per: The period of the budget: ``task``, ``hour`` or ``day``.
+            marks: Rows about marks, by the member of the caveat: SPEC 21.2.
         """
         now = now_ms()
         identifier = Identifier(
@@ -161,6 +164,7 @@ class UnsafeTestRealm:
             v=1,
         )
         # As the mint does, so that tests cover the call proof: without it a token would be accepted without one.
-        caveats = (Caveat(allow=rules, require=("call",)), *spend_caveats("test", budget or {}, per, now))
+        rows = {**marks, "opened": self.opened} if marks else {}
+        caveats = (Caveat(allow=rules, require=("call",), **rows), *spend_caveats("test", budget or {}, per, now))
         macaroon = Macaroon.mint(identifier, key=self._key, realm="test", caveats=caveats)
         return UnsafeCaller(macaroon, self._audience, key)

@@ -10,12 +10,15 @@ from typing import Any, Final, NamedTuple
 from arx_caps.mint.policy.approvals import show_terms
 from arx_caps.mint.policy.budgets import split_budget
 from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.marks import show_marks
 from arx_caps.mint.policy.members import as_written, members_of, write_member
 from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant, Template
 from arx_caps.settings.durations import format_duration
+from arx_caps.text.caveat_text import removals
 from arx_verifier import names
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import Failure, GrantError, shorten
+from arx_verifier.token.caveats import Caveat
 
 MAX_OTHERS: Final = 3  # templates that a refusal names
 
@@ -169,6 +172,10 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
         shown["budget"] = [
             f"{said} ({name})" for name, budget in grant.budgets.items() for said in split_budget(budget)
         ]
+    if grant.marks:
+        shown["marks"] = show_marks(grant.marks.get("marks", ()))
+        refused = Caveat(opened=0, **{name: rows for name, rows in grant.marks.items() if name != "marks"})
+        shown["refuses"] = removals(refused)
     if grant.exchange:
         shown["exchange"] = exchanges(grant.exchange)
     shown |= {name: write_member(Template, name, limit) for name, limit in grant.limits.items()}

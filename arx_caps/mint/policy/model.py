@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.budgets import Budget
 from arx_caps.mint.policy.issuers import Subject, fits_subject
+from arx_caps.mint.policy.marks import rows_of
 from arx_caps.mint.policy.members import in_tokens
 from arx_caps.mint.policy.tables import SessionTerms, Template, read_document, without_mistakes
 from arx_caps.mint.policy.templates import SUBJECT, overlap
@@ -50,6 +51,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         approvals: By audience, the calls that need an approval, and its terms.
         budgets: By template, what its calls may cost.
         is_bound: Whether the tokens are bound to their holders' keys.
+        marks: Its rows about marks, by the member of the mint's caveat in each token.
     """
 
     template: str
@@ -65,6 +67,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     approvals: dict[str, tuple[ApprovalTerms, ...]] = {}
     budgets: dict[str, Budget] = {}
     is_bound: bool = False
+    marks: dict[str, Any] = {}
 
 
 class Policy:
@@ -262,6 +265,7 @@ class Policy:
             approvals={at: terms for at in chosen.audiences if at in rules and (terms := chosen.approvals_at(at))},
             is_bound=chosen.binding == "bound",
             budgets={template: chosen.budget} if chosen.budget else {},
+            marks=rows_of(chosen),
         )
 
     def _grant_several(
@@ -281,10 +285,17 @@ class Policy:
         first = grants[0]
         for each in grants:
             # The conditions of one would else hold for calls of another one, or be lost.
-            if each.approvals or each.exchange or each.is_bound or each.budgets or each.limits != first.limits:
+            if (
+                each.approvals
+                or each.exchange
+                or each.is_bound
+                or each.budgets
+                or each.marks
+                or each.limits != first.limits
+            ):
                 raise GrantError(
                     f"task {each.template} can be had alone only: it is bound, or has approvals, a budget, "
-                    f"exchange or other conditions than {first.template}",
+                    f"rules about marks, exchange or other conditions than {first.template}",
                     code="bad_parameters",
                 )
         places = dict.fromkeys(at for each in grants for at in each.rules)

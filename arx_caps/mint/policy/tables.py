@@ -26,6 +26,7 @@ from arx_caps.mint.policy.issuers import (
     check_subjects,
     check_workloads,
 )
+from arx_caps.mint.policy.marks import After, Distinct, Marks, OnlyAfter, check_marks
 from arx_caps.mint.policy.members import ANY_IF_EMPTY, GRANTS, IN_TOKENS, RESTRICTS
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, check_rule, read_params
 from arx_caps.settings.connections import ConnectionName, ConnectionScope
@@ -171,6 +172,14 @@ class Template(TomlTable, frozen=True, kw_only=True):
             with ``per = "hour"`` or ``"day"`` in each hour or day; default: any cost.
         upstream: By connection, the scopes of each tool's calls at the person's account there:
             ``{ tracker = { "tracker.get" = ["repo.read"] } }``; the first pattern that matches counts.
+        marks: What sets a mark on the session: ``{ tools = ["web.*"], set = "untrusted" }``, a warning; or a proof, by
+            services (``{ proof = "tested", from = ["ci"] }``), or when the effect of a call is done
+            (``{ proof = "saved", tools = ["db.save"], on = "success" }``); with ``per = "task"`` on the task.
+        after: Calls that are refused while all these warnings are set:
+            ``{ mark = "untrusted", tools = ["mail.send"] }``.
+        only_after: Calls that need a proof: ``{ mark = "tested", tools = ["deploy.run"], within = "1h" }``.
+        distinct: How many different values these arguments have in one task, or with ``per = "session"`` in one
+            session: ``{ tools = ["mail.send"], arg = ["to", "cc"], max = 5 }``.
         bearer: Whether an OAuth client may hold the task by an access token, which a thief can replay until it expires:
             ``allow``, ``refuse``, or ``dpop``: only by one that is bound to a key of the client (RFC 9449), which a
             thief cannot use; default: dpop with approvals or ``fresh = "0ms"``, else allow.
@@ -194,6 +203,10 @@ class Template(TomlTable, frozen=True, kw_only=True):
     approvals: Approvals = ()
     budget: BudgetTable = field(default_factory=dict)
     upstream: Annotated[dict[ConnectionName, dict[ToolPattern, ConnectionScopes]], GRANTS] = field(default_factory=dict)
+    marks: Marks = ()
+    after: After = ()
+    only_after: OnlyAfter = ()
+    distinct: Distinct = ()
     bearer: Literal["allow", "dpop", "refuse"] | None = None
 
     @property
@@ -406,6 +419,7 @@ def read_template(
     check_subjects(entry.at("subjects"), template.subjects, issuers)
     if template.upstream and not template.subjects:
         raise entry.at("upstream").error("accounts are those of people: needs `subjects`")
+    check_marks(entry, template, rules, audiences)
     check_approvals(entry.at("approvals"), template.approvals, rules, template.audiences)
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in template.subjects}) != 1:
         # Two issuers may use one name for two subjects, whom a service could not distinguish.

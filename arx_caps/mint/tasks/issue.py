@@ -94,7 +94,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     mint.require(born, (f"policy:{policy.digest}",))
     task, link, ends_at = new_name("t-"), new_link(), task_end(mint, now, grant.ttl_ms, session, parent)
     birth = Birth(agent, born, session["id"], task, policy.digest, now, ends_at, grant.depth, link, subject, holder)
-    granted = StoredGrant.of(grant, params, tools, above, holder, now)
+    granted = StoredGrant.of(grant, params, tools, above, holder, now, int(session["opened_at"]))
     bundle = sign_grant(mint, birth, granted)
     facts: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at}

@@ -218,7 +218,7 @@ def _more(
         raise explain_refusal(policy, caller.name, template, error, lambda other: ask(other, params)) from error
     above = msgspec.json.decode(task["above"], type=list[str])
     holder = last.holder or holder_for(grant, None, caller)  # bound stays bound, whatever the policy says by now
-    granted = StoredGrant.of(grant, params, tools, above, holder, task["started_at"])
+    granted = StoredGrant.of(grant, params, tools, above, holder, task["started_at"], int(session["opened_at"]))
     if again:
         granted = granted.attenuated_like(last)
     return granted, grant

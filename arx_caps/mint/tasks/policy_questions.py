@@ -18,6 +18,7 @@ from arx_caps.mint.context import Born
 from arx_caps.mint.policy.approvals import show_terms
 from arx_caps.mint.policy.explain import Explained, PolicyRefusal, explain_grant
 from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.policy.marks import MEMBERS
 from arx_caps.mint.policy.members import members_of
 from arx_caps.mint.policy.model import CODE, Policy, TaskGrant
 from arx_caps.mint.tasks.token_factory import Birth, caveats_of, new_link, new_name
@@ -108,6 +109,9 @@ class PolicyReply(NamedTuple):
         """Return whether the answer is the expected one."""
         need = self.approval["need"] if self.approval is not None else 0
         return self.code == question.expect and question.need in (None, need)
+
+
+_NO_ROWS: Final[dict[str, None]] = dict.fromkeys((*MEMBERS, "opened"))
 
 
 def load_questions(path: str) -> tuple[PolicyQuestion, ...]:
@@ -236,10 +240,12 @@ def _decide(
     born = Born(epochs.incarnation, epochs.seq)
     end, session, task = now + min(grant.ttl_ms, ring.max_ttl_ms), new_name("s-"), new_name("t-")
     birth = Birth(agent, born, session, task, policy.digest, now, end, 0, new_link(), subject)
-    # Without the proof of a call and a budget: the question is what the policy allows, and not who sends it, nor what
-    # a task has spent.
+    # Without the proof of a call, budgets and marks: the question is what the policy allows, and not who sends it, nor
+    # what a task has spent or done.
     caveats = tuple(
-        replace(each, require=None, fresh=None) for each in caveats_of(grant, now)[audience] if each.spend is None
+        replace(each, require=None, fresh=None, **_NO_ROWS)
+        for each in caveats_of(grant, now, now)[audience]
+        if each.spend is None
     )
     try:
         token = Macaroon.mint(birth.identifier(audience, _KID, key), key=key, realm=_REALM, caveats=caveats)

@@ -8,6 +8,7 @@ Credentials are verified in ``arx_caps.mint.identity``; tasks are in ``issue``.
 # read. A kill in between revokes the token. A renewal requires what opened the session, under the policy in force. Its
 # token is valid, so none of its targets was killed since its birth, and the new birth is read before any authority.
 
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -33,6 +34,7 @@ from arx_caps.mint.identity.session_login import (
     subject_targets,
 )
 from arx_caps.mint.policy.claims import keeps
+from arx_caps.mint.policy.marks import rows_of
 from arx_caps.mint.policy.model import Policy, SessionTerms
 from arx_caps.mint.tasks.liveness import is_usable
 from arx_caps.mint.tasks.reissue import recipe_of
@@ -208,6 +210,10 @@ def open_for(
     most = policy.most_open(path)
     room = Room(most, lambda other: is_usable(mint, other)) if most is not None else None
     unit.recipe = recipe_of(birth, (kid,))
+    # Before it has a token.  Without the ledger it is opened all the same: then every warning counts as set in it.
+    if mint.ledger is not None and any(map(rows_of, policy.templates.values())):
+        with contextlib.suppress(StoreError):
+            mint.ledger.register_session(birth.session, now)
     mint.db.sessions.add(unit, row, HighWater(*born), mint.realm.name, what, room)
     return OpenedSession(row, sign_session(mint, birth), expires_at)
 

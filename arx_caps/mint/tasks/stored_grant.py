@@ -55,6 +55,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
         above: Sequence[str],
         holder: str | None,
         opened: int,
+        session_opened: int,
     ) -> Self:
         """Return the policy's grant in its stored form.
 
@@ -65,6 +66,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             above: Ids of the tasks above this one, whose end is its own.
             holder: The first holder's key, if the grant is bound.
             opened: When the task was started, ms since the Unix epoch; an extension opens no budget anew.
+            session_opened: When its session was opened, ms since the Unix epoch.
         """
         parts = [Caveat(task=task) for task in above]
         return cls(
@@ -76,7 +78,10 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             exchange=grant.exchange,
             approvals=grant.approvals,
             holder=holder,
-            own={audience: _write((*caveats, *parts)) for audience, caveats in caveats_of(grant, opened).items()},
+            own={
+                audience: _write((*caveats, *parts))
+                for audience, caveats in caveats_of(grant, opened, session_opened).items()
+            },
         )
 
     @classmethod

@@ -114,21 +114,25 @@ class Birth(NamedTuple):
         }
 
 
-def caveats_of(grant: TaskGrant, opened: int) -> dict[str, tuple[Caveat, ...]]:
+def caveats_of(grant: TaskGrant, opened: int, session_opened: int) -> dict[str, tuple[Caveat, ...]]:
     """Return by audience the mint's own caveats of its token.
 
     Args:
         grant: The policy's grant.
         opened: When its budgets were opened: the start of the task, ms since the Unix epoch.
+        session_opened: When its session was opened, ms since the Unix epoch.
     """
     # The same pools at every service: a task spends its budget once, and not once at each.
     pools = caveats_of_budgets(grant.budgets, opened)
+    # Likewise the same rows about marks, and in the first caveat: rows of a later one are a holder's (SPEC 21.3).
+    rows = grant.marks | {"opened": session_opened} if grant.marks else {}
     caveats: dict[str, tuple[Caveat, ...]] = {}
     for audience, rules in grant.rules.items():
         first = Caveat(
             allow=rules,
             delegate_to=grant.delegate_to or None,
             **{name: limit for name, limit in grant.limits.items() if limit != ()},
+            **rows,
         )
         # A second caveat for the tools that the agent asked for: all caveats must hold, so it can only attenuate.
         fewer = grant.fewer_tools.get(audience)

@@ -226,6 +226,24 @@ class RedisLedger:
         started_ms: int = self._client.started_ms
         return started_ms
 
+    def register_session(self, session: str, opened: int) -> bool:
+        """Let the marks of a session count that was opened at or before the ledger's beginning.  SPEC 21.5.
+
+        For the mint alone, before it has signed a token for a service in it.
+
+        Args:
+            session: A new session.
+            opened: When it was opened, ms since the Unix epoch.
+
+        Returns:
+            Whether they count now.
+
+        Raises:
+            StoreError: The server did not answer or refused; what it did is unknown.
+        """
+        bucket = self._bucket_of(session)
+        return opened > bucket.since or bool(run(self._call("arx2_register", bucket, (), (), None, session)))
+
     def register(self, pools: Sequence[PoolDraw]) -> bool:
         """Let pools that were opened before the ledger's beginning be drawn on.  SPEC 17.5.
 
