@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+// JSON in one form only: canonical JSON of tokens (SPEC 3), bodies of requests (SPEC 8.4), arguments (SPEC 8.2).
+//
+// `JSON.parse` keeps the last of two equal names, rounds numbers, and gives objects a prototype: it reads no input here.
+
+import { refuse } from "./errors.ts";
+import { LIMITS } from "./limits.ts";
+
+export type Json = null | boolean | number | string | Json[] | JsonObject;
+export interface JsonObject { [name: string]: Json }
+
+/** What a reader throws; each caller has its own reason code. */
+export class JsonError extends Error {
+  override readonly name = "JsonError";
+}
+
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
+// biome-ignore lint: control characters end a run of plain text
+const PLAIN = /[^"\\\u0000-\u001f]*/y;
+const SPACE = /[ \t\n\r]*/y;
+const ESCAPES: Record<string, string> = { '"': '"', "\\": "\\", "/": "/", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t" };
+const LONGEST_PART = 128;
+
+class Reader {
+  readonly #text: string;
+  readonly #depth: number;
+  #at = 0;
+
+  constructor(text: string, depth: number) {
+    this.#text = text;
+    this.#depth = depth;
+  }
+
+  whole(): Json {
+    const value = this.#value(0);
+    this.#skip();
+    if (this.#at !== this.#text.length) throw new JsonError("more than one value");
+    return value;
+  }
+
+  #value(depth: number): Json {
+    this.#skip();
+    const next = this.#text[this.#at];
+    if (next === '"') return this.#string();
+    if (next === "{" || next === "[") {
+      if (depth >= this.#depth) throw new JsonError("too many nested containers");
+      this.#at += 1;
+      return next === "{" ? this.#object(depth + 1) : this.#array(depth + 1);
+    }
+    for (const [word, value] of [["true", true], ["false", false], ["null", null]] as const) {
+      if (this.#text.startsWith(word, this.#at)) {
+        this.#at += word.length;
+        return value;
+      }
+    }
+    return this.#number();
+  }
+
+  #object(depth: number): JsonObject {
+    const made: JsonObject = Object.create(null);
+    if (this.#took("}")) return made;
+    do {
+      this.#skip();
+      const name = this.#string();
+      if (Object.hasOwn(made, name)) throw new JsonError("a name twice");
+      if (!this.#took(":")) throw new JsonError("expected a colon");
+      made[name] = this.#value(depth);
+    } while (this.#took(","));
+    if (!this.#took("}")) throw new JsonError("expected the end of an object");
+    return made;
+  }
+
+  #array(depth: number): Json[] {
+    const made: Json[] = [];
+    if (this.#took("]")) return made;
+    do made.push(this.#value(depth));
+    while (this.#took(","));
+    if (!this.#took("]")) throw new JsonError("expected the end of a list");
+    return made;
+  }
+
+  #string(): string {
+    if (this.#text[this.#at] !== '"') throw new JsonError("expected text");
+    this.#at += 1;
+    let made = "";
+    for (;;) {
+      made += this.#run(PLAIN);
+      const next = this.#text[this.#at];
+      this.#at += 1;
+      if (next === '"') break;
+      if (next !== "\\") throw new JsonError("text without an end, or with a control character");
+      made += this.#escape();
+    }
+    if (!made.isWellFormed()) throw new JsonError("half of a surrogate pair");
+    return made;
+  }
+
+  #escape(): string {
+    const letter = this.#text[this.#at] ?? "";
+    this.#at += 1;
+    if (letter === "u") {
+      const hex = this.#text.slice(this.#at, this.#at + 4);
+      if (!/^[0-9a-fA-F]{4}$/.test(hex)) throw new JsonError("an escape of another form");
+      this.#at += 4;
+      return String.fromCharCode(Number.parseInt(hex, 16));
+    }
+    const meant = Object.hasOwn(ESCAPES, letter) ? ESCAPES[letter] : undefined;
+    if (meant === undefined) throw new JsonError("an escape of another form");
+    return meant;
+  }
+
+  #number(): number {
+    NUMBER.lastIndex = this.#at;
+    const found = NUMBER.exec(this.#text);
+    if (found === null) throw new JsonError("no JSON");
+    this.#at = NUMBER.lastIndex;
+    const [text, fraction = "", exponent = ""] = found;
+    if (fraction.length - 1 > LONGEST_PART || exponent.length - 1 > LONGEST_PART) throw new JsonError("a long number");
+    const value = Number(text);
+    if (!(Math.abs(value) <= LIMITS.integer)) throw new JsonError("a number beyond 2^53-1");
+    if (decimalOf(text) !== decimalOf(String(value))) throw new JsonError("more digits than a double carries");
+    return value;
+  }
+
+  #took(character: string): boolean {
+    this.#skip();
+    if (this.#text[this.#at] !== character) return false;
+    this.#at += 1;
+    return true;
+  }
+
+  #skip(): void {
+    this.#run(SPACE);
+  }
+
+  #run(pattern: RegExp): string {
+    pattern.lastIndex = this.#at;
+    const found = pattern.exec(this.#text)?.[0] ?? "";
+    this.#at += found.length;
+    return found;
+  }
+}
+
+/** Return a number's text in one form: sign, digits without zeros at the ends, and the exponent of the last digit. */
+function decimalOf(text: string): string {
+  const [mantissa = "", exponent = "0"] = text.toLowerCase().split("e");
+  const [whole = "", fraction = ""] = mantissa.replace("-", "").split(".");
+  const digits = (whole + fraction).replace(/^0+/, "");
+  const short = withoutZeros(digits);
+  if (short === "") return "0";
+  const last = BigInt(exponent.replace("+", "")) - BigInt(fraction.length) + BigInt(digits.length - short.length);
+  return `${mantissa.startsWith("-") ? "-" : ""}${short}e${last}`;
+}
+
+function withoutZeros(digits: string): string {
+  let end = digits.length;
+  while (end > 0 && digits[end - 1] === "0") end -= 1;
+  return digits.slice(0, end);
+}
+
+/** Decode UTF-8, and refuse each byte that is none; a byte-order mark is a character. */
+export function decodeText(bytes: Uint8Array): string {
+  try {
+    return UTF8.decode(bytes);
+  } catch {
+    throw new JsonError("no UTF-8");
+  }
+}
+
+/** Read canonical JSON (SPEC 3): one object, whose bytes are those that writing it again gives. */
+export function readCanonical(bytes: Uint8Array): JsonObject {
+  const text = decodeText(bytes);
+  const value = new Reader(text, LIMITS.caveat_nesting).whole();
+  if (!isObject(value) || writeCanonical(value) !== text) throw new JsonError("another form than the canonical one");
+  return value;
+}
+
+/** Write canonical JSON, or throw if the value has no such form. */
+export function writeCanonical(value: Json): string {
+  if (value === null) throw new JsonError("null");
+  if (typeof value === "number") {
+    if (!Number.isSafeInteger(value)) throw new JsonError("a number that is no integer");
+    return String(value);
+  }
+  if (typeof value !== "object") {
+    if (typeof value === "string" && !value.isWellFormed()) throw new JsonError("half of a surrogate pair");
+    return JSON.stringify(value);
+  }
+  if (Array.isArray(value)) return `[${value.map(writeCanonical).join(",")}]`;
+  const names = Object.keys(value).sort(compare); // by UTF-16: without a character beyond U+FFFF, by code point too
+  for (const name of names) if (!isPlainName(name)) throw new JsonError("a name that is empty or beyond U+FFFF");
+  return `{${names.map((name) => `${JSON.stringify(name)}:${writeCanonical(value[name] as Json)}`).join(",")}}`;
+}
+
+/** Return whether an argument or a member can have this name in canonical JSON. */
+export function isPlainName(name: string): boolean {
+  return name !== "" && !/[\ud800-\udfff]/.test(name);
+}
+
+/** Read a JSON body (SPEC 8.4): one object, or `malformed_request`. */
+export function readBody(bytes: Uint8Array): JsonObject {
+  try {
+    const value = new Reader(decodeText(bytes), LIMITS.argument_nesting).whole();
+    if (isObject(value)) return value;
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error;
+  }
+  return refuse("malformed_request", "request", "body", "one JSON object that can be read in one way", "another body");
+}
+
+/** Write arguments as RFC 8785 has them (SPEC 8.2), or refuse with `malformed_request` what has no such form. */
+export function writeArguments(value: unknown): string {
+  return writeValue(value, 1);
+}
+
+function writeValue(value: unknown, depth: number): string {
+  switch (typeof value) {
+    case "boolean":
+      return String(value);
+    case "number":
+      if (!(Math.abs(value) <= LIMITS.integer)) return noForm("a number beyond 2^53-1");
+      return JSON.stringify(value);
+    case "string":
+      return value.isWellFormed() ? JSON.stringify(value) : noForm("half of a surrogate pair");
+    case "object":
+      break;
+    default:
+      return noForm(typeof value);
+  }
+  if (value === null) return "null";
+  if (depth > LIMITS.argument_nesting) return noForm("more nested containers");
+  if (Array.isArray(value)) return `[${Array.from(value, (item) => writeValue(item, depth + 1)).join(",")}]`;
+  if (!isObject(value)) return noForm("an object of a class");
+  const members = Object.keys(value).sort(compare).map((name) => {
+    if (!name.isWellFormed()) return noForm("half of a surrogate pair");
+    return `${JSON.stringify(name)}:${writeValue(value[name], depth + 1)}`;
+  });
+  return `{${members.join(",")}}`;
+}
+
+function noForm(came: string): never {
+  return refuse("malformed_request", "request", "arguments", "arguments that RFC 8785 can write", came);
+}
+
+/** Return whether a value is a plain object: not null, no list, of no class. */
+export function isObject(value: unknown): value is JsonObject {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return false;
+  const prototype = Object.getPrototypeOf(value);
+  return prototype === null || prototype === Object.prototype || Object.getPrototypeOf(prototype) === null;
+}
+
+/** Return a member that an object has itself; `constructor` and `__proto__` are names like any other. */
+export function own<T>(object: { readonly [name: string]: T }, name: string): T | undefined {
+  return Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
+/** Return a text's length in code points. */
+export function lengthOf(text: string): number {
+  let count = text.length;
+  for (let at = 0; at + 1 < text.length; at += 1) {
+    if ((text.charCodeAt(at) & 0xfc00) === 0xd800 && (text.charCodeAt(at + 1) & 0xfc00) === 0xdc00) {
+      count -= 1;
+      at += 1;
+    }
+  }
+  return count;
+}
+
+/** Compare by UTF-16 code units, as RFC 8785 does. */
+export function compare(one: string, other: string): number {
+  return one < other ? -1 : one > other ? 1 : 0;
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// The forms of names (SPEC 4.4), and of texts of bytes (SPEC 2.2, 16.1).
+
+import { LIMITS } from "./limits.ts";
+
+const SEGMENT = "[a-z0-9][a-z0-9._-]*";
+const REALM = /^[a-z0-9][a-z0-9._-]{0,31}$/;
+const AUDIENCE = /^(?!arx)[a-z0-9][a-z0-9._-]{0,63}$/;
+const PATH = new RegExp(`^${SEGMENT}(?:/${SEGMENT}){0,7}$`);
+const PATTERN = new RegExp(`^(?:(?:${SEGMENT}|\\*)/)*(?:${SEGMENT}|\\*\\*?)$`);
+const TOOL = /^[A-Za-z0-9_/:-]+(?:\.[A-Za-z0-9_/:-]+)*$/;
+const KEY_ID = /^[a-z0-9]{1,16}\.(?:0|[1-9][0-9]*)$/;
+const PLAIN = /^[A-Za-z0-9._-]{1,64}$/;
+const OPERATOR = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$/;
+const BASE64URL = /^[A-Za-z0-9_-]*$/;
+
+type Test = (value: unknown) => value is string;
+const matches = (pattern: RegExp): Test => (value): value is string => typeof value === "string" && pattern.test(value);
+
+export const isRealm = matches(REALM);
+export const isAudience = matches(AUDIENCE);
+export const isKeyId = matches(KEY_ID);
+export const isPlain = matches(PLAIN);
+export const isOperator = matches(OPERATOR);
+
+export function isAgentPath(value: unknown): value is string {
+  return typeof value === "string" && value.length <= LIMITS.agent_path && PATH.test(value);
+}
+
+export function isTool(value: unknown): value is string {
+  return typeof value === "string" && value.length <= LIMITS.tool && TOOL.test(value);
+}
+
+/** Return whether a value is a tool, `prefix.*` or `*`. */
+export function isToolPattern(value: unknown): value is string {
+  if (value === "*") return true;
+  if (typeof value !== "string" || value.length > LIMITS.tool) return false;
+  return isTool(value.endsWith(".*") ? value.slice(0, -2) : value);
+}
+
+/** Return whether a pattern of tools names this tool. */
+export function matchesTool(pattern: string, tool: string): boolean {
+  if (pattern === "*") return tool !== "";
+  if (!pattern.endsWith(".*")) return pattern === tool;
+  return tool.length > pattern.length - 1 && tool.startsWith(pattern.slice(0, -1));
+}
+
+export function isPathPattern(value: unknown): value is string {
+  if (typeof value !== "string" || value.length > LIMITS.agent_path || !PATTERN.test(value)) return false;
+  return value.split("/").length <= LIMITS.agent_path_segments;
+}
+
+/** Return whether a path pattern (SPEC 4.4) matches an agent's path. */
+export function matchesPath(pattern: string, path: string): boolean {
+  const wanted = pattern.split("/");
+  const parts = path.split("/");
+  const open = wanted.at(-1) === "**";
+  if (open) wanted.pop();
+  if (open ? parts.length < wanted.length : parts.length !== wanted.length) return false;
+  return wanted.every((part, at) => part === "*" || part === parts[at]);
+}
+
+/** Decode base64url in canonical form; undefined for any other text, or another length. */
+export function bytesOf(text: unknown, length?: number): Buffer | undefined {
+  if (typeof text !== "string" || !BASE64URL.test(text)) return undefined;
+  const bytes = Buffer.from(text, "base64url");
+  if (bytes.toString("base64url") !== text) return undefined;
+  return length === undefined || bytes.length === length ? bytes : undefined;
+}
