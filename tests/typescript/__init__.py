@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Python drives the TypeScript verifier.  Each test needs Node, and is slow."""

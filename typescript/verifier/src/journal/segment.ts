@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+/** One file of a decision journal: its bytes, its writing, its end.  SPEC 15.3. */
+
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { crc32 } from "node:zlib";
+import { AuditError } from "../revocation/errors.ts";
+import { decode, encode, type Packable } from "./msgpack.ts";
+import { MAX_RECORD_BYTES } from "./record.ts";
+
+export const SUFFIX = ".arxj";
+export const HEADER_BYTES = 256;
+const MAGIC = Buffer.from("ARXJRNL2");
+const [STATE_AT, DENIED_AT, LENGTHS_AT, BODY_AT] = [8, 12, 16, 24];
+export const [OPEN, CLOSED, ENDED] = [0, 1, 2];
+const RECORD_HEADER = 8;
+const LITTLE = os.endianness() === "LE";
+const ZEROS = Buffer.alloc(1 << 20);
+const BOOT = /^[0-9a-z]{1,64}$/;
+const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
+
+export interface SegmentHeader {
+  readonly verifier: string;
+  readonly audience: string;
+  readonly boot: string;
+  readonly first: number;
+  readonly created: number;
+  readonly budget: number;
+}
+
+/** Returns a segment's name; names sort by time. */
+export function nameOf(header: SegmentHeader): string {
+  return `${String(header.created).padStart(14, "0")}-${header.boot}-${String(header.first).padStart(12, "0")}${SUFFIX}`;
+}
+
+export function packHeader(header: SegmentHeader): Buffer {
+  const { verifier, audience, boot, first, created, budget } = header;
+  const body = encode([verifier, audience, boot, first, created, budget]);
+  if (BODY_AT + body.length > HEADER_BYTES) {
+    throw new AuditError("the verifier's id or audience is too long for a journal");
+  }
+  const made = Buffer.alloc(HEADER_BYTES);
+  MAGIC.copy(made);
+  made.writeUInt32LE(body.length, LENGTHS_AT);
+  made.writeUInt32LE(crc32(body), LENGTHS_AT + 4);
+  body.copy(made, BODY_AT);
+  return made;
+}
+
+/** Parses the first `HEADER_BYTES` of a segment. */
+export function readHeader(raw: Buffer): SegmentHeader {
+  if (raw.length < HEADER_BYTES || !raw.subarray(0, MAGIC.length).equals(MAGIC)) {
+    throw new AuditError("not a journal segment");
+  }
+  const body = raw.subarray(BODY_AT, Math.min(BODY_AT + raw.readUInt32LE(LENGTHS_AT), HEADER_BYTES));
+  const header = crc32(body) === raw.readUInt32LE(LENGTHS_AT + 4) ? headerOf(body) : undefined;
+  if (header === undefined) throw new AuditError("the segment's header is damaged");
+  return header;
+}
+
+function headerOf(body: Buffer): SegmentHeader | undefined {
+  let values: Packable;
+  try {
+    values = decode(body);
+  } catch {
+    return undefined;
+  }
+  if (!Array.isArray(values) || values.length !== 6) return undefined;
+  const [verifier, audience, boot, first, created, budget] = values as Packable[];
+  const texts = typeof verifier === "string" && typeof audience === "string";
+  if (!texts || typeof boot !== "string" || !BOOT.test(boot)) return undefined;
+  if (!isCount(first, 1) || !isCount(created, 0) || !isCount(budget, 0)) return undefined;
+  return { verifier, audience, boot, first, created, budget };
+}
+
+function isCount(value: Packable | undefined, least: number): value is number {
+  return typeof value === "number" && value >= least; // below 2^53: the reader has no other integers
+}
+
+/** The CRC-32 of a record covers its sequence, so that a misplaced record is detected. */
+export function checksumOf(payload: Uint8Array, sequence: number): number {
+  return crc32(payload, sequence % 2 ** 32);
+}
+
+export function storedSize(payload: number): number {
+  return (RECORD_HEADER + payload + 3) & ~3;
+}
+
+/** A segment that this process writes.  Its run's socket shows that the writer lives. */
+export class Segment {
+  readonly path: string;
+  readonly header: SegmentHeader;
+  readonly #size: number;
+  readonly #record = Buffer.allocUnsafe(storedSize(MAX_RECORD_BYTES));
+  #fd: number;
+  #end = HEADER_BYTES;
+  #denied = 0;
+  #named = false;
+
+  constructor(folder: string, header: SegmentHeader, size: number) {
+    this.path = path.join(folder, nameOf(header));
+    this.header = header;
+    this.#size = size;
+    const making = this.path.slice(0, -SUFFIX.length) + ".making";
+    const start = packHeader(header);
+    this.#fd = fs.openSync(making, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
+    try {
+      // Written, not only made as long: a disk that fills up later would refuse a record.
+      for (let at = 0; at < size; at += ZEROS.length) writeAll(this.#fd, ZEROS.subarray(0, size - at), at);
+      writeAll(this.#fd, start, 0);
+      fs.renameSync(making, this.path); // readers never see a half-made file
+    } catch (error) {
+      fs.closeSync(this.#fd);
+      fs.rmSync(making, { force: true });
+      throw error;
+    }
+  }
+
+  /** Bytes left. */
+  get room(): number {
+    return this.#size - this.#end;
+  }
+
+  /** Appends a record; the caller has checked that there is room. */
+  write(payload: Uint8Array, sequence: number): void {
+    const size = storedSize(payload.length);
+    const record = this.#record.subarray(0, size);
+    record.writeUInt32LE(payload.length, 0);
+    record.writeUInt32LE(checksumOf(payload, sequence), 4);
+    record.set(payload, RECORD_HEADER);
+    record.fill(0, RECORD_HEADER + payload.length);
+    writeAll(this.#fd, record.subarray(4), this.#end + 4);
+    writeAll(this.#fd, record.subarray(0, 4), this.#end); // the length, written last, makes the record valid
+    this.#end += size;
+  }
+
+  /** Counts bytes of denials in the file, because all writers of the folder share one quota. */
+  deny(bytes: number): void {
+    this.#denied += bytes;
+    const word = Buffer.alloc(4);
+    if (LITTLE) word.writeUInt32LE(this.#denied);
+    else word.writeUInt32BE(this.#denied);
+    writeAll(this.#fd, word, DENIED_AT);
+  }
+
+  /** Whether the file is still in its folder, at its full length; records of a deleted or cut file are lost. */
+  healthy(): boolean {
+    try {
+      const there = fs.lstatSync(this.path, { bigint: true });
+      const here = fs.fstatSync(this.#fd, { bigint: true });
+      return there.ino === here.ino && there.dev === here.dev && here.size === BigInt(this.#size);
+    } catch {
+      return false;
+    }
+  }
+
+  /** Waits, off the event loop, until all written records are on disk. */
+  async sync(): Promise<void> {
+    if (!this.#named) {
+      const folder = await fs.promises.open(path.dirname(this.path), "r"); // the file's name must be on disk as well
+      try {
+        await folder.sync();
+      } finally {
+        await folder.close();
+      }
+      this.#named = true;
+    }
+    await new Promise<void>((resolve, reject) => {
+      fs.fdatasync(this.#fd, (error) => (error ? reject(error) : resolve()));
+    });
+  }
+
+  /** Releases the unused room, and marks the segment closed.  Idempotent. */
+  close(ended: boolean): void {
+    if (this.#fd < 0) return;
+    try {
+      finish(this.#fd, this.#end, ended ? ENDED : CLOSED);
+    } catch {
+      // The records are safe; only room is lost.
+    }
+    this.abandon();
+  }
+
+  /** Leaves a file that was cut: its readers must not wait for more while the run goes on in another file. */
+  leave(): void {
+    try {
+      writeAll(this.#fd, Buffer.of(CLOSED), STATE_AT);
+    } catch {
+      // Then they wait until the run ends.
+    }
+    this.abandon();
+  }
+
+  /** Leaves a file as it is. */
+  abandon(): void {
+    if (this.#fd >= 0) fs.closeSync(this.#fd);
+    this.#fd = -1;
+  }
+}
+
+function writeAll(fd: number, bytes: Uint8Array, at: number): void {
+  for (let done = 0; done < bytes.length; ) done += fs.writeSync(fd, bytes, done, bytes.length - done, at + done);
+}
+
+/** Cuts a segment at its end, and then writes its state. */
+export function finish(fd: number, end: number, state: number): void {
+  fs.ftruncateSync(fd, end);
+  writeAll(fd, Buffer.of(state), STATE_AT);
+}
+
+export function stateOf(raw: Buffer): number {
+  return raw[STATE_AT] ?? -1;
+}
+
+/** The files of a journal's folder by name; none without the folder. */
+export function filesIn(folder: string, ending = SUFFIX): string[] {
+  try {
+    return fs.readdirSync(folder).filter((name) => name.endsWith(ending)).sort().map((name) => path.join(folder, name));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  }
+}
+
+/** Returns the first bytes of a file; null if it is gone. */
+export function startOf(file: string, length = HEADER_BYTES): Buffer | null {
+  let fd: number;
+  try {
+    fd = fs.openSync(file, "r");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null; // shipped since
+    throw error;
+  }
+  try {
+    const raw = Buffer.alloc(length);
+    return raw.subarray(0, fs.readSync(fd, raw, 0, length, 0));
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Bytes of denials in a segment, as its writer counted them; 0 if the file is gone. */
+export function deniedIn(file: string): number {
+  const raw = startOf(file, LENGTHS_AT);
+  if (raw === null || raw.length < LENGTHS_AT) return 0;
+  return LITTLE ? raw.readUInt32LE(DENIED_AT) : raw.readUInt32BE(DENIED_AT);
+}

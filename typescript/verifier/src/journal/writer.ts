@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Writes every decision to a local journal, during the request and without waiting.  SPEC 12, 15.3. */
+
+import { randomBytes } from "node:crypto";
+import fs from "node:fs";
+import { AuditError, SettingsError } from "../revocation/errors.ts";
+import { Liveness, requireLinux } from "./liveness.ts";
+import { denialsShare, finishStale, holdBudget, usedIn } from "./quota.ts";
+import { type Decision, type Gap, MAX_RECORD_BYTES, pack, UNPROVEN } from "./record.ts";
+import { HEADER_BYTES, Segment, storedSize } from "./segment.ts";
+import { Tally } from "./tally.ts";
+
+export type JournalMode = "strict" | "durable" | "best_effort";
+
+export interface JournalOptions {
+  /** Size of a file, bytes. */
+  readonly segmentBytes?: number;
+  /** `strict` keeps a record over the death of the process, `durable` over that of the host as well; `best_effort` lets
+   * a call go ahead without a record, and records the gap later. */
+  readonly mode?: JournalMode;
+  /** Quota of all files of the folder, bytes. */
+  readonly maxBytes?: number;
+  /** Wall clock, ms. */
+  readonly clock?: () => number;
+  readonly log?: (text: string) => void;
+}
+
+export const SEGMENT_BYTES = 16 * 1024 * 1024;
+export const MAX_BYTES = 1024 * 1024 * 1024;
+const MIN_SEGMENT_BYTES = 2 * MAX_RECORD_BYTES;
+const PAGE = 4096;
+const [RESERVE_SHARE, RESERVE_BYTES] = [16, 64 * 1024]; // a segment's last part is for denials
+const [LOOK_MS, RETRY_MS] = [1000, 1000]; // time between two checks of the file; pause after one that did not open
+const MODES: readonly string[] = ["strict", "durable", "best_effort"];
+const ALARMS = [0.95, 0.8, 0.5]; // used shares of the quota at which a journal warns
+
+/** The decisions of one verifier.  Opened at the first decision; this thread alone writes it. */
+export class Journal {
+  readonly verifierId: string;
+  readonly waits: boolean;
+  readonly #folder: string;
+  readonly #audience: string;
+  readonly #goesOn: boolean;
+  readonly #segmentBytes: number;
+  readonly #maxBytes: number;
+  readonly #reserve: number;
+  readonly #clock: () => number;
+  readonly #log: (text: string) => void;
+  readonly #tally = new Tally();
+  readonly #watched = new Tally(); // of calls that go on in watch mode
+  readonly #gaps = new Map<Gap["why"], Gap>();
+  #boot = "";
+  #sequence = 0;
+  #segment: Segment | undefined;
+  #retired: Segment[] = []; // files that may not be on disk yet
+  #life: Liveness | undefined;
+  #deniedLeft = 0;
+  #recountAt = 0;
+  #retryAt = 0;
+  #looked = 0;
+  #broken = "";
+  #alarm = 0;
+  #kept = 0; // the last sequence that is on disk
+  #syncing: Promise<void> | undefined;
+  #closed = false;
+
+  constructor(folder: string, verifierId: string, audience: string, options: JournalOptions = {}) {
+    requireLinux();
+    const { segmentBytes = SEGMENT_BYTES, mode = "strict", maxBytes = MAX_BYTES } = options;
+    if (!(segmentBytes >= MIN_SEGMENT_BYTES && segmentBytes <= maxBytes) || segmentBytes % PAGE !== 0) {
+      const expected = `whole pages from ${MIN_SEGMENT_BYTES} up to the quota of ${maxBytes}`;
+      throw new SettingsError(`invalid segmentBytes: expected ${expected}, got ${segmentBytes}`);
+    }
+    if (!MODES.includes(mode)) {
+      throw new SettingsError(`invalid journal mode: expected one of ${MODES.join(", ")}, got ${mode}`);
+    }
+    this.#folder = folder;
+    this.verifierId = verifierId;
+    this.#audience = audience;
+    this.waits = mode === "durable";
+    this.#goesOn = mode === "best_effort";
+    this.#segmentBytes = segmentBytes;
+    this.#maxBytes = maxBytes;
+    this.#reserve = Math.min(RESERVE_BYTES, Math.floor(segmentBytes / RESERVE_SHARE));
+    this.#clock = options.clock ?? Date.now;
+    this.#log = options.log ?? ((text) => process.emitWarning(text, "ArxJournalWarning"));
+  }
+
+  get boot(): string {
+    return this.#boot;
+  }
+
+  /** Used share of the journal, 0 to 1. */
+  get fill(): number {
+    const free = Math.max(0, this.#maxBytes - usedIn(this.#folder));
+    const whole = Math.floor(free / this.#segmentBytes) * this.#segmentBytes + (this.#segment?.room ?? 0);
+    return 1 - Math.min(1, whole / this.#maxBytes);
+  }
+
+  /**
+   * Records a decision, and sets its sequence, verifier and boot.
+   *
+   * @returns The sequence; 0 for a denial without room, and in mode `best_effort` for any decision, which is counted.
+   * @throws AuditError An allow could not be recorded: it must be refused.
+   */
+  append(decision: Decision): number {
+    const roomy = decision.code === "ok" || decision.code === "effect";
+    try {
+      const payload = pack(decision);
+      this.#lookAfter();
+      const sequence = this.#put(payload, roomy);
+      decision.sequence = sequence;
+      decision.verifier = this.verifierId;
+      decision.boot = this.#boot;
+      return sequence;
+    } catch (error) {
+      if (!(error instanceof AuditError) && !isSystemError(error)) throw error;
+      if (roomy && !this.#goesOn) throw asAudit(error);
+      decision.sequence = 0;
+      if (roomy) this.#drop(decision.at);
+      else (decision.watched ? this.#watched : this.#tally).add(decision.code, decision.peer ?? null);
+      return 0;
+    }
+  }
+
+  /** In mode `durable`: waits until a decision is on disk; one sync serves all that wait.  Throws if it is not kept. */
+  async settle(sequence: number): Promise<void> {
+    const boot = this.#boot;
+    while (this.waits && this.#kept < sequence) {
+      this.#syncing ??= this.#sync().finally(() => {
+        this.#syncing = undefined;
+      });
+      await this.#syncing;
+      if (boot !== this.#boot) throw new AuditError("the decision journal was not kept by the disk");
+    }
+  }
+
+  /** Counts an unauthenticated refusal; there is at most one record of counts a second. */
+  count(code: string, peer: string | null, watched = false): void {
+    (watched ? this.#watched : this.#tally).add(code, peer);
+    this.#flush(false);
+  }
+
+  /** Records the counts, releases unused room and ends the run.  A later decision starts another run. */
+  async close(): Promise<void> {
+    this.#flush(true);
+    if (this.#gaps.size > 0 && this.#segment === undefined) attempt(() => this.#next());
+    this.#recordGaps();
+    if (this.waits && this.#sequence > 0) await this.settle(this.#sequence).catch(() => undefined);
+    this.#segment?.close(true);
+    this.#endRun();
+  }
+
+  #endRun(): void {
+    for (const old of this.#retired) old.close(false);
+    this.#retired = [];
+    this.#segment = undefined;
+    this.#life?.close();
+    this.#life = undefined;
+    this.#closed = true;
+  }
+
+  #put(payload: Uint8Array, roomy: boolean): number {
+    const needed = storedSize(payload.length);
+    let segment = this.#segment;
+    if (segment === undefined || segment.room < needed + (roomy ? this.#reserve : 0)) segment = this.#next();
+    if (!roomy) this.#deny(segment, needed);
+    return this.#add(segment, payload);
+  }
+
+  #add(segment: Segment, payload: Uint8Array): number {
+    try {
+      segment.write(payload, this.#sequence + 1);
+    } catch (error) {
+      segment.close(false); // it cuts what was written of this record: the run goes on in another file
+      this.#segment = undefined;
+      throw error;
+    }
+    this.#sequence += 1;
+    return this.#sequence;
+  }
+
+  /** Takes room for a denial from the share of all denials in this folder. */
+  #deny(segment: Segment, needed: number): void {
+    const now = performance.now();
+    if (this.#deniedLeft < needed && now >= this.#recountAt) {
+      this.#recountAt = now + RETRY_MS;
+      this.#deniedLeft = denialsShare(this.#folder, this.#maxBytes, needed);
+      if (this.#deniedLeft >= needed) this.#recountAt = 0;
+    }
+    if (this.#deniedLeft < needed) throw new AuditError("journal quota for denials is full (25 %): ship records");
+    segment.deny(needed);
+    this.#deniedLeft -= needed;
+  }
+
+  #drop(at: number): void {
+    const known = this.#gaps.get("dropped");
+    const [since, until] = [Math.min(known?.since ?? at, at), Math.max(known?.until ?? at, at)];
+    this.#gaps.set("dropped", { why: "dropped", first: 0, last: 0, times: (known?.times ?? 0) + 1, since, until });
+  }
+
+  #lookAfter(): void {
+    const now = this.#clock();
+    if (now - this.#looked >= 0 && now - this.#looked < LOOK_MS) return;
+    this.#looked = now;
+    if (this.#segment !== undefined) {
+      if (!this.#segment.healthy()) this.#lost();
+      else if (!this.#life?.healthy()) {
+        // Without its socket a run would be taken for dead.
+        this.#segment.close(true);
+        this.#endRun();
+      }
+    }
+    this.#flush(false);
+  }
+
+  /** Leaves a file that was deleted or cut; its gap is recorded at the start of the next one. */
+  #lost(): void {
+    const segment = this.#segment as Segment;
+    segment.leave();
+    this.#segment = undefined;
+    const { first, created } = segment.header;
+    if (this.#sequence >= first) {
+      const known = this.#gaps.get("lost");
+      const from = known?.first ?? first;
+      const times = this.#sequence + 1 - from;
+      const since = known?.since ?? created;
+      this.#gaps.set("lost", { why: "lost", first: from, last: this.#sequence, times, since, until: this.#clock() });
+    }
+    this.#log(`the file ${segment.path} of the decision journal is gone or was cut: decisions are lost`);
+  }
+
+  #recordGaps(): void {
+    for (const [why, gap] of [...this.#gaps]) {
+      const payload = pack({ code: "gap", at: this.#clock(), facts: UNPROVEN, gap });
+      const segment = this.#segment;
+      if (segment === undefined || segment.room < storedSize(payload.length)) return;
+      if (!attempt(() => this.#add(segment, payload))) return;
+      this.#gaps.delete(why);
+    }
+  }
+
+  #flush(last: boolean): void {
+    const now = performance.now();
+    for (const tally of [this.#tally, this.#watched]) {
+      if (!tally.due(now) && (!last || tally.empty)) continue;
+      const watched = tally === this.#watched;
+      const counts = tally.counts();
+      const payload = pack({ code: "counted", at: this.#clock(), facts: UNPROVEN, counts, watched });
+      const segment = this.#segment;
+      // The last counts of a run need no share: there are two such records a run.
+      const room = last && segment !== undefined && segment.room >= storedSize(payload.length);
+      if (attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload)))) {
+        tally.clear(now);
+      } else tally.postpone(now);
+    }
+  }
+
+  /** Opens the next file; if that fails, keeps the present one, where denials may still fit. */
+  #next(): Segment {
+    const now = performance.now();
+    if (now < this.#retryAt) throw new AuditError(this.#broken);
+    try {
+      return this.#open();
+    } catch (error) {
+      const system = `the decision journal ${this.#folder} cannot be written: ${(error as Error).message}`;
+      const reason = error instanceof AuditError ? error.message : system;
+      if (this.#broken === "") this.#log(`${reason}; until it can, ${this.#then()}`);
+      this.#broken = reason;
+      this.#retryAt = now + RETRY_MS;
+      throw new AuditError(reason, { cause: error });
+    }
+  }
+
+  #open(): Segment {
+    fs.mkdirSync(this.#folder, { mode: 0o700, recursive: true });
+    holdBudget(this.#folder, this.#segmentBytes, this.#maxBytes);
+    if (this.#boot === "" || this.#closed) this.#begin();
+    this.#life ??= new Liveness(this.#folder, this.#boot);
+    const header = {
+      verifier: this.verifierId, audience: this.#audience, boot: this.#boot, first: this.#sequence + 1,
+      created: this.#clock(), budget: this.#maxBytes,
+    };
+    const segment = new Segment(this.#folder, header, this.#segmentBytes);
+    const old = this.#segment;
+    this.#segment = segment;
+    if (this.waits && old !== undefined) this.#retired.push(old);
+    else old?.close(false);
+    if (this.#broken !== "") this.#log(`the decision journal ${this.#folder} is written again`);
+    this.#broken = "";
+    this.#retryAt = 0;
+    this.#warn();
+    this.#recordGaps();
+    return segment;
+  }
+
+  #begin(): void {
+    this.#boot = randomBytes(6).toString("hex");
+    this.#sequence = 0;
+    this.#kept = 0;
+    this.#closed = false;
+    void finishStale(this.#folder);
+  }
+
+  #warn(): void {
+    const fill = this.fill;
+    const level = ALARMS.find((alarm) => fill >= alarm) ?? 0;
+    if (level > this.#alarm) {
+      const share = `${Math.floor(fill * 100)} % of its ${this.#maxBytes} bytes`;
+      this.#log(`the decision journal ${this.#folder} is at ${share}; when it is full, ${this.#then()}`);
+    }
+    this.#alarm = level;
+  }
+
+  #then(): string {
+    return this.#goesOn ? "calls go unrecorded" : "calls are refused (audit_unavailable)";
+  }
+
+  async #sync(): Promise<void> {
+    const segment = this.#segment;
+    const old = this.#retired;
+    const [boot, sequence] = [this.#boot, this.#sequence];
+    try {
+      for (const each of segment === undefined ? old : [...old, segment]) await each.sync();
+    } catch (error) {
+      // After a failed sync the state of the file on disk is unknown: no decision that waits is kept.
+      if (boot === this.#boot) this.#giveUp();
+      throw new AuditError("the decision journal was not kept by the disk", { cause: error });
+    }
+    if (boot !== this.#boot) return;
+    this.#kept = sequence;
+    for (const each of old) each.close(false);
+    this.#retired = this.#retired.filter((each) => !old.includes(each));
+  }
+
+  #giveUp(): void {
+    for (const each of this.#retired) each.abandon();
+    this.#segment?.abandon();
+    this.#retired = [];
+    this.#segment = undefined;
+    this.#endRun();
+    this.#boot = "";
+  }
+}
+
+function attempt(work: () => unknown): boolean {
+  try {
+    work();
+    return true;
+  } catch (error) {
+    if (!(error instanceof AuditError) && !isSystemError(error)) throw error;
+    return false;
+  }
+}
+
+function isSystemError(error: unknown): boolean {
+  return error instanceof Error && "code" in error;
+}
+
+function asAudit(error: unknown): AuditError {
+  return error instanceof AuditError ? error : new AuditError("the decision journal cannot be written", { cause: error });
+}
+
+/** Returns an id for the verifier of this process; it shows whether other processes share its used nonces. */
+export function nameVerifier(audience: string, shares: boolean): string {
+  return `${audience}-${process.pid}-${randomBytes(3).toString("hex")}${shares ? "" : "-own-nonces"}`;
+}
+
+/** The room that a segment has for records, bytes. */
+export function roomOf(segmentBytes: number): number {
+  return segmentBytes - HEADER_BYTES;
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The epoch view: kills, freezes and the lease, and the check of a token against them.  SPEC 10.  Nothing here does I/O. */
+
+/** Clocks in ms: one that never steps, the same for all threads of this process, and the wall clock. */
+export interface Clocks {
+  readonly boot: () => number;
+  readonly wall: () => number;
+}
+
+/** Node cannot read a boot clock: the monotonic one takes its place, beside the wall clock.  SPEC 10.4. */
+export const CLOCKS: Clocks = {
+  boot: () => {
+    const [s, ns] = process.hrtime();
+    return s * 1000 + ns / 1_000_000;
+  },
+  wall: Date.now,
+};
+
+/** How long a view may be used: deadlines on both clocks, and the boot clock before its probe left, ms. */
+export interface Lease {
+  readonly boot: number;
+  readonly wall: number;
+  readonly sent: number;
+}
+
+export type EpochCode = "revoked" | "frozen" | "stale" | "syncing" | "behind" | "fenced" | "closed";
+
+export interface EpochRefusal {
+  readonly code: EpochCode;
+  readonly target: string | null;
+  /** A sentence for people. */
+  readonly detail: string;
+}
+
+/** A change of a view, as one thread sends it to another. */
+export type ViewChange =
+  | { readonly do: "apply"; readonly seq: number; readonly op: string; readonly target: string }
+  | { readonly do: "adopt"; readonly state: StateCopy }
+  | { readonly do: "renew"; readonly lease: Lease; readonly clock: StoreClock }
+  | { readonly do: "fence"; readonly detail: string }
+  | { readonly do: "forget"; readonly kills: readonly (readonly [string, number])[] }
+  | { readonly do: "clock"; readonly wrong: string | null }
+  | { readonly do: "close" }
+  | { readonly do: "open" };
+
+export interface StateCopy {
+  readonly incarnation: string;
+  readonly applied: number;
+  readonly kills: ReadonlyMap<string, number>;
+  readonly freezes: ReadonlyMap<string, number>;
+  readonly refuses: "syncing" | "fenced";
+}
+
+/** The store's clock, and the boot clock when the probe left, ms. */
+export interface StoreClock { readonly at: number; readonly sent: number }
+
+/** One history of the store, as far as the view knows it. */
+export interface EpochState {
+  incarnation: string;
+  applied: number; // every entry up to it is in the two maps; -1 before the first answer
+  kills: Map<string, number>;
+  freezes: Map<string, number>;
+  lease: Lease | null;
+  refuses: "syncing" | "fenced" | "closed";
+}
+
+const OPS = new Set(["kill", "freeze", "kill+freeze", "thaw"]);
+export const KILLING = new Set(["kill", "kill+freeze"]);
+const FREEZING = new Set(["freeze", "kill+freeze"]);
+const DETAILS = {
+  syncing: "the view of the revocation epoch is not complete yet",
+  closed: "this verifier's view of the revocation epoch is closed",
+};
+
+export class UnknownOperation extends Error {}
+
+/** A view whose sequence only rises, and its lease.  */
+export class EpochTable {
+  protected readonly clocks: Clocks;
+  protected readonly state: EpochState = {
+    incarnation: "", applied: -1, kills: new Map(), freezes: new Map(), lease: null, refuses: "syncing",
+  };
+  #fenced = "the revocation store contradicts itself or this verifier";
+  #storeClock: StoreClock | null = null;
+  #wrongClock: string | null = null;
+
+  constructor(clocks: Clocks = CLOCKS) {
+    this.clocks = clocks;
+  }
+
+  /**
+   * Returns why a token is refused, or null; never waits.  SPEC 10.4.
+   *
+   * @param incarnation The incarnation that the token was born in; null for an operator's token.
+   * @param born The sequence that it was born at.
+   * @param targets All targets whose kill or freeze ends it.
+   * @param sentAfter Boot clock, ms: the lease must come from a probe sent at or after it (`fresh`).
+   */
+  check(
+    incarnation: string | null, born: number, targets: readonly string[], sentAfter = Number.NEGATIVE_INFINITY,
+  ): EpochRefusal | null {
+    const { state } = this;
+    const { lease } = state;
+    if (lease === null) return refusal(state.refuses, state.refuses === "fenced" ? this.#fenced : DETAILS[state.refuses]);
+    // Sequences of two histories cannot be compared: a kill in this one may have a lower number than `born`.
+    if (incarnation !== null && incarnation !== state.incarnation) {
+      return refusal("revoked", "the token belongs to another history of the revocation store");
+    }
+    if (born > state.applied) {
+      return refusal("behind", `the token was born at ${born}, this view is at ${state.applied}`);
+    }
+    const ended = endedIn(state, born, targets);
+    if (ended !== null) return ended;
+    if (lease.sent < sentAfter) return refusal("stale", "the view is older than the token's fresh caveat allows");
+    // The clocks come last: a thread that was suspended above must find its lease ended, not trust an old reading.
+    if (!(this.clocks.boot() < lease.boot && this.clocks.wall() < lease.wall)) {
+      return refusal("stale", "the lease on the view of the revocation epoch ran out");
+    }
+    return null;
+  }
+
+  /** Returns the kill or the freeze of a token that the view knows, whether or not the view may be used. */
+  ended(incarnation: string | null, born: number, targets: readonly string[]): EpochRefusal | null {
+    if (incarnation === null || incarnation === this.state.incarnation) return endedIn(this.state, born, targets);
+    // The sequences of another history show nothing, and without a lease this one may be a wrong one.
+    return this.state.lease === null ? null : this.check(incarnation, born, targets);
+  }
+
+  bootMs(): number {
+    return this.clocks.boot();
+  }
+
+  /** Returns the earliest and the latest possible time, by the caller's clock and the store's, ms. */
+  timesMs(at: number): readonly [number, number] {
+    // A kill is forgotten once all that it revokes has expired by the store's clock: a caller whose clock is late must
+    // not accept such a token.
+    if (this.#storeClock === null) return [at, at];
+    const store = Math.floor(this.#storeClock.at + this.clocks.boot() - this.#storeClock.sent);
+    return at < store ? [at, store] : [store, at];
+  }
+
+  /** Returns how far this clock is from the store's, if the last answer showed that it is too far; else null. */
+  wrongClock(): string | null {
+    return this.#wrongClock;
+  }
+
+  /** Returns incarnation, applied sequence, and the view's age in ms, -1 without a lease. */
+  view(): { readonly incarnation: string; readonly applied: number; readonly ageMs: number } {
+    const { incarnation, applied, lease } = this.state;
+    return { incarnation, applied, ageMs: lease === null ? -1 : Math.max(0, Math.floor(this.clocks.boot() - lease.sent)) };
+  }
+
+  /** Returns how long the view may be used without another answer, ms; 0 if it may not. */
+  leaseLeftMs(): number {
+    const { lease } = this.state;
+    return lease === null ? 0 : Math.max(0, Math.min(lease.boot - this.clocks.boot(), lease.wall - this.clocks.wall()));
+  }
+
+  /** Whether a probe sent at or after `sentAfter` was answered, and `born` is applied. */
+  protected caughtUp(sentAfter: number, born: number): boolean {
+    const { lease, applied } = this.state;
+    return lease !== null && lease.sent >= sentAfter && applied >= born;
+  }
+
+  /** Makes a change; returns whether an applied entry was the next one. */
+  protected change(change: ViewChange): boolean {
+    switch (change.do) {
+      case "apply": return this.#apply(change.seq, change.op, change.target);
+      case "adopt": {
+        const { kills, freezes, ...rest } = change.state;
+        Object.assign(this.state, rest, { kills: new Map(kills), freezes: new Map(freezes), lease: null });
+        break;
+      }
+      case "renew":
+        this.#storeClock = change.clock;
+        this.state.lease = change.lease;
+        this.state.refuses = "syncing";
+        break;
+      case "fence":
+        this.#fenced = change.detail;
+        this.#end("fenced");
+        break;
+      case "forget":
+        for (const [target, seq] of change.kills) {
+          if ((this.state.kills.get(target) ?? seq + 1) <= seq) this.state.kills.delete(target);
+        }
+        break;
+      case "clock":
+        this.#wrongClock = change.wrong;
+        break;
+      case "close":
+        this.#end("closed");
+        break;
+      case "open":
+        if (this.state.refuses === "closed") this.#end("syncing");
+    }
+    return true;
+  }
+
+  #end(refuses: EpochState["refuses"]): void {
+    this.state.lease = null;
+    this.state.refuses = refuses;
+  }
+
+  #apply(seq: number, op: string, target: string): boolean {
+    if (!OPS.has(op)) throw new UnknownOperation(`unknown operation ${op}`);
+    const { state } = this;
+    if (seq <= state.applied) return true;
+    const inOrder = seq === state.applied + 1;
+    if (KILLING.has(op) && (state.kills.get(target) ?? 0) < seq) state.kills.set(target, seq);
+    if (FREEZING.has(op) && (state.freezes.get(target) ?? 0) < seq) state.freezes.set(target, seq);
+    // A thaw that overtook its freeze must wait for the log: applied now, the later freeze would never end.
+    if (op === "thaw" && inOrder && (state.freezes.get(target) ?? seq) < seq) state.freezes.delete(target);
+    if (inOrder) state.applied = seq;
+    return inOrder;
+  }
+}
+
+function endedIn(state: EpochState, born: number, targets: readonly string[]): EpochRefusal | null {
+  // All kills come before the freezes: a thaw ends only the latter.
+  if (state.kills.size > 0) {
+    for (const target of targets) {
+      const seq = state.kills.get(target);
+      if (seq !== undefined && seq > born) {
+        return { code: "revoked", target, detail: `${target} was killed at ${seq}, after ${born}` };
+      }
+    }
+  }
+  if (state.freezes.size > 0) {
+    for (const target of targets) {
+      if (state.freezes.has(target)) return { code: "frozen", target, detail: `${target} is frozen` };
+    }
+  }
+  return null;
+}
+
+function refusal(code: EpochCode, detail: string): EpochRefusal {
+  return { code, target: null, detail };
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Rules of following the store: when to probe, how to apply an answer, when to drop a connection.  SPEC 10.
+ *
+ * Nothing here opens, waits or starts a timer; clocks are passed in.  All times are in ms.
+ */
+
+import { type Clocks, CLOCKS, EpochTable, KILLING, type StateCopy, UnknownOperation, type ViewChange } from "./epoch.ts";
+import { after, type EpochEntry, type HistoryPlace, NOWHERE, UNKNOWN } from "./history.ts";
+
+const SKEW_MS = 30_000; // between a verifier's clock and the store's; beyond it the view is fenced
+const PROBE_MS = 250; // a quarter of the default lease: three answers may be lost
+const PROBES = 4; // in a lease
+const DRIFT_DIVISOR = 500; // two clocks, each at most 0.1 % off, differ by at most 1/500
+const MIN_GAP_MS = 5; // between probes for waiting requests, which share a probe
+const [CONFIRM_MS, CONFIRM_MOST_MS] = [0.04, 50]; // pause for each follower before a push is confirmed
+const ANSWER_MS = 1_000; // longest wait for an answer, if a lease is not shorter
+const AT_ONCE = 10_000; // kills forgotten in one answer: a large copy expires at once, and must delay no probe
+
+/** The connection failed, timed out or broke the protocol, and must be dropped. */
+export class FeedError extends Error {}
+
+/** The server may have taken another one's place: it grants no lease before a mint has attested it.  SPEC 10.8. */
+export class UnattestedError extends FeedError {}
+
+export const STATUSES = ["OK", "RESYNC", "REGRESSED", "CORRUPT"] as const;
+
+/** The store's answer to a probe. */
+export interface StoreAnswer {
+  readonly incarnation: string;
+  readonly seq: number;
+  readonly at: number;
+  readonly leaseMs: number;
+  readonly status: (typeof STATUSES)[number];
+  readonly keepMs: number;
+  readonly chain: string;
+  readonly entries: readonly EpochEntry[];
+  readonly askers: number;
+  /** How old the facts of a relay's answer were when the probe came, ms. */
+  readonly ageMs: number;
+}
+
+export interface CopiedTargets {
+  readonly kills: ReadonlyMap<string, number>;
+  readonly freezes: ReadonlyMap<string, number>;
+}
+
+/** An epoch view with the rules that keep it current. */
+export class Following extends EpochTable {
+  readonly #leaseMs: number | undefined;
+  readonly #retired = new Set<string>();
+  readonly #retention = new Retention();
+  #interval = PROBE_MS;
+  #timeout: number;
+  #patience = 0; // pause before a push is confirmed
+  #place = NOWHERE;
+  #sent: { readonly boot: number; readonly wall: number } | null = null; // before the probe in flight left
+  #last = 0; // when the last probe left, boot clock
+  #due = 0; // when the next one must leave, boot clock
+  #skew: string | null = null;
+
+  constructor(clocks: Clocks = CLOCKS, leaseMs?: number) {
+    super(clocks);
+    this.#leaseMs = leaseMs;
+    this.#timeout = Math.min(leaseMs ?? ANSWER_MS, ANSWER_MS);
+  }
+
+  /** The longest wait for an answer, ms. */
+  get timeoutMs(): number {
+    return this.#timeout;
+  }
+
+  get isInFlight(): boolean {
+    return this.#sent !== null;
+  }
+
+  get lastGrant(): number {
+    return this.state.lease?.sent ?? 0;
+  }
+
+  /** When the last probe left, boot clock. */
+  get lastAsked(): number {
+    return this.#last;
+  }
+
+  /** Forgets the probe in flight: there is a new, subscribed connection without a probe. */
+  begin(): void {
+    this.#sent = null;
+    this.#due = 0;
+  }
+
+  open(): void {
+    this.change({ do: "open" });
+  }
+
+  close(): void {
+    this.change({ do: "close" });
+  }
+
+  /** Returns when `ask` is due if nothing arrives before, boot clock. */
+  nextAt(hurry = false): number {
+    if (this.#sent !== null) return this.#sent.boot + this.#timeout;
+    return hurry ? Math.min(this.#due, this.#last + MIN_GAP_MS) : this.#due;
+  }
+
+  /** Returns the place in the probe to send now, if one is due: it must leave after this call. */
+  ask(hurry = false): HistoryPlace | null {
+    if (this.clocks.boot() < this.nextAt(hurry)) return null;
+    if (this.#sent !== null) throw new FeedError("no answer in time");
+    // Both clocks are read before a byte leaves: a slow network must not lengthen the lease.
+    this.#sent = { boot: this.clocks.boot(), wall: this.clocks.wall() };
+    this.#last = this.#sent.boot;
+    this.#due = this.#last + this.#interval;
+    const { incarnation, applied } = this.state;
+    const known = this.#place.incarnation === incarnation && this.#place.seq === applied;
+    return { incarnation, seq: applied, chain: known ? this.#place.chain : UNKNOWN };
+  }
+
+  /** Applies a published entry, and makes a probe due, which confirms it, fills a gap or finds a new history. */
+  takePush(entry: EpochEntry): void {
+    const { incarnation, applied } = this.state;
+    if (entry.incarnation === incarnation && entry.seq <= applied) return;
+    if (entry.incarnation === incarnation && this.#apply(entry)) {
+      this.#due = Math.min(this.#due, this.clocks.boot() + this.#patience);
+    } else this.#due = 0;
+  }
+
+  /** Applies the answer to the probe in flight; `copy` is what the store copied for a `RESYNC`. */
+  takeAnswer(answer: StoreAnswer, copy: CopiedTargets | null): void {
+    const sent = this.#sent;
+    this.#sent = null;
+    if (sent === null) throw new FeedError("an answer without a probe");
+    // A relay's answer was true some time before the question: its age is subtracted from the lease.  SPEC 10.7
+    const age = answer.ageMs * (1 + 1 / DRIFT_DIVISOR);
+    this.#compareClocks(answer.at, sent.wall - age);
+    if (answer.status === "OK") this.#takeEntries(answer, sent.boot - age, sent.wall - age);
+    else if (answer.status !== "RESYNC") this.#distrust(answer, answer.status);
+    else if (copy === null) throw new FeedError("an answer without its copy");
+    else {
+      this.#adopt(answer, copy);
+      const { incarnation, seq, chain } = answer;
+      this.#place = { incarnation, seq, chain };
+      this.#retention.restart(this.clocks.boot(), this.state.kills, this.state.applied);
+      this.#due = 0; // the entries after answer.seq contain what the copy missed
+    }
+  }
+
+  /** Returns what another thread's view needs to begin with. */
+  copy(): ViewChange[] {
+    const { incarnation, applied, kills, freezes, refuses } = this.state;
+    const state = { incarnation, applied, kills, freezes, refuses: refuses === "fenced" ? refuses : "syncing" } as const;
+    return [{ do: "adopt", state }, { do: "clock", wrong: this.#skew }];
+  }
+
+  #adopt(answer: StoreAnswer, copy: CopiedTargets): void {
+    const { incarnation, seq: applied } = answer;
+    const old = this.state;
+    const kills = new Map(copy.kills);
+    if (incarnation === old.incarnation) {
+      if (applied < old.applied) {
+        this.#fence(`the store went back from ${old.applied} to ${applied}`, true);
+        return;
+      }
+      for (const [target, seq] of old.kills) if (seq > (kills.get(target) ?? 0)) kills.set(target, seq);
+    } else if (old.incarnation !== "") this.#retired.add(old.incarnation);
+    const refuses = this.#retired.has(incarnation) ? "fenced" : "syncing";
+    const state: StateCopy = { incarnation, applied, kills, freezes: copy.freezes, refuses };
+    this.change({ do: "adopt", state });
+  }
+
+  #takeEntries(answer: StoreAnswer, sent: number, sentWall: number): void {
+    const { incarnation, seq } = answer;
+    // A new history starts with a copy (RESYNC), never with entries: kills before them would be missing.
+    if (incarnation !== this.state.incarnation) throw new FeedError("an answer from another history");
+    if (this.#skew !== null) {
+      this.#fence(this.#skew, false);
+      return;
+    }
+    for (const entry of answer.entries) {
+      if (!this.#apply(entry)) throw new FeedError("entries are missing in the store's log");
+    }
+    if (this.state.applied < seq) {
+      this.#due = 0; // the answer was cut short: no lease before the rest arrives
+      return;
+    }
+    const place = this.#place;
+    if (this.state.applied === seq && (place.incarnation !== incarnation || place.seq !== seq || place.chain !== answer.chain)) {
+      this.#distrust(answer, "REGRESSED"); // the store has used sequences twice
+      return;
+    }
+    const leaseMs = Math.min(this.#leaseMs ?? answer.leaseMs, answer.leaseMs);
+    this.#timeout = Math.min(leaseMs, ANSWER_MS);
+    this.#interval = Math.min(PROBE_MS, Math.max(1, Math.floor(leaseMs / PROBES)));
+    this.#due = Math.min(this.#due, this.#last + this.#interval);
+    this.#patience = Math.min(Math.floor(answer.askers * CONFIRM_MS), CONFIRM_MOST_MS);
+    this.#renew(answer, { boot: sent + leaseMs, wall: sentWall + leaseMs, sent });
+    const forgotten = this.#retention.forget(this.clocks.boot() - answer.keepMs);
+    if (forgotten.length > 0) this.change({ do: "forget", kills: forgotten });
+  }
+
+  #renew(answer: StoreAnswer, lease: { boot: number; wall: number; sent: number }): void {
+    const { incarnation, applied, refuses } = this.state;
+    if (refuses === "closed" || answer.seq !== applied) return;
+    if (this.#retired.has(incarnation)) {
+      this.#fence("the store returned to a history that had ended", false);
+      return;
+    }
+    this.change({ do: "renew", lease, clock: { at: answer.at, sent: lease.sent } });
+  }
+
+  #compareClocks(at: number, sentWall: number): void {
+    const wall = this.clocks.wall();
+    let skew: string | null = null;
+    if (!(Math.floor(sentWall) - SKEW_MS <= at && at <= Math.floor(wall) + SKEW_MS)) {
+      const offS = Math.floor(wall / 1000) - Math.floor(at / 1000);
+      const off = offS > 0 ? `${offS} s ahead of` : `${-offS} s behind`;
+      skew = `this clock is ${off} the revocation store's: expected at most ${SKEW_MS / 1000} s; set both clocks by NTP`;
+    }
+    if (skew !== this.#skew) this.change({ do: "clock", wrong: skew });
+    this.#skew = skew;
+  }
+
+  #apply(entry: EpochEntry): boolean {
+    let inOrder: boolean;
+    try {
+      inOrder = this.change({ do: "apply", seq: entry.seq, op: entry.op, target: entry.target });
+    } catch (error) {
+      if (!(error instanceof UnknownOperation)) throw error;
+      throw new FeedError("an entry of an unknown kind", { cause: error });
+    }
+    this.#place = after(this.#place, entry);
+    if (KILLING.has(entry.op)) this.#retention.learn(this.clocks.boot(), entry.target, entry.seq);
+    return inOrder;
+  }
+
+  /** Retires a history whose entries differ from those applied here, or are incomplete. */
+  #distrust(answer: StoreAnswer, status: string): void {
+    const { applied } = this.state;
+    let seen = `${applied} was applied here, the store is at ${answer.seq}`;
+    if (status === "REGRESSED" && applied <= answer.seq) {
+      seen = `number ${applied} was something else here than in the store, which is at ${answer.seq}`;
+    }
+    this.#fence(`the revocation store is ${status.toLowerCase()}: ${seen}`, true);
+  }
+
+  #fence(detail: string, retire: boolean): void {
+    if (retire && this.state.incarnation !== "") this.#retired.add(this.state.incarnation);
+    this.change({ do: "fence", detail });
+  }
+}
+
+/** The kills of a view in the order in which it learned them, to forget those that are not needed.  SPEC 10.3. */
+class Retention {
+  #learned: (readonly [at: number, target: string, seq: number])[] = [];
+  #copied: string[] = []; // targets whose sequences are at most the copy's
+  #copiedAt = 0;
+  #copiedSeq = 0;
+
+  learn(at: number, target: string, seq: number): void {
+    this.#learned.push([at, target, seq]);
+  }
+
+  restart(at: number, kills: ReadonlyMap<string, number>, applied: number): void {
+    this.#learned = [];
+    this.#copied = [...kills.keys()];
+    this.#copiedAt = at;
+    this.#copiedSeq = applied;
+  }
+
+  /** Returns targets with the highest sequence of theirs that is not needed: learned before a time of the boot clock. */
+  forget(before: number): (readonly [string, number])[] {
+    const forgotten: (readonly [string, number])[] = [];
+    if (this.#copiedAt < before && this.#copied.length > 0) {
+      for (const target of this.#copied.splice(-AT_ONCE)) forgotten.push([target, this.#copiedSeq]);
+    }
+    let count = 0;
+    while (count < Math.min(AT_ONCE, this.#learned.length) && (this.#learned[count]?.[0] ?? before) < before) count++;
+    for (const [, target, seq] of this.#learned.splice(0, count)) forgotten.push([target, seq]);
+    return forgotten;
+  }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+/** Follows the store by the event loop that it is made in, and sends each change to the views of all threads. */
+
+import type { MessagePort } from "node:worker_threads";
+import type { ViewChange } from "./epoch.ts";
+import { FeedError, Following, UnattestedError } from "./follower_core.ts";
+import type { StoreAddress } from "./store_url.ts";
+import { StoreLink } from "./store_link.ts";
+
+const [BACKOFF_MS, BACKOFF_MOST_MS] = [20, 500];
+
+export interface FollowerSettings {
+  readonly address: StoreAddress;
+  readonly realm: string;
+  /** The name in the store's registry. */
+  readonly name: string;
+  readonly leaseMs?: number;
+}
+
+/** What a view's port brings: a change, the answer to a question of its thread, or a line for the log. */
+export type FromFollower =
+  | ViewChange
+  | { readonly do: "answer"; readonly id: number; readonly caughtUp: boolean }
+  | { readonly do: "log"; readonly level: "warn" | "error"; readonly text: string };
+
+/** What a view's port takes: a question whether the view has caught up. */
+export interface ToFollower { readonly id: number; readonly sentAfter: number; readonly born: number }
+
+interface Waiter extends ToFollower { readonly port: MessagePort; readonly asked: number }
+
+/** A view whose changes go to the ports of all deciding threads, in their order. */
+class Published extends Following {
+  readonly ports = new Set<MessagePort>();
+
+  protected override change(change: ViewChange): boolean {
+    const inOrder = super.change(change);
+    this.tell(change);
+    return inOrder;
+  }
+
+  tell(message: FromFollower): void {
+    for (const port of this.ports) port.postMessage(message);
+  }
+
+  /** Gives a port the view as it is; what comes later follows. */
+  add(port: MessagePort): void {
+    for (const change of this.copy()) port.postMessage(change);
+    this.ports.add(port); // its lease comes with the next answer
+  }
+
+  has(sentAfter: number, born: number): boolean {
+    return this.caughtUp(sentAfter, born);
+  }
+
+  isUpTo(born: number): boolean {
+    return this.state.applied >= born;
+  }
+}
+
+export class FollowerLoop {
+  readonly #settings: FollowerSettings;
+  readonly #core: Published;
+  #name: string;
+  #link: StoreLink | null = null;
+  #fail: (error: unknown) => void = () => undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #isCopying = false;
+  #waiters: Waiter[] = [];
+  #stopped = false;
+  #wake: () => void = () => undefined;
+  #running: Promise<void> | undefined;
+  #isDown = false;
+
+  constructor(settings: FollowerSettings) {
+    this.#settings = settings;
+    this.#name = settings.name;
+    this.#core = new Published(undefined, settings.leaseMs);
+  }
+
+  /** Adds the port of a deciding thread. */
+  add(port: MessagePort): void {
+    port.on("message", (question: ToFollower) => this.#wait({ ...question, port, asked: this.#core.bootMs() }));
+    port.on("close", () => {
+      this.#core.ports.delete(port);
+      this.#waiters = this.#waiters.filter((waiter) => waiter.port !== port);
+    });
+    port.unref();
+    this.#core.add(port);
+  }
+
+  /** From its next probe on the store knows this verifier by another name; the former one is waited for for a lease. */
+  rename(name: string): void {
+    this.#name = name;
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** Ends the leases of all threads, then takes leave of the store. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#core.close();
+    for (const { port, id } of this.#waiters.splice(0)) port.postMessage({ do: "answer", id, caughtUp: false });
+    clearTimeout(this.#timer);
+    this.#wake();
+    this.#fail(null);
+    await this.#running;
+    for (const port of this.#core.ports) port.close();
+  }
+
+  async #run(): Promise<void> {
+    let pause = 0;
+    let wasUnattested = false;
+    while (!this.#stopped) {
+      const before = this.#core.lastGrant;
+      let [isNew, isUnattested] = [true, false];
+      let link: StoreLink | null = null;
+      try {
+        link = await this.#open();
+        await this.#follow(link);
+      } catch (error) {
+        isUnattested = error instanceof UnattestedError;
+        // A server that answers again is attested soon, if a mint runs: the pauses begin anew.
+        isNew = pause === 0 || this.#core.lastGrant !== before || (isUnattested && !wasUnattested);
+        if (isNew) this.#log("warn", `connection to the revocation store dropped: ${textOf(error)}`);
+        this.#isDown = true;
+      } finally {
+        this.#link = null;
+        clearTimeout(this.#timer);
+        if (this.#stopped) await link?.leave(this.#name).catch(() => undefined);
+        link?.close();
+      }
+      pause = isNew ? BACKOFF_MS : Math.min(2 * pause, BACKOFF_MOST_MS);
+      wasUnattested = isUnattested;
+      await this.#sleep(pause * (0.5 + Math.random() / 2)); // spreads a herd
+    }
+  }
+
+  async #open(): Promise<StoreLink> {
+    const { address, realm } = this.#settings;
+    let ended: FeedError | null = null;
+    let opened: StoreLink | null = null;
+    const link = await StoreLink.open(address, realm, this.#core.timeoutMs, {
+      push: (entry) => {
+        if (opened === null || this.#link !== opened) return; // before the first probe, whose answer has it
+        this.#core.takePush(entry);
+        this.#pump();
+      },
+      end: (error) => {
+        ended ??= error;
+        if (opened !== null) this.#drop(opened, error);
+      },
+    });
+    if (ended !== null) {
+      link.close();
+      throw ended;
+    }
+    opened = link;
+    return link;
+  }
+
+  /** Returns when it is stopped; throws when the connection must be dropped. */
+  #follow(link: StoreLink): Promise<void> {
+    return new Promise<void>((resolve, reject) => {
+      this.#fail = (error) => (error === null ? resolve() : reject(error));
+      if (this.#stopped) return resolve();
+      this.#link = link;
+      this.#isCopying = false;
+      this.#core.begin();
+      this.#pump();
+    });
+  }
+
+  #pump(): void {
+    clearTimeout(this.#timer);
+    const link = this.#link;
+    if (link === null || this.#isCopying || this.#stopped) return;
+    const hurry = this.#waiters.length > 0;
+    try {
+      const place = this.#core.ask(hurry);
+      if (place !== null) {
+        void link.probe(this.#name, place).then(
+          (answer) => this.#take(link, answer),
+          (error) => this.#drop(link, error),
+        );
+      }
+    } catch (error) {
+      this.#drop(link, error);
+      return;
+    }
+    const wait = Math.max(0, Math.ceil(this.#core.nextAt(hurry) - this.#core.bootMs()));
+    // An answer may have come while the loop was blocked: it is read before the time is over.
+    const look = (): unknown => (this.#core.isInFlight ? setImmediate(() => this.#pump()) : this.#pump());
+    this.#timer = setTimeout(look, wait).unref();
+  }
+
+  async #take(link: StoreLink, answer: Awaited<ReturnType<StoreLink["probe"]>>): Promise<void> {
+    if (this.#link !== link) return;
+    try {
+      this.#isCopying = answer.status === "RESYNC";
+      const copy = this.#isCopying ? await link.copy() : null;
+      this.#isCopying = false;
+      if (this.#link !== link || this.#stopped) return;
+      this.#core.takeAnswer(answer, copy);
+      this.#answerWaiters();
+    } catch (error) {
+      this.#drop(link, error);
+      return;
+    }
+    if (this.#isDown && this.#core.lastGrant === this.#core.lastAsked) {
+      this.#isDown = false;
+      this.#log("warn", "follows the revocation store again");
+    }
+    this.#pump();
+  }
+
+  #drop(link: StoreLink, error: unknown): void {
+    if (this.#link !== link) return;
+    this.#link = null;
+    this.#fail(error);
+  }
+
+  #wait(waiter: Waiter): void {
+    if (this.#stopped || this.#core.has(waiter.sentAfter, waiter.born)) {
+      waiter.port.postMessage({ do: "answer", id: waiter.id, caughtUp: !this.#stopped });
+      return;
+    }
+    this.#waiters.push(waiter);
+    this.#pump();
+  }
+
+  #answerWaiters(): void {
+    const granted = this.#core.lastGrant;
+    this.#waiters = this.#waiters.filter(({ port, id, sentAfter, born, asked }) => {
+      const caughtUp = this.#core.has(sentAfter, born);
+      // The store was asked after this wait began, and had no such entry.
+      const never = granted >= Math.max(asked, sentAfter) && !this.#core.isUpTo(born);
+      if (caughtUp || never) port.postMessage({ do: "answer", id, caughtUp });
+      return !(caughtUp || never);
+    });
+  }
+
+  #sleep(ms: number): Promise<void> {
+    if (this.#stopped) return Promise.resolve();
+    return new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms).unref();
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #log(level: "warn" | "error", text: string): void {
+    this.#core.tell({ do: "log", level, text });
+  }
+}
+
+function textOf(error: unknown): string {
+  return error instanceof FeedError ? error.message : "an error of the program";
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+import assert from "node:assert/strict";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { after, test } from "node:test";
+import { AuditError, SettingsError } from "../src/revocation/errors.ts";
+import { isListening } from "../src/journal/liveness.ts";
+import { decode } from "../src/journal/msgpack.ts";
+import { finishStale } from "../src/journal/quota.ts";
+import { readSegment } from "../src/journal/reader.ts";
+import { type Decision, MAX_RECORD_BYTES, pack, UNPROVEN } from "../src/journal/record.ts";
+import { deniedIn, filesIn } from "../src/journal/segment.ts";
+import { Journal, type JournalOptions } from "../src/journal/writer.ts";
+
+const KIB = 1024;
+const AT = 1_800_000_000_000;
+const TOP = fs.mkdtempSync(path.join(os.tmpdir(), "arx-"));
+after(() => fs.rmSync(TOP, { recursive: true }));
+
+function small(more: JournalOptions = {}): { journal: Journal; folder: string; logged: string[] } {
+  const folder = fs.mkdtempSync(path.join(TOP, "j-"));
+  const logged: string[] = [];
+  const log = (text: string): void => void logged.push(text);
+  const options = { segmentBytes: 64 * KIB, maxBytes: 256 * KIB, log, clock: () => AT, ...more };
+  return { journal: new Journal(folder, "orders-1", "orders", options), folder, logged };
+}
+
+function made(code = "ok", tool = "orders.get", more: Partial<Decision> = {}): Decision {
+  return { code, at: AT, facts: UNPROVEN, tool, ...more };
+}
+
+/** Code and tool of each record, and what a gap or counts say. */
+function recordsIn(folder: string): unknown[][] {
+  return filesIn(folder).flatMap((file) => readSegment(fs.readFileSync(file)).records.map(([, payload]) => {
+    assert.ok(payload);
+    const [, , , [call]] = decode(payload) as [number, unknown, unknown, [unknown[]]];
+    return [call[1], call[2], ...(call[9] as unknown[]), ...(call[10] === null ? [] : [call[10]])];
+  }));
+}
+
+test("a run has one sequence over its files, and ends in order", async () => {
+  const { journal, folder } = small();
+  const count = 1200;
+  for (let number = 1; number <= count; number++) assert.equal(journal.append(made()), number);
+  assert.ok(filesIn(folder).length > 1);
+  await journal.close();
+  const read = filesIn(folder).map((file) => readSegment(fs.readFileSync(file)));
+  assert.deepEqual(read.flatMap(({ records }) => records.map(([sequence]) => sequence)), [...Array(count).keys()].map((n) => n + 1));
+  assert.deepEqual(read.map(({ state }) => state), [...read.slice(1).map(() => "closed"), "ended"]);
+  assert.deepEqual(fs.readdirSync(folder).filter((name) => !name.endsWith(".arxj")), []);
+  const decision = made();
+  assert.equal(journal.append(decision), 1); // another run
+  assert.equal(decision.boot, journal.boot);
+  await journal.close();
+});
+
+test("without room an allow is refused, and a denial is counted", async () => {
+  const { journal, folder, logged } = small({ maxBytes: 64 * KIB });
+  assert.throws(() => {
+    for (;;) journal.append(made());
+  }, AuditError);
+  assert.ok(journal.append(made("revoked")) > 0); // from the room that is kept for denials
+  assert.match(logged.join("\n"), /has used 65536 of its 65536 bytes: .*; until it can, calls are refused/);
+  assert.ok(deniedIn(filesIn(folder)[0] as string) > 0);
+  await journal.close();
+});
+
+test("denials take at most a quarter, and further ones are counted", async () => {
+  const { journal, folder } = small({ maxBytes: 128 * KIB });
+  let written = 0;
+  while (journal.append(made("frozen", "t", { peer: "192.0.2.1" })) > 0) written++;
+  journal.append(made("frozen", "t", { peer: "192.0.2.1" }));
+  const denied = deniedIn(filesIn(folder)[0] as string);
+  assert.ok(denied <= 32 * KIB && denied > 31 * KIB, String(denied));
+  assert.equal(journal.append(made()), written + 1); // an allow has room
+  await journal.close();
+  const counted = recordsIn(folder).filter(([code]) => code === "counted");
+  assert.deepEqual(counted, [["counted", "", ["frozen", 2]]]);
+});
+
+test("in mode best_effort a call goes on, and its gap is recorded once there is room", async () => {
+  const { journal, folder } = small({ mode: "best_effort", maxBytes: 64 * KIB });
+  let written = 0;
+  while (journal.append(made()) > 0) written++;
+  assert.equal(journal.append(made()), 0);
+  await journal.close();
+  const gaps = recordsIn(folder).filter(([code]) => code === "gap");
+  assert.deepEqual(gaps, [["gap", "", ["dropped", 0, 0, 2, AT, AT]]]);
+  assert.ok(written > 0);
+});
+
+test("a file that is gone or was cut is lost, and the run says which records", async () => {
+  for (const spoil of [fs.unlinkSync, (file: string) => fs.truncateSync(file, 300)]) {
+    let now = AT;
+    const { journal, folder, logged } = small({ clock: () => now });
+    journal.append(made());
+    journal.append(made());
+    const { boot } = journal;
+    const [file] = filesIn(folder) as [string];
+    spoil(file);
+    now += 1000;
+    assert.equal(journal.append(made("ok", "later")), 4); // behind the gap
+    assert.equal(journal.boot, boot);
+    assert.match(logged.join(), /is gone or was cut: decisions are lost/);
+    assert.deepEqual(recordsIn(folder).at(-2), ["gap", "", ["lost", 1, 2, 2, AT, now]]);
+    if (fs.existsSync(file)) assert.equal(readSegment(fs.readFileSync(file)).state, "closed");
+    await journal.close();
+  }
+});
+
+test("a run whose socket is gone goes on as another run", async () => {
+  let now = AT;
+  const { journal, folder } = small({ clock: () => now });
+  journal.append(made());
+  const { boot } = journal;
+  assert.equal(await isListening(path.join(folder, `${boot}.sock`)), true);
+  fs.unlinkSync(path.join(folder, `${boot}.sock`));
+  now += 1000;
+  assert.equal(journal.append(made()), 1);
+  assert.notEqual(journal.boot, boot);
+  assert.deepEqual(filesIn(folder).map((file) => readSegment(fs.readFileSync(file)).state).sort(), ["ended", "open"]);
+  await journal.close();
+});
+
+test("unauthenticated refusals are counted by reason and peer", async () => {
+  const { journal, folder } = small();
+  for (let number = 0; number < 70; number++) journal.count("malformed", `192.0.2.${number}`);
+  journal.count("bad_signature", null, true);
+  await journal.close();
+  const counts = recordsIn(folder).flatMap(([, , ...more]) => more as [string, number][]);
+  assert.equal(counts.reduce((sum, [code, times]) => sum + (code === "malformed" ? times : 0), 0), 70);
+  assert.deepEqual(counts.filter(([code]) => code === "bad_signature"), [["bad_signature", 1]]);
+});
+
+test("in mode durable a decision waits for the disk", async () => {
+  const { journal, folder } = small({ mode: "durable" });
+  const sequences = Array.from({ length: 300 }, () => journal.append(made()));
+  await Promise.all(sequences.map((sequence) => journal.settle(sequence)));
+  assert.equal(recordsIn(folder).length, 300);
+  await journal.close();
+});
+
+test("only what a dead run of this kind left is closed", async () => {
+  const { journal, folder } = small();
+  journal.append(made());
+  const [file] = filesIn(folder) as [string];
+  const size = fs.statSync(file).size;
+  await finishStale(folder);
+  assert.equal(fs.statSync(file).size, size);
+  const other = path.join(folder, `${"0".repeat(14)}-${journal.boot}-other.arxj`);
+  const socket = path.join(folder, `${journal.boot}.sock`);
+  await journal.close();
+  const raw = Buffer.concat([fs.readFileSync(file), Buffer.alloc(512)]);
+  raw[8] = 0;
+  fs.writeFileSync(other, raw);
+  await finishStale(folder);
+  assert.equal(fs.statSync(other).size, raw.length); // without a socket its writer may hold a lock
+  fs.writeFileSync(socket, ""); // refuses, as the socket of a dead process
+  await finishStale(folder);
+  assert.equal(fs.statSync(other).size, raw.length - 512);
+  assert.ok(fs.existsSync(socket));
+  fs.utimesSync(socket, 1, 1);
+  await finishStale(folder);
+  assert.ok(!fs.existsSync(socket));
+});
+
+test("odd and long texts of a caller prevent no record", () => {
+  const long = "\u{1F600}".repeat(20_000);
+  const failures = Array.from({ length: 32 }, () => ({ place: long, rule: long, expected: long, came: "\ud800" }));
+  const payload = pack(made("argument_not_allowed", long, { peer: long, requestId: "\udfffx", failures }));
+  assert.ok(payload.length <= MAX_RECORD_BYTES);
+  const [, , , [call, rest]] = decode(payload) as [number, unknown, unknown, [unknown[], unknown[]]];
+  assert.equal(call[2], `${"\u{1F600}".repeat(127)}…`);
+  assert.equal((call[7] as unknown[]).length, 8);
+  assert.equal(rest[3], "\\udfffx");
+});
+
+test("what the process must not be started with", () => {
+  assert.throws(() => small({ segmentBytes: 4096 }), SettingsError);
+  assert.throws(() => small({ segmentBytes: 64 * KIB + 1 }), SettingsError);
+  assert.throws(() => small({ maxBytes: 32 * KIB }), SettingsError);
+  assert.throws(() => small({ mode: "lazy" as "strict" }), SettingsError);
+});

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { MessageChannel } from "node:worker_threads";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { SettingsError } from "../src/revocation/errors.ts";
+import type { StateCopy, ViewChange } from "../src/revocation/epoch.ts";
+import { FollowedView, Follower } from "../src/revocation/follower.ts";
+import { findPassword, readPassword } from "../src/revocation/password.ts";
+import { parseStoreUrl } from "../src/revocation/store_url.ts";
+
+const STATE: StateCopy = { incarnation: "i", applied: 7, kills: new Map(), freezes: new Map(), refuses: "syncing" };
+
+function leased(wall: { now: number; boot: number }): { view: FollowedView; send: (change: ViewChange) => void } {
+  const { port1, port2 } = new MessageChannel();
+  const view = new FollowedView(port2, { clocks: { boot: () => wall.boot, wall: () => wall.now } });
+  port1.unref();
+  const send = (change: ViewChange): void => port1.postMessage(change);
+  send({ do: "adopt", state: STATE });
+  send({ do: "renew", lease: { boot: 2_000, wall: 11_000, sent: 1_000 }, clock: { at: 10_000, sent: 1_000 } });
+  return { view, send };
+}
+
+test("either clock ends a lease, also when the other one was set back", () => {
+  const clock = { boot: 1_999, now: 10_999 };
+  const { view } = leased(clock);
+  assert.equal(view.check("i", 7, ["realm"]), null);
+  clock.now = 5; // set back: the monotonic clock ends it
+  assert.equal(view.check("i", 7, ["realm"]), null);
+  clock.boot = 2_000;
+  assert.equal(view.check("i", 7, ["realm"])?.code, "stale");
+  clock.boot = 1_500; // suspended, where the monotonic clock does not count: the wall clock ends it
+  clock.now = 11_000;
+  assert.equal(view.check("i", 7, ["realm"])?.code, "stale");
+  clock.now = Number.NaN;
+  assert.equal(view.check("i", 7, ["realm"])?.code, "stale");
+});
+
+test("a check takes what has come before it decides, without a turn of the event loop", () => {
+  const { view, send } = leased({ boot: 1_500, now: 10_500 });
+  assert.equal(view.check("i", 7, ["session:a"]), null);
+  send({ do: "apply", seq: 8, op: "kill", target: "session:a" });
+  assert.equal(view.check("i", 7, ["session:a"])?.code, "revoked");
+  assert.equal(view.check("i", 7, ["session:b"]), null);
+  send({ do: "apply", seq: 9, op: "freeze", target: "session:b" });
+  assert.equal(view.ended("i", 7, ["session:b"])?.code, "frozen");
+  send({ do: "close" });
+  assert.equal(view.check("i", 7, ["session:c"])?.code, "closed");
+});
+
+test("a view whose follower has ended refuses", async () => {
+  const { port1, port2 } = new MessageChannel();
+  const view = new FollowedView(port2);
+  const alive = setInterval(() => undefined, 1_000); // a view alone does not hold the process
+  const ended = once(port2, "close");
+  port1.close();
+  await ended;
+  clearInterval(alive);
+  assert.equal(view.check("i", 0, [])?.code, "closed");
+  assert.equal(await view.catchUp(0, 0, 10_000), false);
+});
+
+test("URLs of stores", () => {
+  assert.deepEqual(parseStoreUrl("redis://db"), { tls: false, db: 0, places: [{ host: "db", port: 6379 }] });
+  assert.deepEqual(parseStoreUrl("rediss://u:p%40@[::1]:7000/3"), {
+    tls: true, db: 3, places: [{ host: "::1", port: 7000 }], username: "u", password: { text: "p@" },
+  });
+  assert.deepEqual(parseStoreUrl("unix://u@/run/x%20y?db=2", { text: "s" }), {
+    tls: false, path: "/run/x y", places: [], db: 2, username: "u", password: { text: "s" },
+  });
+  assert.deepEqual(parseStoreUrl("redis+sentinel://a,b:5/acme/1?sentinel_username=s&sentinel_password=q"), {
+    tls: false, db: 1, service: "acme", places: [{ host: "a", port: 26379 }, { host: "b", port: 5 }],
+    sentinelUsername: "s", sentinelPassword: "q",
+  });
+});
+
+test("URLs that are refused, each by what is wrong, and without a login", () => {
+  const cases: [string, RegExp][] = [
+    ["relay://u:secret@h:1", /relay:\/\/ is a relay/],
+    ["relays://:secret@h:1,g:2", /relays:\/\/ is a relay/],
+    ["relay+unix:///run/x", /is a relay/],
+    ["redis+cluster://u:secret@h", /is a cluster/],
+    ["http://u:secret@h", /expected the form/],
+    ["redis://u:secret@h:0", /expected the form/],
+    ["redis://u:secret@h:99999", /expected the form/],
+    ["redis://u:secret@h/x", /expected the form/],
+    ["redis://u:%zz@h", /expected the form/],
+    ["redis+sentinel://u:secret@h", /expected the form/],
+    ["redis://u:secret@h,g", /expected the form/],
+    ["rediss://u:secret@h?ssl_cert_reqs=none", /must not disable TLS/],
+    ["redis://u:secret@h?socket_timeout=9", /unknown setting "socket_timeout"/],
+    ["redis://u:secret@h?__proto__=9", /unknown setting/],
+    ["redis://u:secret@h?db=1&db=2", /db is there twice/],
+    ["rediss://u:secret@h?ssl_ca_certs=/none", /cannot be read/],
+  ];
+  for (const [url, why] of cases) {
+    assert.throws(() => parseStoreUrl(url), (error: Error) => {
+      assert.ok(error instanceof SettingsError, url);
+      assert.match(error.message, why);
+      assert.doesNotMatch(error.message, /secret/);
+      return true;
+    });
+  }
+  assert.throws(() => new Follower("redis://h", "Acme", "v"), SettingsError);
+  assert.throws(() => new Follower("redis://h", "acme", "!v"), SettingsError);
+});
+
+test("passwords in variables and files", () => {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "arx-"));
+  const file = path.join(folder, "p");
+  fs.writeFileSync(file, "one\n", { mode: 0o600 });
+  const found = findPassword("P", { P_FILE: file });
+  assert.ok(found);
+  assert.equal(readPassword(found), "one");
+  fs.writeFileSync(file, "two");
+  assert.equal(readPassword(found), "two");
+  assert.equal(findPassword("P", {}), undefined);
+  assert.throws(() => findPassword("P", { P: "x", P_FILE: file }), /got both/);
+  assert.throws(() => findPassword("P", { P_FILE: "command:x" }), /expected a file/);
+  for (const [bad, why] of [["", /empty/], ["a\nb", /one line/], ["x".repeat(4097), /one line/]] as const) {
+    fs.writeFileSync(file, bad);
+    assert.throws(() => findPassword("P", { P_FILE: file }), why);
+  }
+  fs.writeFileSync(file, "x");
+  fs.chmodSync(folder, 0o755);
+  fs.chmodSync(file, 0o644);
+  if (process.geteuid?.() !== 0) assert.throws(() => findPassword("P", { P_FILE: file }), /chmod 600/);
+  assert.throws(() => findPassword("P", { P_FILE: folder }), SettingsError);
+  fs.rmSync(folder, { recursive: true });
+});
