@@ -3,9 +3,7 @@
 
 import json
 import platform
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +12,7 @@ from tests.routes.environments import ROOT, alone
 NODE: Final = "24.22.3"
 PACKAGE: Final = ROOT / "typescript" / "verifier"
 PROGRAMS: Final = PACKAGE / "test"
+QUIET: Final = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 _ARCHITECTURES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
 
@@ -24,18 +23,16 @@ def node() -> Path:
     name = f"{prefix}-{system}-{_ARCHITECTURES[platform.machine().lower()]}"
     folder = ROOT / "build" / "typescript"
     with alone(folder):
-        _install(folder, json.dumps({"private": True, "dependencies": {name: NODE}}), "install")
-        _install(PACKAGE, (PACKAGE / "package.json").read_text(), "ci")
-    return folder / "node_modules" / name / "bin" / "node"
+        found = folder / "node_modules" / name / "bin" / "node"
+        if not found.exists() or _run(str(found), "--version", cwd=ROOT) != f"v{NODE}\n":
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "package.json").write_text(json.dumps({"private": True, "dependencies": {name: NODE}}))
+            _run("npm", "install", *QUIET, cwd=folder)
+        if not (PACKAGE / "node_modules" / "@redis" / "client").exists():
+            how = ("ci",) if (PACKAGE / "package-lock.json").exists() else ("install", "--no-package-lock")
+            _run("npm", *how, *QUIET, cwd=PACKAGE)
+    return found
 
 
-def _install(folder: Path, wanted: str, how: str) -> None:
-    done = folder / "node_modules" / ".arx-done"
-    if done.exists() and done.read_text() == wanted:
-        return
-    shutil.rmtree(folder / "node_modules", ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "package.json").write_text(wanted)
-    words = ("npm", how, "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
-    subprocess.run(words, cwd=folder, check=True, stdout=sys.stderr)
-    done.write_text(wanted)
+def _run(*words: str, cwd: Path) -> str:
+    return subprocess.run(words, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True).stdout

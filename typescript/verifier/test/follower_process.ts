@@ -2,13 +2,19 @@
 /**
  * `node follower_process.ts URL REALM NAME THREADS [loop]`: a process of threads that decide by one follower.
  *
- * It prints `live`.  For each line `DO INCARNATION BORN TARGET…` each thread answers a line: `check` with the code of
- * each target; `watch` with `ready` once it accepts each, then blocks its event loop until it refuses each as revoked,
- * and answers `done` with the last moment, ns of the monotonic clock, at which it began a check that accepted.
+ * It prints `live`.  For each line `DO INCARNATION BORN TARGET…` each thread answers a line.
+ *
+ * `check`: the code of each target.
+ * `watch`: `ready` once it accepts each.  Then it blocks its event loop until it refuses each as revoked or frozen, and
+ * answers `done` with the last moment, ns of the monotonic clock, at which it began a check that accepted.
+ * `use`: `ready` once it accepts each.  Then it goes on, without blocking its event loop, until it refuses one, and
+ * answers the code, and the moment as above.
+ * `back`: `back` once it accepts each again.
  */
 
 import fs from "node:fs";
 import readline from "node:readline";
+import { setTimeout } from "node:timers/promises";
 import { isMainThread, type MessagePort, parentPort, Worker, workerData } from "node:worker_threads";
 import { FollowedView, Follower } from "../src/revocation/follower.ts";
 
@@ -41,9 +47,24 @@ function watch(view: FollowedView, incarnation: string, born: number, targets: s
   say(left.size === 0 ? `done ${last}` : "late");
 }
 
-function answer(view: FollowedView, line: string): void {
+async function use(view: FollowedView, incarnation: string, born: number, targets: string[], isOver: boolean): Promise<void> {
+  let last = 0n;
+  for (const end = Date.now() + LATEST_MS; Date.now() < end; await setTimeout(1)) {
+    const began = process.hrtime.bigint();
+    const refused = targets.map((target) => view.check(incarnation, born, [target])).find((each) => each !== null);
+    if (refused === undefined) {
+      if (isOver) return say("back");
+      if (last === 0n) say("ready");
+      last = began;
+    } else if (last > 0n) return say(`${refused.code} ${last}`);
+  }
+  say("late");
+}
+
+async function answer(view: FollowedView, line: string): Promise<void> {
   const [command, incarnation = "", born = "", ...targets] = line.split(" ");
   if (command === "watch") watch(view, incarnation, Number(born), targets);
+  else if (command === "use" || command === "back") await use(view, incarnation, Number(born), targets, command === "back");
   else say(targets.map((target) => view.check(incarnation, Number(born), [target])?.code ?? "accepted").join(" "));
 }
 
@@ -59,7 +80,7 @@ if (isMainThread) {
   for await (const line of readline.createInterface({ input: process.stdin })) {
     for (const worker of workers) worker.postMessage(line);
     if (workers.length > 0) await new Promise(setImmediate); // the messages leave before this thread is blocked
-    answer(follower, line);
+    await answer(follower, line);
   }
   await follower.close();
   say("closed");
@@ -67,6 +88,6 @@ if (isMainThread) {
 } else {
   const view = new FollowedView(workerData as MessagePort);
   const parent = parentPort as MessagePort;
-  parent.on("message", (line: string) => answer(view, line));
+  parent.on("message", (line: string) => void answer(view, line));
   parent.postMessage(await view.catchUp(0, 0, 20_000));
 }

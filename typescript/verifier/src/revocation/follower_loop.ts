@@ -34,12 +34,8 @@ class Published extends Following {
 
   protected override change(change: ViewChange): boolean {
     const inOrder = super.change(change);
-    this.tell(change);
+    for (const port of this.ports) port.postMessage(change);
     return inOrder;
-  }
-
-  tell(message: FromFollower): void {
-    for (const port of this.ports) port.postMessage(message);
   }
 
   /** Gives a port the view as it is; what comes later follows. */
@@ -253,7 +249,8 @@ export class FollowerLoop {
   }
 
   #log(level: "warn" | "error", text: string): void {
-    this.#core.tell({ do: "log", level, text });
+    const [first] = this.#core.ports; // of the thread that made the follower: one line, whatever their number
+    first?.postMessage({ do: "log", level, text } satisfies FromFollower);
   }
 }
 

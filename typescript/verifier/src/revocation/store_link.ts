@@ -117,7 +117,8 @@ function clientOf(address: StoreAddress, place: Place | undefined, timeoutMs: nu
     : { username: address.username, password: password === undefined ? undefined : readPassword(password) };
   // `ca` replaces the authorities of the system, and a further one must not.
   const authority = address.ca === undefined ? {} : { ca: [...tls.getCACertificates("default"), address.ca] };
-  const secure = address.tls ? { tls: true as const, ...authority } : {};
+  const own = address.cert === undefined ? {} : { cert: address.cert, key: address.key ?? address.cert };
+  const secure = address.tls ? { tls: true as const, ...authority, ...own } : {};
   const options: RedisClientOptions = {
     RESP: 3, disableClientInfo: true, maintNotifications: "disabled", disableOfflineQueue: false,
     database: sentinel ? 0 : address.db,

@@ -14,7 +14,10 @@ const REFUSED: Readonly<Record<string, string>> = {
   "redis+cluster": "a cluster: name one server, or Sentinels",
   "rediss+cluster": "a cluster: name one server, or Sentinels",
 };
-const SETTINGS = new Set(["db", "username", "password", "sentinel_username", "sentinel_password", "ssl_ca_certs", "ssl_cert_reqs"]);
+const SETTINGS = new Set([
+  "db", "username", "password", "sentinel_username", "sentinel_password",
+  "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile",
+]);
 const HOST = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\],\s]+))(?::([0-9]{1,5}))?$/;
 
 export interface Place { readonly host: string; readonly port: number }
@@ -29,6 +32,9 @@ export interface StoreAddress {
   readonly tls: boolean;
   /** A further authority for TLS, PEM. */
   readonly ca?: string;
+  /** This client's certificate and its key, PEM. */
+  readonly cert?: string;
+  readonly key?: string;
   readonly db: number;
   readonly username?: string;
   readonly password?: Password;
@@ -58,8 +64,9 @@ export function parseStoreUrl(url: string, password?: Password, ca?: string, nam
   const inUrl = settings.get("password") ?? text(secret.join(":"), name);
   const own = password ?? (inUrl === "" ? undefined : { text: inUrl });
   const login = { ...(username === "" ? {} : { username }), ...(own === undefined ? {} : { password: own }) };
-  const authorityFile = settings.get("ssl_ca_certs") ?? ca;
-  const common = { tls, ...login, ...(tls && authorityFile !== undefined ? { ca: readAuthority(authorityFile) } : {}) };
+  const files = { ca: settings.get("ssl_ca_certs") ?? ca, cert: settings.get("ssl_certfile"), key: settings.get("ssl_keyfile") };
+  const named = Object.entries(files).flatMap(([member, file]) => (tls && file !== undefined ? [[member, readPem(file)]] : []));
+  const common = { tls, ...login, ...(Object.fromEntries(named) as { ca?: string; cert?: string; key?: string }) };
   if (scheme === "unix" && hosts === "" && where.length > 1) {
     return { ...common, path: path.resolve(text(where, name)), places: [], db: readDb(settings.get("db") ?? "0", name) };
   }
@@ -113,11 +120,11 @@ function text(encoded: string, name: string): string {
   }
 }
 
-function readAuthority(file: string): string {
+function readPem(file: string): string {
   try {
     return fs.readFileSync(file, "utf8");
   } catch (error) {
-    throw new SettingsError(`the authority ${file} cannot be read: ${(error as NodeJS.ErrnoException).code}`);
+    throw new SettingsError(`the file ${file} for TLS cannot be read: ${(error as NodeJS.ErrnoException).code}`);
   }
 }
 
