@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The audience keys of a verifier.  SPEC 9.
+
+import type { KeyObject } from "node:crypto";
+import { inspect } from "node:util";
+import { isKeyId, isRealm } from "../names.ts";
+import { derive, hkdf } from "./chain.ts";
+import { agree, audiencePrivateKey, publicText } from "./holder.ts";
+
+const MOST_SHARED = 1024;
+
+/** One audience key, prepared; it shows no secret. */
+export class AudienceKey {
+  readonly #key: Buffer;
+  readonly #derived: Buffer;
+  #private: KeyObject | undefined;
+  #public: string | undefined;
+  readonly #shared = new Map<string, Buffer | undefined>();
+
+  constructor(key: Uint8Array) {
+    if (key.length !== 32) throw new TypeError("an audience key has 32 bytes");
+    this.#key = Buffer.from(key);
+    this.#derived = derive(key);
+  }
+
+  /** The key, passed through the key generator: a secret. */
+  get derived(): Buffer {
+    return this.#derived;
+  }
+
+  /** The public half of the audience's X25519 key. */
+  get publicKey(): string {
+    this.#public ??= publicText(this.#x25519());
+    return this.#public;
+  }
+
+  /** Return what this audience shares with a holder's key; undefined if no proof of it is right. */
+  agree(holder: string): Buffer | undefined {
+    if (!this.#shared.has(holder)) {
+      if (this.#shared.size >= MOST_SHARED) this.#shared.clear();
+      this.#shared.set(holder, agree(this.#x25519(), holder));
+    }
+    return this.#shared.get(holder);
+  }
+
+  /** Return the derived caveat key of an approval by the mint (SPEC 6.5), passed through the key generator. */
+  approvalKey(id: string): Buffer {
+    return derive(hkdf(this.#key, `arx/1/discharge/${id}`));
+  }
+
+  #x25519(): KeyObject {
+    this.#private ??= audiencePrivateKey(this.#key);
+    return this.#private;
+  }
+
+  toJSON(): string {
+    return "<AudienceKey>";
+  }
+
+  [inspect.custom](): string {
+    return "<AudienceKey>";
+  }
+}
+
+/** The keys of one audience, by key id. */
+export class KeyRing {
+  readonly realm: string;
+  readonly maxTtlMs: number;
+  readonly #keys: ReadonlyMap<string, AudienceKey>;
+
+  constructor(keys: { readonly [kid: string]: Uint8Array }, realm: string, maxTtlMs: number) {
+    if (!isRealm(realm)) throw new TypeError("`realm` is no realm's name");
+    if (!Number.isSafeInteger(maxTtlMs) || maxTtlMs <= 0) throw new TypeError("`max_ttl_ms` is a number of ms");
+    for (const kid of Object.keys(keys)) if (!isKeyId(kid)) throw new TypeError("`keys` has a name that is no key id");
+    this.realm = realm;
+    this.maxTtlMs = maxTtlMs;
+    this.#keys = new Map(Object.entries(keys).map(([kid, key]) => [kid, new AudienceKey(key)]));
+  }
+
+  get(kid: string): AudienceKey | undefined {
+    return this.#keys.get(kid);
+  }
+
+  [inspect.custom](): string {
+    return `<KeyRing ${[...this.#keys.keys()].join(" ")}>`;
+  }
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// Read the proven caveats of a chain, in their order.  SPEC 6.1, 16.2.
+
+import { type Network, readNetwork } from "../addresses.ts";
+import { OperandError } from "../constraints/scalars.ts";
+import { compileRules, type Rule } from "../constraints/rule.ts";
+import { Refusal, refuse } from "../errors.ts";
+import { JsonError, type Json, type JsonObject, own, readCanonical, writeCanonical } from "../json.ts";
+import type { ProvenHolder } from "../journal/record.ts";
+import { LIMITS } from "../limits.ts";
+import { bytesOf, isAgentPath, isOperator, isPathPattern, isPlain, matchesPath } from "../names.ts";
+import { nextLink, type Packet, sha256 } from "../token/chain.ts";
+import { ThirdParty } from "../token/discharge.ts";
+import { hasSigned, hopMessage } from "../token/holder.ts";
+import { type Identifier, isNatural } from "../token/identifier.ts";
+
+export interface Allow {
+  readonly place: string;
+  readonly rules: readonly Rule[];
+}
+
+export interface Once {
+  readonly place: string;
+  readonly name: string;
+  readonly issuedAt: number;
+}
+
+/** What the caveats of a chain demand of every call, up to the first one that refuses them all. */
+export class Restrictions {
+  readonly allows: Allow[] = [];
+  readonly nets: { readonly place: string; readonly networks: readonly Network[]; readonly text: string }[] = [];
+  readonly onces: Once[] = [];
+  readonly spends: string[] = [];
+  readonly unanswered: { readonly place: string; readonly wanted: ThirdParty }[] = [];
+  readonly approvals: { readonly wanted: ThirdParty; readonly key: Buffer }[] = [];
+  readonly operators: string[] = [];
+  readonly tasks: string[] = [];
+  readonly named: string[] = [];
+  readonly links: string[] = [];
+  readonly holders: ProvenHolder[] = [];
+  /** The caveats of each delegation, as their canonical JSON without hop, key and sig. */
+  readonly steps: string[][] = [];
+  exp: { at: number; place: string };
+  nbf: { at: number; place: string };
+  fresh: number | undefined;
+  needsCall = false;
+  needsSignature = false;
+  refusal: Refusal | undefined;
+
+  constructor(exp: number, iat: number) {
+    this.exp = { at: exp, place: "identifier" };
+    this.nbf = { at: iat - LIMITS.iat_ahead, place: "identifier" };
+  }
+}
+
+/** What a chain is read with. */
+export interface Proof {
+  readonly realm: string;
+  readonly audience: string;
+  /** The token's signature before each of its caveats. */
+  readonly signatures: readonly Buffer[];
+  /** How many of the caveats are the token's own; the others are of its discharges. */
+  readonly own: number;
+  readonly answered: ReadonlyMap<number, Buffer>;
+  readonly begins: readonly (readonly [number, Buffer])[];
+}
+
+type Check = (value: Json) => boolean;
+const list = (check: Check): Check => (value) => Array.isArray(value) && value.length > 0 && value.every(check);
+const text = (most: number): Check => (value) => typeof value === "string" && value !== "" && [...value].length <= most;
+const AMOUNT = /^(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])?$/;
+const UNIT = /^[a-z][a-z0-9_]{0,15}$/;
+
+function isSpend(value: Json): boolean {
+  if (!Array.isArray(value) || value.length !== 5) return false;
+  const [pool, unit, most, per, opened] = value;
+  if (!isPlain(pool) || typeof unit !== "string" || !UNIT.test(unit) || !isNatural()(opened)) return false;
+  if (typeof most !== "string" || !AMOUNT.test(most) || Number(most) > LIMITS.amount) return false;
+  return per === "task" || per === "hour" || per === "day";
+}
+
+/** The form of each member's value; `allow` is compiled instead. */
+const FORMS: Record<string, Check> = {
+  allow: (value) => Array.isArray(value),
+  aud: list(text(64)),
+  call: () => false, // it stands alone and last, where `readCall` reads it
+  depth: isNatural(LIMITS.delegations),
+  exp: isNatural(),
+  fresh: isNatural(LIMITS.fresh),
+  delegate_to: list(isPathPattern),
+  hop: (value) => bytesOf(value, 9) !== undefined,
+  to: isAgentPath,
+  key: (value) => bytesOf(value, 32) !== undefined,
+  sig: (value) => bytesOf(value, 64) !== undefined,
+  nbf: isNatural(),
+  net: list((value) => readNetwork(value) !== undefined),
+  once: (value) => Array.isArray(value) && value.length === 2 && isPlain(value[0]) && isNatural()(value[1]),
+  operators: list(isOperator),
+  require: list((value) => typeof value === "string"),
+  spend: isSpend,
+  task: isPlain,
+};
+export const CAVEAT_MEMBERS: readonly string[] = Object.keys(FORMS);
+export const NOT_IN_DISCHARGE: readonly string[] = [
+  "call", "depth", "delegate_to", "hop", "key", "require", "sig", "spend", "to",
+];
+const PROOFS = new Set(["call", "holder", "signature"]);
+
+/** The members of a caveat whose form was checked. */
+interface Members {
+  readonly allow?: Json;
+  readonly aud?: string[];
+  readonly depth?: number;
+  readonly exp?: number;
+  readonly fresh?: number;
+  readonly delegate_to?: string[];
+  readonly hop?: string;
+  readonly to?: string;
+  readonly key?: string;
+  readonly sig?: string;
+  readonly nbf?: number;
+  readonly net?: string[];
+  readonly once?: [string, number];
+  readonly operators?: string[];
+  readonly require?: string[];
+  readonly spend?: [string, string, string, string, number];
+  readonly task?: string;
+}
+
+/** The reader of one chain's caveats. */
+export class CaveatReader {
+  readonly #identifier: Identifier;
+  readonly #proof: Proof;
+  readonly #made: Restrictions;
+  readonly #delegateTo: { readonly place: string; readonly patterns: string[] }[] = [];
+  #step: string[] = [];
+  #depth: number;
+  #link: string;
+
+  constructor(identifier: Identifier, proof: Proof) {
+    this.#identifier = identifier;
+    this.#proof = proof;
+    this.#made = new Restrictions(identifier.exp, identifier.iat);
+    this.#depth = identifier.depth;
+    this.#link = identifier.id;
+    if (identifier.holder !== undefined) {
+      this.#made.holders.push({ key: identifier.holder, said: new Uint8Array(), signature: new Uint8Array() });
+    }
+  }
+
+  /** Read all caveats; the first that refuses every call is the last that is read. */
+  read(packets: readonly Packet[]): Restrictions {
+    const made = this.#made;
+    try {
+      for (const [index, packet] of packets.entries()) this.#readOne(packet, index);
+      if (made.allows[0]?.place !== placeOf(0)) refuse("malformed", placeOf(0), "allow", "what the token allows", "nothing");
+      if (made.named.length < (this.#identifier.vouched ?? 0)) {
+        refuse("malformed", "identifier", "vouched", "the delegations that the mint vouches for", "fewer");
+      }
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      made.refusal = error;
+    }
+    return made;
+  }
+
+  #readOne(packet: Packet, index: number): void {
+    const place = placeOf(index);
+    if (packet.verificationId !== undefined) {
+      const wanted = new ThirdParty(packet.raw);
+      const key = this.#proof.answered.get(index);
+      if (key === undefined) this.#made.unanswered.push({ place, wanted });
+      else this.#made.approvals.push({ wanted, key });
+      return;
+    }
+    const written = readForm(packet.raw, place);
+    if (index >= this.#proof.own && NOT_IN_DISCHARGE.some((name) => Object.hasOwn(written, name))) {
+      refuse("malformed", place, "member", "no member about holders", "one");
+    }
+    const caveat = { __proto__: null, ...written } as unknown as Members;
+    const rules = this.#checkForm(caveat, place);
+    if (index > 0) this.#step.push(withoutHolder(written));
+    if (caveat.to !== undefined) this.#delegate(caveat, written, index, place);
+    if (rules !== undefined) this.#made.allows.push({ place, rules });
+    this.#take(caveat, index, place);
+  }
+
+  /** Steps 3 and 4 of SPEC 6.1, behind the form of each value: what belongs together. */
+  #checkForm(caveat: Members, place: string): Rule[] | undefined {
+    if ((caveat.to === undefined) !== (caveat.hop === undefined)) malformed(place, "to");
+    const isSigned = caveat.key !== undefined;
+    if (isSigned !== (caveat.sig !== undefined) || (isSigned && caveat.to === undefined)) malformed(place, "key");
+    const rules = caveat.allow === undefined ? undefined : rulesOf(caveat.allow, place);
+    const isBound = this.#identifier.holder !== undefined;
+    const needsSignature = isBound && caveat.to !== undefined && this.#made.named.length >= (this.#identifier.vouched ?? 0);
+    if (isSigned !== needsSignature) malformed(place, "sig");
+    if (caveat.require?.some((name) => !PROOFS.has(name))) {
+      refuse("unknown_caveat", place, "require", "proofs that this version knows", "another one");
+    }
+    return rules;
+  }
+
+  /** Steps 5 and 6 of SPEC 6.1. */
+  #delegate(caveat: Members, written: JsonObject, index: number, place: string): void {
+    const to = caveat.to as string;
+    if (this.#depth === 0) refuse("too_deep", place, "depth", "no further delegation", to);
+    for (const earlier of this.#delegateTo) {
+      if (!earlier.patterns.some((pattern) => matchesPath(pattern, to))) {
+        refuse("name_not_allowed", place, `delegate_to of ${earlier.place}`, earlier.patterns.join(" or "), to);
+      }
+    }
+    const link = nextLink(this.#link, Buffer.from(caveat.hop as string, "base64url"));
+    if (caveat.key !== undefined) this.#made.holders.push(this.#provenHolder(caveat, written, link, index, place));
+    this.#link = link;
+    this.#depth -= 1;
+    this.#made.named.push(to);
+    this.#made.links.push(link);
+    this.#made.steps.push(this.#step);
+    this.#step = [];
+  }
+
+  #provenHolder(caveat: Members, written: JsonObject, link: string, index: number, place: string): ProvenHolder {
+    const { sig: _, ...unsigned } = written;
+    const [to, key] = [caveat.to as string, caveat.key as string];
+    const said = sha256(this.#proof.signatures[index] as Buffer, writeCanonical(unsigned));
+    const message = hopMessage([this.#proof.realm, this.#identifier.aud, link, to, key], said);
+    const signature = Buffer.from(caveat.sig as string, "base64url");
+    const before = this.#made.holders.at(-1) as ProvenHolder;
+    if (!hasSigned(before.key, message, signature)) {
+      refuse("bad_signature", place, "sig", "the signature of the holder before", "another one");
+    }
+    return { key, said, signature };
+  }
+
+  /** Step 7 of SPEC 6.1, and what the caveat demands of calls. */
+  #take(caveat: Members, index: number, place: string): void {
+    const made = this.#made;
+    const { audience } = this.#proof;
+    if (caveat.aud !== undefined && !caveat.aud.includes(audience)) {
+      refuse("wrong_audience", place, "aud", caveat.aud.join(" or "), audience);
+    }
+    if (caveat.require !== undefined) {
+      const missing = this.#identifier.holder === undefined && caveat.require.find((name) => name !== "call");
+      if (missing) refuse("proof_missing", place, "require", missing, "a bearer token");
+      made.needsCall = true;
+      made.needsSignature ||= caveat.require.includes("signature");
+    }
+    if (caveat.once !== undefined) {
+      if (made.onces.length === LIMITS.once) malformed(place, "once");
+      const [name, issuedAt] = caveat.once;
+      made.onces.push({ place, name: this.#ownName(name, index), issuedAt });
+    }
+    if (caveat.spend !== undefined) {
+      if (made.spends.length === LIMITS.spend) malformed(place, "spend");
+      made.spends.push(place);
+    }
+    if (caveat.depth !== undefined) this.#depth = Math.min(this.#depth, caveat.depth);
+    if (caveat.delegate_to !== undefined) this.#delegateTo.push({ place, patterns: caveat.delegate_to });
+    if (caveat.exp !== undefined && caveat.exp < made.exp.at) made.exp = { at: caveat.exp, place };
+    if (caveat.nbf !== undefined && caveat.nbf > made.nbf.at) made.nbf = { at: caveat.nbf, place };
+    if (caveat.fresh !== undefined) made.fresh = Math.min(made.fresh ?? caveat.fresh, caveat.fresh);
+    if (caveat.net !== undefined) {
+      const networks = caveat.net.map((one) => readNetwork(one) as Network);
+      made.nets.push({ place, networks, text: caveat.net.join(" or ") });
+    }
+    made.operators.push(...(caveat.operators ?? []));
+    if (caveat.task !== undefined) made.tasks.push(caveat.task);
+  }
+
+  /** The name of a `once` in a discharge belongs to the third-party caveat that it answers (SPEC 6.8). */
+  #ownName(name: string, index: number): string {
+    const answers = this.#proof.begins.findLast(([begin]) => begin <= index)?.[1];
+    return answers === undefined ? name : `${sha256(answers).subarray(0, 16).toString("base64url")}:${name}`;
+  }
+}
+
+export function placeOf(index: number): string {
+  return `caveat ${index + 1}`;
+}
+
+function malformed(place: string, rule: string): never {
+  return refuse("malformed", place, rule, "a form of SPEC 6.1", "another one");
+}
+
+/** Steps 1, 2 and the first part of step 3 of SPEC 6.1. */
+function readForm(raw: Uint8Array, place: string): JsonObject {
+  let written: JsonObject;
+  try {
+    written = readCanonical(raw);
+  } catch (error) {
+    if (error instanceof JsonError) malformed(place, "form");
+    throw error;
+  }
+  const names = Object.keys(written);
+  if (names.length === 0) malformed(place, "form");
+  if (names.some((name) => !Object.hasOwn(FORMS, name))) {
+    refuse("unknown_caveat", place, "member", "members that this version knows", "another one");
+  }
+  for (const name of names) {
+    if (!(FORMS[name] as Check)(own(written, name) as Json)) malformed(place, name);
+  }
+  return written;
+}
+
+function rulesOf(written: Json, place: string): Rule[] {
+  try {
+    return compileRules(written);
+  } catch (error) {
+    if (error instanceof OperandError) malformed(place, "allow");
+    throw error;
+  }
+}
+
+function withoutHolder({ hop: _hop, key: _key, sig: _sig, ...rest }: JsonObject): string {
+  return writeCanonical(rest);
+}

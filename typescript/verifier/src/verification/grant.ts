@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a decision is, and the checks while an allowed call runs.  SPEC 11, 12.
+
+import type { Code, Failure } from "../errors.ts";
+import type { EpochTable } from "../revocation/epoch.ts";
+import { LIMITS } from "../limits.ts";
+import type { Proven } from "./prove.ts";
+
+/** The outcome of one call. */
+export interface Decision {
+  readonly allowed: boolean;
+  /** `ok`, or the reason of the refusal. */
+  readonly code: Code | "ok";
+  readonly failures: readonly Failure[];
+  /** The name of its record: boot, `-` and sequence; empty without a record. */
+  readonly id: string;
+  /** What the call may do, and for how long; undefined for a refusal. */
+  readonly grant: Grant | undefined;
+}
+
+/** An allowed call while it runs. */
+export class Grant {
+  readonly agent: string;
+  /** The last holder's agent path, which is proven for a bound token alone. */
+  readonly holder: string;
+  readonly tool: string;
+  readonly args: { readonly [name: string]: unknown };
+  readonly id: string;
+  readonly #proven: Proven;
+  readonly #epochs: EpochTable;
+  readonly #clock: () => number;
+  #ended: Code | undefined;
+
+  constructor(
+    proven: Proven, tool: string, args: Grant["args"], id: string, epochs: EpochTable, clock: () => number,
+  ) {
+    this.agent = proven.identifier.agent;
+    this.holder = proven.restrictions.named.at(-1) ?? proven.identifier.agent;
+    this.tool = tool;
+    this.args = args;
+    this.id = id;
+    this.#proven = proven;
+    this.#epochs = epochs;
+    this.#clock = clock;
+  }
+
+  /** Return why the call has ended, or undefined; an end is final, an expired lease is not. */
+  recheck(): Code | undefined {
+    if (this.#ended !== undefined) return this.#ended;
+    const { identifier, restrictions, targets } = this.#proven;
+    if (this.#epochs.timesMs(this.#clock())[1] >= restrictions.exp.at) return this.#end("expired");
+    const [incarnation, born] = identifier.born;
+    const refused = this.#epochs.check(incarnation, born, targets)?.code;
+    if (refused === "revoked" || refused === "frozen") return this.#end(refused);
+    if (refused === undefined && this.#epochs.leaseLeftMs() < LIMITS.recheck_early) return "stale";
+    return refused;
+  }
+
+  #end(code: Code): Code {
+    this.#ended = code;
+    return code;
+  }
+}

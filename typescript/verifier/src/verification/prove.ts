@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// Prove a presented credential: SPEC 11, steps 1 to 3, and step 4 a and b.
+
+import { refuse } from "../errors.ts";
+import { type ChainFacts, UNPROVEN } from "../journal/record.ts";
+import { LIMITS } from "../limits.ts";
+import { type PresentedCall, readCall } from "../token/call.ts";
+import { fold, isEqual, sha256 } from "../token/chain.ts";
+import { type Opened, openDischarges } from "../token/discharge.ts";
+import { callMessage, callProof, hasSigned } from "../token/holder.ts";
+import { checkIdentifier, type Identifier, readIdentifier } from "../token/identifier.ts";
+import type { AudienceKey, KeyRing } from "../token/keyring.ts";
+import { readToken } from "../token/wire.ts";
+import { CaveatReader, type Restrictions } from "./caveats.ts";
+
+const ABOUT = ["version", "owner", "purpose"];
+const [MAC, SIGNATURE] = [16, 64];
+
+/** A chain whose signatures hold, and the call that it carries. */
+export interface Proven {
+  readonly identifier: Identifier;
+  readonly key: AudienceKey;
+  readonly restrictions: Restrictions;
+  readonly call: PresentedCall | undefined;
+  /** The token's last signature: what is spent of a one-shot token. */
+  readonly signature: Buffer;
+  /** The signature before the call, a secret. */
+  readonly parent: Buffer;
+  readonly targets: readonly string[];
+  readonly facts: ChainFacts;
+}
+
+/** Prove a credential, or refuse it before anything of it is proven. */
+export function prove(credential: string, audience: string, keys: KeyRing): Proven {
+  if (credential.length > LIMITS.credential) refuse("malformed");
+  const [text = "", ...discharges] = credential.split("~");
+  if (discharges.length > LIMITS.discharges) refuse("malformed");
+  const token = readToken(text);
+  const unproven = readIdentifier(token.identifier);
+  if (token.location !== keys.realm) refuse("malformed");
+  if (unproven["aud"] !== audience) refuse("wrong_audience");
+  const key = keys.get(unproven["kid"] as string) ?? refuse("unknown_key");
+  const signatures = fold(key.derived, token.identifier, token.packets);
+  if (!isEqual(signatures.at(-1) as Buffer, token.signature)) refuse("bad_signature");
+  const call = readCall(token.packets.at(-1));
+  const packets = call === undefined ? token.packets : token.packets.slice(0, -1);
+  const parent = signatures[packets.length] as Buffer;
+  const room = LIMITS.caveats - (token.packets.length - packets.length);
+  let opened: Opened = { packets, answered: new Map(), begins: [] };
+  if (discharges.length > 0) opened = openDischarges(discharges, token, packets, key.derived, parent, room);
+  const identifier = checkIdentifier(unproven, keys);
+  const proof = { realm: keys.realm, audience, signatures, own: packets.length, ...opened };
+  const restrictions = new CaveatReader(identifier, proof).read(opened.packets);
+  return {
+    identifier, key, restrictions, call, signature: token.signature, parent,
+    targets: targetsOf(identifier, restrictions),
+    facts: factsOf(identifier, restrictions),
+  };
+}
+
+/** Refuse a call that the last holder has not made (SPEC 16.3); of a bearer token, one with a holder's proof. */
+export function judgeHolder(proven: Proven, call: PresentedCall, keys: KeyRing): void {
+  const { restrictions, identifier, parent } = proven;
+  const holder = restrictions.holders.at(-1)?.key;
+  if (holder === undefined) {
+    if (call.proof !== undefined) refuse("malformed", "call", "holder", "no proof of a holder: a bearer token", "one");
+    return;
+  }
+  const { length } = call.proof ?? [];
+  if (call.proof === undefined || (restrictions.needsSignature && length !== SIGNATURE)) {
+    refuse("proof_missing", "call", "holder", "a proof by the holder's key", "none");
+  }
+  if (length === MAC) {
+    const shared = proven.key.agree(holder);
+    if (shared !== undefined && isEqual(callProof(shared, parent, identifier.aud, call.plain), call.proof)) return;
+  } else {
+    const link = restrictions.links.at(-1) ?? identifier.id;
+    const message = callMessage([keys.realm, identifier.aud, link], sha256(parent), call.plain);
+    if (hasSigned(holder, message, call.proof)) return;
+  }
+  refuse("proof_invalid", "call", "holder", "a proof by the key that the token is bound to", "another one");
+}
+
+/** The targets whose kill or freeze ends a token (SPEC 10.1). */
+function targetsOf(it: Identifier, { operators, tasks, named, links }: Restrictions): string[] {
+  const targets = ["realm", `key:${it.kid}`, `session:${it.session}`, `link:${it.id}`];
+  if (it.task !== undefined) targets.push(`task:${it.task}`);
+  if (it.subject !== undefined) {
+    targets.push(`subject:${sha256(it.subject.join("\0")).toString("hex").slice(0, 32)}`);
+  }
+  if (it.policy !== undefined) targets.push(`policy:${it.policy}`);
+  for (const path of [it.agent, ...named]) {
+    const segments = path.split("/");
+    for (let count = 1; count <= segments.length; count += 1) targets.push(`agent:${segments.slice(0, count).join("/")}`);
+  }
+  targets.push(...tasks.map((task) => `task:${task}`), ...operators.map((name) => `operator:${name}`));
+  targets.push(...links.map((link) => `link:${link}`));
+  return targets;
+}
+
+function factsOf(it: Identifier, { tasks, named, links, holders, steps }: Restrictions): ChainFacts {
+  const size = steps.flat().reduce((sum, text) => sum + [...text].length, 0);
+  return {
+    ...UNPROVEN,
+    agent: it.agent,
+    session: it.session,
+    named,
+    links,
+    task: it.task ?? null,
+    tasks,
+    token: it.id,
+    audience: it.aud,
+    policy: it.policy ?? null,
+    kid: it.kid,
+    assurance: it.holder === undefined ? "bearer" : "bound",
+    model: it.model ?? null,
+    holders,
+    subject: it.subject ?? null,
+    meta: (it.meta ?? []).map((text, at) => [ABOUT[at] as string, text] as const).filter(([, text]) => text !== ""),
+    caveats: size <= 2048 ? steps : [],
+  };
+}

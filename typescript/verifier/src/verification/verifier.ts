@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// The verifier of a service: one decision a call.  SPEC 11.
+
+import { inspect } from "node:util";
+import { type Code, type Failure, Refusal, refuse } from "../errors.ts";
+import { digestOf, formOf, newSalt, type Decision as DecisionRecord, type SignedCall, UNPROVEN } from "../journal/record.ts";
+import { LIMITS } from "../limits.ts";
+import { isAudience } from "../names.ts";
+import type { AccessRequest } from "../request.ts";
+import type { EpochTable } from "../revocation/epoch.ts";
+import { AuditError, SettingsError } from "../revocation/errors.ts";
+import { sha256 } from "../token/chain.ts";
+import type { KeyRing } from "../token/keyring.ts";
+import { type Decision, Grant } from "./grant.ts";
+import { judge, judgeTime } from "./judge.ts";
+import type { Nonces, Spent } from "./nonces.ts";
+import { prove, type Proven } from "./prove.ts";
+import type { ServiceLimits } from "./serviceLimits.ts";
+
+/** Where decisions are recorded before they are answered: a `Journal`, for example. */
+export interface Recorder {
+  readonly boot: string;
+  append(decision: DecisionRecord): number;
+  count(code: string, peer: string | null): void;
+  settle?(sequence: number): Promise<void>;
+  close?(): Promise<void>;
+}
+
+export interface VerifierOptions {
+  readonly audience: string;
+  readonly keys: KeyRing;
+  readonly epochs: EpochTable & { catchUp?(sentAfter: number, born: number, timeoutMs: number): Promise<boolean> };
+  readonly recorder: Recorder;
+  readonly nonces: Nonces;
+  readonly limits?: readonly ServiceLimits[];
+  readonly clock?: () => number;
+}
+
+const MINT = "arx.mint";
+const OPTIONS = new Set(["audience", "keys", "epochs", "recorder", "nonces", "limits", "clock"]);
+const WAITS: ReadonlyMap<Code, number> = new Map([["behind", 50], ["syncing", 500], ["stale", 50]]);
+
+export class Verifier {
+  readonly audience: string;
+  readonly realm: string;
+  readonly clock: () => number;
+  readonly #keys: KeyRing;
+  readonly #epochs: VerifierOptions["epochs"];
+  readonly #recorder: Recorder;
+  readonly #nonces: Nonces;
+  readonly #limits: readonly ServiceLimits[];
+
+  constructor(options: VerifierOptions) {
+    const odd = Object.keys(options).find((name) => !OPTIONS.has(name));
+    if (odd !== undefined) throw new SettingsError(`a verifier has no setting ${odd}`);
+    if (!isAudience(options.audience) && options.audience !== MINT) throw new SettingsError("`audience` is no audience's name");
+    this.audience = options.audience;
+    this.realm = options.keys.realm;
+    this.clock = options.clock ?? Date.now;
+    this.#keys = options.keys;
+    this.#epochs = options.epochs;
+    this.#recorder = options.recorder;
+    this.#nonces = options.nonces;
+    this.#limits = options.limits ?? [];
+  }
+
+  /** Decide a call by what is known now, and record the decision; it never waits. */
+  decide(credential: string | undefined, request: AccessRequest): Decision {
+    const arrived = this.#epochs.bootMs();
+    const proven = this.#prove(credential, request);
+    return "allowed" in proven ? proven : this.#decide(proven, request, arrived);
+  }
+
+  /** Decide a call; it waits for a view that is behind, and for a record that has to be on disk. */
+  async authorize(credential: string | undefined, request: AccessRequest): Promise<Decision> {
+    const arrived = this.#epochs.bootMs();
+    const proven = this.#prove(credential, request);
+    if ("allowed" in proven) return proven;
+    await this.#catchUp(proven, request, arrived);
+    const decision = this.#decide(proven, { ...request, at: this.clock() }, arrived);
+    if (!decision.allowed || this.#recorder.settle === undefined) return decision;
+    try {
+      await this.#recorder.settle(Number(decision.id.split("-").at(-1)));
+    } catch (error) {
+      if (!(error instanceof AuditError)) throw error;
+      return { allowed: false, code: "audit_unavailable", failures: [], id: "", grant: undefined };
+    }
+    const code = decision.grant?.recheck();
+    return code === undefined ? decision : this.#record(proven, request, new Refusal(code));
+  }
+
+  /** Return whether the service's limits could allow some call of a tool; for lists of tools, no decision. */
+  couldAllow(tool: string): boolean {
+    return this.#limits.every((limits) => limits.couldAllow(tool));
+  }
+
+  /** Count a refusal of a request that has no proven token. */
+  refuseUnproven(code: Code, peer: string | null | undefined): Decision {
+    this.#recorder.count(code, peer ?? null);
+    return { allowed: false, code, failures: [], id: "", grant: undefined };
+  }
+
+  async close(): Promise<void> {
+    await this.#recorder.close?.();
+  }
+
+  #prove(credential: string | undefined, request: AccessRequest): Proven | Decision {
+    try {
+      if (credential === undefined) refuse("missing_token");
+      return prove(credential, this.audience, this.#keys);
+    } catch (error) {
+      if (error instanceof Refusal) return this.refuseUnproven(error.code, request.peer);
+      throw error;
+    }
+  }
+
+  #decide(proven: Proven, request: AccessRequest, arrived: number): Decision {
+    try {
+      const times = this.#epochs.timesMs(request.at);
+      judge({ audience: this.audience, keys: this.#keys, limits: this.#limits }, proven, request, times);
+      this.#checkEpoch(proven, arrived);
+      if (proven.restrictions.spends.length > 0) refuse("budget_unsupported", proven.restrictions.spends[0], "spend");
+      this.#spend(proven, request.at);
+      judgeTime(proven, this.#epochs.timesMs(request.at));
+    } catch (error) {
+      if (error instanceof Refusal) return this.#record(proven, request, error);
+      throw error;
+    }
+    return this.#record(proven, request, undefined);
+  }
+
+  /** Step 5: the kill epoch. */
+  #checkEpoch({ identifier, restrictions, targets }: Proven, arrived: number): void {
+    const sentAfter = restrictions.fresh === undefined ? undefined : arrived - restrictions.fresh;
+    const refused = this.#epochs.check(identifier.born[0], identifier.born[1], targets, sentAfter);
+    if (refused !== null) refuse(refused.code);
+  }
+
+  async #catchUp(proven: Proven, request: AccessRequest, arrived: number): Promise<void> {
+    const { identifier, restrictions, targets } = proven;
+    if (this.#epochs.catchUp === undefined || restrictions.refusal !== undefined) return;
+    const sentAfter = restrictions.fresh === undefined ? Number.NEGATIVE_INFINITY : arrived - restrictions.fresh;
+    const refused = this.#epochs.check(identifier.born[0], identifier.born[1], targets, sentAfter);
+    const wait = refused === null ? undefined : WAITS.get(refused.code);
+    if (wait === undefined || request.at >= restrictions.exp.at) return;
+    await this.#epochs.catchUp(sentAfter, identifier.born[1], wait);
+  }
+
+  /** Step 6: the call, then each `once`. */
+  #spend({ call, signature, identifier, restrictions }: Proven, now: number): void {
+    if (call !== undefined) {
+      const spent = this.#nonces.spend(signature.toString("base64url"), call.issuedAt + LIMITS.call_kept, now);
+      if (spent === "full") refuse("store_unavailable");
+      if (call.issuedAt < this.#nonces.notBefore()) {
+        refuse("proof_invalid", "call", "start", "after this verifier started", "before");
+      }
+      if (spent === "used") refuse("replayed", "call", "nonce", "a nonce that was not used", "one that was");
+    }
+    for (const { place, issuedAt } of restrictions.onces) {
+      if (issuedAt <= now - LIMITS.once_age || issuedAt > now + LIMITS.once_ahead) usedUp(place);
+      if (issuedAt > now) refuse("store_unavailable", place, "once", "in the past", `in ${issuedAt - now} ms`);
+    }
+    for (const { place, name, issuedAt } of restrictions.onces) {
+      const key = `once:${identifier.task ?? identifier.session}:${name}`;
+      const spent: Spent = this.#nonces.spend(key, issuedAt + LIMITS.once_kept, now);
+      if (spent === "full") refuse("store_unavailable");
+      if (spent === "used" || issuedAt < this.#nonces.notBefore()) usedUp(place);
+    }
+  }
+
+  /** Step 7: the record, and step 8: the epoch again, as the last act. */
+  #record(proven: Proven, request: AccessRequest, refusal: Refusal | undefined): Decision {
+    const { incarnation, applied, ageMs } = this.#epochs.view();
+    const salt = newSalt();
+    const failures: readonly Failure[] = refusal?.failures ?? [];
+    const base = { allowed: false, failures: failures.slice(0, LIMITS.failures), grant: undefined };
+    let sequence: number;
+    try {
+      sequence = this.#recorder.append({
+        code: refusal?.code ?? "ok", at: request.at, facts: proven.facts ?? UNPROVEN, tool: request.tool, salt,
+        argsDigest: digestOf(salt, formOf(request.args)), incarnation, applied, ageMs, failures: failures.slice(0, 1),
+        peer: request.peer ?? null, requestId: request.requestId ?? null, traceparent: request.traceparent ?? null,
+        signed: refusal === undefined ? signedBy(proven) : null,
+      });
+    } catch (error) {
+      if (!(error instanceof AuditError)) throw error;
+      return { ...base, code: "audit_unavailable", failures: [], id: "" };
+    }
+    const id = sequence > 0 ? `${this.#recorder.boot}-${sequence}` : "";
+    if (refusal !== undefined) return { ...base, code: refusal.code, id };
+    const grant = new Grant(proven, request.tool, request.args, id, this.#epochs, this.clock);
+    return { allowed: true, code: "ok", failures: [], id, grant };
+  }
+
+  [inspect.custom](): string {
+    return `<Verifier ${this.audience}>`;
+  }
+}
+
+function usedUp(place: string): never {
+  return refuse("already_used", place, "once", "an approval that was not used", "one that was, or is too old");
+}
+
+/** The evidence of a call that its holder signed for others (SPEC 16.3). */
+function signedBy({ call, parent }: Proven): SignedCall | null {
+  if (call?.proof?.length !== 64) return null;
+  return { said: sha256(parent), plain: Buffer.from(call.plain), signature: call.proof };
+}
