@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decode } from "../src/journal/msgpack.ts";
 import { type Decision, pack } from "../src/journal/record.ts";
 import { follow, journal, record, type Vector, vectorsOf } from "./family_answers.ts";
+import { decode } from "./unpack.ts";
 
 for (const [family, answer] of [["epochs", follow], ["journal", journal]] as const) {
   for (const [name, vector] of vectorsOf(family)) {

@@ -3,9 +3,9 @@
 
 import fs from "node:fs";
 import { readSegment } from "../src/journal/reader.ts";
-import { seal, withArguments } from "../src/journal/record.ts";
 import { FeedError, Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
 import type { EpochEntry } from "../src/revocation/history.ts";
+import { seal, withArguments } from "./seal.ts";
 
 const FOLDER = new URL("../../../tests/vectors/", import.meta.url);
 

@@ -6,12 +6,12 @@ import path from "node:path";
 import { after, test } from "node:test";
 import { AuditError, SettingsError } from "../src/revocation/errors.ts";
 import { isListening } from "../src/journal/liveness.ts";
-import { decode } from "../src/journal/msgpack.ts";
 import { finishStale } from "../src/journal/quota.ts";
 import { readSegment } from "../src/journal/reader.ts";
 import { type Decision, MAX_RECORD_BYTES, pack, UNPROVEN } from "../src/journal/record.ts";
 import { deniedIn, filesIn } from "../src/journal/segment.ts";
 import { Journal, type JournalOptions } from "../src/journal/writer.ts";
+import { decode } from "./unpack.ts";
 
 const KIB = 1024;
 const AT = 1_800_000_000_000;

@@ -3,7 +3,7 @@
 
 import { createHash, randomFillSync } from "node:crypto";
 import { AuditError } from "../revocation/errors.ts";
-import { decode, encode, type Packable, Packer, Unpacker } from "./msgpack.ts";
+import { encode, type Packable, Packer } from "./msgpack.ts";
 
 export const MAX_RECORD_BYTES = 32 * 1024;
 const MAX_FACTS_BYTES = 16 * 1024;
@@ -184,50 +184,6 @@ const NO_FAILURES: readonly Failure[] = [];
 function cut(text: string): string {
   const points = [...text];
   return points.length > TEXT_POINTS ? `${points.slice(0, TEXT_POINTS - 1).join("")}…` : text;
-}
-
-/** Both parts of a record in the log: the leaf, and the erasable body that it names by its digest. */
-export interface Sealed { readonly kept: Buffer; readonly body: Buffer }
-
-/** Returns the record of a decision in a journal, made by joining its bytes unchanged.  SPEC 12.3. */
-export function seal(payload: Uint8Array, verifier: string, boot: string, sequence: number): Sealed {
-  const { version, facts, person, call, rest } = split(payload);
-  const body = new Packer().array(2).raw(person).raw(rest).take();
-  const kept = new Packer().array(7).pack(version).pack(verifier).pack(boot).pack(sequence).raw(facts).raw(call);
-  return { kept: kept.pack(createHash("sha256").update(body).digest()).take(), body };
-}
-
-interface Split { version: number; facts: Buffer; person: Buffer; call: Buffer; rest: Buffer }
-
-function split(payload: Uint8Array): Split {
-  const version = payload[1] ?? 0;
-  const head = new Unpacker(payload.subarray(2));
-  if (payload[0] !== 0x94 || version < 1 || version > 3) {
-    throw new AuditError("not a decision record of version 1, 2 or 3");
-  }
-  try {
-    const facts = head.skip();
-    const person = head.skip();
-    const pair = head.skip();
-    const inner = new Unpacker(pair.subarray(1));
-    const call = inner.skip();
-    const rest = inner.skip();
-    if (pair[0] !== 0x92 || !inner.ended || !head.ended) throw new RangeError("another number of parts");
-    return { version, facts, person, call, rest };
-  } catch (error) {
-    throw new AuditError("a decision record cannot be read", { cause: error });
-  }
-}
-
-/** Returns the record in a journal with other arguments: their JSON, and its salted digest. */
-export function withArguments(payload: Uint8Array, args: unknown): Buffer {
-  const { version, facts, person, call, rest } = split(payload);
-  const members = [...(decode(call) as Packable[])];
-  const own = [...(decode(rest) as Packable[])];
-  const form = formOf(args);
-  members[3] = form === null ? EMPTY : digestOf(own[0] as Uint8Array, form);
-  own[6] = keptArguments(form);
-  return new Packer().array(4).pack(version).raw(facts).raw(person).pack([members, own]).take();
 }
 
 /** Returns SHA-256 over salt and the arguments' form; empty without such a form.  SPEC 12.5. */

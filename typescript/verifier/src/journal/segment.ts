@@ -6,7 +6,7 @@ import os from "node:os";
 import path from "node:path";
 import { crc32 } from "node:zlib";
 import { AuditError } from "../revocation/errors.ts";
-import { decode, encode, type Packable } from "./msgpack.ts";
+import { encode } from "./msgpack.ts";
 import { MAX_RECORD_BYTES } from "./record.ts";
 
 export const SUFFIX = ".arxj";
@@ -17,6 +17,7 @@ export const [OPEN, CLOSED, ENDED] = [0, 1, 2];
 const RECORD_HEADER = 8;
 const LITTLE = os.endianness() === "LE";
 const ZEROS = Buffer.alloc(1 << 20);
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const BOOT = /^[0-9a-z]{1,64}$/;
 const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
 
@@ -60,22 +61,30 @@ export function readHeader(raw: Buffer): SegmentHeader {
 }
 
 function headerOf(body: Buffer): SegmentHeader | undefined {
-  let values: Packable;
+  let at = 1;
+  const number = (size: number): number => body.readUIntBE((at += size) - size, size);
+  const text = (): string => {
+    const kind = number(1);
+    const length = (kind & 0xe0) === 0xa0 ? kind & 0x1f : kind === 0xd9 ? number(1) : Number.NaN;
+    const raw = body.subarray(at, (at += length));
+    if (raw.length !== length) throw new RangeError("no text");
+    return UTF8.decode(raw);
+  };
+  const integer = (): number => {
+    const kind = number(1);
+    if (kind < 0x80) return kind;
+    if (kind === 0xcf) return number(4) * 2 ** 32 + number(4);
+    return number({ 0xcc: 1, 0xcd: 2, 0xce: 4 }[kind] ?? Number.NaN);
+  };
   try {
-    values = decode(body);
+    const texts = { verifier: text(), audience: text(), boot: text() };
+    const header = { ...texts, first: integer(), created: integer(), budget: integer() };
+    const counts = [header.first - 1, header.created, header.budget];
+    const isWhole = body[0] === 0x96 && at === body.length && counts.every((count) => count >= 0 && count < 2 ** 53);
+    return isWhole && Number.isSafeInteger(header.first) && BOOT.test(header.boot) ? header : undefined;
   } catch {
     return undefined;
   }
-  if (!Array.isArray(values) || values.length !== 6) return undefined;
-  const [verifier, audience, boot, first, created, budget] = values as Packable[];
-  const texts = typeof verifier === "string" && typeof audience === "string";
-  if (!texts || typeof boot !== "string" || !BOOT.test(boot)) return undefined;
-  if (!isCount(first, 1) || !isCount(created, 0) || !isCount(budget, 0)) return undefined;
-  return { verifier, audience, boot, first, created, budget };
-}
-
-function isCount(value: Packable | undefined, least: number): value is number {
-  return typeof value === "number" && value >= least; // below 2^53: the reader has no other integers
 }
 
 /** The CRC-32 of a record covers its sequence, so that a misplaced record is detected. */

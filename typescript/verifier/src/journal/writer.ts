@@ -7,7 +7,7 @@ import { AuditError, SettingsError } from "../revocation/errors.ts";
 import { Liveness, requireLinux } from "./liveness.ts";
 import { denialsShare, finishStale, holdBudget, usedIn } from "./quota.ts";
 import { type Decision, type Gap, MAX_RECORD_BYTES, pack, UNPROVEN } from "./record.ts";
-import { HEADER_BYTES, Segment, storedSize } from "./segment.ts";
+import { Segment, storedSize } from "./segment.ts";
 import { Tally } from "./tally.ts";
 
 export type JournalMode = "strict" | "durable" | "best_effort";
@@ -364,9 +364,4 @@ function asAudit(error: unknown): AuditError {
 /** Returns an id for the verifier of this process; it shows whether other processes share its used nonces. */
 export function nameVerifier(audience: string, shares: boolean): string {
   return `${audience}-${process.pid}-${randomBytes(3).toString("hex")}${shares ? "" : "-own-nonces"}`;
-}
-
-/** The room that a segment has for records, bytes. */
-export function roomOf(segmentBytes: number): number {
-  return segmentBytes - HEADER_BYTES;
 }
