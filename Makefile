@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
+.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance typescript rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -130,6 +130,9 @@ rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost,
 
 failovers: $(READY)  ## a cluster of used calls and budgets fails over twenty times under load; cuts take root; ARGS="--server redis-server"
 	$(BIN)/python -m tests.topologies.failovers $(ARGS)
+
+typescript: $(READY)  ## the verifier in TypeScript: vectors on Node, Bun and Deno, the package, 300,000 pairs against Python; ARGS=--short for 20,000; takes npm
+	$(BIN)/python -m tests.typescript.whole $(ARGS)
 
 docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

@@ -16,3 +16,4 @@ export { type Decision, Grant } from "./verification/grant.ts";
 export { MemoryNonces, type Nonces, type Spent } from "./verification/nonces.ts";
 export { type LimitsInput, ServiceLimits } from "./verification/serviceLimits.ts";
 export { type Recorder, Verifier, type VerifierOptions } from "./verification/verifier.ts";
+export { type OpenOptions, openVerifier } from "./service.ts";

@@ -191,9 +191,7 @@ export class CaveatReader {
     const isSigned = caveat.key !== undefined;
     if (isSigned !== (caveat.sig !== undefined) || (isSigned && caveat.to === undefined)) malformed(place, "key");
     const rules = caveat.allow === undefined ? undefined : rulesOf(caveat.allow, place);
-    const isBound = this.#identifier.holder !== undefined;
-    const needsSignature = isBound && caveat.to !== undefined && this.#made.named.length >= (this.#identifier.vouched ?? 0);
-    if (isSigned !== needsSignature) malformed(place, "sig");
+    if (isSigned && this.#identifier.holder === undefined) malformed(place, "sig");
     if (caveat.require?.some((name) => !PROOFS.has(name))) {
       refuse("unknown_caveat", place, "require", "proofs that this version knows", "another one");
     }
@@ -209,6 +207,8 @@ export class CaveatReader {
         refuse("name_not_allowed", place, `delegate_to of ${earlier.place}`, earlier.patterns.join(" or "), to);
       }
     }
+    const needsSignature = this.#identifier.holder !== undefined && this.#made.named.length >= (this.#identifier.vouched ?? 0);
+    if ((caveat.key !== undefined) !== needsSignature) malformed(place, "sig");
     const link = nextLink(this.#link, Buffer.from(caveat.hop as string, "base64url"));
     if (caveat.key !== undefined) this.#made.holders.push(this.#provenHolder(caveat, written, link, index, place));
     this.#link = link;

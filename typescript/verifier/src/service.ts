@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+// Open a verifier from a service file.  SPEC 15.2.
+
+import { readFileSync, statSync } from "node:fs";
+import path from "node:path";
+import { Journal, type JournalMode, nameVerifier, SEGMENT_BYTES } from "./journal/writer.ts";
+import { isObject, type JsonObject, own, readBody } from "./json.ts";
+import { Refusal } from "./errors.ts";
+import { bytesOf, isAudience, isRealm } from "./names.ts";
+import type { EpochTable } from "./revocation/epoch.ts";
+import { SettingsError } from "./revocation/errors.ts";
+import { Follower } from "./revocation/follower.ts";
+import { findPassword } from "./revocation/password.ts";
+import { KeyRing } from "./token/keyring.ts";
+import { MemoryNonces } from "./verification/nonces.ts";
+import { type LimitsInput, ServiceLimits } from "./verification/serviceLimits.ts";
+import { type Recorder, Verifier } from "./verification/verifier.ts";
+
+const isText = (value: unknown): boolean => typeof value === "string" && value !== "";
+const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 1000;
+
+/** The form of each member; those of `REFUSED` need a part of a verifier that this one does not have. */
+const FORMS: Record<string, (value: unknown) => boolean> = {
+  v: (value) => value === 1,
+  realm: isRealm,
+  audience: isAudience,
+  max_ttl_ms: isCount,
+  keys: (value) => isObject(value) && Object.keys(value).length > 0 && Object.values(value).every((key) => bytesOf(key, 32)),
+  store: isText,
+  journal: isText,
+  journal_mode: (value) => value === "strict" || value === "durable" || value === "best_effort",
+  journal_bytes: isCount,
+  issuer: isText, // another process refreshes the keys and ships the records
+  key_file: isText,
+  ca: isText,
+};
+const REFUSED: Record<string, string> = {
+  record_arguments: "arguments are recorded by their digest alone",
+  ledger: "budgets are not kept",
+  ledger_mode: "budgets are not kept",
+  costs: "budgets are not kept",
+  memory: "stamps of a memory are not checked",
+  nonces: "used calls are remembered by this process alone",
+};
+const REQUIRED = ["v", "realm", "audience", "max_ttl_ms", "keys"];
+export const SERVICE_MEMBERS: readonly string[] = [...Object.keys(FORMS), ...Object.keys(REFUSED)];
+const [LOOK_MS, PAGE, SEGMENTS] = [200, 4096, 16];
+
+interface ServiceFile {
+  readonly realm: string;
+  readonly audience: string;
+  readonly max_ttl_ms: number;
+  readonly keys: { readonly [kid: string]: string };
+  readonly store?: string;
+  readonly journal?: string;
+  readonly journal_mode?: JournalMode;
+  readonly journal_bytes?: number;
+  readonly ca?: string;
+}
+
+export interface OpenOptions {
+  /** What the service requires of each call beside its token (SPEC 20). */
+  readonly limits?: LimitsInput | ServiceLimits;
+  /** Replaces the follower of the file's store. */
+  readonly epochs?: EpochTable;
+  /** Replaces the file's journal. */
+  readonly recorder?: Recorder;
+  /** Whether the follower has a thread of its own. */
+  readonly thread?: boolean;
+}
+
+/** Read a service file, or throw `SettingsError`, which has no key. */
+export function readServiceFile(file: string): ServiceFile {
+  let read: JsonObject;
+  try {
+    if ((statSync(file).mode & 0o077) !== 0) {
+      throw new SettingsError(`${file} has keys and can be read by others; run \`chmod 600 ${file}\``);
+    }
+    read = readBody(readFileSync(file));
+  } catch (error) {
+    if (error instanceof SettingsError) throw error;
+    const why = error instanceof Refusal ? "it is not one JSON object" : (error as NodeJS.ErrnoException).code;
+    throw new SettingsError(`${file} is not a service file: ${why}`);
+  }
+  for (const name of Object.keys(read)) {
+    const missing = own(REFUSED, name);
+    if (missing !== undefined) throw new SettingsError(`${file} has \`${name}\`, which this version refuses: ${missing}`);
+    if (own(FORMS, name) === undefined) throw new SettingsError(`${file} has a member that is unknown: ${JSON.stringify(name)}`);
+    if (!FORMS[name]?.(read[name])) throw new SettingsError(`${file}: the value of \`${name}\` is of no form of SPEC 15.2`);
+  }
+  const lacks = REQUIRED.find((name) => !Object.hasOwn(read, name));
+  if (lacks !== undefined) throw new SettingsError(`${file} lacks \`${lacks}\``);
+  return read as unknown as ServiceFile;
+}
+
+/** The keys of a service file, which is read again when a token has an unknown key id. */
+class FileKeys extends KeyRing {
+  readonly #file: string;
+  #keys: KeyRing;
+  #seen: string;
+  #looked = performance.now();
+
+  constructor(file: string, read: ServiceFile) {
+    super({}, read.realm, read.max_ttl_ms);
+    this.#file = file;
+    this.#seen = identify(file);
+    this.#keys = keysOf(read);
+  }
+
+  override get(kid: string): ReturnType<KeyRing["get"]> {
+    const key = this.#keys.get(kid);
+    if (key !== undefined || performance.now() - this.#looked < LOOK_MS) return key;
+    this.#looked = performance.now();
+    const seen = identify(this.#file);
+    if (seen === this.#seen) return undefined;
+    this.#seen = seen;
+    try {
+      const read = readServiceFile(this.#file);
+      if (read.realm === this.realm) this.#keys = keysOf(read); // the view belongs to the realm of the start
+    } catch (error) {
+      // A mistake in the file must not end a service that has usable keys.
+      process.emitWarning(`the keys stay as they were: ${(error as Error).message}`, "ArxWarning");
+    }
+    return this.#keys.get(kid);
+  }
+}
+
+/** Open the verifier of a service file.  It follows the store of the file, and writes its journal. */
+export function openVerifier(file: string, options: OpenOptions = {}): Verifier {
+  const odd = Object.keys(options).find((name) => !["limits", "epochs", "recorder", "thread"].includes(name));
+  if (odd !== undefined) throw new SettingsError(`openVerifier has no option ${odd}`);
+  const read = readServiceFile(file);
+  const { limits } = options;
+  const applied = limits === undefined ? [] : [limits instanceof ServiceLimits ? limits : new ServiceLimits(limits)];
+  const id = [nameVerifier(read.audience, false), applied.map(({ digest }) => `~limits-${digest}`).join("+")].join("");
+  return new Verifier({
+    audience: read.audience,
+    keys: new FileKeys(file, read),
+    epochs: options.epochs ?? follow(file, read, id, options.thread ?? true),
+    recorder: options.recorder ?? journalOf(file, read, id),
+    nonces: new MemoryNonces(),
+    limits: applied,
+  });
+}
+
+function follow(file: string, read: ServiceFile, id: string, thread: boolean): EpochTable {
+  if (read.store === undefined) throw new SettingsError(`${file} lacks \`store\`: give a view, or enrol the service again`);
+  const password = findPassword("ARX_STORE_PASSWORD");
+  const ca = process.env["ARX_CA"] ?? (read.ca === undefined ? undefined : path.join(path.dirname(file), read.ca));
+  return new Follower(read.store, read.realm, id, {
+    thread, ...(password === undefined ? {} : { password }), ...(ca === undefined ? {} : { ca }),
+  });
+}
+
+function journalOf(file: string, read: ServiceFile, id: string): Recorder {
+  if (read.journal === undefined) throw new SettingsError(`${file} lacks \`journal\`: give a recorder, or enrol it again`);
+  const { journal, journal_mode: mode, journal_bytes: maxBytes } = read;
+  if (maxBytes === undefined) return new Journal(journal, id, read.audience, mode === undefined ? {} : { mode });
+  const share = Math.floor(maxBytes / SEGMENTS / PAGE) * PAGE; // many small files, so that shipping frees room early
+  const segmentBytes = Math.max(PAGE * 16, Math.min(SEGMENT_BYTES, share));
+  return new Journal(journal, id, read.audience, { ...(mode === undefined ? {} : { mode }), maxBytes, segmentBytes });
+}
+
+function keysOf({ keys, realm, max_ttl_ms }: ServiceFile): KeyRing {
+  const read = Object.entries(keys).map(([kid, key]) => [kid, Buffer.from(key, "base64url")] as const);
+  return new KeyRing(Object.fromEntries(read), realm, max_ttl_ms);
+}
+
+function identify(file: string): string {
+  const { ino, mtimeMs, size } = statSync(file, { throwIfNoEntry: false }) ?? {};
+  return `${ino} ${mtimeMs} ${size}`;
+}
