@@ -21,7 +21,22 @@ from tests.typescript.node import PROGRAMS, node
 from tests.vectors.families import load
 from tests.vectors.subject import decide
 
-_VALUES: Final = ('"x"', "0", "1", "5", "-1", "true", "[]", "{}", '"a/b"', '""', "null", '["a"]', '"orders.get"', "9007199254740991")
+_VALUES: Final = (
+    '"x"',
+    "0",
+    "1",
+    "5",
+    "-1",
+    "true",
+    "[]",
+    "{}",
+    '"a/b"',
+    '""',
+    "null",
+    '["a"]',
+    '"orders.get"',
+    "9007199254740991",
+)
 _VALUE: Final = re.compile(rb'(?<=:)("[^"]*"|-?\d+|true)')
 _BATCH: Final = 500
 

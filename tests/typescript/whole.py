@@ -17,7 +17,9 @@ from tests.routes.environments import ROOT, alone
 from tests.typescript.differential import compare
 from tests.typescript.node import PACKAGE, QUIET, node
 
-_ARCHITECTURE: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}[platform.machine().lower()]
+_ARCHITECTURE: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}[
+    platform.machine().lower()
+]
 # Of npm: the package of a runtime for this machine, its version, its program, and what it is started with.
 _DENO: Final = {"x64": "x64-glibc", "arm64": "arm64-glibc"}[_ARCHITECTURE]
 RUNTIMES: Final = {
