@@ -17,3 +17,5 @@ export { MemoryNonces, type Nonces, type Spent } from "./verification/nonces.ts"
 export { type LimitsInput, ServiceLimits } from "./verification/serviceLimits.ts";
 export { type Recorder, Verifier, type VerifierOptions } from "./verification/verifier.ts";
 export { type OpenOptions, openVerifier } from "./service.ts";
+export { type CallOptions, currentGrant, protect } from "./enforcement/protect.ts";
+export { type ExpressApplication, grantOf, guard, type GuardOptions } from "./enforcement/express.ts";

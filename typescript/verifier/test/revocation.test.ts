@@ -8,6 +8,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { SettingsError } from "../src/revocation/errors.ts";
 import type { StateCopy, ViewChange } from "../src/revocation/epoch.ts";
+import { Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
 import { FollowedView, Follower } from "../src/revocation/follower.ts";
 import { findPassword, readPassword } from "../src/revocation/password.ts";
 import { parseStoreUrl } from "../src/revocation/store_url.ts";
@@ -127,7 +128,51 @@ test("passwords in variables and files", () => {
   fs.writeFileSync(file, "x");
   fs.chmodSync(folder, 0o755);
   fs.chmodSync(file, 0o644);
-  if (process.geteuid?.() !== 0) assert.throws(() => findPassword("P", { P_FILE: file }), /chmod 600/);
+  assert.throws(() => findPassword("P", { P_FILE: file }), /chmod 600/);
   assert.throws(() => findPassword("P", { P_FILE: folder }), SettingsError);
   fs.rmSync(folder, { recursive: true });
+});
+
+const ANSWER: StoreAnswer = {
+  incarnation: "i", seq: 7, at: 0, leaseMs: 1_000, status: "OK", keepMs: 3_600_000, chain: "c", entries: [], askers: 1,
+  ageMs: 0,
+};
+
+function following(askers: number, leaseMs?: number): { view: Following; clock: { now: number }; wait: () => number } {
+  const clock = { now: 10_000 };
+  const view = new Following({ boot: () => clock.now, wall: () => clock.now }, leaseMs);
+  view.begin();
+  for (const status of ["RESYNC", "OK"] as const) {
+    assert.ok(view.ask());
+    const copy = { kills: new Map(), freezes: new Map() };
+    view.takeAnswer({ ...ANSWER, at: clock.now, status, askers }, status === "OK" ? null : copy);
+  }
+  return { view, clock, wait: () => Math.max(0, view.nextAt() - clock.now) };
+}
+
+test("a push is confirmed once the other followers have it", () => {
+  for (const [askers, ms] of [[1, 0], [10, 0], [50, 2], [1_000, 40], [10_000, 50]] as const) {
+    const { view, clock, wait } = following(askers);
+    assert.equal(wait(), 250);
+    view.takePush({ incarnation: "i", seq: 8, op: "kill", target: "realm" });
+    assert.equal(view.check("i", 7, ["realm"])?.code, "revoked");
+    assert.equal(wait(), ms);
+    clock.now += 20;
+    view.takePush({ incarnation: "i", seq: 9, op: "kill", target: "realm" });
+    assert.equal(wait(), Math.max(0, ms - 20)); // a second one does not put it off
+  }
+});
+
+test("what may be missing is asked for at once", () => {
+  for (const [incarnation, seq] of [["i", 9], ["j", 8]] as const) {
+    const { view, wait } = following(1_000);
+    view.takePush({ incarnation, seq, op: "kill", target: "realm" });
+    assert.equal(wait(), 0);
+  }
+});
+
+test("a lease is the shorter one of the realm's and the verifier's own", () => {
+  for (const [own, expected] of [[undefined, 1_000], [300, 300], [5_000, 1_000]] as const) {
+    assert.equal(following(1, own).view.leaseLeftMs(), expected);
+  }
 });

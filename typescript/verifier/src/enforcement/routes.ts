@@ -12,6 +12,7 @@ type Kind = "" | "int" | "number" | "list" | "path";
 
 /** A parsed line of a route map: `POST /orders/{id}/refund?{dry_run}&{limit:int}`. */
 interface Route {
+  readonly text: string;
   readonly tool: string;
   readonly method: string;
   readonly segments: readonly (string | { readonly name: string; readonly kind: Kind })[];
@@ -37,6 +38,8 @@ const UTF_8 = /^[ \t]*charset=("?)utf-?8\1[ \t]*$/i;
 export interface Meaning {
   readonly tool: string;
   readonly args: JsonObject;
+  /** The line of the map, such as `GET /orders/{id}`. */
+  readonly route: string;
 }
 
 function unreadable(expected: string): never {
@@ -61,7 +64,7 @@ export class RouteMap {
     const { path, query } = readTarget(target);
     for (const route of this.#routes) {
       const found = route.method === method ? match(route, path) : undefined;
-      if (found !== undefined) return { tool: route.tool, args: merge(found, queryOf(route, method, query)) };
+      if (found !== undefined) return { tool: route.tool, route: route.text, args: merge(found, queryOf(route, method, query)) };
     }
     return undefined;
   }
@@ -194,12 +197,12 @@ function readRoute(text: string, tool: string): Route {
     if (kind === "path" && index < parts.length - 1) wrong();
     return { name: named(name), kind: kind as Kind };
   });
-  if (mark < 0) return { tool, method, segments, query: undefined };
+  if (mark < 0) return { text, tool, method, segments, query: undefined };
   const query = target.slice(mark + 1).split("&").map((field): [string, Kind] => {
     const [, name = "", kind = ""] = FIELD.exec(field) ?? wrong();
     return [named(name), kind as Kind];
   });
-  return { tool, method, segments, query: new Map(query) };
+  return { text, tool, method, segments, query: new Map(query) };
 }
 
 /** Return whether one request could match both routes. */

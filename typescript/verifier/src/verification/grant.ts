@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a decision is, and the checks while an allowed call runs.  SPEC 11, 12.
 
-import type { Code, Failure } from "../errors.ts";
+import { type Code, type Failure, Refusal } from "../errors.ts";
 import type { EpochTable } from "../revocation/epoch.ts";
 import { LIMITS } from "../limits.ts";
 import type { Proven } from "./prove.ts";
@@ -29,6 +29,7 @@ export class Grant {
   readonly #proven: Proven;
   readonly #epochs: EpochTable;
   readonly #clock: () => number;
+  readonly #ending = new AbortController();
   #ended: Code | undefined;
 
   constructor(
@@ -42,6 +43,11 @@ export class Grant {
     this.#proven = proven;
     this.#epochs = epochs;
     this.#clock = clock;
+  }
+
+  /** Aborted by the recheck that finds the call's end; what guards a call rechecks at least every 250 ms. */
+  get signal(): AbortSignal {
+    return this.#ending.signal;
   }
 
   /** Return why the call has ended, or undefined; an end is final, an expired lease is not. */
@@ -58,6 +64,7 @@ export class Grant {
 
   #end(code: Code): Code {
     this.#ended = code;
+    this.#ending.abort(new Refusal(code));
     return code;
   }
 }

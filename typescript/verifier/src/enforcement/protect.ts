@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guard a function: one decision a call, and checks while it runs.  SPEC 11.
+
+import { AsyncLocalStorage } from "node:async_hooks";
+import { Refusal } from "../errors.ts";
+import { type JsonObject, readBody, writeArguments } from "../json.ts";
+import { LIMITS } from "../limits.ts";
+import { isTool } from "../names.ts";
+import { SettingsError } from "../revocation/errors.ts";
+import type { Decision, Grant } from "../verification/grant.ts";
+import type { Verifier } from "../verification/verifier.ts";
+
+const RUNNING = new AsyncLocalStorage<Grant>();
+
+/** Return the grant of the call that runs here. */
+export function currentGrant(): Grant {
+  const grant = RUNNING.getStore();
+  if (grant === undefined) throw new Error("no guarded call runs here");
+  return grant;
+}
+
+/** Return the grant of an allowed decision, or throw its refusal. */
+export function granted(decision: Decision): Grant {
+  if (decision.grant !== undefined && decision.code === "ok") return decision.grant;
+  throw new Refusal(decision.code === "ok" ? "closed" : decision.code, decision.failures);
+}
+
+/** Run allowed work until it is done or its grant has ended; a result is withheld if the grant has ended by then. */
+export async function runGranted<T>(grant: Grant, work: () => T | Promise<T>): Promise<T> {
+  const ended = new Promise<never>((_, reject) => {
+    grant.signal.addEventListener("abort", () => reject(grant.signal.reason), { once: true });
+  });
+  ended.catch(() => undefined);
+  const timer = setInterval(() => grant.recheck(), LIMITS.recheck);
+  try {
+    const result = await Promise.race([RUNNING.run(grant, async () => work()), ended]);
+    const code = grant.recheck();
+    if (code !== undefined) throw new Refusal(code);
+    return result;
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+/** What a guarded function is called with beside its arguments. */
+export interface CallOptions {
+  readonly peer?: string;
+}
+
+/** Return a function that runs `run` only for a token that allows the tool with these arguments.
+ *
+ * `run` gets a copy of the arguments that were judged; what changes them later changes nothing.
+ */
+export function protect<T>(
+  verifier: Verifier, tool: string, run: (args: JsonObject) => T | Promise<T>,
+): (token: string | undefined, args: object, options?: CallOptions) => Promise<T> {
+  if (!isTool(tool)) throw new SettingsError(`${JSON.stringify(tool)} is no tool such as orders.get`);
+  return async (token, given, options = {}) => {
+    const args = readBody(Buffer.from(writeArguments(given)));
+    const request = { tool, args, at: verifier.clock(), peer: options.peer };
+    return runGranted(granted(await verifier.authorize(token, request)), () => run(args));
+  };
+}

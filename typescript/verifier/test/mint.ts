@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tokens for the tests of guards, and the verifier that accepts them.
+
+import { type JsonObject, writeCanonical } from "../src/json.ts";
+import type { AccessRequest } from "../src/request.ts";
+import { FixedView, MemoryRecorder } from "../src/testing.ts";
+import { callDigest } from "../src/token/call.ts";
+import { derive, fold } from "../src/token/chain.ts";
+import { KeyRing } from "../src/token/keyring.ts";
+import { MemoryNonces } from "../src/verification/nonces.ts";
+import { type LimitsInput, ServiceLimits } from "../src/verification/serviceLimits.ts";
+import { Verifier } from "../src/verification/verifier.ts";
+
+export const KEY = Buffer.alloc(32, 7);
+const HISTORY = "aW5jYXJuYXRpb24tMDAwMQ";
+
+export class ChangingView extends FixedView {
+  constructor() {
+    super(HISTORY, 7);
+  }
+
+  kill(target: string): void {
+    this.change({ do: "apply", seq: this.state.applied + 1, op: "kill", target });
+  }
+}
+
+export interface Service {
+  readonly verifier: Verifier;
+  readonly view: ChangingView;
+  readonly recorder: MemoryRecorder;
+}
+
+export function serviceOf(limits?: LimitsInput): Service {
+  const [view, recorder] = [new ChangingView(), new MemoryRecorder()];
+  const verifier = new Verifier({
+    audience: "orders", keys: new KeyRing({ "k1.0": KEY }, "acme", 86_400_000), epochs: view,
+    recorder, nonces: new MemoryNonces(Date.now() - 1000), limits: limits === undefined ? [] : [new ServiceLimits(limits)],
+  });
+  return { verifier, view, recorder };
+}
+
+/** Return a token with these rules, and with a call if a request is given. */
+export function mint(allow: JsonObject[], request?: AccessRequest): string {
+  const now = Date.now();
+  const identifier = writeCanonical({
+    agent: "acme/support", aud: "orders", born: [HISTORY, 7], depth: 4, exp: now + 60_000, iat: now,
+    id: Buffer.alloc(16, 1).toString("base64url"), kid: "k1.0", session: "s-1", task: "t-1", v: 1,
+  });
+  const caveats = [writeCanonical({ allow })];
+  if (request !== undefined) {
+    const nonce = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString("base64url");
+    caveats.push(`{"call":["${callDigest("orders", request.at, nonce, request)}",${request.at},"${nonce}"]}`);
+  }
+  const packets = caveats.map((caveat) => ({ raw: Buffer.from(caveat) }));
+  const signature = fold(derive(KEY), Buffer.from(identifier), packets).at(-1) as Buffer;
+  const parts = [Buffer.of(2), field(1, "acme"), field(2, identifier), Buffer.of(0)];
+  for (const caveat of caveats) parts.push(field(2, caveat), Buffer.of(0));
+  return `arx1_${Buffer.concat([...parts, Buffer.of(0), field(6, signature)]).toString("base64url")}`;
+}
+
+function field(tag: number, value: string | Uint8Array): Buffer {
+  const bytes = Buffer.from(value as string);
+  const length = bytes.length < 128 ? [bytes.length] : [(bytes.length & 127) | 128, bytes.length >> 7];
+  return Buffer.concat([Buffer.from([tag, ...length]), bytes]);
+}
+
