@@ -22,6 +22,23 @@ export interface Judge {
 
 /** Refuse a call that the token or the service's limits do not allow. */
 export function judge(judge: Judge, proven: Proven, request: AccessRequest, times: readonly [number, number]): void {
+  const isUnseen = judgeCircumstances(judge, proven, request, times);
+  judgeTool(proven, request, isUnseen);
+  for (const limits of judge.limits) {
+    limits.judgeTool(request, isUnseen);
+    limits.judgeApproval(request.tool, proven);
+  }
+  if (proven.call === undefined || request.http !== undefined) writeArguments(request.args);
+  const unmet = proven.restrictions.unanswered.find(({ wanted }) => wanted.binds(request.tool));
+  if (unmet !== undefined) {
+    refuse("missing_discharge", unmet.place, "third-party caveat", `the discharge of ${unmet.wanted.id}`, "none");
+  }
+}
+
+/** Refuse a request by all but its tool, which some requests do not have; return whether its body is not seen. */
+export function judgeCircumstances(
+  judge: Judge, proven: Proven, request: AccessRequest, times: readonly [number, number],
+): boolean {
   const { restrictions } = proven;
   if (restrictions.refusal !== undefined) throw restrictions.refusal;
   judgeTime(proven, times);
@@ -32,16 +49,7 @@ export function judge(judge: Judge, proven: Proven, request: AccessRequest, time
   }
   judgePeer(proven, request);
   for (const limits of judge.limits) limits.judgeCircumstances(request, times);
-  judgeTool(proven, request, isUnseen);
-  for (const limits of judge.limits) {
-    limits.judgeTool(request, isUnseen);
-    limits.judgeApproval(request.tool, proven);
-  }
-  if (proven.call === undefined || request.http !== undefined) writeArguments(request.args);
-  const unmet = restrictions.unanswered.find(({ wanted }) => wanted.binds(request.tool));
-  if (unmet !== undefined) {
-    refuse("missing_discharge", unmet.place, "third-party caveat", `the discharge of ${unmet.wanted.id}`, "none");
-  }
+  return isUnseen;
 }
 
 /** Refuse a token that has ended, or has not begun: the end by the later clock, the beginning by the earlier one. */
@@ -114,4 +122,9 @@ function explain(refused: readonly Allow[], tool: string, args: Arguments): Fail
 function showTime(at: number): string {
   const time = new Date(at);
   return Number.isNaN(time.getTime()) ? `${at} ms` : time.toISOString();
+}
+
+/** Return whether a token could allow some call of a tool; for lists of tools, no decision. */
+export function couldAllow({ restrictions: { allows } }: Proven, tool: string): boolean {
+  return every(allows, tool, () => true);
 }

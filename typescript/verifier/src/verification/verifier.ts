@@ -12,7 +12,7 @@ import { AuditError, SettingsError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
 import type { KeyRing } from "../token/keyring.ts";
 import { type Decision, Grant } from "./grant.ts";
-import { judge, judgeTime } from "./judge.ts";
+import { couldAllow, judge, judgeCircumstances, judgeTime } from "./judge.ts";
 import type { Nonces, Spent } from "./nonces.ts";
 import { prove, type Proven } from "./prove.ts";
 import type { ServiceLimits } from "./serviceLimits.ts";
@@ -89,9 +89,21 @@ export class Verifier {
     return code === undefined ? decision : this.#record(proven, request, new Refusal(code));
   }
 
-  /** Return whether the service's limits could allow some call of a tool; for lists of tools, no decision. */
-  couldAllow(tool: string): boolean {
-    return this.#limits.every((limits) => limits.couldAllow(tool));
+  /** Refuse what calls no tool, such as a request for a list, or return which tools its token could allow. */
+  screen(credential: string, request: AccessRequest): { code: Code } | { could(tool: string): boolean } {
+    const arrived = this.#epochs.bootMs();
+    const proven = this.#prove(credential, request);
+    if ("allowed" in proven) return { code: proven.code as Code };
+    try {
+      const judge = { audience: this.audience, keys: this.#keys, limits: this.#limits };
+      judgeCircumstances(judge, proven, request, this.#epochs.timesMs(request.at));
+      this.#checkEpoch(proven, arrived);
+      this.#spendCall(proven, request.at);
+    } catch (error) {
+      if (error instanceof Refusal) return { code: this.#record(proven, request, error).code as Code };
+      throw error;
+    }
+    return { could: (tool) => couldAllow(proven, tool) && this.#limits.every((limits) => limits.couldAllow(tool)) };
   }
 
   /** Count a refusal of a request that has no proven token. */
@@ -147,15 +159,9 @@ export class Verifier {
   }
 
   /** Step 6: the call, then each `once`. */
-  #spend({ call, signature, identifier, restrictions }: Proven, now: number): void {
-    if (call !== undefined) {
-      const spent = this.#nonces.spend(signature.toString("base64url"), call.issuedAt + LIMITS.call_kept, now);
-      if (spent === "full") refuse("store_unavailable");
-      if (call.issuedAt < this.#nonces.notBefore()) {
-        refuse("proof_invalid", "call", "start", "after this verifier started", "before");
-      }
-      if (spent === "used") refuse("replayed", "call", "nonce", "a nonce that was not used", "one that was");
-    }
+  #spend(proven: Proven, now: number): void {
+    this.#spendCall(proven, now);
+    const { identifier, restrictions } = proven;
     for (const { place, issuedAt } of restrictions.onces) {
       if (issuedAt <= now - LIMITS.once_age || issuedAt > now + LIMITS.once_ahead) usedUp(place);
       if (issuedAt > now) refuse("store_unavailable", place, "once", "in the past", `in ${issuedAt - now} ms`);
@@ -166,6 +172,16 @@ export class Verifier {
       if (spent === "full") refuse("store_unavailable");
       if (spent === "used" || issuedAt < this.#nonces.notBefore()) usedUp(place);
     }
+  }
+
+  #spendCall({ call, signature }: Proven, now: number): void {
+    if (call === undefined) return;
+    const spent = this.#nonces.spend(signature.toString("base64url"), call.issuedAt + LIMITS.call_kept, now);
+    if (spent === "full") refuse("store_unavailable");
+    if (call.issuedAt < this.#nonces.notBefore()) {
+      refuse("proof_invalid", "call", "start", "after this verifier started", "before");
+    }
+    if (spent === "used") refuse("replayed", "call", "nonce", "a nonce that was not used", "one that was");
   }
 
   /** Step 7: the record, and step 8: the epoch again, as the last act. */
