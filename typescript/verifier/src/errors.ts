@@ -50,6 +50,9 @@ const ROWS = {
   budget_unsupported: [
     SCOPE, "no", "the token has a budget, and this service keeps none or declares no cost of the tool in it",
   ],
+  after_mark: [SCOPE, "no", "what this session has done before does not allow the call"],
+  mark_missing: [SCOPE, "no", "the call needs something that this session has not done yet"],
+  mark_unsupported: [SCOPE, "no", "the token has rules about marks, and this service keeps none"],
   withheld: [SCOPE, "no", "entries of a memory were withheld, as they are not trusted"],
   proof_missing: [TOKEN, SIGN, "the token requires a signature of each call, and this call has none: sign it"],
   proof_invalid: [TOKEN, SIGN, "the signature is for another call, or too old: sign this call anew"],

@@ -51,7 +51,8 @@ function decide(vector: Vector, levels: string[]): object {
     const decision = verifier.decide(vector.token, request);
     code = decision.allowed ? "grant" : decision.code;
   }
-  return levels.includes("budgets") ? { unsupported: "budgets", code } : { code };
+  const missing = ["marks", "budgets"].find((level) => levels.includes(level)); // the highest one is named
+  return missing === undefined ? { code } : { unsupported: missing, code };
 }
 
 function attempt(run: () => object): object {

@@ -100,6 +100,8 @@ const FORMS: Record<string, Check> = {
   spend: isSpend,
   task: isPlain,
 };
+/** Members of the level marks, which is not here: `unknown_caveat`, as each other name. */
+export const UNSUPPORTED: readonly string[] = ["after", "distinct", "marks", "only_after", "opened"];
 export const CAVEAT_MEMBERS: readonly string[] = Object.keys(FORMS);
 export const NOT_IN_DISCHARGE: readonly string[] = [
   "call", "depth", "delegate_to", "hop", "key", "require", "sig", "spend", "to",
