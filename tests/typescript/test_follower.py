@@ -65,7 +65,7 @@ def test_a_kill_arrives_while_each_event_loop_is_blocked(valkey: EmbeddedValkey,
         settled(realm_store)
         process.tell("watch", header.incarnation, header.seq, [SESSION])
         assert process.read() == ["ready"] * 3
-        report = wait_confirmed(realm_store.unacked, realm_store.kill([SESSION], "test", BY))
+        report = wait_confirmed(realm_store.unacked, realm_store.kill([SESSION], "test", BY), 60_000)
         confirmed = time.monotonic_ns()
         assert (report.status, report.confirmed) == ("confirmed", 1)
         assert last_of(process.read(), "done") < confirmed

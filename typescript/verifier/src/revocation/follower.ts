@@ -132,7 +132,7 @@ export class Follower extends FollowedView {
    * @throws SettingsError The URL or a name is unusable.
    */
   constructor(url: string, realm: string, name: string, options: FollowerOptions = {}) {
-    const { password, ca, leaseMs, thread = true } = options;
+    const { password, ca, leaseMs, thread = true, log = print } = options;
     if (!REALM.test(realm) || !NAME.test(name)) {
       throw new SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'");
     }
@@ -140,7 +140,7 @@ export class Follower extends FollowedView {
     const settings: FollowerSettings = { address, realm, name, ...(leaseMs === undefined ? {} : { leaseMs }) };
     const { port1, port2 } = new MessageChannel();
     super(port2, options);
-    [this.#order, this.#join] = thread ? inThread(settings) : inLoop(settings);
+    [this.#order, this.#join] = thread ? inThread(settings, log) : inLoop(settings);
     this.#order({ port: port1 });
     process.once("beforeExit", this.#leave);
   }
@@ -186,10 +186,11 @@ function inLoop(settings: FollowerSettings): Running {
   return [order, () => stopped ?? Promise.resolve()];
 }
 
-function inThread(settings: FollowerSettings): Running {
+function inThread(settings: FollowerSettings, log: Log): Running {
   const kind = import.meta.url.endsWith(".ts") ? "ts" : "js";
   const worker = new Worker(new URL(`./follower_thread.${kind}`, import.meta.url), { workerData: settings, env: {} });
-  worker.on("error", () => undefined); // its end closes the ports, and so each view
+  // Its end closes the ports, and so each view.
+  worker.on("error", () => log("error", "the thread of the follower has ended, and each call is refused: restart this process"));
   worker.unref();
   const order = (given: Order): void => worker.postMessage(given, "port" in given ? [given.port] : []);
   const ended = new Promise<void>((resolve) => worker.once("exit", () => resolve()));
