@@ -50,7 +50,8 @@ export function follow(vector: Vector): unknown {
 }
 
 const DO = {
-  connect: (view: Following): null => {
+  connect: (view: Following, step: Vector): null => {
+    view.several = step.several ?? false;
     view.begin();
     return null;
   },

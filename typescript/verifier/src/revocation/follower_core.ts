@@ -6,7 +6,7 @@
  */
 
 import { type Clocks, CLOCKS, EpochTable, KILLING, type StateCopy, UnknownOperation, type ViewChange } from "./epoch.ts";
-import { after, type EpochEntry, type HistoryPlace, NOWHERE, UNKNOWN } from "./history.ts";
+import { after, type EpochEntry, type HistoryPlace, NOWHERE, precedes, UNKNOWN } from "./history.ts";
 
 const SKEW_MS = 30_000; // between a verifier's clock and the store's; beyond it the view is fenced
 const PROBE_MS = 250; // a quarter of the default lease: three answers may be lost
@@ -16,6 +16,8 @@ const MIN_GAP_MS = 5; // between probes for waiting requests, which share a prob
 const [CONFIRM_MS, CONFIRM_MOST_MS] = [0.04, 50]; // pause for each follower before a push is confirmed
 const ANSWER_MS = 1_000; // longest wait for an answer, if a lease is not shorter
 const AT_ONCE = 10_000; // kills forgotten in one answer: a large copy expires at once, and must delay no probe
+
+const RETURNED = "the store returned to a history that had ended";
 
 /** The connection failed, timed out or broke the protocol, and must be dropped. */
 export class FeedError extends Error {}
@@ -47,6 +49,8 @@ export interface CopiedTargets {
 
 /** An epoch view with the rules that keep it current. */
 export class Following extends EpochTable {
+  /** Whether there are further relays, one of which may have what this one lacks.  SPEC 10.7. */
+  several = false;
   readonly #leaseMs: number | undefined;
   readonly #retired = new Set<string>();
   readonly #retention = new Retention();
@@ -130,11 +134,13 @@ export class Following extends EpochTable {
     const sent = this.#sent;
     this.#sent = null;
     if (sent === null) throw new FeedError("an answer without a probe");
+    if (this.several) this.#expectUseful(answer);
     // A relay's answer was true some time before the question: its age is subtracted from the lease.  SPEC 10.7
     const age = answer.ageMs * (1 + 1 / DRIFT_DIVISOR);
     this.#compareClocks(answer.at, sent.wall - age);
     if (answer.status === "OK") this.#takeEntries(answer, sent.boot - age, sent.wall - age);
     else if (answer.status !== "RESYNC") this.#distrust(answer, answer.status);
+    else if (this.#isOver(answer.incarnation)) this.#fence(RETURNED, false);
     else if (copy === null) throw new FeedError("an answer without its copy");
     else {
       this.#adopt(answer, copy);
@@ -150,6 +156,29 @@ export class Following extends EpochTable {
     const { incarnation, applied, kills, freezes, refuses } = this.state;
     const state = { incarnation, applied, kills, freezes, refuses: refuses === "fenced" ? refuses : "syncing" } as const;
     return [{ do: "adopt", state }, { do: "clock", wrong: this.#skew }];
+  }
+
+  /** Returns whether a history has ended: it was left, or is earlier than that of the view.  SPEC 10.5. */
+  #isOver(incarnation: string): boolean {
+    return this.#retired.has(incarnation) || precedes(incarnation, this.state.incarnation);
+  }
+
+  /** Leaves one of several relays that is behind the store or this view: neither view nor lease changes. */
+  #expectUseful(answer: StoreAnswer): void {
+    if (answer.ageMs > Math.min(this.#leaseOf(answer), ANSWER_MS) / 2) {
+      throw new FeedError("the relay has no answer of the store for half a lease");
+    }
+    const [mine, theirs] = [this.state.incarnation, answer.incarnation];
+    const lacks = theirs === mine && answer.status === "RESYNC" && answer.seq < this.state.applied;
+    // Without an order of two histories, the relay's may be the earlier one.
+    const unknown = theirs !== mine && !precedes(mine, theirs) && this.leaseLeftMs() > 0;
+    if (lacks || unknown || answer.status === "REGRESSED" || answer.status === "CORRUPT" || this.#isOver(theirs)) {
+      throw new FeedError("the relay has less than this view, or a history that has ended");
+    }
+  }
+
+  #leaseOf(answer: StoreAnswer): number {
+    return Math.min(this.#leaseMs ?? answer.leaseMs, answer.leaseMs);
   }
 
   #adopt(answer: StoreAnswer, copy: CopiedTargets): void {
@@ -188,7 +217,7 @@ export class Following extends EpochTable {
       this.#distrust(answer, "REGRESSED"); // the store has used sequences twice
       return;
     }
-    const leaseMs = Math.min(this.#leaseMs ?? answer.leaseMs, answer.leaseMs);
+    const leaseMs = this.#leaseOf(answer);
     this.#timeout = Math.min(leaseMs, ANSWER_MS);
     this.#interval = Math.min(PROBE_MS, Math.max(1, Math.floor(leaseMs / PROBES)));
     this.#due = Math.min(this.#due, this.#last + this.#interval);
@@ -202,7 +231,7 @@ export class Following extends EpochTable {
     const { incarnation, applied, refuses } = this.state;
     if (refuses === "closed" || answer.seq !== applied) return;
     if (this.#retired.has(incarnation)) {
-      this.#fence("the store returned to a history that had ended", false);
+      this.#fence(RETURNED, false);
       return;
     }
     this.change({ do: "renew", lease, clock: { at: answer.at, sent: lease.sent } });

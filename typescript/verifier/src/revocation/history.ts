@@ -30,3 +30,10 @@ export function after(place: HistoryPlace, entry: EpochEntry): HistoryPlace {
   const chain = createHash("sha1").update(`${place.chain} ${seq} ${op} ${target}`).digest("hex");
   return { incarnation, seq, chain };
 }
+
+const DATED = /^0[0-9a-f]{11}/; // the begin of a name that has an order; those of earlier versions have none
+
+/** Returns whether two names show that the first history ended before the second one began.  SPEC 10.2. */
+export function precedes(one: string, other: string): boolean {
+  return DATED.test(one) && DATED.test(other) && one.slice(0, 12) < other.slice(0, 12);
+}
