@@ -82,7 +82,11 @@ class Pairs:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self._vectors = [vector.input for vector in load() if vector.family == "tokens" and not {"costs", "calls"} & vector.input.keys()]
+        self._vectors = [
+            vector.input
+            for vector in load()
+            if vector.family == "tokens" and not {"costs", "calls"} & vector.input.keys()
+        ]
         parts = [(vector, caveats_of(vector["token"])) for vector in self._vectors]
         self._bases = [(vector, found) for vector, found in parts if found is not None and found[1]]
         self._pool = sorted({caveat for _, found in parts if found is not None for caveat in found[1]})
