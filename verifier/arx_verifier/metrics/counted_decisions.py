@@ -33,10 +33,11 @@ class CountedDecisions:
     def append(self, decision: Decision) -> int:
         """Record a decision; see ``DecisionSink``."""
         sequence = self.sink.append(decision)
-        code = decision.code
-        if code != EFFECT and not decision.ends:  # the decision on the call is counted
-            # Without a lock, which a fork could leave locked: a count that two threads lose is no harm.
-            self.counts[_ALLOWED if code == OK else (WOULD_REFUSE if decision.watched else DENY, code)] += 1
+        # Without a lock, which a fork could leave locked: a count that two threads lose is no harm.
+        if (code := decision.code) == OK:  # nearly each one; the end and the effect of a call have other codes
+            self.counts[_ALLOWED] += 1
+        elif code != EFFECT and not decision.ends:  # the decision on the call is counted
+            self.counts[WOULD_REFUSE if decision.watched else DENY, code] += 1
         return sequence
 
     def count(self, code: str, peer: str | None, *, watched: bool = False) -> None:
