@@ -312,8 +312,7 @@ def test_pools_of_all_sessions_are_shown(ledger: RedisLedger, shards: Shards) ->
     fresh = RedisLedger(shards.url(), ledger._buckets["00"].tag[:-3], timeout_s=1)
     (shown,) = fresh.shown("s7")
     assert (shown["id"], shown["committed"], shown["lost"]) == (pools[7].pool, 1, False)
-    assert fresh.find(pools[8].pool)["remaining"] == 99  # type: ignore[index]
-    assert fresh.find("s8/-/other/usd/task") is None
+    assert [row["remaining"] for row in fresh.read([pools[8].pool, "s8/-/other/usd/task"])] == [99]
     assert fresh.top_up(pools[8].pool, 5) == 104
     assert fresh.top_up("s8/-/other/usd/task", 5) is None
     granted = {"s9/-/q/usd/task": (7, pools[9].opened)}

@@ -328,15 +328,14 @@ class RedisLedger:
             StoreError: The server did not answer or refused.
         """
         match, of = f"{task or '*'}/{link or '*'}/*", (task, link)
-        known: dict[bytes, float] = {}
-        for bucket in self._buckets.values():
+
+        def those(server: Any, at: _Names) -> dict[bytes, float]:
             # In parts: the index has the pools of all tasks of a week, and one long answer would make calls wait.
-            part = self._read(bucket, lambda server, at: dict(server.zscan_iter(at.pools, match, _PART)))
+            part = server.zscan_iter(at.pools, match, _PART)
             # A `*` also matches slashes: a holder could give its pool the name of another one's link.
-            found = {name: at for name, at in part.items() if all(map(_is_or_any, of, name.decode().split("/")))}
-            known |= found
-            self._remember_places(bucket, found)
-        return self.read([name.decode() for name in _newest(known)])
+            return {name: when for name, when in part if all(map(_is_or_any, of, name.decode().split("/")))}
+
+        return self.read(self._newest(those))
 
     def latest(self) -> list[str]:
         """Return the identities of the pools that were drawn on last, at most ``MOST_SHOWN``, the last one first.
@@ -344,23 +343,17 @@ class RedisLedger:
         Raises:
             StoreError: The server did not answer or refused.
         """
+        return self._newest(lambda server, at: dict(server.zrevrange(at.pools, 0, MOST_SHOWN - 1, withscores=True)))
+
+    def _newest(self, question: Callable[[Any, _Names], dict[bytes, float]]) -> list[str]:
+        """Ask each bucket for pools; return at most ``MOST_SHOWN``, the last one that was drawn on first."""
         known: dict[bytes, float] = {}
         for bucket in self._buckets.values():
-            part = self._read(bucket, _newest_of)
+            part = self._read(bucket, question)
             known |= part
             self._remember_places(bucket, part)
-        return [name.decode() for name in _newest(known)]
-
-    def find(self, pool: str) -> dict[str, Any] | None:
-        """Return a pool as ``shown`` does; None if no call has drawn on it.
-
-        Args:
-            pool: The pool's identity.
-
-        Raises:
-            StoreError: The server did not answer or refused.
-        """
-        return next(iter(self.read([pool])), None)
+        newest = sorted(known, key=lambda name: (known[name], name), reverse=True)
+        return [name.decode() for name in newest[:MOST_SHOWN]]
 
     def read(
         self,
@@ -671,11 +664,6 @@ def _keep(_: str, beginning: str) -> str:
     return beginning
 
 
-def _newest(known: Mapping[bytes, float]) -> list[bytes]:
-    """Return at most ``MOST_SHOWN`` pools, the last one that was drawn on first."""
-    return sorted(known, key=lambda name: (known[name], name), reverse=True)[:MOST_SHOWN]
-
-
 def secret_of(server: Any, header: str) -> str:
     """Return the secret in the names of a ledger's keys; empty if its functions have none.
 
@@ -693,10 +681,6 @@ def secret_of(server: Any, header: str) -> str:
             return ""
         raise
     return _text(secret)
-
-
-def _newest_of(server: Any, at: _Names) -> dict[bytes, float]:
-    return dict(server.zrevrange(at.pools, 0, MOST_SHOWN - 1, withscores=True))
 
 
 def _move(old: _Names, server: Any, new: _Names) -> None:

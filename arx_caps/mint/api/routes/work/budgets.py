@@ -186,10 +186,10 @@ def top_up_pool(call: RouteCall) -> ToppedUp:
         raise RequestError(f"invalid amount: {error}") from error
     if not amount:
         raise RequestError("invalid amount: expected more than 0")
-    found = ledger.find(body.pool)
-    if found is None:
+    found = ledger.read([body.pool])
+    if not found:
         raise _no_pool()
-    if found["topped_up"] + amount > MAX_AMOUNT:
+    if found[0]["topped_up"] + amount > MAX_AMOUNT:
         raise GrantError("a pool cannot be topped up by more than 1000000000 in a period", code="conflict")
     # Before the ledger adds it: no top-up without a record.
     facts = {"pool": body.pool, "task": task, "amount": amount_text(amount), "unit": unit, "reason": body.reason}
