@@ -143,7 +143,8 @@ class Tracker:
                     self._json({}, 403)
                 else:
                     outer.seen.append(found)
-                    self._json({"sub": found[0], "scope": found[1]})
+                    shown = self.headers["Authorization"] if self.path.endswith("/echo") else found[1]
+                    self._json({"sub": found[0], "scope": shown})
 
             def _json(self, body: Any, status: int = 200) -> None:
                 self._send(status, json.dumps(body).encode(), **{"Content-Type": "application/json"})

@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -208,3 +209,27 @@ def test_a_session_of_nobody_and_a_task_without_scopes_get_none(world: PeopleWor
         refused = asked(client)
         assert (refused.status_code, refused.json()["code"]) == (403, "connection_refused")
         assert "add `upstream` to [task.alone]" in refused.json()["detail"]
+
+
+def test_a_token_that_the_upstream_echoes_is_not_passed_on(world: PeopleWorld) -> None:
+    """The agent never sees it, whichever person's it is."""
+    with connected(world, "mona") as first, connected(world, "nick") as second:
+        for client in (first, second):
+            echoed = asked(client, "/items/echo")
+            assert (echoed.status_code, "canary" in echoed.text) == (502, False)
+            assert "answered with its credential" in echoed.json()["detail"]
+
+
+def test_calls_of_several_people_at_once_are_each_their_own(world: PeopleWorld) -> None:
+    """Whatever is kept, fetched or refreshed meanwhile: each answer has the account of the caller's person."""
+    with connected(world, "olga") as first, connected(world, "paul") as second:
+        people = [(first, "olga-t"), (second, "paul-t")]
+
+        def work(number: int) -> bool:
+            client, account = people[number % 2]
+            method, scope = (("GET", "repo.read"), ("POST", "repo.read repo.write"))[number // 2 % 2]
+            found: bool = asked(client, method=method).json() == {"sub": account, "scope": scope}
+            return found
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, range(80)))

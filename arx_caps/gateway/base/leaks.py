@@ -47,15 +47,6 @@ class Leaks:
         texts = (*long, *in_json, *(text.replace("/", "\\/") for text in in_json), *(quote(each, "") for each in long))
         self._forms = tuple({_Form(text.encode()) for text in texts})
 
-    def beside(self, headers: Iterable[str]) -> "Leaks":
-        """Return what finds the secrets of one call as well.
-
-        Args:
-            headers: The values of its headers, each perhaps with a word before the secret.
-        """
-        several = [Secret(value.rpartition(" ")[2]) for value in headers if isinstance(value, Secret)]
-        return self if not several or self.are_in(several[0].encode()) else Leaks(self._name, several)
-
     def __bool__(self) -> bool:
         """Whether there is something to find."""
         return bool(self._forms)

@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import aiohttp
 
@@ -38,11 +38,14 @@ class Credential:
         folder: What a relative path is relative to.
 
     Attributes:
-        secrets: The secrets in the header.
+        is_personal: Whether each call has a secret of its own, which is in its header alone.
+        secrets: The secrets in the header of all calls.
 
     Raises:
         SettingsError: The secret cannot be read.
     """
+
+    is_personal: ClassVar[bool] = False
 
     def __init__(self, name: str, terms: CredentialTerms | None, folder: Path) -> None:
         self._headers: Mapping[str, str] = {}

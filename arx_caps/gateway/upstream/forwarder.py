@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from arx_caps.credentials.access_token import has_own_jwt
+from arx_caps.credentials.secret_source import Secret
 from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms, UpstreamTerms
 from arx_caps.gateway.base.spans import hand_on
@@ -174,7 +175,9 @@ class Forwarder:
         if self._secrets is not self._credential.secrets:
             self._secrets = self._credential.secrets
             self._leaks = Leaks(self.name, self._secrets)
-        leaks = self._leaks if call is None or not own else self._leaks.beside(own.values())
+        leaks = self._leaks
+        if self._credential.is_personal:  # an access token is one word, perhaps behind a scheme
+            leaks = Leaks(self.name, [Secret(value.rpartition(" ")[2]) for value in own.values()])
         try:
             async with asyncio.timeout(self._terms.timeout_s):
                 answer = await self._session.request(

@@ -56,6 +56,8 @@ class PersonCredential(Credential):
         SettingsError: The service file names no key of its own.
     """
 
+    is_personal = True
+
     def __init__(self, name: str, terms: CredentialTerms, service: Path, epochs: Epochs) -> None:
         assert terms.connection is not None
         super().__init__(name, None, service.parent)

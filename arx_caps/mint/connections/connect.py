@@ -138,7 +138,7 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
     # An issuer that grants more than was asked for is not believed: no call gets more than the realm's settings name.
     granted = asked if tokens.scope is None else [scope for scope in asked if scope in tokens.scope.split(" ")]
     held = HeldTokens(
-        refresh=tokens.refresh_token, access={" ".join(granted): (tokens.access_token, tokens.expires_at)}
+        refresh=tokens.refresh_token, access={" ".join(sorted(granted)): (tokens.access_token, tokens.expires_at)}
     )
     sealed = seal_tokens(mint, {**row, "account": account}, row["digest"], held)
     facts = {"account": account, "granted": as_json({"scopes": granted, "shown": shown}), **sealed}

@@ -106,7 +106,7 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
     if code is not None:
         return _unusable(mint, subject, asked, code, wanted, have)
     try:
-        found = _token_of(mint, issuer, row, " ".join(wanted), asked.refused)
+        found = _token_of(mint, issuer, row, " ".join(sorted(wanted)), asked.refused)
     except RefreshRefusedError:
         facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "issuer"}
         what = Event.of("connection.ended", MINT, **facts)

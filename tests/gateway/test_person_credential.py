@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person's token is kept by at the gateway, and what a model reads of MCP without one."""
+
+from typing import Any
+
+import pytest
+
+from arx_caps.gateway.base.upstream_answer import LendingError
+from arx_caps.gateway.upstream.person_credential import _key_of, _refuse
+from arx_caps.service.connections import TokenAnswer
+from arx_verifier import Rule
+from arx_verifier.journal.record import ChainFacts
+from arx_verifier.testing import UnsafeTestRealm
+from tests.gateway.door import Door, Upstream
+
+pytestmark = pytest.mark.spec("CONTROL 9.3")
+LINK = "https://mint.example/connect/x"
+FACTS = {"agent": "acme/a", "session": "s-1", "task": "t-1", "subject": ("https://login.example", "ann")}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"subject": ("https://login.example", "bob")}, {"subject": None}, {"session": "s-2"}, {"task": "t-2"}],
+)
+def test_a_token_is_kept_for_one_person_session_and_task(other: dict[str, Any]) -> None:
+    """A call that differs in one of them alone gets another token."""
+    assert _key_of(ChainFacts(**FACTS), "tracker.get") == _key_of(ChainFacts(**FACTS), "tracker.get")
+    assert _key_of(ChainFacts(**FACTS), "tracker.get") != _key_of(ChainFacts(**FACTS | other), "tracker.get")
+
+
+def test_a_token_is_kept_for_one_tool() -> None:
+    """Its scopes are those of the tool."""
+    assert _key_of(ChainFacts(**FACTS), "tracker.get") != _key_of(ChainFacts(**FACTS), "tracker.put")
+
+
+def refusal(state: str) -> LendingError:
+    answer = TokenAnswer(state, "Ann", ("repo.write",), ("repo.read",), LINK)
+    with pytest.raises(LendingError) as raised:
+        _refuse("tracker", answer)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ("connection_missing", f"Ann has not connected tracker. Ask Ann to open {LINK}, then repeat this call once."),
+        (
+            "connection_scope",
+            f"this call needs repo.write; the connection of Ann has repo.read. Ask Ann to open {LINK}",
+        ),
+        ("connection_ended", f"the connection of Ann to tracker has ended. Ask Ann to open {LINK},"),
+        ("subject_required", "this tool works for a person only"),
+    ],
+)
+def test_a_model_reads_what_to_ask_the_person_for(state: str, text: str) -> None:
+    """As the result of the tool; a list of tools has an error with the same members."""
+    error = refusal(state)
+
+    def fail(_: str) -> Any:
+        raise error
+
+    realm = UnsafeTestRealm("files")
+    caller = realm.caller(Rule(tool="files.get"))
+    door = Door(realm, Upstream(fail))
+    result = door.message(caller, "tools/call", {"name": "get", "arguments": {}})["result"]
+    assert result["isError"] is True
+    assert text in result["content"][0]["text"]
+    data = result["_meta"]["dev.arx/refusal"]
+    assert (data["code"], data["may_have_run"]) == (state, False)
+    assert data["connect_url"] == LINK
+    listed = door.message(caller, "tools/list")["error"]
+    assert (listed["data"]["code"], text in listed["message"]) == (state, True)
+
+
+def test_an_unknown_state_of_a_newer_mint_is_a_wait() -> None:
+    """Nothing is forwarded."""
+    error = refusal("something_else")
+    assert (error.code, error.status, error.sent, error.wait_s) == ("connection_unavailable", 503, False, 2)
