@@ -15,7 +15,7 @@ import redis
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation import acl
 from arx_verifier.clock import now_ms
-from arx_verifier.ledger.pools import LOST, PoolDraw, Short, Taken
+from arx_verifier.ledger.pools import LOST, MarkQuestion, PoolDraw, Short, Stopped, Taken
 from arx_verifier.ledger.redis_ledger import RedisLedger
 from tests.ledgers import header_of, new_ledger
 from tests.servers import until
@@ -105,6 +105,34 @@ def test_each_command_reaches_no_pool(site: Site) -> None:
     assert isinstance(site.service.take("draw", "", [draw(1, site.opened)]), Taken)
     short = site.service.take("draw", "", [draw(60, site.opened)])
     assert (short.remaining if isinstance(short, Short) else None) == 59 != LOST
+
+
+@pytest.mark.spec("21.6")
+def test_each_command_reaches_no_mark(site: Site) -> None:
+    """A service's functions judge and set marks; no command of its login lifts or lists one, or shows who set it."""
+
+    def asking(**changes: Any) -> Any:
+        asked = MarkQuestion("s-1", site.opened, site.opened, "web.get web")._replace(**changes)
+        return site.service.take("draw", "", [draw(1, site.opened)], None, asked)
+
+    assert isinstance(asking(sets=("w:s:untrusted",)), Taken)
+    at_a_key = {
+        "hget": ("w:s:untrusted",), "hmget": ("w:s:untrusted",), "hset": ("w:s:untrusted", ""),
+        "hdel": ("w:s:untrusted", "u"), "hlen": (), "del": (), "zadd": ("0", "s-1"), "zrangebyscore": ("-inf", "+inf"),
+        "zrem": ("s-1",), "set": ("x",),
+    }  # fmt: skip
+    for key in (f"{BEGIN}marks", f"{BEGIN}m:s-1"):
+        for command, rest in at_a_key.items():
+            assert "web.get" not in str(site.tries(command, key, *rest)), command
+            site.thief.delete(key)
+    stopped = asking(after=((("w:s:untrusted",),),))
+    assert isinstance(stopped, Stopped)
+    assert stopped.found[0].endswith(" web.get web")
+    assert left(site.mint) == [(1, 100, 99)], "a call that a mark stops draws nothing"
+    misplaced = site.tries(
+        "FCALL", "arx2_take", 4, f"{BEGIN}h", f"{BEGIN}pools", f"{BEGIN}m:s-1", f"{BEGIN}p:{POOL}", ""
+    )
+    assert isinstance(misplaced, redis.ResponseError)
 
 
 def test_each_other_command_is_refused(site: Site) -> None:

@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from arx_verifier import Rule
 from arx_verifier.clock import now_ms
+from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.enforcement.grants.call_effect import CallEffect
+from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
 from arx_verifier.errors import AccessError, StoreError, refusal
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.ledger.leases import LeasedLedger
@@ -20,13 +28,16 @@ from arx_verifier.ledger.redis_ledger import RedisLedger
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import show_until
+from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.verifier import Verifier
+from tests.adapters.asgi_server import serving
 from tests.ledgers import look, new_ledger
 from tests.support import verifier
 from tests.vectors.mark_vectors import policy
 from tests.vectors.second import AT, INCARNATION, KEY
 from tests.vectors.subject import _view_of
+from tests.verifier.test_watch import serving_wsgi
 
 pytestmark = pytest.mark.spec("21.4")
 
@@ -339,3 +350,53 @@ def test_a_proof_of_an_effect_is_set_after_its_record() -> None:
         pass
     assert here.decide(token, asked("deploy.run")).allowed
     assert here.decide(token, asked("orders.get")).effect is None
+
+
+WEB = {"/page": "web.get", "/mail": "mail.send", "/save": "db.save", "/broken": "db.save", "/deploy": "deploy.run"}
+
+
+def wsgi_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """A service of tools: one breaks, each other one answers."""
+    start_response("500 X" if environ["PATH_INFO"] == "/broken" else "200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+
+def asgi_app() -> Starlette:
+    """The same."""
+
+    async def answer(request: Request) -> Response:
+        return Response(b"ok", 500 if request.url.path == "/broken" else 200)
+
+    return Starlette(routes=[Route(path, answer, methods=["POST"]) for path in WEB])
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+def test_over_http_at_a_server(server: str, kind: str) -> None:
+    """Marks, and proofs of effects, of calls over HTTP, in a ledger that waits for a network."""
+    realm = UnsafeTestRealm("desk")
+    ledger = new_ledger(server, f"http-{kind}")
+    realm.opened = begin(ledger)
+    realm.verifier = Verifier(
+        audience="desk",
+        keys=realm.verifier.keys,
+        epochs=realm.epochs,
+        decisions=realm.decisions,
+        ledger=ledger,
+    )
+    rows = {
+        "marks": [["call", "untrusted", "session", ["web.*"]], ["done", "saved", "task", ["db.*"]]],
+        "after": [[["untrusted"], ["mail.send"]]],
+        "only_after": [["saved", 0, ["deploy.run"]]],
+    }
+    agent = realm.caller(Rule(tool="*"), marks=rows)
+    options: dict[str, Any] = {"verifier": realm.verifier, "tools": {f"POST {path}": WEB[path] for path in WEB}}
+    app = ArxMiddleware(asgi_app(), **options) if kind == "asgi" else ArxWSGI(wsgi_app, **options)
+    served = serving(app) if kind == "asgi" else serving_wsgi(app)
+    with served as port, httpx.Client(trust_env=False, timeout=30, auth=agent) as client:
+        paths = ("/mail", "/deploy", "/broken", "/deploy", "/save", "/deploy", "/page", "/mail")
+        answers = [client.post(f"http://127.0.0.1:{port}{path}") for path in paths]
+    assert [answer.status_code for answer in answers] == [200, 403, 500, 403, 200, 200, 200, 403]
+    assert [answers[at].json()["code"] for at in (1, 3, 7)] == ["mark_missing", "mark_missing", "after_mark"]
+    assert answers[7].json()["failures"][0]["rule"] == "after"
+    ledger.close()
