@@ -53,6 +53,19 @@ for (const [name, [Server, Caller, Pair]] of Object.entries(SDKS)) {
     assert.deepEqual(listed.tools.map((tool: { name: string }) => tool.name), ["get"]);
     await assert.rejects(client.readResource({ uri: "file:///x" }));
 
+    // Two calls of one id at once: the second one is refused, so that no answer leaves under another call's grant.
+    const allowedAt = service.recorder.decisions.length;
+    const twice = (id: string): void => {
+      const params = { name: "get", arguments: { id }, _meta: { "dev.arx/cap": mint(ALLOW) } };
+      void near.send({ jsonrpc: "2.0", id: "twice", method: "tools/call", params });
+    };
+    const calls = seen.length;
+    twice("o-1");
+    twice("o-2");
+    await client.callTool({ name: "get", arguments: { id: "o-3" }, _meta: { "dev.arx/cap": mint(ALLOW) } });
+    assert.deepEqual(seen.slice(calls), [{ id: "o-1" }, false, { id: "o-3" }, false]);
+    assert.equal(service.recorder.decisions.length, allowedAt + 3);
+
     const started = new Promise<void>((resolve) => (arrived = resolve));
     const waiting = client.callTool({ name: "wait", arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } });
     await started;

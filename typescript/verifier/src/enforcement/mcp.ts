@@ -72,8 +72,11 @@ class GuardedMessages {
   /** Take a message of the client. */
   readonly take = (message: McpMessage, extra?: unknown): void => {
     const { method, id } = message as { method?: string; id?: Id };
-    if (method === undefined || (id !== undefined && SESSION.has(method))) this.receive?.(message, extra); // or a response
+    if (method === undefined) {
+      if ("result" in message || "error" in message) this.receive?.(message, extra);
+    } else if (id !== undefined && SESSION.has(method)) this.receive?.(message, extra);
     else if (id === undefined) {
+      if (method === "notifications/cancelled") this.#cancel(message["params"]);
       if (NOTIFICATIONS.has(method.replace("notifications/", ""))) this.receive?.(message, extra);
     } else if (own(LISTS, method) !== undefined) this.#list(message, id, method, extra);
     else if (method === "tools/call" || CALLS.has(method)) void this.#call(message, id, method, extra);
@@ -108,7 +111,8 @@ class GuardedMessages {
       const asked = { tool, args, at: this.#verifier.clock() };
       const { code, failures, id: decision, grant } = await this.#verifier.authorize(tokenOf(params), asked);
       if (grant === undefined) return this.#answer(id, method, name, code as Code, failures, decision);
-      const timer = setInterval(() => this.#look(id), LIMITS.recheck);
+      if (this.#running.has(id)) throw new Refusal("malformed_request"); // another call got this id meanwhile
+      const timer = setInterval(() => this.#look(id), LIMITS.recheck).unref();
       this.#running.set(id, { grant, method, timer });
       const judged = method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
       this.receive?.({ ...message, params: withoutToken(judged) }, extra);
@@ -130,6 +134,14 @@ class GuardedMessages {
     const prefix = `${this.#verifier.audience}.`;
     this.#screens.set(id, { member, could: (tool) => screened.could(prefix + tool) });
     this.receive?.({ ...message, params: withoutToken(params) }, extra);
+  }
+
+  /** A server answers no cancelled call; if it does, the answer does not leave. */
+  #cancel(params: unknown): void {
+    const id = isObject(params) ? own(params, "requestId") : undefined;
+    if ((typeof id !== "string" && typeof id !== "number") || !this.#running.has(id)) return;
+    this.#close(id);
+    this.#ended.add(id);
   }
 
   /** End a call whose token has ended, and tell the server that it is cancelled. */
