@@ -219,6 +219,43 @@ def test_a_new_history_revokes_what_was_born_before(valkey: EmbeddedValkey, real
         assert process.check(new.incarnation, new.seq, [OTHER]) == ["frozen"] * 2
 
 
+@pytest.mark.spec("10.5")
+def test_a_history_that_has_ended_is_not_copied(valkey: EmbeddedValkey, realm_store: RevocationStore) -> None:
+    """The store goes back to one: the view is fenced, although it may copy nothing, and goes on in its own history."""
+    name = acl.user_name("verifier", realm_store.realm)
+    tag = f"arx:{{{realm_store.realm}}}:"
+    with redis.Redis.from_url(valkey.url) as raw:
+        rules = acl.rules("verifier", realm_store.realm, "pass")
+        raw.execute_command("ACL", "SETUSER", name, *rules)
+
+        def keep() -> dict[str, bytes]:
+            kept = {tag + part: raw.dump(tag + part) for part in ("h", "k", "f", "log")}
+            return {key: value for key, value in kept.items() if value is not None}
+
+        def go_back(kept: dict[str, bytes]) -> None:
+            with raw.pipeline() as together:
+                together.delete(*(tag + part for part in ("h", "k", "f", "log")))
+                for key, value in kept.items():
+                    together.restore(key, 0, value)
+                together.execute()
+
+        earlier = keep()
+        url = f"unix://{name}:pass@{valkey.url.removeprefix('unix://')}"
+        with node_process(url, realm_store.realm, "node", 2) as process:
+            new = realm_store.rotate().header
+            process.tell("back", new.incarnation, new.seq, [SESSION])
+            assert process.read() == ["back"] * 2
+            later = keep()
+            without = [rule for rule in rules if rule != "+fcall|arx1_copy"]
+            assert len(without) == len(rules) - 1
+            raw.execute_command("ACL", "SETUSER", name, *without)
+            go_back(earlier)
+            until(lambda: process.check(new.incarnation, new.seq, [SESSION]) == ["fenced"] * 2)
+            go_back(later)
+            process.tell("back", new.incarnation, new.seq, [SESSION])
+            assert process.read() == ["back"] * 2
+
+
 def test_the_rights_of_a_verifier_are_enough(valkey: EmbeddedValkey, realm_store: RevocationStore) -> None:
     """It logs in as the user that `arx redis acl --role verifier` describes."""
     name = acl.user_name("verifier", realm_store.realm)

@@ -140,7 +140,7 @@ export class Following extends EpochTable {
     this.#compareClocks(answer.at, sent.wall - age);
     if (answer.status === "OK") this.#takeEntries(answer, sent.boot - age, sent.wall - age);
     else if (answer.status !== "RESYNC") this.#distrust(answer, answer.status);
-    else if (this.#isOver(answer.incarnation)) this.#fence(RETURNED, false);
+    else if (this.isOver(answer.incarnation)) this.#fence(RETURNED, false);
     else if (copy === null) throw new FeedError("an answer without its copy");
     else {
       this.#adopt(answer, copy);
@@ -159,7 +159,7 @@ export class Following extends EpochTable {
   }
 
   /** Returns whether a history has ended: it was left, or is earlier than that of the view.  SPEC 10.5. */
-  #isOver(incarnation: string): boolean {
+  isOver(incarnation: string): boolean {
     return this.#retired.has(incarnation) || precedes(incarnation, this.state.incarnation);
   }
 
@@ -172,7 +172,7 @@ export class Following extends EpochTable {
     const lacks = theirs === mine && answer.status === "RESYNC" && answer.seq < this.state.applied;
     // Without an order of two histories, the relay's may be the earlier one.
     const unknown = theirs !== mine && !precedes(mine, theirs) && this.leaseLeftMs() > 0;
-    if (lacks || unknown || answer.status === "REGRESSED" || answer.status === "CORRUPT" || this.#isOver(theirs)) {
+    if (lacks || unknown || answer.status === "REGRESSED" || answer.status === "CORRUPT" || this.isOver(theirs)) {
       throw new FeedError("the relay has less than this view, or a history that has ended");
     }
   }

@@ -194,7 +194,7 @@ export class FollowerLoop {
   async #take(link: StoreLink, answer: Awaited<ReturnType<StoreLink["probe"]>>): Promise<void> {
     if (this.#link !== link) return;
     try {
-      this.#isCopying = answer.status === "RESYNC";
+      this.#isCopying = answer.status === "RESYNC" && !this.#core.isOver(answer.incarnation);
       const copy = this.#isCopying ? await link.copy() : null;
       this.#isCopying = false;
       if (this.#link !== link || this.#stopped) return;
