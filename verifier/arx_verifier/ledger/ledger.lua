@@ -14,7 +14,7 @@
 --                                    arx:budget:{R}:m:SESSION hash  the marks of a session, SPEC 21:
 --      w:OF:MARK, p:OF:MARK  a warning, a proof: `MS TOOL SERVICE` of the call that set it
 --      n:SET, d:SET:DIGEST   how many values a set of `distinct` has, and each of them
---      o as of a pool, u in the index since
+--      o as of a pool, u in the index since, s what a session of this time or earlier set may have been lost before
 --
 -- The first argument of each function is the beginning that the caller remembers: its number, the run of that server and
 -- the MAC of these functions; empty if it remembers none; `new` if no ledger has kept a pool of this realm before.  If
@@ -230,11 +230,10 @@ end
 
 -- Whether what a session has set before may have been lost.
 local function is_lost(key, opened, now, past)
-  local known = redis.call('HMGET', key, 'u', 'o')
-  if opened <= (known[1] and past.whole or past.since) then
-    return tonumber(known[2] or -1) ~= HERE - past.whole
-  end
-  return not known[1] and opened <= now - LOST_MS
+  local known = redis.call('HMGET', key, 's', 'o')
+  -- A mark that is set after a loss does not undo it: what was set before is still not known.
+  local since = known[1] and math.max(past.whole, tonumber(known[1])) or math.max(past.since, now - LOST_MS)
+  return opened <= since and tonumber(known[2] or -1) ~= HERE - past.whole
 end
 
 -- The mark of a session that one of these fields has; nothing if none has it.
@@ -311,11 +310,16 @@ local function session_of(keys)
 end
 
 -- Writes fields of a session's marks.
-local function set_marks(header, key, changes, now)
+local function set_marks(header, key, changes, now, past)
   if #changes == 0 then
     return
   end
-  if now - tonumber(redis.call('HGET', key, 'u') or 0) >= 60000 then
+  local used = redis.call('HGET', key, 'u')
+  if not used then
+    changes[#changes + 1] = 's'
+    changes[#changes + 1] = int(math.max(past.since, now - LOST_MS))
+  end
+  if now - tonumber(used or 0) >= 60000 then
     changes[#changes + 1] = 'u'
     changes[#changes + 1] = int(now)
     redis.call('ZADD', string.sub(header, 1, -2) .. 'marks', int(now), string.sub(key, #header + 2))
@@ -368,7 +372,7 @@ local function take(keys, argv)
     pools[index] = pool
   end
   if session then
-    set_marks(keys[1], session, changes, now)
+    set_marks(keys[1], session, changes, now, past)
   end
   local reply = {'OK'}
   for _, pool in ipairs(pools) do
@@ -419,7 +423,7 @@ local function register(keys, argv)
   end
   local session = session_of(keys)
   if session and redis.call('HLEN', session) == 0 then
-    set_marks(keys[1], session, {'o', int(HERE - past.whole)}, now)
+    set_marks(keys[1], session, {'o', int(HERE - past.whole)}, now, past)
   end
   for index = 1, #keys - (session and 3 or 2) do
     local at = index * 3 - 1

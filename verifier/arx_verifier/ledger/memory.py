@@ -107,7 +107,8 @@ class MemoryLedger:
                 remaining.append(left - amounts[-1])
             if marks is not None and changes:
                 fields, _ = self.marks.get(marks.session, ({}, 0))
-                self.marks[marks.session] = fields | changes, now
+                known = fields or {"s": str(self._lost_until(fields, now))}
+                self.marks[marks.session] = known | changes, now
             for draw, pool, amount in zip(draws, pools, amounts, strict=True):
                 if kind == "draw":
                     pool.committed += amount
@@ -124,7 +125,7 @@ class MemoryLedger:
     def _judge(self, asked: MarkQuestion, now: int) -> dict[str | tuple[str, str], str] | Stopped:
         """Return the fields that a call changes, or the row that does not allow it."""
         fields, _ = self.marks.get(asked.session, ({}, 0))
-        lost = asked.opened <= self.since or (not fields and asked.opened <= now - KEEP_MS)
+        lost = asked.opened <= self._lost_until(fields, now)
         for index, row in enumerate(asked.after):
             found = [next((fields[field] for field in any_of if field in fields), None) for any_of in row]
             if lost or None not in found:
@@ -144,6 +145,10 @@ class MemoryLedger:
         if changes and len(fields) + len(changes) > MAX_MARK_FIELDS:
             return Stopped("full", 0)
         return changes
+
+    def _lost_until(self, fields: dict[str | tuple[str, str], str], now: int) -> int:
+        """Return the time at or before which a session was opened if it may have lost marks."""
+        return max(self.since, int(fields["s"]) if fields else now - KEEP_MS)
 
     def settle(self, op: str, used: Sequence[tuple[PoolDraw, int]]) -> Short | None:
         """Settle a reservation; see ``Ledger``."""
