@@ -53,7 +53,7 @@ _TURNS: Final = 3  # of two servers that answer by turns, before a call is given
 COLUMNS: Final = ("p", "c", "r", "l", "x", "o", "m", "u", "b")  # of a pool: see ledger.lua
 _INSTANCE: Final = "budgets belong on the instance of the nonces, with an append-only file each second"
 _UNHIDDEN: Final = "local HIDDEN = ''\n"  # as ledger.lua begins: the loader puts a secret in it
-_SECRET: Final = re.compile("(?<=}:)[0-9a-f]{32}:(?=w$)")  # in the name of a header
+_SECRET: Final = re.compile("}:([0-9a-f]{32}:)w$")  # in the name of a header
 _USED_CALLS: Final = ("arx_verifier.verification", "calls.lua")
 _BUDGETS: Final = KeptFor(
     "ledger",
@@ -516,7 +516,7 @@ class RedisLedger:
             if place in self._loaded or self._store.could_load(bucket.tag):
                 found = _SECRET.search(self._read(bucket, lambda _, at: at.header))
                 if found:
-                    self._hide(found[0])
+                    self._hide(found[1])
                 self._loaded.add(place)
 
     def _watch(self) -> None:
