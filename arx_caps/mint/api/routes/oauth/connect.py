@@ -5,6 +5,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -27,6 +28,7 @@ from arx_caps.mint.connections.connect import (
     issuer_of,
     take_answer,
 )
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.html.render import load_templates
 from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN, code_in, derived
 from arx_caps.mint.oauth.consent_page import PAGE_FILTERS, headers_of
@@ -43,26 +45,31 @@ _PAGES.filters |= PAGE_FILTERS
 
 
 class ConnectVisit(ConsentVisit):
-    """One request of a browser that connects an account."""
+    """One request of a browser that connects an account.
+
+    Args:
+        mint: The mint.
+        request: The request.
+        route: Its path, with the names of its parameters.
+    """
+
+    def __init__(self, mint: MintContext, request: Request, route: str) -> None:
+        super().__init__(mint, request)
+        self.route = route
 
     def respond(self, raw: bytes) -> Response:
         """Return the page of the request's path, or a redirect."""
         method = "GET" if self.request.method == "HEAD" else self.request.method
         _ = self.login  # without one there is none of these pages
         try:
-            text = raw.decode("ascii") if method == "POST" else self.request.url.query
+            # Not of ``request.url``, which ends the path at a `?` that was written as %3F.
+            text = (raw if method == "POST" else self.request.scope["query_string"]).decode("ascii")
             if len(text) > MAX_QUERY_CHARS:
                 raise RequestError(f"expected at most {MAX_QUERY_CHARS} characters")
             self.form = read_parameters(text)
             return _VISITS[method, self.route](self)
         except ValueError:
             raise RequestError("the request is malformed") from None
-
-    @property
-    def route(self) -> str:
-        """The path with the names of its parameters."""
-        path, params = self.request.url.path, self.request.path_params
-        return next((path.removesuffix(text) + f"{{{name}}}" for name, text in params.items()), path)
 
 
 def open_link(visit: ConnectVisit) -> Response:
@@ -144,11 +151,15 @@ _VISITS: Final[Mapping[tuple[str, str], Callable[[ConnectVisit], Response]]] = {
 }
 
 
-async def answer_connecting(request: Request) -> Response:
-    """Answer a browser that connects an account."""
-    visit = ConnectVisit(request.app.state.mint, request)
-    note(request, route=visit.route, caller="browser")
-    return await visit.run()
+async def answer_connecting(route: str, request: Request) -> Response:
+    """Answer a browser that connects an account.
+
+    Args:
+        route: The path, with the names of its parameters: a path itself may have a link, and is a stranger's text.
+        request: The request.
+    """
+    note(request, route=route, caller="browser")
+    return await ConnectVisit(request.app.state.mint, request, route).run()
 
 
 _ISSUERS: Final = {"state": "That of the attempt.", "code": "The issuer's code.", "iss": "The issuer (RFC 9207)."}
@@ -175,4 +186,4 @@ def routes() -> list[Route]:
     methods: dict[str, list[str]] = {}
     for method, path in _VISITS:
         methods.setdefault(path, []).append(method)
-    return [Route(path, answer_connecting, methods=listed) for path, listed in methods.items()]
+    return [Route(path, partial(answer_connecting, path), methods=listed) for path, listed in methods.items()]
