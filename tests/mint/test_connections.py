@@ -144,6 +144,17 @@ def test_a_refresh_of_a_mint_that_died_holds_others_for_its_time_alone(accounts:
     assert accounts.tracker.refreshes == 1
 
 
+def test_a_kill_of_the_realm_ends_a_connection(accounts: Accounts) -> None:
+    """A connection of before lends nothing again, so its person gets a link for another one; a freeze ends nothing."""
+    row, issuer = accounts.add(ANN, "ann-t"), issuer_of(accounts.mint, "tracker")
+    accounts.mint.epochs.freeze("realm")
+    assert lend._refusal_of(accounts.mint, issuer, row) == "connection_unavailable"
+    accounts.mint.epochs.thaw("realm")
+    assert lend._refusal_of(accounts.mint, issuer, row) is None
+    accounts.mint.epochs.kill("realm")
+    assert lend._refusal_of(accounts.mint, issuer, row) == "connection_ended"
+
+
 def test_an_account_has_one_person_unless_it_is_shared(accounts: Accounts) -> None:
     """A person's later connection replaces the one before."""
     first = accounts.add(ANN, "ann-t")

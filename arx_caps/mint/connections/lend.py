@@ -130,7 +130,7 @@ def _lent(
     """Record what is lent, and return it."""
     # Last: a kill that came during a refresh ends what it gave.
     born = mint.born()
-    if mint.epochs.check(row["incarnation"], row["born"], ("realm", row["subject"], f"connection:{row['id']}")):
+    if mint.epochs.check(row["incarnation"], row["born"], _targets_of(row)):
         return Lending("connection_unavailable", str(row["person"]))
     until = min(found[1], now_ms() + LENT_MS, presented.until)
     facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"], "scopes": wanted}
@@ -186,10 +186,14 @@ def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any]
     # An account of the issuer that the settings named before is none of the one that they name now.
     if row["status"] != "open" or row["issuer"] != issuer.terms.issuer:
         return "connection_ended"
-    refused = mint.epochs.check(row["incarnation"], row["born"], (str(row["subject"]), f"connection:{row['id']}"))
+    refused = mint.epochs.check(row["incarnation"], row["born"], _targets_of(row))
     if refused is None:
         return None
     return "connection_ended" if refused.code == "revoked" else "connection_unavailable"
+
+
+def _targets_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("realm", str(row["subject"]), f"connection:{row['id']}")
 
 
 def _token_of(
