@@ -14,7 +14,7 @@ from arx_verifier.jcs import encode
 from arx_verifier.journal.record import form_of
 from arx_verifier.ledger.pools import MarkQuestion, Stopped
 from arx_verifier.limits import MAX_TOOLS
-from arx_verifier.names import MAX_TOOL_CHARS, matches_tool
+from arx_verifier.names import MAX_TOOL_CHARS, is_tool_pattern, matches_tool
 from arx_verifier.request import UNSEEN_BODY, AccessRequest
 from arx_verifier.token.macaroon import Identifier
 from arx_verifier.verification.effects import ChainRestrictions
@@ -245,4 +245,6 @@ def _shown(name: str, value: str) -> str:
     if not at.isdigit():
         return f"{name}, which may be lost: open another session"
     tool, _, service = by.rpartition(" ")
+    if not is_tool_pattern(tool):
+        tool = "another tool"  # another holder may have made up the name: it is no text for this one's model
     return f"{name} by {tool} at {service}, {show_time(int(at))}"
