@@ -68,7 +68,7 @@ listen = ["127.0.0.1:{gateway}"]
 [upstream.tracker]
 audience = "tracker"
 url = "{url}/v1"
-credential = {{ connection = "tracker" }}
+credential = {{ connection = "tracker"{more} }}
 [upstream.tracker.routes]
 "GET /items/{{item}}" = "tracker.get"
 "POST /items/{{item}}" = "tracker.put"
@@ -143,7 +143,7 @@ class Tracker:
                     self._json({}, 403)
                 else:
                     outer.seen.append(found)
-                    shown = self.headers["Authorization"] if self.path.endswith("/echo") else found[1]
+                    shown = _bare(self.headers["Authorization"]) if self.path.endswith("/echo") else found[1]
                     self._json({"sub": found[0], "scope": shown})
 
             def _json(self, body: Any, status: int = 200) -> None:
@@ -205,7 +205,7 @@ class Tracker:
         return answer | {"expires_in": self.lives_s}
 
     def owner(self, authorization: str) -> tuple[str, str] | None:
-        found = self.tokens.get(authorization.removeprefix("Bearer "))
+        found = self.tokens.get(_bare(authorization))
         return found[:2] if found is not None and found[2] > time.monotonic() else None
 
     def revoke(self, token: str) -> None:
@@ -294,15 +294,19 @@ class PeopleWorld(RealmFolder):
         return (self.folder / "up.log").read_text()
 
 
+def _bare(authorization: str) -> str:
+    return authorization.removeprefix("Bearer ").removeprefix("token=")
+
+
 @contextlib.contextmanager
-def people(folder: Path) -> Iterator[PeopleWorld]:
-    """Run the realm, its gateway, and both issuers."""
+def people(folder: Path, more: str = "") -> Iterator[PeopleWorld]:
+    """Run the realm, its gateway, and both issuers; ``more`` is added to the table of the credential."""
     [mint] = free_ports(1)
     login, tracker = Issuer(f"http://127.0.0.1:{mint}"), Tracker()
     with served(login.server), served(tracker.server):
         world = PeopleWorld(folder, login, tracker, mint)
         policy = POLICY.format(issuer=login.url, mint=mint, gateway=world.gateway)
         world.make(mint, policy, login.url, more=CONNECTION.format(url=tracker.url, client=CLIENT))
-        (folder / "gateway.toml").write_text(GATEWAY.format(gateway=world.gateway, url=tracker.url))
+        (folder / "gateway.toml").write_text(GATEWAY.format(gateway=world.gateway, url=tracker.url, more=more))
         with world.up("--gateway", "gateway.toml", said='"upstreams": ["tracker"]'):
             yield world

@@ -40,6 +40,7 @@ class Credential:
     Attributes:
         is_personal: Whether each call has a secret of its own, which is in its header alone.
         secrets: The secrets in the header of all calls.
+        prefix: What the header has before the secret.
 
     Raises:
         SettingsError: The secret cannot be read.
@@ -50,6 +51,7 @@ class Credential:
     def __init__(self, name: str, terms: CredentialTerms | None, folder: Path) -> None:
         self._headers: Mapping[str, str] = {}
         self.secrets: tuple[Secret, ...] = ()
+        self.prefix = "" if terms is None else terms.prefix
         if terms is not None:
             self.secrets = (read_secret(terms.source, folder, f"upstream.{name}: credential: "),)
             self._headers = {terms.header.lower(): Secret(terms.prefix + self.secrets[0])}

@@ -176,8 +176,8 @@ class Forwarder:
             self._secrets = self._credential.secrets
             self._leaks = Leaks(self.name, self._secrets)
         leaks = self._leaks
-        if self._credential.is_personal:  # an access token is one word, perhaps behind a scheme
-            leaks = Leaks(self.name, [Secret(value.rpartition(" ")[2]) for value in own.values()])
+        if self._credential.is_personal:  # an access token without what the header has before it
+            leaks = Leaks(self.name, [Secret(value.removeprefix(self._credential.prefix)) for value in own.values()])
         try:
             async with asyncio.timeout(self._terms.timeout_s):
                 answer = await self._session.request(

@@ -64,7 +64,7 @@ class PersonCredential(Credential):
         own = read_own_key(service)
         self._connection, self._epochs, self._key = terms.connection, epochs, own.key
         self._mint = MintClient(own.issuer, now=now_ms, ca=own.ca)
-        self._header, self._prefix = terms.header.lower(), terms.prefix or "Bearer "
+        self._header, self.prefix = terms.header.lower(), terms.prefix or "Bearer "
         self._kept: dict[_Key, _Kept] = {}
         self._refused: dict[_Key, str] = {}
         self._asking: dict[_Key, asyncio.Future[_Kept]] = {}
@@ -83,7 +83,7 @@ class PersonCredential(Credential):
         if call is None:
             raise UpstreamError("a message of no call has no person's account", sent=False)
         kept = await self._find(call)
-        return {self._header: Secret(self._prefix + kept.lent.secret)}
+        return {self._header: Secret(self.prefix + kept.lent.secret)}
 
     def check(self, status: int, call: LiveCall) -> None:
         """Drop a token that the upstream has refused; raise if it refused the person.
