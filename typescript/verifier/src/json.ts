@@ -3,7 +3,7 @@
 //
 // `JSON.parse` keeps the last of two equal names, rounds numbers, and gives objects a prototype: it reads no input here.
 
-import { refuse } from "./errors.ts";
+import { type Code, refuse } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
 
 export type Json = null | boolean | number | string | Json[] | JsonObject;
@@ -174,6 +174,16 @@ export function readCanonical(bytes: Uint8Array): JsonObject {
   const value = new Reader(text, LIMITS.caveat_nesting).whole();
   if (!isObject(value) || writeCanonical(value) !== text) throw new JsonError("another form than the canonical one");
   return value;
+}
+
+/** Read canonical JSON that a token has, or refuse it with a code. */
+export function readForm(bytes: Uint8Array, code: Code, place?: string): JsonObject {
+  try {
+    return readCanonical(bytes);
+  } catch (error) {
+    if (error instanceof JsonError) refuse(code, place, "form", "a form of SPEC 6.1", "another one");
+    throw error;
+  }
 }
 
 /** Write canonical JSON, or throw if the value has no such form. */

@@ -3,7 +3,8 @@
 
 import fs from "node:fs";
 import { readSegment } from "../src/journal/reader.ts";
-import { FeedError, Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
+import { FeedError } from "../src/revocation/errors.ts";
+import { Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
 import type { EpochEntry } from "../src/revocation/history.ts";
 import { seal, withArguments } from "./seal.ts";
 

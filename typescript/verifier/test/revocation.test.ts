@@ -47,7 +47,7 @@ test("a check takes what has come before it decides, without a turn of the event
   assert.equal(view.check("i", 7, ["session:a"])?.code, "revoked");
   assert.equal(view.check("i", 7, ["session:b"]), null);
   send({ do: "apply", seq: 9, op: "freeze", target: "session:b" });
-  assert.equal(view.ended("i", 7, ["session:b"])?.code, "frozen");
+  assert.equal(view.check("i", 7, ["session:b"])?.code, "frozen");
   send({ do: "close" });
   assert.equal(view.check("i", 7, ["session:c"])?.code, "closed");
 });

@@ -3,7 +3,7 @@
 
 import { createHash } from "node:crypto";
 import { type Packable, Packer } from "../src/journal/msgpack.ts";
-import { digestOf, formOf, keptArguments } from "../src/journal/record.ts";
+import { digestOf, formOf } from "../src/journal/record.ts";
 import { decode, Unpacker } from "./unpack.ts";
 
 /** Both parts of a record in the log: the leaf, and the erasable body that it names by its digest. */
@@ -46,7 +46,7 @@ export function withArguments(payload: Uint8Array, args: unknown): Buffer {
   const own = [...(decode(rest) as Packable[])];
   const form = formOf(args);
   members[3] = digestOf(own[0] as Uint8Array, form);
-  own[6] = keptArguments(form);
+  own[6] = form !== null && form.length <= 8 * 1024 ? form : new Uint8Array();
   return new Packer().array(4).pack(version).raw(facts).raw(person).pack([members, own]).take();
 }
 

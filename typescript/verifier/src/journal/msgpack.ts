@@ -26,7 +26,7 @@ export class Packer {
     else if (typeof value === "boolean") this.#byte(value ? 0xc3 : 0xc2);
     else if (typeof value === "number") this.#integer(value);
     else if (typeof value === "string") this.#text(value);
-    else if (value instanceof Uint8Array) this.#bytes(value);
+    else if (value instanceof Uint8Array) this.#sized(0xc4, value.length).raw(value);
     else {
       this.array(value.length);
       for (const item of value) this.pack(item);
@@ -52,9 +52,7 @@ export class Packer {
     if (!Number.isSafeInteger(value)) throw new RangeError(`not an integer of a record: ${value}`);
     if (value >= 0) {
       if (value < 0x80) this.#byte(value);
-      else if (value < 0x100) this.#head(0xcc, value, 1);
-      else if (value < 0x10000) this.#head(0xcd, value, 2);
-      else if (value < 0x100000000) this.#head(0xce, value, 4);
+      else if (value < 0x100000000) this.#sized(0xcc, value);
       else this.#wide(0xcf, value);
     } else if (value >= -32) this.#byte(0x100 + value);
     else if (value >= -0x80) this.#head(0xd0, value & 0xff, 1);
@@ -68,19 +66,17 @@ export class Packer {
     const text = value.isWellFormed() ? value : value.replace(LONE, (one) => `\\u${one.charCodeAt(0).toString(16)}`);
     const length = Buffer.byteLength(text);
     if (length < 32) this.#byte(0xa0 | length);
-    else if (length < 0x100) this.#head(0xd9, length, 1);
-    else if (length < 0x10000) this.#head(0xda, length, 2);
-    else this.#head(0xdb, length, 4);
+    else this.#sized(0xd9, length);
     this.#room(length);
     this.#at += this.#buffer.write(text, this.#at, "utf8");
   }
 
-  #bytes(value: Uint8Array): void {
-    const length = value.length;
-    if (length < 0x100) this.#head(0xc4, length, 1);
-    else if (length < 0x10000) this.#head(0xc5, length, 2);
-    else this.#head(0xc6, length, 4);
-    this.raw(value);
+  /** Writes a number in one, two or four bytes; `kind` is of the first, and the next two are of the others. */
+  #sized(kind: number, value: number): this {
+    if (value < 0x100) this.#head(kind, value, 1);
+    else if (value < 0x10000) this.#head(kind + 1, value, 2);
+    else this.#head(kind + 2, value, 4);
+    return this;
   }
 
   #byte(value: number): void {

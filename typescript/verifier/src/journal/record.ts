@@ -2,6 +2,8 @@
 /** The bytes of a decision record: the kept part, the erasable body, and the journal's form of both.  SPEC 12. */
 
 import { createHash, randomFillSync } from "node:crypto";
+import { type Failure, Refusal } from "../errors.ts";
+import { writeArguments } from "../json.ts";
 import { AuditError } from "../revocation/errors.ts";
 import { encode, type Packable, Packer } from "./msgpack.ts";
 
@@ -10,9 +12,7 @@ const MAX_FACTS_BYTES = 16 * 1024;
 const CALL_BYTES = 4 * 1024; // the texts of a longer call are cut
 const TEXT_POINTS = 128;
 const FAILURES = 8;
-const MAX_ARGUMENTS_BYTES = 8 * 1024;
 const SALT_BYTES = 16;
-const MAX_NESTING = 64;
 
 /** One proven holder of a bound chain; what the holder before signed of it, empty for the first.  SPEC 16.2. */
 export interface ProvenHolder { readonly key: string; readonly said: Uint8Array; readonly signature: Uint8Array }
@@ -40,13 +40,6 @@ export interface ChainFacts {
   readonly caveats: readonly (readonly string[])[];
 }
 
-export interface Failure {
-  readonly place: string;
-  readonly rule: string;
-  readonly expected: string;
-  readonly came: string;
-}
-
 export interface RefusalCount { readonly code: string; readonly peer: string; readonly times: number }
 
 /** Decisions that were made and have no record: `lost` with their file, or `dropped` without room.  SPEC 12.4. */
@@ -57,16 +50,6 @@ export interface Gap {
   readonly times: number;
   readonly since: number;
   readonly until: number;
-}
-
-/** What is known of the effect of an allowed call.  SPEC 12.8. */
-export interface EffectRecord {
-  readonly result: string;
-  readonly of: string;
-  readonly status: number;
-  readonly size: number;
-  readonly digest: Uint8Array;
-  readonly took: number;
 }
 
 /** One decision, allowed or refused; the journal sets `salt` and the last three members. */
@@ -84,15 +67,9 @@ export interface Decision {
   readonly peer?: string | null;
   readonly requestId?: string | null;
   readonly traceparent?: string | null;
-  readonly arguments?: Uint8Array | null;
-  readonly ends?: number;
   readonly counts?: readonly RefusalCount[];
   readonly gap?: Gap | null;
   readonly signed?: SignedCall | null;
-  readonly watched?: boolean;
-  readonly group?: string | null;
-  readonly effect?: EffectRecord | null;
-  readonly externalId?: string | null;
   sequence?: number;
   verifier?: string;
   boot?: string;
@@ -113,16 +90,11 @@ export function pack(decision: Decision): Buffer {
   // Arguments are often few and known: without a salt their digest could be found by trying them all.
   decision.salt ??= newSalt();
   let call = encode(callOf(decision));
-  if (call.length > CALL_BYTES + (decision.arguments?.length ?? 0)) call = encode(callOf(shortened(decision)));
+  if (call.length > CALL_BYTES) call = encode(callOf(shortened(decision)));
   if (call.length > MAX_RECORD_BYTES - MAX_FACTS_BYTES) {
     throw new AuditError(`a call of ${call.length} bytes cannot be recorded`);
   }
-  return PACKER.array(4).pack(versionOf(decision)).raw(packedFacts(decision.facts)).raw(call).take();
-}
-
-function versionOf(decision: Decision): number {
-  // One form alone: a record that could be written in two versions would have two leaves.
-  return decision.effect ? 3 : decision.watched ? 2 : 1;
+  return PACKER.array(4).pack(1).raw(packedFacts(decision.facts)).raw(call).take();
 }
 
 function packedFacts(facts: ChainFacts): Buffer {
@@ -145,41 +117,30 @@ function packedFacts(facts: ChainFacts): Buffer {
 function callOf(decision: Decision): Packable {
   const failures = decision.failures ?? [];
   const counts = decision.counts ?? [];
-  const { gap, signed, effect } = decision;
+  const { gap, signed } = decision;
   const call: Packable[] = [
     decision.at, decision.code, decision.tool ?? "", decision.argsDigest ?? EMPTY, decision.incarnation ?? "",
-    decision.applied ?? 0, decision.ageMs ?? -1, failures.map(({ place, rule }) => [place, rule]), decision.ends ?? 0,
+    decision.applied ?? 0, decision.ageMs ?? -1, failures.map(({ place, rule }) => [place, rule]), 0,
     counts.map(({ code, times }) => [code, times]),
     gap ? [gap.why, gap.first, gap.last, gap.times, gap.since, gap.until] : null,
   ];
+  if (signed) call.push([signed.said, signed.plain, signed.signature]);
   const rest: Packable[] = [
     decision.salt ?? EMPTY, failures.map(({ expected, came }) => [expected, came]), decision.peer ?? null,
-    decision.requestId ?? null, decision.traceparent ?? null, counts.map(({ peer }) => peer), decision.arguments ?? null,
+    decision.requestId ?? null, decision.traceparent ?? null, counts.map(({ peer }) => peer), null,
   ];
-  const evidence = signed ? [signed.said, signed.plain, signed.signature] : null;
-  const version = versionOf(decision);
-  if (version > 1) {
-    call.push(evidence, decision.watched ?? false);
-    rest.push(decision.group ?? null);
-  } else if (evidence) call.push(evidence);
-  if (effect) {
-    call.push([effect.result, effect.of, effect.status, effect.size, effect.digest, effect.took]);
-    rest.push(decision.externalId ?? null);
-  }
   return [call, rest];
 }
 
 function shortened(decision: Decision): Decision {
-  const failures = (decision.failures ?? NO_FAILURES).slice(0, FAILURES).map((failure) => ({
-    place: cut(failure.place), rule: cut(failure.rule), expected: cut(failure.expected), came: cut(failure.came),
-  }));
-  const { peer = null, requestId = null, traceparent = null, group = null, externalId = null } = decision;
-  const texts = { peer, requestId, traceparent, group, externalId };
-  const short = Object.fromEntries(Object.entries(texts).map(([name, text]) => [name, text === null ? null : cut(text)]));
-  return { ...decision, ...short, tool: cut(decision.tool ?? ""), failures };
+  const failures = (decision.failures ?? []).slice(0, FAILURES).map(({ place, rule, expected, came }) => {
+    return { place: cut(place), rule: cut(rule), expected: cut(expected), came: cut(came) };
+  });
+  const { tool = "", peer, requestId, traceparent } = decision;
+  const known = { tool, peer, requestId, traceparent };
+  const short = Object.entries(known).map(([name, text]) => [name, typeof text === "string" ? cut(text) : null]);
+  return { ...decision, ...(Object.fromEntries(short) as { tool: string }), failures };
 }
-
-const NO_FAILURES: readonly Failure[] = [];
 
 function cut(text: string): string {
   const points = [...text];
@@ -191,42 +152,14 @@ export function digestOf(salt: Uint8Array, form: Uint8Array | null): Uint8Array 
   return form === null ? EMPTY : createHash("sha256").update(salt).update(form).digest();
 }
 
-/** Returns the arguments' form for a record; empty if there is none, or it is too long. */
-export function keptArguments(form: Uint8Array | null): Uint8Array {
-  return form !== null && form.length <= MAX_ARGUMENTS_BYTES ? form : EMPTY;
-}
-
 /** Returns arguments as RFC 8785 writes them; null where there is no such form. */
 export function formOf(args: unknown): Buffer | null {
-  const text = jsonOf(args, 0);
-  return text === null ? null : Buffer.from(text);
-}
-
-function jsonOf(value: unknown, depth: number): string | null {
-  if (depth > MAX_NESTING) return null;
-  if (value === null || typeof value === "boolean") return String(value);
-  if (typeof value === "string") return value.isWellFormed() ? JSON.stringify(value) : null;
-  if (typeof value === "number") {
-    const inexact = Number.isInteger(value) && !Number.isSafeInteger(value);
-    return Number.isFinite(value) && !inexact ? JSON.stringify(value) : null;
+  try {
+    return Buffer.from(writeArguments(args));
+  } catch (error) {
+    if (error instanceof Refusal) return null;
+    throw error;
   }
-  if (Array.isArray(value)) return joined(value.map((item) => jsonOf(item, depth + 1)), "[", "]");
-  const prototype = typeof value === "object" ? Object.getPrototypeOf(value) : undefined;
-  if (prototype !== null && prototype !== Object.prototype) return JSON.stringify(`(${typeName(value)})`);
-  const members = Object.entries(value as object).sort(([a], [b]) => (a < b ? -1 : 1)); // by UTF-16
-  const parts = members.map(([name, item]) => {
-    const text = jsonOf(item, depth + 1);
-    return text === null || !name.isWellFormed() ? null : `${JSON.stringify(name)}:${text}`;
-  });
-  return joined(parts, "{", "}");
-}
-
-function joined(parts: readonly (string | null)[], open: string, close: string): string | null {
-  return parts.includes(null) ? null : open + parts.join(",") + close;
-}
-
-function typeName(value: unknown): string {
-  return typeof value === "object" ? "object" : typeof value; // no code of the value runs
 }
 
 const POOL = Buffer.allocUnsafe(SALT_BYTES * 256);

@@ -47,7 +47,6 @@ export class Journal {
   readonly #clock: () => number;
   readonly #log: (text: string) => void;
   readonly #tally = new Tally();
-  readonly #watched = new Tally(); // of calls that go on in watch mode
   readonly #gaps = new Map<Gap["why"], Gap>();
   #boot = "";
   #sequence = 0;
@@ -118,7 +117,7 @@ export class Journal {
       if (roomy && !this.#goesOn) throw asAudit(error);
       decision.sequence = 0;
       if (roomy) this.#drop(decision.at);
-      else (decision.watched ? this.#watched : this.#tally).add(decision.code, decision.peer ?? null);
+      else this.#tally.add(decision.code, decision.peer ?? null);
       return 0;
     }
   }
@@ -136,8 +135,8 @@ export class Journal {
   }
 
   /** Counts an unauthenticated refusal; there is at most one record of counts a second. */
-  count(code: string, peer: string | null, watched = false): void {
-    (watched ? this.#watched : this.#tally).add(code, peer);
+  count(code: string, peer: string | null): void {
+    this.#tally.add(code, peer);
     this.#flush(false);
   }
 
@@ -241,19 +240,15 @@ export class Journal {
   }
 
   #flush(last: boolean): void {
-    const now = performance.now();
-    for (const tally of [this.#tally, this.#watched]) {
-      if (!tally.due(now) && (!last || tally.empty)) continue;
-      const watched = tally === this.#watched;
-      const counts = tally.counts();
-      const payload = pack({ code: "counted", at: this.#clock(), facts: UNPROVEN, counts, watched });
-      const segment = this.#segment;
-      // The last counts of a run need no share: there are two such records a run.
-      const room = last && segment !== undefined && segment.room >= storedSize(payload.length);
-      if (attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload)))) {
-        tally.clear(now);
-      } else tally.postpone(now);
-    }
+    const [now, tally] = [performance.now(), this.#tally];
+    if (!tally.due(now) && (!last || tally.empty)) return;
+    const payload = pack({ code: "counted", at: this.#clock(), facts: UNPROVEN, counts: tally.counts() });
+    const segment = this.#segment;
+    // The last counts of a run need no share: there is one such record a run.
+    const room = last && segment !== undefined && segment.room >= storedSize(payload.length);
+    if (attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload)))) {
+      tally.clear(now);
+    } else tally.postpone(now);
   }
 
   /** Opens the next file; if that fails, keeps the present one, where denials may still fit. */

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The epoch view: kills, freezes and the lease, and the check of a token against them.  SPEC 10.  Nothing here does I/O. */
 
+import { FeedError } from "./errors.ts";
+
 /** Clocks in ms: one that never steps, the same for all threads of this process, and the wall clock. */
 export interface Clocks {
   readonly boot: () => number;
@@ -39,9 +41,7 @@ export type ViewChange =
   | { readonly do: "renew"; readonly lease: Lease; readonly clock: StoreClock }
   | { readonly do: "fence"; readonly detail: string }
   | { readonly do: "forget"; readonly kills: readonly (readonly [string, number])[] }
-  | { readonly do: "clock"; readonly wrong: string | null }
-  | { readonly do: "close" }
-  | { readonly do: "open" };
+  | { readonly do: "close" };
 
 export interface StateCopy {
   readonly incarnation: string;
@@ -72,8 +72,6 @@ const DETAILS = {
   closed: "this verifier's view of the revocation epoch is closed",
 };
 
-export class UnknownOperation extends Error {}
-
 /** A view whose sequence only rises, and its lease.  */
 export class EpochTable {
   protected readonly clocks: Clocks;
@@ -82,7 +80,6 @@ export class EpochTable {
   };
   #fenced = "the revocation store contradicts itself or this verifier";
   #storeClock: StoreClock | null = null;
-  #wrongClock: string | null = null;
 
   constructor(clocks: Clocks = CLOCKS) {
     this.clocks = clocks;
@@ -99,6 +96,7 @@ export class EpochTable {
   check(
     incarnation: string | null, born: number, targets: readonly string[], sentAfter = Number.NEGATIVE_INFINITY,
   ): EpochRefusal | null {
+    this.refresh();
     const { state } = this;
     const { lease } = state;
     if (lease === null) return refusal(state.refuses, state.refuses === "fenced" ? this.#fenced : DETAILS[state.refuses]);
@@ -119,13 +117,6 @@ export class EpochTable {
     return null;
   }
 
-  /** Returns the kill or the freeze of a token that the view knows, whether or not the view may be used. */
-  ended(incarnation: string | null, born: number, targets: readonly string[]): EpochRefusal | null {
-    if (incarnation === null || incarnation === this.state.incarnation) return endedIn(this.state, born, targets);
-    // The sequences of another history show nothing, and without a lease this one may be a wrong one.
-    return this.state.lease === null ? null : this.check(incarnation, born, targets);
-  }
-
   bootMs(): number {
     return this.clocks.boot();
   }
@@ -134,27 +125,28 @@ export class EpochTable {
   timesMs(at: number): readonly [number, number] {
     // A kill is forgotten once all that it revokes has expired by the store's clock: a caller whose clock is late must
     // not accept such a token.
+    this.refresh();
     if (this.#storeClock === null) return [at, at];
     const store = Math.floor(this.#storeClock.at + this.clocks.boot() - this.#storeClock.sent);
     return at < store ? [at, store] : [store, at];
   }
 
-  /** Returns how far this clock is from the store's, if the last answer showed that it is too far; else null. */
-  wrongClock(): string | null {
-    return this.#wrongClock;
-  }
-
   /** Returns incarnation, applied sequence, and the view's age in ms, -1 without a lease. */
   view(): { readonly incarnation: string; readonly applied: number; readonly ageMs: number } {
+    this.refresh();
     const { incarnation, applied, lease } = this.state;
     return { incarnation, applied, ageMs: lease === null ? -1 : Math.max(0, Math.floor(this.clocks.boot() - lease.sent)) };
   }
 
   /** Returns how long the view may be used without another answer, ms; 0 if it may not. */
   leaseLeftMs(): number {
+    this.refresh();
     const { lease } = this.state;
     return lease === null ? 0 : Math.max(0, Math.min(lease.boot - this.clocks.boot(), lease.wall - this.clocks.wall()));
   }
+
+  /** Takes what has come since, if another thread follows the store. */
+  protected refresh(): void {}
 
   /** Whether a probe sent at or after `sentAfter` was answered, and `born` is applied. */
   protected caughtUp(sentAfter: number, born: number): boolean {
@@ -185,14 +177,8 @@ export class EpochTable {
           if ((this.state.kills.get(target) ?? seq + 1) <= seq) this.state.kills.delete(target);
         }
         break;
-      case "clock":
-        this.#wrongClock = change.wrong;
-        break;
       case "close":
         this.#end("closed");
-        break;
-      case "open":
-        if (this.state.refuses === "closed") this.#end("syncing");
     }
     return true;
   }
@@ -203,7 +189,7 @@ export class EpochTable {
   }
 
   #apply(seq: number, op: string, target: string): boolean {
-    if (!OPS.has(op)) throw new UnknownOperation(`unknown operation ${op}`);
+    if (!OPS.has(op)) throw new FeedError("an entry of an unknown kind");
     const { state } = this;
     if (seq <= state.applied) return true;
     const inOrder = seq === state.applied + 1;

@@ -8,3 +8,6 @@ export class SettingsError extends Error {
 export class AuditError extends Error {
   override name = "AuditError";
 }
+
+/** The connection failed, timed out or broke the protocol, and must be dropped. */
+export class FeedError extends Error {}

@@ -2,15 +2,15 @@
 /** The epoch view of a process: one follower, in a thread of its own, and a view for each thread that decides.  SPEC 10. */
 
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "node:worker_threads";
+import { isRealm } from "../names.ts";
 import { SettingsError } from "./errors.ts";
-import { CLOCKS, type Clocks, type EpochRefusal, EpochTable } from "./epoch.ts";
+import { CLOCKS, type Clocks, EpochTable } from "./epoch.ts";
 import { FollowerLoop, type FollowerSettings, type FromFollower } from "./follower_loop.ts";
 import type { Order } from "./follower_thread.ts";
 import type { Password } from "./password.ts";
 import { parseStoreUrl } from "./store_url.ts";
 
 const JOIN_MS = 3_000;
-const REALM = /^[a-z0-9][a-z0-9._-]{0,31}$/;
 const NAME = /^(?!!)[^\p{C}\p{Z}]{1,200}$/u;
 
 export type Log = (level: "warn" | "error", text: string) => void;
@@ -40,41 +40,9 @@ export class FollowedView extends EpochTable {
     port.unref();
   }
 
-  override check(
-    incarnation: string | null, born: number, targets: readonly string[], sentAfter?: number,
-  ): EpochRefusal | null {
-    this.#read();
-    return super.check(incarnation, born, targets, sentAfter);
-  }
-
-  override ended(incarnation: string | null, born: number, targets: readonly string[]): EpochRefusal | null {
-    this.#read();
-    return super.ended(incarnation, born, targets);
-  }
-
-  override timesMs(at: number): readonly [number, number] {
-    this.#read();
-    return super.timesMs(at);
-  }
-
-  override wrongClock(): string | null {
-    this.#read();
-    return super.wrongClock();
-  }
-
-  override view(): ReturnType<EpochTable["view"]> {
-    this.#read();
-    return super.view();
-  }
-
-  override leaseLeftMs(): number {
-    this.#read();
-    return super.leaseLeftMs();
-  }
-
   /** Waits until a probe sent at or after `sentAfter` was answered and `born` is applied; returns whether that happened. */
   catchUp(sentAfter: number, born: number, timeoutMs: number): Promise<boolean> {
-    this.#read();
+    this.refresh();
     if (this.caughtUp(sentAfter, born)) return Promise.resolve(true);
     if (this.state.refuses === "closed") return Promise.resolve(false);
     this.#asked += 1;
@@ -96,7 +64,7 @@ export class FollowedView extends EpochTable {
     return inOrder;
   }
 
-  #read(): void {
+  protected override refresh(): void {
     if (!this.#isOpen) return; // Node crashes when it reads a port while that is closed
     for (let got = receiveMessageOnPort(this.#port); got !== undefined; got = receiveMessageOnPort(this.#port)) {
       this.#take(got.message as FromFollower);
@@ -133,7 +101,7 @@ export class Follower extends FollowedView {
    */
   constructor(url: string, realm: string, name: string, options: FollowerOptions = {}) {
     const { password, ca, leaseMs, thread = true, log = print } = options;
-    if (!REALM.test(realm) || !NAME.test(name)) {
+    if (!isRealm(realm) || !NAME.test(name)) {
       throw new SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'");
     }
     const address = parseStoreUrl(url, password, ca);
@@ -150,12 +118,6 @@ export class Follower extends FollowedView {
     const { port1, port2 } = new MessageChannel();
     this.#order({ port: port1 });
     return port2;
-  }
-
-  /** Changes the name in the registry, such as when the process begins to watch. */
-  rename(name: string): void {
-    if (!NAME.test(name)) throw new SettingsError("a follower needs an id of its own, not beginning with '!'");
-    this.#order({ name });
   }
 
   /** Stops following: every check of every thread refuses as `closed`, and the store waits for this process no more. */
@@ -180,7 +142,6 @@ function inLoop(settings: FollowerSettings): Running {
   loop.start();
   const order = (given: Order): void => {
     if ("port" in given) loop.add(given.port);
-    else if ("name" in given) loop.rename(given.name);
     else stopped = loop.stop();
   };
   return [order, () => stopped ?? Promise.resolve()];

@@ -5,7 +5,8 @@
  * Nothing here opens, waits or starts a timer; clocks are passed in.  All times are in ms.
  */
 
-import { type Clocks, CLOCKS, EpochTable, KILLING, type StateCopy, UnknownOperation, type ViewChange } from "./epoch.ts";
+import { type Clocks, CLOCKS, EpochTable, KILLING, type StateCopy, type ViewChange } from "./epoch.ts";
+import { FeedError } from "./errors.ts";
 import { after, type EpochEntry, type HistoryPlace, NOWHERE, precedes, UNKNOWN } from "./history.ts";
 
 const SKEW_MS = 30_000; // between a verifier's clock and the store's; beyond it the view is fenced
@@ -18,9 +19,6 @@ const ANSWER_MS = 1_000; // longest wait for an answer, if a lease is not shorte
 const AT_ONCE = 10_000; // kills forgotten in one answer: a large copy expires at once, and must delay no probe
 
 const RETURNED = "the store returned to a history that had ended";
-
-/** The connection failed, timed out or broke the protocol, and must be dropped. */
-export class FeedError extends Error {}
 
 /** The server may have taken another one's place: it grants no lease before a mint has attested it.  SPEC 10.8. */
 export class UnattestedError extends FeedError {}
@@ -93,10 +91,6 @@ export class Following extends EpochTable {
     this.#due = 0;
   }
 
-  open(): void {
-    this.change({ do: "open" });
-  }
-
   close(): void {
     this.change({ do: "close" });
   }
@@ -152,10 +146,10 @@ export class Following extends EpochTable {
   }
 
   /** Returns what another thread's view needs to begin with. */
-  copy(): ViewChange[] {
+  copy(): ViewChange {
     const { incarnation, applied, kills, freezes, refuses } = this.state;
     const state = { incarnation, applied, kills, freezes, refuses: refuses === "fenced" ? refuses : "syncing" } as const;
-    return [{ do: "adopt", state }, { do: "clock", wrong: this.#skew }];
+    return { do: "adopt", state };
   }
 
   /** Returns whether a history has ended: it was left, or is earlier than that of the view.  SPEC 10.5. */
@@ -245,18 +239,11 @@ export class Following extends EpochTable {
       const off = offS > 0 ? `${offS} s ahead of` : `${-offS} s behind`;
       skew = `this clock is ${off} the revocation store's: expected at most ${SKEW_MS / 1000} s; set both clocks by NTP`;
     }
-    if (skew !== this.#skew) this.change({ do: "clock", wrong: skew });
     this.#skew = skew;
   }
 
   #apply(entry: EpochEntry): boolean {
-    let inOrder: boolean;
-    try {
-      inOrder = this.change({ do: "apply", seq: entry.seq, op: entry.op, target: entry.target });
-    } catch (error) {
-      if (!(error instanceof UnknownOperation)) throw error;
-      throw new FeedError("an entry of an unknown kind", { cause: error });
-    }
+    const inOrder = this.change({ do: "apply", seq: entry.seq, op: entry.op, target: entry.target });
     this.#place = after(this.#place, entry);
     if (KILLING.has(entry.op)) this.#retention.learn(this.clocks.boot(), entry.target, entry.seq);
     return inOrder;

@@ -3,7 +3,8 @@
 
 import type { MessagePort } from "node:worker_threads";
 import type { ViewChange } from "./epoch.ts";
-import { FeedError, Following, UnattestedError } from "./follower_core.ts";
+import { FeedError } from "./errors.ts";
+import { Following, UnattestedError } from "./follower_core.ts";
 import type { StoreAddress } from "./store_url.ts";
 import { StoreLink } from "./store_link.ts";
 
@@ -40,7 +41,7 @@ class Published extends Following {
 
   /** Gives a port the view as it is; what comes later follows. */
   add(port: MessagePort): void {
-    for (const change of this.copy()) port.postMessage(change);
+    port.postMessage(this.copy());
     this.ports.add(port); // its lease comes with the next answer
   }
 
@@ -56,7 +57,6 @@ class Published extends Following {
 export class FollowerLoop {
   readonly #settings: FollowerSettings;
   readonly #core: Published;
-  #name: string;
   #link: StoreLink | null = null;
   #fail: (error: unknown) => void = () => undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -69,7 +69,6 @@ export class FollowerLoop {
 
   constructor(settings: FollowerSettings) {
     this.#settings = settings;
-    this.#name = settings.name;
     this.#core = new Published(undefined, settings.leaseMs);
   }
 
@@ -82,11 +81,6 @@ export class FollowerLoop {
     });
     port.unref();
     this.#core.add(port);
-  }
-
-  /** From its next probe on the store knows this verifier by another name; the former one is waited for for a lease. */
-  rename(name: string): void {
-    this.#name = name;
   }
 
   start(): void {
@@ -124,7 +118,7 @@ export class FollowerLoop {
       } finally {
         this.#link = null;
         clearTimeout(this.#timer);
-        if (this.#stopped) await link?.leave(this.#name).catch(() => undefined);
+        if (this.#stopped) await link?.leave(this.#settings.name).catch(() => undefined);
         link?.close();
       }
       pause = isNew ? BACKOFF_MS : Math.min(2 * pause, BACKOFF_MOST_MS);
@@ -176,7 +170,7 @@ export class FollowerLoop {
     try {
       const place = this.#core.ask(hurry);
       if (place !== null) {
-        void link.probe(this.#name, place).then(
+        void link.probe(this.#settings.name, place).then(
           (answer) => this.#take(link, answer),
           (error) => this.#drop(link, error),
         );

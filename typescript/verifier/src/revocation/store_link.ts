@@ -3,8 +3,8 @@
 
 import tls from "node:tls";
 import { createClient, type RedisClientOptions } from "@redis/client";
-import { SettingsError } from "./errors.ts";
-import { type CopiedTargets, FeedError, STATUSES, type StoreAnswer, UnattestedError } from "./follower_core.ts";
+import { FeedError, SettingsError } from "./errors.ts";
+import { type CopiedTargets, STATUSES, type StoreAnswer, UnattestedError } from "./follower_core.ts";
 import type { EpochEntry, HistoryPlace } from "./history.ts";
 import { readPassword } from "./password.ts";
 import type { Place, StoreAddress } from "./store_url.ts";

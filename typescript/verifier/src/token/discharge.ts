@@ -3,7 +3,7 @@
 
 import { xsalsa20poly1305 } from "@noble/ciphers/salsa.js";
 import { refuse } from "../errors.ts";
-import { JsonError, type JsonObject, lengthOf, own, readCanonical } from "../json.ts";
+import { lengthOf, own, readForm } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import { isToolPattern, matchesTool } from "../names.ts";
 import { extend, fold, hmac, isEqual, type Packet } from "./chain.ts";
@@ -19,13 +19,7 @@ export class ThirdParty {
 
   /** Read the identifier of a third-party caveat, or refuse it with `unknown_caveat`. */
   constructor(raw: Uint8Array) {
-    let read: JsonObject;
-    try {
-      read = readCanonical(raw);
-    } catch (error) {
-      if (error instanceof JsonError) refuse("unknown_caveat");
-      throw error;
-    }
+    const read = readForm(raw, "unknown_caveat");
     const id = own(read, "id");
     const tools = own(read, "tools");
     if (Object.keys(read).some((name) => name !== "id" && name !== "tools")) refuse("unknown_caveat");

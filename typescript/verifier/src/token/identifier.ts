@@ -2,7 +2,7 @@
 // The identifier of a token.  SPEC 4.
 
 import { refuse } from "../errors.ts";
-import { JsonError, type JsonObject, lengthOf, own, readCanonical } from "../json.ts";
+import { type JsonObject, lengthOf, own, readForm } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import { bytesOf, isAgentPath, isPlain } from "../names.ts";
 import type { KeyRing } from "./keyring.ts";
@@ -77,13 +77,7 @@ export const IDENTIFIER_MEMBERS: readonly string[] = Object.keys(AGENTS);
 
 /** Read the form of an identifier (SPEC 11, step 1), or refuse it with `malformed`; nothing of it is proven. */
 export function readIdentifier(raw: Uint8Array): JsonObject {
-  let read: JsonObject;
-  try {
-    read = readCanonical(raw);
-  } catch (error) {
-    if (error instanceof JsonError) refuse("malformed");
-    throw error;
-  }
+  const read = readForm(raw, "malformed");
   const checks = Object.hasOwn(read, "operator") ? OPERATORS : AGENTS;
   for (const [name, check] of Object.entries(checks)) {
     const value = own(read, name);

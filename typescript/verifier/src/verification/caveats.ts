@@ -5,7 +5,7 @@ import { type Network, readNetwork } from "../addresses.ts";
 import { OperandError } from "../constraints/scalars.ts";
 import { compileRules, type Rule } from "../constraints/rule.ts";
 import { Refusal, refuse } from "../errors.ts";
-import { JsonError, type Json, type JsonObject, own, readCanonical, writeCanonical } from "../json.ts";
+import { type Json, type JsonObject, lengthOf, own, readForm, writeCanonical } from "../json.ts";
 import type { ProvenHolder } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
 import { bytesOf, isAgentPath, isOperator, isPathPattern, isPlain, matchesPath } from "../names.ts";
@@ -67,7 +67,7 @@ export interface Proof {
 
 type Check = (value: Json) => boolean;
 const list = (check: Check): Check => (value) => Array.isArray(value) && value.length > 0 && value.every(check);
-const text = (most: number): Check => (value) => typeof value === "string" && value !== "" && [...value].length <= most;
+const text = (most: number): Check => (value) => typeof value === "string" && value !== "" && lengthOf(value) <= most;
 const AMOUNT = /^(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])?$/;
 const UNIT = /^[a-z][a-z0-9_]{0,15}$/;
 
@@ -175,7 +175,7 @@ export class CaveatReader {
       else this.#made.approvals.push({ wanted, key });
       return;
     }
-    const written = readForm(packet.raw, place);
+    const written = readMembers(packet.raw, place);
     if (index >= this.#proof.own && NOT_IN_DISCHARGE.some((name) => Object.hasOwn(written, name))) {
       refuse("malformed", place, "member", "no member about holders", "one");
     }
@@ -285,14 +285,8 @@ function malformed(place: string, rule: string): never {
 }
 
 /** Steps 1, 2 and the first part of step 3 of SPEC 6.1. */
-function readForm(raw: Uint8Array, place: string): JsonObject {
-  let written: JsonObject;
-  try {
-    written = readCanonical(raw);
-  } catch (error) {
-    if (error instanceof JsonError) malformed(place, "form");
-    throw error;
-  }
+function readMembers(raw: Uint8Array, place: string): JsonObject {
+  const written = readForm(raw, "malformed", place);
   const names = Object.keys(written);
   if (names.length === 0) malformed(place, "form");
   if (names.some((name) => !Object.hasOwn(FORMS, name))) {
