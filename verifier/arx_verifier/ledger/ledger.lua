@@ -309,12 +309,12 @@ local function session_of(keys)
   return string.sub(keys[#keys], 1, #prefix) == prefix and keys[#keys] or nil
 end
 
--- Writes fields of a session's marks.
+-- Writes fields of a session's marks, and keeps those that it has: a call that sets nothing anew uses them.
 local function set_marks(header, key, changes, now, past)
-  if #changes == 0 then
+  local used = redis.call('HGET', key, 'u')
+  if #changes == 0 and not used then
     return
   end
-  local used = redis.call('HGET', key, 'u')
   if not used then
     changes[#changes + 1] = 's'
     changes[#changes + 1] = int(math.max(past.since, now - LOST_MS))
@@ -324,7 +324,9 @@ local function set_marks(header, key, changes, now, past)
     changes[#changes + 1] = int(now)
     redis.call('ZADD', string.sub(header, 1, -2) .. 'marks', int(now), string.sub(key, #header + 2))
   end
-  redis.call('HSET', key, unpack(changes))
+  if #changes > 0 then
+    redis.call('HSET', key, unpack(changes))
+  end
 end
 
 -- arx2_take  KEYS h pools pool… [m:SESSION]

@@ -105,10 +105,11 @@ class MemoryLedger:
                 amounts.append(min(draw.wanted, max(draw.cost, left // 4)) if kind == "lease" else draw.cost)
                 pools.append(pool)
                 remaining.append(left - amounts[-1])
-            if marks is not None and changes:
+            if marks is not None and (changes or marks.session in self.marks):
                 fields, _ = self.marks.get(marks.session, ({}, 0))
                 known = fields or {"s": str(self._lost_until(fields, now))}
-                self.marks[marks.session] = known | changes, now
+                # A call that sets nothing anew keeps the marks as well.
+                self.marks[marks.session] = known | changes if changes else known, now
             for draw, pool, amount in zip(draws, pools, amounts, strict=True):
                 if kind == "draw":
                     pool.committed += amount
