@@ -46,6 +46,7 @@ class Member(NamedTuple):
         name: Its name.
         form: Its type.
         is_secret: Whether it may be a secret.
+        takes_text: Whether it is a list that a file may write as one text.
     """
 
     kind: Any
@@ -54,6 +55,7 @@ class Member(NamedTuple):
     name: str
     form: inspect.Type
     is_secret: bool
+    takes_text: bool
 
     def text(self, value: str) -> tuple[str, int]:
         """Return a file with the member, and the member's line."""
@@ -79,7 +81,8 @@ def members(
             continue
         inside: Any = getattr(inner, "value_type", getattr(inner, "item_type", None))
         is_secret = "secret" in (marks | (getattr(inside, "extra", None) or {}))
-        yield Member(kind, head, path, name, inner, is_secret)
+        takes_text = "parse" in marks and isinstance(inner, inspect.VarTupleType)
+        yield Member(kind, head, path, name, inner, is_secret, takes_text)
         below, place = f"{table}.{name}".lstrip("."), f"{path}.{name}".lstrip(".")
         around = head if head.startswith("[[") else ""
         if isinstance(inner, CLASSES):
@@ -130,7 +133,7 @@ def test_a_wrong_type_is_named_with_its_line(member: Member) -> None:
     if isinstance(member.form, inspect.AnyType):
         return
     for value, taken_by in VALUES.items():
-        if not isinstance(member.form, taken_by):
+        if not isinstance(member.form, taken_by) and not (member.takes_text and inspect.StrType in taken_by):
             text, line = member.text(value)
             place = f"file.toml:{line}: {member.place}: "
             about = [str(error) for error in mistakes(member.kind, text) if str(error).startswith(place)]

@@ -174,8 +174,8 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
         ]
     if grant.marks:
         shown["marks"] = show_marks(grant.marks.get("marks", ()))
-        refused = Caveat(opened=0, **{name: rows for name, rows in grant.marks.items() if name != "marks"})
-        shown["refuses"] = removals(refused)
+        refused = {name: rows for name, rows in grant.marks.items() if name != "marks"}
+        shown["refuses"] = removals(Caveat(opened=0, **refused)) if refused else []
     if grant.exchange:
         shown["exchange"] = exchanges(grant.exchange)
     shown |= {name: write_member(Template, name, limit) for name, limit in grant.limits.items()}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, field
 
-from arx_caps.mint.policy.members import RESTRICTS
+from arx_caps.mint.policy.members import EITHER, RESTRICTS
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, overlap
 from arx_caps.settings.toml_file import TomlEntry, TomlTable, duration, several, text_that
 from arx_verifier import names
@@ -98,7 +98,7 @@ class DistinctEntry(TomlTable, frozen=True, kw_only=True):
 
 
 _EXAMPLE: Final = "leave it out for none"
-Marks: TypeAlias = Annotated[tuple[MarkEntry, ...], several("entry", _EXAMPLE, MAX_ROWS)]
+Marks: TypeAlias = Annotated[tuple[MarkEntry, ...], several("entry", _EXAMPLE, MAX_ROWS), EITHER]
 After: TypeAlias = Annotated[tuple[AfterEntry, ...], several("entry", _EXAMPLE, MAX_ROWS), RESTRICTS]
 OnlyAfter: TypeAlias = Annotated[tuple[OnlyAfterEntry, ...], several("entry", _EXAMPLE, MAX_ROWS), RESTRICTS]
 Distinct: TypeAlias = Annotated[tuple[DistinctEntry, ...], several("entry", _EXAMPLE, MAX_ROWS), RESTRICTS]

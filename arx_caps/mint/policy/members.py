@@ -14,6 +14,7 @@ from arx_caps.settings.toml_file import TomlTable, fields_of
 # What one more entry of a list does, for comparisons of policies.
 GRANTS: Final = Meta(extra={"entry": "grants"})
 RESTRICTS: Final = Meta(extra={"entry": "restricts"})
+EITHER: Final = Meta(extra={"entry": "either"})  # a warning restricts, a proof grants: shown as changed
 ANY_IF_EMPTY: Final = Meta(extra={"entry": "grants", "empty": "any"})  # an empty list is no restriction
 IN_TOKENS: Final = Meta(extra={"in_tokens": True})  # the mint's caveat has the member under the same name
 
