@@ -64,7 +64,7 @@ for (const [name, [Server, Caller, Pair]] of Object.entries(SDKS)) {
     twice("o-2");
     await client.callTool({ name: "get", arguments: { id: "o-3" }, _meta: { "dev.arx/cap": mint(ALLOW) } });
     assert.deepEqual(seen.slice(calls), [{ id: "o-1" }, false, { id: "o-3" }, false]);
-    assert.equal(service.recorder.decisions.length, allowedAt + 3);
+    assert.equal(service.recorder.decisions.length, allowedAt + 2);
 
     const started = new Promise<void>((resolve) => (arrived = resolve));
     const waiting = client.callTool({ name: "wait", arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } });

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guard an application of Express 5: each request is decided before any part of the application runs.  SPEC 8.4, 11.
+// A guard of Express 5: each request is decided before the application sees it, as it was sent.  SPEC 8.4.
 
-import { createServer, IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { type Code, Refusal } from "../errors.ts";
-import { LIMITS } from "../limits.ts";
 import { SettingsError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
-import type { Decision, Grant } from "../verification/grant.ts";
+import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
-import { problemOf } from "./problems.ts";
+import { answer, bodyOf, headersOf, replay, tokenOf, watch } from "./http.ts";
 import { merge, readArguments, RouteMap } from "./routes.ts";
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => void;
-interface Dispatcher { path: unknown; dispatch(request: IncomingMessage, response: ServerResponse, done: unknown): void }
+interface Application { readonly parent?: Application }
+/** A request as a router of Express has changed it. */
+type Routed = IncomingMessage & { readonly app?: Application; readonly baseUrl?: string };
+interface Dispatcher { path: unknown; dispatch(request: Routed, response: ServerResponse, done: unknown): void }
 /** The part of an application of Express that is used here. */
 export type ExpressApplication = Listener & { route(path: string): unknown };
 
@@ -26,29 +28,38 @@ export interface GuardOptions {
   readonly maxBody?: number;
 }
 
+/** What was decided of a request. */
+interface Decided {
+  readonly route: string;
+  readonly target: string;
+  readonly refuse: (code: Code) => void;
+  grant?: Grant;
+}
+
 const PUBLIC = "public";
-const CHECK_MS = 50; // least time between two checks of an open response at its writes
-const ONCE = ["authorization", "content-type", "content-encoding"];
-const ROUTES = new WeakMap<IncomingMessage, string>(); // of each request, the route that was decided
-const REFUSERS = new WeakMap<IncomingMessage, (code: Code) => void>();
-const GRANTS = new WeakMap<IncomingMessage, Grant>();
+const DECIDED = new WeakMap<IncomingMessage, Decided>();
+const APPLICATIONS = new WeakSet<object>();
 const GUARDED = new WeakSet<object>();
+const PATTERN = /[:*()[\]+!\\]/; // what a path of Express does not mean as it is
 
 /** Return the grant of a request that was decided; undefined on a public route. */
 export function grantOf(request: IncomingMessage): Grant | undefined {
-  return GRANTS.get(request);
+  return DECIDED.get(request)?.grant;
 }
 
 /** Return a server for an application whose routes all have a tool or are public. */
 export function guard(app: ExpressApplication, verifier: Verifier, options: GuardOptions): Server {
-  const open = options.public ?? [];
-  const routes = new RouteMap({ ...Object.fromEntries(open.map((route) => [route, PUBLIC])), ...options.tools });
-  if (open.some((route) => Object.hasOwn(options.tools, route))) throw new SettingsError("a route is public and has a tool");
+  const open = new Set(options.public);
+  const routes = new RouteMap({ ...Object.fromEntries([...open].map((route) => [route, PUBLIC])), ...options.tools });
+  if ([...open].some((route) => Object.hasOwn(options.tools, route))) throw new SettingsError("a route is public and has a tool");
+  const odd = [...open, ...Object.keys(options.tools)].find((route) => PATTERN.test(route.replace(/\{[^}]*\}/g, "")));
+  if (odd !== undefined) throw new SettingsError(`a route is written as 'GET /orders/{id}', not in patterns of Express: ${odd}`);
+  APPLICATIONS.add(app);
   holdDispatch(app);
-  const most = options.maxBody ?? 1 << 20;
   const server = createServer((request, response) => {
-    serve(app, verifier, routes, new Set(open), most, request, response).catch((error: unknown) => {
-      const refuse = (code: Code): void => answer(response, verifier, { ...verifier.refuseUnproven(code, peerOf(request)) });
+    const peer = request.socket.remoteAddress;
+    const refuse = (code: Code): void => answer(response, verifier.realm, verifier.refuseUnproven(code, peer));
+    serve(app, verifier, routes, open, options.maxBody ?? 1 << 20, request, response, refuse).catch((error: unknown) => {
       refuse(error instanceof Refusal ? error.code : "closed");
     });
   });
@@ -60,7 +71,7 @@ export function guard(app: ExpressApplication, verifier: Verifier, options: Guar
 
 async function serve(
   app: Listener, verifier: Verifier, routes: RouteMap, open: ReadonlySet<string>, most: number,
-  request: IncomingMessage, response: ServerResponse,
+  request: IncomingMessage, response: ServerResponse, refuse: (code: Code) => void,
 ): Promise<void> {
   const { method = "", url = "" } = request;
   const headers = headersOf(request);
@@ -68,62 +79,46 @@ async function serve(
   const meaning = routes.find(method, url);
   if (meaning === undefined) throw new Refusal("tool_not_allowed");
   const replayed = replay(request, body);
-  ROUTES.set(replayed, meaning.route);
-  REFUSERS.set(replayed, (code) => answer(response, verifier, verifier.refuseUnproven(code, peerOf(request))));
+  // What was judged: a parser of the application may read `a[b]` as a member of `a`.
+  Object.defineProperty(replayed, "query", { value: meaning.query, enumerable: true });
+  const decided: Decided = { route: meaning.route, target: url, refuse };
+  DECIDED.set(replayed, decided);
   if (open.has(meaning.route)) return app(replayed, response);
   const args = merge(meaning.args, readArguments(body, headers.get("content-type") ?? "", headers.get("content-encoding") ?? ""));
-  const http = { method, target: url, bodyDigest: sha256(body) };
-  const asked = { tool: meaning.tool, args, at: verifier.clock(), peer: peerOf(request), http };
+  const peer = request.socket.remoteAddress;
+  const asked = { tool: meaning.tool, args, at: verifier.clock(), peer, http: { method, target: url, bodyDigest: sha256(body) } };
   const decision = await verifier.authorize(tokenOf(headers.get("authorization")), asked);
-  if (decision.grant === undefined) return answer(response, verifier, decision);
-  GRANTS.set(replayed, decision.grant);
-  watch(response, decision.grant, (code) => answer(response, verifier, { ...decision, code, failures: [] }));
+  if (decision.grant === undefined) return answer(response, verifier.realm, decision);
+  decided.grant = decision.grant;
+  watch(response, decision.grant, (code) => answer(response, verifier.realm, { ...decision, code, failures: [] }));
   return app(replayed, response);
 }
 
-/** Let no byte leave once the grant has ended: checked at each write, and by a timer. */
-function watch(response: ServerResponse, grant: Grant, refuse: (code: Code) => void): void {
-  const { write, end, flushHeaders } = response;
-  let [checked, over] = [Number.NEGATIVE_INFINITY, false];
-  const stop = (code: Code): void => {
-    if (over) return;
-    over = true;
-    clearInterval(timer);
-    Object.assign(response, { write, end, flushHeaders });
-    if (response.headersSent) response.destroy(); // not the end of a whole answer
-    else refuse(code);
-    Object.assign(response, { write: () => false, end: () => response, flushHeaders: () => undefined });
-  };
-  const timer = setInterval(() => {
-    const code = grant.recheck();
-    if (code !== undefined && (response.headersSent || grant.signal.aborted)) stop(code);
-  }, LIMITS.recheck);
-  response.once("close", () => clearInterval(timer));
-  const checkedly = (run: (...words: never[]) => unknown) => (...words: never[]): unknown => {
-    const now = performance.now();
-    const code = response.headersSent && now - checked < CHECK_MS ? undefined : grant.recheck();
-    if (code === undefined) {
-      checked = now;
-      return run.apply(response, words);
-    }
-    stop(code);
-    return false;
-  };
-  Object.assign(response, { write: checkedly(write), end: checkedly(end), flushHeaders: checkedly(flushHeaders) });
-}
-
-/** Let Express dispatch a guarded request to no other route than the one that was decided. */
+/** Let Express dispatch a request of a guarded application to no other route than the one that was decided. */
 function holdDispatch(app: ExpressApplication): void {
   const probe = Object.getPrototypeOf(app.route("/arx-guard-probe")) as Dispatcher;
   if (GUARDED.has(probe)) return;
   GUARDED.add(probe);
   const { dispatch } = probe;
   probe.dispatch = function (request, response, done): void {
-    const route = ROUTES.get(request);
-    const { baseUrl = "" } = request as { baseUrl?: string };
-    if (route === undefined || isRoute(route, baseUrl, this.path)) return dispatch.call(this, request, response, done);
-    REFUSERS.get(request)?.("tool_not_allowed");
+    const decided = DECIDED.get(request);
+    if (decided === undefined) {
+      if (!isGuarded(request.app)) return dispatch.call(this, request, response, done);
+      response.writeHead(403).end(); // another server has the application, or a handler made this request
+    } else if (isChanged(request, decided)) decided.refuse("malformed_request");
+    else if (isRoute(decided.route, request.baseUrl ?? "", this.path)) dispatch.call(this, request, response, done);
+    else decided.refuse("tool_not_allowed");
   };
+}
+
+function isGuarded(app: Application | undefined): boolean {
+  return app !== undefined && (APPLICATIONS.has(app) || isGuarded(app.parent));
+}
+
+/** Return whether something between has changed method, path or query, such as by a header that names another method. */
+function isChanged({ method, url = "", baseUrl = "" }: Routed, { route, target }: Decided): boolean {
+  const rest = target.slice(baseUrl.length);
+  return !route.startsWith(`${method} `) || !target.startsWith(baseUrl) || url !== (rest.startsWith("/") ? rest : `/${rest}`);
 }
 
 function isRoute(route: string, baseUrl: string, path: unknown): boolean {
@@ -131,53 +126,9 @@ function isRoute(route: string, baseUrl: string, path: unknown): boolean {
   const wanted = route.slice(route.indexOf(" ") + 1).replace(/\?.*$/, "").split("/").slice(1);
   const above = baseUrl.split("/").slice(1);
   const own = path === "/" && above.length > 0 ? [] : path.split("/").slice(1);
-  const plain = wanted.slice(above.length).map((part) => part.replace(/^\{(\w+):path\}$/, "*$1").replace(/^\{(\w+)(?::\w+)?\}$/, ":$1"));
-  return wanted.length === above.length + own.length && plain.every((part, at) => part === own[at]);
+  if (wanted.length !== above.length + own.length) return false;
+  return wanted.every((part, at) => {
+    if (at < above.length) return part.startsWith("{") || part === above[at];
+    return own[at - above.length] === part.replace(/^\{(\w+):path\}$/, "*$1").replace(/^\{(\w+)(?::\w+)?\}$/, ":$1");
+  });
 }
-
-function answer(response: ServerResponse, { realm }: Verifier, { code, failures, id }: Decision): void {
-  if (response.headersSent || response.destroyed || code === "ok") return void response.destroy();
-  const { status, headers, body } = problemOf(code, realm, failures, id);
-  response.writeHead(status, headers).end(response.req.method === "HEAD" ? undefined : body);
-}
-
-function headersOf({ rawHeaders }: IncomingMessage): Map<string, string> {
-  const made = new Map<string, string>();
-  for (let at = 0; at < rawHeaders.length; at += 2) {
-    const name = (rawHeaders[at] as string).toLowerCase();
-    if (ONCE.includes(name) && made.has(name)) throw new Refusal("malformed_request");
-    made.set(name, rawHeaders[at + 1] as string);
-  }
-  return made;
-}
-
-function tokenOf(header: string | undefined): string | undefined {
-  return header === undefined ? undefined : (/^bearer +(\S+)$/i.exec(header)?.[1] ?? "");
-}
-
-function peerOf({ socket }: IncomingMessage): string | undefined {
-  return socket.remoteAddress;
-}
-
-async function bodyOf(request: IncomingMessage, most: number): Promise<Buffer> {
-  const parts: Buffer[] = [];
-  let size = 0;
-  for await (const part of request) {
-    size += (part as Buffer).length;
-    if (size > most) throw new Refusal("malformed_request");
-    parts.push(part as Buffer);
-  }
-  return Buffer.concat(parts);
-}
-
-/** Return the request with the body that was judged, for the application to read. */
-function replay(request: IncomingMessage, body: Buffer): IncomingMessage {
-  const made = new IncomingMessage(request.socket);
-  const { method, url, httpVersion, httpVersionMajor, httpVersionMinor, rawHeaders, headers } = request;
-  Object.assign(made, { method, url, httpVersion, httpVersionMajor, httpVersionMinor, rawHeaders, complete: true });
-  made.headers = headers;
-  if (body.length > 0) made.push(body);
-  made.push(null);
-  return made;
-}
-

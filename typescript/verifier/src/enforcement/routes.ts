@@ -38,6 +38,8 @@ const UTF_8 = /^[ \t]*charset=("?)utf-?8\1[ \t]*$/i;
 export interface Meaning {
   readonly tool: string;
   readonly args: JsonObject;
+  /** The arguments that the query has. */
+  readonly query: JsonObject;
   /** The line of the map, such as `GET /orders/{id}`. */
   readonly route: string;
 }
@@ -64,7 +66,9 @@ export class RouteMap {
     const { path, query } = readTarget(target);
     for (const route of this.#routes) {
       const found = route.method === method ? match(route, path) : undefined;
-      if (found !== undefined) return { tool: route.tool, route: route.text, args: merge(found, queryOf(route, method, query)) };
+      if (found === undefined) continue;
+      const read = queryOf(route, method, query);
+      return { tool: route.tool, route: route.text, args: merge(found, read), query: read };
     }
     return undefined;
   }

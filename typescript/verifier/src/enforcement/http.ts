@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// A request as it was sent, and a response that ends with its grant.  SPEC 8.4, 11.
+
+import { IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
+import { type Code, Refusal } from "../errors.ts";
+import { LIMITS } from "../limits.ts";
+import type { Decision, Grant } from "../verification/grant.ts";
+import { problemOf } from "./problems.ts";
+
+const CHECK_MS = 50; // least time between two checks of an open response at its writes
+const ONCE = ["authorization", "content-type", "content-encoding"];
+
+/** Read the headers; one that is judged occurs once. */
+export function headersOf({ rawHeaders }: IncomingMessage): Map<string, string> {
+  const made = new Map<string, string>();
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = (rawHeaders[at] as string).toLowerCase();
+    if (ONCE.includes(name) && made.has(name)) throw new Refusal("malformed_request");
+    made.set(name, rawHeaders[at + 1] as string);
+  }
+  return made;
+}
+
+export function tokenOf(header: string | undefined): string | undefined {
+  return header === undefined ? undefined : (/^bearer +(\S+)$/i.exec(header)?.[1] ?? "");
+}
+
+export async function bodyOf(request: IncomingMessage, most: number): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of request.iterator({ destroyOnReturn: false })) { // the caller is answered
+    size += (part as Buffer).length;
+    if (size > most) throw new Refusal("malformed_request");
+    parts.push(part as Buffer);
+  }
+  return Buffer.concat(parts);
+}
+
+/** Return the request with the body that was judged, for the application to read. */
+export function replay(request: IncomingMessage, body: Buffer): IncomingMessage {
+  const made = new IncomingMessage(request.socket);
+  const { method, url, httpVersion, httpVersionMajor, httpVersionMinor, rawHeaders, headers } = request;
+  Object.assign(made, { method, url, httpVersion, httpVersionMajor, httpVersionMinor, rawHeaders, complete: true });
+  made.headers = headers;
+  if (body.length > 0) made.push(body);
+  made.push(null);
+  return made;
+}
+
+/** Answer a refusal, with nothing that a handler has put into the response. */
+export function answer(response: ServerResponse, realm: string, { code, failures, id }: Decision): void {
+  if (response.headersSent || response.destroyed || code === "ok") return void response.destroy();
+  for (const name of response.getHeaderNames()) response.removeHeader(name);
+  const { status, headers, body } = problemOf(code, realm, failures, id);
+  const close = response.req.complete ? {} : { connection: "close" };
+  response.writeHead(status, STATUS_CODES[status], { ...headers, ...close });
+  response.end(response.req.method === "HEAD" ? undefined : body);
+}
+
+/** Let no byte leave once the grant has ended: checked at each write, and by a timer. */
+export function watch(response: ServerResponse, grant: Grant, refuse: (code: Code) => void): void {
+  const { write, end, flushHeaders } = response;
+  let [checked, over] = [Number.NEGATIVE_INFINITY, false];
+  const stop = (code: Code): void => {
+    if (over) return;
+    over = true;
+    clearInterval(timer);
+    Object.assign(response, { write, end, flushHeaders });
+    if (response.headersSent) response.destroy(); // not the end of a whole answer
+    else refuse(code);
+    Object.assign(response, { write: () => false, end: () => response, flushHeaders: () => undefined });
+  };
+  const timer = setInterval(() => {
+    const code = grant.recheck();
+    if (code !== undefined && (response.headersSent || grant.signal.aborted)) stop(code);
+  }, LIMITS.recheck);
+  response.once("close", () => clearInterval(timer));
+  const checkedly = (run: (...words: never[]) => unknown) => (...words: never[]): unknown => {
+    const now = performance.now();
+    const code = response.headersSent && now - checked < CHECK_MS ? undefined : grant.recheck();
+    if (code === undefined) {
+      checked = now;
+      return run.apply(response, words);
+    }
+    stop(code);
+    return false;
+  };
+  Object.assign(response, { write: checkedly(write), end: checkedly(end), flushHeaders: checkedly(flushHeaders) });
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// What messages of MCP mean, and what a client reads of a refusal.  SPEC 8.2, 19.
+
+import { type Code, REASONS, Refusal } from "../errors.ts";
+import { isObject, type Json, type JsonObject, own, readBody, writeArguments } from "../json.ts";
+import type { Decision } from "../verification/grant.ts";
+import { refusalText } from "./texts.ts";
+
+/** A message of JSON-RPC, as the SDKs have it. */
+export interface McpMessage { [name: string]: unknown }
+/** What a request was about. */
+export interface Subject { readonly method: string; readonly tool?: string | undefined }
+/** Which items of a list a token could call, and the member that has them. */
+export interface Screen { readonly member: string; readonly could: (tool: string) => boolean }
+
+const [CAP, REFUSAL] = ["dev.arx/cap", "dev.arx/refusal"];
+const REFUSED = -32010;
+export const CALLS = new Set(["completion/complete", "prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"]);
+const NAMES = new Set([...CALLS].map((method) => method.replace("/", ".")));
+const ENVELOPE = new Set(["_meta", "inputResponses", "requestState"]);
+// Escapes of unreserved characters and of the slash: two spellings of one resource.
+const ESCAPED = /%(?:2[DEF]|3\d|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])/i;
+
+export function tokenOf(params: JsonObject): string | undefined {
+  const meta = own(params, "_meta");
+  const token = isObject(meta) ? own(meta, CAP) : undefined;
+  return token === undefined || typeof token === "string" ? token : "";
+}
+
+export function withoutToken(params: JsonObject): JsonObject {
+  const meta = own(params, "_meta");
+  if (!isObject(meta)) return params;
+  const { [CAP]: _, ...rest } = meta;
+  return { ...params, _meta: rest };
+}
+
+/** Return the tool and the arguments of a message, as its proof covers them. */
+export function meaningOf(audience: string, method: string, params: JsonObject): { tool: string; args: JsonObject } {
+  if (method === "tools/call") {
+    const [name, args] = [own(params, "name"), own(params, "arguments") ?? {}];
+    if (typeof name !== "string" || name === "" || NAMES.has(name) || !isObject(args)) throw new Refusal("malformed_request");
+    return { tool: `${audience}.${name}`, args: copied(args) };
+  }
+  if (ESCAPED.test(String(own(params, "uri") ?? ""))) throw new Refusal("malformed_request");
+  const args = Object.entries(params).filter(([name, value]) => {
+    return !ENVELOPE.has(name) && !(method === "prompts/get" && name === "arguments" && isEmpty(value));
+  });
+  return { tool: `${audience}.${method.replace("/", ".")}`, args: copied(Object.fromEntries(args)) };
+}
+
+function isEmpty(value: Json): boolean {
+  return isObject(value) && Object.keys(value).length === 0;
+}
+
+function copied(args: JsonObject): JsonObject {
+  return readBody(Buffer.from(writeArguments(args)));
+}
+
+export function filter(message: McpMessage, { member, could }: Screen): void {
+  const { result } = message as { result?: Record<string, unknown> };
+  const items = result?.[member];
+  if (!Array.isArray(items)) return;
+  const tool = (item: { name?: string }): string => {
+    return member === "tools" ? String(item.name) : member === "prompts" ? "prompts.get" : "resources.read";
+  };
+  (result as Record<string, unknown>)[member] = items.filter((item) => could(tool(item)));
+}
+
+export type Refused = Pick<Decision, "code" | "failures" | "id">;
+
+export function refusalOf({ method, tool }: Subject, { code: given, failures, id }: Refused): object {
+  const code = given as Code;
+  const text = refusalText(code, failures, tool, id);
+  const data = { code, retry: REASONS[code].retry, ...(id === "" ? {} : { decision: id }) };
+  if (method !== "tools/call") return { error: { code: REFUSED, message: text, data } };
+  return { result: { isError: true, content: [{ type: "text", text }], _meta: { [REFUSAL]: data } } };
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weaknesses of the guards that were mended: each test fails without its mend.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { request as ask, createServer, type RequestListener } from "node:http";
+import type { AddressInfo } from "node:net";
+import { after, test } from "node:test";
+import { InMemoryTransport } from "@modelcontextprotocol/sdk/inMemory.js";
+import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
+import express from "express";
+import { z } from "zod";
+import { type ExpressApplication, guard, type GuardOptions } from "../src/enforcement/express.ts";
+import { guardTransport } from "../src/enforcement/mcp.ts";
+import { refusalText } from "../src/enforcement/texts.ts";
+import { SettingsError } from "../src/revocation/errors.ts";
+import { sha256 } from "../src/token/chain.ts";
+import { mint, type Service, serviceOf } from "./mint.ts";
+
+interface Asked { readonly method?: string; readonly target: string; readonly body?: string; readonly headers?: Record<string, string> }
+interface Answered { readonly status: number; readonly headers: Record<string, unknown>; readonly text: string }
+
+async function listen(listener: RequestListener | ReturnType<typeof guard>): Promise<number> {
+  const server = typeof listener === "function" ? createServer(listener) : listener;
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  after(() => server.close().closeAllConnections());
+  return (server.address() as AddressInfo).port;
+}
+
+function guarded(app: unknown, tools: GuardOptions["tools"], service: Service = serviceOf(), more: object = {}): Promise<number> {
+  return listen(guard(app as ExpressApplication, service.verifier, { tools, ...more }));
+}
+
+/** Send a request with a token that is signed for it. */
+async function send(port: number, { method = "GET", target, body = "", headers = {} }: Asked): Promise<Answered> {
+  const http = { method, target, bodyDigest: sha256(body) };
+  const token = mint([{ tool: "*" }], { tool: "", args: {}, at: Date.now(), http });
+  const type = body === "" ? {} : { "content-type": "application/json" };
+  const sent = ask({ port, method, path: target, headers: { authorization: `Bearer ${token}`, ...type, ...headers } });
+  sent.end(body);
+  const [answer] = await once(sent, "response");
+  let text = "";
+  for await (const part of answer) text += part;
+  return { status: answer.statusCode, headers: answer.headers, text };
+}
+
+test("a withheld response has no header that its handler set", async () => {
+  const service = serviceOf();
+  const app = express().get("/orders", (_req, res) => {
+    res.setHeader("x-secret", "1");
+    res.statusMessage = "secret";
+    service.view.kill("session:s-1");
+    res.send("secret");
+  });
+  const port = await guarded(app, { "GET /orders": "orders.get" }, service);
+  const { status, headers, text } = await send(port, { target: "/orders" });
+  assert.deepEqual([status, headers["x-secret"], JSON.parse(text).code], [401, undefined, "revoked"]);
+});
+
+test("a middleware that takes the method or the target from a header changes no call", async () => {
+  const ran: string[] = [];
+  const app = express();
+  app.use((req, _res, next) => {
+    const [method, url] = [req.headers["x-http-method-override"], req.headers["x-original-url"]];
+    if (typeof method === "string") req.method = method;
+    if (typeof url === "string") req.url = url;
+    next();
+  });
+  app.post("/orders/:id", (req, res) => void (ran.push(`post ${req.params.id}`), res.send("")));
+  app.delete("/orders/:id", (_req, res) => void (ran.push("delete"), res.send("")));
+  const below = express.Router().get("/:id", (req, res) => void (ran.push(`below ${req.params.id} ${req.query["q"]}`), res.send("")));
+  app.use("/below", below);
+  const port = await guarded(app, {
+    "POST /orders/{id}": "orders.add", "DELETE /orders/{id}": "orders.delete", "GET /below/{id}": "orders.below",
+  });
+  const post = { method: "POST", target: "/orders/1", body: "{}" };
+  for (const [asked, status] of [
+    [post, 200], [{ target: "/below/1?q=2" }, 200],
+    [{ ...post, headers: { "x-http-method-override": "DELETE" } }, 400],
+    [{ ...post, headers: { "x-original-url": "/orders/2" } }, 400],
+    [{ target: "/below/1?q=2", headers: { "x-original-url": "/below/1?q=3" } }, 400],
+  ] as const) assert.equal((await send(port, asked)).status, status, JSON.stringify(asked));
+  assert.deepEqual(ran, ["post 1", "below 1 2"]);
+});
+
+test("a query is what was judged, whatever the application's parser makes of it", async () => {
+  const app = express().set("query parser", "extended").get("/orders", (req, res) => void res.json(req.query));
+  const port = await guarded(app, { "GET /orders": "orders.get" });
+  const { text } = await send(port, { target: "/orders?amount=1&amount[to]=9&a.b=%2B" });
+  assert.deepEqual(JSON.parse(text), { amount: "1", "amount[to]": "9", "a.b": "+" });
+});
+
+test("a guarded application serves no request that was not decided", async () => {
+  const [app, sub] = [express(), express()];
+  sub.get("/orders", (_req, res) => void res.send("sub"));
+  app.use("/sub", sub).get("/orders", (_req, res) => void res.send("orders"));
+  await guarded(app, { "GET /orders": "orders.get" });
+  const port = await listen(app); // as `app.listen` does
+  for (const target of ["/orders", "/sub/orders"]) assert.equal((await send(port, { target })).status, 403);
+  const other = await listen(express().get("/orders", (_req, res) => void res.send("other")));
+  assert.equal((await send(other, { target: "/orders" })).text, "other");
+});
+
+test("a router at another prefix, which Express takes an escaped one for, serves no route that was decided", async () => {
+  const serving = (name: string) => express.Router().get("/:id", (_req, res) => void res.send(name));
+  const app = express().use("/orders", serving("orders")).use("/:tenant", serving("tenant"));
+  const port = await guarded(app, { "GET /orders/{id}": "orders.get" });
+  assert.equal((await send(port, { target: "/orders/1" })).text, "orders");
+  assert.equal((await send(port, { target: "/%6frders/1" })).status, 403);
+});
+
+test("a route in a pattern of Express is an error at start", () => {
+  for (const route of ["GET /orders/:id", "GET /files/*rest", "GET /a:b", "GET /a\\b"]) {
+    assert.throws(() => guard(express() as unknown as ExpressApplication, serviceOf().verifier, { tools: { [route]: "orders.get" } }), SettingsError);
+  }
+});
+
+test("a body that is too long is answered", async () => {
+  const port = await guarded(express(), { "POST /orders": "orders.add" }, serviceOf(), { maxBody: 10 });
+  const { status, headers } = await send(port, { method: "POST", target: "/orders", body: JSON.stringify("x".repeat(10)) });
+  assert.equal(status, 400);
+  assert.equal(headers["content-type"], "application/problem+json");
+});
+
+interface Line { readonly id?: string | number; readonly method?: string; readonly result?: { _meta?: Record<string, { code: string }> } }
+
+/** A guarded server with a tool that never answers by itself, and the raw messages that its client gets. */
+async function served(service: Service) {
+  const server = new McpServer({ name: "orders", version: "1" });
+  let [arrived, finish] = [(): void => undefined, (): void => undefined];
+  server.registerTool("wait", { inputSchema: z.object({}) }, () => {
+    arrived();
+    return new Promise((resolve) => (finish = () => resolve({ content: [{ type: "text", text: "secret" }] })));
+  });
+  const [near, far] = InMemoryTransport.createLinkedPair();
+  const got: Line[] = [];
+  let heard = (): void => undefined;
+  near.onmessage = (message) => void (got.push(message as Line), heard());
+  await server.connect(guardTransport(far, service.verifier));
+  const next = (id: string): Promise<Line> => new Promise((resolve) => {
+    heard = () => {
+      const found = got.find((line) => line.id === id);
+      if (found !== undefined) resolve(found);
+    };
+    heard();
+  });
+  const call = (id: string): Promise<void> => {
+    const params = { name: "wait", arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } };
+    return near.send({ jsonrpc: "2.0", id, method: "tools/call", params });
+  };
+  const started = (): Promise<void> => new Promise((resolve) => (arrived = resolve));
+  return { near, got, next, call, started, finish: () => finish() };
+}
+
+for (const method of ["ping", "tools/list"]) {
+  test(`a ${method} with the id of a running call lets no answer of an ended one leave`, async () => {
+    const service = serviceOf();
+    const { near, next, call, started, finish, got } = await served(service);
+    const running = started();
+    await call("w");
+    await running;
+    await near.send({ jsonrpc: "2.0", id: "w", method, params: { _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } } });
+    await near.send({ jsonrpc: "2.0", id: "p", method: "ping" });
+    await next("p");
+    got.length = 0;
+    service.view.kill("session:s-1");
+    finish();
+    const answer = await next("w");
+    assert.equal(answer.result?._meta?.["dev.arx/refusal"]?.code, "revoked");
+    assert.doesNotMatch(JSON.stringify(got), /secret/);
+  });
+}
+
+test("a client that is gone before its refusal does not end the process", async () => {
+  const { near } = await served(serviceOf());
+  const asked = near.send({ jsonrpc: "2.0", id: "x", method: "tools/call", params: { name: "wait", arguments: {} } });
+  await near.close();
+  await asked;
+  await new Promise(setImmediate); // an answer that nobody takes would be an unhandled rejection by now
+});
+
+test("a cancellation that comes before the decision holds", async () => {
+  const { near, got, call, next } = await served(serviceOf());
+  await call("w");
+  await near.send({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: "w" } });
+  await near.send({ jsonrpc: "2.0", id: "p", method: "ping" });
+  await next("p");
+  await near.send({ jsonrpc: "2.0", id: "w", method: "ping" }); // its id is not free: a late answer would be for this one
+  await next("w");
+  assert.match(JSON.stringify(got.find((line) => line.id === "w")), /malformed_request/);
+});
+
+test("an argument named as a member of every object has its name in the text", () => {
+  const failure = { place: "caveat 1", rule: "constructor", expected: "given", came: "nothing" };
+  assert.match(refusalText("argument_not_allowed", [failure], "get", ""), /constructor must be given, got nothing/);
+});
