@@ -10,7 +10,6 @@ export { type AccessRequest, type HttpCall, UNSEEN_BODY } from "./request.ts";
 export { EpochTable } from "./revocation/epoch.ts";
 export { AuditError, SettingsError } from "./revocation/errors.ts";
 export { FollowedView, Follower, type FollowerOptions } from "./revocation/follower.ts";
-export { FixedView, MemoryRecorder } from "./testing.ts";
 export { KeyRing } from "./token/keyring.ts";
 export { type Decision, Grant } from "./verification/grant.ts";
 export { MemoryNonces, type Nonces, type Spent } from "./verification/nonces.ts";

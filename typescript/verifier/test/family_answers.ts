@@ -77,7 +77,7 @@ const DO = {
   },
   check: (view: Following, { token }: Vector, boot: number): string => {
     const after = token.fresh === null ? undefined : boot - token.fresh;
-    return view.check(token.incarnation, token.born, token.targets, after)?.code ?? "ok";
+    return view.check(token.incarnation, token.born, token.targets, after) ?? "ok";
   },
 };
 

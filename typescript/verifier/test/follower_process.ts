@@ -37,7 +37,7 @@ function watch(view: FollowedView, incarnation: string, born: number, targets: s
       if (refused === null) {
         last = began;
         accepted++;
-      } else if (refused.code === "revoked" || refused.code === "frozen") left.delete(target);
+      } else if (refused === "revoked" || refused === "frozen") left.delete(target);
     }
     if (!isReady && accepted === targets.length) {
       isReady = true;
@@ -56,7 +56,7 @@ async function use(view: FollowedView, incarnation: string, born: number, target
       if (isOver) return say("back");
       if (last === 0n) say("ready");
       last = began;
-    } else if (last > 0n) return say(`${refused.code} ${last}`);
+    } else if (last > 0n) return say(`${refused} ${last}`);
   }
   say("late");
 }
@@ -65,7 +65,7 @@ async function answer(view: FollowedView, line: string): Promise<void> {
   const [command, incarnation = "", born = "", ...targets] = line.split(" ");
   if (command === "watch") watch(view, incarnation, Number(born), targets);
   else if (command === "use" || command === "back") await use(view, incarnation, Number(born), targets, command === "back");
-  else say(targets.map((target) => view.check(incarnation, Number(born), [target])?.code ?? "accepted").join(" "));
+  else say(targets.map((target) => view.check(incarnation, Number(born), [target]) ?? "accepted").join(" "));
 }
 
 if (isMainThread) {

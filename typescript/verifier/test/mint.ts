@@ -3,7 +3,7 @@
 
 import { type JsonObject, writeCanonical } from "../src/json.ts";
 import type { AccessRequest } from "../src/request.ts";
-import { FixedView, MemoryRecorder } from "../src/testing.ts";
+import { FixedView, MemoryRecorder } from "./doubles.ts";
 import { callDigest } from "../src/token/call.ts";
 import { derive, fold } from "../src/token/chain.ts";
 import { KeyRing } from "../src/token/keyring.ts";

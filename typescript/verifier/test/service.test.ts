@@ -6,7 +6,7 @@ import path from "node:path";
 import { after, test } from "node:test";
 import { SettingsError } from "../src/revocation/errors.ts";
 import { type OpenOptions, openVerifier } from "../src/service.ts";
-import { MemoryRecorder } from "../src/testing.ts";
+import { MemoryRecorder } from "./doubles.ts";
 import { ChangingView, KEY, mint } from "./mint.ts";
 
 const folder = mkdtempSync(path.join(tmpdir(), "arx-"));

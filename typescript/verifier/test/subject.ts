@@ -13,7 +13,7 @@ import { ServiceLimits } from "../src/verification/serviceLimits.ts";
 import { Verifier } from "../src/verification/verifier.ts";
 import { RouteMap } from "../src/enforcement/routes.ts";
 import { follow, journal, record, type Vector } from "./family_answers.ts";
-import { FixedView, MemoryRecorder } from "../src/testing.ts";
+import { FixedView, MemoryRecorder } from "./doubles.ts";
 
 const AT = 1_800_000_000_000;
 

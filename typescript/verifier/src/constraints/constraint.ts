@@ -3,7 +3,7 @@
 
 import { isObject, isPlainName, type Json, type JsonObject, own } from "../json.ts";
 import { LIMITS } from "../limits.ts";
-import { between, equal, FAILS, hasAll, HOLDS, length, listOf, noneOf, oneOf, OperandError, outcome, range, subset, type Test,
+import { between, equal, FAILS, hasAll, HOLDS, length, listOf, member, OperandError, outcome, range, subset, type Test,
   UNSPOKEN } from "./scalars.ts";
 import { cidr, glob, subpath, url } from "./text.ts";
 
@@ -40,8 +40,8 @@ const leaf = (make: (operand: Json) => Test): Word => (operand) => ({ test: make
 
 const WORDS: Record<string, Word> = {
   equal: leaf(equal),
-  one_of: leaf(oneOf),
-  none_of: leaf(noneOf),
+  one_of: leaf((operand) => member(operand, true)),
+  none_of: leaf((operand) => member(operand, false)),
   range: leaf(range),
   min: leaf((operand) => between(operand, undefined)),
   max: leaf((operand) => between(undefined, operand)),

@@ -73,14 +73,10 @@ export function equal(operand: Json): Test {
   };
 }
 
-export function oneOf(operand: Json): Test {
-  const wanted = new Scalars(listOf(operand));
-  return (value) => (wanted.speaksOf(value) ? outcome(wanted.items.has(value as Scalar)) : UNSPOKEN);
-}
-
-export function noneOf(operand: Json): Test {
-  const unwanted = new Scalars(listOf(operand));
-  return (value) => (unwanted.speaksOf(value) ? outcome(!unwanted.items.has(value as Scalar)) : UNSPOKEN);
+/** Test whether a value is one of the items, or whether it is none. */
+export function member(operand: Json, isOne: boolean): Test {
+  const items = new Scalars(listOf(operand));
+  return (value) => (items.speaksOf(value) ? outcome(items.items.has(value as Scalar) === isOne) : UNSPOKEN);
 }
 
 export function hasAll(operand: Json): Test {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The HTTP answer to a refusal: RFC 6750 in the header, RFC 9457 in the body.  SPEC 13.
 
+import { STATUS_CODES } from "node:http";
 import { type Code, type Failure, REASONS } from "../errors.ts";
 
 export interface Problem {
@@ -9,14 +10,10 @@ export interface Problem {
   readonly body: string;
 }
 
-const TITLES: Record<number, string> = {
-  400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 503: "Service Unavailable",
-};
-
 export function problemOf(code: Code, realm: string, failures: readonly Failure[] = [], decision = ""): Problem {
   const { status, oauthError, retry, meaning } = REASONS[code];
   const body = JSON.stringify({
-    type: "about:blank", title: TITLES[status], status, detail: meaning, code, retry,
+    type: "about:blank", title: STATUS_CODES[status], status, detail: meaning, code, retry,
     ...(decision === "" ? {} : { decision }),
     ...(failures.length === 0 ? {} : { failures }),
   });

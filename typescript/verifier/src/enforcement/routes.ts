@@ -141,14 +141,19 @@ function numberOf(text: string, kind: Kind): number {
   return kind === "number" || isInteger ? value : unreadable("an integer");
 }
 
+/** Return whether the last parameter of a route takes the rest of a path. */
+function isOpen({ segments }: Route): boolean {
+  const last = segments.at(-1);
+  return typeof last === "object" && last.kind === "path";
+}
+
 function match(route: Route, path: readonly string[]): JsonObject | undefined {
   const made: JsonObject = Object.create(null);
   const { segments } = route;
-  const last = segments.at(-1);
-  const isOpen = typeof last === "object" && last.kind === "path";
-  if (isOpen ? path.length < segments.length : path.length !== segments.length) return undefined;
+  const open = isOpen(route);
+  if (open ? path.length < segments.length : path.length !== segments.length) return undefined;
   for (const [at, segment] of segments.entries()) {
-    const isRest = isOpen && at === segments.length - 1;
+    const isRest = open && at === segments.length - 1;
     const text = isRest ? path.slice(at).join("/") : (path[at] as string);
     if (typeof segment === "string") {
       if (segment !== text) return undefined;
@@ -212,18 +217,10 @@ function readRoute(text: string, tool: string): Route {
 /** Return whether one request could match both routes. */
 function overlap(one: Route, other: Route): boolean {
   if (one.method !== other.method) return false;
-  const isOpen = ({ segments }: Route): boolean => {
-    const last = segments.at(-1);
-    return typeof last === "object" && last.kind === "path";
-  };
-  const shorter = Math.min(one.segments.length, other.segments.length);
-  const [openOne, openOther] = [isOpen(one), isOpen(other)];
-  if (one.segments.length !== other.segments.length) {
-    const short = one.segments.length < other.segments.length ? openOne : openOther;
-    if (!short) return false;
-  }
-  return one.segments.slice(0, shorter).every((segment, at) => {
-    const opposite = other.segments[at];
+  const [short, long] = one.segments.length < other.segments.length ? [one, other] : [other, one];
+  if (short.segments.length !== long.segments.length && !isOpen(short)) return false;
+  return short.segments.every((segment, at) => {
+    const opposite = long.segments[at];
     return typeof segment === "object" || typeof opposite === "object" || segment === opposite;
   });
 }

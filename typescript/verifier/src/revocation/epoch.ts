@@ -27,13 +27,6 @@ export interface Lease {
 
 export type EpochCode = "revoked" | "frozen" | "stale" | "syncing" | "behind" | "fenced" | "closed";
 
-export interface EpochRefusal {
-  readonly code: EpochCode;
-  readonly target: string | null;
-  /** A sentence for people. */
-  readonly detail: string;
-}
-
 /** A change of a view, as one thread sends it to another. */
 export type ViewChange =
   | { readonly do: "apply"; readonly seq: number; readonly op: string; readonly target: string }
@@ -43,13 +36,7 @@ export type ViewChange =
   | { readonly do: "forget"; readonly kills: readonly (readonly [string, number])[] }
   | { readonly do: "close" };
 
-export interface StateCopy {
-  readonly incarnation: string;
-  readonly applied: number;
-  readonly kills: ReadonlyMap<string, number>;
-  readonly freezes: ReadonlyMap<string, number>;
-  readonly refuses: "syncing" | "fenced";
-}
+export type StateCopy = Readonly<Omit<EpochState, "lease">>;
 
 /** The store's clock, and the boot clock when the probe left, ms. */
 export interface StoreClock { readonly at: number; readonly sent: number }
@@ -67,10 +54,6 @@ export interface EpochState {
 const OPS = new Set(["kill", "freeze", "kill+freeze", "thaw"]);
 export const KILLING = new Set(["kill", "kill+freeze"]);
 const FREEZING = new Set(["freeze", "kill+freeze"]);
-const DETAILS = {
-  syncing: "the view of the revocation epoch is not complete yet",
-  closed: "this verifier's view of the revocation epoch is closed",
-};
 
 /** A view whose sequence only rises, and its lease.  */
 export class EpochTable {
@@ -78,7 +61,6 @@ export class EpochTable {
   protected readonly state: EpochState = {
     incarnation: "", applied: -1, kills: new Map(), freezes: new Map(), lease: null, refuses: "syncing",
   };
-  #fenced = "the revocation store contradicts itself or this verifier";
   #storeClock: StoreClock | null = null;
 
   constructor(clocks: Clocks = CLOCKS) {
@@ -95,26 +77,19 @@ export class EpochTable {
    */
   check(
     incarnation: string | null, born: number, targets: readonly string[], sentAfter = Number.NEGATIVE_INFINITY,
-  ): EpochRefusal | null {
+  ): EpochCode | null {
     this.refresh();
     const { state } = this;
     const { lease } = state;
-    if (lease === null) return refusal(state.refuses, state.refuses === "fenced" ? this.#fenced : DETAILS[state.refuses]);
+    if (lease === null) return state.refuses;
     // Sequences of two histories cannot be compared: a kill in this one may have a lower number than `born`.
-    if (incarnation !== null && incarnation !== state.incarnation) {
-      return refusal("revoked", "the token belongs to another history of the revocation store");
-    }
-    if (born > state.applied) {
-      return refusal("behind", `the token was born at ${born}, this view is at ${state.applied}`);
-    }
+    if (incarnation !== null && incarnation !== state.incarnation) return "revoked";
+    if (born > state.applied) return "behind";
     const ended = endedIn(state, born, targets);
     if (ended !== null) return ended;
-    if (lease.sent < sentAfter) return refusal("stale", "the view is older than the token's fresh caveat allows");
+    if (lease.sent < sentAfter) return "stale"; // older than the token's `fresh` allows
     // The clocks come last: a thread that was suspended above must find its lease ended, not trust an old reading.
-    if (!(this.clocks.boot() < lease.boot && this.clocks.wall() < lease.wall)) {
-      return refusal("stale", "the lease on the view of the revocation epoch ran out");
-    }
-    return null;
+    return this.clocks.boot() < lease.boot && this.clocks.wall() < lease.wall ? null : "stale";
   }
 
   bootMs(): number {
@@ -149,7 +124,7 @@ export class EpochTable {
   protected refresh(): void {}
 
   /** Whether a probe sent at or after `sentAfter` was answered, and `born` is applied. */
-  protected caughtUp(sentAfter: number, born: number): boolean {
+  caughtUp(sentAfter: number, born: number): boolean {
     const { lease, applied } = this.state;
     return lease !== null && lease.sent >= sentAfter && applied >= born;
   }
@@ -169,7 +144,6 @@ export class EpochTable {
         this.state.refuses = "syncing";
         break;
       case "fence":
-        this.#fenced = change.detail;
         this.#end("fenced");
         break;
       case "forget":
@@ -202,24 +176,8 @@ export class EpochTable {
   }
 }
 
-function endedIn(state: EpochState, born: number, targets: readonly string[]): EpochRefusal | null {
+function endedIn({ kills, freezes }: EpochState, born: number, targets: readonly string[]): EpochCode | null {
   // All kills come before the freezes: a thaw ends only the latter.
-  if (state.kills.size > 0) {
-    for (const target of targets) {
-      const seq = state.kills.get(target);
-      if (seq !== undefined && seq > born) {
-        return { code: "revoked", target, detail: `${target} was killed at ${seq}, after ${born}` };
-      }
-    }
-  }
-  if (state.freezes.size > 0) {
-    for (const target of targets) {
-      if (state.freezes.has(target)) return { code: "frozen", target, detail: `${target} is frozen` };
-    }
-  }
-  return null;
-}
-
-function refusal(code: EpochCode, detail: string): EpochRefusal {
-  return { code, target: null, detail };
+  if (kills.size > 0 && targets.some((target) => (kills.get(target) ?? born) > born)) return "revoked";
+  return freezes.size > 0 && targets.some((target) => freezes.has(target)) ? "frozen" : null;
 }

@@ -187,7 +187,7 @@ export class Following extends EpochTable {
       for (const [target, seq] of old.kills) if (seq > (kills.get(target) ?? 0)) kills.set(target, seq);
     } else if (old.incarnation !== "") this.#retired.add(old.incarnation);
     const refuses = this.#retired.has(incarnation) ? "fenced" : "syncing";
-    const state: StateCopy = { incarnation, applied, kills, freezes: copy.freezes, refuses };
+    const state: StateCopy = { incarnation, applied, kills, freezes: new Map(copy.freezes), refuses };
     this.change({ do: "adopt", state });
   }
 

@@ -32,10 +32,16 @@ interface Waiter extends ToFollower { readonly port: MessagePort; readonly asked
 /** A view whose changes go to the ports of all deciding threads, in their order. */
 class Published extends Following {
   readonly ports = new Set<MessagePort>();
+  #fenced = ""; // what the log has of it
 
   protected override change(change: ViewChange): boolean {
     const inOrder = super.change(change);
     for (const port of this.ports) port.postMessage(change);
+    if (change.do === "renew") this.#fenced = "";
+    if (change.do === "fence" && change.detail !== this.#fenced) {
+      this.log("error", `every call is refused: ${change.detail}`);
+      this.#fenced = change.detail;
+    }
     return inOrder;
   }
 
@@ -45,12 +51,9 @@ class Published extends Following {
     this.ports.add(port); // its lease comes with the next answer
   }
 
-  has(sentAfter: number, born: number): boolean {
-    return this.caughtUp(sentAfter, born);
-  }
-
-  isUpTo(born: number): boolean {
-    return this.state.applied >= born;
+  log(level: "warn" | "error", text: string): void {
+    const [first] = this.ports; // of the thread that made the follower: one line, whatever their number
+    first?.postMessage({ do: "log", level, text } satisfies FromFollower);
   }
 }
 
@@ -113,7 +116,7 @@ export class FollowerLoop {
         isUnattested = error instanceof UnattestedError;
         // A server that answers again is attested soon, if a mint runs: the pauses begin anew.
         isNew = pause === 0 || this.#core.lastGrant !== before || (isUnattested && !wasUnattested);
-        if (isNew) this.#log("warn", `connection to the revocation store dropped: ${textOf(error)}`);
+        if (isNew) this.#core.log("warn", `connection to the revocation store dropped: ${textOf(error)}`);
         this.#isDown = true;
       } finally {
         this.#link = null;
@@ -200,7 +203,7 @@ export class FollowerLoop {
     }
     if (this.#isDown && this.#core.lastGrant === this.#core.lastAsked) {
       this.#isDown = false;
-      this.#log("warn", "follows the revocation store again");
+      this.#core.log("warn", "follows the revocation store again");
     }
     this.#pump();
   }
@@ -212,7 +215,7 @@ export class FollowerLoop {
   }
 
   #wait(waiter: Waiter): void {
-    if (this.#stopped || this.#core.has(waiter.sentAfter, waiter.born)) {
+    if (this.#stopped || this.#core.caughtUp(waiter.sentAfter, waiter.born)) {
       waiter.port.postMessage({ do: "answer", id: waiter.id, caughtUp: !this.#stopped });
       return;
     }
@@ -223,9 +226,9 @@ export class FollowerLoop {
   #answerWaiters(): void {
     const granted = this.#core.lastGrant;
     this.#waiters = this.#waiters.filter(({ port, id, sentAfter, born, asked }) => {
-      const caughtUp = this.#core.has(sentAfter, born);
+      const caughtUp = this.#core.caughtUp(sentAfter, born);
       // The store was asked after this wait began, and had no such entry.
-      const never = granted >= Math.max(asked, sentAfter) && !this.#core.isUpTo(born);
+      const never = granted >= Math.max(asked, sentAfter) && this.#core.view().applied < born;
       if (caughtUp || never) port.postMessage({ do: "answer", id, caughtUp });
       return !(caughtUp || never);
     });
@@ -242,10 +245,6 @@ export class FollowerLoop {
     });
   }
 
-  #log(level: "warn" | "error", text: string): void {
-    const [first] = this.#core.ports; // of the thread that made the follower: one line, whatever their number
-    first?.postMessage({ do: "log", level, text } satisfies FromFollower);
-  }
 }
 
 function textOf(error: unknown): string {

@@ -7,13 +7,10 @@ import { SettingsError } from "./errors.ts";
 import type { Password } from "./password.ts";
 
 const FORMS = "unix://, redis://, rediss://, redis+sentinel:// or rediss+sentinel://";
-const REFUSED: Readonly<Record<string, string>> = {
-  relay: "a relay: this follower asks the store itself",
-  relays: "a relay: this follower asks the store itself",
-  "relay+unix": "a relay: this follower asks the store itself",
-  "redis+cluster": "a cluster: name one server, or Sentinels",
-  "rediss+cluster": "a cluster: name one server, or Sentinels",
-};
+const REFUSED = [
+  [/^relay/, "a relay: this follower asks the store itself"],
+  [/\+cluster$/, "a cluster: name one server, or Sentinels"],
+] as const;
 const SETTINGS = new Set([
   "db", "username", "password", "sentinel_username", "sentinel_password",
   "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile",
@@ -51,7 +48,7 @@ export interface StoreAddress {
  */
 export function parseStoreUrl(url: string, password?: Password, ca?: string, name = "store"): StoreAddress {
   const [, scheme = "", rest = ""] = /^([a-z+]+):\/\/(.*)$/s.exec(url) ?? [];
-  const refused = Object.hasOwn(REFUSED, scheme) ? REFUSED[scheme] : undefined;
+  const refused = REFUSED.find(([form]) => form.test(scheme))?.[1];
   if (refused !== undefined) throw new SettingsError(`invalid ${name} URL: ${scheme}:// is ${refused}`);
   const [, authority = "", where = "", query = ""] = /^([^/?#]*)([^?#]*)(?:\?([^#]*))?$/s.exec(rest) ?? [];
   const settings = readQuery(query, name);

@@ -109,25 +109,11 @@ export const NOT_IN_DISCHARGE: readonly string[] = [
 const PROOFS = new Set(["call", "holder", "signature"]);
 
 /** The members of a caveat whose form was checked. */
-interface Members {
-  readonly allow?: Json;
-  readonly aud?: string[];
-  readonly depth?: number;
-  readonly exp?: number;
-  readonly fresh?: number;
-  readonly delegate_to?: string[];
-  readonly hop?: string;
-  readonly to?: string;
-  readonly key?: string;
-  readonly sig?: string;
-  readonly nbf?: number;
-  readonly net?: string[];
-  readonly once?: [string, number];
-  readonly operators?: string[];
-  readonly require?: string[];
-  readonly spend?: [string, string, string, string, number];
-  readonly task?: string;
-}
+type Members = Readonly<Partial<
+  Record<"depth" | "exp" | "fresh" | "nbf", number> & Record<"hop" | "key" | "sig" | "task" | "to", string>
+  & Record<"aud" | "delegate_to" | "net" | "operators" | "require", string[]>
+  & { allow: Json; once: [string, number]; spend: Json }
+>>;
 
 /** The reader of one chain's caveats. */
 export class CaveatReader {

@@ -56,7 +56,7 @@ export class Grant {
     const { identifier, restrictions, targets } = this.#proven;
     if (this.#epochs.timesMs(this.#clock())[1] >= restrictions.exp.at) return this.#end("expired");
     const [incarnation, born] = identifier.born;
-    const refused = this.#epochs.check(incarnation, born, targets)?.code;
+    const refused = this.#epochs.check(incarnation, born, targets) ?? undefined;
     if (refused === "revoked" || refused === "frozen") return this.#end(refused);
     if (refused === undefined && this.#epochs.leaseLeftMs() < LIMITS.recheck_early) return "stale";
     return refused;

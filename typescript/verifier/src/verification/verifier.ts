@@ -12,7 +12,7 @@ import { AuditError, SettingsError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
 import type { KeyRing } from "../token/keyring.ts";
 import { type Decision, Grant } from "./grant.ts";
-import { couldAllow, judge, judgeCircumstances, judgeTime } from "./judge.ts";
+import { couldAllow, type Judge, judge, judgeCircumstances, judgeTime } from "./judge.ts";
 import type { Nonces, Spent } from "./nonces.ts";
 import { prove, type Proven } from "./prove.ts";
 import type { ServiceLimits } from "./serviceLimits.ts";
@@ -44,11 +44,10 @@ export class Verifier {
   readonly audience: string;
   readonly realm: string;
   readonly clock: () => number;
-  readonly #keys: KeyRing;
+  readonly #judge: Judge;
   readonly #epochs: VerifierOptions["epochs"];
   readonly #recorder: Recorder;
   readonly #nonces: Nonces;
-  readonly #limits: readonly ServiceLimits[];
 
   constructor(options: VerifierOptions) {
     const odd = Object.keys(options).find((name) => !OPTIONS.has(name));
@@ -57,11 +56,10 @@ export class Verifier {
     this.audience = options.audience;
     this.realm = options.keys.realm;
     this.clock = options.clock ?? Date.now;
-    this.#keys = options.keys;
+    this.#judge = { audience: options.audience, keys: options.keys, limits: options.limits ?? [] };
     this.#epochs = options.epochs;
     this.#recorder = options.recorder;
     this.#nonces = options.nonces;
-    this.#limits = options.limits ?? [];
   }
 
   /** Decide a call by what is known now, and record the decision; it never waits. */
@@ -95,15 +93,14 @@ export class Verifier {
     const proven = this.#prove(credential, request);
     if ("allowed" in proven) return { code: proven.code as Code };
     try {
-      const judge = { audience: this.audience, keys: this.#keys, limits: this.#limits };
-      judgeCircumstances(judge, proven, request, this.#epochs.timesMs(request.at));
+      judgeCircumstances(this.#judge, proven, request, this.#epochs.timesMs(request.at));
       this.#checkEpoch(proven, arrived);
       this.#spendCall(proven, request.at);
     } catch (error) {
       if (error instanceof Refusal) return { code: this.#record(proven, request, error).code as Code };
       throw error;
     }
-    return { could: (tool) => couldAllow(proven, tool) && this.#limits.every((limits) => limits.couldAllow(tool)) };
+    return { could: (tool) => couldAllow(proven, tool) && this.#judge.limits.every((limits) => limits.couldAllow(tool)) };
   }
 
   /** Count a refusal of a request that has no proven token. */
@@ -119,7 +116,7 @@ export class Verifier {
   #prove(credential: string | undefined, request: AccessRequest): Proven | Decision {
     try {
       if (credential === undefined) refuse("missing_token");
-      return prove(credential, this.audience, this.#keys);
+      return prove(credential, this.audience, this.#judge.keys);
     } catch (error) {
       if (error instanceof Refusal) return this.refuseUnproven(error.code, request.peer);
       throw error;
@@ -128,8 +125,7 @@ export class Verifier {
 
   #decide(proven: Proven, request: AccessRequest, arrived: number): Decision {
     try {
-      const times = this.#epochs.timesMs(request.at);
-      judge({ audience: this.audience, keys: this.#keys, limits: this.#limits }, proven, request, times);
+      judge(this.#judge, proven, request, this.#epochs.timesMs(request.at));
       this.#checkEpoch(proven, arrived);
       if (proven.restrictions.spends.length > 0) refuse("budget_unsupported", proven.restrictions.spends[0], "spend");
       this.#spend(proven, request.at);
@@ -145,7 +141,7 @@ export class Verifier {
   #checkEpoch({ identifier, restrictions, targets }: Proven, arrived: number): void {
     const sentAfter = restrictions.fresh === undefined ? undefined : arrived - restrictions.fresh;
     const refused = this.#epochs.check(identifier.born[0], identifier.born[1], targets, sentAfter);
-    if (refused !== null) refuse(refused.code);
+    if (refused !== null) refuse(refused);
   }
 
   async #catchUp(proven: Proven, request: AccessRequest, arrived: number): Promise<void> {
@@ -153,7 +149,7 @@ export class Verifier {
     if (this.#epochs.catchUp === undefined || restrictions.refusal !== undefined) return;
     const sentAfter = restrictions.fresh === undefined ? Number.NEGATIVE_INFINITY : arrived - restrictions.fresh;
     const refused = this.#epochs.check(identifier.born[0], identifier.born[1], targets, sentAfter);
-    const wait = refused === null ? undefined : WAITS.get(refused.code);
+    const wait = refused === null ? undefined : WAITS.get(refused);
     if (wait === undefined || request.at >= restrictions.exp.at) return;
     await this.#epochs.catchUp(sentAfter, identifier.born[1], wait);
   }

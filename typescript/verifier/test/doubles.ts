@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // For tests of services: a view that never ends, and records in memory.
 
-import type { Decision } from "./journal/record.ts";
-import { EpochTable } from "./revocation/epoch.ts";
-import type { Recorder } from "./verification/verifier.ts";
+import type { Decision } from "../src/journal/record.ts";
+import { EpochTable } from "../src/revocation/epoch.ts";
+import type { Recorder } from "../src/verification/verifier.ts";
 
 /** A view of the kill epoch with a lease that does not end. */
 export class FixedView extends EpochTable {
