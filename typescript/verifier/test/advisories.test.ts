@@ -109,6 +109,19 @@ test("a router at another prefix, which Express takes an escaped one for, serves
   assert.equal((await send(port, { target: "/%6frders/1" })).status, 403);
 });
 
+test("a router that Express takes another spelling for serves no route with a parameter in its place", async () => {
+  const serving = (name: string) => express.Router().get("/:id", (_req, res) => void res.send(name));
+  const app = express().use("/orders", serving("orders")).use("/:tenant", serving("tenant"));
+  const port = await guarded(app, { "GET /{tenant}/{id}": "orders.get" });
+  assert.equal((await send(port, { target: "/acme/1" })).text, "tenant");
+  for (const target of ["/orders/1", "/Orders/1"]) assert.equal((await send(port, { target })).status, 403);
+});
+
+test("a target that Express ends at a number sign is refused", async () => {
+  const port = await guarded(express().get("/orders/:id", (req, res) => void res.send(req.params.id)), { "GET /orders/{id}": "orders.get" });
+  for (const target of ["/orders/1#2", "/orders/1?q=1#2"]) assert.equal((await send(port, { target })).status, 400);
+});
+
 test("a route in a pattern of Express is an error at start", () => {
   for (const route of ["GET /orders/:id", "GET /files/*rest", "GET /a:b", "GET /a\\b"]) {
     assert.throws(() => guard(express() as unknown as ExpressApplication, serviceOf().verifier, { tools: { [route]: "orders.get" } }), SettingsError);

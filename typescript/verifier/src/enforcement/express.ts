@@ -16,8 +16,16 @@ interface Application { readonly parent?: Application }
 /** A request as a router of Express has changed it. */
 type Routed = IncomingMessage & { readonly app?: Application; readonly baseUrl?: string };
 interface Dispatcher { path: unknown; dispatch(request: Routed, response: ServerResponse, done: unknown): void }
+type Next = (...words: unknown[]) => void;
+/** What a router of Express runs: a route, or with a path before that of its routes another router. */
+interface Layer {
+  readonly route?: unknown;
+  readonly slash: boolean;
+  readonly rawPath?: unknown;
+  handleRequest(request: Routed, response: ServerResponse, next: Next): unknown;
+}
 /** The part of an application of Express that is used here. */
-export type ExpressApplication = Listener & { route(path: string): unknown };
+export type ExpressApplication = Listener & { route(path: string): unknown; readonly router: { readonly stack: object[] } };
 
 export interface GuardOptions {
   /** The tool of each route, such as `{ "GET /orders/{id}": "orders.get" }`; any other route is refused. */
@@ -33,6 +41,8 @@ interface Decided {
   readonly route: string;
   readonly target: string;
   readonly refuse: (code: Code) => void;
+  /** The paths of the routers around the next one; undefined if they have no plain form. */
+  prefix: string | undefined;
   grant?: Grant;
 }
 
@@ -76,12 +86,13 @@ async function serve(
   const { method = "", url = "" } = request;
   const headers = headersOf(request);
   const body = await bodyOf(request, most);
+  if (url.includes("#")) throw new Refusal("malformed_request"); // Express ends the target there
   const meaning = routes.find(method, url);
   if (meaning === undefined) throw new Refusal("tool_not_allowed");
   const replayed = replay(request, body);
   // What was judged: a parser of the application may read `a[b]` as a member of `a`.
   Object.defineProperty(replayed, "query", { value: meaning.query, enumerable: true });
-  const decided: Decided = { route: meaning.route, target: url, refuse };
+  const decided: Decided = { route: meaning.route, target: url, refuse, prefix: "" };
   DECIDED.set(replayed, decided);
   if (open.has(meaning.route)) return app(replayed, response);
   const args = merge(meaning.args, readArguments(body, headers.get("content-type") ?? "", headers.get("content-encoding") ?? ""));
@@ -96,18 +107,31 @@ async function serve(
 
 /** Let Express dispatch a request of a guarded application to no other route than the one that was decided. */
 function holdDispatch(app: ExpressApplication): void {
-  const probe = Object.getPrototypeOf(app.route("/arx-guard-probe")) as Dispatcher;
-  if (GUARDED.has(probe)) return;
-  GUARDED.add(probe);
-  const { dispatch } = probe;
-  probe.dispatch = function (request, response, done): void {
+  const [route, layer] = [app.route("/arx-guard-probe"), app.router.stack.pop()];
+  const [routes, layers] = [Object.getPrototypeOf(route) as Dispatcher, Object.getPrototypeOf(layer) as Layer];
+  if (GUARDED.has(routes)) return;
+  GUARDED.add(routes);
+  const { dispatch } = routes;
+  routes.dispatch = function (request, response, done): void {
     const decided = DECIDED.get(request);
     if (decided === undefined) {
       if (!isGuarded(request.app)) return dispatch.call(this, request, response, done);
       response.writeHead(403).end(); // another server has the application, or a handler made this request
     } else if (isChanged(request, decided)) decided.refuse("malformed_request");
-    else if (isRoute(decided.route, request.baseUrl ?? "", this.path)) dispatch.call(this, request, response, done);
+    else if (isRoute(decided, this.path)) dispatch.call(this, request, response, done);
     else decided.refuse("tool_not_allowed");
+  };
+  const { handleRequest } = layers;
+  layers.handleRequest = function (request, response, next): unknown {
+    const decided = DECIDED.get(request);
+    if (decided === undefined || this.slash) return handleRequest.call(this, request, response, next);
+    const { prefix } = decided;
+    const isPlain = prefix !== undefined && typeof this.rawPath === "string";
+    if (this.route === undefined) decided.prefix = isPlain ? prefix + (this.rawPath as string).replace(/\/+$/, "") : undefined;
+    return handleRequest.call(this, request, response, (...words) => {
+      decided.prefix = prefix;
+      next(...words);
+    });
   };
 }
 
@@ -121,14 +145,10 @@ function isChanged({ method, url = "", baseUrl = "" }: Routed, { route, target }
   return !route.startsWith(`${method} `) || !target.startsWith(baseUrl) || url !== (rest.startsWith("/") ? rest : `/${rest}`);
 }
 
-function isRoute(route: string, baseUrl: string, path: unknown): boolean {
-  if (typeof path !== "string") return false;
-  const wanted = route.slice(route.indexOf(" ") + 1).replace(/\?.*$/, "").split("/").slice(1);
-  const above = baseUrl.split("/").slice(1);
-  const own = path === "/" && above.length > 0 ? [] : path.split("/").slice(1);
-  if (wanted.length !== above.length + own.length) return false;
-  return wanted.every((part, at) => {
-    if (at < above.length) return part.startsWith("{") || part === above[at];
-    return own[at - above.length] === part.replace(/^\{(\w+):path\}$/, "*$1").replace(/^\{(\w+)(?::\w+)?\}$/, ":$1");
-  });
+/** Return whether a path of Express, behind those of the routers around it, is that of the route which was decided. */
+function isRoute({ route, prefix }: Decided, path: unknown): boolean {
+  if (typeof path !== "string" || prefix === undefined) return false;
+  const wanted = route.slice(route.indexOf(" ") + 1).replace(/\?.*$/, "");
+  const pattern = wanted.replace(/\{(\w+):path\}/g, "*$1").replace(/\{(\w+)(?::\w+)?\}/g, ":$1");
+  return pattern === (path === "/" && prefix !== "" ? prefix : prefix + path);
 }
