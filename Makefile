@@ -42,6 +42,7 @@ test-pure: $(READY)  ## the tests of verifier and agent, without what is compile
 
 bench: $(READY)  ## a decision beside its peers
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+	$(BIN)/python -m tests.typescript.speed
 
 bench-growth: $(READY)  ## a decision as tokens, rules and kills grow
 	$(BIN)/python -m benchmarks.growth $(ARGS)

@@ -11,6 +11,8 @@ const [LOCATION, IDENTIFIER, VERIFICATION_ID, SIGNATURE] = [1, 2, 4, 6] as const
 
 /** A token or a discharge, of which nothing is proven. */
 export interface Parts {
+  /** The whole, of which the other members are parts. */
+  readonly body: Buffer;
   readonly location: string;
   readonly identifier: Buffer;
   readonly packets: readonly Packet[];
@@ -65,7 +67,8 @@ class Cursor {
 /** Read a token's text, or refuse it with `malformed`. */
 export function readToken(text: string): Parts {
   if (!text.startsWith(PREFIX) || text.length > LIMITS.credential) refuse("malformed");
-  const cursor = new Cursor(bytesOf(text.slice(PREFIX.length)) ?? refuse("malformed"));
+  const body = bytesOf(text.slice(PREFIX.length)) ?? refuse("malformed");
+  const cursor = new Cursor(body);
   cursor.take(2);
   const location = cursor.field(LOCATION).toString("latin1");
   const identifier = cursor.field(IDENTIFIER);
@@ -75,7 +78,7 @@ export function readToken(text: string): Parts {
   const signature = cursor.field(SIGNATURE);
   cursor.end();
   if (signature.length !== 32 || packets.length > LIMITS.caveats) refuse("malformed");
-  return { location, identifier, packets, signature };
+  return { body, location, identifier, packets, signature };
 }
 
 function readPacket(cursor: Cursor): Packet {

@@ -5,12 +5,12 @@ import { refuse } from "../errors.ts";
 import { type ChainFacts, UNPROVEN } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
 import { type PresentedCall, readCall } from "../token/call.ts";
-import { fold, isEqual, sha256 } from "../token/chain.ts";
+import { extend, fold, isEqual, type Packet, sha256 } from "../token/chain.ts";
 import { type Opened, openDischarges } from "../token/discharge.ts";
 import { callMessage, callProof, hasSigned } from "../token/holder.ts";
 import { checkIdentifier, type Identifier, readIdentifier } from "../token/identifier.ts";
 import type { AudienceKey, KeyRing } from "../token/keyring.ts";
-import { readToken } from "../token/wire.ts";
+import { type Parts, readToken } from "../token/wire.ts";
 import { CaveatReader, type Restrictions } from "./caveats.ts";
 
 const ABOUT = ["version", "owner", "purpose"];
@@ -30,19 +30,45 @@ export interface Proven {
   readonly facts: ChainFacts;
 }
 
+/** What is proven of a chain, whatever call comes with it. */
+type Chain = Omit<Proven, "call" | "signature">;
+const KNOWN = new WeakMap<KeyRing, Map<string, Chain>>();
+const MOST_KNOWN = 1024;
+
 /** Prove a credential, or refuse it before anything of it is proven. */
 export function prove(credential: string, audience: string, keys: KeyRing): Proven {
   if (credential.length > LIMITS.credential) refuse("malformed");
   const [text = "", ...discharges] = credential.split("~");
   if (discharges.length > LIMITS.discharges) refuse("malformed");
   const token = readToken(text);
+  const { packets, signature, body } = token;
+  const call = readCall(packets.at(-1));
+  if (discharges.length > 0) return { ...proveChain(token, discharges, call, audience, keys), call, signature };
+  const known = KNOWN.get(keys) ?? new Map<string, Chain>();
+  KNOWN.set(keys, known);
+  const end = (call === undefined ? signature : (packets.at(-1) as Packet).raw).byteOffset - body.byteOffset;
+  const name = `${audience} ${body.toString("latin1", 0, end)}`;
+  let chain = known.get(name);
+  if (chain === undefined || keys.get(chain.identifier.kid) !== chain.key) { // the keys may have been replaced
+    chain = proveChain(token, discharges, call, audience, keys);
+    if (known.size >= MOST_KNOWN) known.clear();
+    known.set(name, chain);
+  } else {
+    const last = call === undefined ? chain.parent : extend(chain.parent, packets.at(-1) as Packet);
+    if (!isEqual(last, signature)) refuse("bad_signature");
+  }
+  return { ...chain, call, signature };
+}
+
+function proveChain(
+  token: Parts, discharges: readonly string[], call: PresentedCall | undefined, audience: string, keys: KeyRing,
+): Chain {
   const unproven = readIdentifier(token.identifier);
   if (token.location !== keys.realm) refuse("malformed");
   if (unproven["aud"] !== audience) refuse("wrong_audience");
   const key = keys.get(unproven["kid"] as string) ?? refuse("unknown_key");
   const signatures = fold(key.derived, token.identifier, token.packets);
   if (!isEqual(signatures.at(-1) as Buffer, token.signature)) refuse("bad_signature");
-  const call = readCall(token.packets.at(-1));
   const packets = call === undefined ? token.packets : token.packets.slice(0, -1);
   const parent = signatures[packets.length] as Buffer;
   const room = LIMITS.caveats - (token.packets.length - packets.length);
@@ -51,11 +77,8 @@ export function prove(credential: string, audience: string, keys: KeyRing): Prov
   const identifier = checkIdentifier(unproven, keys);
   const proof = { realm: keys.realm, audience, signatures, own: packets.length, ...opened };
   const restrictions = new CaveatReader(identifier, proof).read(opened.packets);
-  return {
-    identifier, key, restrictions, call, signature: token.signature, parent,
-    targets: targetsOf(identifier, restrictions),
-    facts: factsOf(identifier, restrictions),
-  };
+  const [targets, facts] = [targetsOf(identifier, restrictions), factsOf(identifier, restrictions)];
+  return { identifier, key, restrictions, parent, targets, facts };
 }
 
 /** Refuse a call that the last holder has not made (SPEC 16.3); of a bearer token, one with a holder's proof. */

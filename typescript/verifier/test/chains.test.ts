@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// A chain that was proven before is not proven again, and proves no more than before.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { KeyRing } from "../src/token/keyring.ts";
+import { bytesOf } from "../src/names.ts";
+import { prove } from "../src/verification/prove.ts";
+import { KEY, mint, serviceOf } from "./mint.ts";
+
+const request = () => ({ tool: "orders.get", args: { id: "o-1" }, at: Date.now() });
+const code = (run: () => unknown): string => {
+  try {
+    run();
+  } catch (error) {
+    return (error as { code: string }).code;
+  }
+  return "ok";
+};
+
+function altered(token: string, at: number): string {
+  const bytes = bytesOf(token.slice(5)) as Buffer;
+  bytes[at] = (bytes[at] as number) ^ 1;
+  return `arx1_${bytes.toString("base64url")}`;
+}
+
+class ChangingKeys extends KeyRing {
+  now: KeyRing | undefined = new KeyRing({ "k1.0": KEY }, "acme", 86_400_000);
+
+  constructor() {
+    super({}, "acme", 86_400_000);
+  }
+
+  override get(kid: string): ReturnType<KeyRing["get"]> {
+    return this.now?.get(kid);
+  }
+}
+
+test("each byte of a token with a known chain counts", () => {
+  const { verifier } = serviceOf();
+  const asked = request();
+  for (const token of [mint([{ tool: "*" }]), mint([{ tool: "*" }], asked)]) {
+    assert.equal(verifier.decide(token, asked).code, "ok");
+    const size = (bytesOf(token.slice(5)) as Buffer).length;
+    for (let at = 0; at < size; at += 1) {
+      assert.notEqual(verifier.decide(altered(token, at), asked).code, "ok", `byte ${at}`);
+    }
+  }
+});
+
+test("two calls of one chain are two calls", () => {
+  const { verifier } = serviceOf();
+  const [first, second] = [request(), { ...request(), args: { id: "o-2" } }];
+  const [one, other] = [mint([{ tool: "*" }], first), mint([{ tool: "*" }], second)];
+  assert.equal(verifier.decide(one, first).code, "ok");
+  assert.equal(verifier.decide(other, first).code, "proof_invalid");
+  assert.equal(verifier.decide(other, second).code, "ok");
+  assert.equal(verifier.decide(one, first).code, "replayed");
+});
+
+test("a chain is known to one audience, and as long as its key is there", () => {
+  const [keys, token] = [new ChangingKeys(), mint([{ tool: "*" }])];
+  assert.equal(prove(token, "orders", keys).restrictions, prove(token, "orders", keys).restrictions); // it was known
+  assert.equal(code(() => prove(token, "payments", keys)), "wrong_audience");
+  keys.now = new KeyRing({ "k1.0": Buffer.alloc(32, 8) }, "acme", 86_400_000);
+  assert.equal(code(() => prove(token, "orders", keys)), "bad_signature");
+  keys.now = undefined;
+  assert.equal(code(() => prove(token, "orders", keys)), "unknown_key");
+});
