@@ -58,9 +58,8 @@ export function mint(allow: JsonObject[], request?: AccessRequest): string {
   return `arx1_${Buffer.concat([...parts, Buffer.of(0), field(6, signature)]).toString("base64url")}`;
 }
 
-function field(tag: number, value: string | Uint8Array): Buffer {
+export function field(tag: number, value: string | Uint8Array): Buffer {
   const bytes = Buffer.from(value as string);
   const length = bytes.length < 128 ? [bytes.length] : [(bytes.length & 127) | 128, bytes.length >> 7];
   return Buffer.concat([Buffer.from([tag, ...length]), bytes]);
 }
-
