@@ -236,7 +236,7 @@ def _agents(patterns: Collection[str]) -> list[str] | None:
     meets = {pattern for pattern in patterns if "*" in pattern}  # without a star it meets others in itself alone
     recent = meets
     while recent:
-        recent = {meet for one in recent for other in meets if (meet := _meet(one, other)) is not None} - meets
+        recent = {meet for one in recent for other in meets if (meet := meet_of(one, other)) is not None} - meets
         meets = meets | recent
         if len(meets) > MAX_WORK // MAX_SEGMENTS:
             return None
@@ -257,8 +257,8 @@ def _segments(pattern: str) -> tuple[list[str], bool]:
     return (segments, True) if last == "**" else ([*segments, last], False)
 
 
-def _meet(one: str, other: str) -> str | None:
-    """Return the pattern of the agents that match both; None for none."""
+def meet_of(one: str, other: str) -> str | None:
+    """Return the pattern of the agents that match both of two patterns; None for none."""
     (short, short_is_open), (long, long_is_open) = sorted(map(_segments, (one, other)), key=lambda each: len(each[0]))
     if len(short) < len(long) and not short_is_open:
         return None

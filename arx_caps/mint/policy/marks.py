@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """``marks``, ``after``, ``only_after`` and ``distinct`` of a template: rules over what has happened.  SPEC 21."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, field
+from msgspec.structs import replace
 
 from arx_caps.mint.policy.members import EITHER, RESTRICTS
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, overlap
-from arx_caps.settings.toml_file import TomlEntry, TomlTable, duration, several, text_that
+from arx_caps.settings.toml_file import UNWRITTEN, TomlEntry, TomlTable, duration, several, text_that
 from arx_verifier import names
 from arx_verifier.limits import MAX_ROWS
 from arx_verifier.token.caveats import MAX_ROW_ITEMS, MAX_ROW_NAMES, MAX_VALUES, Per
 
 MEMBERS: Final = ("marks", "after", "only_after", "distinct")
+UNTRUSTED: Final = "untrusted"
+PRIVATE: Final = "private"
 
 
 def _one_or_more(what: str, hint: str) -> Meta:
@@ -97,11 +100,90 @@ class DistinctEntry(TomlTable, frozen=True, kw_only=True):
         return self.tools, self.arg, self.max, self.per
 
 
+class ToolDescription(TomlTable, frozen=True, kw_only=True):
+    """What the tools of this name or pattern return and do.  Of several that match a tool, all of it.
+
+    Attributes:
+        name: The tool's name, or a pattern.
+        returns: ``untrusted``, what an attacker may have written; ``private``, what no stranger may read; or both.
+        sends: Whether a call can send something to others.
+    """
+
+    name: Annotated[ToolPattern, UNWRITTEN]
+    returns: Annotated[
+        tuple[Literal["untrusted", "private"], ...], _one_or_more("text", 'for example "untrusted"')
+    ] = ()
+    sends: bool = False
+
+
+Descriptions: TypeAlias = Mapping[str, ToolDescription]
+
 _EXAMPLE: Final = "leave it out for none"
 Marks: TypeAlias = Annotated[tuple[MarkEntry, ...], several("entry", _EXAMPLE, MAX_ROWS), EITHER]
 After: TypeAlias = Annotated[tuple[AfterEntry, ...], several("entry", _EXAMPLE, MAX_ROWS), RESTRICTS]
 OnlyAfter: TypeAlias = Annotated[tuple[OnlyAfterEntry, ...], several("entry", _EXAMPLE, MAX_ROWS), RESTRICTS]
 Distinct: TypeAlias = Annotated[tuple[DistinctEntry, ...], several("entry", _EXAMPLE, MAX_ROWS), RESTRICTS]
+
+
+def check_descriptions(entry: TomlEntry, tools: Descriptions) -> None:
+    """Check every ``[tool.NAME]``.
+
+    Raises:
+        SettingsError: A pattern describes nothing.
+    """
+    for name, tool in tools.items():
+        if name.endswith("*") and not tool.returns and not tool.sends:
+            # It would describe tools that the author does not know.
+            raise entry.at(name).error("expected `returns` or `sends`: a tool that does neither needs its own name")
+
+
+def returning(what: str, rules: Sequence[TemplateRule], tools: Descriptions) -> list[str]:
+    """Return the tools, as names or patterns, that rules allow and descriptions say to return ``untrusted`` or so."""
+    return _met(rules, [name for name, tool in tools.items() if what in tool.returns])
+
+
+def sending(rules: Sequence[TemplateRule], tools: Descriptions) -> list[str]:
+    """Return the tools, as names or patterns, that rules allow and descriptions say to send."""
+    return _met(rules, [name for name, tool in tools.items() if tool.sends])
+
+
+def _met(rules: Sequence[TemplateRule], described: Sequence[str]) -> list[str]:
+    # Of two patterns that overlap, one is within the other.
+    pairs = [(name, rule.tool) for name in described for rule in rules if overlap(name, rule.tool)]
+    return list(dict.fromkeys(tool if names.matches_tool(name, tool) else name for name, tool in pairs))
+
+
+def with_preset(entry: TomlEntry, template: Any, rules: Sequence[TemplateRule], tools: Descriptions) -> Any:
+    """Return a template with the rows of its preset, if it has one.
+
+    Args:
+        entry: The template, for errors.
+        template: The template.
+        rules: Its rules.
+        tools: The descriptions of the policy.
+
+    Raises:
+        SettingsError: A tool that it allows has no description.
+    """
+    if template.preset is None:
+        return template
+    for index, rule in enumerate(rules):
+        if not any(names.matches_tool(name, rule.tool) for name in tools):
+            # Data would lose their mark in it: what it returns, and to whom it sends, is not known.
+            wanted = f'preset = "{template.preset}" needs a description of each tool: add [tool."{rule.tool}"]'
+            raise entry.at("allow", index).error(wanted)
+    marks = [
+        MarkEntry(tools=part, set=what)
+        for what in (UNTRUSTED, PRIVATE)
+        for part in _parts(returning(what, rules, tools))
+    ]
+    after = [AfterEntry(mark=(UNTRUSTED, PRIVATE), tools=part) for part in _parts(sending(rules, tools))]
+    return replace(template, marks=(*template.marks, *marks), after=(*template.after, *after))
+
+
+def _parts(tools: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for at in range(0, len(tools), MAX_ROW_ITEMS):
+        yield tuple(tools[at : at + MAX_ROW_ITEMS])
 
 
 def check_marks(entry: TomlEntry, template: Any, rules: Sequence[TemplateRule], audiences: Mapping[str, Any]) -> None:

@@ -26,7 +26,17 @@ from arx_caps.mint.policy.issuers import (
     check_subjects,
     check_workloads,
 )
-from arx_caps.mint.policy.marks import After, Distinct, Marks, OnlyAfter, check_marks
+from arx_caps.mint.policy.marks import (
+    After,
+    Descriptions,
+    Distinct,
+    Marks,
+    OnlyAfter,
+    ToolDescription,
+    check_descriptions,
+    check_marks,
+    with_preset,
+)
 from arx_caps.mint.policy.members import ANY_IF_EMPTY, GRANTS, IN_TOKENS, RESTRICTS
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, check_rule, read_params
 from arx_caps.settings.connections import ConnectionName, ConnectionScope
@@ -180,6 +190,8 @@ class Template(TomlTable, frozen=True, kw_only=True):
         only_after: Calls that need a proof: ``{ mark = "tested", tools = ["deploy.run"], within = "1h" }``.
         distinct: How many different values these arguments have in one task, or with ``per = "session"`` in one
             session: ``{ tools = ["mail.send"], arg = ["to", "cc"], max = 5 }``.
+        preset: ``no-exfiltration``: writes the entries of ``marks`` and ``after`` by which what a ``[tool]`` returns as
+            untrusted and as private is not sent; each tool of the task needs such a description.
         bearer: Whether an OAuth client may hold the task by an access token, which a thief can replay until it expires:
             ``allow``, ``refuse``, or ``dpop``: only by one that is bound to a key of the client (RFC 9449), which a
             thief cannot use; default: dpop with approvals or ``fresh = "0ms"``, else allow.
@@ -207,6 +219,7 @@ class Template(TomlTable, frozen=True, kw_only=True):
     after: After = ()
     only_after: OnlyAfter = ()
     distinct: Distinct = ()
+    preset: Literal["no-exfiltration"] | None = None
     bearer: Literal["allow", "dpop", "refuse"] | None = None
 
     @property
@@ -252,6 +265,7 @@ class PolicyDocument(TomlTable, frozen=True, kw_only=True):
     issuer: dict[str, Issuer] = field(default_factory=dict)
     session: dict[str, Any] = field(default_factory=dict)  # as written; ``read_sessions`` parses one table or several
     task: dict[str, Template] = field(default_factory=dict)
+    tool: dict[str, ToolDescription] = field(default_factory=dict)
     workload: Annotated[tuple[WorkloadRule, ...], several("workload", "for example [[workload]]"), GRANTS] = ()
     operator: Annotated[tuple[OperatorRule, ...], several("operator", "for example [[operator]]"), GRANTS] = ()
 
@@ -273,9 +287,10 @@ def read_document(entry: TomlEntry, data: Any) -> PolicyDocument:
     check_workloads(entry.at("workload"), document.workload, issuers)
     check_subjects(entry.at("operator"), document.operator, issuers)
     check_audiences(entry.at("audience"), audiences)
+    check_descriptions(entry.at("tool"), document.tool)
     sessions = read_sessions(entry.at("session"), document.session, issuers)
     tasks = {
-        name: read_template(entry.at("task", name), template, audiences, issuers)
+        name: read_template(entry.at("task", name), template, audiences, issuers, document.tool)
         for name, template in document.task.items()
     }
     return replace(document, session=sessions, task=tasks)
@@ -387,7 +402,11 @@ def _read_session(entry: TomlEntry, name: str, table: Mapping[str, Any], issuers
 
 
 def read_template(
-    entry: TomlEntry, template: Template, audiences: Mapping[str, Any], issuers: Mapping[str, Issuer]
+    entry: TomlEntry,
+    template: Template,
+    audiences: Mapping[str, Any],
+    issuers: Mapping[str, Issuer],
+    tools: Descriptions,
 ) -> Template:
     """Check one ``[task.NAME]``, and parse its parameters and its exchanges.
 
@@ -396,6 +415,7 @@ def read_template(
         template: The table, converted.
         audiences: All audiences of the policy, by name.
         issuers: The trusted issuers, by name.
+        tools: The descriptions of tools, by name or pattern.
 
     Raises:
         SettingsError: The table has a mistake.
@@ -419,6 +439,7 @@ def read_template(
     check_subjects(entry.at("subjects"), template.subjects, issuers)
     if template.upstream and not template.subjects:
         raise entry.at("upstream").error("accounts are those of people: needs `subjects`")
+    template = with_preset(entry, template, rules, tools)
     check_marks(entry, template, rules, audiences)
     check_approvals(entry.at("approvals"), template.approvals, rules, template.audiences)
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in template.subjects}) != 1:

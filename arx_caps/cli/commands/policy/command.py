@@ -40,8 +40,11 @@ def policy_command() -> None:
 def check(console: Console, file: str) -> None:
     """Check a policy file; exit with 1 and print line and key of each mistake.
 
-    It prints all mistakes in the form of the tables, and one in the meaning of each table, at most 20 in all.
+    It prints all mistakes in the form of the tables, and one in the meaning of each table, at most 20 in all.  Of a
+    valid policy it shows each task whose agents can read untrusted data, read private data and send, with the entries
+    that end it, as far as [tool] describes the tools.
     """
+    from arx_caps.cli.commands.policy.ways_out import ways_out
     from arx_caps.mint.policy.model import Policy
 
     try:
@@ -57,7 +60,9 @@ def check(console: Console, file: str) -> None:
         "tasks": sorted(policy.templates),
     }
     shown = [(name, ", ".join(said) if isinstance(said, list) else said) for name, said in value.items()]
-    console.data("policy", value, lambda: pairs(shown))
+    found = ways_out(policy.document)
+    whole = {**value, "ways_out": [each._asdict() for each in found]}
+    console.data("policy", whole, lambda: "\n\n".join([pairs(shown), *[each.text() for each in found]]))
     if not policy.templates:
         console.hint("the policy grants nothing: add a [task.NAME] (see docs/policy.md)")
 
