@@ -162,6 +162,9 @@ def _places(policy: Policy) -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(tables, tuple):
             yield f"{kind}s", {kind: as_written(tables)}
             continue
+        if isinstance(tables, TomlTable):
+            yield kind, _members(tables)
+            continue
         for name, table in tables.items():
             # One statement for the whole issuer: with another URL or key source, another party is trusted.
             yield f"{kind} {name}", {"trusted": (as_written(table),)} if kind == "issuer" else _members(table)
@@ -326,6 +329,7 @@ _KINDS: Final[dict[str, Callable[[Any, Any], Kind]]] = dict.fromkeys(
 ) | {
     "binding": lambda _old, new: GRANTED if new == "bearer" else GONE,
     "bearer": _more_replays,
+    "carry": lambda old, new: CHANGED if None in (old, new) else GONE if _longer(old, new) == GRANTED else GRANTED,
     # Who starts a task chooses the values: more of them are more grants.
     "params": lambda old, new: _kind(compare_args(old, new)),
 }

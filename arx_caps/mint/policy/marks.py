@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``marks``, ``after``, ``only_after`` and ``distinct`` of a template: rules over what has happened.  SPEC 21."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, field
@@ -11,12 +11,14 @@ from arx_caps.mint.policy.members import EITHER, RESTRICTS
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, overlap
 from arx_caps.settings.toml_file import UNWRITTEN, TomlEntry, TomlTable, duration, several, text_that
 from arx_verifier import names
+from arx_verifier.ledger.pools import KEEP_MS
 from arx_verifier.limits import MAX_ROWS
 from arx_verifier.token.caveats import MAX_ROW_ITEMS, MAX_ROW_NAMES, MAX_VALUES, Per
 
 MEMBERS: Final = ("marks", "after", "only_after", "distinct")
 UNTRUSTED: Final = "untrusted"
 PRIVATE: Final = "private"
+CARRY_MS: Final = 24 * 60 * 60 * 1000  # the default with a preset
 
 
 def _one_or_more(what: str, hint: str) -> Meta:
@@ -114,6 +116,17 @@ class ToolDescription(TomlTable, frozen=True, kw_only=True):
         tuple[Literal["untrusted", "private"], ...], _one_or_more("text", 'for example "untrusted"')
     ] = ()
     sends: bool = False
+
+
+class MarksTerms(TomlTable, frozen=True, kw_only=True):
+    """What is common to the marks of all sessions.
+
+    Attributes:
+        carry_ms: A new session has the warnings of the agent's sessions of the same subject that are open, or that
+            ended less than this ago, ms; None for a day if a template has a preset, else for none.
+    """
+
+    carry_ms: Annotated[int, duration(least=0, most=KEEP_MS)] | None = field(name="carry", default=None)
 
 
 Descriptions: TypeAlias = Mapping[str, ToolDescription]
@@ -232,6 +245,14 @@ def _mistake(mark: MarkEntry, audiences: Mapping[str, Any]) -> str | None:
 def rows_of(template: Any) -> dict[str, Any]:
     """Return the rows of a template by the member of a caveat; empty without one."""
     return {member: tuple(each.row for each in entries) for member in MEMBERS if (entries := getattr(template, member))}
+
+
+def warnings_of(templates: Collection[Any]) -> tuple[str, ...]:
+    """Return the names of all warnings that rows of templates have."""
+    names_of = [mark.set for template in templates for mark in template.marks if mark.set is not None]
+    return tuple(
+        dict.fromkeys(names_of + [name for template in templates for row in template.after for name in row.mark])
+    )
 
 
 def show_marks(rows: Sequence[Any]) -> list[str]:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.budgets import Budget
 from arx_caps.mint.policy.issuers import Subject, fits_subject
-from arx_caps.mint.policy.marks import rows_of
+from arx_caps.mint.policy.marks import CARRY_MS, rows_of
 from arx_caps.mint.policy.members import in_tokens
 from arx_caps.mint.policy.tables import SessionTerms, Template, read_document, without_mistakes
 from arx_caps.mint.policy.templates import SUBJECT, overlap
@@ -209,6 +209,13 @@ class Policy:
         fitting = [terms for terms in self.sessions.values() if names.matches_any_path(terms.agents, agent)]
         # The smallest of all matching terms, so that terms without a limit do not lift a limit of others.
         return min((terms.max_open for terms in fitting if terms.max_open is not None), default=None)
+
+    @property
+    def carry_ms(self) -> int:
+        """For how long after its end a session's warnings are those of the agent's next one, ms; 0 for not at all."""
+        written = self.document.marks.carry_ms
+        default = CARRY_MS if any(template.preset is not None for template in self.templates.values()) else 0
+        return default if written is None else written
 
     def grant(
         self,

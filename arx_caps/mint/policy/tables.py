@@ -31,6 +31,7 @@ from arx_caps.mint.policy.marks import (
     Descriptions,
     Distinct,
     Marks,
+    MarksTerms,
     OnlyAfter,
     ToolDescription,
     check_descriptions,
@@ -266,6 +267,7 @@ class PolicyDocument(TomlTable, frozen=True, kw_only=True):
     session: dict[str, Any] = field(default_factory=dict)  # as written; ``read_sessions`` parses one table or several
     task: dict[str, Template] = field(default_factory=dict)
     tool: dict[str, ToolDescription] = field(default_factory=dict)
+    marks: MarksTerms = field(default_factory=MarksTerms)
     workload: Annotated[tuple[WorkloadRule, ...], several("workload", "for example [[workload]]"), GRANTS] = ()
     operator: Annotated[tuple[OperatorRule, ...], several("operator", "for example [[operator]]"), GRANTS] = ()
 

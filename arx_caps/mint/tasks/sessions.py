@@ -8,7 +8,6 @@ Credentials are verified in ``arx_caps.mint.identity``; tasks are in ``issue``.
 # read. A kill in between revokes the token. A renewal requires what opened the session, under the policy in force. Its
 # token is valid, so none of its targets was killed since its birth, and the new birth is read before any authority.
 
-import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -34,8 +33,8 @@ from arx_caps.mint.identity.session_login import (
     subject_targets,
 )
 from arx_caps.mint.policy.claims import keeps
-from arx_caps.mint.policy.marks import rows_of
 from arx_caps.mint.policy.model import Policy, SessionTerms
+from arx_caps.mint.tasks.carried_marks import begin_marks
 from arx_caps.mint.tasks.liveness import is_usable
 from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.token_factory import Birth, new_link, new_name, sign_session
@@ -189,7 +188,7 @@ def open_for(
     Raises:
         GrantError: The policy refuses.
         RevokedError: The agent, one above it, the subject, the policy or the mint's key is frozen.
-        UnavailableError: The kill epoch is unknown now.
+        UnavailableError: The kill epoch is unknown now, or the ledger has marks to carry and does not answer.
     """
     policy, now = mint.policy, now_ms()
     path, subject = str(opener.agent["path"]), opener.subject
@@ -206,14 +205,12 @@ def open_for(
     facts = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
     row = birth.row("opened_at") | facts | {"id": birth.session, "jkt": jkt} | subject_columns(opener)
     facts |= {"opened_with": opener.by, "subject": subject and (subject.issuer, subject.name)}
+    if carried := begin_marks(mint, policy, birth.session, path, subject, now):
+        facts |= {"carried": carried}
     what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=jkt, **facts)
     most = policy.most_open(path)
     room = Room(most, lambda other: is_usable(mint, other)) if most is not None else None
     unit.recipe = recipe_of(birth, (kid,))
-    # Before it has a token.  Without the ledger it is opened all the same: then every warning counts as set in it.
-    if mint.ledger is not None and any(map(rows_of, policy.templates.values())):
-        with contextlib.suppress(StoreError):
-            mint.ledger.register_session(birth.session, now)
     mint.db.sessions.add(unit, row, HighWater(*born), mint.realm.name, what, room)
     return OpenedSession(row, sign_session(mint, birth), expires_at)
 

@@ -244,6 +244,36 @@ class RedisLedger:
         bucket = self._bucket_of(session)
         return opened > bucket.since or bool(run(self._call("arx2_register", bucket, (), (), None, session)))
 
+    def warnings(self, sessions: Sequence[tuple[str, int]], names: Sequence[str]) -> dict[str, str]:
+        """Return which of some warnings are set in any of some sessions, or may have been; for the mint.
+
+        Args:
+            sessions: The sessions, each with the time when it was opened, ms since the Unix epoch.
+            names: The warnings, as marks of a session.
+
+        Returns:
+            By warning the tool and the service of a call that set it; an empty text if it may have been lost.
+
+        Raises:
+            StoreError: The server did not answer or refused.
+        """
+        found: dict[str, str] = {}
+        by_bucket: dict[_Bucket, list[tuple[str, int]]] = {}
+        for each in sessions:
+            by_bucket.setdefault(self._bucket_of(each[0]), []).append(each)
+        for bucket, theirs in by_bucket.items():
+            rows = self._read(bucket, partial(_warnings_of, [session for session, _ in theirs], names))
+            # After the rows: of a ledger that began in between, they count as lost.
+            now, since, whole = run(self._call("arx2_ledger", bucket, (), ()))
+            for (_, opened), (kept, registered, *values) in zip(theirs, rows, strict=True):
+                lost_until = max(whole, int(kept)) if kept else max(since, now - KEEP_MS)
+                lost = opened <= lost_until and int(registered or -1) != registered_in(whole)
+                for name, value in zip(names, values, strict=True):
+                    if value is not None or lost:
+                        by = _text(value or b"").partition(" ")[2]
+                        found[name] = found.get(name) or by
+        return found
+
     def register(self, pools: Sequence[PoolDraw]) -> bool:
         """Let pools that were opened before the ledger's beginning be drawn on.  SPEC 17.5.
 
@@ -701,6 +731,13 @@ def _rows_of(pools: Sequence[str], server: Any, at: _Names) -> Any:
     pipeline = server.pipeline(transaction=False)
     for name in pools:
         pipeline.hmget(at.pool + name, *COLUMNS)
+    return pipeline.execute()
+
+
+def _warnings_of(sessions: Sequence[str], names: Sequence[str], server: Any, at: _Names) -> Any:
+    pipeline = server.pipeline(transaction=False)
+    for session in sessions:
+        pipeline.hmget(at.mark + session, "s", "o", *[f"w:s:{name}" for name in names])
     return pipeline.execute()
 
 

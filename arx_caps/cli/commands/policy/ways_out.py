@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks in which an agent can send private data to whoever wrote the text that it has read.
+"""The tasks in which an agent can send private data to the author of a text that it has read.
 
 An agent that can read private data, read untrusted data and send does so if that text asks for it.  A row of ``after``
 between the three ends it.
@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from arx_caps.mint.policy.directions import meet_of
-from arx_caps.mint.policy.marks import PRIVATE, UNTRUSTED, MarkEntry, returning, sending
+from arx_caps.mint.policy.marks import PRIVATE, UNTRUSTED, MarkEntry, returning, sending, warnings_of
+from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.tables import PolicyDocument, Template
 from arx_verifier.names import matches_tool
 
@@ -66,6 +67,15 @@ def ways_out(document: PolicyDocument) -> list[WayOut]:
             rows = _rows(name, sends, reads, others)
             found.append(WayOut(name, tuple(sends), reads[UNTRUSTED], reads[PRIVATE], rows))
     return found
+
+
+def uncarried(policy: Policy) -> list[str]:
+    """Return a warning for each table of sessions of which an agent may have several open at once, if marks carry."""
+    if not policy.carry_ms or not warnings_of(policy.templates.values()):
+        return []
+    several = [name for name, terms in policy.sessions.items() if terms.max_open != 1]
+    why = "sessions that are open at the same time do not share what is set after they were opened"
+    return [f"session {name}: max_open should be 1: {why}" for name in several]
 
 
 def _share(one: Template, other: Template) -> bool:

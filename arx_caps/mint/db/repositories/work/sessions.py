@@ -148,6 +148,30 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
         matching = of_state(select(SESSIONS.c.id).where(*self._filters(**wanted)), SESSIONS, which)
         return self._database.count(matching.limit(most + 1).subquery())
 
+    def not_ended_by(
+        self, agent: str, subject: tuple[str | None, str | None], time: int, most: int
+    ) -> Sequence[tuple[str, int]]:
+        """Return the sessions of an agent on behalf of a subject that had not ended by a time, the newest first.
+
+        Args:
+            agent: The agent.
+            subject: Its issuer and its name; None for both for sessions without one.
+            time: The time, ms since the Unix epoch.
+            most: At most this number.
+
+        Returns:
+            For each its id, and when it was opened.
+        """
+        theirs = (SESSIONS.c.agent == agent, SESSIONS.c.subject_issuer == subject[0], SESSIONS.c.subject == subject[1])
+        statement = (
+            select(SESSIONS.c.id, SESSIONS.c.opened_at)
+            .where(*theirs, func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at) > time)
+            .order_by(SESSIONS.c.opened_at.desc())
+            .limit(most)
+        )
+        with self._database.read() as c:
+            return [(row.id, int(row.opened_at)) for row in c.execute(statement)]
+
     def templates(self, sessions: Sequence[str]) -> "dict[str, dict[str, int]]":
         """Return the number of tasks of each template in each of these sessions."""
         theirs = (TASKS.c.session, TASKS.c.template)
