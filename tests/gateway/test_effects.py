@@ -68,7 +68,7 @@ def gateway(
         table |= further | ({"routes": ROUTES} if kind == "http" else {})
         terms = msgspec.convert(table, UpstreamTerms)
         forwarder = Forwarder("orders", terms, folder)
-        verifier = realm.verifier.within(None, terms.effects)
+        verifier = realm.verifier.within(None, terms.effects, terms.marks)
         door: Any = (
             HttpDoor(verifier, terms, forwarder, ROUTES) if kind == "http" else McpDoor(verifier, terms, forwarder)
         )

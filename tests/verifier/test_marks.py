@@ -19,7 +19,7 @@ from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
-from arx_verifier.errors import AccessError, StoreError, refusal
+from arx_verifier.errors import AccessError, SettingsError, StoreError, refusal
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.ledger.leases import LeasedLedger
 from arx_verifier.ledger.memory import MemoryLedger
@@ -311,6 +311,44 @@ def test_a_mark_that_the_ledger_does_not_keep_raises() -> None:
         grant.mark("untrusted")
     assert here.decide(TOKEN.text(), asked("orders.pay")).code == "store_unavailable"
     assert here.decide(TOKEN.text(), asked("orders.get")).allowed, "no row names it: nothing is asked"
+
+
+@pytest.mark.spec("21.3")
+def test_a_service_declares_a_warning_of_all_of_its_calls() -> None:
+    """Where a row of the token has it, in the call's one question; a refused call sets nothing."""
+    here = service()
+    declaring = here.within(marks=["untrusted", "unknown"])
+    narrow = TOKEN.with_caveats({"allow": [{"tool": "orders.pay"}]}).text()
+    assert declaring.decide(narrow, asked("mail.send")).code == "tool_not_allowed"
+    assert here.decide(TOKEN.text(), asked("orders.pay")).allowed
+    assert declaring.decide(TOKEN.text(), asked("orders.pay")).allowed
+    assert here.decide(TOKEN.text(), asked("orders.pay")).code == "after_mark"
+    other = service().within(marks=["untrusted"])
+    assert other.decide(TOKEN.text(), asked("orders.get")).allowed, "no row names this tool"
+    assert other.decide(TOKEN.text(), asked("orders.pay")).code == "after_mark"
+    plain = service().within(marks=["other"])
+    plain._budgets.ledger._refuse()
+    assert plain.decide(TOKEN.text(), asked("orders.get")).allowed, "no row has it: nothing is asked"
+
+
+def test_a_declared_warning_is_set_by_calls_that_a_watch_lets_go_on() -> None:
+    """A call that would be refused reaches the service all the same."""
+    here = service()
+    watching = here.within(marks=["untrusted"], mode="watch", until=show_until(now_ms() + 86_400_000))
+    token = policy(
+        marks=[["call", "seen", "session", ["orders.get"]]],
+        after=[[["seen"], ["orders.get"]], [["untrusted"], ["orders.pay"]]],
+    ).text()
+    assert here.decide(token, asked("orders.get")).allowed
+    assert watching.decide(token, asked("orders.get")).watched
+    assert here.decide(token, asked("orders.pay")).code == "after_mark"
+
+
+def test_a_declared_warning_needs_a_ledger() -> None:
+    """A verifier that cannot set it does not start."""
+    for more in ({"ledger": None}, {"draws": False}):
+        with pytest.raises(SettingsError, match="marks are set in the ledger"):
+            service(**more).within(marks=["untrusted"])
 
 
 def test_leases_do_not_decide_what_a_row_names() -> None:

@@ -30,7 +30,7 @@ from arx_caps.settings.toml_file import (
 from arx_verifier.addresses import is_loopback, read_port, split_url
 from arx_verifier.enforcement.base.routes import RouteMap
 from arx_verifier.errors import SettingsError, shorten
-from arx_verifier.names import is_tool_pattern
+from arx_verifier.names import is_id, is_tool_pattern
 from arx_verifier.verification.service_limits import ServiceLimits
 from arx_verifier.verification.watch import Watch, read_watch
 
@@ -215,6 +215,7 @@ class GuardTerms(TomlTable, frozen=True, kw_only=True):
     Attributes:
         limits: See ``UpstreamTerms``; so are the others.
         effects: See there.
+        marks: See there.
         watch: See there.
         until: See there.
         record: See there.
@@ -223,6 +224,7 @@ class GuardTerms(TomlTable, frozen=True, kw_only=True):
 
     limits: dict[str, Any] | None = None
     effects: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     watch: bool = False
     until: Any = None
     record: str | None = None
@@ -272,6 +274,8 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
             ``approve``.  No token, policy or mint can change them.
         effects: Tools, or patterns of them, whose effects are recorded too: what their answers show, `done`, `failed`
             or `unknown`.
+        marks: Warnings that each allowed call sets before it is forwarded, such as ``["untrusted"]`` for a server whose
+            every answer an attacker may have written; where the policy has rows for them.  Needs a ledger.
         dpop: Whether access tokens must be bound to a key of the client (DPoP, RFC 9449).
         server_requests: What an MCP server may ask of clients: ``sampling``, ``elicitation`` and ``roots``.
     """
@@ -351,6 +355,7 @@ class DeciderTerms(GuardTerms, frozen=True, kw_only=True):
         costs: As of an upstream; not used with ``spends = false``.
         limits: As of an upstream.
         effects: Must be empty: a decider sees no answer. Name them in the service itself, or in an upstream.
+        marks: As of an upstream; not with ``spends = false``.
         watch: Whether requests pass that would be refused, until ``until``.
         until: As of an upstream.
         record: As of an upstream.
@@ -634,6 +639,7 @@ def _guard_mistakes(entry: TomlEntry, terms: UpstreamTerms | DeciderTerms) -> It
     checks: dict[str, Callable[[], object]] = {
         "limits": lambda: limits is None or ServiceLimits(limits),
         "effects": lambda: _hold_effects(terms),
+        "marks": lambda: _hold_marks(terms),
         "watch": terms.read_watch,
     }
     for member, check in checks.items():
@@ -651,6 +657,13 @@ def _hold_effects(terms: UpstreamTerms | DeciderTerms) -> None:
         raise SettingsError("a decider sees no answer: name `effects` in the service itself, or in an upstream")
     if odd := next((each for each in terms.effects if not is_tool_pattern(each)), None):
         raise SettingsError(f"expected tools such as {terms.audience}.refund, or patterns, got {shorten(odd)}")
+
+
+def _hold_marks(terms: UpstreamTerms | DeciderTerms) -> None:
+    if odd := next((each for each in terms.marks if not is_id(each)), None):
+        raise SettingsError(f"expected names of marks, 1 to 64 of [A-Za-z0-9._-], got {shorten(odd)}")
+    if terms.marks and isinstance(terms, DeciderTerms) and not terms.spends:
+        raise SettingsError("the verifier behind the proxy sets marks: leave it out with `spends = false`")
 
 
 def _is_resource(url: str, name: str) -> bool:

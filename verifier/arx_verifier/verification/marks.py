@@ -134,15 +134,36 @@ class MarkRows:
         for row in self._rows:
             if row.member == "marks" and row.values[:2] == ("from", name) and self._audience in row.values[3]:
                 fields.append(f"p:{row.seen[0]}:{name}")
-        warned = [row for row in self._rows if _warns(row, name)]
-        if warned:
-            # Where the policy sets it, else at the first link whose rows have it: those below see it there.
-            policy = [row for row in warned if row.place == PLACES[1]]
-            of = next((row.seen[0] for row in policy if row.member == "marks"), "s")
-            fields.append(f"w:{of if policy else warned[0].seen[-1]}:{name}")
+        fields += self._warning(name)
         if not fields:
             raise ValueError(f"no rule of this token lets {self._audience} set the mark {name!r:.80}")
         return self._setting(tool, tuple(fields), at)
+
+    def with_declared(
+        self, asked: "MarkQuestion | Refused | None", names: Sequence[str], request: AccessRequest
+    ) -> "MarkQuestion | Refused | None":
+        """Return what a call asks, which sets also what its service declares of all of its calls.
+
+        Args:
+            asked: What it asks without that.
+            names: The warnings; one that no row has is not set, as no row can see it.
+            request: The call.
+        """
+        fields = [field for name in names for field in self._warning(name)]
+        if not fields or isinstance(asked, Refused):
+            return asked
+        question = asked or self._setting(request.tool, (), request.at)
+        return question._replace(sets=tuple(dict.fromkeys((*question.sets, *fields))))
+
+    def _warning(self, name: str) -> list[str]:
+        """Return the field in which a service sets a warning; none if no row has it."""
+        warned = [row for row in self._rows if _warns(row, name)]
+        if not warned:
+            return []
+        # Where the policy sets it, else at the first link whose rows have it: those below see it there.
+        policy = [row for row in warned if row.place == PLACES[1]]
+        of = next((row.seen[0] for row in policy if row.member == "marks"), "s")
+        return [f"w:{of if policy else warned[0].seen[-1]}:{name}"]
 
     def refusal(self, tool: str, stopped: Stopped) -> Refused:
         """Return the refusal of a call that the ledger stopped."""

@@ -53,6 +53,7 @@ from arx_verifier.verification.watch import (
 
 if TYPE_CHECKING:
     from arx_verifier.upkeep import Upkeep
+    from arx_verifier.verification.marks import MarkRows
     from arx_verifier.verification.service_limits import LimitsSource, ServiceLimits
 
 _ALLOWED: Final = Refused(OK, ())
@@ -149,6 +150,7 @@ class Verifier:
         self.decisions = decisions
         self.nonces = nonces if nonces is not None else MemoryNonces()
         self._budgets, self._draws = Budgets(ledger, Costs(costs)), draws
+        self._declared: tuple[str, ...] = ()
         self._waits = self.nonces.waits or self.decisions.waits
         # A journal that waits for the disk, or a store with no connection for event loops, waits in a thread: the whole
         # decision does, as what waits in the queue for one must be judged by its later time.
@@ -183,24 +185,32 @@ class Verifier:
         return watch if watch is not None and watch.is_on() else None
 
     def within(
-        self, limits: "LimitsSource | None" = None, effects: Collection[str] = (), **watching: Unpack[WatchOptions]
+        self,
+        limits: "LimitsSource | None" = None,
+        effects: Collection[str] = (),
+        marks: Collection[str] = (),
+        **watching: Unpack[WatchOptions],
     ) -> Self:
         """Return this verifier as a guard has it, which shares all else with this one; itself without arguments.
 
         Args:
             limits: Further ones; as of the constructor.
             effects: Further ones; as of the constructor.
+            marks: Warnings that each allowed call sets, of those that rows of its token have.
             watching: How it watches; see ``WatchOptions``.
 
         Raises:
             SettingsError: They are not valid.
         """
         guarded, watch = self, read_watch(**watching)
-        if limits is not None or effects:
+        if marks and (self._budgets.ledger is None or not self._draws):
+            raise SettingsError("marks are set in the ledger, and this verifier has none, or leaves it to another one")
+        if limits is not None or effects or marks:
             from copy import copy  # imported on use, as few verifiers are limited
 
             guarded = copy(self)
             guarded._effects = (*self._effects, *_patterns("effects", effects))  # noqa: SLF001 - of this class
+            guarded._declared = (*self._declared, *marks)  # noqa: SLF001
             if limits is not None:
                 guarded.limits = (*self.limits, *_compiled(limits, self.epochs))
         return guarded if watch is None else guarded.watching(watch)
@@ -573,7 +583,7 @@ class Verifier:
             if refused is not None:
                 return refused, None
             drawn = None
-            if proven.marks is not None and (sets := proven.marks.only_sets(request)) is not None:
+            if proven.marks is not None and (sets := self._only_sets(proven.marks, request)) is not None:
                 yield from self._budgets.draw(proven, NOTHING, None, sets)  # a call that goes on sets its warnings
         if priced is NOTHING:
             drawn = None
@@ -600,15 +610,25 @@ class Verifier:
             priced, judges = None, False
         if marks is None or not self._draws:
             return None, priced, None
-        asked = marks.ask(request) if judges else marks.only_sets(request)
+        asked = (
+            marks.with_declared(marks.ask(request), self._declared, request)
+            if judges
+            else self._only_sets(marks, request)
+        )
         if isinstance(asked, MarkQuestion) and ledger is None:
             asked = marks.unsupported(request.tool)
         if isinstance(asked, Refused):
             refused = asked if spared is None else spared.spare(asked)
             if refused is not None:
                 return refused, None, None
-            asked, priced = None if ledger is None else marks.only_sets(request), None
+            asked, priced = None if ledger is None else self._only_sets(marks, request), None
         return None, NOTHING if priced is None and asked is not None else priced, asked
+
+    def _only_sets(self, marks: "MarkRows", request: AccessRequest) -> MarkQuestion | None:
+        """Return a question that sets what a call sets, and judges nothing; None if it sets nothing."""
+        asked = marks.with_declared(marks.only_sets(request), self._declared, request)
+        assert not isinstance(asked, Refused)  # what judges nothing refuses nothing
+        return asked
 
     def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision | Steps[Decision]:
         """Decide after the wait; if the view still refuses the token, record that refusal."""
