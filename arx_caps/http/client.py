@@ -4,11 +4,14 @@
 Every client that calls a mint, a witness or an issuer is opened here.  The answers of issuers are bounded.
 """
 
+import contextlib
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -68,23 +71,81 @@ def fetch(
         httpx.InvalidURL: The address is malformed.
     """
     # No redirect is followed: it could lead to an address that its caller has not named.
-    until = time.monotonic() + total_s
-    raw = bytearray()
+    raw, ending = bytearray(), _Ending(total_s)
     # Uncompressed: a few bytes could expand to gigabytes.
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     headers |= {"Authorization": f"Bearer {bearer}"} if bearer is not None else {}
     # Only TLS proves the issuer through a proxy of the environment, so plain addresses go without one.
     with (
+        ending.running(),
         open_client(url, timeout=timeout, ca=ca, proxy=url.startswith("https:")) as client,
-        client.stream("GET" if form is None else "POST", url, data=form, auth=basic, headers=headers) as answer,
+        client.stream(
+            "GET" if form is None else "POST",
+            url,
+            data=form,
+            auth=basic,
+            headers=headers,
+            extensions={"trace": ending.note},
+        ) as answer,
     ):
         for chunk in answer.iter_raw():
             raw += chunk
             if len(raw) > longest:
                 raise RequestError(f"its answer has more than {longest} bytes")
-            if time.monotonic() > until:
-                raise RequestError(f"its answer did not come within {total_s:.0f} s")
+        ending.require_in_time()  # an answer without a length ends with its connection
     return answer.status_code, bytes(raw)
+
+
+class _Ending:
+    """Ends a request's connections when its time is over: each byte of an answer begins the wait for the next one anew.
+
+    Args:
+        total_s: Its time, s.
+    """
+
+    def __init__(self, total_s: float) -> None:
+        self._total_s, self._until_s = total_s, time.monotonic() + total_s
+        self._sockets: list[socket.socket] = []
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the timer.
+
+        Raises:
+            RequestError: The time was over before the answer was.
+        """
+        timer = threading.Timer(self._total_s, self._end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except httpx.HTTPError:
+            self.require_in_time()
+            raise
+        finally:
+            timer.cancel()
+
+    def note(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take a connection that httpx has made; see its extension ``trace``."""
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self._sockets.append(info["return_value"].get_extra_info("socket"))
+            if time.monotonic() > self._until_s:
+                self._end()
+
+    def require_in_time(self) -> None:
+        """Require that the time is not over.
+
+        Raises:
+            RequestError: It is.
+        """
+        if time.monotonic() > self._until_s:
+            raise RequestError(f"its answer did not come within {self._total_s:.0f} s") from None
+
+    def _end(self) -> None:
+        for each in list(self._sockets):
+            with contextlib.suppress(OSError):  # it is closed, or has become the socket of TLS
+                # Not by SSLSocket, which would go on without TLS in the thread that reads.
+                socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
 def make_context(ca: str | None = None) -> ssl.SSLContext:

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Final, Self
 
+from arx_caps.mint.connections.end import drop_abandoned
 from arx_caps.mint.context import CATCH_UP_S, MINT, VERSION, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
@@ -161,6 +162,7 @@ class MintRuntime(MintContext):
                 self.db.oauth_clients.prune(
                     DEFAULT_UNUSED_MS if self.realm.clients is None else self.realm.clients.unused_ms
                 )
+                drop_abandoned(self)
                 # Last: a policy of a newer version, which this one cannot read, must not stop the others.
                 self.policies.follow()
                 failing = False

@@ -56,7 +56,7 @@ class Upstream:
         answer = self._answer(self.got[-1])
         yield await answer if isinstance(answer, Awaitable) else answer
 
-    async def end_work(self, headers: Any, note: bytes, owner: str, *, lends: bool) -> None:
+    async def end_work(self, headers: Any, note: bytes, owner: str, *, lends: bool, call: Any = None) -> None:
         self.ended.append(note)
 
 

@@ -15,6 +15,7 @@ from arx_caps.gateway.http.door import HttpDoor
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.stdio import StdioUpstream
+from arx_caps.gateway.upstream.credentials import Credential
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from arx_verifier import Verifier
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
@@ -63,13 +64,17 @@ class ServedDoor:
         verifier: Decides on each call.
         terms: The upstream's table.
         folder: Where files with secrets are.
+        person: The credential of people's own accounts, as of ``Forwarder``.
     """
 
-    def __init__(self, verifier: Verifier, terms: UpstreamTerms, folder: Path) -> None:
+    def __init__(
+        self, verifier: Verifier, terms: UpstreamTerms, folder: Path, person: Credential | None = None
+    ) -> None:
         self._name = terms.audience
         tools = folder / f"{self._name}.tools.json"
-        kind: Any = StdioUpstream if terms.command else Forwarder
-        self._upstream = kind(self._name, terms, folder)
+        self._upstream: Any = (
+            StdioUpstream(self._name, terms, folder) if terms.command else Forwarder(self._name, terms, folder, person)
+        )
         self._door: HttpDoor | McpDoor = (
             HttpDoor(verifier, terms, self._upstream, dict(terms.routes))
             if terms.is_http

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from arx_caps.mint.connections import lend
-from arx_caps.mint.connections.account_issuer import RefreshRefusedError
-from arx_caps.mint.connections.connect import issuer_of
+from arx_caps.mint.connections.account_issuer import RefreshRefusedError, issuer_of
+from arx_caps.mint.connections.end import end_accounts
 from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.tasks.erase import erase_person
@@ -45,7 +45,7 @@ class Accounts:
     def add(self, subject: str, account: str, *, shared: bool = False) -> dict[str, Any]:
         """Store a connection of a person whose refresh token is live, and return its row."""
         self.made += 1
-        which, cookie, refresh = f"c-{self.made}", f"cookie-{self.made}", f"canary-refresh-{self.made}"
+        which, cookie, refresh = "c-" + "xabcdefg"[self.made] * 16, f"cookie-{self.made}", f"canary-refresh-{self.made}"
         self.tracker.grants[refresh] = (account, "repo.read repo.write")
         link = {
             "digest": cookie,
@@ -174,7 +174,7 @@ def test_an_erasure_deletes_the_key_and_revokes_upstream(accounts: Accounts) -> 
     sealed = str(row["sealed"])
     by, reason = "operator:test", "a request"
     erase_person(
-        accounts.mint, ANN, by=by, reason=reason, end_accounts=lambda: lend.end_accounts(accounts.mint, ANN, by, reason)
+        accounts.mint, ANN, by=by, reason=reason, end_accounts=lambda: end_accounts(accounts.mint, ANN, by, reason)
     )
     db = accounts.mint.db.connections
     assert (db.find(row["id"]), db.person_key(ANN)) == (None, None)

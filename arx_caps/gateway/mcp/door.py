@@ -276,7 +276,7 @@ class McpDoor:
         try:
             whole = await work.run(forward)
         except RefusedCall:
-            self._cancel(exchange, message, facts, work.grant.lends)
+            self._cancel(exchange, message, facts, live, work.grant.lends)
             raise
         except (OverRateError, UpstreamError, WireError) as error:
             if not isinstance(error, UpstreamError) or not error.sent:
@@ -307,7 +307,7 @@ class McpDoor:
             whole = await work.run(forward)
         except RefusedCall:
             if message is not None and message.method == "tasks/result":
-                self._cancel(exchange, message, facts, screened is not None)
+                self._cancel(exchange, message, facts, live, screened is not None)
             raise
         if whole is not None:
             await exchange.whole(*whole)
@@ -429,7 +429,9 @@ class McpDoor:
 
         return await input_schema(message.params["name"], listed)
 
-    def _cancel(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, lends: bool) -> None:
+    def _cancel(
+        self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, live: LiveCall | None, lends: bool
+    ) -> None:
         """Notify the upstream that a call or a task was ended, where closing its stream does not."""
         note: dict[str, Any] | None = None
         if message.is_task:
@@ -440,7 +442,7 @@ class McpDoor:
             note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
         headers = self._headers_beside(exchange, facts)
         body = written(note) if note else b""
-        self._do_later(self._forwarder.end_work(headers, body, owner_of(facts), lends=lends))
+        self._do_later(self._forwarder.end_work(headers, body, owner_of(facts), lends=lends, call=live))
 
     def _decline(
         self, exchange: McpExchange, facts: ChainFacts, live: LiveCall | None, lends: bool

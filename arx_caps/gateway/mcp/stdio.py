@@ -204,6 +204,7 @@ class StdioUpstream:
         owner: str,
         *,
         lends: bool,  # noqa: ARG002
+        call: LiveCall | None = None,  # noqa: ARG002
     ) -> None:
         """End the process of a call that the gateway has ended: its result has no reader.
 
@@ -212,6 +213,7 @@ class StdioUpstream:
             note: For an upstream over HTTP.
             owner: Who made the call.
             lends: For an upstream over HTTP.
+            call: The same.
         """
         session = dict(headers).get(b"mcp-session-id", b"").decode("latin-1")
         process = self._sessions.pop(session, None) if session else self._callers.pop(owner, None)

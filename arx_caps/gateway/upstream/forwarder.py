@@ -227,6 +227,7 @@ class Forwarder:
         owner: str,  # noqa: ARG002 - see StdioUpstream
         *,
         lends: bool,
+        call: LiveCall | None = None,
     ) -> None:
         """Notify the upstream that the gateway has ended a call.
 
@@ -235,10 +236,11 @@ class Forwarder:
             note: The notification; empty if the end of the call's connection does.
             owner: As in ``send``.
             lends: Whether the call had the gateway's credential, as in ``send``.
+            call: The call, whose person's account it had, as in ``send``.
         """
         if note:
             with contextlib.suppress(UpstreamError):
-                async with self.send("POST", headers, note, lends=lends) as answer:
+                async with self.send("POST", headers, note, lends=lends, call=call) as answer:
                     await read_whole(answer, self._terms, self.name)
 
     def __repr__(self) -> str:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The issuer of an upstream's access tokens, with this mint as its client.  RFC 6749, 7009, 7636, 8414, 9207."""
 
+import contextlib
 import hmac
+import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -12,6 +14,7 @@ import msgspec
 
 from arx_caps.credentials.secret_source import read_secret
 from arx_caps.http.client import fetch
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.keys.jwks import MAX_BYTES, TIMEOUT, TOTAL_S
 from arx_caps.mint.login.oidc import challenge_of, derived
 from arx_caps.settings.connections import ConnectionTerms
@@ -25,7 +28,15 @@ CALLBACK: Final = "/connect/callback/"  # the connection's name follows: an answ
 MAX_TOKEN_CHARS: Final = 16_384
 MAX_ACCOUNT_CHARS: Final = 255
 MOST_WAITING: Final = 8  # calls of one issuer at once: a slow one must not hold all threads of the mint
-_LASTS_S: Final = 300.0  # of an access token whose answer has no time
+MOST_SCOPES: Final = 64  # of one token, in records
+_MAX_SCOPE_CHARS: Final = 128
+_LASTS_S: Final = 300.0  # of an access token whose answer has no time that can be read
+_MOST_S: Final = 366 * 86_400.0
+_WAIT_S: Final = 1.0  # of a person's browser, for a place
+
+
+class IssuerBusyError(UnavailableError):
+    """As many calls of the issuer run as may; this one has sent nothing."""
 
 
 class RefreshRefusedError(GrantError):
@@ -51,15 +62,27 @@ class IssuedTokens(msgspec.Struct, frozen=True):
 
     access_token: str
     token_type: str
-    expires_in: float = _LASTS_S
     refresh_token: str | None = None
-    scope: str | None = None
-    id_token: str | None = None
+    # Read when the refresh token is used up: what cannot be read must not lose the new one.
+    expires_in: Any = None
+    scope: Any = None
+    id_token: Any = None
 
     @property
     def expires_at(self) -> int:
         """When the access token expires, counted from now."""
-        return now_ms() + int(self.expires_in * 1000)
+        try:
+            lasts = float(self.expires_in)
+        except (TypeError, ValueError, OverflowError):
+            lasts = math.nan
+        return now_ms() + int(1000 * (min(max(lasts, 0.0), _MOST_S) if math.isfinite(lasts) else _LASTS_S))
+
+    def scopes(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """Return the scopes of the access token: as the issuer names them, else those asked for.  RFC 6749 5.1."""
+        if not isinstance(self.scope, str):
+            return tuple(asked)
+        named = (each for each in self.scope.split(" ") if each.isascii() and each.isprintable())
+        return tuple(dict.fromkeys(each for each in named if 0 < len(each) <= _MAX_SCOPE_CHARS))[:MOST_SCOPES]
 
     def __repr__(self) -> str:
         return "<IssuedTokens>"
@@ -77,12 +100,36 @@ class AccountIssuer:
     def __init__(self, realm: Realm, name: str, terms: ConnectionTerms) -> None:
         self._realm, self.name, self.terms = realm, name, terms
         self._known: _Metadata | None = None  # fixed from the first answer to the end of this process
-        self._waiting = threading.Semaphore(MOST_WAITING)
+        self._places, self._held = threading.Semaphore(MOST_WAITING), threading.local()
 
     @property
     def redirect_uri(self) -> str:
         """The redirect URI, of this connection alone."""
         return self._realm.issuer + CALLBACK + self.name
+
+    @contextlib.contextmanager
+    def place(self, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold a place for calls of the issuer in this thread, with its endpoints known.
+
+        Args:
+            wait_s: How long to wait for one.
+
+        Raises:
+            IssuerBusyError: All are taken.
+            UnavailableError: The issuer's endpoints cannot be read.
+        """
+        if getattr(self._held, "is_held", False):
+            yield
+            return
+        if not self._places.acquire(timeout=wait_s):
+            raise IssuerBusyError(f"the issuer of {self.name}: too many calls wait for it", code="issuer_unavailable")
+        self._held.is_held = True
+        try:
+            self._metadata()
+            yield
+        finally:
+            self._held.is_held = False
+            self._places.release()
 
     def url(self, secret: bytes) -> str:
         """Return the URL at which a person logs in and consents.
@@ -97,7 +144,8 @@ class AccountIssuer:
         query |= {"scope": " ".join(self.terms.scopes), "state": derived(secret, "state")}
         query |= {"code_challenge": challenge_of(derived(secret, "verifier")), "code_challenge_method": "S256"}
         query |= {"nonce": derived(secret, "nonce")} if "openid" in self.terms.scopes else {}
-        endpoint = self._metadata().authorization_endpoint
+        with self.place(_WAIT_S):
+            endpoint = self._metadata().authorization_endpoint
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
 
     def require_answer(self, secret: bytes, answer: Mapping[str, str]) -> None:
@@ -109,7 +157,9 @@ class AccountIssuer:
         if not hmac.compare_digest(answer.get("state", "").encode(), derived(secret, "state").encode()):
             raise _wrong("the answer is for another attempt")
         sender = answer.get("iss")
-        if sender is None and self._metadata().authorization_response_iss_parameter_supported:
+        with self.place(_WAIT_S):
+            must_name = self._metadata().authorization_response_iss_parameter_supported
+        if sender is None and must_name:
             raise _wrong("iss is missing in the answer")
         if sender is not None and sender != self.terms.issuer:
             raise _wrong("the answer is from another issuer")
@@ -123,7 +173,8 @@ class AccountIssuer:
         """
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": self.redirect_uri}
         try:
-            return self._token(form | {"code_verifier": derived(secret, "verifier")})
+            with self.place(_WAIT_S):
+                return self._token(form | {"code_verifier": derived(secret, "verifier")})
         except RefreshRefusedError:
             raise _wrong("the issuer refuses the code") from None
 
@@ -139,13 +190,15 @@ class AccountIssuer:
             GrantError: It refuses something else.
             UnavailableError: It does not answer; what it did is not known.
         """
-        return self._token({"grant_type": "refresh_token", "refresh_token": token, "scope": scopes})
+        with self.place():
+            return self._token({"grant_type": "refresh_token", "refresh_token": token, "scope": scopes})
 
     def revoke(self, token: str) -> bool:
         """Revoke a refresh or access token at the issuer (RFC 7009); return whether the issuer confirmed it."""
         try:
-            endpoint = self._metadata().revocation_endpoint
-            return endpoint is not None and self._send(endpoint, {"token": token})[0] == 200
+            with self.place(_WAIT_S):
+                endpoint = self._metadata().revocation_endpoint
+                return endpoint is not None and self._send(endpoint, {"token": token})[0] == 200
         except ArxError:
             return False
 
@@ -157,11 +210,12 @@ class AccountIssuer:
             UnavailableError: It does not answer.
         """
         claims: dict[str, Any] = {}
-        if tokens.id_token is not None:
+        if isinstance(tokens.id_token, str):
             claims = self._id_claims(secret, tokens.id_token)
-        place = self._metadata().userinfo_endpoint
+        with self.place(_WAIT_S):
+            place = self._metadata().userinfo_endpoint
+            status, raw = (0, b"") if place is None else self._fetch(place, None, None, tokens.access_token)
         if place is not None:
-            status, raw = self._fetch(place, None, None, tokens.access_token)
             found = _object(raw) if status == 200 else {}
             if claims and status == 200 and found.get("sub") != claims["sub"]:
                 raise _wrong("userinfo is of another account than the ID token")
@@ -182,6 +236,8 @@ class AccountIssuer:
         client = self.terms.client_id
         if claims.get("iss") != self.terms.issuer or client not in (audience if type(audience) is list else [audience]):
             raise _wrong("the ID token is of another issuer, or for another client")
+        if not isinstance(claims.get("sub"), str):
+            raise _wrong("the ID token names no account")
         if claims.get("azp", client) != client or claims.get("nonce") != derived(secret, "nonce"):
             raise _wrong("the ID token is of another login")
         expiry = claims.get("exp")
@@ -253,22 +309,31 @@ class AccountIssuer:
     def _fetch(
         self, url: str, form: Mapping[str, str] | None, basic: tuple[str, str] | None, bearer: str | None = None
     ) -> tuple[int, bytes]:
-        if not self._waiting.acquire(blocking=False):
-            raise self._unavailable("too many calls wait for it")
+        bounds: Any = {"timeout": TIMEOUT, "total_s": TOTAL_S, "longest": MAX_BYTES, "ca": self._realm.ca}
         try:
-            bounds: Any = {"timeout": TIMEOUT, "total_s": TOTAL_S, "longest": MAX_BYTES, "ca": self._realm.ca}
             return fetch(url, form=form, basic=basic, bearer=bearer, **bounds)
         except (httpx.HTTPError, httpx.InvalidURL, RequestError) as error:
             # Not chained: the request has a secret.
             raise self._unavailable(f"it does not answer ({type(error).__name__})") from None
-        finally:
-            self._waiting.release()
 
     def _unavailable(self, why: str) -> UnavailableError:
         return UnavailableError(f"the issuer of {self.name}: {why}", code="issuer_unavailable")
 
     def __repr__(self) -> str:
         return f"<AccountIssuer of {self.name}>"
+
+
+def issuer_of(mint: MintContext, name: str) -> AccountIssuer:
+    """Return the issuer of a connection.
+
+    Raises:
+        GrantError: ``not_found``: the realm's settings have no such connection.
+    """
+    terms = mint.realm.connection.get(name)
+    if terms is None:
+        raise GrantError(f"the realm has no [connection.{name}]", code="not_found")
+    issuer: AccountIssuer = mint.account_issuers.setdefault(name, AccountIssuer(mint.realm, name, terms))
+    return issuer
 
 
 def _is_token(text: str) -> bool:

@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.connections.account_issuer import AccountIssuer
-from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, issuer_of
+from arx_caps.mint.connections.end import issuer_in, revoke_tokens, tokens_of
+from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, open_tokens, seal_tokens
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -42,19 +43,6 @@ class HeldAccount(NamedTuple):
     shown: str
     scopes: tuple[str, ...]
     uses: dict[str, tuple[str, ...]]
-
-
-def issuer_of(mint: MintContext, name: str) -> AccountIssuer:
-    """Return the issuer of a connection.
-
-    Raises:
-        GrantError: ``not_found``: the realm's settings have no such connection.
-    """
-    terms = mint.realm.connection.get(name)
-    if terms is None:
-        raise GrantError(f"the realm has no [connection.{name}]", code="not_found")
-    issuer: AccountIssuer = mint.account_issuers.setdefault(name, AccountIssuer(mint.realm, name, terms))
-    return issuer
 
 
 def make_link(mint: MintContext, subject: Subject, name: str) -> str:
@@ -133,16 +121,28 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
     if not code:
         raise _refused(why)
     tokens = issuer.redeem(page, code)
+    is_held = False
+    try:
+        is_held = _hold(mint, issuer, row, page, tokens)
+    finally:
+        if not is_held:  # no row has them
+            issuer.revoke(tokens.refresh_token or tokens.access_token)
+    if not is_held:
+        raise _refused("this browser has begun no connection, or too long ago")
+
+
+def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page: bytes, tokens: IssuedTokens) -> bool:
+    """Hold tokens for the word of a person; return False if the link is over."""
     account, shown = issuer.account(page, tokens)
     asked = msgspec.json.decode(row["scopes"], type=list[str])
     # An issuer that grants more than was asked for is not believed: no call gets more than the realm's settings name.
-    granted = asked if tokens.scope is None else [scope for scope in asked if scope in tokens.scope.split(" ")]
-    held = HeldTokens(
-        refresh=tokens.refresh_token, access={" ".join(sorted(granted)): (tokens.access_token, tokens.expires_at)}
-    )
+    given = tokens.scopes(asked)
+    granted = [scope for scope in asked if scope in given]
+    access = {" ".join(sorted(granted)): HeldAccess(tokens.access_token, tokens.expires_at, given)}
+    held = HeldTokens(refresh=tokens.refresh_token, access=access)
     sealed = seal_tokens(mint, {**row, "account": account}, row["digest"], held)
-    facts = {"account": account, "granted": as_json({"scopes": granted, "shown": shown}), **sealed}
-    mint.db.connections.hold(digest_of(page), facts)
+    about = {"scopes": granted, "shown": shown, "issuer": issuer.terms.issuer}
+    return mint.db.connections.hold(digest_of(page), {"account": account, "granted": as_json(about), **sealed})
 
 
 def find_held(mint: MintContext, page: bytes) -> HeldAccount:
@@ -175,8 +175,10 @@ def connect(mint: MintContext, page: bytes) -> str:
     _require_live(mint, row)
     which, subject = new_name("c-"), str(row["subject"])
     tokens = open_tokens(mint, row, row["digest"])
-    terms = issuer_of(mint, row["name"]).terms
-    made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": terms.issuer}
+    terms, issuer = issuer_of(mint, row["name"]).terms, issuer_in(row)
+    if issuer != terms.issuer:
+        raise _refused("the settings of this connection have changed: call the tool again to get another link")
+    made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": issuer}
     made |= {"account": row["account"], "scopes": as_json(held.scopes), "status": "open", "created_at": now_ms()}
     made |= {"incarnation": row["incarnation"], "born": row["born"]}
     made |= seal_tokens(mint, made, which, tokens)
@@ -185,26 +187,22 @@ def connect(mint: MintContext, page: bytes) -> str:
     former = mint.db.connections.add(digest_of(page), made, what, shared=terms.shared)
     if former:
         # A gateway may hold a token of the account before.
-        targets = [f"connection:{each}" for each in former]
+        targets = [f"connection:{each['id']}" for each in former]
         mint.revoker.change(lambda: mint.store.kill(targets, "another account was connected", MINT))
+    for each in former:
+        # Not of the same account: an issuer may end all grants of an account with one, and so the new one.
+        if each["account"] != row["account"]:
+            revoke_tokens(mint, each, tokens_of(mint, each))
     return which
 
 
 def decline(mint: MintContext, page: bytes) -> None:
     """Forget an account that a person does not want to connect, and revoke its tokens at the issuer."""
     row = _row_of(mint, page)
-    tokens = HeldTokens() if row["sealed"] is None else open_tokens(mint, row, row["digest"])
+    tokens = tokens_of(mint, row)
     facts = {"name": row["name"], "account": row["account"], "subject": row["subject"]}
     if mint.db.connections.drop(digest_of(page), Event.of("connection.declined", MINT, **facts)):
-        revoke_tokens(issuer_of(mint, row["name"]), tokens)
-
-
-def revoke_tokens(issuer: AccountIssuer, tokens: HeldTokens) -> bool:
-    """Revoke tokens at their issuer; return whether the issuer confirmed it."""
-    # The refresh token ends all access tokens of the grant, where the issuer can (RFC 7009 2.1).
-    several = [tokens.refresh] if tokens.refresh is not None else [token for token, _ in tokens.access.values()]
-    confirmed = list(map(issuer.revoke, several))
-    return bool(confirmed) and all(confirmed)
+        revoke_tokens(mint, row, tokens)
 
 
 def digest_of(secret: str | bytes) -> str:

@@ -5,7 +5,6 @@ One refresh runs at once for a connection, over all mints, and what it gives is 
 sees one refresh token twice may end the whole grant.
 """
 
-import contextlib
 import secrets
 from collections.abc import Mapping
 from hashlib import sha256
@@ -13,21 +12,22 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.connections.account_issuer import AccountIssuer, RefreshRefusedError
-from arx_caps.mint.connections.connect import issuer_of, make_link, revoke_tokens
-from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuerBusyError, RefreshRefusedError, issuer_of
+from arx_caps.mint.connections.connect import make_link
+from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, open_tokens, seal_tokens
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.token_exchange import PresentedTask, read_presented
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError, GrantError, UnavailableError
+from arx_verifier.errors import GrantError, SettingsError, UnavailableError
 from arx_verifier.token.targets import subject_target
 
 LENT_MS: Final = 5 * 60_000  # the longest time that a gateway uses a token
 EARLY_MS: Final = 60_000  # before its end, a token is not lent any more
 REFRESH_MS: Final = 30_000  # longer than an issuer's answer is waited for: another mint does not begin meanwhile
+ANSWER_MS: Final = 25_000  # of it, for the connection and the answer: without these left, the token is not sent
 
 
 class AskedToken(NamedTuple):
@@ -116,7 +116,9 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
         return Lending("connection_unavailable", subject.name)
     if found is None:
         return Lending("busy", subject.name)
-    return _lent(mint, asked, presented, row, wanted, found)
+    if not set(wanted) <= set(found.scopes):  # the issuer has given less than it was asked for
+        return _unusable(mint, subject, asked, "connection_scope", wanted, found.scopes)
+    return _lent(mint, asked, presented, row, found)
 
 
 def _lent(
@@ -124,22 +126,26 @@ def _lent(
     asked: AskedToken,
     presented: PresentedTask,
     row: Mapping[str, Any],
-    wanted: tuple[str, ...],
-    found: tuple[str, int],
+    found: HeldAccess,
 ) -> Lending:
     """Record what is lent, and return it."""
     # Last: a kill that came during a refresh ends what it gave.
     born = mint.born()
     if mint.epochs.check(row["incarnation"], row["born"], _targets_of(row)):
         return Lending("connection_unavailable", str(row["person"]))
-    until = min(found[1], now_ms() + LENT_MS, presented.until)
-    facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"], "scopes": wanted}
-    facts |= {"session": presented.session["id"], "task": presented.task["id"], "agent": presented.task["agent"]}
+    until = min(found.until, now_ms() + LENT_MS, presented.until)
+    facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"]}
+    facts |= {
+        "scopes": found.scopes,
+        "session": presented.session["id"],
+        "task": presented.task["id"],
+        "agent": presented.task["agent"],
+    }
     facts |= {"audience": asked.service, "tool": asked.tool, "until": until}
     mint.db.record(Event.of("connection.lent", f"service:{asked.service}", **facts))
     mint.db.connections.note_used(row["id"])
-    content = {"token": found[0], "until": until, "connection": row["id"], "account": row["account"]}
-    content |= {"scopes": wanted, "born": born[:2]}
+    content = {"token": found.token, "until": until, "connection": row["id"], "account": row["account"]}
+    content |= {"scopes": found.scopes, "born": born[:2]}
     return Lending("lent", str(row["person"]), content)
 
 
@@ -198,8 +204,8 @@ def _targets_of(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _token_of(
     mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], scopes: str, refused: str
-) -> tuple[str, int] | None:
-    """Return an access token and its end; refresh if there is none; None while another call refreshes.
+) -> HeldAccess | None:
+    """Return an access token; refresh if there is none; None while others refresh.
 
     Raises:
         RefreshRefusedError: The issuer has ended the grant, or nothing can refresh it.
@@ -210,9 +216,27 @@ def _token_of(
     if kept is not None:
         return kept
     own = secrets.token_hex(16)
-    if not mint.db.connections.lock(row["id"], own, now_ms() + REFRESH_MS):
+    try:
+        # Before the lock: a call that waits for a place, or for the issuer's metadata, uses no refresh token.
+        with issuer.place():
+            until = now_ms() + REFRESH_MS
+            locked = mint.db.connections.lock(row["id"], own, until)
+            return _refreshed(mint, issuer, row, scopes, refused, own, until) if locked else None
+    except IssuerBusyError:
         return None
-    is_clear, changed, issued = True, dict[str, str](), None
+
+
+def _refreshed(
+    mint: MintContext,
+    issuer: AccountIssuer,
+    row: Mapping[str, Any],
+    scopes: str,
+    refused: str,
+    own: str,
+    until: int,
+) -> HeldAccess:
+    """Refresh under the lock, and return the access token; see ``_token_of``."""
+    issued, is_clear = None, True
     try:
         # Read again: another call may have refreshed between the look above and the lock.
         latest = mint.db.connections.find(row["id"]) or row
@@ -222,65 +246,40 @@ def _token_of(
             return kept
         if held.refresh is None:
             raise RefreshRefusedError("the issuer gave no refresh token", code="connection_ended")
-        try:
-            issued = issuer.refresh(held.refresh, scopes)
-        except UnavailableError:
-            is_clear = False  # the issuer may have used the token up: the next call tries it once more
-            raise
-        given = (issued.access_token, issued.expires_at)
-        live = {name: each for name, each in held.access.items() if each[1] > now_ms() and name != scopes}
-        tokens = HeldTokens(refresh=issued.refresh_token or held.refresh, access=live | {scopes: given})
-        changed = {**seal_tokens(mint, latest, row["id"], tokens)}
+        if now_ms() > until - ANSWER_MS:
+            raise UnavailableError("the lock of the refresh is almost over", code="issuer_unavailable")
+        is_clear = False  # the issuer may use the token up: without an answer the next call tries it once more
+        issued = issuer.refresh(held.refresh, scopes)
+    except GrantError:
+        is_clear = True
+        raise
     finally:
-        more: dict[str, Any] = {**changed, "refreshed_at": now_ms()} if changed else {}
-        is_own = mint.db.connections.unlock(row["id"], own, is_clear=is_clear, **more)
-    if not is_own:
+        if issued is None:
+            mint.db.connections.unlock(row["id"], own, is_clear=is_clear)
+    given = HeldAccess(issued.access_token, issued.expires_at, issued.scopes(scopes.split(" ")))
+    live = {name: each for name, each in held.access.items() if each.until > now_ms() and name != scopes}
+    tokens = HeldTokens(refresh=issued.refresh_token or held.refresh, access=live | {scopes: given})
+    if not _is_stored(mint, latest, own, tokens):
         # It was ended meanwhile, or this process was stopped for longer than the lock: what was given is not used.
         issuer.revoke(issued.refresh_token or issued.access_token)
         raise UnavailableError("the connection has changed meanwhile", code="issuer_unavailable")
     return given
 
 
-def end_accounts(mint: MintContext, subject: str, by: str, reason: str) -> None:
-    """End all connections of a person who is erased.
-
-    Args:
-        mint: The mint.
-        subject: The person's target.
-        by: The actor.
-        reason: The reason, for the record.
-    """
-    for row in mint.db.connections.of_person(subject):
-        end_connection(mint, row, by, "erased", reason)
+def _is_stored(mint: MintContext, row: Mapping[str, Any], own: str, tokens: HeldTokens) -> bool:
+    """Store what a refresh gave, and end it; return False if the connection has changed meanwhile."""
+    try:
+        sealed = seal_tokens(mint, row, row["id"], tokens)
+    except SettingsError:  # the person was erased meanwhile
+        return False
+    return mint.db.connections.unlock(row["id"], own, is_clear=True, refreshed_at=now_ms(), **sealed)
 
 
-def _kept(held: HeldTokens, scopes: str, refused: str) -> tuple[str, int] | None:
-    """Return the access token of some scopes that is still to be used, and its end."""
+def _kept(held: HeldTokens, scopes: str, refused: str) -> HeldAccess | None:
+    """Return the access token of some scopes that is still to be used."""
     found = held.access.get(scopes)
-    if found is None or found[1] < now_ms() + EARLY_MS or sha256(found[0].encode()).hexdigest() == refused:
+    if found is None and held.refresh is None:  # nothing lowers the scopes of the one that there is
+        found = next(iter(held.access.values()), None)
+    if found is None or found.until < now_ms() + EARLY_MS or sha256(found.token.encode()).hexdigest() == refused:
         return None
     return found
-
-
-def end_connection(mint: MintContext, row: Mapping[str, Any], by: str, why: str, reason: str) -> bool:
-    """End a connection: its tokens are deleted here and revoked at the issuer; the caller kills its target.
-
-    Args:
-        mint: The mint.
-        row: The connection's row.
-        by: The actor.
-        why: ``operator``, ``person`` or ``erased``.
-        reason: The reason, for the record.
-
-    Returns:
-        Whether the issuer confirmed it.
-    """
-    tokens = HeldTokens()
-    with contextlib.suppress(ArxError):  # what does not open is of no use to anyone
-        tokens = open_tokens(mint, row, row["id"])
-    facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": why, "reason": reason}
-    if not mint.db.connections.end(row["id"], why, Event.of("connection.ended", by, **facts)):
-        return False
-    terms = mint.realm.connection.get(str(row["name"]))
-    is_known = terms is not None and terms.issuer == row["issuer"]
-    return is_known and revoke_tokens(issuer_of(mint, row["name"]), tokens)

@@ -4,18 +4,29 @@
 import os
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME
+from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.token import wire
 
 NONCE_BYTES: Final = 12
+
+
+class HeldAccess(NamedTuple):
+    """An access token, a secret; when it expires, ms since the Unix epoch; and its scopes, as the issuer names them."""
+
+    token: str
+    until: int
+    scopes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "<HeldAccess>"
 
 
 class HeldTokens(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,11 +34,11 @@ class HeldTokens(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         refresh: The refresh token; None if the issuer gives none.
-        access: By scopes, with a space between: an access token, and when it expires, ms since the Unix epoch.
+        access: By the scopes that were asked for, sorted, with a space between.
     """
 
     refresh: str | None = None
-    access: dict[str, tuple[str, int]] = {}
+    access: dict[str, HeldAccess] = {}
 
     def __repr__(self) -> str:
         return "<HeldTokens>"
@@ -41,6 +52,9 @@ def seal_tokens(mint: MintContext, row: Mapping[str, Any], which: str, tokens: H
         row: Has ``subject``, ``name`` and ``account``: a seal opens for these alone.
         which: The connection's id, or the digest of its link.
         tokens: The tokens.
+
+    Raises:
+        SettingsError: The person was erased meanwhile.
     """
     subject = str(row["subject"])
     if mint.db.connections.person_key(subject) is None:
@@ -52,27 +66,28 @@ def seal_tokens(mint: MintContext, row: Mapping[str, Any], which: str, tokens: H
     return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(sealed)}
 
 
-def open_tokens(mint: MintContext, row: Mapping[str, Any], which: str) -> HeldTokens:
+def open_tokens(mint: MintContext, row: Mapping[str, Any], which: str, own: SealedRoot | None = None) -> HeldTokens:
     """Return the tokens that ``seal_tokens`` has sealed.
 
     Args:
         mint: The mint.
         row: The row with the seal.
         which: The connection's id, or the digest of its link.
+        own: The person's key, of a person whom the database does not have any more.
 
     Raises:
         SettingsError: It does not open: the key is gone, or the row is another person's or account's.
     """
     try:
-        key, nonce = _key(mint, str(row["subject"])), wire.bytes_of(str(row["nonce"]))
+        key, nonce = _key(mint, str(row["subject"]), own), wire.bytes_of(str(row["nonce"]))
         plain = AESGCM(key).decrypt(nonce, wire.bytes_of(str(row["sealed"])), _about(mint, row, which))
         return msgspec.json.decode(plain, type=HeldTokens)
     except (InvalidTag, ArxError, ValueError) as error:
         raise SettingsError(f"connection {row['name']}: its tokens do not open ({type(error).__name__})") from None
 
 
-def _key(mint: MintContext, subject: str) -> bytes:
-    sealed = mint.db.connections.person_key(subject)
+def _key(mint: MintContext, subject: str, own: SealedRoot | None = None) -> bytes:
+    sealed = mint.db.connections.person_key(subject) if own is None else own
     if sealed is None:
         raise SettingsError("the person's key is gone")
     return mint.root_keys.unseal(sealed)

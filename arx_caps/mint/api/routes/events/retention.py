@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from arx_caps.audit.integrity.retention import index_at, prune
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
-from arx_caps.mint.connections.lend import end_accounts
+from arx_caps.mint.connections.end import end_accounts
 from arx_caps.mint.tasks.erase import erase_before, erase_person
 from arx_verifier.errors import RequestError
 

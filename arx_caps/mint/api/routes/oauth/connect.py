@@ -17,7 +17,7 @@ from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.api.routes.oauth.authorize import ConsentVisit, read_secret_cookie, tag_of
 from arx_caps.mint.api.routes.oauth.oauth import read_parameters
-from arx_caps.mint.connections.account_issuer import CALLBACK
+from arx_caps.mint.connections.account_issuer import CALLBACK, issuer_of
 from arx_caps.mint.connections.connect import (
     CONNECT,
     SECRET_BYTES,
@@ -25,7 +25,6 @@ from arx_caps.mint.connections.connect import (
     connect,
     decline,
     find_held,
-    issuer_of,
     take_answer,
 )
 from arx_caps.mint.context import MintContext

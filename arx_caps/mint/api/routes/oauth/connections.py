@@ -11,7 +11,8 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, Rout
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.oauth.handles import seal_answer, sealing_key
 from arx_caps.mint.api.views import require_row, show_row
-from arx_caps.mint.connections.lend import AskedToken, end_connection, lend_token
+from arx_caps.mint.connections.end import end_connection
+from arx_caps.mint.connections.lend import AskedToken, lend_token
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER
 from arx_verifier.errors import REASONS

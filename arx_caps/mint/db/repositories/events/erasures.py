@@ -13,6 +13,8 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import PAGE, Repository, Rows, plain
 from arx_caps.mint.db.events import Event, Recorded
+from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
+from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK
 from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import (
     APPROVALS,
@@ -124,6 +126,35 @@ class ErasureRepository(Repository):
             for pairs in parts_of(keys):
                 c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
 
+    def take_accounts(self, target: str, by: str, reason: str) -> tuple[SealedRoot | None, Rows]:
+        """Delete a person's key, connections and the links by which they connect, at once.
+
+        Args:
+            target: The person's target.
+            by: The actor.
+            reason: The reason, for the record.
+
+        Returns:
+            The person's key, and the rows that had tokens.
+        """
+        # Together, and alone: a row that is added between two of them would stay, or its account stay open upstream.
+        with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
+            _overwrite(c)
+            key = c.execute(select(PERSON_KEYS).where(PERSON_KEYS.c.subject == target)).mappings().first()
+            rows: Rows = []
+            for table in (CONNECTION_LINKS, CONNECTIONS):
+                rows += [
+                    plain(row) for row in c.execute(select(table).where(table.c.subject == target).with_for_update())
+                ]
+                c.execute(delete(table).where(table.c.subject == target))
+            c.execute(delete(PERSON_KEYS).where(PERSON_KEYS.c.subject == target))
+            for row in rows:
+                if row.get("status") == "open":
+                    facts = {"connection": row["id"], "name": row["name"], "subject": target, "why": "erased"}
+                    self._database.record_in(c, Event.of("connection.ended", by, **facts, reason=reason))
+        sealed = None if key is None else SealedRoot(PERSON_NAME + target, key["nonce"], key["sealed"])
+        return sealed, [row for row in rows if row["sealed"] is not None]
+
     def erase_mentions(self, target: str) -> None:
         """Erase what names a person without a session of theirs.
 
@@ -138,8 +169,6 @@ class ErasureRepository(Repository):
             consents = select(OAUTH_CONSENTS.c.id, OAUTH_CONSENTS.c.subject_issuer, OAUTH_CONSENTS.c.subject)
             for part in parts_of(_of_person(c, consents.where(OAUTH_CONSENTS.c.session.is_(None)), target)):
                 c.execute(delete(OAUTH_CONSENTS).where(OAUTH_CONSENTS.c.id.in_(part)))
-            for table in (CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS):
-                c.execute(delete(table).where(table.c.subject == target))
             drafts = update(CONSOLE_SESSIONS).where(CONSOLE_SESSIONS.c.draft.contains(target, autoescape=True))
             c.execute(drafts.values(draft=None))
             operators = select(OPERATORS.c.id, OPERATORS.c.issuer, OPERATORS.c.subject)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from arx_caps.mint.db.cursor import Order
-from arx_caps.mint.db.database import RowRepository, Rows, plain
+from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
@@ -16,14 +16,19 @@ from arx_verifier.errors import GrantError
 
 MOST_LINKS: Final = 16  # of one person, unused: a model may call a tool again and again
 CONNECTIONS_ORDER: Final = Order((CONNECTIONS.c.created_at, CONNECTIONS.c.id), tuple[int, str])
-_ADDING: Final = 0x61727A  # of an advisory lock; no other part of ARx uses this number
+KEPT_MS: Final = 30 * 86_400_000  # a connection that has ended
+ACCOUNTS_LOCK: Final = 0x61727A  # of an advisory lock; no other part of ARx uses this number
+_SWEEP_MS: Final = 30_000  # between two looks for what is over
 _C: Final = CONNECTIONS.c
 _L: Final = CONNECTION_LINKS.c
 _KEY: Final = CompiledStatement(select(PERSON_KEYS).where(PERSON_KEYS.c.subject == bindparam("whose")))
 _ADD_KEY: Final = CompiledStatement(insert(PERSON_KEYS))
 _LINK: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.digest == bindparam("which")))
 _BY_COOKIE: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.cookie == bindparam("which")))
-_OLD_LINKS: Final = delete(CONNECTION_LINKS).where(_L.until < bindparam("now"))
+_OVER: Final = select(CONNECTION_LINKS).where(_L.until < bindparam("now")).limit(PAGE)
+_OLD: Final = delete(CONNECTIONS).where(
+    _C.created_at < bindparam("before"), _C.status == "ended", _C.ended_at < bindparam("before")
+)
 _UNUSED: Final = (
     select(_L.digest)
     .where(_L.subject == bindparam("whose"), _L.cookie.is_(None))
@@ -44,6 +49,16 @@ _LATEST: Final = CompiledStatement(
     .limit(1)
 )
 _OPEN: Final = select(CONNECTIONS).where(_C.name == bindparam("name"), _C.status == "open")
+_FORMER: Final = _OPEN.where(_C.subject == bindparam("subject"))
+_TAKEN: Final = _OPEN.where(
+    _C.issuer == bindparam("issuer"), _C.account == bindparam("account"), _C.subject != bindparam("subject")
+).limit(1)
+_HAS_ROWS: Final = (
+    select(_L.digest.label("one"))
+    .where(_L.subject == bindparam("whose"))
+    .union_all(select(_C.id).where(_C.subject == bindparam("whose"), _C.status == "open"))
+    .limit(1)
+)
 _GONE: Final = {"nonce": None, "sealed": None, "refresher": None}
 _END: Final = update(CONNECTIONS).where(_C.id == bindparam("which"), _C.status == "open")
 _LOCK: Final = update(CONNECTIONS).where(
@@ -57,21 +72,23 @@ _LOCKED: Final = update(CONNECTIONS).where(
 class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
     """The connections, their links, and the keys of people."""
 
+    _swept_ms = 0
+
     def person_key(self, subject: str) -> SealedRoot | None:
         """Return a person's sealed key, or None."""
         row = self._database.row(_KEY, whose=subject)
         return None if row is None else SealedRoot(PERSON_NAME + subject, row["nonce"], row["sealed"])
 
     def add_person_key(self, subject: str, key: SealedRoot) -> None:
-        """Store a person's key, unless there is one."""
+        """Store a person's key, unless there is one, or nothing that it could seal: the person was erased."""
         row = {"subject": subject, "created_at": now_ms(), "nonce": key.nonce, "sealed": key.sealed}
-        with self._database.write() as c:
-            insert_new(c, _ADD_KEY, row)
+        with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
+            if c.execute(_HAS_ROWS, {"whose": subject}).first() is not None:
+                insert_new(c, _ADD_KEY, row)
 
     def add_link(self, row: dict[str, Any]) -> None:
-        """Store a link, and delete those that are over, and a person's oldest beyond ``MOST_LINKS``."""
+        """Store a link, and delete a person's oldest unused ones beyond ``MOST_LINKS``."""
         with self._database.write() as c:
-            c.execute(_OLD_LINKS, {"now": now_ms()})
             surplus = list(c.execute(_UNUSED, {"whose": row["subject"]}).scalars())
             c.execute(delete(CONNECTION_LINKS).where(_L.digest.in_(surplus)))
             c.execute(insert(CONNECTION_LINKS), row)
@@ -92,15 +109,37 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         """Use the issuer's answer to a browser; return False if one was used before, or too late."""
         return self._database.change(_REDEEM, {"which": cookie, "now": now_ms(), "used_at": now_ms()}) == 1
 
-    def hold(self, cookie: str, held: dict[str, Any]) -> None:
-        """Store what waits for the person: ``account``, ``granted``, ``nonce`` and ``sealed``."""
-        self._database.change(_HOLD, {"which": cookie, **held})
+    def hold(self, cookie: str, held: dict[str, Any]) -> bool:
+        """Store what waits for the person, as ``account``, ``granted``, seal; return False if the link is over."""
+        return self._database.change(_HOLD, {"which": cookie, **held}) == 1
 
     def drop(self, cookie: str, what: Event) -> bool:
         """Delete a link, with what waits for the person; return False if there is none."""
         return self._database.change_once(_DROP, {"which": cookie}, what)
 
-    def add(self, cookie: str, row: dict[str, Any], what: Event, *, shared: bool) -> list[str]:
+    def take_over(self) -> Rows:
+        """Delete the links that are over, and old connections that have ended, at most every half minute.
+
+        Returns:
+            The links among them with an account that has waited for its person in vain.
+        """
+        now = now_ms()
+        # A clock set back must not stop this until it has caught up.
+        if abs(now - self._swept_ms) <= _SWEEP_MS:
+            return []
+        self._swept_ms = now
+        self._database.change(_OLD, {"before": now - KEPT_MS})
+        taken = []
+        for row in self._database.rows(_OVER, now=now):
+            # The delete decides, over all mints, and whether the account was held since.
+            gone = delete(CONNECTION_LINKS).where(
+                _L.digest == row["digest"], _L.sealed.is_not_distinct_from(row["sealed"])
+            )
+            if self._database.change(gone, {}) == 1 and row["sealed"] is not None:
+                taken.append(row)
+        return taken
+
+    def add(self, cookie: str, row: dict[str, Any], what: Event, *, shared: bool) -> Rows:
         """Store a connection in the place of its link and of the person's connection before.
 
         Args:
@@ -110,28 +149,22 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
             shared: Whether another person may have connected the same account.
 
         Returns:
-            The connections that it replaces.
+            The connections that it replaces, as they were.
 
         Raises:
             GrantError: ``conflict``: the page was answered before, or another person has the account.
         """
         # Two people who connect one account at once: the second must see the row of the first.
-        with self._database.alone(_ADDING), self._database.write() as c:
-            open_ones = [plain(each) for each in c.execute(_OPEN, {"name": row["name"]})]
-            others = [
-                each
-                for each in open_ones
-                if (each["issuer"], each["account"]) == (row["issuer"], row["account"])
-                and each["subject"] != row["subject"]
-            ]
-            if others and not shared:
+        with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
+            its = {name: row[name] for name in ("name", "subject", "issuer", "account")}
+            if not shared and c.execute(_TAKEN, its).first() is not None:
                 raise GrantError("another person has connected this account", code="conflict")
             if c.execute(_DROP, {"which": cookie}).rowcount != 1:
                 raise GrantError("this page was answered before", code="conflict")
-            former = [str(each["id"]) for each in open_ones if each["subject"] == row["subject"]]
+            former = [plain(each) for each in c.execute(_FORMER, {"name": row["name"], "subject": row["subject"]})]
             for each in former:
                 ended = {"status": "ended", "ended_at": now_ms(), "ended_why": "replaced"}
-                c.execute(_END, {"which": each, **ended, **_GONE})
+                c.execute(_END, {"which": each["id"], **ended, **_GONE})
             c.execute(insert(CONNECTIONS), row)
             self._database.record_in(c, what)
         return former
@@ -139,10 +172,6 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
     def latest(self, subject: str, name: str) -> dict[str, Any] | None:
         """Return a person's newest connection of a name, open or over, or None."""
         return self._database.row(_LATEST, whose=subject, name=name)
-
-    def of_person(self, subject: str) -> Rows:
-        """Return a person's connections that are open."""
-        return self._database.rows(select(CONNECTIONS).where(_C.subject == subject, _C.status == "open"))
 
     def list(self, *, subject: str | None, name: str | None, after: str | None, limit: int) -> Rows:
         """Return a page of connections, the oldest first.
