@@ -62,7 +62,9 @@ def drop_abandoned(mint: MintContext) -> None:
             try:
                 revoke_tokens(mint, row, tokens)
             except ArxError as error:
-                _log.warning("connection %s: an account that no person confirmed is not revoked: %s", row["name"], error)
+                _log.warning(
+                    "connection %s: an account that no person confirmed is not revoked: %s", row["name"], error
+                )
 
     if several:  # in a thread of its own: the caller has more to do than to wait for an issuer
         threading.Thread(target=revoke, name="arx-mint-revoke", daemon=True).start()

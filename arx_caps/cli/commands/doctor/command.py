@@ -19,7 +19,7 @@ from arx_caps.cli.commands.doctor.check import Check
 from arx_caps.cli.commands.doctor.cluster import check_cluster
 from arx_caps.cli.commands.doctor.database import check_backups, check_database
 from arx_caps.cli.commands.doctor.ledger import check_ledger
-from arx_caps.cli.commands.doctor.login import check_login
+from arx_caps.cli.commands.doctor.login import check_connections, check_login
 from arx_caps.cli.commands.doctor.mints import check_mints
 from arx_caps.cli.commands.doctor.notifications import check_notifications
 from arx_caps.cli.commands.doctor.oauth import check_oauth
@@ -107,6 +107,7 @@ def _checks(place: Place) -> Iterator[Check]:
     yield from check_certificates(issuer, place.given_store, realm)
     yield from check_login(realm)
     yield from check_notifications(realm)
+    yield from check_connections(realm)
     yield from check_witnesses(realm)
 
 

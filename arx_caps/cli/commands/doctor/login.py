@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check where people log in: the issuer, and the mint as its client.  CONTROL 5.8, OpenID Connect Discovery 4."""
+"""Check where people log in, and the accounts that they have connected at upstreams.
+
+The login has an issuer, and the mint as its client.  CONTROL 5.8, 9, OpenID Connect Discovery 4.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -8,17 +11,21 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 
-from arx_caps.cli.commands.doctor.check import Check, load_policy
+from arx_caps.cli.commands.doctor.check import Check, ask_database, load_policy
 from arx_caps.cli.commands.doctor.oauth import TIMEOUT_S, check_clock
 from arx_caps.credentials.secret_source import read_secret
 from arx_caps.http.client import no_answer, open_client
+from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Login, Realm
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import SettingsError
 
 if TYPE_CHECKING:
     from arx_caps.mint.policy.model import Policy
 
 NAME: Final = "login"
+CONNECTIONS: Final = "connections"
+IDLE_MS: Final = 30 * 86_400_000  # of a connection without a call
 
 
 class _Metadata(msgspec.Struct):
@@ -134,3 +141,41 @@ def _registration(login: Login, realm: Realm, client: httpx.Client, endpoint: st
         found = f"{endpoint} answers {error:.60} to the client {login.client_id} with the scope {login.scope}"
         return Check(NAME, False, found, "correct `login_scope` in realm.toml, or what the client may do there")
     return Check(NAME, True, f"{login.issuer} takes the client {login.client_id} with {redirect}")
+
+
+def check_connections(realm: Realm) -> Iterator[Check]:
+    """Check each connection that the settings or the mint's database name; yield nothing without one.
+
+    Args:
+        realm: The realm.
+    """
+    now = now_ms()
+    rows = ask_database(realm, lambda db: db.connections.summary(now - IDLE_MS)) or ()
+    for name in sorted({*realm.connection, *(row.name for row in rows)}):
+        terms = realm.connection.get(name)
+        own = [row for row in rows if row.name == name and terms is not None and row.issuer == terms.issuer]
+        foreign = sum(row.open for row in rows if row.name == name) - sum(row.open for row in own)
+        fault = None if terms is None else _fault_of(realm, terms.client_secret)
+        if fault is not None:
+            yield Check(CONNECTIONS, False, f"{name}: {fault}", f"correct `client_secret` of [connection.{name}]")
+            continue
+        unclear, idle = sum(row.unclear for row in own), sum(row.idle for row in own)
+        found = f"{name}: {sum(row.open for row in own)} open"
+        found += f", {unclear} unclear: the next call of each tries its refresh token once more" if unclear else ""
+        found += f", {idle} without a call for {show_span(IDLE_MS)}" if idle else ""
+        found += (
+            f", {foreign} of an issuer that realm.toml does not name: their people connect again" if foreign else ""
+        )
+        mend = f"end what is not used: `arx connection list --name {name}`, `arx connection end`"
+        yield Check(CONNECTIONS, True, found, mend if idle or foreign else "")
+
+
+def _fault_of(realm: Realm, source: str | None) -> str | None:
+    # A variable is of the mint's environment, which may be another one.
+    if source is None or not source.startswith("file:"):
+        return None
+    try:
+        read_secret(source, realm.folder)
+    except SettingsError as error:
+        return str(error)
+    return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys of people, their accounts at upstreams, and the links by which they connect these.  CONTROL 9."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, case, delete, func, insert, select, update
 
 from arx_caps.mint.db.cursor import Order
 from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
@@ -60,6 +60,17 @@ _HAS_ROWS: Final = (
     .limit(1)
 )
 _GONE: Final = {"nonce": None, "sealed": None, "refresher": None}
+_SUMMARY: Final = (
+    select(
+        _C.name,
+        _C.issuer,
+        func.count(),
+        func.sum(case((_C.refresher.is_not(None) & (_C.refresh_until == 0), 1), else_=0)),
+        func.sum(case((func.coalesce(_C.used_at, _C.created_at) < bindparam("before"), 1), else_=0)),
+    )
+    .where(_C.status == "open")
+    .group_by(_C.name, _C.issuer)
+)
 _END: Final = update(CONNECTIONS).where(_C.id == bindparam("which"), _C.status == "open")
 _LOCK: Final = update(CONNECTIONS).where(
     _C.id == bindparam("which"), _C.status == "open", _C.refresh_until < bindparam("now")
@@ -67,6 +78,16 @@ _LOCK: Final = update(CONNECTIONS).where(
 _LOCKED: Final = update(CONNECTIONS).where(
     _C.id == bindparam("which"), _C.status == "open", _C.refresher == bindparam("own")
 )
+
+
+class ConnectionCount(NamedTuple):
+    """How many connections of one name and issuer are open, and of these how many are unclear, and how many idle."""
+
+    name: str
+    issuer: str
+    open: int
+    unclear: int
+    idle: int
 
 
 class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
@@ -172,6 +193,15 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
     def latest(self, subject: str, name: str) -> dict[str, Any] | None:
         """Return a person's newest connection of a name, open or over, or None."""
         return self._database.row(_LATEST, whose=subject, name=name)
+
+    def summary(self, before: int) -> list[ConnectionCount]:
+        """Return how many connections are open, by name and issuer.
+
+        Args:
+            before: One without a call since this time, ms since the Unix epoch, is idle.
+        """
+        with self._database.read() as c:
+            return [ConnectionCount(*row) for row in c.execute(_SUMMARY, {"before": before})]
 
     def list(self, *, subject: str | None, name: str | None, after: str | None, limit: int) -> Rows:
         """Return a page of connections, the oldest first.
