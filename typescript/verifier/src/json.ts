@@ -20,6 +20,7 @@ const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
 const PLAIN = /[^"\\\u0000-\u001f]*/y;
 const SPACE = /[ \t\n\r]*/y;
 const ESCAPES: Record<string, string> = { '"': '"', "\\": "\\", "/": "/", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t" };
+const PAIRS = /[\ud800-\udbff][\udc00-\udfff]/g;
 const LONGEST_PART = 128;
 
 class Reader {
@@ -147,16 +148,10 @@ function decimalOf(text: string): string {
   const [mantissa = "", exponent = "0"] = text.toLowerCase().split("e");
   const [whole = "", fraction = ""] = mantissa.replace("-", "").split(".");
   const digits = (whole + fraction).replace(/^0+/, "");
-  const short = withoutZeros(digits);
+  const short = digits.replace(/0+$/, "");
   if (short === "") return "0";
   const last = BigInt(exponent.replace("+", "")) - BigInt(fraction.length) + BigInt(digits.length - short.length);
   return `${mantissa.startsWith("-") ? "-" : ""}${short}e${last}`;
-}
-
-function withoutZeros(digits: string): string {
-  let end = digits.length;
-  while (end > 0 && digits[end - 1] === "0") end -= 1;
-  return digits.slice(0, end);
 }
 
 /** Decode UTF-8, and refuse each byte that is none; a byte-order mark is a character. */
@@ -168,22 +163,16 @@ export function decodeText(bytes: Uint8Array): string {
   }
 }
 
-/** Read canonical JSON (SPEC 3): one object, whose bytes are those that writing it again gives. */
-export function readCanonical(bytes: Uint8Array): JsonObject {
-  const text = decodeText(bytes);
-  const value = new Reader(text, LIMITS.caveat_nesting).whole();
-  if (!isObject(value) || writeCanonical(value) !== text) throw new JsonError("another form than the canonical one");
-  return value;
-}
-
-/** Read canonical JSON that a token has, or refuse it with a code. */
+/** Read canonical JSON (SPEC 3): one object, whose bytes are those that writing it again gives; or refuse it. */
 export function readForm(bytes: Uint8Array, code: Code, place?: string): JsonObject {
   try {
-    return readCanonical(bytes);
+    const text = decodeText(bytes);
+    const value = new Reader(text, LIMITS.caveat_nesting).whole();
+    if (isObject(value) && writeCanonical(value) === text) return value;
   } catch (error) {
-    if (error instanceof JsonError) refuse(code, place, "form", "a form of SPEC 6.1", "another one");
-    throw error;
+    if (!(error instanceof JsonError)) throw error;
   }
+  return refuse(code, place, "form", "a form of SPEC 6.1", "another one");
 }
 
 /** Write canonical JSON, or throw if the value has no such form. */
@@ -198,7 +187,7 @@ export function writeCanonical(value: Json): string {
     return JSON.stringify(value);
   }
   if (Array.isArray(value)) return `[${value.map(writeCanonical).join(",")}]`;
-  const names = Object.keys(value).sort(compare); // by UTF-16: without a character beyond U+FFFF, by code point too
+  const names = Object.keys(value).sort(); // by UTF-16: without a character beyond U+FFFF, by code point too
   for (const name of names) if (!isPlainName(name)) throw new JsonError("a name that is empty or beyond U+FFFF");
   return `{${names.map((name) => `${JSON.stringify(name)}:${writeCanonical(value[name] as Json)}`).join(",")}}`;
 }
@@ -242,11 +231,16 @@ function writeValue(value: unknown, depth: number): string {
   if (depth > LIMITS.argument_nesting) return noForm("more nested containers");
   if (Array.isArray(value)) return `[${Array.from(value, (item) => writeValue(item, depth + 1)).join(",")}]`;
   if (!isObject(value)) return noForm("an object of a class");
-  const members = Object.keys(value).sort(compare).map((name) => {
+  const members = Object.keys(value).sort().map((name) => {
     if (!name.isWellFormed()) return noForm("half of a surrogate pair");
     return `${JSON.stringify(name)}:${writeValue(value[name], depth + 1)}`;
   });
   return `{${members.join(",")}}`;
+}
+
+/** Return a plain copy of arguments, as their digest covers them, or refuse what has no such form. */
+export function copyArguments(value: unknown): JsonObject {
+  return readBody(Buffer.from(writeArguments(value)));
 }
 
 function noForm(came: string): never {
@@ -267,17 +261,5 @@ export function own<T>(object: { readonly [name: string]: T }, name: string): T 
 
 /** Return a text's length in code points. */
 export function lengthOf(text: string): number {
-  let count = text.length;
-  for (let at = 0; at + 1 < text.length; at += 1) {
-    if ((text.charCodeAt(at) & 0xfc00) === 0xd800 && (text.charCodeAt(at + 1) & 0xfc00) === 0xdc00) {
-      count -= 1;
-      at += 1;
-    }
-  }
-  return count;
-}
-
-/** Compare by UTF-16 code units, as RFC 8785 does. */
-export function compare(one: string, other: string): number {
-  return one < other ? -1 : one > other ? 1 : 0;
+  return text.length - (text.match(PAIRS)?.length ?? 0);
 }

@@ -3,12 +3,12 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import { type Code, Refusal } from "../errors.ts";
+import { type Code, Refusal, refuse as fail } from "../errors.ts";
 import { SettingsError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
 import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
-import { answer, bodyOf, headersOf, replay, tokenOf, watch } from "./http.ts";
+import { answer, bodyOf, headerOf, replay, tokenOf, watch } from "./http.ts";
 import { merge, readArguments, RouteMap } from "./routes.ts";
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => void;
@@ -47,6 +47,7 @@ interface Decided {
 }
 
 const PUBLIC = "public";
+const JUDGED = ["authorization", "content-type", "content-encoding"];
 const DECIDED = new WeakMap<IncomingMessage, Decided>();
 const APPLICATIONS = new WeakSet<object>();
 const GUARDED = new WeakSet<object>();
@@ -66,43 +67,36 @@ export function guard(app: ExpressApplication, verifier: Verifier, options: Guar
   if (odd !== undefined) throw new SettingsError(`a route is written as 'GET /orders/{id}', not in patterns of Express: ${odd}`);
   APPLICATIONS.add(app);
   holdDispatch(app);
+  const serve = async (request: IncomingMessage, response: ServerResponse, refuse: Decided["refuse"]): Promise<void> => {
+    const { method = "", url = "" } = request;
+    const [token, type, encoding] = JUDGED.map((name) => headerOf(request, name));
+    const body = await bodyOf(request, options.maxBody ?? 1 << 20);
+    if (url.includes("#")) throw new Refusal("malformed_request"); // Express ends the target there
+    const meaning = routes.find(method, url) ?? fail("tool_not_allowed");
+    const replayed = replay(request, body);
+    // What was judged: a parser of the application may read `a[b]` as a member of `a`.
+    Object.defineProperty(replayed, "query", { value: meaning.query, enumerable: true });
+    const decided: Decided = { route: meaning.route, target: url, refuse, prefix: "" };
+    DECIDED.set(replayed, decided);
+    if (open.has(meaning.route)) return app(replayed, response);
+    const args = merge(meaning.args, readArguments(body, type, encoding));
+    const http = { method, target: url, bodyDigest: sha256(body) };
+    const asked = { tool: meaning.tool, args, at: verifier.clock(), peer: request.socket.remoteAddress, http };
+    const decision = await verifier.authorize(tokenOf(token), asked);
+    if (decision.grant === undefined) return answer(response, verifier.realm, decision);
+    decided.grant = decision.grant;
+    watch(response, decision.grant, (code) => answer(response, verifier.realm, { ...decision, code, failures: [] }));
+    return app(replayed, response);
+  };
   const server = createServer((request, response) => {
     const peer = request.socket.remoteAddress;
     const refuse = (code: Code): void => answer(response, verifier.realm, verifier.refuseUnproven(code, peer));
-    serve(app, verifier, routes, open, options.maxBody ?? 1 << 20, request, response, refuse).catch((error: unknown) => {
-      refuse(error instanceof Refusal ? error.code : "closed");
-    });
+    serve(request, response, refuse).catch((error: unknown) => refuse(error instanceof Refusal ? error.code : "closed"));
   });
   server.on("upgrade", (_request: IncomingMessage, socket: Duplex) => {
     socket.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"); // no route of Express sees it
   });
   return server;
-}
-
-async function serve(
-  app: Listener, verifier: Verifier, routes: RouteMap, open: ReadonlySet<string>, most: number,
-  request: IncomingMessage, response: ServerResponse, refuse: (code: Code) => void,
-): Promise<void> {
-  const { method = "", url = "" } = request;
-  const headers = headersOf(request);
-  const body = await bodyOf(request, most);
-  if (url.includes("#")) throw new Refusal("malformed_request"); // Express ends the target there
-  const meaning = routes.find(method, url);
-  if (meaning === undefined) throw new Refusal("tool_not_allowed");
-  const replayed = replay(request, body);
-  // What was judged: a parser of the application may read `a[b]` as a member of `a`.
-  Object.defineProperty(replayed, "query", { value: meaning.query, enumerable: true });
-  const decided: Decided = { route: meaning.route, target: url, refuse, prefix: "" };
-  DECIDED.set(replayed, decided);
-  if (open.has(meaning.route)) return app(replayed, response);
-  const args = merge(meaning.args, readArguments(body, headers.get("content-type") ?? "", headers.get("content-encoding") ?? ""));
-  const peer = request.socket.remoteAddress;
-  const asked = { tool: meaning.tool, args, at: verifier.clock(), peer, http: { method, target: url, bodyDigest: sha256(body) } };
-  const decision = await verifier.authorize(tokenOf(headers.get("authorization")), asked);
-  if (decision.grant === undefined) return answer(response, verifier.realm, decision);
-  decided.grant = decision.grant;
-  watch(response, decision.grant, (code) => answer(response, verifier.realm, { ...decision, code, failures: [] }));
-  return app(replayed, response);
 }
 
 /** Let Express dispatch a request of a guarded application to no other route than the one that was decided. */

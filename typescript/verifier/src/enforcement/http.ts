@@ -8,17 +8,12 @@ import type { Decision, Grant } from "../verification/grant.ts";
 import { problemOf } from "./problems.ts";
 
 const CHECK_MS = 50; // least time between two checks of an open response at its writes
-const ONCE = ["authorization", "content-type", "content-encoding"];
 
-/** Read the headers; one that is judged occurs once. */
-export function headersOf({ rawHeaders }: IncomingMessage): Map<string, string> {
-  const made = new Map<string, string>();
-  for (let at = 0; at < rawHeaders.length; at += 2) {
-    const name = (rawHeaders[at] as string).toLowerCase();
-    if (ONCE.includes(name) && made.has(name)) throw new Refusal("malformed_request");
-    made.set(name, rawHeaders[at + 1] as string);
-  }
-  return made;
+/** Return a header, which a request has at most once. */
+export function headerOf({ headersDistinct }: IncomingMessage, name: string): string | undefined {
+  const [value, ...more] = headersDistinct[name] ?? [];
+  if (more.length > 0) throw new Refusal("malformed_request");
+  return value;
 }
 
 export function tokenOf(header: string | undefined): string | undefined {

@@ -7,7 +7,8 @@ import { LIMITS } from "../limits.ts";
 import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
 import {
-  CALLS, filter, type McpMessage, meaningOf, refusalOf, type Refused, type Screen, type Subject, tokenOf, withoutToken,
+  CALLS, filter, LISTS, type McpMessage, meaningOf, NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, type Screen, SESSION,
+  type Subject, tokenOf, withoutToken,
 } from "./messages.ts";
 
 type Id = string | number;
@@ -19,16 +20,6 @@ export interface McpTransport {
   send(message: never, options?: never): Promise<void>;
 }
 
-const NO_METHOD = -32601;
-const SESSION = new Set(["initialize", "logging/setLevel", "ping", "server/discover"]);
-const LISTS: Record<string, string> = {
-  "tools/list": "tools", "prompts/list": "prompts", "resources/list": "resources",
-  "resources/templates/list": "resourceTemplates",
-};
-const NOTIFICATIONS = new Set(
-  ["cancelled", "initialized", "message", "progress", "roots/list_changed"].map((name) => `notifications/${name}`),
-);
-
 /** Return the transport, through which an allowed call alone reaches the server, and no answer of an ended one leaves. */
 export function guardTransport<T extends McpTransport>(transport: T, verifier: Verifier): T {
   const guarded = new GuardedMessages(transport, verifier);
@@ -36,7 +27,7 @@ export function guardTransport<T extends McpTransport>(transport: T, verifier: V
     get: (target, name) => {
       if (name === "send") return guarded.leave;
       if (name === "onmessage") return guarded.receive; // what the server gave: it may be given another one around it
-      const value: unknown = Reflect.get(target, name, target);
+      const value: unknown = Reflect.get(target, name);
       return typeof value === "function" && !String(name).startsWith("on") ? value.bind(target) : value;
     },
     set: (target, name, value) => {
@@ -49,6 +40,7 @@ export function guardTransport<T extends McpTransport>(transport: T, verifier: V
 
 /** A request of the client that the server has not answered. */
 interface Asked extends Subject {
+  readonly id: Id;
   grant?: Grant;
   timer?: NodeJS.Timeout;
   screen?: Screen;
@@ -79,17 +71,15 @@ class GuardedMessages {
     } else if (this.#asked.has(id)) {
       // An answer names its request by the id alone: that of another one would leave under this grant.
       this.#send(id, refusalOf({ method }, this.#verifier.refuseUnproven("malformed_request", undefined)));
-    } else this.#take(message, params, id, method, extra);
+    } else {
+      const asked: Asked = { id, method, tool: typeof params["name"] === "string" ? params["name"] : undefined };
+      this.#asked.set(id, asked);
+      if (SESSION.has(method)) this.receive?.(message, extra);
+      else if (own(LISTS, method) !== undefined) this.#list(message, params, asked, extra);
+      else if (method === "tools/call" || CALLS.has(method)) void this.#call(message, params, asked, extra);
+      else this.#answer(id, { error: { code: NO_METHOD, message: "Method not found" } });
+    }
   };
-
-  #take(message: McpMessage, params: JsonObject, id: Id, method: string, extra: unknown): void {
-    const asked: Asked = { method, tool: typeof params["name"] === "string" ? params["name"] : undefined };
-    this.#asked.set(id, asked);
-    if (SESSION.has(method)) this.receive?.(message, extra);
-    else if (own(LISTS, method) !== undefined) this.#list(message, params, id, asked, extra);
-    else if (method === "tools/call" || CALLS.has(method)) void this.#call(message, params, id, asked, extra);
-    else this.#answer(id, { error: { code: NO_METHOD, message: "Method not found" } });
-  }
 
   /** Let a message of the server leave. */
   readonly leave = async (message: McpMessage, options?: unknown): Promise<void> => {
@@ -102,7 +92,7 @@ class GuardedMessages {
     if (isAnswer && asked.screen !== undefined) filter(message, asked.screen);
     const code = asked.grant?.recheck();
     if (code === undefined) return this.#transport.send(message as never, options as never);
-    if (isAnswer) this.#refuse(id as Id, asked, { code, failures: [], id: asked.grant?.id ?? "" });
+    if (isAnswer) this.#refuse(asked, { code, failures: [], id: asked.grant?.id ?? "" });
   };
 
   /** End what the client waits for no more. */
@@ -110,47 +100,47 @@ class GuardedMessages {
     for (const id of [...this.#asked.keys()]) this.#forget(id);
   }
 
-  async #call(message: McpMessage, params: JsonObject, id: Id, asked: Asked, extra: unknown): Promise<void> {
+  async #call(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): Promise<void> {
     try {
       const { tool, args } = meaningOf(this.#verifier.audience, asked.method, params);
       const decision = await this.#verifier.authorize(tokenOf(params), { tool, args, at: this.#verifier.clock() });
-      if (asked.isOver || this.#asked.get(id) !== asked) return; // cancelled, or closed, meanwhile
-      if (decision.grant === undefined) return this.#refuse(id, asked, decision);
+      if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
+      if (decision.grant === undefined) return this.#refuse(asked, decision);
       asked.grant = decision.grant;
-      asked.timer = setInterval(() => this.#look(id, asked, decision.id), LIMITS.recheck).unref();
+      asked.timer = setInterval(() => this.#look(asked, decision.grant as Grant), LIMITS.recheck).unref();
       const judged = asked.method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
       this.receive?.({ ...message, params: withoutToken(judged) }, extra);
     } catch (error) {
       const { code, failures } = error instanceof Refusal ? error : new Refusal("closed");
-      this.#refuse(id, asked, { ...this.#verifier.refuseUnproven(code, undefined), failures });
+      this.#refuse(asked, { ...this.#verifier.refuseUnproven(code, undefined), failures });
     }
   }
 
   /** A list has what the token could allow; without a token nothing: a client asks for it by itself. */
-  #list(message: McpMessage, params: JsonObject, id: Id, asked: Asked, extra: unknown): void {
+  #list(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): void {
     const member = LISTS[asked.method] as string;
     const token = tokenOf(params);
-    if (token === undefined) return this.#answer(id, { result: { [member]: [] } });
+    if (token === undefined) return this.#answer(asked.id, { result: { [member]: [] } });
     const screened = this.#verifier.screen(token, { tool: "", args: { method: asked.method }, at: this.#verifier.clock() });
-    if ("code" in screened) return this.#refuse(id, asked, { ...screened, failures: [], id: "" });
+    if ("code" in screened) return this.#refuse(asked, { ...screened, failures: [], id: "" });
     asked.screen = { member, could: (tool) => screened.could(`${this.#verifier.audience}.${tool}`) };
     this.receive?.({ ...message, params: withoutToken(params) }, extra);
   }
 
   /** End a call whose token has ended, and tell the server that it is cancelled. */
-  #look(id: Id, asked: Asked, decision: string): void {
-    const code = asked.grant?.recheck();
-    if (code === undefined || !asked.grant?.signal.aborted) return;
-    this.#end(id);
-    this.#send(id, refusalOf(asked, { code, failures: [], id: decision }));
-    this.receive?.({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: id, reason: code } });
+  #look(asked: Asked, grant: Grant): void {
+    const code = grant.recheck();
+    if (code === undefined || !grant.signal.aborted) return;
+    this.#end(asked.id);
+    this.#send(asked.id, refusalOf(asked, { code, failures: [], id: grant.id }));
+    this.receive?.({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: asked.id, reason: code } });
   }
 
   /** A server answers no cancelled call; if it does, the answer does not leave, nor does another call get its id. */
   #end(id: Id): void {
     if (!this.#asked.has(id)) return;
     this.#forget(id);
-    this.#asked.set(id, { method: "", isOver: true });
+    this.#asked.set(id, { id, method: "", isOver: true });
   }
 
   #forget(id: Id): void {
@@ -158,8 +148,8 @@ class GuardedMessages {
     this.#asked.delete(id);
   }
 
-  #refuse(id: Id, asked: Asked, decision: Refused): void {
-    this.#answer(id, refusalOf(asked, decision));
+  #refuse(asked: Asked, decision: Refused): void {
+    this.#answer(asked.id, refusalOf(asked, decision));
   }
 
   #answer(id: Id, body: object): void {

@@ -2,7 +2,7 @@
 // What messages of MCP mean, and what a client reads of a refusal.  SPEC 8.2, 19.
 
 import { type Code, REASONS, Refusal } from "../errors.ts";
-import { isObject, type Json, type JsonObject, own, readBody, writeArguments } from "../json.ts";
+import { copyArguments, isObject, type Json, type JsonObject, own } from "../json.ts";
 import type { Decision } from "../verification/grant.ts";
 import { refusalText } from "./texts.ts";
 
@@ -16,6 +16,15 @@ export interface Screen { readonly member: string; readonly could: (tool: string
 const [CAP, REFUSAL] = ["dev.arx/cap", "dev.arx/refusal"];
 const REFUSED = -32010;
 export const CALLS = new Set(["completion/complete", "prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"]);
+export const NO_METHOD = -32601;
+export const SESSION = new Set(["initialize", "logging/setLevel", "ping", "server/discover"]);
+export const LISTS: Record<string, string> = {
+  "tools/list": "tools", "prompts/list": "prompts", "resources/list": "resources",
+  "resources/templates/list": "resourceTemplates",
+};
+export const NOTIFICATIONS = new Set(
+  ["cancelled", "initialized", "message", "progress", "roots/list_changed"].map((name) => `notifications/${name}`),
+);
 const NAMES = new Set([...CALLS].map((method) => method.replace("/", ".")));
 const ENVELOPE = new Set(["_meta", "inputResponses", "requestState"]);
 // Escapes of unreserved characters and of the slash: two spellings of one resource.
@@ -39,21 +48,17 @@ export function meaningOf(audience: string, method: string, params: JsonObject):
   if (method === "tools/call") {
     const [name, args] = [own(params, "name"), own(params, "arguments") ?? {}];
     if (typeof name !== "string" || name === "" || NAMES.has(name) || !isObject(args)) throw new Refusal("malformed_request");
-    return { tool: `${audience}.${name}`, args: copied(args) };
+    return { tool: `${audience}.${name}`, args: copyArguments(args) };
   }
   if (ESCAPED.test(String(own(params, "uri") ?? ""))) throw new Refusal("malformed_request");
   const args = Object.entries(params).filter(([name, value]) => {
     return !ENVELOPE.has(name) && !(method === "prompts/get" && name === "arguments" && isEmpty(value));
   });
-  return { tool: `${audience}.${method.replace("/", ".")}`, args: copied(Object.fromEntries(args)) };
+  return { tool: `${audience}.${method.replace("/", ".")}`, args: copyArguments(Object.fromEntries(args)) };
 }
 
 function isEmpty(value: Json): boolean {
   return isObject(value) && Object.keys(value).length === 0;
-}
-
-function copied(args: JsonObject): JsonObject {
-  return readBody(Buffer.from(writeArguments(args)));
 }
 
 export function filter(message: McpMessage, { member, could }: Screen): void {

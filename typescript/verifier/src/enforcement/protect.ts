@@ -3,7 +3,7 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Refusal } from "../errors.ts";
-import { type JsonObject, readBody, writeArguments } from "../json.ts";
+import { copyArguments, type JsonObject } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import { isTool } from "../names.ts";
 import { SettingsError } from "../revocation/errors.ts";
@@ -56,7 +56,7 @@ export function protect<T>(
 ): (token: string | undefined, args: object, options?: CallOptions) => Promise<T> {
   if (!isTool(tool)) throw new SettingsError(`${JSON.stringify(tool)} is no tool such as orders.get`);
   return async (token, given, options = {}) => {
-    const args = readBody(Buffer.from(writeArguments(given)));
+    const args = copyArguments(given);
     const request = { tool, args, at: verifier.clock(), peer: options.peer };
     return runGranted(granted(await verifier.authorize(token, request)), () => run(args));
   };

@@ -115,7 +115,7 @@ export function merge(...places: readonly JsonObject[]): JsonObject {
 }
 
 /** Read the body's arguments, by its headers: one JSON object in UTF-8; no body has none. */
-export function readArguments(body: Uint8Array, type: string, encoding: string): JsonObject {
+export function readArguments(body: Uint8Array, type = "", encoding = ""): JsonObject {
   const [media = "", ...parameters] = type.split(";");
   const isOdd = parameters.some((part) => part.toLowerCase().includes("charset") && !UTF_8.test(part));
   if (isOdd) unreadable("a body in UTF-8");
