@@ -335,6 +335,14 @@ def tag_of(derived_text: str) -> str:
 
 
 def read_secret_cookie(text: str) -> bytes:
+    """Return the browser's secret.
+
+    Args:
+        text: The secret as the cookie has it, in base64url.
+
+    Raises:
+        OAuthError: The cookie has no such secret.
+    """
     try:
         secret = base64.urlsafe_b64decode(text + "=")
     except (ValueError, binascii.Error):
