@@ -6,7 +6,6 @@ from joserfc.errors import JoseError
 
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.keyfile import SigningKey
-from arx_caps.credentials.secret_source import Secret
 from arx_caps.service.access_tokens import make_seal, open_seal
 from arx_caps.service.fetch import require_private
 from arx_verifier.errors import StoreError
@@ -30,11 +29,6 @@ class LentToken(msgspec.Struct, frozen=True):
     account: str
     scopes: tuple[str, ...]
     born: tuple[str, int]
-
-    @property
-    def secret(self) -> Secret:
-        """The token, which no traceback shows."""
-        return Secret(self.token)
 
     def __repr__(self) -> str:
         return f"<LentToken of {self.connection}>"

@@ -13,6 +13,7 @@ import pytest
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.forwarder import Forwarder
+from tests.gateway.door import CALL
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST"])
@@ -37,10 +38,10 @@ def test_a_call_whose_answer_is_lost_is_sent_once(method: str, tmp_path: Path) -
             forwarder.open()
             for _ in range(2):
                 with pytest.raises(UpstreamError) as caught:
-                    async with forwarder.send(method, [], b"", "/lost"):
+                    async with forwarder.send(method, [], b"", "/lost", call=CALL):
                         pass
                 assert (caught.value.sent, caught.value.timed_out) == (True, False)
-                async with forwarder.send("GET", [], b"", "/good") as answer:
+                async with forwarder.send("GET", [], b"", "/good", call=CALL) as answer:
                     async for _ in answer.content.iter_any():
                         pass
             await forwarder.close()

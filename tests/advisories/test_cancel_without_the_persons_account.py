@@ -15,7 +15,6 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from arx_caps.gateway.base.settings import UpstreamTerms
-from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
@@ -28,15 +27,11 @@ pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 9.3", "12.7")]
 
 
 class Person(Credential):
-    """The credential of a person's call, as the gateway's own: a message of no call has none."""
+    """The credential of a person's call, with the agent and the tool of the call in it."""
 
-    is_personal = True
-
-    async def headers(self, session: aiohttp.ClientSession, call: LiveCall | None) -> Mapping[str, str]:
+    async def headers(self, session: aiohttp.ClientSession, call: LiveCall) -> Mapping[str, str]:
         """Return a header of the call's own tool."""
         del session
-        if call is None:
-            raise UpstreamError("a message of no call has no person's account", sent=False)
         return {"authorization": f"Bearer of-{call.facts.agent}-for-{call.tool}"}
 
 

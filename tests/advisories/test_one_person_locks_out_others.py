@@ -24,7 +24,7 @@ from arx_verifier.journal.record import ChainFacts
 from arx_verifier.request import AccessRequest
 from arx_verifier.testing import UnsafeTestRealm
 from tests.agent.live import now_ms
-from tests.gateway.door import Answer, Door, Upstream
+from tests.gateway.door import CALL, Answer, Door, Upstream
 
 AGENT = "acme/apps"
 Person = tuple[str, str] | None
@@ -124,7 +124,7 @@ def test_processes_of_one_leave_room_for_another(tmp_path: Path) -> None:
 
     async def begin(upstream: StdioUpstream, person: Person, session: str) -> None:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}).encode()
-        async with upstream.send("POST", [], body, owner_of(facts(person, session))) as answer:
+        async with upstream.send("POST", [], body, owner_of(facts(person, session)), call=CALL) as answer:
             assert answer.status == 200
 
     async def use() -> None:

@@ -12,9 +12,13 @@ from typing import Any
 from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
+from arx_caps.gateway.upstream.credentials import LiveCall
+from arx_verifier.journal.decision import UNPROVEN
 from arx_verifier.request import HttpCall
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
 from arx_verifier.token.call_proof import http_fields
+
+CALL = LiveCall("", "files.get", UNPROVEN)
 
 
 class Answer:
@@ -47,16 +51,14 @@ class Upstream:
         self.serves_one_holder, self._answer = serves_one_holder, answer
 
     @contextlib.asynccontextmanager
-    async def send(
-        self, method: str, headers: Any, body: bytes, owner: str, *, lends: bool = True, call: Any = None
-    ) -> AsyncIterator[Answer]:
+    async def send(self, method: str, headers: Any, body: bytes, owner: str, *, call: Any) -> AsyncIterator[Answer]:
         self.bodies.append(json.loads(body) if body else {})
         self.headers.append(dict(headers))
         self.got.append(self.bodies[-1].get("method", method))
         answer = self._answer(self.got[-1])
         yield await answer if isinstance(answer, Awaitable) else answer
 
-    async def end_work(self, headers: Any, note: bytes, owner: str, *, lends: bool, call: Any = None) -> None:
+    async def end_work(self, headers: Any, note: bytes, owner: str, *, call: Any) -> None:
         self.ended.append(note)
 
 

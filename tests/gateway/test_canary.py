@@ -32,6 +32,7 @@ from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.gateway import Gateway
 from arx_caps.gateway.upstream.forwarder import Forwarder
 from tests.agent.live import LiveMint, live_mint
+from tests.gateway.door import CALL
 from tests.house.pages import ROOT
 from tests.servers import free_ports, until
 
@@ -296,7 +297,7 @@ def test_no_repr_has_a_secret(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     async def fail(forwarder: Forwarder, fault: str) -> None:
         forwarder.open()
         try:
-            async with forwarder.send("GET", [], b"", f"/fault_{fault}") as answer:
+            async with forwarder.send("GET", [], b"", f"/fault_{fault}", call=CALL) as answer:
                 async for part in answer.content.iter_any():
                     texts.append(part.decode())
         except UpstreamError as error:

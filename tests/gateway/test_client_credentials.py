@@ -15,6 +15,7 @@ from arx_caps.gateway.base.settings import CredentialTerms, OAuthTerms, Upstream
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream import client_credentials
 from arx_caps.gateway.upstream.forwarder import Forwarder, read_whole
+from tests.gateway.door import CALL
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -84,7 +85,7 @@ def run(folder: Path, use: Callable[[Site, Call], Awaitable[None]]) -> None:
 
         async def call(path: str = "/work") -> int:
             try:
-                async with forwarder.send("GET", [(b"authorization", b"mine")], b"", path) as answer:
+                async with forwarder.send("GET", [(b"authorization", b"mine")], b"", path, call=CALL) as answer:
                     await read_whole(answer, terms, "orders")
                     return answer.status
             except UpstreamError as error:

@@ -13,6 +13,7 @@ from aiohttp import web
 from arx_caps.gateway.base.settings import CredentialTerms, UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers
+from tests.gateway.door import CALL
 
 pytestmark = pytest.mark.servers
 STREAMS = 1100
@@ -47,7 +48,7 @@ def test_no_header_overrides_what_was_decided_on(tmp_path: Path, monkeypatch: py
         try:
             headers = [(name.encode(), b"DELETE") for name in [*DROPPED, "x-other"]]
             headers += [(b"connection", b"keep-alive, X-Hop")]
-            async with forwarder.send("POST", headers, b"", "/a") as answer:
+            async with forwarder.send("POST", headers, b"", "/a", call=CALL) as answer:
                 assert answer.status == 200
         finally:
             await forwarder.close()
@@ -94,7 +95,7 @@ def test_open_streams_keep_no_other_request_waiting(tmp_path: Path) -> None:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(forwarder.close)
             for _ in range(STREAMS):
-                await asyncio.wait_for(stack.enter_async_context(forwarder.send("GET", [], b"")), 30)
+                await asyncio.wait_for(stack.enter_async_context(forwarder.send("GET", [], b"", call=CALL)), 30)
         server.close()
         await asyncio.gather(*Stream.ends)
         return len(Stream.ends)
@@ -141,7 +142,7 @@ def test_an_answer_that_is_none_of_http_is_an_error(head: bytes, why: str, tmp_p
         forwarder = Forwarder("orders", UpstreamTerms(audience="orders", url=url, timeout_ms=20_000), tmp_path)
         forwarder.open()
         try:
-            async with forwarder.send("GET", [], b"", ""):
+            async with forwarder.send("GET", [], b"", "", call=CALL):
                 pass
         finally:
             await forwarder.close()

@@ -14,6 +14,7 @@ from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.mcp import stdio as mcp_stdio
 from arx_caps.gateway.mcp.stdio import StdioUpstream
+from tests.gateway.door import CALL
 from tests.gateway.served_door import ENVELOPE
 from tests.servers import until
 
@@ -71,7 +72,7 @@ def run(tmp_path: Path, use: Callable[[StdioUpstream], Awaitable[None]], server:
 
 async def ask(upstream: StdioUpstream, method: str, owner: str = OWNER) -> int:
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": ENVELOPE}}).encode()
-    async with upstream.send("POST", [] if method == "initialize" else STATELESS, body, owner) as answer:
+    async with upstream.send("POST", [] if method == "initialize" else STATELESS, body, owner, call=CALL) as answer:
         parts = [part async for part in answer.iter_any()]
     return int(json.loads(b"".join(parts))["result"]["child"])
 
@@ -116,7 +117,7 @@ def test_each_subscription_gets_its_own_events(tmp_path: Path) -> None:
     async def listen(upstream: StdioUpstream, identity: str) -> None:
         about = {"jsonrpc": "2.0", "id": identity, "method": "subscriptions/listen", "params": {"_meta": ENVELOPE}}
         body = json.dumps(about).encode()
-        async with upstream.send("POST", STATELESS, body, OWNER) as answer:
+        async with upstream.send("POST", STATELESS, body, OWNER, call=CALL) as answer:
             events = b"".join([part async for part in answer.iter_any()]).decode().split("\n\n")
         messages = [json.loads(event.partition("data: ")[2]) for event in events if event]
         named = [(message.get("params") or message["result"])["_meta"][key] for message in messages]
@@ -151,7 +152,7 @@ def test_a_process_gets_no_request_of_another_revision(
 
     async def use(upstream: StdioUpstream) -> None:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": meta}}).encode()
-        async with upstream.send("POST", STATELESS, body, OWNER) as answer:
+        async with upstream.send("POST", STATELESS, body, OWNER, call=CALL) as answer:
             parts = [part async for part in answer.iter_any()]
         assert (answer.status, json.loads(b"".join(parts))["error"]["code"]) == (status, code)
         assert not upstream._callers
@@ -167,7 +168,7 @@ def test_an_error_of_a_process_has_the_status_of_http(tmp_path: Path, code: int,
 
     async def use(upstream: StdioUpstream) -> None:
         about = {"jsonrpc": "2.0", "id": 1, "method": str(code), "params": {"_meta": ENVELOPE}}
-        async with upstream.send("POST", STATELESS, json.dumps(about).encode(), OWNER) as answer:
+        async with upstream.send("POST", STATELESS, json.dumps(about).encode(), OWNER, call=CALL) as answer:
             pass
         assert answer.status == status
 

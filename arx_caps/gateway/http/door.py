@@ -12,7 +12,7 @@ from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans
 from arx_caps.gateway.base.upstream_answer import FailureLog, LendingError, UpstreamAnswer, UpstreamError
-from arx_caps.gateway.upstream.credentials import LiveCall
+from arx_caps.gateway.upstream.credentials import live_call
 from arx_caps.gateway.upstream.forwarder import Forwarder, Headers, answer_headers, read_whole
 from arx_caps.mcp.message import check_names
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
@@ -89,7 +89,6 @@ class HttpDoor:
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
-        call = LiveCall(grant.token, grant.tool, facts) if isinstance(grant, Grant) else None
         begun = False
 
         async def begin(message: Message) -> None:
@@ -101,9 +100,7 @@ class HttpDoor:
             self._rates.charge(facts.agent, facts.subject, grant.tool)
             async with (
                 self._rates.opened(facts.agent, facts.subject),
-                self._forwarder.send(
-                    scope["method"], scope["headers"], body, target, lends=grant.lends, call=call
-                ) as answer,
+                self._forwarder.send(scope["method"], scope["headers"], body, target, call=live_call(grant)) as answer,
             ):
                 await self._answer(answer, scope["root_path"], target, receive, begin)
         except LendingError as error:

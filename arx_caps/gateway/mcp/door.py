@@ -24,7 +24,7 @@ from arx_caps.gateway.mcp.schemas import input_schema
 from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessageError
 from arx_caps.gateway.mcp.stdio import StdioUpstream
 from arx_caps.gateway.mcp.tasks import TaskIds
-from arx_caps.gateway.upstream.credentials import LiveCall
+from arx_caps.gateway.upstream.credentials import LiveCall, live_call
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.http.event_stream import fields_of
 from arx_caps.mcp.errors import (
@@ -47,7 +47,6 @@ from arx_verifier.errors import REASONS
 from arx_verifier.journal.decision import UNPROVEN
 from arx_verifier.journal.record import ChainFacts
 from arx_verifier.refusal_text import refusal_for_model
-from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
@@ -249,13 +248,11 @@ class McpDoor:
 
     async def _call(self, exchange: McpExchange, message: McpMessage, receive: Receive) -> None:
         work = await self._messages.decide(message)
-        facts, live = work.grant.facts, None
-        if isinstance(work.grant, Grant):
-            live = LiveCall(work.grant.token, work.grant.tool, facts)
+        facts, call = work.grant.facts, live_call(work.grant)
         try:
             self.rates.charge(facts.agent, facts.subject, work.grant.tool)
             if message.method == "tools/call":
-                await work.require_texts(lambda: self._schema(exchange, message, facts, live, work.grant.lends))
+                await work.require_texts(lambda: self._schema(exchange, message, facts, call))
         except (OverRateError, RefusedCall, UpstreamError, WireError):
             await work.grant.give_back()
             await work.settle("failed")
@@ -266,8 +263,8 @@ class McpDoor:
                 await work.settle(result, answer)
 
         async def forward() -> _Whole | None:
-            async with self._sent(exchange, message, facts, live, lends=work.grant.lends) as answer:
-                left, decline = budget_meta(work.grant), self._decline(exchange, facts, live, work.grant.lends)
+            async with self._sent(exchange, message, facts, call) as answer:
+                left, decline = budget_meta(work.grant), self._decline(exchange, facts, call)
                 asked = AnsweredMessage(facts, message.method, message.id, None, meta=left, answer=decline)
                 whole = await self._answer(exchange, answer, asked, receive, work.check, report)
                 await work.settle("unknown")  # no message was the response
@@ -276,7 +273,7 @@ class McpDoor:
         try:
             whole = await work.run(forward)
         except RefusedCall:
-            self._cancel(exchange, message, facts, live, work.grant.lends)
+            self._cancel(exchange, message, facts, call)
             raise
         except (OverRateError, UpstreamError, WireError) as error:
             if not isinstance(error, UpstreamError) or not error.sent:
@@ -291,15 +288,15 @@ class McpDoor:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
         facts = UNPROVEN if screened is None else screened.proven.facts
         self.rates.charge(facts.agent, facts.subject)
-        live = None if screened is None else LiveCall(screened.token, "", facts)
-        decline = self._decline(exchange, facts, live, screened is not None)
+        call = None if screened is None else LiveCall(screened.token, "", facts)
+        decline = self._decline(exchange, facts, call)
         asked = AnsweredMessage(facts, "", None, screened, answer=decline)
         if message is not None and message.method:
             announce = None if exchange.call is None else exchange.call.announce
             asked = AnsweredMessage(facts, message.method, message.id, screened, announce, answer=decline)
 
         async def forward() -> _Whole | None:
-            async with self._sent(exchange, message, facts, live, lends=screened is not None) as answer:
+            async with self._sent(exchange, message, facts, call) as answer:
                 return await self._answer(exchange, answer, asked, receive, work.check)
 
         work = self._messages.keep(screened)
@@ -307,7 +304,7 @@ class McpDoor:
             whole = await work.run(forward)
         except RefusedCall:
             if message is not None and message.method == "tasks/result":
-                self._cancel(exchange, message, facts, live, screened is not None)
+                self._cancel(exchange, message, facts, call)
             raise
         if whole is not None:
             await exchange.whole(*whole)
@@ -337,13 +334,7 @@ class McpDoor:
 
     @contextlib.asynccontextmanager
     async def _sent(
-        self,
-        exchange: McpExchange,
-        message: McpMessage | None,
-        facts: ChainFacts,
-        live: LiveCall | None,
-        *,
-        lends: bool,
+        self, exchange: McpExchange, message: McpMessage | None, facts: ChainFacts, call: LiveCall | None
     ) -> AsyncIterator[UpstreamAnswer]:
         headers, body = self._headers(exchange, facts), b""
         if message is not None:
@@ -353,9 +344,7 @@ class McpDoor:
                 headers = [pair for pair in headers if pair[0] != b"mcp-name"] + [(b"mcp-name", name)]
         async with (
             self.rates.opened(facts.agent, facts.subject),
-            self._forwarder.send(
-                exchange.scope["method"], headers, body, owner=owner_of(facts), lends=lends, call=live
-            ) as answer,
+            self._forwarder.send(exchange.scope["method"], headers, body, owner=owner_of(facts), call=call) as answer,
         ):
             if 300 <= answer.status < 400:
                 # Clients of MCP follow it, with the message and past the gateway.
@@ -409,7 +398,7 @@ class McpDoor:
         return await read_whole(answer, self._terms, self._forwarder.name)
 
     async def _schema(
-        self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, live: LiveCall | None, lends: bool
+        self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, call: LiveCall | None
     ) -> dict[str, Any]:
         """Return the input schema of a tool as the upstream lists it; an empty one if it does not."""
         meta = {name: value for name, value in message.meta.items() if name not in (META_KEY, "progressToken")}
@@ -423,15 +412,13 @@ class McpDoor:
             asked = written({"jsonrpc": "2.0", "id": "arx-schema", "method": "tools/list", "params": params})
             async with (
                 self.rates.opened(facts.agent, facts.subject),
-                self._forwarder.send("POST", headers, asked, owner=owner_of(facts), lends=lends, call=live) as answer,
+                self._forwarder.send("POST", headers, asked, owner=owner_of(facts), call=call) as answer,
             ):
                 return answer.content_type == _STREAM, await self._body(answer)
 
         return await input_schema(message.params["name"], listed)
 
-    def _cancel(
-        self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, live: LiveCall | None, lends: bool
-    ) -> None:
+    def _cancel(self, exchange: McpExchange, message: McpMessage, facts: ChainFacts, call: LiveCall | None) -> None:
         """Notify the upstream that a call or a task was ended, where closing its stream does not."""
         note: dict[str, Any] | None = None
         if message.is_task:
@@ -442,10 +429,10 @@ class McpDoor:
             note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
         headers = self._headers_beside(exchange, facts)
         body = written(note) if note else b""
-        self._do_later(self._forwarder.end_work(headers, body, owner_of(facts), lends=lends, call=live))
+        self._do_later(self._forwarder.end_work(headers, body, owner_of(facts), call=call))
 
     def _decline(
-        self, exchange: McpExchange, facts: ChainFacts, live: LiveCall | None, lends: bool
+        self, exchange: McpExchange, facts: ChainFacts, call: LiveCall | None
     ) -> Callable[[WithheldMessageError], None]:
         """Return what answers a request of the upstream that its client does not get."""
 
@@ -456,7 +443,7 @@ class McpDoor:
             headers = [pair for pair in headers if pair[0] not in (b"accept", b"content-type")]  # a stream has others
             headers += [(b"accept", b"application/json, text/event-stream"), (b"content-type", b"application/json")]
             with contextlib.suppress(UpstreamError, WireError):
-                async with self._forwarder.send("POST", headers, answer, owner=owner, lends=lends, call=live):
+                async with self._forwarder.send("POST", headers, answer, owner=owner, call=call):
                     pass
 
         return lambda withheld: self._do_later(send(withheld))

@@ -96,8 +96,7 @@ class StdioUpstream:
         body: bytes,
         owner: str,
         *,
-        lends: bool = True,  # noqa: ARG002 - see ``_watch_mistakes`` of the settings
-        call: LiveCall | None = None,  # noqa: ARG002 - see ``Forwarder``
+        call: LiveCall | None,  # noqa: ARG002 - see ``_watch_mistakes`` of the settings
     ) -> AsyncIterator[StdioAnswer]:
         """Send a message to a process, as ``Forwarder.send`` sends a request.
 
@@ -106,8 +105,7 @@ class StdioUpstream:
             headers: Its headers.
             body: Its body.
             owner: Who sends it.
-            lends: True: a program has its credentials for each call, so that no such upstream watches.
-            call: Not used: a program has no person's account.
+            call: Not used: a program has its credentials for each call, so that no such upstream watches.
 
         Raises:
             UpstreamError: No process takes it, or it does not answer in time.
@@ -203,8 +201,7 @@ class StdioUpstream:
         note: bytes,  # noqa: ARG002
         owner: str,
         *,
-        lends: bool,  # noqa: ARG002
-        call: LiveCall | None = None,  # noqa: ARG002
+        call: LiveCall | None,  # noqa: ARG002
     ) -> None:
         """End the process of a call that the gateway has ended: its result has no reader.
 
@@ -212,8 +209,7 @@ class StdioUpstream:
             headers: Of the call.
             note: For an upstream over HTTP.
             owner: Who made the call.
-            lends: For an upstream over HTTP.
-            call: The same.
+            call: For an upstream over HTTP.
         """
         session = dict(headers).get(b"mcp-session-id", b"").decode("latin-1")
         process = self._sessions.pop(session, None) if session else self._callers.pop(owner, None)

@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from arx_caps.credentials.secret_source import Secret, read_secret
+from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamError
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
@@ -59,15 +60,15 @@ class ClientCredential(Credential):
     def __init__(self, name: str, terms: CredentialTerms, folder: Path) -> None:
         assert terms.oauth is not None
         super().__init__(name, None, folder)
-        self._name, self._terms = name, terms.oauth
+        self._terms = terms.oauth
         self._client = read_secret(terms.source, folder, f"upstream.{name}: credential: ")
-        self.secrets = (self._client,)
+        self._leaks = Leaks(name, (self._client,))
         self._header, self._prefix = terms.header.lower(), terms.prefix or "Bearer "
         self._fetching = asyncio.Lock()
         # Monotonic clock, s: when the token is fetched again, when it expires, when a fetch may be tried again.
         self._renew_at = self._ends_at = self._try_at = 0.0
 
-    async def headers(self, session: aiohttp.ClientSession, call: LiveCall | None) -> Mapping[str, str]:  # noqa: ARG002 - of all calls
+    async def headers(self, session: aiohttp.ClientSession, call: LiveCall) -> Mapping[str, str]:  # noqa: ARG002 - of all calls
         """Return the header; fetch a token if there is none.
 
         Args:
@@ -87,14 +88,16 @@ class ClientCredential(Credential):
             raise UpstreamError(f"upstream {self._name}: its token endpoint gave no token", sent=False)
         return self._headers
 
-    def refused(self, headers: Mapping[str, str]) -> None:
+    def refused(self, status: int, headers: Mapping[str, str], call: LiveCall) -> None:  # noqa: ARG002 - of all calls
         """Note that the upstream has refused a token: the next call fetches another one.
 
         Args:
+            status: 401; a 403 is about no token.
             headers: As ``headers`` returned them.
+            call: Not used.
         """
         # Not one that is new: an upstream that refuses each token would have one fetched for each call.
-        if headers is self._headers and time.monotonic() >= self._try_at:
+        if status == 401 and headers is self._headers and time.monotonic() >= self._try_at:
             self._renew_at = self._ends_at = 0.0
 
     async def _renew(self, session: aiohttp.ClientSession, now: float) -> None:
@@ -110,7 +113,8 @@ class ClientCredential(Credential):
             why = str(error) if isinstance(error, _TokenError) else type(error).__name__
             _log.error("upstream %s: no token from its token endpoint: %s", self._name, why)
             return
-        self._headers, self.secrets = {self._header: Secret(self._prefix + token)}, (self._client, token)
+        self._headers = {self._header: Secret(self._prefix + token)}
+        self._leaks = Leaks(self._name, (self._client, token))
         self._ends_at = now + answer.expires_in
         self._renew_at = self._ends_at - min(_EARLY_S, answer.expires_in / 2)
 

@@ -3,20 +3,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import aiohttp
 
 from arx_caps.credentials.secret_source import Secret, read_secret
+from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_verifier.journal.record import ChainFacts
+from arx_verifier.verification.grant import Grant
+from arx_verifier.verification.watch import WatchedCall
 
 
 class LiveCall(NamedTuple):
-    """The allowed call, or the message of a live token, that a request to an upstream is of.
+    """A call, or a message with a live token, whose requests get the upstream's credential.
 
     Attributes:
-        token: Its token, a secret.
+        token: Its token, a secret; empty for a call that watch mode passes.
         tool: Its tool; empty for a message that calls none.
         facts: The facts of its chain.
     """
@@ -29,6 +32,16 @@ class LiveCall(NamedTuple):
         return f"<LiveCall of {self.tool}>"
 
 
+def live_call(grant: Grant | WatchedCall) -> LiveCall | None:
+    """Return the call of a grant; None if its requests keep the client's own headers.
+
+    Args:
+        grant: The grant, or the call that watch mode passes.
+    """
+    token = grant.token if isinstance(grant, Grant) else ""
+    return LiveCall(token, grant.tool, grant.facts) if grant.lends else None
+
+
 class Credential:
     """What a request to an upstream has in one header.
 
@@ -37,50 +50,46 @@ class Credential:
         terms: The upstream's table; None for an upstream without a credential.
         folder: What a relative path is relative to.
 
-    Attributes:
-        is_personal: Whether each call has a secret of its own, which is in its header alone.
-        secrets: The secrets in the header of all calls.
-        prefix: What the header has before the secret.
-
     Raises:
         SettingsError: The secret cannot be read.
     """
 
-    is_personal: ClassVar[bool] = False
-
     def __init__(self, name: str, terms: CredentialTerms | None, folder: Path) -> None:
+        self._name = name
         self._headers: Mapping[str, str] = {}
-        self.secrets: tuple[Secret, ...] = ()
-        self.prefix = "" if terms is None else terms.prefix
+        self._leaks = Leaks(name, ())
         if terms is not None:
-            self.secrets = (read_secret(terms.source, folder, f"upstream.{name}: credential: "),)
-            self._headers = {terms.header.lower(): Secret(terms.prefix + self.secrets[0])}
+            secret = read_secret(terms.source, folder, f"upstream.{name}: credential: ")
+            self._headers = {terms.header.lower(): Secret(terms.prefix + secret)}
+            self._leaks = Leaks(name, (secret,))
 
     async def headers(
         self,
         session: aiohttp.ClientSession,  # noqa: ARG002 - see ClientCredential
-        call: LiveCall | None,  # noqa: ARG002 - see PersonCredential
+        call: LiveCall,  # noqa: ARG002 - see PersonCredential
     ) -> Mapping[str, str]:
         """Return the header, in lower case.
 
         Args:
             session: Sends requests.
-            call: The call that the request is of; None for a message that the gateway itself sends.
+            call: The call that the request is of.
         """
         return self._headers
 
-    def refused(self, headers: Mapping[str, str]) -> None:
-        """Note that the upstream has refused the credential, which stays as it is.
+    def leaks(self, headers: Mapping[str, str]) -> Leaks:  # noqa: ARG002 - see PersonCredential
+        """Return what finds the credential in an answer.
 
         Args:
-            headers: As ``headers`` returned them.
+            headers: As ``headers`` has just returned them; empty for a request without the credential.
         """
+        return self._leaks
 
-    def check(self, status: int, call: LiveCall) -> None:
-        """Raise what the upstream's 401 or 403 means, if it means more than that it refuses the gateway.
+    def refused(self, status: int, headers: Mapping[str, str], call: LiveCall) -> None:
+        """Note that the upstream has refused the credential; this one stays as it is.
 
         Args:
-            status: The status.
+            status: 401 or 403.
+            headers: As ``headers`` returned them.
             call: The call that was refused.
 
         Raises:

@@ -16,8 +16,6 @@ import aiohttp
 from yarl import URL
 
 from arx_caps.credentials.access_token import has_own_jwt
-from arx_caps.credentials.secret_source import Secret
-from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms, UpstreamTerms
 from arx_caps.gateway.base.spans import hand_on
 from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
@@ -89,8 +87,6 @@ class Forwarder:
         self.name, self._terms = name, terms
         self.base = terms.url.rstrip("/") if terms.is_http else terms.url
         self._credential = _credential_of(name, terms.credential, folder) if person is None else person
-        self._secrets = self._credential.secrets
-        self._leaks = Leaks(name, self._secrets)
         try:
             authority = str(folder / terms.ca) if terms.ca else None
             self._tls = ssl.create_default_context(cafile=authority) if urlsplit(self.base).scheme == "https" else None
@@ -142,8 +138,7 @@ class Forwarder:
         target: str = "",
         owner: str = "",  # noqa: ARG002 - see StdioUpstream
         *,
-        lends: bool = True,
-        call: LiveCall | None = None,
+        call: LiveCall | None,
     ) -> AsyncIterator[UpstreamAnswer]:
         """Send a request; the answer is read in this context, whose end closes it.
 
@@ -153,8 +148,7 @@ class Forwarder:
             body: The body.
             target: Raw path and query after the upstream's URL, for plain HTTP.
             owner: Who sends it; an upstream over HTTP does not learn it.
-            lends: Whether it has the gateway's credential, in the place of the client's own headers.
-            call: The call that it is of, whose person's account it may have.
+            call: The call that gets the gateway's credential; None to forward the client's own one.
 
         Raises:
             LendingError: It needs a person's account, and there is none now.
@@ -166,18 +160,13 @@ class Forwarder:
         kept = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in several
-            if (_is_forwarded(lower := name.lower()) or (not lends and _is_own_credential(lower, value)))
+            if (_is_forwarded(lower := name.lower()) or (call is None and _is_own_credential(lower, value)))
             and lower not in ended
         }
         hand_on(kept)
         address = URL(self.base + target, encoded=True)
-        own = await self._credential.headers(self._session, call) if lends else {}
-        if self._secrets is not self._credential.secrets:
-            self._secrets = self._credential.secrets
-            self._leaks = Leaks(self.name, self._secrets)
-        leaks = self._leaks
-        if self._credential.is_personal:  # an access token without what the header has before it
-            leaks = Leaks(self.name, [Secret(value.removeprefix(self._credential.prefix)) for value in own.values()])
+        own = {} if call is None else await self._credential.headers(self._session, call)
+        leaks = self._credential.leaks(own)
         try:
             async with asyncio.timeout(self._terms.timeout_s):
                 answer = await self._session.request(
@@ -194,25 +183,23 @@ class Forwarder:
             raise UpstreamError(f"upstream {self.name} did not answer in time", sent=True, timed_out=True) from None
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
-        if answer.status == 401 and lends:
-            self._credential.refused(own)
         try:
-            self._check(answer, lends, call)
+            if call is not None and answer.status in (401, 403):
+                self._credential.refused(answer.status, own, call)
+            self._check(answer, lent=call is not None)
             yield leaks.checked(answer)
         except aiohttp.ClientError as error:
             raise UpstreamError(f"upstream {self.name}: {type(error).__name__}", sent=True) from None
         finally:
             answer.close()  # a connection whose answer was read to its end is in the pool again already
 
-    def _check(self, answer: aiohttp.ClientResponse, lends: bool, call: LiveCall | None) -> None:
+    def _check(self, answer: aiohttp.ClientResponse, *, lent: bool) -> None:
         """Require an answer that a client may have.
 
         Raises:
             UpstreamError: It is about the gateway's credential, or one that a server cannot write.
         """
-        if answer.status in (401, 403) and lends and call is not None:
-            self._credential.check(answer.status, call)
-        if answer.status in (401, 403, 407) and lends:
+        if answer.status in (401, 403, 407) and lent:
             # A client that gets it would ask for a credential of the upstream.
             raise UpstreamError(f"upstream {self.name} refused the gateway ({answer.status})", sent=True)
         if not 200 <= answer.status <= 599:  # after 101, the upstream would write the answers of later requests
@@ -226,8 +213,7 @@ class Forwarder:
         note: bytes,
         owner: str,  # noqa: ARG002 - see StdioUpstream
         *,
-        lends: bool,
-        call: LiveCall | None = None,
+        call: LiveCall | None,
     ) -> None:
         """Notify the upstream that the gateway has ended a call.
 
@@ -235,12 +221,11 @@ class Forwarder:
             headers: Of the call.
             note: The notification; empty if the end of the call's connection does.
             owner: As in ``send``.
-            lends: Whether the call had the gateway's credential, as in ``send``.
-            call: The call, whose person's account it had, as in ``send``.
+            call: As in ``send``.
         """
         if note:
             with contextlib.suppress(UpstreamError):
-                async with self.send("POST", headers, note, lends=lends, call=call) as answer:
+                async with self.send("POST", headers, note, call=call) as answer:
                     await read_whole(answer, self._terms, self.name)
 
     def __repr__(self) -> str:

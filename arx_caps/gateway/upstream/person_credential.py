@@ -10,14 +10,15 @@ import time
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 import aiohttp
 
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.secret_source import Secret
+from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms
-from arx_caps.gateway.base.upstream_answer import LendingError, UpstreamError
+from arx_caps.gateway.base.upstream_answer import LendingError
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
 from arx_caps.service.connections import LentToken, TokenAnswer, ask_connection_token
 from arx_caps.service.own_key import read_own_key
@@ -27,12 +28,13 @@ from arx_verifier.journal.record import ChainFacts
 from arx_verifier.revocation.epoch import Epochs
 from arx_verifier.token.targets import subject_target
 
-MOST_KEPT: Final = 10_000  # tokens in memory
+_MOST_KEPT: Final = 10_000  # tokens in memory
 _WAIT_S: Final = 5.0  # for a refresh that another call has begun
 _LOOK_S: Final = 0.1  # between two requests meanwhile
 _AGAIN_S: Final = 5.0  # a token that is newer is not fetched anew, whatever the upstream answers
 
 _Key = tuple[tuple[str, str] | None, str, str | None, str]
+_V = TypeVar("_V")
 
 
 class _Kept(NamedTuple):
@@ -56,20 +58,18 @@ class PersonCredential(Credential):
         SettingsError: The service file names no key of its own.
     """
 
-    is_personal = True
-
     def __init__(self, name: str, terms: CredentialTerms, service: Path, epochs: Epochs) -> None:
         assert terms.connection is not None
         super().__init__(name, None, service.parent)
         own = read_own_key(service)
         self._connection, self._epochs, self._key = terms.connection, epochs, own.key
         self._mint = MintClient(own.issuer, now=now_ms, ca=own.ca)
-        self._header, self.prefix = terms.header.lower(), terms.prefix or "Bearer "
+        self._header, self._prefix = terms.header.lower(), terms.prefix or "Bearer "
         self._kept: dict[_Key, _Kept] = {}
         self._refused: dict[_Key, str] = {}
         self._asking: dict[_Key, asyncio.Future[_Kept]] = {}
 
-    async def headers(self, session: aiohttp.ClientSession, call: LiveCall | None) -> Mapping[str, str]:  # noqa: ARG002 - the mint is asked by its own client
+    async def headers(self, session: aiohttp.ClientSession, call: LiveCall) -> Mapping[str, str]:  # noqa: ARG002 - the mint is asked by its own client
         """Return the header with a token of the person.
 
         Args:
@@ -78,28 +78,35 @@ class PersonCredential(Credential):
 
         Raises:
             LendingError: The mint lends none now.
-            UpstreamError: The request is of no call.
         """
-        if call is None:
-            raise UpstreamError("a message of no call has no person's account", sent=False)
         kept = await self._find(call)
-        return {self._header: Secret(self.prefix + kept.lent.secret)}
+        return {self._header: Secret(self._prefix + kept.lent.token)}
 
-    def check(self, status: int, call: LiveCall) -> None:
+    def leaks(self, headers: Mapping[str, str]) -> Leaks:
+        """Return what finds the person's token in an answer, without the prefix that its header has.
+
+        Args:
+            headers: As ``headers`` returned them.
+        """
+        return Leaks(self._name, [Secret(value.removeprefix(self._prefix)) for value in headers.values()])
+
+    def refused(self, status: int, headers: Mapping[str, str], call: LiveCall) -> None:  # noqa: ARG002 - kept by the call
         """Drop a token that the upstream has refused; raise if it refused the person.
 
         Args:
-            status: The status.
+            status: 401 or 403.
+            headers: Not used.
             call: The call.
 
         Raises:
             LendingError: ``upstream_denied``.
         """
-        key, kept = _key_of(call.facts, call.tool), self._kept.get(_key_of(call.facts, call.tool))
+        key = _key_of(call.facts, call.tool)
+        kept = self._kept.get(key)
         if status == 401 and kept is not None and time.monotonic() - kept.at_s > _AGAIN_S:
             # Not one that is new: an upstream that refuses each token would have one refreshed for each call.
             del self._kept[key]
-            self._note_refused(key, kept)
+            _keep(self._refused, key, sha256(kept.lent.token.encode()).hexdigest())
         if status == 403:
             person = kept.person if kept is not None else "the person"
             text = f"{self._connection} refused {person}, not ARx: the account lacks a right there."
@@ -128,16 +135,8 @@ class PersonCredential(Credential):
 
     def _done(self, key: _Key, done: "asyncio.Future[_Kept]") -> None:
         self._asking.pop(key, None)
-        if done.cancelled() or done.exception() is not None:
-            return
-        if len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = done.result()
-
-    def _note_refused(self, key: _Key, kept: _Kept) -> None:
-        if len(self._refused) >= MOST_KEPT:
-            del self._refused[next(iter(self._refused))]
-        self._refused[key] = sha256(kept.lent.token.encode()).hexdigest()
+        if not done.cancelled() and done.exception() is None:
+            _keep(self._kept, key, done.result())
 
     async def _ask(self, call: LiveCall, key: _Key) -> _Kept:
         """Ask the mint, again while another call of the person refreshes.
@@ -189,6 +188,13 @@ def lives(lent: LentToken, facts: ChainFacts, epochs: Epochs) -> bool:
 def _key_of(facts: ChainFacts, tool: str) -> _Key:
     """Return what a token is kept by: the person, the session, the task and the tool of its calls."""
     return facts.subject, facts.session, facts.task, tool
+
+
+def _keep(table: dict[_Key, _V], key: _Key, value: _V) -> None:
+    """Add to a table, which forgets its oldest value when it is full."""
+    if len(table) >= _MOST_KEPT:
+        del table[next(iter(table))]
+    table[key] = value
 
 
 def _refuse(connection: str, answer: TokenAnswer) -> NoReturn:
