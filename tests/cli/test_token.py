@@ -227,6 +227,16 @@ def test_explain_draws_on_no_budget(tmp_path: Path) -> None:
     ]
 
 
+def test_explain_judges_budgets_beside_marks(tmp_path: Path) -> None:
+    """A call that a row is about is refused for what it costs, as another one is."""
+    service = service_file(tmp_path / "orders", ledger="redis://127.0.0.1:1")
+    rows = Caveat(after=((("untrusted",), ("orders.list",)),), opened=int(time.time() * 1000))
+    for most, code in (("1", "ok"), ("0.5", "insufficient_budget")):
+        text = orders().attenuate(rows, Caveat(spend=("own", "calls", most, "task", 1))).encode()
+        shown = arx("token", "explain", "-", "--tool", "orders.list", "--json", "--service", service, stdin=text).json
+        assert shown["code"] == code, shown
+
+
 def test_a_budget_of_a_delegation_limits_what_the_delegate_spends(tmp_path: Path) -> None:
     """
     Each of several services refuses what costs more than the pool; a unit without a budget is not limited.

@@ -130,12 +130,14 @@ class _NothingDrawn:
         kind: str,  # noqa: ARG002
         op: str,
         draws: Sequence[PoolDraw],
-        used: UsedKey | None = None,
+        used: UsedKey | None = None,  # noqa: ARG002
         marks: MarkQuestion | None = None,
     ) -> Taken | Short | Stopped:
         """Return what a call gets of full pools, in a new session."""
         if marks is not None:
-            return MemoryLedger(clock=lambda: marks.at).take("draw", op, (), used, marks._replace(opened=marks.at))
+            judged = MemoryLedger(clock=lambda: marks.at).take("draw", op, (), None, marks._replace(opened=marks.at))
+            if isinstance(judged, Stopped):
+                return judged
         for at, draw in enumerate(draws):
             if draw.cost > draw.max:
                 return Short(at, draw.max)
