@@ -32,7 +32,7 @@ def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any)
     db = accounts.mint.db.connections
     db.add_link({**link, "incarnation": born.incarnation, "born": born.seq})
     accounts.tracker.grants[REFRESH] = (account, "repo.read")
-    sealed = seal_tokens(accounts.mint, {**link, "account": account}, link["digest"], HeldTokens(refresh=REFRESH))
+    sealed = seal_tokens(accounts.mint, {**link, "account": account}, HeldTokens(refresh=REFRESH))
     granted = {"scopes": ["repo.read"], "shown": account, "issuer": accounts.tracker.url, **about}
     assert db.hold(link["cookie"], {"account": account, "granted": as_json(granted), **sealed})
     found = db.link(link["digest"])
@@ -113,7 +113,7 @@ def test_an_erasure_revokes_what_waits_and_what_comes_meanwhile(accounts: Accoun
     with pytest.raises(ArxError):
         connect.connect(accounts.mint, PAGE)
     with pytest.raises(SettingsError, match="key is gone"):
-        seal_tokens(accounts.mint, row, row["id"], HeldTokens(refresh="x"))
+        seal_tokens(accounts.mint, row, HeldTokens(refresh="x"))
 
 
 def test_ended_connections_are_forgotten_in_time(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,4 +122,4 @@ def test_ended_connections_are_forgotten_in_time(accounts: Accounts, monkeypatch
     monkeypatch.setattr("arx_caps.mint.db.repositories.oauth.connections.KEPT_MS", -1000)
     drop_abandoned(accounts.mint)
     assert accounts.mint.db.connections.find(ended["id"]) is None
-    assert open_tokens(accounts.mint, accounts.row(kept["id"]), kept["id"]).refresh == "canary-refresh-2"
+    assert open_tokens(accounts.mint, accounts.row(kept["id"])).refresh == "canary-refresh-2"

@@ -27,7 +27,7 @@ def test_an_issuer_without_refresh_tokens_lends_the_token_that_it_gave(accounts:
     """For each of its scopes, since nothing lowers them; what is lent has the scopes that it has."""
     row, both = accounts.add(ANN, "ann-t"), ("repo.read", "repo.write")
     given = HeldAccess("canary-access", now_ms() + 300_000, both)
-    seal = seal_tokens(accounts.mint, row, row["id"], HeldTokens(access={" ".join(both): given}))
+    seal = seal_tokens(accounts.mint, row, HeldTokens(access={" ".join(both): given}))
     assert accounts.token({**row, **seal}) == given
     assert accounts.token({**row, **seal}, "repo.write") == given
 

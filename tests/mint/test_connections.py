@@ -60,7 +60,7 @@ class Accounts:
         row = {"id": which, "name": "tracker", "subject": subject, "person": "p", "issuer": self.tracker.url}
         row |= {"account": account, "scopes": '["repo.read","repo.write"]', "status": "open", "created_at": now_ms()}
         row |= {"incarnation": incarnation, "born": born}
-        row |= seal_tokens(self.mint, row, which, HeldTokens(refresh=refresh))
+        row |= seal_tokens(self.mint, row, HeldTokens(refresh=refresh))
         what = Event.of("connection.connected", "mint", connection=which, subject=subject, account=account)
         self.mint.db.connections.add(cookie, row, what, shared=shared)
         return self.row(which)
@@ -94,10 +94,10 @@ def test_a_row_that_was_moved_does_not_open(accounts: Accounts, changed: dict[st
     """To another person, account, connection or id: whoever writes the database gets no one else's token."""
     row = accounts.add(ANN, "ann-t")
     accounts.add(BOB, "bob-t")  # has a key of its own
-    assert open_tokens(accounts.mint, row, row["id"]).refresh == "canary-refresh-1"
+    assert open_tokens(accounts.mint, row).refresh == "canary-refresh-1"
     moved = {**row, **changed}
     with pytest.raises(SettingsError, match="do not open"):
-        open_tokens(accounts.mint, moved, moved["id"])
+        open_tokens(accounts.mint, moved)
 
 
 def test_many_callers_refresh_once(accounts: Accounts) -> None:
@@ -179,7 +179,7 @@ def test_an_erasure_deletes_the_key_and_revokes_upstream(accounts: Accounts) -> 
     db = accounts.mint.db.connections
     assert (db.find(row["id"]), db.person_key(ANN)) == (None, None)
     assert accounts.tracker.grants.get("canary-refresh-1") is None
-    assert open_tokens(accounts.mint, kept, kept["id"]).refresh == "canary-refresh-2"
+    assert open_tokens(accounts.mint, kept).refresh == "canary-refresh-2"
     for file in accounts.mint.realm.folder.glob("mint.db*"):
         content = file.read_bytes()
         assert not [text for text in ("canary-account-of-ann", sealed) if text.encode() in content], file

@@ -214,7 +214,7 @@ class AccountIssuer:
             claims = self._id_claims(secret, tokens.id_token)
         with self.place(_WAIT_S):
             place = self._metadata().userinfo_endpoint
-            status, raw = (0, b"") if place is None else self._fetch(place, None, None, tokens.access_token)
+            status, raw = (0, b"") if place is None else self._fetch(place, bearer=tokens.access_token)
         if place is not None:
             found = _object(raw) if status == 200 else {}
             if claims and status == 200 and found.get("sub") != claims["sub"]:
@@ -290,7 +290,7 @@ class AccountIssuer:
             f"{base}/.well-known/oauth-authorization-server{path}",
             f"{base}{path}/.well-known/openid-configuration",
         ):
-            status, raw = self._fetch(url, None, None)
+            status, raw = self._fetch(url)
             if status == 200:
                 break
         else:
@@ -307,7 +307,11 @@ class AccountIssuer:
         return found
 
     def _fetch(
-        self, url: str, form: Mapping[str, str] | None, basic: tuple[str, str] | None, bearer: str | None = None
+        self,
+        url: str,
+        form: Mapping[str, str] | None = None,
+        basic: tuple[str, str] | None = None,
+        bearer: str | None = None,
     ) -> tuple[int, bytes]:
         bounds: Any = {"timeout": TIMEOUT, "total_s": TOTAL_S, "longest": MAX_BYTES, "ca": self._realm.ca}
         try:

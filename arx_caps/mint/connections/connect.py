@@ -140,7 +140,7 @@ def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page
     granted = [scope for scope in asked if scope in given]
     access = {" ".join(sorted(granted)): HeldAccess(tokens.access_token, tokens.expires_at, given)}
     held = HeldTokens(refresh=tokens.refresh_token, access=access)
-    sealed = seal_tokens(mint, {**row, "account": account}, row["digest"], held)
+    sealed = seal_tokens(mint, {**row, "account": account}, held)
     about = {"scopes": granted, "shown": shown, "issuer": issuer.terms.issuer}
     return mint.db.connections.hold(digest_of(page), {"account": account, "granted": as_json(about), **sealed})
 
@@ -174,14 +174,14 @@ def connect(mint: MintContext, page: bytes) -> str:
     row = held.row
     _require_live(mint, row)
     which, subject = new_name("c-"), str(row["subject"])
-    tokens = open_tokens(mint, row, row["digest"])
+    tokens = open_tokens(mint, row)
     terms, issuer = issuer_of(mint, row["name"]).terms, issuer_in(row)
     if issuer != terms.issuer:
         raise _refused("the settings of this connection have changed: call the tool again to get another link")
     made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": issuer}
     made |= {"account": row["account"], "scopes": as_json(held.scopes), "status": "open", "created_at": now_ms()}
     made |= {"incarnation": row["incarnation"], "born": row["born"]}
-    made |= seal_tokens(mint, made, which, tokens)
+    made |= seal_tokens(mint, made, tokens)
     facts = {"connection": which, "name": row["name"], "account": row["account"], "scopes": held.scopes}
     what = Event.of("connection.connected", MINT, subject=subject, **facts)
     former = mint.db.connections.add(digest_of(page), made, what, shared=terms.shared)

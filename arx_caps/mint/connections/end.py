@@ -18,22 +18,21 @@ from arx_verifier.errors import ArxError
 _log = logging.getLogger(__name__)
 
 
-def end_connection(mint: MintContext, row: Mapping[str, Any], by: str, why: str, reason: str) -> bool:
+def end_connection(mint: MintContext, row: Mapping[str, Any], by: str, reason: str) -> bool:
     """End a connection: its tokens are deleted here and revoked at the issuer; the caller kills its target.
 
     Args:
         mint: The mint.
         row: The connection's row.
         by: The actor.
-        why: ``operator`` or ``person``.
         reason: The reason, for the record.
 
     Returns:
         Whether the issuer confirmed it.
     """
     tokens = tokens_of(mint, row)
-    facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": why, "reason": reason}
-    if not mint.db.connections.end(row["id"], why, Event.of("connection.ended", by, **facts)):
+    facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "operator"}
+    if not mint.db.connections.end(row["id"], "operator", Event.of("connection.ended", by, **facts, reason=reason)):
         return False
     return revoke_tokens(mint, row, tokens)
 
@@ -106,6 +105,6 @@ def tokens_of(mint: MintContext, row: Mapping[str, Any], key: SealedRoot | None 
         key: The person's key, of a person whom the database does not have any more.
     """
     try:
-        return open_tokens(mint, row, row["id"] if "id" in row else row["digest"], key)
+        return open_tokens(mint, row, key)
     except ArxError:  # what does not open is of no use to anyone
         return HeldTokens()

@@ -96,7 +96,7 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
     wanted = _scopes(mint, issuer, presented, asked)
     row = mint.db.connections.latest(subject_target(subject.issuer, subject.name), asked.connection)
     if row is None:
-        return Lending("connection_missing", subject.name, None, make_link(mint, subject, asked.connection), wanted)
+        return _unusable(mint, subject, asked, "connection_missing", wanted, ())
     have = tuple(msgspec.json.decode(row["scopes"], type=list[str]))
     code = _refusal_of(mint, issuer, row)
     if code == "connection_unavailable":
@@ -131,7 +131,7 @@ def _lent(
     """Record what is lent, and return it."""
     # Last: a kill that came during a refresh ends what it gave.
     born = mint.born()
-    if mint.epochs.check(row["incarnation"], row["born"], _targets_of(row)):
+    if mint.epochs.check(row["incarnation"], row["born"], targets_of(row)):
         return Lending("connection_unavailable", str(row["person"]))
     until = min(found.until, now_ms() + LENT_MS, presented.until)
     facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"]}
@@ -192,13 +192,14 @@ def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any]
     # An account of the issuer that the settings named before is none of the one that they name now.
     if row["status"] != "open" or row["issuer"] != issuer.terms.issuer:
         return "connection_ended"
-    refused = mint.epochs.check(row["incarnation"], row["born"], _targets_of(row))
+    refused = mint.epochs.check(row["incarnation"], row["born"], targets_of(row))
     if refused is None:
         return None
     return "connection_ended" if refused.code == "revoked" else "connection_unavailable"
 
 
-def _targets_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+def targets_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the targets whose kill or freeze ends the use of a connection."""
     return ("realm", str(row["subject"]), f"connection:{row['id']}")
 
 
@@ -212,7 +213,7 @@ def _token_of(
         GrantError: The issuer refuses the scopes.
         UnavailableError: The issuer does not answer.
     """
-    kept = _kept(open_tokens(mint, row, row["id"]), scopes, refused)
+    kept = _kept(open_tokens(mint, row), scopes, refused)
     if kept is not None:
         return kept
     own = secrets.token_hex(16)
@@ -240,7 +241,7 @@ def _refreshed(
     try:
         # Read again: another call may have refreshed between the look above and the lock.
         latest = mint.db.connections.find(row["id"]) or row
-        held = open_tokens(mint, latest, row["id"])
+        held = open_tokens(mint, latest)
         kept = _kept(held, scopes, refused)
         if kept is not None:
             return kept
@@ -269,7 +270,7 @@ def _refreshed(
 def _is_stored(mint: MintContext, row: Mapping[str, Any], own: str, tokens: HeldTokens) -> bool:
     """Store what a refresh gave, and end it; return False if the connection has changed meanwhile."""
     try:
-        sealed = seal_tokens(mint, row, row["id"], tokens)
+        sealed = seal_tokens(mint, row, tokens)
     except SettingsError:  # the person was erased meanwhile
         return False
     return mint.db.connections.unlock(row["id"], own, is_clear=True, refreshed_at=now_ms(), **sealed)

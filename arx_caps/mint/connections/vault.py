@@ -44,13 +44,13 @@ class HeldTokens(msgspec.Struct, frozen=True, kw_only=True):
         return "<HeldTokens>"
 
 
-def seal_tokens(mint: MintContext, row: Mapping[str, Any], which: str, tokens: HeldTokens) -> dict[str, str]:
+def seal_tokens(mint: MintContext, row: Mapping[str, Any], tokens: HeldTokens) -> dict[str, str]:
     """Return the columns ``nonce`` and ``sealed`` of a person's tokens.
 
     Args:
         mint: The mint.
-        row: Has ``subject``, ``name`` and ``account``: a seal opens for these alone.
-        which: The connection's id, or the digest of its link.
+        row: Of a connection or its link: a seal opens for its ``id`` or ``digest``, and its ``subject``, ``name`` and
+            ``account`` alone.
         tokens: The tokens.
 
     Raises:
@@ -62,17 +62,16 @@ def seal_tokens(mint: MintContext, row: Mapping[str, Any], which: str, tokens: H
             subject, mint.root_keys.seal_secret(PERSON_NAME + subject, secrets.token_bytes(32))
         )
     nonce = os.urandom(NONCE_BYTES)
-    sealed = AESGCM(_key(mint, subject)).encrypt(nonce, msgspec.json.encode(tokens), _about(mint, row, which))
+    sealed = AESGCM(_key(mint, subject)).encrypt(nonce, msgspec.json.encode(tokens), _about(mint, row))
     return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(sealed)}
 
 
-def open_tokens(mint: MintContext, row: Mapping[str, Any], which: str, own: SealedRoot | None = None) -> HeldTokens:
+def open_tokens(mint: MintContext, row: Mapping[str, Any], own: SealedRoot | None = None) -> HeldTokens:
     """Return the tokens that ``seal_tokens`` has sealed.
 
     Args:
         mint: The mint.
         row: The row with the seal.
-        which: The connection's id, or the digest of its link.
         own: The person's key, of a person whom the database does not have any more.
 
     Raises:
@@ -80,7 +79,7 @@ def open_tokens(mint: MintContext, row: Mapping[str, Any], which: str, own: Seal
     """
     try:
         key, nonce = _key(mint, str(row["subject"]), own), wire.bytes_of(str(row["nonce"]))
-        plain = AESGCM(key).decrypt(nonce, wire.bytes_of(str(row["sealed"])), _about(mint, row, which))
+        plain = AESGCM(key).decrypt(nonce, wire.bytes_of(str(row["sealed"])), _about(mint, row))
         return msgspec.json.decode(plain, type=HeldTokens)
     except (InvalidTag, ArxError, ValueError) as error:
         raise SettingsError(f"connection {row['name']}: its tokens do not open ({type(error).__name__})") from None
@@ -93,7 +92,8 @@ def _key(mint: MintContext, subject: str, own: SealedRoot | None = None) -> byte
     return mint.root_keys.unseal(sealed)
 
 
-def _about(mint: MintContext, row: Mapping[str, Any], which: str) -> bytes:
+def _about(mint: MintContext, row: Mapping[str, Any]) -> bytes:
     """Return the associated data of a seal, which binds it to its row."""
+    which = str(row["id"] if "id" in row else row["digest"])
     parts = ["arx/1/connection", mint.realm.name, which, str(row["name"]), str(row["subject"]), str(row["account"])]
     return "\0".join(parts).encode()

@@ -97,7 +97,7 @@ def exchange(
     text = text.partition(wire.JOINT)[0]  # without discharges: an approval is of one call of one tool
     parent = _prove(mint, service, text)
     mint.require(Born(*parent.identifier.born), parent.targets)
-    granted, agent = _grant_for(mint, born, parent, service, audience)
+    granted, _, _, agent = _require_granted(mint, born, parent, service, audience)
     _use_call(unit, service, text, audience)
     kid, key = mint.key_schedule.audience_key(audience)
     mint.require(born, (f"key:{kid}",))
@@ -229,9 +229,7 @@ def read_presented(mint: MintContext, service: str, text: str) -> PresentedTask:
     born = mint.born()  # before the presented token is read
     chain = _prove(mint, service, text.partition(wire.JOINT)[0])
     mint.require(Born(*chain.identifier.born), chain.targets)
-    row = mint.db.grants.find(chain.identifier.id)
-    granted = StoredGrant.read(row["content"]) if row is not None else None
-    task, session, _ = _require_granted(mint, born, chain, service, row, granted)
+    _, task, session, _ = _require_granted(mint, born, chain, service)
     return PresentedTask(chain, task, session, chain.exp)
 
 
@@ -260,39 +258,32 @@ def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
     return proven
 
 
-def _grant_for(
-    mint: MintContext, born: Born, parent: ProvenChain, service: str, audience: str
-) -> tuple[StoredGrant, Mapping[str, Any]]:
-    """Return the stored grant of a presented token and its agent's row.
+def _require_granted(
+    mint: MintContext, born: Born, parent: ProvenChain, service: str, audience: str | None = None
+) -> tuple[StoredGrant, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    """Return the stored grant of a presented token, and the rows of its task, session and agent.
+
+    Args:
+        mint: The mint.
+        born: The place in the kill epoch before the token was read.
+        parent: The token's verified chain.
+        service: The authenticated service.
+        audience: The audience for which it exchanges the token; None if it exchanges none.
 
     Raises:
         GrantError: ``exchange_not_allowed``: the grant does not allow this exchange, or the token does not match it.
         TokenError: The task, its session or its agent is over or frozen.
     """
     row = mint.db.grants.find(parent.identifier.id)
-    _open_rows(mint, parent.identifier)
+    task, session, agent = _open_rows(mint, parent.identifier)
     granted = StoredGrant.read(row["content"]) if row is not None else None
-    if granted is None or audience not in granted.targets(service):
+    if audience is not None and (granted is None or audience not in granted.targets(service)):
         template = granted.template if granted is not None else "NAME"
         raise GrantError(
             f"{service} may not exchange this token for one for {audience}; it would take exchange = "
             f'{{ {service} = ["{audience}"] }} of [task.{template}] in the policy, when the task was granted',
             code="exchange_not_allowed",
         )
-    _, _, agent = _require_granted(mint, born, parent, service, row, granted)
-    return granted, agent
-
-
-def _require_granted(
-    mint: MintContext, born: Born, parent: ProvenChain, service: str, row: Row, granted: StoredGrant | None
-) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
-    """Return the rows of a presented token's task, session and agent, if it is what the mint granted and lives.
-
-    Raises:
-        GrantError: ``exchange_not_allowed``: the token does not match its grant.
-        TokenError: The task, its session or its agent is over or frozen.
-    """
-    task, session, agent = _open_rows(mint, parent.identifier)
     # A service that verifies a token can also make one. Its claims are compared with what the mint stored, or a service
     # could get a token in the name of any agent or person.
     if (
@@ -310,7 +301,7 @@ def _require_granted(
     # The maker of the presented token chose its birth, so kills are checked from the births that the mint stored.
     links = [target for target in parent.targets if target.startswith("link:")]
     require_unrevoked(mint, born, task, session, links)
-    return task, session, agent
+    return granted, task, session, agent
 
 
 def _matches_grant(

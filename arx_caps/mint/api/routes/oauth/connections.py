@@ -12,7 +12,7 @@ from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.oauth.handles import seal_answer, sealing_key
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.connections.end import end_connection
-from arx_caps.mint.connections.lend import AskedToken, lend_token
+from arx_caps.mint.connections.lend import AskedToken, lend_token, targets_of
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER
 from arx_verifier.errors import REASONS
@@ -151,7 +151,7 @@ def end_connection_route(call: RouteCall) -> ConnectionEnded:
     """End a connection: delete its tokens, revoke them at the issuer, and kill its target."""
     mint, by, row = call.mint, call.authenticated.actor, _find(call)
     # The row first: a crash before the kill leaves a connection that lends nothing; again, the same call kills it.
-    revoked = end_connection(mint, row, by, "operator", call.body.reason)
+    revoked = end_connection(mint, row, by, call.body.reason)
     report = mint.revoker.end("kill", [f"connection:{row['id']}"], reason=call.body.reason, by=by, wait=True)
     return ConnectionEnded(
         connection=_show(mint, _find(call)), status=report.status, summary=report.summary, revoked_upstream=revoked
@@ -165,8 +165,7 @@ def _find(call: RouteCall) -> dict[str, Any]:
 def _show(mint: MintContext, row: Mapping[str, Any]) -> ConnectionShown:
     state = str(row["status"])
     if state == "open":
-        targets = ("realm", str(row["subject"]), f"connection:{row['id']}")
-        refused = mint.epochs.check(row["incarnation"], row["born"], targets)
+        refused = mint.epochs.check(row["incarnation"], row["born"], targets_of(row))
         state = _STATES.get(refused.code, state) if refused is not None else state
     scopes = msgspec.json.decode(row["scopes"], type=tuple[str, ...])
     # While a refresh runs, its end is not due; one of a mint that died is due soon.
