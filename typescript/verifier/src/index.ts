@@ -13,6 +13,7 @@ export { FollowedView, Follower, type FollowerOptions } from "./revocation/follo
 export { KeyRing } from "./token/keyring.ts";
 export { type Decision, Grant } from "./verification/grant.ts";
 export { MemoryNonces, type Nonces, type Spent } from "./verification/nonces.ts";
+export { SharedNonces } from "./verification/sharedNonces.ts";
 export { type LimitsInput, ServiceLimits } from "./verification/serviceLimits.ts";
 export { type Recorder, Verifier, type VerifierOptions } from "./verification/verifier.ts";
 export { type OpenOptions, openVerifier } from "./service.ts";

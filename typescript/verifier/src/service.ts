@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Open a verifier from a service file.  SPEC 15.2.
 
+import cluster from "node:cluster";
 import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
+import { isMainThread } from "node:worker_threads";
 import { Journal, type JournalMode, nameVerifier, SEGMENT_BYTES } from "./journal/writer.ts";
 import { isObject, type JsonObject, own, readBody } from "./json.ts";
 import { Refusal } from "./errors.ts";
@@ -12,8 +14,9 @@ import { SettingsError } from "./revocation/errors.ts";
 import { Follower } from "./revocation/follower.ts";
 import { findPassword } from "./revocation/password.ts";
 import { KeyRing } from "./token/keyring.ts";
-import { MemoryNonces } from "./verification/nonces.ts";
+import { MemoryNonces, type Nonces } from "./verification/nonces.ts";
 import { type LimitsInput, ServiceLimits } from "./verification/serviceLimits.ts";
+import { SharedNonces } from "./verification/sharedNonces.ts";
 import { type Recorder, Verifier } from "./verification/verifier.ts";
 
 const isText = (value: unknown): boolean => typeof value === "string" && value !== "";
@@ -33,6 +36,7 @@ const FORMS: Record<string, (value: unknown) => boolean> = {
   issuer: isText, // another process refreshes the keys and ships the records
   key_file: isText,
   ca: isText,
+  nonces: isText,
 };
 const REFUSED: Record<string, string> = {
   record_arguments: "arguments are recorded by their digest alone",
@@ -40,7 +44,6 @@ const REFUSED: Record<string, string> = {
   ledger_mode: "budgets are not kept",
   costs: "budgets are not kept",
   memory: "stamps of a memory are not checked",
-  nonces: "used calls are remembered by this process alone",
 };
 const REQUIRED = ["v", "realm", "audience", "max_ttl_ms", "keys"];
 export const SERVICE_MEMBERS: readonly string[] = [...Object.keys(FORMS), ...Object.keys(REFUSED)];
@@ -56,6 +59,7 @@ interface ServiceFile {
   readonly journal_mode?: JournalMode;
   readonly journal_bytes?: number;
   readonly ca?: string;
+  readonly nonces?: string;
 }
 
 export interface OpenOptions {
@@ -138,18 +142,31 @@ export function openVerifier(file: string, options: OpenOptions = {}): Verifier 
     keys: new FileKeys(file, read),
     epochs: options.epochs ?? follow(file, read, id, options.thread ?? true),
     recorder: options.recorder ?? journalOf(file, read, id),
-    nonces: new MemoryNonces(),
+    nonces: noncesOf(file, read),
     limits: applied,
   });
 }
 
 function follow(file: string, read: ServiceFile, id: string, thread: boolean): EpochTable {
   if (read.store === undefined) throw new SettingsError(`${file} lacks \`store\`: give a view, or enrol the service again`);
-  const password = findPassword("ARX_STORE_PASSWORD");
-  const ca = process.env["ARX_CA"] ?? (read.ca === undefined ? undefined : path.join(path.dirname(file), read.ca));
+  const [password, ca] = [findPassword("ARX_STORE_PASSWORD"), authorityOf(file, read)];
   return new Follower(read.store, read.realm, id, {
     thread, ...(password === undefined ? {} : { password }), ...(ca === undefined ? {} : { ca }),
   });
+}
+
+function noncesOf(file: string, read: ServiceFile): Nonces {
+  if (read.nonces !== undefined) {
+    // Services that share a server must not use up each other's nonces.
+    const prefix = `arx:nonce:${read.realm}:${read.audience}:`;
+    return new SharedNonces(read.nonces, prefix, findPassword("ARX_NONCES_PASSWORD"), authorityOf(file, read));
+  }
+  if (isMainThread && !cluster.isWorker) return new MemoryNonces();
+  throw new SettingsError(`${file} lacks \`nonces\`, which several processes or threads of a service share: enrol it again`);
+}
+
+function authorityOf(file: string, { ca }: ServiceFile): string | undefined {
+  return process.env["ARX_CA"] ?? (ca === undefined ? undefined : path.join(path.dirname(file), ca));
 }
 
 function journalOf(file: string, read: ServiceFile, id: string): Recorder {

@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
+import { once } from "node:events";
 import path from "node:path";
 import { after, test } from "node:test";
+import { Worker } from "node:worker_threads";
 import { SettingsError } from "../src/revocation/errors.ts";
 import { type OpenOptions, openVerifier } from "../src/service.ts";
 import { MemoryRecorder } from "./doubles.ts";
@@ -26,7 +28,7 @@ test("a service file opens a verifier", () => {
   assert.equal(openVerifier(file, given()).decide(mint([{ tool: "*" }]), request).code, "ok");
 });
 
-for (const name of ["ledger", "ledger_mode", "costs", "memory", "nonces", "record_arguments", "limits", "effects", "__proto__"]) {
+for (const name of ["ledger", "ledger_mode", "costs", "memory", "record_arguments", "limits", "effects", "__proto__"]) {
   test(`a file with ${name} is an error that names it`, () => {
     write(whole);
     const text = JSON.stringify(whole).replace(/}$/, `,"${name}":"x"}`);
@@ -73,4 +75,19 @@ test("a key that another process adds to the file is found", async () => {
   write(whole);
   while (ask() === "unknown_key") await new Promise((resolve) => setImmediate(resolve));
   assert.equal(ask(), "ok");
+});
+
+test("one of several processes or threads needs `nonces`", async () => {
+  write(whole);
+  const open = `
+    const { workerData, parentPort } = require("node:worker_threads");
+    import(workerData.module).then(({ openVerifier }) => openVerifier(workerData.file, { epochs: {}, recorder: {} }))
+      .then(() => parentPort.postMessage("open"), ({ name, message }) => parentPort.postMessage(name + message));`;
+  const workerData = { file, module: new URL("../src/service.ts", import.meta.url).href };
+  const ask = async (): Promise<unknown> => (await once(new Worker(open, { eval: true, workerData }), "message"))[0];
+  assert.match(String(await ask()), /^SettingsError.*`nonces`/);
+  write({ ...whole, nonces: "redis+cluster://127.0.0.1:1" });
+  assert.match(String(await ask()), /^SettingsError.*cluster/);
+  write({ ...whole, nonces: "redis://127.0.0.1:1" });
+  assert.equal(await ask(), "open");
 });

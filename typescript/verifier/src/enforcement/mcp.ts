@@ -75,8 +75,8 @@ class GuardedMessages {
       const asked: Asked = { id, method, tool: typeof params["name"] === "string" ? params["name"] : undefined };
       this.#asked.set(id, asked);
       if (SESSION.has(method)) this.receive?.(message, extra);
-      else if (own(LISTS, method) !== undefined) this.#list(message, params, asked, extra);
-      else if (method === "tools/call" || CALLS.has(method)) void this.#call(message, params, asked, extra);
+      else if (own(LISTS, method) !== undefined) this.#list(message, params, asked, extra).catch(this.#fail(asked));
+      else if (method === "tools/call" || CALLS.has(method)) this.#call(message, params, asked, extra).catch(this.#fail(asked));
       else this.#answer(id, { error: { code: NO_METHOD, message: "Method not found" } });
     }
   };
@@ -101,27 +101,30 @@ class GuardedMessages {
   }
 
   async #call(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): Promise<void> {
-    try {
-      const { tool, args } = meaningOf(this.#verifier.audience, asked.method, params);
-      const decision = await this.#verifier.authorize(tokenOf(params), { tool, args, at: this.#verifier.clock() });
-      if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
-      if (decision.grant === undefined) return this.#refuse(asked, decision);
-      asked.grant = decision.grant;
-      asked.timer = setInterval(() => this.#look(asked, decision.grant as Grant), LIMITS.recheck).unref();
-      const judged = asked.method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
-      this.receive?.({ ...message, params: withoutToken(judged) }, extra);
-    } catch (error) {
+    const { tool, args } = meaningOf(this.#verifier.audience, asked.method, params);
+    const decision = await this.#verifier.authorize(tokenOf(params), { tool, args, at: this.#verifier.clock() });
+    if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
+    if (decision.grant === undefined) return this.#refuse(asked, decision);
+    asked.grant = decision.grant;
+    asked.timer = setInterval(() => this.#look(asked, decision.grant as Grant), LIMITS.recheck).unref();
+    const judged = asked.method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
+    this.receive?.({ ...message, params: withoutToken(judged) }, extra);
+  }
+
+  #fail(asked: Asked): (error: unknown) => void {
+    return (error) => {
       const { code, failures } = error instanceof Refusal ? error : new Refusal("closed");
       this.#refuse(asked, { ...this.#verifier.refuseUnproven(code, undefined), failures });
-    }
+    };
   }
 
   /** A list has what the token could allow; without a token nothing: a client asks for it by itself. */
-  #list(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): void {
+  async #list(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): Promise<void> {
     const member = LISTS[asked.method] as string;
     const token = tokenOf(params);
     if (token === undefined) return this.#answer(asked.id, { result: { [member]: [] } });
-    const screened = this.#verifier.screen(token, { tool: "", args: { method: asked.method }, at: this.#verifier.clock() });
+    const screened = await this.#verifier.screen(token, { tool: "", args: { method: asked.method }, at: this.#verifier.clock() });
+    if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
     if ("code" in screened) return this.#refuse(asked, { ...screened, failures: [], id: "" });
     asked.screen = { member, could: (tool) => screened.could(`${this.#verifier.audience}.${tool}`) };
     this.receive?.({ ...message, params: withoutToken(params) }, extra);

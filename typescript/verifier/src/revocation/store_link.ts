@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /** One connection to the revocation store: subscribed, and used for probes.  SPEC 10. */
 
-import tls from "node:tls";
-import { createClient, type RedisClientOptions } from "@redis/client";
 import { FeedError, SettingsError } from "./errors.ts";
 import { type CopiedTargets, STATUSES, type StoreAnswer, UnattestedError } from "./follower_core.ts";
 import type { EpochEntry, HistoryPlace } from "./history.ts";
-import { readPassword } from "./password.ts";
-import type { Place, StoreAddress } from "./store_url.ts";
+import { type Client, connect, isLogin, kindOf, pairs, within } from "./store_client.ts";
+import type { StoreAddress } from "./store_url.ts";
 
 const SCAN_PAGE = 1000;
 const ENTRIES = 1000; // requested in one answer
-const ASK_MS = 500; // longest wait for one Sentinel; then the next one is asked
 const LEAVE_MS = 500; // longest wait for the answer to a goodbye; without it the store forgets this verifier with its lease
 const LOGIN = "ARX_STORE_PASSWORD, ARX_STORE_PASSWORD_FILE or the login in `store` of the service file";
 const ASCII = /^[!-~]+$/;
 
-type Client = ReturnType<typeof createClient>;
 interface Listeners { readonly push: (entry: EpochEntry) => void; readonly end: (error: FeedError) => void }
 
 /** A connection, subscribed to a realm's channel.  It is never opened again: a hidden reconnect would lose pushes. */
@@ -32,26 +28,19 @@ export class StoreLink {
   }
 
   static async open(address: StoreAddress, realm: string, timeoutMs: number, on: Listeners): Promise<StoreLink> {
-    const place = address.service === undefined ? address.places[0] : await findPrimary(address, address.service);
-    const client = clientOf(address, place, timeoutMs);
-    const end = (error: Error): void => on.end(new FeedError(`the connection ended: ${kindOf(error)}`));
-    client.on("error", end);
-    const link = new StoreLink(client, realm, timeoutMs);
+    let client: Client | undefined;
     try {
-      await within(timeoutMs, link.#begin(address.service !== undefined, on));
+      client = await connect(address, timeoutMs, (error) => on.end(new FeedError(`the connection ended: ${kindOf(error)}`)));
+      const link = new StoreLink(client, realm, timeoutMs);
+      await within(timeoutMs, link.#subscribe(on));
+      return link;
     } catch (error) {
-      link.close();
+      if (client?.isOpen) client.destroy();
       throw explained(error, "cannot connect");
     }
-    return link;
   }
 
-  async #begin(isFound: boolean, on: Listeners): Promise<void> {
-    await this.#client.connect();
-    this.#client.unref();
-    if (isFound && ((await this.#client.sendCommand(["ROLE"])) as unknown as unknown[])[0] !== "master") {
-      throw new FeedError("the server that the Sentinels name is no primary yet");
-    }
+  async #subscribe(on: Listeners): Promise<void> {
     // Before the first probe: no entry falls between the two.
     await this.#client.sSubscribe(`${this.#tag}ch`, (message) => {
       try {
@@ -109,55 +98,6 @@ export class StoreLink {
   }
 }
 
-function clientOf(address: StoreAddress, place: Place | undefined, timeoutMs: number, sentinel = false): Client {
-  const limits = { connectTimeout: timeoutMs, reconnectStrategy: false as const };
-  const password = address.password;
-  const login = sentinel
-    ? { username: address.sentinelUsername, password: address.sentinelPassword }
-    : { username: address.username, password: password === undefined ? undefined : readPassword(password) };
-  // `ca` replaces the authorities of the system, and a further one must not.
-  const authority = address.ca === undefined ? {} : { ca: [...tls.getCACertificates("default"), address.ca] };
-  const own = address.cert === undefined ? {} : { cert: address.cert, key: address.key ?? address.cert };
-  const secure = address.tls ? { tls: true as const, ...authority, ...own } : {};
-  const options: RedisClientOptions = {
-    RESP: 3, disableClientInfo: true, maintNotifications: "disabled", disableOfflineQueue: false,
-    database: sentinel ? 0 : address.db,
-    socket: place === undefined ? { path: address.path as string, ...limits } : { ...place, ...secure, ...limits },
-    ...Object.fromEntries(Object.entries(login).filter(([, value]) => value !== undefined)),
-  };
-  return createClient(options) as unknown as Client;
-}
-
-/** Asks Sentinels for the primary, one after the other, in a random order. */
-async function findPrimary(address: StoreAddress, service: string): Promise<Place> {
-  let refused = false;
-  for (const place of shuffled(address.places)) {
-    const client = clientOf(address, place, ASK_MS, true);
-    client.on("error", () => undefined);
-    try {
-      await within(ASK_MS, client.connect());
-      const answer: unknown = await within(ASK_MS, client.sendCommand(["SENTINEL", "MASTER", service]));
-      const facts = new Map(Array.isArray(answer) ? pairs(answer) : Object.entries(answer as object));
-      const [host, port] = [facts.get("ip"), Number(facts.get("port"))];
-      if (typeof host === "string" && Number.isInteger(port)) return { host, port };
-    } catch (error) {
-      refused ||= isLogin(error); // another one may know the user; or it is down, or does not know
-    } finally {
-      if (client.isOpen) client.destroy();
-    }
-  }
-  const login = "the Sentinels refused the login: sentinel_username and sentinel_password in the store's URL are for them";
-  throw new FeedError(refused ? login : "none of the Sentinels named can say which server is the primary");
-}
-
-function* pairs(flat: readonly unknown[]): Generator<[unknown, unknown]> {
-  for (let at = 0; at + 1 < flat.length; at += 2) yield [flat[at], flat[at + 1]];
-}
-
-function shuffled<T>(items: readonly T[]): T[] {
-  return items.map((item) => [Math.random(), item] as const).sort(([a], [b]) => a - b).map(([, item]) => item);
-}
-
 function explained(error: unknown, what: string): FeedError {
   if (error instanceof FeedError) return error;
   if (error instanceof SettingsError) return new FeedError(`${what}: ${error.message}`);
@@ -170,27 +110,6 @@ function explained(error: unknown, what: string): FeedError {
     return new FeedError("the store does not permit this user to do that: `arx redis acl --role verifier` prints what it needs");
   }
   return new FeedError(`${what}: ${kindOf(error)}`, { cause: error });
-}
-
-function isLogin(error: unknown): boolean {
-  return error instanceof Error && /^(WRONGPASS|NOAUTH|ERR AUTH)/.test(error.message);
-}
-
-/** A code or a class, and the server's own refusal; no text that may have an address or a login. */
-function kindOf(error: unknown): string {
-  if (!(error instanceof Error)) return typeof error;
-  if ("code" in error && typeof error.code === "string") return error.code;
-  const refusal = /^[A-Z]{3,20} .*/.exec(error.message)?.[0];
-  return refusal === undefined ? error.constructor.name : refusal.slice(0, 500);
-}
-
-/** Rejects when a time is over, but not before what has arrived by then was read. */
-export function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  return new Promise<T>((resolve, reject) => {
-    const late = (): void => reject(new FeedError("no answer in time"));
-    const timer = setTimeout(() => setImmediate(late), ms);
-    work.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
 }
 
 function readPush(message: string): EpochEntry {

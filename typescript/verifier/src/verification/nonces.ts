@@ -4,19 +4,23 @@
 /** What came of spending a key: `new`, `used`, or `full` when it is not known. */
 export type Spent = "new" | "used" | "full";
 
-/** A store of used calls that does not wait: right for one process alone. */
+/** A store of used calls. */
 export interface Nonces {
-  /** Spend a key, and remember it until a time, ms since the Unix epoch. */
-  spend(key: string, until: number, now: number): Spent;
+  /** Whether `spend` returns a promise. */
+  readonly waits: boolean;
+  /** Spend a key, one character a byte, and remember it until a time, ms since the Unix epoch. */
+  spend(key: string, until: number, now: number): Spent | Promise<Spent>;
   /** The time before which it may have forgotten a key, ms since the Unix epoch. */
   notBefore(): number;
+  close?(): void;
 }
 
-const BRIEF_MS = 60_000;
+export const BRIEF_MS = 60_000; // a key that is remembered for longer is the name of a `once`
 const ROOM = 1_000_000;
 
 /** Used calls in the memory of this process: no other process, and no worker, has them. */
 export class MemoryNonces implements Nonces {
+  readonly waits = false;
   readonly #start: number;
   readonly #room: number;
   readonly #seen = new Map<string, number>();

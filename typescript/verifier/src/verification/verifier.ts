@@ -65,6 +65,7 @@ export class Verifier {
   /** Decide a call by what is known now, and record the decision; it never waits. */
   decide(credential: string | undefined, request: AccessRequest): Decision {
     const arrived = this.#epochs.bootMs();
+    if (this.#nonces.waits) throw new SettingsError("`decide` cannot wait for `nonces`: use `authorize`");
     const proven = this.#prove(credential, request);
     return "allowed" in proven ? proven : this.#decide(proven, request, arrived);
   }
@@ -75,7 +76,8 @@ export class Verifier {
     const proven = this.#prove(credential, request);
     if ("allowed" in proven) return proven;
     await this.#catchUp(proven, request, arrived);
-    const decision = this.#decide(proven, { ...request, at: this.clock() }, arrived);
+    const asked = { ...request, at: this.clock() };
+    const decision = this.#nonces.waits ? await this.#decideByStore(proven, asked, arrived) : this.#decide(proven, asked, arrived);
     if (!decision.allowed || this.#recorder.settle === undefined) return decision;
     try {
       await this.#recorder.settle(Number(decision.id.split("-").at(-1)));
@@ -88,14 +90,14 @@ export class Verifier {
   }
 
   /** Refuse what calls no tool, such as a request for a list, or return which tools its token could allow. */
-  screen(credential: string, request: AccessRequest): { code: Code } | { could(tool: string): boolean } {
+  async screen(credential: string, request: AccessRequest): Promise<{ code: Code } | { could(tool: string): boolean }> {
     const arrived = this.#epochs.bootMs();
     const proven = this.#prove(credential, request);
     if ("allowed" in proven) return { code: proven.code as Code };
     try {
       judgeCircumstances(this.#judge, proven, request, this.#epochs.timesMs(request.at));
       this.#checkEpoch(proven, arrived);
-      this.#spendCall(proven, request.at);
+      for (const use of callOf(proven)) await this.#spend(use, request.at);
     } catch (error) {
       if (error instanceof Refusal) return { code: this.#record(proven, request, error).code as Code };
       throw error;
@@ -110,6 +112,7 @@ export class Verifier {
   }
 
   async close(): Promise<void> {
+    this.#nonces.close?.();
     await this.#recorder.close?.();
   }
 
@@ -125,16 +128,40 @@ export class Verifier {
 
   #decide(proven: Proven, request: AccessRequest, arrived: number): Decision {
     try {
-      judge(this.#judge, proven, request, this.#epochs.timesMs(request.at));
-      this.#checkEpoch(proven, arrived);
-      if (proven.restrictions.spends.length > 0) refuse("budget_unsupported", proven.restrictions.spends[0], "spend");
-      this.#spend(proven, request.at);
+      this.#check(proven, request, arrived);
+      for (const use of usesOf(proven, request.at)) {
+        requireNew(use, this.#nonces.spend(use.key, use.until, request.at) as Spent, this.#nonces.notBefore());
+      }
       judgeTime(proven, this.#epochs.timesMs(request.at));
     } catch (error) {
       if (error instanceof Refusal) return this.#record(proven, request, error);
       throw error;
     }
     return this.#record(proven, request, undefined);
+  }
+
+  async #spend(use: Use, now: number): Promise<void> {
+    const spent = await this.#nonces.spend(use.key, use.until, now);
+    requireNew(use, spent, this.#nonces.notBefore()); // asked last: the store may have changed it
+  }
+
+  async #decideByStore(proven: Proven, request: AccessRequest, arrived: number): Promise<Decision> {
+    try {
+      this.#check(proven, request, arrived);
+      for (const use of usesOf(proven, request.at)) await this.#spend(use, request.at);
+      this.#checkEpoch(proven, arrived); // a kill may have come meanwhile
+      judgeTime(proven, this.#epochs.timesMs(this.clock()));
+    } catch (error) {
+      if (error instanceof Refusal) return this.#record(proven, request, error);
+      throw error;
+    }
+    return this.#record(proven, request, undefined);
+  }
+
+  #check(proven: Proven, request: AccessRequest, arrived: number): void {
+    judge(this.#judge, proven, request, this.#epochs.timesMs(request.at));
+    this.#checkEpoch(proven, arrived);
+    if (proven.restrictions.spends.length > 0) refuse("budget_unsupported", proven.restrictions.spends[0], "spend");
   }
 
   /** Step 5: the kill epoch. */
@@ -152,32 +179,6 @@ export class Verifier {
     const wait = refused === null ? undefined : WAITS.get(refused);
     if (wait === undefined || request.at >= restrictions.exp.at) return;
     await this.#epochs.catchUp(sentAfter, identifier.born[1], wait);
-  }
-
-  /** Step 6: the call, then each `once`. */
-  #spend(proven: Proven, now: number): void {
-    this.#spendCall(proven, now);
-    const { identifier, restrictions } = proven;
-    for (const { place, issuedAt } of restrictions.onces) {
-      if (issuedAt <= now - LIMITS.once_age || issuedAt > now + LIMITS.once_ahead) usedUp(place);
-      if (issuedAt > now) refuse("store_unavailable", place, "once", "in the past", `in ${issuedAt - now} ms`);
-    }
-    for (const { place, name, issuedAt } of restrictions.onces) {
-      const key = `once:${identifier.task ?? identifier.session}:${name}`;
-      const spent: Spent = this.#nonces.spend(key, issuedAt + LIMITS.once_kept, now);
-      if (spent === "full") refuse("store_unavailable");
-      if (spent === "used" || issuedAt < this.#nonces.notBefore()) usedUp(place);
-    }
-  }
-
-  #spendCall({ call, signature }: Proven, now: number): void {
-    if (call === undefined) return;
-    const spent = this.#nonces.spend(signature.toString("base64url"), call.issuedAt + LIMITS.call_kept, now);
-    if (spent === "full") refuse("store_unavailable");
-    if (call.issuedAt < this.#nonces.notBefore()) {
-      refuse("proof_invalid", "call", "start", "after this verifier started", "before");
-    }
-    if (spent === "used") refuse("replayed", "call", "nonce", "a nonce that was not used", "one that was");
   }
 
   /** Step 7: the record, and step 8: the epoch again, as the last act. */
@@ -207,6 +208,41 @@ export class Verifier {
   [inspect.custom](): string {
     return `<Verifier ${this.audience}>`;
   }
+}
+
+/** What step 6 spends: a call, or the name of a `once`. */
+interface Use {
+  readonly key: string;
+  readonly until: number;
+  readonly issuedAt: number;
+  /** The place of a `once`. */
+  readonly place?: string;
+}
+
+/** Return the call, then each `once`; throw for one that is too old or too young. */
+function* usesOf(proven: Proven, now: number): Generator<Use, void> {
+  yield* callOf(proven);
+  const { identifier, restrictions } = proven;
+  for (const { place, issuedAt } of restrictions.onces) {
+    if (issuedAt <= now - LIMITS.once_age || issuedAt > now + LIMITS.once_ahead) usedUp(place);
+    if (issuedAt > now) refuse("store_unavailable", place, "once", "in the past", `in ${issuedAt - now} ms`);
+  }
+  const owner = identifier.task ?? identifier.session;
+  for (const { place, name, issuedAt } of restrictions.onces) {
+    yield { key: `once:${owner}:${name}`, until: issuedAt + LIMITS.once_kept, issuedAt, place };
+  }
+}
+
+function callOf({ call, signature }: Proven): Use[] {
+  if (call === undefined) return [];
+  return [{ key: signature.toString("latin1"), until: call.issuedAt + LIMITS.call_kept, issuedAt: call.issuedAt }];
+}
+
+function requireNew({ issuedAt, place }: Use, spent: Spent, notBefore: number): void {
+  if (spent === "full") refuse("store_unavailable");
+  if (place !== undefined && (spent === "used" || issuedAt < notBefore)) usedUp(place);
+  if (issuedAt < notBefore) refuse("proof_invalid", "call", "start", "after this verifier started", "before");
+  if (spent === "used") refuse("replayed", "call", "nonce", "a nonce that was not used", "one that was");
 }
 
 function usedUp(place: string): never {
