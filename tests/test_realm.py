@@ -171,6 +171,35 @@ def test_a_broken_settings_file_says_what_was_meant(tmp_path: Path, line: str, t
     assert told in str(caught.value)
 
 
+PEOPLE = 'login_issuer = "https://l.example"\nlogin_client_id = "m"\n'
+TERMS = 'issuer = "https://t.example"\nclient_id = "arx"\nscopes = ["a"]\n'
+CORP = f"[connection.corp]\n{TERMS}"
+VIA = f'[connection.tracker]\n{TERMS}audiences = ["tracker"]\n'
+
+
+@pytest.mark.spec("CONTROL 9.5")
+@pytest.mark.parametrize(
+    ("tables", "told"),
+    [
+        (CORP, "connection.corp: expected `audiences`"),
+        (VIA + 'through = "corp"\n', "connection.tracker: expected both or none: `through`, and `mode`"),
+        (VIA + 'mode = "exchange"\n', "connection.tracker: expected both or none: `through`, and `mode`"),
+        (VIA + 'mode = "exchange"\nthrough = "corp"\n', "through: expected a connection that people connect, got corp"),
+        (VIA + 'mode = "exchange"\nthrough = "tracker"\n', "connect, got tracker"),
+        (VIA + 'mode = "exchange"\nthrough = "corp"\n' + CORP, "connection.tracker: expected `upstream`, the upstream"),
+        (VIA + 'mode = "id-jag"\nthrough = "corp"\n' + CORP, 'expected "openid" in `scopes` of [connection.corp]'),
+        (VIA + 'mode = "jag"\n', "connection.tracker.mode: expected one of"),
+    ],
+)
+def test_connections_that_do_not_fit_each_other_are_mistakes(tmp_path: Path, tables: str, told: str) -> None:
+    """A table without consent of its own has one to go through, which people connect."""
+    file = make(tmp_path / "realm").folder / "realm.toml"
+    file.write_text(f"{file.read_text()}\n{PEOPLE}{tables}")
+    with pytest.raises(SettingsError) as caught:
+        Realm.open(tmp_path / "realm")
+    assert told in str(caught.value)
+
+
 # Each line in the place of the first one that it changes, or after the last one; what its error begins with.
 MISTAKES = [
     ("name = 'Acme'", 2, "name: expected a realm's name"),

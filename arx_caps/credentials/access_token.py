@@ -6,7 +6,7 @@ The mint signs it, and mint and gateways verify it.  What it stands for is at th
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -143,8 +143,20 @@ def sign_access_token(claims: AccessToken, kid: str, key: VerifyingKey) -> str:
         kid: The key's id.
         key: The private key.
     """
-    header = {"alg": key.algorithm, "kid": kid, "typ": _TYPE}
-    payload = json.dumps(msgspec.to_builtins(claims), separators=(",", ":"))
+    return sign_jwt(msgspec.to_builtins(claims), kid, key, _TYPE)
+
+
+def sign_jwt(claims: Mapping[str, Any], kid: str, key: VerifyingKey, kind: str) -> str:
+    """Return a signed JWT.
+
+    Args:
+        claims: Its claims.
+        kid: The key's id.
+        key: The private key.
+        kind: The header ``typ``.
+    """
+    header = {"alg": key.algorithm, "kid": kid, "typ": kind}
+    payload = json.dumps(claims, separators=(",", ":"))
     return str(jws.serialize_compact(header, payload, key.key, algorithms=[key.algorithm]))
 
 

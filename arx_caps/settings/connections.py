@@ -2,7 +2,8 @@
 """The tables ``connection.NAME`` of a realm: upstreams at which people have accounts of their own."""
 
 import re
-from typing import Annotated, Final, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta, field
 
@@ -43,13 +44,42 @@ class ConnectionTerms(TomlTable, frozen=True, kw_only=True):
         client_id: The mint's id there.
         client_secret: Where its secret is, ``env:NAME`` or ``file:PATH``; None for a public client.
         scopes: The most that is ever asked for.
-        audiences: The audiences whose gateways may have an access token.
+        audiences: The audiences whose gateways may have an access token; none if others go ``through`` this one alone.
         shared: Whether several people may connect one account.
+        mode: ``code`` if people connect an account here; ``exchange`` or ``id-jag`` for tokens without another consent.
+        through: The connection whose tokens are exchanged for those of this one.
+        upstream: The upstream's name at the issuer: ``audience`` of an exchange, ``resource`` of an ID-JAG.
+        names_agent: Whether an exchange has an ``actor_token`` of the mint, which names the agent.
     """
 
     issuer: Annotated[str, SECRET, text_that(_is_issuer, "an https: URL, or http: at this machine, without a query")]
     client_id: Annotated[str, SECRET, Meta(min_length=1, max_length=200)]
     client_secret: _Source | None = field(default=None)
     scopes: Annotated[tuple[ConnectionScope, ...], several("scope", 'for example ["repo.read"]')]
-    audiences: Annotated[tuple[_Audience, ...], several("audience", 'for example ["tracker"]')]
+    audiences: tuple[_Audience, ...] = ()
     shared: bool = False
+    mode: Literal["code", "exchange", "id-jag"] = "code"
+    through: ConnectionName | None = None
+    upstream: Annotated[str, SECRET, Meta(min_length=1, max_length=200)] | None = None
+    names_agent: bool = False
+
+
+def connection_mistakes(tables: Mapping[str, ConnectionTerms]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong between connections: the name of a table, and what was expected there.
+
+    Args:
+        tables: All connections of a realm, by name.
+    """
+    homes = {terms.through for terms in tables.values()}
+    for name, terms in tables.items():
+        home = tables.get(terms.through or name)
+        if (terms.mode == "code") != (terms.through is None):
+            yield name, 'expected both or none: `through`, and `mode` "exchange" or "id-jag"'
+        elif home is None or home.mode != "code":
+            yield name, f"through: expected a connection that people connect, got {terms.through}"
+        elif terms.mode == "exchange" and terms.upstream is None:
+            yield name, "expected `upstream`, the upstream's name at the issuer"
+        elif terms.mode == "id-jag" and "openid" not in home.scopes:
+            yield name, f'through: expected "openid" in `scopes` of [connection.{terms.through}]'
+        elif not terms.audiences and name not in homes:
+            yield name, 'expected `audiences`, for example ["tracker"]'

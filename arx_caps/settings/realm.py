@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from msgspec import Meta
 
-from arx_caps.settings.connections import ConnectionName, ConnectionTerms
+from arx_caps.settings.connections import ConnectionName, ConnectionTerms, connection_mistakes
 from arx_caps.settings.durations import format_duration
 from arx_caps.settings.limits import DEFAULT_LIMITS, Limits
 from arx_caps.settings.self_registration import SelfRegistration
@@ -375,5 +375,6 @@ def _read(kind: type[R], entry: TomlEntry, folder: Path) -> R:
         mistakes.append(entry.at("clients_agent").error("expected login_issuer beside it, where people log in"))
     if realm.connection and realm.login is None:
         mistakes.append(entry.at("connection").error("expected login_issuer above it, where people log in"))
+    mistakes += [entry.at("connection", name).error(text) for name, text in connection_mistakes(realm.connection)]
     raise_mistakes(mistakes)
     return realm

@@ -36,6 +36,10 @@ def test_doctor_counts_connections(accounts: Accounts) -> None:
         c.execute(update(CONNECTIONS).values(created_at=now_ms() - IDLE_MS - 1000))
     db.connections.note_used(second["id"])
     assert found(accounts) == [(True, "tracker: 2 open, 1 without a call for 30d", True)]
+    terms = accounts.mint.realm.connection
+    via = msgspec.structs.replace(terms["tracker"], mode="exchange", through="tracker", upstream="u")
+    accounts.mint.realm = replace(accounts.mint.realm, connection={**terms, "board": via})
+    assert found(accounts)[0] == (True, "board: through tracker", False)
     accounts.mint.realm = replace(accounts.mint.realm, connection={})
     [(ok, text, mends)] = found(accounts)
     assert (ok, text.startswith("tracker: 0 open, 2 of an issuer that realm.toml does not name"), mends) == (

@@ -67,7 +67,7 @@ GATEWAY: Final = """
 listen = ["127.0.0.1:{gateway}"]
 [upstream.tracker]
 audience = "tracker"
-url = "{url}/v1"
+url = "{url}"
 credential = {{ connection = "tracker"{more} }}
 [upstream.tracker.routes]
 "GET /items/{{item}}" = "tracker.get"
@@ -88,10 +88,12 @@ class Tracker:
         silent: Whether the token endpoint answers 503.
         answer: Parameters of the answer that are set.
         metadata: Members of the metadata that are set.
+        documents: Further documents, by path.
     """
 
     def __init__(self) -> None:
         self.person, self.lives_s = "ann-t", 300.0
+        self.documents: dict[str, Any] = {}
         self.seen: list[tuple[str, str]] = []
         self.refreshes, self.silent = 0, False
         self.denies: set[str] = set()
@@ -114,6 +116,8 @@ class Tracker:
                 elif parts.path == "/userinfo":
                     found = outer.owner(self.headers.get("Authorization", ""))
                     self._json({"sub": found[0]} if found else {}, 200 if found else 401)
+                elif parts.path in outer.documents:
+                    self._json(outer.documents[parts.path])
                 else:
                     self._work()
 
@@ -184,7 +188,7 @@ class Tracker:
                 challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
                 if (challenge, form["redirect_uri"]) != (query["code_challenge"], query["redirect_uri"]):
                     return 400, {"error": "invalid_grant"}
-                return 200, self._tokens(person, query["scope"], query["scope"])
+                return 200, self._tokens(person, query["scope"], query["scope"], query.get("nonce"))
             self.refreshes += 1
             found = self.grants.get(form["refresh_token"])
             if found is None:
@@ -196,7 +200,7 @@ class Tracker:
             self.grants[form["refresh_token"]] = None
             return 200, self._tokens(found[0], found[1], form["scope"])
 
-    def _tokens(self, person: str, granted: str, scope: str) -> dict[str, Any]:
+    def _tokens(self, person: str, granted: str, scope: str, nonce: str | None = None) -> dict[str, Any]:
         refresh, access = f"canary-refresh-{secrets.token_urlsafe(16)}", f"canary-access-{secrets.token_urlsafe(16)}"
         self.secrets += [refresh, access]
         self.grants[refresh] = (person, granted)
@@ -299,14 +303,26 @@ def _bare(authorization: str) -> str:
 
 
 @contextlib.contextmanager
-def people(folder: Path, more: str = "") -> Iterator[PeopleWorld]:
-    """Run the realm, its gateway, and both issuers; ``more`` is added to the table of the credential."""
+def people(
+    folder: Path, more: str = "", *, tracker: Tracker | None = None, connection: str = CONNECTION, url: str = ""
+) -> Iterator[PeopleWorld]:
+    """Run the realm, its gateway, and both issuers.
+
+    Args:
+        folder: Where.
+        more: What is added to the table of the credential.
+        tracker: The upstream; None for one with a connection of its own.
+        connection: The tables of the connections.
+        url: Where the gateway reaches the upstream; empty for the tracker.
+    """
     [mint] = free_ports(1)
-    login, tracker = Issuer(f"http://127.0.0.1:{mint}"), Tracker()
+    tracker = tracker or Tracker()
+    login = Issuer(f"http://127.0.0.1:{mint}")
     with served(login.server), served(tracker.server):
         world = PeopleWorld(folder, login, tracker, mint)
         policy = POLICY.format(issuer=login.url, mint=mint, gateway=world.gateway)
-        world.make(mint, policy, login.url, more=CONNECTION.format(url=tracker.url, client=CLIENT))
-        (folder / "gateway.toml").write_text(GATEWAY.format(gateway=world.gateway, url=tracker.url, more=more))
+        world.make(mint, policy, login.url, more=connection.format(url=tracker.url, client=CLIENT))
+        text = GATEWAY.format(gateway=world.gateway, url=url or f"{tracker.url}/v1", more=more)
+        (folder / "gateway.toml").write_text(text)
         with world.up("--gateway", "gateway.toml", said='"upstreams": ["tracker"]'):
             yield world

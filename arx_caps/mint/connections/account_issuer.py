@@ -14,6 +14,7 @@ import msgspec
 
 from arx_caps.credentials.secret_source import read_secret
 from arx_caps.http.client import fetch
+from arx_caps.mint.connections.vault import HeldAccess
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.keys.jwks import MAX_BYTES, TIMEOUT, TOTAL_S
 from arx_caps.mint.login.oidc import challenge_of, derived
@@ -24,6 +25,9 @@ from arx_verifier.errors import ArxError, GrantError, RequestError, UnavailableE
 from arx_verifier.request import read_json_object
 from arx_verifier.token import wire
 
+TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:"  # noqa: S105 - the beginning of a kind of token
+ID_JAG: Final = "id-jag"
+_GRANT: Final = "urn:ietf:params:oauth:grant-type:"
 CALLBACK: Final = "/connect/callback/"  # the connection's name follows: an answer of another issuer comes elsewhere
 MAX_TOKEN_CHARS: Final = 16_384
 MAX_ACCOUNT_CHARS: Final = 255
@@ -45,20 +49,20 @@ class RefreshRefusedError(GrantError):
 
 class _Metadata(msgspec.Struct, frozen=True):
     issuer: str
-    authorization_endpoint: str
     token_endpoint: str
+    authorization_endpoint: str | None = None
     userinfo_endpoint: str | None = None
     revocation_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
     authorization_response_iss_parameter_supported: bool = False
 
     def endpoints(self) -> list[str]:
-        given = (self.userinfo_endpoint, self.revocation_endpoint)
-        return [self.authorization_endpoint, self.token_endpoint, *(url for url in given if url is not None)]
+        given = (self.authorization_endpoint, self.userinfo_endpoint, self.revocation_endpoint)
+        return [self.token_endpoint, *(url for url in given if url is not None)]
 
 
 class IssuedTokens(msgspec.Struct, frozen=True):
-    """An answer of a token endpoint, a secret; ``expires_at`` is ms since the Unix epoch."""
+    """An answer of a token endpoint, a secret."""
 
     access_token: str
     token_type: str
@@ -67,10 +71,14 @@ class IssuedTokens(msgspec.Struct, frozen=True):
     expires_in: Any = None
     scope: Any = None
     id_token: Any = None
+    issued_token_type: Any = None
 
-    @property
-    def expires_at(self) -> int:
-        """When the access token expires, counted from now."""
+    def held(self, asked: Sequence[str]) -> HeldAccess:
+        """Return the access token, with the ID token beside it."""
+        identity = self.id_token if isinstance(self.id_token, str) and _is_token(self.id_token) else ""
+        return HeldAccess(self.access_token, self._expires_at(), self.scopes(asked), identity)
+
+    def _expires_at(self) -> int:
         try:
             lasts = float(self.expires_in)
         except (TypeError, ValueError, OverflowError):
@@ -146,6 +154,8 @@ class AccountIssuer:
         query |= {"nonce": derived(secret, "nonce")} if "openid" in self.terms.scopes else {}
         with self.place(_WAIT_S):
             endpoint = self._metadata().authorization_endpoint
+        if endpoint is None:
+            raise self._unavailable("its metadata lacks authorization_endpoint")
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
 
     def require_answer(self, secret: bytes, answer: Mapping[str, str]) -> None:
@@ -172,11 +182,8 @@ class AccountIssuer:
             UnavailableError: It does not answer.
         """
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": self.redirect_uri}
-        try:
-            with self.place(_WAIT_S):
-                return self._token(form | {"code_verifier": derived(secret, "verifier")})
-        except RefreshRefusedError:
-            raise _wrong("the issuer refuses the code") from None
+        with self.place(_WAIT_S):
+            return self._token(form | {"code_verifier": derived(secret, "verifier")})
 
     def refresh(self, token: str, scopes: str) -> IssuedTokens:
         """Use a refresh token.
@@ -190,8 +197,45 @@ class AccountIssuer:
             GrantError: It refuses something else.
             UnavailableError: It does not answer; what it did is not known.
         """
+        form = {"grant_type": "refresh_token", "refresh_token": token, "scope": scopes}
         with self.place():
-            return self._token({"grant_type": "refresh_token", "refresh_token": token, "scope": scopes})
+            return self._token(form, refused=RefreshRefusedError)
+
+    def exchange(self, token: str, kind: str, wanted: str, **more: str | None) -> IssuedTokens:
+        """Exchange a person's token for another one.  RFC 8693.
+
+        Args:
+            token: The person's token, a secret.
+            kind: Its type: ``access_token`` or ``id_token``.
+            wanted: The new one's: ``access_token`` or ``id-jag``.
+            more: Further parameters; None leaves one out.
+
+        Raises:
+            GrantError: The issuer refuses it.
+            UnavailableError: It does not answer, or with a token of another type.
+        """
+        form = {
+            "grant_type": f"{_GRANT}token-exchange",
+            "subject_token": token,
+            "subject_token_type": TOKEN_TYPE + kind,
+        }
+        form |= {"requested_token_type": TOKEN_TYPE + wanted}
+        form |= {name: value for name, value in more.items() if value is not None}
+        with self.place():
+            issued = self._token(form, "n_a" if wanted == ID_JAG else "bearer")
+        if issued.issued_token_type != TOKEN_TYPE + wanted:
+            raise self._unavailable("its token endpoint answered with a token of another type")
+        return issued
+
+    def take_assertion(self, assertion: str, scopes: str) -> IssuedTokens:
+        """Redeem an ID-JAG of another issuer.  RFC 7523, draft-ietf-oauth-identity-assertion-authz-grant.
+
+        Raises:
+            GrantError: This issuer refuses it.
+            UnavailableError: It does not answer.
+        """
+        with self.place():
+            return self._token({"grant_type": f"{_GRANT}jwt-bearer", "assertion": assertion, "scope": scopes})
 
     def revoke(self, token: str) -> bool:
         """Revoke a refresh or access token at the issuer (RFC 7009); return whether the issuer confirmed it."""
@@ -245,12 +289,15 @@ class AccountIssuer:
             raise _wrong("the ID token has expired")
         return claims
 
-    def _token(self, form: Mapping[str, str]) -> IssuedTokens:
+    def _token(
+        self, form: Mapping[str, str], kind: str = "bearer", refused: type[GrantError] = GrantError
+    ) -> IssuedTokens:
+        """Return what the token endpoint gives; raise ``refused`` on ``invalid_grant``."""
         status, raw = self._send(self._metadata().token_endpoint, form)
         if status != 200:
             code = _object(raw).get("error") if 400 <= status < 500 else None
             if code == "invalid_grant":
-                raise RefreshRefusedError("the issuer refuses the grant (invalid_grant)", code="connection_ended")
+                raise refused("connection: the issuer refuses the grant (invalid_grant)", code="connection_refused")
             if isinstance(code, str):
                 raise _wrong(f"the issuer answered {code[:40]!r}")
             raise self._unavailable(f"its token endpoint answered {status}")
@@ -259,8 +306,8 @@ class AccountIssuer:
         except msgspec.ValidationError:
             raise self._unavailable("its token endpoint answered without a token") from None
         texts = [text for text in (found.access_token, found.refresh_token) if text is not None]
-        if found.token_type.lower() != "bearer" or not all(map(_is_token, texts)):
-            raise self._unavailable("its token endpoint answered with no bearer token of ASCII")
+        if found.token_type.lower() != kind or not all(map(_is_token, texts)):
+            raise self._unavailable(f"its token endpoint answered with no token of ASCII, of type {kind}")
         return found
 
     def _send(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:

@@ -13,7 +13,7 @@ import msgspec
 
 from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, issuer_of
 from arx_caps.mint.connections.end import issuer_in, revoke_tokens, tokens_of
-from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -51,11 +51,12 @@ def make_link(mint: MintContext, subject: Subject, name: str) -> str:
     Args:
         mint: The mint.
         subject: The person, for whom alone it is.
-        name: The connection.
+        name: The connection; the link is for the one that it goes through.
 
     Raises:
         UnavailableError: The kill epoch is unknown now.
     """
+    name = issuer_of(mint, name).terms.through or name
     born, token = mint.born(), wire.text_of(secrets.token_bytes(SECRET_BYTES))
     row: dict[str, Any] = {
         "digest": digest_of(token),
@@ -136,10 +137,9 @@ def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page
     account, shown = issuer.account(page, tokens)
     asked = msgspec.json.decode(row["scopes"], type=list[str])
     # An issuer that grants more than was asked for is not believed: no call gets more than the realm's settings name.
-    given = tokens.scopes(asked)
-    granted = [scope for scope in asked if scope in given]
-    access = {" ".join(sorted(granted)): HeldAccess(tokens.access_token, tokens.expires_at, given)}
-    held = HeldTokens(refresh=tokens.refresh_token, access=access)
+    given = tokens.held(asked)
+    granted = [scope for scope in asked if scope in given.scopes]
+    held = HeldTokens(refresh=tokens.refresh_token, access={" ".join(sorted(granted)): given})
     sealed = seal_tokens(mint, {**row, "account": account}, held)
     about = {"scopes": granted, "shown": shown, "issuer": issuer.terms.issuer}
     return mint.db.connections.hold(digest_of(page), {"account": account, "granted": as_json(about), **sealed})
@@ -155,11 +155,12 @@ def find_held(mint: MintContext, page: bytes) -> HeldAccount:
     if row["sealed"] is None:
         raise _refused("this browser has connected nothing")
     granted = msgspec.json.decode(row["granted"], type=dict[str, Any])
-    uses = {
-        name: template.scopes_at(row["name"], "")
+    names = [name for name, terms in mint.realm.connection.items() if row["name"] in (name, terms.through)]
+    scopes = {
+        name: tuple(dict.fromkeys(scope for each in names for scope in template.scopes_at(each, "")))
         for name, template in mint.policy.templates.items()
-        if row["name"] in template.upstream
     }
+    uses = {name: listed for name, listed in scopes.items() if listed}
     return HeldAccount(row, granted["shown"], tuple(granted["scopes"]), uses)
 
 

@@ -5,6 +5,7 @@ One refresh runs at once for a connection, over all mints, and what it gives is 
 sees one refresh token twice may end the whole grant.
 """
 
+import logging
 import secrets
 from collections.abc import Mapping
 from hashlib import sha256
@@ -12,7 +13,15 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuerBusyError, RefreshRefusedError, issuer_of
+from arx_caps.credentials.access_token import sign_jwt
+from arx_caps.mint.connections.account_issuer import (
+    ID_JAG,
+    TOKEN_TYPE,
+    AccountIssuer,
+    IssuerBusyError,
+    RefreshRefusedError,
+    issuer_of,
+)
 from arx_caps.mint.connections.connect import make_link
 from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, open_tokens, seal_tokens
 from arx_caps.mint.context import MINT, MintContext
@@ -24,10 +33,14 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, SettingsError, UnavailableError
 from arx_verifier.token.targets import subject_target
 
+_log = logging.getLogger(__name__)
 LENT_MS: Final = 5 * 60_000  # the longest time that a gateway uses a token
 EARLY_MS: Final = 60_000  # before its end, a token is not lent any more
 REFRESH_MS: Final = 30_000  # longer than an issuer's answer is waited for: another mint does not begin meanwhile
 ANSWER_MS: Final = 25_000  # of it, for the connection and the answer: without these left, the token is not sent
+
+
+ACTOR_S: Final = 60  # the life of a token that names the agent at an exchange
 
 
 class AskedToken(NamedTuple):
@@ -84,6 +97,7 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
         UnavailableError: The kill epoch is unknown now.
     """
     issuer = issuer_of(mint, asked.connection)
+    home = issuer_of(mint, issuer.terms.through or asked.connection)
     if asked.service not in issuer.terms.audiences:
         raise GrantError(
             f"{asked.service} may have no token of {asked.connection}: add it to `audiences` of the connection",
@@ -94,29 +108,36 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
     if subject is None:
         return Lending("subject_required")
     wanted = _scopes(mint, issuer, presented, asked)
-    row = mint.db.connections.latest(subject_target(subject.issuer, subject.name), asked.connection)
+    row = mint.db.connections.latest(subject_target(subject.issuer, subject.name), home.name)
     if row is None:
         return _unusable(mint, subject, asked, "connection_missing", wanted, ())
     have = tuple(msgspec.json.decode(row["scopes"], type=list[str]))
-    code = _refusal_of(mint, issuer, row)
+    code = _refusal_of(mint, home, row)
     if code == "connection_unavailable":
         return Lending(code, subject.name)
-    if code is None and not set(wanted) <= set(have):
+    if code is None and home is issuer and not set(wanted) <= set(have):
         code = "connection_scope"
     if code is not None:
         return _unusable(mint, subject, asked, code, wanted, have)
     try:
-        found = _token_of(mint, issuer, row, " ".join(sorted(wanted)), asked.refused)
+        if home is issuer:
+            found = _token_of(mint, issuer, row, " ".join(sorted(wanted)), asked.refused)
+        else:
+            found = _exchanged(mint, issuer, home, row, wanted, presented.task["agent"])
     except RefreshRefusedError:
         facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "issuer"}
         what = Event.of("connection.ended", MINT, **facts)
         mint.db.connections.end(row["id"], "issuer", what)
         return _unusable(mint, subject, asked, "connection_ended", wanted, have)
-    except UnavailableError:
+    except UnavailableError as error:
+        _log.warning("%s", error)
         return Lending("connection_unavailable", subject.name)
     if found is None:
         return Lending("busy", subject.name)
     if not set(wanted) <= set(found.scopes):  # the issuer has given less than it was asked for
+        if home is not issuer:  # to connect again would give no more
+            message = f"connection: the issuer of {issuer.name} gives {subject.name} no {' '.join(wanted)}"
+            raise GrantError(message, code="connection_refused")
         return _unusable(mint, subject, asked, "connection_scope", wanted, found.scopes)
     return _lent(mint, asked, presented, row, found)
 
@@ -203,6 +224,67 @@ def targets_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     return ("realm", str(row["subject"]), f"connection:{row['id']}")
 
 
+def _exchanged(
+    mint: MintContext,
+    issuer: AccountIssuer,
+    home: AccountIssuer,
+    row: Mapping[str, Any],
+    wanted: tuple[str, ...],
+    agent: str,
+) -> HeldAccess | None:
+    """Return an access token that the person's token at another issuer was exchanged for; None while others refresh.
+
+    Raises:
+        RefreshRefusedError: The issuer of the person's token has ended the grant.
+        GrantError: An issuer refuses the exchange.
+        UnavailableError: An issuer does not answer.
+    """
+    have = " ".join(sorted(msgspec.json.decode(row["scopes"], type=list[str])))
+    # Once anew: the token may have been revoked, or its ID token has expired. An issuer that refuses all of them does
+    # not have one refreshed for each call.
+    is_last = now_ms() - (row["refreshed_at"] or row["created_at"]) < EARLY_MS
+    is_last = is_last or open_tokens(mint, row).refresh is None
+    own = _token_of(mint, home, row, have, "")
+    try:
+        while own is not None:
+            try:
+                return _exchange(mint, issuer, home, own, wanted, agent)
+            except GrantError:
+                if is_last:
+                    raise
+                is_last, own = True, _token_of(mint, home, row, have, sha256(own.token.encode()).hexdigest())
+    except IssuerBusyError:
+        pass
+    return None
+
+
+def _exchange(
+    mint: MintContext,
+    issuer: AccountIssuer,
+    home: AccountIssuer,
+    own: HeldAccess,
+    wanted: tuple[str, ...],
+    agent: str,
+) -> HeldAccess:
+    """Exchange a person's token; nothing is stored of what comes of it."""
+    terms, scopes = issuer.terms, " ".join(wanted)
+    if terms.mode == ID_JAG:
+        if not own.identity:
+            raise GrantError(f"connection: the issuer of {home.name} gives no ID token", code="connection_refused")
+        about = {"audience": terms.issuer, "resource": terms.upstream, "scope": scopes}
+        assertion = home.exchange(own.identity, "id_token", ID_JAG, **about).access_token
+        return issuer.take_assertion(assertion, scopes).held(wanted)
+    more: dict[str, str | None] = {"audience": terms.upstream, "scope": scopes}
+    if terms.names_agent:
+        kid, key = mint.signing_keys.signer()
+        now = now_ms() // 1000
+        claims = {"iss": mint.realm.issuer, "sub": f"agent:{agent}", "aud": terms.issuer, "iat": now}
+        claims |= {"exp": now + ACTOR_S, "jti": secrets.token_hex(16)}
+        # A type of its own: no verifier of ARx takes it for an access token or an ID token.
+        more |= {"actor_token": sign_jwt(claims, kid, key, "arx-actor+jwt"), "actor_token_type": f"{TOKEN_TYPE}jwt"}
+    return issuer.exchange(own.token, "access_token", "access_token", **more).held(wanted)
+
+
 def _token_of(
     mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], scopes: str, refused: str
 ) -> HeldAccess | None:
@@ -257,7 +339,7 @@ def _refreshed(
     finally:
         if issued is None:
             mint.db.connections.unlock(row["id"], own, is_clear=is_clear)
-    given = HeldAccess(issued.access_token, issued.expires_at, issued.scopes(scopes.split(" ")))
+    given = issued.held(scopes.split(" "))
     live = {name: each for name, each in held.access.items() if each.until > now_ms() and name != scopes}
     tokens = HeldTokens(refresh=issued.refresh_token or held.refresh, access=live | {scopes: given})
     if not _is_stored(mint, latest, own, tokens):

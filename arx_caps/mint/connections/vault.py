@@ -19,11 +19,15 @@ NONCE_BYTES: Final = 12
 
 
 class HeldAccess(NamedTuple):
-    """An access token, a secret; when it expires, ms since the Unix epoch; and its scopes, as the issuer names them."""
+    """An access token, a secret; when it expires, ms since the Unix epoch; and its scopes, as the issuer names them.
+
+    ``identity`` is the ID token that came with it, a secret; empty for none.
+    """
 
     token: str
     until: int
     scopes: tuple[str, ...]
+    identity: str = ""
 
     def __repr__(self) -> str:
         return "<HeldAccess>"

@@ -160,7 +160,8 @@ def check_connections(realm: Realm) -> Iterator[Check]:
             yield Check(CONNECTIONS, False, f"{name}: {fault}", f"correct `client_secret` of [connection.{name}]")
             continue
         unclear, idle = sum(row.unclear for row in own), sum(row.idle for row in own)
-        found = f"{name}: {sum(row.open for row in own)} open"
+        through = None if terms is None else terms.through
+        found = f"{name}: {sum(row.open for row in own)} open" if through is None else f"{name}: through {through}"
         found += f", {unclear} unclear: the next call of each tries its refresh token once more" if unclear else ""
         found += f", {idle} without a call for {show_span(IDLE_MS)}" if idle else ""
         found += (
