@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node, and the packages of the TypeScript verifier, from npm; they are installed where they are missing."""
+"""Node, its tests, and the packages of the TypeScript verifier, from npm; they are installed where they are missing."""
 
 import json
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,22 @@ def node() -> Path:
             how = ("ci",) if (PACKAGE / "package-lock.json").exists() else ("install", "--no-package-lock")
             _run("npm", *how, *QUIET, cwd=PACKAGE)
     return found
+
+
+def run_tests(file: str, *names: str) -> None:
+    """Run tests of the TypeScript verifier, each of which must exist and pass.
+
+    Args:
+        file: A file of ``test``.
+        names: Their names; all tests of the file without one.
+    """
+    patterns = [f"--test-name-pattern=^{re.escape(name)}$" for name in names]
+    command = [str(node()), "--test", "--test-reporter=tap", *patterns, str(PROGRAMS / file)]
+    ran = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    count = re.search(r"(?m)^# pass (\d+)$", ran.stdout)
+    assert count, ran.stdout
+    assert int(count[1]) >= max(1, len(names)), ran.stdout
 
 
 def _run(*words: str, cwd: Path) -> str:

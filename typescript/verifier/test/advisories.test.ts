@@ -4,10 +4,11 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { request as ask, createServer, type RequestListener } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, connect, type Socket } from "node:net";
 import { after, test } from "node:test";
 import { InMemoryTransport } from "@modelcontextprotocol/sdk/inMemory.js";
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
+import { ListToolsRequestSchema } from "@modelcontextprotocol/sdk/types.js";
 import express from "express";
 import { z } from "zod";
 import { type ExpressApplication, guard, type GuardOptions } from "../src/enforcement/express.ts";
@@ -135,7 +136,59 @@ test("a body that is too long is answered", async () => {
   assert.equal(headers["content-type"], "application/problem+json");
 });
 
-interface Line { readonly id?: string | number; readonly method?: string; readonly result?: { _meta?: Record<string, { code: string }> } }
+test("a client that asks for an upgrade and is gone does not end the process", async () => {
+  const server = guard(express() as unknown as ExpressApplication, serviceOf().verifier, { tools: { "GET /orders": "orders.get" } });
+  const port = await listen(server);
+  for (let left = 10; left > 0; left -= 1) {
+    const ended = new Promise((resolve) => server.once("connection", (socket: Socket) => socket.once("close", resolve)));
+    const client = connect(port, "127.0.0.1");
+    await once(client, "connect");
+    client.write("GET /orders HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", () => client.resetAndDestroy());
+    await ended; // an error that nobody takes would have ended the process by now
+  }
+});
+
+test("an argument in a place where the route has none is refused", async () => {
+  const answer: RequestListener = (_req, res) => void res.end("ran");
+  const app = express().post("/refund", answer).post("/noted", answer).get("/refund", answer).get("/strict", answer)
+    .delete("/refund", answer).head("/headed", answer);
+  const port = await guarded(app, {
+    "POST /refund": "orders.refund", "POST /noted?{amount}&{note}": "orders.refund", "GET /refund": "orders.refund",
+    "GET /strict?{amount}": "orders.refund", "DELETE /refund?{amount}": "orders.refund", "HEAD /headed": "orders.refund",
+  });
+  const amount = '{"amount":5}';
+  for (const [method, target, body, status] of [
+    ["POST", "/refund", amount, 200], ["POST", "/noted?amount=5", "", 200], ["POST", "/noted?note=x", '{"x":1}', 200],
+    ["GET", "/refund?amount=5", "", 200], ["GET", "/strict?amount=5", "", 200], ["DELETE", "/refund?amount=5", "", 200],
+    ["HEAD", "/headed?amount=5", "", 200],
+    ["POST", "/refund?amount=5", "", 400], ["POST", "/refund?amount=5", "{}", 400], ["POST", "/refund?x=1", amount, 400],
+    ["POST", "/noted", amount, 400], ["POST", "/noted?amount=5&x=1", "", 400],
+    ["GET", "/refund", amount, 400], ["GET", "/refund?amount=5", "{}", 400], ["HEAD", "/headed", amount, 400],
+    ["GET", "/strict?amount=5&x=1", "", 400], ["GET", "/strict", amount, 400], ["DELETE", "/refund", amount, 400],
+  ] as const) {
+    const headers = { "content-length": String(body.length) };
+    assert.equal((await send(port, { method, target, body, headers })).status, status, `${method} ${target} ${body}`);
+  }
+});
+
+for (const [name, authorization, code] of [
+  ["without a token", undefined, "missing_token"],
+  ["with a token that no key made", `Bearer ${mint([{ tool: "*" }]).slice(0, -4)}AAAA`, "bad_signature"],
+] as const) {
+  test(`the body of a request ${name} is not read`, async () => {
+    const service = serviceOf();
+    const port = await guarded(express(), { "POST /orders": "orders.add" }, service);
+    const headers = { "content-type": "application/json", "content-length": "2", ...(authorization === undefined ? {} : { authorization }) };
+    const sent = ask({ port, method: "POST", path: "/orders", headers });
+    sent.end("{"); // and never the rest
+    const [answer] = await once(sent, "response");
+    answer.resume();
+    assert.deepEqual([answer.statusCode, [...service.recorder.counts.keys()]], [401, [code]]);
+    sent.destroy();
+  });
+}
+
+interface Line { readonly id?: string | number; readonly method?: string; readonly result?: { _meta?: Record<string, { code: string }> }; readonly error?: { data?: { code: string } } }
 
 /** A guarded server with a tool that never answers by itself, and the raw messages that its client gets. */
 async function served(service: Service) {
@@ -162,7 +215,7 @@ async function served(service: Service) {
     return near.send({ jsonrpc: "2.0", id, method: "tools/call", params });
   };
   const started = (): Promise<void> => new Promise((resolve) => (arrived = resolve));
-  return { near, got, next, call, started, finish: () => finish() };
+  return { near, got, next, call, server, started, finish: () => finish() };
 }
 
 for (const method of ["ping", "tools/list"]) {
@@ -180,6 +233,21 @@ for (const method of ["ping", "tools/list"]) {
     finish();
     const answer = await next("w");
     assert.equal(answer.result?._meta?.["dev.arx/refusal"]?.code, "revoked");
+    assert.doesNotMatch(JSON.stringify(got), /secret/);
+  });
+}
+
+for (const comes of [true, false]) {
+  test(`a list that ${comes ? "comes after a kill does not leave" : "never comes ends with its token"}`, async () => {
+    const service = serviceOf();
+    const { near, got, next, server } = await served(service);
+    server.server.setRequestHandler(ListToolsRequestSchema, () => {
+      service.view.kill("session:s-1");
+      return comes ? { tools: [{ name: "secret", inputSchema: { type: "object" as const } }] } : new Promise<never>(() => undefined);
+    });
+    const params = { _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } };
+    await near.send({ jsonrpc: "2.0", id: "l", method: "tools/list", params });
+    assert.equal((await next("l")).error?.data?.code, "revoked");
     assert.doesNotMatch(JSON.stringify(got), /secret/);
   });
 }

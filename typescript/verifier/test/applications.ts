@@ -208,7 +208,7 @@ function compare(named: Map<string, string>, asked: Asked, ran: Ran[], bare: Ran
 
 let JUDGED = new Map<string, unknown>();
 const service = serviceOf();
-const token = mint([{ tool: "*" }]);
+let token = "";
 const authorize = service.verifier.authorize.bind(service.verifier);
 service.verifier.authorize = (credential, request) => {
   JUDGED = new Map(Object.entries(request.args));
@@ -243,6 +243,7 @@ for (let seed = first; seed < first + count; seed += 1) {
   current = guard(drawn.app as unknown as ExpressApplication, service.verifier, { tools, public: open });
   twin = bare.app;
   seen.applications += 1;
+  token = mint([{ tool: "*" }]); // one lives for a minute
   for (let left = REQUESTS; left > 0; left -= 1) {
     const asked = drawRequest(drawn.routes, random);
     [drawn.ran, bare.ran, JUDGED] = [[], [], new Map()];

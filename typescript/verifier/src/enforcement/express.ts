@@ -9,7 +9,7 @@ import { sha256 } from "../token/chain.ts";
 import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
 import { answer, bodyOf, headerOf, replay, tokenOf, watch } from "./http.ts";
-import { merge, readArguments, RouteMap } from "./routes.ts";
+import { RouteMap, withBody } from "./routes.ts";
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => void;
 interface Application { readonly parent?: Application }
@@ -70,18 +70,22 @@ export function guard(app: ExpressApplication, verifier: Verifier, options: Guar
   const serve = async (request: IncomingMessage, response: ServerResponse, refuse: Decided["refuse"]): Promise<void> => {
     const { method = "", url = "" } = request;
     const [token, type, encoding] = JUDGED.map((name) => headerOf(request, name));
-    const body = await bodyOf(request, options.maxBody ?? 1 << 20);
     if (url.includes("#")) throw new Refusal("malformed_request"); // Express ends the target there
     const meaning = routes.find(method, url) ?? fail("tool_not_allowed");
+    const { remoteAddress: peer } = request.socket;
+    // Nothing of a stranger's body is kept or read.
+    const stranger = open.has(meaning.route) ? undefined : verifier.refuseStranger(tokenOf(token), peer);
+    if (stranger !== undefined) return answer(response, verifier.realm, stranger);
+    const body = await bodyOf(request, options.maxBody ?? 1 << 20);
     const replayed = replay(request, body);
     // What was judged: a parser of the application may read `a[b]` as a member of `a`.
     Object.defineProperty(replayed, "query", { value: meaning.query, enumerable: true });
     const decided: Decided = { route: meaning.route, target: url, refuse, prefix: "" };
     DECIDED.set(replayed, decided);
     if (open.has(meaning.route)) return app(replayed, response);
-    const args = merge(meaning.args, readArguments(body, type, encoding));
+    const args = withBody(meaning, body, type, encoding);
     const http = { method, target: url, bodyDigest: sha256(body) };
-    const asked = { tool: meaning.tool, args, at: verifier.clock(), peer: request.socket.remoteAddress, http };
+    const asked = { tool: meaning.tool, args, at: verifier.clock(), peer, http };
     const decision = await verifier.authorize(tokenOf(token), asked);
     if (decision.grant === undefined) return answer(response, verifier.realm, decision);
     decided.grant = decision.grant;
@@ -94,6 +98,7 @@ export function guard(app: ExpressApplication, verifier: Verifier, options: Guar
     serve(request, response, refuse).catch((error: unknown) => refuse(error instanceof Refusal ? error.code : "closed"));
   });
   server.on("upgrade", (_request: IncomingMessage, socket: Duplex) => {
+    socket.on("error", () => undefined); // a client that is gone by now must not end the process
     socket.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"); // no route of Express sees it
   });
   return server;

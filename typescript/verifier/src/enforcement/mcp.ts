@@ -105,8 +105,7 @@ class GuardedMessages {
     const decision = await this.#verifier.authorize(tokenOf(params), { tool, args, at: this.#verifier.clock() });
     if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
     if (decision.grant === undefined) return this.#refuse(asked, decision);
-    asked.grant = decision.grant;
-    asked.timer = setInterval(() => this.#look(asked, decision.grant as Grant), LIMITS.recheck).unref();
+    this.#watch(asked, decision.grant);
     const judged = asked.method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
     this.receive?.({ ...message, params: withoutToken(judged) }, extra);
   }
@@ -126,8 +125,14 @@ class GuardedMessages {
     const screened = await this.#verifier.screen(token, { tool: "", args: { method: asked.method }, at: this.#verifier.clock() });
     if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
     if ("code" in screened) return this.#refuse(asked, { ...screened, failures: [], id: "" });
+    this.#watch(asked, screened.grant);
     asked.screen = { member, could: (tool) => screened.could(`${this.#verifier.audience}.${tool}`) };
     this.receive?.({ ...message, params: withoutToken(params) }, extra);
+  }
+
+  #watch(asked: Asked, grant: Grant): void {
+    asked.grant = grant;
+    asked.timer = setInterval(() => this.#look(asked, grant), LIMITS.recheck).unref();
   }
 
   /** End a call whose token has ended, and tell the server that it is cancelled. */

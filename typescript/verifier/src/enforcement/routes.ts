@@ -21,6 +21,7 @@ interface Route {
 }
 
 const METHOD = /^[A-Z]{1,16}$/;
+const BODILESS = /^(?:GET|HEAD) /;
 const PARAMETER = /^\{([A-Za-z_][A-Za-z0-9_]*)(?::(int|number|path))?\}$/;
 const FIELD = /^\{([A-Za-z0-9_.[\]-]+)(?::(int|number|list))?\}$/;
 const PLAIN = /^[^{}?#%; ]*$/;
@@ -40,6 +41,8 @@ export interface Meaning {
   readonly args: JsonObject;
   /** The arguments that the query has. */
   readonly query: JsonObject;
+  /** The names that the query alone may have. */
+  readonly declared: readonly string[];
   /** The line of the map, such as `GET /orders/{id}`. */
   readonly route: string;
 }
@@ -67,8 +70,9 @@ export class RouteMap {
     for (const route of this.#routes) {
       const found = route.method === method ? match(route, path) : undefined;
       if (found === undefined) continue;
-      const read = queryOf(route, method, query);
-      return { tool: route.tool, route: route.text, args: merge(found, read), query: read };
+      const read = readQuery(query, route.query ?? (BODILESS.test(route.text) ? undefined : new Map()));
+      const declared = [...(route.query?.keys() ?? [])];
+      return { tool: route.tool, route: route.text, args: merge(found, read), query: read, declared };
     }
     return undefined;
   }
@@ -103,7 +107,7 @@ export function readQuery(raw: string, declared?: ReadonlyMap<string, Kind>): Js
 }
 
 /** Join the arguments of several places; a name in two of them is refused. */
-export function merge(...places: readonly JsonObject[]): JsonObject {
+function merge(...places: readonly JsonObject[]): JsonObject {
   const made: JsonObject = Object.create(null);
   for (const place of places) {
     for (const name of Object.keys(place)) {
@@ -114,8 +118,16 @@ export function merge(...places: readonly JsonObject[]): JsonObject {
   return made;
 }
 
+/** Return all arguments of a request.  A tool that does not find one in its place takes a default that no rule saw. */
+export function withBody({ route, args, declared }: Meaning, body: Buffer, type?: string, encoding?: string): JsonObject {
+  if (body.length > 0 && BODILESS.test(route)) unreadable("no body");
+  const members = readArguments(body, type, encoding);
+  if (declared.some((name) => Object.hasOwn(members, name))) unreadable("an argument in its own place");
+  return merge(args, members);
+}
+
 /** Read the body's arguments, by its headers: one JSON object in UTF-8; no body has none. */
-export function readArguments(body: Uint8Array, type = "", encoding = ""): JsonObject {
+function readArguments(body: Buffer, type = "", encoding = ""): JsonObject {
   const [media = "", ...parameters] = type.split(";");
   const isOdd = parameters.some((part) => part.toLowerCase().includes("charset") && !UTF_8.test(part));
   if (isOdd) unreadable("a body in UTF-8");
@@ -161,11 +173,6 @@ function match(route: Route, path: readonly string[]): JsonObject | undefined {
     else made[segment.name] = pathArgument(text, segment.kind);
   }
   return made;
-}
-
-function queryOf({ query }: Route, method: string, raw: string): JsonObject {
-  const isBodiless = method === "GET" || method === "HEAD";
-  return readQuery(raw, query ?? (isBodiless ? undefined : new Map()));
 }
 
 function decoded(raw: string): string {

@@ -66,14 +66,14 @@ export class Verifier {
   decide(credential: string | undefined, request: AccessRequest): Decision {
     const arrived = this.#epochs.bootMs();
     if (this.#nonces.waits) throw new SettingsError("`decide` cannot wait for `nonces`: use `authorize`");
-    const proven = this.#prove(credential, request);
+    const proven = this.#prove(credential, request.peer);
     return "allowed" in proven ? proven : this.#decide(proven, request, arrived);
   }
 
   /** Decide a call; it waits for a view that is behind, and for a record that has to be on disk. */
   async authorize(credential: string | undefined, request: AccessRequest): Promise<Decision> {
     const arrived = this.#epochs.bootMs();
-    const proven = this.#prove(credential, request);
+    const proven = this.#prove(credential, request.peer);
     if ("allowed" in proven) return proven;
     await this.#catchUp(proven, request, arrived);
     const asked = { ...request, at: this.clock() };
@@ -90,9 +90,11 @@ export class Verifier {
   }
 
   /** Refuse what calls no tool, such as a request for a list, or return which tools its token could allow. */
-  async screen(credential: string, request: AccessRequest): Promise<{ code: Code } | { could(tool: string): boolean }> {
+  async screen(
+    credential: string, request: AccessRequest,
+  ): Promise<{ code: Code } | { could(tool: string): boolean; grant: Grant }> {
     const arrived = this.#epochs.bootMs();
-    const proven = this.#prove(credential, request);
+    const proven = this.#prove(credential, request.peer);
     if ("allowed" in proven) return { code: proven.code as Code };
     try {
       judgeCircumstances(this.#judge, proven, request, this.#epochs.timesMs(request.at));
@@ -102,7 +104,16 @@ export class Verifier {
       if (error instanceof Refusal) return { code: this.#record(proven, request, error).code as Code };
       throw error;
     }
-    return { could: (tool) => couldAllow(proven, tool) && this.#judge.limits.every((limits) => limits.couldAllow(tool)) };
+    const could = (tool: string): boolean => {
+      return couldAllow(proven, tool) && this.#judge.limits.every((limits) => limits.couldAllow(tool));
+    };
+    return { could, grant: new Grant(proven, request.tool, request.args, "", this.#epochs, this.clock) };
+  }
+
+  /** Return the refusal of a token that no key of this verifier made; undefined for any other, which is no decision. */
+  refuseStranger(credential: string | undefined, peer: string | undefined): Decision | undefined {
+    const proven = this.#prove(credential, peer);
+    return "allowed" in proven ? proven : undefined;
   }
 
   /** Count a refusal of a request that has no proven token. */
@@ -116,12 +127,12 @@ export class Verifier {
     await this.#recorder.close?.();
   }
 
-  #prove(credential: string | undefined, request: AccessRequest): Proven | Decision {
+  #prove(credential: string | undefined, peer: string | null | undefined): Proven | Decision {
     try {
       if (credential === undefined) refuse("missing_token");
       return prove(credential, this.audience, this.#judge.keys);
     } catch (error) {
-      if (error instanceof Refusal) return this.refuseUnproven(error.code, request.peer);
+      if (error instanceof Refusal) return this.refuseUnproven(error.code, peer);
       throw error;
     }
   }
