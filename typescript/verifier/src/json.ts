@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON in one form only: canonical JSON of tokens (SPEC 3), bodies of requests (SPEC 8.4), arguments (SPEC 8.2).
 //
-// `JSON.parse` keeps the last of two equal names, rounds numbers, and gives objects a prototype: it reads no input here.
+// `JSON.parse` keeps the last of two equal names and rounds numbers: it reads only what must be as it is written again.
 
+import { isUtf8 } from "node:buffer";
 import { type Code, refuse } from "./errors.ts";
 import { LIMITS } from "./limits.ts";
 
@@ -14,7 +15,6 @@ export class JsonError extends Error {
   override readonly name = "JsonError";
 }
 
-const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
 // biome-ignore lint: control characters end a run of plain text
 const PLAIN = /[^"\\\u0000-\u001f]*/y;
@@ -155,41 +155,26 @@ function decimalOf(text: string): string {
 }
 
 /** Decode UTF-8, and refuse each byte that is none; a byte-order mark is a character. */
-export function decodeText(bytes: Uint8Array): string {
-  try {
-    return UTF8.decode(bytes);
-  } catch {
-    throw new JsonError("no UTF-8");
-  }
+export function decodeText(bytes: Buffer): string {
+  if (!isUtf8(bytes)) throw new JsonError("no UTF-8");
+  return bytes.toString();
 }
 
 /** Read canonical JSON (SPEC 3): one object, whose bytes are those that writing it again gives; or refuse it. */
-export function readForm(bytes: Uint8Array, code: Code, place?: string): JsonObject {
+export function readForm(bytes: Buffer, code: Code, place?: string): JsonObject {
   try {
     const text = decodeText(bytes);
-    const value = new Reader(text, LIMITS.caveat_nesting).whole();
+    const value = JSON.parse(text);
     if (isObject(value) && writeCanonical(value) === text) return value;
   } catch (error) {
-    if (!(error instanceof JsonError)) throw error;
+    if (!(error instanceof JsonError || error instanceof SyntaxError)) throw error;
   }
   return refuse(code, place, "form", "a form of SPEC 6.1", "another one");
 }
 
 /** Write canonical JSON, or throw if the value has no such form. */
 export function writeCanonical(value: Json): string {
-  if (value === null) throw new JsonError("null");
-  if (typeof value === "number") {
-    if (!Number.isSafeInteger(value)) throw new JsonError("a number that is no integer");
-    return String(value);
-  }
-  if (typeof value !== "object") {
-    if (typeof value === "string" && !value.isWellFormed()) throw new JsonError("half of a surrogate pair");
-    return JSON.stringify(value);
-  }
-  if (Array.isArray(value)) return `[${value.map(writeCanonical).join(",")}]`;
-  const names = Object.keys(value).sort(); // by UTF-16: without a character beyond U+FFFF, by code point too
-  for (const name of names) if (!isPlainName(name)) throw new JsonError("a name that is empty or beyond U+FFFF");
-  return `{${names.map((name) => `${JSON.stringify(name)}:${writeCanonical(value[name] as Json)}`).join(",")}}`;
+  return write(value, true, 1);
 }
 
 /** Return whether an argument or a member can have this name in canonical JSON. */
@@ -198,7 +183,7 @@ export function isPlainName(name: string): boolean {
 }
 
 /** Read a JSON body (SPEC 8.4): one object, or `malformed_request`. */
-export function readBody(bytes: Uint8Array): JsonObject {
+export function readBody(bytes: Buffer): JsonObject {
   try {
     const value = new Reader(decodeText(bytes), LIMITS.argument_nesting).whole();
     if (isObject(value)) return value;
@@ -210,32 +195,32 @@ export function readBody(bytes: Uint8Array): JsonObject {
 
 /** Write arguments as RFC 8785 has them (SPEC 8.2), or refuse with `malformed_request` what has no such form. */
 export function writeArguments(value: unknown): string {
-  return writeValue(value, 1);
+  try {
+    return write(value, false, 1);
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error;
+    return refuse("malformed_request", "request", "arguments", "arguments that RFC 8785 can write", error.message);
+  }
 }
 
-function writeValue(value: unknown, depth: number): string {
-  switch (typeof value) {
-    case "boolean":
-      return String(value);
-    case "number":
-      if (!(Math.abs(value) <= LIMITS.integer)) return noForm("a number beyond 2^53-1");
-      return JSON.stringify(value);
-    case "string":
-      return value.isWellFormed() ? JSON.stringify(value) : noForm("half of a surrogate pair");
-    case "object":
-      break;
-    default:
-      return noForm(typeof value);
+/** Names in the order of UTF-16: in canonical JSON, where none has a character beyond U+FFFF, that is by code point too. */
+function write(value: unknown, isCanonical: boolean, depth: number): string {
+  if (typeof value === "string") return value.isWellFormed() ? JSON.stringify(value) : noForm("half of a surrogate pair");
+  if (typeof value === "number") {
+    const isNumber = isCanonical ? Number.isSafeInteger(value) : Math.abs(value) <= LIMITS.integer;
+    return isNumber ? JSON.stringify(value) : noForm("a number that is no integer, or beyond 2^53-1");
   }
-  if (value === null) return "null";
-  if (depth > LIMITS.argument_nesting) return noForm("more nested containers");
-  if (Array.isArray(value)) return `[${Array.from(value, (item) => writeValue(item, depth + 1)).join(",")}]`;
+  if (typeof value === "boolean" || (value === null && !isCanonical)) return String(value);
+  if (typeof value !== "object" || value === null) return noForm(value === null ? "null" : typeof value);
+  if (depth > (isCanonical ? LIMITS.caveat_nesting : LIMITS.argument_nesting)) return noForm("too many nested containers");
+  if (Array.isArray(value)) return `[${Array.from(value, (item) => write(item, isCanonical, depth + 1)).join(",")}]`;
   if (!isObject(value)) return noForm("an object of a class");
-  const members = Object.keys(value).sort().map((name) => {
-    if (!name.isWellFormed()) return noForm("half of a surrogate pair");
-    return `${JSON.stringify(name)}:${writeValue(value[name], depth + 1)}`;
-  });
-  return `{${members.join(",")}}`;
+  let written = "";
+  for (const name of Object.keys(value).sort()) {
+    if (!(isCanonical ? isPlainName(name) : name.isWellFormed())) return noForm("a name that is empty, or beyond U+FFFF");
+    written += `${written && ","}${JSON.stringify(name)}:${write(value[name], isCanonical, depth + 1)}`;
+  }
+  return `{${written}}`;
 }
 
 /** Return a plain copy of arguments, as their digest covers them, or refuse what has no such form. */
@@ -244,7 +229,7 @@ export function copyArguments(value: unknown): JsonObject {
 }
 
 function noForm(came: string): never {
-  return refuse("malformed_request", "request", "arguments", "arguments that RFC 8785 can write", came);
+  throw new JsonError(came);
 }
 
 /** Return whether a value is a plain object: not null, no list, of no class. */

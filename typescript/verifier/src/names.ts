@@ -12,7 +12,6 @@ const TOOL = /^[A-Za-z0-9_/:-]+(?:\.[A-Za-z0-9_/:-]+)*$/;
 const KEY_ID = /^[a-z0-9]{1,16}\.(?:0|[1-9][0-9]*)$/;
 const PLAIN = /^[A-Za-z0-9._-]{1,64}$/;
 const OPERATOR = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$/;
-const BASE64URL = /^[A-Za-z0-9_-]*$/;
 
 type Test = (value: unknown) => value is string;
 const matches = (pattern: RegExp): Test => (value): value is string => typeof value === "string" && pattern.test(value);
@@ -62,7 +61,7 @@ export function matchesPath(pattern: string, path: string): boolean {
 
 /** Decode base64url in canonical form; undefined for any other text, or another length. */
 export function bytesOf(text: unknown, length?: number): Buffer | undefined {
-  if (typeof text !== "string" || !BASE64URL.test(text)) return undefined;
+  if (typeof text !== "string") return undefined;
   const bytes = Buffer.from(text, "base64url");
   if (bytes.toString("base64url") !== text) return undefined;
   return length === undefined || bytes.length === length ? bytes : undefined;

@@ -6,7 +6,8 @@ import { test } from "node:test";
 import { KeyRing } from "../src/token/keyring.ts";
 import { bytesOf } from "../src/names.ts";
 import { prove } from "../src/verification/prove.ts";
-import { KEY, mint, serviceOf } from "./mint.ts";
+import { nextLink } from "../src/token/chain.ts";
+import { KEY, mint, serviceOf, TOKEN_ID } from "./mint.ts";
 
 const request = () => ({ tool: "orders.get", args: { id: "o-1" }, at: Date.now() });
 const code = (run: () => unknown): string => {
@@ -66,4 +67,25 @@ test("a chain is known to one audience, and as long as its key is there", () => 
   assert.equal(code(() => prove(token, "orders", keys)), "bad_signature");
   keys.now = undefined;
   assert.equal(code(() => prove(token, "orders", keys)), "unknown_key");
+});
+
+test("a caveat that differs in its hop alone is another delegation", () => {
+  const { verifier, view } = serviceOf();
+  const delegated = (hop: string) => mint([{ tool: "*" }], undefined, { hop, to: "acme/worker" });
+  assert.equal(verifier.decide(delegated("AAAAAAAAAAAA"), request()).code, "ok");
+  view.kill(`link:${nextLink(TOKEN_ID, Buffer.from("BBBBBBBBBBBB", "base64url"))}`);
+  assert.equal(verifier.decide(delegated("BBBBBBBBBBBB"), request()).code, "revoked");
+  assert.equal(verifier.decide(delegated("AAAAAAAAAAAA"), request()).code, "ok");
+  assert.equal(verifier.decide(delegated("AAAAAAAAAA=="), request()).failures[0]?.rule, "hop");
+});
+
+test("an argument that is named hop is no hop", () => {
+  const { verifier } = serviceOf();
+  const [one, other] = ["AAAAAAAAAAAA", "BBBBBBBBBBBB"];
+  const decide = (wanted: string, hop: string) => {
+    return verifier.decide(mint([{ tool: "orders.get", args: { hop: wanted } }]), { ...request(), args: { hop } }).code;
+  };
+  assert.equal(decide(one, one), "ok");
+  assert.equal(decide(other, one), "argument_not_allowed");
+  assert.equal(decide(other, other), "ok");
 });

@@ -12,6 +12,7 @@ import { type LimitsInput, ServiceLimits } from "../src/verification/serviceLimi
 import { Verifier } from "../src/verification/verifier.ts";
 
 export const KEY = Buffer.alloc(32, 7);
+export const TOKEN_ID = Buffer.alloc(16, 1).toString("base64url");
 const HISTORY = "aW5jYXJuYXRpb24tMDAwMQ";
 
 export class ChangingView extends FixedView {
@@ -39,14 +40,14 @@ export function serviceOf(limits?: LimitsInput): Service {
   return { verifier, view, recorder };
 }
 
-/** Return a token with these rules, and with a call if a request is given. */
-export function mint(allow: JsonObject[], request?: AccessRequest): string {
+/** Return a token with these rules and further caveats, and with a call if a request is given. */
+export function mint(allow: JsonObject[], request?: AccessRequest, ...more: JsonObject[]): string {
   const now = Date.now();
   const identifier = writeCanonical({
     agent: "acme/support", aud: "orders", born: [HISTORY, 7], depth: 4, exp: now + 60_000, iat: now,
-    id: Buffer.alloc(16, 1).toString("base64url"), kid: "k1.0", session: "s-1", task: "t-1", v: 1,
+    id: TOKEN_ID, kid: "k1.0", session: "s-1", task: "t-1", v: 1,
   });
-  const caveats = [writeCanonical({ allow })];
+  const caveats = [{ allow }, ...more].map(writeCanonical);
   if (request !== undefined) {
     const nonce = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString("base64url");
     caveats.push(`{"call":["${callDigest("orders", request.at, nonce, request)}",${request.at},"${nonce}"]}`);

@@ -46,7 +46,8 @@ export function withArguments(payload: Uint8Array, args: unknown): Buffer {
   const own = [...(decode(rest) as Packable[])];
   const form = formOf(args);
   members[3] = digestOf(own[0] as Uint8Array, form);
-  own[6] = form !== null && form.length <= 8 * 1024 ? form : new Uint8Array();
+  const written = Buffer.from(form ?? "");
+  own[6] = written.length <= 8 * 1024 ? written : new Uint8Array();
   return new Packer().array(4).pack(version).raw(facts).raw(person).pack([members, own]).take();
 }
 

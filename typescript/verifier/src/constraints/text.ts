@@ -9,7 +9,8 @@ import { OperandError, outcome, type Test, UNSPOKEN } from "./scalars.ts";
 // biome-ignore lint: these are what is searched for
 const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
 const ESCAPED = /%(?:2[ef5]|5c|00)/i;
-const DOTS = /^[. ]+(?:;|$)/;
+const PART = "(?![. ]+(?:[;/]|$))[^/\\\\]+";
+const PATH = new RegExp(`^/?${PART}(?:/${PART})*/?$`);
 const NOT_VISIBLE = /[^\u0021-\u007e]|["<>\\^`{|}]/;
 const SCHEME = /^[A-Za-z][A-Za-z0-9+.-]*$/;
 const AUTHORITY = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([1-9][0-9]{0,4}))?$/;
@@ -50,12 +51,7 @@ function fits(literals: string[], text: string): boolean {
 
 /** Return whether text is a `path` of SPEC 7.3, which can mean only itself. */
 export function isPath(value: unknown): value is string {
-  if (!isLine(value) || value === "" || value.includes("\\") || ESCAPED.test(value)) return false;
-  if (value === "/") return true;
-  const segments = value.split("/");
-  if (segments[0] === "") segments.shift();
-  if (segments.at(-1) === "") segments.pop();
-  return segments.every((segment) => segment !== "" && !DOTS.test(segment));
+  return isLine(value) && (value === "/" || (PATH.test(value) && !ESCAPED.test(value)));
 }
 
 export function subpath(operand: Json): Test {

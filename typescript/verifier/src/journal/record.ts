@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The bytes of a decision record: the kept part, the erasable body, and the journal's form of both.  SPEC 12. */
 
-import { createHash, randomFillSync } from "node:crypto";
+import { randomFillSync } from "node:crypto";
 import { type Failure, Refusal } from "../errors.ts";
 import { writeArguments } from "../json.ts";
 import { AuditError } from "../revocation/errors.ts";
+import { sha256 } from "../token/chain.ts";
 import { encode, type Packable, Packer } from "./msgpack.ts";
 
 export const MAX_RECORD_BYTES = 32 * 1024;
@@ -148,14 +149,14 @@ function cut(text: string): string {
 }
 
 /** Returns SHA-256 over salt and the arguments' form; empty without such a form.  SPEC 12.5. */
-export function digestOf(salt: Uint8Array, form: Uint8Array | null): Uint8Array {
-  return form === null ? EMPTY : createHash("sha256").update(salt).update(form).digest();
+export function digestOf(salt: Uint8Array, form: string | null): Uint8Array {
+  return form === null ? EMPTY : sha256(salt, form);
 }
 
 /** Returns arguments as RFC 8785 writes them; null where there is no such form. */
-export function formOf(args: unknown): Buffer | null {
+export function formOf(args: unknown): string | null {
   try {
-    return Buffer.from(writeArguments(args));
+    return writeArguments(args);
   } catch (error) {
     if (error instanceof Refusal) return null;
     throw error;

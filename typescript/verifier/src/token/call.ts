@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The proof of a call.  SPEC 8.1, 8.2.
 
+import { hash } from "node:crypto";
 import { refuse } from "../errors.ts";
 import { writeArguments } from "../json.ts";
-import { bytesOf } from "../names.ts";
 import type { AccessRequest } from "../request.ts";
-import { type Packet, sha256 } from "./chain.ts";
+import type { Packet } from "./chain.ts";
+import { type Ending, readEnding } from "./wire.ts";
 
-const FORM = /^\{"call":\["([A-Za-z0-9_-]{43})",([1-9][0-9]{12}),"([A-Za-z0-9_-]{22})"(?:,"([A-Za-z0-9_-]{22}|[A-Za-z0-9_-]{86})")?\]\}$/;
+// The last letters are those of the one base64url text of 32, 16 or 64 bytes.
+const [LONG, SHORT] = ["[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", "[A-Za-z0-9_-]{21}[AQgw]"];
+const FORM = new RegExp(`^{"call":\\["(${LONG})",([1-9][0-9]{12}),"(${SHORT})"(?:,"(${SHORT}|[A-Za-z0-9_-]{64}${SHORT})")?\\]}$`);
+
+const SIZES = [95, 120, 184]; // without a proof of the holder, and with one of each kind
 
 /** The call that a one-shot token carries. */
 export interface PresentedCall {
@@ -26,31 +31,44 @@ export function readCall(packet: Packet | undefined): PresentedCall | undefined 
   const found = FORM.exec(packet.raw.toString("latin1"));
   if (found === null) return undefined;
   const [, digest = "", issuedAt = "", nonce = "", proofText] = found;
-  const proof = bytesOf(proofText);
-  if (bytesOf(digest, 32) === undefined || bytesOf(nonce, 16) === undefined) return undefined;
-  if (proofText !== undefined && proof === undefined) return undefined;
+  const proof = proofText === undefined ? undefined : Buffer.from(proofText, "base64url");
   const plain = `{"call":["${digest}",${issuedAt},"${nonce}"]}`;
   return { digest, issuedAt: Number(issuedAt), nonce, proof, plain };
 }
 
+/** Read the call at a token's end without the chain before it; undefined without one, and for a credential with discharges. */
+export function endingOf(credential: string): { readonly call: PresentedCall; readonly ending: Ending } | undefined {
+  if (credential.includes("~")) return undefined;
+  for (const size of SIZES) {
+    const ending = readEnding(credential, size);
+    const call = readCall(ending?.packet);
+    if (ending !== undefined && call !== undefined) return { call, ending };
+  }
+  return undefined;
+}
+
 /** Return the digest of a call, or refuse arguments without a form with `malformed_request`. */
-export function callDigest(audience: string, issuedAt: number, nonce: string, request: AccessRequest): string {
+export function callDigest(
+  audience: string, issuedAt: number, nonce: string, request: AccessRequest, form: string | null = null,
+): string {
   const { http } = request;
   if (!request.tool.isWellFormed()) refuse("malformed_request");
   const fields: (string | Uint8Array)[] = ["arx/1/call", audience, String(issuedAt), nonce];
-  if (http === undefined) fields.push("tool", request.tool, writeArguments(request.args));
+  if (http === undefined) fields.push("tool", request.tool, form ?? writeArguments(request.args));
   else fields.push("http", http.method, withoutEmptyQuery(http.target), http.bodyDigest);
-  return sha256(...fields.flatMap((field) => withLength(field))).toString("base64url");
+  const sizes = fields.map((field) => Buffer.byteLength(field));
+  const whole = Buffer.allocUnsafe(sizes.reduce((sum, size) => sum + 4 + size, 0));
+  let at = 0;
+  for (const [index, field] of fields.entries()) {
+    at = whole.writeUInt32BE(sizes[index] as number, at);
+    if (typeof field === "string") whole.write(field, at);
+    else whole.set(field, at);
+    at += sizes[index] as number;
+  }
+  return hash("sha256", whole, "base64url");
 }
 
 function withoutEmptyQuery(target: string | Uint8Array): Buffer {
   const bytes = typeof target === "string" ? Buffer.from(target, "latin1") : Buffer.from(target);
   return bytes.indexOf("?") === bytes.length - 1 && bytes.length > 0 ? bytes.subarray(0, -1) : bytes;
-}
-
-function withLength(field: string | Uint8Array): Buffer[] {
-  const bytes = Buffer.from(field as string);
-  const length = Buffer.alloc(4);
-  length.writeUInt32BE(bytes.length);
-  return [length, bytes];
 }

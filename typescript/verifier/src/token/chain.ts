@@ -1,20 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 // The chain of a token, its links, and the keys that are derived.  SPEC 5, 9.
 
-import { createHash, createHmac, hkdfSync, timingSafeEqual } from "node:crypto";
+import { hash, hkdfSync, timingSafeEqual } from "node:crypto";
+import { LIMITS } from "../limits.ts";
 
 const GENERATOR = Buffer.concat([Buffer.from("macaroons-key-generator"), Buffer.alloc(32)]).subarray(0, 32);
 
-export function hmac(key: Uint8Array, ...parts: readonly (Uint8Array | string)[]): Buffer {
-  const mac = createHmac("sha256", key);
-  for (const part of parts) mac.update(part);
-  return mac.digest();
+const [BLOCK, SIZE] = [64, 32];
+const INNER = Buffer.alloc(BLOCK + LIMITS.credential, 0x36);
+const OUTER = Buffer.alloc(BLOCK + SIZE, 0x5c);
+
+/** HMAC-SHA-256 (RFC 2104) by a key of 32 bytes, of parts of a credential: Node's own takes twice as long for so few bytes. */
+export function hmac(key: Uint8Array, ...parts: readonly Uint8Array[]): Buffer {
+  for (let at = 0; at < SIZE; at += 1) {
+    const byte = key[at] as number;
+    INNER[at] = byte ^ 0x36;
+    OUTER[at] = byte ^ 0x5c;
+  }
+  OUTER.write(hash("sha256", INNER.subarray(0, gather(parts)), "binary"), BLOCK, "latin1");
+  return sha256(OUTER);
 }
 
 export function sha256(...parts: readonly (Uint8Array | string)[]): Buffer {
-  const hash = createHash("sha256");
-  for (const part of parts) hash.update(part);
-  return hash.digest();
+  let whole = parts[0] ?? "";
+  if (parts.length > 1) {
+    const most = parts.reduce((sum, part) => sum + 3 * part.length, 0);
+    whole = most > LIMITS.credential ? Buffer.concat(parts.map((part) => Buffer.from(part as string)))
+      : INNER.subarray(BLOCK, gather(parts));
+  }
+  return Buffer.from(hash("sha256", whole, "binary"), "latin1"); // as text: a Buffer of Node's takes three times as long
+}
+
+/** Put parts behind a block, and return where they end. */
+function gather(parts: readonly (Uint8Array | string)[]): number {
+  let end = BLOCK;
+  for (const part of parts) {
+    if (typeof part === "string") end += INNER.write(part, end);
+    else {
+      INNER.set(part, end);
+      end += part.length;
+    }
+  }
+  return end;
 }
 
 /** HKDF-SHA256 without salt, 32 bytes. */

@@ -18,7 +18,7 @@ export class ThirdParty {
   readonly tools: readonly string[] | undefined;
 
   /** Read the identifier of a third-party caveat, or refuse it with `unknown_caveat`. */
-  constructor(raw: Uint8Array) {
+  constructor(raw: Buffer) {
     const read = readForm(raw, "unknown_caveat");
     const id = own(read, "id");
     const tools = own(read, "tools");

@@ -58,7 +58,7 @@ export function agree(audience: KeyObject, holder: string): Buffer | undefined {
 
 /** Return the proof of a call, 16 bytes. */
 export function callProof(shared: Uint8Array, signature: Uint8Array, audience: string, plain: string): Buffer {
-  return hmac(hkdf(Buffer.concat([shared, signature]), `arx/1/bound/${audience}`), plain).subarray(0, 16);
+  return hmac(hkdf(Buffer.concat([shared, signature]), `arx/1/bound/${audience}`), Buffer.from(plain)).subarray(0, 16);
 }
 
 /** Return the message that a holder signs to delegate. */

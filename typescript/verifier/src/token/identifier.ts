@@ -76,7 +76,7 @@ OPERATORS["operator"] = isText();
 export const IDENTIFIER_MEMBERS: readonly string[] = Object.keys(AGENTS);
 
 /** Read the form of an identifier (SPEC 11, step 1), or refuse it with `malformed`; nothing of it is proven. */
-export function readIdentifier(raw: Uint8Array): JsonObject {
+export function readIdentifier(raw: Buffer): JsonObject {
   const read = readForm(raw, "malformed");
   const checks = Object.hasOwn(read, "operator") ? OPERATORS : AGENTS;
   for (const [name, check] of Object.entries(checks)) {

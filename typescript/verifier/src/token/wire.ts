@@ -7,12 +7,11 @@ import { bytesOf } from "../names.ts";
 import type { Packet } from "./chain.ts";
 
 const PREFIX = "arx1_";
+const TAIL = [0, 0, 6, 32]; // the ends of a caveat and of all caveats, and the header of the signature
 const [LOCATION, IDENTIFIER, VERIFICATION_ID, SIGNATURE] = [1, 2, 4, 6] as const;
 
 /** A token or a discharge, of which nothing is proven. */
 export interface Parts {
-  /** The whole, of which the other members are parts. */
-  readonly body: Buffer;
   readonly location: string;
   readonly identifier: Buffer;
   readonly packets: readonly Packet[];
@@ -64,6 +63,29 @@ class Cursor {
   }
 }
 
+/** A call at a token's end, read without the chain before it. */
+export interface Ending {
+  /** The token's text up to the call, and at most two bytes further, which are the same in each call. */
+  readonly head: string;
+  readonly packet: Packet;
+  readonly signature: Buffer;
+}
+
+/** Return a token's last caveat if it has so many bytes, fewer than 2^14; its form is not checked. */
+export function readEnding(text: string, size: number): Ending | undefined {
+  const header = size < 0x80 ? [2, size] : [2, (size & 0x7f) | 0x80, size >> 7];
+  const start = ((text.length - PREFIX.length) * 3 >> 2) - header.length - size - TAIL.length - 32;
+  if (start < 0) return undefined;
+  const group = Math.floor(start / 3);
+  const bytes = bytesOf(text.slice(PREFIX.length + 4 * group));
+  const at = start - 3 * group;
+  if (bytes === undefined || header.some((byte, index) => bytes[at + index] !== byte)) return undefined;
+  const end = at + header.length + size;
+  if (TAIL.some((byte, index) => bytes[end + index] !== byte)) return undefined;
+  const head = text.slice(0, PREFIX.length + 4 * Math.ceil(start / 3));
+  return { head, packet: { raw: bytes.subarray(at + header.length, end) }, signature: bytes.subarray(end + TAIL.length) };
+}
+
 /** Read a token's text, or refuse it with `malformed`. */
 export function readToken(text: string): Parts {
   if (!text.startsWith(PREFIX) || text.length > LIMITS.credential) refuse("malformed");
@@ -78,7 +100,7 @@ export function readToken(text: string): Parts {
   const signature = cursor.field(SIGNATURE);
   cursor.end();
   if (signature.length !== 32 || packets.length > LIMITS.caveats) refuse("malformed");
-  return { body, location, identifier, packets, signature };
+  return { location, identifier, packets, signature };
 }
 
 function readPacket(cursor: Cursor): Packet {

@@ -115,6 +115,20 @@ type Members = Readonly<Partial<
   & { allow: Json; once: [string, number]; spend: Json }
 >>;
 
+/** A caveat that says the same in each chain. */
+interface Caveat {
+  readonly written: JsonObject;
+  readonly rules: readonly Rule[] | undefined;
+  /** What a record has of it. */
+  readonly step: string;
+}
+
+const HOP = /^[A-Za-z0-9_-]{12}$/;
+const [HOP_MARK, HOP_CHARS] = [8, 12];
+/** Proven caveats by their bytes without the hop; a holder can make as many as it likes, so they are bounded. */
+const KNOWN = new Map<string, Caveat>();
+const [MOST_KNOWN, LONGEST_KNOWN] = [1024, 512];
+
 /** The reader of one chain's caveats. */
 export class CaveatReader {
   readonly #identifier: Identifier;
@@ -161,20 +175,37 @@ export class CaveatReader {
       else this.#made.approvals.push({ wanted, key });
       return;
     }
-    const written = readMembers(packet.raw, place);
-    if (index >= this.#proof.own && NOT_IN_DISCHARGE.some((name) => Object.hasOwn(written, name))) {
-      refuse("malformed", place, "member", "no member about holders", "one");
-    }
-    const caveat = { __proto__: null, ...written } as unknown as Members;
-    const rules = this.#checkForm(caveat, place);
-    if (index > 0) this.#step.push(withoutHolder(written));
-    if (caveat.to !== undefined) this.#delegate(caveat, written, index, place);
+    const { written, rules, step, hop } = this.#readCaveat(packet.raw, index, place);
+    const caveat = written as Members;
+    if (index > 0) this.#step.push(step);
+    if (caveat.to !== undefined) this.#delegate(caveat, hop, written, index, place);
     if (rules !== undefined) this.#made.allows.push({ place, rules });
     this.#take(caveat, index, place);
   }
 
+  /** Steps 1 to 4 of SPEC 6.1, once for all tokens of a policy: their caveats are the same but for the hops. */
+  #readCaveat(raw: Buffer, index: number, place: string): Caveat & { readonly hop: string } {
+    const text = raw.toString("latin1");
+    const at = Math.max(text.lastIndexOf(',"hop":"'), text.lastIndexOf('{"hop":"')) + HOP_MARK;
+    const hop = at < HOP_MARK ? "" : text.slice(at, at + HOP_CHARS);
+    const name = hop === "" ? text : text.slice(0, at) + text.slice(at + HOP_CHARS);
+    const known = hop === "" || HOP.test(hop) ? KNOWN.get(name) : undefined;
+    const written = known?.written ?? readMembers(raw, place);
+    if (index >= this.#proof.own && NOT_IN_DISCHARGE.some((member) => Object.hasOwn(written, member))) {
+      refuse("malformed", place, "member", "no member about holders", "one");
+    }
+    if (known !== undefined) return { ...known, hop };
+    const made = { written, rules: this.#checkForm(written as Members, place), step: withoutHolder(written) };
+    // A holder's key and signature are those of one token.  An argument that is named `hop` is no hop.
+    if (text.length <= LONGEST_KNOWN && !Object.hasOwn(written, "key") && hop === (own(written, "hop") ?? "")) {
+      if (KNOWN.size >= MOST_KNOWN) KNOWN.clear();
+      KNOWN.set(name, made);
+    }
+    return { ...made, hop: (own(written, "hop") ?? "") as string };
+  }
+
   /** Steps 3 and 4 of SPEC 6.1, behind the form of each value: what belongs together. */
-  #checkForm(caveat: Members, place: string): Rule[] | undefined {
+  #checkForm(caveat: Members, place: string): readonly Rule[] | undefined {
     if ((caveat.to === undefined) !== (caveat.hop === undefined)) malformed(place, "to");
     const isSigned = caveat.key !== undefined;
     if (isSigned !== (caveat.sig !== undefined) || (isSigned && caveat.to === undefined)) malformed(place, "key");
@@ -187,7 +218,7 @@ export class CaveatReader {
   }
 
   /** Steps 5 and 6 of SPEC 6.1. */
-  #delegate(caveat: Members, written: JsonObject, index: number, place: string): void {
+  #delegate(caveat: Members, hop: string, written: JsonObject, index: number, place: string): void {
     const to = caveat.to as string;
     if (this.#depth === 0) refuse("too_deep", place, "depth", "no further delegation", to);
     for (const earlier of this.#delegateTo) {
@@ -197,7 +228,7 @@ export class CaveatReader {
     }
     const needsSignature = this.#identifier.holder !== undefined && this.#made.named.length >= (this.#identifier.vouched ?? 0);
     if ((caveat.key !== undefined) !== needsSignature) malformed(place, "sig");
-    const link = nextLink(this.#link, Buffer.from(caveat.hop as string, "base64url"));
+    const link = nextLink(this.#link, Buffer.from(hop, "base64url"));
     if (caveat.key !== undefined) this.#made.holders.push(this.#provenHolder(caveat, written, link, index, place));
     this.#link = link;
     this.#depth -= 1;
@@ -271,7 +302,7 @@ function malformed(place: string, rule: string): never {
 }
 
 /** Steps 1, 2 and the first part of step 3 of SPEC 6.1. */
-function readMembers(raw: Uint8Array, place: string): JsonObject {
+function readMembers(raw: Buffer, place: string): JsonObject {
   const written = readForm(raw, "malformed", place);
   const names = Object.keys(written);
   if (names.length === 0) malformed(place, "form");
@@ -281,7 +312,7 @@ function readMembers(raw: Uint8Array, place: string): JsonObject {
   for (const name of names) {
     if (!(FORMS[name] as Check)(own(written, name) as Json)) malformed(place, name);
   }
-  return written;
+  return Object.assign(Object.create(null), written);
 }
 
 function rulesOf(written: Json, place: string): Rule[] {

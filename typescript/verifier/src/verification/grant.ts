@@ -29,7 +29,7 @@ export class Grant {
   readonly #proven: Proven;
   readonly #epochs: EpochTable;
   readonly #clock: () => number;
-  readonly #ending = new AbortController();
+  #ending: AbortController | undefined;
   #ended: Code | undefined;
 
   constructor(
@@ -47,6 +47,8 @@ export class Grant {
 
   /** Aborted by the recheck that finds the call's end; what guards a call rechecks at least every 250 ms. */
   get signal(): AbortSignal {
+    this.#ending ??= new AbortController(); // for most calls none is made, as it takes longer than the proof
+    if (this.#ended !== undefined) this.#ending.abort(new Refusal(this.#ended));
     return this.#ending.signal;
   }
 
@@ -64,7 +66,7 @@ export class Grant {
 
   #end(code: Code): Code {
     this.#ended = code;
-    this.#ending.abort(new Refusal(code));
+    this.#ending?.abort(new Refusal(code));
     return code;
   }
 }

@@ -20,15 +20,18 @@ export interface Judge {
   readonly limits: readonly ServiceLimits[];
 }
 
+/** A request, with its arguments as RFC 8785 writes them: null without such a form. */
+export interface Asked extends AccessRequest { readonly form: string | null }
+
 /** Refuse a call that the token or the service's limits do not allow. */
-export function judge(judge: Judge, proven: Proven, request: AccessRequest, times: readonly [number, number]): void {
+export function judge(judge: Judge, proven: Proven, request: Asked, times: readonly [number, number]): void {
   const isUnseen = judgeCircumstances(judge, proven, request, times);
   judgeTool(proven, request, isUnseen);
   for (const limits of judge.limits) {
     limits.judgeTool(request, isUnseen);
     limits.judgeApproval(request.tool, proven);
   }
-  if (proven.call === undefined || request.http !== undefined) writeArguments(request.args);
+  if (request.form === null) writeArguments(request.args);
   const unmet = proven.restrictions.unanswered.find(({ wanted }) => wanted.binds(request.tool));
   if (unmet !== undefined) {
     refuse("missing_discharge", unmet.place, "third-party caveat", `the discharge of ${unmet.wanted.id}`, "none");
@@ -37,7 +40,7 @@ export function judge(judge: Judge, proven: Proven, request: AccessRequest, time
 
 /** Refuse a request by all but its tool, which some requests do not have; return whether its body is not seen. */
 export function judgeCircumstances(
-  judge: Judge, proven: Proven, request: AccessRequest, times: readonly [number, number],
+  judge: Judge, proven: Proven, request: Asked, times: readonly [number, number],
 ): boolean {
   const { restrictions } = proven;
   if (restrictions.refusal !== undefined) throw restrictions.refusal;
@@ -62,14 +65,14 @@ export function judgeTime({ restrictions: { exp, nbf } }: Proven, [early, late]:
 }
 
 function judgeCall(
-  { audience, keys }: Judge, proven: Proven, call: PresentedCall, request: AccessRequest, isUnseen: boolean,
+  { audience, keys }: Judge, proven: Proven, call: PresentedCall, request: Asked, isUnseen: boolean,
 ): void {
   const age = request.at - call.issuedAt;
   if (age > LIMITS.call_age || age < -LIMITS.call_ahead) {
     refuse("proof_invalid", "call", "issued_at", `at most ${LIMITS.call_age} ms ago`, `${age} ms ago`);
   }
   judgeHolder(proven, call, keys);
-  if (callDigest(audience, call.issuedAt, call.nonce, request) === call.digest) return;
+  if (callDigest(audience, call.issuedAt, call.nonce, request, request.form) === call.digest) return;
   if (isUnseen) refuse("request_unseen");
   refuse("proof_invalid", "call", "digest", "a signature of this call", "one of another call");
 }

@@ -2,10 +2,11 @@
 // Prove a presented credential: SPEC 11, steps 1 to 3, and step 4 a and b.
 
 import { refuse } from "../errors.ts";
+import { lengthOf } from "../json.ts";
 import { type ChainFacts, UNPROVEN } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
-import { type PresentedCall, readCall } from "../token/call.ts";
-import { extend, fold, isEqual, type Packet, sha256 } from "../token/chain.ts";
+import { endingOf, type PresentedCall, readCall } from "../token/call.ts";
+import { extend, fold, isEqual, sha256 } from "../token/chain.ts";
 import { type Opened, openDischarges } from "../token/discharge.ts";
 import { callMessage, callProof, hasSigned } from "../token/holder.ts";
 import { checkIdentifier, type Identifier, readIdentifier } from "../token/identifier.ts";
@@ -38,26 +39,27 @@ const MOST_KNOWN = 1024;
 /** Prove a credential, or refuse it before anything of it is proven. */
 export function prove(credential: string, audience: string, keys: KeyRing): Proven {
   if (credential.length > LIMITS.credential) refuse("malformed");
+  const ended = endingOf(credential);
+  let known = KNOWN.get(keys);
+  if (known === undefined) KNOWN.set(keys, known = new Map());
+  const chain = known.get(ended?.ending.head ?? credential);
+  // The keys may have been replaced, and another audience may have the same ones.
+  if (chain !== undefined && keys.get(chain.identifier.kid) === chain.key && chain.identifier.aud === audience) {
+    if (ended === undefined) return { ...chain, call: undefined, signature: chain.parent };
+    const { call, ending: { packet, signature } } = ended;
+    if (!isEqual(extend(chain.parent, packet), signature)) refuse("bad_signature");
+    return { ...chain, call, signature };
+  }
   const [text = "", ...discharges] = credential.split("~");
   if (discharges.length > LIMITS.discharges) refuse("malformed");
   const token = readToken(text);
-  const { packets, signature, body } = token;
-  const call = readCall(packets.at(-1));
-  if (discharges.length > 0) return { ...proveChain(token, discharges, call, audience, keys), call, signature };
-  const known = KNOWN.get(keys) ?? new Map<string, Chain>();
-  KNOWN.set(keys, known);
-  const end = (call === undefined ? signature : (packets.at(-1) as Packet).raw).byteOffset - body.byteOffset;
-  const name = `${audience} ${body.toString("latin1", 0, end)}`;
-  let chain = known.get(name);
-  if (chain === undefined || keys.get(chain.identifier.kid) !== chain.key) { // the keys may have been replaced
-    chain = proveChain(token, discharges, call, audience, keys);
+  const call = readCall(token.packets.at(-1));
+  const proven = proveChain(token, discharges, call, audience, keys);
+  if (discharges.length === 0) { // a known chain must not outlive its discharges
     if (known.size >= MOST_KNOWN) known.clear();
-    known.set(name, chain);
-  } else {
-    const last = call === undefined ? chain.parent : extend(chain.parent, packets.at(-1) as Packet);
-    if (!isEqual(last, signature)) refuse("bad_signature");
+    known.set(call === undefined ? credential : (ended?.ending.head as string), proven);
   }
-  return { ...chain, call, signature };
+  return { ...proven, call, signature: token.signature };
 }
 
 function proveChain(
@@ -122,7 +124,7 @@ function targetsOf(it: Identifier, { operators, tasks, named, links }: Restricti
 }
 
 function factsOf(it: Identifier, { tasks, named, links, holders, steps }: Restrictions): ChainFacts {
-  const size = steps.flat().reduce((sum, text) => sum + [...text].length, 0);
+  const size = steps.flat().reduce((sum, text) => sum + lengthOf(text), 0);
   return {
     ...UNPROVEN,
     agent: it.agent,

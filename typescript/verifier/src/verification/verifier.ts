@@ -12,7 +12,7 @@ import { AuditError, SettingsError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
 import type { KeyRing } from "../token/keyring.ts";
 import { type Decision, Grant } from "./grant.ts";
-import { couldAllow, type Judge, judge, judgeCircumstances, judgeTime } from "./judge.ts";
+import { type Asked, couldAllow, type Judge, judge, judgeCircumstances, judgeTime } from "./judge.ts";
 import type { Nonces, Spent } from "./nonces.ts";
 import { prove, type Proven } from "./prove.ts";
 import type { ServiceLimits } from "./serviceLimits.ts";
@@ -67,7 +67,7 @@ export class Verifier {
     const arrived = this.#epochs.bootMs();
     if (this.#nonces.waits) throw new SettingsError("`decide` cannot wait for `nonces`: use `authorize`");
     const proven = this.#prove(credential, request.peer);
-    return "allowed" in proven ? proven : this.#decide(proven, request, arrived);
+    return "allowed" in proven ? proven : this.#decide(proven, withForm(request), arrived);
   }
 
   /** Decide a call; it waits for a view that is behind, and for a record that has to be on disk. */
@@ -76,7 +76,7 @@ export class Verifier {
     const proven = this.#prove(credential, request.peer);
     if ("allowed" in proven) return proven;
     await this.#catchUp(proven, request, arrived);
-    const asked = { ...request, at: this.clock() };
+    const asked = withForm({ ...request, at: this.clock() });
     const decision = this.#nonces.waits ? await this.#decideByStore(proven, asked, arrived) : this.#decide(proven, asked, arrived);
     if (!decision.allowed || this.#recorder.settle === undefined) return decision;
     try {
@@ -86,7 +86,7 @@ export class Verifier {
       return { allowed: false, code: "audit_unavailable", failures: [], id: "", grant: undefined };
     }
     const code = decision.grant?.recheck();
-    return code === undefined ? decision : this.#record(proven, request, new Refusal(code));
+    return code === undefined ? decision : this.#record(proven, asked, new Refusal(code));
   }
 
   /** Refuse what calls no tool, such as a request for a list, or return which tools its token could allow. */
@@ -96,12 +96,13 @@ export class Verifier {
     const arrived = this.#epochs.bootMs();
     const proven = this.#prove(credential, request.peer);
     if ("allowed" in proven) return { code: proven.code as Code };
+    const asked = withForm(request);
     try {
-      judgeCircumstances(this.#judge, proven, request, this.#epochs.timesMs(request.at));
+      judgeCircumstances(this.#judge, proven, asked, this.#epochs.timesMs(request.at));
       this.#checkEpoch(proven, arrived);
       for (const use of callOf(proven)) await this.#spend(use, request.at);
     } catch (error) {
-      if (error instanceof Refusal) return { code: this.#record(proven, request, error).code as Code };
+      if (error instanceof Refusal) return { code: this.#record(proven, asked, error).code as Code };
       throw error;
     }
     const could = (tool: string): boolean => {
@@ -137,7 +138,7 @@ export class Verifier {
     }
   }
 
-  #decide(proven: Proven, request: AccessRequest, arrived: number): Decision {
+  #decide(proven: Proven, request: Asked, arrived: number): Decision {
     try {
       this.#check(proven, request, arrived);
       for (const use of usesOf(proven, request.at)) {
@@ -156,7 +157,7 @@ export class Verifier {
     requireNew(use, spent, this.#nonces.notBefore()); // asked last: the store may have changed it
   }
 
-  async #decideByStore(proven: Proven, request: AccessRequest, arrived: number): Promise<Decision> {
+  async #decideByStore(proven: Proven, request: Asked, arrived: number): Promise<Decision> {
     try {
       this.#check(proven, request, arrived);
       for (const use of usesOf(proven, request.at)) await this.#spend(use, request.at);
@@ -169,7 +170,7 @@ export class Verifier {
     return this.#record(proven, request, undefined);
   }
 
-  #check(proven: Proven, request: AccessRequest, arrived: number): void {
+  #check(proven: Proven, request: Asked, arrived: number): void {
     judge(this.#judge, proven, request, this.#epochs.timesMs(request.at));
     this.#checkEpoch(proven, arrived);
     if (proven.restrictions.spends.length > 0) refuse("budget_unsupported", proven.restrictions.spends[0], "spend");
@@ -193,7 +194,7 @@ export class Verifier {
   }
 
   /** Step 7: the record, and step 8: the epoch again, as the last act. */
-  #record(proven: Proven, request: AccessRequest, refusal: Refusal | undefined): Decision {
+  #record(proven: Proven, request: Asked, refusal: Refusal | undefined): Decision {
     const { incarnation, applied, ageMs } = this.#epochs.view();
     const salt = newSalt();
     const failures: readonly Failure[] = refusal?.failures ?? [];
@@ -202,7 +203,7 @@ export class Verifier {
     try {
       sequence = this.#recorder.append({
         code: refusal?.code ?? "ok", at: request.at, facts: proven.facts ?? UNPROVEN, tool: request.tool, salt,
-        argsDigest: digestOf(salt, formOf(request.args)), incarnation, applied, ageMs, failures: failures.slice(0, 1),
+        argsDigest: digestOf(salt, request.form), incarnation, applied, ageMs, failures: failures.slice(0, 1),
         peer: request.peer ?? null, requestId: request.requestId ?? null, traceparent: request.traceparent ?? null,
         signed: refusal === undefined ? signedBy(proven) : null,
       });
@@ -255,6 +256,8 @@ function requireNew({ issuedAt, place }: Use, spent: Spent, notBefore: number): 
   if (issuedAt < notBefore) refuse("proof_invalid", "call", "start", "after this verifier started", "before");
   if (spent === "used") refuse("replayed", "call", "nonce", "a nonce that was not used", "one that was");
 }
+
+const withForm = (request: AccessRequest): Asked => ({ ...request, form: formOf(request.args) });
 
 function usedUp(place: string): never {
   return refuse("already_used", place, "once", "an approval that was not used", "one that was, or is too old");
