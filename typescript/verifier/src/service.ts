@@ -37,12 +37,13 @@ const FORMS: Record<string, (value: unknown) => boolean> = {
   key_file: isText,
   ca: isText,
   nonces: isText,
+  // A token with a budget is refused, so that nothing is lost with these.
+  ledger: isText,
+  ledger_mode: (value) => value === "strict" || value === "leased",
+  costs: isObject,
 };
 const REFUSED: Record<string, string> = {
   record_arguments: "arguments are recorded by their digest alone",
-  ledger: "budgets are not kept",
-  ledger_mode: "budgets are not kept",
-  costs: "budgets are not kept",
   memory: "stamps of a memory are not checked",
 };
 const REQUIRED = ["v", "realm", "audience", "max_ttl_ms", "keys"];
@@ -65,6 +66,8 @@ interface ServiceFile {
 export interface OpenOptions {
   /** What the service requires of each call beside its token (SPEC 20). */
   readonly limits?: LimitsInput | ServiceLimits;
+  /** Tools, or patterns of them, whose effects are recorded too (SPEC 12.8). */
+  readonly effects?: readonly string[];
   /** Replaces the follower of the file's store. */
   readonly epochs?: EpochTable;
   /** Replaces the file's journal. */
@@ -131,7 +134,7 @@ class FileKeys extends KeyRing {
 
 /** Open the verifier of a service file.  It follows the store of the file, and writes its journal. */
 export function openVerifier(file: string, options: OpenOptions = {}): Verifier {
-  const odd = Object.keys(options).find((name) => !["limits", "epochs", "recorder", "thread"].includes(name));
+  const odd = Object.keys(options).find((name) => !["limits", "effects", "epochs", "recorder", "thread"].includes(name));
   if (odd !== undefined) throw new SettingsError(`openVerifier has no option ${odd}`);
   const read = readServiceFile(file);
   const { limits } = options;
@@ -144,6 +147,7 @@ export function openVerifier(file: string, options: OpenOptions = {}): Verifier 
     recorder: options.recorder ?? journalOf(file, read, id),
     nonces: noncesOf(file, read),
     limits: applied,
+    effects: options.effects ?? [],
   });
 }
 

@@ -7,6 +7,7 @@ import { FixedView, MemoryRecorder } from "./doubles.ts";
 import { callDigest } from "../src/token/call.ts";
 import { derive, fold } from "../src/token/chain.ts";
 import { KeyRing } from "../src/token/keyring.ts";
+import type { Recorder } from "../src/verification/verifier.ts";
 import { MemoryNonces } from "../src/verification/nonces.ts";
 import { type LimitsInput, ServiceLimits } from "../src/verification/serviceLimits.ts";
 import { Verifier } from "../src/verification/verifier.ts";
@@ -31,11 +32,11 @@ export interface Service {
   readonly recorder: MemoryRecorder;
 }
 
-export function serviceOf(limits?: LimitsInput): Service {
+export function serviceOf(limits?: LimitsInput, effects: string[] = [], writer?: Recorder): Service {
   const [view, recorder] = [new ChangingView(), new MemoryRecorder()];
   const verifier = new Verifier({
     audience: "orders", keys: new KeyRing({ "k1.0": KEY }, "acme", 86_400_000), epochs: view,
-    recorder, nonces: new MemoryNonces(Date.now() - 1000), limits: limits === undefined ? [] : [new ServiceLimits(limits)],
+    recorder: writer ?? recorder, effects, nonces: new MemoryNonces(Date.now() - 1000), limits: limits === undefined ? [] : [new ServiceLimits(limits)],
   });
   return { verifier, view, recorder };
 }

@@ -4,6 +4,7 @@
 import { IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import { type Code, Refusal } from "../errors.ts";
 import { LIMITS } from "../limits.ts";
+import type { CallEffect } from "../verification/effect.ts";
 import type { Decision, Grant } from "../verification/grant.ts";
 import { problemOf } from "./problems.ts";
 
@@ -52,14 +53,17 @@ export function answer(response: ServerResponse, realm: string, { code, failures
   response.end(response.req.method === "HEAD" ? undefined : body);
 }
 
-/** Let no byte leave once the grant has ended: checked at each write, and by a timer. */
+/** Let no byte leave once the grant has ended: checked at each write, and by a timer.  The effect is recorded before the last. */
 export function watch(response: ServerResponse, grant: Grant, refuse: (code: Code) => void): void {
   const { write, end, flushHeaders } = response;
   let [checked, over] = [Number.NEGATIVE_INFINITY, false];
+  let kept: Promise<unknown> | undefined;
+  const note = grant.outcome === undefined ? undefined : noteOf(response, grant.outcome);
   const stop = (code: Code): void => {
     if (over) return;
     over = true;
     clearInterval(timer);
+    grant.outcome?.settle("unknown");
     Object.assign(response, { write, end, flushHeaders });
     if (response.headersSent) response.destroy(); // not the end of a whole answer
     else refuse(code);
@@ -69,16 +73,41 @@ export function watch(response: ServerResponse, grant: Grant, refuse: (code: Cod
     const code = grant.recheck();
     if (code !== undefined && (response.headersSent || grant.signal.aborted)) stop(code);
   }, LIMITS.recheck);
-  response.once("close", () => clearInterval(timer));
+  response.once("close", () => {
+    clearInterval(timer);
+    grant.outcome?.settle("unknown"); // unless it was whole
+  });
   const checkedly = (run: (...words: never[]) => unknown) => (...words: never[]): unknown => {
     const now = performance.now();
     const code = response.headersSent && now - checked < CHECK_MS ? undefined : grant.recheck();
     if (code === undefined) {
       checked = now;
-      return run.apply(response, words);
+      kept = note?.(words, run === end) ?? kept;
+      if (kept === undefined) return run.apply(response, words);
+      kept = kept.then(() => (over ? undefined : run.apply(response, words))); // the record has to be on disk
+      return run === end ? response : true;
     }
     stop(code);
     return false;
   };
   Object.assign(response, { write: checkedly(write), end: checkedly(end), flushHeaders: checkedly(flushHeaders) });
+}
+
+/** Return what takes each part of an answer, and records the effect before its last byte leaves.  SPEC 12.8. */
+function noteOf(response: ServerResponse, outcome: CallEffect): (words: unknown[], isEnd: boolean) => Promise<void> | undefined {
+  const { writeHead } = response;
+  let length: unknown;
+  response.writeHead = (...words: unknown[]): ServerResponse => {
+    const given = words.at(-1) as object;
+    const flat = (Array.isArray(given) ? given : Object.entries(given ?? {})).flat() as unknown[];
+    length = flat.find((_, at) => at % 2 === 1 && String(flat[at - 1]).toLowerCase() === "content-length") ?? length;
+    return writeHead.apply(response, words as never);
+  };
+  return ([part, encoding], isEnd) => {
+    const isEmpty = response.req.method === "HEAD" || [204, 304].includes(response.statusCode);
+    const bytes = typeof part === "string" ? Buffer.from(part, typeof encoding === "string" ? (encoding as "utf8") : "utf8") : part;
+    const size = outcome.take(bytes instanceof Uint8Array && !isEmpty ? bytes : new Uint8Array(0));
+    const most = isEmpty ? 0 : Number(length ?? response.getHeader("content-length") ?? Number.NaN);
+    return isEnd || size >= most ? outcome.settle(undefined, response.statusCode) : undefined;
+  };
 }

@@ -2,12 +2,13 @@
 // Guard an MCP server by its transport: of the SDK 1.30 and later and 2.x, whose transports have one form.  SPEC 8.2, 11.
 
 import { Refusal } from "../errors.ts";
+import type { EffectResult } from "../journal/record.ts";
 import { isObject, type JsonObject, own } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
 import {
-  CALLS, filter, LISTS, type McpMessage, meaningOf, NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, type Screen, SESSION,
+  CALLS, effectOf, filter, LISTS, type McpMessage, meaningOf, NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, type Screen, SESSION,
   type Subject, tokenOf, withoutToken,
 } from "./messages.ts";
 
@@ -87,8 +88,9 @@ class GuardedMessages {
     const id = isAnswer ? message["id"] : (options as { relatedRequestId?: Id } | undefined)?.relatedRequestId;
     if (id === undefined || id === null) return this.#transport.send(message as never, options as never);
     const asked = this.#asked.get(id as Id);
-    if (isAnswer) this.#forget(id as Id);
+    const kept = isAnswer ? this.#forget(id as Id, asked?.grant?.recheck() === undefined ? effectOf(message) : "unknown") : undefined;
     if (asked === undefined || asked.isOver) return;
+    if (kept !== undefined) await kept;
     if (isAnswer && asked.screen !== undefined) filter(message, asked.screen);
     const code = asked.grant?.recheck();
     if (code === undefined) return this.#transport.send(message as never, options as never);
@@ -103,7 +105,7 @@ class GuardedMessages {
   async #call(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): Promise<void> {
     const { tool, args } = meaningOf(this.#verifier.audience, asked.method, params);
     const decision = await this.#verifier.authorize(tokenOf(params), { tool, args, at: this.#verifier.clock() });
-    if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
+    if (this.#asked.get(asked.id) !== asked) return void decision.grant?.outcome?.settle("failed"); // cancelled meanwhile
     if (decision.grant === undefined) return this.#refuse(asked, decision);
     this.#watch(asked, decision.grant);
     const judged = asked.method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
@@ -151,9 +153,11 @@ class GuardedMessages {
     this.#asked.set(id, { id, method: "", isOver: true });
   }
 
-  #forget(id: Id): void {
-    clearInterval(this.#asked.get(id)?.timer);
+  #forget(id: Id, effect: EffectResult = "unknown"): Promise<void> | undefined {
+    const asked = this.#asked.get(id);
+    clearInterval(asked?.timer);
     this.#asked.delete(id);
+    return asked?.grant?.outcome?.settle(effect);
   }
 
   #refuse(asked: Asked, decision: Refused): void {

@@ -3,6 +3,7 @@
 
 import { type Code, REASONS, Refusal } from "../errors.ts";
 import { copyArguments, isObject, type Json, type JsonObject, own } from "../json.ts";
+import type { EffectResult } from "../journal/record.ts";
 import type { Decision } from "../verification/grant.ts";
 import { refusalText } from "./texts.ts";
 
@@ -69,6 +70,13 @@ export function filter(message: McpMessage, { member, could }: Screen): void {
     return member === "tools" ? String(item.name) : member === "prompts" ? "prompts.get" : "resources.read";
   };
   (result as Record<string, unknown>)[member] = items.filter((item) => could(tool(item)));
+}
+
+/** Return what an answer shows of the effect of its call (SPEC 12.8): a task goes on, and so does one that asks for input. */
+export function effectOf({ result }: McpMessage): EffectResult {
+  if (!isObject(result)) return "failed";
+  if (own(result, "task") !== undefined || (own(result, "resultType") ?? "complete") !== "complete") return "unknown";
+  return own(result, "isError") ? "failed" : "done";
 }
 
 export type Refused = Pick<Decision, "code" | "failures" | "id">;

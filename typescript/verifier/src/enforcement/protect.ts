@@ -4,6 +4,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Refusal } from "../errors.ts";
 import { copyArguments, type JsonObject } from "../json.ts";
+import type { EffectResult } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
 import { isTool } from "../names.ts";
 import { SettingsError } from "../revocation/errors.ts";
@@ -32,13 +33,20 @@ export async function runGranted<T>(grant: Grant, work: () => T | Promise<T>): P
   });
   ended.catch(() => undefined);
   const timer = setInterval(() => grant.recheck(), LIMITS.recheck);
+  let seen: EffectResult = "unknown"; // unless the work ends by itself
+  const run = RUNNING.run(grant, async () => work()).catch((error: unknown) => {
+    if (!grant.signal.aborted) seen = "failed";
+    throw error;
+  });
   try {
-    const result = await Promise.race([RUNNING.run(grant, async () => work()), ended]);
+    const result = await Promise.race([run, ended]);
     const code = grant.recheck();
     if (code !== undefined) throw new Refusal(code);
+    seen = "done";
     return result;
   } finally {
     clearInterval(timer);
+    await grant.outcome?.settle(seen);
   }
 }
 

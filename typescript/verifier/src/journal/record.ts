@@ -53,6 +53,19 @@ export interface Gap {
   readonly until: number;
 }
 
+export type EffectResult = "done" | "failed" | "unknown";
+
+/** What is known of the effect of an allowed call: `awaited` in the record of its decision.  SPEC 12.8. */
+export interface EffectRecord {
+  readonly result: "awaited" | EffectResult;
+  /** The decision that allowed the call; empty in its own record. */
+  readonly of: string;
+  readonly status: number;
+  readonly size: number;
+  readonly digest: Uint8Array;
+  readonly took: number;
+}
+
 /** One decision, allowed or refused; the journal sets `salt` and the last three members. */
 export interface Decision {
   readonly code: string;
@@ -71,6 +84,9 @@ export interface Decision {
   readonly counts?: readonly RefusalCount[];
   readonly gap?: Gap | null;
   readonly signed?: SignedCall | null;
+  readonly effect?: EffectRecord | null;
+  /** The name that the tool itself gave to the effect. */
+  readonly externalId?: string | null;
   sequence?: number;
   verifier?: string;
   boot?: string;
@@ -83,6 +99,7 @@ export const UNPROVEN: ChainFacts = Object.freeze({
 });
 
 const EMPTY = new Uint8Array(0);
+export const AWAITED: EffectRecord = { result: "awaited", of: "", status: 0, size: -1, digest: EMPTY, took: -1 };
 const PACKED = new WeakMap<ChainFacts, Buffer>();
 const PACKER = new Packer(2 * MAX_RECORD_BYTES);
 
@@ -95,7 +112,7 @@ export function pack(decision: Decision): Buffer {
   if (call.length > MAX_RECORD_BYTES - MAX_FACTS_BYTES) {
     throw new AuditError(`a call of ${call.length} bytes cannot be recorded`);
   }
-  return PACKER.array(4).pack(1).raw(packedFacts(decision.facts)).raw(call).take();
+  return PACKER.array(4).pack(decision.effect ? 3 : 1).raw(packedFacts(decision.facts)).raw(call).take();
 }
 
 function packedFacts(facts: ChainFacts): Buffer {
@@ -118,18 +135,20 @@ function packedFacts(facts: ChainFacts): Buffer {
 function callOf(decision: Decision): Packable {
   const failures = decision.failures ?? [];
   const counts = decision.counts ?? [];
-  const { gap, signed } = decision;
+  const { gap, signed, effect } = decision;
   const call: Packable[] = [
     decision.at, decision.code, decision.tool ?? "", decision.argsDigest ?? EMPTY, decision.incarnation ?? "",
     decision.applied ?? 0, decision.ageMs ?? -1, failures.map(({ place, rule }) => [place, rule]), 0,
     counts.map(({ code, times }) => [code, times]),
     gap ? [gap.why, gap.first, gap.last, gap.times, gap.since, gap.until] : null,
   ];
-  if (signed) call.push([signed.said, signed.plain, signed.signature]);
+  if (signed || effect) call.push(signed ? [signed.said, signed.plain, signed.signature] : null);
+  if (effect) call.push(false, [effect.result, effect.of, effect.status, effect.size, effect.digest, effect.took]);
   const rest: Packable[] = [
     decision.salt ?? EMPTY, failures.map(({ expected, came }) => [expected, came]), decision.peer ?? null,
     decision.requestId ?? null, decision.traceparent ?? null, counts.map(({ peer }) => peer), null,
   ];
+  if (effect) rest.push(null, decision.externalId ?? null);
   return [call, rest];
 }
 

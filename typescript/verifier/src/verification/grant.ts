@@ -4,7 +4,10 @@
 import { type Code, type Failure, Refusal } from "../errors.ts";
 import type { EpochTable } from "../revocation/epoch.ts";
 import { LIMITS } from "../limits.ts";
+import type { CallEffect } from "./effect.ts";
 import type { Proven } from "./prove.ts";
+
+const ID_POINTS = 128;
 
 /** The outcome of one call. */
 export interface Decision {
@@ -26,6 +29,8 @@ export class Grant {
   readonly tool: string;
   readonly args: { readonly [name: string]: unknown };
   readonly id: string;
+  /** Set if the effect of the call is recorded. */
+  readonly outcome: CallEffect | undefined;
   readonly #proven: Proven;
   readonly #epochs: EpochTable;
   readonly #clock: () => number;
@@ -34,12 +39,14 @@ export class Grant {
 
   constructor(
     proven: Proven, tool: string, args: Grant["args"], id: string, epochs: EpochTable, clock: () => number,
+    outcome?: CallEffect,
   ) {
     this.agent = proven.identifier.agent;
     this.holder = proven.restrictions.named.at(-1) ?? proven.identifier.agent;
     this.tool = tool;
     this.args = args;
     this.id = id;
+    this.outcome = outcome;
     this.#proven = proven;
     this.#epochs = epochs;
     this.#clock = clock;
@@ -50,6 +57,11 @@ export class Grant {
     this.#ending ??= new AbortController(); // for most calls none is made, as it takes longer than the proof
     if (this.#ended !== undefined) this.#ending.abort(new Refusal(this.#ended));
     return this.#ending.signal;
+  }
+
+  /** Note what the tool calls its effect, such as the id of a payment; no secret.  It is cut at 128 characters. */
+  effect({ externalId }: { readonly externalId: string }): void {
+    if (this.outcome !== undefined) this.outcome.externalId = [...String(externalId)].slice(0, ID_POINTS).join("");
   }
 
   /** Return why the call has ended, or undefined; an end is final, an expired lease is not. */

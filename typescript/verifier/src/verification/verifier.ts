@@ -3,14 +3,17 @@
 
 import { inspect } from "node:util";
 import { type Code, type Failure, Refusal, refuse } from "../errors.ts";
-import { digestOf, formOf, newSalt, type Decision as DecisionRecord, type SignedCall, UNPROVEN } from "../journal/record.ts";
+import {
+  AWAITED, type Decision as DecisionRecord, digestOf, formOf, newSalt, type SignedCall, UNPROVEN,
+} from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
-import { isAudience } from "../names.ts";
+import { isAudience, isToolPattern, matchesTool } from "../names.ts";
 import type { AccessRequest } from "../request.ts";
 import type { EpochTable } from "../revocation/epoch.ts";
 import { AuditError, SettingsError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
 import type { KeyRing } from "../token/keyring.ts";
+import { CallEffect } from "./effect.ts";
 import { type Decision, Grant } from "./grant.ts";
 import { type Asked, couldAllow, type Judge, judge, judgeCircumstances, judgeTime } from "./judge.ts";
 import type { Nonces, Spent } from "./nonces.ts";
@@ -20,6 +23,8 @@ import type { ServiceLimits } from "./serviceLimits.ts";
 /** Where decisions are recorded before they are answered: a `Journal`, for example. */
 export interface Recorder {
   readonly boot: string;
+  /** Whether a record has to be on disk: `settle` waits for that. */
+  readonly waits?: boolean;
   append(decision: DecisionRecord): number;
   count(code: string, peer: string | null): void;
   settle?(sequence: number): Promise<void>;
@@ -33,11 +38,13 @@ export interface VerifierOptions {
   readonly recorder: Recorder;
   readonly nonces: Nonces;
   readonly limits?: readonly ServiceLimits[];
+  /** Tools, or patterns of them, whose effects are recorded too: what their answers show (SPEC 12.8). */
+  readonly effects?: readonly string[];
   readonly clock?: () => number;
 }
 
 const MINT = "arx.mint";
-const OPTIONS = new Set(["audience", "keys", "epochs", "recorder", "nonces", "limits", "clock"]);
+const OPTIONS = new Set(["audience", "keys", "epochs", "recorder", "nonces", "limits", "effects", "clock"]);
 const WAITS: ReadonlyMap<Code, number> = new Map([["behind", 50], ["syncing", 500], ["stale", 50]]);
 
 export class Verifier {
@@ -48,6 +55,7 @@ export class Verifier {
   readonly #epochs: VerifierOptions["epochs"];
   readonly #recorder: Recorder;
   readonly #nonces: Nonces;
+  readonly #effects: readonly string[];
 
   constructor(options: VerifierOptions) {
     const odd = Object.keys(options).find((name) => !OPTIONS.has(name));
@@ -60,6 +68,8 @@ export class Verifier {
     this.#epochs = options.epochs;
     this.#recorder = options.recorder;
     this.#nonces = options.nonces;
+    this.#effects = [...(options.effects ?? [])];
+    if (!this.#effects.every(isToolPattern)) throw new SettingsError("`effects` are tools, `prefix.*` or `*`");
   }
 
   /** Decide a call by what is known now, and record the decision; it never waits. */
@@ -86,7 +96,9 @@ export class Verifier {
       return { allowed: false, code: "audit_unavailable", failures: [], id: "", grant: undefined };
     }
     const code = decision.grant?.recheck();
-    return code === undefined ? decision : this.#record(proven, asked, new Refusal(code));
+    if (code === undefined) return decision;
+    decision.grant?.outcome?.settle("failed"); // it does not run
+    return this.#record(proven, asked, new Refusal(code));
   }
 
   /** Refuse what calls no tool, such as a request for a list, or return which tools its token could allow. */
@@ -199,22 +211,36 @@ export class Verifier {
     const salt = newSalt();
     const failures: readonly Failure[] = refusal?.failures ?? [];
     const base = { allowed: false, failures: failures.slice(0, LIMITS.failures), grant: undefined };
-    let sequence: number;
+    const awaits = refusal === undefined && this.#effects.some((pattern) => matchesTool(pattern, request.tool));
+    let [sequence, record]: [number, DecisionRecord | undefined] = [0, undefined];
     try {
-      sequence = this.#recorder.append({
+      record = {
         code: refusal?.code ?? "ok", at: request.at, facts: proven.facts ?? UNPROVEN, tool: request.tool, salt,
         argsDigest: digestOf(salt, request.form), incarnation, applied, ageMs, failures: failures.slice(0, 1),
         peer: request.peer ?? null, requestId: request.requestId ?? null, traceparent: request.traceparent ?? null,
-        signed: refusal === undefined ? signedBy(proven) : null,
-      });
+        signed: refusal === undefined ? signedBy(proven) : null, effect: awaits ? AWAITED : null,
+      };
+      sequence = this.#recorder.append(record);
     } catch (error) {
       if (!(error instanceof AuditError)) throw error;
       return { ...base, code: "audit_unavailable", failures: [], id: "" };
     }
     const id = sequence > 0 ? `${this.#recorder.boot}-${sequence}` : "";
     if (refusal !== undefined) return { ...base, code: refusal.code, id };
-    const grant = new Grant(proven, request.tool, request.args, id, this.#epochs, this.clock);
+    const outcome = awaits && id !== "" ? this.#effectOf(id, record) : undefined;
+    const grant = new Grant(proven, request.tool, request.args, id, this.#epochs, this.clock, outcome);
     return { allowed: true, code: "ok", failures: [], id, grant };
+  }
+
+  #effectOf(id: string, { facts, tool = "", peer = null, requestId = null, traceparent = null }: DecisionRecord): CallEffect {
+    return new CallEffect(id, (effect, salt, externalId) => {
+      const { incarnation, applied, ageMs } = this.#epochs.view();
+      const sequence = this.#recorder.append({
+        code: "effect", at: this.clock(), facts, tool, salt, incarnation, applied, ageMs, peer, requestId, traceparent, effect,
+        externalId,
+      });
+      return this.#recorder.waits ? this.#recorder.settle?.(sequence) : undefined;
+    });
   }
 
   [inspect.custom](): string {
