@@ -12,6 +12,8 @@ import { type Ending, readEnding } from "./wire.ts";
 const [LONG, SHORT] = ["[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", "[A-Za-z0-9_-]{21}[AQgw]"];
 const FORM = new RegExp(`^{"call":\\["(${LONG})",([1-9][0-9]{12}),"(${SHORT})"(?:,"(${SHORT}|[A-Za-z0-9_-]{64}${SHORT})")?\\]}$`);
 
+// biome-ignore lint: each is one byte
+const ASCII = /^[\0-\x7f]*$/;
 const SIZES = [95, 120, 184]; // without a proof of the holder, and with one of each kind
 
 /** The call that a one-shot token carries. */
@@ -56,16 +58,14 @@ export function callDigest(
   const fields: (string | Uint8Array)[] = ["arx/1/call", audience, String(issuedAt), nonce];
   if (http === undefined) fields.push("tool", request.tool, form ?? writeArguments(request.args));
   else fields.push("http", http.method, withoutEmptyQuery(http.target), http.bodyDigest);
-  const sizes = fields.map((field) => Buffer.byteLength(field));
-  const whole = Buffer.allocUnsafe(sizes.reduce((sum, size) => sum + 4 + size, 0));
-  let at = 0;
-  for (const [index, field] of fields.entries()) {
-    at = whole.writeUInt32BE(sizes[index] as number, at);
-    if (typeof field === "string") whole.write(field, at);
-    else whole.set(field, at);
-    at += sizes[index] as number;
-  }
-  return hash("sha256", whole, "base64url");
+  return hash("sha256", Buffer.from(fields.map(withLength).join(""), "latin1"), "base64url");
+}
+
+/** Return a field behind its length, four bytes, a character for each byte. */
+function withLength(field: string | Uint8Array): string {
+  const bytes = typeof field === "string" && ASCII.test(field) ? field : Buffer.from(field as string).toString("latin1");
+  const { length } = bytes;
+  return String.fromCharCode(length >>> 24, (length >> 16) & 0xff, (length >> 8) & 0xff, length & 0xff) + bytes;
 }
 
 function withoutEmptyQuery(target: string | Uint8Array): Buffer {

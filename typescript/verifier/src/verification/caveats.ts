@@ -16,6 +16,7 @@ import { type Identifier, isNatural } from "../token/identifier.ts";
 
 export interface Allow {
   readonly place: string;
+  readonly text: string;
   readonly rules: readonly Rule[];
 }
 
@@ -28,6 +29,10 @@ export interface Once {
 /** What the caveats of a chain demand of every call, up to the first one that refuses them all. */
 export class Restrictions {
   readonly allows: Allow[] = [];
+  /** The first of each that are alike. */
+  readonly distinct: Allow[] = [];
+  /** How many tests all rules have (SPEC 7.4). */
+  tests = 0;
   readonly nets: { readonly place: string; readonly networks: readonly Network[]; readonly text: string }[] = [];
   readonly onces: Once[] = [];
   readonly spends: string[] = [];
@@ -119,6 +124,8 @@ type Members = Readonly<Partial<
 interface Caveat {
   readonly written: JsonObject;
   readonly rules: readonly Rule[] | undefined;
+  /** The rules as written. */
+  readonly text: string;
   /** What a record has of it. */
   readonly step: string;
 }
@@ -175,11 +182,11 @@ export class CaveatReader {
       else this.#made.approvals.push({ wanted, key });
       return;
     }
-    const { written, rules, step, hop } = this.#readCaveat(packet.raw, index, place);
+    const { written, rules, text, step, hop } = this.#readCaveat(packet.raw, index, place);
     const caveat = written as Members;
     if (index > 0) this.#step.push(step);
     if (caveat.to !== undefined) this.#delegate(caveat, hop, written, index, place);
-    if (rules !== undefined) this.#made.allows.push({ place, rules });
+    if (rules !== undefined) this.#allow({ place, rules, text });
     this.#take(caveat, index, place);
   }
 
@@ -195,13 +202,21 @@ export class CaveatReader {
       refuse("malformed", place, "member", "no member about holders", "one");
     }
     if (known !== undefined) return { ...known, hop };
-    const made = { written, rules: this.#checkForm(written as Members, place), step: withoutHolder(written) };
+    const rules = this.#checkForm(written as Members, place);
+    const made = { written, rules, text: writeCanonical(own(written, "allow") ?? []), step: withoutHolder(written) };
     // A holder's key and signature are those of one token.  An argument that is named `hop` is no hop.
     if (text.length <= LONGEST_KNOWN && !Object.hasOwn(written, "key") && hop === (own(written, "hop") ?? "")) {
       if (KNOWN.size >= MOST_KNOWN) KNOWN.clear();
       KNOWN.set(name, made);
     }
     return { ...made, hop: (own(written, "hop") ?? "") as string };
+  }
+
+  #allow(allow: Allow): void {
+    const { allows, distinct } = this.#made;
+    allows.push(allow);
+    if (!distinct.some(({ text }) => text === allow.text)) distinct.push(allow);
+    for (const rule of allow.rules) this.#made.tests += rule.tests;
   }
 
   /** Steps 3 and 4 of SPEC 6.1, behind the form of each value: what belongs together. */

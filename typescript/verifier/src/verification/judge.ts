@@ -87,16 +87,17 @@ function judgePeer({ restrictions }: Proven, request: AccessRequest): void {
   }
 }
 
-function judgeTool({ restrictions: { allows } }: Proven, { tool, args }: AccessRequest, isUnseen: boolean): void {
+function judgeTool({ restrictions }: Proven, { tool, args }: AccessRequest, isUnseen: boolean): void {
+  const { allows, distinct, tests } = restrictions;
   for (const { place, rules } of allows) {
     if (tool === "" || !rules.some((rule) => rule.names(tool))) {
       refuse("tool_not_allowed", place, "tool", rules.map((rule) => rule.tool).join(" or "), shorten(tool));
     }
   }
-  const tests = allows.flatMap(({ rules }) => rules).reduce((sum, rule) => sum + rule.tests, 0);
   if (isTooMuch(tests, args)) {
     refuse("argument_not_allowed", "request", "size of the arguments", "less work", "more");
   }
+  if (!isUnseen && every(distinct, tool, (rule) => rule.permits(args))) return;
   const refused = allows.filter(({ rules }) => !rules.some((rule) => rule.names(tool) && rule.permits(args)));
   if (isUnseen) {
     if (every(allows, tool, (rule) => rule.permitsWithAny(args))) return;

@@ -153,7 +153,8 @@ export class Verifier {
   #decide(proven: Proven, request: Asked, arrived: number): Decision {
     try {
       this.#check(proven, request, arrived);
-      for (const use of usesOf(proven, request.at)) {
+      const uses = proven.restrictions.onces.length > 0 ? usesOf(proven, request.at) : callOf(proven);
+      for (const use of uses) {
         requireNew(use, this.#nonces.spend(use.key, use.until, request.at) as Spent, this.#nonces.notBefore());
       }
       judgeTime(proven, this.#epochs.timesMs(request.at));
