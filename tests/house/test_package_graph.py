@@ -8,6 +8,7 @@ the order fails here.
 import ast
 import functools
 import importlib
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from graphlib import TopologicalSorter
@@ -23,7 +24,7 @@ VERIFIER, CAPS = ROOT / "verifier" / "arx_verifier", ROOT / "arx_caps"
 
 # Each imports only what is before it.
 VERIFIER_ORDER = """
-    _door _version clock errors _platform refusal_text _native tls names addresses limits jcs request
+    _door _version clock errors _platform refusal_text _native tls limits names addresses jcs request
     amounts constraints token upkeep revocation journal metrics ledger verification enforcement
     service memory testing integrations
 """.split()
@@ -164,6 +165,18 @@ def test_the_trusted_base_imports_only_from_below(path: Path) -> None:
         assert first not in ({"arx_caps"} if package == "integrations" else {"arx_caps", *FOREIGN}), f"imports {first}"
         if first == "arx_verifier":
             assert rest[0] in below, f"imports {rest[0]}, which is above"
+
+
+def test_the_verifier_in_typescript_has_the_same_order() -> None:
+    """
+    A room of both verifiers is at one place in both orders; ``graph.test.ts`` enforces the one of TypeScript.
+    """
+    source = (ROOT / "typescript" / "verifier" / "test" / "graph.test.ts").read_text(encoding="utf-8")
+    written = re.search(r"const ORDER = `(.*?)`", source, re.DOTALL)
+    assert written, "no ORDER in graph.test.ts"
+    rooms = ["jcs" if room == "json" else room for room in written[1].split() if room != "index"]
+    assert len(rooms) > 10
+    assert [room for room in VERIFIER_ORDER if room in rooms] == rooms
 
 
 @for_each(product(VERIFIER))

@@ -32,6 +32,7 @@ from tests.vectors import (
     rule_vectors,
     service_limit_vectors,
     signing_vectors,
+    slip_vectors,
     spec_tables,
     spend_vectors,
 )
@@ -97,6 +98,7 @@ def build() -> dict[str, str]:
         limit_vectors,
         service_limit_vectors,
         edge_vectors,
+        slip_vectors,
     )
     for module in modules:
         for name, given in module.vectors().items():

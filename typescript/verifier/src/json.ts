@@ -22,7 +22,7 @@ const UNCHANGED = /^[ !#-[\]-~]*$/;
 const SPACE = /[ \t\n\r]*/y;
 const ESCAPES: Record<string, string> = { '"': '"', "\\": "\\", "/": "/", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t" };
 const PAIRS = /[\ud800-\udbff][\udc00-\udfff]/g;
-const LONGEST_PART = 128;
+const LONGEST_DECIMAL = 128;
 
 class Reader {
   readonly #text: string;
@@ -118,7 +118,7 @@ class Reader {
     if (found === null) throw new JsonError("no JSON");
     this.#at = NUMBER.lastIndex;
     const [text, fraction = "", exponent = ""] = found;
-    if (fraction.length - 1 > LONGEST_PART || exponent.length - 1 > LONGEST_PART) throw new JsonError("a long number");
+    if (text.length > LONGEST_DECIMAL && fraction + exponent !== "") throw new JsonError("a long number");
     const value = Number(text);
     if (!(Math.abs(value) <= LIMITS.integer)) throw new JsonError("a number beyond 2^53-1");
     if (decimalOf(text) !== decimalOf(String(value))) throw new JsonError("more digits than a double carries");

@@ -46,7 +46,7 @@ const REFUSED: Record<string, string> = {
   record_arguments: "arguments are recorded by their digest alone",
   memory: "stamps of a memory are not checked",
 };
-const REQUIRED = ["v", "realm", "audience", "max_ttl_ms", "keys"];
+export const REQUIRED: readonly string[] = ["v", "realm", "audience", "max_ttl_ms", "keys"];
 export const SERVICE_MEMBERS: readonly string[] = [...Object.keys(FORMS), ...Object.keys(REFUSED)];
 const [LOOK_MS, PAGE, SEGMENTS] = [200, 4096, 16];
 

@@ -54,10 +54,10 @@ test("what arguments violate is counted up to a bound, and open rules allow othe
 
 test("a body that is almost JSON is refused", () => {
   const zeros = (count: number): string => "0".repeat(count);
-  for (const text of ['{a":1}', '{"a":"\u0001n"}', '{"a":"\\u00g1"}', `{"a":1.5${zeros(128)}}`, `{"a":1e${zeros(128)}1}`]) {
+  for (const text of ['{a":1}', '{"a":"\u0001n"}', '{"a":"\\u00g1"}', `{"a":1.5${zeros(126)}}`, `{"a":1e${zeros(126)}1}`]) {
     assert.throws(() => readBody(Buffer.from(text)), Refusal, text);
   }
-  for (const text of [`{"a":1.5${zeros(127)}}`, `{"a":1e${zeros(127)}1}`]) readBody(Buffer.from(text));
+  for (const text of [`{"a":1.5${zeros(125)}}`, `{"a":1e${zeros(125)}1}`]) readBody(Buffer.from(text));
   assert.throws(() => writeCanonical("\ud800"), JsonError);
 });
 
