@@ -46,6 +46,7 @@ PAGES = [
         "docs/revocation.md",
         "docs/scale.md",
         "docs/store.md",
+        "docs/typescript.md",
         "docs/verify-a-release.md",
         "docs/performance.md",
         "docs/spec/CONTROL.md",

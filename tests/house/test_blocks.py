@@ -62,6 +62,7 @@ RUN = {
     "docs/service.md": {"test_service_page.py": 3, "test_commands.py": 5, "../verifier/test_service_limits.py": 1},
     "docs/spec/README.md": {"../verifier/test_vector_runner.py": 1},
     "docs/store.md": {"test_commands.py": 1},
+    "docs/typescript.md": {"../typescript/test_page.py": 7},
     "docs/verify-a-release.md": {"../release/verify_page.py": 6},
     "docs/tutorial.md": {"test_examples.py": 10, "../test_demo.py": 1},
 }

@@ -88,6 +88,8 @@ def main() -> None:
     run(["npm", "pack", "--silent", "--pack-destination", str(ROOT / "build" / "typescript")])
     run([str(programs / "publint"), "--strict"])
     run([str(programs / "attw"), "--pack", "--profile", "esm-only"])
+    if not short:  # else it is one of the slow tests
+        run([sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "tests/typescript/test_page.py"], ROOT)
     pairs, first = PAIRS[short], 1 if short else int.from_bytes(os.urandom(3), "big")
     run([own, str(PACKAGE / "test" / "applications.ts"), str(APPLICATIONS[short]), str(first)])
     wrong = compare(pairs, seed=first)
