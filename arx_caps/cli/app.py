@@ -57,6 +57,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "session": ("session", "open, list, renew, freeze and end sessions"),
         "task": ("task", "start, attenuate, extend, show and finish tasks; request approvals"),
         "budget": ("budget", "show what is left of budgets, and top up a pool"),
+        "marks": ("marks", "show the marks of a session, and lift one"),
         "approval": ("approval", "list, approve, deny and withdraw approvals"),
         "token": ("token.command", "inspect, delegate and explain tokens and bundles"),
         "connect": ("connect", "sign the messages of a stock MCP client with a task"),

@@ -38,7 +38,8 @@ DRAW: Final = (
     " hget hmget hset hdel hlen del zadd zrangebyscore zrem"
 )
 KEEP_BUDGETS: Final = (
-    f"{DRAW} fcall|arx2_register fcall|arx2_top_up fcall|arx2_names function|load zrevrange zscan rename"
+    f"{DRAW} fcall|arx2_register fcall|arx2_top_up fcall|arx2_marks fcall|arx2_names"
+    " function|load hgetall zrevrange zscan rename"
 )
 # In a cluster a caller waits for the replicas, and its user keeps used calls too, in a selector as above.
 CONFIRM: Final = "wait asking"

@@ -31,7 +31,8 @@ REFUSED = (
     "EVAL x 0", "SCRIPT FLUSH", "MONITOR", "SLOWLOG GET", "CLIENT LIST", "ACL LIST", "CONFIG GET *", "FLUSHALL",
     "SORT k", "HGETALL k", "ZRANGE k 0 -1", "ZSCAN k 0", "ZREVRANGE k 0 -1", "SWAPDB 0 1",
     "SUBSCRIBE __keyspace@0__:*",
-    "FCALL arx2_top_up 0", "FCALL arx2_register 0", "FCALL arx2_names 0", "FCALL arx2_open 0", "FCALL arx2_seal 0",
+    "FCALL arx2_marks 0", "FCALL arx2_top_up 0", "FCALL arx2_register 0",
+    "FCALL arx2_names 0", "FCALL arx2_open 0", "FCALL arx2_seal 0",
 )  # fmt: skip
 
 

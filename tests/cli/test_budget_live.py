@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Budgets in a realm that runs: one ledger in every service file, what a task has left, and an operator's top-up."""
+"""Budgets and marks in a realm that runs: one ledger in every service file, what it has, a top-up and a lift."""
 
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from arx_caps.cli import exit_codes
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.ledger.pools import PoolDraw, Short, Taken
+from arx_verifier.ledger.pools import MarkQuestion, PoolDraw, Short, Taken
 from arx_verifier.ledger.redis_ledger import RedisLedger
 from tests.cli.helpers import Ran, arx
 from tests.cli.live import Live, live_realm
@@ -111,3 +112,32 @@ def test_every_service_file_names_the_ledger(up: Live, kept: EmbeddedValkey, tmp
     file.write_text(json.dumps(joined | {"ledger": "redis://127.0.0.1:1"}))
     ok(up, "ship", file, "--once")
     assert json.loads(file.read_text()) == joined
+
+
+@pytest.mark.spec("CONTROL 2.12")
+def test_an_operator_sees_and_lifts_a_mark(up: Live, kept: EmbeddedValkey, tmp_path: Path) -> None:
+    """In words and as JSON; one that is not set is no error, and a name that is none is."""
+    key, file = tmp_path / "reader.json", tmp_path / "session.json"
+    ok(up, "agent", "enrol", "acme/reader", "--key-out", key)
+    session = ok(up, "session", "open", "--key", key, "--out", file)["session"]
+    with closing(RedisLedger(kept.url, "acme", timeout_s=30)) as ledger:
+        question = MarkQuestion(
+            session["id"], session["opened_at"], 0, "web.get web", sets=("w:s:untrusted", "p:t/t-one:saved")
+        )
+        assert isinstance(ledger.take("draw", "", (), None, question), Taken)
+    shown = arx("marks", "show", session["id"], env={"ARX_HOME": str(up.folder)})
+    assert [line.split()[:3] for line in shown.out.splitlines()[1:]] == [
+        ["saved", "proof", "task"],
+        ["untrusted", "warning", "session"],
+    ]
+    lift = ("marks", "lift", session["id"])
+    reason = ("--reason", "our own page", "--yes")
+    assert [each["mark"] for each in ok(up, *lift, "untrusted", *reason)["lifted"]] == ["untrusted"]
+    again = ran(up, *lift, "untrusted", *reason)
+    assert (again.exit_code, again.json["lifted"]) == (exit_codes.OK, [])
+    assert "nothing was lifted: untrusted is not set in" in again.err
+    assert [each["mark"] for each in ok(up, "marks", "show", session["id"])["marks"]] == ["saved"]
+    [event] = ok(up, "mint", "events", "--kind", "mark.lifted")["events"]
+    assert (event["session"], event["mark"], event["reason"]) == (session["id"], "untrusted", "our own page")
+    assert ran(up, *lift, "no name", *reason).json["code"] == "malformed_request"
+    assert ran(up, "marks", "show", "s-abcdefghijklmnop").json["code"] == "not_found"

@@ -26,7 +26,7 @@ from arx_caps.mint.api.routes.events import audit, retention, totals, trail, web
 from arx_caps.mint.api.routes.identity import agents, keys, operator_login, operators, services, signing_keys
 from arx_caps.mint.api.routes.oauth import authorize, clients, connect, connections, exchange, handles, oauth
 from arx_caps.mint.api.routes.operations import console, health, kills, policy, status
-from arx_caps.mint.api.routes.work import approvals, budgets, session_tree, sessions, tasks
+from arx_caps.mint.api.routes.work import approvals, budgets, marks, session_tree, sessions, tasks
 from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.oauth.metadata import CROSS_ORIGIN
 from arx_caps.mint.runtime import MintRuntime
@@ -44,6 +44,7 @@ ENDPOINTS: Final = (
     *connections.ENDPOINTS,
     *sessions.ENDPOINTS,
     *session_tree.ENDPOINTS,
+    *marks.ENDPOINTS,
     *tasks.ENDPOINTS,
     *approvals.ENDPOINTS,
     *budgets.ENDPOINTS,

@@ -519,6 +519,30 @@ local function top_up(keys, argv)
   return (pool.o >= 0 and pool.x or pool.max + pool.x) - pool.used
 end
 
+-- arx2_marks  KEYS h pools m:SESSION   ARGV beginning opened [mark]
+-- For the mint.  Shows the marks of a session; given one, lifts it wherever it is set, unless marks may be lost: then it
+-- counts as set all the same.
+-- Reply: 1 if marks may be lost, else 0; then the fields of these marks, names and values by turns.
+local function marks(keys, argv)
+  local now, past = begin(keys[1], keys[2], argv[1])
+  if not now then
+    return past
+  end
+  local lost, all = is_lost(keys[3], tonumber(argv[2]), now, past), redis.call('HGETALL', keys[3])
+  local reply = {lost and 1 or 0}
+  for at = 1, #all, 2 do
+    local name = string.match(all[at], '^[wp]:[^:]*:(.*)$')
+    if name and (not argv[3] or name == argv[3]) then
+      reply[#reply + 1] = all[at]
+      reply[#reply + 1] = all[at + 1]
+      if argv[3] and not lost then
+        redis.call('HDEL', keys[3], all[at])
+      end
+    end
+  end
+  return reply
+end
+
 -- arx2_ledger  KEYS h pools   ARGV beginning
 -- Reply: the time, ms since the Unix epoch; the time before which pools may be lost, and that for pools that it has.
 local function ledger(keys, argv)
@@ -597,6 +621,7 @@ redis.register_function('arx2_call', call)
 redis.register_function('arx2_register', on_hidden(register))
 redis.register_function('arx2_ledger', on_hidden(ledger))
 redis.register_function('arx2_top_up', on_hidden(top_up))
+redis.register_function('arx2_marks', on_hidden(marks))
 redis.register_function('arx2_open', on_hidden(open))
 redis.register_function('arx2_names', names)
 -- These give back, or end: also when memory is full.

@@ -274,6 +274,26 @@ class RedisLedger:
                         found[name] = found.get(name) or by
         return found
 
+    def marks(self, session: str, opened: int, lifts: str | None = None) -> tuple[bool, dict[str, str]]:
+        """Return the marks of a session, or lift one of them; for the mint.
+
+        Args:
+            session: The session.
+            opened: When it was opened, ms since the Unix epoch.
+            lifts: The mark that is lifted, wherever in the session it is set; None to lift nothing.
+
+        Returns:
+            Whether marks may be lost: then each warning counts as set, and nothing was lifted.  And the fields of the
+            marks, or of the lifted one, with time, tool and service of the call, as ``MarkQuestion`` has them.
+
+        Raises:
+            StoreError: The server did not answer or refused; what it did is unknown.
+        """
+        args = (opened, *([] if lifts is None else [lifts]))
+        lost, *fields = run(self._call("arx2_marks", self._bucket_of(session), (), args, None, session))
+        texts = [*map(_text, fields)]
+        return bool(lost), dict(zip(texts[::2], texts[1::2], strict=True))
+
     def register(self, pools: Sequence[PoolDraw]) -> bool:
         """Let pools that were opened before the ledger's beginning be drawn on.  SPEC 17.5.
 

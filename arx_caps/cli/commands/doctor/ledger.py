@@ -48,6 +48,7 @@ PROBES: Final[Mapping[str, tuple[str, ...]]] = {
     "hlen": (),
     "hdel": ("a",),
     "del": (),
+    "hgetall": (),
     "zrem": ("a",),
     "zrangebyscore": ("0", "0"),
     "zrevrange": ("a", "0"),
@@ -62,6 +63,7 @@ FUNCTIONS: Final = (
     "arx2_ledger",
     "arx2_register",
     "arx2_top_up",
+    "arx2_marks",
     "arx2_names",
 )
 

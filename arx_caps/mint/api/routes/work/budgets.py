@@ -102,7 +102,7 @@ ENDPOINTS, endpoint = collect(Endpoint)
 @endpoint("GET", "/v1/budgets", "arx.tasks.read", query=PoolsQuery, problems=("not_found",))
 def show_pools(call: RouteCall) -> Pools:
     """Show pools: of a task, a link or an id those that calls have drawn on, otherwise a page of the open ones."""
-    asked, ledger = call.query, _ledger_of(call.mint)
+    asked, ledger = call.query, ledger_of(call.mint)
     named = [each for each in (asked.task, asked.link, asked.pool) if each is not None]
     if not named:
         return list_pools(call.mint, asked)
@@ -127,7 +127,7 @@ def list_pools(mint: MintContext, asked: PoolsQuery) -> Pools:
     """
     if asked.agent is not None and not is_agent_path(asked.agent.removesuffix("/**")):
         raise RequestError("invalid agent: expected a path, or a path and /**")
-    ledger = _ledger_of(mint)
+    ledger = ledger_of(mint)
     latest = ledger.latest()
     tasks = mint.db.tasks.find_all([*{pool.partition("/")[0] for pool in latest}], asked.session)
     granted: dict[str, tuple[int, int]] = {}
@@ -176,7 +176,7 @@ def _order_of(row: Mapping[str, Any]) -> str:
 @endpoint("POST", "/v1/budgets/top-up", "arx.budgets.write", TopUpBody, problems=("not_found", "conflict"))
 def top_up_pool(call: RouteCall) -> ToppedUp:
     """Add to a pool in its period; a pool that was lost has exactly so much then."""
-    body, ledger = call.body, _ledger_of(call.mint)
+    body, ledger = call.body, ledger_of(call.mint)
     task, _, _, unit, _ = body.pool.split("/")
     if body.unit != unit:
         raise RequestError(f"invalid unit: expected {unit}, the unit of the pool, got {body.unit}")
@@ -202,7 +202,8 @@ def top_up_pool(call: RouteCall) -> ToppedUp:
     return ToppedUp(pool=body.pool, remaining=amount_text(left))
 
 
-def _ledger_of(mint: MintContext) -> RedisLedger:
+def ledger_of(mint: MintContext) -> RedisLedger:
+    """Return the realm's ledger; raise ``not_found`` if it has none."""
     if mint.ledger is None:
         raise GrantError("this realm has no ledger: set `ledger` in realm.toml", code="not_found")
     return mint.ledger
