@@ -15,61 +15,66 @@ export class JsonError extends Error {
   override readonly name = "JsonError";
 }
 
-const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
-// biome-ignore lint: control characters end a run of plain text
-const PLAIN = /[^"\\\u0000-\u001f]*/y;
+const STRING = '"[^"\\\\\\u0000-\\u001f]*(?:\\\\(?:["\\\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\\\\u0000-\\u001f]*)*"';
+const NUMBER = "-?(?:0|[1-9][0-9]*)(?:\\.[0-9]+)?(?:[eE][+-]?[0-9]+)?";
+const TOKEN = new RegExp(`[ \\t\\n\\r]*(${STRING}|${NUMBER}|true|false|null|[{}[\\],:]|$)`, "y");
 const UNCHANGED = /^[ !#-[\]-~]*$/;
-const SPACE = /[ \t\n\r]*/y;
-const ESCAPES: Record<string, string> = { '"': '"', "\\": "\\", "/": "/", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t" };
 const PAIRS = /[\ud800-\udbff][\udc00-\udfff]/g;
 const LONGEST_DECIMAL = 128;
 
 class Reader {
   readonly #text: string;
-  readonly #depth: number;
   #at = 0;
+  #token = "";
 
-  constructor(text: string, depth: number) {
+  constructor(text: string) {
     this.#text = text;
-    this.#depth = depth;
+    this.#next();
   }
 
   whole(): Json {
-    const value = this.#value(0);
-    this.#skip();
-    if (this.#at !== this.#text.length) throw new JsonError("more than one value");
+    const value = this.#value(1);
+    this.#take("", "no more than one value");
     return value;
   }
 
+  #next(): string {
+    const token = this.#token;
+    TOKEN.lastIndex = this.#at;
+    this.#token = TOKEN.exec(this.#text)?.[1] ?? fail("JSON");
+    this.#at = TOKEN.lastIndex;
+    return token;
+  }
+
+  #took(token: string): boolean {
+    if (this.#token !== token) return false;
+    if (token !== "") this.#next();
+    return true;
+  }
+
+  #take(token: string, expected: string): void {
+    if (!this.#took(token)) fail(expected);
+  }
+
   #value(depth: number): Json {
-    this.#skip();
-    const next = this.#text[this.#at];
-    if (next === '"') return this.#string();
-    if (next === "{" || next === "[") {
-      if (depth >= this.#depth) throw new JsonError("too many nested containers");
-      this.#at += 1;
-      return next === "{" ? this.#object(depth + 1) : this.#array(depth + 1);
-    }
-    for (const [word, value] of [["true", true], ["false", false], ["null", null]] as const) {
-      if (this.#text.startsWith(word, this.#at)) {
-        this.#at += word.length;
-        return value;
-      }
-    }
-    return this.#number();
+    if (depth > LIMITS.argument_nesting && "{[".includes(this.#token)) fail("fewer nested containers");
+    if (this.#took("{")) return this.#object(depth + 1);
+    if (this.#took("[")) return this.#array(depth + 1);
+    if (this.#token.startsWith('"')) return this.#string();
+    if (/[0-9]$/.test(this.#token)) return numberOf(this.#next());
+    return /^[a-z]/.test(this.#token) ? JSON.parse(this.#next()) : fail("a value");
   }
 
   #object(depth: number): JsonObject {
     const made: JsonObject = Object.create(null);
     if (this.#took("}")) return made;
     do {
-      this.#skip();
       const name = this.#string();
-      if (Object.hasOwn(made, name)) throw new JsonError("a name twice");
-      if (!this.#took(":")) throw new JsonError("expected a colon");
+      if (Object.hasOwn(made, name)) fail("each name once");
+      this.#take(":", "a colon");
       made[name] = this.#value(depth);
     } while (this.#took(","));
-    if (!this.#took("}")) throw new JsonError("expected the end of an object");
+    this.#take("}", "the end of an object");
     return made;
   }
 
@@ -78,70 +83,27 @@ class Reader {
     if (this.#took("]")) return made;
     do made.push(this.#value(depth));
     while (this.#took(","));
-    if (!this.#took("]")) throw new JsonError("expected the end of a list");
+    this.#take("]", "the end of a list");
     return made;
   }
 
   #string(): string {
-    if (this.#text[this.#at] !== '"') throw new JsonError("expected text");
-    this.#at += 1;
-    let made = "";
-    for (;;) {
-      made += this.#run(PLAIN);
-      const next = this.#text[this.#at];
-      this.#at += 1;
-      if (next === '"') break;
-      if (next !== "\\") throw new JsonError("text without an end, or with a control character");
-      made += this.#escape();
-    }
-    if (!made.isWellFormed()) throw new JsonError("half of a surrogate pair");
-    return made;
+    if (!this.#token.startsWith('"')) fail("text");
+    const text: string = JSON.parse(this.#next());
+    return text.isWellFormed() ? text : fail("whole surrogate pairs");
   }
+}
 
-  #escape(): string {
-    const letter = this.#text[this.#at] ?? "";
-    this.#at += 1;
-    if (letter === "u") {
-      const hex = this.#text.slice(this.#at, this.#at + 4);
-      if (!/^[0-9a-fA-F]{4}$/.test(hex)) throw new JsonError("an escape of another form");
-      this.#at += 4;
-      return String.fromCharCode(Number.parseInt(hex, 16));
-    }
-    const meant = Object.hasOwn(ESCAPES, letter) ? ESCAPES[letter] : undefined;
-    if (meant === undefined) throw new JsonError("an escape of another form");
-    return meant;
-  }
+function fail(expected: string): never {
+  throw new JsonError(`expected ${expected}`);
+}
 
-  #number(): number {
-    NUMBER.lastIndex = this.#at;
-    const found = NUMBER.exec(this.#text);
-    if (found === null) throw new JsonError("no JSON");
-    this.#at = NUMBER.lastIndex;
-    const [text, fraction = "", exponent = ""] = found;
-    if (text.length > LONGEST_DECIMAL && fraction + exponent !== "") throw new JsonError("a long number");
-    const value = Number(text);
-    if (!(Math.abs(value) <= LIMITS.integer)) throw new JsonError("a number beyond 2^53-1");
-    if (decimalOf(text) !== decimalOf(String(value))) throw new JsonError("more digits than a double carries");
-    return value;
-  }
-
-  #took(character: string): boolean {
-    this.#skip();
-    if (this.#text[this.#at] !== character) return false;
-    this.#at += 1;
-    return true;
-  }
-
-  #skip(): void {
-    this.#run(SPACE);
-  }
-
-  #run(pattern: RegExp): string {
-    pattern.lastIndex = this.#at;
-    const found = pattern.exec(this.#text)?.[0] ?? "";
-    this.#at += found.length;
-    return found;
-  }
+function numberOf(text: string): number {
+  if (text.length > LONGEST_DECIMAL && /[.eE]/.test(text)) fail("a shorter number");
+  const value = Number(text);
+  if (!(Math.abs(value) <= LIMITS.integer)) fail("a number up to 2^53-1");
+  const isExact = text === String(value) || decimalOf(text) === decimalOf(String(value));
+  return isExact ? value : fail("no more digits than a double carries");
 }
 
 /** Return a number's text in one form: sign, digits without zeros at the ends, and the exponent of the last digit. */
@@ -186,7 +148,7 @@ export function isPlainName(name: string): boolean {
 /** Read a JSON body (SPEC 8.4): one object, or `malformed_request`. */
 export function readBody(bytes: Buffer): JsonObject {
   try {
-    const value = new Reader(decodeText(bytes), LIMITS.argument_nesting).whole();
+    const value = new Reader(decodeText(bytes)).whole();
     if (isObject(value)) return value;
   } catch (error) {
     if (!(error instanceof JsonError)) throw error;

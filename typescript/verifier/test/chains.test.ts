@@ -49,6 +49,18 @@ test("each byte of a token with a known chain counts", () => {
   }
 });
 
+test("what ends the token of a call counts too, if its chain is known", (context) => {
+  context.mock.timers.enable({ apis: ["Date"], now: Date.now() }); // so that the chains are one
+  const { verifier } = serviceOf();
+  const asked = request();
+  assert.equal(verifier.decide(mint([{ tool: "*" }], asked), asked).code, "ok");
+  for (const at of [33, 34, 35, 36]) {
+    const token = mint([{ tool: "*" }], asked);
+    assert.equal(verifier.decide(altered(token, (bytesOf(token.slice(5)) as Buffer).length - at), asked).code, "malformed");
+    assert.equal(verifier.decide(token, asked).code, "ok");
+  }
+});
+
 test("two calls of one chain are two calls", () => {
   const { verifier } = serviceOf();
   const [first, second] = [request(), { ...request(), args: { id: "o-2" } }];

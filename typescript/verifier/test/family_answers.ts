@@ -2,10 +2,10 @@
 /** The vectors of the families `epochs`, `journal` and `records`, and the answers to them. */
 
 import fs from "node:fs";
-import { readSegment } from "../src/journal/reader.ts";
 import { FeedError } from "../src/revocation/errors.ts";
 import { Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
 import type { EpochEntry } from "../src/revocation/history.ts";
+import { readSegment } from "./reader.ts";
 import { seal, withArguments } from "./seal.ts";
 
 const FOLDER = new URL("../../../tests/vectors/", import.meta.url);

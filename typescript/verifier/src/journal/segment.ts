@@ -11,14 +11,12 @@ import { MAX_RECORD_BYTES } from "./record.ts";
 
 export const SUFFIX = ".arxj";
 export const HEADER_BYTES = 256;
-const MAGIC = Buffer.from("ARXJRNL2");
-const [STATE_AT, DENIED_AT, LENGTHS_AT, BODY_AT] = [8, 12, 16, 24];
-export const [OPEN, CLOSED, ENDED] = [0, 1, 2];
+export const MAGIC = Buffer.from("ARXJRNL2");
+export const [STATE_AT, DENIED_AT, LENGTHS_AT, BODY_AT] = [8, 12, 16, 24];
+const [CLOSED, ENDED] = [1, 2]; // 0 while it is written
 const RECORD_HEADER = 8;
 const LITTLE = os.endianness() === "LE";
 const ZEROS = Buffer.alloc(1 << 20);
-const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const BOOT = /^[0-9a-z]{1,64}$/;
 const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
 
 export interface SegmentHeader {
@@ -47,44 +45,6 @@ export function packHeader(header: SegmentHeader): Buffer {
   made.writeUInt32LE(crc32(body), LENGTHS_AT + 4);
   body.copy(made, BODY_AT);
   return made;
-}
-
-/** Parses the first `HEADER_BYTES` of a segment. */
-export function readHeader(raw: Buffer): SegmentHeader {
-  if (raw.length < HEADER_BYTES || !raw.subarray(0, MAGIC.length).equals(MAGIC)) {
-    throw new AuditError("not a journal segment");
-  }
-  const body = raw.subarray(BODY_AT, Math.min(BODY_AT + raw.readUInt32LE(LENGTHS_AT), HEADER_BYTES));
-  const header = crc32(body) === raw.readUInt32LE(LENGTHS_AT + 4) ? headerOf(body) : undefined;
-  if (header === undefined) throw new AuditError("the segment's header is damaged");
-  return header;
-}
-
-function headerOf(body: Buffer): SegmentHeader | undefined {
-  let at = 1;
-  const number = (size: number): number => body.readUIntBE((at += size) - size, size);
-  const text = (): string => {
-    const kind = number(1);
-    const length = (kind & 0xe0) === 0xa0 ? kind & 0x1f : kind === 0xd9 ? number(1) : Number.NaN;
-    const raw = body.subarray(at, (at += length));
-    if (raw.length !== length) throw new RangeError("no text");
-    return UTF8.decode(raw);
-  };
-  const integer = (): number => {
-    const kind = number(1);
-    if (kind < 0x80) return kind;
-    if (kind === 0xcf) return number(4) * 2 ** 32 + number(4);
-    return number({ 0xcc: 1, 0xcd: 2, 0xce: 4 }[kind] ?? Number.NaN);
-  };
-  try {
-    const texts = { verifier: text(), audience: text(), boot: text() };
-    const header = { ...texts, first: integer(), created: integer(), budget: integer() };
-    const counts = [header.first - 1, header.created, header.budget];
-    const isWhole = body[0] === 0x96 && at === body.length && counts.every((count) => count >= 0 && count < 2 ** 53);
-    return isWhole && Number.isSafeInteger(header.first) && BOOT.test(header.boot) ? header : undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 /** The CRC-32 of a record covers its sequence, so that a misplaced record is detected. */
@@ -184,7 +144,8 @@ export class Segment {
   close(ended: boolean): void {
     if (this.#fd < 0) return;
     try {
-      finish(this.#fd, this.#end, ended ? ENDED : CLOSED);
+      fs.ftruncateSync(this.#fd, this.#end);
+      writeAll(this.#fd, Buffer.of(ended ? ENDED : CLOSED), STATE_AT);
     } catch {
       // The records are safe; only room is lost.
     }
@@ -212,16 +173,6 @@ function writeAll(fd: number, bytes: Uint8Array, at: number): void {
   for (let done = 0; done < bytes.length; ) done += fs.writeSync(fd, bytes, done, bytes.length - done, at + done);
 }
 
-/** Cuts a segment at its end, and then writes its state. */
-export function finish(fd: number, end: number, state: number): void {
-  fs.ftruncateSync(fd, end);
-  writeAll(fd, Buffer.of(state), STATE_AT);
-}
-
-export function stateOf(raw: Buffer): number {
-  return raw[STATE_AT] ?? -1;
-}
-
 /** The files of a journal's folder by name; none without the folder. */
 export function filesIn(folder: string, ending = SUFFIX): string[] {
   try {
@@ -232,26 +183,20 @@ export function filesIn(folder: string, ending = SUFFIX): string[] {
   }
 }
 
-/** Returns the first bytes of a file; null if it is gone. */
-export function startOf(file: string, length = HEADER_BYTES): Buffer | null {
+/** Bytes of denials in a segment, as its writer counted them; 0 if the file is gone. */
+export function deniedIn(file: string): number {
   let fd: number;
   try {
     fd = fs.openSync(file, "r");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null; // shipped since
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return 0; // shipped since
     throw error;
   }
   try {
-    const raw = Buffer.alloc(length);
-    return raw.subarray(0, fs.readSync(fd, raw, 0, length, 0));
+    const word = Buffer.alloc(4);
+    fs.readSync(fd, word, 0, word.length, DENIED_AT);
+    return LITTLE ? word.readUInt32LE() : word.readUInt32BE();
   } finally {
     fs.closeSync(fd);
   }
-}
-
-/** Bytes of denials in a segment, as its writer counted them; 0 if the file is gone. */
-export function deniedIn(file: string): number {
-  const raw = startOf(file, LENGTHS_AT);
-  if (raw === null || raw.length < LENGTHS_AT) return 0;
-  return LITTLE ? raw.readUInt32LE(DENIED_AT) : raw.readUInt32BE(DENIED_AT);
 }

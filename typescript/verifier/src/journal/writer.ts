@@ -5,7 +5,7 @@ import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { AuditError, SettingsError } from "../revocation/errors.ts";
 import { Liveness, requireLinux } from "./liveness.ts";
-import { denialsShare, finishStale, holdBudget, usedIn } from "./quota.ts";
+import { denialsShare, removeStale, holdBudget, usedIn } from "./quota.ts";
 import { type Decision, type Gap, MAX_RECORD_BYTES, pack, UNPROVEN } from "./record.ts";
 import { Segment, storedSize } from "./segment.ts";
 import { Tally } from "./tally.ts";
@@ -294,7 +294,7 @@ export class Journal {
     this.#sequence = 0;
     this.#kept = 0;
     this.#closed = false;
-    void finishStale(this.#folder);
+    void removeStale(this.#folder);
   }
 
   #warn(): void {

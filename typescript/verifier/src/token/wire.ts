@@ -75,7 +75,6 @@ export interface Ending {
 export function readEnding(text: string, size: number): Ending | undefined {
   const header = size < 0x80 ? [2, size] : [2, (size & 0x7f) | 0x80, size >> 7];
   const start = ((text.length - PREFIX.length) * 3 >> 2) - header.length - size - TAIL.length - 32;
-  if (start < 0) return undefined;
   const group = Math.floor(start / 3);
   const bytes = bytesOf(text.slice(PREFIX.length + 4 * group));
   const at = start - 3 * group;

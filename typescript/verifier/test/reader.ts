@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Reads a segment whose writer is dead: its records, its damage, and where a new writer cuts it.  SPEC 15.3. */
+/** Reads a segment, as a shipper does: its records, its damage, and where it may be cut.  SPEC 15.3. */
 
 import { crc32 } from "node:zlib";
-import { AuditError } from "../revocation/errors.ts";
-import { MAX_RECORD_BYTES } from "./record.ts";
-import { checksumOf, HEADER_BYTES, readHeader, type SegmentHeader, stateOf, storedSize } from "./segment.ts";
+import { AuditError } from "../src/revocation/errors.ts";
+import { MAX_RECORD_BYTES } from "../src/journal/record.ts";
+import {
+  BODY_AT, checksumOf, HEADER_BYTES, LENGTHS_AT, MAGIC, type SegmentHeader, STATE_AT, storedSize,
+} from "../src/journal/segment.ts";
 
 const RECORD_HEADER = 8;
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const BOOT = /^[0-9a-z]{1,64}$/;
 const STATES = ["open", "closed", "ended"];
 
 export interface ReadSegment {
@@ -47,7 +51,7 @@ export function readSegment(raw: Buffer): ReadSegment {
     offset += storedSize(length);
   }
   if (known && !isUnfinished(raw.subarray(offset), header.first + records.length)) damage.push(offset);
-  const state = STATES[stateOf(raw)] ?? "closed";
+  const state = STATES[raw[STATE_AT] ?? -1] ?? "closed";
   const end = state === "open" && damage.length === 0 && offset <= raw.length ? offset : null;
   return { header, state, records, damage, end };
 }
@@ -66,4 +70,42 @@ function isUnfinished(rest: Buffer, sequence: number): boolean {
 
 function isZero(raw: Buffer): boolean {
   return raw.every((byte) => byte === 0);
+}
+
+/** Parses the first `HEADER_BYTES` of a segment. */
+export function readHeader(raw: Buffer): SegmentHeader {
+  if (raw.length < HEADER_BYTES || !raw.subarray(0, MAGIC.length).equals(MAGIC)) {
+    throw new AuditError("not a journal segment");
+  }
+  const body = raw.subarray(BODY_AT, Math.min(BODY_AT + raw.readUInt32LE(LENGTHS_AT), HEADER_BYTES));
+  const header = crc32(body) === raw.readUInt32LE(LENGTHS_AT + 4) ? headerOf(body) : undefined;
+  if (header === undefined) throw new AuditError("the segment's header is damaged");
+  return header;
+}
+
+function headerOf(body: Buffer): SegmentHeader | undefined {
+  let at = 1;
+  const number = (size: number): number => body.readUIntBE((at += size) - size, size);
+  const text = (): string => {
+    const kind = number(1);
+    const length = (kind & 0xe0) === 0xa0 ? kind & 0x1f : kind === 0xd9 ? number(1) : Number.NaN;
+    const raw = body.subarray(at, (at += length));
+    if (raw.length !== length) throw new RangeError("no text");
+    return UTF8.decode(raw);
+  };
+  const integer = (): number => {
+    const kind = number(1);
+    if (kind < 0x80) return kind;
+    if (kind === 0xcf) return number(4) * 2 ** 32 + number(4);
+    return number({ 0xcc: 1, 0xcd: 2, 0xce: 4 }[kind] ?? Number.NaN);
+  };
+  try {
+    const texts = { verifier: text(), audience: text(), boot: text() };
+    const header = { ...texts, first: integer(), created: integer(), budget: integer() };
+    const counts = [header.first - 1, header.created, header.budget];
+    const isWhole = body[0] === 0x96 && at === body.length && counts.every((count) => count >= 0 && count < 2 ** 53);
+    return isWhole && Number.isSafeInteger(header.first) && BOOT.test(header.boot) ? header : undefined;
+  } catch {
+    return undefined;
+  }
 }
