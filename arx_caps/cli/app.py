@@ -51,7 +51,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "service": ("service", "enrol tool services, and replace their keys"),
         "apply": ("apply.command", "enrol and invite the services of a file"),
         "client": ("client", "register OAuth clients for agents"),
-        "connection": ("connection", "list and end accounts that people have connected at upstreams"),
+        "connection": ("connection", "list and end accounts of people at upstreams, and rotate their keys"),
     },
     "Sessions, tasks and tokens": {
         "session": ("session", "open, list, renew, freeze and end sessions"),

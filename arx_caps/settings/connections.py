@@ -43,6 +43,7 @@ class ConnectionTerms(TomlTable, frozen=True, kw_only=True):
         issuer: The issuer's URL, as its metadata has it (RFC 8414).
         client_id: The mint's id there.
         client_secret: Where its secret is, ``env:NAME`` or ``file:PATH``; None for a public client.
+        client_secret_next: Where the one is that is tried if the issuer refuses that one.
         scopes: The most that is ever asked for.
         audiences: The audiences whose gateways may have an access token; none if others go ``through`` this one alone.
         shared: Whether several people may connect one account.
@@ -55,6 +56,7 @@ class ConnectionTerms(TomlTable, frozen=True, kw_only=True):
     issuer: Annotated[str, SECRET, text_that(_is_issuer, "an https: URL, or http: at this machine, without a query")]
     client_id: Annotated[str, SECRET, Meta(min_length=1, max_length=200)]
     client_secret: _Source | None = field(default=None)
+    client_secret_next: _Source | None = field(default=None)
     scopes: Annotated[tuple[ConnectionScope, ...], several("scope", 'for example ["repo.read"]')]
     audiences: tuple[_Audience, ...] = ()
     shared: bool = False

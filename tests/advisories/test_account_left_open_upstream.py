@@ -8,7 +8,7 @@ import pytest
 from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
 from arx_caps.mint.connections.end import drop_abandoned, end_accounts
-from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
 from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError, UnavailableError
@@ -32,9 +32,10 @@ def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any)
     db = accounts.mint.db.connections
     db.add_link({**link, "incarnation": born.incarnation, "born": born.seq})
     accounts.tracker.grants[REFRESH] = (account, "repo.read")
-    sealed = seal_tokens(accounts.mint, {**link, "account": account}, HeldTokens(refresh=REFRESH))
+    require_key(accounts.mint, ANN)
+    seal = TokenSeal(accounts.mint, {**link, "account": account}, HeldTokens(refresh=REFRESH))
     granted = {"scopes": ["repo.read"], "shown": account, "issuer": accounts.tracker.url, **about}
-    assert db.hold(link["cookie"], {"account": account, "granted": as_json(granted), **sealed})
+    assert db.hold(link["cookie"], ANN, {"account": account, "granted": as_json(granted)}, seal)
     found = db.link(link["digest"])
     assert found is not None
     return found
@@ -113,7 +114,7 @@ def test_an_erasure_revokes_what_waits_and_what_comes_meanwhile(accounts: Accoun
     with pytest.raises(ArxError):
         connect.connect(accounts.mint, PAGE)
     with pytest.raises(SettingsError, match="key is gone"):
-        seal_tokens(accounts.mint, row, HeldTokens(refresh="x"))
+        accounts.mint.db.connections.refreshed(row, "x", TokenSeal(accounts.mint, row, HeldTokens(refresh="x")))
 
 
 def test_ended_connections_are_forgotten_in_time(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:

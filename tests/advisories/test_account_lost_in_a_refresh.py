@@ -12,7 +12,7 @@ import pytest
 
 from arx_caps.mint.connections import account_issuer
 from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, IssuerBusyError, issuer_of
-from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, seal_tokens
+from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, TokenSeal
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, UnavailableError
 from tests.mint.issuer import segment
@@ -27,7 +27,8 @@ def test_an_issuer_without_refresh_tokens_lends_the_token_that_it_gave(accounts:
     """For each of its scopes, since nothing lowers them; what is lent has the scopes that it has."""
     row, both = accounts.add(ANN, "ann-t"), ("repo.read", "repo.write")
     given = HeldAccess("canary-access", now_ms() + 300_000, both)
-    seal = seal_tokens(accounts.mint, row, HeldTokens(access={" ".join(both): given}))
+    held = HeldTokens(access={" ".join(both): given})
+    seal = TokenSeal(accounts.mint, row, held)(accounts.mint.db.connections.person_key(ANN))
     assert accounts.token({**row, **seal}) == given
     assert accounts.token({**row, **seal}, "repo.write") == given
 

@@ -60,6 +60,9 @@ def test_two_people_one_template_and_the_upstream_sees_two_names(world: PeopleWo
         for client, account in ((ann, "ann-t"), (bob, "bob-t"), (ann, "ann-t")):
             assert asked(client).json() == {"sub": account, "scope": "repo.read"}
             assert asked(client, method="POST").json() == {"sub": account, "scope": "repo.read repo.write"}
+        assert world.arx("connection", "rotate")["rotated"] == 2
+        for client, account in ((ann, "ann-t"), (bob, "bob-t")):
+            assert asked(client, method="POST").json() == {"sub": account, "scope": "repo.read repo.write"}
         listed = {each["person"]: each for each in connections(world)}
         assert {name: each["account"] for name, each in listed.items()} == {"ann": "ann-t", "bob": "bob-t"}
         ended = world.arx("connection", "end", listed["ann"]["id"], "--reason", "left the team", "--yes")

@@ -13,8 +13,9 @@ import pytest
 from arx_caps.mint.connections import lend
 from arx_caps.mint.connections.account_issuer import RefreshRefusedError, issuer_of
 from arx_caps.mint.connections.end import end_accounts
-from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.oauth.connections import account_lock
 from arx_caps.mint.tasks.erase import erase_person
 from arx_caps.settings.connections import ConnectionTerms
 from arx_verifier.clock import now_ms
@@ -60,9 +61,10 @@ class Accounts:
         row = {"id": which, "name": "tracker", "subject": subject, "person": "p", "issuer": self.tracker.url}
         row |= {"account": account, "scopes": '["repo.read","repo.write"]', "status": "open", "created_at": now_ms()}
         row |= {"incarnation": incarnation, "born": born}
-        row |= seal_tokens(self.mint, row, HeldTokens(refresh=refresh))
+        require_key(self.mint, subject)
+        seal = TokenSeal(self.mint, row, HeldTokens(refresh=refresh))
         what = Event.of("connection.connected", "mint", connection=which, subject=subject, account=account)
-        self.mint.db.connections.add(cookie, row, what, shared=shared)
+        self.mint.db.connections.add(cookie, row, seal, what, shared=shared)
         return self.row(which)
 
     def row(self, which: str) -> dict[str, Any]:
@@ -137,10 +139,10 @@ def test_a_refresh_of_a_mint_that_died_holds_others_for_its_time_alone(accounts:
     row, db = accounts.add(ANN, "ann-t"), accounts.mint.db.connections
     assert db.lock(row["id"], "dead", now_ms() + 60_000)
     assert accounts.token(accounts.row(row["id"])) is None
-    assert db.unlock(row["id"], "dead", is_clear=False)
+    db.unlock(row["id"], "dead", is_clear=False)
     assert db.lock(row["id"], "dead", now_ms() - 1)
     assert accounts.token(accounts.row(row["id"])) is not None
-    assert not db.unlock(row["id"], "dead", is_clear=True, sealed="x", nonce="x")
+    assert not db.refreshed(row, "dead", TokenSeal(accounts.mint, row, HeldTokens(refresh="x")))
     assert accounts.tracker.refreshes == 1
 
 
@@ -153,6 +155,14 @@ def test_a_kill_of_the_realm_ends_a_connection(accounts: Accounts) -> None:
     assert lend._refusal_of(accounts.mint, issuer, row) is None
     accounts.mint.epochs.kill("realm")
     assert lend._refusal_of(accounts.mint, issuer, row) == "connection_ended"
+
+
+def test_another_account_is_connected_while_one_is(accounts: Accounts) -> None:
+    """People who connect accounts at the same time wait for each other only if it is one account."""
+    db = accounts.mint.db
+    with db.alone(account_lock("tracker", "ann-t")), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(accounts.add, BOB, "bob-t").result(60)["status"] == "open"
+    assert account_lock("tracker", "ann-t") != account_lock("other", "ann-t")
 
 
 def test_an_account_has_one_person_unless_it_is_shared(accounts: Accounts) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx connection``: list, show and end the accounts that people have connected at upstreams.  CONTROL 9."""
+"""``arx connection``: list, show and end accounts that people have connected, and rotate their keys.  CONTROL 9."""
 
 import click
 
@@ -14,7 +14,7 @@ from arx_caps.cli.terminal import Console, pairs
 
 @click.group("connection", cls=Verbs)
 def connection_command() -> None:
-    """List, show and end the accounts that people have connected at upstreams."""
+    """List, show and end the accounts that people have connected, and rotate the keys that seal them."""
 
 
 @connection_command.command("list")
@@ -61,3 +61,20 @@ def end(console: Console, connection: str, place: Place, reason: str, yes: bool)
     console.data("connection", answer, lambda: pairs(facts))
     if answer["status"] != "confirmed":
         raise Stop("not every verifier has confirmed it yet", code="unconfirmed", exit_code=exit_codes.INCOMPLETE)
+
+
+@connection_command.command("rotate")
+@click.option("--subject", metavar="TARGET", help="the key of this person alone, as subject:…")
+@operator_options
+def rotate(console: Console, place: Place, subject: str | None) -> None:
+    """Replace the keys of people, and seal the tokens of their accounts with the new ones.
+
+    No call is refused meanwhile, and no person connects again. After an interruption run it again.
+    """
+    mint, rotated = place.mint(), 0
+    after: str | None = ""
+    while after is not None:
+        whose = {"after": after} if subject is None else {"subject": subject}
+        answer = mint.call("POST", f"{CONNECTIONS.path}/rotate", whose)
+        rotated, after = rotated + answer["rotated"], answer.get("next")
+    console.data("rotation", {"rotated": rotated}, f"{rotated} keys of people were replaced")

@@ -76,16 +76,14 @@ class IssuedTokens(msgspec.Struct, frozen=True):
     def held(self, asked: Sequence[str]) -> HeldAccess:
         """Return the access token, with the ID token beside it."""
         identity = self.id_token if isinstance(self.id_token, str) and _is_token(self.id_token) else ""
-        return HeldAccess(self.access_token, self._expires_at(), self.scopes(asked), identity)
-
-    def _expires_at(self) -> int:
         try:
             lasts = float(self.expires_in)
         except (TypeError, ValueError, OverflowError):
             lasts = math.nan
-        return now_ms() + int(1000 * (min(max(lasts, 0.0), _MOST_S) if math.isfinite(lasts) else _LASTS_S))
+        until = now_ms() + int(1000 * (min(max(lasts, 0.0), _MOST_S) if math.isfinite(lasts) else _LASTS_S))
+        return HeldAccess(self.access_token, until, self._scopes(asked), identity)
 
-    def scopes(self, asked: Sequence[str]) -> tuple[str, ...]:
+    def _scopes(self, asked: Sequence[str]) -> tuple[str, ...]:
         """Return the scopes of the access token: as the issuer names them, else those asked for.  RFC 6749 5.1."""
         if not isinstance(self.scope, str):
             return tuple(asked)
@@ -311,10 +309,16 @@ class AccountIssuer:
         return found
 
     def _send(self, url: str, form: Mapping[str, str]) -> tuple[int, bytes]:
-        """Send a form as the client."""
-        terms, basic = self.terms, None
-        whole = dict(form)
-        secret = None if terms.client_secret is None else read_secret(terms.client_secret, self._realm.folder)
+        """Send a form as the client, with the next secret if the issuer refuses the first."""
+        answer = self._send_with(url, form, self.terms.client_secret)
+        # A client that is refused has used up no token.
+        if self.terms.client_secret_next is not None and _object(answer[1]).get("error") == "invalid_client":
+            return self._send_with(url, form, self.terms.client_secret_next)
+        return answer
+
+    def _send_with(self, url: str, form: Mapping[str, str], source: str | None) -> tuple[int, bytes]:
+        terms, basic, whole = self.terms, None, dict(form)
+        secret = None if source is None else read_secret(source, self._realm.folder)
         if secret is None:
             whole["client_id"] = terms.client_id
         elif "client_secret_basic" in self._metadata().token_endpoint_auth_methods_supported:

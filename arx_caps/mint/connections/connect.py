@@ -13,7 +13,7 @@ import msgspec
 
 from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, issuer_of
 from arx_caps.mint.connections.end import issuer_in, revoke_tokens, tokens_of
-from arx_caps.mint.connections.vault import HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -58,13 +58,14 @@ def make_link(mint: MintContext, subject: Subject, name: str) -> str:
     """
     name = issuer_of(mint, name).terms.through or name
     born, token = mint.born(), wire.text_of(secrets.token_bytes(SECRET_BYTES))
-    row: dict[str, Any] = {
-        "digest": digest_of(token),
-        "name": name,
-        "subject": subject_target(subject.issuer, subject.name),
+    row: dict[str, Any] = {"digest": digest_of(token), "name": name}
+    row |= {"subject": subject_target(subject.issuer, subject.name), "person": subject.name}
+    row |= {
+        "scopes": as_json(issuer_of(mint, name).terms.scopes),
+        "until": now_ms() + PAGE_MS,
+        "incarnation": born.incarnation,
+        "born": born.seq,
     }
-    row |= {"person": subject.name, "scopes": as_json(issuer_of(mint, name).terms.scopes)}
-    row |= {"until": now_ms() + PAGE_MS, "incarnation": born.incarnation, "born": born.seq}
     mint.db.connections.add_link(row)
     return f"{mint.realm.issuer}{CONNECT}{token}"
 
@@ -140,9 +141,11 @@ def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page
     given = tokens.held(asked)
     granted = [scope for scope in asked if scope in given.scopes]
     held = HeldTokens(refresh=tokens.refresh_token, access={" ".join(sorted(granted)): given})
-    sealed = seal_tokens(mint, {**row, "account": account}, held)
+    require_key(mint, row["subject"])
+    seal = TokenSeal(mint, {**row, "account": account}, held)
     about = {"scopes": granted, "shown": shown, "issuer": issuer.terms.issuer}
-    return mint.db.connections.hold(digest_of(page), {"account": account, "granted": as_json(about), **sealed})
+    waits = {"account": account, "granted": as_json(about)}
+    return mint.db.connections.hold(digest_of(page), row["subject"], waits, seal)
 
 
 def find_held(mint: MintContext, page: bytes) -> HeldAccount:
@@ -182,10 +185,10 @@ def connect(mint: MintContext, page: bytes) -> str:
     made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": issuer}
     made |= {"account": row["account"], "scopes": as_json(held.scopes), "status": "open", "created_at": now_ms()}
     made |= {"incarnation": row["incarnation"], "born": row["born"]}
-    made |= seal_tokens(mint, made, tokens)
+    seal = TokenSeal(mint, made, tokens)
     facts = {"connection": which, "name": row["name"], "account": row["account"], "scopes": held.scopes}
     what = Event.of("connection.connected", MINT, subject=subject, **facts)
-    former = mint.db.connections.add(digest_of(page), made, what, shared=terms.shared)
+    former = mint.db.connections.add(digest_of(page), made, seal, what, shared=terms.shared)
     if former:
         # A gateway may hold a token of the account before.
         targets = [f"connection:{each['id']}" for each in former]
@@ -193,7 +196,7 @@ def connect(mint: MintContext, page: bytes) -> str:
     for each in former:
         # Not of the same account: an issuer may end all grants of an account with one, and so the new one.
         if each["account"] != row["account"]:
-            revoke_tokens(mint, each, tokens_of(mint, each))
+            revoke_tokens(mint, each, tokens_of(mint, each, seal.key))
     return which
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from arx_caps.mint.connections.account_issuer import issuer_of
-from arx_caps.mint.connections.vault import HeldTokens, open_tokens
+from arx_caps.mint.connections.vault import HeldTokens, PersonKey, open_tokens
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.keys import SealedRoot
+from arx_caps.mint.db.repositories.oauth.connections import StoredKey
 from arx_verifier.errors import ArxError
 
 _log = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ def end_accounts(mint: MintContext, subject: str, by: str, reason: str) -> None:
         by: The actor.
         reason: The reason, for the record.
     """
-    key, rows = mint.db.erasures.take_accounts(subject, by, reason)
+    stored, rows = mint.db.erasures.take_accounts(subject, by, reason)
     for row in rows:
-        revoke_tokens(mint, row, tokens_of(mint, row, key))
+        revoke_tokens(mint, row, tokens_of(mint, row, stored))
 
 
 def drop_abandoned(mint: MintContext) -> None:
@@ -96,13 +96,13 @@ def issuer_in(row: Mapping[str, Any]) -> str:
     return str(row["issuer"] if "issuer" in row else msgspec.json.decode(granted).get("issuer", ""))
 
 
-def tokens_of(mint: MintContext, row: Mapping[str, Any], key: SealedRoot | None = None) -> HeldTokens:
+def tokens_of(mint: MintContext, row: Mapping[str, Any], key: PersonKey | StoredKey | None = None) -> HeldTokens:
     """Return the tokens in the row of a connection or a link, to revoke them; none if they do not open.
 
     Args:
         mint: The mint.
         row: The row.
-        key: The person's key, of a person whom the database does not have any more.
+        key: The person's key; None for that of the database.
     """
     try:
         return open_tokens(mint, row, key)

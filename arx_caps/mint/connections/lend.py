@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -23,16 +23,16 @@ from arx_caps.mint.connections.account_issuer import (
     issuer_of,
 )
 from arx_caps.mint.connections.connect import make_link
-from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, open_tokens, seal_tokens
+from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, TokenSeal, open_key, open_tokens
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.session_login import subject_of
-from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.token_exchange import PresentedTask, read_presented
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, SettingsError, UnavailableError
 from arx_verifier.token.targets import subject_target
 
+Row: TypeAlias = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 LENT_MS: Final = 5 * 60_000  # the longest time that a gateway uses a token
 EARLY_MS: Final = 60_000  # before its end, a token is not lent any more
@@ -99,18 +99,21 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
     issuer = issuer_of(mint, asked.connection)
     home = issuer_of(mint, issuer.terms.through or asked.connection)
     if asked.service not in issuer.terms.audiences:
-        raise GrantError(
-            f"{asked.service} may have no token of {asked.connection}: add it to `audiences` of the connection",
-            code="connection_refused",
+        raise _refused(
+            f"{asked.service} may have no token of {asked.connection}: add it to `audiences` of the connection"
         )
     presented = read_presented(mint, asked.service, asked.token)
     subject = subject_of(presented.session)
     if subject is None:
         return Lending("subject_required")
     wanted = _scopes(mint, issuer, presented, asked)
+
+    def unusable(code: str, have: tuple[str, ...]) -> Lending:
+        return Lending(code, subject.name, None, make_link(mint, subject, asked.connection), wanted, have)
+
     row = mint.db.connections.latest(subject_target(subject.issuer, subject.name), home.name)
     if row is None:
-        return _unusable(mint, subject, asked, "connection_missing", wanted, ())
+        return unusable("connection_missing", ())
     have = tuple(msgspec.json.decode(row["scopes"], type=list[str]))
     code = _refusal_of(mint, home, row)
     if code == "connection_unavailable":
@@ -118,7 +121,7 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
     if code is None and home is issuer and not set(wanted) <= set(have):
         code = "connection_scope"
     if code is not None:
-        return _unusable(mint, subject, asked, code, wanted, have)
+        return unusable(code, have)
     try:
         if home is issuer:
             found = _token_of(mint, issuer, row, " ".join(sorted(wanted)), asked.refused)
@@ -126,9 +129,8 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
             found = _exchanged(mint, issuer, home, row, wanted, presented.task["agent"])
     except RefreshRefusedError:
         facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "issuer"}
-        what = Event.of("connection.ended", MINT, **facts)
-        mint.db.connections.end(row["id"], "issuer", what)
-        return _unusable(mint, subject, asked, "connection_ended", wanted, have)
+        mint.db.connections.end(row["id"], "issuer", Event.of("connection.ended", MINT, **facts))
+        return unusable("connection_ended", have)
     except UnavailableError as error:
         _log.warning("%s", error)
         return Lending("connection_unavailable", subject.name)
@@ -136,19 +138,12 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
         return Lending("busy", subject.name)
     if not set(wanted) <= set(found.scopes):  # the issuer has given less than it was asked for
         if home is not issuer:  # to connect again would give no more
-            message = f"connection: the issuer of {issuer.name} gives {subject.name} no {' '.join(wanted)}"
-            raise GrantError(message, code="connection_refused")
-        return _unusable(mint, subject, asked, "connection_scope", wanted, found.scopes)
+            raise _refused(f"connection: the issuer of {issuer.name} gives {subject.name} no {' '.join(wanted)}")
+        return unusable("connection_scope", found.scopes)
     return _lent(mint, asked, presented, row, found)
 
 
-def _lent(
-    mint: MintContext,
-    asked: AskedToken,
-    presented: PresentedTask,
-    row: Mapping[str, Any],
-    found: HeldAccess,
-) -> Lending:
+def _lent(mint: MintContext, asked: AskedToken, presented: PresentedTask, row: Row, found: HeldAccess) -> Lending:
     """Record what is lent, and return it."""
     # Last: a kill that came during a refresh ends what it gave.
     born = mint.born()
@@ -156,29 +151,13 @@ def _lent(
         return Lending("connection_unavailable", str(row["person"]))
     until = min(found.until, now_ms() + LENT_MS, presented.until)
     facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"]}
-    facts |= {
-        "scopes": found.scopes,
-        "session": presented.session["id"],
-        "task": presented.task["id"],
-        "agent": presented.task["agent"],
-    }
-    facts |= {"audience": asked.service, "tool": asked.tool, "until": until}
+    facts |= {"session": presented.session["id"], "task": presented.task["id"], "agent": presented.task["agent"]}
+    facts |= {"scopes": found.scopes, "audience": asked.service, "tool": asked.tool, "until": until}
     mint.db.record(Event.of("connection.lent", f"service:{asked.service}", **facts))
     mint.db.connections.note_used(row["id"])
     content = {"token": found.token, "until": until, "connection": row["id"], "account": row["account"]}
     content |= {"scopes": found.scopes, "born": born[:2]}
     return Lending("lent", str(row["person"]), content)
-
-
-def _unusable(
-    mint: MintContext,
-    subject: Subject,
-    asked: AskedToken,
-    code: str,
-    wanted: tuple[str, ...],
-    have: tuple[str, ...],
-) -> Lending:
-    return Lending(code, subject.name, None, make_link(mint, subject, asked.connection), wanted, have)
 
 
 def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, asked: AskedToken) -> tuple[str, ...]:
@@ -189,26 +168,22 @@ def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, 
             does not allow the tool.
     """
     if asked.tool and not presented.chain.could_allow(asked.tool, {}):
-        raise GrantError(f"the token allows no call of {asked.tool}", code="connection_refused")
+        raise _refused(f"the token allows no call of {asked.tool}")
     named = str(presented.task["template"]).split(" ")
     templates = [mint.policy.templates[name] for name in named if name in mint.policy.templates]
     several = [template.scopes_at(asked.connection, asked.tool) for template in templates]
     wanted = tuple(dict.fromkeys(scope for scopes in several for scope in scopes))
     what = asked.tool or "a message that calls no tool"
     if not wanted:
-        raise GrantError(
-            f"the policy names no scopes of {asked.connection} for {what}: add `upstream` to [task.{named[0]}]",
-            code="connection_refused",
+        raise _refused(
+            f"the policy names no scopes of {asked.connection} for {what}: add `upstream` to [task.{named[0]}]"
         )
     if not set(wanted) <= set(issuer.terms.scopes):
-        raise GrantError(
-            f"{what} needs scopes that [connection.{asked.connection}] does not have: {' '.join(wanted)}",
-            code="connection_refused",
-        )
+        raise _refused(f"{what} needs scopes that [connection.{asked.connection}] does not have: {' '.join(wanted)}")
     return wanted
 
 
-def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any]) -> str | None:
+def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Row) -> str | None:
     """Return why a connection lends nothing now; None if it may."""
     # An account of the issuer that the settings named before is none of the one that they name now.
     if row["status"] != "open" or row["issuer"] != issuer.terms.issuer:
@@ -219,18 +194,13 @@ def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any]
     return "connection_ended" if refused.code == "revoked" else "connection_unavailable"
 
 
-def targets_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+def targets_of(row: Row) -> tuple[str, ...]:
     """Return the targets whose kill or freeze ends the use of a connection."""
     return ("realm", str(row["subject"]), f"connection:{row['id']}")
 
 
 def _exchanged(
-    mint: MintContext,
-    issuer: AccountIssuer,
-    home: AccountIssuer,
-    row: Mapping[str, Any],
-    wanted: tuple[str, ...],
-    agent: str,
+    mint: MintContext, issuer: AccountIssuer, home: AccountIssuer, row: Row, wanted: tuple[str, ...], agent: str
 ) -> HeldAccess | None:
     """Return an access token that the person's token at another issuer was exchanged for; None while others refresh.
 
@@ -259,18 +229,13 @@ def _exchanged(
 
 
 def _exchange(
-    mint: MintContext,
-    issuer: AccountIssuer,
-    home: AccountIssuer,
-    own: HeldAccess,
-    wanted: tuple[str, ...],
-    agent: str,
+    mint: MintContext, issuer: AccountIssuer, home: AccountIssuer, own: HeldAccess, wanted: tuple[str, ...], agent: str
 ) -> HeldAccess:
     """Exchange a person's token; nothing is stored of what comes of it."""
     terms, scopes = issuer.terms, " ".join(wanted)
     if terms.mode == ID_JAG:
         if not own.identity:
-            raise GrantError(f"connection: the issuer of {home.name} gives no ID token", code="connection_refused")
+            raise _refused(f"connection: the issuer of {home.name} gives no ID token")
         about = {"audience": terms.issuer, "resource": terms.upstream, "scope": scopes}
         assertion = home.exchange(own.identity, "id_token", ID_JAG, **about).access_token
         return issuer.take_assertion(assertion, scopes).held(wanted)
@@ -285,9 +250,7 @@ def _exchange(
     return issuer.exchange(own.token, "access_token", "access_token", **more).held(wanted)
 
 
-def _token_of(
-    mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], scopes: str, refused: str
-) -> HeldAccess | None:
+def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str) -> HeldAccess | None:
     """Return an access token; refresh if there is none; None while others refresh.
 
     Raises:
@@ -310,20 +273,16 @@ def _token_of(
 
 
 def _refreshed(
-    mint: MintContext,
-    issuer: AccountIssuer,
-    row: Mapping[str, Any],
-    scopes: str,
-    refused: str,
-    own: str,
-    until: int,
+    mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str, own: str, until: int
 ) -> HeldAccess:
     """Refresh under the lock, and return the access token; see ``_token_of``."""
     issued, is_clear = None, True
     try:
         # Read again: another call may have refreshed between the look above and the lock.
         latest = mint.db.connections.find(row["id"]) or row
-        held = open_tokens(mint, latest)
+        # The key of before the refresh: in its time `arx key reseal` may seal it with what this mint has not read.
+        key = open_key(mint, mint.db.connections.person_key(str(row["subject"])))
+        held = open_tokens(mint, latest, key)
         kept = _kept(held, scopes, refused)
         if kept is not None:
             return kept
@@ -342,20 +301,19 @@ def _refreshed(
     given = issued.held(scopes.split(" "))
     live = {name: each for name, each in held.access.items() if each.until > now_ms() and name != scopes}
     tokens = HeldTokens(refresh=issued.refresh_token or held.refresh, access=live | {scopes: given})
-    if not _is_stored(mint, latest, own, tokens):
+    if not _is_stored(mint, latest, own, TokenSeal(mint, latest, tokens, key)):
         # It was ended meanwhile, or this process was stopped for longer than the lock: what was given is not used.
         issuer.revoke(issued.refresh_token or issued.access_token)
         raise UnavailableError("the connection has changed meanwhile", code="issuer_unavailable")
     return given
 
 
-def _is_stored(mint: MintContext, row: Mapping[str, Any], own: str, tokens: HeldTokens) -> bool:
+def _is_stored(mint: MintContext, row: Row, own: str, seal: TokenSeal) -> bool:
     """Store what a refresh gave, and end it; return False if the connection has changed meanwhile."""
     try:
-        sealed = seal_tokens(mint, row, tokens)
+        return mint.db.connections.refreshed(row, own, seal)
     except SettingsError:  # the person was erased meanwhile
         return False
-    return mint.db.connections.unlock(row["id"], own, is_clear=True, refreshed_at=now_ms(), **sealed)
 
 
 def _kept(held: HeldTokens, scopes: str, refused: str) -> HeldAccess | None:
@@ -366,3 +324,7 @@ def _kept(held: HeldTokens, scopes: str, refused: str) -> HeldAccess | None:
     if found is None or found.until < now_ms() + EARLY_MS or sha256(found.token.encode()).hexdigest() == refused:
         return None
     return found
+
+
+def _refused(message: str) -> GrantError:
+    return GrantError(message, code="connection_refused")

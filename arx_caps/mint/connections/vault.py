@@ -11,7 +11,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
+from arx_caps.mint.db.repositories.oauth.connections import Sealer, StoredKey
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.token import wire
 
@@ -48,52 +51,107 @@ class HeldTokens(msgspec.Struct, frozen=True, kw_only=True):
         return "<HeldTokens>"
 
 
-def seal_tokens(mint: MintContext, row: Mapping[str, Any], tokens: HeldTokens) -> dict[str, str]:
-    """Return the columns ``nonce`` and ``sealed`` of a person's tokens.
+class PersonKey(NamedTuple):
+    """A person's key, a secret, and when it was made (ms since the Unix epoch), by which a rotation is known."""
+
+    made_at: int
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return "<PersonKey>"
+
+
+class TokenSeal:
+    """Seals a person's tokens in the transaction that stores them: the key may have been rotated before it.
 
     Args:
         mint: The mint.
-        row: Of a connection or its link: a seal opens for its ``id`` or ``digest``, and its ``subject``, ``name`` and
+        row: Of a connection or its link: the seal opens for its ``id`` or ``digest``, and its ``subject``, ``name`` and
             ``account`` alone.
         tokens: The tokens.
+        key: The person's key, as it was opened before.
+    """
+
+    def __init__(self, mint: MintContext, row: Mapping[str, Any], tokens: HeldTokens, key: PersonKey | None = None):
+        self._mint, self._row, self._tokens, self.key = mint, row, tokens, key
+
+    def __call__(self, stored: StoredKey | None) -> dict[str, str]:
+        """Return the columns ``nonce`` and ``sealed``.
+
+        Args:
+            stored: The person's key in the database, which does not change until the transaction ends.
+
+        Raises:
+            SettingsError: The person was erased meanwhile.
+        """
+        # A key that was opened before is not opened again: `arx key reseal` may have sealed it for the next start.
+        if self.key is None or stored is None or stored.made_at != self.key.made_at:
+            self.key = open_key(self._mint, stored)
+        nonce = os.urandom(NONCE_BYTES)
+        plain = msgspec.json.encode(self._tokens)
+        sealed = AESGCM(self.key.secret).encrypt(nonce, plain, _about(self._mint, self._row))
+        return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(sealed)}
+
+
+def require_key(mint: MintContext, subject: str) -> None:
+    """Make a person's key, unless there is one or the person was erased."""
+    if mint.db.connections.person_key(subject) is None:
+        mint.db.connections.add_person_key(_new_key(mint, subject, now_ms())[1])
+
+
+def open_key(mint: MintContext, stored: StoredKey | None) -> PersonKey:
+    """Return a person's key.
 
     Raises:
-        SettingsError: The person was erased meanwhile.
+        SettingsError: It is gone, or this mint was not restarted since `arx key reseal`.
     """
-    subject = str(row["subject"])
-    if mint.db.connections.person_key(subject) is None:
-        mint.db.connections.add_person_key(
-            subject, mint.root_keys.seal_secret(PERSON_NAME + subject, secrets.token_bytes(32))
-        )
-    nonce = os.urandom(NONCE_BYTES)
-    sealed = AESGCM(_key(mint, subject)).encrypt(nonce, msgspec.json.encode(tokens), _about(mint, row))
-    return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(sealed)}
+    if stored is None:
+        raise SettingsError("the person's key is gone")
+    root = SealedRoot(PERSON_NAME + stored.subject, stored.nonce, stored.sealed)
+    return PersonKey(stored.made_at, mint.root_keys.unseal(root))
 
 
-def open_tokens(mint: MintContext, row: Mapping[str, Any], own: SealedRoot | None = None) -> HeldTokens:
-    """Return the tokens that ``seal_tokens`` has sealed.
+def open_tokens(mint: MintContext, row: Mapping[str, Any], key: PersonKey | StoredKey | None = None) -> HeldTokens:
+    """Return the tokens that a ``TokenSeal`` has sealed.
 
     Args:
         mint: The mint.
         row: The row with the seal.
-        own: The person's key, of a person whom the database does not have any more.
+        key: The person's key; None for that of the database.
 
     Raises:
         SettingsError: It does not open: the key is gone, or the row is another person's or account's.
     """
     try:
-        key, nonce = _key(mint, str(row["subject"]), own), wire.bytes_of(str(row["nonce"]))
-        plain = AESGCM(key).decrypt(nonce, wire.bytes_of(str(row["sealed"])), _about(mint, row))
+        if not isinstance(key, PersonKey):
+            key = open_key(mint, key or mint.db.connections.person_key(str(row["subject"])))
+        nonce, sealed = (wire.bytes_of(str(row[name])) for name in ("nonce", "sealed"))
+        plain = AESGCM(key.secret).decrypt(nonce, sealed, _about(mint, row))
         return msgspec.json.decode(plain, type=HeldTokens)
     except (InvalidTag, ArxError, ValueError) as error:
         raise SettingsError(f"connection {row['name']}: its tokens do not open ({type(error).__name__})") from None
 
 
-def _key(mint: MintContext, subject: str, own: SealedRoot | None = None) -> bytes:
-    sealed = mint.db.connections.person_key(subject) if own is None else own
-    if sealed is None:
-        raise SettingsError("the person's key is gone")
-    return mint.root_keys.unseal(sealed)
+def rotate_key(mint: MintContext, subject: str, by: str) -> bool:
+    """Replace a person's key, and seal the person's tokens with the new one; return False if there is none.
+
+    Raises:
+        SettingsError: The key or a seal does not open; nothing was changed.
+    """
+
+    def again(stored: StoredKey) -> tuple[StoredKey, Sealer]:
+        before = open_key(mint, stored)
+        key, sealed = _new_key(mint, subject, max(now_ms(), before.made_at + 1))
+        return sealed, lambda row: TokenSeal(mint, row, open_tokens(mint, row, before), key)(sealed)
+
+    what = Event.of("connection.key_rotated", by, subject=subject)
+    return mint.db.connections.rotate_key(subject, again, what)
+
+
+def _new_key(mint: MintContext, subject: str, made_at: int) -> tuple[PersonKey, StoredKey]:
+    key = PersonKey(made_at, secrets.token_bytes(32))
+    _, nonce, sealed = mint.root_keys.seal_secret(PERSON_NAME + subject, key.secret)
+    return key, StoredKey(subject, made_at, nonce, sealed)
 
 
 def _about(mint: MintContext, row: Mapping[str, Any]) -> bytes:

@@ -155,9 +155,10 @@ def check_connections(realm: Realm) -> Iterator[Check]:
         terms = realm.connection.get(name)
         own = [row for row in rows if row.name == name and terms is not None and row.issuer == terms.issuer]
         foreign = sum(row.open for row in rows if row.name == name) - sum(row.open for row in own)
-        fault = None if terms is None else _fault_of(realm, terms.client_secret)
+        sources = () if terms is None else (terms.client_secret, terms.client_secret_next)
+        fault = next((text for source in sources if (text := _fault_of(realm, source)) is not None), None)
         if fault is not None:
-            yield Check(CONNECTIONS, False, f"{name}: {fault}", f"correct `client_secret` of [connection.{name}]")
+            yield Check(CONNECTIONS, False, f"{name}: {fault}", f"correct the client's secret in [connection.{name}]")
             continue
         unclear, idle = sum(row.unclear for row in own), sum(row.idle for row in own)
         through = None if terms is None else terms.through

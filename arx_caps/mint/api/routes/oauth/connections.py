@@ -13,6 +13,7 @@ from arx_caps.mint.api.routes.oauth.handles import seal_answer, sealing_key
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.connections.end import end_connection
 from arx_caps.mint.connections.lend import AskedToken, lend_token, targets_of
+from arx_caps.mint.connections.vault import rotate_key
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER
 from arx_verifier.errors import REASONS
@@ -20,7 +21,9 @@ from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS
 
 READ: Final = "arx.connections.read"
 END: Final = "arx.connections.end"
+ROTATE: Final = "arx.connections.rotate"
 LEND: Final = "arx.connections.lend"
+_MOST_ROTATED: Final = 100  # keys by one call
 _STATES: Final = {"revoked": "killed", "frozen": "frozen"}
 
 
@@ -104,6 +107,20 @@ class ConnectionEnded(RouteAnswer, frozen=True):
     revoked_upstream: bool
 
 
+class RotateBody(Body, frozen=True):
+    """The person whose key to rotate, as a target; or all people, from one on."""
+
+    subject: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    after: Annotated[str, Meta(max_length=64)] = ""
+
+
+class KeysRotated(RouteAnswer, frozen=True):
+    """How many people have another key now; ``next`` is the next call's ``after``."""
+
+    rotated: int
+    next: str | UnsetType = UNSET
+
+
 ENDPOINTS, endpoint = collect(Endpoint)
 
 
@@ -156,6 +173,15 @@ def end_connection_route(call: RouteCall) -> ConnectionEnded:
     return ConnectionEnded(
         connection=_show(mint, _find(call)), status=report.status, summary=report.summary, revoked_upstream=revoked
     )
+
+
+@endpoint("POST", "/v1/connections/rotate", ROTATE, RotateBody)
+def rotate_person_keys(call: RouteCall) -> KeysRotated:
+    """Replace people's keys, and seal their tokens with the new ones; each person in one transaction."""
+    mint, body = call.mint, call.body
+    several = [body.subject] if body.subject is not None else mint.db.connections.subjects(body.after, _MOST_ROTATED)
+    rotated = sum(rotate_key(mint, subject, call.authenticated.actor) for subject in several)
+    return KeysRotated(rotated=rotated, next=several[-1] if len(several) == _MOST_ROTATED else UNSET)
 
 
 def _find(call: RouteCall) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import PAGE, Repository, Rows, plain
 from arx_caps.mint.db.events import Event, Recorded
-from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
-from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK
+from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK, StoredKey, locked_key
 from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import (
     APPROVALS,
@@ -126,7 +125,7 @@ class ErasureRepository(Repository):
             for pairs in parts_of(keys):
                 c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
 
-    def take_accounts(self, target: str, by: str, reason: str) -> tuple[SealedRoot | None, Rows]:
+    def take_accounts(self, target: str, by: str, reason: str) -> tuple[StoredKey | None, Rows]:
         """Delete a person's key, connections and the links by which they connect, at once.
 
         Args:
@@ -140,7 +139,7 @@ class ErasureRepository(Repository):
         # Together, and alone: a row that is added between two of them would stay, or its account stay open upstream.
         with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
             _overwrite(c)
-            key = c.execute(select(PERSON_KEYS).where(PERSON_KEYS.c.subject == target)).mappings().first()
+            key = locked_key(c, target)
             rows: Rows = []
             for table in (CONNECTION_LINKS, CONNECTIONS):
                 rows += [
@@ -152,8 +151,7 @@ class ErasureRepository(Repository):
                 if row.get("status") == "open":
                     facts = {"connection": row["id"], "name": row["name"], "subject": target, "why": "erased"}
                     self._database.record_in(c, Event.of("connection.ended", by, **facts, reason=reason))
-        sealed = None if key is None else SealedRoot(PERSON_NAME + target, key["nonce"], key["sealed"])
-        return sealed, [row for row in rows if row["sealed"] is not None]
+        return key, [row for row in rows if row["sealed"] is not None]
 
     def erase_mentions(self, target: str) -> None:
         """Erase what names a person without a session of theirs.

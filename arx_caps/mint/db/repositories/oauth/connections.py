@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys of people, their accounts at upstreams, and the links by which they connect these.  CONTROL 9."""
 
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, case, delete, func, insert, select, update
+from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order
 from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS
 from arx_verifier.clock import now_ms
@@ -21,7 +23,11 @@ ACCOUNTS_LOCK: Final = 0x61727A  # of an advisory lock; no other part of ARx use
 _SWEEP_MS: Final = 30_000  # between two looks for what is over
 _C: Final = CONNECTIONS.c
 _L: Final = CONNECTION_LINKS.c
-_KEY: Final = CompiledStatement(select(PERSON_KEYS).where(PERSON_KEYS.c.subject == bindparam("whose")))
+_KEY: Final = select(PERSON_KEYS).where(PERSON_KEYS.c.subject == bindparam("whose"))
+_READ_KEY: Final = CompiledStatement(_KEY)
+_SUBJECTS: Final = (
+    select(PERSON_KEYS.c.subject).where(PERSON_KEYS.c.subject > bindparam("after")).order_by(PERSON_KEYS.c.subject)
+)
 _ADD_KEY: Final = CompiledStatement(insert(PERSON_KEYS))
 _LINK: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.digest == bindparam("which")))
 _BY_COOKIE: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.cookie == bindparam("which")))
@@ -80,6 +86,23 @@ _LOCKED: Final = update(CONNECTIONS).where(
 )
 
 
+class StoredKey(NamedTuple):
+    """A person's key, sealed, and when it was made, ms since the Unix epoch."""
+
+    subject: str
+    made_at: int
+    nonce: str
+    sealed: str
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of its row."""
+        return {"subject": self.subject, "created_at": self.made_at, "nonce": self.nonce, "sealed": self.sealed}
+
+
+Sealer = Callable[[Mapping[str, Any]], dict[str, str]]  # returns the columns of a row's tokens, sealed anew
+Seal = Callable[[StoredKey | None], dict[str, str]]  # returns the columns of tokens that it seals with a key
+
+
 class ConnectionCount(NamedTuple):
     """How many connections of one name and issuer are open, and of these how many are unclear, and how many idle."""
 
@@ -95,17 +118,42 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
 
     _swept_ms = 0
 
-    def person_key(self, subject: str) -> SealedRoot | None:
+    def person_key(self, subject: str) -> StoredKey | None:
         """Return a person's sealed key, or None."""
-        row = self._database.row(_KEY, whose=subject)
-        return None if row is None else SealedRoot(PERSON_NAME + subject, row["nonce"], row["sealed"])
+        row = self._database.row(_READ_KEY, whose=subject)
+        return None if row is None else StoredKey(*row.values())
 
-    def add_person_key(self, subject: str, key: SealedRoot) -> None:
+    def add_person_key(self, key: StoredKey) -> None:
         """Store a person's key, unless there is one, or nothing that it could seal: the person was erased."""
-        row = {"subject": subject, "created_at": now_ms(), "nonce": key.nonce, "sealed": key.sealed}
         with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
-            if c.execute(_HAS_ROWS, {"whose": subject}).first() is not None:
-                insert_new(c, _ADD_KEY, row)
+            if c.execute(_HAS_ROWS, {"whose": key.subject}).first() is not None:
+                insert_new(c, _ADD_KEY, key.columns())
+
+    def subjects(self, after: str, limit: int) -> list[str]:
+        """Return the targets of people who have a key, in order, from one on."""
+        with self._database.read() as c:
+            return list(c.execute(_SUBJECTS.limit(limit), {"after": after}).scalars())
+
+    def rotate_key(self, subject: str, again: Callable[[StoredKey], tuple[StoredKey, Sealer]], what: Event) -> bool:
+        """Replace a person's key, and what it seals, in one transaction; return False if there is none.
+
+        Args:
+            subject: The person's target.
+            again: Returns the new key, and what returns the columns of a row's new seal.
+            what: The event.
+        """
+        with self._database.write() as c:
+            before = locked_key(c, subject)
+            if before is None:
+                return False
+            key, seal = again(before)
+            c.execute(update(PERSON_KEYS).where(PERSON_KEYS.c.subject == subject), key.columns())
+            for table, its in ((CONNECTION_LINKS, _L.digest), (CONNECTIONS, _C.id)):
+                sealed = select(table).where(table.c.subject == subject, table.c.sealed.is_not(None))
+                for row in map(plain, c.execute(sealed.with_for_update()).all()):
+                    c.execute(update(table).where(its == row[its.name]), seal(row))
+            self._database.record_in(c, what)
+        return True
 
     def add_link(self, row: dict[str, Any]) -> None:
         """Store a link, and delete a person's oldest unused ones beyond ``MOST_LINKS``."""
@@ -130,9 +178,10 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         """Use the issuer's answer to a browser; return False if one was used before, or too late."""
         return self._database.change(_REDEEM, {"which": cookie, "now": now_ms(), "used_at": now_ms()}) == 1
 
-    def hold(self, cookie: str, held: dict[str, Any]) -> bool:
+    def hold(self, cookie: str, subject: str, held: dict[str, Any], seal: Seal) -> bool:
         """Store what waits for the person, as ``account``, ``granted``, seal; return False if the link is over."""
-        return self._database.change(_HOLD, {"which": cookie, **held}) == 1
+        with self._database.write() as c:
+            return c.execute(_HOLD, {"which": cookie, **held, **seal(locked_key(c, subject))}).rowcount == 1
 
     def drop(self, cookie: str, what: Event) -> bool:
         """Delete a link, with what waits for the person; return False if there is none."""
@@ -160,12 +209,13 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
                 taken.append(row)
         return taken
 
-    def add(self, cookie: str, row: dict[str, Any], what: Event, *, shared: bool) -> Rows:
+    def add(self, cookie: str, row: dict[str, Any], seal: Seal, what: Event, *, shared: bool) -> Rows:
         """Store a connection in the place of its link and of the person's connection before.
 
         Args:
             cookie: The digest of the browser's cookie.
             row: The connection.
+            seal: Seals its tokens.
             what: The event.
             shared: Whether another person may have connected the same account.
 
@@ -175,9 +225,10 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         Raises:
             GrantError: ``conflict``: the page was answered before, or another person has the account.
         """
+        its = {name: row[name] for name in ("name", "subject", "issuer", "account")}
         # Two people who connect one account at once: the second must see the row of the first.
-        with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
-            its = {name: row[name] for name in ("name", "subject", "issuer", "account")}
+        with self._database.alone(account_lock(row["name"], row["account"])), self._database.write() as c:
+            columns = seal(locked_key(c, row["subject"]))
             if not shared and c.execute(_TAKEN, its).first() is not None:
                 raise GrantError("another person has connected this account", code="conflict")
             if c.execute(_DROP, {"which": cookie}).rowcount != 1:
@@ -186,7 +237,7 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
             for each in former:
                 ended = {"status": "ended", "ended_at": now_ms(), "ended_why": "replaced"}
                 c.execute(_END, {"which": each["id"], **ended, **_GONE})
-            c.execute(insert(CONNECTIONS), row)
+            c.execute(insert(CONNECTIONS), row | columns)
             self._database.record_in(c, what)
         return former
 
@@ -232,18 +283,41 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         locked = {"which": which, "now": now_ms(), "refresher": own, "refresh_until": until}
         return self._database.change(_LOCK, locked) == 1
 
-    def unlock(self, which: str, own: str, *, is_clear: bool, **changed: Any) -> bool:
-        """End a refresh; return False if it was not this one's any more, or the connection is over.
+    def unlock(self, which: str, own: str, *, is_clear: bool) -> None:
+        """End a refresh that gave nothing, if it is still this one's.
 
         Args:
             which: The connection.
             own: The name of this refresh.
             is_clear: Whether it is known what the issuer did.
-            changed: Columns to set: ``nonce`` and ``sealed`` of the new tokens.
         """
-        values = {"refresh_until": 0, "refresher": None if is_clear else own, **changed}
-        return self._database.change(_LOCKED.values(**values), {"which": which, "own": own}) == 1
+        ended = _LOCKED.values(refresh_until=0, refresher=None if is_clear else own)
+        self._database.change(ended, {"which": which, "own": own})
+
+    def refreshed(self, row: Mapping[str, Any], own: str, seal: Seal) -> bool:
+        """Store what a refresh gave, and end it; return False if it was not this one's any more, or all is over.
+
+        Args:
+            row: The connection.
+            own: The name of this refresh.
+            seal: Seals the new tokens.
+        """
+        with self._database.write() as c:
+            ended = {"refresh_until": 0, "refresher": None, "refreshed_at": now_ms()}
+            values = ended | seal(locked_key(c, row["subject"]))
+            return c.execute(_LOCKED.values(**values), {"which": row["id"], "own": own}).rowcount == 1
 
     def note_used(self, which: str) -> None:
         """Note that a token was lent now."""
         self._database.change(_END, {"which": which, "used_at": now_ms()})
+
+
+def locked_key(c: Connection, subject: str) -> StoredKey | None:
+    """Return a person's key, which nothing changes until the transaction ends; None if the person was erased."""
+    row = c.execute(_KEY.with_for_update(), {"whose": subject}).first()
+    return None if row is None else StoredKey(*row)
+
+
+def account_lock(name: str, account: str) -> int:
+    """Return the number of the lock of an account; see ``alone``."""
+    return int.from_bytes(sha256(f"{ACCOUNTS_LOCK}\0{name}\0{account}".encode()).digest()[:8], signed=True)
