@@ -37,6 +37,7 @@ class TimelineRecord(NamedTuple):
         holder: Its holder's name.
         code: The reason of a refusal; empty for others.
         why: The condition that did not hold; empty if there is none.
+        sets: The marks that it has set, separated by commas.
     """
 
     number: int
@@ -48,6 +49,7 @@ class TimelineRecord(NamedTuple):
     holder: str
     code: str
     why: str
+    sets: str = ""
 
     @property
     def apart(self) -> str:
@@ -94,8 +96,8 @@ def compact(records: Sequence[TimelineRecord]) -> Iterator[Line]:
     Args:
         records: The records, the newest first.
     """
-    # A refusal must not drown among hundreds of allowed calls: only those make runs.
-    for allowed, run in groupby(records, key=lambda each: each.outcome == "allow"):
+    # A refusal or a mark must not drown among hundreds of allowed calls: only those make runs.
+    for allowed, run in groupby(records, key=lambda each: each.outcome == "allow" and not each.sets):
         calls = list(run)
         if not allowed or len(calls) <= _RUN:
             yield from (Line([call], call.tool) for call in calls)

@@ -3,7 +3,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 import msgspec
@@ -19,6 +19,7 @@ from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.events.trail import READ as READ_AUDIT
 from arx_caps.mint.api.routes.events.trail import list_records
 from arx_caps.mint.api.routes.work.approvals import list_approvals
+from arx_caps.mint.api.routes.work.marks import Marks, lift_mark, list_session_marks
 from arx_caps.mint.api.routes.work.session_tree import SessionTree, TreeNode, get_session_tree, tree_of
 from arx_caps.mint.api.routes.work.sessions import Sessions, SessionsQuery, get_session, list_sessions, sessions_of
 from arx_caps.mint.api.views import SessionShown, show_session
@@ -35,6 +36,28 @@ OUTCOMES: Final = ("deny", "allow", "event")
 SHOWN: Final = 50
 RECORDS: Final = 200
 EVERY_S: Final = 2.0
+
+
+class MarksView(NamedTuple):
+    """The marks of a session; None if the ledger does not answer, for the reason ``problem``."""
+
+    found: Marks | None = None
+    problem: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The names that can be lifted."""
+        marks = [] if self.found is None or self.found.lost else self.found.marks
+        return sorted({mark.mark for mark in marks})
+
+    @property
+    def by_record(self) -> dict[int, list[str]]:
+        """The names of marks by the record that set them."""
+        records: dict[int, list[str]] = {}
+        for mark in self.found.marks if self.found is not None else ():
+            if isinstance(mark.record, int):
+                records.setdefault(mark.record, []).append(mark.mark)
+        return records
 
 
 def show_list(visit: Visit) -> Response:
@@ -79,6 +102,12 @@ def show_one(visit: Visit) -> Response:
     with contextlib.suppress(StoreError):  # in an emergency, an operator must see a session without the log
         tree = visit.call(get_session_tree, path=path)
     budgets = show_budgets(visit, found.session.id)
+    marks = MarksView()
+    if visit.mint.ledger is not None:
+        try:
+            marks = MarksView(visit.call(list_session_marks, path=path))
+        except StoreError as error:
+            marks = MarksView(problem=str(error))
     approvals = visit.call(list_approvals, query=path | {"limit": 20}).approvals if visit.may(_APPROVALS) else None
     return visit.render(
         "session.html",
@@ -87,9 +116,17 @@ def show_one(visit: Visit) -> Response:
         tasks=found.tasks,
         more_tasks=bool(found.next),
         approvals=approvals,
+        marks=marks,
         **_tree_values(visit, found.session, tree, budgets),
-        **_timeline_values(visit, tree),
+        **_timeline_values(visit, tree, marks.by_record),
     )
+
+
+def lift(visit: Visit) -> Response:
+    """Lift a mark of a session, and lead to what is left."""
+    path = {"session": visit.request.path_params["session"]}
+    visit.call(lift_mark, path=path, body={name: visit.form.get(name, "").strip() for name in ("mark", "reason")})
+    return visit.redirect(f"{HOME}/{path['session']}#marks")
 
 
 def stream_one(visit: Visit) -> Response:
@@ -184,7 +221,7 @@ def _outline(nodes: Sequence[TreeNode]) -> list[tuple[int, int]]:
     return outline
 
 
-def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
+def _timeline_values(visit: Visit, tree: SessionTree | None, sets: Mapping[int, Sequence[str]]) -> dict[str, Any]:
     zoom = visit.query.get("zoom", ZOOMS[0])
     zoom = zoom if zoom in ZOOMS else ZOOMS[0]
     outcome = visit.query.get("outcome", "")
@@ -205,7 +242,7 @@ def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
     asked = {"reason": outcome, "before": visit.query.get("before"), "limit": RECORDS}
     found = visit.call(list_records, query=which | asked)
     lanes = {row: place for place, node in enumerate(tree.nodes) for row in node.log_nodes}
-    records = [_timeline_record(record, lanes, tree.nodes) for record in found.records]
+    records = [_timeline_record(record, lanes, tree.nodes, sets) for record in found.records]
     # The log has the records of several services, each in its own order.
     records.sort(key=lambda record: -record.at)
     if zoom != "all":
@@ -217,7 +254,9 @@ def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
     return {**values, "lines": lines, "strip": strip, "older": found.next, "total_records": found.total}
 
 
-def _timeline_record(record: Mapping[str, Any], lanes: Mapping[int, int], nodes: Sequence[TreeNode]) -> TimelineRecord:
+def _timeline_record(
+    record: Mapping[str, Any], lanes: Mapping[int, int], nodes: Sequence[TreeNode], sets: Mapping[int, Sequence[str]]
+) -> TimelineRecord:
     line = TrailLine.of(record)
     lane = lanes.get(record["node"])
     # A node that is not in the tree is one that a service put under another agent.
@@ -233,6 +272,7 @@ def _timeline_record(record: Mapping[str, Any], lanes: Mapping[int, int], nodes:
         holder=holder,
         code=code,
         why=why,
+        sets=", ".join(sets.get(record["index"], ())),
     )
 
 
@@ -242,4 +282,5 @@ PAGES: Final = (
     Page("GET", f"{HOME}/live", stream_list),
     Page("GET", f"{HOME}/{{session}}", show_one),
     Page("GET", f"{HOME}/{{session}}/live", stream_one),
+    Page("POST", f"{HOME}/{{session}}/marks", lift),
 )

@@ -409,3 +409,22 @@ def test_a_touch_screen_shows_exact_times(visitor: Visitor) -> None:
         page = visitor(viewport={"width": 390, "height": 844}, **view).open("/console/keys")
         assert (re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", page.evaluate(shown)) is not None) == exact
         assert page.evaluate(SCROLLS) is False
+
+
+def test_a_lifted_mark_lets_an_agent_go_on(visitor: Visitor, realm: DemoRealm) -> None:
+    """A sub-agent has read a page, so its parent writes no note; an administrator sees the call, and lifts it."""
+    with realm.working("acme/research/market", "brief", "a page", topic="x") as (session, task):
+        note = {"text": "what the page says"}
+        assert realm.call(task, "search.note", **note) == "ok"
+        helper = task.delegate("acme/research/market/x")
+        assert realm.call(helper, "search.read", url="https://www.destatis.de/energy") == "ok"
+        assert realm.call(task, "search.note", **note) == "after_mark"
+        page = visitor("ada", java_script_enabled=False).open(f"/console/sessions/{session.id}")
+        marks = page.get_by_role("region", name="Marks")
+        expect(marks.get_by_role("row").filter(has_text="untrusted")).to_contain_text("search.read")
+        marks.get_by_label("Reason").fill("our own page")
+        marks.get_by_role("button", name="Lift the mark").click()
+        expect(page.get_by_role("region", name="Marks")).to_contain_text("No mark is set in this session")
+        assert realm.call(task, "search.note", **note) == "ok"
+        (event, *_) = realm.arx("mint", "events", "--kind", "mark.lifted")["events"][::-1]
+        assert (event["by"], event["mark"], event["reason"]) == ("operator:ada", "untrusted", "our own page")
