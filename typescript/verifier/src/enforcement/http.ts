@@ -21,13 +21,14 @@ export function tokenOf(header: string | undefined): string | undefined {
   return header === undefined ? undefined : (/^bearer +(\S+)$/i.exec(header)?.[1] ?? "");
 }
 
-export async function bodyOf(request: IncomingMessage, most: number): Promise<Buffer> {
-  const parts: Buffer[] = [];
+export async function bodyOf(request: IncomingMessage | Request, most: number): Promise<Buffer> {
+  const parts: Uint8Array[] = [];
   let size = 0;
-  for await (const part of request.iterator({ destroyOnReturn: false })) { // the caller is answered
-    size += (part as Buffer).length;
+  const body = request instanceof Request ? (request.body ?? []) : request.iterator({ destroyOnReturn: false }); // it is answered
+  for await (const part of body as AsyncIterable<Uint8Array>) {
+    size += part.length;
     if (size > most) throw new Refusal("malformed_request");
-    parts.push(part as Buffer);
+    parts.push(part);
   }
   return Buffer.concat(parts);
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guard an MCP server by its transport: of the SDK 1.30 and later and 2.x, whose transports have one form.  SPEC 8.2, 11.
 
+import { AsyncLocalStorage } from "node:async_hooks";
 import { Refusal } from "../errors.ts";
 import type { EffectResult } from "../journal/record.ts";
 import { isObject, type JsonObject, own } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
+import { type Carrier, type Carriers, carrying } from "./mcpHttp.ts";
 import {
   CALLS, effectOf, filter, LISTS, type McpMessage, meaningOf, NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, type Screen, SESSION,
   type Subject, tokenOf, withoutToken,
@@ -29,6 +31,7 @@ export function guardTransport<T extends McpTransport>(transport: T, verifier: V
       if (name === "send") return guarded.leave;
       if (name === "onmessage") return guarded.receive; // what the server gave: it may be given another one around it
       const value: unknown = Reflect.get(target, name);
+      if (name === "handleRequest" && typeof value === "function") return carrying(value.bind(target), verifier, guarded.carriers);
       return typeof value === "function" && !String(name).startsWith("on") ? value.bind(target) : value;
     },
     set: (target, name, value) => {
@@ -51,6 +54,7 @@ interface Asked extends Subject {
 
 class GuardedMessages {
   receive: ((message: McpMessage, extra?: unknown) => void) | undefined;
+  readonly carriers: Carriers = new AsyncLocalStorage();
   readonly #transport: McpTransport;
   readonly #verifier: Verifier;
   readonly #asked = new Map<Id, Asked>();
@@ -104,12 +108,19 @@ class GuardedMessages {
 
   async #call(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): Promise<void> {
     const { tool, args } = meaningOf(this.#verifier.audience, asked.method, params);
-    const decision = await this.#verifier.authorize(tokenOf(params), { tool, args, at: this.#verifier.clock() });
+    const { token, ...carried } = this.#presented(params);
+    const decision = await this.#verifier.authorize(token, { tool, args, at: this.#verifier.clock(), ...carried });
     if (this.#asked.get(asked.id) !== asked) return void decision.grant?.outcome?.settle("failed"); // cancelled meanwhile
     if (decision.grant === undefined) return this.#refuse(asked, decision);
     this.#watch(asked, decision.grant);
     const judged = asked.method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
     this.receive?.({ ...message, params: withoutToken(judged) }, extra);
+  }
+
+  /** Return the token of a message, or that of the request's header with what its proof covers. */
+  #presented(params: JsonObject): Carrier {
+    const [token, carrier] = [tokenOf(params), this.carriers.getStore() ?? {}];
+    return token === undefined ? carrier : { token, peer: carrier.peer };
   }
 
   #fail(asked: Asked): (error: unknown) => void {
@@ -122,9 +133,11 @@ class GuardedMessages {
   /** A list has what the token could allow; without a token nothing: a client asks for it by itself. */
   async #list(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): Promise<void> {
     const member = LISTS[asked.method] as string;
-    const token = tokenOf(params);
+    const { token, ...carried } = this.#presented(params);
     if (token === undefined) return this.#answer(asked.id, { result: { [member]: [] } });
-    const screened = await this.#verifier.screen(token, { tool: "", args: { method: asked.method }, at: this.#verifier.clock() });
+    const screened = await this.#verifier.screen(token, {
+      tool: "", args: { method: asked.method }, at: this.#verifier.clock(), ...carried,
+    });
     if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
     if ("code" in screened) return this.#refuse(asked, { ...screened, failures: [], id: "" });
     this.#watch(asked, screened.grant);
