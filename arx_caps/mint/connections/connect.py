@@ -158,13 +158,17 @@ def find_held(mint: MintContext, page: bytes) -> HeldAccount:
     if row["sealed"] is None:
         raise _refused("this browser has connected nothing")
     granted = msgspec.json.decode(row["granted"], type=dict[str, Any])
-    names = [name for name, terms in mint.realm.connection.items() if row["name"] in (name, terms.through)]
+    return HeldAccount(row, granted["shown"], tuple(granted["scopes"]), uses_of(mint, row["name"]))
+
+
+def uses_of(mint: MintContext, connection: str) -> dict[str, tuple[str, ...]]:
+    """Return the templates whose calls may use a connection, or go through it, with the scopes that they may have."""
+    names = [name for name, terms in mint.realm.connection.items() if connection in (name, terms.through)]
     scopes = {
         name: tuple(dict.fromkeys(scope for each in names for scope in template.scopes_at(each, "")))
         for name, template in mint.policy.templates.items()
     }
-    uses = {name: listed for name, listed in scopes.items() if listed}
-    return HeldAccount(row, granted["shown"], tuple(granted["scopes"]), uses)
+    return {name: listed for name, listed in scopes.items() if listed}
 
 
 def connect(mint: MintContext, page: bytes) -> str:

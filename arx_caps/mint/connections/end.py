@@ -18,7 +18,7 @@ from arx_verifier.errors import ArxError
 _log = logging.getLogger(__name__)
 
 
-def end_connection(mint: MintContext, row: Mapping[str, Any], by: str, reason: str) -> bool:
+def end_connection(mint: MintContext, row: Mapping[str, Any], by: str, reason: str, why: str = "operator") -> bool:
     """End a connection: its tokens are deleted here and revoked at the issuer; the caller kills its target.
 
     Args:
@@ -26,13 +26,14 @@ def end_connection(mint: MintContext, row: Mapping[str, Any], by: str, reason: s
         row: The connection's row.
         by: The actor.
         reason: The reason, for the record.
+        why: Whose it was: ``operator`` or ``person``.
 
     Returns:
         Whether the issuer confirmed it.
     """
     tokens = tokens_of(mint, row)
-    facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "operator"}
-    if not mint.db.connections.end(row["id"], "operator", Event.of("connection.ended", by, **facts, reason=reason)):
+    facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": why}
+    if not mint.db.connections.end(row["id"], why, Event.of("connection.ended", by, **facts, reason=reason)):
         return False
     return revoke_tokens(mint, row, tokens)
 

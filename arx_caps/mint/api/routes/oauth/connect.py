@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes that a person's browser visits to connect an account: link, login, answer, page.  CONTROL 9.2."""
+"""Routes that a person's browser visits to connect an account, and to see and end the person's own.  CONTROL 9.2."""
 
 import hmac
 import re
@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -16,6 +16,7 @@ from starlette.routing import Route
 from arx_caps.mint.api.access_log import note
 from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.api.routes.oauth.authorize import ConsentVisit, read_secret_cookie, tag_of
+from arx_caps.mint.api.routes.oauth.connections import show_connection
 from arx_caps.mint.api.routes.oauth.oauth import read_parameters
 from arx_caps.mint.connections.account_issuer import CALLBACK, issuer_of
 from arx_caps.mint.connections.connect import (
@@ -27,6 +28,7 @@ from arx_caps.mint.connections.connect import (
     find_held,
     take_answer,
 )
+from arx_caps.mint.connections.own_accounts import change_account, list_accounts, open_page, start_page
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.html.render import load_templates
 from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN, code_in, derived
@@ -35,10 +37,12 @@ from arx_verifier.errors import GrantError, RequestError
 from arx_verifier.token import wire
 
 ACCOUNT: Final = "/connect/account"
+CONNECTIONS: Final = "/connections"
 MAX_QUERY_CHARS: Final = 8000
 _LINK: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _ACCOUNT_COOKIE: Final = "arx-account"
 _PURPOSE: Final = "account"
+_OWN_COOKIE, _OWN_TAG, _OWN_PURPOSE = "arx-connections", "accounts", "connections"
 _PAGES: Final = load_templates("arx_caps.mint.connections", "arx_caps.mint.oauth")
 _PAGES.filters |= PAGE_FILTERS
 
@@ -76,6 +80,11 @@ def open_link(visit: ConnectVisit) -> Response:
     link = visit.request.path_params["link"]
     if _LINK.fullmatch(link) is None:
         raise GrantError("this is no link that the mint has made", code="connection_refused")
+    return _send_to_login(visit, link)
+
+
+def _send_to_login(visit: ConnectVisit, link: str) -> Response:
+    """Send a person to log in; an empty link leads to the page of the person's own accounts."""
     secret = secrets.token_bytes(SECRET_BYTES)
     url = visit.login.url(secret, visit.mint.policy.subject_claims)
     cookie = visit.new_cookie(CONNECT_COOKIE, tag_of(derived(secret, "state")), f"{wire.text_of(secret)}.{link}")
@@ -93,7 +102,12 @@ def take_login(visit: ConnectVisit) -> Response:
     if not code:
         raise GrantError(why, code="connection_refused")
     with mint.db.unit() as unit:
-        page, url = begin(mint, link, login.finish(unit, secret, code))
+        # Before the login is verified: a kill that comes in between ends what it gives.
+        born, person = mint.born(), login.finish(unit, secret, code)
+        if not link:
+            own = visit.new_cookie(_OWN_COOKIE, _OWN_TAG, start_page(mint, born, person))
+            return visit.redirect(CONNECTIONS, {name: ""} | own)
+        page, url = begin(mint, link, person)
     tag = tag_of(derived(page, "state"))
     return visit.redirect(url, {name: ""} | visit.new_cookie(_ACCOUNT_COOKIE, tag, wire.text_of(page)))
 
@@ -128,9 +142,7 @@ def answer_account(visit: ConnectVisit) -> Response:
     tag = tag_of(token)
     name, cookie = visit.cookie(_ACCOUNT_COOKIE, tag)
     page = read_secret_cookie(cookie)
-    origin = visit.request.headers.get("origin", mint.realm.issuer)
-    if origin != mint.realm.issuer or not hmac.compare_digest(token.encode(), (tag + derived(page, _PURPOSE)).encode()):
-        raise GrantError("the answer is not from the page that asked", code="connection_refused")
+    _require_page(visit, tag + derived(page, _PURPOSE))
     if visit.form.get("answer") == "allow":
         connect(mint, page)
         title, text = "Connected", "Agents that act for you can use this account now"
@@ -141,12 +153,51 @@ def answer_account(visit: ConnectVisit) -> Response:
     return visit.with_cookies(HTMLResponse(html, 200, headers_of()), {name: ""})
 
 
+def show_own(visit: ConnectVisit) -> Response:
+    """Show a person's own accounts, after a login."""
+    cookie = visit.cookie(_OWN_COOKIE, _OWN_TAG)[1]
+    page = open_page(visit.mint, cookie)
+    if page is None:
+        return _send_to_login(visit, "")
+    html = _PAGES.get_template("own.html").render(
+        title="Your accounts",
+        person=page.name,
+        accounts=list_accounts(visit.mint, page, show_connection),
+        action=CONNECTIONS,
+        token=derived(cookie.encode(), _OWN_PURPOSE),
+    )
+    # The answer to its form may redirect to the login.
+    return HTMLResponse(html, 200, headers_of(dict.fromkeys((urlsplit(visit.login.issuer).scheme, "https"))))
+
+
+def answer_own(visit: ConnectVisit) -> Response:
+    """Connect an account of a person ahead, or end one."""
+    cookie = visit.cookie(_OWN_COOKIE, _OWN_TAG)[1]
+    page = open_page(visit.mint, cookie)
+    _require_page(visit, "" if page is None else derived(cookie.encode(), _OWN_PURPOSE))
+    assert page is not None
+    return visit.redirect(change_account(visit.mint, page, visit.form.get("answer", "")) or CONNECTIONS)
+
+
+def _require_page(visit: ConnectVisit, token: str) -> None:
+    """Require that a form was sent by the page that has a token; an empty one is none.
+
+    Raises:
+        GrantError: It was not.
+    """
+    origin, sent = visit.request.headers.get("origin", visit.mint.realm.issuer), visit.form.get("token", "")
+    if not token or origin != visit.mint.realm.issuer or not hmac.compare_digest(sent.encode(), token.encode()):
+        raise GrantError("the answer is not from the page that asked, or too late", code="connection_refused")
+
+
 _VISITS: Final[Mapping[tuple[str, str], Callable[[ConnectVisit], Response]]] = {
     ("GET", f"{CALLBACK}{{name}}"): take_account,
     ("GET", CONNECT_LOGIN): take_login,
     ("GET", ACCOUNT): show_account,
     ("POST", ACCOUNT): answer_account,
     ("GET", f"{CONNECT}{{link}}"): open_link,
+    ("GET", CONNECTIONS): show_own,
+    ("POST", CONNECTIONS): answer_own,
 }
 
 
@@ -167,13 +218,14 @@ _QUERIES: Final[Mapping[str, Mapping[str, str]]] = {
     CONNECT_LOGIN: _ISSUERS,
     ACCOUNT: {"account": "Which of the browser's accounts."},
 }
-_ANSWER: Final = {"token": "From the page.", "answer": "`allow` or `deny`."}
+_ANSWERS: Final = {ACCOUNT: "`allow` or `deny`.", CONNECTIONS: "`connect NAME` or `end ID`."}
+_STATUSES: Final = {("GET", ACCOUNT): (200,), ("POST", ACCOUNT): (200,), ("GET", CONNECTIONS): (200, 303)}
 
 
 def _describe_visit(method: str, path: str) -> OpenRoute:
-    answers: dict[int, Any] = dict.fromkeys((200 if path == ACCOUNT else 303, 400, 429, 503))
+    answers: dict[int, Any] = dict.fromkeys((*_STATUSES.get((method, path), (303,)), 400, 429, 503))
     summary = (_VISITS[method, path].__doc__ or "").partition("\n")[0]
-    form = _ANSWER if method == "POST" else {}
+    form = {"token": "From the page.", "answer": _ANSWERS[path]} if method == "POST" else {}
     return OpenRoute(path, summary, answers, (), method, form, {} if form else _QUERIES.get(path, {}), "text/html")
 
 

@@ -65,8 +65,8 @@ class ConnectionsQuery(PageQuery, frozen=True):
 class ConnectionShown(RouteAnswer, frozen=True):
     """A person's account at an upstream; ``state`` is ``open``, ``ended``, ``killed`` or ``frozen``.
 
-    ``ended_why`` is ``operator``, ``issuer``, ``replaced`` or ``erased``. ``is_unclear`` is true if the answer of the
-    issuer to the last refresh was lost.
+    ``ended_why`` is ``operator``, ``person``, ``issuer``, ``replaced`` or ``erased``. ``is_unclear`` is true if the
+    answer of the issuer to the last refresh was lost.
     """
 
     id: str
@@ -153,14 +153,14 @@ def list_connections(call: RouteCall) -> ConnectionPage:
     """List people's accounts at upstreams."""
     mint, query = call.mint, call.query
     rows = mint.db.connections.list(subject=query.subject, name=query.name, after=query.after, limit=query.limit + 1)
-    page = page_of(rows, CONNECTIONS_ORDER, lambda row: _show(mint, row), limit=query.limit)
+    page = page_of(rows, CONNECTIONS_ORDER, lambda row: show_connection(mint, row), limit=query.limit)
     return ConnectionPage(connections=page.shown, next=page.next)
 
 
 @endpoint("GET", "/v1/connections/{connection}", READ, problems=("not_found",))
 def get_connection(call: RouteCall) -> ConnectionShown:
     """Return a person's account at an upstream."""
-    return _show(call.mint, _find(call))
+    return show_connection(call.mint, _find(call))
 
 
 @endpoint("POST", "/v1/connections/{connection}/end", END, EndBody, problems=("not_found", "conflict"))
@@ -171,7 +171,10 @@ def end_connection_route(call: RouteCall) -> ConnectionEnded:
     revoked = end_connection(mint, row, by, call.body.reason)
     report = mint.revoker.end("kill", [f"connection:{row['id']}"], reason=call.body.reason, by=by, wait=True)
     return ConnectionEnded(
-        connection=_show(mint, _find(call)), status=report.status, summary=report.summary, revoked_upstream=revoked
+        connection=show_connection(mint, _find(call)),
+        status=report.status,
+        summary=report.summary,
+        revoked_upstream=revoked,
     )
 
 
@@ -188,7 +191,8 @@ def _find(call: RouteCall) -> dict[str, Any]:
     return require_row(call.mint.db.connections.find(call.path["connection"]), "connection")
 
 
-def _show(mint: MintContext, row: Mapping[str, Any]) -> ConnectionShown:
+def show_connection(mint: MintContext, row: Mapping[str, Any]) -> ConnectionShown:
+    """Return a connection as it is now."""
     state = str(row["status"])
     if state == "open":
         refused = mint.epochs.check(row["incarnation"], row["born"], targets_of(row))
