@@ -39,6 +39,7 @@ def row_of(shown: Mapping[str, Any]) -> list[str]:
     """Return the cells of a record, given in the form of ``Decision.to_dict`` or of the mint's log."""
     if "kind" in shown:
         named = {name: value for name, value in (shown["named"] or {}).items() if name not in ("agent", "session")}
+        named |= {name: shown["facts"][name] for name in ("account",) if name in (shown["facts"] or {})}
         about, who = shown["named"].get("session"), shown["named"].get("agent") or shown["by"]
         cells = (show_time(shown["at"]), "event", "mint", shown["kind"], who, about, show_json(named) if named else "")
     elif "outcome" in shown:

@@ -16,7 +16,7 @@ RECORDS: Final = "/v1/audit/records"
 NODES: Final = "/v1/audit/nodes"
 PAGE: Final = 1000
 _WHOSE: Final = ("session", "agent", "subject", "task", "link")
-_NAMES: Final = (*_WHOSE, "tool", "reason", "since", "until")
+_NAMES: Final = (*_WHOSE, "tool", "connection", "reason", "since", "until")
 
 
 class Asking:
@@ -91,6 +91,7 @@ _OPTIONS: Final[tuple[tuple[str, Any, str], ...]] = (
     ("task", str, "select this task or sub-task, what it came from and what came from it"),
     ("link", str, "select this delegation, what it came from and what came from it"),
     ("tool", str, "select this tool, or a pattern such as orders.*; for events, the kind"),
+    ("connection", str, "select records that name this account of a person at an upstream, as c-…"),
     ("reason", str, "select this reason code, or allow, deny, end, would_refuse, effect, counted, gap, event"),
     ("since", Since(), "select from this time on: 2026-01-31T12:00:00Z, ms since 1970, or an age such as 2h"),
     ("until", Since(), "select until before this time"),

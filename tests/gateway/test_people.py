@@ -69,11 +69,30 @@ def test_two_people_one_template_and_the_upstream_sees_two_names(world: PeopleWo
         assert (ended["connection"]["state"], ended["revoked_upstream"]) == ("ended", True)
         refused = asked(ann)
         assert (refused.status_code, refused.json()["code"]) == (403, "connection_ended")
+        trail_names(world, listed["ann"], first.id)
         assert asked(bob).json()["sub"] == "bob-t"
     for secret in world.tracker.secrets:
         assert secret not in world.log()
         for file in (world.folder / "realm").glob("*.db*"):
             assert secret.encode() not in file.read_bytes()
+
+
+def trail_names(world: PeopleWorld, listed: dict[str, Any], task: str) -> None:
+    """The log has what became of an account: which agent used it in which task, as whom upstream."""
+    found: list[dict[str, Any]] = []
+
+    def is_whole() -> bool:
+        found[:] = world.arx("audit", "trail", "--connection", listed["id"])["records"]
+        return any(each["kind"] == "connection.ended" for each in found)
+
+    until(is_whole)
+    kinds = [each["kind"] for each in found]
+    assert kinds[0] == "connection.connected"
+    lent = [each for each in found if each["kind"] == "connection.lent"]
+    assert {(each["named"]["agent"], each["named"]["task"]) for each in lent} == {("acme/a1", task)}
+    assert {each["facts"]["account"] for each in lent} == {"ann-t"}
+    of_person = world.arx("audit", "trail", "--subject", listed["subject"], "--tool", "connection.lent")["records"]
+    assert {each["index"] for each in of_person} == {each["index"] for each in lent}
 
 
 @contextlib.contextmanager

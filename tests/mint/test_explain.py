@@ -304,6 +304,7 @@ def test_every_field_of_what_is_granted_is_explained() -> None:
         "approvals": {"orders": (ApprovalTerms(("orders.get",)),)},
         "is_bound": True,
         "budgets": {"refund": {"usd": "5.00", "per": "task"}},
+        "upstream": {"tracker": {"tracker.*": ("repo.read",)}},
         "marks": {"marks": (("call", "untrusted", "session", ("orders.get",)),)},
     }
     # The audiences are those of the rules: there is a rule for each, of each a line.

@@ -40,6 +40,7 @@ class Question(NamedTuple):
         agent: An agent's path or a pattern: authenticated by the mint, or named in a delegation.
         subject: The subject's target, ``subject:…``.
         tool: A tool or a pattern; for an event its kind.
+        connection: The id of a person's account at an upstream, which the record names.
         reason: A reason code, or a word of ``OUTCOMES``.
         since_ms: The first time, ms since the Unix epoch.
         until_ms: The time after the last, ms since the Unix epoch.
@@ -52,6 +53,7 @@ class Question(NamedTuple):
     agent: str | None = None
     subject: str | None = None
     tool: str | None = None
+    connection: str | None = None
     reason: str | None = None
     since_ms: int | None = None
     until_ms: int | None = None

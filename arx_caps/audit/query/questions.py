@@ -306,13 +306,18 @@ def _reasons(connection: Connection, reason: str | None) -> list[_Reason]:
     if number is not None:
         return [_Reason([_NOT_ALLOWED, RECORD.c.outcome == number], [], [outcome == number], [])]
     # Unauthenticated refusals have no records of their own; `counted` records hold their numbers by reason.
-    text = reason.encode()
-    sqlite = connection.dialect.name == "sqlite"
-    at = func.instr(RECORD.c.kept, text) if sqlite else func.position(literal(text).op("IN")(RECORD.c.kept))
+    has = _has(connection, reason)
     return [
         _Reason([_REFUSED, RECORD.c.code == reason], [], [outcome > ALLOW], [code == reason]),
-        _Reason([_REFUSED, RECORD.c.code == "counted"], [at > 0], [outcome > ALLOW], [code == "counted", at > 0]),
+        _Reason([_REFUSED, RECORD.c.code == "counted"], [has], [outcome > ALLOW], [code == "counted", has]),
     ]
+
+
+def _has(connection: Connection, text: str) -> ColumnElement[bool]:
+    """Return the condition that a record's kept part has a text."""
+    raw, sqlite = text.encode(), connection.dialect.name == "sqlite"
+    at = func.instr(RECORD.c.kept, raw) if sqlite else func.position(literal(raw).op("IN")(RECORD.c.kept))
+    return at > 0
 
 
 def _rest(reasons: list[_Reason]) -> list[ColumnElement[bool]]:
@@ -351,6 +356,8 @@ def _span(connection: Connection, question: Question) -> _Span:
         last = select(func.max(BATCH.c.idx + BATCH.c.last - BATCH.c.first)).where(BATCH.c.since_ms < question.until_ms)
         high = connection.execute(select(func.coalesce(last.scalar_subquery(), -1))).scalar_one()
         tested.append(RECORD.c.at_ms < question.until_ms)
+    if question.connection is not None:
+        tested.append(_has(connection, question.connection))
     return _Span(low, high, tested)
 
 
@@ -369,6 +376,8 @@ def _first_since(connection: Connection, since_ms: int) -> int:
 def _kept_total(connection: Connection, question: Question) -> Total | None:
     """Return the total of a question about an outcome, reason, tool or time; None if the log does not keep it."""
     reason, tool = question.reason, question.tool
+    if question.connection is not None:
+        return None
     outcomes = {
         "allow": ("allow",),
         "ok": ("allow",),

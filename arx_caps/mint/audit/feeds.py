@@ -40,6 +40,7 @@ NAMED: Final = (
     "agent",
     "approval",
     "audience",
+    "connection",
     "incarnation",
     "key",
     "link",

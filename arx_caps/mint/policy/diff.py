@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from arx_caps.mint.policy.budgets import split_budget
 from arx_caps.mint.policy.directions import ChangeEffect, SessionCases, compare_approvals, compare_args, compare_rules
-from arx_caps.mint.policy.explain import exchanges
+from arx_caps.mint.policy.explain import exchanges, upstream_scopes
 from arx_caps.mint.policy.members import as_written, marks_of, members_of
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.tables import AudienceTerms, PolicyDocument, SessionTerms, Template
@@ -183,12 +183,7 @@ def _unsplit(value: Any) -> Any:
 _SPLIT: Final[dict[str, Callable[[Any], Any]]] = {
     "budget": split_budget,
     "exchange": lambda services: tuple(exchanges(services)),
-    # With its place: the first pattern that matches counts.
-    "upstream": lambda connections: tuple(
-        f"{name}: {place}. {pattern}: {' '.join(scopes)}"
-        for name, tools in connections.items()
-        for place, (pattern, scopes) in enumerate(tools.items(), 1)
-    ),
+    "upstream": lambda connections: tuple(upstream_scopes(connections)),
     "delegate_to": lambda patterns: ("(agents with the same first segment)",) if patterns is None else patterns,
     # By tool: how tools are grouped into entries has no meaning.
     "approvals": lambda entries: tuple(

@@ -115,6 +115,16 @@ def exchanges(services: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{service} for {target}" for service, targets in services.items() for target in targets]
 
 
+def upstream_scopes(connections: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """Return the scopes of calls at people's accounts, a text for each pattern of tools, with its place."""
+    # The first pattern that matches counts.
+    return [
+        f"{name}: {place}. {pattern}: {' '.join(scopes)}"
+        for name, tools in connections.items()
+        for place, (pattern, scopes) in enumerate(tools.items(), 1)
+    ]
+
+
 def _for_session(policy: Policy, agent: str, code: str) -> tuple[str, ...]:
     fitting = [terms for terms in policy.sessions.values() if names.matches_any_path(terms.agents, agent)]
     if code == "session_not_allowed":
@@ -176,6 +186,8 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
         shown["marks"] = show_marks(grant.marks.get("marks", ()))
         refused = {name: rows for name, rows in grant.marks.items() if name != "marks"}
         shown["refuses"] = removals(Caveat(opened=0, **refused)) if refused else []
+    if grant.upstream:
+        shown["upstream"] = upstream_scopes(grant.upstream)
     if grant.exchange:
         shown["exchange"] = exchanges(grant.exchange)
     shown |= {name: write_member(Template, name, limit) for name, limit in grant.limits.items()}

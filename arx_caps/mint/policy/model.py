@@ -52,6 +52,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         budgets: By template, what its calls may cost.
         is_bound: Whether the tokens are bound to their holders' keys.
         marks: Its rows about marks, by the member of the mint's caveat in each token.
+        upstream: By connection, the scopes of each tool's calls at the person's account there.
     """
 
     template: str
@@ -68,6 +69,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     budgets: dict[str, Budget] = {}
     is_bound: bool = False
     marks: dict[str, Any] = {}
+    upstream: dict[str, dict[str, tuple[str, ...]]] = {}
 
 
 class Policy:
@@ -273,6 +275,7 @@ class Policy:
             is_bound=chosen.binding == "bound",
             budgets={template: chosen.budget} if chosen.budget else {},
             marks=rows_of(chosen),
+            upstream=chosen.upstream,
         )
 
     def _grant_several(

@@ -57,6 +57,7 @@ class RecordsQuery(NodesQuery, frozen=True):
     """The records to return, and the page.  Times are ms since the Unix epoch."""
 
     tool: Annotated[str, Meta(min_length=1, max_length=MAX_TOOL_CHARS)] | None = None
+    connection: Annotated[str, Meta(pattern=r"^c-[a-z2-7]{16}\Z")] | None = None
     reason: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     since: _Number | None = None
     until: _Number | None = None
@@ -286,7 +287,7 @@ def question_of(mint: MintContext, query: NodesQuery) -> Question:
     grant = None if query.link is None else mint.db.grants.find(query.link)
     question = Question(
         **{name: call[name] for name in NodesQuery.__struct_fields__},
-        **{name: call.get(name) for name in ("tool", "reason")},
+        **{name: call.get(name) for name in ("tool", "connection", "reason")},
         since_ms=call.get("since"),
         until_ms=call.get("until"),
     )
