@@ -22,7 +22,11 @@ from typing import Final, NamedTuple
 from tests.typescript.node import PACKAGE, node
 from tests.vectors.families import load
 
-FILES: Final = (*("addresses.ts", "json.ts", "names.ts", "constraints/*.ts", "token/*.ts"),)
+FILES: Final = (
+    *("addresses.ts", "json.ts", "names.ts", "constraints/*.ts", "token/*.ts"),
+    *("enforcement/express.ts", "enforcement/http.ts", "enforcement/mcp.ts", "enforcement/messages.ts"),
+    *("enforcement/problems.ts", "enforcement/protect.ts", "enforcement/routes.ts", "enforcement/texts.ts"),
+)
 EQUAL: Final = Path(__file__).with_name("mutants.toml")
 WITHIN_S: Final = 60.0
 CHECK: Final = re.compile(

@@ -243,7 +243,7 @@ for (let seed = first; seed < first + count; seed += 1) {
   current = guard(drawn.app as unknown as ExpressApplication, service.verifier, { tools, public: open });
   twin = bare.app;
   seen.applications += 1;
-  token = mint([{ tool: "*" }]); // one lives for a minute
+  token = mint([{ tool: "*" }]); // one lives for an hour
   for (let left = REQUESTS; left > 0; left -= 1) {
     const asked = drawRequest(drawn.routes, random);
     [drawn.ran, bare.ran, JUDGED] = [[], [], new Map()];

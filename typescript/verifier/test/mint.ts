@@ -45,7 +45,7 @@ export function serviceOf(limits?: LimitsInput, effects: string[] = [], writer?:
 export function mint(allow: JsonObject[], request?: AccessRequest, ...more: JsonObject[]): string {
   const now = Date.now();
   const identifier = writeCanonical({
-    agent: "acme/support", aud: "orders", born: [HISTORY, 7], depth: 4, exp: now + 60_000, iat: now,
+    agent: "acme/support", aud: "orders", born: [HISTORY, 7], depth: 4, exp: now + 3_600_000, iat: now,
     id: TOKEN_ID, kid: "k1.0", session: "s-1", task: "t-1", v: 1,
   });
   const caveats = [{ allow }, ...more].map(writeCanonical);
