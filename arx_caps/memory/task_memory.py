@@ -180,19 +180,22 @@ class TrackedMemory(TaskMemory):
         return good
 
 
-def open_task_memory(path: str | os.PathLike[str], task: Task | Callable[[], Task], name: str) -> TaskMemory:
+def open_task_memory(
+    path: str | os.PathLike[str], task: Task | Callable[[], Task], name: str, marks: Sequence[str] = ()
+) -> TaskMemory:
     """Return the memory of a service file, for a task.
 
     Args:
         path: The service file of the audience ``memory``.
         task: The task; or a function that returns the current one.
         name: The memory's name in the task's rules and in the records.
+        marks: Warnings that a retrieval sets which returns what others may have written.  SPEC 21.3.
 
     Raises:
         SettingsError: The file is unusable, or has no memory key.
     """
     verifier = open_verifier(path)
-    return TaskMemory(open_memory(path, verifier), verifier, task, name)
+    return TaskMemory(open_memory(path, verifier, marks), verifier, task, name)
 
 
 def _as_checked(entry: MemoryEntry[Any]) -> tuple[str | None, str | bytes]:

@@ -9,12 +9,18 @@ import pytest
 
 from arx_caps.agent import Task
 from arx_caps.memory import MemoryEntry, TaskMemory, content_of
+from arx_verifier.clock import now_ms
 from arx_verifier.constraints.rule import Rule
-from arx_verifier.errors import ProofError, SettingsError
+from arx_verifier.errors import AccessError, ProofError, SettingsError, StoreError
+from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.memory.memory import Memory
 from arx_verifier.memory.stamp import MemoryKeys
+from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
+from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
+from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Verifier
 from tests.agent.holding import bundle, token
 from tests.support import INCARNATION, verifier
 
@@ -83,3 +89,52 @@ def test_what_is_no_json_value_is_not_stamped(content: Any) -> None:
     """
     with pytest.raises(SettingsError, match="expected a JSON value"):
         content_of(content)
+
+
+@pytest.mark.spec("21.3")
+@pytest.mark.parametrize("entry", ["own", "user", "tool", "derived", "source", "agent", "subject"])
+def test_a_retrieval_of_what_others_may_have_written_sets_a_warning(entry: str) -> None:
+    """
+    Of each kind and writer but the reader's own; the next call that the warning names is refused.
+    """
+    realm = UnsafeTestRealm("memory")
+    memory = Memory(MemoryKeys({"memory.1": os.urandom(32)}), realm.epochs, marks=["untrusted", "absent"])
+    rows = {"after": [[["untrusted"], ["mail.send"]]]}
+    reader = realm.caller(Rule(tool="*"), marks=rows, subject=("idp", "ann"))
+
+    def granted(caller: UnsafeCaller, tool: str = "memory.read") -> Grant:
+        return realm.verifier.verify(caller.token(tool), AccessRequest(tool, {}, now_ms()))
+
+    writer = granted(reader)
+    if entry == "agent":
+        writer = granted(reader.delegate("test/other"))
+    elif entry == "subject":
+        writer = granted(realm.caller(Rule(tool="*"), subject=("idp", "bob")))
+    kind: Any = {"user": "user", "tool": "tool", "derived": "derived"}.get(entry, "agent")
+    sources = [memory.stamp(writer, "y", kind="user")] if entry == "source" else []
+    found = [("x", memory.stamp(writer, "x", kind=kind, sources=sources), "x")]
+    assert memory.trusted([("forged", "arxm1_", "x")], granted(reader)) == []
+    granted(reader, "mail.send")
+    assert memory.trusted(found, granted(reader)) == ["x"]
+    if entry in ("own", "user"):
+        granted(reader, "mail.send")
+        return
+    with pytest.raises(AccessError) as error:
+        granted(reader, "mail.send")
+    assert error.value.code == "after_mark"
+    assert memory.trusted(found, granted(realm.caller(Rule(tool="*")))) == ["x"]  # whose token has no row
+
+
+@pytest.mark.spec("21.3")
+def test_without_a_ledger_nothing_of_others_is_returned() -> None:
+    """
+    A warning that is not set forbids nothing.
+    """
+    realm = UnsafeTestRealm("memory")
+    memory = Memory(MemoryKeys({"memory.1": os.urandom(32)}), realm.epochs, marks=["untrusted"])
+    caller = realm.caller(Rule(tool="*"), marks={"after": [[["untrusted"], ["mail.send"]]]})
+    bare = Verifier(audience="memory", keys=realm.verifier.keys, epochs=realm.epochs, decisions=InMemoryDecisions())
+    grant = bare.verify(caller.token("memory.read"), AccessRequest("memory.read", {}, now_ms()))
+    found = [("x", memory.stamp(grant, "x", kind="tool"), "x")]
+    with pytest.raises(StoreError):
+        memory.trusted(found, grant)

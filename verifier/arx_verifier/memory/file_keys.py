@@ -4,6 +4,7 @@
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -48,17 +49,18 @@ class FileMemoryKeys(MemoryKeys):
             _log.error("the memory keys stay as they were: %s", error)
 
 
-def open_memory(path: str | os.PathLike[str], verifier: Verifier) -> Memory:
+def open_memory(path: str | os.PathLike[str], verifier: Verifier, marks: Sequence[str] = ()) -> Memory:
     """Return the memory of a service file.
 
     Args:
         path: The service file of the audience ``memory``.
         verifier: The verifier of that file: its view of the epoch, and its journal.
+        marks: As of ``Memory``.
 
     Raises:
         SettingsError: The file is unusable, or has no memory key.
     """
-    return Memory(FileMemoryKeys(path), verifier.epochs, verifier.decisions)
+    return Memory(FileMemoryKeys(path), verifier.epochs, verifier.decisions, marks)
 
 
 def _read(path: Path) -> dict[str, bytes]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, Failure, MalformedTokenError, refusal
 from arx_verifier.journal.decision import Decision, DecisionSink
@@ -17,6 +19,7 @@ from arx_verifier.memory.stamp import (
     MemoryKeys,
     Stamp,
     Verdict,
+    Writer,
     digest_content,
     groups_of,
     kind_of,
@@ -69,10 +72,14 @@ class Memory:
         keys: The realm's memory keys.
         epochs: The view of the realm's revocation epoch; a verifier has one.
         decisions: Records what was withheld; None to record nothing.
+        marks: Warnings that a retrieval sets which returns what others may have written, of those that rows of the
+            reader's token have.  SPEC 21.3.
     """
 
-    def __init__(self, keys: MemoryKeys, epochs: Epochs, decisions: DecisionSink | None = None) -> None:
-        self.keys, self._epochs, self._decisions = keys, epochs, decisions
+    def __init__(
+        self, keys: MemoryKeys, epochs: Epochs, decisions: DecisionSink | None = None, marks: Sequence[str] = ()
+    ) -> None:
+        self.keys, self._epochs, self._decisions, self._marks = keys, epochs, decisions, tuple(marks)
         self._taints = Taints(epochs)
         self._complete: str | None = None  # the history whose view is known to have all taints
 
@@ -165,6 +172,7 @@ class Memory:
         Raises:
             RevokedError: The reader's grant was revoked or frozen meanwhile.
             UnavailableError: The view of the epoch is too old.
+            StoreError: A warning may not be set.
         """
         ended = reader.look_again()
         if ended is not None:
@@ -173,6 +181,11 @@ class Memory:
         found = list(entries)
         verdicts = self.check_all([(stamp, content) for _, stamp, content in found])
         self.record(verdicts, reader)
+        if self._marks:
+            own = msgspec.msgpack.decode(writer_of(reader.facts), type=Writer)
+            stamps = [each.stamp for each in verdicts if each.status == TRUSTED and each.stamp is not None]
+            if any(_is_of_others(stamp, own) for stamp in stamps):
+                reader.set_declared(self._marks)
         return [entry for (entry, _, _), verdict in zip(found, verdicts, strict=True) if verdict.status == TRUSTED]
 
     def record(self, verdicts: Iterable[Verdict], reader: Grant) -> list[Withheld]:
@@ -237,6 +250,16 @@ class Memory:
         except MalformedTokenError:
             pass
         raise _refuse_source(place)
+
+
+def _is_of_others(stamp: Stamp, own: Writer) -> bool:
+    """Return whether others than its reader may have written an entry: a kind does not show that of its sources."""
+    by = stamp.by
+    return (
+        stamp.kind in ("tool", "derived")
+        or bool(stamp.sources)
+        or (by.agent, by.named, by.subject) != (own.agent, own.named, own.subject)
+    )
 
 
 def _refuse_source(place: int) -> ArxError:

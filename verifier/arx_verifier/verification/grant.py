@@ -6,7 +6,7 @@ A kill after the decision does not stop running work by itself.  A long call rec
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
 import msgspec
@@ -177,6 +177,23 @@ class Grant(msgspec.Struct, eq=False):
     async def mark_async(self, name: str) -> None:
         """Set a mark as ``mark`` does, without blocking the event loop."""
         await run_async(self._mark(self._naming(name)))
+
+    def set_declared(self, names: Sequence[str]) -> None:
+        """Set those of some warnings that a row of the token has; a service that declares them calls this.
+
+        Args:
+            names: The warnings.
+
+        Raises:
+            StoreError: The verifier has no ledger, or it did not answer: they may not be set.
+        """
+        marks = self._proven.marks
+        asked = None if marks is None else marks.declared(names, self.tool, now_ms())
+        if asked is None:
+            return
+        if self._ledger is None:
+            raise StoreError("marks are set in the ledger, and this verifier has none")
+        run(self._mark(asked))
 
     def prove_done(self, at: int) -> None:
         """Set the proofs of this call, whose effect is done; a verifier calls this.

@@ -149,11 +149,16 @@ class MarkRows:
             names: The warnings; one that no row has is not set, as no row can see it.
             request: The call.
         """
-        fields = [field for name in names for field in self._warning(name)]
-        if not fields or isinstance(asked, Refused):
+        declared = self.declared(names, request.tool, request.at)
+        if declared is None or isinstance(asked, Refused):
             return asked
-        question = asked or self._setting(request.tool, (), request.at)
-        return question._replace(sets=tuple(dict.fromkeys((*question.sets, *fields))))
+        question = asked or declared
+        return question._replace(sets=tuple(dict.fromkeys((*question.sets, *declared.sets))))
+
+    def declared(self, names: Sequence[str], tool: str, at: int) -> MarkQuestion | None:
+        """Return the question that sets warnings which a service declares; None if no row has one of them."""
+        fields = tuple(dict.fromkeys(field for name in names for field in self._warning(name)))
+        return self._setting(tool, fields, at) if fields else None
 
     def _warning(self, name: str) -> list[str]:
         """Return the field in which a service sets a warning; none if no row has it."""
