@@ -6,6 +6,8 @@ import { once } from "node:events";
 import { request as ask, createServer, type RequestListener } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { after, test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { InMemoryTransport } from "@modelcontextprotocol/sdk/inMemory.js";
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { ListToolsRequestSchema } from "@modelcontextprotocol/sdk/types.js";
@@ -269,6 +271,21 @@ test("a cancellation that comes before the decision holds", async () => {
   await near.send({ jsonrpc: "2.0", id: "w", method: "ping" }); // its id is not free: a late answer would be for this one
   await next("w");
   assert.match(JSON.stringify(got.find((line) => line.id === "w")), /malformed_request/);
+});
+
+test("a holder that attenuates its token again and again fills no memory", () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const used = (): number => (collect(), process.memoryUsage().heapUsed);
+  const { verifier, recorder } = serviceOf();
+  const before = used();
+  for (let number = 0; number < 400; number += 1) {
+    const heavy = { any_of: [...new Array<number>(1900).fill(1), number], optional: true };
+    const token = mint([{ tool: "*", open: true, args: { z: heavy } }]);
+    assert.equal(verifier.decide(token, { tool: "orders.get", args: {}, at: Date.now() }).code, "ok");
+    recorder.decisions.length = 0;
+  }
+  assert.ok(used() - before < 100e6, `${used() - before} bytes`); // each of them takes 635 kB while it is known
 });
 
 test("an argument named as a member of every object has its name in the text", () => {

@@ -134,7 +134,7 @@ const HOP = /^[A-Za-z0-9_-]{12}$/;
 const [HOP_MARK, HOP_CHARS] = [8, 12];
 /** Proven caveats by their bytes without the hop; a holder can make as many as it likes, so they are bounded. */
 const KNOWN = new Map<string, Caveat>();
-const [MOST_KNOWN, LONGEST_KNOWN] = [1024, 512];
+const [MOST_KNOWN, LONGEST_KNOWN] = [512, 512];
 
 /** The reader of one chain's caveats. */
 export class CaveatReader {

@@ -33,17 +33,40 @@ export interface Proven {
 
 /** What is proven of a chain, whatever call comes with it. */
 type Chain = Omit<Proven, "call" | "signature">;
-const KNOWN = new WeakMap<KeyRing, Map<string, Chain & { readonly head: string }>>();
-const MOST_KNOWN = 1024;
+type KnownChain = Chain & { readonly head: string };
+const [MOST_BYTES, BYTES_OF_CHARACTER, BYTES_OF_TEST] = [32 << 20, 20, 350];
+
+/** Proven chains, by the memory that they take: a holder can make as many, and as heavy ones, as it likes. */
+class KnownChains {
+  readonly #chains = new Map<string, KnownChain>();
+  #bytes = 0;
+
+  get(head: string): KnownChain | undefined {
+    return this.#chains.get(nameOf(head));
+  }
+
+  keep(chain: KnownChain): void {
+    const tests = chain.restrictions.allows.flatMap(({ rules }) => rules).reduce((sum, rule) => sum + rule.tests, 0);
+    const bytes = BYTES_OF_CHARACTER * chain.head.length + BYTES_OF_TEST * tests;
+    if (this.#bytes + bytes > MOST_BYTES) {
+      this.#chains.clear();
+      this.#bytes = 0;
+    }
+    this.#bytes += bytes;
+    this.#chains.set(nameOf(chain.head), chain);
+  }
+}
+
+const KNOWN = new WeakMap<KeyRing, KnownChains>();
 
 /** Prove a credential, or refuse it before anything of it is proven. */
 export function prove(credential: string, audience: string, keys: KeyRing): Proven {
   if (credential.length > LIMITS.credential) refuse("malformed");
   const ended = endingOf(credential);
   let known = KNOWN.get(keys);
-  if (known === undefined) KNOWN.set(keys, known = new Map());
+  if (known === undefined) KNOWN.set(keys, known = new KnownChains());
   const head = ended?.ending.head ?? credential;
-  const chain = known.get(nameOf(head));
+  const chain = known.get(head);
   // The keys may have been replaced, and another audience may have the same ones.
   if (chain?.head === head && keys.get(chain.identifier.kid) === chain.key && chain.identifier.aud === audience) {
     if (ended === undefined) return { ...chain, call: undefined, signature: chain.parent };
@@ -56,10 +79,7 @@ export function prove(credential: string, audience: string, keys: KeyRing): Prov
   const token = readToken(text);
   const call = readCall(token.packets.at(-1));
   const proven = { ...proveChain(token, discharges, call, audience, keys), head: call === undefined ? credential : head };
-  if (discharges.length === 0) { // a known chain must not outlive its discharges
-    if (known.size >= MOST_KNOWN) known.clear();
-    known.set(nameOf(proven.head), proven);
-  }
+  if (discharges.length === 0) known.keep(proven); // a known chain must not outlive its discharges
   return { ...proven, call, signature: token.signature };
 }
 
