@@ -8,8 +8,8 @@ import contextlib
 import socket
 import ssl
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from concurrent.futures import Future
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ import httpx
 from arx_verifier import tls
 from arx_verifier.errors import RequestError, SettingsError
 
+THREAD: Final = "arx-fetch"
 USER_AGENT: Final = f"arx-caps/{version('arx-caps')}"  # to mints, which list the versions of services: CONTROL 3.6
 
 
@@ -70,78 +71,70 @@ def fetch(
         httpx.HTTPError: The issuer did not answer.
         httpx.InvalidURL: The address is malformed.
     """
+    done, ending = Future[tuple[int, bytes]](), _Ending()
+
+    def run() -> None:
+        try:
+            done.set_result(_fetch(url, ending, timeout, longest, ca, bearer, data=form, auth=basic))
+        except Exception as error:
+            done.set_exception(error)
+
+    # In a thread: the resolver of names and each further address of a name have times of their own.
+    threading.Thread(target=run, name=THREAD, daemon=True).start()
+    try:
+        return done.result(total_s)
+    except TimeoutError:
+        ending.end()
+        raise RequestError(f"its answer did not come within {total_s:.0f} s") from None
+
+
+def _fetch(
+    url: str,
+    ending: "_Ending",
+    timeout: httpx.Timeout | float,
+    longest: int,
+    ca: str | None,
+    bearer: str | None,
+    **content: Any,
+) -> tuple[int, bytes]:
     # No redirect is followed: it could lead to an address that its caller has not named.
-    raw, ending = bytearray(), _Ending(total_s)
+    raw, method = bytearray(), "GET" if content["data"] is None else "POST"
     # Uncompressed: a few bytes could expand to gigabytes.
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     headers |= {"Authorization": f"Bearer {bearer}"} if bearer is not None else {}
+    more = content | {"headers": headers, "extensions": {"trace": ending.note}}
     # Only TLS proves the issuer through a proxy of the environment, so plain addresses go without one.
     with (
-        ending.running(),
         open_client(url, timeout=timeout, ca=ca, proxy=url.startswith("https:")) as client,
-        client.stream(
-            "GET" if form is None else "POST",
-            url,
-            data=form,
-            auth=basic,
-            headers=headers,
-            extensions={"trace": ending.note},
-        ) as answer,
+        client.stream(method, url, **more) as answer,
     ):
         for chunk in answer.iter_raw():
             raw += chunk
             if len(raw) > longest:
                 raise RequestError(f"its answer has more than {longest} bytes")
-        ending.require_in_time()  # an answer without a length ends with its connection
     return answer.status_code, bytes(raw)
 
 
 class _Ending:
     """Ends a request's connections when its time is over: each byte of an answer begins the wait for the next one anew.
 
-    Args:
-        total_s: Its time, s.
+    A request whose caller has gone on is not sent later: a refresh token would be used twice.
     """
 
-    def __init__(self, total_s: float) -> None:
-        self._total_s, self._until_s = total_s, time.monotonic() + total_s
+    def __init__(self) -> None:
+        self._is_over = False
         self._sockets: list[socket.socket] = []
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Run the timer.
-
-        Raises:
-            RequestError: The time was over before the answer was.
-        """
-        timer = threading.Timer(self._total_s, self._end)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        except httpx.HTTPError:
-            self.require_in_time()
-            raise
-        finally:
-            timer.cancel()
 
     def note(self, event: str, info: Mapping[str, Any]) -> None:
         """Take a connection that httpx has made; see its extension ``trace``."""
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self._sockets.append(info["return_value"].get_extra_info("socket"))
-            if time.monotonic() > self._until_s:
-                self._end()
+            if self._is_over:
+                self.end()
 
-    def require_in_time(self) -> None:
-        """Require that the time is not over.
-
-        Raises:
-            RequestError: It is.
-        """
-        if time.monotonic() > self._until_s:
-            raise RequestError(f"its answer did not come within {self._total_s:.0f} s") from None
-
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End all connections, and those that are made later."""
+        self._is_over = True
         for each in list(self._sockets):
             with contextlib.suppress(OSError):  # it is closed, or has become the socket of TLS
                 # Not by SSLSocket, which would go on without TLS in the thread that reads.
