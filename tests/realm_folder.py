@@ -26,7 +26,10 @@ class RealmFolder:
     Attributes:
         folder: The same.
         environment: That of the processes.
+        pid: The process of ``up``; 0 before it.
     """
+
+    pid = 0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,6 +80,7 @@ class RealmFolder:
         with file.open("w") as log:
             command = [*ARX, "up", *words, "--json"]
             up = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
+        self.pid = up.pid
         try:
             until(lambda: said in file.read_text() or up.poll() is not None)
             if up.poll() is not None:

@@ -242,6 +242,21 @@ def test_a_token_that_the_upstream_echoes_is_not_passed_on(world: PeopleWorld) -
             assert "answered with its credential" in echoed.json()["detail"]
 
 
+def test_no_argument_selects_a_person_or_an_account(world: PeopleWorld) -> None:
+    """Rose's agent names Quinn's connection, account and person in each place of a call, and gets Rose's account."""
+    with connected(world, "quinn"), connected(world, "rose") as mallory:
+        [own] = [each for each in connections(world) if each["person"] == "quinn"]
+        named = {"connection": own["id"], "account": own["account"], "subject": own["subject"], "person": "quinn"}
+        for found in (
+            mallory.post("/items/1", json=named),
+            mallory.post("/items/1", headers={f"x-arx-{name}": value for name, value in named.items()}),
+            mallory.get(f"/items/{own['id']}"),
+        ):
+            assert (found.status_code, found.json()["sub"]) == (200, "rose-t"), found.text
+        asked_with = mallory.get("/items/1", params=named)
+        assert asked_with.json().get("sub") in (None, "rose-t")
+
+
 def test_calls_of_several_people_at_once_are_each_their_own(world: PeopleWorld) -> None:
     """Whatever is kept, fetched or refreshed meanwhile: each answer has the account of the caller's person."""
     with connected(world, "olga") as first, connected(world, "paul") as second:

@@ -20,7 +20,13 @@ FACTS = {"agent": "acme/a", "session": "s-1", "task": "t-1", "subject": ("https:
 
 @pytest.mark.parametrize(
     "other",
-    [{"subject": ("https://login.example", "bob")}, {"subject": None}, {"session": "s-2"}, {"task": "t-2"}],
+    [
+        {"subject": ("https://login.example", "bob")},
+        {"subject": ("https://other.example", "ann")},
+        {"subject": None},
+        {"session": "s-2"},
+        {"task": "t-2"},
+    ],
 )
 def test_a_token_is_kept_for_one_person_session_and_task(other: dict[str, Any]) -> None:
     """A call that differs in one of them alone gets another token."""
