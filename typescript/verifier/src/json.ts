@@ -174,10 +174,9 @@ function write(value: unknown, isCanonical: boolean, depth: number): string {
     return isNumber ? String(value) : noForm("a number that is no integer, or beyond 2^53-1");
   }
   if (typeof value === "boolean" || (value === null && !isCanonical)) return String(value);
-  if (typeof value !== "object" || value === null) return noForm(value === null ? "null" : typeof value);
   if (depth > (isCanonical ? LIMITS.caveat_nesting : LIMITS.argument_nesting)) return noForm("too many nested containers");
   if (Array.isArray(value)) return `[${Array.from(value, (item) => write(item, isCanonical, depth + 1)).join(",")}]`;
-  if (!isObject(value)) return noForm("an object of a class");
+  if (!isObject(value)) return noForm(typeof value === "object" ? "null, or an object of a class" : typeof value);
   let written = "";
   for (const name of Object.keys(value).sort()) {
     if (isCanonical && !isPlainName(name)) return noForm("a name that is empty, or beyond U+FFFF");
@@ -210,6 +209,12 @@ export function isObject(value: unknown): value is JsonObject {
 /** Return a member that an object has itself; `constructor` and `__proto__` are names like any other. */
 export function own<T>(object: { readonly [name: string]: T }, name: string): T | undefined {
   return Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
+/** Return a text, or its begin, of at most so many code points. */
+export function cut(text: string, most: number): string {
+  const points = [...text];
+  return points.length > most ? `${points.slice(0, most - 1).join("")}…` : text;
 }
 
 /** Return a text's length in code points. */

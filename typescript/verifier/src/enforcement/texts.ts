@@ -2,7 +2,7 @@
 // What a language model reads of a refusal.  SPEC 19.
 
 import { type Code, type Failure, REASONS } from "../errors.ts";
-import { own } from "../json.ts";
+import { cut, own } from "../json.ts";
 import tables from "../tables.json" with { type: "json" };
 
 const { advice, ended, why, rule: rules, argument } = tables.texts;
@@ -15,12 +15,7 @@ export function refusalText(code: Code, failures: readonly Failure[], tool: stri
   if (end !== undefined) return end + decision;
   const said = failures.slice(0, FAILURES).map(failureText).join("; ");
   const reason = own<string>(why, code) ?? (said === "" ? REASONS[code].meaning : said);
-  return `${tool ?? "The call"} was refused: ${shortened(reason)}. ${own<string>(advice, REASONS[code].retry)}${decision}`;
-}
-
-function shortened(text: string): string {
-  const points = [...text.replace(/\s+/g, " ").replace(/\.$/, "")];
-  return points.length > LONGEST ? `${points.slice(0, LONGEST - 1).join("")}…` : points.join("");
+  return `${tool ?? "The call"} was refused: ${cut(reason.replace(/\s+/g, " ").replace(/\.$/, ""), LONGEST)}. ${own<string>(advice, REASONS[code].retry)}${decision}`;
 }
 
 function failureText({ rule, expected, came }: Failure): string {

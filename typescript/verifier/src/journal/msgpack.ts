@@ -49,16 +49,12 @@ export class Packer {
   }
 
   #integer(value: number): void {
-    if (!Number.isSafeInteger(value)) throw new RangeError(`not an integer of a record: ${value}`);
+    if (!Number.isSafeInteger(value) || value < -32) throw new RangeError(`not an integer of a record: ${value}`);
     if (value >= 0) {
       if (value < 0x80) this.#byte(value);
       else if (value < 0x100000000) this.#sized(0xcc, value);
       else this.#wide(0xcf, value);
-    } else if (value >= -32) this.#byte(0x100 + value);
-    else if (value >= -0x80) this.#head(0xd0, value & 0xff, 1);
-    else if (value >= -0x8000) this.#head(0xd1, value & 0xffff, 2);
-    else if (value >= -0x80000000) this.#head(0xd2, value >>> 0, 4);
-    else this.#wide(0xd3, value);
+    } else this.#byte(0x100 + value); // -1: not known
   }
 
   #text(value: string): void {

@@ -3,7 +3,7 @@
 
 import { randomFillSync } from "node:crypto";
 import { type Failure, Refusal } from "../errors.ts";
-import { writeArguments } from "../json.ts";
+import { cut, writeArguments } from "../json.ts";
 import { AuditError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
 import { encode, type Packable, Packer } from "./msgpack.ts";
@@ -154,17 +154,12 @@ function callOf(decision: Decision): Packable {
 
 function shortened(decision: Decision): Decision {
   const failures = (decision.failures ?? []).slice(0, FAILURES).map(({ place, rule, expected, came }) => {
-    return { place: cut(place), rule: cut(rule), expected: cut(expected), came: cut(came) };
+    return { place: cut(place, TEXT_POINTS), rule: cut(rule, TEXT_POINTS), expected: cut(expected, TEXT_POINTS), came: cut(came, TEXT_POINTS) };
   });
   const { tool = "", peer, requestId, traceparent } = decision;
   const known = { tool, peer, requestId, traceparent };
-  const short = Object.entries(known).map(([name, text]) => [name, typeof text === "string" ? cut(text) : null]);
+  const short = Object.entries(known).map(([name, text]) => [name, typeof text === "string" ? cut(text, TEXT_POINTS) : null]);
   return { ...decision, ...(Object.fromEntries(short) as { tool: string }), failures };
-}
-
-function cut(text: string): string {
-  const points = [...text];
-  return points.length > TEXT_POINTS ? `${points.slice(0, TEXT_POINTS - 1).join("")}…` : text;
 }
 
 /** Returns SHA-256 over salt and the arguments' form; empty without such a form.  SPEC 12.5. */

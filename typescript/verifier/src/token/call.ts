@@ -40,12 +40,9 @@ export function readCall(packet: Packet | undefined): PresentedCall | undefined 
 
 /** Read the call at a token's end without the chain before it; undefined without one. */
 export function endingOf(credential: string): { readonly call: PresentedCall; readonly ending: Ending } | undefined {
-  for (const size of SIZES) {
-    const ending = readEnding(credential, size);
-    const call = readCall(ending?.packet);
-    if (ending !== undefined && call !== undefined) return { call, ending };
-  }
-  return undefined;
+  const ending = readEnding(credential, SIZES);
+  const call = readCall(ending?.packet);
+  return ending === undefined || call === undefined ? undefined : { call, ending };
 }
 
 /** Return the digest of a call, or refuse arguments without a form with `malformed_request`. */

@@ -32,7 +32,7 @@ const MINT = "arx.mint"; // its tokens have no task
 
 type Check = (value: unknown) => boolean;
 
-const isText = (most: number = LIMITS.tool, least = 1): Check => (value) => {
+export const isText = (most: number = LIMITS.tool, least = 1): Check => (value) => {
   if (typeof value !== "string") return false;
   const length = lengthOf(value);
   return length >= least && length <= most;

@@ -7,6 +7,7 @@ import { bytesOf } from "../names.ts";
 import type { Packet } from "./chain.ts";
 
 const PREFIX = "arx1_";
+const MOST_ENDING = 320; // characters: more than the longest call takes
 const TAIL = [0, 0, 6, 32]; // the ends of a caveat and of all caveats, and the header of the signature
 const [LOCATION, IDENTIFIER, VERIFICATION_ID, SIGNATURE] = [1, 2, 4, 6] as const;
 
@@ -71,18 +72,21 @@ export interface Ending {
   readonly signature: Buffer;
 }
 
-/** Return a token's last caveat if it has so many bytes, fewer than 2^14; its form is not checked. */
-export function readEnding(text: string, size: number): Ending | undefined {
-  const header = size < 0x80 ? [2, size] : [2, (size & 0x7f) | 0x80, size >> 7];
-  const start = ((text.length - PREFIX.length) * 3 >> 2) - header.length - size - TAIL.length - 32;
-  const group = Math.floor(start / 3);
-  const bytes = bytesOf(text.slice(PREFIX.length + 4 * group));
-  const at = start - 3 * group;
-  if (bytes === undefined || header.some((byte, index) => bytes[at + index] !== byte)) return undefined;
-  const end = at + header.length + size;
-  if (TAIL.some((byte, index) => bytes[end + index] !== byte)) return undefined;
-  const head = text.slice(0, PREFIX.length + 4 * Math.ceil(start / 3));
-  return { head, packet: { raw: bytes.subarray(at + header.length, end) }, signature: bytes.subarray(end + TAIL.length) };
+/** Return a token's last caveat if it has one of these sizes, below 2^14; its form is not checked. */
+export function readEnding(text: string, sizes: readonly number[]): Ending | undefined {
+  const groups = Math.max(0, Math.floor((text.length - PREFIX.length - MOST_ENDING) / 4));
+  const bytes = bytesOf(text.slice(PREFIX.length + 4 * groups));
+  if (bytes === undefined) return undefined;
+  const end = bytes.length - 32 - TAIL.length;
+  const has = (at: number, wanted: readonly number[]): boolean => wanted.every((byte, index) => bytes[at + index] === byte);
+  for (const size of has(end, TAIL) ? sizes : []) {
+    const header = size < 0x80 ? [2, size] : [2, (size & 0x7f) | 0x80, size >> 7];
+    const start = end - size;
+    if (!has(start - header.length, header)) continue;
+    const head = text.slice(0, PREFIX.length + 4 * (groups + Math.ceil((start - header.length) / 3)));
+    return { head, packet: { raw: bytes.subarray(start, end) }, signature: bytes.subarray(-32) };
+  }
+  return undefined;
 }
 
 /** Read a token's text, or refuse it with `malformed`. */

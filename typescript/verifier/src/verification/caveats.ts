@@ -5,14 +5,14 @@ import { type Network, readNetwork } from "../addresses.ts";
 import { OperandError } from "../constraints/scalars.ts";
 import { compileRules, type Rule } from "../constraints/rule.ts";
 import { Refusal, refuse } from "../errors.ts";
-import { type Json, type JsonObject, lengthOf, own, readForm, writeCanonical } from "../json.ts";
+import { type Json, type JsonObject, own, readForm, writeCanonical } from "../json.ts";
 import type { ProvenHolder } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
 import { bytesOf, isAgentPath, isOperator, isPathPattern, isPlain, matchesPath } from "../names.ts";
 import { nextLink, type Packet, sha256 } from "../token/chain.ts";
 import { ThirdParty } from "../token/discharge.ts";
 import { hasSigned, hopMessage } from "../token/holder.ts";
-import { type Identifier, isNatural } from "../token/identifier.ts";
+import { type Identifier, isNatural, isText } from "../token/identifier.ts";
 
 export interface Allow {
   readonly place: string;
@@ -72,7 +72,6 @@ export interface Proof {
 
 type Check = (value: Json) => boolean;
 const list = (check: Check): Check => (value) => Array.isArray(value) && value.length > 0 && value.every(check);
-const text = (most: number): Check => (value) => typeof value === "string" && value !== "" && lengthOf(value) <= most;
 const AMOUNT = /^(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])?$/;
 const UNIT = /^[a-z][a-z0-9_]{0,15}$/;
 
@@ -87,7 +86,7 @@ function isSpend(value: Json): boolean {
 /** The form of each member's value; `allow` is compiled instead. */
 const FORMS: Record<string, Check> = {
   allow: (value) => Array.isArray(value),
-  aud: list(text(64)),
+  aud: list(isText(64)),
   call: () => false, // it stands alone and last, where `readCall` reads it
   depth: isNatural(LIMITS.delegations),
   exp: isNatural(),

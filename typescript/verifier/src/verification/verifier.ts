@@ -190,20 +190,22 @@ export class Verifier {
   }
 
   /** Step 5: the kill epoch. */
-  #checkEpoch({ identifier, restrictions, targets }: Proven, arrived: number): void {
-    const sentAfter = restrictions.fresh === undefined ? undefined : arrived - restrictions.fresh;
-    const refused = this.#epochs.check(identifier.born[0], identifier.born[1], targets, sentAfter);
+  #checkEpoch(proven: Proven, arrived: number): void {
+    const refused = this.#endOf(proven, arrived);
     if (refused !== null) refuse(refused);
   }
 
+  #endOf({ identifier: { born: [incarnation, born] }, targets, restrictions }: Proven, arrived: number): ReturnType<EpochTable["check"]> {
+    return this.#epochs.check(incarnation, born, targets, sentAfter(restrictions, arrived));
+  }
+
   async #catchUp(proven: Proven, request: AccessRequest, arrived: number): Promise<void> {
-    const { identifier, restrictions, targets } = proven;
+    const { identifier, restrictions } = proven;
     if (this.#epochs.catchUp === undefined || restrictions.refusal !== undefined) return;
-    const sentAfter = restrictions.fresh === undefined ? Number.NEGATIVE_INFINITY : arrived - restrictions.fresh;
-    const refused = this.#epochs.check(identifier.born[0], identifier.born[1], targets, sentAfter);
+    const refused = this.#endOf(proven, arrived);
     const wait = refused === null ? undefined : WAITS.get(refused);
     if (wait === undefined || request.at >= restrictions.exp.at) return;
-    await this.#epochs.catchUp(sentAfter, identifier.born[1], wait);
+    await this.#epochs.catchUp(sentAfter(restrictions, arrived), identifier.born[1], wait);
   }
 
   /** Step 7: the record, and step 8: the epoch again, as the last act. */
@@ -282,6 +284,10 @@ function requireNew({ issuedAt, place }: Use, spent: Spent, notBefore: number): 
   if (place !== undefined && (spent === "used" || issuedAt < notBefore)) usedUp(place);
   if (issuedAt < notBefore) refuse("proof_invalid", "call", "start", "after this verifier started", "before");
   if (spent === "used") refuse("replayed", "call", "nonce", "a nonce that was not used", "one that was");
+}
+
+function sentAfter({ fresh }: Proven["restrictions"], arrived: number): number {
+  return fresh === undefined ? Number.NEGATIVE_INFINITY : arrived - fresh;
 }
 
 const withForm = (request: AccessRequest): Asked => ({ ...request, form: formOf(request.args) });
