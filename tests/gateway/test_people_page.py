@@ -66,6 +66,18 @@ def test_a_person_connects_ahead_sees_the_account_and_ends_it(world: PeopleWorld
     assert not any(found and found[0] == "ann-t" for found in world.tracker.grants.values())
 
 
+def test_a_person_ends_an_account_that_was_killed(world: PeopleWorld) -> None:
+    """A kill keeps the tokens; the end deletes and revokes them, also one that failed after its kill."""
+    with httpx.Client(timeout=30) as browser:
+        which = connect_ahead(world, browser, "erin")
+        world.order("kill", f"connection:{which}")
+        page = opened(world, browser, "erin")
+        assert "killed" in page.text
+        assert press(world, browser, page, f"end {which}").status_code == 303
+    assert world.arx("connection", "show", which)["connection"]["state"] == "ended"
+    assert not any(found and found[0] == "erin-t" for found in world.tracker.grants.values())
+
+
 def test_no_other_person_sees_or_ends_an_account(world: PeopleWorld) -> None:
     """Neither by its id, nor with the page of another login, nor without one."""
     with httpx.Client(timeout=30) as theirs, httpx.Client(timeout=30) as mine:

@@ -108,7 +108,8 @@ def change_account(mint: MintContext, page: OwnPage, answer: str) -> str | None:
     if row is None or row["subject"] != page.target:
         raise GrantError("the page has no such account of yours", code="connection_refused")
     reason = "ended by the person"
-    end_connection(mint, row, MINT, reason, "person")
-    # A gateway may hold a token; the page does not wait until all have confirmed.
+    # The kill first: what fails after it leaves a connection that the page still offers to end.  A gateway may hold a
+    # token; the page does not wait until all have confirmed.
     mint.revoker.end("kill", [f"connection:{which}"], reason=reason, by=MINT, wait=False)
+    end_connection(mint, row, MINT, reason, "person")
     return None
