@@ -2,6 +2,7 @@
 """People's keys are rotated: every account goes on, with refreshes, links and deaths between; old seals open none."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -77,6 +78,24 @@ def test_a_rotation_while_a_refresh_runs_loses_nothing(accounts: Accounts) -> No
     assert accounts.token(accounts.row(row["id"]), "repo.write") is not None
     assert accounts.tracker.refreshes == 2
     assert open_tokens(accounts.mint, accounts.row(row["id"])).refresh in accounts.tracker.grants
+
+
+def test_calls_go_on_while_keys_are_rotated(accounts: Accounts) -> None:
+    """Each call reads a row and a key, and a rotation may come between; none is refused, and no token is lost."""
+    row = accounts.add(ANN, "ann-t")
+    assert rotate_key(accounts.mint, ANN, "operator:test")
+    assert accounts.token(row) is not None  # the row of before the rotation
+
+    def ask(_: int) -> None:
+        found = accounts.token(accounts.row(row["id"]))
+        assert found is not None
+        assert found[0] in accounts.tracker.tokens
+
+    with ThreadPoolExecutor(5) as pool:
+        rotations = [pool.submit(rotate_key, accounts.mint, ANN, "operator:test") for _ in range(20)]
+        list(pool.map(ask, range(40)))
+        assert all(each.result() for each in rotations)
+    assert accounts.tracker.refreshes == 1
 
 
 def test_an_erasure_while_a_refresh_runs_stores_nothing(accounts: Accounts) -> None:

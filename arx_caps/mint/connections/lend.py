@@ -23,7 +23,7 @@ from arx_caps.mint.connections.account_issuer import (
     issuer_of,
 )
 from arx_caps.mint.connections.connect import make_link
-from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, TokenSeal, open_key, open_tokens
+from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, PersonKey, TokenSeal, open_key, open_tokens
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.session_login import subject_of
@@ -213,7 +213,7 @@ def _exchanged(
     # Once anew: the token may have been revoked, or its ID token has expired. An issuer that refuses all of them does
     # not have one refreshed for each call.
     is_last = now_ms() - (row["refreshed_at"] or row["created_at"]) < EARLY_MS
-    is_last = is_last or open_tokens(mint, row).refresh is None
+    is_last = is_last or _opened(mint, row)[2].refresh is None
     own = _token_of(mint, home, row, have, "")
     try:
         while own is not None:
@@ -258,7 +258,7 @@ def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, r
         GrantError: The issuer refuses the scopes.
         UnavailableError: The issuer does not answer.
     """
-    kept = _kept(open_tokens(mint, row), scopes, refused)
+    kept = _kept(_opened(mint, row)[2], scopes, refused)
     if kept is not None:
         return kept
     own = secrets.token_hex(16)
@@ -281,8 +281,7 @@ def _refreshed(
         # Read again: another call may have refreshed between the look above and the lock.
         latest = mint.db.connections.find(row["id"]) or row
         # The key of before the refresh: in its time `arx key reseal` may seal it with what this mint has not read.
-        key = open_key(mint, mint.db.connections.person_key(str(row["subject"])))
-        held = open_tokens(mint, latest, key)
+        latest, key, held = _opened(mint, latest)
         kept = _kept(held, scopes, refused)
         if kept is not None:
             return kept
@@ -306,6 +305,24 @@ def _refreshed(
         issuer.revoke(issued.refresh_token or issued.access_token)
         raise UnavailableError("the connection has changed meanwhile", code="issuer_unavailable")
     return given
+
+
+def _opened(mint: MintContext, row: Row) -> tuple[Row, PersonKey, HeldTokens]:
+    """Return a connection, its person's key and its tokens; read again if the key was rotated since the row was read.
+
+    Raises:
+        SettingsError: They do not open.
+    """
+    db = mint.db.connections
+    key = open_key(mint, db.person_key(row["subject"]))
+    while True:
+        try:
+            return row, key, open_tokens(mint, row, key)
+        except SettingsError:
+            latest, again = db.find(row["id"]) or row, open_key(mint, db.person_key(row["subject"]))
+            if (latest["sealed"], again.made_at) == (row["sealed"], key.made_at):
+                raise
+            row, key = latest, again
 
 
 def _is_stored(mint: MintContext, row: Row, own: str, seal: TokenSeal) -> bool:
