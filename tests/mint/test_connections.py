@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
-from arx_caps.mint.connections import lend
+from arx_caps.mint.connections import lend, own_accounts
 from arx_caps.mint.connections.account_issuer import RefreshRefusedError, issuer_of
 from arx_caps.mint.connections.end import end_accounts
+from arx_caps.mint.connections.own_accounts import open_page, start_page
 from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.connections import account_lock
+from arx_caps.mint.identity.issuer_token import IssuerToken
+from arx_caps.mint.policy.issuers import Issuer
 from arx_caps.mint.tasks.erase import erase_person
 from arx_caps.settings.connections import ConnectionTerms
 from arx_verifier.clock import now_ms
@@ -193,3 +196,19 @@ def test_an_erasure_deletes_the_key_and_revokes_upstream(accounts: Accounts) -> 
     for file in accounts.mint.realm.folder.glob("mint.db*"):
         content = file.read_bytes()
         assert not [text for text in ("canary-account-of-ann", sealed) if text.encode() in content], file
+
+
+def test_the_login_of_a_persons_page_ends(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ten minutes, at each mint of the realm; a seal of another secret of the database is none."""
+    url, mint = "https://login.example", accounts.mint
+    issuer = Issuer(name="corp", url=url, jwks=f"{url}/keys", audience=("x",), algorithms=("ES256",))
+    cookie = start_page(mint, mint.born(), IssuerToken(issuer, "ann", {}, now_ms() + 60_000))
+    page = open_page(mint, cookie)
+    assert page is not None
+    assert page.target == ANN
+    accounts.add(ANN, "ann-t")
+    key = mint.db.connections.person_key(ANN)
+    assert key is not None
+    assert open_page(mint, f"{key.nonce}.{key.sealed}") is None
+    monkeypatch.setattr(own_accounts, "now_ms", lambda: page.until)
+    assert open_page(mint, cookie) is None
