@@ -194,8 +194,10 @@ class MarkRows:
 
     def _of(self, tool: str) -> _ToolRows | None:
         known = self._by_tool
-        if tool in known:
+        try:
             return known[tool]
+        except KeyError:  # in one step: another thread may forget all between a test and a read
+            pass
         rows = self._compile(tool)
         if len(tool) <= MAX_TOOL_CHARS:
             if len(known) >= MAX_TOOLS:  # with a rule `*` a holder could otherwise fill memory with names

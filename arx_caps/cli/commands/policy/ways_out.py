@@ -78,6 +78,25 @@ def uncarried(policy: Policy) -> list[str]:
     return [f"session {name}: max_open should be 1: {why}" for name in several]
 
 
+def unset(document: PolicyDocument) -> list[str]:
+    """Return a warning for each mark of ``after`` that no row sets in a session which has the template.
+
+    A service may set it by ``grant.mark`` or a declaration, so it is no mistake of the policy alone.
+
+    Args:
+        document: The policy's tables.
+    """
+    found = []
+    for name, template in document.task.items():
+        having = [each for each in document.task.values() if each is template or _share(template, each)]
+        settable = {mark.set for each in having for mark in each.marks}
+        if template.preset is not None:
+            settable |= set(_READS)  # a preset has its row also where no tool returns one of the two
+        for mark in dict.fromkeys(mark for row in template.after for mark in row.mark if mark not in settable):
+            found.append(f"task {name}: no entry of `marks` sets `{mark}` of `after`: only a service can set it")
+    return found
+
+
 def _share(one: Template, other: Template) -> bool:
     return any(meet_of(first, second) is not None for first in one.agents for second in other.agents)
 
