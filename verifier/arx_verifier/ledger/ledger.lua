@@ -324,8 +324,8 @@ local function set_marks(header, key, changes, now, past)
     changes[#changes + 1] = int(now)
     redis.call('ZADD', string.sub(header, 1, -2) .. 'marks', int(now), string.sub(key, #header + 2))
   end
-  if #changes > 0 then
-    redis.call('HSET', key, unpack(changes))
+  for first = 1, #changes, 1000 do  -- Lua has room for 8 000 arguments at most
+    redis.call('HSET', key, unpack(changes, first, math.min(first + 999, #changes)))
   end
 end
 
