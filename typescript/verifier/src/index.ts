@@ -18,5 +18,6 @@ export { type LimitsInput, ServiceLimits } from "./verification/serviceLimits.ts
 export { type Recorder, Verifier, type VerifierOptions } from "./verification/verifier.ts";
 export { type OpenOptions, openVerifier } from "./service.ts";
 export { type CallOptions, currentGrant, protect } from "./enforcement/protect.ts";
-export { guardTransport, type McpTransport } from "./enforcement/mcp.ts";
+export { guardTransport } from "./enforcement/mcp.ts";
+export type { McpTransport } from "./enforcement/messages.ts";
 export { type ExpressApplication, grantOf, guard, type GuardOptions } from "./enforcement/express.ts";

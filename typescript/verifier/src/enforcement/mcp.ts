@@ -10,18 +10,11 @@ import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
 import { type Carrier, type Carriers, carrying } from "./mcpHttp.ts";
 import {
-  CALLS, effectOf, filter, LISTS, type McpMessage, meaningOf, NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, type Screen, SESSION,
-  type Subject, tokenOf, withoutToken,
+  CALLS, effectOf, filter, LISTS, type McpMessage, type McpTransport, meaningOf, NO_METHOD, NOTIFICATIONS, refusalOf, type Refused,
+  type Screen, SESSION, type Subject, tokenOf, withoutToken,
 } from "./messages.ts";
 
 type Id = string | number;
-
-/** The part of a transport of the SDKs that is used here. */
-export interface McpTransport {
-  onmessage?: ((message: never, extra?: never) => void) | undefined;
-  onclose?: (() => void) | undefined;
-  send(message: never, options?: never): Promise<void>;
-}
 
 /** Return the transport, through which an allowed call alone reaches the server, and no answer of an ended one leaves. */
 export function guardTransport<T extends McpTransport>(transport: T, verifier: Verifier): T {

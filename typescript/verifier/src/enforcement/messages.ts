@@ -9,6 +9,12 @@ import { refusalText } from "./texts.ts";
 
 /** A message of JSON-RPC, as the SDKs have it. */
 export interface McpMessage { [name: string]: unknown }
+/** The part of a transport of the SDKs that is used here. */
+export interface McpTransport {
+  onmessage?: ((message: never, extra?: never) => void) | undefined;
+  onclose?: (() => void) | undefined;
+  send(message: never, options?: never): Promise<void>;
+}
 /** What a request was about. */
 export interface Subject { readonly method: string; readonly tool?: string | undefined }
 /** Which items of a list a token could call, and the member that has them. */
