@@ -24,7 +24,7 @@ from arx_verifier import Rule
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.enforcement.mcp.messages import BUDGET_KEY, META_KEY, REFUSAL_KEY
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
-from arx_verifier.token.caveats import spend_caveats
+from arx_verifier.token.caveats import Caveat, spend_caveats
 from arx_verifier.token.macaroon import Macaroon
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_rules import RULES
@@ -214,6 +214,38 @@ def test_results_and_refusals_have_what_a_budget_has_left(way: tuple[str, str], 
             assert error.value.error.data["budget"] == short
             plain = await client.call_tool("get", order, meta=server.meta("get", **order))
             assert BUDGET_KEY not in (plain.meta or {})
+
+    run(test())
+
+
+@pytest.mark.spec("21.4", "19.1")
+def test_a_call_after_a_mark_is_refused(way: tuple[str, str], tmp_path: Path) -> None:
+    """The model reads the mark, and which call set it."""
+
+    async def test() -> None:
+        async with opened(way, tmp_path) as server:
+            order = {"order_id": "o-1", "amount": 2}
+            rows = Caveat(
+                marks=(("call", "seen", "session", ("orders.get",)),),
+                after=((("seen",), ("orders.refund",)),),
+                opened=time.time_ns() // 1_000_000,
+            )
+            holder = UnsafeCaller(server.caller.macaroon.attenuate(rows), "orders")
+
+            async def call(caller: UnsafeCaller, tool: str, **args: Any) -> Any:
+                token = caller.token(f"orders.{tool}", **args)
+                return await server.client.call_tool(tool, args, meta={KEY: token})
+
+            assert not (await call(holder, "refund", **order)).is_error
+            assert not (await call(holder, "get", order_id="o-1")).is_error
+            refused = await call(holder, "refund", **order)
+            assert refused.is_error
+            assert (refused.meta or {})[REFUSAL_KEY]["code"] == "after_mark"
+            text = refused.content[0].text
+            began = "refund was refused: the session must not have seen, got seen by orders.get at orders, 20"
+            assert text.startswith(began)
+            assert "Do not repeat this call." in text
+            assert not (await call(server.caller, "refund", **order)).is_error  # whose token has no row
 
     run(test())
 

@@ -226,6 +226,37 @@ def test_an_answer_says_what_a_budget_has_left(made: type[Service]) -> None:
         assert trailing("Get", realm.caller(ANY)) == {}
 
 
+@pytest.mark.spec("21.4")
+@pytest.mark.parametrize("made", [Service, AioService])
+def test_a_call_after_a_mark_runs_nothing(made: type[Service]) -> None:
+    """A program reads the code, the mark and the call that set it; a proof is set once its call is done."""
+    realm, service = UnsafeTestRealm("orders"), made()
+    rows = {
+        "marks": [["call", "seen", "session", ["orders.chat"]], ["done", "checked", "session", ["orders.get"]]],
+        "after": [[["seen"], ["orders.refund"]]],
+        "only_after": [["checked", 0, ["orders.refund"]]],
+    }
+    caller = realm.caller(ANY, marks=rows)
+    with served(service, realm) as channel:
+
+        def call(name: str, by: Any = caller) -> Any:
+            metadata, order = bearer(by.token(f"orders.{name.lower()}", order_id="o-1")), Call(order_id="o-1")
+            if name != "Chat":
+                return stub(channel, name)(order, metadata=metadata, timeout=60)
+            return [*stub(channel, name)(iter([order]), metadata=metadata, timeout=60)]
+
+        status, problem = refused(lambda: call("Refund"))
+        assert (status, problem["code"]) == (grpc.StatusCode.PERMISSION_DENIED, "mark_missing")
+        call("Get")
+        call("Refund")
+        ran = len(service.ran)
+        call("Chat", caller.delegate("test/helper"))
+        status, problem = refused(lambda: call("Refund"))
+        assert (status, problem["code"], len(service.ran)) == (grpc.StatusCode.PERMISSION_DENIED, "after_mark", ran)
+        [failure] = problem["failures"]
+        assert failure["came"].startswith("seen by orders.chat at orders, ")
+
+
 def test_a_refused_call_runs_nothing(realm: UnsafeTestRealm, channel: Any, service: Service) -> None:
     """A caller reads the code, the expected and the received value; other arguments than the signed ones fail."""
     caller = realm.caller(REFUND, GET)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from pydantic import AnyUrl
 
 from arx_verifier.enforcement.mcp.messages import BUDGET_KEY, META_KEY, REFUSAL_KEY
 from arx_verifier.testing import UnsafeCaller, UnsafeTestRealm
+from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_rules import RULES
@@ -241,5 +243,34 @@ def test_results_and_refusals_have_what_a_budget_has_left(way: str, tmp_path: Pa
                 "remaining": "0",
                 "required": "1",
             }
+
+    run(test())
+
+
+@pytest.mark.spec("21.4", "19.1")
+@everywhere
+def test_a_call_after_what_another_has_read_is_refused(way: str, tmp_path: Path) -> None:
+    """
+    A holder above and one below it share the session; the model reads the mark, and which call set it.
+    """
+
+    async def test() -> None:
+        async with opened(way, tmp_path) as server:
+            order = {"order_id": "o-1", "amount": 2}
+            rows = Caveat(
+                marks=(("call", "seen", "session", ("orders.get",)),),
+                after=((("seen",), ("orders.refund",)),),
+                opened=time.time_ns() // 1_000_000,
+            )
+            holder = UnsafeCaller(server.caller.macaroon.attenuate(rows), "orders")
+            helper = holder.delegate("test/helper")
+            token = holder.token("orders.refund", **order)
+            assert not (await server.send("refund", order, {META_KEY: token})).isError
+            got = {"order_id": "o-1"}
+            assert not (await server.send("get", got, {META_KEY: helper.token("orders.get", **got)})).isError
+            refused = await server.send("refund", order, {META_KEY: holder.token("orders.refund", **order)})
+            assert (refused.meta or {})[REFUSAL_KEY]["code"] == "after_mark"
+            text: Any = refused.content[0]
+            assert text.text.startswith("refund was refused: the session must not have seen, got seen by orders.get")
 
     run(test())

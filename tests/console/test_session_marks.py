@@ -6,8 +6,10 @@ from contextlib import closing
 
 import pytest
 
+from arx_caps.audit.query.ocsf import to_ocsf
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.metrics.counted_decisions import CountedDecisions
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.verifier import Verifier
 from tests.console.harness import operator_with, sign_in
@@ -42,8 +44,9 @@ class Reader(Work):
         super().__init__(unit)
         kid, key = unit.mint.key_schedule.audience_key("orders")
         keys = KeyRing({kid: key}, realm=unit.realm.name)
+        self.counted = CountedDecisions(self.sink)
         self.verifier = Verifier(
-            audience="orders", keys=keys, epochs=unit.epochs, decisions=self.sink, ledger=unit.mint.ledger
+            audience="orders", keys=keys, epochs=unit.epochs, decisions=self.counted, ledger=unit.mint.ledger
         )
         self.home = f"/console/sessions/{self.session['id']}"
 
@@ -101,3 +104,17 @@ def test_a_session_without_its_ledger(kept: Harness) -> None:
         assert "services refuse every call that a rule about marks names" in page(browser, work.home)
     kept.mint.ledger = None
     assert 'id="marks"' not in page(browser, work.home)
+
+
+def test_a_refusal_by_a_mark_can_be_counted_and_exported(kept: Harness) -> None:
+    """Metrics count it by its code; the log and its export as OCSF have the mark and the call that set it."""
+    work = Reader(kept)
+    work.call(work.task)
+    work.call(work.task, tool="orders.list")
+    work.ship()
+    assert work.counted.counts == {("allow", "ok"): 1, ("deny", "after_mark"): 1}
+    records = kept.operator().call("GET", "/v1/audit/records").json()["records"]
+    [record] = [each for each in records if each.get("code") == "after_mark"]
+    exported = to_ocsf(record, origin="acme", version="0")
+    assert (exported["status"], exported["status_code"]) == ("Failure", "after_mark")
+    assert "the session must not have private, got private by orders.get at orders, 20" in exported["status_detail"]
