@@ -18,6 +18,7 @@ import { guardTransport } from "../src/enforcement/mcp.ts";
 import { refusalText } from "../src/enforcement/texts.ts";
 import { SettingsError } from "../src/revocation/errors.ts";
 import { sha256 } from "../src/token/chain.ts";
+import { MemoryRecorder } from "./doubles.ts";
 import { mint, type Service, serviceOf } from "./mint.ts";
 
 interface Asked { readonly method?: string; readonly target: string; readonly body?: string; readonly headers?: Record<string, string> }
@@ -271,6 +272,18 @@ test("a cancellation that comes before the decision holds", async () => {
   await near.send({ jsonrpc: "2.0", id: "w", method: "ping" }); // its id is not free: a late answer would be for this one
   await next("w");
   assert.match(JSON.stringify(got.find((line) => line.id === "w")), /malformed_request/);
+});
+
+test("a kill that comes while a record is written is in force", () => {
+  const recorder = new MemoryRecorder();
+  const service = serviceOf(undefined, [], recorder);
+  const { append } = recorder;
+  recorder.append = (decision) => {
+    if (decision.code === "ok") service.view.kill("session:s-1"); // a write that waits for its disk
+    return append.call(recorder, decision);
+  };
+  const { allowed, code } = service.verifier.decide(mint([{ tool: "*" }]), { tool: "orders.get", args: {}, at: Date.now() });
+  assert.deepEqual([allowed, code, recorder.decisions.map((decision) => decision.code)], [false, "revoked", ["ok", "revoked"]]);
 });
 
 test("a holder that attenuates its token again and again fills no memory", () => {

@@ -10,6 +10,7 @@ import { InMemoryTransport } from "@modelcontextprotocol/sdk/inMemory.js";
 import express from "express";
 import { type ExpressApplication, guard, type GuardOptions } from "../src/enforcement/express.ts";
 import { guardTransport } from "../src/enforcement/mcp.ts";
+import { effectOf } from "../src/enforcement/messages.ts";
 import { currentGrant, protect } from "../src/enforcement/protect.ts";
 import { RouteMap } from "../src/enforcement/routes.ts";
 import { refusalText } from "../src/enforcement/texts.ts";
@@ -112,6 +113,13 @@ test("a text for a model has the end, the shape and the length of a refusal", ()
   const long = (size: number): string => refusalText("argument_not_allowed", failure("shape", "x".repeat(size)), "get", "");
   assert.match(long(600), /: x{600}\. /);
   assert.match(long(601), /: x{599}…\. /);
+});
+
+test("the effect of a call is known by its answer, but for a task and a question", () => {
+  for (const [result, effect] of [
+    [{}, "done"], [{ isError: false }, "done"], [{ isError: true }, "failed"], [undefined, "failed"], [{ resultType: "complete" }, "done"],
+    [{ task: { taskId: "7" } }, "unknown"], [{ resultType: "input_required" }, "unknown"],
+  ] as const) assert.equal(effectOf({ result }), effect, JSON.stringify(result));
 });
 
 test("a function is guarded from its name to its result", async () => {

@@ -77,7 +77,9 @@ export class Verifier {
     const arrived = this.#epochs.bootMs();
     if (this.#nonces.waits) throw new SettingsError("`decide` cannot wait for `nonces`: use `authorize`");
     const proven = this.#prove(credential, request.peer);
-    return "allowed" in proven ? proven : this.#decide(proven, withForm(request), arrived);
+    if ("allowed" in proven) return proven;
+    const asked = withForm(request);
+    return this.#again(proven, asked, this.#decide(proven, asked, arrived));
   }
 
   /** Decide a call; it waits for a view that is behind, and for a record that has to be on disk. */
@@ -88,13 +90,18 @@ export class Verifier {
     await this.#catchUp(proven, request, arrived);
     const asked = withForm({ ...request, at: this.clock() });
     const decision = this.#nonces.waits ? await this.#decideByStore(proven, asked, arrived) : this.#decide(proven, asked, arrived);
-    if (!decision.allowed || this.#recorder.settle === undefined) return decision;
+    if (!decision.allowed) return decision;
     try {
-      await this.#recorder.settle(Number(decision.id.split("-").at(-1)));
+      await this.#recorder.settle?.(Number(decision.id.split("-").at(-1)));
     } catch (error) {
       if (!(error instanceof AuditError)) throw error;
       return { allowed: false, code: "audit_unavailable", failures: [], id: "", grant: undefined };
     }
+    return this.#again(proven, asked, decision);
+  }
+
+  /** Step 8, as the last act: a record may have waited for its disk. */
+  #again(proven: Proven, asked: Asked, decision: Decision): Decision {
     const code = decision.grant?.recheck();
     if (code === undefined) return decision;
     decision.grant?.outcome?.settle("failed"); // it does not run
@@ -208,7 +215,7 @@ export class Verifier {
     await this.#epochs.catchUp(sentAfter(restrictions, arrived), identifier.born[1], wait);
   }
 
-  /** Step 7: the record, and step 8: the epoch again, as the last act. */
+  /** Step 7: the record. */
   #record(proven: Proven, request: Asked, refusal: Refusal | undefined): Decision {
     const { incarnation, applied, ageMs } = this.#epochs.view();
     const salt = newSalt();

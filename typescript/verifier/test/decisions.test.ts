@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decisions at the edges of their checks: grants, used calls, failures, and the settings of a verifier.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { LIMITS } from "../src/limits.ts";
+import { EpochTable } from "../src/revocation/epoch.ts";
+import { AuditError, SettingsError } from "../src/revocation/errors.ts";
+import { KeyRing } from "../src/token/keyring.ts";
+import { MemoryNonces } from "../src/verification/nonces.ts";
+import { ServiceLimits } from "../src/verification/serviceLimits.ts";
+import { Verifier, type VerifierOptions } from "../src/verification/verifier.ts";
+import { MemoryRecorder } from "./doubles.ts";
+import { KEY, mint, serviceOf } from "./mint.ts";
+
+const HISTORY = "aW5jYXJuYXRpb24tMDAwMQ";
+const HOP = Buffer.alloc(9, 1).toString("base64url");
+const LEASE_MS = 1000;
+
+/** A view whose clocks a test sets, with a lease from their beginning. */
+class TimedView extends EpochTable {
+  boot: number;
+
+  constructor(boot: number) {
+    super({ boot: () => this.boot, wall: () => this.boot });
+    this.boot = boot;
+    this.change({ do: "adopt", state: { incarnation: HISTORY, applied: 7, refuses: "syncing", kills: new Map(), freezes: new Map() } });
+    const lease = { boot: boot + LEASE_MS, wall: boot + LEASE_MS, sent: boot };
+    this.change({ do: "renew", lease, clock: { at: Number.NaN, sent: boot } });
+  }
+
+  override timesMs(at: number): readonly [number, number] {
+    return [at, at];
+  }
+}
+
+function options(more: object = {}): VerifierOptions {
+  return {
+    audience: "orders", keys: new KeyRing({ "k1.0": KEY }, "acme", 86_400_000), epochs: new TimedView(0),
+    recorder: new MemoryRecorder(), nonces: new MemoryNonces(), ...more,
+  };
+}
+
+function granted(end: number): { grant: ReturnType<Verifier["decide"]>["grant"]; view: TimedView; at: (time: number) => void } {
+  const view = new TimedView(0);
+  let now = Date.now();
+  const verifier = new Verifier(options({ epochs: view, clock: () => now }));
+  const { grant } = verifier.decide(mint([{ tool: "*" }], undefined, { exp: end }), { tool: "orders.get", args: {}, at: now });
+  return { grant, view, at: (time) => (now = time) };
+}
+
+test("a grant ends with its token, and that end is final", () => {
+  const end = Date.now() + 50_000;
+  const { grant, at } = granted(end);
+  at(end - 1);
+  assert.equal(grant?.recheck(), undefined);
+  at(end);
+  assert.equal(grant?.recheck(), "expired");
+  at(end - 1);
+  assert.equal(grant?.recheck(), "expired");
+});
+
+test("a grant is stale before the end of a lease, and that end is not final", () => {
+  const { grant, view } = granted(Date.now() + 50_000);
+  for (const [left, code] of [[LIMITS.recheck_early, undefined], [LIMITS.recheck_early - 1, "stale"], [LEASE_MS, undefined]] as const) {
+    view.boot = LEASE_MS - left;
+    assert.equal(grant?.recheck(), code, String(left));
+  }
+});
+
+test("used calls have a room, of which names that last have half", () => {
+  const brief = new MemoryNonces(0, 2);
+  assert.deepEqual(["a", "b", "c"].map((key) => brief.spend(key, 60_000, 0)), ["new", "new", "full"]);
+  const lasting = new MemoryNonces(0, 4);
+  assert.deepEqual(["a", "b", "c"].map((key) => lasting.spend(key, 60_001, 0)), ["new", "new", "full"]);
+  assert.equal(lasting.spend("d", 60_000, 0), "new");
+  assert.equal(lasting.spend("e", 130_000, 60_002), "new"); // the others are forgotten by now
+  assert.equal(lasting.spend("f", 130_000, 60_002), "new");
+});
+
+test("a used call is known up to its end, and forgotten each second", () => {
+  const nonces = new MemoryNonces(0, 1);
+  assert.equal(nonces.spend("a", 1000, 0), "new");
+  assert.equal(nonces.spend("a", 1000, 1000), "used");
+  assert.equal(nonces.spend("b", 3000, 1999), "full");
+  assert.equal(nonces.spend("b", 2000, 2000), "new");
+  assert.equal(nonces.spend("c", 1999, 2000), "used"); // it would have been forgotten
+});
+
+test("failures of several rules are each named, those of one argument once", () => {
+  const { verifier } = serviceOf();
+  const failures = (...allows: object[][]) => {
+    const [first, ...more] = allows;
+    const token = mint(first as never, undefined, ...more.map((allow) => ({ allow })) as never[]);
+    return verifier.decide(token, { tool: "orders.get", args: { amount: 100 }, at: Date.now() }).failures.map(({ place, expected }) => `${place} ${expected}`);
+  };
+  const most = (max: number): object => ({ tool: "*", args: { amount: { max } } });
+  assert.deepEqual(failures([most(20)], [most(50)]), ["caveat 2 50"]);
+  assert.deepEqual(failures([most(20), most(50)]), ["caveat 1 20", "caveat 1 50"]);
+});
+
+test("of two equal ends the first one is named", () => {
+  const { verifier } = serviceOf();
+  const place = (member: string, time: number, at: number): string | undefined => {
+    const token = mint([{ tool: "*" }], undefined, { [member]: time }, { [member]: time });
+    return verifier.decide(token, { tool: "orders.get", args: {}, at }).failures[0]?.place;
+  };
+  const now = Date.now();
+  assert.equal(place("exp", now + 9000, now + 9000), "caveat 2");
+  assert.equal(place("nbf", now + 9000, now), "caveat 2");
+});
+
+test("a record has the caveats of each delegation, up to 2,048 characters", () => {
+  const steps = (size: number): readonly (readonly string[])[] | undefined => {
+    const { verifier, recorder } = serviceOf();
+    const delegation = { hop: HOP, to: "acme/worker" };
+    const rule = (a: string): object => ({ allow: [{ args: { a }, tool: "*" }] });
+    const filled = size - JSON.stringify(rule("")).length - JSON.stringify({ to: "acme/worker" }).length;
+    const token = mint([{ tool: "*" }], undefined, rule("x".repeat(filled)) as never, delegation);
+    verifier.decide(token, { tool: "orders.get", args: {}, at: Date.now() });
+    return recorder.decisions[0]?.facts.caveats;
+  };
+  assert.deepEqual(steps(2048)?.map((step) => step.map((text) => text.length)), [[2048 - 20, 20]]);
+  assert.deepEqual(steps(2049), []);
+});
+
+test("an allowed call waits for its record, and is judged again behind it", async () => {
+  const asked = { tool: "orders.get", args: {}, at: Date.now() };
+  const outcome = async (settle: (service: ReturnType<typeof serviceOf>) => void): Promise<string> => {
+    const recorder = Object.assign(new MemoryRecorder(), { settle: async () => settle(service) });
+    const service = serviceOf(undefined, [], recorder);
+    return (await service.verifier.authorize(mint([{ tool: "*" }]), asked)).code;
+  };
+  assert.equal(await outcome(() => undefined), "ok");
+  assert.equal(await outcome(({ view }) => view.kill("session:s-1")), "revoked");
+  assert.equal(await outcome(() => { throw new AuditError("no disk"); }), "audit_unavailable");
+  await assert.rejects(outcome(() => { throw new TypeError("a fault"); }), TypeError);
+});
+
+test("a list is refused as a call is", async () => {
+  const { verifier, view } = serviceOf();
+  const screened = () => verifier.screen(mint([{ tool: "*" }]), { tool: "", args: { method: "tools/list" }, at: Date.now() });
+  assert.ok("could" in (await screened()));
+  view.kill("session:s-1");
+  assert.deepEqual(await screened(), { code: "revoked" });
+});
+
+test("a budget in another form is malformed", () => {
+  const asked = { tool: "orders.get", args: {}, at: Date.now() };
+  for (const spend of [5, "x", ["p", "calls", "1", "task"], ["p", "calls", "1", "task", 1, 1]]) {
+    assert.equal(serviceOf().verifier.decide(mint([{ tool: "*" }], undefined, { spend }), asked).code, "malformed");
+  }
+});
+
+test("settings of another form are errors at start", () => {
+  for (const more of [{ other: 1 }, { audience: "Orders" }]) assert.throws(() => new Verifier(options(more)), SettingsError);
+  const shared = new Verifier(options({ nonces: { waits: true, spend: () => "new", notBefore: () => 0 } }));
+  assert.throws(() => shared.decide(mint([{ tool: "*" }]), { tool: "orders.get", args: {}, at: Date.now() }), SettingsError);
+  for (const odd of [null, [], {}, { hours: ["always"] }, { hours: ["10:00-10:00"] }, { hours: ["10:60-11:00"] }, { hours: ["10:00-11:60"] }]) {
+    assert.throws(() => new ServiceLimits(odd as never), SettingsError, JSON.stringify(odd));
+  }
+  for (const hours of ["00:59-01:00", "00:00-01:59", "23:59-24:00"]) new ServiceLimits({ hours: [hours] });
+});
