@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { type IncomingMessage, request as ask } from "node:http";
+import { type IncomingMessage, request as ask, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { after, test } from "node:test";
 import { Client, InMemoryTransport } from "@modelcontextprotocol/client";
@@ -15,6 +15,7 @@ import { currentGrant, protect } from "../src/enforcement/protect.ts";
 import type { Decision } from "../src/journal/record.ts";
 import { AuditError, SettingsError } from "../src/revocation/errors.ts";
 import { sha256 } from "../src/token/chain.ts";
+import { MemoryRecorder } from "./doubles.ts";
 import { mint, type Service, serviceOf } from "./mint.ts";
 
 const ANY = [{ tool: "*" }];
@@ -72,12 +73,13 @@ app.post("/refund/:how", (req, res) => {
   }
   res.status(Number(how)).send("answer");
 });
-const server = guard(app as unknown as ExpressApplication, service.verifier, { tools: { "POST /refund/{how}": "orders.refund" } });
+const TOOLS = { "POST /refund/{how}": "orders.refund" };
+const server = guard(app as unknown as ExpressApplication, service.verifier, { tools: TOOLS });
 await once(server.listen(0, "127.0.0.1"), "listening");
 after(() => server.close());
 
-async function send(how: string): Promise<IncomingMessage> {
-  const { port } = server.address() as AddressInfo;
+async function send(how: string, to: Server = server): Promise<IncomingMessage> {
+  const { port } = to.address() as AddressInfo;
   const http = { method: "POST", target: `/refund/${how}`, bodyDigest: sha256("") };
   const token = mint(ANY, { tool: "", args: {}, at: Date.now(), http });
   const sent = ask({ port, method: "POST", path: http.target, headers: { authorization: `Bearer ${token}` } });
@@ -123,6 +125,29 @@ test("a stream of Express that a kill ends has an unknown effect", async () => {
   service.view.kill("task:t-1");
   await closed(answer.resume());
   assert.deepEqual(effectsOf(service).at(-1), ["unknown", 0, -1, "open"]);
+});
+
+test("an answer of Express leaves when a journal that waits has its effect on disk", async () => {
+  const order: string[] = [];
+  let release = (): void => undefined;
+  const held = new Promise<void>((resolve) => (release = resolve));
+  class Waiting extends MemoryRecorder {
+    readonly waits = true;
+    async settle(sequence: number): Promise<void> {
+      if (this.decisions[sequence - 1]?.code !== "effect") return;
+      setImmediate(() => (order.push("on disk"), release()));
+      await held;
+    }
+  }
+  const recorder = new Waiting();
+  const slow = guard(app as never, serviceOf(undefined, REFUND, recorder).verifier, { tools: TOOLS });
+  after(() => slow.close());
+  await once(slow.listen(0, "127.0.0.1"), "listening");
+  const answer = await send("parts", slow);
+  let text = "";
+  for await (const part of answer) text += part;
+  order.push("answered");
+  assert.deepEqual([order, text, recorder.decisions.at(-1)?.effect?.result], [["on disk", "answered"], "onetwo", "done"]);
 });
 
 test("a result of MCP is its effect", async () => {

@@ -103,6 +103,32 @@ test("an upgrade is refused", async () => {
   answer.resume();
 });
 
+test("a handler that lets no timer run is stopped at a write", async () => {
+  const { verifier, view } = serviceOf();
+  const app = express();
+  app.get("/spin", async (_req, res) => {
+    await new Promise((resolve) => res.write("before", resolve));
+    view.kill("task:t-1");
+    for (const end = performance.now() + 60; performance.now() < end; ) await null;
+    res.write("after");
+    res.end();
+  });
+  const spinning = guard(app, verifier, { tools: { "GET /spin": "orders.spin" } });
+  after(() => spinning.close());
+  await once(spinning.listen(0, "127.0.0.1"), "listening");
+  const http = { method: "GET", target: "/spin", bodyDigest: sha256("") };
+  const token = mint([{ tool: "*" }], { tool: "", args: {}, at: Date.now(), http });
+  const to = (spinning.address() as AddressInfo).port;
+  const sent = ask({ port: to, path: "/spin", headers: { authorization: `Bearer ${token}` } });
+  sent.end();
+  const [answer] = await once(sent, "response");
+  let text = "";
+  answer.on("data", (part: Buffer) => (text += part));
+  answer.once("error", () => undefined);
+  await new Promise((resolve) => answer.once("close", resolve));
+  assert.deepEqual([text, answer.complete], ["before", false]);
+});
+
 test("from a kill on no byte of an open response leaves", async () => {
   const http = { method: "GET", target: "/stream", bodyDigest: sha256("") };
   const token = mint([{ tool: "*" }], { tool: "", args: {}, at: Date.now(), http });
