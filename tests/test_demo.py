@@ -23,8 +23,8 @@ from arx_caps.gateway.base.settings import read_settings
 from arx_caps.mint.policy.model import Policy
 
 DEMO = Path(arx_caps.demo.__file__).parent
-STEPS, GATEWAY_STEPS, MEMORY_STEPS = 23, 10, 9
-COUNTS = {"job": STEPS, "gateway": GATEWAY_STEPS, "memory": MEMORY_STEPS}
+STEPS, MARKS_STEPS, GATEWAY_STEPS, MEMORY_STEPS = 23, 9, 10, 9
+COUNTS = {"job": STEPS, "marks": MARKS_STEPS, "gateway": GATEWAY_STEPS, "memory": MEMORY_STEPS}
 ALTERED = """
 from arx_caps.cli.app import main
 from arx_caps.demo import job
@@ -44,7 +44,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=540, check=False)
 
 
-@pytest.fixture(params=["job", "memory", "gateway pypi", "gateway npm"])
+@pytest.fixture(params=["job", "marks", "memory", "gateway pypi", "gateway npm"])
 def demo(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[str], ModuleType, dict[str, str]]:
@@ -74,6 +74,20 @@ def test_every_step_comes_out_as_expected() -> None:
         assert f"acme/support/worker ({known}, {'bound' if known == 'proven' else 'bearer'})  link:" in done.stdout
     assert "arx1_" not in done.stdout + done.stderr
     assert "arxb1_" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+@pytest.mark.spec("21.4", "21.7")
+def test_what_a_sub_agent_reads_binds_its_session() -> None:
+    """
+    Every step holds, a refusal names the call that set the mark, and no secret is written.
+    """
+    done = run("-m", "arx_caps.cli", "demo", "marks")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{MARKS_STEPS} steps, 0 not as expected" in done.stdout
+    assert "must not have untrusted, got untrusted by orders.get at orders" in done.stdout
+    assert "arx1_" not in done.stdout + done.stderr
 
 
 @pytest.mark.nightly

