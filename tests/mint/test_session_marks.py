@@ -2,6 +2,8 @@
 """The marks of a session as the mint shows them, and an operator's lift."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,10 @@ import redis
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.clock import now_ms
+from arx_verifier.errors import StoreError
 from arx_verifier.ledger.pools import MarkQuestion, Taken
 from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.revocation.store_cluster import read_library
 from tests.console.harness import operator_with
 from tests.ledgers import header_of, look, new_ledger, only_bucket
 from tests.mint.harness import Holder, open_unit
@@ -141,3 +145,15 @@ def test_what_a_lost_ledger_holds_cannot_be_lifted(shop: Watched) -> None:
     finally:
         shop.harness.mint.ledger = ledger
         silent.close()
+
+
+def test_a_ledger_with_functions_of_before_is_named(tmp_path: Path) -> None:
+    """They are not replaced by themselves, as that begins the ledger anew."""
+    source = read_library("arx_verifier.ledger", "ledger.lua").replace("'arx2_marks'", "'arx2_before'")
+    with EmbeddedValkey(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        client.function_load(source)
+        with closing(new_ledger(server.url, "acme")) as ledger:
+            with pytest.raises(StoreError, match="has functions of an earlier version: `arx redis begin-ledger"):
+                ledger.marks("s-any", now_ms())
+            ledger.reload()
+            assert ledger.marks("s-any", now_ms() + 120_000) == (False, {})

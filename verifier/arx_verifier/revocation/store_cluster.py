@@ -316,6 +316,8 @@ class KeptStore:
         if LOAD in str(error):
             mint = "the mint loads them within 2 s, if `ledger` of realm.toml names this server"
             return f"the {name} has no functions, and this user may load none: {mint}"
+        if _ABSENT.search(str(error)):
+            return f"the {name} has functions of an earlier version: `arx redis begin-ledger --reload` replaces them"
         why = refused_login(error, self._kept.login, self._kept.rights)
         return f"the {name} {why or f'did not answer: {type(error).__name__}'}"
 
