@@ -7,6 +7,8 @@ LATE: Final = "accepted_after_the_lease"
 CONFIRMED: Final = "accepted_after_confirmed"
 OVER: Final = "spent<="
 UNCOUNTED: Final = "((c+r)+l)<="
+SENT: Final = "sent_after_a_read"
+DEPLOYED: Final = "deployed_without_a_test"
 
 
 class Run(NamedTuple):
@@ -65,6 +67,9 @@ EMPTY: Final = {"EMPTY": "", "CLOCK_BACK": "", **DRAWS}
 BACK: Final = {"BACK": "", **DRAWS}
 SEAL: Final = {"SEAL": "", **CRASH}
 SHARD: Final = {"SHARD": "", **DRAWS}
+MARKS: Final = {"VERIFIERS": "2"}
+LOST_MARKS: Final = {"CRASH": "", "LIFT": "", **MARKS}
+MOVED_MARKS: Final = {"FAILOVER": "", **MARKS}
 CONFIRM: Final = {"CONFIRM": "", "LEASE": "1", "RELAYS": "1"}
 
 # A mistake, by its name in the simulator: model, parts and constants, and the property that it breaks.
@@ -121,6 +126,20 @@ BUDGET_MISTAKES: Final = {
     "a pool in two buckets": ("budget", SHARD, OVER),
 }
 
+# Mistakes of marks, in the ledger and in verifiers.
+MARK_MISTAKES: Final = {
+    "set after the call": ("marks", MARKS, SENT),
+    "remembered by the verifier": ("marks", MARKS, SENT),
+    "sent without an answer": ("marks", MARKS, SENT),
+    "proven by the allow": ("marks", MARKS, DEPLOYED),
+    "warnings end with a loss": ("marks", LOST_MARKS, SENT),
+    "a mark ends a loss": ("marks", {"CRASH": "", **MARKS}, SENT),
+    "a later task has lost nothing": ("marks", LOST_MARKS, SENT),
+    "proofs count after a loss": ("marks", LOST_MARKS, DEPLOYED),
+    "clean after a failover": ("marks", MOVED_MARKS, SENT),
+    "warned beside an old server": ("marks", MOVED_MARKS, SENT),
+}
+
 RUNS: Final = (
     Run("kill", "the view and the lease", {"LEASE": "3", "BUMPS": "3"}),
     Run("kill", "confirmed kills", {"CONFIRM": "", **KILL}),
@@ -156,6 +175,9 @@ RUNS: Final = (
     Run("budget", "reservations and a shard that fails over", {"RESERVE": "", "SHARD": "", **ALONE}),
     Run("budget", "slices and a shard that fails over", {"LEASED": "", "SHARD": "", **ALONE}),
     Run("budget", "a shard that fails over and starts again", {"CRASH": "", **SHARD}),
+    Run("marks", "marks of a session", {"LIFT": "", **MARKS}),
+    Run("marks", "marks and a crash", LOST_MARKS),
+    Run("marks", "marks and a failover", MOVED_MARKS),
     # That these states are reached shows that the runs above are not empty.
     Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
     Run("kill", "a confirmation is reached", {"CONFIRM": "", **KILL, "REACH_CONFIRMED": ""}, "!(confirmed)"),
@@ -173,9 +195,11 @@ RUNS: Final = (
         {**SHARD, "REACH_DRAWN_AFTER_A_TAKE_OVER": ""},
         "!(taken",
     ),
+    Run("marks", "a call after a lift is reached", {**LOST_MARKS, "REACH_SENT_AFTER_A_LIFT": ""}, "!(was_read)"),
+    Run("marks", "a call that a proof permits is reached", {**MARKS, "REACH_DEPLOYED": ""}, "!(tested)"),
     Run("relay", "unattested server answers", {**RELAY_MOVED, switch("unattested server answers"): ""}, LATE),
     *(
         Run(model, name, {**macros, switch(name): ""}, breaks)
-        for name, (model, macros, breaks) in (MISTAKES | LEDGER_MISTAKES | BUDGET_MISTAKES).items()
+        for name, (model, macros, breaks) in (MISTAKES | LEDGER_MISTAKES | BUDGET_MISTAKES | MARK_MISTAKES).items()
     ),
 )

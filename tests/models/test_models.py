@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.runs import BUDGET_MISTAKES, LEDGER_MISTAKES, MISTAKES, RUNS, switch
+from tests.models.runs import BUDGET_MISTAKES, LEDGER_MISTAKES, MARK_MISTAKES, MISTAKES, RUNS, switch
 from tests.simulation.mutations import MUTATIONS
 from tests.verifier import test_ledger
 
@@ -22,7 +22,7 @@ def test_each_mistake_of_the_simulator_is_one_of_a_model() -> None:
     """
     assert set(MISTAKES) == set(MUTATIONS)
     assert set(LEDGER_MISTAKES) == set(test_ledger.MUTATIONS)
-    mistakes = MISTAKES | LEDGER_MISTAKES | BUDGET_MISTAKES
+    mistakes = MISTAKES | LEDGER_MISTAKES | BUDGET_MISTAKES | MARK_MISTAKES
     assert {run.name for run in RUNS if run.mutation} == set(mistakes)
     for name, (model, _, _) in mistakes.items():
         assert switch(name) in TEXTS[model]

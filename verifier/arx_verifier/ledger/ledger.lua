@@ -246,8 +246,8 @@ local function find(key, fields)
 end
 
 -- Judges a question about marks, as of ``MarkQuestion`` from `opened` on.  Returns the fields to write, names and values
--- by turns; or nothing and the reply.
-local function judge(key, question, now, past)
+-- by turns; or nothing and the reply.  `beside` is for how long another server may answer as well, in ms.
+local function judge(key, question, now, past, beside)
   local opened, at, by, after, only_after, distinct, sets = unpack(question)
   local lost = is_lost(key, opened, now, past)
   for index, marks in ipairs(after) do
@@ -291,6 +291,9 @@ local function judge(key, question, now, past)
   end
   for _, field in ipairs(sets) do
     local kind = string.match(field, '^([wp]):')
+    if kind == 'w' and beside > 0 then -- the other server would not see it, and let through what it forbids
+      return nil, {'SHORT', 0, -4, beside}
+    end
     -- The first call that set a warning; the last one that set a proof, which counts for a time.
     if kind == 'p' or (kind == 'w' and not redis.call('HGET', key, field)) then
       changes[#changes + 1] = field
@@ -346,8 +349,11 @@ local function take(keys, argv)
   local kind, op, pools, changes = argv[2], argv[3], {}, nil
   local session = session_of(keys)
   if session then
-    local reply
-    changes, reply = judge(session, cmsgpack.unpack(argv[#keys * 5 - 11]), now, past)
+    local beside, reply = 0, nil
+    if clock < past.whole and redis.call('HGET', keys[1], 'sole') ~= run then
+      beside = past.whole - clock
+    end
+    changes, reply = judge(session, cmsgpack.unpack(argv[#keys * 5 - 11]), now, past, beside)
     if reply then
       return reply
     end
