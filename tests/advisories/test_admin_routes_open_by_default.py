@@ -62,7 +62,7 @@ def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
                 )
                 # RFC 6749 5.2: a request of OAuth that is no form, or has not what it needs, is 400.  Pages that an
                 # issuer sends a browser to have no token either.
-                refused = (400, 401, 405) if path.startswith(("/oauth/", "/connect/")) else (401, 405)
+                refused = (400, 401, 405) if path.startswith(("/oauth/", "/connect/", "/connections")) else (401, 405)
                 assert answer.status_code in refused, (method, path, headers, answer.status_code, answer.text)
     assert (unit.events(), unit.mint.db.agents.list()) == (before, known)
 
