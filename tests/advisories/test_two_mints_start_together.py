@@ -16,6 +16,7 @@ import pytest
 
 from arx_caps.embedded import EmbeddedValkey
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.operations.epoch import RECALLED, Freeze
 from tests.mint.harness import make_realm
 from tests.mint.processes import MintProcess
 from tests.postgres import Postgres
@@ -23,6 +24,7 @@ from tests.servers import until
 
 pytestmark = pytest.mark.servers
 WAITING = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE NOT granted AND datname = %s"
+WAITING_FOR_A_ROW = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event = 'transactionid'"
 PATIENT = "&options=-c%20lock_timeout%3D60s"  # the first to wait has to be there when the second comes
 ONCE = ("policy.loaded", "epoch.begun", "epoch.rotated")
 
@@ -62,3 +64,20 @@ def test_all_start_and_each_thing_is_begun_once(
     kinds = Counter(event.kind for event in events)
     assert kinds["mint.started"] == 2
     assert [kinds[kind] for kind in ONCE] == [1, 1, 0]
+
+
+@pytest.mark.slow
+def test_both_recall_the_freezes_of_the_log(empty: str) -> None:
+    """Two mints that note at once for which history they put freezes back: neither ends with a conflict."""
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(empty) as other, MintDatabase(empty + PATIENT) as db:
+        db.create()
+        freeze = Freeze("agent:acme/one", 0, "operator:one", "test")
+        other.execute("INSERT INTO meta (name, value) VALUES (%s, %s)", (RECALLED, "h-1"))
+        recalled = pool.submit(db.epoch.recall, "h-1", [freeze])
+        with psycopg.connect(empty, autocommit=True) as watch:
+            until(lambda: watch.execute(WAITING_FOR_A_ROW, (watch.info.dbname,)).fetchone() == (1,), 60)
+        other.commit()
+        recalled.result()
+        db.epoch.recall("h-1", [freeze])
+        assert db.epoch.recalled() == "h-1"
+        assert db.epoch.freezes() == {freeze.target}

@@ -31,14 +31,15 @@ _ADD_FOLLOWED: Final = CompiledStatement(insert(FOLLOWED))
 _CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
 FREEZES_ORDER: Final = Order((FREEZES.c.at_ms, FREEZES.c.target), tuple[Time, Text], newest_first=True)
 _FREEZES: Final = select(FREEZES.c.target)
-_FREEZE: Final = _FREEZES.where(FREEZES.c.target == bindparam("which"))
 _FREEZE_OP: Final = CompiledStatement(
     select(FREEZES.c.op).where(FREEZES.c.target == bindparam("which"), FREEZES.c.seq > 0)
 )
 RECALLED: Final = "freezes_recalled"  # a name in META
 _ITS_RECALL: Final = META.c.name == RECALLED
 _RECALLED: Final = select(META.c.value).where(_ITS_RECALL)
-_ADD_FREEZE, _THAW = insert(FREEZES), delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
+_ADD_FREEZE: Final = CompiledStatement(insert(FREEZES))
+_THAW: Final = delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
+_ADD_RECALLED: Final = CompiledStatement(insert(META))
 _KILLED_TOO: Final = update(FREEZES).where(FREEZES.c.target == bindparam("which")).values(op="kill+freeze")
 
 
@@ -129,11 +130,10 @@ class EpochRepository(Repository):
         """
         with self._database.write() as c:
             for freeze in freezes:
-                if c.execute(_FREEZE, {"which": freeze.target}).first() is None:
-                    c.execute(_ADD_FREEZE, freeze._asdict())
+                insert_new(c, _ADD_FREEZE, freeze._asdict())
             end_sign_ins(c, [freeze.target for freeze in freezes])
             c.execute(delete(META).where(_ITS_RECALL))
-            c.execute(insert(META).values(name=RECALLED, value=incarnation))
+            insert_new(c, _ADD_RECALLED, {"name": RECALLED, "value": incarnation})  # another mint has started as well
 
     def frozen(self, *, kind: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
         """Return the freezes in force, the newest first.
@@ -188,9 +188,7 @@ class EpochRepository(Repository):
                 c.execute(_THAW, {"which": target})
             for freeze in frozen:
                 # A second freeze of a target keeps the time and reason of the first.
-                if c.execute(_FREEZE, {"which": freeze.target}).first() is None:
-                    c.execute(_ADD_FREEZE, freeze._asdict())
-                elif freeze.op == "kill+freeze":
+                if not insert_new(c, _ADD_FREEZE, freeze._asdict()) and freeze.op == "kill+freeze":
                     c.execute(_KILLED_TOO, {"which": freeze.target})
             # At the thaw as well: a sign-in can have begun while the freeze was made, and must not outlive it.
             end_sign_ins(c, [*thawed, *(freeze.target for freeze in frozen)])
