@@ -38,8 +38,8 @@ def npm_program(package: str, version: str) -> Path:
     with alone(folder):
         if not (folder / "node_modules").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", f"{package}@{version}"]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            command = ["npm", "install", "--prefix", ".", "--no-audit", "--no-fund", "--ignore-scripts"]
+            subprocess.run([*command, f"{package}@{version}"], cwd=folder, check=True, capture_output=True)
     name = package.rpartition("/")[2].removesuffix("-code")
     found = [path for path in (folder / "node_modules").glob(f"@*/*/**/{name}") if os.access(path, os.X_OK)]
     return next(path for path in found if path.is_file())
