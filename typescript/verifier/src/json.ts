@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON in one form only: canonical JSON of tokens (SPEC 3), bodies of requests (SPEC 8.4), arguments (SPEC 8.2).
 //
-// `JSON.parse` keeps the last of two equal names and rounds numbers: it reads only what must be as it is written again.
+// `JSON.parse` keeps the last of two equal names and rounds numbers: what it reads is checked, or must be as it is written again.
 
 import { isUtf8 } from "node:buffer";
 import { type Code, refuse } from "./errors.ts";
@@ -15,95 +15,41 @@ export class JsonError extends Error {
   override readonly name = "JsonError";
 }
 
-const STRING = '"[^"\\\\\\u0000-\\u001f]*(?:\\\\(?:["\\\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\\\\u0000-\\u001f]*)*"';
-const NUMBER = "-?(?:0|[1-9][0-9]*)(?:\\.[0-9]+)?(?:[eE][+-]?[0-9]+)?";
-const TOKEN = new RegExp(`[ \\t\\n\\r]*(${STRING}|${NUMBER}|true|false|null|[{}[\\],:]|$)`, "y");
+// Each token of JSON; what else it matches, `JSON.parse` refuses.
+const TOKENS = /[ \t\n\r:,]*(?:("[^"\\]*(?:\\.[^"\\]*)*")([ \t\n\r]*:)?|(-?[0-9][0-9.eE+-]*)|[a-z]+|[{}[\]])/gy;
 const UNCHANGED = /^[ !#-[\]-~]*$/;
 const PAIRS = /[\ud800-\udbff][\udc00-\udfff]/g;
 const LONGEST_DECIMAL = 128;
 
-class Reader {
-  readonly #text: string;
-  #at = 0;
-  #token = "";
-
-  constructor(text: string) {
-    this.#text = text;
-    this.#next();
-  }
-
-  whole(): Json {
-    const value = this.#value(1);
-    this.#take("", "no more than one value");
-    return value;
-  }
-
-  #next(): string {
-    const token = this.#token;
-    TOKEN.lastIndex = this.#at;
-    this.#token = TOKEN.exec(this.#text)?.[1] ?? fail("JSON");
-    this.#at = TOKEN.lastIndex;
-    return token;
-  }
-
-  #took(token: string): boolean {
-    if (this.#token !== token) return false;
-    if (token !== "") this.#next();
-    return true;
-  }
-
-  #take(token: string, expected: string): void {
-    if (!this.#took(token)) fail(expected);
-  }
-
-  #value(depth: number): Json {
-    if (depth > LIMITS.argument_nesting && "{[".includes(this.#token)) fail("fewer nested containers");
-    if (this.#took("{")) return this.#object(depth + 1);
-    if (this.#took("[")) return this.#array(depth + 1);
-    if (this.#token.startsWith('"')) return this.#string();
-    if (/[0-9]$/.test(this.#token)) return numberOf(this.#next());
-    return /^[a-z]/.test(this.#token) ? JSON.parse(this.#next()) : fail("a value");
-  }
-
-  #object(depth: number): JsonObject {
-    const made: JsonObject = Object.create(null);
-    if (this.#took("}")) return made;
-    do {
-      const name = this.#string();
-      if (Object.hasOwn(made, name)) fail("each name once");
-      this.#take(":", "a colon");
-      made[name] = this.#value(depth);
-    } while (this.#took(","));
-    this.#take("}", "the end of an object");
-    return made;
-  }
-
-  #array(depth: number): Json[] {
-    const made: Json[] = [];
-    if (this.#took("]")) return made;
-    do made.push(this.#value(depth));
-    while (this.#took(","));
-    this.#take("]", "the end of a list");
-    return made;
-  }
-
-  #string(): string {
-    if (!this.#token.startsWith('"')) fail("text");
-    const text: string = JSON.parse(this.#next());
-    return text.isWellFormed() ? text : fail("whole surrogate pairs");
+/** Require what `JSON.parse` does not: each name once, exact numbers, whole surrogate pairs, and no deep nesting. */
+function requireOneMeaning(text: string): void {
+  const open: Set<string>[] = [];
+  for (const [token, quoted, colon, number] of text.matchAll(TOKENS)) {
+    if (number !== undefined) requireExact(number);
+    if (quoted !== undefined) {
+      const value: string = quoted.includes("\\") ? JSON.parse(quoted) : quoted.slice(1, -1);
+      if (!value.isWellFormed() || (colon !== undefined && open.at(-1)?.has(value))) noForm("half of a pair, or a name twice");
+      if (colon !== undefined) open.at(-1)?.add(value);
+    } else if (token.endsWith("{") || token.endsWith("[")) {
+      if (open.push(new Set()) > LIMITS.argument_nesting) noForm("too many nested containers");
+    } else if (token.endsWith("}") || token.endsWith("]")) open.pop();
   }
 }
 
-function fail(expected: string): never {
-  throw new JsonError(`expected ${expected}`);
-}
-
-function numberOf(text: string): number {
-  if (text.length > LONGEST_DECIMAL && /[.eE]/.test(text)) fail("a shorter number");
+function requireExact(text: string): void {
+  if (text.length > LONGEST_DECIMAL && /[.eE]/.test(text)) noForm("a long decimal");
   const value = Number(text);
-  if (!(Math.abs(value) <= LIMITS.integer)) fail("a number up to 2^53-1");
-  const isExact = text === String(value) || decimalOf(text) === decimalOf(String(value));
-  return isExact ? value : fail("no more digits than a double carries");
+  if (!(Math.abs(value) <= LIMITS.integer)) noForm("a number beyond 2^53-1");
+  if (text !== String(value) && decimalOf(text) !== decimalOf(String(value))) noForm("more digits than a double carries");
+}
+
+/** Return a copy whose objects inherit no names. */
+function bare(value: Json): Json {
+  if (Array.isArray(value)) return value.map(bare);
+  if (value === null || typeof value !== "object") return value;
+  const made: JsonObject = Object.create(null);
+  for (const name of Object.keys(value)) made[name] = bare(value[name] as Json);
+  return made;
 }
 
 /** Return a number's text in one form: sign, digits without zeros at the ends, and the exponent of the last digit. */
@@ -148,10 +94,12 @@ export function isPlainName(name: string): boolean {
 /** Read a JSON body (SPEC 8.4): one object, or `malformed_request`. */
 export function readBody(bytes: Buffer): JsonObject {
   try {
-    const value = new Reader(decodeText(bytes)).whole();
-    if (isObject(value)) return value;
+    const text = decodeText(bytes);
+    requireOneMeaning(text);
+    const value = JSON.parse(text);
+    if (isObject(value)) return bare(value) as JsonObject;
   } catch (error) {
-    if (!(error instanceof JsonError)) throw error;
+    if (!(error instanceof JsonError || error instanceof SyntaxError)) throw error;
   }
   return refuse("malformed_request", "request", "body", "one JSON object that can be read in one way", "another body");
 }
