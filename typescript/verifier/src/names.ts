@@ -13,8 +13,14 @@ const KEY_ID = /^[a-z0-9]{1,16}\.(?:0|[1-9][0-9]*)$/;
 const PLAIN = /^[A-Za-z0-9._-]{1,64}$/;
 const OPERATOR = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$/;
 
-type Test = (value: unknown) => value is string;
-const matches = (pattern: RegExp): Test => (value): value is string => typeof value === "string" && pattern.test(value);
+/** Returns whether a value has a form. */
+export type Check<T> = (value: unknown) => value is T;
+/** What an object has whose members have these forms. */
+export type Checked<F> = { readonly [Name in keyof F]: F[Name] extends Check<infer T> ? T : never };
+
+const matches = (pattern: RegExp, most = Number.POSITIVE_INFINITY): Check<string> => (value): value is string => {
+  return typeof value === "string" && value.length <= most && pattern.test(value);
+};
 
 export const isRealm = matches(REALM);
 export const isAudience = matches(AUDIENCE);
@@ -22,13 +28,9 @@ export const isKeyId = matches(KEY_ID);
 export const isPlain = matches(PLAIN);
 export const isOperator = matches(OPERATOR);
 
-export function isAgentPath(value: unknown): value is string {
-  return typeof value === "string" && value.length <= LIMITS.agent_path && PATH.test(value);
-}
-
-export function isTool(value: unknown): value is string {
-  return typeof value === "string" && value.length <= LIMITS.tool && TOOL.test(value);
-}
+export const isAgentPath = matches(PATH, LIMITS.agent_path);
+export const isTool = matches(TOOL, LIMITS.tool);
+const isPattern = matches(PATTERN, LIMITS.agent_path);
 
 /** Return whether a value is a tool, `prefix.*` or `*`. */
 export function isToolPattern(value: unknown): value is string {
@@ -45,8 +47,7 @@ export function matchesTool(pattern: string, tool: string): boolean {
 }
 
 export function isPathPattern(value: unknown): value is string {
-  if (typeof value !== "string" || value.length > LIMITS.agent_path || !PATTERN.test(value)) return false;
-  return value.split("/").length <= LIMITS.agent_path_segments;
+  return isPattern(value) && value.split("/").length <= LIMITS.agent_path_segments;
 }
 
 /** Return whether a path pattern (SPEC 4.4) matches an agent's path. */

@@ -65,25 +65,16 @@ export class Rule {
 
   /** Return what the arguments violate: a failure for each, at most `most`. */
   explain(args: Arguments, place: string, most: number): Failure[] {
-    const failures: Failure[] = [];
-    for (const [name, constraint] of this.args ?? []) {
-      if (failures.length >= most) return failures;
-      if (!Object.hasOwn(args, name)) {
-        if (!constraint.optional) failures.push({ place, rule: shown(name), expected: "given", came: "nothing" });
-        continue;
-      }
+    const failures = [...(this.args ?? [])].flatMap(([name, constraint]): Failure[] => {
+      const rule = shown(name);
+      if (!Object.hasOwn(args, name)) return constraint.optional ? [] : [{ place, rule, expected: "given", came: "nothing" }];
       const member = constraint.members.find(({ test }) => test(args[name]) !== HOLDS);
-      if (member === undefined) continue;
-      const expected = shorten(member.operand);
-      failures.push({ place, rule: `${shown(name)} ${member.word}`, expected, came: shorten(args[name]) });
-    }
-    if (this.open) return failures;
-    for (const name of Object.keys(args)) {
-      if (failures.length >= most) break;
-      if (this.args?.has(name)) continue;
-      failures.push({ place, rule: shown(name), expected: "left out", came: shorten(args[name]) });
-    }
-    return failures;
+      if (member === undefined) return [];
+      return [{ place, rule: `${rule} ${member.word}`, expected: shorten(member.operand), came: shorten(args[name]) }];
+    });
+    const others = this.open ? [] : Object.keys(args).filter((name) => !this.args?.has(name)).slice(0, most);
+    failures.push(...others.map((name) => ({ place, rule: shown(name), expected: "left out", came: shorten(args[name]) })));
+    return failures.slice(0, most);
   }
 }
 

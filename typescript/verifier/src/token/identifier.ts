@@ -4,74 +4,57 @@
 import { refuse } from "../errors.ts";
 import { type JsonObject, lengthOf, own, readForm } from "../json.ts";
 import { LIMITS } from "../limits.ts";
-import { bytesOf, isAgentPath, isPlain } from "../names.ts";
+import { bytesOf, type Check, type Checked, isAgentPath, isPlain } from "../names.ts";
 import type { KeyRing } from "./keyring.ts";
-
-export interface Identifier {
-  readonly agent: string;
-  readonly aud: string;
-  readonly aud_key?: string;
-  readonly born: readonly [string, number];
-  readonly depth: number;
-  readonly exp: number;
-  readonly holder?: string;
-  readonly iat: number;
-  readonly id: string;
-  readonly kid: string;
-  readonly meta?: readonly string[];
-  readonly model?: string;
-  readonly policy?: string;
-  readonly session: string;
-  readonly subject?: readonly [string, string];
-  readonly task?: string;
-  readonly v: 1;
-  readonly vouched?: number;
-}
 
 const MINT = "arx.mint"; // its tokens have no task
 
-type Check = (value: unknown) => boolean;
-
-export const isText = (most: number = LIMITS.tool, least = 1): Check => (value) => {
+export const isText = (most: number = LIMITS.tool, least = 1): Check<string> => (value): value is string => {
   if (typeof value !== "string") return false;
   const length = lengthOf(value);
   return length >= least && length <= most;
 };
-export const isNatural = (most: number = LIMITS.integer, least = 0): Check => (value) => {
+export const isNatural = (most: number = LIMITS.integer, least = 0): Check<number> => (value): value is number => {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= least && value <= most;
 };
-const isList = (checks: readonly Check[]): Check => (value) => {
-  return Array.isArray(value) && value.length === checks.length && checks.every((check, at) => check(value[at]));
+const isPair = <A, B>(first: Check<A>, second: Check<B>) => (value: unknown): value is readonly [A, B] => {
+  return Array.isArray(value) && value.length === 2 && first(value[0]) && second(value[1]);
 };
 const isKey = isText(43, 43);
 const isAbout = isText(LIMITS.meta_text, 0);
 const isSubject = isText(LIMITS.subject_text, 0);
 
-const AGENTS: Record<string, Check> = {
+const isMeta: Check<readonly string[]> = (value): value is string[] => {
+  return Array.isArray(value) && value.length >= 1 && value.length <= 3 && value.every(isAbout);
+};
+
+const REQUIRED = {
   agent: isText(),
   aud: isText(),
-  aud_key: isKey,
-  born: isList([isText(), isNatural()]),
+  born: isPair(isText(), isNatural()),
   depth: isNatural(LIMITS.delegations),
   exp: isNatural(),
-  holder: isKey,
   iat: isNatural(),
   id: isText(22, 22),
   kid: isText(),
-  meta: (value) => Array.isArray(value) && value.length >= 1 && value.length <= 3 && value.every(isAbout),
+  session: isText(),
+  v: isNatural(1, 1),
+};
+const OPTIONAL = {
+  aud_key: isKey,
+  holder: isKey,
+  meta: isMeta,
   model: isText(),
   policy: isText(),
-  session: isText(),
-  subject: isList([isSubject, isSubject]),
+  subject: isPair(isSubject, isSubject),
   task: isText(),
-  v: isNatural(1, 1),
   vouched: isNatural(LIMITS.delegations, 1),
 };
-const OPTIONAL = new Set(["aud_key", "holder", "meta", "model", "policy", "subject", "task", "vouched"]);
-const OPERATORS: Record<string, Check> = Object.fromEntries(
-  ["aud", "exp", "iat", "id", "kid", "v"].map((name) => [name, AGENTS[name] as Check]),
-);
-OPERATORS["operator"] = isText();
+const AGENTS: Record<string, Check<unknown>> = { ...REQUIRED, ...OPTIONAL };
+const { aud, exp, iat, id, kid, v } = REQUIRED;
+const OPERATORS: Record<string, Check<unknown>> = { aud, exp, iat, id, kid, operator: isText(), v };
+
+export type Identifier = Checked<typeof REQUIRED> & Partial<Checked<typeof OPTIONAL>>;
 
 export const IDENTIFIER_MEMBERS: readonly string[] = Object.keys(AGENTS);
 
@@ -81,7 +64,7 @@ export function readIdentifier(raw: Buffer): JsonObject {
   const checks = Object.hasOwn(read, "operator") ? OPERATORS : AGENTS;
   for (const [name, check] of Object.entries(checks)) {
     const value = own(read, name);
-    if (value === undefined ? !OPTIONAL.has(name) : !check(value)) refuse("malformed");
+    if (value === undefined ? !Object.hasOwn(OPTIONAL, name) : !check(value)) refuse("malformed");
   }
   for (const name of Object.keys(read)) if (!Object.hasOwn(checks, name)) refuse("malformed");
   return read;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Judge a call by everything that a proven token restricts.  SPEC 11, step 4 c to h.  Nothing here waits or changes state.
 
-import { contains, readPeer } from "../addresses.ts";
+import { isInside, readPeer } from "../addresses.ts";
 import { type Arguments, isTooMuch, shorten } from "../constraints/rule.ts";
 import { type Failure, Refusal, refuse } from "../errors.ts";
 import { writeArguments } from "../json.ts";
@@ -81,9 +81,7 @@ function judgePeer({ restrictions }: Proven, request: AccessRequest): void {
   if (restrictions.nets.length === 0) return;
   const peer = readPeer(request.peer);
   for (const { place, networks, text } of restrictions.nets) {
-    if (peer === undefined || !networks.some((network) => contains(network, peer))) {
-      refuse("network_not_allowed", place, "net", text, request.peer ?? "an unknown address");
-    }
+    if (!isInside(networks, peer)) refuse("network_not_allowed", place, "net", text, request.peer ?? "an unknown address");
   }
 }
 

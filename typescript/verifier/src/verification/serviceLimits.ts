@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Limits of a service: what it requires of each call beside its token.  SPEC 20.
 
-import { contains, type Network, readNetwork, readPeer } from "../addresses.ts";
+import { isInside, type Network, readNetwork, readPeer } from "../addresses.ts";
 import { compileRules, isTooMuch, type Rule, shorten } from "../constraints/rule.ts";
 import { OperandError } from "../constraints/scalars.ts";
 import { type Failure, Refusal, refuse } from "../errors.ts";
@@ -70,11 +70,8 @@ export class ServiceLimits {
 
   /** Refuse a request from another network, or at another time. */
   judgeCircumstances(request: AccessRequest, times: readonly [number, number]): void {
-    if (this.#net.length > 0) {
-      const peer = readPeer(request.peer);
-      if (peer === undefined || !this.#net.some((network) => contains(network, peer))) {
-        refuse(CODE, PLACE, "net", this.#texts.net, request.peer ?? "an unknown address");
-      }
+    if (this.#net.length > 0 && !isInside(this.#net, readPeer(request.peer))) {
+      refuse(CODE, PLACE, "net", this.#texts.net, request.peer ?? "an unknown address");
     }
     if (this.#hours.length > 0 && !times.every((at) => this.#hours.some((span) => isWithin(span, at)))) {
       refuse(CODE, PLACE, "hours", `${this.#texts.hours} UTC`, new Date(request.at).toISOString());
