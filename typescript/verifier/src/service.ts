@@ -8,7 +8,7 @@ import { isMainThread } from "node:worker_threads";
 import { Journal, type JournalMode, nameVerifier, SEGMENT_BYTES } from "./journal/writer.ts";
 import { isObject, type JsonObject, own, readBody } from "./json.ts";
 import { Refusal } from "./errors.ts";
-import { bytesOf, isAudience, isRealm } from "./names.ts";
+import { bytesOf, type Check, type Checked, isAudience, isRealm } from "./names.ts";
 import type { EpochTable } from "./revocation/epoch.ts";
 import { SettingsError } from "./revocation/errors.ts";
 import { Follower } from "./revocation/follower.ts";
@@ -19,19 +19,22 @@ import { type LimitsInput, ServiceLimits } from "./verification/serviceLimits.ts
 import { SharedNonces } from "./verification/sharedNonces.ts";
 import { type Recorder, Verifier } from "./verification/verifier.ts";
 
-const isText = (value: unknown): boolean => typeof value === "string" && value !== "";
-const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 1000;
+const isText = (value: unknown): value is string => typeof value === "string" && value !== "";
+const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 1000;
 
-/** The form of each member; those of `REFUSED` need a part of a verifier that this one does not have. */
-const FORMS: Record<string, (value: unknown) => boolean> = {
-  v: (value) => value === 1,
+const REQUIRED_FORMS = {
+  v: (value: unknown): value is 1 => value === 1,
   realm: isRealm,
   audience: isAudience,
   max_ttl_ms: isCount,
-  keys: (value) => isObject(value) && Object.keys(value).length > 0 && Object.values(value).every((key) => bytesOf(key, 32)),
+  keys: (value: unknown): value is Readonly<Record<string, string>> => {
+    return isObject(value) && Object.keys(value).length > 0 && Object.values(value).every((key) => bytesOf(key, 32));
+  },
+};
+const OPTIONAL_FORMS = {
   store: isText,
   journal: isText,
-  journal_mode: (value) => value === "strict" || value === "durable" || value === "best_effort",
+  journal_mode: (value: unknown): value is JournalMode => value === "strict" || value === "durable" || value === "best_effort",
   journal_bytes: isCount,
   issuer: isText, // another process refreshes the keys and ships the records
   key_file: isText,
@@ -39,29 +42,20 @@ const FORMS: Record<string, (value: unknown) => boolean> = {
   nonces: isText,
   // A token with a budget is refused, so that nothing is lost with these.
   ledger: isText,
-  ledger_mode: (value) => value === "strict" || value === "leased",
+  ledger_mode: (value: unknown): value is string => value === "strict" || value === "leased",
   costs: isObject,
 };
+/** The form of each member; those of `REFUSED` need a part of a verifier that this one does not have. */
+const FORMS: Record<string, Check<unknown>> = { ...REQUIRED_FORMS, ...OPTIONAL_FORMS };
 const REFUSED: Record<string, string> = {
   record_arguments: "arguments are recorded by their digest alone",
   memory: "stamps of a memory are not checked",
 };
-export const REQUIRED: readonly string[] = ["v", "realm", "audience", "max_ttl_ms", "keys"];
+export const REQUIRED: readonly string[] = Object.keys(REQUIRED_FORMS);
 export const SERVICE_MEMBERS: readonly string[] = [...Object.keys(FORMS), ...Object.keys(REFUSED)];
 const [LOOK_MS, PAGE, SEGMENTS] = [200, 4096, 16];
 
-interface ServiceFile {
-  readonly realm: string;
-  readonly audience: string;
-  readonly max_ttl_ms: number;
-  readonly keys: { readonly [kid: string]: string };
-  readonly store?: string;
-  readonly journal?: string;
-  readonly journal_mode?: JournalMode;
-  readonly journal_bytes?: number;
-  readonly ca?: string;
-  readonly nonces?: string;
-}
+type ServiceFile = Checked<typeof REQUIRED_FORMS> & Partial<Checked<typeof OPTIONAL_FORMS>>;
 
 export interface OpenOptions {
   /** What the service requires of each call beside its token (SPEC 20). */
@@ -154,9 +148,7 @@ export function openVerifier(file: string, options: OpenOptions = {}): Verifier 
 function follow(file: string, read: ServiceFile, id: string, thread: boolean): EpochTable {
   if (read.store === undefined) throw new SettingsError(`${file} lacks \`store\`: give a view, or enrol the service again`);
   const [password, ca] = [findPassword("ARX_STORE_PASSWORD"), authorityOf(file, read)];
-  return new Follower(read.store, read.realm, id, {
-    thread, ...(password === undefined ? {} : { password }), ...(ca === undefined ? {} : { ca }),
-  });
+  return new Follower(read.store, read.realm, id, { thread, password, ca });
 }
 
 function noncesOf(file: string, read: ServiceFile): Nonces {
@@ -176,10 +168,10 @@ function authorityOf(file: string, { ca }: ServiceFile): string | undefined {
 function journalOf(file: string, read: ServiceFile, id: string): Recorder {
   if (read.journal === undefined) throw new SettingsError(`${file} lacks \`journal\`: give a recorder, or enrol it again`);
   const { journal, journal_mode: mode, journal_bytes: maxBytes } = read;
-  if (maxBytes === undefined) return new Journal(journal, id, read.audience, mode === undefined ? {} : { mode });
-  const share = Math.floor(maxBytes / SEGMENTS / PAGE) * PAGE; // many small files, so that shipping frees room early
+  // Many small files, so that shipping frees room early.
+  const share = Math.floor((maxBytes ?? SEGMENTS * SEGMENT_BYTES) / SEGMENTS / PAGE) * PAGE;
   const segmentBytes = Math.max(PAGE * 16, Math.min(SEGMENT_BYTES, share));
-  return new Journal(journal, id, read.audience, { ...(mode === undefined ? {} : { mode }), maxBytes, segmentBytes });
+  return new Journal(journal, id, read.audience, { mode, maxBytes, segmentBytes });
 }
 
 function keysOf({ keys, realm, max_ttl_ms }: ServiceFile): KeyRing {

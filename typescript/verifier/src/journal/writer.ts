@@ -14,12 +14,12 @@ export type JournalMode = "strict" | "durable" | "best_effort";
 
 export interface JournalOptions {
   /** Size of a file, bytes. */
-  readonly segmentBytes?: number;
+  readonly segmentBytes?: number | undefined;
   /** `strict` keeps a record over the death of the process, `durable` over that of the host as well; `best_effort` lets
    * a call go ahead without a record, and records the gap later. */
-  readonly mode?: JournalMode;
+  readonly mode?: JournalMode | undefined;
   /** Quota of all files of the folder, bytes. */
-  readonly maxBytes?: number;
+  readonly maxBytes?: number | undefined;
   /** Wall clock, ms. */
   readonly clock?: () => number;
   readonly log?: (text: string) => void;

@@ -80,11 +80,11 @@ export class FollowedView extends EpochTable {
 
 export interface FollowerOptions extends ViewOptions {
   /** Replaces a password in the URL. */
-  readonly password?: Password;
+  readonly password?: Password | undefined;
   /** File of a further authority for TLS. */
-  readonly ca?: string;
+  readonly ca?: string | undefined;
   /** The longest time to use one answer, ms; the realm's lease if that is shorter. */
-  readonly leaseMs?: number;
+  readonly leaseMs?: number | undefined;
   /** Whether the follower has a thread of its own.  Without it a blocked event loop delays confirmations of kills. */
   readonly thread?: boolean;
 }
@@ -104,8 +104,7 @@ export class Follower extends FollowedView {
     if (!isRealm(realm) || !NAME.test(name)) {
       throw new SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'");
     }
-    const address = parseStoreUrl(url, password, ca);
-    const settings: FollowerSettings = { address, realm, name, ...(leaseMs === undefined ? {} : { leaseMs }) };
+    const settings: FollowerSettings = { address: parseStoreUrl(url, password, ca), realm, name, leaseMs };
     const { port1, port2 } = new MessageChannel();
     super(port2, options);
     [this.#order, this.#join] = thread ? inThread(settings, log) : inLoop(settings);

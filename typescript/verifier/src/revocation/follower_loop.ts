@@ -15,7 +15,7 @@ export interface FollowerSettings {
   readonly realm: string;
   /** The name in the store's registry. */
   readonly name: string;
-  readonly leaseMs?: number;
+  readonly leaseMs?: number | undefined;
 }
 
 /** What a view's port brings: a change, the answer to a question of its thread, or a line for the log. */

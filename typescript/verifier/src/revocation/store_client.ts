@@ -30,10 +30,8 @@ export async function connect(address: StoreAddress, timeoutMs: number, end: (er
 
 function clientOf(address: StoreAddress, place: Place | undefined, timeoutMs: number, sentinel = false): Client {
   const limits = { connectTimeout: timeoutMs, reconnectStrategy: false as const };
-  const password = address.password;
-  const login = sentinel
-    ? { username: address.sentinelUsername, password: address.sentinelPassword }
-    : { username: address.username, password: password === undefined ? undefined : readPassword(password) };
+  const [username, password] = sentinel ? [address.sentinelUsername, address.sentinelPassword]
+    : [address.username, address.password && readPassword(address.password)];
   // `ca` replaces the authorities of the system, and a further one must not.
   const authority = address.ca === undefined ? {} : { ca: [...tls.getCACertificates("default"), address.ca] };
   const own = address.cert === undefined ? {} : { cert: address.cert, key: address.key ?? address.cert };
@@ -42,7 +40,7 @@ function clientOf(address: StoreAddress, place: Place | undefined, timeoutMs: nu
     RESP: 3, disableClientInfo: true, maintNotifications: "disabled", disableOfflineQueue: false,
     database: sentinel ? 0 : address.db,
     socket: place === undefined ? { path: address.path as string, ...limits } : { ...place, ...secure, ...limits },
-    ...Object.fromEntries(Object.entries(login).filter(([, value]) => value !== undefined)),
+    ...(username === undefined ? {} : { username }), ...(password === undefined ? {} : { password }),
   };
   return createClient(options) as unknown as Client;
 }

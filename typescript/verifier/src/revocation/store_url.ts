@@ -15,6 +15,7 @@ const SETTINGS = new Set([
   "db", "username", "password", "sentinel_username", "sentinel_password",
   "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_keyfile",
 ]);
+const REST = /^(?:([^:/?#]*)(?::([^/?#]*))?@)?([^@/?#]*)([^?#]*)(?:\?([^#]*))?$/s;
 const HOST = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\],\s]+))(?::([0-9]{1,5}))?$/;
 
 export interface Place { readonly host: string; readonly port: number }
@@ -22,21 +23,21 @@ export interface Place { readonly host: string; readonly port: number }
 /** Where a store is, and how to log in; a value that a worker thread can be given. */
 export interface StoreAddress {
   /** Its socket's path, one server, or Sentinels. */
-  readonly path?: string;
+  readonly path?: string | undefined;
   readonly places: readonly Place[];
   /** The service that Sentinels watch. */
-  readonly service?: string;
+  readonly service?: string | undefined;
   readonly tls: boolean;
   /** A further authority for TLS, PEM. */
-  readonly ca?: string;
+  readonly ca?: string | undefined;
   /** This client's certificate and its key, PEM. */
-  readonly cert?: string;
-  readonly key?: string;
+  readonly cert?: string | undefined;
+  readonly key?: string | undefined;
   readonly db: number;
-  readonly username?: string;
-  readonly password?: Password;
-  readonly sentinelUsername?: string;
-  readonly sentinelPassword?: string;
+  readonly username?: string | undefined;
+  readonly password?: Password | undefined;
+  readonly sentinelUsername?: string | undefined;
+  readonly sentinelPassword?: string | undefined;
 }
 
 /**
@@ -50,35 +51,28 @@ export function parseStoreUrl(url: string, password?: Password, ca?: string, nam
   const [, scheme = "", rest = ""] = /^([a-z+]+):\/\/(.*)$/s.exec(url) ?? [];
   const refused = REFUSED.find(([form]) => form.test(scheme))?.[1];
   if (refused !== undefined) throw new SettingsError(`invalid ${name} URL: ${scheme}:// is ${refused}`);
-  const [, authority = "", where = "", query = ""] = /^([^/?#]*)([^?#]*)(?:\?([^#]*))?$/s.exec(rest) ?? [];
+  const [, user = "", secret = "", hosts = "", where = "", query = ""] = REST.exec(rest) ?? [];
   const settings = readQuery(query, name);
-  const at = authority.lastIndexOf("@");
-  const [user = "", ...secret] = authority.slice(0, Math.max(at, 0)).split(":");
-  const hosts = authority.slice(at + 1);
-  const sentinel = scheme.endsWith("+sentinel");
   const tls = scheme.startsWith("rediss");
-  const username = settings.get("username") ?? text(user, name);
-  const inUrl = settings.get("password") ?? text(secret.join(":"), name);
-  const own = password ?? (inUrl === "" ? undefined : { text: inUrl });
-  const login = { ...(username === "" ? {} : { username }), ...(own === undefined ? {} : { password: own }) };
-  const files = { ca: settings.get("ssl_ca_certs") ?? ca, cert: settings.get("ssl_certfile"), key: settings.get("ssl_keyfile") };
-  const named = Object.entries(files).flatMap(([member, file]) => (tls && file !== undefined ? [[member, readPem(file)]] : []));
-  const common = { tls, ...login, ...(Object.fromEntries(named) as { ca?: string; cert?: string; key?: string }) };
+  const inUrl = settings.get("password") ?? text(secret, name);
+  const pem = (setting: string, other?: string): string | undefined => readPem(tls ? (settings.get(setting) ?? other) : undefined);
+  const common = {
+    tls, ca: pem("ssl_ca_certs", ca), cert: pem("ssl_certfile"), key: pem("ssl_keyfile"),
+    username: (settings.get("username") ?? text(user, name)) || undefined,
+    password: password ?? (inUrl === "" ? undefined : { text: inUrl }),
+    sentinelUsername: settings.get("sentinel_username"), sentinelPassword: settings.get("sentinel_password"),
+  };
   if (scheme === "unix" && hosts === "" && where.length > 1) {
     return { ...common, path: path.resolve(text(where, name)), places: [], db: readDb(settings.get("db") ?? "0", name) };
   }
   if (!["redis", "rediss", "redis+sentinel", "rediss+sentinel"].includes(scheme)) throw invalid(name);
+  const sentinel = scheme.endsWith("+sentinel");
   const parts = where.split("/").filter((part) => part !== "");
-  const service = sentinel ? text(parts.shift() ?? "", name) : "";
-  if (parts.length > 1 || (sentinel && service === "")) throw invalid(name);
+  const service = sentinel ? text(parts.shift() ?? "", name) : undefined;
+  if (parts.length > 1 || service === "") throw invalid(name);
   const db = readDb(settings.get("db") ?? parts[0] ?? "0", name);
-  if (!sentinel) return { ...common, places: [readPlace(hosts === "" ? "localhost" : hosts, 6379, name)], db };
-  const [sentinelUsername, sentinelPassword] = [settings.get("sentinel_username"), settings.get("sentinel_password")];
-  return {
-    ...common, service, db, places: hosts.split(",").map((host) => readPlace(host, 26379, name)),
-    ...(sentinelUsername === undefined ? {} : { sentinelUsername }),
-    ...(sentinelPassword === undefined ? {} : { sentinelPassword }),
-  };
+  const places = sentinel ? hosts.split(",").map((host) => readPlace(host, 26379, name)) : [readPlace(hosts || "localhost", 6379, name)];
+  return { ...common, service, db, places };
 }
 
 function readQuery(query: string, name: string): Map<string, string> {
@@ -117,9 +111,9 @@ function text(encoded: string, name: string): string {
   }
 }
 
-function readPem(file: string): string {
+function readPem(file: string | undefined): string | undefined {
   try {
-    return fs.readFileSync(file, "utf8");
+    return file === undefined ? undefined : fs.readFileSync(file, "utf8");
   } catch (error) {
     throw new SettingsError(`the file ${file} for TLS cannot be read: ${(error as NodeJS.ErrnoException).code}`);
   }

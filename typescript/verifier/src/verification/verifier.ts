@@ -95,7 +95,7 @@ export class Verifier {
       await this.#recorder.settle?.(Number(decision.id.split("-").at(-1)));
     } catch (error) {
       if (!(error instanceof AuditError)) throw error;
-      return { allowed: false, code: "audit_unavailable", failures: [], id: "", grant: undefined };
+      return refused("audit_unavailable");
     }
     return this.#again(proven, asked, decision);
   }
@@ -139,7 +139,7 @@ export class Verifier {
   /** Count a refusal of a request that has no proven token. */
   refuseUnproven(code: Code, peer: string | null | undefined): Decision {
     this.#recorder.count(code, peer ?? null);
-    return { allowed: false, code, failures: [], id: "", grant: undefined };
+    return refused(code);
   }
 
   async close(): Promise<void> {
@@ -198,8 +198,8 @@ export class Verifier {
 
   /** Step 5: the kill epoch. */
   #checkEpoch(proven: Proven, arrived: number): void {
-    const refused = this.#endOf(proven, arrived);
-    if (refused !== null) refuse(refused);
+    const ended = this.#endOf(proven, arrived);
+    if (ended !== null) refuse(ended);
   }
 
   #endOf({ identifier: { born: [incarnation, born] }, targets, restrictions }: Proven, arrived: number): ReturnType<EpochTable["check"]> {
@@ -217,26 +217,23 @@ export class Verifier {
 
   /** Step 7: the record. */
   #record(proven: Proven, request: Asked, refusal: Refusal | undefined): Decision {
-    const { incarnation, applied, ageMs } = this.#epochs.view();
-    const salt = newSalt();
-    const failures: readonly Failure[] = refusal?.failures ?? [];
-    const base = { allowed: false, failures: failures.slice(0, LIMITS.failures), grant: undefined };
+    const [salt, failures] = [newSalt(), refusal?.failures ?? []];
     const awaits = refusal === undefined && this.#effects.some((pattern) => matchesTool(pattern, request.tool));
-    let [sequence, record]: [number, DecisionRecord | undefined] = [0, undefined];
+    const record: DecisionRecord = {
+      code: refusal?.code ?? "ok", at: request.at, facts: proven.facts ?? UNPROVEN, tool: request.tool, salt,
+      argsDigest: digestOf(salt, request.form), ...this.#epochs.view(), failures: failures.slice(0, 1),
+      peer: request.peer ?? null, requestId: request.requestId ?? null, traceparent: request.traceparent ?? null,
+      signed: refusal === undefined ? signedBy(proven) : null, effect: awaits ? AWAITED : null,
+    };
+    let sequence: number;
     try {
-      record = {
-        code: refusal?.code ?? "ok", at: request.at, facts: proven.facts ?? UNPROVEN, tool: request.tool, salt,
-        argsDigest: digestOf(salt, request.form), incarnation, applied, ageMs, failures: failures.slice(0, 1),
-        peer: request.peer ?? null, requestId: request.requestId ?? null, traceparent: request.traceparent ?? null,
-        signed: refusal === undefined ? signedBy(proven) : null, effect: awaits ? AWAITED : null,
-      };
       sequence = this.#recorder.append(record);
     } catch (error) {
       if (!(error instanceof AuditError)) throw error;
-      return { ...base, code: "audit_unavailable", failures: [], id: "" };
+      return refused("audit_unavailable");
     }
     const id = sequence > 0 ? `${this.#recorder.boot}-${sequence}` : "";
-    if (refusal !== undefined) return { ...base, code: refusal.code, id };
+    if (refusal !== undefined) return refused(refusal.code, failures.slice(0, LIMITS.failures), id);
     const outcome = awaits && id !== "" ? this.#effectOf(id, record) : undefined;
     const grant = new Grant(proven, request.tool, request.args, id, this.#epochs, this.clock, outcome);
     return { allowed: true, code: "ok", failures: [], id, grant };
@@ -244,10 +241,9 @@ export class Verifier {
 
   #effectOf(id: string, { facts, tool = "", peer = null, requestId = null, traceparent = null }: DecisionRecord): CallEffect {
     return new CallEffect(id, (effect, salt, externalId) => {
-      const { incarnation, applied, ageMs } = this.#epochs.view();
+      const call = { facts, tool, salt, peer, requestId, traceparent };
       const sequence = this.#recorder.append({
-        code: "effect", at: this.clock(), facts, tool, salt, incarnation, applied, ageMs, peer, requestId, traceparent, effect,
-        externalId,
+        code: "effect", at: this.clock(), ...call, ...this.#epochs.view(), effect, externalId,
       });
       return this.#recorder.waits ? this.#recorder.settle?.(sequence) : undefined;
     });
@@ -257,6 +253,10 @@ export class Verifier {
     return `<Verifier ${this.audience}>`;
   }
 }
+
+const refused = (code: Code, failures: readonly Failure[] = [], id = ""): Decision => {
+  return { allowed: false, code, failures, id, grant: undefined };
+};
 
 /** What step 6 spends: a call, or the name of a `once`. */
 interface Use {
