@@ -4,14 +4,8 @@
 import fs from "node:fs";
 import net from "node:net";
 import path from "node:path";
-import { SettingsError } from "../revocation/errors.ts";
 
 export const SOCKET = ".sock";
-
-/** Node has no file locks, and only Linux lets a full queue of a socket show a living process. */
-export function requireLinux(): void {
-  if (process.platform !== "linux") throw new SettingsError(`a journal needs Linux, got ${process.platform}`);
-}
 
 /** The socket of a run, from before its first segment has its name until its last one is closed. */
 export class Liveness {

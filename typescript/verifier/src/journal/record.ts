@@ -153,13 +153,13 @@ function callOf(decision: Decision): Packable {
 }
 
 function shortened(decision: Decision): Decision {
+  const short = <T>(text: T): T => (typeof text === "string" ? (cut(text, TEXT_POINTS) as T) : text);
   const failures = (decision.failures ?? []).slice(0, FAILURES).map(({ place, rule, expected, came }) => {
-    return { place: cut(place, TEXT_POINTS), rule: cut(rule, TEXT_POINTS), expected: cut(expected, TEXT_POINTS), came: cut(came, TEXT_POINTS) };
+    return { place: short(place), rule: short(rule), expected: short(expected), came: short(came) };
   });
-  const { tool = "", peer, requestId, traceparent } = decision;
-  const known = { tool, peer, requestId, traceparent };
-  const short = Object.entries(known).map(([name, text]) => [name, typeof text === "string" ? cut(text, TEXT_POINTS) : null]);
-  return { ...decision, ...(Object.fromEntries(short) as { tool: string }), failures };
+  const { tool = "", peer = null, requestId = null, traceparent = null } = decision;
+  const call = { tool: short(tool), peer: short(peer), requestId: short(requestId), traceparent: short(traceparent) };
+  return { ...decision, ...call, failures };
 }
 
 /** Returns SHA-256 over salt and the arguments' form; empty without such a form.  SPEC 12.5. */

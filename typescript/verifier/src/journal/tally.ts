@@ -11,10 +11,6 @@ export class Tally {
   readonly #counts = new Map<string, { code: string; peer: string; times: number }>();
   #last = Number.NEGATIVE_INFINITY;
 
-  get empty(): boolean {
-    return this.#counts.size === 0;
-  }
-
   add(code: string, peer: string | null): void {
     const own = peer ?? "";
     const known = this.#counts.get(`${code} ${own}`);
@@ -23,23 +19,18 @@ export class Tally {
     this.#counts.set(key, { code, peer: named, times: (this.#counts.get(key)?.times ?? 0) + 1 });
   }
 
-  /** Whether there are counts and a second has passed since the last record, by any steady clock in ms. */
-  due(now: number): boolean {
-    return this.#counts.size > 0 && now - this.#last >= EVERY_MS;
+  /** Whether there are counts, and a second has passed since the last record, by any steady clock in ms. */
+  due(now: number, atOnce: boolean): boolean {
+    return this.#counts.size > 0 && (atOnce || now - this.#last >= EVERY_MS);
   }
 
   counts(): RefusalCount[] {
     return [...this.#counts.values()].map((count) => ({ ...count }));
   }
 
-  /** Removes the counts, which were recorded at `now`. */
-  clear(now: number): void {
-    this.#counts.clear();
-    this.#last = now;
-  }
-
-  /** Keeps the counts, which could not be recorded at `now`, for at least a second. */
-  postpone(now: number): void {
+  /** Removes the counts if they were recorded at `now`; else it keeps them for at least a second. */
+  settle(now: number, recorded: boolean): void {
+    if (recorded) this.#counts.clear();
     this.#last = now;
   }
 }

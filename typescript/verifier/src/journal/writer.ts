@@ -4,7 +4,7 @@
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { AuditError, SettingsError } from "../revocation/errors.ts";
-import { Liveness, requireLinux } from "./liveness.ts";
+import { Liveness } from "./liveness.ts";
 import { denialsShare, removeStale, holdBudget, usedIn } from "./quota.ts";
 import { type Decision, type Gap, MAX_RECORD_BYTES, pack, UNPROVEN } from "./record.ts";
 import { Segment, storedSize } from "./segment.ts";
@@ -64,7 +64,8 @@ export class Journal {
   #closed = false;
 
   constructor(folder: string, verifierId: string, audience: string, options: JournalOptions = {}) {
-    requireLinux();
+    // Node has no file locks, and only Linux lets a full queue of a socket show a living process.
+    if (process.platform !== "linux") throw new SettingsError(`a journal needs Linux, got ${process.platform}`);
     const { segmentBytes = SEGMENT_BYTES, mode = "strict", maxBytes = MAX_BYTES } = options;
     if (!(segmentBytes >= MIN_SEGMENT_BYTES && segmentBytes <= maxBytes) || segmentBytes % PAGE !== 0) {
       const expected = `whole pages from ${MIN_SEGMENT_BYTES} up to the quota of ${maxBytes}`;
@@ -240,15 +241,13 @@ export class Journal {
   }
 
   #flush(last: boolean): void {
-    const [now, tally] = [performance.now(), this.#tally];
-    if (!tally.due(now) && (!last || tally.empty)) return;
-    const payload = pack({ code: "counted", at: this.#clock(), facts: UNPROVEN, counts: tally.counts() });
+    const now = performance.now();
+    if (!this.#tally.due(now, last)) return;
+    const payload = pack({ code: "counted", at: this.#clock(), facts: UNPROVEN, counts: this.#tally.counts() });
     const segment = this.#segment;
     // The last counts of a run need no share: there is one such record a run.
     const room = last && segment !== undefined && segment.room >= storedSize(payload.length);
-    if (attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload)))) {
-      tally.clear(now);
-    } else tally.postpone(now);
+    this.#tally.settle(now, attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload))));
   }
 
   /** Opens the next file; if that fails, keeps the present one, where denials may still fit. */
@@ -331,8 +330,6 @@ export class Journal {
   #giveUp(): void {
     for (const each of this.#retired) each.abandon();
     this.#segment?.abandon();
-    this.#retired = [];
-    this.#segment = undefined;
     this.#endRun();
     this.#boot = "";
   }

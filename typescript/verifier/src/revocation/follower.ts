@@ -5,8 +5,7 @@ import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "
 import { isRealm } from "../names.ts";
 import { SettingsError } from "./errors.ts";
 import { CLOCKS, type Clocks, EpochTable } from "./epoch.ts";
-import { FollowerLoop, type FollowerSettings, type FromFollower } from "./follower_loop.ts";
-import type { Order } from "./follower_thread.ts";
+import { FollowerLoop, type FollowerSettings, type FromFollower, type Order } from "./follower_loop.ts";
 import type { Password } from "./password.ts";
 import { parseStoreUrl } from "./store_url.ts";
 
@@ -138,12 +137,10 @@ type Running = readonly [order: (order: Order) => void, join: () => Promise<void
 function inLoop(settings: FollowerSettings): Running {
   const loop = new FollowerLoop(settings);
   let stopped: Promise<void> | undefined;
-  loop.start();
   const order = (given: Order): void => {
-    if ("port" in given) loop.add(given.port);
-    else stopped = loop.stop();
+    stopped = loop.take(given) ?? stopped;
   };
-  return [order, () => stopped ?? Promise.resolve()];
+  return [order, async () => stopped];
 }
 
 function inThread(settings: FollowerSettings, log: Log): Running {

@@ -4,6 +4,7 @@
 import type { MessagePort } from "node:worker_threads";
 import type { ViewChange } from "./epoch.ts";
 import { FeedError } from "./errors.ts";
+import type { EpochEntry } from "./history.ts";
 import { Following, UnattestedError } from "./follower_core.ts";
 import type { StoreAddress } from "./store_url.ts";
 import { StoreLink } from "./store_link.ts";
@@ -17,6 +18,9 @@ export interface FollowerSettings {
   readonly name: string;
   readonly leaseMs?: number | undefined;
 }
+
+/** What the thread that made the follower orders. */
+export type Order = { readonly port: MessagePort } | { readonly stop: true };
 
 /** What a view's port brings: a change, the answer to a question of its thread, or a line for the log. */
 export type FromFollower =
@@ -67,16 +71,17 @@ export class FollowerLoop {
   #waiters: Waiter[] = [];
   #stopped = false;
   #wake: () => void = () => undefined;
-  #running: Promise<void> | undefined;
+  readonly #running: Promise<void>;
   #isDown = false;
 
   constructor(settings: FollowerSettings) {
     this.#settings = settings;
     this.#core = new Published(undefined, settings.leaseMs);
+    this.#running = this.#run();
   }
 
   /** Adds the port of a deciding thread. */
-  add(port: MessagePort): void {
+  #add(port: MessagePort): void {
     port.on("message", (question: ToFollower) => this.#wait({ ...question, port, asked: this.#core.bootMs() }));
     port.on("close", () => {
       this.#core.ports.delete(port);
@@ -86,12 +91,15 @@ export class FollowerLoop {
     this.#core.add(port);
   }
 
-  start(): void {
-    this.#running ??= this.#run();
+  /** Does what the thread that made the follower orders; a promise of the end of a stop. */
+  take(order: Order): Promise<void> | undefined {
+    if ("stop" in order) return this.#stop();
+    this.#add(order.port);
+    return undefined;
   }
 
   /** Ends the leases of all threads, then takes leave of the store. */
-  async stop(): Promise<void> {
+  async #stop(): Promise<void> {
     this.#stopped = true;
     this.#core.close();
     for (const { port, id } of this.#waiters.splice(0)) port.postMessage({ do: "answer", id, caughtUp: false });
@@ -108,21 +116,14 @@ export class FollowerLoop {
     while (!this.#stopped) {
       const before = this.#core.lastGrant;
       let [isNew, isUnattested] = [true, false];
-      let link: StoreLink | null = null;
       try {
-        link = await this.#open();
-        await this.#follow(link);
+        await this.#follow();
       } catch (error) {
         isUnattested = error instanceof UnattestedError;
         // A server that answers again is attested soon, if a mint runs: the pauses begin anew.
         isNew = pause === 0 || this.#core.lastGrant !== before || (isUnattested && !wasUnattested);
         if (isNew) this.#core.log("warn", `connection to the revocation store dropped: ${textOf(error)}`);
         this.#isDown = true;
-      } finally {
-        this.#link = null;
-        clearTimeout(this.#timer);
-        if (this.#stopped) await link?.leave(this.#settings.name).catch(() => undefined);
-        link?.close();
       }
       pause = isNew ? BACKOFF_MS : Math.min(2 * pause, BACKOFF_MOST_MS);
       wasUnattested = isUnattested;
@@ -130,39 +131,31 @@ export class FollowerLoop {
     }
   }
 
-  async #open(): Promise<StoreLink> {
-    const { address, realm } = this.#settings;
-    let ended: FeedError | null = null;
-    let opened: StoreLink | null = null;
-    const link = await StoreLink.open(address, realm, this.#core.timeoutMs, {
-      push: (entry) => {
-        if (opened === null || this.#link !== opened) return; // before the first probe, whose answer has it
-        this.#core.takePush(entry);
-        this.#pump();
-      },
-      end: (error) => {
-        ended ??= error;
-        if (opened !== null) this.#drop(opened, error);
-      },
-    });
-    if (ended !== null) {
-      link.close();
-      throw ended;
-    }
-    opened = link;
-    return link;
-  }
-
-  /** Returns when it is stopped; throws when the connection must be dropped. */
-  #follow(link: StoreLink): Promise<void> {
-    return new Promise<void>((resolve, reject) => {
-      this.#fail = (error) => (error === null ? resolve() : reject(error));
-      if (this.#stopped) return resolve();
+  /** Follows by one connection until it is stopped; throws when the connection must be dropped. */
+  async #follow(): Promise<void> {
+    const { address, realm, name } = this.#settings;
+    const { promise: ended, resolve, reject } = Promise.withResolvers<void>();
+    ended.catch(() => undefined); // it may end before it is open
+    this.#fail = (error) => (error === null ? resolve() : reject(error));
+    let link: StoreLink | null = null;
+    const push = (entry: EpochEntry): void => {
+      if (link === null || this.#link !== link) return; // before the first probe, whose answer has it
+      this.#core.takePush(entry);
+      this.#pump();
+    };
+    link = await StoreLink.open(address, realm, this.#core.timeoutMs, { push, end: reject });
+    try {
       this.#link = link;
       this.#isCopying = false;
       this.#core.begin();
       this.#pump();
-    });
+      await ended;
+    } finally {
+      this.#link = null;
+      clearTimeout(this.#timer);
+      if (this.#stopped) await link.leave(name).catch(() => undefined);
+      link.close();
+    }
   }
 
   #pump(): void {
@@ -234,17 +227,14 @@ export class FollowerLoop {
     });
   }
 
-  #sleep(ms: number): Promise<void> {
-    if (this.#stopped) return Promise.resolve();
-    return new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, ms).unref();
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
+  async #sleep(ms: number): Promise<void> {
+    if (this.#stopped) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms).unref();
+    this.#wake = resolve;
+    await promise;
+    clearTimeout(timer);
   }
-
 }
 
 function textOf(error: unknown): string {

@@ -26,10 +26,8 @@ export function findPassword(variable: string, env: NodeJS.ProcessEnv = process.
 
 /** Returns the text of a password, which a file has now. */
 export function readPassword(password: Password): string {
-  return "text" in password ? password.text : readSecret(password.file);
-}
-
-function readSecret(file: string): string {
+  if ("text" in password) return password.text;
+  const { file } = password;
   let fd: number;
   try {
     // A pipe without a writer would stop the program.

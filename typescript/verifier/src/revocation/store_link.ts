@@ -79,9 +79,9 @@ export class StoreLink {
       const words = ["FCALL", "arx1_copy", "1", this.#tag + part, cursor, String(SCAN_PAGE)];
       const answer = await within(this.#timeoutMs, this.#ask(words));
       const [next, page] = Array.isArray(answer) ? (answer as unknown[]) : [];
-      if (typeof next !== "string" || typeof page !== "string") throw new FeedError("an answer of an unknown form");
+      if (typeof next !== "string" || typeof page !== "string") throw odd();
       const listed = page === "" ? [] : page.split(" ");
-      if (listed.length % 2 !== 0) throw new FeedError("an answer of an unknown form");
+      if (listed.length % 2 !== 0) throw odd();
       // A target that comes twice has the higher sequence the second time, because sequences only rise.
       for (let at = 0; at < listed.length; at += 2) copied.set(listed[at] as string, sequence(listed[at + 1]));
       if (next === "0") return copied;
@@ -112,6 +112,8 @@ function explained(error: unknown, what: string): FeedError {
   return new FeedError(`${what}: ${kindOf(error)}`, { cause: error });
 }
 
+const odd = (): FeedError => new FeedError("an answer of an unknown form");
+
 function readPush(message: string): EpochEntry {
   const [incarnation, seq, op, target, ...more] = message.split(" ");
   if (incarnation === undefined || op === undefined || target === undefined || more.length > 0) {
@@ -121,13 +123,12 @@ function readPush(message: string): EpochEntry {
 }
 
 function readAnswer(frame: unknown): StoreAnswer {
-  if (!Array.isArray(frame) || frame.length !== 9) throw new FeedError("an answer of an unknown form");
+  if (!Array.isArray(frame) || frame.length !== 9) throw odd();
   const [incarnation, seq, at, leaseMs, named, keepMs, chain, askers, entries] = frame as unknown[];
   const status = STATUSES.find((each) => each === named);
   const numbers = [seq, at, leaseMs, keepMs, askers].every((number) => Number.isSafeInteger(number));
-  if (status === undefined || !numbers || typeof incarnation !== "string" || typeof chain !== "string" || !Array.isArray(entries)) {
-    throw new FeedError("an answer of an unknown form");
-  }
+  const texts = typeof incarnation === "string" && typeof chain === "string";
+  if (status === undefined || !numbers || !texts || !Array.isArray(entries)) throw odd();
   const listed = entries.map((entry: unknown) => readEntry(incarnation, entry));
   const known = { seq, at, leaseMs, keepMs, askers } as Record<"seq" | "at" | "leaseMs" | "keepMs" | "askers", number>;
   return { ...known, incarnation, status, chain, entries: listed, ageMs: 0 };
@@ -135,12 +136,10 @@ function readAnswer(frame: unknown): StoreAnswer {
 
 function readEntry(incarnation: string, entry: unknown): EpochEntry {
   const [key, fields] = Array.isArray(entry) ? (entry as unknown[]) : [];
-  if (typeof key !== "string" || !Array.isArray(fields)) throw new FeedError("an answer of an unknown form");
+  if (typeof key !== "string" || !Array.isArray(fields)) throw odd();
   const values = new Map(pairs(fields));
   const [op, target] = [values.get("op"), values.get("s")];
-  if (typeof op !== "string" || typeof target !== "string" || !ASCII.test(target)) {
-    throw new FeedError("an answer of an unknown form");
-  }
+  if (typeof op !== "string" || typeof target !== "string" || !ASCII.test(target)) throw odd();
   return { incarnation, seq: sequence(key.split("-")[0]), op, target };
 }
 
