@@ -38,6 +38,9 @@ export type ViewChange =
 
 export type StateCopy = Readonly<Omit<EpochState, "lease">>;
 
+/** A wait, begun at `asked`, for a probe sent at or after `sentAfter`, and for the entry `born`; boot clock. */
+export interface Wait { readonly sentAfter: number; readonly born: number; readonly asked: number }
+
 /** The store's clock, and the boot clock when the probe left, ms. */
 export interface StoreClock { readonly at: number; readonly sent: number }
 
@@ -123,10 +126,13 @@ export class EpochTable {
   /** Takes what has come since, if another thread follows the store. */
   protected refresh(): void {}
 
-  /** Whether a probe sent at or after `sentAfter` was answered, and `born` is applied. */
-  caughtUp(sentAfter: number, born: number): boolean {
-    const { lease, applied } = this.state;
-    return lease !== null && lease.sent >= sentAfter && applied >= born;
+  /** Returns whether what is waited for has come; false if it will not, and undefined while that is open. */
+  protected answer({ sentAfter, born, asked }: Wait): boolean | undefined {
+    const { lease, applied, refuses } = this.state;
+    if (lease === null) return refuses === "closed" ? false : undefined;
+    if (lease.sent >= sentAfter && applied >= born) return true;
+    // The store was asked after this wait began, and had no such entry.
+    return lease.sent >= Math.max(asked, sentAfter) && applied < born ? false : undefined;
   }
 
   /** Makes a change; returns whether an applied entry was the next one. */

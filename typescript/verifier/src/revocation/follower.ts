@@ -4,7 +4,7 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "node:worker_threads";
 import { isRealm } from "../names.ts";
 import { SettingsError } from "./errors.ts";
-import { CLOCKS, type Clocks, EpochTable } from "./epoch.ts";
+import { CLOCKS, type Clocks, EpochTable, type Wait } from "./epoch.ts";
 import { FollowerLoop, type FollowerSettings, type FromFollower, type Order } from "./follower_loop.ts";
 import type { Password } from "./password.ts";
 import { parseStoreUrl } from "./store_url.ts";
@@ -21,9 +21,8 @@ const print: Log = (level, text) => console[level](`arx: ${text}`);
 /** A view that a follower in another thread keeps.  Each read first takes what has come by its port. */
 export class FollowedView extends EpochTable {
   readonly #port: MessagePort;
-  readonly #waiting = new Map<number, (caughtUp: boolean) => void>();
+  readonly #waiting = new Map<Wait, (caughtUp: boolean) => void>();
   readonly #log: Log;
-  #asked = 0;
   #isOpen = true;
 
   /** @param port The result of `Follower.port()`, transferred to this thread. */
@@ -42,24 +41,27 @@ export class FollowedView extends EpochTable {
   /** Waits until a probe sent at or after `sentAfter` was answered and `born` is applied; returns whether that happened. */
   catchUp(sentAfter: number, born: number, timeoutMs: number): Promise<boolean> {
     this.refresh();
-    if (this.caughtUp(sentAfter, born)) return Promise.resolve(true);
-    if (this.state.refuses === "closed") return Promise.resolve(false);
-    this.#asked += 1;
-    const id = this.#asked;
+    const wait = { sentAfter, born, asked: this.bootMs() };
+    const known = this.answer(wait);
+    if (known !== undefined) return Promise.resolve(known);
     return new Promise<boolean>((resolve) => {
-      const timer = setTimeout(() => this.#waiting.get(id)?.(false), timeoutMs);
-      this.#waiting.set(id, (caughtUp) => {
+      const settle = (caughtUp: boolean): void => {
         clearTimeout(timer);
-        this.#waiting.delete(id);
+        this.#waiting.delete(wait);
         resolve(caughtUp);
-      });
-      this.#port.postMessage({ id, sentAfter, born });
+      };
+      const timer = setTimeout(settle, timeoutMs, false);
+      this.#waiting.set(wait, settle);
+      this.#port.postMessage(wait);
     });
   }
 
   protected override change(change: Parameters<EpochTable["change"]>[0]): boolean {
     const inOrder = super.change(change);
-    if (change.do === "close") for (const settle of [...this.#waiting.values()]) settle(false);
+    for (const [wait, settle] of this.#waiting) {
+      const answer = this.answer(wait);
+      if (answer !== undefined) settle(answer);
+    }
     return inOrder;
   }
 
@@ -71,8 +73,7 @@ export class FollowedView extends EpochTable {
   }
 
   #take(message: FromFollower): void {
-    if (message.do === "answer") this.#waiting.get(message.id)?.(message.caughtUp);
-    else if (message.do === "log") this.#log(message.level, message.text);
+    if (message.do === "log") this.#log(message.level, message.text);
     else this.change(message);
   }
 }

@@ -2,7 +2,7 @@
 /** Follows the store by the event loop that it is made in, and sends each change to the views of all threads. */
 
 import type { MessagePort } from "node:worker_threads";
-import type { ViewChange } from "./epoch.ts";
+import type { ViewChange, Wait } from "./epoch.ts";
 import { FeedError } from "./errors.ts";
 import type { EpochEntry } from "./history.ts";
 import { Following, UnattestedError } from "./follower_core.ts";
@@ -22,16 +22,10 @@ export interface FollowerSettings {
 /** What the thread that made the follower orders. */
 export type Order = { readonly port: MessagePort } | { readonly stop: true };
 
-/** What a view's port brings: a change, the answer to a question of its thread, or a line for the log. */
+/** What a view's port brings: a change, or a line for the log.  It takes each `Wait` of its thread. */
 export type FromFollower =
   | ViewChange
-  | { readonly do: "answer"; readonly id: number; readonly caughtUp: boolean }
   | { readonly do: "log"; readonly level: "warn" | "error"; readonly text: string };
-
-/** What a view's port takes: a question whether the view has caught up. */
-export interface ToFollower { readonly id: number; readonly sentAfter: number; readonly born: number }
-
-interface Waiter extends ToFollower { readonly port: MessagePort; readonly asked: number }
 
 /** A view whose changes go to the ports of all deciding threads, in their order. */
 class Published extends Following {
@@ -55,6 +49,10 @@ class Published extends Following {
     this.ports.add(port); // its lease comes with the next answer
   }
 
+  isOpen(wait: Wait): boolean {
+    return this.answer(wait) === undefined;
+  }
+
   log(level: "warn" | "error", text: string): void {
     const [first] = this.ports; // of the thread that made the follower: one line, whatever their number
     first?.postMessage({ do: "log", level, text } satisfies FromFollower);
@@ -68,7 +66,7 @@ export class FollowerLoop {
   #fail: (error: unknown) => void = () => undefined;
   #timer: NodeJS.Timeout | undefined;
   #isCopying = false;
-  #waiters: Waiter[] = [];
+  #waits: Wait[] = []; // of all threads
   #stopped = false;
   #wake: () => void = () => undefined;
   readonly #running: Promise<void>;
@@ -82,11 +80,11 @@ export class FollowerLoop {
 
   /** Adds the port of a deciding thread. */
   #add(port: MessagePort): void {
-    port.on("message", (question: ToFollower) => this.#wait({ ...question, port, asked: this.#core.bootMs() }));
-    port.on("close", () => {
-      this.#core.ports.delete(port);
-      this.#waiters = this.#waiters.filter((waiter) => waiter.port !== port);
+    port.on("message", (wait: Wait) => {
+      this.#waits.push(wait);
+      this.#pump();
     });
+    port.on("close", () => this.#core.ports.delete(port));
     port.unref();
     this.#core.add(port);
   }
@@ -102,7 +100,6 @@ export class FollowerLoop {
   async #stop(): Promise<void> {
     this.#stopped = true;
     this.#core.close();
-    for (const { port, id } of this.#waiters.splice(0)) port.postMessage({ do: "answer", id, caughtUp: false });
     clearTimeout(this.#timer);
     this.#wake();
     this.#fail(null);
@@ -162,7 +159,8 @@ export class FollowerLoop {
     clearTimeout(this.#timer);
     const link = this.#link;
     if (link === null || this.#isCopying || this.#stopped) return;
-    const hurry = this.#waiters.length > 0;
+    this.#waits = this.#waits.filter((wait) => this.#core.isOpen(wait));
+    const hurry = this.#waits.length > 0;
     try {
       const place = this.#core.ask(hurry);
       if (place !== null) {
@@ -189,7 +187,6 @@ export class FollowerLoop {
       this.#isCopying = false;
       if (this.#link !== link || this.#stopped) return;
       this.#core.takeAnswer(answer, copy);
-      this.#answerWaiters();
     } catch (error) {
       this.#drop(link, error);
       return;
@@ -205,26 +202,6 @@ export class FollowerLoop {
     if (this.#link !== link) return;
     this.#link = null;
     this.#fail(error);
-  }
-
-  #wait(waiter: Waiter): void {
-    if (this.#stopped || this.#core.caughtUp(waiter.sentAfter, waiter.born)) {
-      waiter.port.postMessage({ do: "answer", id: waiter.id, caughtUp: !this.#stopped });
-      return;
-    }
-    this.#waiters.push(waiter);
-    this.#pump();
-  }
-
-  #answerWaiters(): void {
-    const granted = this.#core.lastGrant;
-    this.#waiters = this.#waiters.filter(({ port, id, sentAfter, born, asked }) => {
-      const caughtUp = this.#core.caughtUp(sentAfter, born);
-      // The store was asked after this wait began, and had no such entry.
-      const never = granted >= Math.max(asked, sentAfter) && this.#core.view().applied < born;
-      if (caughtUp || never) port.postMessage({ do: "answer", id, caughtUp });
-      return !(caughtUp || never);
-    });
   }
 
   async #sleep(ms: number): Promise<void> {
