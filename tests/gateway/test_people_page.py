@@ -80,7 +80,7 @@ def test_a_person_ends_an_account_that_was_killed(world: PeopleWorld) -> None:
 
 def test_no_other_person_sees_or_ends_an_account(world: PeopleWorld) -> None:
     """Neither by its id, nor with the page of another login, nor without one."""
-    with httpx.Client(timeout=30) as theirs, httpx.Client(timeout=30) as mine:
+    with httpx.Client(timeout=30) as theirs, httpx.Client(timeout=30) as mine, httpx.Client(timeout=30) as bare:
         which = connect_ahead(world, theirs, "bob")
         own, page = opened(world, theirs, "bob"), opened(world, mine, "mallory")
         assert "bob" not in page.text
@@ -89,7 +89,7 @@ def test_no_other_person_sees_or_ends_an_account(world: PeopleWorld) -> None:
         for browser, form, headers in (
             (theirs, page, {}),  # the token of another page
             (theirs, own, {"Origin": "https://evil.example"}),
-            (httpx.Client(), own, {}),
+            (bare, own, {}),
         ):
             forged = press(world, browser, form, f"end {which}", **headers)
             assert (forged.status_code, "not from the page that asked" in forged.text) == (400, True)
