@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance typescript rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
+.PHONY: agentdojo demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance typescript rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -97,6 +97,9 @@ conformance: $(READY)  ## the MCP conformance suite and the inspector, with and 
 
 compare: $(READY)  ## ARx beside tenuo in each framework that both have, each in an environment of its own
 	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+agentdojo: $(READY)  ## AgentDojo's tools guarded by marks, in an environment of its own; fails if an injected send passes
+	$(BIN)/python -m benchmarks.agentdojo $(ARGS)
 
 contract: $(READY)  ## a running mint against its own OpenAPI document; ARGS=--oauth calls the OAuth routes as clients and browsers
 	$(BIN)/python -m tests.mint.contract $(ARGS)

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from arx_verifier.clock import now_ms
 from arx_verifier.ledger.pools import NEW
 from arx_verifier.ledger.redis_ledger import RedisLedger, secret_of
 from arx_verifier.revocation.store_steps import run
@@ -25,6 +26,15 @@ def only_bucket(ledger: RedisLedger) -> Any:
 def look(ledger: RedisLedger) -> Any:
     """Ask a ledger at one server for its time, ``since`` and ``whole``."""
     return run(ledger._call("arx2_ledger", only_bucket(ledger), (), ()))
+
+
+def begin(ledger: RedisLedger) -> int:
+    """Begin a ledger; return a time after that at which a session may be opened, ms since the Unix epoch."""
+    ledger.start()
+    since: int = look(ledger)[1]
+    while now_ms() <= since:
+        pass  # a session of the same millisecond counts as lost
+    return since + 1
 
 
 def header_of(server: Any, realm: str = "acme") -> str:

@@ -24,7 +24,6 @@ from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.ledger.leases import LeasedLedger
 from arx_verifier.ledger.memory import MemoryLedger
 from arx_verifier.ledger.pools import MAX_MARK_FIELDS, MarkQuestion, PoolDraw, Short, Stopped, Taken
-from arx_verifier.ledger.redis_ledger import RedisLedger
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import show_until
@@ -32,7 +31,7 @@ from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.verifier import Verifier
 from tests.adapters.asgi_server import serving
-from tests.ledgers import look, new_ledger
+from tests.ledgers import begin, new_ledger
 from tests.support import verifier
 from tests.vectors.mark_vectors import policy
 from tests.vectors.second import AT, INCARNATION, KEY
@@ -164,15 +163,6 @@ def test_random_histories_at_a_server(server: str) -> None:
             answers = [each.take("draw", "", draws, None, asked) for each in (ledger, memory)]
             assert outcome(answers[0]) == outcome(answers[1]), (seed, number, asked, answers)
         ledger.close()
-
-
-def begin(ledger: RedisLedger) -> int:
-    """Begin a ledger; return a time after that at which a session may be opened, ms since the Unix epoch."""
-    ledger.start()
-    since: int = look(ledger)[1]
-    while now_ms() <= since:
-        pass  # a session of the same millisecond counts as lost
-    return since + 1
 
 
 def question(**changes: Any) -> MarkQuestion:
