@@ -2,7 +2,6 @@
 """Marks: random histories against a plain reference, in memory and in a real Valkey; services that set them."""
 
 import asyncio
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from arx_verifier.errors import AccessError, SettingsError, StoreError, refusal
 from arx_verifier.journal.decision import InMemoryDecisions
 from arx_verifier.ledger.leases import LeasedLedger
 from arx_verifier.ledger.memory import MemoryLedger
-from arx_verifier.ledger.pools import MAX_MARK_FIELDS, MarkQuestion, PoolDraw, Short, Stopped, Taken
+from arx_verifier.ledger.pools import MAX_MARK_FIELDS, MarkQuestion, Stopped, Taken
 from arx_verifier.refusal_text import refusal_for_model
 from arx_verifier.request import AccessRequest
 from arx_verifier.revocation.epoch import show_until
@@ -36,106 +35,15 @@ from tests.support import verifier
 from tests.vectors.mark_vectors import policy
 from tests.vectors.second import AT, INCARNATION, KEY
 from tests.vectors.subject import _view_of
+from tests.verifier.mark_histories import DIGESTS, OUTCOMES, at_server, in_memory, outcome
 from tests.verifier.test_watch import serving_wsgi
 
 pytestmark = pytest.mark.spec("21.4")
 
-T0 = 1_800_000_000_000
-MARKS = ("a", "b", "c")
-OF = ("s", "t/1", "l/x")
-DIGESTS = tuple(f"{number:032x}" for number in range(5))
-
-
-class Reference:
-    """The calls of each session, in the ledger's order: each rule is read from the list."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[MarkQuestion, int]] = []
-        self.left = 40
-
-    def take(self, asked: MarkQuestion, cost: int, now: int) -> Any:
-        """What the ledger must answer."""
-        before = [(call, at) for call, at in self.calls if call.session == asked.session]
-        times = {field: at for call, at in before for field in call.sets}
-        for index, row in enumerate(asked.after):
-            if all(any(field in times for field in fields) for fields in row):
-                return "after", index
-        for index, (fields, within) in enumerate(asked.only_after):
-            at = next((times[field] for field in fields if field in times), None)
-            if at is None or (within and max(now, asked.at) - at >= within):
-                return "only_after", index
-        for index, (name, most, digests) in enumerate(asked.distinct):
-            had = {each for call, _ in before for of, _, values in call.distinct if of == name for each in values}
-            if not set(digests) <= had and len(had | set(digests)) > most:
-                return "distinct", index
-        if cost > self.left:
-            return "short"
-        self.left -= cost
-        self.calls.append((asked, now))
-        return "taken"
-
-
-def random_question(chance: random.Random, now: int) -> MarkQuestion:
-    """A question as a chain's rows could ask it."""
-
-    def fields(kind: str) -> tuple[str, ...]:
-        return tuple(f"{kind}:{of}:{chance.choice(MARKS)}" for of in chance.sample(OF, chance.randint(1, 3)))
-
-    after = tuple(tuple(fields("w") for _ in range(chance.randint(1, 2))) for _ in range(chance.randint(0, 2)))
-    only_after = tuple((fields("p"), chance.choice((0, 0, 5, 50))) for _ in range(chance.choice((0, 0, 1))))
-    distinct = tuple(
-        (name, chance.randint(1, 4), tuple(chance.sample(DIGESTS, chance.randint(0, 2))))
-        for name in chance.sample(("x", "y"), chance.randint(0, 1))
-    )
-    sets = tuple(dict.fromkeys(field for kind in chance.choice(("", "w", "p", "wp")) for field in fields(kind)))
-    session = chance.choice(("s-1", "s-2"))
-    return MarkQuestion(session, T0, now - chance.choice((0, 3)), "web.get web", after, only_after, distinct, sets)
-
-
-def drawing(cost: int) -> list[PoolDraw]:
-    """What a call asks of the pool."""
-    return [PoolDraw("t/-/p/usd/task", 40, 0, T0, cost, cost, "s-1")] if cost else []
-
-
-def outcome(answer: Any) -> Any:
-    """An answer as the reference has it."""
-    if isinstance(answer, Stopped):
-        return answer.member, answer.at
-    return "short" if isinstance(answer, Short) else "taken"
-
-
-def compare(ledger: Any, clock: Any, chance: random.Random, calls: int) -> None:
-    """Make calls at a ledger and at the reference: each answer is the same."""
-    reference = Reference()
-    for number in range(calls):
-        now = clock()
-        asked, cost = random_question(chance, now), chance.choice((0, 0, 1, 7))
-        answer = ledger.take("draw", "", drawing(cost), None, asked)
-        assert outcome(answer) == reference.take(asked, cost, now), (number, asked, answer)
-
-
-def histories(number: int) -> None:
-    """Compare random histories in memory with the reference."""
-    for seed in range(number):
-        chance, now = random.Random(seed), [T0]
-        ledger = MemoryLedger(clock=lambda now=now: now[0])
-
-        def clock(now: list[int] = now, chance: random.Random = chance) -> int:
-            now[0] += chance.choice((0, 1, 10))
-            return now[0]
-
-        compare(ledger, clock, chance, 30)
-
 
 def test_random_histories() -> None:
     """The ledger decides each call as a list of the calls before it does."""
-    histories(1_000)
-
-
-@pytest.mark.nightly
-def test_a_million_calls() -> None:
-    """The same, longer."""
-    histories(35_000)
+    assert set(in_memory(0, 3_000)) == OUTCOMES
 
 
 @pytest.fixture(scope="module")
@@ -148,21 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.servers
 def test_random_histories_at_a_server(server: str) -> None:
-    """The function of the server decides as the ledger in memory: by its own clock, so without `within`."""
-    for seed in range(20):
-        chance, ledger, memory = random.Random(seed), new_ledger(server, f"r{seed}"), MemoryLedger()
-        opened = begin(ledger)
-        memory.since = opened - 1
-        for number in range(40):
-            asked = random_question(chance, opened)
-            asked = asked._replace(
-                opened=opened, only_after=tuple((fields, 0) for fields, _ in asked.only_after), at=opened
-            )
-            cost = chance.choice((0, 0, 1, 7))
-            draws = [each._replace(opened=opened) for each in drawing(cost)]
-            answers = [each.take("draw", "", draws, None, asked) for each in (ledger, memory)]
-            assert outcome(answers[0]) == outcome(answers[1]), (seed, number, asked, answers)
-        ledger.close()
+    """So does the function of the server, by its own clock."""
+    assert set(at_server(0, 150, server)) == OUTCOMES
 
 
 def question(**changes: Any) -> MarkQuestion:
