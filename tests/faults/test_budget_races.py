@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,10 +76,25 @@ def spend(place: Path, used: Path, opened: int, kind: str) -> NoReturn:
 
 
 class Race:
-    """Processes that spend, each killed one replaced by another."""
+    """Processes that work, each killed one replaced by another.
 
-    def __init__(self, folder: Path, place: Path, opened: int) -> None:
-        self.folder, self.place, self.opened = folder, place, opened
+    Args:
+        folder: Where they write what they used.
+        place: The link to the ledger's socket.
+        opened: When the pools or the first sessions were opened.
+        kinds: How they work, by turns.
+        work: What each of them does.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        place: Path,
+        opened: int,
+        kinds: Sequence[str] = _KINDS,
+        work: Callable[[Path, Path, int, str], NoReturn] = spend,
+    ) -> None:
+        self.folder, self.place, self.opened, self._kinds, self._work = folder, place, opened, kinds, work
         self.files: list[Path] = []
         self.alive: set[int] = set()
         self.killed = self.failed = 0
@@ -93,14 +108,14 @@ class Race:
 
     def start(self) -> None:
         used = self.folder / f"used-{len(self.files)}"
-        kind = _KINDS[len(self.files) % len(_KINDS)]
+        kind = self._kinds[len(self.files) % len(self._kinds)]
         self.files.append(used)
         child = os.fork()
         if child == 0:
             if self._bar >= 0:
                 os.close(self._bar)
             os.read(self._gate, 1)  # returns when nobody has the other end
-            spend(self.place, used, self.opened, kind)
+            self._work(self.place, used, self.opened, kind)
         self.alive.add(child)
 
     def reap(self) -> None:
@@ -119,7 +134,7 @@ class Race:
             self.start()
 
     def used(self) -> int:
-        """Return the units that were used so far."""
+        """Return the bytes that they wrote so far, one a unit."""
         return sum(path.stat().st_size for path in self.files if path.exists())
 
     def wait(self, within_s: float) -> None:
