@@ -32,6 +32,8 @@ GOALS: Final[Mapping[tuple[str, str], float]] = {
 LEASED: Final = "decide, parent seen, with a leased budget"
 STRICT: Final = "decide, parent seen, with a strict budget, by the clock"
 FREE: Final = "ARx without a budget"
+MARKS: Final = "ARx, marks"
+UNNAMED: Final = "ARx, marks of other tools"
 # What a part adds to a decision: its work, with it, without it, and the most that it is to add, us; a name is a row's.
 ADDED: Final[Sequence[tuple[str, str, str, str, float | str]]] = (
     (

@@ -19,7 +19,7 @@ from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
 from arx_verifier.errors import AccessError, SettingsError, StoreError, refusal
-from arx_verifier.journal.decision import InMemoryDecisions
+from arx_verifier.journal.decision import Decision, InMemoryDecisions
 from arx_verifier.ledger.leases import LeasedLedger
 from arx_verifier.ledger.memory import MemoryLedger
 from arx_verifier.ledger.pools import MAX_MARK_FIELDS, MarkQuestion, Stopped, Taken
@@ -122,6 +122,23 @@ def test_a_server_bounds_the_fields_of_a_session(server: str) -> None:
 
 
 @pytest.mark.servers
+def test_a_session_with_many_marks_is_small_at_a_server(server: str) -> None:
+    """20 marks, and 5 rows of ``distinct`` that have counted 100 values each."""
+    ledger = new_ledger(server, "size")
+    begin(ledger)
+    marks = tuple(f"{kind}:s:{number}" for kind in "wp" for number in range(10))
+    for row in range(5):
+        digests = tuple(f"{number:032x}" for number in range(100))
+        asked = question(sets=marks, distinct=((f"{row:032x}", 100, digests),))
+        assert isinstance(ledger.take("draw", "", (), None, asked), Taken)
+    client = ledger._client.redis
+    keys = list(client.scan_iter("*{size}*m:s-1"))
+    used = sum(client.memory_usage(key, samples=0) for key in keys)
+    assert 0 < used < 100_000, used
+    ledger.close()
+
+
+@pytest.mark.servers
 @pytest.mark.spec("21.6")
 def test_a_question_writes_nothing_but_marks(server: str) -> None:
     """A service that makes up a question changes no field of another kind."""
@@ -155,6 +172,14 @@ def asked(tool: str, **args: Any) -> AccessRequest:
 
 NO_PAY = {"after": [[["untrusted"], ["orders.pay"]]]}
 TOKEN = policy(marks=[["call", "untrusted", "session", ["web.*"]], ["from", "tested", "task", ["orders"]]], **NO_PAY)
+
+
+def test_a_call_that_no_row_names_is_decided_without_a_step() -> None:
+    """As a call of a token without rows is; a named one may wait for the ledger."""
+    here = service()
+    assert isinstance(here._decide(TOKEN.text(), asked("orders.get")), Decision)
+    assert not isinstance(here._decide(TOKEN.text(), asked("orders.pay")), Decision)
+    assert not isinstance(here.within(marks=["untrusted"])._decide(TOKEN.text(), asked("orders.get")), Decision)
 
 
 @pytest.mark.spec("19.1")

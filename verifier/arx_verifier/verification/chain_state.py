@@ -90,7 +90,7 @@ class ProvenChain:
         pools: The pools that a call draws from.
         prices: By tool, what ``budgets`` computed of its calls.
         marks: Its rows about marks; None without one.
-        spends: Whether a call draws on a pool, spends a ``once`` or may ask about marks.
+        spends: Whether a call draws on a pool or spends a ``once``.
     """
 
     __slots__ = (
@@ -331,7 +331,7 @@ class ProvenChain:
         self.once, self.unmet = said.once, said.unmet
         self.pools = self._pools_of(said, links) if said.spend else ()
         self.marks = self._marks_of(said, links) if said.rows else None
-        self.spends = bool(self.pools or self.once or said.rows)
+        self.spends = bool(self.pools or self.once)
         if said.exp < self.exp:
             self.exp = said.exp
         if said.nbf > self.nbf:

@@ -109,6 +109,10 @@ class MarkRows:
             return None
         return found.question._replace(at=request.at, after=(), only_after=(), distinct=())
 
+    def names(self, tool: str) -> bool:
+        """Return whether a row names a tool."""
+        return self._of(tool) is not None
+
     def proves(self, tool: str) -> bool:
         """Return whether a call of a tool sets a proof when its effect is done."""
         found = self._of(tool)

@@ -476,7 +476,8 @@ class Verifier:
                 return Waiting(asked, screened, written)
             refused = asked if spared is None else spared.spare_of_view(asked, epochs, proven)
 
-        if self._waits or spared is not None or (refused is None and proven.spends):
+        asks = proven.spends or (proven.marks is not None and (self._declared or proven.marks.names(request.tool)))
+        if self._waits or spared is not None or (refused is None and asks):
             return self._finish(screened, request, refused, written, spared)
         # 6. nonces          last, so that a refused call costs none  SPEC 8.3
         if refused is None and call is not None:
@@ -527,8 +528,6 @@ class Verifier:
         if drawn is not None and decision.code != OK:
             yield from steps_of(drawn.undo)
         self._granted(decision, screened, drawn)
-        if decision.grant is not None and proven.marks is not None:
-            decision.grant._ledger = self._budgets.ledger  # noqa: SLF001 - the grant sets marks there
         if spared is not None:
             if decision.grant is not None:
                 decision.grant.watch = spared.watch
@@ -540,7 +539,7 @@ class Verifier:
         """Add the grant of an allowed call."""
         if decision.code == OK:
             token, proven = screened.token, screened.proven
-            decision.grant = Grant(
+            grant = decision.grant = Grant(
                 proven.facts,
                 decision.tool,
                 proven.exp,
@@ -551,6 +550,8 @@ class Verifier:
                 token,
                 drawn,
             )
+            if proven.marks is not None:
+                grant._ledger = self._budgets.ledger  # noqa: SLF001 - the grant sets marks there
             if proven is not screened.known:
                 self._authenticator.remember(token, screened.call, proven, decision.at)
         return decision
