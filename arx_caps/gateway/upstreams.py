@@ -43,7 +43,7 @@ class RunningUpstream(RunningVerifier):
         self.door: McpDoor | HttpDoor
         self.resource: OAuthResource | None = None
         person: PersonCredential | None = None
-        if terms.credential is not None and terms.credential.connection is not None:
+        if terms.has_people and terms.credential is not None:
             person = PersonCredential(name, terms.credential, path, self.verifier.epochs)
         if terms.is_http:
             openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)

@@ -42,6 +42,8 @@ def effect_of(shown: Mapping[str, Any]) -> str:
     more += [f"{effect['size']} bytes"] if effect["size"] >= 0 else []
     more += [f"{effect['took_ms']} ms"] if effect["took_ms"] >= 0 else []
     more += [f"id {shown['external_id']}"] if shown["external_id"] else []
+    if (its := shown.get("credential")) is not None:
+        more += [f"as {its['account'] or 'an erased account'} of {its['connection']}, {its['source']}"]
     return f"{', '.join([effect['result'], *more])}, of {effect['of']}"
 
 

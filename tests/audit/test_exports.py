@@ -18,7 +18,7 @@ from arx_caps.audit.query.ocsf import to_ocsf
 from arx_caps.audit.query.questions import Found
 from arx_caps.audit.query.views import show_record
 from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision
-from arx_verifier.journal.record import AWAITED, EffectRecord, Gap, seal
+from arx_verifier.journal.record import AWAITED, CredentialRecord, EffectRecord, Gap, seal
 from arx_verifier.journal.tally import RefusalCount
 from tests.audit.batches import START_MS, decision, facts
 
@@ -53,6 +53,17 @@ RECORDS: Final = [
         for number, result in enumerate(("done", "failed", "unknown"))
     ),
     found(13, decision(7, facts(), effect=AWAITED)),
+    found(
+        14,
+        decision(
+            8,
+            facts(),
+            "effect",
+            effect=EffectRecord("done", "b-1", 200, 6, b"", 3),
+            credential=CredentialRecord("person", "c-1", ("read",), "cached"),
+            account="ann-t",
+        ),
+    ),
     event("session.opened", template="support"),
     event("policy.loaded", digest="x"),
     Found(91, 1, 1, "", b"\x97\x09of a later version", None, "orders"),
@@ -187,4 +198,4 @@ def test_a_table_of_it_starts_no_formula() -> None:
     ]
     assert rows[1]["tool"] == '\'=HYPERLINK("x")\\nnext'
     assert not any(cell.startswith(("=", "+", "@")) for row in rows for cell in row.values() if cell)
-    assert (rows[12]["type"], rows[12]["tool"], rows[12]["agent"]) == ("event", "session.opened", "acme/bot")
+    assert (rows[13]["type"], rows[13]["tool"], rows[13]["agent"]) == ("event", "session.opened", "acme/bot")

@@ -77,22 +77,37 @@ def test_two_people_one_template_and_the_upstream_sees_two_names(world: PeopleWo
             assert secret.encode() not in file.read_bytes()
 
 
+CALLS = 5  # of ann's that the upstream got
+
+
 def trail_names(world: PeopleWorld, listed: dict[str, Any], task: str) -> None:
     """The log has what became of an account: which agent used it in which task, as whom upstream."""
     found: list[dict[str, Any]] = []
 
     def is_whole() -> bool:
         found[:] = world.arx("audit", "trail", "--connection", listed["id"])["records"]
-        return any(each["kind"] == "connection.ended" for each in found)
+        kinds = [each.get("kind") for each in found]
+        return "connection.ended" in kinds and len(kinds) - len(list(filter(None, kinds))) == CALLS
 
     until(is_whole)
-    kinds = [each["kind"] for each in found]
-    assert kinds[0] == "connection.connected"
-    lent = [each for each in found if each["kind"] == "connection.lent"]
+    events = [each for each in found if each["type"] == "event"]
+    assert events[0]["kind"] == "connection.connected"
+    effects = [each for each in found if each["type"] == "decision"]
+    assert {(each["code"], each["task"], each["effect"]["result"]) for each in effects} == {("effect", task, "done")}
+    its = [each["credential"] for each in effects]
+    assert {(each["kind"], each["connection"], each["account"]) for each in its} == {("person", listed["id"], "ann-t")}
+    by_tool = sorted((each["tool"], *each["credential"]["scopes"], each["credential"]["source"]) for each in effects)
+    put = ("tracker.put", "repo.read", "repo.write")
+    read = ("tracker.get", "repo.read")
+    assert by_tool == [(*read, "cached"), (*read, "fetched"), (*put, "cached"), (*put, "cached"), (*put, "fetched")]
+    lent = [each for each in events if each["kind"] == "connection.lent"]
     assert {(each["named"]["agent"], each["named"]["task"]) for each in lent} == {("acme/a1", task)}
     assert {each["facts"]["account"] for each in lent} == {"ann-t"}
     of_person = world.arx("audit", "trail", "--subject", listed["subject"], "--tool", "connection.lent")["records"]
     assert {each["index"] for each in of_person} == {each["index"] for each in lent}
+    for kind in ("connection.connected", "connection.ended"):
+        of_person = world.arx("audit", "trail", "--subject", listed["subject"], "--tool", kind)["records"]
+        assert [each["named"]["connection"] for each in of_person] == [listed["id"]]
 
 
 @contextlib.contextmanager
@@ -219,6 +234,10 @@ def test_what_the_issuer_and_the_upstream_refuse_has_a_code(world: PeopleWorld) 
         world.tracker.denies = set()
         # The gateway drops a token that is refused some seconds after it was lent; the mint then refreshes.
         world.tracker.end()
+        refused = asked(client)
+        assert (refused.status_code, refused.json()["code"]) == (503, "connection_unavailable")
+        assert "tracker refused the token of the person's account" in refused.json()["detail"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 5
         with world.task("kate") as task, world.client(task) as later:
             until(lambda: asked(later).json().get("code") == "connection_ended")
 

@@ -138,16 +138,17 @@ def test_the_arrays_are_the_code_s() -> None:
     A record and a stamp have as many positions as SPEC draws.
     """
     record, stamped = TABLES["members"]["record"], TABLES["members"]["stamp"]
-    lengths = {name: len(record[name]) for name in ("facts", "call", "gap", "effect", "rest")}
+    lengths = {name: len(record[name]) for name in ("facts", "call", "gap", "effect", "credential", "rest")}
     kinds = {"facts": records.Facts, "call": records.CallRecord, "rest": records.Rest}
     optional = {
         "facts": 1,
-        "call": 3,
-        "rest": 2,
-    }  # holders; the evidence of a call; of a watched call, that and its group; an effect and its id
+        "call": 4,
+        "rest": 3,
+    }  # holders; the evidence of a call; of a watched call, that and its group; an effect and its id; an account
     assert lengths == {name: len(kind.__struct_fields__) - optional[name] for name, kind in kinds.items()} | {
         "gap": len(records.Gap._fields),
         "effect": len(records.EffectRecord._fields),
+        "credential": len(records.CredentialRecord._fields),
     }
     assert len(stamped["writer"]) == len(stamp.Writer.__struct_fields__)
 

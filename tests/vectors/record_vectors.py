@@ -57,6 +57,7 @@ def vectors() -> dict[str, dict[str, Any]]:
             ["unknown", "0123456789ab-7", 0, -1, b"", 250],
         )
     )
+    lent = [*done, ["person", "c-abcdefghij234567", ["repo.read", "repo.write"], "fetched"]]
     return digests(allow, rest, person) | {
         "record-signed": record("12.3", "an allow of a call that its holder signed", 4, bound, person, evident, rest),
         "record-bound": record("12.3", "an allow by a bound token", 3, bound, person, allow, rest),
@@ -79,6 +80,9 @@ def vectors() -> dict[str, dict[str, Any]]:
         ),
         "record-effect-done": record("12.8", "what an answer showed", 8, FACTS, person, done, told_id(bare, "re_7"), 3),
         "record-effect-unknown": record("12.8", "the call was ended", 9, FACTS, person, unknown, told_id(bare), 3),
+        "record-effect-person": record(
+            "12.9", "with a person's account", 10, FACTS, person, lent, [*told_id(bare, "re_7"), "ann-t"], 3
+        ),
         "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, [], []], gap, bare),
     }
 

@@ -26,7 +26,7 @@ from arx_verifier.errors import ArxError, AuditError, RevokedError
 from arx_verifier.integrations.starlette import current_grant as grant_of
 from arx_verifier.journal.decision import Decision, unpack_record
 from arx_verifier.journal.reader import read_journal
-from arx_verifier.journal.record import AWAITED, EffectRecord, seal
+from arx_verifier.journal.record import AWAITED, CredentialRecord, EffectRecord, seal
 from arx_verifier.journal.writer import Journal
 from arx_verifier.service import open_verifier
 from arx_verifier.testing import UnsafeTestRealm
@@ -377,7 +377,23 @@ def test_a_service_file_with_effects_is_refused(tmp_path: Path) -> None:
         open_verifier(path)
 
 
+PERSON = CredentialRecord("person", "c-1", ("read",), "cached")
 EFFECT = EffectRecord("done", "0123456789ab-7", 200, 6, bytes(32), 3)
+
+
+@pytest.mark.spec("12.9")
+def test_an_erasure_removes_the_account() -> None:
+    """The record of an effect keeps the connection; its name upstream is in the body alone."""
+    realm = UnsafeTestRealm("orders")
+    refund_of(realm, None, is_async=False)()
+    record = realm.decisions.decisions[-1]
+    record.credential, record.account = PERSON, "ann-t"
+    good = seal(record.pack(), "v", "b", 2)
+    shown = unpack_record(*good).to_dict()
+    assert shown["credential"] == {**PERSON._asdict(), "account": "ann-t"}
+    assert b"ann-t" not in good.kept
+    erased = unpack_record(good.kept, None).to_dict()
+    assert erased["credential"] == {**PERSON._asdict(), "account": None}
 
 
 @pytest.mark.spec("12.3")
@@ -390,6 +406,8 @@ EFFECT = EffectRecord("done", "0123456789ab-7", 200, 6, bytes(32), 3)
         {"code": "effect", "effect": EFFECT._replace(result="\x1b[31mdone")},
         {"code": "effect", "effect": EFFECT._replace(result="awaited")},
         {"code": "ok", "effect": AWAITED._replace(result="done")},
+        {"code": "ok", "effect": AWAITED, "credential": PERSON, "account": "ann-t"},
+        {"credential": PERSON},
     ],
 )
 def test_one_form_alone_is_read(wrong: dict[str, Any]) -> None:

@@ -254,7 +254,9 @@ def place_of_event(by: str, facts: Mapping[str, Any]) -> RecordPlace:
     """
     agent, session, task = (str(facts.get(name) or "") for name in ("agent", "session", "task"))
     subject = facts.get("subject")
-    target = subject_target(*subject) if isinstance(subject, (list, tuple)) and len(subject) == 2 else None
+    target = subject if isinstance(subject, str) and subject.startswith("subject:") else None
+    if isinstance(subject, (list, tuple)) and len(subject) == 2:
+        target = subject_target(*subject)
     if session:
         agent = agent or (by.removeprefix("agent:") if by.startswith("agent:") else "")
         steps = [PlaceStep(SESSION, session, agent)] + ([PlaceStep(TASK, task, agent)] if task else [])
@@ -265,7 +267,8 @@ def place_of_event(by: str, facts: Mapping[str, Any]) -> RecordPlace:
             (PlaceStep(HOLDER, operator or f"agent:{agent}", operator or agent),), operator or agent, target
         )
     audience = str(facts.get("audience") or "")
-    return RecordPlace((PlaceStep(SERVICE, audience, audience) if audience else PlaceStep(MINT, "", "the mint"),))
+    step = PlaceStep(SERVICE, audience, audience) if audience else PlaceStep(MINT, "", "the mint")
+    return RecordPlace((step,), subject=target)
 
 
 _SEVEN: Final = 0x97  # first byte of a decision's kept part: a MessagePack array of seven

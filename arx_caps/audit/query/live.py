@@ -43,7 +43,7 @@ def matches(question: Question, shown: Mapping[str, Any]) -> bool:
         and (question.agent is None or any(agent and _is(question.agent, agent) for agent in agents))
         and (question.subject is None or question.subject == subject)
         and (question.tool is None or question.tool == tool or matches_tool(question.tool, tool))
-        and (question.connection is None or question.connection in str(shown.get("named")))
+        and (question.connection is None or question.connection in f"{shown.get('named')}{shown.get('credential')}")
         and (question.reason is None or question.reason in words)
     )
 

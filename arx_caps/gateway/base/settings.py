@@ -309,6 +309,11 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
         return self.openapi is not None or bool(self.routes)
 
     @property
+    def has_people(self) -> bool:
+        """Whether its credentials are those of people's own accounts."""
+        return self.credential is not None and self.credential.connection is not None
+
+    @property
     def timeout_s(self) -> float:
         """``timeout_ms``, s."""
         return self.timeout_ms / 1000

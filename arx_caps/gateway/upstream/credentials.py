@@ -22,11 +22,13 @@ class LiveCall(NamedTuple):
         token: Its token, a secret; empty for a call that watch mode passes.
         tool: Its tool; empty for a message that calls none.
         facts: The facts of its chain.
+        grant: Its grant, which has the person's credential for the record; None for a message without a decision.
     """
 
     token: str
     tool: str
     facts: ChainFacts
+    grant: Grant | None = None
 
     def __repr__(self) -> str:
         return f"<LiveCall of {self.tool}>"
@@ -38,8 +40,8 @@ def live_call(grant: Grant | WatchedCall) -> LiveCall | None:
     Args:
         grant: The grant, or the call that watch mode passes.
     """
-    token = grant.token if isinstance(grant, Grant) else ""
-    return LiveCall(token, grant.tool, grant.facts) if grant.lends else None
+    granted = grant if isinstance(grant, Grant) else None
+    return LiveCall(granted.token if granted else "", grant.tool, grant.facts, granted) if grant.lends else None
 
 
 class Credential:

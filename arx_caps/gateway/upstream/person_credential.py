@@ -24,7 +24,7 @@ from arx_caps.service.connections import LentToken, TokenAnswer, ask_connection_
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, TokenError
-from arx_verifier.journal.record import ChainFacts
+from arx_verifier.journal.record import ChainFacts, CredentialRecord
 from arx_verifier.revocation.epoch import Epochs
 from arx_verifier.token.targets import subject_target
 
@@ -79,8 +79,11 @@ class PersonCredential(Credential):
         Raises:
             LendingError: The mint lends none now.
         """
-        kept = await self._find(call)
-        return {self._header: Secret(self._prefix + kept.lent.token)}
+        lent, source = await self._find(call)
+        if call.grant is not None:
+            call.grant.credential = CredentialRecord("person", lent.connection, lent.scopes, source)
+            call.grant.account = lent.account
+        return {self._header: Secret(self._prefix + lent.token)}
 
     def leaks(self, headers: Mapping[str, str]) -> Leaks:
         """Return what finds the person's token in an answer, without the prefix that its header has.
@@ -91,7 +94,7 @@ class PersonCredential(Credential):
         return Leaks(self._name, [Secret(value.removeprefix(self._prefix)) for value in headers.values()])
 
     def refused(self, status: int, headers: Mapping[str, str], call: LiveCall) -> None:  # noqa: ARG002 - kept by the call
-        """Drop a token that the upstream has refused; raise if it refused the person.
+        """Drop a token that the upstream has refused, and raise.
 
         Args:
             status: 401 or 403.
@@ -99,29 +102,34 @@ class PersonCredential(Credential):
             call: The call.
 
         Raises:
-            LendingError: ``upstream_denied``.
+            LendingError: ``connection_unavailable``, or ``upstream_denied`` if it refused the person.
         """
         key = _key_of(call.facts, call.tool)
         kept = self._kept.get(key)
-        if status == 401 and kept is not None and time.monotonic() - kept.at_s > _AGAIN_S:
-            # Not one that is new: an upstream that refuses each token would have one refreshed for each call.
-            del self._kept[key]
-            _keep(self._refused, key, sha256(kept.lent.token.encode()).hexdigest())
         if status == 403:
             person = kept.person if kept is not None else "the person"
             text = f"{self._connection} refused {person}, not ARx: the account lacks a right there."
             raise LendingError(text, "upstream_denied", 403, {}, sent=True)
+        # Not one that is new: an upstream that refuses each token would have one refreshed for each call.
+        left_s = 0.0 if kept is None else kept.at_s + _AGAIN_S - time.monotonic()
+        if kept is not None and left_s < 0:
+            del self._kept[key]
+            _keep(self._refused, key, sha256(kept.lent.token.encode()).hexdigest())
+        data, wait_s = {"connection": self._connection}, 1 + max(0, int(left_s))
+        text = f"{self._connection} refused the token of the person's account; try again in {wait_s} s."
+        raise LendingError(text, "connection_unavailable", 503, data, wait_s=wait_s, sent=True)
 
     async def close(self) -> None:
         """Close the connection to the mint, and forget the tokens."""
         self._kept.clear()
         await asyncio.to_thread(self._mint.close)
 
-    async def _find(self, call: LiveCall) -> _Kept:
+    async def _find(self, call: LiveCall) -> tuple[LentToken, str]:
+        """Return a token, and whether it was ``fetched`` or ``cached``."""
         key = _key_of(call.facts, call.tool)
         kept = self._kept.get(key)
         if kept is not None and lives(kept.lent, call.facts, self._epochs):
-            return kept
+            return kept.lent, "cached"
         self._kept.pop(key, None)
         asking = self._asking.get(key)
         if asking is None:
@@ -131,7 +139,7 @@ class PersonCredential(Credential):
         kept = await asyncio.shield(asking)
         if not lives(kept.lent, call.facts, self._epochs):
             raise LendingError("the connection has just ended.", "connection_unavailable", 503, {}, wait_s=1)
-        return kept
+        return kept.lent, "fetched"
 
     def _done(self, key: _Key, done: "asyncio.Future[_Kept]") -> None:
         self._asking.pop(key, None)

@@ -67,7 +67,9 @@ class RunningVerifier:
 
         chosen = None if gives_way else nonces
         opened = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)
-        self.verifier = opened.within(terms.limits, terms.effects, terms.marks)
+        # The record of an effect has the person's credential, which no decision knows yet.
+        effects = ("*",) if isinstance(terms, UpstreamTerms) and terms.has_people else terms.effects
+        self.verifier = opened.within(terms.limits, effects, terms.marks)
         if (watch := terms.read_watch()) is not None:
             self.verifier = self.verifier.watching(watch)
         self._calls, self.idle = 0, asyncio.Event()

@@ -212,12 +212,8 @@ class AccountIssuer:
             GrantError: The issuer refuses it.
             UnavailableError: It does not answer, or with a token of another type.
         """
-        form = {
-            "grant_type": f"{_GRANT}token-exchange",
-            "subject_token": token,
-            "subject_token_type": TOKEN_TYPE + kind,
-        }
-        form |= {"requested_token_type": TOKEN_TYPE + wanted}
+        form = {"grant_type": f"{_GRANT}token-exchange", "subject_token": token}
+        form |= {"subject_token_type": TOKEN_TYPE + kind, "requested_token_type": TOKEN_TYPE + wanted}
         form |= {name: value for name, value in more.items() if value is not None}
         with self.place():
             issued = self._token(form, "n_a" if wanted == ID_JAG else "bearer")
@@ -274,8 +270,7 @@ class AccountIssuer:
             claims = read_json_object(wire.bytes_of(token.split(".")[1]))
         except (ArxError, IndexError, ValueError) as error:
             raise _wrong("the ID token cannot be read") from error
-        audience = claims.get("aud")
-        client = self.terms.client_id
+        audience, client = claims.get("aud"), self.terms.client_id
         if claims.get("iss") != self.terms.issuer or client not in (audience if type(audience) is list else [audience]):
             raise _wrong("the ID token is of another issuer, or for another client")
         if not isinstance(claims.get("sub"), str):
@@ -317,15 +312,13 @@ class AccountIssuer:
         return answer
 
     def _send_with(self, url: str, form: Mapping[str, str], source: str | None) -> tuple[int, bytes]:
-        terms, basic, whole = self.terms, None, dict(form)
-        secret = None if source is None else read_secret(source, self._realm.folder)
-        if secret is None:
-            whole["client_id"] = terms.client_id
-        elif "client_secret_basic" in self._metadata().token_endpoint_auth_methods_supported:
-            basic = (quote_plus(terms.client_id), quote_plus(secret))  # RFC 6749 2.3.1
-        else:
-            whole |= {"client_id": terms.client_id, "client_secret": secret}
-        return self._fetch(url, whole, basic)
+        client = self.terms.client_id
+        if source is None:
+            return self._fetch(url, {**form, "client_id": client})
+        secret = read_secret(source, self._realm.folder)
+        if "client_secret_basic" in self._metadata().token_endpoint_auth_methods_supported:
+            return self._fetch(url, form, (quote_plus(client), quote_plus(secret)))  # RFC 6749 2.3.1
+        return self._fetch(url, {**form, "client_id": client, "client_secret": secret})
 
     def _metadata(self) -> _Metadata:
         if self._known is None:
@@ -335,13 +328,9 @@ class AccountIssuer:
     def _discover(self) -> _Metadata:
         place = urlsplit(self.terms.issuer)
         path = place.path.rstrip("/")
-        base = f"{place.scheme}://{place.netloc}"
         # RFC 8414 3, and OIDC Discovery 4 for issuers that have the older document alone.
-        for url in (
-            f"{base}/.well-known/oauth-authorization-server{path}",
-            f"{base}{path}/.well-known/openid-configuration",
-        ):
-            status, raw = self._fetch(url)
+        for tail in (f"/.well-known/oauth-authorization-server{path}", f"{path}/.well-known/openid-configuration"):
+            status, raw = self._fetch(f"{place.scheme}://{place.netloc}{tail}")
             if status == 200:
                 break
         else:

@@ -20,6 +20,7 @@ from arx_verifier.journal.record import (
     MAX_RECORD_BYTES,
     WATCH_VERSION,
     ChainFacts,
+    CredentialRecord,
     EffectRecord,
     Gap,
     OpenedRecord,
@@ -71,6 +72,8 @@ class Decision(msgspec.Struct):
         group: Of a watched call without a proven token: what the operator groups such callers by, or None.
         effect: What is known of the effect, of a call whose effect is recorded and of the record of it; else None.
         external_id: The name that the tool itself gave to the effect, or None.
+        credential: Of the record of an effect: the person's credential that the call had, or None.
+        account: The account of that credential, or None.
         erased: Whether the body was erased: salt, subject, peer, given values and the like.
         sequence: Sequence in its journal, from 1; 0 while not recorded.
         verifier: The verifier whose journal holds it.
@@ -102,6 +105,8 @@ class Decision(msgspec.Struct):
     group: str | None = None
     effect: EffectRecord | None = None
     external_id: str | None = None
+    credential: CredentialRecord | None = None
+    account: str | None = None
     erased: bool = False
     sequence: int = 0
     verifier: str = ""
@@ -200,10 +205,12 @@ class Decision(msgspec.Struct):
         values = {"id": self.id, "outcome": self.outcome, **msgspec.structs.asdict(self)}
         unused: tuple[str, ...] = () if self.watched else ("watched", "group")
         unused += ("effect", "external_id") if self.effect is None else ()
-        for member in ("facts", "grant", "untold", "watch", *unused):
+        for member in ("facts", "grant", "untold", "watch", "credential", "account", *unused):
             del values[member]
         if self.effect is not None:
             values["effect"] = {**self.effect._asdict(), "digest": self.effect.digest.hex()}
+        if self.credential is not None:
+            values["credential"] = {**self.credential._asdict(), "account": self.account}
         values |= msgspec.structs.asdict(self.facts)
         values |= {"args_digest": self.args_digest.hex(), "salt": self.salt.hex()}
         values["failures"] = [failure._asdict() for failure in self.failures]
@@ -257,6 +264,8 @@ def _call(decision: Decision) -> tuple[Any, ...]:
     if last:
         call += (decision.signed, decision.watched, decision.effect)[:last]
         rest += (decision.group, decision.external_id)[: last - 1]
+    if decision.credential is not None:
+        call, rest = (*call, decision.credential), (*rest, decision.account)
     return call, rest
 
 

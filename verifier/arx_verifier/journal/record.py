@@ -192,6 +192,22 @@ AWAITED: Final = EffectRecord("awaited")
 _RESULTS: Final = ("done", "failed", "unknown")
 
 
+class CredentialRecord(NamedTuple):
+    """The credential with which a gateway forwarded a call.  SPEC 12.9.
+
+    Attributes:
+        kind: ``person``: an access token of the person's own account.
+        connection: The id of the person's connection.
+        scopes: The token's scopes, as its issuer named them.
+        source: ``fetched`` from the mint for this call, or ``cached`` since an earlier one.
+    """
+
+    kind: str
+    connection: str
+    scopes: tuple[str, ...]
+    source: str
+
+
 class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The kept part of one call.  Positions are fixed.
 
@@ -210,6 +226,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         signed: Of an allowed call that its holder signed: the evidence; only then it is written.
         watched: Whether the call went on although it would be refused; only versions 2 and 3 have it.
         effect: What is known of the call's effect; only version 3 has it.
+        credential: In the record of an effect: the person's credential that the call had; only then it is written.
     """
 
     at: int
@@ -226,6 +243,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     signed: SignedCall | None = None
     watched: bool = False
     effect: EffectRecord | None = None
+    credential: CredentialRecord | None = None
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -242,6 +260,7 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         group: Of a call in watch mode without a proven token: what the operator groups such callers by, or None; only
             versions 2 and 3 have it.
         external_id: The name that the tool itself gave to the effect, or None; only version 3 has it.
+        account: The account of ``Call.credential``; only with that it is written.
     """
 
     salt: bytes = b""
@@ -253,6 +272,7 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     arguments: bytes | None = None
     group: str | None = None
     external_id: str | None = None
+    account: str | None = None
 
 
 class Sealed(NamedTuple):
@@ -409,6 +429,10 @@ def hold_members(version: int, call: CallRecord, rest: Rest | None = None) -> No
         raise AuditError("an effect is awaited in the record of its decision, and done, failed or unknown in its own")
     if rest is not None and rest.external_id is not None and effect is None:
         raise AuditError("only a record with an effect has an external id")
+    if call.credential is not None and call.code != EFFECT:
+        raise AuditError("only a record of an effect has a credential")
+    if rest is not None and (rest.account is None) != (call.credential is None):
+        raise AuditError("a record has a credential and its account, or neither")
     if rest is not None and rest.group is not None and not call.watched:
         raise AuditError("only a record of a watched call has a group")
 

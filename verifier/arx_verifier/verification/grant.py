@@ -16,7 +16,7 @@ from arx_verifier.amounts import Amount
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, StoreError
 from arx_verifier.journal.decision import decision_id
-from arx_verifier.journal.record import ChainFacts
+from arx_verifier.journal.record import ChainFacts, CredentialRecord
 from arx_verifier.ledger.pools import Ledger, MarkQuestion, Taken
 from arx_verifier.revocation.epoch import Epochs
 from arx_verifier.revocation.store_steps import Steps, run, run_async, steps_of
@@ -42,6 +42,8 @@ class Grant(msgspec.Struct, eq=False):
         exp: When the token expires, ms since the Unix epoch.
         ended: Why the middleware ended the call early; None while it may go on.
         external_id: The name that the tool itself gave to its effect, for the record of it; see ``effect``.
+        credential: The person's credential with which a gateway forwards the call, for the same record.
+        account: The account of that credential.
         watch: The watch of its guard, in which a recheck ends it by a kill or a freeze alone; None if that enforces.
     """
 
@@ -61,6 +63,8 @@ class Grant(msgspec.Struct, eq=False):
     _callbacks: list[Callable[[ArxError], object]] | None = None
     watch: Watch | None = None
     external_id: str | None = None
+    credential: CredentialRecord | None = None
+    account: str | None = None
     _ledger: Ledger | None = None
 
     @property

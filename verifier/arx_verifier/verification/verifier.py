@@ -400,7 +400,12 @@ class Verifier:
         if decision.id:  # in mode ``best_effort``, or without room for a denial, the decision may have no record
             record = later_record(decision, EFFECT, self.epochs)
             record.effect, record.salt = effect._replace(of=decision.id), salt
-            record.external_id = None if decision.grant is None else decision.grant.external_id
+            if (grant := decision.grant) is not None:
+                record.external_id, record.credential, record.account = (
+                    grant.external_id,
+                    grant.credential,
+                    grant.account,
+                )
             self.decisions.append(record)
         if effect.result == "done" and decision.grant is not None:
             decision.grant.prove_done(decision.at)

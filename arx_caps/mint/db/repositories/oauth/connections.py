@@ -65,7 +65,6 @@ _HAS_ROWS: Final = (
     .union_all(select(_C.id).where(_C.subject == bindparam("whose"), _C.status == "open"))
     .limit(1)
 )
-_GONE: Final = {"nonce": None, "sealed": None, "refresher": None}
 _SUMMARY: Final = (
     select(
         _C.name,
@@ -235,8 +234,7 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
                 raise GrantError("this page was answered before", code="conflict")
             former = [plain(each) for each in c.execute(_FORMER, {"name": row["name"], "subject": row["subject"]})]
             for each in former:
-                ended = {"status": "ended", "ended_at": now_ms(), "ended_why": "replaced"}
-                c.execute(_END, {"which": each["id"], **ended, **_GONE})
+                c.execute(_END, _ended(each["id"], "replaced"))
             c.execute(insert(CONNECTIONS), row | columns)
             self._database.record_in(c, what)
         return former
@@ -268,8 +266,7 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
 
     def end(self, which: str, why: str, what: Event) -> bool:
         """End a connection and delete its tokens; return False if it was over."""
-        ended = {"which": which, "status": "ended", "ended_at": now_ms(), "ended_why": why, **_GONE}
-        return self._database.change_once(_END, ended, what)
+        return self._database.change_once(_END, _ended(which, why), what)
 
     def lock(self, which: str, own: str, until: int) -> bool:
         """Begin a refresh, unless another one runs; return whether it may go on.
@@ -310,6 +307,12 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
     def note_used(self, which: str) -> None:
         """Note that a token was lent now."""
         self._database.change(_END, {"which": which, "used_at": now_ms()})
+
+
+def _ended(which: str, why: str) -> dict[str, Any]:
+    """Return what the end of a connection sets: its tokens are deleted."""
+    gone = dict.fromkeys(("nonce", "sealed", "refresher"))
+    return {"which": which, "status": "ended", "ended_at": now_ms(), "ended_why": why, **gone}
 
 
 def locked_key(c: Connection, subject: str) -> StoredKey | None:
