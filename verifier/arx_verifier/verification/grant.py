@@ -66,6 +66,8 @@ class Grant(msgspec.Struct, eq=False):
     credential: CredentialRecord | None = None
     account: str | None = None
     _ledger: Ledger | None = None
+    _unset: dict[str, ArxError] = {}  # by mark, why it may not be set; each grant has its own
+    _answers: bool = False  # whether a part of the answer may have left
 
     @property
     def decision(self) -> str:
@@ -173,14 +175,15 @@ class Grant(msgspec.Struct, eq=False):
             name: A warning that a row of the token has, or a proof that a row lets this service set.
 
         Raises:
-            ValueError: No row has it.
-            StoreError: The ledger did not answer: it may not be set.
+            ValueError: No row has it.  Or a part of the answer has left before it was set: a later one may have been
+                read without it.
+            StoreError: The ledger did not answer: it may not be set.  Until a further try sets it, no answer leaves.
         """
-        run(self._mark(self._naming(name)))
+        run(self._mark_named(name))
 
     async def mark_async(self, name: str) -> None:
         """Set a mark as ``mark`` does, without blocking the event loop."""
-        await run_async(self._mark(self._naming(name)))
+        await run_async(self._mark_named(name))
 
     def set_declared(self, names: Sequence[str]) -> None:
         """Set those of some warnings that a row of the token has; a service that declares them calls this.
@@ -218,15 +221,38 @@ class Grant(msgspec.Struct, eq=False):
         """Whether its effect proves a mark, which waits for the ledger."""
         return self._ledger is not None and self._proven.marks is not None and self._proven.marks.proves(self.tool)
 
-    def _naming(self, name: str) -> MarkQuestion:
+    def _mark_named(self, name: str) -> Steps[None]:
         if self._proven.marks is None or self._ledger is None:
             raise ValueError("this token has no rules about marks")
-        return self._proven.marks.named(name, self.tool, now_ms())
+        asked = self._proven.marks.named(name, self.tool, now_ms())
+        try:
+            yield from self._mark(asked)
+        except StoreError as error:
+            self._unset[name] = error
+            raise
+        self._unset.pop(name, None)
+        if self._answers:
+            raise ValueError(f"a part of the answer has left before the mark {name!r:.80} was set: set it earlier")
 
     def _mark(self, asked: MarkQuestion) -> Steps[None]:
         assert self._ledger is not None
         if not isinstance((yield from steps_of(self._ledger.take, "draw", "", (), None, asked)), Taken):
             raise StoreError("the ledger has no room for this mark, or has just begun")
+
+    def unset(self) -> ArxError | None:
+        """Return why no part of the answer may leave: the service could not set a mark.  None if one may."""
+        # Nearly each call has set all that it wanted.
+        return next(iter(self._unset.values())) if self._unset and self.watch is None else None
+
+    def leave(self) -> None:
+        """Note that an answer, or a part of it, leaves; an adapter calls this before.
+
+        Raises:
+            StoreError: A mark of the call may not be set.
+        """
+        self._answers = True
+        if (unset := self.unset()) is not None:
+            raise unset
 
     async def give_back(self) -> None:
         """Give back what the call drew, as it is not begun; a pool per hour or day keeps it.  SPEC 17.4."""
@@ -279,7 +305,7 @@ class Grant(msgspec.Struct, eq=False):
 
     def look_again(self) -> ArxError | None:
         """Return the error that ``recheck`` would raise, without waiting; a ``fresh`` of the token is not applied."""
-        return self._enforced(recheck(self._epochs, self._proven, may_wait=False))
+        return self.unset() or self._enforced(recheck(self._epochs, self._proven, may_wait=False))
 
     def _enforced(self, refused: ArxError | None) -> ArxError | None:
         return refused if self.watch is None else self.watch.enforced(refused, self._epochs, self._proven)

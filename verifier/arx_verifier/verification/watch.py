@@ -297,6 +297,12 @@ class WatchedCall(msgspec.Struct, eq=False):
         code = None if self._proven is None else ended_by(self._epochs, self._proven)
         return None if code is None else refusal(code)
 
+    def unset(self) -> None:
+        """Return nothing: without a grant it sets no mark."""
+
+    def leave(self) -> None:
+        """Do nothing: without a grant it sets no mark."""
+
     def end(self, _: ArxError) -> None:
         """Do nothing: it has no grant that ends."""
 

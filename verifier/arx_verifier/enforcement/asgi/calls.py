@@ -361,7 +361,10 @@ class Call(msgspec.Struct, eq=False):
         life.check(anew=is_head and message.get("status", 200) >= _SERVER_ERROR)
         if life.state == "ended" or self.unjudged is not None:
             raise ConnectionAbortedError(ENDED)
-        if is_head and (grant := life.grant) is not None and grant.has_budget:
+        grant = life.grant
+        assert grant is not None
+        grant.leave()
+        if is_head and grant.has_budget:
             left = grant.remaining_text().encode("ascii")
             message = {**message, "headers": [*message.get("headers", ()), (BUDGET_HEADER, left)]}
         if life.effect is not None and _is_whole(life.effect, message, self._http.method):

@@ -60,6 +60,8 @@ class SocketCall(Call, eq=False):
         self.life.check()
         if self.life.state == "ended" or self.unjudged is not None:
             raise ConnectionAbortedError(ENDED)
+        if self.life.grant is not None and message["type"] != "websocket.accept":
+            self.life.grant.leave()
         await self._send(message)
         closes = message["type"] in ("websocket.close", f"{_DENIAL}.body") and not message.get("more_body", False)
         self._answer = "closed" if closes else "begun"

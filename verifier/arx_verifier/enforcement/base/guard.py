@@ -135,12 +135,16 @@ class granted:  # noqa: N801 - used as a statement
         enforcement: What made the decision.
         decision: The decision.
         request: The request that it was made on.
+        answers: Whether the answer leaves at its end; else the adapter reports that.
 
     Raises:
         ArxError: The decision is a refusal.
     """
 
-    def __init__(self, enforcement: Enforcement, decision: Decision, request: AccessRequest) -> None:
+    def __init__(
+        self, enforcement: Enforcement, decision: Decision, request: AccessRequest, *, answers: bool = True
+    ) -> None:
+        self._answers = answers
         try:
             self._running = enforcement.require(decision, request)
         except RefusedCall as problem:
@@ -150,8 +154,10 @@ class granted:  # noqa: N801 - used as a statement
         self._before = _RUNNING.set(self._running)
         return self._running
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         _RUNNING.reset(self._before)
+        if self._answers and kind is None:
+            self._running.leave()
 
 
 def _request(tool: str, positional: tuple[Any, ...], args: dict[str, Any]) -> AccessRequest:

@@ -104,7 +104,7 @@ class LoopCall(GrantLife, eq=False):
         Args:
             anew: Recheck also if that is not due.
         """
-        if self.leave(monotonic()) or anew:
+        if self.leave(monotonic()) or anew or (self.grant is not None and self.grant.unset() is not None):
             self.look()
         return self.reason
 

@@ -123,7 +123,7 @@ class RunningCall(GrantLife, eq=False):
         """
         with self._calls.lock:
             is_due = self.leave(time.monotonic())
-        if is_due or anew:
+        if is_due or anew or self.grant.unset() is not None:
             self.look()
         return self.reason
 

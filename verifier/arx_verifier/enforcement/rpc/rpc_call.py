@@ -197,7 +197,7 @@ class RpcCall:
             RefusedCall: The decision is a refusal.
         """
         self._methods.enforcement.require(decision, request)
-        self._grant = granted(self._methods.enforcement, decision, request)
+        self._grant = granted(self._methods.enforcement, decision, request, answers=False)
         self.running = self._methods.calls.begin(decision, cut)
 
     def context(self) -> granted:
@@ -235,8 +235,10 @@ class RpcCall:
         Raises:
             RefusedCall: The call was ended.
         """
-        if self.running is not None and (ended := self.running.check()) is not None:
-            raise refused_end(ended, self.running.decision)
+        if self.running is not None:
+            if (ended := self.running.check()) is not None:
+                raise refused_end(ended, self.running.decision)
+            self.running.grant.leave()
 
     def report(self, message: Any, serialize: Callable[[Any], bytes] | None) -> None:
         """Report an answer, or a part of it, that is about to leave, for the record of the call's effect.  SPEC 12.8.

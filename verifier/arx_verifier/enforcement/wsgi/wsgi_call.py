@@ -302,6 +302,8 @@ class WSGICall:
             grant = self.running.decision.grant if self.running is not None else None
             if grant is not None and grant.has_budget:
                 headers = [*headers, (BUDGET_HEADER.decode("ascii"), grant.remaining_text())]
+            if self.running is not None:
+                self.running.grant.leave()
             self._write = self._start_response(status, headers)
 
     def _refusal(self) -> RefusedCall | None:
