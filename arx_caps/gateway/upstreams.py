@@ -56,7 +56,8 @@ class RunningUpstream(RunningVerifier):
             else:
                 self.upstream = Forwarder(name, terms, settings.folder, person)
             tools = AcceptedTools(terms.audience, settings.tools_file(name))
-            self.door = McpDoor(self.verifier, terms, self.upstream, proxies, tools)
+            asks = None if person is None else person.is_connected
+            self.door = McpDoor(self.verifier, terms, self.upstream, proxies, tools, asks)
         if terms.resource is not None and self.handles is not None:
             self.resource = OAuthResource(
                 self.verifier,

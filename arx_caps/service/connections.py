@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a gateway asks the mint about people's accounts: an access token for one live call.  CONTROL 9.3."""
 
+from hashlib import sha256
+
 import msgspec
 from joserfc.errors import JoseError
 
@@ -92,3 +94,26 @@ def ask_connection_token(
     except (msgspec.MsgspecError, JoseError, ValueError) as error:
         # Not chained: the text of a parser could quote the token.
         raise StoreError(f"malformed answer of {mint.issuer} about a connection ({type(error).__name__})") from None
+
+
+def link_digest(link: str) -> str:
+    """Return the digest by which the mint knows a link.
+
+    Args:
+        link: Its URL.
+    """
+    return sha256(link.rpartition("/")[2].encode()).hexdigest()
+
+
+def is_connected(mint: MintClient, key: SigningKey, link: str) -> bool:
+    """Return whether a person has connected an account by a link.
+
+    Args:
+        mint: The mint.
+        key: The service's own key.
+        link: The link's digest.
+
+    Raises:
+        ArxError: The mint does not answer, or refuses.
+    """
+    return mint.call("GET", f"/v1/connections/links/{link}", key=key).get("connected") is True

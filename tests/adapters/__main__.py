@@ -58,9 +58,10 @@ BRIDGED: Final = {
         "gateway_spans",
         "gateway_keyring",
         "gateway_hostile",
+        "gateway_links",
         "verifier_metrics",
     ),
-    "mcp_v1": ("connect_v1", "gateway_tasks"),
+    "mcp_v1": ("connect_v1", "gateway_tasks", "gateway_links_v1"),
     "fastmcp": ("connect_fastmcp",),
 }
 # Further adapters of a framework, in the environment of its first one.

@@ -8,7 +8,7 @@ choose the approval, the arguments or the person.
 import msgspec
 import pytest
 
-from arx_caps.gateway.access_tokens.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of
+from arx_caps.gateway.base.sealed_calls import PREFIX, Kind, SealedCalls, WaitingCall, digest_of
 from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token import wire
 

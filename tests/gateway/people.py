@@ -69,6 +69,8 @@ listen = ["127.0.0.1:{gateway}"]
 audience = "tracker"
 url = "{url}"
 credential = {{ connection = "tracker"{more} }}
+"""
+ROUTES: Final = """
 [upstream.tracker.routes]
 "GET /items/{{item}}" = "tracker.get"
 "POST /items/{{item}}" = "tracker.put"
@@ -304,7 +306,13 @@ def _bare(authorization: str) -> str:
 
 @contextlib.contextmanager
 def people(
-    folder: Path, more: str = "", *, tracker: Tracker | None = None, connection: str = CONNECTION, url: str = ""
+    folder: Path,
+    more: str = "",
+    *,
+    tracker: Tracker | None = None,
+    connection: str = CONNECTION,
+    url: str = "",
+    routes: str = ROUTES,
 ) -> Iterator[PeopleWorld]:
     """Run the realm, its gateway, and both issuers.
 
@@ -314,6 +322,7 @@ def people(
         tracker: The upstream; None for one with a connection of its own.
         connection: The tables of the connections.
         url: Where the gateway reaches the upstream; empty for the tracker.
+        routes: The table of its routes; empty for an upstream that speaks MCP.
     """
     [mint] = free_ports(1)
     tracker = tracker or Tracker()
@@ -322,7 +331,7 @@ def people(
         world = PeopleWorld(folder, login, tracker, mint)
         policy = POLICY.format(issuer=login.url, mint=mint, gateway=world.gateway)
         world.make(mint, policy, login.url, more=connection.format(url=tracker.url, client=CLIENT))
-        text = GATEWAY.format(gateway=world.gateway, url=url or f"{tracker.url}/v1", more=more)
+        text = (GATEWAY + routes).format(gateway=world.gateway, url=url or f"{tracker.url}/v1", more=more)
         (folder / "gateway.toml").write_text(text)
         with world.up("--gateway", "gateway.toml", said='"upstreams": ["tracker"]'):
             yield world

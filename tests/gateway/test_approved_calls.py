@@ -10,14 +10,16 @@ import pytest
 
 from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls
 from arx_caps.gateway.access_tokens.approved_tasks import KEPT_MS
-from arx_caps.gateway.access_tokens.sealed_calls import SealedCalls, WaitingCall
 from arx_caps.gateway.access_tokens.token_calls import TokenCaller
 from arx_caps.gateway.base.asgi import replay_body
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
+from arx_caps.gateway.base.sealed_calls import SealedCalls, WaitingCall
 from arx_caps.gateway.base.settings import RateTerms, UpstreamTerms
 from arx_caps.gateway.mcp.door import McpDoor
+from arx_caps.gateway.upstream.person_credential import _refuse
 from arx_caps.mint.db.repositories.work.approvals import MAX_WAITING
 from arx_caps.service.access_tokens import open_access_token
+from arx_caps.service.connections import TokenAnswer
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.enforcement.asgi.calls import http_call
 from arx_verifier.journal.decision import InMemoryDecisions
@@ -34,6 +36,11 @@ pytestmark = [pytest.mark.spec("CONTROL 5.12"), pytest.mark.sqlite]
 TASKS = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
 DONE = Answer(b'{"jsonrpc":"2.0","id":"arx-approved","result":{"content":[{"type":"text","text":"done"}]}}')
 Json = dict[str, Any]
+
+
+async def never(_: str) -> bool:
+    """Whether a person has connected an account by a link."""
+    return False
 
 
 class Front:
@@ -54,7 +61,7 @@ class Front:
     def open(self, **rate: str) -> None:
         """Begin another gateway of the audience."""
         terms = UpstreamTerms(audience="orders", url="http://127.0.0.1:1", rate=RateTerms(**rate))
-        self._door = McpDoor(self.verifier, terms, self.upstream)  # type: ignore[arg-type]
+        self._door = McpDoor(self.verifier, terms, self.upstream, is_connected=never)  # type: ignore[arg-type]
         own = ServiceIdentity(None, ISSUER, self.service.key, None)  # type: ignore[arg-type]
         self.calls = ApprovedCalls(
             self._door,
@@ -153,6 +160,26 @@ def test_a_task_is_made_once_with_what_was_approved(front: Front) -> None:
         lost = await front.result("tasks/get", about)
         assert (lost["status"], lost["error"]["data"]["code"]) == ("failed", "already_used")
         assert len(front.upstream.bodies) == 1
+
+    asyncio.run(run())
+
+
+def test_a_task_whose_person_has_no_account_asks_for_no_link(front: Front) -> None:
+    """Its result could not go on with what the client answers: the model reads the link."""
+
+    def fail(_: str) -> Any:
+        _refuse("tracker", TokenAnswer("connection_missing", "Ann", connect_url="https://mint.example/connect/x"))
+
+    async def run() -> None:
+        front.upstream = Upstream(fail)
+        front.open()
+        created = await front.result("tools/call", CALL, tasks=True)
+        front.service.answer(front.waiting())
+        declared = {"io.modelcontextprotocol/clientCapabilities": {"elicitation": {"url": {}}}}
+        done = await front.ended({"taskId": created["taskId"], "_meta": declared})
+        assert (done["status"], done["result"]["isError"]) == ("completed", True)
+        assert "Ask Ann to open" in done["result"]["content"][0]["text"]
+        assert "requestState" not in done["result"]
 
     asyncio.run(run())
 
@@ -310,7 +337,7 @@ def test_a_state_is_of_its_call_for_its_time(front: Front, monkeypatch: pytest.M
             status, answer = await front.send("tools/call", CALL | {"requestState": state} | each)
             assert (status, answer["error"]["code"]) == (400, -32602)
         with monkeypatch.context() as later:
-            later.setattr("arx_caps.gateway.access_tokens.approved_calls.now_ms", lambda: now_ms() + 700_000)
+            later.setattr("arx_caps.gateway.base.sealed_calls.now_ms", lambda: now_ms() + 700_000)
             assert (await front.send("tools/call", CALL | {"requestState": state}))[0] == 400
         front.upstream._answer = lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}')
         assert (await front.result("tools/call", CALL | {"requestState": state}))["content"] == []

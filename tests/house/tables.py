@@ -156,7 +156,9 @@ APPROVAL_LIMITS: Final = (
         "calls of tasks of all clients", "arx_caps.gateway.access_tokens.approved_tasks", "MAX_ALL_RUNS", "CONTROL 5.12"
     ),
     Limit("a task is known", "arx_caps.gateway.access_tokens.approved_tasks", "KEPT_MS", "CONTROL 5.12"),
-    Limit("a state or a task id", "arx_caps.gateway.access_tokens.sealed_calls", "MAX_CHARS", "CONTROL 5.12"),
+    Limit("a call that waits for an account is held, s", "arx_caps.gateway.mcp.asked_links", "HOLD_S", "CONTROL 9.6"),
+    Limit("links that are watched, of an upstream", "arx_caps.gateway.mcp.asked_links", "MOST_WATCHED", "CONTROL 9.6"),
+    Limit("a state or a task id", "arx_caps.gateway.base.sealed_calls", "MAX_CHARS", "CONTROL 5.12"),
 )
 
 

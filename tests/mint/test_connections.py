@@ -49,7 +49,8 @@ class Accounts:
     def add(self, subject: str, account: str, *, shared: bool = False) -> dict[str, Any]:
         """Store a connection of a person whose refresh token is live, and return its row."""
         self.made += 1
-        which, cookie, refresh = "c-" + "xabcdefg"[self.made] * 16, f"cookie-{self.made}", f"canary-refresh-{self.made}"
+        which, cookie = "c-" + chr(ord("`") + self.made) * 16, f"cookie-{self.made}"
+        refresh = f"canary-refresh-{self.made}"
         self.tracker.grants[refresh] = (account, "repo.read repo.write")
         link = {
             "digest": cookie,
@@ -81,12 +82,17 @@ class Accounts:
 
 
 @pytest.fixture
+def tracker() -> Tracker:
+    """The issuer of the accounts."""
+    return Tracker()
+
+
+@pytest.fixture
 def accounts(
-    tmp_path: Path, database: str | None, realm_template: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: str | None, realm_template: Path, monkeypatch: pytest.MonkeyPatch, tracker: Tracker
 ) -> Iterator[Accounts]:
     """A mint on each of both databases."""
     monkeypatch.setenv("ARX_TEST_TRACKER_SECRET", SECRET)
-    tracker = Tracker()
     with (
         served(tracker.server),
         open_unit(tmp_path / "realm", database=database, template=realm_template, log=True) as harness,

@@ -6,30 +6,25 @@ client keeps a sealed text: a task id where it declares tasks, else a ``requestS
 again.  What a gateway keeps are the running calls of tasks and their results.
 """
 
-import asyncio
 import functools
-import json
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.agent.tasks.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
 from arx_caps.gateway.access_tokens.approved_tasks import ApprovedTasks, announce_tasks, takes_tasks
-from arx_caps.gateway.access_tokens.sealed_calls import PREFIX, WaitingCall, digest_of, is_sealed
 from arx_caps.gateway.access_tokens.token_calls import AskedMessage, Object, TokenCaller, TokenCalls
-from arx_caps.gateway.base.asgi import Receive, Scope, Send, until_gone
+from arx_caps.gateway.base.asgi import Receive, Scope, Send, poll
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.rates import OverRateError
+from arx_caps.gateway.base.sealed_calls import PREFIX, WaitingCall, digest_of, is_sealed, without_state
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.mcp.errors import INTERNAL_ERROR, INVALID_PARAMS, WireError
 from arx_caps.mcp.headers import check_headers
-from arx_caps.mcp.message import RpcMessage, read_message, written
+from arx_caps.mcp.message import RpcMessage, read_message
 from arx_caps.service.access_tokens import TakenApproval
 from arx_caps.service.own_key import ServiceIdentity
-from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.errors import ArxError, GrantError, TokenError
 from arx_verifier.refusal_text import error_for_model, refusal_for_model
@@ -162,12 +157,9 @@ class ApprovedCalls:
             ArxError: As ``take_approval``.
         """
         message, text = asked.message, str(asked.message.params["requestState"])
-        call = self._calls.opened(asked.caller, text, "state")
-        name, args = message.params.get("name"), message.params.get("arguments")
-        if call is None or call.until <= now_ms() or "inputResponses" in message.params or type(name) is not str:
-            raise WireError(INVALID_PARAMS, "requestState: expected one that this caller got, and that is not over")
-        if not isinstance(args, dict | None) or not _is_same(call, name, args or {}):
-            raise WireError(INVALID_PARAMS, "requestState: expected the tool and the arguments that it was given for")
+        call = self._calls.opened_again(asked.caller, message.params)
+        if "inputResponses" in message.params:
+            raise WireError(INVALID_PARAMS, "inputResponses: expected none, as this requestState asks for no input")
         taken = await self._wait(asked, call.approval, HOLD_MS / 1000)
         if taken is None:
             return
@@ -176,9 +168,7 @@ class ApprovedCalls:
         if taken.discharge is None:
             await self._input_required(asked, text)
             return
-        found = json.loads(asked.body)
-        del found["params"]["requestState"]  # the upstream's would be another one
-        await self._make(asked, taken, written(found))
+        await self._make(asked, taken, without_state(asked.body))
 
     async def _wait(self, asked: AskedMessage, approval: str, hold_s: float) -> TakenApproval | None:
         """Return an approval once it is taken, or after some time; None if the client has gone.
@@ -189,22 +179,17 @@ class ApprovedCalls:
         """
         principal = asked.caller.principal
         held = hold_s if self._held[principal] < MAX_HELD else 0.0
-        pause, until = FIRST_PAUSE_S, time.monotonic() + held
-        gone = asyncio.ensure_future(until_gone(asked.receive))
         self._held[principal] += 1
         try:
             # Also counted as open: a person may have many sessions, each with calls that wait here.
             async with self._calls.rates.opened(asked.caller.agent, asked.caller.person):
-                # A call whose client has gone is not made: its answer would be lost.
-                while not gone.done():
-                    taken = await self._calls.take(asked.caller, approval)
-                    if taken.taken or taken.discharge is not None or time.monotonic() + pause > until:
-                        return taken
-                    await asyncio.wait((gone,), timeout=pause)
-                    pause = min(pause * SLOWER, LONGEST_PAUSE_S)
-            return None
+                return await poll(
+                    asked.receive,
+                    held,
+                    lambda: self._calls.take(asked.caller, approval),
+                    lambda taken: taken.taken or taken.discharge is not None,
+                )
         finally:
-            gone.cancel()
             self._held[principal] -= 1
             if not self._held[principal]:
                 del self._held[principal]
@@ -271,13 +256,6 @@ class ApprovableCall(ResourceCall):
         scope = {**self._scope, "headers": [*self._scope["headers"]]}
         exchange = McpExchange(scope, self._send, self._body)
         return AskedMessage(self._caller, scope, self._body, self._receive, exchange, message)
-
-
-def _is_same(call: WaitingCall, name: str, args: Mapping[str, Any]) -> bool:
-    try:
-        return digest_of(name, args) == call.digest
-    except ArxError:
-        return False
 
 
 def _tool_of(message: RpcMessage) -> str:

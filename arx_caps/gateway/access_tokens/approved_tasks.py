@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
-from arx_caps.gateway.access_tokens.sealed_calls import WaitingCall
 from arx_caps.gateway.access_tokens.token_calls import AskedMessage, Object, TokenCaller, TokenCalls
 from arx_caps.gateway.base.asgi import Message, until_gone
+from arx_caps.gateway.base.sealed_calls import WaitingCall
 from arx_caps.http.event_stream import fields_of, split_events
 from arx_caps.mcp.errors import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, WireError
 from arx_caps.mcp.headers import encoded
@@ -134,7 +134,7 @@ class ApprovedTasks:
             ArxError: The mint does not answer.
         """
         message, text = asked.message, str(asked.message.params["taskId"])
-        call = self._calls.opened(asked.caller, text, "task")
+        call = self._calls.opened(asked.caller, text)
         if call is None or call.until + KEPT_MS <= now_ms():
             raise WireError(INVALID_PARAMS, "expected a task that this caller has begun, and that is not over")
         known = ("get", "update", "cancel") if asked.is_stateless else ("get", "result", "cancel")
@@ -298,6 +298,7 @@ def _request_of(about: HandleApproval, audience: str, asked: AskedMessage) -> Ob
         capabilities["extensions"] = {
             name: value for name, value in (capabilities.get("extensions") or {}).items() if name != TASKS
         }
+        capabilities.pop("elicitation", None)  # the result of a task asks for no input
         meta[_CAPABILITIES] = capabilities
         meta.pop("progressToken", None)
         params["_meta"] = meta

@@ -209,9 +209,10 @@ class OAuthResource:
             call = ApprovableCall(self._approved, held.caller(token, is_proven), scope, body, receive, challenging)
             if await call.answer():
                 return
-        signed = held.signer.sign(call_proof.http_fields(http_call(scope, body)), now_ms())
+        fields = call_proof.http_fields(http_call(scope, body))
+        call.sign = lambda: held.signer.sign(fields, now_ms())
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]
-        headers.append((b"authorization", b"Bearer " + signed.encode()))
+        headers.append((b"authorization", b"Bearer " + call.sign().encode()))
         # A call that goes on in watch mode is not one that lacks a scope.
         more = held.missing(self._tool_of(body)) if self._verifier.watch is None else None
         answer = self._challenging(send, "invalid_token", more, held.claims.scope, is_proven)

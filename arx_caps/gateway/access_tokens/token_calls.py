@@ -8,9 +8,9 @@ import asyncio
 from typing import Any, NamedTuple
 
 from arx_caps.agent.sessions.mint_client import MintClient
-from arx_caps.gateway.access_tokens.sealed_calls import Kind, SealedCalls, WaitingCall
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, replay_body
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
+from arx_caps.gateway.base.sealed_calls import Kind, SealedCalls, WaitingCall
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.mcp.errors import refused_result, status_of
@@ -135,15 +135,18 @@ class TokenCalls:
         """
         return self._sealed.seal(call, kind, caller.principal, caller.macaroon.unverified_identifier.kid)
 
-    def opened(self, caller: TokenCaller, text: str, kind: Kind) -> WaitingCall | None:
-        """Return the call of a text that a client kept; None if it is none of that client's.
+    def opened(self, caller: TokenCaller, text: str) -> WaitingCall | None:
+        """Return the call of a task id; None if it is none of a client's.
 
         Args:
             caller: The client.
-            text: The text.
-            kind: What it is used as.
+            text: The id.
         """
-        return self._sealed.open(text, kind, caller.principal)
+        return self._sealed.open(text, "task", caller.principal)
+
+    def opened_again(self, caller: TokenCaller, params: Object) -> WaitingCall:
+        """Return the call that a client sends again; see ``SealedCalls.open_again``."""
+        return self._sealed.open_again(params, "state", caller.principal)
 
     async def ask(self, caller: TokenCaller, caveat: ThirdPartyCaveat, tool: str, args: Object) -> HandleApproval:
         """Ask operators for an approval, or return the one that was asked for.

@@ -3,11 +3,14 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from arx_caps.agent.tasks.approval import FIRST_PAUSE_S, LONGEST_PAUSE_S, SLOWER
 from arx_verifier.enforcement import bounded_body
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -60,6 +63,32 @@ async def until_gone(receive: Receive) -> None:
     """
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def poll(
+    receive: Receive, hold_s: float, look: Callable[[], Awaitable[T]], is_over: Callable[[T], object]
+) -> T | None:
+    """Poll to the end, or for some time, and return what was seen last; None if the client has gone.
+
+    Args:
+        receive: As ASGI has it, after the body.
+        hold_s: How long to look.
+        look: Returns what there is.
+        is_over: Returns whether that is the end.
+    """
+    pause, until = FIRST_PAUSE_S, time.monotonic() + hold_s
+    gone = asyncio.ensure_future(until_gone(receive))
+    try:
+        # A call whose client has gone is not made: its answer would be lost.
+        while not gone.done():
+            found = await look()
+            if is_over(found) or time.monotonic() + pause > until:
+                return found
+            await asyncio.wait((gone,), timeout=pause)
+            pause = min(pause * SLOWER, LONGEST_PAUSE_S)
+        return None
+    finally:
+        gone.cancel()
 
 
 async def read_body(

@@ -14,11 +14,13 @@ from typing import Any, Final
 from arx_caps.gateway.base.asgi import Receive, Scope, Send, pass_on, read_body
 from arx_caps.gateway.base.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.base.rates import OverRateError, Rates
+from arx_caps.gateway.base.sealed_calls import is_sealed, without_state
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans, handed_on
 from arx_caps.gateway.base.upstream_answer import FailureLog, LendingError, UpstreamAnswer, UpstreamError
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers, effect_in
+from arx_caps.gateway.mcp.asked_links import AskedLinks
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.gateway.mcp.schemas import input_schema
 from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessageError
@@ -69,6 +71,7 @@ class McpDoor:
         forwarder: Sends to it.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
         tools: The tools that are accepted; None to hold none.
+        is_connected: As of ``AskedLinks``; None for an upstream without people's accounts.
 
     Attributes:
         rates: How many messages of an agent are answered.
@@ -84,11 +87,14 @@ class McpDoor:
         forwarder: Forwarder | StdioUpstream,
         trusted_proxies: tuple[str, ...] = (),
         tools: AcceptedTools | None = None,
+        is_connected: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._messages = Messages(verifier, trusted_proxies=trusted_proxies, limits=tools, tasks=True)
         self._enforcement, self._terms, self._forwarder = Enforcement(verifier), terms, forwarder
         self._sessions, self._tasks = BoundIds(verifier.keys, "session"), TaskIds(verifier.keys)
         self._events = BoundIds(verifier.keys, "event")
+        # What a client declared when it opened its session is in the kind of the session's id.
+        self._link_sessions = BoundIds(verifier.keys, "session that opens links")
         self._requests = ServerRequests(forwarder.name, terms.server_requests, lambda: self._messages.watches)
         self._answers = McpAnswers(
             forwarder.name,
@@ -101,6 +107,7 @@ class McpDoor:
             tools,
         )
         self.rates, self._spans = Rates(terms.rate), Spans(forwarder.name)
+        self._links = AskedLinks(verifier.keys, self.rates, is_connected)
         self._failures = FailureLog()
         self._ended: dict[bytes, str] = {}  # why a session is over, by the digest of its id
         self._later: set[asyncio.Task[None]] = set()
@@ -149,6 +156,8 @@ class McpDoor:
     async def _refuse_lending(self, exchange: McpExchange, message: RpcMessage | None, error: LendingError) -> None:
         """Answer a call that lacks a person's account, so that a model reads what to ask the person for."""
         data = {"code": error.code, "may_have_run": error.sent, **error.data}
+        if message is not None and await self._links.ask(exchange, message, error, data):
+            return
         if message is not None and message.method == "tools/call":
             meta = {REFUSAL_KEY: data}
             result = refused_result(str(error), is_stateless=exchange.is_stateless, meta=meta)
@@ -174,6 +183,7 @@ class McpDoor:
 
     async def close(self) -> None:
         """Wait for what is still to be sent to the upstream."""
+        await self._links.close()
         await asyncio.gather(*self._later, return_exceptions=True)
 
     async def _read(self, exchange: McpExchange, receive: Receive) -> bytes | None:
@@ -249,6 +259,7 @@ class McpDoor:
     async def _call(self, exchange: McpExchange, message: McpMessage, receive: Receive) -> None:
         work = await self._messages.decide(message)
         facts, call = work.grant.facts, live_call(work.grant)
+        exchange.owner = facts
         try:
             self.rates.charge(facts.agent, facts.subject, work.grant.tool)
             if message.method == "tools/call":
@@ -263,7 +274,8 @@ class McpDoor:
                 await work.settle(result, answer)
 
         async def forward() -> _Whole | None:
-            async with self._sent(exchange, message, facts, call) as answer:
+            live = await self._links.wait(exchange, message, call, receive)
+            async with self._sent(exchange, message, facts, live) as answer:
                 left, decline = budget_meta(work.grant), self._decline(exchange, facts, call)
                 asked = AnsweredMessage(facts, message.method, message.id, None, meta=left, answer=decline)
                 whole = await self._answer(exchange, answer, asked, receive, work.check, report)
@@ -286,7 +298,9 @@ class McpDoor:
         self, exchange: McpExchange, message: McpMessage | None, screened: Screened | None, receive: Receive
     ) -> None:
         """Forward a message that calls nothing, or a request for the stream of a session or for its end."""
-        facts = UNPROVEN if screened is None else screened.proven.facts
+        exchange.owner = facts = UNPROVEN if screened is None else screened.proven.facts
+        if message is not None and message.method == "initialize":
+            exchange.opens_links = self._links.declares(exchange, message)
         self.rates.charge(facts.agent, facts.subject)
         call = None if screened is None else LiveCall(screened.token, "", facts)
         decline = self._decline(exchange, facts, call)
@@ -319,7 +333,7 @@ class McpDoor:
         report: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> _Whole | None:
         """Pass a stream on until it ends or the client goes; return another answer.  ``check`` raises at its end."""
-        headers = self._answered(answer, asked.owner)
+        headers = self._answered(exchange, answer, asked.owner)
         if answer.content_type != _STREAM:
             data = await self._answers.whole(answer.status, await self._body(answer), asked)
             check()
@@ -365,11 +379,16 @@ class McpDoor:
         bound = exchange.headers.get(b"mcp-session-id")
         if bound is not None:
             session = self._sessions.read(bound.decode("latin-1"), facts)
+            if session is None:
+                session = self._link_sessions.read(bound.decode("latin-1"), facts)
+                exchange.opens_links = session is not None
             if session is None and self._messages.watches:
                 session = bound.decode("latin-1")  # it was opened by a message without a token
             if session is None:
                 text = self._ended.get(_digest(bound), "Open another one.")
                 raise WireError(UNKNOWN_SESSION, f"expected a session that this caller has opened. {text}")
+            if exchange.opens_links and exchange.scope["method"] == "GET":
+                self._links.streams[bound] = exchange
             headers.append((b"mcp-session-id", session.encode("latin-1")))
         last = exchange.headers.get(b"last-event-id")
         if last:
@@ -379,10 +398,11 @@ class McpDoor:
             headers.append((b"last-event-id", event.encode()))
         return headers
 
-    def _answered(self, answer: UpstreamAnswer, facts: ChainFacts) -> Headers:
+    def _answered(self, exchange: McpExchange, answer: UpstreamAnswer, facts: ChainFacts) -> Headers:
         """Return the headers to answer with; a new session is bound to the caller."""
+        sessions = self._link_sessions if exchange.opens_links else self._sessions
         return [
-            (name, self._sessions.bind(value.decode("latin-1"), facts).encode() if name == b"mcp-session-id" else value)
+            (name, sessions.bind(value.decode("latin-1"), facts).encode() if name == b"mcp-session-id" else value)
             for name, value in answer_headers(answer.raw_headers)
             if name not in (b"location", b"content-location")  # addresses that clients do not know
         ]
@@ -392,6 +412,8 @@ class McpDoor:
         body, token = await exchange.body(), message.meta.get(META_KEY)
         body = handed_on(without_token(body, token) if isinstance(token, str) else body, message.meta)
         body = self._requests.without_capabilities(body, message.method, dict(message.params), dict(message.meta))
+        if is_sealed(message.params.get("requestState"), "link"):
+            body = without_state(body)
         return self._tasks.read(body, facts) if self._tasks.may_name(message) else body
 
     async def _body(self, answer: UpstreamAnswer) -> bytes:

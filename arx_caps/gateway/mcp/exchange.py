@@ -2,6 +2,7 @@
 """One HTTP request of an MCP client, and its answer: one message, or a stream that has one end."""
 
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 from arx_caps.gateway.base.asgi import Message, Scope, Send
@@ -11,6 +12,7 @@ from arx_caps.mcp.message import RpcMessage
 from arx_caps.mcp.revision import STATELESS
 from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.enforcement.mcp.messages import MCP_REFUSED
+from arx_verifier.journal.record import ChainFacts
 
 _JSON: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
@@ -18,7 +20,13 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class ResourceCall:
-    """A request that an OAuth resource passes on: at a 401, its client logs in anew.  RFC 6750 3.1, RFC 9728."""
+    """A request that an OAuth resource passes on: at a 401, its client logs in anew.  RFC 6750 3.1, RFC 9728.
+
+    Attributes:
+        sign: Returns its token with a new signature; None if its client signs.
+    """
+
+    sign: Callable[[], str] | None = None
 
     async def ask_approval(self, message: RpcMessage) -> bool:  # noqa: ARG002 - see ApprovableCall
         """Answer a call that lacks nothing but an approval; return False if none can be asked for.
@@ -53,6 +61,8 @@ class McpExchange:
         call: As given.
         headers: By name, as ``collect_headers`` returns them.
         has_begun: Whether the head of the answer was sent.
+        owner: The facts of its token; None before the decision.
+        opens_links: Whether the client of its session declares elicitation by URL.
     """
 
     def __init__(self, scope: Scope, send: Send, body: bytes | None = None, call: ResourceCall | None = None) -> None:
@@ -60,12 +70,18 @@ class McpExchange:
         scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"]]
         self.scope, self._send, self.content, self.call = scope, send, body, call
         self.headers = collect_headers(scope["headers"])
-        self.has_begun = self._has_ended = False
+        self.has_begun = self._has_ended = self.opens_links = False
+        self.owner: ChainFacts | None = None
 
     @property
     def is_stateless(self) -> bool:
         """Whether it is of MCP 2026-07-28 or later."""
         return self.headers.get(b"mcp-protocol-version", b"").decode("latin-1") >= STATELESS
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is answered by a stream that has begun and not ended."""
+        return self.has_begun and not self._has_ended
 
     async def body(self) -> bytes:
         """Return the whole body."""

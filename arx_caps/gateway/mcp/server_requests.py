@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.gateway.base.upstream_answer import UpstreamError
+from arx_caps.mcp.errors import URL_ELICITATION
 
 # By what a table allows: the method of the request, and of a notification that belongs to it.
 KINDS: Final = {
@@ -19,7 +20,6 @@ KINDS: Final = {
     "roots": ("roots/list", ""),
 }
 CAPABILITIES: Final = "io.modelcontextprotocol/clientCapabilities"  # what a client says in each message of 2026-07-28
-_URL_ELICITATION: Final = -32042  # an error that asks for elicitations, until MCP 2025-11-25
 _ALWAYS: Final = "ping"
 _ENVELOPE: Final = frozenset(("error", "id", "method", "params", "result"))
 _INPUT: Final = frozenset(("inputrequests", "resulttype"))
@@ -94,7 +94,7 @@ class ServerRequests:
             if method in self._dropped if "id" not in message else method not in self._methods:
                 raise WithheldMessageError(message.get("id"), method)
         error, result = message.get("error"), message.get("result")
-        if isinstance(error, dict) and error.get("code") == _URL_ELICITATION and "elicitation" in self._refused:
+        if isinstance(error, dict) and error.get("code") == URL_ELICITATION and "elicitation" in self._refused:
             raise self._error("by asking for an elicitation", "elicitation")
         if isinstance(result, dict):
             # A task of MCP 2026-07-28 asks in its own state.

@@ -6,6 +6,7 @@ tool, for five minutes at most, and drops it with a kill.  No refresh token come
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from hashlib import sha256
@@ -20,7 +21,7 @@ from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import LendingError
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
-from arx_caps.service.connections import LentToken, TokenAnswer, ask_connection_token
+from arx_caps.service.connections import LentToken, TokenAnswer, ask_connection_token, is_connected
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, TokenError
@@ -118,6 +119,16 @@ class PersonCredential(Credential):
         data, wait_s = {"connection": self._connection}, 1 + max(0, int(left_s))
         text = f"{self._connection} refused the token of the person's account; try again in {wait_s} s."
         raise LendingError(text, "connection_unavailable", 503, data, wait_s=wait_s, sent=True)
+
+    async def is_connected(self, link: str) -> bool:
+        """Return whether an account was connected by a link; False if the mint does not answer.
+
+        Args:
+            link: The link's digest.
+        """
+        with contextlib.suppress(ArxError):
+            return await asyncio.to_thread(is_connected, self._mint, self._key, link)
+        return False
 
     async def close(self) -> None:
         """Close the connection to the mint, and forget the tokens."""

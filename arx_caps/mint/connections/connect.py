@@ -5,6 +5,7 @@ The issuer's tokens wait, sealed, until the person has seen whose account it is.
 """
 
 import secrets
+from base64 import b32encode
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,7 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.login.oidc import PAGE_MS, code_in
 from arx_caps.mint.policy.issuers import Subject
-from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
@@ -181,7 +182,7 @@ def connect(mint: MintContext, page: bytes) -> str:
     held = find_held(mint, page)
     row = held.row
     _require_live(mint, row)
-    which, subject = new_name("c-"), str(row["subject"])
+    which, subject = connection_of(row["digest"]), str(row["subject"])
     tokens = open_tokens(mint, row)
     terms, issuer = issuer_of(mint, row["name"]).terms, issuer_in(row)
     if issuer != terms.issuer:
@@ -211,6 +212,15 @@ def decline(mint: MintContext, page: bytes) -> None:
     facts = {"name": row["name"], "account": row["account"], "subject": row["subject"]}
     if mint.db.connections.drop(digest_of(page), Event.of("connection.declined", MINT, **facts)):
         revoke_tokens(mint, row, tokens)
+
+
+def connection_of(digest: str) -> str:
+    """Return the id of the connection that a link makes.
+
+    Args:
+        digest: The link's digest.
+    """
+    return "c-" + b32encode(sha256(f"connection\0{digest}".encode()).digest()[:10]).decode().lower()
 
 
 def digest_of(secret: str | bytes) -> str:

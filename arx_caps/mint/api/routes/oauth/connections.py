@@ -11,6 +11,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, Rout
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.oauth.handles import seal_answer, sealing_key
 from arx_caps.mint.api.views import require_row, show_row
+from arx_caps.mint.connections.connect import connection_of
 from arx_caps.mint.connections.end import end_connection
 from arx_caps.mint.connections.lend import AskedToken, lend_token, targets_of
 from arx_caps.mint.connections.vault import rotate_key
@@ -53,6 +54,12 @@ class TokenLent(Hidden, RouteAnswer, frozen=True):
     have: tuple[str, ...]
     connect_url: str | UnsetType = UNSET
     sealed: str | UnsetType = UNSET
+
+
+class LinkShown(Hidden, RouteAnswer, frozen=True):
+    """Whether an account was connected by the link with a digest, also if it has ended since."""
+
+    connected: bool
 
 
 class ConnectionsQuery(PageQuery, frozen=True):
@@ -146,6 +153,13 @@ def lend_connection_token(call: RouteCall) -> TokenLent:
         connect_url=UNSET if found.link is None else found.link,
         sealed=UNSET if found.content is None else seal_answer(found.content, key),
     )
+
+
+@endpoint("GET", "/v1/connections/links/{link}", LEND, callers=("service",), problems=("replayed",))
+def show_link(call: RouteCall) -> LinkShown:
+    """Return whether an account was connected by the link that a service got for a call."""
+    which = connection_of(call.path["link"])
+    return LinkShown(connected=call.mint.db.connections.find(which) is not None)
 
 
 @endpoint("GET", "/v1/connections", READ, query=ConnectionsQuery)
