@@ -36,6 +36,13 @@ def test_a_row_of_another_task_counts_if_its_agents_may_have_both(tmp_path: Path
     assert len(warnings(tmp_path, one, task("two", "crm.read", rows=PRIVAT, agents=agents))) == warned
 
 
+def test_the_check_warns_of_a_proof_that_a_decider_cannot_see(tmp_path: Path) -> None:
+    """Of the effect of a call, and of no service's proof."""
+    proofs = '{ tools = ["web.get"], proof = "saved", on = "success" }, { proof = "tested", from = ["web"] }'
+    [warning] = warnings(tmp_path, task("one", "web.get", rows=f"marks = [{proofs}]\n"))
+    assert warning.startswith("task one: a decider refuses web.get: ")
+
+
 def test_a_preset_is_no_mistake(tmp_path: Path) -> None:
     """Its row is there also where no tool returns private data."""
     assert not [each for each in warnings(tmp_path, task("one", "web.get", "mail.send", rows=PRESET)) if "sets" in each]

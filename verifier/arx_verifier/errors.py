@@ -385,7 +385,7 @@ REASONS: Final[dict[str, Reason]] = {
     ),
     "after_mark": Reason(*_NO, AccessError, "what this session has done before does not allow the call"),
     "mark_missing": Reason(*_NO, AccessError, "the call needs something that this session has not done yet"),
-    "mark_unsupported": Reason(*_NO, AccessError, "the token has rules about marks, and this service keeps none"),
+    "mark_unsupported": Reason(*_NO, AccessError, "the token has rules about marks that this service cannot keep"),
     "withheld": Reason(*_NO, AccessError, "entries of a memory were withheld, as they are not trusted"),
     "proof_missing": Reason(
         *_SIGN_ANEW, ProofError, "the token requires a signature of each call, and this call has none: sign it"

@@ -69,7 +69,7 @@ class RunningVerifier:
         opened = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)
         # The record of an effect has the person's credential, which no decision knows yet.
         effects = ("*",) if isinstance(terms, UpstreamTerms) and terms.has_people else terms.effects
-        self.verifier = opened.within(terms.limits, effects, terms.marks)
+        self.verifier = opened.within(terms.limits, effects, terms.marks, answers=isinstance(terms, UpstreamTerms))
         if (watch := terms.read_watch()) is not None:
             self.verifier = self.verifier.watching(watch)
         self._calls, self.idle = 0, asyncio.Event()

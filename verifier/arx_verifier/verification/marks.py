@@ -21,6 +21,14 @@ from arx_verifier.verification.effects import ChainRestrictions
 from arx_verifier.verification.reasons import NO_STORE, PLACES, REQUEST_UNSEEN, Refused, show_time
 
 NO_LEDGER: Final = "at a service with a ledger"
+_NO_ANSWER: Final = Refused(
+    "mark_unsupported",
+    (
+        Failure(
+            PLACES[1], "marks", "at a service that sees the answer, which proves a mark", "a decider, which sees none"
+        ),
+    ),
+)
 _DIGEST_CHARS: Final = 32
 _COMPARED: Final = (str, int, float, bool)  # of another type, different values may have one form
 
@@ -190,8 +198,10 @@ class MarkRows:
         expected = f"at most {values[2]} different values of {', '.join(values[1])} in one {values[3]}"
         return Refused("argument_not_allowed", (Failure(place, "distinct", expected, "more of them"),))
 
-    def unsupported(self, tool: str) -> Refused:
-        """Return the refusal of a call at a service that keeps no marks."""
+    def unsupported(self, tool: str, *, keeps: bool) -> Refused:
+        """Return the refusal of a call at a service that keeps no marks, or sees no answer that would prove one."""
+        if keeps:
+            return _NO_ANSWER
         found = self._of(tool)
         place = "token" if found is None else next(iter(row.place for rows in found.rows.values() for row in rows))
         return Refused("mark_unsupported", (Failure(place, "marks", NO_LEDGER, "one without"),))

@@ -151,6 +151,7 @@ class Verifier:
         self.nonces = nonces if nonces is not None else MemoryNonces()
         self._budgets, self._draws = Budgets(ledger, Costs(costs)), draws
         self._declared: tuple[str, ...] = ()
+        self._answers = True  # whether a guard sees them
         self._waits = self.nonces.waits or self.decisions.waits
         # A journal that waits for the disk, or a store with no connection for event loops, waits in a thread: the whole
         # decision does, as what waits in the queue for one must be judged by its later time.
@@ -189,6 +190,8 @@ class Verifier:
         limits: "LimitsSource | None" = None,
         effects: Collection[str] = (),
         marks: Collection[str] = (),
+        *,
+        answers: bool = True,
         **watching: Unpack[WatchOptions],
     ) -> Self:
         """Return this verifier as a guard has it, which shares all else with this one; itself without arguments.
@@ -197,6 +200,8 @@ class Verifier:
             limits: Further ones; as of the constructor.
             effects: Further ones; as of the constructor.
             marks: Warnings that each allowed call sets, of those that rows of its token have.
+            answers: Whether the guard sees the answers of calls.  Without them no effect is known, so a call whose
+                effect proves a mark is refused.
             watching: How it watches; see ``WatchOptions``.
 
         Raises:
@@ -205,12 +210,13 @@ class Verifier:
         guarded, watch = self, read_watch(**watching)
         if marks and (self._budgets.ledger is None or not self._draws):
             raise SettingsError("marks are set in the ledger, and this verifier has none, or leaves it to another one")
-        if limits is not None or effects or marks:
+        if limits is not None or effects or marks or not answers:
             from copy import copy  # imported on use, as few verifiers are limited
 
             guarded = copy(self)
             guarded._effects = (*self._effects, *_patterns("effects", effects))  # noqa: SLF001 - of this class
             guarded._declared = (*self._declared, *marks)  # noqa: SLF001
+            guarded._answers = self._answers and answers  # noqa: SLF001
             if limits is not None:
                 guarded.limits = (*self.limits, *_compiled(limits, self.epochs))
         return guarded if watch is None else guarded.watching(watch)
@@ -621,8 +627,8 @@ class Verifier:
             if judges
             else self._only_sets(marks, request)
         )
-        if isinstance(asked, MarkQuestion) and ledger is None:
-            asked = marks.unsupported(request.tool)
+        if isinstance(asked, MarkQuestion) and (ledger is None or (not self._answers and marks.proves(request.tool))):
+            asked = marks.unsupported(request.tool, keeps=ledger is not None)
         if isinstance(asked, Refused):
             refused = asked if spared is None else spared.spare(asked)
             if refused is not None:
@@ -701,7 +707,7 @@ class Verifier:
         """Return whether the effect of a call is recorded, or proves a mark."""
         if any(matches_tool(named, tool) for named in self._effects):
             return True
-        return proven.marks is not None and proven.marks.proves(tool)
+        return self._answers and proven.marks is not None and proven.marks.proves(tool)
 
     def _refuse_odd(self, token: str, request: AccessRequest) -> Decision | None:
         """Refuse a token that is not text, and raise for a request of another class."""

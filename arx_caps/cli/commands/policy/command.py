@@ -44,7 +44,7 @@ def check(console: Console, file: str) -> None:
     valid policy it shows each task whose agents can read untrusted data, read private data and send, with the entries
     that end it, as far as [tool] describes the tools.
     """
-    from arx_caps.cli.commands.policy.ways_out import uncarried, unset, ways_out
+    from arx_caps.cli.commands.policy.ways_out import warnings_about, ways_out
     from arx_caps.mint.policy.model import Policy
 
     try:
@@ -60,7 +60,7 @@ def check(console: Console, file: str) -> None:
         "tasks": sorted(policy.templates),
     }
     shown = [(name, ", ".join(said) if isinstance(said, list) else said) for name, said in value.items()]
-    found, warnings = ways_out(policy.document), [*uncarried(policy), *unset(policy.document)]
+    found, warnings = ways_out(policy.document), warnings_about(policy)
     whole = {**value, "ways_out": [each._asdict() for each in found], "warnings": warnings}
     console.data("policy", whole, lambda: "\n\n".join([pairs(shown), *[each.text() for each in found], *warnings]))
     if not policy.templates:

@@ -69,6 +69,11 @@ def ways_out(document: PolicyDocument) -> list[WayOut]:
     return found
 
 
+def warnings_about(policy: Policy) -> list[str]:
+    """Return all warnings about the rows of a valid policy."""
+    return [*uncarried(policy), *unset(policy.document), *unanswered(policy.document)]
+
+
 def uncarried(policy: Policy) -> list[str]:
     """Return a warning for each table of sessions of which an agent may have several open at once, if marks carry."""
     if not policy.carry_ms or not warnings_of(policy.templates.values()):
@@ -95,6 +100,16 @@ def unset(document: PolicyDocument) -> list[str]:
         for mark in dict.fromkeys(mark for row in template.after for mark in row.mark if mark not in settable):
             found.append(f"task {name}: no entry of `marks` sets `{mark}` of `after`: only a service can set it")
     return found
+
+
+def unanswered(document: PolicyDocument) -> list[str]:
+    """Return a warning for each proof of an effect: a decider refuses the tools, whose answers it does not see."""
+    return [
+        f"task {name}: a decider refuses {', '.join(row.tools or ())}: it sees no answer, which proves `{row.proof}`"
+        for name, template in document.task.items()
+        for row in template.marks
+        if row.on is not None
+    ]
 
 
 def _share(one: Template, other: Template) -> bool:
