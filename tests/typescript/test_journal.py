@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 
 from arx_caps.credentials.keyfile import KeyFile
+from arx_verifier.errors import Failure
+from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.quota import finish_stale
 from arx_verifier.journal.reader import read_journal
+from arx_verifier.journal.record import AWAITED, ChainFacts, EffectRecord, Gap, ProvenHolder, SignedCall
+from arx_verifier.journal.tally import RefusalCount
+from arx_verifier.journal.writer import Journal
 from tests.audit.receiver import REALM, Receiver
 from tests.audit.shipping import receiver
 from tests.cli.helpers import service_file
@@ -25,6 +30,81 @@ from tests.verifier.journals import files
 pytestmark = [pytest.mark.slow, pytest.mark.servers, pytest.mark.spec("15.3")]
 
 __all__ = ["receiver"]  # fixtures
+
+
+class Drawn:
+    """A source of random decisions.
+
+    Args:
+        seed: The same decisions come of the same seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._facts = [self._chain() for _ in range(100)]
+
+    def next(self) -> Decision:
+        """Return a decision with members of each length that MessagePack writes otherwise."""
+        pick = self._random.choice
+        code = pick(("ok", "ok", "effect", "expired", "argument_not_allowed", "counted", "gap"))
+        made = Decision(code, self._number(), pick(self._facts), self._text())
+        made.args_digest, made.salt = self._random.randbytes(pick((0, 32))), self._random.randbytes(16)
+        made.incarnation, made.applied, made.age_ms = self._text(), self._number(), pick((-1, self._number()))
+        made.peer, made.request_id, made.traceparent = (pick((None, self._text())) for _ in range(3))
+        if code == "counted":
+            made.counts = tuple(RefusalCount(self._text(), self._text(), self._number()) for _ in range(pick((1, 20))))
+        elif code == "gap":
+            made.gap = Gap(pick(("lost", "dropped")), *(self._number() for _ in range(5)))
+        elif code == "effect":
+            size, digest = pick((-1, self._number())), self._random.randbytes(pick((0, 32)))
+            of, result = f"run-{1 + self._number()}", pick(("done", "failed", "unknown"))
+            made.effect = EffectRecord(result, of, self._number(), size, digest, self._number())
+            made.external_id = pick((None, self._text()))
+        elif code != "ok":
+            made.failures = tuple(Failure(*(self._text() for _ in range(4))) for _ in range(pick((0, 1, 17))))
+        if code == "ok":
+            made.effect = pick((None, AWAITED))
+        if code == "ok" and pick((False, True)):
+            made.signed = SignedCall(*(self._random.randbytes(length) for length in (32, pick((100, 300)), 64)))
+        return made
+
+    def _chain(self) -> ChainFacts:
+        texts = [self._text() for _ in range(8)]
+        holder = ProvenHolder(self._text(), self._random.randbytes(32), self._random.randbytes(64))
+        return ChainFacts(
+            "acme/support", texts[0], (texts[1],), (texts[2],), texts[3], kid="k", model=texts[4],
+            holders=self._random.choice(((), (holder,))), subject=(texts[5], texts[6]), meta=(("owner", texts[7]),),
+            caveats=(("a",), tuple(texts)),
+        )  # fmt: skip
+
+    def _number(self) -> int:
+        return self._random.getrandbits(self._random.choice((1, 7, 8, 16, 31, 32, 33, 53)))
+
+    def _text(self) -> str:
+        length = self._random.choice((0, 5, 31, 32, 90, 300))
+        return "".join(self._random.choices("ab \x00\x7f\u0080é\ue000\U0001f600", k=length))
+
+
+@pytest.mark.parametrize("count", [1_000, pytest.param(100_000, marks=pytest.mark.nightly)])
+def test_each_side_reads_what_the_other_wrote(tmp_path: Path, count: int) -> None:
+    """Node reads each record that Python wrote, and writes it again; Python reads the same decisions."""
+    folders, drawn = (tmp_path / "python", tmp_path / "node"), Drawn(count)
+    journal = Journal(folders[0], "orders-python", "orders")
+    for sequence in range(1, count + 1):
+        assert journal.append(drawn.next()) == sequence
+    journal.close()
+    copy = [str(node()), str(PROGRAMS / "journal_copy.ts"), *map(str, folders)]
+    assert subprocess.run(copy, stdout=subprocess.PIPE, check=True).stdout == b"%d\n" % count
+    numbers = zip(*map(by_sequence, folders), range(1, count + 1), strict=True)
+    for mine, theirs, sequence in numbers:
+        assert (mine.sequence, theirs.verifier) == (sequence, "orders-node")
+        theirs.boot, theirs.verifier = mine.boot, mine.verifier
+        assert mine == theirs
+
+
+def by_sequence(folder: Path) -> list[Decision]:
+    """The decisions of a journal with one run."""
+    return sorted(read_journal(folder), key=lambda decision: decision.sequence)
 
 
 def writer(folder: Path, mode: str = "strict") -> list[str]:

@@ -2,11 +2,13 @@
 /** The vectors of the families `epochs`, `journal` and `records`, and the answers to them. */
 
 import fs from "node:fs";
+import type { Decision } from "../src/journal/record.ts";
 import { FeedError } from "../src/revocation/errors.ts";
 import { Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
 import type { EpochEntry } from "../src/revocation/history.ts";
 import { readSegment } from "./reader.ts";
 import { seal, withArguments } from "./seal.ts";
+import { decode } from "./unpack.ts";
 
 const FOLDER = new URL("../../../tests/vectors/", import.meta.url);
 
@@ -31,6 +33,26 @@ export function record(vector: Vector): unknown {
   const payload = "args" in vector ? withArguments(given, vector.args) : given;
   const { kept, body } = seal(payload, vector.verifier, vector.boot, vector.sequence);
   return { kept: kept.toString("hex"), body: body.toString("hex") };
+}
+
+/** Returns the decision whose record in a journal this is; undefined for one that this verifier never makes. */
+export function decisionOf(payload: Buffer): Decision | undefined {
+  const [version, facts, [subject, meta, caveats], [call, rest]] = decode(payload) as Vector;
+  const [agent, session, named, links, task, tasks, token, audience, policy, kid, assurance, model, held = []] = facts;
+  const [at, code, tool, argsDigest, incarnation, applied, ageMs, rules, ends, counted, gap, signed, watched, effect, credential] = call;
+  const [salt, details, peer, requestId, traceparent, peers, args, group, externalId = null] = rest;
+  if (version === 2 || watched || ends !== 0 || args !== null || credential || (group ?? null) !== null) return undefined;
+  const chain = { agent, session, named, links, task, tasks, token, audience, policy, kid, assurance, model };
+  const holders = held.map(([key, said, signature]: Vector) => ({ key, said, signature }));
+  return {
+    at, code, tool, argsDigest, incarnation, applied, ageMs, salt, peer, requestId, traceparent, externalId,
+    facts: { ...chain, holders, subject, meta, caveats },
+    failures: rules.map(([place, rule]: Vector, at: number) => ({ place, rule, expected: details[at][0], came: details[at][1] })),
+    counts: counted.map(([code, times]: Vector, at: number) => ({ code, times, peer: peers[at] })),
+    gap: gap && { why: gap[0], first: gap[1], last: gap[2], times: gap[3], since: gap[4], until: gap[5] },
+    signed: signed && { said: signed[0], plain: signed[1], signature: signed[2] },
+    effect: effect && { result: effect[0], of: effect[1], status: effect[2], size: effect[3], digest: effect[4], took: effect[5] },
+  };
 }
 
 /** Returns what comes of each step of a script. */
