@@ -86,7 +86,7 @@ adapters: $(READY)  ## each adapter with its framework, in an environment of its
 models: $(READY)  ## the models of the protocols, exhaustively; ARGS=--quick without the largest; takes spin and gcc
 	@$(BIN)/python -m tests.models $(ARGS)
 
-mutants: $(READY)  ## the vectors, asked of the verifier with each line of tests/mutants changed; ARGS="-k wire.py" for some
+mutants: $(READY)  ## the vectors, or a test, asked of the code with each line of tests/mutants changed; ARGS="-k wire.py" for some
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
 fuzz: $(READY)  ## the parsers, with inputs that atheris makes, in an environment of its own; ARGS="--seconds 60 TARGET"

@@ -34,7 +34,8 @@ class RealmFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ARX_")}
-        self.environment |= {"ARX_HOME": str(folder / "realm"), "PYTHONPATH": str(ROOT)}
+        code = os.pathsep.join((*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)))  # a mutant's comes first
+        self.environment |= {"ARX_HOME": str(folder / "realm"), "PYTHONPATH": code}
         self.environment["ARX_TEST_LOGIN_SECRET"] = MINT_SECRET
 
     def arx(self, *words: str) -> dict[str, Any]:

@@ -313,6 +313,8 @@ def people(
     connection: str = CONNECTION,
     url: str = "",
     routes: str = ROUTES,
+    policy: str = POLICY,
+    gateway: str = GATEWAY,
 ) -> Iterator[PeopleWorld]:
     """Run the realm, its gateway, and both issuers.
 
@@ -323,15 +325,17 @@ def people(
         connection: The tables of the connections.
         url: Where the gateway reaches the upstream; empty for the tracker.
         routes: The table of its routes; empty for an upstream that speaks MCP.
+        policy: The policy.
+        gateway: The gateway's file.
     """
     [mint] = free_ports(1)
     tracker = tracker or Tracker()
     login = Issuer(f"http://127.0.0.1:{mint}")
     with served(login.server), served(tracker.server):
         world = PeopleWorld(folder, login, tracker, mint)
-        policy = POLICY.format(issuer=login.url, mint=mint, gateway=world.gateway)
-        world.make(mint, policy, login.url, more=connection.format(url=tracker.url, client=CLIENT))
-        text = (GATEWAY + routes).format(gateway=world.gateway, url=url or f"{tracker.url}/v1", more=more)
+        rules = policy.format(issuer=login.url, mint=mint, gateway=world.gateway)
+        world.make(mint, rules, login.url, more=connection.format(url=tracker.url, client=CLIENT))
+        text = (gateway + routes).format(gateway=world.gateway, url=url or f"{tracker.url}/v1", more=more)
         (folder / "gateway.toml").write_text(text)
-        with world.up("--gateway", "gateway.toml", said='"upstreams": ["tracker"]'):
+        with world.up("--gateway", "gateway.toml", said='"upstreams": ['):
             yield world

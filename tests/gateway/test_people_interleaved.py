@@ -90,7 +90,10 @@ class Pair:
         return "ok" if is_own else f"{person} got {found}"
 
 
-@pytest.mark.parametrize("calls", [2000, pytest.param(100_000, marks=[pytest.mark.nightly, pytest.mark.long])])
+NIGHTLY: Final = (pytest.mark.nightly, pytest.mark.long, pytest.mark.timeout(4 * 3600))
+
+
+@pytest.mark.parametrize("calls", [2000, pytest.param(100_000, marks=NIGHTLY)])
 def test_each_call_has_the_account_of_its_person(tmp_path: Path, calls: int) -> None:
     """Whatever changes between two calls, and while they run, the upstream sees the caller's own account."""
     ends: Counter[str] = Counter()

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 
 from arx_caps.gateway.base.upstream_answer import LendingError
-from arx_caps.gateway.upstream.person_credential import _key_of, _refuse
-from arx_caps.service.connections import TokenAnswer
+from arx_caps.gateway.upstream.person_credential import _key_of, _refuse, lives
+from arx_caps.service.connections import LentToken, TokenAnswer
 from arx_verifier import Rule
+from arx_verifier.clock import now_ms
 from arx_verifier.journal.record import ChainFacts
+from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.testing import UnsafeTestRealm
+from arx_verifier.token.targets import subject_target
 from tests.gateway.door import Door, Upstream
 
 pytestmark = pytest.mark.spec("CONTROL 9.3")
@@ -37,6 +40,56 @@ def test_a_token_is_kept_for_one_person_session_and_task(other: dict[str, Any]) 
 def test_a_token_is_kept_for_one_tool() -> None:
     """Its scopes are those of the tool."""
     assert _key_of(ChainFacts(**FACTS), "tracker.get") != _key_of(ChainFacts(**FACTS), "tracker.put")
+
+
+def lent(epochs: UnsafeLocalEpochs, *, ahead: int = 0, left_ms: int = 60_000) -> LentToken:
+    """A token of now, or of a mint that has seen more kills than the view."""
+    born = (epochs.incarnation, epochs.seq + ahead)
+    return LentToken("canary", now_ms() + left_ms, "c-1", "ann-t", ("repo.read",), born)
+
+
+PERSON = subject_target("https://login.example", "ann")
+
+
+TARGETS = pytest.mark.parametrize("target", ["realm", PERSON, "connection:c-1"])
+
+
+@TARGETS
+def test_a_token_ends_where_the_view_is_behind_the_mint_that_lent_it(target: str) -> None:
+    """By what the view has: a freeze, and a kill that came before those between."""
+    for op in ("freeze", "kill"):
+        epochs, facts = UnsafeLocalEpochs(), ChainFacts(**FACTS)
+        token = lent(epochs, ahead=5)
+        assert lives(token, facts, epochs)
+        epochs.apply(9, op, target)
+        assert not lives(token, facts, epochs)
+
+
+@TARGETS
+def test_a_kept_token_ends_with_each_of_its_targets(target: str) -> None:
+    """By a kill, and by a freeze until the thaw."""
+    epochs, facts = UnsafeLocalEpochs(), ChainFacts(**FACTS)
+    token = lent(epochs)
+    assert lives(token, facts, epochs)
+    epochs.freeze(target)
+    assert not lives(token, facts, epochs)
+    epochs.thaw(target)
+    assert lives(token, facts, epochs)
+    epochs.kill(target)
+    assert not lives(token, facts, epochs)
+    assert lives(lent(epochs), facts, epochs)
+
+
+def test_a_kept_token_ends_with_its_time_and_with_the_view() -> None:
+    """A kill of others ends nothing; a view of no use, or of another history, ends it."""
+    epochs, facts = UnsafeLocalEpochs(), ChainFacts(**FACTS)
+    token = lent(epochs)
+    epochs.kill(subject_target("https://login.example", "bob"), "connection:c-2")
+    assert lives(token, facts, epochs)
+    assert not lives(lent(epochs, left_ms=-1), facts, epochs)
+    assert not lives(token, facts, UnsafeLocalEpochs())
+    epochs.close()
+    assert not lives(token, facts, epochs)
 
 
 def refusal(state: str) -> LendingError:

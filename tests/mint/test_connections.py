@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from arx_caps.mint.connections import lend, own_accounts
 from arx_caps.mint.connections.account_issuer import RefreshRefusedError, issuer_of
 from arx_caps.mint.connections.end import end_accounts
 from arx_caps.mint.connections.own_accounts import open_page, start_page
-from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_key, open_tokens, require_key
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.connections import account_lock
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -107,8 +108,10 @@ def test_a_row_that_was_moved_does_not_open(accounts: Accounts, changed: dict[st
     accounts.add(BOB, "bob-t")  # has a key of its own
     assert open_tokens(accounts.mint, row).refresh == "canary-refresh-1"
     moved = {**row, **changed}
-    with pytest.raises(SettingsError, match="do not open"):
-        open_tokens(accounts.mint, moved)
+    own_key = open_key(accounts.mint, accounts.mint.db.connections.person_key(ANN))
+    for key in (None, own_key):
+        with pytest.raises(SettingsError, match="do not open"):
+            open_tokens(accounts.mint, moved, key)
 
 
 def test_many_callers_refresh_once(accounts: Accounts) -> None:
@@ -126,6 +129,45 @@ def test_many_callers_refresh_once(accounts: Accounts) -> None:
     assert accounts.token(accounts.row(row["id"])) in given
     assert accounts.token(accounts.row(row["id"]), "repo.read repo.write") not in given
     assert accounts.tracker.refreshes == 2
+
+
+def test_a_kept_token_is_not_lent_near_its_end_or_once_refused(accounts: Accounts) -> None:
+    """Nor to a call of other scopes, fewer or more; each of them is refreshed."""
+    row, issuer = accounts.add(ANN, "ann-t"), issuer_of(accounts.mint, "tracker")
+    first = accounts.token(row)
+    assert accounts.token(accounts.row(row["id"])) == first
+    digest = sha256(str(first[0] if first else "").encode()).hexdigest()
+    second = lend._token_of(accounts.mint, issuer, accounts.row(row["id"]), "repo.read", digest)
+    assert second not in (None, first)
+    assert lend._token_of(accounts.mint, issuer, accounts.row(row["id"]), "repo.read", digest) == second
+    accounts.tracker.lives_s = lend.EARLY_MS / 1000 - 1
+    late = accounts.token(accounts.row(row["id"]), "repo.read repo.write")
+    assert accounts.token(accounts.row(row["id"]), "repo.read repo.write") not in (None, late)
+    assert accounts.token(accounts.row(row["id"])) == second
+    assert accounts.tracker.refreshes == 4
+
+
+def test_the_latest_connection_is_of_the_person_and_the_name(accounts: Accounts) -> None:
+    """Whatever others have connected since."""
+    own, db = accounts.add(ANN, "ann-t"), accounts.mint.db.connections
+    accounts.add(BOB, "bob-t")
+    assert db.latest(ANN, "tracker") == own
+    assert db.latest(ANN, "other") is None
+    assert db.latest(subject_target("https://other.example", "ann"), "tracker") is None
+
+
+@pytest.mark.parametrize("target", ["realm", ANN, "connection:"])
+def test_a_connection_lends_nothing_after_a_kill_of_each_of_its_targets(accounts: Accounts, target: str) -> None:
+    """Nor while one is frozen, nor for another issuer that the settings name since."""
+    row, issuer, epochs = accounts.add(ANN, "ann-t"), issuer_of(accounts.mint, "tracker"), accounts.mint.epochs
+    target += row["id"] if target.endswith(":") else ""
+    assert lend._refusal_of(accounts.mint, issuer, row) is None
+    assert lend._refusal_of(accounts.mint, issuer, {**row, "issuer": "https://other.example"}) == "connection_ended"
+    epochs.freeze(target)
+    assert lend._refusal_of(accounts.mint, issuer, row) == "connection_unavailable"
+    epochs.thaw(target)
+    epochs.kill(target)
+    assert lend._refusal_of(accounts.mint, issuer, row) == "connection_ended"
 
 
 def test_a_lost_answer_is_tried_once_more(accounts: Accounts) -> None:
@@ -153,17 +195,6 @@ def test_a_refresh_of_a_mint_that_died_holds_others_for_its_time_alone(accounts:
     assert accounts.token(accounts.row(row["id"])) is not None
     assert not db.refreshed(row, "dead", TokenSeal(accounts.mint, row, HeldTokens(refresh="x")))
     assert accounts.tracker.refreshes == 1
-
-
-def test_a_kill_of_the_realm_ends_a_connection(accounts: Accounts) -> None:
-    """A connection of before lends nothing again, so its person gets a link for another one; a freeze ends nothing."""
-    row, issuer = accounts.add(ANN, "ann-t"), issuer_of(accounts.mint, "tracker")
-    accounts.mint.epochs.freeze("realm")
-    assert lend._refusal_of(accounts.mint, issuer, row) == "connection_unavailable"
-    accounts.mint.epochs.thaw("realm")
-    assert lend._refusal_of(accounts.mint, issuer, row) is None
-    accounts.mint.epochs.kill("realm")
-    assert lend._refusal_of(accounts.mint, issuer, row) == "connection_ended"
 
 
 def test_another_account_is_connected_while_one_is(accounts: Accounts) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask the vectors of each mutant of the verifier: ``python -m tests.mutants``.
+"""Ask the vectors, or a test, of each mutant: ``python -m tests.mutants``.
 
-Exit code 0: each is found by a vector or named as equal; 1: one survived, or is wrong; 2: the list does not fit.
+Exit code 0: each is found or named as equal; 1: one survived, or is wrong; 2: the list does not fit.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def _report(outcomes: list[Outcome], *, as_json: bool) -> int:
         for outcome in bad:
             print(f"{outcome.mutant.name}: {outcome.why}\n- {outcome.mutant.old}\n+ {outcome.mutant.new}")
         if bad:
-            print("hint: write a vector that notices it (tests/vectors), or name it as equal with the reason")
+            print("hint: write a vector (tests/vectors) or a test that notices it, or name it as equal with the reason")
     return 1 if bad else 0
 
 

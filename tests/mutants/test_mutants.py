@@ -13,12 +13,14 @@ LEAST = 150
 SAMPLE = 10
 COMMENT = ("clock.py", '"""The wall clock."""', '"""A wall clock."""')
 NO_TAIL = ("token/wire.py", "    if len(caveats) > MAX_CAVEATS:", "    if len(caveats) < MAX_CAVEATS:")
+TEXT = ("mint/connections/vault.py", "the person's key is gone", "the key of the person is gone")
+PASSES = "tests/gateway/test_person_credential.py::test_a_token_is_kept_for_one_tool"
 NO_IMPORT = ("clock.py", "import time", "import time_")
 
 
 def written(path: Path, *entries: tuple[str, ...]) -> Path:
-    """Write a list of mutants: file, old, new and perhaps why it is equal."""
-    names = ("file", "old", "new", "equal")
+    """Write a list of mutants: file, old, new, perhaps why it is equal, and perhaps its test."""
+    names = ("file", "old", "new", "equal", "test")
     lines = [
         line
         for entry in entries
@@ -78,6 +80,8 @@ def test_a_mutant_that_no_vector_notices_fails(tmp_path: Path, capsys: pytest.Ca
         (("clock.py", "import time", "import time"), "another change"),
         (("clock.py", "import time", "import ("), "expected code"),
         (("clock.py", "import time"), "expected file, old, new"),
+        ((*TEXT, "", "tests/none.py::test_x"), "expected a test of this repository"),
+        ((*TEXT, "", PASSES + "_not"), "expected a test of this repository"),
     ],
 )
 def test_an_entry_that_does_not_fit_is_an_error(
@@ -89,6 +93,13 @@ def test_an_entry_that_does_not_fit_is_an_error(
     assert why in shown.err
     assert "hint: change the entry" in shown.err
     assert shown.out == ""
+
+
+@pytest.mark.slow
+def test_a_mutant_that_its_test_does_not_notice_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The test is named."""
+    assert main(["--list", str(written(tmp_path / "list.toml", (*TEXT, "", PASSES)))]) == 1
+    assert f"{PASSES} passes" in capsys.readouterr().out
 
 
 def test_an_entry_twice_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
