@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An account that was replaced, abandoned or erased stayed open at its issuer, whose tokens the mint had forgotten."""
 
+import os
 from typing import Any
 
 import pytest
@@ -27,7 +28,12 @@ REFRESH = "canary-refresh-of-a-page"
 def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any) -> dict[str, Any]:
     """Have an account wait for the word of Ann, and return its link's row."""
     born = accounts.mint.born()
-    link: dict[str, Any] = {"digest": "d" * 64, "name": "tracker", "subject": ANN, "person": "ann"}
+    link: dict[str, Any] = {
+        "digest": connect.digest_of(os.urandom(32)),
+        "name": "tracker",
+        "subject": ANN,
+        "person": "ann",
+    }
     link |= {"scopes": as_json(["repo.read"]), "cookie": connect.digest_of(PAGE), "until": now_ms() + until_ms}
     db = accounts.mint.db.connections
     db.add_link({**link, "incarnation": born.incarnation, "born": born.seq})
@@ -97,7 +103,7 @@ def test_a_page_is_over_before_the_issuer_answers(accounts: Accounts, monkeypatc
 def test_an_erasure_revokes_what_waits_and_what_comes_meanwhile(accounts: Accounts) -> None:
     """The page of before connects nothing, and a refresh that ends later is revoked and brings no key back."""
     row = accounts.add(ANN, "ann-t")
-    hold(accounts, "ann-waiting")
+    waiting = hold(accounts, "ann-waiting")
     issue = accounts.tracker.issue
 
     def erased_meanwhile(form: dict[str, str]) -> tuple[int, dict[str, Any]]:
@@ -109,7 +115,7 @@ def test_an_erasure_revokes_what_waits_and_what_comes_meanwhile(accounts: Accoun
     with pytest.raises(UnavailableError, match="changed meanwhile"):
         accounts.token(row)
     db = accounts.mint.db.connections
-    assert (db.find(row["id"]), db.person_key(ANN), db.link("d" * 64)) == (None, None, None)
+    assert (db.find(row["id"]), db.person_key(ANN), db.link(waiting["digest"])) == (None, None, None)
     assert not any(accounts.tracker.grants.values())
     with pytest.raises(ArxError):
         connect.connect(accounts.mint, PAGE)

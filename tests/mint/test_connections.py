@@ -83,17 +83,16 @@ class Accounts:
 
 
 @pytest.fixture
-def tracker() -> Tracker:
-    """The issuer of the accounts."""
-    return Tracker()
-
-
-@pytest.fixture
 def accounts(
-    tmp_path: Path, database: str | None, realm_template: Path, monkeypatch: pytest.MonkeyPatch, tracker: Tracker
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    database: str | None,
+    realm_template: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Accounts]:
-    """A mint on each of both databases."""
+    """A mint on each of both databases, with the issuer that the module has as ``TRACKER``."""
     monkeypatch.setenv("ARX_TEST_TRACKER_SECRET", SECRET)
+    tracker = getattr(request.module, "TRACKER", Tracker)()
     with (
         served(tracker.server),
         open_unit(tmp_path / "realm", database=database, template=realm_template, log=True) as harness,

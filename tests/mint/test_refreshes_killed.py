@@ -64,10 +64,7 @@ class Watched(Tracker):
         return answer
 
 
-@pytest.fixture
-def tracker() -> Tracker:
-    """The issuer of the accounts."""
-    return Watched()
+TRACKER = Watched
 
 
 @contextlib.contextmanager
