@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAMED: Final = 20  # services in a hint; `arx service list` has all
 TARGETS: Final = 3  # of a kill, in a line
+REFUSED: Final = ("deny", "end", "counted")  # of the counts of decisions
 Row = Mapping[str, Any]
 Cell = Callable[[Row], Any]
 
@@ -175,3 +176,78 @@ def time_of(name: str, without: str | None = None) -> Cell:
 def age_of(name: str) -> Cell:
     """Return what shows how long ago a time of a row is."""
     return lambda row: "never" if row[name] is None else f"{show_span(max(0, now_ms() - row[name]))} ago"
+
+
+def _confirmed(kill: Row) -> str:
+    seen = kill["confirmations"]
+    if seen is None:
+        return "waiting"
+    return f"{seen['confirmed']} of {seen['verifiers']} in {show_span(round(seen['took_ms']))}"
+
+
+KILL_CELLS: Final[dict[str, Cell]] = {"TIME": age_of("at_ms"), "TARGETS": targets_of, "CONFIRMED": _confirmed}
+
+
+def status_facts(status: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return what the mint says of itself, its fleet and its log, by name."""
+    # Imported on use: it takes the store's client, which most commands need not.
+    from arx_caps.revocation.wire import GONE_MS, count_states
+
+    store, log = status["store"], status["log"]
+    present = {v["service"] for v in status["verifiers"] if v["state"] != "gone"}
+    # Of a service that runs, what was silent for longer has been replaced.
+    fleet = [
+        v for v in status["verifiers"] if v["state"] != "gone" or v["age_ms"] < GONE_MS or v["service"] not in present
+    ]
+    counts = count_states((v["state"], v["relay_of"]) for v in fleet)
+    verifiers = ", ".join(f"{count} {state}" for state, count in counts.items())
+    never = status["services_never_seen"]
+    return [
+        ("realm", status["realm"]),
+        ("version", status["version"]),
+        ("grants", "yes" if status["ready"] else f"no: {'; '.join(status['because'])}"),
+        ("policy", status["policy"]),
+        ("store", store["error"] or f"at {store['seq']}, lease {show_span(store['lease_ms'])}"),
+        ("verifiers", verifiers + (f"; never seen: {', '.join(never)}" if never else "")),
+        ("slowest", f"{max((v['behind'] for v in fleet if v['state'] == 'live'), default=0)} behind"),
+        ("decisions", _rate(status["rates"])),
+        (
+            "work",
+            f"{status['sessions']} sessions, {status['tasks']} tasks, {status['approvals_waiting']} approvals wait",
+        ),
+        ("audit log", log["halted"] or log["failing"] or f"{log['size']} records, {log['signed']} signed"),
+        ("signed", show_time(log["signed_at"]) if log["signed_at"] is not None else "never"),
+    ]
+
+
+def _rate(rates: dict[str, int] | None) -> str:
+    if rates is None:
+        return "unknown"
+    decisions = rates["allowed"] + rates["refused"]
+    a_second = 1000 * decisions / rates["over_ms"]
+    return (
+        f"{a_second:.1f} a second, {rates['refused']} of {decisions} refused in the last {show_span(rates['over_ms'])}"
+    )
+
+
+def show_top(top: dict[str, Any]) -> str:
+    """Return the names of one kind with their counts, as a table."""
+    heads: tuple[str, ...] = (top["by"].upper(), "DECISIONS", "ALLOW", "REFUSED", "REFUSED %")
+    if top["by"] == "reason":
+        heads = ("REASON", "REFUSED")
+    if top["by"] == "session":
+        heads = ("SESSION", "AGENT", *heads[1:])
+    rows = [_row(top["by"], plain(row["name"]), row) for row in top["rows"]]
+    if any(top["rest"].values()):
+        rows.append(_row(top["by"], "others", top["rest"]))
+    return table(heads, rows)
+
+
+def _row(by: str, name: str, counts: dict[str, Any]) -> tuple[Any, ...]:
+    refused = sum(counts[kind] for kind in REFUSED)
+    if by == "reason":
+        return name, f"{refused:,}"
+    decisions = counts["allow"] + refused
+    share = f"{100 * refused / decisions:.1f}" if decisions else "-"
+    numbers = (f"{decisions:,}", f"{counts['allow']:,}", f"{refused:,}", share)
+    return (name, plain(counts.get("agent", "")), *numbers) if by == "session" else (name, *numbers)

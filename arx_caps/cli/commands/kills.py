@@ -9,12 +9,12 @@ import click
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
-from arx_caps.cli.display import TARGETS, age_of, targets_of
+from arx_caps.cli.display import KILL_CELLS, TARGETS, targets_of
 from arx_caps.cli.options import Verbs
 from arx_caps.cli.resources import KILLS, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.revocation.targets import parse_target
-from arx_caps.settings.durations import show_span, show_time
+from arx_caps.settings.durations import show_time
 from arx_verifier.errors import RequestError
 
 LOOK_S: Final = (0.05, 1.0)  # the first and the longest pause between two looks at a kill
@@ -38,11 +38,7 @@ def kills_command() -> None:
 @list_of(
     KILLS,
     "NUMBER: seq, TIME, WHAT: op, TARGETS, BY, CONFIRMED, REASON",
-    {
-        "TIME": age_of("at_ms"),
-        "TARGETS": targets_of,
-        "CONFIRMED": lambda kill: _confirmed(kill["confirmations"]),
-    },
+    KILL_CELLS,
     nothing="no kill, freeze or thaw",
 )
 def list_kills(listed: Listed) -> None:
@@ -92,9 +88,3 @@ def _settled(console: Console, mint: Caller, number: int) -> dict[str, Any]:
             console.say(plain(said))
         time.sleep(pause)
         pause = min(2 * pause, LOOK_S[1])
-
-
-def _confirmed(seen: dict[str, Any] | None) -> str:
-    if seen is None:
-        return "waiting"
-    return f"{seen['confirmed']} of {seen['verifiers']} in {show_span(round(seen['took_ms']))}"

@@ -6,15 +6,15 @@ from typing import Any, Final
 import click
 
 from arx_caps.cli.access.place import Place, operator_options
+from arx_caps.cli.display import show_top
 from arx_caps.cli.options import limit_option
 from arx_caps.cli.parse import Since
-from arx_caps.cli.terminal import Console, plain, table
+from arx_caps.cli.terminal import Console
 from arx_caps.settings.durations import show_span, show_time
 from arx_verifier.clock import now_ms
 
 TOP: Final = "/v1/audit/top"
 _KINDS: Final = ("agent", "session", "tool", "reason")
-_REFUSED: Final = ("deny", "end", "counted")
 
 
 class Kinds(click.ParamType[tuple[str, ...]]):
@@ -58,29 +58,7 @@ def top_command(
     mint = place.mint()
     query = {"since": since, "until": until, "order": order, "limit": limit}
     tops = [mint.call("GET", TOP, query={"by": kind, **query}) for kind in kinds]
-    console.data("audit-top", {"tops": tops}, lambda: "\n\n".join(map(_shown, tops)))
+    console.data("audit-top", {"tops": tops}, lambda: "\n\n".join(map(show_top, tops)))
     counted = tops[0]
     end = now_ms() if counted["until"] is None else counted["until"]
     console.say(f"from {show_time(counted['since'])}, {show_span(max(0, end - counted['since']))}")
-
-
-def _shown(top: dict[str, Any]) -> str:
-    heads: tuple[str, ...] = (top["by"].upper(), "DECISIONS", "ALLOW", "REFUSED", "REFUSED %")
-    if top["by"] == "reason":
-        heads = ("REASON", "REFUSED")
-    if top["by"] == "session":
-        heads = ("SESSION", "AGENT", *heads[1:])
-    rows = [_row(top["by"], plain(row["name"]), row) for row in top["rows"]]
-    if any(top["rest"].values()):
-        rows.append(_row(top["by"], "others", top["rest"]))
-    return table(heads, rows)
-
-
-def _row(by: str, name: str, counts: dict[str, Any]) -> tuple[Any, ...]:
-    refused = sum(counts[kind] for kind in _REFUSED)
-    if by == "reason":
-        return name, f"{refused:,}"
-    decisions = counts["allow"] + refused
-    share = f"{100 * refused / decisions:.1f}" if decisions else "-"
-    numbers = (f"{decisions:,}", f"{counts['allow']:,}", f"{refused:,}", share)
-    return (name, plain(counts.get("agent", "")), *numbers) if by == "session" else (name, *numbers)
