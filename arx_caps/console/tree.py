@@ -7,11 +7,12 @@ holder above, and counts the others in one box for each holder above them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
 from arx_caps.console.render import render_part
+from arx_caps.mint.api.routes.work.session_tree import TreeNode
 from arx_caps.text.record_text import shorten_middle
 
 MAX_BOXES: Final = 150
@@ -33,29 +34,6 @@ _FEWER: Final[Mapping[str, str]] = {
     "net": "networks",
     "spend": "budget",
 }
-
-
-class Holder(Protocol):
-    """What is drawn of one holder; a node of ``GET /v1/sessions/{session}/tree``."""
-
-    @property
-    def parent(self) -> int | None: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def template(self) -> str | None: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def allowed(self) -> int: ...
-    @property
-    def denied(self) -> int: ...
-    @property
-    def caveats(self) -> Sequence[Mapping[str, Any]] | None: ...
-    @property
-    def removes(self) -> Sequence[str] | None: ...
 
 
 class Box(NamedTuple):
@@ -139,7 +117,7 @@ def _all_below(places: Sequence[int], below: Sequence[Sequence[int]]) -> list[in
     return found
 
 
-def choose(nodes: Sequence[Holder], most: int = MAX_BOXES) -> list[bool] | None:
+def choose(nodes: Sequence[TreeNode], most: int = MAX_BOXES) -> list[bool] | None:
     """Return which holders of a large tree are drawn; None if all are.
 
     Args:
@@ -166,7 +144,7 @@ def choose(nodes: Sequence[Holder], most: int = MAX_BOXES) -> list[bool] | None:
     return kept
 
 
-def draw(nodes: Sequence[Holder], href: Callable[[int], str], selected: int | None = None) -> Markup:
+def draw(nodes: Sequence[TreeNode], href: Callable[[int], str], selected: int | None = None) -> Markup:
     """Return a tree as an SVG element.
 
     Args:
@@ -201,7 +179,7 @@ def _rules(caveat: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
 
 
-def _edge(above: Box, box: Box, nodes: Sequence[Holder]) -> DrawnEdge:
+def _edge(above: Box, box: Box, nodes: Sequence[TreeNode]) -> DrawnEdge:
     start, y, to = above.x + WIDTH, above.y + HEIGHT // 2, box.y + HEIGHT // 2
     turn = start + 20
     edge = DrawnEdge(f"M{start} {y}H{turn}V{to}H{box.x}")
@@ -219,7 +197,7 @@ def _edge(above: Box, box: Box, nodes: Sequence[Holder]) -> DrawnEdge:
     return edge._replace(removed=removed, lines=[text for text in texts if text[2]])
 
 
-def _box(box: Box, nodes: Sequence[Holder], href: Callable[[int], str], *, marked: bool) -> DrawnBox:
+def _box(box: Box, nodes: Sequence[TreeNode], href: Callable[[int], str], *, marked: bool) -> DrawnBox:
     place = f"{box.x} {box.y}"
     if box.node is None:
         count = len(box.hidden)
@@ -240,11 +218,11 @@ def _box(box: Box, nodes: Sequence[Holder], href: Callable[[int], str], *, marke
     )
 
 
-def name_of(node: Holder) -> str:
+def name_of(node: TreeNode) -> str:
     """Return what a holder is called: its name, or the template of a task."""
     return f"task {node.template or node.name}" if node.kind in ("task", "subtask") else node.name
 
 
-def _calls(nodes: Sequence[Holder]) -> str:
+def _calls(nodes: Sequence[TreeNode]) -> str:
     allowed, denied = sum(node.allowed for node in nodes), sum(node.denied for node in nodes)
     return f"{allowed:,} allowed, {denied:,} denied" if denied else f"{allowed:,} allowed"

@@ -8,7 +8,7 @@ from arx_caps.console.timeline import draw_strip
 from arx_caps.console.tree import draw
 from arx_caps.mint.oauth.consent_page import error_page
 from tests.console.harness import sign_in
-from tests.console.test_tree import Drawn, moment
+from tests.console.test_tree import drawn, moment
 from tests.mint.harness import Harness
 
 MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -56,7 +56,7 @@ def test_an_argument_of_a_record_is_spelled() -> None:
 
 def test_a_drawing_is_spelled() -> None:
     """The names and titles of a delegation tree, and the lanes of its timeline."""
-    nodes = [Drawn(None, name="acme/a"), Drawn(0, name=TURNED, removes=[TURNED], caveats=[{"exp": 1}])]
+    nodes = [drawn(None, name="acme/a"), drawn(0, name=TURNED, removes=[TURNED], caveats=[{"exp": 1}])]
     records = [moment(1, 0)._replace(holder=TURNED)]
     for drawing in (draw(nodes, str), draw_strip(records)):
         assert SPELLED in drawing

@@ -4,30 +4,27 @@
 import itertools
 import re
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arx_caps.console.timeline import Line, TimelineRecord, compact, draw_strip
 from arx_caps.console.tree import HEIGHT, MAX_BOXES, WIDTH, choose, draw, fewer, lay_out
+from arx_caps.mint.api.routes.work.session_tree import TreeNode
 from arx_caps.text.record_text import shorten_middle
 from tests.console.html import require_well_formed
 from tests.support import QUICK
 
 
-class Drawn(NamedTuple):
-    """A holder, as far as it is drawn."""
-
-    parent: int | None
-    kind: str = "link"
-    name: str = "acme/worker"
-    template: str | None = None
-    state: str = "open"
-    allowed: int = 0
-    denied: int = 0
-    caveats: Any = ()
-    removes: Any = ()
+def drawn(parent: int | None, **more: Any) -> TreeNode:
+    """Return a delegation to a worker, as the mint shows it."""
+    times = dict.fromkeys(("expires_at", "first_at", "last_at"), 0)
+    counts = dict.fromkeys(("allowed", "denied", "other"), 0)
+    none = dict.fromkeys(("template", "last_tool", "key"))
+    about = {"kind": "link", "ref": "", "name": "acme/worker", "target": "", "state": "open", "log_nodes": []}
+    return TreeNode(parent=parent, **{**about, **times, **counts, **none, "caveats": [], "removes": [], **more})
 
 
 @st.composite
@@ -37,9 +34,9 @@ def forests(draw: Any, most: int = 60) -> list[int | None]:
     return [draw(st.none() | st.integers(0, place - 1)) if place else None for place in range(count)]
 
 
-def holders(parents: list[int | None], denied: set[int]) -> list[Drawn]:
+def holders(parents: list[int | None], denied: set[int]) -> list[TreeNode]:
     """Holders of which some were refused."""
-    return [Drawn(parent, denied=int(place in denied)) for place, parent in enumerate(parents)]
+    return [drawn(parent, denied=int(place in denied)) for place, parent in enumerate(parents)]
 
 
 @QUICK
@@ -95,7 +92,7 @@ def depths(parents: list[int | None]) -> list[int]:
 @given(forests(30), st.text(max_size=80), st.sampled_from(["open", "killed", '"><x']))
 def test_a_drawing_is_well_formed(parents: list[int | None], text: str, state: str) -> None:
     """Whatever names holders, tools and states have, each box is there once as a link."""
-    nodes = [Drawn(parent, name=text, state=state, removes=[text], denied=1) for parent in parents]
+    nodes = [drawn(parent, name=text, state=state, removes=[text], denied=1) for parent in parents]
     drawing = draw(nodes, lambda place: f"?node={place}&name={text}")
     require_well_formed(drawing)
     assert len(re.findall("<a href", drawing)) == len(nodes)
@@ -104,9 +101,9 @@ def test_a_drawing_is_well_formed(parents: list[int | None], text: str, state: s
 
 def test_a_tree_of_400_names_the_refused() -> None:
     """Of a wide tree those with refusals or in another state are drawn, with those above them; the rest are counted."""
-    nodes = [Drawn(None), *(Drawn(0, name=f"acme/w{place}") for place in range(399))]
-    nodes[200] = nodes[200]._replace(denied=3, name="acme/refused")
-    nodes[300] = nodes[300]._replace(state="killed", name="acme/killed")
+    nodes = [drawn(None), *(drawn(0, name=f"acme/w{place}") for place in range(399))]
+    nodes[200] = msgspec.structs.replace(nodes[200], denied=3, name="acme/refused")
+    nodes[300] = msgspec.structs.replace(nodes[300], state="killed", name="acme/killed")
     drawing = draw(nodes, str)
     assert drawing.count("<a ") == 3
     assert "acme/refused" in drawing
@@ -116,8 +113,8 @@ def test_a_tree_of_400_names_the_refused() -> None:
 
 def test_a_long_name_differs_from_its_siblings() -> None:
     """Below a holder of the same path only the rest of a long name is shown; the title has it whole."""
-    above = Drawn(None, name="acme/research/pricing/germany")
-    drawing = draw([above, Drawn(0, name=above.name + "/sources"), Drawn(0, name="acme/other/path/that/is/long")], str)
+    above = drawn(None, name="acme/research/pricing/germany")
+    drawing = draw([above, drawn(0, name=above.name + "/sources"), drawn(0, name="acme/other/path/that/is/long")], str)
     assert ">…/sources</text>" in drawing
     assert "<title>acme/research/pricing/germany/sources: open" in drawing
     assert ">acme/other…at/is/long</text>" in drawing
@@ -137,13 +134,13 @@ def test_two_long_words_have_a_line_each() -> None:
         ([{"spend": ["x", "usd", "1", "task", 1]}, {"depth": 1}, {"exp": 1}], ["\u2212 budget,", "depth, time"]),
         ([{"allow": []}, {"exp": 1}], ["\u2212 tools, time"]),
     ):
-        drawing = str(draw([Drawn(None), Drawn(0, caveats=caveats)], str))
+        drawing = str(draw([drawn(None), drawn(0, caveats=caveats)], str))
         assert re.findall('<text class="removed"[^>]*>([^<]*)<', drawing) == lines
 
 
 def test_150_holders_are_drawn_at_once() -> None:
     """Drawing takes a small part of the time of an answer; the figure is in benchmarks/console.py."""
-    nodes = [Drawn(None), *(Drawn(place // 3, caveats=[{"exp": 1}]) for place in range(MAX_BOXES - 1))]
+    nodes = [drawn(None), *(drawn(place // 3, caveats=[{"exp": 1}]) for place in range(MAX_BOXES - 1))]
     started = time.process_time()
     assert draw(nodes, str).count("<a ") == MAX_BOXES
     assert time.process_time() - started < 0.5

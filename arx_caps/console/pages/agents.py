@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from arx_caps.console.command import command
 from arx_caps.console.pages.sessions import READ as READ_SESSIONS
-from arx_caps.console.pages.sessions import rows_of
 from arx_caps.console.visit import Page, Visit
 from arx_caps.mint.api.routes.identity.agents import get_agent, list_agents
 from arx_caps.mint.api.routes.work.sessions import list_sessions
@@ -26,9 +25,7 @@ def show_list(visit: Visit) -> Response:
         "agents.html",
         title="Agents",
         command=command("agent list", filters),
-        agents=found.agents,
-        total=found.total,
-        next=found.next or None,
+        found=found,
         filters=filters,
     )
 
@@ -36,9 +33,9 @@ def show_list(visit: Visit) -> Response:
 def show_one(visit: Visit) -> Response:
     """Show an agent: its owner, keys and sessions."""
     agent = visit.call(get_agent, path={"path": visit.request.path_params["path"]})
-    values = {}
+    found = None
     if visit.may(READ_SESSIONS):
-        values = rows_of(visit.call(list_sessions, query={"agent": agent.path, "counts": "true", "limit": SESSIONS}))
+        found = visit.call(list_sessions, query={"agent": agent.path, "counts": "true", "limit": SESSIONS})
     return visit.render(
         "agent.html",
         title=f"Agent {agent.path}",
@@ -46,8 +43,7 @@ def show_one(visit: Visit) -> Response:
         agent=agent,
         filtered=True,
         after=None,
-        may_read=bool(values),
-        **values,
+        found=found,
     )
 
 

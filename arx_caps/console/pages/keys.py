@@ -14,15 +14,13 @@ SHOWN: Final = 100
 
 def show_keys(visit: Visit) -> Response:
     """Show every key: its state, when it was made, and when it was last used."""
-    holders = visit.call(list_holder_keys, query={"limit": SHOWN, "after": visit.query.get("after")})
     return visit.render(
         "keys.html",
         title="Keys",
         command="arx key list; arx key signing; arx key holders",
         roots=visit.call(list_root_keys).keys,
         signing=visit.call(list_signing_keys).keys,
-        holders=holders.keys,
-        next=holders.next or None,
+        holders=visit.call(list_holder_keys, query={"limit": SHOWN, "after": visit.query.get("after")}),
     )
 
 

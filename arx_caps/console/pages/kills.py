@@ -152,9 +152,7 @@ def show_kills(visit: Visit) -> Response:
         "kills.html",
         title="Kills",
         command=command("kills list", {"target": target}),
-        kills=found.kills,
-        total=found.total,
-        next=found.next or None,
+        found=found,
         target=target,
     )
 
@@ -196,9 +194,7 @@ def show_frozen(visit: Visit) -> Response:
         "frozen.html",
         title="Frozen",
         command="arx frozen list" + (f" --kind {kind}" if kind in KINDS else ""),
-        freezes=found.freezes,
-        total=found.total,
-        next=found.next or None,
+        found=found,
         kind=kind,
         kinds=tuple(KINDS),
     )

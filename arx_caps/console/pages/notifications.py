@@ -63,15 +63,12 @@ def show_notifications(visit: Visit, **values: Any) -> Response:
     """Show the receivers, and the notifications that failed, or wait."""
     state = visit.query.get("state", "failed")
     found = visit.call(list_notifications, query={"state": state, "limit": SHOWN, "after": visit.query.get("after")})
-    receivers = visit.call(list_webhooks)
     return visit.render(
         "notifications.html",
         title="Notifications",
         command=f"arx webhook list; arx webhook failed --state {state}",
-        receivers=receivers.webhooks,
-        kinds=receivers.kinds,
-        notifications=found.notifications,
-        next=found.next or None,
+        receivers=visit.call(list_webhooks),
+        found=found,
         state=state,
         states=STATES,
         heartbeats=HEARTBEATS,

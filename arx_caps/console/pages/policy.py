@@ -17,14 +17,12 @@ SHOWN: Final = 20
 
 def show_policy(visit: Visit) -> Response:
     """Show the policy in force, and those before."""
-    policies = visit.call(list_policies, query={"limit": SHOWN, "changes": True, "after": visit.query.get("after")})
     return visit.render(
         "policy.html",
         title="Policy",
         command="arx policy show; arx policy list --changes",
         policy=visit.call(get_policy, path={"digest": IN_FORCE}),
-        policies=policies.policies,
-        next=policies.next or None,
+        policies=visit.call(list_policies, query={"limit": SHOWN, "changes": True, "after": visit.query.get("after")}),
     )
 
 

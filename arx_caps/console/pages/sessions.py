@@ -21,7 +21,7 @@ from arx_caps.mint.api.routes.events.trail import list_records
 from arx_caps.mint.api.routes.work.approvals import list_approvals
 from arx_caps.mint.api.routes.work.marks import Marks, lift_mark, list_session_marks
 from arx_caps.mint.api.routes.work.session_tree import SessionTree, TreeNode, get_session_tree, tree_of
-from arx_caps.mint.api.routes.work.sessions import Sessions, SessionsQuery, get_session, list_sessions, sessions_of
+from arx_caps.mint.api.routes.work.sessions import SessionsQuery, get_session, list_sessions, sessions_of
 from arx_caps.mint.api.views import SessionShown, show_session
 from arx_caps.mint.context import MintContext
 from arx_caps.text.trail import TrailLine
@@ -73,7 +73,7 @@ def show_list(visit: Visit) -> Response:
         after=visit.query.get("after"),
         filtered=any(filters.values()),
         live=f"{HOME}/live?{urlencode(filters)}" if "after" not in visit.query else None,
-        **rows_of(found),
+        found=found,
     )
 
 
@@ -88,9 +88,7 @@ def stream_list(visit: Visit) -> Response:
     )
     return visit.stream(
         broadcast,
-        lambda found, _: StreamEvent(
-            visit.fragment("sessions_rows.html", filtered=filtered, after=None, **rows_of(found))
-        ),
+        lambda found, _: StreamEvent(visit.fragment("sessions_rows.html", filtered=filtered, after=None, found=found)),
     )
 
 
@@ -158,17 +156,6 @@ def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTr
 def _asked(visit: Visit) -> dict[str, Any]:
     asked = {name: visit.query[name] for name in FILTERS if visit.query.get(name)}
     return {**asked, "limit": SHOWN, "counts": "true"}
-
-
-def rows_of(found: Sessions) -> dict[str, Any]:
-    """Return what the table of sessions shows."""
-    return {
-        "sessions": found.sessions,
-        "activity": found.activity or {},
-        "known": bool(found.activity) or not found.sessions,
-        "total": found.total or None,
-        "next": found.next or None,
-    }
 
 
 def _tree_values(visit: Visit, session: SessionShown, tree: SessionTree | None, budgets: PoolsView) -> dict[str, Any]:

@@ -15,9 +15,7 @@ SHOWN: Final = 50
 def show_sign_ins(visit: Visit) -> Response:
     """List the sign-ins that go on."""
     found = visit.call(list_sign_ins, query={"limit": SHOWN, "after": visit.query.get("after")})
-    return visit.render(
-        "sign_ins.html", title="Sign-ins", command="arx console list", sign_ins=found.sign_ins, next=found.next or None
-    )
+    return visit.render("sign_ins.html", title="Sign-ins", command="arx console list", found=found)
 
 
 def end_one(visit: Visit) -> Response:

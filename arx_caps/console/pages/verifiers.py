@@ -46,8 +46,7 @@ def show_verifiers(visit: Visit) -> Response:
         command="arx verifier list --all",
         status=status,
         rows=_rows(services.services, status, all_shown=not services.next and "after" not in visit.query),
-        total=services.total,
-        next=services.next or None,
+        services=services,
         live="after" not in visit.query,
     )
 
