@@ -12,14 +12,6 @@ from arx_caps.settings.durations import show_time
 
 WIDTH, HEIGHT = 720, 120  # px
 _MOST_STEPS: Final = 72
-_COUNTS: Final = ("allow", "deny", "end", "counted", "other")
-
-
-class CurveStep(NamedTuple):
-    """The counts of a part of the time, which begins at ``at``, ms since the Unix epoch."""
-
-    at: int
-    counts: CountsShown
 
 
 def refused(counts: CountsShown) -> int:
@@ -30,18 +22,6 @@ def refused(counts: CountsShown) -> int:
 def decisions(counts: CountsShown) -> int:
     """Return the number of all decisions."""
     return counts.allow + refused(counts)
-
-
-def join_steps(totals: Totals, most: int) -> tuple[int, list[CurveStep]]:
-    """Return the length of a step in ms, and at most so many steps that have records, in the order of time."""
-    steps = max(1, (totals.until - totals.since) // totals.step)
-    length = -(-steps // most) * totals.step
-    sums: dict[int, list[int]] = {}
-    for point in totals.points:
-        numbers = sums.setdefault((point.at - totals.since) // length, [0] * len(_COUNTS))
-        for place, name in enumerate(_COUNTS):
-            numbers[place] += getattr(point, name)
-    return length, [CurveStep(totals.since + place * length, CountsShown(*sums[place])) for place in sorted(sums)]
 
 
 class Curve(NamedTuple):
@@ -63,12 +43,16 @@ def draw_curve(totals: Totals, now_ms: int) -> Curve:
         totals: The totals.
         now_ms: The time, ms since the Unix epoch.
     """
-    length, steps = join_steps(totals, _MOST_STEPS)
+    steps = max(1, (totals.until - totals.since) // totals.step)
+    length = -(-steps // _MOST_STEPS) * totals.step
     # Without a step that has not ended, which would look like a fall.
     places = max(1, (min(totals.until, now_ms) - totals.since) // length)
-    counts = {(step.at - totals.since) // length: step.counts for step in steps}
-    shown = [counts.get(place, CountsShown(0, 0, 0, 0, 0)) for place in range(places)]
-    decided, turned_away = [decisions(each) for each in shown], [refused(each) for each in shown]
+    decided, turned_away = [0] * places, [0] * places
+    for point in totals.points:
+        place = (point.at - totals.since) // length
+        if place < places:
+            decided[place] += decisions(point)
+            turned_away[place] += refused(point)
     highest, until = max(decided), totals.since + places * length
     words = (
         f"{show_time(totals.since)} to {show_time(until)}: {sum(decided)} decisions, {sum(turned_away)} refused. "

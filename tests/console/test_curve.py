@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arx_caps.console.curve import HEIGHT, WIDTH, decisions, draw_curve, join_steps, refused
+from arx_caps.console.curve import HEIGHT, WIDTH, decisions, draw_curve, refused
 from arx_caps.mint.api.routes.events.totals import CountsShown, PointShown, Totals
 from arx_verifier.errors import StoreError
 from tests.audit.batches import batch_of, decision, facts
@@ -41,15 +41,16 @@ def totals_over_time(draw: Any) -> Totals:
 
 
 @QUICK
-@given(totals_over_time(), st.integers(1, 120))
-def test_joined_steps_lose_no_record(totals: Totals, most: int) -> None:
-    """At most so many steps, each in the time, and together the totals."""
-    length, steps = join_steps(totals, most)
-    assert len(steps) <= most
-    assert length % totals.step == 0
-    assert all(totals.since <= step.at < totals.until and (step.at - totals.since) % length == 0 for step in steps)
-    assert sum(decisions(step.counts) for step in steps) == decisions(totals.total)
-    assert sum(refused(step.counts) for step in steps) == refused(totals.total)
+@given(totals_over_time())
+def test_joined_steps_lose_no_record(totals: Totals) -> None:
+    """With all of the time over, the curve has the totals, in steps of whole lengths."""
+    curve = draw_curve(totals, totals.until + 400 * totals.step)
+    assert curve.step_ms % totals.step == 0
+    whole = [point for point in totals.points if point.at < curve.until]
+    assert curve.decisions == sum(map(decisions, whole))
+    assert curve.refused == sum(map(refused, whole))
+    if totals.until <= curve.until:
+        assert curve.decisions == decisions(totals.total)
 
 
 @QUICK

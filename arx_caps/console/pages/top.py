@@ -4,35 +4,22 @@
 It reads the totals that the log keeps.  Its pictures are SVG that the server draws.
 """
 
-import time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from starlette.responses import Response
 
 from arx_caps.console.command import command
-from arx_caps.console.curve import decisions, join_steps, refused
+from arx_caps.console.curve import decisions, draw_curve, refused
 from arx_caps.console.records import spell_time, time_of
 from arx_caps.console.time_range import AGES, keep_range, range_of
 from arx_caps.console.visit import Page, Visit
-from arx_caps.mint.api.routes.events.totals import CountsShown, TopNames, Totals, get_top, get_totals
+from arx_caps.mint.api.routes.events.totals import TopNames, get_top, get_totals
+from arx_verifier.clock import now_ms
 
 PATH: Final = "/console/top"
 KINDS: Final = (("agent", "Agents"), ("session", "Sessions"), ("tool", "Tools"), ("reason", "Reasons"))
 ROWS: Final = 10
 DEFAULT: Final = "1h"
-_WIDTH, _HEIGHT = 720, 72  # of the sparkline, px
-_MOST_BARS: Final = 120
-
-
-class Bar(NamedTuple):
-    """A bar of the sparkline: its place and heights, px, and the counts in its title."""
-
-    x: float
-    width: float
-    allow: float
-    refused: float
-    at: int
-    counts: CountsShown
 
 
 def show_top(visit: Visit) -> Response:
@@ -45,7 +32,6 @@ def show_top(visit: Visit) -> Response:
     tops = [
         (by, label, visit.call(get_top, query={"by": by, "order": order, "limit": ROWS, **span})) for by, label in KINDS
     ]
-    bars = _bars(totals)
     page = visit.render(
         "top.html",
         title="Top",
@@ -54,10 +40,8 @@ def show_top(visit: Visit) -> Response:
         totals=totals,
         decisions=decisions(totals.total),
         refused=refused(totals.total),
-        seconds=max(1.0, (min(totals.until, time.time() * 1000) - totals.since) / 1000),
-        bars=bars,
-        highest=max((decisions(bar.counts) for bar in bars), default=0),
-        size=(_WIDTH, _HEIGHT),
+        seconds=max(1.0, (min(totals.until, now_ms()) - totals.since) / 1000),
+        curve=draw_curve(totals, now_ms()),
         refusals=refused,
         decided=decisions,
         ages=AGES,
@@ -72,24 +56,6 @@ def show_top(visit: Visit) -> Response:
 def _most(top: TopNames) -> int:
     count = refused if top.order == "refused" or top.by == "reason" else decisions
     return max((count(row) for row in top.rows), default=0) or 1
-
-
-def _bars(totals: Totals) -> list[Bar]:
-    """Return the bars of the sparkline: one for each step, or for several if they are many."""
-    length, steps = join_steps(totals, _MOST_BARS)
-    most = max((decisions(step.counts) for step in steps), default=0) or 1
-    width, high = _WIDTH / max(1, -(-(totals.until - totals.since) // length)), _HEIGHT - 2
-    return [
-        Bar(
-            round((step.at - totals.since) // length * width, 2),
-            round(max(1.0, width - 1), 2),
-            round(high * step.counts.allow / most, 2),
-            round(high * refused(step.counts) / most, 2),
-            step.at,
-            step.counts,
-        )
-        for step in steps
-    ]
 
 
 PAGES: Final = (Page("GET", PATH, show_top),)
