@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The policy's pages: what is in force, what was, and what differs."""
 
-import re
-
 import pytest
 
 from tests.console.harness import sign_in
@@ -22,8 +20,6 @@ def test_a_policy_that_was_in_force_shows_what_differs(unit: Harness) -> None:
     browser = sign_in(unit)
     page = browser.get(HOME)
     assert before[:8] in page
-    line = next(number for number, text in enumerate(POLICY.splitlines(), 1) if "[1, 500]" in text)
-    assert re.search(rf">line {line}</span> <code>[^<]*\[1, 40\]", page), page
     page = browser.get(f"{HOME}/{before}")
     assert all(said in page for said in ("allow", "[1, 40]", "[1, 500]"))
     assert "range = [1, 500]" in page

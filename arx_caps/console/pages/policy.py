@@ -20,9 +20,9 @@ def show_policy(visit: Visit) -> Response:
     return visit.render(
         "policy.html",
         title="Policy",
-        command="arx policy show; arx policy list --changes",
+        command="arx policy show; arx policy list",
         policy=visit.call(get_policy, path={"digest": IN_FORCE}),
-        policies=visit.call(list_policies, query={"limit": SHOWN, "changes": True, "after": visit.query.get("after")}),
+        policies=visit.call(list_policies, query={"limit": SHOWN, "after": visit.query.get("after")}),
     )
 
 

@@ -15,7 +15,7 @@ from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, out_option, yes_option
 from arx_caps.cli.parse import Duration, pairs_option, read_pairs
-from arx_caps.cli.resources import POLICIES
+from arx_caps.cli.resources import POLICIES, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time
 from arx_caps.text.caveat_text import show_json
@@ -228,17 +228,13 @@ def show(console: Console, place: Place, digest: str, out: Path | None) -> None:
 
 
 @policy_command.command("list")
-@click.option("--changes", is_flag=True, help="show the first line that differs from the policy below")
-@operator_options
-def list_policies(console: Console, place: Place, changes: bool) -> None:
+@list_of(
+    POLICIES,
+    "POLICY: digest, STATE, LAST PUT IN FORCE: in_force_at, BY",
+    {"STATE": lambda row: "in force" if row["in_force"] else ""},
+)
+def list_policies(_: Listed) -> None:
     """List all policies that were in force, the newest first."""
-    found, _ = POLICIES.rows(place.mint(), {"changes": "true"} if changes else None)
-    rows = [
-        (p["digest"], "in force" if p["in_force"] else "", show_time(p["in_force_at"]), p["by"], *_changed(p, changes))
-        for p in found
-    ]
-    heads = ("POLICY", "", "LAST PUT IN FORCE", "BY", *(["FIRST CHANGED LINE"] if changes else []))
-    console.data("policies", {"policies": found}, lambda: table(heads, rows))
 
 
 @policy_command.command("load")
@@ -276,13 +272,6 @@ def reload(console: Console, place: Place) -> None:
 
 for _command in (draft_command, gap_command):
     policy_command.add_command(_command)
-
-
-def _changed(policy: dict[str, Any], changes: bool) -> list[str]:
-    """Return the cell of the first changed line, if it is wanted."""
-    found = policy.get("first_change") or {}
-    place = f"{'removed ' if found['removed'] else ''}{found['line']}: " if found else ""
-    return [place + (found.get("text") or "-")] if changes else []
 
 
 def _taken_away(place: Place, new: "Policy") -> str:

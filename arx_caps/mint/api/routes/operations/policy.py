@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the policy: put one in force, read every policy that was in force, and compare two."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -17,7 +16,6 @@ from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.policy.diff import compare
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.roles import WRITE_OPERATORS
-from arx_caps.mint.policy.text_change import LineChange, first_change
 from arx_caps.settings.toml_file import MAX_BYTES
 from arx_verifier.errors import GrantError
 
@@ -40,12 +38,6 @@ class PolicyLoaded(RouteAnswer, frozen=True):
     before: str
 
 
-class PolicyListQuery(PageQuery, frozen=True):
-    """A page, and whether each policy has the first line that changed."""
-
-    changes: bool = False
-
-
 class ArchivedPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a policy was in force, and by whom; times are ms since the Unix epoch."""
 
@@ -56,20 +48,10 @@ class ArchivedPolicy(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class PolicyShown(ArchivedPolicy, frozen=True, kw_only=True):
-    """An archived policy; times are ms since the Unix epoch.
-
-    ``first_change`` is the first line that differs from the next policy of the list, null where no line does or no
-    policy is older; only with ``changes``.
-    """
-
-    first_change: LineChange | UnsetType | None = UNSET
-
-
 class Policies(RouteAnswer, frozen=True):
     """A page of the archived policies, the last in force first."""
 
-    policies: list[PolicyShown]
+    policies: list[ArchivedPolicy]
     next: str | UnsetType = UNSET
 
 
@@ -127,20 +109,12 @@ def reload_policy_route(call: RouteCall) -> PolicyLoaded:
     return PolicyLoaded(digest=call.mint.policies.reload(call.authenticated.actor).digest, before=before)
 
 
-@endpoint("GET", "/v1/policies", READ, query=PolicyListQuery)
+@endpoint("GET", "/v1/policies", READ, query=PageQuery)
 def list_policies(call: RouteCall) -> Policies:
     """List the policies that were ever in force."""
     now, limit = call.mint.policies.loaded.digest, call.query.limit
     rows = call.mint.db.policies.list(after=call.query.after, limit=limit + 1)
-    changes = _first_changes(call.mint, [row["digest"] for row in rows]) if call.query.changes else {}
-    page = page_of(
-        rows,
-        POLICIES_ORDER,
-        lambda row: PolicyShown(
-            **row, in_force=row["digest"] == now, first_change=changes.get(row["digest"], None if changes else UNSET)
-        ),
-        limit=limit,
-    )
+    page = page_of(rows, POLICIES_ORDER, lambda row: ArchivedPolicy(**row, in_force=row["digest"] == now), limit=limit)
     return Policies(policies=page.shown, next=page.next)
 
 
@@ -159,19 +133,6 @@ def compare_policies(call: RouteCall) -> PolicyDiff:
     old, new = _policy(call.mint, call.path["old"]), _policy(call.mint, call.path["new"])
     found = [DifferenceShown(**msgspec.to_builtins(each.shown())) for each in compare(old, new)]
     return PolicyDiff(old=old.digest, new=new.digest, differences=found)
-
-
-def _first_changes(mint: MintContext, digests: Sequence[str]) -> dict[str, LineChange | None]:
-    """Return the first line in which each policy differs from the next one, by digest."""
-    changes: dict[str, LineChange | None] = {}
-    newer: tuple[str, str] | None = None
-    for digest in digests:  # two texts at a time: each may have a MiB
-        row = mint.db.policies.find(digest)
-        text = "" if row is None else str(row["text"])
-        if newer is not None:
-            changes[newer[0]] = first_change(text, newer[1])
-        newer = (digest, text)
-    return changes | ({newer[0]: None} if newer is not None else {})
 
 
 def _policy(mint: MintContext, digest: str) -> Policy:
