@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The reason codes of a refusal, and what a caller reads of them.  SPEC 13, 19.3.
+// Errors, and the reason codes of a refusal with what a caller reads of them.  SPEC 13, 19.3.
 
 import tables from "./tables.json" with { type: "json" };
 
@@ -41,3 +41,16 @@ export class Refusal extends Error {
 export function refuse(code: Code, place?: string, rule = "", expected = "", came = ""): never {
   throw new Refusal(code, place === undefined ? [] : [{ place, rule, expected, came }]);
 }
+
+/** A setting, a URL or a file that cannot be used: the program does not start. */
+export class SettingsError extends Error {
+  override name = "SettingsError";
+}
+
+/** A decision that cannot be recorded. */
+export class AuditError extends Error {
+  override name = "AuditError";
+}
+
+/** The connection failed, timed out or broke the protocol, and must be dropped. */
+export class FeedError extends Error {}

@@ -3,12 +3,11 @@
 
 export { problemOf, type Problem } from "./enforcement/problems.ts";
 export { type Meaning, RouteMap } from "./enforcement/routes.ts";
-export { type Code, type Failure, REASONS, type Reason, Refusal } from "./errors.ts";
+export { AuditError, type Code, type Failure, type Reason, REASONS, Refusal, SettingsError } from "./errors.ts";
 export { Journal, type JournalMode, type JournalOptions } from "./journal/writer.ts";
 export { LIMITS } from "./limits.ts";
 export { type AccessRequest, type HttpCall, UNSEEN_BODY } from "./request.ts";
 export { EpochTable } from "./revocation/epoch.ts";
-export { AuditError, SettingsError } from "./revocation/errors.ts";
 export { FollowedView, Follower, type FollowerOptions } from "./revocation/follower.ts";
 export { KeyRing } from "./token/keyring.ts";
 export { type Decision, Grant } from "./verification/grant.ts";

@@ -16,7 +16,8 @@ import { z } from "zod";
 import { type ExpressApplication, guard, type GuardOptions } from "../src/enforcement/express.ts";
 import { guardTransport } from "../src/enforcement/mcp.ts";
 import { refusalText } from "../src/enforcement/texts.ts";
-import { SettingsError } from "../src/revocation/errors.ts";
+import { SettingsError } from "../src/errors.ts";
+import { parseStoreUrl } from "../src/revocation/store_url.ts";
 import { sha256 } from "../src/token/chain.ts";
 import { MemoryRecorder } from "./doubles.ts";
 import { mint, type Service, serviceOf } from "./mint.ts";
@@ -304,4 +305,13 @@ test("a holder that attenuates its token again and again fills no memory", () =>
 test("an argument named as a member of every object has its name in the text", () => {
   const failure = { place: "caveat 1", rule: "constructor", expected: "given", came: "nothing" };
   assert.match(refusalText("argument_not_allowed", [failure], "get", ""), /constructor must be given, got nothing/);
+});
+
+test("a login with a hash is no URL of localhost", () => {
+  for (const url of ["redis://u:secret#x@db.example", "rediss://:a?secret#@db.example", "redis://db.example/0#secret"]) {
+    assert.throws(() => parseStoreUrl(url), (error: Error) => {
+      return error instanceof SettingsError && /percent-encode `#`/.test(error.message) && !error.message.includes("secret");
+    });
+  }
+  assert.deepEqual(parseStoreUrl("redis://u:a%23x@db.example").places, [{ host: "db.example", port: 6379 }]);
 });

@@ -10,7 +10,7 @@ import type { AddressInfo } from "node:net";
 import express from "express";
 import { type ExpressApplication, grantOf, guard } from "../src/enforcement/express.ts";
 import { RouteMap } from "../src/enforcement/routes.ts";
-import { SettingsError } from "../src/revocation/errors.ts";
+import { SettingsError } from "../src/errors.ts";
 import { mint, serviceOf } from "./mint.ts";
 
 const [LITERALS, NAMES, METHODS] = [["orders", "export", "latest", "7", "x.y"], ["id", "kind", "n"], ["get", "post", "delete"]] as const;

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { LIMITS } from "../src/limits.ts";
 import { EpochTable } from "../src/revocation/epoch.ts";
-import { AuditError, SettingsError } from "../src/revocation/errors.ts";
+import { AuditError, SettingsError } from "../src/errors.ts";
 import { KeyRing } from "../src/token/keyring.ts";
 import { MemoryNonces } from "../src/verification/nonces.ts";
 import { ServiceLimits } from "../src/verification/serviceLimits.ts";

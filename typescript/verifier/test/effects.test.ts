@@ -13,7 +13,7 @@ import { type ExpressApplication, grantOf, guard } from "../src/enforcement/expr
 import { guardTransport } from "../src/enforcement/mcp.ts";
 import { currentGrant, protect } from "../src/enforcement/protect.ts";
 import type { Decision } from "../src/journal/record.ts";
-import { AuditError, SettingsError } from "../src/revocation/errors.ts";
+import { AuditError, SettingsError } from "../src/errors.ts";
 import { sha256 } from "../src/token/chain.ts";
 import { MemoryRecorder } from "./doubles.ts";
 import { mint, type Service, serviceOf } from "./mint.ts";

@@ -2,8 +2,8 @@
 /** The vectors of the families `epochs`, `journal` and `records`, and the answers to them. */
 
 import fs from "node:fs";
+import { FeedError } from "../src/errors.ts";
 import type { Decision } from "../src/journal/record.ts";
-import { FeedError } from "../src/revocation/errors.ts";
 import { Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
 import type { EpochEntry } from "../src/revocation/history.ts";
 import { readSegment } from "./reader.ts";

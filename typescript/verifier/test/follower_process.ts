@@ -70,7 +70,7 @@ async function answer(view: FollowedView, line: string): Promise<void> {
 
 if (isMainThread) {
   const [url, realm, name, threads, loop] = process.argv.slice(2) as [string, string, string, string, string?];
-  const follower = new Follower(url, realm, name, { thread: loop !== "loop", log: (_, text) => fs.writeSync(2, `${text}\n`) });
+  const follower = new Follower(url, realm, name, { thread: loop !== "loop" });
   const workers = Array.from({ length: Number(threads) - 1 }, () => {
     const port = follower.port();
     return new Worker(new URL(import.meta.url), { workerData: port, transferList: [port] });

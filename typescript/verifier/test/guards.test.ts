@@ -14,8 +14,7 @@ import { effectOf } from "../src/enforcement/messages.ts";
 import { currentGrant, protect } from "../src/enforcement/protect.ts";
 import { RouteMap } from "../src/enforcement/routes.ts";
 import { refusalText } from "../src/enforcement/texts.ts";
-import { Refusal } from "../src/errors.ts";
-import { SettingsError } from "../src/revocation/errors.ts";
+import { Refusal, SettingsError } from "../src/errors.ts";
 import { mint, serviceOf } from "./mint.ts";
 
 const ANY = mint([{ tool: "*" }]);

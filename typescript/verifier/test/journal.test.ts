@@ -5,7 +5,7 @@ import os from "node:os";
 import path from "node:path";
 import { crc32 } from "node:zlib";
 import { after, mock, test } from "node:test";
-import { AuditError, SettingsError } from "../src/revocation/errors.ts";
+import { AuditError, SettingsError } from "../src/errors.ts";
 import { isListening } from "../src/journal/liveness.ts";
 import { removeStale } from "../src/journal/quota.ts";
 import { type Decision, formOf, MAX_RECORD_BYTES, newSalt, pack, UNPROVEN } from "../src/journal/record.ts";

@@ -2,7 +2,7 @@
 /** Reads a segment, as a shipper does: its records, its damage, and where it may be cut.  SPEC 15.3. */
 
 import { crc32 } from "node:zlib";
-import { AuditError } from "../src/revocation/errors.ts";
+import { AuditError } from "../src/errors.ts";
 import { MAX_RECORD_BYTES } from "../src/journal/record.ts";
 import {
   BODY_AT, checksumOf, HEADER_BYTES, LENGTHS_AT, MAGIC, type SegmentHeader, STATE_AT, storedSize,

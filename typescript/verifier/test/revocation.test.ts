@@ -6,7 +6,7 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
-import { SettingsError } from "../src/revocation/errors.ts";
+import { SettingsError } from "../src/errors.ts";
 import type { StateCopy, ViewChange } from "../src/revocation/epoch.ts";
 import { Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
 import { FollowedView, Follower } from "../src/revocation/follower.ts";
@@ -18,7 +18,7 @@ const STATE: StateCopy = { incarnation: "i", applied: 7, kills: new Map(), freez
 
 function leased(wall: { now: number; boot: number }): { view: FollowedView; send: (change: ViewChange) => void } {
   const { port1, port2 } = new MessageChannel();
-  const view = new FollowedView(port2, { clocks: { boot: () => wall.boot, wall: () => wall.now } });
+  const view = new FollowedView(port2, { boot: () => wall.boot, wall: () => wall.now });
   port1.unref();
   const send = (change: ViewChange): void => port1.postMessage(change);
   send({ do: "adopt", state: STATE });
@@ -67,16 +67,17 @@ test("a view whose follower has ended refuses", async () => {
 
 test("URLs of stores", () => {
   const parsed = (url: string, password?: Password): unknown => JSON.parse(JSON.stringify(parseStoreUrl(url, password)));
-  assert.deepEqual(parsed("redis://db"), { tls: false, db: 0, places: [{ host: "db", port: 6379 }] });
+  const plain = { tls: false, db: 0, login: {}, sentinelLogin: {} };
+  assert.deepEqual(parsed("redis://db"), { ...plain, places: [{ host: "db", port: 6379 }] });
   assert.deepEqual(parsed("rediss://u:p%40@[::1]:7000/3"), {
-    tls: true, db: 3, places: [{ host: "::1", port: 7000 }], username: "u", password: { text: "p@" },
+    ...plain, tls: true, db: 3, places: [{ host: "::1", port: 7000 }], login: { username: "u", password: { text: "p@" } },
   });
   assert.deepEqual(parsed("unix://u@/run/x%20y?db=2", { text: "s" }), {
-    tls: false, path: "/run/x y", places: [], db: 2, username: "u", password: { text: "s" },
+    ...plain, places: [{ path: "/run/x y" }], db: 2, login: { username: "u", password: { text: "s" } },
   });
   assert.deepEqual(parsed("redis+sentinel://a,b:5/acme/1?sentinel_username=s&sentinel_password=q"), {
-    tls: false, db: 1, service: "acme", places: [{ host: "a", port: 26379 }, { host: "b", port: 5 }],
-    sentinelUsername: "s", sentinelPassword: "q",
+    ...plain, db: 1, service: "acme", places: [{ host: "a", port: 26379 }, { host: "b", port: 5 }],
+    sentinelLogin: { username: "s", password: { text: "q" } },
   });
 });
 
@@ -94,7 +95,8 @@ test("URLs that are refused, each by what is wrong, and without a login", () => 
     ["redis+sentinel://u:secret@h", /expected the form/],
     ["redis://u:secret@h,g", /expected the form/],
     ["rediss://u:secret@h?ssl_cert_reqs=none", /must not disable TLS/],
-    ["redis://u:secret@h?socket_timeout=9", /unknown setting "socket_timeout"/],
+    ["redis://u:secret@h?socket_timeout=9", /unknown setting: expected db/],
+    ["redis://u:a?secret@h", /unknown setting: expected db/],
     ["redis://u:secret@h?__proto__=9", /unknown setting/],
     ["redis://u:secret@h?db=1&db=2", /db is there twice/],
     ["rediss://u:secret@h?ssl_ca_certs=/none", /cannot be read/],

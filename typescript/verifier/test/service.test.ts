@@ -6,7 +6,7 @@ import { once } from "node:events";
 import path from "node:path";
 import { after, test } from "node:test";
 import { Worker } from "node:worker_threads";
-import { SettingsError } from "../src/revocation/errors.ts";
+import { SettingsError } from "../src/errors.ts";
 import { type OpenOptions, openVerifier } from "../src/service.ts";
 import { MemoryRecorder } from "./doubles.ts";
 import { ChangingView, KEY, mint } from "./mint.ts";

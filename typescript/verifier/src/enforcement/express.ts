@@ -3,8 +3,7 @@
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import { type Code, Refusal, refuse as fail } from "../errors.ts";
-import { SettingsError } from "../revocation/errors.ts";
+import { type Code, Refusal, refuse as fail, SettingsError } from "../errors.ts";
 import { sha256 } from "../token/chain.ts";
 import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";

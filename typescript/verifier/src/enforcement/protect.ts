@@ -2,12 +2,11 @@
 // Guard a function: one decision a call, and checks while it runs.  SPEC 11.
 
 import { AsyncLocalStorage } from "node:async_hooks";
-import { Refusal } from "../errors.ts";
+import { Refusal, SettingsError } from "../errors.ts";
 import { copyArguments, type JsonObject } from "../json.ts";
 import type { EffectResult } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
 import { isTool } from "../names.ts";
-import { SettingsError } from "../revocation/errors.ts";
 import type { Decision, Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
 

@@ -2,11 +2,10 @@
 // The arguments of an HTTP request, and the tool that it means.  SPEC 8.4.
 // A request that two parsers could read differently is refused.
 
-import { refuse } from "../errors.ts";
+import { refuse, SettingsError } from "../errors.ts";
 import { decodeText, JsonError, type Json, type JsonObject, readBody } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import { isTool } from "../names.ts";
-import { SettingsError } from "../revocation/errors.ts";
 
 type Kind = "" | "int" | "number" | "list" | "path";
 

@@ -2,7 +2,7 @@
 /** Quotas of a journal's folder, which all its writers share, and what dead runs left.  SPEC 12, 15.3. */
 
 import fs from "node:fs";
-import { AuditError } from "../revocation/errors.ts";
+import { AuditError } from "../errors.ts";
 import { isListening, SOCKET } from "./liveness.ts";
 import { deniedIn, filesIn } from "./segment.ts";
 

@@ -2,9 +2,8 @@
 /** The bytes of a decision record: the kept part, the erasable body, and the journal's form of both.  SPEC 12. */
 
 import { randomFillSync } from "node:crypto";
-import { type Failure, Refusal } from "../errors.ts";
+import { AuditError, type Failure, Refusal } from "../errors.ts";
 import { cut, writeArguments } from "../json.ts";
-import { AuditError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
 import { encode, type Packable, Packer } from "./msgpack.ts";
 

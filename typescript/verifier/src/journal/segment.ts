@@ -5,7 +5,7 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { crc32 } from "node:zlib";
-import { AuditError } from "../revocation/errors.ts";
+import { AuditError } from "../errors.ts";
 import { encode } from "./msgpack.ts";
 import { MAX_RECORD_BYTES } from "./record.ts";
 

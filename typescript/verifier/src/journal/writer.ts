@@ -3,7 +3,7 @@
 
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
-import { AuditError, SettingsError } from "../revocation/errors.ts";
+import { AuditError, SettingsError } from "../errors.ts";
 import { Liveness } from "./liveness.ts";
 import { denialsShare, removeStale, holdBudget, usedIn } from "./quota.ts";
 import { type Decision, type Gap, MAX_RECORD_BYTES, pack, UNPROVEN } from "./record.ts";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The epoch view: kills, freezes and the lease, and the check of a token against them.  SPEC 10.  Nothing here does I/O. */
 
-import { FeedError } from "./errors.ts";
+import { FeedError } from "../errors.ts";
 
 /** Clocks in ms: one that never steps, the same for all threads of this process, and the wall clock. */
 export interface Clocks {

@@ -1,36 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The epoch view of a process: one follower, in a thread of its own, and a view for each thread that decides.  SPEC 10. */
 
+import { once } from "node:events";
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "node:worker_threads";
+import { SettingsError } from "../errors.ts";
 import { isRealm } from "../names.ts";
-import { SettingsError } from "./errors.ts";
-import { CLOCKS, type Clocks, EpochTable, type Wait } from "./epoch.ts";
-import { FollowerLoop, type FollowerSettings, type FromFollower, type Order } from "./follower_loop.ts";
+import { CLOCKS, type Clocks, EpochTable, type ViewChange, type Wait } from "./epoch.ts";
+import { FollowerLoop, type FollowerSettings, type FromView } from "./follower_loop.ts";
 import type { Password } from "./password.ts";
 import { parseStoreUrl } from "./store_url.ts";
 
 const JOIN_MS = 3_000;
 const NAME = /^(?!!)[^\p{C}\p{Z}]{1,200}$/u;
 
-export type Log = (level: "warn" | "error", text: string) => void;
-
-export interface ViewOptions { readonly log?: Log; readonly clocks?: Clocks }
-
-const print: Log = (level, text) => console[level](`arx: ${text}`);
-
 /** A view that a follower in another thread keeps.  Each read first takes what has come by its port. */
 export class FollowedView extends EpochTable {
-  readonly #port: MessagePort;
+  /** Resolves when the follower has ended. */
+  protected readonly ended: Promise<unknown>;
+  protected readonly follower: MessagePort;
   readonly #waiting = new Map<Wait, (caughtUp: boolean) => void>();
-  readonly #log: Log;
   #isOpen = true;
 
   /** @param port The result of `Follower.port()`, transferred to this thread. */
-  constructor(port: MessagePort, { log = print, clocks = CLOCKS }: ViewOptions = {}) {
+  constructor(port: MessagePort, clocks: Clocks = CLOCKS) {
     super(clocks);
-    this.#port = port;
-    this.#log = log;
-    port.on("message", (message: FromFollower) => this.#take(message)); // so that a thread that never checks has no queue
+    this.follower = port;
+    this.ended = once(port, "close");
+    port.on("message", (change: ViewChange) => this.change(change)); // so that a thread that never checks has no queue
     port.on("close", () => {
       this.#isOpen = false;
       this.change({ do: "close" });
@@ -52,11 +48,11 @@ export class FollowedView extends EpochTable {
       };
       const timer = setTimeout(settle, timeoutMs, false);
       this.#waiting.set(wait, settle);
-      this.#port.postMessage(wait);
+      this.follower.postMessage(wait satisfies FromView);
     });
   }
 
-  protected override change(change: Parameters<EpochTable["change"]>[0]): boolean {
+  protected override change(change: ViewChange): boolean {
     const inOrder = super.change(change);
     for (const [wait, settle] of this.#waiting) {
       const answer = this.answer(wait);
@@ -67,18 +63,13 @@ export class FollowedView extends EpochTable {
 
   protected override refresh(): void {
     if (!this.#isOpen) return; // Node crashes when it reads a port while that is closed
-    for (let got = receiveMessageOnPort(this.#port); got !== undefined; got = receiveMessageOnPort(this.#port)) {
-      this.#take(got.message as FromFollower);
+    for (let got = receiveMessageOnPort(this.follower); got; got = receiveMessageOnPort(this.follower)) {
+      this.change(got.message as ViewChange);
     }
-  }
-
-  #take(message: FromFollower): void {
-    if (message.do === "log") this.#log(message.level, message.text);
-    else this.change(message);
   }
 }
 
-export interface FollowerOptions extends ViewOptions {
+export interface FollowerOptions {
   /** Replaces a password in the URL. */
   readonly password?: Password | undefined;
   /** File of a further authority for TLS. */
@@ -91,8 +82,7 @@ export interface FollowerOptions extends ViewOptions {
 
 /** The follower of this process, with the view of the thread that made it. */
 export class Follower extends FollowedView {
-  readonly #order: (order: Order) => void;
-  readonly #join: () => Promise<void>;
+  readonly #worker: Worker | undefined;
   #closing: Promise<void> | undefined;
 
   /**
@@ -100,22 +90,25 @@ export class Follower extends FollowedView {
    * @throws SettingsError The URL or a name is unusable.
    */
   constructor(url: string, realm: string, name: string, options: FollowerOptions = {}) {
-    const { password, ca, leaseMs, thread = true, log = print } = options;
+    const { password, ca, leaseMs, thread = true } = options;
     if (!isRealm(realm) || !NAME.test(name)) {
       throw new SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'");
     }
     const settings: FollowerSettings = { address: parseStoreUrl(url, password, ca), realm, name, leaseMs };
     const { port1, port2 } = new MessageChannel();
-    super(port2, options);
-    [this.#order, this.#join] = thread ? inThread(settings, log) : inLoop(settings);
-    this.#order({ port: port1 });
+    super(port2);
+    if (thread) this.#worker = startThread(settings, port1);
+    else {
+      new FollowerLoop(settings, port1);
+      port1.unref();
+    }
     process.once("beforeExit", this.#leave);
   }
 
   /** Returns a port for the view of another thread: `new FollowedView(port)` there, which decides as this one does. */
   port(): MessagePort {
     const { port1, port2 } = new MessageChannel();
-    this.#order({ port: port1 });
+    this.follower.postMessage({ port: port1 } satisfies FromView, [port1]);
     return port2;
   }
 
@@ -123,42 +116,27 @@ export class Follower extends FollowedView {
   close(): Promise<void> {
     process.off("beforeExit", this.#leave);
     this.change({ do: "close" });
-    if (this.#closing === undefined) {
-      this.#order({ stop: true });
-      this.#closing = this.#join();
-    }
+    this.#closing ??= this.#end();
     return this.#closing;
+  }
+
+  async #end(): Promise<void> {
+    this.follower.ref(); // the process lives until the store knows
+    this.follower.postMessage({ stop: true } satisfies FromView);
+    const late = setTimeout(() => void this.#worker?.terminate(), JOIN_MS);
+    await this.ended;
+    clearTimeout(late);
   }
 
   readonly #leave = (): void => void this.close();
 }
 
-type Running = readonly [order: (order: Order) => void, join: () => Promise<void>];
-
-function inLoop(settings: FollowerSettings): Running {
-  const loop = new FollowerLoop(settings);
-  let stopped: Promise<void> | undefined;
-  const order = (given: Order): void => {
-    stopped = loop.take(given) ?? stopped;
-  };
-  return [order, async () => stopped];
-}
-
-function inThread(settings: FollowerSettings, log: Log): Running {
-  const kind = import.meta.url.endsWith(".ts") ? "ts" : "js";
-  const worker = new Worker(new URL(`./follower_thread.${kind}`, import.meta.url), { workerData: settings, env: {} });
+function startThread(settings: FollowerSettings, port: MessagePort): Worker {
+  const file = new URL(`./follower_thread.${import.meta.url.endsWith(".ts") ? "ts" : "js"}`, import.meta.url);
+  const worker = new Worker(file, { workerData: { settings, port }, transferList: [port], env: {} });
   // Its end closes the ports, and so each view.
-  worker.on("error", () => log("error", "the thread of the follower has ended, and each call is refused: restart this process"));
+  const text = "the thread of the follower has ended, and each call is refused: restart this process";
+  worker.on("error", () => process.emitWarning(text, "ArxWarning"));
   worker.unref();
-  const order = (given: Order): void => worker.postMessage(given, "port" in given ? [given.port] : []);
-  const ended = new Promise<void>((resolve) => worker.once("exit", () => resolve()));
-  return [
-    order,
-    async () => {
-      worker.ref();
-      const late = setTimeout(() => void worker.terminate(), JOIN_MS);
-      await ended;
-      clearTimeout(late);
-    },
-  ];
+  return worker;
 }

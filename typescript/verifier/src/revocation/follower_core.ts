@@ -6,7 +6,7 @@
  */
 
 import { type Clocks, CLOCKS, EpochTable, KILLING, type StateCopy, type ViewChange } from "./epoch.ts";
-import { FeedError } from "./errors.ts";
+import { FeedError } from "../errors.ts";
 import { after, type EpochEntry, type HistoryPlace, NOWHERE, precedes, UNKNOWN } from "./history.ts";
 
 const SKEW_MS = 30_000; // between a verifier's clock and the store's; beyond it the view is fenced
@@ -49,27 +49,25 @@ export interface CopiedTargets {
 export class Following extends EpochTable {
   /** Whether there are further relays, one of which may have what this one lacks.  SPEC 10.7. */
   several = false;
+  /** The longest wait for an answer, ms. */
+  timeoutMs: number;
+  /** When the last probe left, boot clock. */
+  lastAsked = 0;
   readonly #leaseMs: number | undefined;
   readonly #retired = new Set<string>();
-  readonly #retention = new Retention();
+  /** The kills in the order in which this view learned them, to forget those that are not needed.  SPEC 10.3. */
+  #learned: (readonly [at: number, target: string, seq: number])[] = [];
   #interval = PROBE_MS;
-  #timeout: number;
   #patience = 0; // pause before a push is confirmed
   #place = NOWHERE;
   #sent: { readonly boot: number; readonly wall: number } | null = null; // before the probe in flight left
-  #last = 0; // when the last probe left, boot clock
   #due = 0; // when the next one must leave, boot clock
   #skew: string | null = null;
 
   constructor(clocks: Clocks = CLOCKS, leaseMs?: number) {
     super(clocks);
     this.#leaseMs = leaseMs;
-    this.#timeout = Math.min(leaseMs ?? ANSWER_MS, ANSWER_MS);
-  }
-
-  /** The longest wait for an answer, ms. */
-  get timeoutMs(): number {
-    return this.#timeout;
+    this.timeoutMs = Math.min(leaseMs ?? ANSWER_MS, ANSWER_MS);
   }
 
   get isInFlight(): boolean {
@@ -78,11 +76,6 @@ export class Following extends EpochTable {
 
   get lastGrant(): number {
     return this.state.lease?.sent ?? 0;
-  }
-
-  /** When the last probe left, boot clock. */
-  get lastAsked(): number {
-    return this.#last;
   }
 
   /** Forgets the probe in flight: there is a new, subscribed connection without a probe. */
@@ -97,8 +90,8 @@ export class Following extends EpochTable {
 
   /** Returns when `ask` is due if nothing arrives before, boot clock. */
   nextAt(hurry = false): number {
-    if (this.#sent !== null) return this.#sent.boot + this.#timeout;
-    return hurry ? Math.min(this.#due, this.#last + MIN_GAP_MS) : this.#due;
+    if (this.#sent !== null) return this.#sent.boot + this.timeoutMs;
+    return hurry ? Math.min(this.#due, this.lastAsked + MIN_GAP_MS) : this.#due;
   }
 
   /** Returns the place in the probe to send now, if one is due: it must leave after this call. */
@@ -107,8 +100,8 @@ export class Following extends EpochTable {
     if (this.#sent !== null) throw new FeedError("no answer in time");
     // Both clocks are read before a byte leaves: a slow network must not lengthen the lease.
     this.#sent = { boot: this.clocks.boot(), wall: this.clocks.wall() };
-    this.#last = this.#sent.boot;
-    this.#due = this.#last + this.#interval;
+    this.lastAsked = this.#sent.boot;
+    this.#due = this.lastAsked + this.#interval;
     const { incarnation, applied } = this.state;
     const known = this.#place.incarnation === incarnation && this.#place.seq === applied;
     return { incarnation, seq: applied, chain: known ? this.#place.chain : UNKNOWN };
@@ -140,7 +133,8 @@ export class Following extends EpochTable {
       this.#adopt(answer, copy);
       const { incarnation, seq, chain } = answer;
       this.#place = { incarnation, seq, chain };
-      this.#retention.restart(this.clocks.boot(), this.state.kills, this.state.applied);
+      const now = this.clocks.boot();
+      this.#learned = Array.from(this.state.kills, ([target, killed]) => [now, target, killed]);
       this.#due = 0; // the entries after answer.seq contain what the copy missed
     }
   }
@@ -212,13 +206,19 @@ export class Following extends EpochTable {
       return;
     }
     const leaseMs = this.#leaseOf(answer);
-    this.#timeout = Math.min(leaseMs, ANSWER_MS);
+    this.timeoutMs = Math.min(leaseMs, ANSWER_MS);
     this.#interval = Math.min(PROBE_MS, Math.max(1, Math.floor(leaseMs / PROBES)));
-    this.#due = Math.min(this.#due, this.#last + this.#interval);
+    this.#due = Math.min(this.#due, this.lastAsked + this.#interval);
     this.#patience = Math.min(Math.floor(answer.askers * CONFIRM_MS), CONFIRM_MOST_MS);
     this.#renew(answer, { boot: sent + leaseMs, wall: sentWall + leaseMs, sent });
-    const forgotten = this.#retention.forget(this.clocks.boot() - answer.keepMs);
-    if (forgotten.length > 0) this.change({ do: "forget", kills: forgotten });
+    this.#forget(this.clocks.boot() - answer.keepMs);
+  }
+
+  /** Forgets kills that were learned before a time of the boot clock. */
+  #forget(before: number): void {
+    const count = this.#learned.slice(0, AT_ONCE).filter(([at]) => at < before).length;
+    const kills = this.#learned.splice(0, count).map(([, target, seq]) => [target, seq] as const);
+    if (count > 0) this.change({ do: "forget", kills });
   }
 
   #renew(answer: StoreAnswer, lease: { boot: number; wall: number; sent: number }): void {
@@ -245,7 +245,7 @@ export class Following extends EpochTable {
   #apply(entry: EpochEntry): boolean {
     const inOrder = this.change({ do: "apply", seq: entry.seq, op: entry.op, target: entry.target });
     this.#place = after(this.#place, entry);
-    if (KILLING.has(entry.op)) this.#retention.learn(this.clocks.boot(), entry.target, entry.seq);
+    if (KILLING.has(entry.op)) this.#learned.push([this.clocks.boot(), entry.target, entry.seq]);
     return inOrder;
   }
 
@@ -262,36 +262,5 @@ export class Following extends EpochTable {
   #fence(detail: string, retire: boolean): void {
     if (retire && this.state.incarnation !== "") this.#retired.add(this.state.incarnation);
     this.change({ do: "fence", detail });
-  }
-}
-
-/** The kills of a view in the order in which it learned them, to forget those that are not needed.  SPEC 10.3. */
-class Retention {
-  #learned: (readonly [at: number, target: string, seq: number])[] = [];
-  #copied: string[] = []; // targets whose sequences are at most the copy's
-  #copiedAt = 0;
-  #copiedSeq = 0;
-
-  learn(at: number, target: string, seq: number): void {
-    this.#learned.push([at, target, seq]);
-  }
-
-  restart(at: number, kills: ReadonlyMap<string, number>, applied: number): void {
-    this.#learned = [];
-    this.#copied = [...kills.keys()];
-    this.#copiedAt = at;
-    this.#copiedSeq = applied;
-  }
-
-  /** Returns targets with the highest sequence of theirs that is not needed: learned before a time of the boot clock. */
-  forget(before: number): (readonly [string, number])[] {
-    const forgotten: (readonly [string, number])[] = [];
-    if (this.#copiedAt < before && this.#copied.length > 0) {
-      for (const target of this.#copied.splice(-AT_ONCE)) forgotten.push([target, this.#copiedSeq]);
-    }
-    let count = 0;
-    while (count < Math.min(AT_ONCE, this.#learned.length) && (this.#learned[count]?.[0] ?? before) < before) count++;
-    for (const [, target, seq] of this.#learned.splice(0, count)) forgotten.push([target, seq]);
-    return forgotten;
   }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Follows the store by the event loop that it is made in, and sends each change to the views of all threads. */
 
+import { setTimeout as sleep } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
+import { FeedError } from "../errors.ts";
 import type { ViewChange, Wait } from "./epoch.ts";
-import { FeedError } from "./errors.ts";
 import type { EpochEntry } from "./history.ts";
 import { Following, UnattestedError } from "./follower_core.ts";
 import type { StoreAddress } from "./store_url.ts";
@@ -19,25 +20,20 @@ export interface FollowerSettings {
   readonly leaseMs?: number | undefined;
 }
 
-/** What the thread that made the follower orders. */
-export type Order = { readonly port: MessagePort } | { readonly stop: true };
-
-/** What a view's port brings: a change, or a line for the log.  It takes each `Wait` of its thread. */
-export type FromFollower =
-  | ViewChange
-  | { readonly do: "log"; readonly level: "warn" | "error"; readonly text: string };
+/** What the port of a view brings to the follower: a wait, the port of one more view, or the end. */
+export type FromView = Wait | { readonly port: MessagePort } | { readonly stop: true };
 
 /** A view whose changes go to the ports of all deciding threads, in their order. */
 class Published extends Following {
   readonly ports = new Set<MessagePort>();
-  #fenced = ""; // what the log has of it
+  #fenced = ""; // why, as the last warning has it
 
   protected override change(change: ViewChange): boolean {
     const inOrder = super.change(change);
     for (const port of this.ports) port.postMessage(change);
     if (change.do === "renew") this.#fenced = "";
     if (change.do === "fence" && change.detail !== this.#fenced) {
-      this.log("error", `every call is refused: ${change.detail}`);
+      warn(`every call is refused: ${change.detail}`);
       this.#fenced = change.detail;
     }
     return inOrder;
@@ -52,11 +48,6 @@ class Published extends Following {
   isOpen(wait: Wait): boolean {
     return this.answer(wait) === undefined;
   }
-
-  log(level: "warn" | "error", text: string): void {
-    const [first] = this.ports; // of the thread that made the follower: one line, whatever their number
-    first?.postMessage({ do: "log", level, text } satisfies FromFollower);
-  }
 }
 
 export class FollowerLoop {
@@ -67,50 +58,48 @@ export class FollowerLoop {
   #timer: NodeJS.Timeout | undefined;
   #isCopying = false;
   #waits: Wait[] = []; // of all threads
-  #stopped = false;
-  #wake: () => void = () => undefined;
-  readonly #running: Promise<void>;
+  readonly #stopping = new AbortController();
   #isDown = false;
 
-  constructor(settings: FollowerSettings) {
+  /** @param port Of the first view; until a stop has closed it, it keeps a thread alive that does nothing else. */
+  constructor(settings: FollowerSettings, port: MessagePort) {
     this.#settings = settings;
     this.#core = new Published(undefined, settings.leaseMs);
-    this.#running = this.#run();
+    this.#add(port);
+    void this.#run();
   }
 
   /** Adds the port of a deciding thread. */
   #add(port: MessagePort): void {
-    port.on("message", (wait: Wait) => {
-      this.#waits.push(wait);
-      this.#pump();
-    });
+    port.on("message", (message: FromView) => this.#take(message));
     port.on("close", () => this.#core.ports.delete(port));
-    port.unref();
     this.#core.add(port);
   }
 
-  /** Does what the thread that made the follower orders; a promise of the end of a stop. */
-  take(order: Order): Promise<void> | undefined {
-    if ("stop" in order) return this.#stop();
-    this.#add(order.port);
-    return undefined;
+  #take(message: FromView): void {
+    if ("stop" in message) this.#stop();
+    else if ("port" in message) {
+      this.#add(message.port);
+      message.port.unref();
+    } else {
+      this.#waits.push(message);
+      this.#pump();
+    }
   }
 
-  /** Ends the leases of all threads, then takes leave of the store. */
-  async #stop(): Promise<void> {
-    this.#stopped = true;
+  /** Ends the leases of all threads; then the loop takes leave of the store, and closes the ports. */
+  #stop(): void {
+    this.#stopping.abort();
     this.#core.close();
     clearTimeout(this.#timer);
-    this.#wake();
     this.#fail(null);
-    await this.#running;
-    for (const port of this.#core.ports) port.close();
   }
 
   async #run(): Promise<void> {
+    const { signal } = this.#stopping;
     let pause = 0;
     let wasUnattested = false;
-    while (!this.#stopped) {
+    while (!signal.aborted) {
       const before = this.#core.lastGrant;
       let [isNew, isUnattested] = [true, false];
       try {
@@ -119,13 +108,15 @@ export class FollowerLoop {
         isUnattested = error instanceof UnattestedError;
         // A server that answers again is attested soon, if a mint runs: the pauses begin anew.
         isNew = pause === 0 || this.#core.lastGrant !== before || (isUnattested && !wasUnattested);
-        if (isNew) this.#core.log("warn", `connection to the revocation store dropped: ${textOf(error)}`);
+        if (isNew) warn(`connection to the revocation store dropped: ${textOf(error)}`);
         this.#isDown = true;
       }
       pause = isNew ? BACKOFF_MS : Math.min(2 * pause, BACKOFF_MOST_MS);
       wasUnattested = isUnattested;
-      await this.#sleep(pause * (0.5 + Math.random() / 2)); // spreads a herd
+      const ms = pause * (0.5 + Math.random() / 2); // spreads a herd
+      await sleep(ms, undefined, { signal, ref: false }).catch(() => undefined);
     }
+    for (const port of this.#core.ports) port.close();
   }
 
   /** Follows by one connection until it is stopped; throws when the connection must be dropped. */
@@ -150,7 +141,7 @@ export class FollowerLoop {
     } finally {
       this.#link = null;
       clearTimeout(this.#timer);
-      if (this.#stopped) await link.leave(name).catch(() => undefined);
+      if (this.#stopping.signal.aborted) await link.leave(name).catch(() => undefined);
       link.close();
     }
   }
@@ -158,14 +149,14 @@ export class FollowerLoop {
   #pump(): void {
     clearTimeout(this.#timer);
     const link = this.#link;
-    if (link === null || this.#isCopying || this.#stopped) return;
+    if (link === null || this.#isCopying || this.#stopping.signal.aborted) return;
     this.#waits = this.#waits.filter((wait) => this.#core.isOpen(wait));
     const hurry = this.#waits.length > 0;
     try {
       const place = this.#core.ask(hurry);
       if (place !== null) {
         void link.probe(this.#settings.name, place).then(
-          (answer) => this.#take(link, answer),
+          (answer) => this.#answer(link, answer),
           (error) => this.#drop(link, error),
         );
       }
@@ -179,13 +170,13 @@ export class FollowerLoop {
     this.#timer = setTimeout(look, wait).unref();
   }
 
-  async #take(link: StoreLink, answer: Awaited<ReturnType<StoreLink["probe"]>>): Promise<void> {
+  async #answer(link: StoreLink, answer: Awaited<ReturnType<StoreLink["probe"]>>): Promise<void> {
     if (this.#link !== link) return;
     try {
       this.#isCopying = answer.status === "RESYNC" && !this.#core.isOver(answer.incarnation);
       const copy = this.#isCopying ? await link.copy() : null;
       this.#isCopying = false;
-      if (this.#link !== link || this.#stopped) return;
+      if (this.#link !== link || this.#stopping.signal.aborted) return;
       this.#core.takeAnswer(answer, copy);
     } catch (error) {
       this.#drop(link, error);
@@ -193,7 +184,7 @@ export class FollowerLoop {
     }
     if (this.#isDown && this.#core.lastGrant === this.#core.lastAsked) {
       this.#isDown = false;
-      this.#core.log("warn", "follows the revocation store again");
+      warn("follows the revocation store again");
     }
     this.#pump();
   }
@@ -203,15 +194,10 @@ export class FollowerLoop {
     this.#link = null;
     this.#fail(error);
   }
+}
 
-  async #sleep(ms: number): Promise<void> {
-    if (this.#stopped) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, ms).unref();
-    this.#wake = resolve;
-    await promise;
-    clearTimeout(timer);
-  }
+function warn(text: string): void {
+  process.emitWarning(text, "ArxWarning");
 }
 
 function textOf(error: unknown): string {

@@ -3,7 +3,7 @@
 
 import fs from "node:fs";
 import path from "node:path";
-import { SettingsError } from "./errors.ts";
+import { SettingsError } from "../errors.ts";
 
 const MAX_BYTES = 4096;
 const PRINTABLE = /^[^\p{C}\p{Zl}\p{Zp}]+$/u;

@@ -3,7 +3,7 @@
 
 import tls from "node:tls";
 import { createClient, type RedisClientOptions } from "@redis/client";
-import { FeedError } from "./errors.ts";
+import { FeedError } from "../errors.ts";
 import { readPassword } from "./password.ts";
 import type { Place, StoreAddress } from "./store_url.ts";
 
@@ -13,14 +13,16 @@ export type Client = ReturnType<typeof createClient>;
 
 /** Opens a connection to a primary; it is never opened again by itself, and the end of it is an `error` event. */
 export async function connect(address: StoreAddress, timeoutMs: number, end: (error: Error) => void): Promise<Client> {
-  const place = address.service === undefined ? address.places[0] : await findPrimary(address, address.service);
+  const { service, places: [first] } = address;
+  const place = service === undefined ? first as Place : await findPrimary(address, service);
   const client = clientOf(address, place, timeoutMs);
   client.on("error", end);
   try {
     await within(timeoutMs, client.connect());
     client.unref();
-    const role = address.service === undefined ? undefined : ((await within(timeoutMs, client.sendCommand(["ROLE"]))) as unknown as unknown[])[0];
-    if (role !== undefined && role !== "master") throw new FeedError("the server that the Sentinels name is no primary yet");
+    if (service === undefined) return client;
+    const [role] = (await within(timeoutMs, client.sendCommand(["ROLE"]))) as unknown as unknown[];
+    if (role !== "master") throw new FeedError("the server that the Sentinels name is no primary yet");
     return client;
   } catch (error) {
     if (client.isOpen) client.destroy();
@@ -28,27 +30,25 @@ export async function connect(address: StoreAddress, timeoutMs: number, end: (er
   }
 }
 
-function clientOf(address: StoreAddress, place: Place | undefined, timeoutMs: number, sentinel = false): Client {
-  const limits = { connectTimeout: timeoutMs, reconnectStrategy: false as const };
-  const [username, password] = sentinel ? [address.sentinelUsername, address.sentinelPassword]
-    : [address.username, address.password && readPassword(address.password)];
+function clientOf(address: StoreAddress, place: Place, timeoutMs: number, isSentinel = false): Client {
+  const { username, password } = isSentinel ? address.sentinelLogin : address.login;
+  const { tls: isSecure, ca, cert, key = cert } = address;
   // `ca` replaces the authorities of the system, and a further one must not.
-  const authority = address.ca === undefined ? {} : { ca: [...tls.getCACertificates("default"), address.ca] };
-  const own = address.cert === undefined ? {} : { cert: address.cert, key: address.key ?? address.cert };
-  const secure = address.tls ? { tls: true as const, ...authority, ...own } : {};
-  const options: RedisClientOptions = {
+  const authorities = ca === undefined ? undefined : [...tls.getCACertificates("default"), ca];
+  const secure = isSecure ? { tls: true, ca: authorities, cert, key } : {};
+  const options = {
     RESP: 3, disableClientInfo: true, maintNotifications: "disabled", disableOfflineQueue: false,
-    database: sentinel ? 0 : address.db,
-    socket: place === undefined ? { path: address.path as string, ...limits } : { ...place, ...secure, ...limits },
-    ...(username === undefined ? {} : { username }), ...(password === undefined ? {} : { password }),
+    database: isSentinel ? 0 : address.db, username, password: password && readPassword(password),
+    socket: { ...place, ...secure, connectTimeout: timeoutMs, reconnectStrategy: false },
   };
-  return createClient(options) as unknown as Client;
+  return createClient(options as RedisClientOptions) as unknown as Client;
 }
 
 /** Asks Sentinels for the primary, one after the other, in a random order. */
 async function findPrimary(address: StoreAddress, service: string): Promise<Place> {
   let refused = false;
-  for (const place of shuffled(address.places)) {
+  const order = address.places.map((place) => ({ place, at: Math.random() })).sort((one, other) => one.at - other.at);
+  for (const { place } of order) {
     const client = clientOf(address, place, ASK_MS, true);
     client.on("error", () => undefined);
     try {
@@ -69,10 +69,6 @@ async function findPrimary(address: StoreAddress, service: string): Promise<Plac
 
 export function* pairs(flat: readonly unknown[]): Generator<[unknown, unknown]> {
   for (let at = 0; at + 1 < flat.length; at += 2) yield [flat[at], flat[at + 1]];
-}
-
-function shuffled<T>(items: readonly T[]): T[] {
-  return items.map((item) => [Math.random(), item] as const).sort(([a], [b]) => a - b).map(([, item]) => item);
 }
 
 export function isLogin(error: unknown): boolean {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** One connection to the revocation store: subscribed, and used for probes.  SPEC 10. */
 
-import { FeedError, SettingsError } from "./errors.ts";
+import { FeedError, SettingsError } from "../errors.ts";
 import { type CopiedTargets, STATUSES, type StoreAnswer, UnattestedError } from "./follower_core.ts";
 import type { EpochEntry, HistoryPlace } from "./history.ts";
 import { type Client, connect, isLogin, kindOf, pairs, within } from "./store_client.ts";

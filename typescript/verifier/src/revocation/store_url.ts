@@ -3,10 +3,11 @@
 
 import fs from "node:fs";
 import path from "node:path";
-import { SettingsError } from "./errors.ts";
+import { SettingsError } from "../errors.ts";
 import type { Password } from "./password.ts";
 
 const FORMS = "unix://, redis://, rediss://, redis+sentinel:// or rediss+sentinel://";
+const RESERVED = "`#`, `/`, `?`, `@` and `:`";
 const REFUSED = [
   [/^relay/, "a relay: this follower asks the store itself"],
   [/\+cluster$/, "a cluster: name one server, or Sentinels"],
@@ -18,27 +19,13 @@ const SETTINGS = new Set([
 const REST = /^(?:([^:/?#]*)(?::([^/?#]*))?@)?([^@/?#]*)([^?#]*)(?:\?([^#]*))?$/s;
 const HOST = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\],\s]+))(?::([0-9]{1,5}))?$/;
 
-export interface Place { readonly host: string; readonly port: number }
+/** How to log in to a server. */
+export interface Login { readonly username?: string | undefined; readonly password?: Password | undefined }
+/** Where a server or a Sentinel is. */
+export type Place = { readonly host: string; readonly port: number } | { readonly path: string };
 
 /** Where a store is, and how to log in; a value that a worker thread can be given. */
-export interface StoreAddress {
-  /** Its socket's path, one server, or Sentinels. */
-  readonly path?: string | undefined;
-  readonly places: readonly Place[];
-  /** The service that Sentinels watch. */
-  readonly service?: string | undefined;
-  readonly tls: boolean;
-  /** A further authority for TLS, PEM. */
-  readonly ca?: string | undefined;
-  /** This client's certificate and its key, PEM. */
-  readonly cert?: string | undefined;
-  readonly key?: string | undefined;
-  readonly db: number;
-  readonly username?: string | undefined;
-  readonly password?: Password | undefined;
-  readonly sentinelUsername?: string | undefined;
-  readonly sentinelPassword?: string | undefined;
-}
+export type StoreAddress = ReturnType<typeof parseStoreUrl>;
 
 /**
  * Parses a store's URL.
@@ -47,39 +34,47 @@ export interface StoreAddress {
  * @param ca File of a further authority for TLS, unless the URL has `ssl_ca_certs`.
  * @param name What the server is, for an error.  No error has a part of the URL but its scheme.
  */
-export function parseStoreUrl(url: string, password?: Password, ca?: string, name = "store"): StoreAddress {
+export function parseStoreUrl(url: string, password?: Password, ca?: string, name = "store") {
   const [, scheme = "", rest = ""] = /^([a-z+]+):\/\/(.*)$/s.exec(url) ?? [];
   const refused = REFUSED.find(([form]) => form.test(scheme))?.[1];
   if (refused !== undefined) throw new SettingsError(`invalid ${name} URL: ${scheme}:// is ${refused}`);
-  const [, user = "", secret = "", hosts = "", where = "", query = ""] = REST.exec(rest) ?? [];
+  const [, user = "", secret = "", hosts = "", where = "", query = ""] = REST.exec(rest) ?? fail(name);
   const settings = readQuery(query, name);
   const tls = scheme.startsWith("rediss");
+  const pem = (file: string | undefined): string | undefined => readPem(tls ? file : undefined);
+  const login = (username = "", inUrl = "", given?: Password): Login => {
+    return { username: username || undefined, password: given ?? (inUrl === "" ? undefined : { text: inUrl }) };
+  };
   const inUrl = settings.get("password") ?? text(secret, name);
-  const pem = (setting: string, other?: string): string | undefined => readPem(tls ? (settings.get(setting) ?? other) : undefined);
   const common = {
-    tls, ca: pem("ssl_ca_certs", ca), cert: pem("ssl_certfile"), key: pem("ssl_keyfile"),
-    username: (settings.get("username") ?? text(user, name)) || undefined,
-    password: password ?? (inUrl === "" ? undefined : { text: inUrl }),
-    sentinelUsername: settings.get("sentinel_username"), sentinelPassword: settings.get("sentinel_password"),
+    tls,
+    /** A further authority, this client's certificate and its key, PEM. */
+    ca: pem(settings.get("ssl_ca_certs") ?? ca), cert: pem(settings.get("ssl_certfile")),
+    key: pem(settings.get("ssl_keyfile")),
+    login: login(settings.get("username") ?? text(user, name), inUrl, password),
+    sentinelLogin: login(settings.get("sentinel_username"), settings.get("sentinel_password")),
   };
   if (scheme === "unix" && hosts === "" && where.length > 1) {
-    return { ...common, path: path.resolve(text(where, name)), places: [], db: readDb(settings.get("db") ?? "0", name) };
+    const places: Place[] = [{ path: path.resolve(text(where, name)) }];
+    return { ...common, service: undefined, db: readDb(settings.get("db") ?? "0", name), places };
   }
-  if (!["redis", "rediss", "redis+sentinel", "rediss+sentinel"].includes(scheme)) throw invalid(name);
+  if (!["redis", "rediss", "redis+sentinel", "rediss+sentinel"].includes(scheme)) fail(name);
   const sentinel = scheme.endsWith("+sentinel");
   const parts = where.split("/").filter((part) => part !== "");
+  /** The service that Sentinels watch. */
   const service = sentinel ? text(parts.shift() ?? "", name) : undefined;
-  if (parts.length > 1 || service === "") throw invalid(name);
+  if (parts.length > 1 || service === "") fail(name);
   const db = readDb(settings.get("db") ?? parts[0] ?? "0", name);
-  const places = sentinel ? hosts.split(",").map((host) => readPlace(host, 26379, name)) : [readPlace(hosts || "localhost", 6379, name)];
-  return { ...common, service, db, places };
+  const [listed, port] = sentinel ? [hosts.split(","), 26379] : [[hosts || "localhost"], 6379];
+  return { ...common, service, db, places: listed.map((host) => readPlace(host, port, name)) };
 }
 
 function readQuery(query: string, name: string): Map<string, string> {
   const settings = new Map<string, string>();
   for (const field of query.split("&").filter((each) => each !== "")) {
     const [key = "", ...value] = field.split("=");
-    if (!SETTINGS.has(key)) throw new SettingsError(`invalid ${name} URL: unknown setting ${JSON.stringify(key.slice(0, 40))}`);
+    // Without the text of the setting, too: it is a part of the password if that has a question mark.
+    if (!SETTINGS.has(key)) throw new SettingsError(`invalid ${name} URL: unknown setting: expected ${[...SETTINGS].join(", ")}`);
     if (settings.has(key)) throw new SettingsError(`invalid ${name} URL: ${key} is there twice`);
     settings.set(key, text(value.join("=").replaceAll("+", " "), name));
   }
@@ -94,12 +89,12 @@ function readPlace(host: string, port: number, name: string): Place {
   const [, literal, named, given] = HOST.exec(host) ?? [];
   const found = literal ?? named;
   const number = given === undefined ? port : Number(given);
-  if (found === undefined || number < 1 || number > 65535) throw invalid(name);
+  if (found === undefined || number < 1 || number > 65535) fail(name);
   return { host: text(found, name), port: number };
 }
 
 function readDb(db: string, name: string): number {
-  if (!/^[0-9]{1,5}$/.test(db)) throw invalid(name);
+  if (!/^[0-9]{1,5}$/.test(db)) fail(name);
   return Number(db);
 }
 
@@ -107,7 +102,7 @@ function text(encoded: string, name: string): string {
   try {
     return decodeURIComponent(encoded);
   } catch {
-    throw invalid(name);
+    return fail(name);
   }
 }
 
@@ -119,7 +114,7 @@ function readPem(file: string | undefined): string | undefined {
   }
 }
 
-function invalid(name: string): SettingsError {
+function fail(name: string): never {
   // Without the text that could not be parsed: it may be a part of a password.
-  return new SettingsError(`invalid ${name} URL: expected the form ${FORMS}`);
+  throw new SettingsError(`invalid ${name} URL: expected the form ${FORMS}; percent-encode ${RESERVED} in a login`);
 }

@@ -3,7 +3,7 @@
 
 import { createHash } from "node:crypto";
 import { type EffectRecord, type EffectResult, newSalt } from "../journal/record.ts";
-import { AuditError } from "../revocation/errors.ts";
+import { AuditError } from "../errors.ts";
 
 const MOST_DIGESTED = 1 << 20;
 const UNSURE = [502, 504]; // what was called behind the tool may have run

@@ -4,12 +4,11 @@
 import { isInside, type Network, readNetwork, readPeer } from "../addresses.ts";
 import { compileRules, isTooMuch, type Rule, shorten } from "../constraints/rule.ts";
 import { OperandError } from "../constraints/scalars.ts";
-import { type Failure, Refusal, refuse } from "../errors.ts";
+import { type Failure, Refusal, refuse, SettingsError } from "../errors.ts";
 import { isObject, type Json, own, writeCanonical } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import { isToolPattern, matchesTool } from "../names.ts";
 import type { AccessRequest } from "../request.ts";
-import { SettingsError } from "../revocation/errors.ts";
 import { isEqual, sha256 } from "../token/chain.ts";
 import type { Proven } from "./prove.ts";
 

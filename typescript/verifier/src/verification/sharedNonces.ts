@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Used calls and used names in a server of Redis or Valkey, which all processes of a service share.  SPEC 8.3.
 
-import { FeedError } from "../revocation/errors.ts";
+import { FeedError } from "../errors.ts";
 import type { Password } from "../revocation/password.ts";
 import { type Client, connect, isLogin, kindOf, within } from "../revocation/store_client.ts";
 import { parseStoreUrl, type StoreAddress } from "../revocation/store_url.ts";

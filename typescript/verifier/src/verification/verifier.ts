@@ -2,7 +2,7 @@
 // The verifier of a service: one decision a call.  SPEC 11.
 
 import { inspect } from "node:util";
-import { type Code, type Failure, Refusal, refuse } from "../errors.ts";
+import { AuditError, type Code, type Failure, Refusal, refuse, SettingsError } from "../errors.ts";
 import {
   AWAITED, type Decision as DecisionRecord, digestOf, formOf, newSalt, type SignedCall, UNPROVEN,
 } from "../journal/record.ts";
@@ -10,7 +10,6 @@ import { LIMITS } from "../limits.ts";
 import { isAudience, isToolPattern, matchesTool } from "../names.ts";
 import type { AccessRequest } from "../request.ts";
 import type { EpochTable } from "../revocation/epoch.ts";
-import { AuditError, SettingsError } from "../revocation/errors.ts";
 import { sha256 } from "../token/chain.ts";
 import type { KeyRing } from "../token/keyring.ts";
 import { CallEffect } from "./effect.ts";
