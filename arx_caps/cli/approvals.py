@@ -56,6 +56,9 @@ def show_approval(about: Mapping[str, Any], now_ms: int, *, whole: bool = True) 
         arguments = [*arguments[:MOST_LINES], f"and {more} more lines: `arx approval show {plain(about.get('id'))}`"]
     none = "without arguments" if about.get("state") in ("waiting", "approved") else "without arguments, or erased"
     lines += [f"             {line}" for line in arguments or [none]]
+    for mark in about.get("marks") or ():
+        by = f"{plain(mark['tool'])} at {plain(mark['service'])}"
+        lines += _row("after", f"{plain(mark['mark'])}, set {show_until(mark['set_at'], now_ms)} by {by}")
     lines += _row("task", f"{plain(about.get('task'))}, {plain(about.get('template'))}; {plain(about.get('session'))}")
     lines += _row("answers", _answers(about))
     lines += _row("answer by", show_until(ends, now_ms) if isinstance(ends, int) and waits else None)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from arx_caps.agent.tasks.outline import unverified_chain
-from arx_caps.text.caveat_text import removals
+from arx_caps.text.caveat_text import after_any, removals
 from arx_verifier.errors import ArxError
 from arx_verifier.token import call_proof, caveats, wire
 from arx_verifier.token.discharge import ThirdPartyCaveat
@@ -132,6 +132,8 @@ def _third_party(place: str, packet: wire.ThirdPartyPacket) -> Step:
     except ArxError as error:
         return Step(place, "third_party_caveat", None, (f"everything: {error}",), None)
     which = "every call" if required.tools is None else f"calls of {' or '.join(required.tools)}"
+    if required.when is not None:
+        which += f" once {after_any(required.when)}"
     content = {"third_party": msgspec.to_builtins(required)}
     return Step(
         place, "third_party_caveat", None, (f"{which} without an approval, a discharge for {required.id}",), content

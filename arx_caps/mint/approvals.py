@@ -21,7 +21,7 @@ from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.roles import APPROVE
-from arx_caps.mint.tasks.discharge import ApprovalCaveat, constraints_of, make_discharge, read_third_party
+from arx_caps.mint.tasks.discharge import ApprovalCaveat, ShownMark, constraints_of, make_discharge, read_third_party
 from arx_caps.mint.tasks.liveness import require_unrevoked, task_state
 from arx_caps.mint.tasks.revoke import withdraw_target
 from arx_caps.mint.tasks.stored_grant import StoredGrant
@@ -68,7 +68,9 @@ def ask_approval(
 
     Raises:
         GrantError: ``bad_parameters``: no token of the task requires the approval, the task does not allow the call,
-            or the arguments cannot be approved; ``not_found``, ``session_ended``, ``too_many_approvals``.
+            or the arguments cannot be approved; ``conflict``: no mark is set after which the call needs it, or marks
+            may be lost; ``not_found``, ``session_ended``, ``too_many_approvals``.
+        StoreError: The ledger does not answer.
         RevokedError: The task was killed or is frozen.
         UnavailableError: The kill epoch is unknown now.
     """
@@ -82,6 +84,7 @@ def ask_approval(
     require_unrevoked(mint, born, task, session)
     constraints_of(request.args)  # arguments that no discharge can express must not reach an operator
     template, audience, terms = _terms(mint, task, third_party, request)
+    marks = _marks_now(mint, session, third_party) if third_party.when else ()
     now, why = now_ms(), _cleaned(request.why)
     facts: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
     facts |= {"audience": audience, "tool": request.tool, "why": why, "need": terms.need}
@@ -91,7 +94,9 @@ def ask_approval(
     row |= {"ttl_ms": terms.ttl_ms, "once": once, "status": WAITING, "by": "[]", "handle": handle}
     row |= {"subject_issuer": session["subject_issuer"], "subject": session["subject"]}
     row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
-    about = {"handle": handle} if handle is not None else {}
+    row["marks"] = as_json(msgspec.to_builtins(marks)) if third_party.when else None
+    about: dict[str, Any] = {"handle": handle} if handle is not None else {}
+    about |= {"marks": sorted({each.mark for each in marks})} if marks else {}
     what = Event.of("approval.asked", caller.actor, approval=row["id"], args=request.args, **facts, **about)
     mint.db.approvals.add(unit, row, what)
     return row | {"its": task}
@@ -251,7 +256,8 @@ def _terms(
     for row in mint.db.grants.live(task["id"]):
         granted = StoredGrant.read(row["content"])
         for audience, entries in granted.approvals.items():
-            terms = next((entry for entry in entries if entry.tools == third_party.tools), None)
+            wanted = (third_party.tools, third_party.when)
+            terms = next((entry for entry in entries if (entry.tools, entry.when) == wanted), None)
             if audience not in kids:
                 kids[audience] = mint.key_schedule.audience_keys(audience).keys()
             if terms is None or third_party.kid not in kids[audience]:
@@ -269,6 +275,25 @@ def _terms(
     # The strictest terms of all grants: a policy that asks for more must not be bypassed by an older grant.
     need, ttl_ms = max(terms.need for terms in strict), min(terms.ttl_ms for terms in strict)
     return template, audience, ApprovalTerms(third_party.tools, need, ttl_ms, any(terms.once for terms in strict))
+
+
+def _marks_now(mint: MintContext, session: Row, third_party: ApprovalCaveat) -> tuple[ShownMark, ...]:
+    """Return the marks after which a call needs an approval now.  SPEC 21.8."""
+    if mint.ledger is None:
+        raise GrantError("this realm has no ledger: set `ledger` in realm.toml", code="conflict")
+    lost, fields = mint.ledger.marks(session["id"], session["opened_at"])
+    if lost:
+        raise GrantError("the ledger may have lost marks of this session: open another session", code="conflict")
+    found = []
+    for name in dict.fromkeys(name for marks in third_party.when for name in marks):
+        for value in filter(None, (fields.get(f"w:{of}:{name}") for of in ("s", f"t/{third_party.task}"))):
+            at, _, by = value.partition(" ")
+            tool, _, service = by.rpartition(" ")
+            # Another holder may have made up the name: no operator is shown that.
+            found.append(ShownMark(name, int(at), tool if names.is_tool_pattern(tool) else "another tool", service))
+    if not any({each.mark for each in found}.issuperset(marks) for marks in third_party.when):
+        raise GrantError("no mark is set after which this call needs an approval: call it", code="conflict")
+    return tuple(found)
 
 
 def _terms_now(mint: MintContext, row: Row) -> ApprovalTerms:

@@ -69,10 +69,19 @@ _PHRASES: Final[dict[str, Callable[[Any], str]]] = {
     ),
     "fresh": lambda fresh: f"verifiers whose view of revocations is older than {show_span(fresh)}",
     "task": lambda task: f"everything once sub-task {task} has ended",
+    "shown": lambda shown: (
+        "calls after a mark that the approver was not shown; shown: "
+        + (", ".join(f"{mark} of {show_time(at)}" for mark, at in shown) or "none")
+    ),
     "operators": lambda operators: "everything once an approver is frozen or removed: " + ", ".join(operators),
     "once": lambda once: f"every call but one with this approval, {once[0]}",
     "call": lambda call: f"every call but the one signed at {show_time(call[1])}",
 }
+
+
+def after_any(when: Sequence[Sequence[str]]) -> str:
+    """Return the marks after which a call needs an approval, such as ``a and b, or c is set``."""
+    return ", or ".join(" and ".join(marks) for marks in when) + " is set"
 
 
 def _any(tools: Sequence[str]) -> str:

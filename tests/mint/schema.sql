@@ -1,4 +1,4 @@
--- mint 0016_33a0f967666d
+-- mint 0017_b1964f2f4359
 CREATE TABLE agents (
   path VARCHAR(64) NOT NULL,
   status VARCHAR(16) NOT NULL,
@@ -398,6 +398,7 @@ CREATE TABLE approvals (
   approved_at BIGINT,
   expires_at BIGINT,
   handle VARCHAR(64),
+  marks TEXT,
   PRIMARY KEY (id),
   FOREIGN KEY(task) REFERENCES tasks (id)
 );

@@ -4,7 +4,7 @@
 from typing import Any
 
 from tests.vectors.form_vectors import Vectors, vector
-from tests.vectors.second import ANYTHING, AT, HOP, HOP2, Token, mint
+from tests.vectors.second import ANYTHING, AT, HOP, HOP2, Token, bound, canonical, discharge, joined, mint, requiring
 
 OPENED = AT - 60_000
 TO: dict[str, Any] = {"hop": HOP, "to": "acme/worker"}
@@ -39,7 +39,7 @@ def marked(
 
 def vectors() -> Vectors:
     """All of this file."""
-    return shapes() | warnings() | proofs() | values() | links()
+    return shapes() | warnings() | proofs() | values() | links() | approvals()
 
 
 def shapes() -> Vectors:
@@ -209,4 +209,93 @@ def links() -> Vectors:
             | {"token": mint(ANYTHING | rows(marks=[["call", "untrusted", "task", ["web.*"]]]), task="t-other").text()},
             spec="21.3",
         ),
+    }
+
+
+def approvals() -> Vectors:
+    """SPEC 21.8: third-party caveats with `when`."""
+
+    def after(*when: list[str], of: dict[str, Any] | None = None) -> bytes:
+        return canonical({"id": "k-1:t-1", "opened": OPENED, "tools": [PAY], "when": [*when]} | (of or {}))
+
+    def approved(token: Token, *shown: Any, at: bytes) -> str:
+        members: list[dict[str, Any]] = [{"shown": each} for each in shown] or [{"exp": AT + 60_000}]
+        return joined(token, bound(discharge(*members, third_party=at), token))
+
+    def case(expect: str, token: Token | str, why: str, *calls: Any, args: Any = None) -> dict[str, Any]:
+        return marked(expect, token, why, *calls, args=args, spec="21.8")  # type: ignore[arg-type]  # as it is presented
+
+    def wrong(why: str, expect: str = "unknown_caveat", **members: Any) -> dict[str, Any]:
+        given = {name: value for name, value in ({"id": "k"} | members).items() if value is not None}
+        return case(expect, requiring(mint(), canonical(given)), why)
+
+    sets = ANYTHING | rows(marks=[UNTRUSTED, ["call", "private", "task", ["crm.read"]]])
+    read, crm, time = asking(READ), asking("crm.read"), ["untrusted", AT]
+    one, both = after(["untrusted"]), after(["untrusted", "private"])
+    either = after(["untrusted"], ["private"])
+    token, two, any_of = (requiring(mint(sets), caveat) for caveat in (one, both, either))
+    narrowed = requiring(mint(sets, {"shown": []}), one)
+    alone = requiring(mint(), one)
+    early = requiring(mint(sets), after(["untrusted"], of={"opened": OPENED - 1}))
+    earlier = after(["untrusted"], of={"opened": OPENED - 1})
+    refusing = requiring(mint(sets | rows(after=[NO_PAY])), one)
+    counting = requiring(mint(sets | rows(distinct=[[[PAY], ["to"], 1, "task"]])), one)
+    worker = requiring(mint(ANYTHING, TO | rows(marks=[UNTRUSTED])), one)
+    other = requiring(mint(ANYTHING, {"hop": HOP2, "to": "acme/worker"} | rows(marks=[UNTRUSTED])), one)
+    inner = requiring(discharge(third_party=one), after(["private"]))
+    many = requiring(mint(sets), after(*[[f"m{number}"] for number in range(30)]))
+    return {
+        "approve-none": case("grant", token, "nothing has happened"),
+        "approve-after": case("missing_discharge", token, "a page was read", read),
+        "approve-other-tool": marked("grant", token, "binds another tool", read, tool="orders.get", spec="21.8"),
+        "approve-shown": case("grant", approved(token, [time], at=one), "the approver was shown it", read),
+        "approve-unneeded": case("grant", approved(token, [], at=one), "no mark is set"),
+        "approve-shown-nothing": case("missing_discharge", approved(token, at=one), "a discharge of no mark", read),
+        "approve-shown-earlier": case(
+            "missing_discharge", approved(token, [["untrusted", AT - 1]], at=one), "another setting of it", read
+        ),
+        "approve-shown-another": case(
+            "missing_discharge", approved(token, [["private", AT]], at=one), "another mark", read
+        ),
+        "approve-shown-narrowed": case(
+            "missing_discharge", approved(token, [time], [], at=one), "each caveat of the discharge counts", read
+        ),
+        "approve-shown-narrowed-by-token": case(
+            "missing_discharge", approved(narrowed, [time], at=one), "and each of the token", read
+        ),
+        "approve-both-one-set": case("grant", two, "one of two", read),
+        "approve-both-one-shown": case("missing_discharge", approved(two, [time], at=both), "both are set", read, crm),
+        "approve-both-shown": case("grant", approved(two, [time, ["private", AT]], at=both), "both", read, crm),
+        "approve-either": case("missing_discharge", any_of, "the second list", crm),
+        "approve-either-shown": case("grant", approved(any_of, [["private", AT]], at=either), "of it", crm),
+        "approve-either-one-shown": case(
+            "missing_discharge", approved(any_of, [["private", AT]], at=either), "of both lists", crm, read
+        ),
+        "approve-refused-before": case("after_mark", approved(refusing, [time], at=one), "a row refuses", read),
+        "approve-asked-last": case(
+            "argument_not_allowed", counting, "another row refuses", read, args={"to": ["a", "b"]}
+        ),
+        "approve-lost": case("after_mark", early, "the ledger may have lost marks"),
+        "approve-lost-shown": case("after_mark", approved(early, [time], at=earlier), "nor an approval", read),
+        "approve-no-ledger": vector("21.4", "mark_unsupported", alone, "no ledger", calls=[], request=asking(PAY)),
+        "approve-link": case("missing_discharge", worker, "a holder's caveat sees the marks of its link", read),
+        "approve-link-beside": case("grant", worker, "of another link", read | {"token": other.text()}),
+        "approve-service": case(
+            "missing_discharge",
+            alone,
+            "before a delegation it names a mark of the session for services",
+            asking("orders.get", mark="untrusted") | {"token": requiring(mint(task="t-other"), one).text()},
+        ),
+        "approve-nested": case(
+            "malformed",
+            joined(token, bound(inner, token)),
+            "a discharge has no `when`",
+        ),
+        "approve-30-lists": case("grant", many, "30 lists and two rows of the policy"),
+        "approve-31-lists": case("malformed", requiring(many, one), "and one more"),
+        "approve-no-opened": wrong("no time of opening", when=[["untrusted"]]),
+        "approve-opened-alone": wrong("no marks", opened=OPENED),
+        "approve-empty": wrong("no list", opened=OPENED, when=[]),
+        "approve-no-mark": wrong("a list without a mark", opened=OPENED, when=[[]]),
+        "approve-name": wrong("a mark with a space", opened=OPENED, when=[["un trusted"]]),
     }

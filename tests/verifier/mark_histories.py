@@ -10,7 +10,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -36,13 +36,21 @@ class Reference:
         self.calls: list[tuple[MarkQuestion, int]] = []
         self.left = POOL
 
-    def take(self, asked: MarkQuestion, cost: int, now: int) -> Any:
-        """What the ledger must answer."""
+    def take(self, asked: MarkQuestion, cost: int, now: int, set_at: Mapping[str, int]) -> Any:
+        """What the ledger must answer; it has these times of its marks."""
         before = [(call, at) for call, at in self.calls if call.session == asked.session]
         times = {field: at for call, at in before for field in call.sets}
+        refused, unapproved = len(asked.after) - len(asked.shown), None
         for index, row in enumerate(asked.after):
-            if all(any(field in times for field in fields) for fields in row):
+            if not all(any(field in times for field in fields) for fields in row):
+                continue
+            if index < refused:
                 return "after", index
+            shown = zip(row, asked.shown[index - refused], strict=True)
+            if unapproved is None and not all(
+                set_at[field] in its for fields, its in shown for field in fields if field in times
+            ):
+                unapproved = "after", index
         for index, (fields, within) in enumerate(asked.only_after):
             at = next((times[field] for field in fields if field in times), None)
             if at is None or (within and max(now, asked.at) - at >= within):
@@ -51,6 +59,8 @@ class Reference:
             had = {each for call, _ in before for of, _, values in call.distinct if of == name for each in values}
             if not set(digests) <= had and len(had | set(digests)) > most:
                 return "distinct", index
+        if unapproved is not None:
+            return unapproved
         if cost > self.left:
             return "short"
         self.left -= cost
@@ -75,6 +85,24 @@ def random_question(chance: random.Random, now: int) -> MarkQuestion:
     return MarkQuestion(session, T0, now - chance.choice((0, 3)), "web.get web", after, only_after, distinct, sets)
 
 
+def with_approvals(asked: MarkQuestion, chance: random.Random, set_at: Mapping[str, int]) -> MarkQuestion:
+    """A question with rows that an approval answers: it names some of the marks that are set, or an earlier setting."""
+    rows, shown = [], []
+    for _ in range(chance.choice((0, 0, 1, 2))):
+        row = tuple(
+            tuple(f"w:{of}:{chance.choice(MARKS)}" for of in chance.sample(OF, chance.randint(1, 2)))
+            for _ in range(chance.randint(1, 2))
+        )
+        rows.append(row)
+        shown.append(
+            tuple(
+                tuple(set_at[field] - chance.choice((0, 0, 0, 1)) for field in fields if field in set_at)
+                for fields in row
+            )
+        )
+    return asked._replace(after=(*asked.after, *rows), shown=tuple(shown))
+
+
 def outcome(answer: Any) -> Any:
     """An answer as the reference has it."""
     if isinstance(answer, Stopped):
@@ -83,12 +111,18 @@ def outcome(answer: Any) -> Any:
 
 
 def compare(
-    ledger: Any, clock: Callable[[], int], chance: random.Random, name: str, opened: int | None = None
+    ledger: Any,
+    read: Callable[[str], Mapping[Any, str]],
+    clock: Callable[[], int],
+    chance: random.Random,
+    name: str,
+    opened: int | None = None,
 ) -> Counter[str]:
     """Make the calls of a history at a ledger and at the reference: each answer is the same.
 
     Args:
         ledger: The ledger.
+        read: What it has of a session: fields, with the time and the call.
         clock: Its time, ms since the Unix epoch.
         chance: Where the calls come from.
         name: What its sessions and its pool begin with.
@@ -105,11 +139,17 @@ def compare(
         if opened is not None:
             rows = tuple((fields, 0) for fields, _ in asked.only_after)
             asked = asked._replace(opened=opened, at=opened, only_after=rows)
+        set_at = {
+            str(field): int(value.partition(" ")[0])
+            for field, value in read(asked.session).items()
+            if field[:2] == "w:"
+        }
+        asked = with_approvals(asked, chance, set_at)
         draws = [PoolDraw(f"t/-/{name}p/usd/task", POOL, 0, opened or T0, cost, cost, asked.session)] if cost else []
         answer = ledger.take("draw", "", draws, None, asked)
         came = outcome(answer)
         found[came if isinstance(came, str) else came[0]] += 1
-        assert came == reference.take(asked, cost, now), (name, number, asked, answer)
+        assert came == reference.take(asked, cost, now, set_at), (name, number, asked, answer)
     return found
 
 
@@ -123,7 +163,8 @@ def in_memory(first: int, number: int) -> Counter[str]:
             now[0] += chance.choice((0, 1, 10))
             return now[0]
 
-        found += compare(MemoryLedger(clock=lambda now=now: now[0]), clock, chance, "")
+        ledger = MemoryLedger(clock=lambda now=now: now[0])
+        found += compare(ledger, lambda session, of=ledger: of.marks.get(session, ({},))[0], clock, chance, "")
     return found
 
 
@@ -133,7 +174,14 @@ def at_server(first: int, number: int, url: str) -> Counter[str]:
     opened = begin(ledger)
     found = Counter[str]()
     for seed in range(first, first + number):
-        found += compare(ledger, lambda: opened, random.Random(seed), f"{seed}-", opened)
+        found += compare(
+            ledger,
+            lambda session: ledger.marks(session, opened)[1],
+            lambda: opened,
+            random.Random(seed),
+            f"{seed}-",
+            opened,
+        )
     ledger.close()
     return found
 

@@ -58,6 +58,7 @@ EXAMPLES = {
     "once": Caveat(once=("a-1.B_2", AT)),
     "operators": Caveat(operators=("ada", "Corp.b@b_2-")),
     "require": Caveat(require=("call", "holder")),
+    "shown": Caveat(shown=(("untrusted", AT), ("private", 0))),
     "sig": Caveat(depth=0, hop=HOP, key="k" * 43, sig="s" * 86, to="acme"),
     "spend": Caveat(spend=("refund", "usd", "2.5", "task", AT)),
     "task": Caveat(task="t-1"),

@@ -240,8 +240,9 @@ class Task(Shared):
         return any(names.matches_tool(allowed, tool) for allowed in self.tools)
 
     def needs_approval(self, tool: str) -> bool:
-        """Return whether a call of this tool has to be approved by operators; the policy says which do."""
-        return any(held.third_party_caveats_of(tool) for held in self.bundle.outlines.values())
+        """Return whether operators have to approve each call of this tool, also before any mark is set."""
+        held = self.bundle.outlines.values()
+        return any(caveat.when is None for each in held for caveat in each.third_party_caveats_of(tool))
 
     def allows(
         self,

@@ -166,6 +166,7 @@ APPROVALS: Final = _table(
     Column("approved_at", BigInteger),
     Column("expires_at", BigInteger),  # of its discharge
     Column("handle", String(64)),  # the access token for which a gateway asked; NULL: an agent asked itself
+    Column("marks", Text),  # those that operators are shown, as JSON; NULL: the call needs an approval without any
     Index("approvals_by_time", "asked_at", "id"),
     Index("approvals_of_sessions", "session", "asked_at", "id"),
     Index("approvals_waiting", "session", "status"),  # a session has few; a status has all old ones

@@ -14,6 +14,7 @@ from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, overlap
 from arx_caps.settings.durations import format_duration
 from arx_caps.settings.toml_file import TomlEntry, TomlTable, duration, several
 from arx_verifier.errors import shorten
+from arx_verifier.token.discharge import ThirdPartyCaveat
 
 DEFAULT_TTL_MS: Final = 10 * 60_000  # long enough to use it, too short to keep it for another day
 MAX_TTL_MS: Final = 24 * 3_600_000
@@ -29,12 +30,20 @@ class ApprovalTerms(Struct, frozen=True, omit_defaults=True):
         need: The number of different operators that must approve.
         ttl_ms: How long an approval may be used, ms.
         once: Whether it may be used for one call only.
+        when: Lists of marks: only calls while all of a list are set need it; empty for all calls.
+        opened: When the session of these marks was opened, ms since the Unix epoch; in a grant.
     """
 
     tools: tuple[str, ...]
     need: int = 1
     ttl_ms: int = DEFAULT_TTL_MS
     once: bool = True
+    when: tuple[tuple[str, ...], ...] = ()
+    opened: int | None = None
+
+    def third_party(self, kid: str, task: str) -> ThirdPartyCaveat:
+        """Return the third-party caveat in a task's token, by the id of its key."""
+        return ThirdPartyCaveat(f"{kid}:{task}", opened=self.opened, tools=self.tools, when=self.when or None)
 
 
 class ApprovalEntry(TomlTable, frozen=True, kw_only=True):
@@ -55,27 +64,26 @@ class ApprovalEntry(TomlTable, frozen=True, kw_only=True):
         return any(overlap(tool, rule.tool) for rule in rules if rule.at == audience for tool in self.tools)
 
 
-def check_approvals(
-    entry: TomlEntry, approvals: Sequence[ApprovalEntry], rules: Sequence[TemplateRule], own: Sequence[str]
-) -> None:
+def check_approvals(entry: TomlEntry, template: Any, rules: Sequence[TemplateRule]) -> None:
     """Check that an agent can request each approval, and that no entries overlap.
 
     Args:
-        entry: The list of approvals, for errors.
-        approvals: The entries.
-        rules: The template's rules.
-        own: The audiences for which the agent itself gets a token.
+        entry: The template, for errors.
+        template: The template.
+        rules: Its rules.
 
     Raises:
         SettingsError: An entry has a mistake.
     """
     before: list[str] = []
-    for index, approval in enumerate(approvals):
-        for number, tool in enumerate(approval.tools):
-            wrong = _mistake(tool, rules, own, before)
+    asking = [("approvals", index, entry.tools) for index, entry in enumerate(template.approvals)]
+    after = {row.tools: index for index, row in enumerate(template.after) if row.do == "approve"}
+    for member, index, tools in (*asking, *[("after", index, tools) for tools, index in after.items()]):
+        for number, tool in enumerate(tools):
+            wrong = _mistake(tool, rules, template.audiences, before)
             if wrong is not None:
-                raise entry.at(index, "tools", number).error(f"{shorten(tool)} {wrong}")
-        before += approval.tools
+                raise entry.at(member, index, "tools", number).error(f"{shorten(tool)} {wrong}")
+        before += tools
 
 
 def _mistake(tool: str, rules: Sequence[TemplateRule], own: Sequence[str], before: Sequence[str]) -> str | None:
@@ -103,5 +111,6 @@ def _mistake(tool: str, rules: Sequence[TemplateRule], own: Sequence[str], befor
 
 def show_terms(terms: ApprovalTerms) -> dict[str, Any]:
     """Return terms as plain data, as a policy writes them."""
-    shown = asdict(terms) | {"tools": list(terms.tools)}
-    return shown | {"ttl": format_duration(shown.pop("ttl_ms"))}
+    shown = asdict(terms) | {"tools": list(terms.tools), "ttl": format_duration(terms.ttl_ms)}
+    kept = ("tools", "need", "once", "ttl", *(("when",) if terms.when else ()))
+    return {name: shown[name] for name in kept}

@@ -13,6 +13,7 @@ from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.marks import show_marks
 from arx_caps.mint.policy.members import as_written, members_of, write_member
 from arx_caps.mint.policy.model import Policy, SessionTerms, TaskGrant, Template
+from arx_caps.mint.policy.templates import overlap
 from arx_caps.settings.durations import format_duration
 from arx_caps.text.caveat_text import removals
 from arx_verifier import names
@@ -200,11 +201,21 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
                 if grant.fewer_tools.get(audience)
                 else {}
             ),
-            **({"approvals": list(map(show_terms, grant.approvals[audience]))} if audience in grant.approvals else {}),
+            **({"approvals": asked} if (asked := _approvals(grant, audience)) else {}),
         }
         for audience, rules in grant.rules.items()
     }
     return shown
+
+
+def _approvals(grant: TaskGrant, audience: str) -> list[dict[str, Any]]:
+    """Return the terms of the approvals that a call at an audience may need."""
+    rules = grant.rules[audience]
+    return [
+        show_terms(terms)
+        for terms in grant.approvals.get(audience, ())
+        if any(overlap(tool, rule.tool) for tool in terms.tools for rule in rules)
+    ]
 
 
 def explain_refusal(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, field
 from msgspec.structs import replace
 
+from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.members import EITHER, RESTRICTS
 from arx_caps.mint.policy.templates import TemplateRule, ToolPattern, overlap
 from arx_caps.settings.toml_file import UNWRITTEN, TomlEntry, TomlTable, duration, several, text_that
@@ -63,11 +64,11 @@ class MarkEntry(TomlTable, frozen=True, kw_only=True):
 
 
 class AfterEntry(TomlTable, frozen=True, kw_only=True):
-    """An entry of ``after``: no call of the tools while all these marks are set."""
+    """An entry of ``after``: no call of the tools while all these marks are set, or none without an approval."""
 
     mark: MarkNames
     tools: Tools
-    do: Literal["refuse"] = "refuse"
+    do: Literal["refuse", "approve"] = "refuse"
 
     @property
     def row(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -244,7 +245,18 @@ def _mistake(mark: MarkEntry, audiences: Mapping[str, Any]) -> str | None:
 
 def rows_of(template: Any) -> dict[str, Any]:
     """Return the rows of a template by the member of a caveat; empty without one."""
-    return {member: tuple(each.row for each in entries) for member in MEMBERS if (entries := getattr(template, member))}
+    rows = {member: getattr(template, member) for member in MEMBERS}
+    rows["after"] = [row for row in template.after if row.do == "refuse"]
+    return {member: tuple(each.row for each in entries) for member, entries in rows.items() if entries}
+
+
+def approvals_after(entries: Sequence[AfterEntry]) -> tuple[ApprovalTerms, ...]:
+    """Return the terms of the approvals of ``after``: entries for the same tools are one."""
+    by_tools: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for entry in entries:
+        if entry.do == "approve":
+            by_tools.setdefault(entry.tools, []).append(entry.mark)
+    return tuple(ApprovalTerms(tools, when=tuple(when)) for tools, when in by_tools.items())
 
 
 def warnings_of(templates: Collection[Any]) -> tuple[str, ...]:

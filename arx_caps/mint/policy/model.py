@@ -271,7 +271,7 @@ class Policy:
             origins={audience: self.audiences[audience] for audience in rules},
             delegate_to=chosen.receivers(agent),
             limits=in_tokens(chosen),
-            approvals={at: terms for at in chosen.audiences if at in rules and (terms := chosen.approvals_at(at))},
+            approvals={at: terms for at in rules if (terms := chosen.approvals_at(at))},
             is_bound=chosen.binding == "bound",
             budgets={template: chosen.budget} if chosen.budget else {},
             marks=rows_of(chosen),

@@ -34,6 +34,7 @@ from arx_caps.mint.policy.marks import (
     MarksTerms,
     OnlyAfter,
     ToolDescription,
+    approvals_after,
     check_descriptions,
     check_marks,
     with_preset,
@@ -187,7 +188,7 @@ class Template(TomlTable, frozen=True, kw_only=True):
             services (``{ proof = "tested", from = ["ci"] }``), or when the effect of a call is done
             (``{ proof = "saved", tools = ["db.save"], on = "success" }``); with ``per = "task"`` on the task.
         after: Calls that are refused while all these warnings are set:
-            ``{ mark = "untrusted", tools = ["mail.send"] }``.
+            ``{ mark = "untrusted", tools = ["mail.send"] }``; or that then need an approval: ``do = "approve"``.
         only_after: Calls that need a proof: ``{ mark = "tested", tools = ["deploy.run"], within = "1h" }``.
         distinct: How many different values these arguments have in one task, or with ``per = "session"`` in one
             session: ``{ tools = ["mail.send"], arg = ["to", "cc"], max = 5 }``.
@@ -228,7 +229,7 @@ class Template(TomlTable, frozen=True, kw_only=True):
         """Whether an access token may stand for a task of this template, or one that is bound to a key."""
         if self.binding == "bound":
             return "refuse"  # its tokens need their holder's key, which no access token has
-        return self.bearer or ("dpop" if self.approvals or self.fresh == 0 else "allow")
+        return self.bearer or ("dpop" if self.approvals or approvals_after(self.after) or self.fresh == 0 else "allow")
 
     def receivers(self, agent: str) -> tuple[str, ...]:
         """Return patterns of the agents to which an agent's task may be delegated."""
@@ -255,8 +256,9 @@ class Template(TomlTable, frozen=True, kw_only=True):
         return next((scopes for pattern, scopes in listed.items() if names.matches_tool(pattern, tool)), ())
 
     def approvals_at(self, audience: str) -> tuple[ApprovalTerms, ...]:
-        """Return the terms of the approvals that calls at an audience may need."""
-        return tuple(entry.terms for entry in self.approvals if entry.meets(self.rules, audience))
+        """Return the terms of the approvals in a token for an audience: those after marks are alike in each."""
+        own = tuple(entry.terms for entry in self.approvals if entry.meets(self.rules, audience))
+        return (*own, *approvals_after(self.after))
 
 
 class PolicyDocument(TomlTable, frozen=True, kw_only=True):
@@ -443,7 +445,7 @@ def read_template(
         raise entry.at("upstream").error("accounts are those of people: needs `subjects`")
     template = with_preset(entry, template, rules, tools)
     check_marks(entry, template, rules, audiences)
-    check_approvals(entry.at("approvals"), template.approvals, rules, template.audiences)
+    check_approvals(entry, template, rules)
     if any(rule.names_subject for rule in rules) and len({rule.issuer for rule in template.subjects}) != 1:
         # Two issuers may use one name for two subjects, whom a service could not distinguish.
         raise entry.at("allow").error('"$subject" needs `subjects` of one issuer, such as [ { issuer = "corp" } ]')

@@ -38,7 +38,7 @@ def begin_marks(
     """
     templates = policy.templates.values()
     # Without the ledger it is opened all the same: then every warning counts as set in it.
-    if mint.ledger is not None and any(map(rows_of, templates)):
+    if mint.ledger is not None and any(each.after or rows_of(each) for each in templates):
         with suppress(StoreError):
             mint.ledger.register_session(session, now)
     names = warnings_of(templates)

@@ -8,11 +8,12 @@
 # key is stored that could be stolen, and a token that is signed again requires the same discharge, byte for byte.
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.settings.toml_file import MISLEADING
 from arx_verifier import jcs
 from arx_verifier.constraints.constraint import Constraint, ConstraintLike
@@ -39,14 +40,15 @@ Value = TypeVar("Value")
 
 
 class ApprovalCaveat(NamedTuple):
-    """The content of a third-party caveat of the mint: key id, task and tools."""
+    """The content of a third-party caveat of the mint: key id, task, tools, and marks."""
 
     kid: str
     task: str
     tools: Tools
+    when: tuple[tuple[str, ...], ...]
 
 
-def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: Iterable[Sequence[str]]) -> Macaroon:
+def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: Iterable[Any]) -> Macaroon:
     """Return a token whose calls of some tools need a discharge.
 
     Args:
@@ -54,20 +56,17 @@ def require_approvals(made: Macaroon, kid: str, key: bytes, task: str, needs: It
         kid: The id of the key that it is signed with.
         key: That key.
         task: The task.
-        needs: The tools of each approval.
+        needs: The terms of each approval, ``ApprovalTerms``, or as a recipe has them; those of release 0.2.0 have tools
+            alone.
 
     Raises:
         AttenuationError: It would be too large.
     """
-    for tools in needs:
-        third_party = third_party_of(kid, task, tools)
+    for each in needs:
+        terms = msgspec.convert({"tools": each} if isinstance(each, list) else each, ApprovalTerms)
+        third_party = terms.third_party(kid, task)
         made = require_discharge(made, third_party.encode(), caveat_key(key, third_party.id))
     return made
-
-
-def third_party_of(kid: str, task: str, tools: Sequence[str]) -> ThirdPartyCaveat:
-    """Return the third-party caveat for tools in a task's token, by the id of its key."""
-    return ThirdPartyCaveat(id=f"{kid}:{task}", tools=tuple(tools))
 
 
 def read_third_party(text: str) -> ApprovalCaveat:
@@ -88,7 +87,7 @@ def read_third_party(text: str) -> ApprovalCaveat:
     kid, _, task = third_party.id.partition(":")
     if third_party.tools is None:
         raise GrantError("invalid caveat: expected one of this mint, with tools", code="bad_parameters")
-    return ApprovalCaveat(kid, task, third_party.tools)
+    return ApprovalCaveat(kid, task, third_party.tools, third_party.when or ())
 
 
 def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
@@ -108,11 +107,26 @@ def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
         once=(row["id"], row["approved_at"]) if row["once"] else None,
         task=row["id"],
         operators=msgspec.json.decode(row["by"], type=tuple[str, ...]),
+        shown=None if row["marks"] is None else tuple([(each.mark, each.set_at) for each in shown_marks(row)]),
     )
     third_party = row["caveat"].encode()
     return issue_discharge(
         third_party, caveat_key(key, ThirdPartyCaveat.read(third_party).id), realm=realm, caveats=(caveat,)
     ).encode()
+
+
+class ShownMark(msgspec.Struct, frozen=True):
+    """A mark that operators are shown, with the call that set it, ms since the Unix epoch."""
+
+    mark: str
+    set_at: int
+    tool: str
+    service: str
+
+
+def shown_marks(row: Mapping[str, Any]) -> tuple[ShownMark, ...]:
+    """Return the marks after which a call needs an approval, as its row has them."""
+    return msgspec.json.decode(row["marks"] or "[]", type=tuple[ShownMark, ...])
 
 
 def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:

@@ -151,7 +151,7 @@ def sign_grant(mint: MintContext, birth: Birth, granted: StoredGrant) -> str:
     """
     keys = keys_for(mint, granted.audiences)
     mint.require(birth.born, sorted({f"key:{kid}" for kid, _ in keys.values()}))
-    tokens = sign_tokens(mint, birth, granted.all_caveats(), keys, granted.needs())
+    tokens = sign_tokens(mint, birth, granted.all_caveats(), keys, granted.approvals)
     return write_bundle(mint, birth, origins_of(mint, granted), tokens)
 
 
@@ -163,7 +163,7 @@ def origins_of(mint: MintContext, granted: StoredGrant) -> dict[str, tuple[str, 
 def grant_recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
     """Return what a repeat of the call makes the tokens of a grant from."""
     kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
-    return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.needs())
+    return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.approvals)
 
 
 def grant_row(birth: Birth, granted: StoredGrant) -> dict[str, Any]:

@@ -8,8 +8,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.identity.session_login import subject_of
+from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.tasks.liveness import session_targets
 from arx_caps.mint.tasks.token_factory import Birth, keys_for, sign_session, sign_tokens, write_bundle
 from arx_verifier.errors import AttenuationError, GrantError, refusal
@@ -22,7 +25,7 @@ def recipe_of(
     kids: Iterable[str],
     caveats: Mapping[str, Sequence[Caveat]] | None = None,
     origins: Mapping[str, Sequence[str]] | None = None,
-    needs: Mapping[str, Sequence[Sequence[str]]] | None = None,
+    needs: Mapping[str, Sequence[ApprovalTerms]] | None = None,
 ) -> dict[str, Any]:
     """Return the recipe of tokens, which is no secret.
 
@@ -31,13 +34,13 @@ def recipe_of(
         kids: The ids of the keys that sign them.
         caveats: By audience, the caveats of a task's token; None for a session.
         origins: By audience, its origins.
-        needs: By audience, the tools of each approval that its token requires.
+        needs: By audience, the terms of each approval that its token requires.
     """
     recipe = {"born": birth.born, "at": birth.at, "expires_at": birth.expires_at, "depth": birth.depth}
     recipe |= {"link": birth.link, "policy": birth.policy, "origins": origins, "kids": [*kids]}
     recipe |= {"holder": birth.holder} if birth.holder is not None else {}
     if caveats is not None:
-        recipe["needs"] = needs or {}
+        recipe["needs"] = msgspec.to_builtins(needs or {})
         recipe["caveats"] = {
             audience: [caveat.encode().decode() for caveat in listed] for audience, listed in caveats.items()
         }

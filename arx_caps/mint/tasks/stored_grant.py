@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.model import TaskGrant
@@ -76,7 +77,10 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             depth=grant.depth,
             audiences=tuple(sorted(grant.audiences)),
             exchange=grant.exchange,
-            approvals=grant.approvals,
+            approvals={
+                audience: tuple([replace(terms, opened=session_opened) if terms.when else terms for terms in entries])
+                for audience, entries in grant.approvals.items()
+            },
             holder=holder,
             own={
                 audience: _write((*caveats, *parts))
@@ -136,10 +140,6 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
                 pools[pool] = PoolDraw(pool, min(least, read_amount(most)), PERIOD_MS[per], min(first, opened), 0, 0)
         return pools
 
-    def needs(self) -> dict[str, list[tuple[str, ...]]]:
-        """Return by audience the tools of each approval that its token requires."""
-        return {audience: [terms.tools for terms in entries] for audience, entries in self.approvals.items()}
-
     def end(self, expires_at: int) -> int:
         """Return when the last of its tokens expires, in ms since the Unix epoch.
 
@@ -170,7 +170,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
             )
         attenuated = {audience: self._with(audience, _write(more)) for audience, more in caveats.items()}
         gone = set(self.audiences) - set(caveats)
-        return msgspec.structs.replace(
+        return replace(
             self,
             audiences=tuple(sorted(caveats)),
             own={audience: own for audience, own in self.own.items() if audience not in gone},
@@ -202,7 +202,7 @@ class StoredGrant(msgspec.Struct, frozen=True, kw_only=True):
 
 def _endless(text: str) -> Caveat | None:
     """Return a caveat without its expiry, or None if it has no other member."""
-    caveat = msgspec.structs.replace(read_caveat(text.encode()), exp=None)
+    caveat = replace(read_caveat(text.encode()), exp=None)
     return caveat if count_members(caveat) else None
 
 

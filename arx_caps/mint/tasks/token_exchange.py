@@ -16,7 +16,7 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.session_login import subject_of
-from arx_caps.mint.tasks.discharge import require_approvals, third_party_of
+from arx_caps.mint.tasks.discharge import require_approvals
 from arx_caps.mint.tasks.liveness import require_unrevoked
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import meta_of, model_of, write_bundle_of
@@ -110,12 +110,12 @@ def exchange(
     to = SERVICES + service
     hops = [name for name in parent.facts.named if name.startswith(SERVICES)]
     own = _with_hops(granted, audience, (*hops, to))
-    needs = granted.needs()
-    mints = [third_party_of(parent.identifier.kid, str(identifier.task), tools) for tools in needs.get(service, ())]
+    required = granted.approvals.get(audience, ())
+    before, task = granted.approvals.get(service, ()), str(identifier.task)
+    mints = [terms.third_party(parent.identifier.kid, task) for terms in before]
     kept = _holders_caveats(text, len(granted.caveats(service)), mints)
     # The mint writes the agent's attenuations itself: a service that can make the presented token could omit them.
     caveats = (*own, *granted.taken(service, audience))
-    required = needs.get(audience, [])
     try:
         made = _mint_token(mint, identifier, key, caveats, required, kept)
         made = made.attenuate(Caveat(to=to, hop=wire.text_of(os.urandom(HOP_BYTES))))
@@ -128,7 +128,7 @@ def exchange(
     facts |= {"link": link, "of": (parent.facts.links or (identifier.id,))[-1], "expires_at": child.exp}
     more = [raw.decode() for raw in made.packets[len(caveats) + len(required) :] if isinstance(raw, bytes)]
     recipe = {"identifier": made.identifier.decode(), "caveats": [caveat.encode().decode() for caveat in caveats]}
-    unit.recipe = recipe | {"needs": required, "more": more, "targets": child.targets}
+    unit.recipe = recipe | {"needs": msgspec.to_builtins(required), "more": more, "targets": child.targets}
     unit.record(Event.of("token.exchanged", f"service:{service}", **facts))
     return _exchanged(mint, identifier, made, child)
 
@@ -165,7 +165,7 @@ def _mint_token(
     identifier: Identifier,
     key: bytes,
     caveats: Sequence[CaveatLike],
-    needs: Sequence[Sequence[str]],
+    needs: Sequence[Any],
     kept: Sequence[CaveatLike],
 ) -> Macaroon:
     """Mint a token like one of a task, and add the caveats of the presented token's holders."""

@@ -150,7 +150,7 @@ def sign_tokens(
     birth: Birth,
     caveats: Mapping[str, Sequence[Caveat]],
     keys: Mapping[str, tuple[str, bytes]],
-    needs: Mapping[str, Sequence[Sequence[str]]],
+    needs: Mapping[str, Sequence[Any]],
 ) -> dict[str, str]:
     """Mint a token for each audience. They share their id, so that one kill revokes all.
 
@@ -159,7 +159,7 @@ def sign_tokens(
         birth: The members that they share.
         caveats: By audience, the mint's caveats.
         keys: By audience, key id and key.
-        needs: By audience, the tools of each approval that its token requires.
+        needs: By audience, the terms of each approval that its token requires; see ``require_approvals``.
 
     Raises:
         GrantError: ``bad_parameters``: a token would be too large.

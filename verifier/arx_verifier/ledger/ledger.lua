@@ -245,21 +245,44 @@ local function find(key, fields)
   end
 end
 
+-- Whether the approver of a call was shown a mark, or none of its fields is set.
+local function was_shown(key, fields, times)
+  for _, value in ipairs(redis.call('HMGET', key, unpack(fields))) do
+    local shown = not value
+    for _, at in ipairs(value and times or {}) do
+      shown = shown or int(at) == string.match(value, '^%d+')
+    end
+    if not shown then
+      return false
+    end
+  end
+  return true
+end
+
 -- Judges a question about marks, as of ``MarkQuestion`` from `opened` on.  Returns the fields to write, names and values
 -- by turns; or nothing and the reply.  `beside` is for how long another server may answer as well, in ms.
 local function judge(key, question, now, past, beside)
-  local opened, at, by, after, only_after, distinct, sets = unpack(question)
-  local lost = is_lost(key, opened, now, past)
+  local opened, at, by, after, only_after, distinct, sets, approved = unpack(question)
+  local lost, unapproved = is_lost(key, opened, now, past), nil
   for index, marks in ipairs(after) do
-    local found = {}
+    local found, shown = {}, approved and approved[index - #after + #approved]
     for place, fields in ipairs(marks) do
-      found[place] = find(key, fields) or (lost and '')
+      -- No approver was shown what may be lost.
+      found[place] = (lost and shown and '') or find(key, fields) or (lost and '')
       if not found[place] then
         break
       end
     end
     if #marks > 0 and found[#marks] then
-      return nil, {'MARK', 'after', index - 1, unpack(found)}
+      local reply = {'MARK', 'after', index - 1, unpack(found)}
+      if lost or not shown then
+        return nil, reply
+      end
+      for place, fields in ipairs(marks) do
+        if not was_shown(key, fields, shown[place]) then
+          unapproved = unapproved or reply
+        end
+      end
     end
   end
   for index, row in ipairs(only_after) do
@@ -288,6 +311,9 @@ local function judge(key, question, now, past, beside)
       changes[#changes + 1] = 'n:' .. set
       changes[#changes + 1] = int(count + new)
     end
+  end
+  if unapproved then -- last: a call that is refused for another reason must not ask for approval
+    return nil, unapproved
   end
   for _, field in ipairs(sets) do
     local kind = string.match(field, '^([wp]):')

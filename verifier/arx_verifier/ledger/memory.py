@@ -127,10 +127,18 @@ class MemoryLedger:
         """Return the fields that a call changes, or the row that does not allow it."""
         fields, _ = self.marks.get(asked.session, ({}, 0))
         lost = asked.opened <= self._lost_until(fields, now)
+        refused = len(asked.after) - len(asked.shown)
+        unapproved: Stopped | None = None
         for index, row in enumerate(asked.after):
-            found = [next((fields[field] for field in any_of if field in fields), None) for any_of in row]
-            if lost or None not in found:
-                return Stopped("after", index, tuple([value or "" for value in found]))
+            all_of = [[fields[field] for field in any_of if field in fields] for any_of in row]
+            if lost and index >= refused:  # no approver was shown what may be lost
+                return Stopped("after", index, ("",) * len(row))
+            if lost or all(all_of):
+                stopped = Stopped("after", index, tuple([values[0] if values else "" for values in all_of]))
+                if index < refused:
+                    return stopped
+                if not all(map(_were_shown, all_of, asked.shown[index - refused])):
+                    unapproved = unapproved or stopped
         for index, (any_of, within_ms) in enumerate(asked.only_after):
             value = None if lost else next((fields[field] for field in any_of if field in fields), None)
             if value is None or (within_ms and max(now, asked.at) - int(value.partition(" ")[0]) >= within_ms):
@@ -142,6 +150,8 @@ class MemoryLedger:
                 return Stopped("distinct", index)
             if new:
                 changes |= {(name, each): "" for each in new} | {f"n:{name}": str(count + len(new))}
+        if unapproved is not None:  # last: a call that is refused for another reason must not ask for approval
+            return unapproved
         changes |= {field: f"{now} {asked.by}" for field in asked.sets if field[0] == "p" or field not in fields}
         if changes and len(fields) + len(changes) > MAX_MARK_FIELDS:
             return Stopped("full", 0)
@@ -212,6 +222,11 @@ class MemoryLedger:
 
     def _left(self, draw: PoolDraw, pool: PoolState, now: int) -> int:
         return 0 if self._is_lost(draw, pool, now) else draw.max - pool.used
+
+
+def _were_shown(values: Sequence[str], times: Sequence[int]) -> bool:
+    """Return whether an approver was shown all of these marks of one name."""
+    return all(int(value.partition(" ")[0]) in times for value in values)
 
 
 _LEDGERS: Final = reset_at_fork(MemoryLedger._refuse)  # noqa: SLF001 - of this module

@@ -81,6 +81,8 @@ class MarkQuestion(NamedTuple):
         only_after: For each row, the fields of its proof, and for how long that counts, ms; 0 for no end.
         distinct: For each row, its set, how many values that may have, and the digests of the call's.
         sets: The fields that it sets.
+        shown: Of the last rows of ``after``, which an approval answers: for each of its marks, the times of those that
+            the approver was shown.  A ledger of before refuses their calls.
     """
 
     session: str
@@ -91,6 +93,7 @@ class MarkQuestion(NamedTuple):
     only_after: tuple[tuple[tuple[str, ...], int], ...] = ()
     distinct: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
     sets: tuple[str, ...] = ()
+    shown: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     @property
     def tool(self) -> str:

@@ -42,7 +42,8 @@ Texts = Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(min_lengt
 Per = Literal["session", "task"]
 # SPEC 21.2: what sets the mark, the mark, what it is of, and tools or services.
 MarkRow = tuple[Literal["call", "done", "from"], Name, Per, Texts]
-AfterRow = tuple[Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_ROW_NAMES)], Texts]
+MarkNames = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_ROW_NAMES)]
+AfterRow = tuple[MarkNames, Texts]
 OnlyAfterRow = tuple[Name, Natural, Texts]
 DistinctRow = tuple[
     Texts,
@@ -75,6 +76,7 @@ class _Members(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     opened: Annotated[Natural | None, OF_HOLDERS] = None
     operators: Annotated[tuple[Operator, ...], Meta(min_length=1)] | None = None
     require: Annotated[Annotated[tuple[str, ...], Meta(min_length=1)] | None, OF_HOLDERS] = None
+    shown: tuple[tuple[Name, Natural], ...] | None = None
     sig: Annotated[Annotated[str, Meta(min_length=86, max_length=86)] | None, OF_HOLDERS] = None
     spend: Annotated[tuple[Name, Unit, Most, Literal["task", "hour", "day"], Natural] | None, OF_HOLDERS] = None
     task: Name | None = None
@@ -148,6 +150,8 @@ class Caveat(_Members, metaclass=Written, frozen=True, kw_only=True, forbid_unkn
         operators: The operators who approved the call: a kill or freeze of one of them also ends this token.
         require: These proofs are needed: ``call``, a ``call`` follows; ``holder``, the token is bound to its holder's
             key; ``signature``, its holder signed the call for others to check.
+        shown: The warnings that an approver was shown, each with the time at which it was set, ms since the Unix epoch;
+            in a discharge.
         sig: The current holder's signature of the delegation, 86 characters; with ``key``.
         spend: Pool, unit, max, period (``task``, ``hour`` or ``day``) and time of opening, ms since the Unix epoch: a
             call draws its cost in this unit from the pool.

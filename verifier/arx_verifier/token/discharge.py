@@ -16,7 +16,7 @@ import arx_verifier.names as names
 import arx_verifier.token.chain as chain
 import arx_verifier.token.wire as wire
 from arx_verifier.errors import ArxError, AttenuationError, MalformedTokenError, UnknownCaveatError
-from arx_verifier.token.caveats import ABOUT_HOLDERS, Caveat
+from arx_verifier.token.caveats import ABOUT_HOLDERS, Caveat, MarkNames, Natural
 from arx_verifier.token.macaroon import Macaroon
 
 MAX_DISCHARGES: Final = 8  # each costs a box to open and a chain to fold
@@ -36,10 +36,14 @@ class ThirdPartyCaveat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     Attributes:
         id: The approver's name of what must be approved, 1 to 160 characters.
         tools: Calls of these tools, or patterns of them, need the discharge; None: every call.
+        when: Lists of marks: only while all of a list are set, calls need it; None: always.  SPEC 21.8.
+        opened: When the session of these marks was opened, ms since the Unix epoch; with ``when``.
     """
 
     id: Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
     tools: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+    when: Annotated[tuple[MarkNames, ...], Meta(min_length=1)] | None = None
+    opened: Natural | None = None
 
     def encode(self) -> bytes:
         """Return the canonical JSON.  SPEC 3.
@@ -69,10 +73,12 @@ class ThirdPartyCaveat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
             ) from None
         if not all(map(names.is_tool_pattern, found.tools or ())):
             raise UnknownCaveatError("`tools` of a third-party caveat holds tools, such as orders.get or orders.*")
+        if (found.when is None) != (found.opened is None):
+            raise UnknownCaveatError("`when` and `opened` of a third-party caveat come together")
         return found
 
     def binds(self, tool: str) -> bool:
-        """Return whether a call of this tool needs the discharge."""
+        """Return whether a call of this tool needs the discharge, or may need it where there is ``when``."""
         return self.tools is None or any(names.matches_tool(pattern, tool) for pattern in self.tools)
 
 

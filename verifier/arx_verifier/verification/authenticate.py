@@ -20,6 +20,8 @@ from arx_verifier.token.keyring import KeyRing
 from arx_verifier.token.macaroon import MINT_AUDIENCE, Identifier, OperatorIdentifier, read_identifier
 from arx_verifier.token.wire import JOINT
 from arx_verifier.verification.chain_state import ProvenChain
+from arx_verifier.verification.compiled_caveats import third_party_of
+from arx_verifier.verification.effects import Shown
 from arx_verifier.verification.reasons import BAD_SIGNATURE, PLACES, Refused, failures_of
 
 MAX_DEPTH: Final = 4  # bounds recursion, and no real approval is nested deeper
@@ -138,6 +140,23 @@ class OpenedDischarges(NamedTuple):
     packets: tuple[bytes | wire.ThirdPartyPacket, ...]
     answered: Mapping[int, bytes]
     begins: tuple[tuple[int, bytes], ...]
+
+    def shown(self, index: int, own: int, said: Sequence[tuple[int, Shown]]) -> frozenset[tuple[str, int]]:
+        """Return the marks that were shown to who gave a discharge, each with its time.  SPEC 21.8.
+
+        Args:
+            index: The index of the third-party caveat that it answers.
+            own: The number of the token's caveats.
+            said: Each ``shown`` after the index of its caveat.
+        """
+        packet = self.packets[index]
+        begin = next(
+            at for at, answers in self.begins if not isinstance(packet, bytes) and answers == packet.identifier
+        )
+        end = min((at for at, _ in self.begins if at > begin), default=len(self.packets))
+        # A holder can attenuate a discharge, so that each has to name the mark; those of the token hold for all.
+        found = [frozenset(marks) for at, marks in said if begin <= at < end or at < own]
+        return frozenset.intersection(*found) if any(begin <= at < end for at, _ in said) else frozenset()
 
     def own_name(self, place: str, name: str) -> str:
         """Return the name under which a ``once`` is spent: that of a discharge includes what the discharge answers.
@@ -261,6 +280,8 @@ def _read(
         (wanted, opened.answered[index]) for index, wanted in proven.unmet if index in opened.answered
     )
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
+    if proven.marks is not None:
+        proven.marks.shown = {PLACES[index + 1]: opened.shown(index, own, proven.shown) for index in opened.answered}
     if wrong is not None and proven.refused is None:
         index, error = wrong
         proven.refused = Refused(error.code, failures_of(error, index))
@@ -414,12 +435,14 @@ def speaks_of_holders(packets: Sequence[bytes | wire.ThirdPartyPacket], begin: i
         begin: The index of the first caveat of a discharge.
     """
     for index, packet in enumerate(packets[begin:], begin):
-        if isinstance(packet, bytes):
-            try:
+        try:
+            if isinstance(packet, bytes):
                 caveat = caveats.read_proven(packet)
-            except ArxError:
-                return None  # ``ProvenChain.read_caveats`` refuses it, with its own code
-            said = [name for name in caveats.ABOUT_HOLDERS if getattr(caveat, name) is not None]
-            if said:
-                return index, MalformedTokenError(f"a discharge says nothing of {', '.join(said)}")
+                said = [name for name in caveats.ABOUT_HOLDERS if getattr(caveat, name) is not None]
+            else:
+                said = ["when"] if third_party_of(index, packet)[0][1].when is not None else []
+        except ArxError:
+            return None  # ``ProvenChain.read_caveats`` refuses it, with its own code
+        if said:
+            return index, MalformedTokenError(f"a discharge says nothing of {', '.join(said)}")
     return None

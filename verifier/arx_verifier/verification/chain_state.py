@@ -23,7 +23,7 @@ from arx_verifier.token.call_proof import PresentedCall
 from arx_verifier.token.keyring import PreparedKey
 from arx_verifier.token.macaroon import IAT_AHEAD_MS, Identifier, about
 from arx_verifier.verification.compiled_caveats import ToolRules, gather, read_caveats
-from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition
+from arx_verifier.verification.effects import Allow, ChainRestrictions, Condition, Shown
 from arx_verifier.verification.holder_proof import NOT_BOUND, UNVOUCHED, BoundPackets, HolderProof, prove_holders
 from arx_verifier.verification.reasons import PLACES, REQUEST_UNSEEN, Refused
 
@@ -89,6 +89,7 @@ class ProvenChain:
         approvals: Those with a discharge, each with its caveat key, which was passed through the key generator.
         pools: The pools that a call draws from.
         prices: By tool, what ``budgets`` computed of its calls.
+        shown: Each ``shown`` after the index of its caveat.
         marks: Its rows about marks; None without one.
         spends: Whether a call draws on a pool or spends a ``once``.
     """
@@ -117,6 +118,7 @@ class ProvenChain:
         "prices",
         "refused",
         "rest",
+        "shown",
         "signature",
         "spends",
         "targets",
@@ -133,6 +135,7 @@ class ProvenChain:
     parts: int
     pools: tuple[BudgetPool, ...]
     refused: Refused | None
+    shown: tuple[tuple[int, Shown], ...]
     spends: bool
     targets: tuple[str, ...]
     unmet: tuple[tuple[int, "ThirdPartyCaveat"], ...]
@@ -330,7 +333,7 @@ class ProvenChain:
         self.fresh_ms, self.conditions = said.fresh_ms, said.conditions
         self.once, self.unmet = said.once, said.unmet
         self.pools = self._pools_of(said, links) if said.spend else ()
-        self.marks = self._marks_of(said, links) if said.rows else None
+        self.marks, self.shown = self._marks_of(said, links) if said.rows else None, said.shown
         self.spends = bool(self.pools or self.once)
         if said.exp < self.exp:
             self.exp = said.exp

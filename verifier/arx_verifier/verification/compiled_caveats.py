@@ -25,7 +25,7 @@ from arx_verifier.errors import ArxError, Failure, MalformedTokenError
 from arx_verifier.token import caveats, chain, targets
 from arx_verifier.token.macaroon import Identifier
 from arx_verifier.token.wire import ThirdPartyPacket, cut_out
-from arx_verifier.verification.effects import Allow, ChainRestrictions, effects_of
+from arx_verifier.verification.effects import Allow, ChainRestrictions, add_rows, effects_of
 from arx_verifier.verification.reasons import PLACES
 
 if TYPE_CHECKING:
@@ -238,6 +238,9 @@ def _read_each(
                 third_party, more = third_party_of(index, packet)
                 said.unmet = (*said.unmet, third_party)
                 parts += more
+                if (wanted := third_party[1]).when is not None and wanted.opened is not None:
+                    add_rows(said, index, "when", [(marks, wanted) for marks in wanted.when])
+                    said.opened = min(said.opened, wanted.opened)
                 continue
             start, mark, end = packet.rpartition(HOP_MARK)
             terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)

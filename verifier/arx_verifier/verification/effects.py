@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from arx_verifier.token.discharge import ThirdPartyCaveat
 
 Spend: TypeAlias = tuple[str, str, str, str, int]  # pool, unit, max, period, opened
+Shown: TypeAlias = tuple[tuple[str, int], ...]  # marks, and when each was set
 Networks: TypeAlias = tuple[tuple[str, Network], ...]  # as written, and read
 
 
@@ -101,6 +102,7 @@ class ChainRestrictions:
         spend: Each ``spend`` after the index of its caveat.
         rows: Each row about marks after the index of its caveat and the name of its member.
         opened: When the session of these marks was opened, the earliest, ms since the Unix epoch.
+        shown: Each ``shown`` after the index of its caveat.
     """
 
     __slots__ = (
@@ -124,6 +126,7 @@ class ChainRestrictions:
         "read",
         "refused",
         "rows",
+        "shown",
         "spend",
         "steps",
         "targets",
@@ -154,6 +157,7 @@ class ChainRestrictions:
         self.spend: tuple[tuple[int, Spend], ...] = ()
         self.rows: tuple[tuple[int, str, Any], ...] = ()
         self.opened = MAX_INTEGER
+        self.shown: tuple[tuple[int, Shown], ...] = ()
 
 
 def _aud(_said: ChainRestrictions, index: int, audiences: Sequence[str], audience: str) -> None:
@@ -229,16 +233,35 @@ def _rows(member: str) -> Callable[[ChainRestrictions, int, Any, str], None]:
         # A proof permits: of a holder, it would be a right that the policy did not give.
         if index and member == "marks" and any(row[0] != "call" for row in rows):
             raise MalformedTokenError("only the first caveat, the mint's, has rows that set a proof")
-        if len(said.rows) + len(rows) > limits.MAX_ROWS:
-            raise MalformedTokenError(f"a token has at most {limits.MAX_ROWS} rows about marks")
-        said.rows = (*said.rows, *[(index, member, row) for row in rows])
+        add_rows(said, index, member, rows)
 
     return take
+
+
+def add_rows(said: ChainRestrictions, index: int, member: str, rows: Sequence[Any]) -> None:
+    """Add rows about marks.
+
+    Args:
+        said: The restrictions of the caveats so far.
+        index: The index of the caveat.
+        member: Its member; ``when`` for a third-party caveat, whose rows are a list of marks and the caveat.
+        rows: The rows.
+
+    Raises:
+        MalformedTokenError: There are too many.
+    """
+    if len(said.rows) + len(rows) > limits.MAX_ROWS:
+        raise MalformedTokenError(f"a token has at most {limits.MAX_ROWS} rows about marks")
+    said.rows = (*said.rows, *[(index, member, row) for row in rows])
 
 
 def _opened(said: ChainRestrictions, _index: int, opened: int, _audience: str) -> None:
     # The earliest counts: with a later one, a holder could hide that the ledger lost marks.
     said.opened = min(said.opened, opened)
+
+
+def _shown(said: ChainRestrictions, index: int, shown: Shown, _audience: str) -> None:
+    said.shown = (*said.shown, (index, shown))
 
 
 def _depth(said: ChainRestrictions, _index: int, depth: int, _audience: str) -> None:
@@ -287,6 +310,7 @@ EFFECTS: Final[dict[str, Effect]] = {
     "only_after": Effect(_rows("only_after")),
     "distinct": Effect(_rows("distinct")),
     "opened": Effect(_opened),
+    "shown": Effect(_shown),
     "depth": Effect(_depth),
     "delegate_to": Effect(_delegate_to),
     "task": Effect(_task),

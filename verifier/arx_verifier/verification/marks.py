@@ -5,7 +5,7 @@
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -38,8 +38,8 @@ class _Row(NamedTuple):
 
     Attributes:
         place: The place of its caveat.
-        member: The member of the caveat.
-        values: The row as written.
+        member: The member of the caveat; ``when`` for a third-party caveat.
+        values: The row as written; for ``when``, the marks and the caveat.
         seen: What the marks that it sees are of, as fields have it; of a row that sets one, only that.
     """
 
@@ -50,7 +50,10 @@ class _Row(NamedTuple):
 
 
 class _ToolRows(NamedTuple):
-    """The rows that name a tool, and the question that each of its calls asks, but for time and values."""
+    """The rows that name a tool, and the question that each of its calls asks, but for time and values.
+
+    The rows of ``after`` are those of the member, and behind them those of third-party caveats, which are judged last.
+    """
 
     rows: dict[str, list[_Row]]
     question: MarkQuestion
@@ -59,6 +62,10 @@ class _ToolRows(NamedTuple):
 
 class MarkRows:
     """The rows of a chain about marks.
+
+    Attributes:
+        shown: By place of a third-party caveat that a discharge answers, the marks that its approver was shown, each
+            with its time.  Set before the first question.
 
     Args:
         said: The restrictions of the chain.
@@ -69,6 +76,7 @@ class MarkRows:
     def __init__(self, said: ChainRestrictions, links: Sequence[str], identifier: Identifier) -> None:
         self._session, self._audience, self._opened = identifier.session or "", identifier.aud, said.opened
         self._by_tool: dict[str, _ToolRows | None] = {}
+        self.shown: Mapping[str, frozenset[tuple[str, int]]] = {}
         self._policy = {"session": "s", "task": f"t/{identifier.task}"}
         self._rows = [self._row(index, member, row, said, links, identifier) for index, member, row in said.rows]
 
@@ -76,7 +84,8 @@ class MarkRows:
         self, index: int, member: str, row: Any, said: ChainRestrictions, links: Sequence[str], identifier: Identifier
     ) -> _Row:
         every = tuple(self._policy.values())
-        if index == 0:
+        hops = bisect_right(said.hops, index)
+        if index == 0 or (member == "when" and hops == 0):
             # A proof of the policy alone counts for it, and no mark of a link: a holder could set that.
             seen = (
                 (self._policy[row[2]],)
@@ -86,7 +95,7 @@ class MarkRows:
                 else every
             )
         else:
-            own = [f"l/{link}" for link in (identifier.id, *links[: bisect_right(said.hops, index)])]
+            own = [f"l/{link}" for link in (identifier.id, *links[:hops])]
             seen = (own[-1],) if member in ("marks", "distinct") else (*every, *own)
         return _Row(PLACES[index + 1], member, row, seen)
 
@@ -115,7 +124,7 @@ class MarkRows:
         found = self._of(request.tool)
         if found is None or not found.question.sets:
             return None
-        return found.question._replace(at=request.at, after=(), only_after=(), distinct=())
+        return found.question._replace(at=request.at, after=(), only_after=(), distinct=(), shown=())
 
     def names(self, tool: str) -> bool:
         """Return whether a row names a tool."""
@@ -178,7 +187,7 @@ class MarkRows:
         if not warned:
             return []
         # Where the policy sets it, else at the first link whose rows have it: those below see it there.
-        policy = [row for row in warned if row.place == PLACES[1]]
+        policy = [row for row in warned if row.seen[-1][0] != "l"]
         of = next((row.seen[0] for row in policy if row.member == "marks"), "s")
         return [f"w:{of if policy else warned[0].seen[-1]}:{name}"]
 
@@ -188,9 +197,13 @@ class MarkRows:
         if found is None or stopped.member not in found.rows:
             return NO_STORE
         place, member, values, _ = found.rows[stopped.member][stopped.at]
-        if member == "after":
+        if stopped.member == "after":
             came = " and ".join(map(_shown, values[0], stopped.found))
-            return Refused("after_mark", (Failure(place, "after", " and ".join(values[0]), came),))
+            if member == "after" or "" in stopped.found:  # no approver is shown what may be lost
+                return Refused("after_mark", (Failure(place, "after", " and ".join(values[0]), came),))
+            expected = f"a discharge for {values[1].id} by who was shown {came}"
+            came = "one of before" if place in self.shown else "none"
+            return Refused("missing_discharge", (Failure(place, "third-party caveat", expected, came),))
         if member == "only_after":
             expected = values[0] if values[1] == 0 else f"{values[0]} of the last {values[1] // 1000} s"
             came = _shown(values[0], stopped.found[0]) if stopped.found else "none"
@@ -220,12 +233,13 @@ class MarkRows:
         return rows
 
     def _compile(self, tool: str) -> _ToolRows | None:
-        rows: dict[str, list[_Row]] = {"after": [], "only_after": [], "distinct": [], "marks": []}
+        rows: dict[str, list[_Row]] = {"after": [], "only_after": [], "distinct": [], "marks": [], "when": []}
         for row in self._rows:
             if any(matches_tool(pattern, tool) for pattern in _tools_of(row)):
                 rows[row.member].append(row)
         if not any(rows.values()):
             return None
+        rows["after"] += rows["when"]
         sets = [(row.values[0], row.seen[0], row.values[1]) for row in rows["marks"]]
         question = self._setting(
             tool, tuple(dict.fromkeys(f"w:{of}:{name}" for how, of, name in sets if how == "call")), 0
@@ -239,6 +253,12 @@ class MarkRows:
                 for row in rows["only_after"]
             ),
             distinct=tuple((_set_of(row), row.values[2], ()) for row in rows["distinct"]),
+            shown=tuple(
+                tuple(
+                    tuple(at for shown, at in self.shown.get(row.place, ()) if shown == name) for name in row.values[0]
+                )
+                for row in rows.pop("when")
+            ),
         )
         done = tuple(dict.fromkeys(f"p:{of}:{name}" for how, of, name in sets if how == "done"))
         return _ToolRows(rows, question, done)
@@ -251,12 +271,14 @@ class MarkRows:
 def _tools_of(row: _Row) -> Sequence[str]:
     if row.member == "marks" and row.values[0] == "from":
         return ()
+    if row.member == "when":
+        return row.values[1].tools or ("*",)
     tools: Sequence[str] = row.values[0] if row.member == "distinct" else row.values[-1]
     return tools
 
 
 def _warns(row: _Row, name: str) -> bool:
-    if row.member == "after":
+    if row.member in ("after", "when"):
         return name in row.values[0]
     return row.member == "marks" and row.values[:2] == ("call", name)
 

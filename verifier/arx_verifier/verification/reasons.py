@@ -135,7 +135,7 @@ def pool_ahead(at: str, by_ms: int) -> Refused:
 
 
 def missing_discharge(unmet: Sequence[tuple[int, "ThirdPartyCaveat"]], tool: str) -> Refused | None:
-    """A call of this tool without the discharges that it needs; None if it needs none.
+    """A call of this tool without the discharges that it always needs; None if it needs none.
 
     Args:
         unmet: The third-party caveats without a discharge, each with its index.
@@ -143,7 +143,7 @@ def missing_discharge(unmet: Sequence[tuple[int, "ThirdPartyCaveat"]], tool: str
     """
     failures: list[Failure] = []
     for index, wanted in unmet:
-        if len(failures) < MAX_TOLD and wanted.binds(tool):
+        if len(failures) < MAX_TOLD and wanted.when is None and wanted.binds(tool):
             failures.append(Failure(place(index), "third-party caveat", f"a discharge for {_shown(wanted.id)}", "none"))
     return Refused("missing_discharge", tuple(failures)) if failures else None
 

@@ -145,7 +145,7 @@ class ServiceLimits:
         """
         if not any([matches_tool(pattern, tool) for pattern in self._approve]):  # noqa: C419 - a generator costs more
             return None
-        if any(wanted.binds(tool) for _, wanted in proven.unmet) or proven.is_approved(tool):
+        if any(wanted.when is None and wanted.binds(tool) for _, wanted in proven.unmet) or proven.is_approved(tool):
             return None
         return _NO_APPROVAL
 

@@ -18,7 +18,7 @@ from arx_caps.cli.parse import Duration, pairs_option, read_pairs
 from arx_caps.cli.resources import POLICIES, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs, plain, table
 from arx_caps.settings.durations import show_time
-from arx_caps.text.caveat_text import show_json
+from arx_caps.text.caveat_text import after_any, show_json
 from arx_verifier.errors import SettingsError
 from arx_verifier.journal.decision import OK
 
@@ -355,7 +355,8 @@ def _approval(terms: dict[str, Any]) -> str:
     """Return the terms of an approval as text."""
     who = "an operator" if terms["need"] == 1 else f"{terms['need']} operators"
     times = "one call" if terms["once"] else "calls"
-    return f"by {who}, good for {times} within {terms['ttl']}"
+    once = f" once {after_any(terms['when'])}" if terms.get("when") else ""
+    return f"by {who}{once}, good for {times} within {terms['ttl']}"
 
 
 def _in_words(value: Any) -> Any:

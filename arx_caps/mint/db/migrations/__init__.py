@@ -13,7 +13,7 @@ from arx_verifier.errors import SettingsError
 # There is no way back but a backup: a downgrade would have to invent what the older schema knew.
 # The oldest first.  A number grows with each change of the tables, and the digest of the tables follows it
 # (``tests/mint/schema.py``): a database with other tables is refused, also one of a version between two releases.
-REVISIONS: Final = ("0015_c80ccfc76a37", "0016_33a0f967666d")
+REVISIONS: Final = ("0015_c80ccfc76a37", "0016_33a0f967666d", "0017_b1964f2f4359")
 HEAD: Final = REVISIONS[-1]
 LOCK: Final = 0x617278  # of an advisory lock; no other part of ARx uses this number
 

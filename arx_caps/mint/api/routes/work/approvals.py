@@ -19,6 +19,7 @@ from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.work.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.policy.roles import APPROVE
+from arx_caps.mint.tasks.discharge import ShownMark, shown_marks
 from arx_caps.settings.durations import format_duration
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
@@ -70,6 +71,7 @@ class ApprovalShown(RouteAnswer, frozen=True):
 
     ``by`` are the operators that approved, of ``need``.  ``expires_at`` is the task's end while the request waits, then
     the discharge's, which lives for ``ttl`` at most.  ``why`` is the agent's own text and proves nothing.
+    ``marks`` are those after which the call needs the approval, which does not count for one that is set later.
     """
 
     id: str
@@ -92,6 +94,7 @@ class ApprovalShown(RouteAnswer, frozen=True):
     answer_why: str | None
     approved_at: int | None
     expires_at: int
+    marks: list[ShownMark] | UnsetType = UNSET
 
 
 class ApprovalAsked(RouteAnswer, frozen=True):
@@ -121,7 +124,7 @@ class ApprovalWithdrawn(RouteAnswer, frozen=True):
     kill: KillShown | None
 
 
-_NOT_ASKED: Final = ("bad_parameters", "not_found", "session_ended", "too_many_approvals")
+_NOT_ASKED: Final = ("bad_parameters", "conflict", "not_found", "session_ended", "too_many_approvals")
 _NOT_GIVEN: Final = ("approval_denied", "approval_expired", "approval_withdrawn", "not_found", "session_ended")
 ENDPOINTS, endpoint = collect(Endpoint)
 
@@ -222,6 +225,7 @@ def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
         ttl=format_duration(row["ttl_ms"]),
         once=bool(row["once"]),
         by=msgspec.json.decode(row["by"]),
+        marks=list(shown_marks(row)) or UNSET,
         expires_at=row["its"]["expires_at"] if row["expires_at"] is None else row["expires_at"],
     )
 

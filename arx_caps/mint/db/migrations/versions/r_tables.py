@@ -15,3 +15,4 @@ down_revision = None
 def upgrade() -> None:
     """Create the tables of release 0.2.0."""
     METADATA.create_all(op.get_bind(), [table for table in METADATA.sorted_tables if table.name not in LATER])
+    op.drop_column("approvals", "marks")  # of revision 17

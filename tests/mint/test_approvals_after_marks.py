@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that need an approval after a mark: a mint, the ledger at a real Valkey, and two services."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from arx_caps.agent.tasks.approval import Approval
+from arx_caps.agent.tasks.task import Task
+from arx_caps.embedded import EmbeddedValkey
+from arx_verifier.errors import Failure
+from arx_verifier.request import AccessRequest
+from tests.ledgers import header_of, look, new_ledger, only_bucket
+from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
+from tests.mint.harness import Harness, now_ms, open_unit
+from tests.mint.test_tasks import verifier
+
+pytestmark = [pytest.mark.servers, pytest.mark.spec("21.8", "CONTROL 2.8")]
+AFTER = POLICY.replace(
+    'approvals = [{ tools = ["payments.refund", "payments.note"], need = 1 }]',
+    """marks = [{ tools = ["orders.get"], set = "private" }]
+after = [
+  { mark = "private", tools = ["payments.refund"], do = "approve" },
+  { mark = ["other", "private"], tools = ["payments.refund"], do = "approve" },
+]""",
+)
+
+
+class MarkedDesk(Desk):
+    """A desk whose refunds need an approval once the order was read."""
+
+    def __init__(self, harness: Harness, ledger: Any) -> None:
+        super().__init__(harness, AFTER)
+        self.judges = {name: verifier(harness, name, ledger=ledger) for name in ("orders", "payments")}
+
+    def get(self, task: Task | None = None) -> str:
+        args = {"order_id": "o-1"}
+        text = (task or self.task).call_token("orders", "orders.get", args)
+        return self.judges["orders"].decide(text, AccessRequest("orders.get", args, now_ms())).code
+
+    def refund(self, *approvals: Approval, task: Task | None = None) -> str:
+        return decide(self.judges["payments"], task or self.task, REFUND, list(approvals))
+
+    def why(self) -> tuple[Failure, ...]:
+        """The failures of a refund without an approval."""
+        text = self.task.call_token("payments", "payments.refund", REFUND)
+        return self.judges["payments"].decide(text, AccessRequest("payments.refund", REFUND, now_ms())).failures
+
+
+@pytest.fixture
+def realm(tmp_path: Path) -> Iterator[tuple[Harness, Any, str]]:
+    with (
+        EmbeddedValkey(tmp_path / "ledger") as server,
+        open_unit(tmp_path / "realm") as unit,
+        closing(new_ledger(server.url, unit.realm.name, hides=True)) as ledger,
+    ):
+        ledger.start()
+        since = look(ledger)[1]
+        while now_ms() <= since:
+            pass  # a session of the same millisecond counts as lost
+        unit.mint.ledger = ledger
+        unit.mint.log.start()
+        yield unit, ledger, server.url
+
+
+@pytest.fixture
+def desk(realm: tuple[Harness, Any, str]) -> MarkedDesk:
+    return MarkedDesk(*realm[:2])
+
+
+def test_a_call_needs_an_approval_once_the_mark_is_set(desk: MarkedDesk) -> None:
+    """Not before; the operator is shown the mark; the approval is for one call."""
+    assert desk.refund() == "ok"
+    assert code(desk.try_to_ask()) == "conflict"
+    before = now_ms()
+    assert [desk.get(), desk.refund()] == ["ok", "missing_discharge"]
+    assert decide(desk.judges["payments"], desk.task, {}, [], "payments.note") == "ok"
+    [failure] = desk.why()
+    assert failure.rule == "third-party caveat"
+    assert "private by orders.get at orders" in str(failure.expected)
+    asked, approval = desk.approved()
+    [mark] = asked["marks"]
+    assert before <= mark.pop("set_at") <= now_ms()
+    assert mark == {"mark": "private", "tool": "orders.get", "service": "orders"}
+    assert [desk.refund(approval), desk.refund(approval)] == ["ok", "already_used"]
+    [event] = [each for each in desk.harness.events() if each.get("approval") == asked["id"] and "marks" in each]
+    assert (event["kind"], event["marks"]) == ("approval.asked", ["private"])
+
+
+def test_an_approval_does_not_count_for_a_mark_that_is_set_later(desk: MarkedDesk) -> None:
+    """An operator lifts the mark, and another call sets it: whoever approved was shown neither."""
+    desk.get()
+    _, approval = desk.approved()
+    body = {"mark": "private", "reason": "checked"}
+    lifted = desk.harness.operator().call("POST", f"/v1/sessions/{desk.session['id']}/marks/lift", body)
+    assert len(lifted.json()["lifted"]) == 1
+    assert desk.refund() == "ok"
+    while desk.get() and any(each["set_at"] == lifted.json()["lifted"][0]["set_at"] for each in desk.ask()["marks"]):
+        pass  # the clock of the ledger has not moved on
+    assert desk.refund(approval) == "missing_discharge"
+    assert desk.refund(desk.approved()[1]) == "ok"
+
+
+def test_it_holds_for_each_holder_and_each_token_of_the_task(desk: MarkedDesk) -> None:
+    """A sub-agent's token, one that is signed again, and another task of the session."""
+    desk.get()
+    _, approval = desk.approved()
+    worker = desk.task.delegate("acme/worker", depth=0)
+    assert desk.refund(task=worker) == "missing_discharge"
+    again, other = desk.agent.call("POST", f"/v1/tasks/{desk.id}/extend", {}), desk.start()[1]
+    assert again.status_code == 201, again.text
+    assert desk.refund(task=other) == "missing_discharge"
+    assert desk.refund(approval, task=worker) == "ok"
+
+
+def test_nobody_approves_what_the_ledger_may_have_lost(desk: MarkedDesk, realm: tuple[Harness, Any, str]) -> None:
+    """Who approves cannot be shown what happened, so the call is refused as by any warning."""
+    _, ledger, url = realm
+    desk.get()
+    _, approval = desk.approved()
+    with redis.Redis.from_url(url, decode_responses=True) as server:
+        server.hset(header_of(server, desk.harness.realm.name), "run", "another")
+    only_bucket(ledger).remembered = ""
+    assert [desk.refund(), desk.refund(approval)] == ["after_mark", "after_mark"]
+    assert code(desk.try_to_ask()) == "conflict"
+    desk.harness.mint.ledger = None
+    try:
+        assert code(desk.try_to_ask()) == "conflict"
+    finally:
+        desk.harness.mint.ledger = ledger
