@@ -304,7 +304,7 @@ def test_every_field_of_what_is_granted_is_explained() -> None:
         "approvals": {"orders": (ApprovalTerms(("orders.get",)),)},
         "is_bound": True,
         "budgets": {"refund": {"usd": "5.00", "per": "task"}},
-        "upstream": {"tracker": {"tracker.*": ("repo.read",)}},
+        "upstream": {"refund": {"tracker": {"tracker.*": ("repo.read",)}}},
         "marks": {"marks": (("call", "untrusted", "session", ("orders.get",)),)},
     }
     # The audiences are those of the rules: there is a rule for each, of each a line.
@@ -313,6 +313,22 @@ def test_every_field_of_what_is_granted_is_explained() -> None:
     for name, value in others.items():
         task = structs.replace(explained.task, **{name: value})
         assert show_explained(explained._replace(task=task)) != before, name
+
+
+def test_the_scopes_at_peoples_accounts_are_explained_by_template() -> None:
+    """Also of a task with the rules of several templates: each tool has the scopes of its template."""
+    whose = 'subjects = [{ issuer = "id" }]\nallow = [{ tool = "orders.get", any = true }]\n'
+    tasks = "".join(
+        f'[task.{name}]\nagents = ["acme/support/*"]\nttl = "10m"\naudience = ["orders"]\n{whose}'
+        f'upstream = {{ tracker = {{ "orders.get" = ["{scope}"], "orders.*" = ["x"] }} }}\n'
+        for name, scope in (("read", "repo.read"), ("list", "repo.list"))
+    )
+    policy, ann = Policy.parse(TEXT + tasks, "policy.toml"), Subject(ISSUER, "ann", {"sub": "ann"})
+    asked: dict[str, Any] = {"agent": "acme/support/x", "params": {}, "subject": ann}
+    read = ["tracker: 1. orders.get: repo.read (read)", "tracker: 2. orders.*: x (read)"]
+    listed = ["tracker: 1. orders.get: repo.list (list)", "tracker: 2. orders.*: x (list)"]
+    for names, shown in (("read", read), ("read list", read + listed), ("list read", listed + read)):
+        assert show_explained(explain_grant(policy, task=names, **asked))["task"]["upstream"] == shown
 
 
 def test_who_may_exchange_is_compared_and_explained() -> None:

@@ -188,7 +188,9 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
         refused = {name: rows for name, rows in grant.marks.items() if name != "marks"}
         shown["refuses"] = removals(Caveat(opened=0, **refused)) if refused else []
     if grant.upstream:
-        shown["upstream"] = upstream_scopes(grant.upstream)
+        shown["upstream"] = [
+            f"{scopes} ({name})" for name, tools in grant.upstream.items() for scopes in upstream_scopes(tools)
+        ]
     if grant.exchange:
         shown["exchange"] = exchanges(grant.exchange)
     shown |= {name: write_member(Template, name, limit) for name, limit in grant.limits.items()}

@@ -52,7 +52,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
         budgets: By template, what its calls may cost.
         is_bound: Whether the tokens are bound to their holders' keys.
         marks: Its rows about marks, by the member of the mint's caveat in each token.
-        upstream: By connection, the scopes of each tool's calls at the person's account there.
+        upstream: By template, ``Template.upstream``.
     """
 
     template: str
@@ -69,7 +69,7 @@ class TaskGrant(Struct, frozen=True, kw_only=True):
     budgets: dict[str, Budget] = {}
     is_bound: bool = False
     marks: dict[str, Any] = {}
-    upstream: dict[str, dict[str, tuple[str, ...]]] = {}
+    upstream: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {}
 
 
 class Policy:
@@ -275,7 +275,7 @@ class Policy:
             is_bound=chosen.binding == "bound",
             budgets={template: chosen.budget} if chosen.budget else {},
             marks=rows_of(chosen),
-            upstream=chosen.upstream,
+            upstream={template: chosen.upstream} if chosen.upstream else {},
         )
 
     def _grant_several(
@@ -320,6 +320,7 @@ class Policy:
             origins={at: self.audiences[at] for at in places},
             delegate_to=first.delegate_to,
             limits=first.limits,
+            upstream={name: table for each in grants for name, table in each.upstream.items()},
         )
 
     def require_startable(self, template: str, agent: str, subject: Subject | None) -> Template:
