@@ -2,7 +2,7 @@
 """People's keys are rotated: every account goes on, with refreshes, links and deaths between; old seals open none."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -70,12 +70,18 @@ def during_refreshes(accounts: Accounts, act: Callable[[], Any]) -> None:
     accounts.tracker.issue = issued  # type: ignore[method-assign]
 
 
-def test_a_rotation_while_a_refresh_runs_loses_nothing(accounts: Accounts) -> None:
-    """What the refresh gave is sealed with the key of the time at which it is stored."""
-    row = accounts.add(ANN, "ann-t")
-    during_refreshes(accounts, lambda: rotate_key(accounts.mint, ANN, "operator:test"))
-    assert accounts.token(row) is not None
-    assert accounts.token(accounts.row(row["id"]), "repo.write") is not None
+def test_a_rotation_waits_for_a_refresh(accounts: Accounts) -> None:
+    """What the refresh gave is sealed with the key of before; of a mint that died, the rotation waits for no answer."""
+    row, db, rotations = accounts.add(ANN, "ann-t"), accounts.mint.db.connections, list[Future[bool]]()
+    with ThreadPoolExecutor(1) as pool:
+        rotate = (rotate_key, accounts.mint, ANN, "operator:test")
+        during_refreshes(accounts, lambda: rotations.append(pool.submit(*rotate)))
+        for scopes in ("repo.read", "repo.write"):
+            assert accounts.token(accounts.row(row["id"]), scopes) is not None
+        assert all(each.result(60) for each in rotations)
+    assert db.lock(row["id"], "dead", now_ms() - 1)
+    assert rotate_key(accounts.mint, ANN, "operator:test")
+    assert len(rotations) == 2
     assert accounts.tracker.refreshes == 2
     assert open_tokens(accounts.mint, accounts.row(row["id"])).refresh in accounts.tracker.grants
 

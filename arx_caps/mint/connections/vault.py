@@ -3,6 +3,7 @@
 
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -15,10 +16,12 @@ from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
 from arx_caps.mint.db.repositories.oauth.connections import Sealer, StoredKey
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError, SettingsError
+from arx_verifier.errors import ArxError, GrantError, SettingsError
 from arx_verifier.token import wire
 
 NONCE_BYTES: Final = 12
+WAIT_S: Final = 35.0  # of a rotation for a refresh; the lock of one that died ends before
+LOOK_S: Final = 0.1  # between two looks meanwhile
 
 
 class HeldAccess(NamedTuple):
@@ -137,7 +140,9 @@ def rotate_key(mint: MintContext, subject: str, by: str) -> bool:
 
     Raises:
         SettingsError: The key or a seal does not open; nothing was changed.
+        GrantError: ``conflict``: the person's tokens are refreshed all the time; nothing was changed.
     """
+    until_s = time.monotonic() + WAIT_S
 
     def again(stored: StoredKey) -> tuple[StoredKey, Sealer]:
         before = open_key(mint, stored)
@@ -145,7 +150,12 @@ def rotate_key(mint: MintContext, subject: str, by: str) -> bool:
         return sealed, lambda row: TokenSeal(mint, row, open_tokens(mint, row, before), key)(sealed)
 
     what = Event.of("connection.key_rotated", by, subject=subject)
-    return mint.db.connections.rotate_key(subject, again, what)
+    # A mint that was not restarted since `arx key reseal` could not seal what its refresh gives with the new key.
+    while (is_rotated := mint.db.connections.rotate_key(subject, again, what)) is None:
+        if time.monotonic() > until_s:
+            raise GrantError("a person's tokens are refreshed all the time: repeat the command", code="conflict")
+        time.sleep(LOOK_S)
+    return is_rotated
 
 
 def _new_key(mint: MintContext, subject: str, made_at: int) -> tuple[PersonKey, StoredKey]:

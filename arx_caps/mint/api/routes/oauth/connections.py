@@ -192,7 +192,7 @@ def end_connection_route(call: RouteCall) -> ConnectionEnded:
     )
 
 
-@endpoint("POST", "/v1/connections/rotate", ROTATE, RotateBody)
+@endpoint("POST", "/v1/connections/rotate", ROTATE, RotateBody, problems=("conflict",))
 def rotate_person_keys(call: RouteCall) -> KeysRotated:
     """Replace people's keys, and seal their tokens with the new ones; each person in one transaction."""
     mint, body = call.mint, call.body

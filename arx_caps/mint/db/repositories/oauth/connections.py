@@ -133,24 +133,33 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         with self._database.read() as c:
             return list(c.execute(_SUBJECTS.limit(limit), {"after": after}).scalars())
 
-    def rotate_key(self, subject: str, again: Callable[[StoredKey], tuple[StoredKey, Sealer]], what: Event) -> bool:
+    def rotate_key(
+        self, subject: str, again: Callable[[StoredKey], tuple[StoredKey, Sealer]], what: Event
+    ) -> bool | None:
         """Replace a person's key, and what it seals, in one transaction; return False if there is none.
 
         Args:
             subject: The person's target.
             again: Returns the new key, and what returns the columns of a row's new seal.
             what: The event.
+
+        Returns:
+            None, and nothing was changed, while a refresh of the person's tokens runs.
         """
         with self._database.write() as c:
             before = locked_key(c, subject)
             if before is None:
                 return False
-            key, seal = again(before)
-            c.execute(update(PERSON_KEYS).where(PERSON_KEYS.c.subject == subject), key.columns())
+            several = []
             for table, its in ((CONNECTION_LINKS, _L.digest), (CONNECTIONS, _C.id)):
                 sealed = select(table).where(table.c.subject == subject, table.c.sealed.is_not(None))
-                for row in map(plain, c.execute(sealed.with_for_update()).all()):
-                    c.execute(update(table).where(its == row[its.name]), seal(row))
+                several += [(table, its, plain(row)) for row in c.execute(sealed.with_for_update())]
+            if any(row.get("refresh_until", 0) > now_ms() for _, _, row in several):
+                return None
+            key, seal = again(before)
+            c.execute(update(PERSON_KEYS).where(PERSON_KEYS.c.subject == subject), key.columns())
+            for table, its, row in several:
+                c.execute(update(table).where(its == row[its.name]), seal(row))
             self._database.record_in(c, what)
         return True
 
