@@ -3,11 +3,16 @@
 
 The changes are those of the gateway's test: spellings of paths, members twice, other codings of characters and bodies,
 framing in two ways, headers twice.  The application's parsers read whatever they can.
+
+Messages that are changed at random, sent to a guarded server of MCP over both transports: SPEC 8.2.
 """
 
 import contextlib
+import http.client
+import json
 import socket
 import subprocess
+import threading
 from collections import Counter
 from random import Random
 from typing import Final
@@ -16,6 +21,7 @@ import pytest
 
 from tests.gateway.mutations import EVERYWHERE, OF_PATHS, Sent, changed
 from tests.servers import child
+from tests.typescript.mcp_messages import Messages
 from tests.typescript.node import PROGRAMS, node
 
 JSON: Final = [(b"content-type", b"application/json")]
@@ -78,3 +84,111 @@ def test_no_handler_gets_what_was_not_judged(count: int) -> None:
             seen[line[9:12]] += 1
         assert seen[b"200"] > count / 20, seen  # a run in which nothing runs would find nothing
         assert seen[b"400"] > count / 10, seen
+
+
+class Answers:
+    """What a server of MCP answers.
+
+    Args:
+        messages: The source of what it is sent.
+    """
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages, self.seen, self.pings = messages, Counter[str](), set[object]()
+
+    def take(self, text: bytes) -> None:
+        """Compare an answer, or several, with what was sent by its id."""
+        read = json.loads(text)
+        for answer in read if isinstance(read, list) else [read]:
+            result = answer.get("result", {})
+            parts = [] if "isError" in result else [result.get(part) for part in ("content", "contents", "description")]
+            named = json.dumps(parts)
+            for sort, mark in (
+                ("ran", '"o-'),
+                ("refused", "dev.arx/refusal"),
+                ("listed", '"tools"'),
+                ("error", '"error"'),
+            ):
+                self.seen[sort] += mark in json.dumps(answer)
+            if '"o-' in named and answer["id"] != "f-0":  # a second id of any message
+                name = named.partition('"o-')[2].partition('"')[0].partition(":")[0]
+                assert f"o-{name}" in self._messages.sent[json.dumps(answer["id"])], answer
+            assert '"f-' not in named, answer
+            self.pings.add(answer.get("id"))
+
+
+COUNTS: Final = [3000, pytest.param(100_000, marks=pytest.mark.nightly)]
+
+
+@pytest.mark.slow
+@pytest.mark.spec("8.2")
+@pytest.mark.parametrize("count", COUNTS)
+def test_no_tool_of_mcp_gets_over_stdio_what_was_not_judged(count: int) -> None:
+    """Malformed frames, ids twice, batches, cancellations, other spellings: it would end the server."""
+    command = [str(node()), str(PROGRAMS / "mcp_attacked.ts"), "stdio"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with child(command, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        messages = Messages(count, json.loads(process.stderr.readline()))
+        answers, wrong, stdin = Answers(messages), list[BaseException](), process.stdin
+
+        def read() -> None:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    answers.take(line)
+            except BaseException as error:
+                wrong.append(error)
+                process.kill()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        with contextlib.suppress(BrokenPipeError):
+            for _ in range(count):
+                stdin.write(messages.next().replace(b"\n", b" ") + b"\n")
+            stdin.write(b'\n{"jsonrpc":"2.0","id":"last","method":"ping"}\n')
+            stdin.flush()
+            stdin.close()
+        reader.join()
+        assert wrong == []
+        assert process.wait() == 0, process.stderr.read()
+        assert "last" in answers.pings
+        assert min(answers.seen.values()) > count / 100, answers.seen
+
+
+@pytest.mark.slow
+@pytest.mark.spec("8.2")
+@pytest.mark.parametrize("count", COUNTS)
+def test_no_tool_of_mcp_gets_over_http_what_was_not_judged(count: int) -> None:
+    """The same, as bodies: to one session and to none, some with a further token in a header."""
+    command, dice = [str(node()), str(PROGRAMS / "mcp_attacked.ts"), "http"], Random(count)
+    with child(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        tokens = json.loads(process.stderr.readline())
+        messages = Messages(count, tokens)
+        answers, statuses = Answers(messages), Counter[int]()
+        link = http.client.HTTPConnection("127.0.0.1", tokens["port"], timeout=60)
+        for _ in range(count):
+            headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+            headers["mcp-protocol-version"] = "2025-06-18"
+            if dice.random() < 0.2:
+                headers["authorization"] = dice.choice(
+                    ("Bearer {0}", "Bearer {0}x", "{0}", "Bearer {0}, Bearer {0}")
+                ).format(tokens["narrow"])
+            path = dice.choice(("/mcp", "/session"))
+            if path == "/session":
+                headers["mcp-session-id"] = dice.choice(("s", "s", "s", "x"))
+            try:
+                link.request("POST", path, messages.next(), headers)
+                answer = link.getresponse()
+                body = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise AssertionError(process.stderr.read() if process.poll() is not None else messages) from error
+            statuses[answer.status] += 1
+            if answer.status == 200 and body:
+                answers.take(body)
+        link.close()
+        assert process.poll() is None
+        assert min(answers.seen.values()) > count / 200, (answers.seen, statuses)
