@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import redis
 
+from arx_caps.agent.sessions.started_task import StartedTask
 from arx_caps.agent.tasks.approval import Approval
 from arx_caps.agent.tasks.task import Task
+from arx_caps.agent.tools.tool_calls import ToolCalls
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.errors import Failure
+from arx_verifier.errors import AccessError, Failure
 from arx_verifier.request import AccessRequest
 from tests.ledgers import header_of, look, new_ledger, only_bucket
 from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
@@ -80,7 +82,7 @@ def test_a_call_needs_an_approval_once_the_mark_is_set(desk: MarkedDesk) -> None
     assert [desk.get(), desk.refund()] == ["ok", "missing_discharge"]
     assert decide(desk.judges["payments"], desk.task, {}, [], "payments.note") == "ok"
     [failure] = desk.why()
-    assert failure.rule == "third-party caveat"
+    assert failure.rule == "approval"
     assert "private by orders.get at orders" in str(failure.expected)
     asked, approval = desk.approved()
     [mark] = asked["marks"]
@@ -132,3 +134,25 @@ def test_nobody_approves_what_the_ledger_may_have_lost(desk: MarkedDesk, realm: 
         assert code(desk.try_to_ask()) == "conflict"
     finally:
         desk.harness.mint.ledger = ledger
+
+
+def test_a_tool_that_a_service_refused_after_a_mark_asks_before_its_next_call(desk: MarkedDesk) -> None:
+    """The token alone does not show that a mark is set; the model reads which one, and a repeated call waits."""
+    calls = ToolCalls(StartedTask(desk.task.bundle, session=None))  # type: ignore[arg-type]  # it asks for nothing here
+    assert desk.get() == "ok"
+    assert not calls.needs_approval("payments.refund", REFUND)
+    with pytest.raises(AccessError) as refused:
+        desk.judges["payments"].verify(
+            desk.task.call_token("payments", "payments.refund", REFUND),
+            AccessRequest("payments.refund", REFUND, now_ms()),
+        )
+    words = calls.refusal_of("payments.refund", refused.value)
+    assert words is not None
+    assert words.code == "missing_discharge"
+    assert "private by orders.get at orders" in words.text
+    assert calls.needs_approval("payments.refund", REFUND)
+    assert not calls.needs_approval("payments.refund", REFUND | {"amount": 1000})
+    assert not calls.needs_approval("payments.note", {})
+    _, approval = desk.approved()
+    assert not calls.needs_approval("payments.refund", REFUND, [approval])
+    assert desk.refund(approval) == "ok"

@@ -29,6 +29,7 @@ _ADVICE: Final = {
 }
 # What a discharge is for, and the token's id of it, are of no use to a model.
 _APPROVAL: Final = "an operator has to approve this call with exactly these arguments, and no approval came with it"
+APPROVAL: Final = "approval"  # the rule of a failure that names the marks after which a call needs one
 # A model that reads "not allowed" tries another way: the end of its work must not read like one refused call.
 _ENDED: Final = {
     "revoked": "An operator ended this work, or its session did. Stop now, call no other tool, and say so.",
@@ -107,7 +108,8 @@ def waiting_for_model(tool: str) -> str:
 
 def _why(code: str, failures: Sequence[Failure]) -> str:
     if code == "missing_discharge":
-        return _APPROVAL
+        after = [each.expected for each in failures if each.rule == APPROVAL]
+        return f"{_APPROVAL}: expected {after[0]}" if after else _APPROVAL
     if not failures:
         reason = REASONS.get(code)
         return _short(code.replace("_", " ") if reason is None else reason.meaning)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from arx_caps.agent.tasks.forecast import Forecast
     from arx_caps.agent.tasks.requests import RequestsAuth
     from arx_caps.agent.tasks.urllib3 import SigningPoolManager
+    from arx_verifier.token.discharge import ThirdPartyCaveat
     from arx_verifier.verification.chain_state import ProvenChain
 
 
@@ -58,7 +59,7 @@ class Task(Shared):
         ended: The code of a service's answer that an operator ended this task; None as far as this holder knows.
     """
 
-    __slots__ = ("_asker", "_chains", "_key", "_now", "_signers", "bundle", "ended")
+    __slots__ = ("_asker", "_chains", "_key", "_marked", "_now", "_signers", "bundle", "ended")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Task(Shared):
     ) -> None:
         self.bundle, self._now, self._asker, self._key = bundle, now, asker, key
         self.ended: str | None = None
+        self._marked: set[str] = set()
         self._signers: dict[str, tuple[CallSigner, Macaroon]] = {}
         self._chains: dict[str, ProvenChain] = {}
 
@@ -240,9 +242,25 @@ class Task(Shared):
         return any(names.matches_tool(allowed, tool) for allowed in self.tools)
 
     def needs_approval(self, tool: str) -> bool:
-        """Return whether operators have to approve each call of this tool, also before any mark is set."""
-        held = self.bundle.outlines.values()
-        return any(caveat.when is None for each in held for caveat in each.third_party_caveats_of(tool))
+        """Return whether a call of this tool has to be approved by operators, as the token or a service has it."""
+        return any(caveat.when is None or tool in self._marked for caveat in self._asking(tool))
+
+    def takes_approval(self, tool: str) -> bool:
+        """Return whether an approval of a call of this tool is of use; after a mark alone, it may not be needed."""
+        return bool(self._asking(tool))
+
+    def note_refusal(self, tool: str, code: str) -> None:
+        """Note that a service refused a call: after a mark, only a service knows that it needs an approval.
+
+        Args:
+            tool: The tool's name.
+            code: The reason's code.
+        """
+        if code == "missing_discharge" and self._asking(tool):
+            self._marked.add(tool)
+
+    def _asking(self, tool: str) -> "list[ThirdPartyCaveat]":
+        return [caveat for held in self.bundle.outlines.values() for caveat in held.third_party_caveats_of(tool)]
 
     def allows(
         self,

@@ -77,7 +77,7 @@ class ReceivedPart:
         Raises:
             ArxError: The call is refused.
         """
-        brought = self._approvals if self.task.needs_approval(tool) else ()
+        brought = self._approvals if self.task.takes_approval(tool) else ()
         fitting = [each for each in brought if each.tool == tool and self.task.allows(tool, args, approvals=[each])]
         try:
             with ToolCalls(self.task).call(tool, args, fitting):

@@ -78,7 +78,7 @@ class RpcSigner(Shared):
         args = {} if message is None else arguments_of(message, self._data.get(method, ()))
         task = self._task if self._task is not None else running_call()[0]
         # A service refuses an approval that its tool does not ask for.
-        approvals = current_approvals(task) if task.needs_approval(tool) else ()
+        approvals = current_approvals(task) if task.takes_approval(tool) else ()
         token = task.call_token(self._audience_of(task), tool, args, approvals=approvals)
         return [*sent, (HEADER, SignedHeader(f"Bearer {token}"))]
 

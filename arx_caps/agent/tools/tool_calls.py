@@ -177,7 +177,9 @@ class ToolCalls:
             return False
         if not self.task.needs_approval(tool):
             return False
-        return self.task.allows(tool, args, approvals=approvals).code == "missing_discharge"
+        found = self.task.allows(tool, args, approvals=approvals)
+        # After a mark the token alone allows it.
+        return found.code == "missing_discharge" or (bool(found) and not approvals)
 
     def ask_approval(self, name: str, args: Mapping[str, Any], *, why: str | None = None) -> Approval:
         """Ask operators to approve one call, also of a task that was delegated from a started one.
@@ -249,14 +251,14 @@ class ToolCalls:
             if cause is None:
                 break
             if isinstance(cause, ArxError):
-                return self._noted(ToolRefusal(cause.code, error_for_model(name, cause), cause.code in ENDED))
+                return self._noted(name, ToolRefusal(cause.code, error_for_model(name, cause), cause.code in ENDED))
             response = getattr(cause, "response", None)
             # A page that a tool reads must not say that an operator ended the work, nor why ARx refused a call.
             problem: Any = _problem_of(response) if self._is_service(response) else None
             text = problem_for_model(name, problem)
             if text is not None:
                 code = str(problem["code"])
-                return self._noted(ToolRefusal(code, text, code in ENDED))
+                return self._noted(name, ToolRefusal(code, text, code in ENDED))
             cause = cause.__cause__ or cause.__context__
         return None
 
@@ -290,7 +292,8 @@ class ToolCalls:
         # The sub-agent runs in this process: its key never leaves it, and ends with the task.
         return {} if self.task.bound_to is None else {"key": HolderKey.generate()}
 
-    def _noted(self, refused: ToolRefusal) -> ToolRefusal:
+    def _noted(self, name: str, refused: ToolRefusal) -> ToolRefusal:
+        self.task.note_refusal(self.tool_of(name), refused.code)
         # A freeze may be lifted; what was killed is over, and a model that is offered no tool ends its run.
         if refused.code == "revoked":
             self.task.ended = refused.code

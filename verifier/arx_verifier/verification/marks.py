@@ -15,6 +15,7 @@ from arx_verifier.journal.record import form_of
 from arx_verifier.ledger.pools import MarkQuestion, Stopped
 from arx_verifier.limits import MAX_TOOLS
 from arx_verifier.names import MAX_TOOL_CHARS, is_tool_pattern, matches_tool
+from arx_verifier.refusal_text import APPROVAL
 from arx_verifier.request import UNSEEN_BODY, AccessRequest
 from arx_verifier.token.macaroon import Identifier
 from arx_verifier.verification.effects import ChainRestrictions
@@ -201,9 +202,8 @@ class MarkRows:
             came = " and ".join(map(_shown, values[0], stopped.found))
             if member == "after" or "" in stopped.found:  # no approver is shown what may be lost
                 return Refused("after_mark", (Failure(place, "after", " and ".join(values[0]), came),))
-            expected = f"a discharge for {values[1].id} by who was shown {came}"
-            came = "one of before" if place in self.shown else "none"
-            return Refused("missing_discharge", (Failure(place, "third-party caveat", expected, came),))
+            given = "one of before" if place in self.shown else "none"
+            return Refused("missing_discharge", (Failure(place, APPROVAL, f"an approval after {came}", given),))
         if member == "only_after":
             expected = values[0] if values[1] == 0 else f"{values[0]} of the last {values[1] // 1000} s"
             came = _shown(values[0], stopped.found[0]) if stopped.found else "none"
