@@ -37,6 +37,11 @@ def marked(
     return vector(spec, expect, token, why, costs={}, calls=[*calls], request=asking(tool, args))
 
 
+def in_two_tasks(**members: Any) -> tuple[Token, dict[str, Any]]:
+    """Such a token, and what makes a call one of another task of its session."""
+    return policy(**members), {"token": mint(ANYTHING | rows(**members), task="t-other").text()}
+
+
 def vectors() -> Vectors:
     """All of this file."""
     return shapes() | warnings() | proofs() | values() | links() | approvals()
@@ -102,6 +107,43 @@ def warnings() -> Vectors:
         "mark-refused-call-sets-none": marked(
             "grant", policy(marks=[UNTRUSTED], after=[NO_PAY, [["paid"], [READ]]]), "a call was allowed", asking(PAY)
         ),
+        "mark-done-is-no-warning": marked(
+            "grant",
+            policy(marks=[["done", "saved", "session", ["db.backup"]]], after=[[["saved"], [PAY]]]),
+            "a proof of the same name forbids nothing",
+            asking("db.backup", effect="done"),
+            spec="21.1",
+        ),
+        "mark-short-sets-none": vector(
+            "21.4",
+            "grant",
+            policy(marks=[UNTRUSTED], after=[NO_PAY], spend=["p", "calls", "1", "task", OPENED]),
+            "a call that no pool could pay has set nothing",
+            costs={READ: {"calls": "2"}, PAY: {"calls": "1"}},
+            calls=[asking(READ)],
+            request=asking(PAY),
+        ),
+        "mark-refused-draws-nothing": vector(
+            "21.4",
+            "grant",
+            policy(marks=[TESTED], only_after=[["tested", 0, [RUN]]], spend=["p", "calls", "2", "task", OPENED]),
+            "a call that a row refused has drawn nothing",
+            costs={"*": {"calls": "1"}},
+            calls=[asking(RUN), asking("orders.get", mark="tested")],
+            request=asking(RUN),
+        ),
+        "mark-early": marked(
+            "store_unavailable",
+            mint(ANYTHING | rows(after=[NO_PAY], opened=AT + 60_001)),
+            "opened more than a minute in the future",
+            spec="21.5",
+        ),
+        "mark-early-margin": marked(
+            "grant",
+            mint(ANYTHING | rows(after=[NO_PAY], opened=AT + 60_000)),
+            "a minute in the future",
+            spec="21.5",
+        ),
         "mark-both-one": marked("grant", both, "one of two", asking(READ)),
         "mark-both": marked("after_mark", both, "both", asking(READ), asking("crm.read")),
         "mark-own": marked("grant", own, "a call is judged before it sets its own mark"),
@@ -123,10 +165,33 @@ def proofs() -> Vectors:
     early = mint(ANYTHING | rows(only_after=[["tested", 0, [RUN]]], marks=[TESTED], opened=OPENED - 1))
     set_it = asking("orders.get", mark="tested")
     hour = policy(marks=[TESTED], only_after=[["tested", 1, [RUN]]])
+    other = policy(marks=[["from", "tested", "task", ["ci"]]], only_after=[["tested", 0, [RUN]]])
+    ten, later = policy(marks=[TESTED], only_after=[["tested", 10, [RUN]]]), asking(READ, at=AT + 10)
+    rerun = policy(marks=[TESTED], only_after=[["tested", 10, [RUN, READ]]])
+
+    def two(first: int, second: int) -> Token:
+        return policy(marks=[TESTED], only_after=[["tested", first, [RUN]], ["tested", second, [RUN]]])
+
+    def ran(expect: str, token: Token, why: str, after_ms: int, *calls: Any) -> dict[str, Any]:
+        return vector("21.4", expect, token, why, costs={}, calls=[*calls], request=asking(RUN, at=AT + after_ms))
+
     return {
         "mark-missing": marked("mark_missing", token, "nothing was tested", tool=RUN),
         "mark-proof": marked("grant", token, "the service proved it", set_it, tool=RUN),
         "mark-proof-within": marked("grant", hour, "in the same millisecond", set_it, tool=RUN),
+        "mark-proof-over": ran("mark_missing", ten, "by the verifier's clock", 10, set_it),
+        "mark-proof-last-ms": ran("grant", ten, "the last of its ten ms", 9, set_it),
+        "mark-proof-over-at-ledger": ran("mark_missing", rerun, "by the ledger's clock", 0, set_it, later),
+        "mark-proof-again": ran("grant", ten, "the last one counts", 15, set_it, set_it | {"at": AT + 10}),
+        "mark-proof-least-within": ran("mark_missing", two(0, 5), "each row of a proof counts", 5, set_it),
+        "mark-proof-least-within-first": ran("mark_missing", two(5, 0), "in any order", 5, set_it),
+        "mark-proof-both-within": ran("grant", two(5, 0), "both rows hold", 4, set_it),
+        "mark-proof-of-another-service": marked(
+            "mark_missing", other, "no row lets this service prove it", set_it, tool=RUN, spec="21.3"
+        ),
+        "mark-from-names-no-tool": vector(
+            "21.2", "grant", token, "its last item is a service", calls=[], request=asking("orders")
+        ),
         "mark-proof-not-by-warning": marked(
             "mark_missing", by_warning, "a warning of the same name proves nothing", asking(READ), tool=RUN, spec="21.1"
         ),
@@ -150,6 +215,13 @@ def values() -> Vectors:
         return marked(expect, of, why, *calls, tool=SEND, args=args)
 
     early = mint(ANYTHING | rows(distinct=[[[SEND], ["to"], 2, "task"]], opened=OPENED - 1))
+    by_task, there = in_two_tasks(distinct=[[[SEND], ["to"], 2, "task"]])
+    by_session, there_by_session = in_two_tasks(distinct=[[[SEND], ["to"], 2, "session"]])
+    both, there_by_both = in_two_tasks(distinct=[[[SEND], ["to"], 1, "task"], [[SEND], ["to"], 2, "session"]])
+    own = rows(distinct=[[[SEND], ["to"], 1, "task"]])
+    link, beside = (mint(ANYTHING, {"hop": hop, "to": "acme/worker"} | own) for hop in (HOP, HOP2))
+    apart = policy(distinct=[[[SEND], ["to"], 1, "task"], [[SEND], ["cc"], 1, "task"]])
+    tools = policy(distinct=[[[SEND], ["to"], 1, "task"], [["mail.draft"], ["to"], 1, "task"]])
     least = mint(ANYTHING | rows(distinct=[[[SEND], ["to"], 2, "task"]]), rows(distinct=[[[SEND], ["to"], 1, "task"]]))
     return {
         "distinct-two": sent("grant", "two values", {"to": ["a", "b"]}),
@@ -168,6 +240,33 @@ def values() -> Vectors:
         "distinct-null-inside": sent("argument_not_allowed", "null in a list", {"to": [None]}),
         "distinct-empty": sent("grant", "an empty list has no value", {"to": []}, to("a", "b")),
         "distinct-least": sent("argument_not_allowed", "the holder's own row", {"to": ["a", "b"]}, of=least),
+        "distinct-unseen": vector(
+            "8.5",
+            "request_unseen",
+            token,
+            "a body that is not seen",
+            costs={},
+            calls=[],
+            request=asking(SEND, {"to": "a"}, http={"method": "POST", "target": "/send", "body": None}),
+        ),
+        "distinct-other-task": sent("grant", "of another task", {"to": "c"}, to("a", "b") | there, of=by_task),
+        "distinct-session": sent(
+            "argument_not_allowed", "in another task", {"to": "c"}, to("a", "b") | there_by_session, of=by_session
+        ),
+        "distinct-session-and-task": sent("grant", "each has its own", {"to": "c"}, to("a") | there_by_both, of=both),
+        "distinct-link-beside": sent(
+            "grant", "another link's", {"to": "c"}, to("a") | {"token": beside.text()}, of=link
+        ),
+        "distinct-other-arguments": sent(
+            "argument_not_allowed",
+            "another row's value is a new one",
+            {"to": "b", "cc": "a"},
+            asking(SEND, {"to": "a", "cc": "b"}),
+            of=apart,
+        ),
+        "distinct-other-tools": sent(
+            "grant", "another row's", {"to": "a"}, asking("mail.draft", {"to": "b"}), of=tools
+        ),
         "distinct-lost": sent("argument_not_allowed", "the ledger lost its values", {"to": "a"}, of=early),
     }
 
@@ -182,7 +281,11 @@ def links() -> Vectors:
     other = mint(ANYTHING, {"hop": HOP2, "to": "acme/worker"} | set_here | refuse)
     above = base.with_caveats(TO | set_here)
     plain = mint(ANYTHING, set_here | refuse)
-    read = asking(READ)
+    read, service = asking(READ), asking("orders.get", mark="untrusted")
+    first = mint(ANYTHING, TO | refuse)
+    second = first.with_caveats(TO2 | refuse)
+    beside = mint(ANYTHING, {"hop": HOP2, "to": "acme/worker"} | refuse)
+    by_task, in_other_task = in_two_tasks(marks=[["call", "untrusted", "task", ["web.*"]]], after=[NO_PAY])
     policy_set = mint(ANYTHING | rows(marks=[UNTRUSTED]), TO | refuse)
     return {
         "mark-link": marked("after_mark", worker, "its own mark", read, spec="21.3"),
@@ -192,6 +295,18 @@ def links() -> Vectors:
         ),
         "mark-link-beside": marked("grant", worker, "of another link", read | {"token": other.text()}, spec="21.3"),
         "mark-link-not-for-policy": marked("grant", above, "no row above sees it", read, spec="21.3"),
+        "mark-link-seen-below": marked(
+            "after_mark", mint(ANYTHING, TO | set_here, TO2 | refuse), "a later row sees it", read, spec="21.3"
+        ),
+        "mark-link-service-first": marked(
+            "after_mark", first, "the first row of two has it", service | {"token": second.text()}, spec="21.3"
+        ),
+        "mark-link-service-beside": marked(
+            "grant", first, "of another link", service | {"token": beside.text()}, spec="21.3"
+        ),
+        "mark-service-of-task": marked(
+            "grant", by_task, "the policy's row has it of the task", service | in_other_task, spec="21.3"
+        ),
         "mark-link-of-token": marked("after_mark", plain, "before a delegation it is of the token", read, spec="21.3"),
         "mark-policy-for-link": marked("after_mark", policy_set, "a mark of the session binds all", read, spec="21.3"),
         "mark-other-task": marked(

@@ -69,10 +69,13 @@ def request_of(vector: dict[str, Any]) -> AccessRequest:
 def call_before(verifier: Verifier, vector: dict[str, Any]) -> None:
     """Make the calls that came before a vector's own, whatever comes of them, with what their service did then."""
     for call in vector.get("calls", ()):
-        request = AccessRequest(call["tool"], call["args"], vector["request"]["at"])
-        decision = verifier.decide(call.get("token", vector["token"]), request)
+        at = call.get("at", vector["request"]["at"])
+        if "at" in call:  # the ledger's clock is there from this call on
+            verifier._budgets.ledger._clock = lambda at=at: at
+        decision = verifier.decide(call.get("token", vector["token"]), AccessRequest(call["tool"], call["args"], at))
         if "mark" in call:
-            decision.grant.mark(call["mark"])
+            with contextlib.suppress(ValueError):  # an error of the program, which goes on
+                decision.grant.mark(call["mark"])
         if "effect" in call:
             verifier.record_effect(decision, EffectRecord(call["effect"]))
 

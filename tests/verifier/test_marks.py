@@ -2,6 +2,7 @@
 """Marks: random histories against a plain reference, in memory and in a real Valkey; services that set them."""
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.verifier import Verifier
 from tests.adapters.asgi_server import serving
-from tests.ledgers import begin, new_ledger
+from tests.ledgers import begin, new_ledger, only_bucket
 from tests.support import verifier
-from tests.vectors.mark_vectors import policy
-from tests.vectors.second import AT, INCARNATION, KEY
+from tests.vectors.mark_vectors import policy, rows
+from tests.vectors.second import ANYTHING, AT, INCARNATION, KEY, mint
 from tests.vectors.subject import _view_of
 from tests.verifier.mark_histories import DIGESTS, OUTCOMES, at_server, in_memory, outcome
 from tests.verifier.test_watch import serving_wsgi
@@ -83,6 +84,70 @@ def test_a_server_shows_who_set_a_mark_and_counts_from_the_later_clock(server: s
     ledger.close()
 
 
+@pytest.fixture
+def ledgers(server: str, request: pytest.FixtureRequest) -> Iterator[list[Any]]:
+    """A ledger in memory, and one at a server, which have begun."""
+    ledger = new_ledger(server, request.node.name)
+    begin(ledger)
+    yield [MemoryLedger(), ledger]
+    ledger.close()
+
+
+def fields_of(ledger: Any, session: str = "s-1") -> dict[str, str]:
+    """All that a ledger keeps of a session, as text."""
+    if isinstance(ledger, MemoryLedger):
+        return {
+            ":".join(("d", *name)) if isinstance(name, tuple) else name: value
+            for name, value in ledger.marks[session][0].items()
+        }
+    found = ledger._read(only_bucket(ledger), lambda server, at: server.hgetall(at.mark + session))
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+@pytest.mark.servers
+def test_a_warning_keeps_its_first_call(ledgers: list[Any]) -> None:
+    """And a proof its last one."""
+    for ledger in ledgers:
+        for by in ("first web", "last web"):
+            ledger.take("draw", "", (), None, question(sets=("w:s:untrusted", "p:s:ok"), by=by))
+        kept = fields_of(ledger)
+        assert [kept[name].partition(" ")[2] for name in ("w:s:untrusted", "p:s:ok")] == ["first web", "last web"]
+
+
+@pytest.mark.servers
+def test_each_of_several_marks_and_values_counts(ledgers: list[Any]) -> None:
+    """A row needs all of its marks, of any field; a further value is one more than those of all calls."""
+    for ledger in ledgers:
+
+        def take(ledger: Any = ledger, **row: Any) -> Any:
+            return outcome(ledger.take("draw", "", (), None, question(**row)))
+
+        assert take(sets=("w:t/1:a",)) == "taken"
+        both = ((("w:s:a", "w:t/1:a"), ("w:s:b", "w:t/1:b")),)
+        assert take(after=both) == "taken"
+        assert take(sets=("w:s:b",)) == "taken"
+        assert take(after=((("w:s:x",),), *both)) == ("after", 1)
+        values = [("x", 2, (digest,)) for digest in DIGESTS]
+        assert [take(distinct=(each,)) for each in (values[0], values[0], values[1])] == ["taken"] * 3
+        assert take(distinct=(("y", 1, DIGESTS[:1]), values[2])) == ("distinct", 1)
+        assert take(distinct=(("y", 1, DIGESTS[1:2]), values[1])) == "taken", "what was refused counted nothing"
+
+
+@pytest.mark.servers
+@pytest.mark.spec("21.5")
+def test_a_session_of_the_future_waits(ledgers: list[Any]) -> None:
+    """A minute is as far ahead as the clock of a mint may be; nothing is set before."""
+    for ledger in ledgers:
+        for row in ({"sets": ("w:s:a",)}, {"after": ((("w:s:b",),),)}):
+            early = question(session="s-3", opened=now_ms() + 3_600_000, **row)
+            assert outcome(ledger.take("draw", "", (), None, early)) == ("early", 0)
+            soon = early._replace(session="s-4", opened=now_ms() + 30_000)
+            assert outcome(ledger.take("draw", "", (), None, soon)) == "taken"
+        known = ledger.marks if isinstance(ledger, MemoryLedger) else fields_of(ledger, "s-3")
+        assert "s-3" not in known
+        assert "w:s:a" not in known
+
+
 @pytest.mark.servers
 @pytest.mark.spec("21.5")
 def test_a_server_that_begins_anew_has_every_warning_and_no_proof(server: str) -> None:
@@ -101,7 +166,8 @@ def test_a_server_that_begins_anew_has_every_warning_and_no_proof(server: str) -
         stopped = ledger.take("draw", "", (), None, asked._replace(opened=before.opened))
         assert isinstance(stopped, Stopped), member
         assert stopped.member == member
-    later = rows["after"]._replace(session="s-2", opened=now_ms() + 120_000)
+    ledger._read(only_bucket(ledger), lambda server, at: server.hset(at.header, "since", str(now_ms() - 1)))
+    later = rows["after"]._replace(session="s-2", opened=now_ms())
     assert isinstance(ledger.take("draw", "", (), None, later), Taken)
     ledger.close()
 
@@ -252,6 +318,21 @@ def test_a_declared_warning_is_set_by_calls_that_a_watch_lets_go_on() -> None:
     assert here.decide(token, asked("orders.get")).allowed
     assert watching.decide(token, asked("orders.get")).watched
     assert here.decide(token, asked("orders.pay")).code == "after_mark"
+
+
+def test_digests_of_values_are_salted() -> None:
+    """By the session and the row, so that a reader of the ledger cannot compare them, and finds no value."""
+    here, kept = service(), []
+    for session in ("s-aaaabbbbccccdddd", "s-ddddccccbbbbaaaa"):
+        token = mint(
+            ANYTHING | rows(distinct=[[["mail.send"], ["to"], 2, "task"], [["*"], ["to"], 2, "task"]]), session=session
+        )
+        assert here.decide(token.text(), asked("mail.send", to="ada@shop.example")).allowed
+        fields = here._budgets.ledger.marks[session][0]
+        kept += [name[1] for name in fields if isinstance(name, tuple)]
+    assert len(set(kept)) == 4
+    plain = {hashlib.sha256(text.encode()).hexdigest()[:32] for text in ("ada@shop.example", '{"":"ada@shop.example"}')}
+    assert not plain & set(kept)
 
 
 def test_a_declared_warning_needs_a_ledger() -> None:

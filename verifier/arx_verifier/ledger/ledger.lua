@@ -263,6 +263,9 @@ end
 -- by turns; or nothing and the reply.  `beside` is for how long another server may answer as well, in ms.
 local function judge(key, question, now, past, beside)
   local opened, at, by, after, only_after, distinct, sets, approved = unpack(question)
+  if opened > now + MARGIN_MS then -- its mint's clock is ahead: a loss up to then would not count
+    return nil, {'MARK', 'early', 0}
+  end
   local lost, unapproved = is_lost(key, opened, now, past), nil
   for index, marks in ipairs(after) do
     local found, shown = {}, approved and approved[index - #after + #approved]

@@ -14,6 +14,7 @@ from arx_verifier.ledger.pools import (
     EARLY,
     KEEP_MS,
     LOST,
+    MARGIN_MS,
     MAX_HELD,
     MAX_MARK_FIELDS,
     MAX_WITH_HOLDS,
@@ -125,6 +126,8 @@ class MemoryLedger:
 
     def _judge(self, asked: MarkQuestion, now: int) -> dict[str | tuple[str, str], str] | Stopped:
         """Return the fields that a call changes, or the row that does not allow it."""
+        if asked.opened > now + MARGIN_MS:
+            return Stopped("early", 0)
         fields, _ = self.marks.get(asked.session, ({}, 0))
         lost = asked.opened <= self._lost_until(fields, now)
         refused = len(asked.after) - len(asked.shown)

@@ -105,7 +105,8 @@ class Stopped(NamedTuple):
     """A row about marks that does not allow a call; nothing was set or drawn.
 
     Attributes:
-        member: ``after``, ``only_after`` or ``distinct``; ``full`` if the session has no room for more.
+        member: ``after``, ``only_after`` or ``distinct``; ``full`` if the session has no room for more, ``early`` if it
+            was opened in the future.
         at: The row's index.
         found: For each of the row's marks that is set, when and by which call, as ``MS TOOL SERVICE``; empty if the
             ledger may have lost it.

@@ -235,7 +235,7 @@ class Budgets:
         if isinstance(taken, Stopped):
             return NO_STORE if proven.marks is None or marks is None else proven.marks.refusal(marks.tool, taken)
         if isinstance(taken, Short):
-            if not proven.pools:
+            if not priced.draws:
                 return REPLAYED if taken.remaining == USED else NO_STORE
             return _refused(proven.pools[taken.at], taken, priced.draws[taken.at].cost)
         return Drawn(self.ledger, op, proven.pools, priced, taken, kind != "draw", begun)
