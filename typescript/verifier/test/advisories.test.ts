@@ -2,6 +2,7 @@
 // Weaknesses of the guards that were mended: each test fails without its mend.
 
 import assert from "node:assert/strict";
+import { AsyncLocalStorage } from "node:async_hooks";
 import { once } from "node:events";
 import { request as ask, createServer, type RequestListener } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";
@@ -214,8 +215,8 @@ async function served(service: Service) {
     };
     heard();
   });
-  const call = (id: string): Promise<void> => {
-    const params = { name: "wait", arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } };
+  const call = (id: string, name = "wait"): Promise<void> => {
+    const params = { name, arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } };
     return near.send({ jsonrpc: "2.0", id, method: "tools/call", params });
   };
   const started = (): Promise<void> => new Promise((resolve) => (arrived = resolve));
@@ -264,15 +265,41 @@ test("a client that is gone before its refusal does not end the process", async 
   await new Promise(setImmediate); // an answer that nobody takes would be an unhandled rejection by now
 });
 
-test("a cancellation that comes before the decision holds", async () => {
-  const { near, got, call, next } = await served(serviceOf());
-  await call("w");
-  await near.send({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: "w" } });
-  await near.send({ jsonrpc: "2.0", id: "p", method: "ping" });
-  await next("p");
-  await near.send({ jsonrpc: "2.0", id: "w", method: "ping" }); // its id is not free: a late answer would be for this one
-  await next("w");
-  assert.match(JSON.stringify(got.find((line) => line.id === "w")), /malformed_request/);
+test("the id of a cancelled request is free, and no late answer has it", async () => {
+  const { near, got, call, next, started, finish } = await served(serviceOf());
+  for (const isDecided of [false, true]) {
+    const running = started();
+    await call("w");
+    if (isDecided) await running;
+    await near.send({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: "w" } });
+    got.length = 0;
+    await near.send({ jsonrpc: "2.0", id: "w", method: "tools/call", params: { name: "wait", arguments: {} } });
+    finish();
+    assert.equal((await next("w")).result?._meta?.["dev.arx/refusal"]?.code, "missing_token");
+    await near.send({ jsonrpc: "2.0", id: "p", method: "ping" });
+    await next("p");
+    assert.doesNotMatch(JSON.stringify(got), /secret/);
+  }
+});
+
+test("what a killed call sends for no request does not leave", async () => {
+  const service = serviceOf();
+  const { got, call, next, server } = await served(service);
+  const changed = (): number => got.filter(({ method }) => method === "notifications/tools/list_changed").length;
+  let send = async (): Promise<void> => undefined;
+  server.registerTool("get", { inputSchema: z.object({}) }, async () => {
+    send = AsyncLocalStorage.bind(() => server.server.sendToolListChanged());
+    await send();
+    return { content: [{ type: "text", text: "o-1" }] };
+  });
+  await call("g", "get");
+  await next("g");
+  assert.equal(changed(), 2); // one of the tool itself, by no call
+  service.view.kill("session:s-1");
+  await send();
+  assert.equal(changed(), 2);
+  await server.server.sendToolListChanged();
+  assert.equal(changed(), 3); // of the server, for each client
 });
 
 test("a kill that comes while a record is written is in force", () => {

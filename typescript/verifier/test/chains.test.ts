@@ -81,6 +81,16 @@ test("a chain is known to one audience, and as long as its key is there", () => 
   assert.equal(code(() => prove(token, "orders", keys)), "unknown_key");
 });
 
+test("a chain in use stays known, however many another holder makes", () => {
+  const [keys, token] = [new KeyRing({ "k1.0": KEY }, "acme", 86_400_000), mint([{ tool: "*" }])];
+  const { restrictions } = prove(token, "orders", keys);
+  for (let number = 0; number < 120; number += 1) {
+    const heavy = { any_of: [...new Array<number>(1900).fill(1), number], optional: true }; // 48 of them fill it
+    prove(mint([{ tool: "*", open: true, args: { z: heavy } }]), "orders", keys);
+    assert.equal(prove(token, "orders", keys).restrictions, restrictions);
+  }
+});
+
 test("a caveat that differs in its hop alone is another delegation", () => {
   const { verifier, view } = serviceOf();
   const delegated = (hop: string) => mint([{ tool: "*" }], undefined, { hop, to: "acme/worker" });

@@ -65,7 +65,9 @@ test("a public route needs no token", async () => {
 });
 
 for (const [name, method, target, body, headers, status, code] of [
-  ["without a token", "GET", "/orders/o-1", "", { authorization: "Basic x" }, 401, "malformed"],
+  ["without a token", "GET", "/orders/o-1", "", { authorization: "" }, 401, "missing_token"],
+  ["with a login", "GET", "/orders/o-1", "", { authorization: "Basic x" }, 401, "missing_token"],
+  ["with two tokens", "GET", "/orders/o-1", "", { authorization: "Bearer x y" }, 401, "malformed"],
   ["to a route without a tool", "GET", "/rest", "", {}, 403, "tool_not_allowed"],
   ["with another method", "HEAD", "/orders/o-1", "", {}, 403, ""],
   ["to another route that Express takes it for", "GET", "/orders/new", "", {}, 403, "tool_not_allowed"],

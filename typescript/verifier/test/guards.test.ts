@@ -129,7 +129,9 @@ test("a function is guarded from its name to its result", async () => {
   await assert.rejects(killed(ANY, {}), (error) => error instanceof Refusal && error.code === "revoked");
 });
 
-interface Line { readonly id?: string; readonly method?: string; readonly result?: unknown; readonly error?: { readonly data?: { readonly code: string } } }
+interface Line { readonly id?: unknown; readonly method?: string; readonly params?: { readonly _meta: { readonly as: string } }; readonly result?: unknown; readonly error?: { readonly data?: { readonly code: string } } }
+
+interface Meant { readonly _meta?: object; readonly [name: string]: unknown }
 
 /** A guarded transport, what its server got and what its client got. */
 async function linked(service = serviceOf()) {
@@ -139,13 +141,14 @@ async function linked(service = serviceOf()) {
   near.onmessage = (message) => void got.push(message as Line);
   transport.onmessage = (message) => void asked.push(message as Line);
   await Promise.all([near.start(), transport.start()]);
-  const _meta = { "dev.arx/cap": ANY };
-  const client = async (method: string, id: string | undefined, params: object = {}): Promise<void> => {
-    await near.send({ jsonrpc: "2.0", method, params: { _meta, ...params }, ...(id === undefined ? {} : { id }) } as never);
+  const client = async (method: string, id: string | undefined, { _meta, ...params }: Meant = {}): Promise<void> => {
+    const meta = { "dev.arx/cap": ANY, as: id, ..._meta };
+    await near.send({ jsonrpc: "2.0", method, params: { _meta: meta, ...params }, ...(id === undefined ? {} : { id }) } as never);
   };
+  const inner = (id: string): number => asked.find(({ params }) => params?._meta.as === id)?.id as number ?? 99;
   const call = (id: string): Promise<void> => client("tools/call", id, { name: "get", arguments: {} });
-  const answer = (id: string): Promise<void> => transport.send({ jsonrpc: "2.0", id, result: {} });
-  return { transport, asked, got, client, call, answer };
+  const answer = (id: string): Promise<void> => transport.send({ jsonrpc: "2.0", id: inner(id), result: {} });
+  return { transport, asked, got, client, call, answer, inner };
 }
 
 const settled = (): Promise<void> => new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
@@ -170,7 +173,7 @@ test("what is cancelled or closed before its decision does not reach the server"
     void client(method, "b", { name: "get" });
     transport.onclose?.();
     await settled();
-    assert.deepEqual(asked.map((line) => line.method), ["notifications/cancelled"]);
+    assert.equal(asked.length, 1);
   }
 });
 
@@ -192,13 +195,13 @@ test("an answer leaves for a request that waits for it, and for no other", async
 });
 
 test("a list is refused with its token, and an error of it leaves", async () => {
-  const { transport, asked, got, client } = await linked();
+  const { transport, asked, got, client, inner } = await linked();
   await client("tools/list", "a", { _meta: { "dev.arx/cap": `${ANY.slice(0, -4)}AAAA` } });
   await settled();
   assert.deepEqual([got.at(-1)?.error?.data?.code, asked.length], ["bad_signature", 0]);
   await client("tools/list", "b");
   await settled();
-  await transport.send({ jsonrpc: "2.0", id: "b", error: { code: -1, message: "no list" } });
+  await transport.send({ jsonrpc: "2.0", id: inner("b"), error: { code: -1, message: "no list" } });
   assert.deepEqual([got.at(-1)?.id, asked.length], ["b", 1]);
 });
 

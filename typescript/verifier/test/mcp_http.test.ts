@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from "node:assert/strict";
+import { generateKeyPairSync } from "node:crypto";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -11,7 +12,7 @@ import { z } from "zod";
 import { guardTransport } from "../src/enforcement/mcp.ts";
 import type { AccessRequest } from "../src/request.ts";
 import { sha256 } from "../src/token/chain.ts";
-import { mint, serviceOf } from "./mint.ts";
+import { mint, mintBound, serviceOf } from "./mint.ts";
 
 const ALLOW = [{ tool: "orders.get", args: { id: { glob: "o-*" } } }];
 const TYPES = { "content-type": "application/json", accept: "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18" };
@@ -88,6 +89,14 @@ for (const [name, make] of Object.entries({ "SDK 1 on Node": onNode, "SDK 2 on t
     for (const odd of [body.replace('"o-1"', '"o-1","id":"o-2"'), `[${body}]`, `\ufeff${body}`, "{"]) {
       assert.equal(await codeOf(send(odd, signed(odd))), "malformed_request", odd);
     }
+    // Of a bound token its holder's key alone can make the proof.
+    const [holder, thief] = [generateKeyPairSync("ed25519"), generateKeyPairSync("ed25519")];
+    const request = { tool: "", args: {}, at: Date.now(), http: { method: "POST", target: "/mcp?a=1", bodyDigest: sha256(body) } };
+    const bound = (signer?: typeof holder): Promise<string> => {
+      return codeOf(send(body, { authorization: `Bearer ${mintBound(ALLOW, request, holder, signer)}` }));
+    };
+    assert.equal(await bound(), "o-1");
+    assert.equal(await bound(thief), "proof_invalid");
     // A message's own token goes before that of the header, and its proof is of kind `tool`.
     const token = mint(ALLOW, { tool: "orders.get", args: { id: "o-1" }, at: Date.now() });
     const own = JSON.stringify({ ...CALL, params: { ...CALL.params, _meta: { "dev.arx/cap": token } } });
@@ -96,6 +105,6 @@ for (const [name, make] of Object.entries({ "SDK 1 on Node": onNode, "SDK 2 on t
     const listed = async (headers?: Record<string, string>): Promise<unknown[]> => (await read(await send(list, headers))).result.tools;
     assert.equal((await listed(signed(list))).length, 1);
     assert.equal((await listed()).length, 0);
-    assert.equal(seen.length, 2);
+    assert.equal(seen.length, 3);
   });
 }

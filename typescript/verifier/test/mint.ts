@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tokens for the tests of guards, and the verifier that accepts them.
 
+import { type KeyPairKeyObjectResult, sign } from "node:crypto";
 import { type JsonObject, writeCanonical } from "../src/json.ts";
 import type { AccessRequest } from "../src/request.ts";
 import { FixedView, MemoryRecorder } from "./doubles.ts";
 import { callDigest } from "../src/token/call.ts";
-import { derive, fold } from "../src/token/chain.ts";
-import { KeyRing } from "../src/token/keyring.ts";
+import { derive, fold, sha256 } from "../src/token/chain.ts";
+import { callMessage } from "../src/token/holder.ts";
+import { AudienceKey, KeyRing } from "../src/token/keyring.ts";
 import type { Recorder } from "../src/verification/verifier.ts";
 import { MemoryNonces } from "../src/verification/nonces.ts";
 import { type LimitsInput, ServiceLimits } from "../src/verification/serviceLimits.ts";
@@ -43,21 +45,34 @@ export function serviceOf(limits?: LimitsInput, effects: string[] = [], writer?:
 
 /** Return a token with these rules and further caveats, and with a call if a request is given. */
 export function mint(allow: JsonObject[], request?: AccessRequest, ...more: JsonObject[]): string {
+  return seal({}, [{ allow }, ...more].map(writeCanonical), request);
+}
+
+/** Return a token that is bound to a key, with a call that another key may have signed. */
+export function mintBound(allow: JsonObject[], request: AccessRequest, holder: KeyPairKeyObjectResult, signer = holder): string {
+  const key = holder.publicKey.export({ format: "der", type: "spki" }).subarray(-32).toString("base64url");
+  return seal({ holder: key, aud_key: new AudienceKey(KEY).publicKey }, [writeCanonical({ allow })], request, signer);
+}
+
+function seal(facts: JsonObject, caveats: string[], request?: AccessRequest, signer?: KeyPairKeyObjectResult): string {
   const now = Date.now();
   const identifier = writeCanonical({
     agent: "acme/support", aud: "orders", born: [HISTORY, 7], depth: 4, exp: now + 3_600_000, iat: now,
-    id: TOKEN_ID, kid: "k1.0", session: "s-1", task: "t-1", v: 1,
+    id: TOKEN_ID, kid: "k1.0", session: "s-1", task: "t-1", v: 1, ...facts,
   });
-  const caveats = [{ allow }, ...more].map(writeCanonical);
+  const lastOf = (): Buffer => {
+    return fold(derive(KEY), Buffer.from(identifier), caveats.map((caveat) => ({ raw: Buffer.from(caveat) }))).at(-1) as Buffer;
+  };
   if (request !== undefined) {
     const nonce = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString("base64url");
-    caveats.push(`{"call":["${callDigest("orders", request.at, nonce, request)}",${request.at},"${nonce}"]}`);
+    const plain = `{"call":["${callDigest("orders", request.at, nonce, request)}",${request.at},"${nonce}"]}`;
+    const message = callMessage(["acme", "orders", TOKEN_ID], sha256(lastOf()), plain);
+    const proof = signer === undefined ? "" : `,"${sign(null, message, signer.privateKey).toString("base64url")}"`;
+    caveats.push(plain.replace("]}", `${proof}]}`));
   }
-  const packets = caveats.map((caveat) => ({ raw: Buffer.from(caveat) }));
-  const signature = fold(derive(KEY), Buffer.from(identifier), packets).at(-1) as Buffer;
   const parts = [Buffer.of(2), field(1, "acme"), field(2, identifier), Buffer.of(0)];
   for (const caveat of caveats) parts.push(field(2, caveat), Buffer.of(0));
-  return `arx1_${Buffer.concat([...parts, Buffer.of(0), field(6, signature)]).toString("base64url")}`;
+  return `arx1_${Buffer.concat([...parts, Buffer.of(0), field(6, lastOf())]).toString("base64url")}`;
 }
 
 export function field(tag: number, value: string | Uint8Array): Buffer {

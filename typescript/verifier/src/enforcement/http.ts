@@ -17,8 +17,9 @@ export function headerOf({ headersDistinct }: IncomingMessage, name: string): st
   return value;
 }
 
+/** Return what a header of the scheme `Bearer` has; another scheme has no token. */
 export function tokenOf(header: string | undefined): string | undefined {
-  return header === undefined ? undefined : (/^bearer +(\S+)$/i.exec(header)?.[1] ?? "");
+  return /^bearer +(.+)$/i.exec(header ?? "")?.[1];
 }
 
 export async function bodyOf(request: IncomingMessage | Request, most: number): Promise<Buffer> {

@@ -10,11 +10,9 @@ import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
 import { type Carrier, type Carriers, carrying } from "./mcpHttp.ts";
 import {
-  CALLS, effectOf, filter, LISTS, type McpMessage, type McpTransport, meaningOf, NO_METHOD, NOTIFICATIONS, refusalOf, type Refused,
-  type Screen, SESSION, type Subject, tokenOf, withoutToken,
+  type Asked, CALLS, effectOf, filter, type Id, LISTS, type McpMessage, type McpTransport, meaningOf, nameOf,
+  NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, SESSION, tokenOf, withoutToken,
 } from "./messages.ts";
-
-type Id = string | number;
 
 /** Return the transport, through which an allowed call alone reaches the server, and no answer of an ended one leaves. */
 export function guardTransport<T extends McpTransport>(transport: T, verifier: Verifier): T {
@@ -35,22 +33,15 @@ export function guardTransport<T extends McpTransport>(transport: T, verifier: V
   });
 }
 
-/** A request of the client that the server has not answered. */
-interface Asked extends Subject {
-  readonly id: Id;
-  grant?: Grant;
-  timer?: NodeJS.Timeout;
-  screen?: Screen;
-  /** Whether its answer does not leave any more. */
-  isOver?: boolean;
-}
-
 class GuardedMessages {
   receive: ((message: McpMessage, extra?: unknown) => void) | undefined;
   readonly carriers: Carriers = new AsyncLocalStorage();
   readonly #transport: McpTransport;
   readonly #verifier: Verifier;
   readonly #asked = new Map<Id, Asked>();
+  readonly #inner = new Map<unknown, Asked>();
+  readonly #running = new AsyncLocalStorage<Asked>();
+  #count = 0;
 
   constructor(transport: McpTransport, verifier: Verifier) {
     this.#transport = transport;
@@ -61,42 +52,48 @@ class GuardedMessages {
   readonly take = (message: McpMessage, extra?: unknown): void => {
     const { method, id } = message as { method?: string; id?: Id };
     const params = isObject(message["params"]) ? message["params"] : {};
-    if (method === undefined) {
+    if (method === "notifications/cancelled") this.#cancel(this.#asked.get(own(params, "requestId") as Id), params);
+    else if (method === undefined) {
       if ("result" in message || "error" in message) this.receive?.(message, extra);
     } else if (id === undefined) {
-      if (method === "notifications/cancelled") this.#end(own(params, "requestId") as Id);
       if (NOTIFICATIONS.has(method)) this.receive?.(message, extra);
     } else if (this.#asked.has(id)) {
-      // An answer names its request by the id alone: that of another one would leave under this grant.
+      // The client could not tell the two answers apart.
       this.#send(id, refusalOf({ method }, this.#verifier.refuseUnproven("malformed_request", undefined)));
     } else {
-      const asked: Asked = { id, method, tool: typeof params["name"] === "string" ? params["name"] : undefined };
+      const asked: Asked = { id, inner: this.#count++, method, tool: nameOf(params) };
       this.#asked.set(id, asked);
-      if (SESSION.has(method)) this.receive?.(message, extra);
+      this.#inner.set(asked.inner, asked);
+      if (SESSION.has(method)) this.#pass(asked, message, params, extra);
       else if (own(LISTS, method) !== undefined) this.#list(message, params, asked, extra).catch(this.#fail(asked));
       else if (method === "tools/call" || CALLS.has(method)) this.#call(message, params, asked, extra).catch(this.#fail(asked));
-      else this.#answer(id, { error: { code: NO_METHOD, message: "Method not found" } });
+      else this.#answer(asked, { error: { code: NO_METHOD, message: "Method not found" } });
     }
   };
 
   /** Let a message of the server leave. */
-  readonly leave = async (message: McpMessage, options?: unknown): Promise<void> => {
+  readonly leave = async (message: McpMessage, options?: { readonly relatedRequestId?: unknown }): Promise<void> => {
     const isAnswer = !("method" in message);
-    const id = isAnswer ? message["id"] : (options as { relatedRequestId?: Id } | undefined)?.relatedRequestId;
-    if (id === undefined || id === null) return this.#transport.send(message as never, options as never);
-    const asked = this.#asked.get(id as Id);
-    const kept = isAnswer ? this.#forget(id as Id, asked?.grant?.recheck() === undefined ? effectOf(message) : "unknown") : undefined;
-    if (asked === undefined || asked.isOver) return;
-    if (kept !== undefined) await kept;
-    if (isAnswer && asked.screen !== undefined) filter(message, asked.screen);
+    const id = isAnswer ? message["id"] : options?.relatedRequestId;
+    // What a call sends for no request ends with its token, too.
+    if (id === undefined || id === null) return this.#sendUnder(this.#running.getStore(), message, options);
+    const asked = this.#inner.get(id);
+    if (asked === undefined) return;
+    if (!isAnswer) return this.#sendUnder(asked, message, { ...options, relatedRequestId: asked.id });
+    await this.#forget(asked, asked.grant?.recheck() === undefined ? effectOf(message) : "unknown");
+    if (asked.screen !== undefined) filter(message, asked.screen);
     const code = asked.grant?.recheck();
-    if (code === undefined) return this.#transport.send(message as never, options as never);
-    if (isAnswer) this.#refuse(asked, { code, failures: [], id: asked.grant?.id ?? "" });
+    if (code === undefined) return this.#transport.send({ ...message, id: asked.id } as never, options as never);
+    this.#refuse(asked, { code, failures: [], id: asked.grant?.id ?? "" });
   };
+
+  async #sendUnder(asked: Asked | undefined, message: McpMessage, options: unknown): Promise<void> {
+    if (asked?.grant?.recheck() === undefined) await this.#transport.send(message as never, options as never);
+  }
 
   /** End what the client waits for no more. */
   close(): void {
-    for (const id of [...this.#asked.keys()]) this.#forget(id);
+    for (const asked of [...this.#asked.values()]) this.#forget(asked);
   }
 
   async #call(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): Promise<void> {
@@ -107,7 +104,13 @@ class GuardedMessages {
     if (decision.grant === undefined) return this.#refuse(asked, decision);
     this.#watch(asked, decision.grant);
     const judged = asked.method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
-    this.receive?.({ ...message, params: withoutToken(judged) }, extra);
+    this.#pass(asked, message, judged, extra);
+  }
+
+  /** Let a request reach the server. */
+  #pass(asked: Asked, message: McpMessage, params: JsonObject, extra: unknown): void {
+    const passed = { ...message, id: asked.inner, ...("params" in message ? { params: withoutToken(params) } : {}) };
+    this.#running.run(asked, () => this.receive?.(passed, extra));
   }
 
   /** Return the token of a message, or that of the request's header with what its proof covers. */
@@ -127,7 +130,7 @@ class GuardedMessages {
   async #list(message: McpMessage, params: JsonObject, asked: Asked, extra: unknown): Promise<void> {
     const member = LISTS[asked.method] as string;
     const { token, ...carried } = this.#presented(params);
-    if (token === undefined) return this.#answer(asked.id, { result: { [member]: [] } });
+    if (token === undefined) return this.#answer(asked, { result: { [member]: [] } });
     const screened = await this.#verifier.screen(token, {
       tool: "", args: { method: asked.method }, at: this.#verifier.clock(), ...carried,
     });
@@ -135,44 +138,41 @@ class GuardedMessages {
     if ("code" in screened) return this.#refuse(asked, { ...screened, failures: [], id: "" });
     this.#watch(asked, screened.grant);
     asked.screen = { member, could: (tool) => screened.could(`${this.#verifier.audience}.${tool}`) };
-    this.receive?.({ ...message, params: withoutToken(params) }, extra);
+    this.#pass(asked, message, params, extra);
   }
 
+  /** Keep a request until its token has ended, which the client and the server learn. */
   #watch(asked: Asked, grant: Grant): void {
     asked.grant = grant;
-    asked.timer = setInterval(() => this.#look(asked, grant), LIMITS.recheck).unref();
+    asked.timer = setInterval(() => {
+      const code = grant.recheck();
+      if (code === undefined || !grant.signal.aborted) return;
+      this.#refuse(asked, { code, failures: [], id: grant.id });
+      this.#cancel(asked, { reason: code });
+    }, LIMITS.recheck).unref();
   }
 
-  /** End a call whose token has ended, and tell the server that it is cancelled. */
-  #look(asked: Asked, grant: Grant): void {
-    const code = grant.recheck();
-    if (code === undefined || !grant.signal.aborted) return;
-    this.#end(asked.id);
-    this.#send(asked.id, refusalOf(asked, { code, failures: [], id: grant.id }));
-    this.receive?.({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: asked.id, reason: code } });
+  /** End a request, and tell the server so; a late answer to it does not leave. */
+  #cancel(asked: Asked | undefined, params: JsonObject): void {
+    if (asked === undefined) return; // it is answered
+    this.#forget(asked);
+    this.receive?.({ jsonrpc: "2.0", method: "notifications/cancelled", params: { ...params, requestId: asked.inner } });
   }
 
-  /** A server answers no cancelled call; if it does, the answer does not leave, nor does another call get its id. */
-  #end(id: Id): void {
-    if (!this.#asked.has(id)) return;
-    this.#forget(id);
-    this.#asked.set(id, { id, method: "", isOver: true });
-  }
-
-  #forget(id: Id, effect: EffectResult = "unknown"): Promise<void> | undefined {
-    const asked = this.#asked.get(id);
-    clearInterval(asked?.timer);
-    this.#asked.delete(id);
-    return asked?.grant?.outcome?.settle(effect);
+  #forget(asked: Asked, effect: EffectResult = "unknown"): Promise<void> | undefined {
+    clearInterval(asked.timer);
+    this.#asked.delete(asked.id);
+    this.#inner.delete(asked.inner);
+    return asked.grant?.outcome?.settle(effect);
   }
 
   #refuse(asked: Asked, decision: Refused): void {
-    this.#answer(asked.id, refusalOf(asked, decision));
+    this.#answer(asked, refusalOf(asked, decision));
   }
 
-  #answer(id: Id, body: object): void {
-    this.#forget(id);
-    this.#send(id, body);
+  #answer(asked: Asked, body: object): void {
+    void this.#forget(asked);
+    this.#send(asked.id, body);
   }
 
   #send(id: Id, body: object): void {

@@ -4,9 +4,10 @@
 import { type Code, REASONS, Refusal } from "../errors.ts";
 import { copyArguments, isObject, type Json, type JsonObject, own } from "../json.ts";
 import type { EffectResult } from "../journal/record.ts";
-import type { Decision } from "../verification/grant.ts";
+import type { Decision, Grant } from "../verification/grant.ts";
 import { refusalText } from "./texts.ts";
 
+export type Id = string | number;
 /** A message of JSON-RPC, as the SDKs have it. */
 export interface McpMessage { [name: string]: unknown }
 /** The part of a transport of the SDKs that is used here. */
@@ -20,6 +21,16 @@ export interface Subject { readonly method: string; readonly tool?: string | und
 /** Which items of a list a token could call, and the member that has them. */
 export interface Screen { readonly member: string; readonly could: (tool: string) => boolean }
 
+/** A request of the client that the server has not answered. */
+export interface Asked extends Subject {
+  readonly id: Id;
+  /** Its id at the server: a late answer to a request that has ended can be for no later one. */
+  readonly inner: number;
+  grant?: Grant;
+  timer?: NodeJS.Timeout;
+  screen?: Screen;
+}
+
 const [CAP, REFUSAL] = ["dev.arx/cap", "dev.arx/refusal"];
 const REFUSED = -32010;
 export const CALLS = new Set(["completion/complete", "prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"]);
@@ -30,7 +41,7 @@ export const LISTS: Record<string, string> = {
   "resources/templates/list": "resourceTemplates",
 };
 export const NOTIFICATIONS = new Set(
-  ["cancelled", "initialized", "message", "progress", "roots/list_changed"].map((name) => `notifications/${name}`),
+  ["initialized", "message", "progress", "roots/list_changed"].map((name) => `notifications/${name}`),
 );
 const NAMES = new Set([...CALLS].map((method) => method.replace("/", ".")));
 const ENVELOPE = new Set(["_meta", "inputResponses", "requestState"]);
@@ -41,6 +52,11 @@ export function tokenOf(params: JsonObject): string | undefined {
   const meta = own(params, "_meta");
   const token = isObject(meta) ? own(meta, CAP) : undefined;
   return token === undefined || typeof token === "string" ? token : "";
+}
+
+/** Return what a request names: a tool, or a prompt. */
+export function nameOf(params: JsonObject): string | undefined {
+  return typeof params["name"] === "string" ? params["name"] : undefined;
 }
 
 export function withoutToken(params: JsonObject): JsonObject {

@@ -6,6 +6,7 @@ import { inspect } from "node:util";
 import { isKeyId, isRealm } from "../names.ts";
 import { derive, hkdf } from "./chain.ts";
 import { agree, audiencePrivateKey, publicText } from "./holder.ts";
+import { Recent } from "./recent.ts";
 
 const MOST_SHARED = 1024;
 
@@ -15,7 +16,7 @@ export class AudienceKey {
   readonly #derived: Buffer;
   #private: KeyObject | undefined;
   #public: string | undefined;
-  readonly #shared = new Map<string, Buffer | undefined>();
+  readonly #shared = new Recent<Buffer | null>(MOST_SHARED);
 
   constructor(key: Uint8Array) {
     if (key.length !== 32) throw new TypeError("an audience key has 32 bytes");
@@ -36,11 +37,9 @@ export class AudienceKey {
 
   /** Return what this audience shares with a holder's key; undefined if no proof of it is right. */
   agree(holder: string): Buffer | undefined {
-    if (!this.#shared.has(holder)) {
-      if (this.#shared.size >= MOST_SHARED) this.#shared.clear();
-      this.#shared.set(holder, agree(this.#x25519(), holder));
-    }
-    return this.#shared.get(holder);
+    let shared = this.#shared.get(holder);
+    if (shared === undefined) this.#shared.keep(holder, shared = agree(this.#x25519(), holder) ?? null);
+    return shared ?? undefined;
   }
 
   /** Return the derived caveat key of an approval by the mint (SPEC 6.5), passed through the key generator. */

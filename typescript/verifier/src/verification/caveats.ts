@@ -13,6 +13,7 @@ import { nextLink, type Packet, sha256 } from "../token/chain.ts";
 import { ThirdParty } from "../token/discharge.ts";
 import { hasSigned, hopMessage } from "../token/holder.ts";
 import { type Identifier, isNatural, isText } from "../token/identifier.ts";
+import { Recent } from "../token/recent.ts";
 
 export interface Allow {
   readonly place: string;
@@ -132,8 +133,8 @@ interface Caveat {
 const HOP = /^[A-Za-z0-9_-]{12}$/;
 const [HOP_MARK, HOP_CHARS] = [8, 12];
 /** Proven caveats by their bytes without the hop; a holder can make as many as it likes, so they are bounded. */
-const KNOWN = new Map<string, Caveat>();
 const [MOST_KNOWN, LONGEST_KNOWN] = [512, 512];
+const KNOWN = new Recent<Caveat>(MOST_KNOWN);
 
 /** The reader of one chain's caveats. */
 export class CaveatReader {
@@ -205,8 +206,7 @@ export class CaveatReader {
     const made = { written, rules, text: writeCanonical(own(written, "allow") ?? []), step: withoutHolder(written) };
     // A holder's key and signature are those of one token.  An argument that is named `hop` is no hop.
     if (text.length <= LONGEST_KNOWN && !Object.hasOwn(written, "key") && hop === (own(written, "hop") ?? "")) {
-      if (KNOWN.size >= MOST_KNOWN) KNOWN.clear();
-      KNOWN.set(name, made);
+      KNOWN.keep(name, made);
     }
     return { ...made, hop: (own(written, "hop") ?? "") as string };
   }

@@ -11,6 +11,7 @@ import { type Opened, openDischarges } from "../token/discharge.ts";
 import { callMessage, callProof, hasSigned } from "../token/holder.ts";
 import { checkIdentifier, type Identifier, readIdentifier } from "../token/identifier.ts";
 import type { AudienceKey, KeyRing } from "../token/keyring.ts";
+import { Recent } from "../token/recent.ts";
 import { type Parts, readToken } from "../token/wire.ts";
 import { CaveatReader, type Restrictions } from "./caveats.ts";
 
@@ -36,37 +37,21 @@ type Chain = Omit<Proven, "call" | "signature">;
 type KnownChain = Chain & { readonly head: string };
 const [MOST_BYTES, BYTES_OF_CHARACTER, BYTES_OF_TEST] = [32 << 20, 20, 350];
 
-/** Proven chains, by the memory that they take: a holder can make as many, and as heavy ones, as it likes. */
-class KnownChains {
-  readonly #chains = new Map<string, KnownChain>();
-  #bytes = 0;
+/** Proven chains of each ring of keys, by the memory that they take: a holder can make many, and heavy ones. */
+const KNOWN = new WeakMap<KeyRing, Recent<KnownChain>>();
 
-  get(head: string): KnownChain | undefined {
-    return this.#chains.get(nameOf(head));
-  }
-
-  keep(chain: KnownChain): void {
-    const tests = chain.restrictions.allows.flatMap(({ rules }) => rules).reduce((sum, rule) => sum + rule.tests, 0);
-    const bytes = BYTES_OF_CHARACTER * chain.head.length + BYTES_OF_TEST * tests;
-    if (this.#bytes + bytes > MOST_BYTES) {
-      this.#chains.clear();
-      this.#bytes = 0;
-    }
-    this.#bytes += bytes;
-    this.#chains.set(nameOf(chain.head), chain);
-  }
+function weigh({ head, restrictions }: KnownChain): number {
+  return BYTES_OF_CHARACTER * head.length + BYTES_OF_TEST * restrictions.tests;
 }
-
-const KNOWN = new WeakMap<KeyRing, KnownChains>();
 
 /** Prove a credential, or refuse it before anything of it is proven. */
 export function prove(credential: string, audience: string, keys: KeyRing): Proven {
   if (credential.length > LIMITS.credential) refuse("malformed");
   const ended = endingOf(credential);
   let known = KNOWN.get(keys);
-  if (known === undefined) KNOWN.set(keys, known = new KnownChains());
+  if (known === undefined) KNOWN.set(keys, known = new Recent(MOST_BYTES));
   const head = ended?.ending.head ?? credential;
-  const chain = known.get(head);
+  const chain = known.get(nameOf(head));
   // The keys may have been replaced, and another audience may have the same ones.
   if (chain?.head === head && keys.get(chain.identifier.kid) === chain.key && chain.identifier.aud === audience) {
     if (ended === undefined) return { ...chain, call: undefined, signature: chain.parent };
@@ -79,7 +64,7 @@ export function prove(credential: string, audience: string, keys: KeyRing): Prov
   const token = readToken(text);
   const call = readCall(token.packets.at(-1));
   const proven = { ...proveChain(token, discharges, call, audience, keys), head: call === undefined ? credential : head };
-  if (discharges.length === 0) known.keep(proven); // a known chain must not outlive its discharges
+  if (discharges.length === 0) known.keep(nameOf(proven.head), proven, weigh(proven)); // a known chain must not outlive its discharges
   return { ...proven, call, signature: token.signature };
 }
 
