@@ -31,7 +31,7 @@ from arx_verifier.testing import UnsafeTestRealm
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.verifier import Verifier
 from tests.adapters.asgi_server import serving
-from tests.ledgers import begin, new_ledger, only_bucket
+from tests.ledgers import begin, look, new_ledger, only_bucket
 from tests.support import verifier
 from tests.vectors.mark_vectors import policy, rows
 from tests.vectors.second import ANYTHING, AT, INCARNATION, KEY, mint
@@ -81,6 +81,14 @@ def test_a_server_shows_who_set_a_mark_and_counts_from_the_later_clock(server: s
     late = ledger.take("draw", "", (), None, within._replace(at=now_ms() + 3_600_000))
     assert isinstance(late, Stopped)
     assert late.member == "only_after"
+    set_at = int(fields_of(ledger)["p:s:ok"].partition(" ")[0])
+    last = within._replace(at=set_at + 3_599_999)
+    for at, expected in ((last, "taken"), (last._replace(at=last.at + 1), ("only_after", 0))):
+        assert outcome(ledger.take("draw", "", (), None, at)) == expected
+    while now_ms() <= set_at + 1:
+        pass  # the ledger's clock is later than that of a verifier which is behind
+    behind = question(only_after=((("p:s:ok",), 1),), at=set_at - 60_000)
+    assert outcome(ledger.take("draw", "", (), None, behind)) == ("only_after", 0)
     ledger.close()
 
 
@@ -170,6 +178,31 @@ def test_a_server_that_begins_anew_has_every_warning_and_no_proof(server: str) -
     later = rows["after"]._replace(session="s-2", opened=now_ms())
     assert isinstance(ledger.take("draw", "", (), None, later), Taken)
     ledger.close()
+
+
+@pytest.mark.servers
+@pytest.mark.spec("21.5")
+def test_a_registered_session_counts_until_the_next_beginning(tmp_path: Path) -> None:
+    """Others count if they were opened after the beginning, and not at its time."""
+    embedded = pytest.importorskip("arx_caps.embedded")
+    with embedded.EmbeddedValkey(tmp_path) as valkey:
+        ledger = new_ledger(valkey.url, "registered")
+        begin(ledger)
+        ledger.seal("one end")
+        assert not ledger.open("another end")
+        ledger._look()
+        since, opened = look(ledger)[1], now_ms()
+
+        def judged(session: str, opened: int) -> Any:
+            asked = question(session=session, opened=opened, after=((("w:s:never",),),))
+            return outcome(ledger.take("draw", "", (), None, asked))
+
+        assert ledger.register_session("s-1", opened)
+        assert [judged("s-1", opened), judged("s-2", opened)] == ["taken", ("after", 0)]
+        assert [judged("s-3", since), judged("s-4", since + 1)] == [("after", 0), "taken"]
+        ledger.begin_anew()
+        assert judged("s-1", opened) == ("after", 0)
+        ledger.close()
 
 
 @pytest.mark.servers
