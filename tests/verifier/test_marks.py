@@ -200,8 +200,12 @@ def test_a_registered_session_counts_until_the_next_beginning(tmp_path: Path) ->
         assert ledger.register_session("s-1", opened)
         assert [judged("s-1", opened), judged("s-2", opened)] == ["taken", ("after", 0)]
         assert [judged("s-3", since), judged("s-4", since + 1)] == [("after", 0), "taken"]
+        assert not fields_of(ledger, "s-4"), "a call that sets nothing leaves nothing"
+        sets = question(opened=opened, sets=("w:s:seen",))
+        assert outcome(ledger.take("draw", "", (), None, sets)) == "taken", "no other server may answer beside this one"
         ledger.begin_anew()
         assert judged("s-1", opened) == ("after", 0)
+        assert outcome(ledger.take("draw", "", (), None, sets)) == "short", "another one may"
         ledger.close()
 
 
