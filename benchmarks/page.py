@@ -34,6 +34,10 @@ STRICT: Final = "decide, parent seen, with a strict budget, by the clock"
 FREE: Final = "ARx without a budget"
 MARKS: Final = "ARx, marks"
 UNNAMED: Final = "ARx, marks of other tools"
+POOL: Final = "a budget of 1 pool"
+NAMED: Final = "rows about marks name the tool"
+WITHOUT: Final = "no rows"
+OTHERS: Final = "rows about marks name other tools"
 # What a part adds to a decision: its work, with it, without it, and the most that it is to add, us; a name is a row's.
 ADDED: Final[Sequence[tuple[str, str, str, str, float | str]]] = (
     (
@@ -181,6 +185,27 @@ def stamps(found: Mapping[str, Any]) -> str:
     return f"{machine(found)}\n\n" + table((f"memory, {found['build']}", "us", "goal"), cells)
 
 
+def marks(found: Mapping[str, Any]) -> str:
+    """Write what calls take that rows about marks name, or do not, and what the ledger keeps of them."""
+    rows = {row["name"]: row for row in found["rows"]}
+    beside = {NAMED: POOL, OTHERS: WITHOUT}
+    cells = [
+        (
+            name,
+            us(row["tenth_us"]),
+            us(row["median_us"]),
+            f"{row['tenth_us'] / rows[beside[name]]['tenth_us']:.2f}" if name in beside else "-",
+        )
+        for name, row in rows.items()
+    ]
+    kept = found["kept"]
+    return (
+        f"{machine(found)}\n\n{table(('a call', 'tenth, us', 'median, us', 'times the row before'), cells)}\n\n"
+        f"A session with {kept['marks']} marks and {kept['rows']} rows of `distinct` that have counted "
+        f"{kept['values']} values each takes {kept['bytes']:,} bytes of the ledger."
+    )
+
+
 def starts(found: Mapping[str, Any]) -> str:
     """Write how long it takes to start."""
     cells = [
@@ -220,6 +245,7 @@ PARTS: Final[dict[str, tuple[Renderer, Renderer]]] = {
     "service": (_service, lambda _: {}),
     "gateway": (lambda found: {"gateway": f"{machine(found)}\n\n{gateway_report.tables(found)}"}, lambda _: {}),
     "stamps": (lambda found: {"stamps": stamps(found)}, lambda _: {}),
+    "marks": (lambda found: {"marks": marks(found)}, lambda _: {}),
     "growth": (lambda found: {"growth": growth(found)}, _growth_plots),
 }
 
