@@ -7,8 +7,9 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.requests import Request
@@ -65,11 +66,22 @@ _PURPOSE: Final = "page"
 class ConsentVisit(RequestRunner):
     """One request of a browser.
 
+    Args:
+        mint: The mint.
+        request: The request.
+        answer: Returns its answer.
+
     Attributes:
         form: Its query or form, once it is read.
+        longest: The longest query, in characters.
     """
 
     form: Mapping[str, str] = MappingProxyType({})
+    longest = MAX_QUERY_CHARS
+
+    def __init__(self, mint: MintContext, request: Request, answer: Callable[[Any], Response]) -> None:
+        super().__init__(mint, request)
+        self._answer = answer
 
     @property
     def login(self) -> OidcLogin:
@@ -91,14 +103,14 @@ class ConsentVisit(RequestRunner):
 
     def respond(self, raw: bytes) -> Response:
         """Return the page of the request's path, or a redirect."""
-        method = "GET" if self.request.method == "HEAD" else self.request.method
         _ = self.login  # without one there is none of these pages
         try:
-            text = raw.decode("ascii") if method == "POST" else self.request.url.query
-            if len(text) > MAX_QUERY_CHARS and method == "GET":
-                raise OAuthError("invalid_request", f"expected a query of at most {MAX_QUERY_CHARS} characters")
-            self.form = read_parameters(text)
-            return _VISITS[method, self.request.url.path](self)
+            # Not of ``request.url``, which ends the path at a `?` that was written as %3F.
+            query = self.request.scope["query_string"].decode("ascii")
+            if len(query) > self.longest:
+                raise OAuthError("invalid_request", f"expected a query of at most {self.longest} characters")
+            self.form = read_parameters(raw.decode("ascii") if self.request.method == "POST" else query)
+            return self._answer(self)
         except ValueError:
             raise RequestError("the request is malformed") from None
 
@@ -115,6 +127,18 @@ class ConsentVisit(RequestRunner):
             status, text = 503, "the mint's login has wrong settings: its operator finds them with `arx doctor`"
         note(self.request, code=error.code)
         return HTMLResponse(error_page(text), status, headers)
+
+    def require_page(self, token: str) -> None:
+        """Require that a form was sent by the page that has a token; an empty one is none.
+
+        Raises:
+            OAuthError: ``access_denied``: it was not.
+        """
+        # The token is on the page alone, which no other site reads; the origin is a second defence.
+        own, sent = self.mint.realm.issuer, self.form.get("token", "")
+        origin = self.request.headers.get("origin", own)
+        if not token or origin != own or not hmac.compare_digest(sent.encode(), token.encode()):
+            raise OAuthError("access_denied", "the answer is not from the page that asked, or too late")
 
     def cookie(self, kind: str, tag: str) -> tuple[str, str]:
         """Return name and value of one of the mint's cookies; the value is empty without it.
@@ -211,12 +235,7 @@ def answer_consent(visit: ConsentVisit) -> Response:
     name, cookie = visit.cookie(_CONSENT_COOKIE, tag_of(form.get("token", "")))
     secret = read_secret_cookie(cookie)
     consent = find_consent(mint, secret)
-    # The token is on the page alone, which no other site reads; the origin is a second defence.
-    origin = visit.request.headers.get("origin", mint.realm.issuer)
-    if origin != mint.realm.issuer or not hmac.compare_digest(
-        form.get("token", "").encode(), derived(secret, _PURPOSE).encode()
-    ):
-        raise OAuthError("access_denied", "the answer is not from the page that asked")
+    visit.require_page(derived(secret, _PURPOSE))
     redirect, state, over = consent.row["redirect"], consent.row["state"], {name: ""}
     if form.get("answer") != "allow":
         deny_consent(mint, consent)
@@ -261,20 +280,6 @@ def _refuse_client(
     return visit.redirect(url, cookies)
 
 
-_VISITS: Final[Mapping[tuple[str, str], Callable[[ConsentVisit], Response]]] = {
-    ("GET", AUTHORIZE): authorize,
-    ("GET", CALLBACK): callback,
-    ("GET", CONSENT): show_consent,
-    ("POST", CONSENT): answer_consent,
-}
-
-
-async def answer_visit(request: Request) -> Response:
-    """Answer a browser."""
-    note(request, route=request.url.path, caller="browser")
-    return await ConsentVisit(request.app.state.mint, request).run()
-
-
 _REQUEST: Final = {
     "client_id": "The client.",
     "redirect_uri": "One of its redirect URIs; the port of a loopback address may differ.",
@@ -287,37 +292,80 @@ _REQUEST: Final = {
     "state": "Comes back with the answer.",
     "authorization_details": "Parameters of the template: one object of type `arx_task` (RFC 9396).",
 }
-_QUERIES: Final[Mapping[str, Mapping[str, str]]] = {
-    AUTHORIZE: _REQUEST,
-    CALLBACK: {"state": "That of the login.", "code": "The issuer's code.", "iss": "The issuer (RFC 9207)."},
-    CONSENT: {"consent": "Which of the browser's pages."},
-}
 _ANSWER: Final = {
     "token": "From the page.",
     "answer": "`allow` or `deny`.",
     f"{TASK}TEMPLATE": "Any text, for a template that the person chose of several.",
     f"{PARAM}NAME": "A parameter that the client left to the person; with several templates `TEMPLATE.NAME`.",
 }
-_STATUSES: Final = {("GET", CONSENT): (200,), ("POST", CONSENT): (303,)}
 
 
-def _describe_visit(method: str, path: str) -> OpenRoute:
-    statuses = (*_STATUSES.get((method, path), (303,)), 400, 429, 503)
-    summary = (_VISITS[method, path].__doc__ or "").partition("\n")[0]
-    answers: dict[int, Any] = dict.fromkeys(statuses)
-    form = _ANSWER if method == "POST" else {}
-    return OpenRoute(path, summary, answers, (), method, form, {} if form else _QUERIES.get(path, {}), "text/html")
+class BrowserPage(NamedTuple):
+    """A page at one path, for one method.
+
+    Attributes:
+        answer: Returns its answer; the summary is that of the operation.
+        members: Of the query, or of the form of a POST: what each is.
+        statuses: Of its answers, beside refusals.
+    """
+
+    answer: Callable[[Any], Response]
+    members: Mapping[str, str] = MappingProxyType({})
+    statuses: tuple[int, ...] = (303,)
 
 
-OPEN: Final = tuple(_describe_visit(*place) for place in _VISITS)
+Pages: TypeAlias = Mapping[tuple[str, str], BrowserPage]
+_ISSUERS: Final = {"state": "That of the login.", "code": "The issuer's code.", "iss": "The issuer (RFC 9207)."}
+_PAGES: Final[Pages] = {
+    ("GET", AUTHORIZE): BrowserPage(authorize, _REQUEST),
+    ("GET", CALLBACK): BrowserPage(callback, _ISSUERS),
+    ("GET", CONSENT): BrowserPage(show_consent, {"consent": "Which of the browser's pages."}, (200,)),
+    ("POST", CONSENT): BrowserPage(answer_consent, _ANSWER),
+}
+
+
+def describe_pages(pages: Pages) -> tuple[OpenRoute, ...]:
+    """Return what the API's document has of pages."""
+    return tuple(
+        OpenRoute(
+            path,
+            (page.answer.__doc__ or "").partition("\n")[0],
+            dict.fromkeys((*page.statuses, 400, 429, 503)),
+            method=method,
+            form=page.members if method == "POST" else {},
+            query=page.members if method == "GET" else {},
+            media="text/html",
+        )
+        for (method, path), page in pages.items()
+    )
+
+
+def page_routes(pages: Pages, kind: type[ConsentVisit]) -> list[Route]:
+    """Return the routes of pages, in their order.
+
+    Args:
+        pages: The pages.
+        kind: What answers their requests.
+    """
+
+    async def answer_visit(route: str, request: Request) -> Response:
+        # The path with the names of its parameters: a path itself may have a link, and is a stranger's text.
+        note(request, route=route, caller="browser")
+        page = pages["POST" if request.method == "POST" else "GET", route]
+        return await kind(request.app.state.mint, request, page.answer).run()
+
+    methods: dict[str, list[str]] = {}
+    for method, path in pages:
+        methods.setdefault(path, []).append(method)
+    return [Route(path, partial(answer_visit, path), methods=listed) for path, listed in methods.items()]
+
+
+OPEN: Final = describe_pages(_PAGES)
 
 
 def routes() -> list[Route]:
     """Return the routes."""
-    methods: dict[str, list[str]] = {}
-    for method, path in _VISITS:
-        methods.setdefault(path, []).append(method)
-    return [Route(path, answer_visit, methods=listed) for path, listed in methods.items()]
+    return page_routes(_PAGES, ConsentVisit)
 
 
 def _name(mint: MintContext, kind: str) -> str:
