@@ -47,7 +47,9 @@ class RefreshRefusedError(GrantError):
     """The issuer has refused a refresh token, for good."""
 
 
-class _Metadata(msgspec.Struct, frozen=True):
+class Metadata(msgspec.Struct, frozen=True):
+    """An issuer's metadata.  RFC 8414."""
+
     issuer: str
     token_endpoint: str
     authorization_endpoint: str | None = None
@@ -105,7 +107,7 @@ class AccountIssuer:
 
     def __init__(self, realm: Realm, name: str, terms: ConnectionTerms) -> None:
         self._realm, self.name, self.terms = realm, name, terms
-        self._known: _Metadata | None = None  # fixed from the first answer to the end of this process
+        self._known: Metadata | None = None  # fixed from the first answer to the end of this process
         self._places, self._held = threading.Semaphore(MOST_WAITING), threading.local()
 
     @property
@@ -115,14 +117,13 @@ class AccountIssuer:
 
     @contextlib.contextmanager
     def place(self, wait_s: float = 0.0) -> Iterator[None]:
-        """Hold a place for calls of the issuer in this thread, with its endpoints known.
+        """Hold a place for calls of the issuer in this thread; a call without one waits a second for its own.
 
         Args:
             wait_s: How long to wait for one.
 
         Raises:
             IssuerBusyError: All are taken.
-            UnavailableError: The issuer's endpoints cannot be read.
         """
         if getattr(self._held, "is_held", False):
             yield
@@ -131,7 +132,6 @@ class AccountIssuer:
             raise IssuerBusyError(f"the issuer of {self.name}: too many calls wait for it", code="issuer_unavailable")
         self._held.is_held = True
         try:
-            self._metadata()
             yield
         finally:
             self._held.is_held = False
@@ -150,8 +150,7 @@ class AccountIssuer:
         query |= {"scope": " ".join(self.terms.scopes), "state": derived(secret, "state")}
         query |= {"code_challenge": challenge_of(derived(secret, "verifier")), "code_challenge_method": "S256"}
         query |= {"nonce": derived(secret, "nonce")} if "openid" in self.terms.scopes else {}
-        with self.place(_WAIT_S):
-            endpoint = self._metadata().authorization_endpoint
+        endpoint = self.read_metadata().authorization_endpoint
         if endpoint is None:
             raise self._unavailable("its metadata lacks authorization_endpoint")
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
@@ -163,14 +162,12 @@ class AccountIssuer:
             GrantError: It is not.
         """
         if not hmac.compare_digest(answer.get("state", "").encode(), derived(secret, "state").encode()):
-            raise _wrong("the answer is for another attempt")
+            raise denied("connection: the answer is for another attempt")
         sender = answer.get("iss")
-        with self.place(_WAIT_S):
-            must_name = self._metadata().authorization_response_iss_parameter_supported
-        if sender is None and must_name:
-            raise _wrong("iss is missing in the answer")
+        if sender is None and self.read_metadata().authorization_response_iss_parameter_supported:
+            raise denied("connection: iss is missing in the answer")
         if sender is not None and sender != self.terms.issuer:
-            raise _wrong("the answer is from another issuer")
+            raise denied("connection: the answer is from another issuer")
 
     def redeem(self, secret: bytes, code: str) -> IssuedTokens:
         """Redeem an authorization code.
@@ -180,8 +177,7 @@ class AccountIssuer:
             UnavailableError: It does not answer.
         """
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": self.redirect_uri}
-        with self.place(_WAIT_S):
-            return self._token(form | {"code_verifier": derived(secret, "verifier")})
+        return self._token(form | {"code_verifier": derived(secret, "verifier")})
 
     def refresh(self, token: str, scopes: str) -> IssuedTokens:
         """Use a refresh token.
@@ -196,8 +192,7 @@ class AccountIssuer:
             UnavailableError: It does not answer; what it did is not known.
         """
         form = {"grant_type": "refresh_token", "refresh_token": token, "scope": scopes}
-        with self.place():
-            return self._token(form, refused=RefreshRefusedError)
+        return self._token(form, refused=RefreshRefusedError)
 
     def exchange(self, token: str, kind: str, wanted: str, **more: str | None) -> IssuedTokens:
         """Exchange a person's token for another one.  RFC 8693.
@@ -215,8 +210,7 @@ class AccountIssuer:
         form = {"grant_type": f"{_GRANT}token-exchange", "subject_token": token}
         form |= {"subject_token_type": TOKEN_TYPE + kind, "requested_token_type": TOKEN_TYPE + wanted}
         form |= {name: value for name, value in more.items() if value is not None}
-        with self.place():
-            issued = self._token(form, "n_a" if wanted == ID_JAG else "bearer")
+        issued = self._token(form, "n_a" if wanted == ID_JAG else "bearer")
         if issued.issued_token_type != TOKEN_TYPE + wanted:
             raise self._unavailable("its token endpoint answered with a token of another type")
         return issued
@@ -228,15 +222,13 @@ class AccountIssuer:
             GrantError: This issuer refuses it.
             UnavailableError: It does not answer.
         """
-        with self.place():
-            return self._token({"grant_type": f"{_GRANT}jwt-bearer", "assertion": assertion, "scope": scopes})
+        return self._token({"grant_type": f"{_GRANT}jwt-bearer", "assertion": assertion, "scope": scopes})
 
     def revoke(self, token: str) -> bool:
         """Revoke a refresh or access token at the issuer (RFC 7009); return whether the issuer confirmed it."""
         try:
-            with self.place(_WAIT_S):
-                endpoint = self._metadata().revocation_endpoint
-                return endpoint is not None and self._send(endpoint, {"token": token})[0] == 200
+            endpoint = self.read_metadata().revocation_endpoint
+            return endpoint is not None and self._send(endpoint, {"token": token})[0] == 200
         except ArxError:
             return False
 
@@ -250,17 +242,16 @@ class AccountIssuer:
         claims: dict[str, Any] = {}
         if isinstance(tokens.id_token, str):
             claims = self._id_claims(secret, tokens.id_token)
-        with self.place(_WAIT_S):
-            place = self._metadata().userinfo_endpoint
-            status, raw = (0, b"") if place is None else self._fetch(place, bearer=tokens.access_token)
+        place = self.read_metadata().userinfo_endpoint
         if place is not None:
+            status, raw = self._fetch(place, bearer=tokens.access_token)
             found = _object(raw) if status == 200 else {}
             if claims and status == 200 and found.get("sub") != claims["sub"]:
-                raise _wrong("userinfo is of another account than the ID token")
+                raise denied("connection: userinfo is of another account than the ID token")
             claims |= found
         subject = claims.get("sub")
         if not isinstance(subject, str) or not 0 < len(subject) <= MAX_ACCOUNT_CHARS or not subject.isprintable():
-            raise _wrong("the issuer does not name the account: ask for the scope openid")
+            raise denied("connection: the issuer does not name the account: ask for the scope openid")
         shown = next((claims[name] for name in ("preferred_username", "email", "name") if claims.get(name)), subject)
         return subject, str(shown)[:MAX_ACCOUNT_CHARS]
 
@@ -269,30 +260,30 @@ class AccountIssuer:
         try:
             claims = read_json_object(wire.bytes_of(token.split(".")[1]))
         except (ArxError, IndexError, ValueError) as error:
-            raise _wrong("the ID token cannot be read") from error
+            raise denied("connection: the ID token cannot be read") from error
         audience, client = claims.get("aud"), self.terms.client_id
         if claims.get("iss") != self.terms.issuer or client not in (audience if type(audience) is list else [audience]):
-            raise _wrong("the ID token is of another issuer, or for another client")
+            raise denied("connection: the ID token is of another issuer, or for another client")
         if not isinstance(claims.get("sub"), str):
-            raise _wrong("the ID token names no account")
+            raise denied("connection: the ID token names no account")
         if claims.get("azp", client) != client or claims.get("nonce") != derived(secret, "nonce"):
-            raise _wrong("the ID token is of another login")
+            raise denied("connection: the ID token is of another login")
         expiry = claims.get("exp")
         if not isinstance(expiry, int | float) or expiry * 1000 <= now_ms():
-            raise _wrong("the ID token has expired")
+            raise denied("connection: the ID token has expired")
         return claims
 
     def _token(
         self, form: Mapping[str, str], kind: str = "bearer", refused: type[GrantError] = GrantError
     ) -> IssuedTokens:
         """Return what the token endpoint gives; raise ``refused`` on ``invalid_grant``."""
-        status, raw = self._send(self._metadata().token_endpoint, form)
+        status, raw = self._send(self.read_metadata().token_endpoint, form)
         if status != 200:
             code = _object(raw).get("error") if 400 <= status < 500 else None
             if code == "invalid_grant":
                 raise refused("connection: the issuer refuses the grant (invalid_grant)", code="connection_refused")
             if isinstance(code, str):
-                raise _wrong(f"the issuer answered {code[:40]!r}")
+                raise denied(f"connection: the issuer answered {code[:40]!r}")
             raise self._unavailable(f"its token endpoint answered {status}")
         try:
             found = msgspec.convert(_object(raw), IssuedTokens, strict=False)
@@ -316,16 +307,21 @@ class AccountIssuer:
         if source is None:
             return self._fetch(url, {**form, "client_id": client})
         secret = read_secret(source, self._realm.folder)
-        if "client_secret_basic" in self._metadata().token_endpoint_auth_methods_supported:
+        if "client_secret_basic" in self.read_metadata().token_endpoint_auth_methods_supported:
             return self._fetch(url, form, (quote_plus(client), quote_plus(secret)))  # RFC 6749 2.3.1
         return self._fetch(url, {**form, "client_id": client, "client_secret": secret})
 
-    def _metadata(self) -> _Metadata:
+    def read_metadata(self) -> Metadata:
+        """Return where the issuer's endpoints are, read once.
+
+        Raises:
+            UnavailableError: They cannot be read.
+        """
         if self._known is None:
             self._known = self._discover()
         return self._known
 
-    def _discover(self) -> _Metadata:
+    def _discover(self) -> Metadata:
         place = urlsplit(self.terms.issuer)
         path = place.path.rstrip("/")
         # RFC 8414 3, and OIDC Discovery 4 for issuers that have the older document alone.
@@ -336,7 +332,7 @@ class AccountIssuer:
         else:
             raise self._unavailable("its metadata cannot be read")
         try:
-            found = msgspec.convert(_object(raw), _Metadata)
+            found = msgspec.convert(_object(raw), Metadata)
         except msgspec.ValidationError:
             raise self._unavailable("its metadata lacks an endpoint") from None
         # Another issuer's metadata would lead people, codes and the client's secret there.
@@ -355,7 +351,8 @@ class AccountIssuer:
     ) -> tuple[int, bytes]:
         bounds: Any = {"timeout": TIMEOUT, "total_s": TOTAL_S, "longest": MAX_BYTES, "ca": self._realm.ca}
         try:
-            return fetch(url, form=form, basic=basic, bearer=bearer, **bounds)
+            with self.place(_WAIT_S):
+                return fetch(url, form=form, basic=basic, bearer=bearer, **bounds)
         except (httpx.HTTPError, httpx.InvalidURL, RequestError) as error:
             # Not chained: the request has a secret.
             raise self._unavailable(f"it does not answer ({type(error).__name__})") from None
@@ -391,5 +388,6 @@ def _object(raw: bytes) -> dict[str, Any]:
         return {}
 
 
-def _wrong(message: str) -> GrantError:
-    return GrantError(f"connection: {message}", code="connection_refused")
+def denied(message: str) -> GrantError:
+    """Return the refusal ``connection_refused``."""
+    return GrantError(message, code="connection_refused")

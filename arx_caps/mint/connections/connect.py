@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, issuer_of
+from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, denied, issuer_of
 from arx_caps.mint.connections.end import issuer_in, revoke_tokens, tokens_of
 from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
 from arx_caps.mint.context import MINT, Born, MintContext
@@ -22,7 +22,6 @@ from arx_caps.mint.login.oidc import PAGE_MS, code_in
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
 from arx_verifier.token.targets import subject_target
 
@@ -88,14 +87,14 @@ def begin(mint: MintContext, link: str, person: IssuerToken) -> tuple[bytes, str
     """
     row = mint.db.connections.link(digest_of(link))
     if row is None or row["cookie"] is not None or row["until"] <= now_ms():
-        raise _refused("this link was used, or is over: call the tool again to get another one")
+        raise denied("this link was used, or is over: call the tool again to get another one")
     if subject_target(person.issuer.url, person.subject) != row["subject"]:
-        raise _refused(f"this link is for {row['person']}, and you are logged in as {person.subject}")
+        raise denied(f"this link is for {row['person']}, and you are logged in as {person.subject}")
     _require_live(mint, row)
     page = secrets.token_bytes(SECRET_BYTES)
     url = issuer_of(mint, row["name"]).url(page)
     if not mint.db.connections.begin(row["digest"], digest_of(page)):
-        raise _refused("this link was used: call the tool again to get another one")
+        raise denied("this link was used: call the tool again to get another one")
     return page, url
 
 
@@ -115,14 +114,14 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
     row = _row_of(mint, page)
     # The path is of one connection alone: the answer of another issuer would be redeemed there with a wrong secret.
     if row["name"] != name:
-        raise _refused("the answer is for another connection")
+        raise denied("the answer is for another connection")
     issuer = issuer_of(mint, name)
     issuer.require_answer(page, answer)
     code, why = code_in(answer)
     if not mint.db.connections.redeem(digest_of(page)):
-        raise _refused("this answer was taken before, or too late")
+        raise denied("this answer was taken before, or too late")
     if not code:
-        raise _refused(why)
+        raise denied(why)
     tokens = issuer.redeem(page, code)
     is_held = False
     try:
@@ -131,7 +130,7 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
         if not is_held:  # no row has them
             issuer.revoke(tokens.refresh_token or tokens.access_token)
     if not is_held:
-        raise _refused("this browser has begun no connection, or too long ago")
+        raise denied("this browser has begun no connection, or too long ago")
 
 
 def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page: bytes, tokens: IssuedTokens) -> bool:
@@ -157,7 +156,7 @@ def find_held(mint: MintContext, page: bytes) -> HeldAccount:
     """
     row = _row_of(mint, page)
     if row["sealed"] is None:
-        raise _refused("this browser has connected nothing")
+        raise denied("this browser has connected nothing")
     granted = msgspec.json.decode(row["granted"], type=dict[str, Any])
     return HeldAccount(row, granted["shown"], tuple(granted["scopes"]), uses_of(mint, row["name"]))
 
@@ -186,7 +185,7 @@ def connect(mint: MintContext, page: bytes) -> str:
     tokens = open_tokens(mint, row)
     terms, issuer = issuer_of(mint, row["name"]).terms, issuer_in(row)
     if issuer != terms.issuer:
-        raise _refused("the settings of this connection have changed: call the tool again to get another link")
+        raise denied("the settings of this connection have changed: call the tool again to get another link")
     made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": issuer}
     made |= {"account": row["account"], "scopes": as_json(held.scopes), "status": "open", "created_at": now_ms()}
     made |= {"incarnation": row["incarnation"], "born": row["born"]}
@@ -231,13 +230,9 @@ def digest_of(secret: str | bytes) -> str:
 def _row_of(mint: MintContext, page: bytes) -> dict[str, Any]:
     row = mint.db.connections.link_of(digest_of(page))
     if row is None or row["until"] <= now_ms():
-        raise _refused("this browser has begun no connection, or too long ago; are cookies allowed?")
+        raise denied("this browser has begun no connection, or too long ago; are cookies allowed?")
     return row
 
 
 def _require_live(mint: MintContext, row: Mapping[str, Any]) -> None:
     mint.require(Born(row["incarnation"], row["born"]), ("realm", str(row["subject"])))
-
-
-def _refused(message: str) -> GrantError:
-    return GrantError(message, code="connection_refused")

@@ -20,6 +20,7 @@ from arx_caps.mint.connections.account_issuer import (
     AccountIssuer,
     IssuerBusyError,
     RefreshRefusedError,
+    denied,
     issuer_of,
 )
 from arx_caps.mint.connections.connect import make_link
@@ -99,7 +100,7 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
     issuer = issuer_of(mint, asked.connection)
     home = issuer_of(mint, issuer.terms.through or asked.connection)
     if asked.service not in issuer.terms.audiences:
-        raise _refused(
+        raise denied(
             f"{asked.service} may have no token of {asked.connection}: add it to `audiences` of the connection"
         )
     presented = read_presented(mint, asked.service, asked.token)
@@ -138,7 +139,7 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
         return Lending("busy", subject.name)
     if not set(wanted) <= set(found.scopes):  # the issuer has given less than it was asked for
         if home is not issuer:  # to connect again would give no more
-            raise _refused(f"connection: the issuer of {issuer.name} gives {subject.name} no {' '.join(wanted)}")
+            raise denied(f"connection: the issuer of {issuer.name} gives {subject.name} no {' '.join(wanted)}")
         return unusable("connection_scope", found.scopes)
     return _lent(mint, asked, presented, row, found)
 
@@ -168,18 +169,18 @@ def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, 
             does not allow the tool.
     """
     if asked.tool and not presented.chain.could_allow(asked.tool, {}):
-        raise _refused(f"the token allows no call of {asked.tool}")
+        raise denied(f"the token allows no call of {asked.tool}")
     named = str(presented.task["template"]).split(" ")
     templates = [mint.policy.templates[name] for name in named if name in mint.policy.templates]
     several = [template.scopes_at(asked.connection, asked.tool) for template in templates]
     wanted = tuple(dict.fromkeys(scope for scopes in several for scope in scopes))
     what = asked.tool or "a message that calls no tool"
     if not wanted:
-        raise _refused(
+        raise denied(
             f"the policy names no scopes of {asked.connection} for {what}: add `upstream` to [task.{named[0]}]"
         )
     if not set(wanted) <= set(issuer.terms.scopes):
-        raise _refused(f"{what} needs scopes that [connection.{asked.connection}] does not have: {' '.join(wanted)}")
+        raise denied(f"{what} needs scopes that [connection.{asked.connection}] does not have: {' '.join(wanted)}")
     return wanted
 
 
@@ -218,7 +219,8 @@ def _exchanged(
     try:
         while own is not None:
             try:
-                return _exchange(mint, issuer, home, own, wanted, agent)
+                with home.place(), issuer.place():
+                    return _exchange(mint, issuer, home, own, wanted, agent)
             except GrantError:
                 if is_last:
                     raise
@@ -235,7 +237,7 @@ def _exchange(
     terms, scopes = issuer.terms, " ".join(wanted)
     if terms.mode == ID_JAG:
         if not own.identity:
-            raise _refused(f"connection: the issuer of {home.name} gives no ID token")
+            raise denied(f"connection: the issuer of {home.name} gives no ID token")
         about = {"audience": terms.issuer, "resource": terms.upstream, "scope": scopes}
         assertion = home.exchange(own.identity, "id_token", ID_JAG, **about).access_token
         return issuer.take_assertion(assertion, scopes).held(wanted)
@@ -265,6 +267,7 @@ def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, r
     try:
         # Before the lock: a call that waits for a place, or for the issuer's metadata, uses no refresh token.
         with issuer.place():
+            issuer.read_metadata()
             until = now_ms() + REFRESH_MS
             locked = mint.db.connections.lock(row["id"], own, until)
             return _refreshed(mint, issuer, row, scopes, refused, own, until) if locked else None
@@ -300,7 +303,11 @@ def _refreshed(
     given = issued.held(scopes.split(" "))
     live = {name: each for name, each in held.access.items() if each.until > now_ms() and name != scopes}
     tokens = HeldTokens(refresh=issued.refresh_token or held.refresh, access=live | {scopes: given})
-    if not _is_stored(mint, latest, own, TokenSeal(mint, latest, tokens, key)):
+    try:
+        is_stored = mint.db.connections.refreshed(latest, own, TokenSeal(mint, latest, tokens, key))
+    except SettingsError:  # the person was erased meanwhile
+        is_stored = False
+    if not is_stored:
         # It was ended meanwhile, or this process was stopped for longer than the lock: what was given is not used.
         issuer.revoke(issued.refresh_token or issued.access_token)
         raise UnavailableError("the connection has changed meanwhile", code="issuer_unavailable")
@@ -325,14 +332,6 @@ def _opened(mint: MintContext, row: Row) -> tuple[Row, PersonKey, HeldTokens]:
             row, key = latest, again
 
 
-def _is_stored(mint: MintContext, row: Row, own: str, seal: TokenSeal) -> bool:
-    """Store what a refresh gave, and end it; return False if the connection has changed meanwhile."""
-    try:
-        return mint.db.connections.refreshed(row, own, seal)
-    except SettingsError:  # the person was erased meanwhile
-        return False
-
-
 def _kept(held: HeldTokens, scopes: str, refused: str) -> HeldAccess | None:
     """Return the access token of some scopes that is still to be used."""
     found = held.access.get(scopes)
@@ -341,7 +340,3 @@ def _kept(held: HeldTokens, scopes: str, refused: str) -> HeldAccess | None:
     if found is None or found.until < now_ms() + EARLY_MS or sha256(found.token.encode()).hexdigest() == refused:
         return None
     return found
-
-
-def _refused(message: str) -> GrantError:
-    return GrantError(message, code="connection_refused")

@@ -4,12 +4,13 @@
 The login stays in the browser, sealed, for ten minutes: strangers fill no table.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.connections.connect import make_link, uses_of
+from arx_caps.mint.connections.account_issuer import denied
+from arx_caps.mint.connections.connect import make_link
 from arx_caps.mint.connections.end import end_connection
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.repositories.identity.keys import SealedRoot
@@ -17,7 +18,7 @@ from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.login.oidc import PAGE_MS
 from arx_caps.mint.policy.issuers import Subject
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError, GrantError
+from arx_verifier.errors import ArxError
 from arx_verifier.token.targets import subject_target
 
 _NAME: Final = "page/connections"  # what the seal of a login is bound to
@@ -35,20 +36,6 @@ class OwnPage(NamedTuple):
     def target(self) -> str:
         """The person's target."""
         return subject_target(self.issuer, self.name)
-
-
-class OwnAccount(NamedTuple):
-    """A connection of the realm on a person's page.
-
-    Attributes:
-        name: Its name.
-        shown: The person's newest connection of it, in the form of the caller; None for none.
-        uses: By template of the policy, the scopes that its calls may have there.
-    """
-
-    name: str
-    shown: Any
-    uses: dict[str, tuple[str, ...]]
 
 
 def start_page(mint: MintContext, born: Born, person: IssuerToken) -> str:
@@ -76,19 +63,10 @@ def open_page(mint: MintContext, cookie: str) -> OwnPage | None:
     return page
 
 
-def list_accounts(
-    mint: MintContext, page: OwnPage, show: Callable[[MintContext, Mapping[str, Any]], Any]
-) -> list[OwnAccount]:
-    """Return the connections that people make, each with the person's newest one.
-
-    Args:
-        mint: The mint.
-        page: The person's login.
-        show: Makes of a row what the page shows.
-    """
-    names = [name for name, terms in mint.realm.connection.items() if terms.through is None]
-    rows = [(name, mint.db.connections.latest(page.target, name)) for name in names]
-    return [OwnAccount(name, None if row is None else show(mint, row), uses_of(mint, name)) for name, row in rows]
+def list_accounts(mint: MintContext, page: OwnPage) -> list[tuple[str, Mapping[str, Any] | None]]:
+    """Return the names of the connections that people make, each with the row of the person's newest one."""
+    names = (name for name, terms in mint.realm.connection.items() if terms.through is None)
+    return [(name, mint.db.connections.latest(page.target, name)) for name in names]
 
 
 def change_account(mint: MintContext, page: OwnPage, answer: str) -> str | None:
@@ -106,7 +84,7 @@ def change_account(mint: MintContext, page: OwnPage, answer: str) -> str | None:
         return make_link(mint, Subject(page.issuer, page.name, {}), which)
     row = mint.db.connections.find(which) if verb == "end" else None
     if row is None or row["subject"] != page.target:
-        raise GrantError("the page has no such account of yours", code="connection_refused")
+        raise denied("the page has no such account of yours")
     reason = "ended by the person"
     # The kill first: what fails after it leaves a connection that the page still offers to end.  A gateway may hold a
     # token; the page does not wait until all have confirmed.

@@ -28,6 +28,7 @@ from arx_caps.mint.connections.connect import (
     decline,
     find_held,
     take_answer,
+    uses_of,
 )
 from arx_caps.mint.connections.own_accounts import change_account, list_accounts, open_page, start_page
 from arx_caps.mint.html.render import load_templates
@@ -136,10 +137,11 @@ def show_own(visit: ConnectVisit) -> Response:
     page = open_page(visit.mint, cookie)
     if page is None:
         return _send_to_login(visit, "")
+    rows = list_accounts(visit.mint, page)
     html = _PAGES.get_template("own.html").render(
         title="Your accounts",
         person=page.name,
-        accounts=list_accounts(visit.mint, page, show_connection),
+        accounts=[(name, row and show_connection(visit.mint, row), uses_of(visit.mint, name)) for name, row in rows],
         action=CONNECTIONS,
         token=derived(cookie.encode(), _OWN_PURPOSE),
     )
