@@ -26,8 +26,9 @@ def killed(world: PeopleWorld, person: str, kind: str) -> None:
         over = threading.Event()
 
         def call() -> None:
-            while not over.is_set():
-                client.get("/items/1")
+            with world.client(task) as own_client:  # threads that share one may close its connections under each other
+                while not over.is_set():
+                    own_client.get("/items/1")
 
         with ThreadPoolExecutor(CALLERS) as pool:
             running = [pool.submit(call) for _ in range(CALLERS)]
