@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,7 +67,9 @@ class Gateway:
         self._answers, self._seconds = own.counter("arx_gateway_answers"), own.histogram("arx_gateway_seconds")
         self._open = own.gauge("arx_gateway_open")
         own.read_rest(self._samples)
-        self._adopt({name: self._made(name, settings) for name in settings.tables})
+        running = {name: self._made(name, settings) for name in settings.tables}
+        _require_own_hosts(running)
+        self._adopt(running)
 
     def _made(self, name: str, settings: GatewaySettings) -> Running:
         # A reload has two verifiers of one audience while calls of the first one run: each would accept a call once.
@@ -131,6 +133,7 @@ class Gateway:
         # In a thread: an isolation is tried with a process, meanwhile calls and streams go on.
         changed = settings.tables.keys() - same.keys()
         new = await asyncio.to_thread(lambda: {name: self._made(name, settings) for name in changed})
+        _require_own_hosts(same | new)
         async with contextlib.AsyncExitStack() as stack:
             for upstream in new.values():
                 await upstream.start()
@@ -154,6 +157,7 @@ class Gateway:
             settings.tables.get(name) == terms
             and settings.gateway == self._settings.gateway
             and terms.openapi is None
+            and getattr(terms, "catalogue", None) is None
             and not any(each.startswith(("file:", "keyring:")) for each in secrets)
         )
 
@@ -269,6 +273,8 @@ class Gateway:
             states = {name: upstream.verifier.readiness() for name, upstream in self._running.items()}
             why = {name: state.why for name, state in states.items() if not state.ready}
             status, data = 503 if why or not self._started else 200, json.dumps({"why": why}).encode()
+        elif known and path == "/hosts":
+            data = json.dumps({"hosts": {host: each.about for host, each in _hosts_of(self._running)}}).encode()
         elif known and path == "/metrics":
             kind, data = b"text/plain; version=0.0.4; charset=utf-8", generate_latest(self._registry)
         elif known and (resource := self._resource_at(path)) is not None:
@@ -304,6 +310,19 @@ class Gateway:
             if (watch := verifier.watch) is not None:
                 yield "arx_gateway_watching", watch.until_ms / 1000, name
         yield from self._certificates.samples()
+
+
+def _hosts_of(running: Mapping[str, Running]) -> list[tuple[str, RunningUpstream]]:
+    upstreams = [each for each in running.values() if isinstance(each, RunningUpstream)]
+    return [(host, each) for each in upstreams for host in each.hosts]
+
+
+def _require_own_hosts(running: Mapping[str, Running]) -> None:
+    """Raise for a host of several upstreams."""
+    hosts: dict[str, str] = {}
+    for host, upstream in _hosts_of(running):
+        if (other := hosts.setdefault(host, upstream.name)) != upstream.name:
+            raise SettingsError(f"upstream.{upstream.name}: hosts: {host} is of upstream.{other} already")
 
 
 async def _whole(send: Send, method: str, status: int, kind: bytes, data: bytes) -> None:

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running upstream: its door, and the verifier of its audience."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
 from arx_caps.gateway.access_tokens.oauth_resource import OAuthResource, before
 from arx_caps.gateway.base.asgi import Receive, Scope, Send
 from arx_caps.gateway.base.settings import GatewaySettings
+from arx_caps.gateway.catalogue.terms import RouteTerms, read_catalogue, route_terms
 from arx_caps.gateway.http.door import HttpDoor
 from arx_caps.gateway.http.openapi import read_routes
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
@@ -27,7 +33,8 @@ class RunningUpstream(RunningVerifier):
 
     Attributes:
         door: Decides on its requests and forwards them.
-        routes: The tool of each route of a plain HTTP service.
+        routes: The tool of each route of a plain HTTP service, or what a request of it means.
+        hosts: The hosts whose requests come here.
         resource: What takes access tokens; None if it takes none.
 
     Raises:
@@ -36,9 +43,12 @@ class RunningUpstream(RunningVerifier):
 
     def __init__(self, name: str, settings: GatewaySettings, nonces: NonceStore, counts: Counts) -> None:
         terms, path = settings.upstreams[name], settings.service_file(name)
-        super().__init__(f"upstream.{name}", name, terms, path, nonces, counts)
+        catalogue = terms.catalogue and read_catalogue(terms.catalogue, settings.folder, terms.audience)
+        recorded = tuple(each.tool for each in catalogue.routes.values() if each.probe) if catalogue else ()
+        super().__init__(f"upstream.{name}", name, terms, path, nonces, counts, recorded=recorded)
         proxies = settings.gateway.trusted_proxies
-        self.routes: dict[str, str] = {}
+        self.routes: Mapping[str, str] | Mapping[str, RouteTerms] = {}
+        self.hosts = terms.hosts
         self.upstream: Forwarder | StdioUpstream
         self.door: McpDoor | HttpDoor
         self.resource: OAuthResource | None = None
@@ -46,8 +56,11 @@ class RunningUpstream(RunningVerifier):
         if terms.has_people and terms.credential is not None:
             person = PersonCredential(name, terms.credential, path, self.verifier.epochs)
         if terms.is_http:
-            openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
-            self.routes = openapi or terms.routes
+            if catalogue:
+                self.routes, self.hosts = catalogue.routes, terms.hosts or catalogue.hosts
+            else:
+                openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
+                self.routes = openapi or (route_terms(terms.routes, terms.bodies) if terms.bodies else terms.routes)
             self.upstream = Forwarder(name, terms, settings.folder, person)
             self.door = HttpDoor(self.verifier, terms, self.upstream, self.routes, proxies)
         else:
@@ -69,6 +82,13 @@ class RunningUpstream(RunningVerifier):
                 max_answer=terms.max_answer,
                 dpop=terms.dpop,
             )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a front has to know, which maps requests to a host as the door does."""
+        plain = {route: tool for route, tool in self.routes.items() if isinstance(tool, str)}
+        routes = {**self.routes, **route_terms(plain)}
+        return {"upstream": self.name, "audience": self.verifier.audience, "routes": msgspec.to_builtins(routes)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request.

@@ -27,6 +27,7 @@ BACKLOG: Final = 512  # of a listener, for connections that wait to be accepted
 AT_ONCE: Final = 64  # accepted in one turn of the event loop; a closed place is free some turns later
 LOOK_S: Final = 0.01  # between two checks for last requests
 QUIET_TURNS: Final = 3  # an accepted connection belongs to its listener one turn of the event loop later
+STREAMED: Final = "arx.streamed"  # in the state of a request whose body is passed on while it comes
 LAST_LOOKS: Final = 50  # half a second for requests that are arriving when the server stops
 
 
@@ -67,8 +68,8 @@ class BoundedProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Receive bytes; the first bytes of a request start its time."""
-        # Later bytes do not: a request that arrives byte by byte would never time out.
-        if not self._begun:
+        # Later bytes do not: a request that arrives byte by byte would never time out.  Those of a stream do.
+        if not self._begun or self._is_streamed():
             self._begun = True
             self._watch()
         super().data_received(data)
@@ -130,6 +131,9 @@ class BoundedProtocol(asyncio.Protocol):
         # A connection that has had an answer and sent nothing since is idle, and need not be waited for.
         return self.waits() and (self._begun or self.cycle is None)
 
+    def _is_streamed(self) -> bool:
+        return self.cycle is not None and STREAMED in self.cycle.scope.get("state", ())
+
     def _leave(self) -> None:
         """Make a request the last one of its connection if the server stops."""
         if self.leaving and self.cycle is not None:
@@ -144,7 +148,9 @@ class BoundedProtocol(asyncio.Protocol):
 
     def _look(self) -> None:
         since = now = self.loop.time()  # the application's work and a stream have no limit here
-        if self.flow.write_paused or self.transport.is_closing():
+        if self.flow.read_paused and self._is_streamed():
+            self._since = now  # what takes the stream is slow, and has a limit of its own
+        elif self.flow.write_paused or self.transport.is_closing():
             since = self._stalled = self._stalled or now
         elif self.waits():
             since = self._since

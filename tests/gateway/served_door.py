@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from arx_caps.gateway.base.settings import UpstreamTerms
+from arx_caps.gateway.catalogue.terms import RouteTerms, route_terms
 from arx_caps.gateway.http.door import HttpDoor
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.door import McpDoor
@@ -57,6 +58,11 @@ class Recorder:
         await send({"type": "http.response.body", "body": answer})
 
 
+def routes_of(terms: UpstreamTerms) -> dict[str, str] | dict[str, RouteTerms]:
+    """Return the routes of a table that names them itself, as a running upstream has them."""
+    return route_terms(terms.routes, terms.bodies) if terms.bodies else terms.routes
+
+
 class ServedDoor:
     """The ASGI application of one upstream, which is reached at ``/`` and the audience.
 
@@ -76,7 +82,7 @@ class ServedDoor:
             StdioUpstream(self._name, terms, folder) if terms.command else Forwarder(self._name, terms, folder, person)
         )
         self._door: HttpDoor | McpDoor = (
-            HttpDoor(verifier, terms, self._upstream, dict(terms.routes))
+            HttpDoor(verifier, terms, self._upstream, routes_of(terms))
             if terms.is_http
             else McpDoor(verifier, terms, self._upstream, tools=AcceptedTools(self._name, tools))
         )
@@ -106,7 +112,8 @@ def open_door(realm: UnsafeTestRealm, folder: Path, parser: str = "auto", **term
         terms: The upstream's table.
     """
     read = msgspec.convert({"audience": "orders", **terms}, UpstreamTerms)
-    with serving(ServedDoor(realm.verifier, read, folder), http=parser, ws="none", log_level="error") as port:
+    verifier = realm.verifier.within(None, read.effects, read.marks)
+    with serving(ServedDoor(verifier, read, folder), http=parser, ws="none", log_level="error") as port:
         yield f"http://127.0.0.1:{port}/{read.audience}"
 
 

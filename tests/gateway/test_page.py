@@ -30,6 +30,8 @@ from arx_caps.gateway.base.settings import (
     UpstreamTerms,
     read_settings,
 )
+from arx_caps.gateway.catalogue.routes import CatalogueRoutes
+from arx_caps.gateway.catalogue.terms import read_catalogue, route_terms
 from arx_caps.gateway.deciders.decider import identity_of
 from arx_caps.isolation.choice import kind_that_works
 from arx_caps.mint.policy.model import Policy
@@ -113,11 +115,12 @@ def shown() -> list[dict[str, Any]]:
 
 def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its routes make a table, and each audience has the origin at which the gateway listens for it."""
-    text, policy_text, _ = [block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml"]
+    texts = [block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml"]
+    text, policy_text = texts[:2]
     (tmp_path / "gateway.toml").write_text(text)
     settings = read_settings(tmp_path / "gateway.toml")
     RouteMap(settings.upstreams["billing"].routes)
-    _, policy, credential = shown()
+    policy, credential = shown()[1], shown()[-1]
     assert msgspec.convert(credential["upstream"]["github"]["credential"], CredentialTerms).oauth is not None
     audiences = {name: each["origins"] for name, each in policy["audience"].items()}
     assert audiences.keys() == {terms.audience for terms in settings.upstreams.values()}
@@ -125,6 +128,26 @@ def test_the_file_is_read_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tools = {rule.tool for rules in granted.rules.values() for rule in rules}
     assert tools - {"files.read_text_file"} < set(settings.upstreams["billing"].routes.values())
     assert [f"http://{place}" for place in settings.gateway.listen] == [each for [each] in audiences.values()]
+
+
+def test_catalogues_and_bodies_are_read_as_shown(tmp_path: Path) -> None:
+    """Tables with other bodies and with each kind of catalogue, a catalogue of one's own, and rules for git."""
+    for text in [block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml"][2:4]:
+        (tmp_path / "gateway.toml").write_text(text, "utf-8")
+        for name, terms in read_settings(tmp_path / "gateway.toml").upstreams.items():
+            catalogue = terms.catalogue and read_catalogue(terms.catalogue, tmp_path, name)
+            routes = catalogue.routes if catalogue else route_terms(terms.routes, terms.bodies)
+            assert CatalogueRoutes(routes).has_streams is (name in ("git", "billing"))
+    (tmp_path / "own.toml").write_text(
+        [block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml"][4], "utf-8"
+    )
+    own = CatalogueRoutes(read_catalogue("own.toml", tmp_path, "tickets").routes)
+    request = {"method": "GET", "path": "/app/7", "raw_path": b"/app/7", "query_string": b"", "headers": []}
+    assert own(request, b"") == ("tickets.get", {"ticket": "app-7"})
+    assert own(request | {"path": "/export/a.csv"}, b"") == ("tickets.export", {"name": "a"})
+    fetch, push = [Rule(**rule) for rule in shown()[5]["allow"]]
+    caller = UnsafeTestRealm("git").caller(fetch, push)
+    assert caller.macaroon is not None
 
 
 @pytest.mark.skipif(kind_that_works() is None, reason="no isolation works on this machine")
@@ -174,7 +197,7 @@ class _Invoices(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def _started(folder: Path, here: Callable[[str], str]) -> Iterator[None]:
     """Write the page's files beside a new realm, and start mint and gateway as the page does."""
-    text, policy, _ = [block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml"]
+    text, policy = [block.text for block in blocks(FILE.read_text("utf-8")) if block.language == "toml"][:2]
     (folder / "gateway.toml").write_text(here(text).replace("/data", str(folder / "data")), "utf-8")
     assert run_line(here("arx init --name acme --issuer http://127.0.0.1:8700"), folder).returncode == 0
     with (folder / ".arx" / "policy.toml").open("a", encoding="utf-8") as file:

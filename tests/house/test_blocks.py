@@ -42,7 +42,7 @@ RUN = {
     "docs/coding-agents.md": {"../hook/test_claude_code.py": 2, "../hook/test_decider.py": 1},
     "docs/connect.md": {"../connect/test_page.py": 2},
     "docs/first-day.md": {"test_first_day_page.py": 5},
-    "docs/gateway.md": {"../gateway/test_page.py": 10},
+    "docs/gateway.md": {"../gateway/test_page.py": 14},
     "docs/gateway-operations.md": {"gateways.py": 1},
     "docs/deciders.md": {"../gateway/test_page.py": 1, "../gateway/test_authzen.py": 3},
     "docs/holder-keys.md": {"test_holder_page.py": 5},

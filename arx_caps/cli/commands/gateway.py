@@ -164,7 +164,8 @@ def _without(tables: Mapping[str, Any], names: Container[str]) -> dict[str, Any]
 def _described(name: str, terms: Any, running: Any) -> dict[str, Any]:
     kind = "http" if running.routes else "mcp"
     target = terms.url or " ".join(terms.command)
-    row = {"name": name, "audience": terms.audience, "kind": kind, "target": target, "routes": running.routes}
+    shown = {route: each if isinstance(each, str) else each.tool or "refused" for route, each in running.routes.items()}
+    row = {"name": name, "audience": terms.audience, "kind": kind, "target": target, "routes": shown}
     return row | {"isolation": running.upstream.isolation.kind} if terms.command else row
 
 

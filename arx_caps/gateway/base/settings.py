@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Meta, field
 
+from arx_caps.gateway.catalogue.terms import HostName
 from arx_caps.isolation.choice import KINDS as ISOLATIONS
 from arx_caps.settings.connections import ConnectionName
 from arx_caps.settings.durations import parse_duration
@@ -42,7 +43,7 @@ _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+")  # of a decider's paths
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _RATE: Final = re.compile(r"([1-9][0-9]{0,8})/(.+)")
-_RESERVED: Final = frozenset(("healthz", "readyz", "metrics"))  # paths of the gateway itself
+_RESERVED: Final = frozenset(("healthz", "readyz", "metrics", "hosts"))  # paths of the gateway itself
 SOURCES: Final = ("env:", "file:", "keyring:")  # of secrets: no file of settings has one
 ASKED: Final = ("sampling", "elicitation", "roots")  # what an MCP server may ask of a client
 KINDS: Final = ("forward-auth", "ext-authz", "ext-authz-http", "ext-mcp", "authzen")  # of deciders
@@ -127,6 +128,7 @@ Source: TypeAlias = Annotated[
     ),
 ]
 SecretText: TypeAlias = Annotated[str, SECRET]  # an argument or a value that could be a secret itself
+PlainBody: TypeAlias = Annotated[str, text_that(("opaque", "stream").__contains__, "one of opaque, stream")]
 CallRate: TypeAlias = Annotated[str, text_that(read_rate, "a number of calls and a time such as 60/1m")]
 UpstreamUrl: TypeAlias = Annotated[str, SECRET, checked_text(_wrong_url)]
 TokenUrl: TypeAlias = Annotated[
@@ -257,6 +259,10 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
         writes: Further files and folders that it may read and write.
         openapi: The OpenAPI file of a plain HTTP service.  Each operation is the tool of its ``operationId``.
         routes: The routes of a plain HTTP service, with their tools: ``"GET /orders/{order_id}" = "orders.get"``.
+        bodies: The routes whose bodies are not JSON: ``opaque``, judged by digest, size and type, or ``stream``, which
+            goes on as it comes, and is judged by size and type.
+        catalogue: In the place of ``routes``: the name of a shipped catalogue, or a file of one.
+        hosts: The hosts whose requests a front sends here; those of the catalogue when omitted.
         credential: Its credential.
         timeout_ms: The longest time until an answer begins, and until one that is no stream ends.
         max_body: The longest body of a request, bytes.
@@ -292,6 +298,9 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
     writes: tuple[str, ...] = ()
     openapi: str | None = None
     routes: dict[str, str] = field(default_factory=dict)
+    bodies: dict[str, PlainBody] = field(default_factory=dict)
+    catalogue: str | None = None
+    hosts: tuple[HostName, ...] = ()
     credential: CredentialTerms | None = None
     timeout_ms: Annotated[int, duration()] = field(name="timeout", default=60_000)
     max_body: Bytes = _MEBIBYTE
@@ -306,7 +315,7 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
     @property
     def is_http(self) -> bool:
         """Whether it is a plain HTTP service; else it speaks MCP."""
-        return self.openapi is not None or bool(self.routes)
+        return self.openapi is not None or self.catalogue is not None or bool(self.routes)
 
     @property
     def has_people(self) -> bool:
@@ -530,7 +539,7 @@ def _upstream_mistakes(entry: TomlEntry, name: str, terms: UpstreamTerms) -> Ite
         yield entry.error(f"expected one of `url` and `command`, got {'both' if terms.command else 'neither'}")
     if terms.command and (terms.is_http or terms.credential):
         yield entry.at("command").error(
-            "starts an MCP server over stdio, which has neither `openapi`, `routes` nor `credential`"
+            "starts an MCP server over stdio, which has neither `openapi`, `routes`, `catalogue` nor `credential`"
         )
     reaches = terms.user or terms.home or terms.reads or terms.writes
     if not terms.command and (terms.isolation != "auto" or reaches):
@@ -541,8 +550,12 @@ def _upstream_mistakes(entry: TomlEntry, name: str, terms: UpstreamTerms) -> Ite
         )
     if terms.credential is not None:
         yield from _credential_mistakes(entry, terms, terms.credential)
-    if terms.openapi is not None and terms.routes:
-        yield entry.error("expected one of `openapi` and `routes`, got both")
+    if (terms.openapi is not None) + (terms.catalogue is not None) + bool(terms.routes) > 1:
+        yield entry.error("expected one of `openapi`, `routes` and `catalogue`, got several")
+    if odd := next((route for route in terms.bodies if route not in terms.routes), None):
+        yield entry.at("bodies", odd).error("expected a route that `routes` has as well")
+    if terms.hosts and not terms.is_http:
+        yield entry.at("hosts").error("is of a plain HTTP service alone")
     if terms.server_requests and terms.is_http:
         yield entry.at("server_requests").error("is of an MCP server alone")
     yield from _route_mistakes(entry.at("routes"), terms.routes)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plain HTTP service behind the gateway: ``ArxMiddleware`` decides by its routes.  SPEC 8.4, 11."""
+"""A plain HTTP service behind the gateway: ``ArxMiddleware`` decides by its routes.  SPEC 8.4, 8.7, 11."""
 
 import functools
 import json
 import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urljoin
 
@@ -12,17 +13,28 @@ from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans
 from arx_caps.gateway.base.upstream_answer import FailureLog, LendingError, UpstreamAnswer, UpstreamError
+from arx_caps.gateway.catalogue.git_push import PUSH
+from arx_caps.gateway.catalogue.routes import CatalogueRoutes, head_of
+from arx_caps.gateway.catalogue.terms import RouteTerms
+from arx_caps.gateway.http.refusals import as_service
 from arx_caps.gateway.upstream.credentials import live_call
 from arx_caps.gateway.upstream.forwarder import Forwarder, Headers, answer_headers, read_whole
+from arx_caps.http.connections import STREAMED
 from arx_caps.mcp.message import check_names
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
+from arx_verifier.enforcement.asgi.calls import HEAD
 from arx_verifier.enforcement.base.routes import Meaning, RouteMap, collect_headers
-from arx_verifier.errors import RequestError
+from arx_verifier.enforcement.bounded_body import ClientGoneError
+from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Verifier
 from arx_verifier.verification.watch import WatchedCall
 
-_STREAMS: Final = (b"text/event-stream", b"application/x-ndjson", b"application/octet-stream")
+_STREAMS: Final = (
+    *(b"text/event-stream", b"application/x-ndjson", b"application/octet-stream"),
+    *(b"application/x-git-upload-pack-advertisement", b"application/x-git-receive-pack-advertisement"),
+    *(b"application/x-git-upload-pack-result", b"application/x-git-receive-pack-result"),
+)
 
 
 class HttpDoor:
@@ -32,11 +44,11 @@ class HttpDoor:
         verifier: The verifier of the upstream's audience.
         terms: The upstream's table.
         forwarder: Sends to it.
-        routes: The tool of each route.
+        routes: The tool of each route, or what a request of it means.
         trusted_proxies: Networks of the proxies whose ``X-Forwarded-For`` is trusted.
 
     Raises:
-        SettingsError: A route or a network is malformed, or two routes meet.
+        SettingsError: A route or a network is malformed, two routes meet, or a route does not go with the table.
     """
 
     def __init__(
@@ -44,15 +56,21 @@ class HttpDoor:
         verifier: Verifier,
         terms: UpstreamTerms,
         forwarder: Forwarder,
-        routes: dict[str, str],
+        routes: Mapping[str, str] | Mapping[str, RouteTerms],
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
         self._terms, self._forwarder = terms, forwarder
         self._rates, self._spans, self._failures = Rates(terms.rate), Spans(forwarder.name), FailureLog()
+        plain = {route: tool for route, tool in routes.items() if isinstance(tool, str)}
+        terms_of = {route: each for route, each in routes.items() if isinstance(each, RouteTerms)}
+        self._routes = CatalogueRoutes(terms_of) if terms_of else None
+        if self._routes is not None and self._routes.has_streams and (terms.watch or terms.resource):
+            # Without a token of the call nothing is judged before the body goes on.
+            raise SettingsError(f"upstream.{forwarder.name}: a route that streams takes no `watch` and no `resource`")
         self._guarded = ArxMiddleware(
             self._forward,
             verifier=verifier,
-            tools=functools.partial(meaning_of, RouteMap(routes)),
+            tools=functools.partial(meaning_of, self._routes or RouteMap(plain)),
             max_body=terms.max_body,
             trusted_proxies=trusted_proxies,
         )
@@ -65,6 +83,12 @@ class HttpDoor:
             receive: As ASGI has it.
             send: As ASGI has it.
         """
+        terms = None if self._routes is None else self._routes.find(scope)
+        if terms is not None:
+            if terms.is_streamed:
+                scope[HEAD] = head_of(terms)
+                scope.get("state", {})[STREAMED] = True
+            send = as_service(terms.refusal, scope, send)
         if not self._spans:
             await self._guarded(scope, receive, send)
             return
@@ -81,11 +105,13 @@ class HttpDoor:
         """Do nothing: each request ends by itself."""
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive, self._terms.max_body)
+        body = _parts(receive) if HEAD in scope else await read_body(receive, self._terms.max_body)
         if body is None:
             return
         grant: Grant | WatchedCall = scope.get(Grant.KEY) or scope[WatchedCall.KEY]
         facts = grant.facts
+        if PUSH in scope and isinstance(grant, Grant):
+            grant.external_id = scope[PUSH].external_id()
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
@@ -161,7 +187,23 @@ class HttpDoor:
         return found
 
 
-def meaning_of(routes: RouteMap, scope: Scope, body: bytes) -> Meaning | None:
+async def _parts(receive: Receive) -> AsyncIterator[bytes]:
+    """Yield a body as it comes.
+
+    Raises:
+        ClientGoneError: The client went before its end.
+    """
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        more = message.get("more_body", False)
+        if part := message.get("body", b""):
+            yield part
+
+
+def meaning_of(routes: Callable[[Scope, bytes], Meaning | None], scope: Scope, body: bytes) -> Meaning | None:
     """Return the tool and the arguments of a request, as ``RouteMap`` does.
 
     Args:

@@ -134,7 +134,7 @@ class Forwarder:
         self,
         method: str,
         headers: Iterable[tuple[bytes, bytes]],
-        body: bytes,
+        body: bytes | AsyncIterator[bytes],
         target: str = "",
         owner: str = "",  # noqa: ARG002 - see StdioUpstream
         *,
@@ -145,7 +145,7 @@ class Forwarder:
         Args:
             method: The method.
             headers: The client's headers, of which those of an identity and of a connection are left out.
-            body: The body.
+            body: The body; or its parts, which are sent as they come, with the client's length if it has declared one.
             target: Raw path and query after the upstream's URL, for plain HTTP.
             owner: Who sends it; an upstream over HTTP does not learn it.
             call: The call that gets the gateway's credential; None to forward the client's own one.
@@ -164,15 +164,18 @@ class Forwarder:
             and lower not in ended
         }
         hand_on(kept)
+        lengths = [] if isinstance(body, bytes) else [value for name, value in several if name == b"content-length"]
+        if lengths:
+            kept["content-length"] = lengths[0].decode("latin-1")
         address = URL(self.base + target, encoded=True)
         own = {} if call is None else await self._credential.headers(self._session, call)
         leaks = self._credential.leaks(own)
         try:
-            async with asyncio.timeout(self._terms.timeout_s):
+            async with asyncio.timeout(self._terms.timeout_s) as limit:
                 answer = await self._session.request(
                     method,
                     address,
-                    data=body or None,
+                    data=(body or None) if isinstance(body, bytes) else _in_time(body, limit, self._terms.timeout_s),
                     headers={**kept, **own},
                     allow_redirects=False,
                     middlewares=(self._once,),
@@ -256,6 +259,14 @@ async def read_whole(answer: UpstreamAnswer, terms: UpstreamTerms, name: str) ->
         raise UpstreamError(f"upstream {name} answered more than {terms.max_answer} bytes", sent=True) from None
     except TimeoutError:
         raise UpstreamError(f"upstream {name} did not go on in time", sent=True, timed_out=True) from None
+
+
+async def _in_time(parts: AsyncIterator[bytes], limit: asyncio.Timeout, wait_s: float) -> AsyncIterator[bytes]:
+    """Yield the parts of a body; the time until the answer begins is counted from the last one."""
+    async for part in parts:
+        with contextlib.suppress(RuntimeError):  # the answer has begun before
+            limit.reschedule(asyncio.get_running_loop().time() + wait_s)
+        yield part
 
 
 def _is_forwarded(name: bytes) -> bool:

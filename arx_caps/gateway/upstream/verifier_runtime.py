@@ -28,6 +28,7 @@ class RunningVerifier:
         nonces: The memory of used calls; one of a process gives way to the store that the service file names.
         counts: As of ``CountedDecisions``.
         draws: Whether calls draw on budgets; False if the verifier behind draws.
+        recorded: Further tools whose effects are recorded.
 
     Attributes:
         name: As given.
@@ -49,6 +50,7 @@ class RunningVerifier:
         counts: Counts,
         *,
         draws: bool = True,
+        recorded: tuple[str, ...] = (),
     ) -> None:
         file = read_service_file(path)
         if file.audience != terms.audience:
@@ -68,7 +70,7 @@ class RunningVerifier:
         chosen = None if gives_way else nonces
         opened = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)
         # The record of an effect has the person's credential, which no decision knows yet.
-        effects = ("*",) if isinstance(terms, UpstreamTerms) and terms.has_people else terms.effects
+        effects = ("*",) if isinstance(terms, UpstreamTerms) and terms.has_people else (*terms.effects, *recorded)
         self.verifier = opened.within(terms.limits, effects, terms.marks, answers=isinstance(terms, UpstreamTerms))
         if (watch := terms.read_watch()) is not None:
             self.verifier = self.verifier.watching(watch)

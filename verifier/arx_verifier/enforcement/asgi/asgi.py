@@ -16,9 +16,11 @@ from typing import Any, Final, Unpack
 
 from arx_verifier.enforcement.asgi.calls import (
     CALL,
+    HEAD,
     App,
     Call,
     Message,
+    ReadHead,
     Receive,
     Replayed,
     RoutedScope,
@@ -140,23 +142,20 @@ class ArxMiddleware:
         headers = collect_headers(scope["headers"])
         client, forwarded = scope.get("client"), headers.get(b"x-forwarded-for")
         peer = self._peers.of(client[0] if client else None, (forwarded.decode("latin-1"),) if forwarded else ())
-        is_unread = False
-        if self._watches:
+        body: bytes | bytearray
+        is_unread, has_more = False, None
+        read_head: ReadHead | None = scope.get(HEAD)
+        if self._watches and read_head is None:
             receive = Replayed(receive)
         try:
             if not self._started:
                 await self._start_late()
             # Before the body is read: a caller without a token of this service costs no more than its headers.
             screened = self._screen(headers, scope)
-            declared = headers.get(b"content-length")
-            # A number with fewer digits than the limit is below it.
-            if declared is not None and len(declared) >= self._max_digits and self._is_beyond(declared):
-                raise self._too_large()
-            message = await receive()
-            body = message.get("body", b"")
-            # Nearly every body is in one message.
-            if message["type"] != "http.request" or message.get("more_body") or len(body) > self._max_body:
-                body = await receive_body(receive, self._max_body, message)
+            if read_head is not None:
+                body, has_more = await read_head(receive)
+            else:
+                body = await self._read_whole(headers, receive)
         except ClientGoneError:
             return
         except (BodyTooLongError, RefusedCall) as error:
@@ -172,8 +171,20 @@ class ArxMiddleware:
         http, line = http_call(scope, body), (scope["method"], scope["path"], scope["query_string"])
         endpoints: Any = self._endpoints  # None for an application without gates, which alone read it
         call = Call(self._enforcement, calls, http, headers, screened, body, receive, send, peer, endpoints, line)
-        call.is_unread = is_unread
+        call.is_unread, call.has_more = is_unread, has_more
         await self._run(call, scope, send)
+
+    async def _read_whole(self, headers: Headers, receive: Receive) -> bytes | bytearray:
+        declared = headers.get(b"content-length")
+        # A number with fewer digits than the limit is below it.
+        if declared is not None and len(declared) >= self._max_digits and self._is_beyond(declared):
+            raise self._too_large()
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        # Nearly every body is in one message.
+        if message["type"] == "http.request" and not message.get("more_body") and len(body) <= self._max_body:
+            return body
+        return await receive_body(receive, self._max_body, message)
 
     async def _run(self, call: Call, scope: Scope, send: Send) -> None:
         if self._endpoints is None:

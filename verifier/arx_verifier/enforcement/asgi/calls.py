@@ -35,9 +35,12 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+ReadHead: TypeAlias = Callable[[Receive], Awaitable[tuple[bytes, bool]]]
+"""Returns what it has read of a body, and whether more follows."""
 
 CALL: Final = "arx.call"
 UNSEEN: Final = "arx.unseen"  # set in the scope of a request whose body may be there, and is not seen
+HEAD: Final = "arx.head"  # set in the scope of a request whose body is streamed: the `ReadHead` of what is judged of it
 _SERVER_ERROR: Final = 500
 # An ASGI server raises a ``ConnectionAbortedError`` for a client that disconnected: applications handle it and stop.
 ENDED: Final = "the call was ended: its token was revoked, frozen or expired"
@@ -76,7 +79,8 @@ class Call(msgspec.Struct, eq=False):
         http: The request, as its proof covers it; see ``http_call``.
         headers: ``collect_headers`` of it.
         screened: The presented token, authenticated; in watch mode also why there is none.
-        body: The whole body: the signed bytes, on which the decision is made and which the endpoint reads.
+        body: The whole body: the signed bytes, on which the decision is made and which the endpoint reads; of a body
+            that is streamed, what was read of it.
         receive: The server's ``receive``, after the body.
         send: The server's ``send``.
         peer: The address of the caller, or None.
@@ -90,6 +94,7 @@ class Call(msgspec.Struct, eq=False):
         unjudged: Why the endpoint was not run although the call was allowed.
         admitted: The public route that was reached; it needs no decision.
         is_unread: Whether it goes on in watch mode although its body is too long to be read for a decision.
+        has_more: Of a body that is streamed, whether more follows ``body``; None for a body that was read whole.
     """
 
     # A struct, because one is made for each request: it needs no ``__init__`` in Python.
@@ -113,6 +118,7 @@ class Call(msgspec.Struct, eq=False):
     unjudged: RequestError | None = None
     admitted: Any = None
     is_unread: bool = False
+    has_more: bool | None = None
     _answer: AnswerState = "unsent"
     _cut: TaskCut = msgspec.field(default_factory=TaskCut)  # of the task that handles the request
 
@@ -141,7 +147,8 @@ class Call(msgspec.Struct, eq=False):
             raise RequestError("the method, the path or the query is not the one that was sent")
         trace = self.headers.get(b"traceparent")
         traceparent = read_traceparent(trace) if trace is not None else None
-        request = AccessRequest(tool, args, now_ms(), self._peer, self._http, None, traceparent)
+        http = self._http if self.has_more is None else None  # SPEC 8.7
+        request = AccessRequest(tool, args, now_ms(), self._peer, http, None, traceparent)
         screened = self._screened
         if isinstance(screened, RefusedCall):
             self._allow(self._enforcement.refuse(screened, request, self._header), request, scope)
@@ -332,11 +339,13 @@ class Call(msgspec.Struct, eq=False):
     def replay(self) -> Receive:
         """Return a ``receive`` with the body of the decision, and then the server's messages.
 
-        After the body, the server can only send a disconnect.
+        After the body, the server can only send a disconnect; after a part of it, the rest.
         """
         if self.is_unread:
             return self._receive
-        return functools.partial(self._again, [{"type": "http.request", "body": self.body, "more_body": False}])
+        return functools.partial(
+            self._again, [{"type": "http.request", "body": self.body, "more_body": bool(self.has_more)}]
+        )
 
     async def _again(self, unread: list[Message]) -> Message:
         return unread.pop() if unread else await self._receive()
