@@ -84,7 +84,7 @@ def ask_approval(
     require_unrevoked(mint, born, task, session)
     constraints_of(request.args)  # arguments that no discharge can express must not reach an operator
     template, audience, terms = _terms(mint, task, third_party, request)
-    marks = _marks_now(mint, session, third_party) if third_party.when else ()
+    marks = _marks_to_show(mint, session, third_party) if third_party.when else ()
     now, why = now_ms(), _cleaned(request.why)
     facts: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
     facts |= {"audience": audience, "tool": request.tool, "why": why, "need": terms.need}
@@ -277,23 +277,37 @@ def _terms(
     return template, audience, ApprovalTerms(third_party.tools, need, ttl_ms, any(terms.once for terms in strict))
 
 
-def _marks_now(mint: MintContext, session: Row, third_party: ApprovalCaveat) -> tuple[ShownMark, ...]:
-    """Return the marks after which a call needs an approval now.  SPEC 21.8."""
+def marks_now(mint: MintContext, session: Row, *caveats: ApprovalCaveat) -> list[tuple[ShownMark, ...]]:
+    """Return for each third-party caveat of a session those of its marks that are set now.  SPEC 21.8.
+
+    Raises:
+        GrantError: ``conflict``: marks may be lost, or the realm has no ledger.
+        StoreError: The ledger does not answer.
+    """
     if mint.ledger is None:
         raise GrantError("this realm has no ledger: set `ledger` in realm.toml", code="conflict")
     lost, fields = mint.ledger.marks(session["id"], session["opened_at"])
     if lost:
         raise GrantError("the ledger may have lost marks of this session: open another session", code="conflict")
-    found = []
-    for name in dict.fromkeys(name for marks in third_party.when for name in marks):
-        for value in filter(None, (fields.get(f"w:{of}:{name}") for of in ("s", f"t/{third_party.task}"))):
-            at, _, by = value.partition(" ")
-            tool, _, service = by.rpartition(" ")
-            # Another holder may have made up the name: no operator is shown that.
-            found.append(ShownMark(name, int(at), tool if names.is_tool_pattern(tool) else "another tool", service))
+    found: list[tuple[ShownMark, ...]] = []
+    for third_party in caveats:
+        marks = []
+        for name in dict.fromkeys(name for marks in third_party.when for name in marks):
+            for value in filter(None, (fields.get(f"w:{of}:{name}") for of in ("s", f"t/{third_party.task}"))):
+                at, _, by = value.partition(" ")
+                tool, _, service = by.rpartition(" ")
+                # Another holder may have made up the name: no operator is shown that.
+                marks.append(ShownMark(name, int(at), tool if names.is_tool_pattern(tool) else "another tool", service))
+        found.append(tuple(marks))
+    return found
+
+
+def _marks_to_show(mint: MintContext, session: Row, third_party: ApprovalCaveat) -> tuple[ShownMark, ...]:
+    """Return the marks after which a call needs an approval now."""
+    [found] = marks_now(mint, session, third_party)
     if not any({each.mark for each in found}.issuperset(marks) for marks in third_party.when):
         raise GrantError("no mark is set after which this call needs an approval: call it", code="conflict")
-    return tuple(found)
+    return found
 
 
 def _terms_now(mint: MintContext, row: Row) -> ApprovalTerms:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge
+from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge, marks_now
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN
@@ -20,6 +20,7 @@ from arx_caps.mint.oauth.client.clients import OAuthClient
 from arx_caps.mint.oauth.handles import Handle, bundle_of, require_handle
 from arx_caps.mint.oauth.task_grant import is_proven
 from arx_caps.mint.policy.issuers import Subject
+from arx_caps.mint.tasks.discharge import read_third_party, shown_marks
 from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.clock import now_ms
@@ -63,11 +64,12 @@ def ask_for_handle(
 
     Returns:
         The row.  One that was denied stays denied while its task lives: a client that calls again, with a new
-        access token perhaps, asks no operator again.
+        access token perhaps, asks no operator again.  Else one that shows operators the marks that are set now.
 
     Raises:
         TokenError: As ``require_handle``.
         GrantError: As ``ask_approval``.
+        StoreError: The ledger does not answer.
         UnavailableError: The kill epoch is unknown now.
     """
     born = mint.born()
@@ -79,7 +81,9 @@ def ask_for_handle(
         if row["args"] != args or not _may_use(mint, handle, row) or _is_taken(mint, row):
             continue
         state = approval_state(mint, row)
-        if state in _FOUND and (state != "denied" or task_state(mint, row["its"]) in ("open", "frozen")):
+        if state not in _FOUND or (state == "denied" and task_state(mint, row["its"]) not in ("open", "frozen")):
+            continue
+        if state == "denied" or _shows_marks(mint, handle, row, request.caveat):
             return row
     return ask_approval(mint, unit, _caller_of(handle.session, born), request, handle=handle.claims.jti)
 
@@ -96,13 +100,19 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
 
     Raises:
         TokenError: As ``require_handle``; ``revoked``: the task of the call was killed.
-        GrantError: ``not_found``; ``approval_denied``, ``approval_withdrawn``, ``approval_expired``, ``session_ended``.
+        GrantError: ``not_found``; ``approval_denied``, ``approval_withdrawn``, ``session_ended``; ``approval_expired``:
+            it has, or its operators are not shown the marks that are set now.
+        StoreError: The ledger does not answer.
         UnavailableError: The kill epoch is unknown now.
     """
     born = mint.born()
     row, asked, session = _find_usable(mint, token, audience, name)
     if _is_taken(mint, row):
         return GatewayApproval(row, taken=True)
+    if row["marks"] is not None and approval_state(mint, row) in ("waiting", "approved"):
+        [marks] = marks_now(mint, session, read_third_party(row["caveat"]))
+        if marks != shown_marks(row):
+            raise GrantError(f"marks have changed since {name} was asked for: call again", code="approval_expired")
     discharge = fetch_discharge(mint, _caller_of(session, born), row)
     if discharge is None:
         return GatewayApproval(row)
@@ -190,6 +200,25 @@ def _may_use(mint: MintContext, handle: Handle, row: Mapping[str, Any]) -> bool:
     # Of a delegated task, the chain is what was approved: another chain of the same client is another principal.
     before = msgspec.json.decode(asked["recipe"], type=dict[str, Any])
     return bool(before.get("added", []) == handle.recipe().get("added", []))
+
+
+def _shows_marks(mint: MintContext, handle: Handle, row: Mapping[str, Any], caveat: str) -> bool:
+    """Return whether operators are shown by a row all marks after which a call needs an approval now.
+
+    Args:
+        mint: The mint.
+        handle: The access token of the call.
+        row: The approval's row; its task may be an earlier one.
+        caveat: The third-party caveat of the call.
+    """
+    asks = read_third_party(caveat)
+    if row["marks"] is None and not asks.when:
+        return True
+    # The call is made with the row's task, in which what the call comes after may not be set.
+    if row["session"] != handle.session["id"]:
+        return False
+    marks = marks_now(mint, handle.session, asks, read_third_party(row["caveat"]))
+    return all(each == shown_marks(row) for each in marks)
 
 
 def _agent_of(handle: Handle) -> str:

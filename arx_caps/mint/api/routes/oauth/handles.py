@@ -79,7 +79,7 @@ def open_handle_route(call: RouteCall) -> HandleOpened:
     APPROVE,
     HandleApprovalBody,
     callers=("service",),
-    problems=(*REASONS, "bad_parameters", "not_found", "session_ended", "too_many_approvals"),
+    problems=(*REASONS, "bad_parameters", "conflict", "not_found", "session_ended", "too_many_approvals"),
 )
 def ask_handle_approval_route(call: RouteCall) -> ApprovalAsked:
     """Request an approval of a call with an access token, or find the one that there is."""
