@@ -47,6 +47,7 @@ class ConnectionTerms(TomlTable, frozen=True, kw_only=True):
         scopes: The most that is ever asked for.
         audiences: The audiences whose gateways may have an access token; none if others go ``through`` this one alone.
         shared: Whether several people may connect one account.
+        account: What database and log have of an account: its name, or a digest of it.
         mode: ``code`` if people connect an account here; ``exchange`` or ``id-jag`` for tokens without another consent.
         through: The connection whose tokens are exchanged for those of this one.
         upstream: The upstream's name at the issuer: ``audience`` of an exchange, ``resource`` of an ID-JAG.
@@ -60,6 +61,7 @@ class ConnectionTerms(TomlTable, frozen=True, kw_only=True):
     scopes: Annotated[tuple[ConnectionScope, ...], several("scope", 'for example ["repo.read"]')]
     audiences: tuple[_Audience, ...] = ()
     shared: bool = False
+    account: Literal["name", "digest"] = "name"
     mode: Literal["code", "exchange", "id-jag"] = "code"
     through: ConnectionName | None = None
     upstream: Annotated[str, SECRET, Meta(min_length=1, max_length=200)] | None = None

@@ -39,8 +39,9 @@ def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any)
     db.add_link({**link, "incarnation": born.incarnation, "born": born.seq})
     accounts.tracker.grants[REFRESH] = (account, "repo.read")
     require_key(accounts.mint, ANN)
-    seal = TokenSeal(accounts.mint, {**link, "account": account}, HeldTokens(refresh=REFRESH))
-    granted = {"scopes": ["repo.read"], "shown": account, "issuer": accounts.tracker.url, **about}
+    held = HeldTokens(refresh=REFRESH, account=account, shown=account)
+    seal = TokenSeal(accounts.mint, {**link, "account": account}, held)
+    granted = {"scopes": ["repo.read"], "issuer": accounts.tracker.url, **about}
     assert db.hold(link["cookie"], ANN, {"account": account, "granted": as_json(granted)}, seal)
     found = db.link(link["digest"])
     assert found is not None
@@ -82,7 +83,7 @@ def test_a_page_without_an_answer_is_revoked(accounts: Accounts) -> None:
     accounts.mint.db.connections._swept_ms = 0
     hold(accounts, "ann-t")
     drop_abandoned(accounts.mint)
-    assert connect.find_held(accounts.mint, PAGE).shown == "ann-t"
+    assert connect.find_held(accounts.mint, PAGE).tokens.shown == "ann-t"
 
 
 def test_a_page_is_over_before_the_issuer_answers(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ class Accounts:
         require_key(self.mint, subject)
         seal = TokenSeal(self.mint, row, HeldTokens(refresh=refresh))
         what = Event.of("connection.connected", "mint", connection=which, subject=subject, account=account)
-        self.mint.db.connections.add(cookie, row, seal, what, shared=shared)
+        self.mint.db.connections.add(cookie, row, seal, what, {account}, shared=shared)
         return self.row(which)
 
     def row(self, which: str) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def test_a_mint_that_dies_in_a_rotation_loses_nothing(live: Harness, crasher: Cr
         require_key(mint, subject)
         what = Event.of("connection.connected", "mint", connection=row["id"])
         seal = TokenSeal(mint, row, HeldTokens(refresh=f"refresh-{number}"))
-        mint.db.connections.add(f"k-{number}", row, seal, what, shared=False)
+        mint.db.connections.add(f"k-{number}", row, seal, what, {row["account"]}, shared=False)
         rows.append(row["id"])
 
     def act(step: int) -> dict[str, Any] | None:

@@ -34,13 +34,13 @@ class HeldAccount(NamedTuple):
 
     Attributes:
         row: Its link's row.
-        shown: The account's name for people.
+        tokens: Its tokens, secrets, with its name.
         scopes: What the issuer has granted.
         uses: By template of the policy, the scopes that its calls may have there.
     """
 
     row: Mapping[str, Any]
-    shown: str
+    tokens: HeldTokens
     scopes: tuple[str, ...]
     uses: dict[str, tuple[str, ...]]
 
@@ -140,11 +140,13 @@ def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page
     # An issuer that grants more than was asked for is not believed: no call gets more than the realm's settings name.
     given = tokens.held(asked)
     granted = [scope for scope in asked if scope in given.scopes]
-    held = HeldTokens(refresh=tokens.refresh_token, access={" ".join(sorted(granted)): given})
+    access = {" ".join(sorted(granted)): given}
+    held = HeldTokens(refresh=tokens.refresh_token, access=access, account=account, shown=shown)
+    if issuer.terms.account == "digest":
+        account = _digest_account(mint, issuer.terms.issuer, account)
     require_key(mint, row["subject"])
     seal = TokenSeal(mint, {**row, "account": account}, held)
-    about = {"scopes": granted, "shown": shown, "issuer": issuer.terms.issuer}
-    waits = {"account": account, "granted": as_json(about)}
+    waits = {"account": account, "granted": as_json({"scopes": granted, "issuer": issuer.terms.issuer})}
     return mint.db.connections.hold(digest_of(page), row["subject"], waits, seal)
 
 
@@ -157,8 +159,8 @@ def find_held(mint: MintContext, page: bytes) -> HeldAccount:
     row = _row_of(mint, page)
     if row["sealed"] is None:
         raise denied("this browser has connected nothing")
-    granted = msgspec.json.decode(row["granted"], type=dict[str, Any])
-    return HeldAccount(row, granted["shown"], tuple(granted["scopes"]), uses_of(mint, row["name"]))
+    scopes = tuple(msgspec.json.decode(row["granted"])["scopes"])
+    return HeldAccount(row, open_tokens(mint, row), scopes, uses_of(mint, row["name"]))
 
 
 def uses_of(mint: MintContext, connection: str) -> dict[str, tuple[str, ...]]:
@@ -182,24 +184,25 @@ def connect(mint: MintContext, page: bytes) -> str:
     row = held.row
     _require_live(mint, row)
     which, subject = connection_of(row["digest"]), str(row["subject"])
-    tokens = open_tokens(mint, row)
     terms, issuer = issuer_of(mint, row["name"]).terms, issuer_in(row)
     if issuer != terms.issuer:
         raise denied("the settings of this connection have changed: call the tool again to get another link")
     made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": issuer}
     made |= {"account": row["account"], "scopes": as_json(held.scopes), "status": "open", "created_at": now_ms()}
     made |= {"incarnation": row["incarnation"], "born": row["born"]}
-    seal = TokenSeal(mint, made, tokens)
+    seal = TokenSeal(mint, made, held.tokens)
     facts = {"connection": which, "name": row["name"], "account": row["account"], "scopes": held.scopes}
     what = Event.of("connection.connected", MINT, subject=subject, **facts)
-    former = mint.db.connections.add(digest_of(page), made, seal, what, shared=terms.shared)
+    # A connection from before a change of the setting has the account in the other form.
+    accounts = {row["account"], held.tokens.account, _digest_account(mint, issuer, held.tokens.account)}
+    former = mint.db.connections.add(digest_of(page), made, seal, what, accounts, shared=terms.shared)
     if former:
         # A gateway may hold a token of the account before.
         targets = [f"connection:{each['id']}" for each in former]
         mint.revoker.change(lambda: mint.store.kill(targets, "another account was connected", MINT))
     for each in former:
         # Not of the same account: an issuer may end all grants of an account with one, and so the new one.
-        if each["account"] != row["account"]:
+        if each["account"] not in accounts:
             revoke_tokens(mint, each, tokens_of(mint, each, seal.key))
     return which
 
@@ -220,6 +223,10 @@ def connection_of(digest: str) -> str:
         digest: The link's digest.
     """
     return "c-" + b32encode(sha256(f"connection\0{digest}".encode()).digest()[:10]).decode().lower()
+
+
+def _digest_account(mint: MintContext, issuer: str, account: str) -> str:
+    return "account:" + digest_of(f"{mint.realm.name}\0{issuer}\0{account}")[:32]
 
 
 def digest_of(secret: str | bytes) -> str:

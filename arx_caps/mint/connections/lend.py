@@ -302,7 +302,8 @@ def _refreshed(
             mint.db.connections.unlock(row["id"], own, is_clear=is_clear)
     given = issued.held(scopes.split(" "))
     live = {name: each for name, each in held.access.items() if each.until > now_ms() and name != scopes}
-    tokens = HeldTokens(refresh=issued.refresh_token or held.refresh, access=live | {scopes: given})
+    refresh = issued.refresh_token or held.refresh
+    tokens = msgspec.structs.replace(held, refresh=refresh, access=live | {scopes: given})
     try:
         is_stored = mint.db.connections.refreshed(latest, own, TokenSeal(mint, latest, tokens, key))
     except SettingsError:  # the person was erased meanwhile

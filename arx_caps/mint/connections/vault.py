@@ -45,10 +45,14 @@ class HeldTokens(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         refresh: The refresh token; None if the issuer gives none.
         access: By the scopes that were asked for, sorted, with a space between.
+        account: The account, as the issuer has it.
+        shown: Its name for people.
     """
 
     refresh: str | None = None
     access: dict[str, HeldAccess] = {}
+    account: str = ""
+    shown: str = ""
 
     def __repr__(self) -> str:
         return "<HeldTokens>"

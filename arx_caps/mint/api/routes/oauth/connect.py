@@ -3,9 +3,11 @@
 
 import re
 import secrets
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
+import msgspec
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
@@ -18,7 +20,7 @@ from arx_caps.mint.api.routes.oauth.authorize import (
     read_secret_cookie,
     tag_of,
 )
-from arx_caps.mint.api.routes.oauth.connections import show_connection
+from arx_caps.mint.api.routes.oauth.connections import ConnectionShown, show_connection
 from arx_caps.mint.connections.account_issuer import CALLBACK, issuer_of
 from arx_caps.mint.connections.connect import (
     CONNECT,
@@ -30,7 +32,9 @@ from arx_caps.mint.connections.connect import (
     take_answer,
     uses_of,
 )
+from arx_caps.mint.connections.end import tokens_of
 from arx_caps.mint.connections.own_accounts import change_account, list_accounts, open_page, start_page
+from arx_caps.mint.context import MintContext
 from arx_caps.mint.html.render import load_templates
 from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN, code_in, derived
 from arx_caps.mint.oauth.consent_page import PAGE_FILTERS, headers_of
@@ -137,16 +141,24 @@ def show_own(visit: ConnectVisit) -> Response:
     page = open_page(visit.mint, cookie)
     if page is None:
         return _send_to_login(visit, "")
-    rows = list_accounts(visit.mint, page)
     html = _PAGES.get_template("own.html").render(
         title="Your accounts",
         person=page.name,
-        accounts=[(name, row and show_connection(visit.mint, row), uses_of(visit.mint, name)) for name, row in rows],
+        accounts=[
+            (name, row and _show_own(visit.mint, row), uses_of(visit.mint, name))
+            for name, row in list_accounts(visit.mint, page)
+        ],
         action=CONNECTIONS,
         token=derived(cookie.encode(), _OWN_PURPOSE),
     )
     # The answer to its form may redirect to the login.
     return HTMLResponse(html, 200, headers_of(dict.fromkeys((urlsplit(visit.login.issuer).scheme, "https"))))
+
+
+def _show_own(mint: MintContext, row: Mapping[str, Any]) -> ConnectionShown:
+    """Return a connection with its account's name, which the row may have as a digest."""
+    shown = show_connection(mint, row)
+    return msgspec.structs.replace(shown, account=tokens_of(mint, row).account or shown.account)
 
 
 def answer_own(visit: ConnectVisit) -> Response:

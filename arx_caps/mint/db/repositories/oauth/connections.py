@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys of people, their accounts at upstreams, and the links by which they connect these.  CONTROL 9."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -57,7 +57,9 @@ _LATEST: Final = CompiledStatement(
 _OPEN: Final = select(CONNECTIONS).where(_C.name == bindparam("name"), _C.status == "open")
 _FORMER: Final = _OPEN.where(_C.subject == bindparam("subject"))
 _TAKEN: Final = _OPEN.where(
-    _C.issuer == bindparam("issuer"), _C.account == bindparam("account"), _C.subject != bindparam("subject")
+    _C.issuer == bindparam("issuer"),
+    _C.account.in_(bindparam("accounts", expanding=True)),
+    _C.subject != bindparam("subject"),
 ).limit(1)
 _HAS_ROWS: Final = (
     select(_L.digest.label("one"))
@@ -217,7 +219,9 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
                 taken.append(row)
         return taken
 
-    def add(self, cookie: str, row: dict[str, Any], seal: Seal, what: Event, *, shared: bool) -> Rows:
+    def add(
+        self, cookie: str, row: dict[str, Any], seal: Seal, what: Event, accounts: Collection[str], *, shared: bool
+    ) -> Rows:
         """Store a connection in the place of its link and of the person's connection before.
 
         Args:
@@ -225,6 +229,7 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
             row: The connection.
             seal: Seals its tokens.
             what: The event.
+            accounts: The account in each form that a row may have.
             shared: Whether another person may have connected the same account.
 
         Returns:
@@ -233,9 +238,9 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         Raises:
             GrantError: ``conflict``: the page was answered before, or another person has the account.
         """
-        its = {name: row[name] for name in ("name", "subject", "issuer", "account")}
+        its = {name: row[name] for name in ("name", "subject", "issuer")} | {"accounts": sorted(accounts)}
         # Two people who connect one account at once: the second must see the row of the first.
-        with self._database.alone(account_lock(row["name"], row["account"])), self._database.write() as c:
+        with self._database.alone(account_lock(row["name"], min(accounts))), self._database.write() as c:
             columns = seal(locked_key(c, row["subject"]))
             if not shared and c.execute(_TAKEN, its).first() is not None:
                 raise GrantError("another person has connected this account", code="conflict")
