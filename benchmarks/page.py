@@ -38,6 +38,7 @@ POOL: Final = "a budget of 1 pool"
 NAMED: Final = "rows about marks name the tool"
 WITHOUT: Final = "no rows"
 OTHERS: Final = "rows about marks name other tools"
+TAKEN: Final = ("tenth_us", "median_us")
 # What a part adds to a decision: its work, with it, without it, and the most that it is to add, us; a name is a row's.
 ADDED: Final[Sequence[tuple[str, str, str, str, float | str]]] = (
     (
@@ -189,18 +190,19 @@ def marks(found: Mapping[str, Any]) -> str:
     """Write what calls take that rows about marks name, or do not, and what the ledger keeps of them."""
     rows = {row["name"]: row for row in found["rows"]}
     beside = {NAMED: POOL, OTHERS: WITHOUT}
+    head = ("a call", "tenth, us", "median, us", "times the row before, tenth", "median")
     cells = [
         (
             name,
-            us(row["tenth_us"]),
+            us(row["tenth_us"]) if "tenth_us" in row else "-",
             us(row["median_us"]),
-            f"{row['tenth_us'] / rows[beside[name]]['tenth_us']:.2f}" if name in beside else "-",
+            *[f"{row[by] / rows[beside[name]][by]:.2f}" if name in beside and by in row else "-" for by in TAKEN],
         )
         for name, row in rows.items()
     ]
     kept = found["kept"]
     return (
-        f"{machine(found)}\n\n{table(('a call', 'tenth, us', 'median, us', 'times the row before'), cells)}\n\n"
+        f"{machine(found)}\n\n{table(head, cells)}\n\n"
         f"A session with {kept['marks']} marks and {kept['rows']} rows of `distinct` that have counted "
         f"{kept['values']} values each takes {kept['bytes']:,} bytes of the ledger."
     )

@@ -72,6 +72,9 @@ class MarkRows:
         said: The restrictions of the chain.
         links: Its links.
         identifier: Its identifier.
+
+    Attributes:
+        has_effects: Whether the effect of a call may prove a mark.
     """
 
     def __init__(self, said: ChainRestrictions, links: Sequence[str], identifier: Identifier) -> None:
@@ -80,6 +83,7 @@ class MarkRows:
         self.shown: Mapping[str, frozenset[tuple[str, int]]] = {}
         self._policy = {"session": "s", "task": f"t/{identifier.task}"}
         self._rows = [self._row(index, member, row, said, links, identifier) for index, member, row in said.rows]
+        self.has_effects = any(member == "marks" and row[0] == "done" for _, member, row in said.rows)
 
     def _row(
         self, index: int, member: str, row: Any, said: ChainRestrictions, links: Sequence[str], identifier: Identifier

@@ -686,7 +686,9 @@ class Verifier:
             decision.watched = True
         if call is not None and code == OK and proven.holder is not None:
             decision.signed = proven.holder.evidence_of(call)
-        if (self._effects or proven.marks is not None) and refused is None and self._awaits(proven, request.tool):
+        if (self._effects or (proven.marks is not None and proven.marks.has_effects)) and (
+            refused is None and self._awaits(proven, request.tool)
+        ):
             decision.effect = AWAITED
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
