@@ -11,14 +11,23 @@ from benchmarks.kill_report import put, table
 NAME: Final = "agentdojo"
 VERSION: Final = "v1.2.2"  # of AgentDojo's tasks
 PACKAGE: Final = "agentdojo==0.1.35"
-NO_ROWS, PRESET, UNTRUSTED_ALONE = "no rows", "the preset", "`untrusted` alone"
+NO_ROWS, PRESET, UNTRUSTED_ALONE, ASK = "no rows", "the preset", "`untrusted` alone", "it with `approve`"
 RESULTS: Final = Path(__file__).with_name("results.json")
-POLICIES: Final = (NO_ROWS, PRESET, UNTRUSTED_ALONE)
+POLICIES: Final = (NO_ROWS, PRESET, UNTRUSTED_ALONE, ASK)
 
 
 def rendered(found: Mapping[str, Any]) -> str:
     """Return the table."""
-    head = ("suite, rows", "benign runs", "untouched", "refused", "injected sends", "of them made", "goals reached")
+    head = (
+        "suite, rows",
+        "benign runs",
+        "untouched",
+        "asked",
+        "refused",
+        "injected sends",
+        "of them made",
+        "goals reached",
+    )
     return table(head, (_cells(suite, policy, found) for suite in found["suites"] for policy in POLICIES))
 
 
@@ -26,7 +35,7 @@ def _cells(suite: str, policy: str, found: Mapping[str, Any]) -> tuple[object, .
     of = found["suites"][suite][policy]
     benign, attacked = of["benign"], of["attacked"]
     runs = sum(benign.values())
-    shares = [f"{benign.get(name, 0) / runs:.0%}" for name in ("untouched", "refused")]
+    shares = [f"{benign.get(name, 0) / runs:.0%}" for name in ("untouched", "asked", "refused")]
     made = attacked.get("sends made", 0)
     reached = f"{attacked['goals']} of {attacked['runs']}"
     return f"{suite}, {policy}", runs, *shares, made + attacked.get("sends refused", 0), made, reached
@@ -38,6 +47,7 @@ def wrong(found: Mapping[str, Any]) -> list[str]:
         f"{suite}: {of}"
         for suite, of in found["suites"].items()
         if of[UNTRUSTED_ALONE]["attacked"].get("sends made", 0)
+        or of[ASK]["attacked"].get("sends made", 0)
         or not of[NO_ROWS]["attacked"].get("sends made", 0)
         or of[NO_ROWS]["benign"].get("refused", 0)
     ]
