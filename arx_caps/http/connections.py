@@ -132,7 +132,8 @@ class BoundedProtocol(asyncio.Protocol):
         return self.waits() and (self._begun or self.cycle is None)
 
     def _is_streamed(self) -> bool:
-        return self.cycle is not None and STREAMED in self.cycle.scope.get("state", ())
+        cycle = self.cycle  # a body that comes after its answer is no stream
+        return cycle is not None and not cycle.response_complete and STREAMED in cycle.scope.get("state", ())
 
     def _leave(self) -> None:
         """Make a request the last one of its connection if the server stops."""

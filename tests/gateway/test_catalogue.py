@@ -103,6 +103,7 @@ def doors(realm: UnsafeTestRealm, tmp_path_factory: pytest.TempPathFactory) -> I
             {"model": "gemini-3", "server_tools": Constraint(subset=("google_search",))},
         ),
         ("git", "GET /acme/app.git/info/refs?service=git-upload-pack", None, "fetch", {"repo": "acme/app"}),
+        ("git", "GET /acme/a/b.git/info/refs?service=git-upload-pack", None, "fetch", {"repo": "acme/a/b"}),
         ("git", "GET /acme/app/info/refs?service=git-receive-pack", None, "fetch", {"repo": "acme/app"}),
     ],
 )

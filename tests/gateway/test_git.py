@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,6 +118,40 @@ def test_a_push_in_chunks_passes_after_its_probe(place: Place) -> None:
     assert refs_of(place.bare)["refs/heads/agent/large"] == git(place.clone, "rev-parse", "HEAD").strip()
     decisions: Any = place.realm.decisions.decisions
     assert [each.tool for each in decisions].count("github.push") == 2  # the decision and its effect
+
+
+class Silent(HttpBackend):
+    """Takes a push, and does not answer."""
+
+    begun = threading.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a discovery alone."""
+        if scope["type"] == "lifespan" or scope["method"] == "GET":
+            await super().__call__(scope, receive, send)
+            return
+        while (message := await receive())["type"] != "http.disconnect":
+            if not message.get("more_body"):
+                self.begun.set()
+
+
+def test_a_push_that_a_kill_ends_is_shown_as_unclear(tmp_path: Path) -> None:
+    """The server has the whole pack: git prints that it may have run, and the record says `unknown`."""
+    clone, realm, service = repository(tmp_path), UnsafeTestRealm(AUDIENCE), Silent(tmp_path / "served")
+    with (
+        catalogue_door(realm, tmp_path, "git", service, effects=("github.push",)) as url,
+        front(url, realm.caller(Rule(tool="*"))) as at,
+    ):
+        shown: list[str] = []
+        words = ("push", f"{at}/acme/app", "HEAD:refs/heads/agent/a")
+        pushing = threading.Thread(target=lambda: shown.append(git(clone, *words, fails=True)))
+        pushing.start()
+        assert service.begun.wait(60)
+        realm.epochs.kill("agent:test/agent")
+        pushing.join(60)
+        assert "[remote rejected] HEAD -> agent/a (arx: this may have run: an operator ended this work" in shown[0]
+    decisions: Any = realm.decisions.decisions
+    assert [each.effect.result for each in decisions if each.code == "effect"] == ["unknown"]
 
 
 def lists(seed: int, count: int, ids: list[str]) -> Iterator[bytes]:

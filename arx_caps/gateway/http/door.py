@@ -87,7 +87,6 @@ class HttpDoor:
         if terms is not None:
             if terms.is_streamed:
                 scope[HEAD] = head_of(terms)
-                scope.get("state", {})[STREAMED] = True
             send = as_service(terms.refusal, scope, send)
         if not self._spans:
             await self._guarded(scope, receive, send)
@@ -105,6 +104,8 @@ class HttpDoor:
         """Do nothing: each request ends by itself."""
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if HEAD in scope:
+            scope.get("state", {})[STREAMED] = True  # its time begins with each part, once it is decided on
         body = _parts(receive) if HEAD in scope else await read_body(receive, self._terms.max_body)
         if body is None:
             return

@@ -6,6 +6,7 @@ from typing import Final
 
 from arx_caps.gateway.base.asgi import Message, Scope, Send
 from arx_caps.gateway.catalogue.git_push import PUSH, fetch_refusal, refusal_of
+from arx_verifier.verification.grant import Grant
 
 _PROBLEM: Final = (b"content-type", b"application/problem+json")
 _GIT: Final = {
@@ -31,7 +32,8 @@ def as_service(form: str, scope: Scope, send: Send) -> Send:
             head.append(message)
         elif head:
             problem = json.loads(message["body"] or b"{}")
-            what = "arx: this may have run" if problem.get("may_have_run") else "refused by arx"
+            was_sent = Grant.KEY in scope and problem.get("code") != "rate_limited"  # a kill has ended it since
+            what = "arx: this may have run" if problem.get("may_have_run", was_sent) else "refused by arx"
             why = f"{what}: {problem.get('detail') or problem.get('title')}"
             # To a push with another status git prints no reason, and then that everything is up to date.
             status = 200 if form in _GIT else 403
