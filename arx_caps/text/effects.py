@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of the effects of calls, of the records of a log, and as in-toto statements.  SPEC 12.8, LOG 3.7."""
+"""What is known of the effects of calls, of the records of a log.  SPEC 12.8, LOG 3.7."""
 
-import base64
-import json
-from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 SILENT_MS: Final = 60_000  # a run that was not heard of for so long, and has a successor, may be over
-PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
-_STATEMENT: Final = "https://in-toto.io/Statement/v1"
-_PREDICATE: Final = "urn:arx:effect:1"
 
 
 class KnownEffect(NamedTuple):
@@ -79,28 +74,3 @@ def runs_over(runs: list[Mapping[str, Any]], alive: Collection[str] | None, now_
         for place, run in enumerate(runs)
         if run["closed_at"] is not None or (place > 0 and now_ms - run["seen_at"] > SILENT_MS and is_gone(run))
     }
-
-
-def statement_of(effect: KnownEffect) -> bytes:
-    """Return the in-toto statement of an effect.
-
-    Args:
-        effect: The effect.
-    """
-    subject = {"name": effect.allowed["id"], "digest": {"arx-leaf": effect.allowed["leaf"]}}
-    statement = {"_type": _STATEMENT, "subject": [subject], "predicateType": _PREDICATE, "predicate": effect.to_dict()}
-    return json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
-
-
-def envelope_of(payload: bytes, keyid: str, sign: Callable[[bytes], bytes]) -> dict[str, Any]:
-    """Return a DSSE envelope (https://github.com/secure-systems-lab/dsse).
-
-    Args:
-        payload: The payload, a statement of in-toto.
-        keyid: The name of the key.
-        sign: Signs with it.
-    """
-    kind = PAYLOAD_TYPE.encode()
-    signature = sign(b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload))
-    signatures = [{"keyid": keyid, "sig": base64.b64encode(signature).decode()}]
-    return {"payload": base64.b64encode(payload).decode(), "payloadType": PAYLOAD_TYPE, "signatures": signatures}

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``arx audit effects`` against a realm that runs: done, failed, unknown of a process that was killed, and pending."""
 
-import base64
 import json
 import subprocess
 import sys
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from arx_caps.cli import exit_codes
 from arx_caps.console.records import row_of
@@ -138,24 +135,3 @@ def test_effects_are_shown_with_the_records(up: Live, tmp_path: Path) -> None:
         if event["unmapped"]["arx"].get("outcome") == "effect"
     ]
     assert shown == [("Success", None), ("Failure", "failed")]
-
-
-@pytest.mark.slow
-def test_a_statement_is_signed(up: Live, tmp_path: Path) -> None:
-    """In-toto in DSSE: whoever has the public key checks it without ARx."""
-    key, file = Ed25519PrivateKey.generate(), tmp_path / "key.pem"
-    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    lines = text(up, "audit", "effects", "--format", "intoto", "--key", str(file)).splitlines()
-    envelopes = [json.loads(line) for line in lines if line.startswith("{")]
-    assert len(envelopes) == 4
-    payload = base64.b64decode(envelopes[1]["payload"])
-    kind = b"application/vnd.in-toto+json"
-    signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
-    key.public_key().verify(base64.b64decode(envelopes[1]["signatures"][0]["sig"]), signed)
-    statement = json.loads(payload)
-    found = up.ok("audit", "effects")["effects"][1]
-    assert (statement["_type"], statement["predicate"]) == ("https://in-toto.io/Statement/v1", found)
-    assert statement["subject"][0]["name"] == found["decision"]
-    file.write_text("no key")
-    assert up.run("audit", "effects", "--format", "intoto", "--key", str(file))[1]["code"] == "key"
-    assert up.run("audit", "effects", "--format", "intoto")[0] == exit_codes.USAGE

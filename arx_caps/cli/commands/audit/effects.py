@@ -2,13 +2,10 @@
 """``arx audit effects``: what became of allowed calls whose effects are recorded.  SPEC 12.8, LOG 3.7."""
 
 import contextlib
-from collections.abc import Callable, Iterable
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, Final
 
 import click
-import msgspec
 
 from arx_caps.cli.access.mint_session import Caller
 from arx_caps.cli.access.place import Place, operator_options
@@ -18,7 +15,7 @@ from arx_caps.cli.log_query import Asking, question_options
 from arx_caps.cli.options import limit_option
 from arx_caps.cli.resources import RUNS
 from arx_caps.cli.terminal import Console
-from arx_caps.text.effects import envelope_of, known_effects, runs_over, statement_of
+from arx_caps.text.effects import known_effects, runs_over
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 
@@ -36,23 +33,8 @@ _DAY_MS: Final = 24 * 60 * 60 * 1000
 @question_options
 @click.option("--unknown", is_flag=True, help="show only calls whose effect is unknown")
 @limit_option("show the newest N effects", 200, 100_000)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "intoto")),
-    default="table",
-    show_default=True,
-    help="intoto: one signed in-toto statement per line, in a DSSE envelope",
-)
-@click.option(
-    "--key",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="file of the Ed25519 key, PEM, that signs the statements",
-)
 @operator_options
-def effects_command(
-    console: Console, place: Place, asking: Asking, limit: int, form: str, key: Path | None, *, unknown: bool
-) -> None:
+def effects_command(console: Console, place: Place, asking: Asking, limit: int, *, unknown: bool) -> None:
     """Show what became of allowed calls: done, failed, unknown, or pending while they run.
 
     Only tools that a service names in `effects` have one.  Without --since, calls of the last 24 hours are shown.
@@ -60,14 +42,9 @@ def effects_command(
 
     \b
         arx audit effects --unknown --since 7d
-        openssl genpkey -algorithm ed25519 -out effects.pem
-        arx audit effects --format intoto --key effects.pem > effects.jsonl
     """
     if "reason" in asking.query:
         raise Stop("invalid --reason: expected none with effects", hint="use --unknown", code="usage")
-    if (form == "intoto") != (key is not None):
-        raise Stop("--format intoto and --key belong together", hint="give both, or neither", code="usage")
-    sign = None if key is None else _signer(key)
     mint = place.mint()
     query = {"since": now_ms() - _DAY_MS, **asking.query}
     allowed = _records(mint, query, *_ALLOWED)
@@ -77,10 +54,6 @@ def effects_command(
     effects = _records(mint, {name: value for name, value in query.items() if name != "until"}, "effect")
     found = known_effects(allowed, effects, over)
     found = [effect for effect in found if not unknown or effect.result == "unknown"][-limit:]
-    if sign is not None:
-        for effect in found:
-            console.raw(msgspec.json.encode(envelope_of(statement_of(effect), *sign)).decode())
-        return
     shown = [effect.to_dict() for effect in found]
     console.data("audit-effects", {"effects": shown}, lambda: table_of(shown, _COLUMNS, _CELLS))
 
@@ -106,25 +79,3 @@ def _over(mint: Caller, services: Iterable[str]) -> set[str]:
             alive = {one["id"] for one in status["verifiers"] if one["state"] != "gone"}
     runs = (list(RUNS.rows(mint, {"service": service}, 10_000)[0]) for service in services)
     return set().union(*(runs_over(of, alive, now_ms()) for of in runs))
-
-
-def _signer(path: Path) -> tuple[str, Callable[[bytes], bytes]]:
-    """Return the name of a key, and what signs with it.
-
-    Raises:
-        Stop: It is no Ed25519 key without a password.
-    """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Stop(
-            f"{path}: expected an Ed25519 private key, PEM, without a password",
-            hint="make one: openssl genpkey -algorithm ed25519",
-            code="key",
-        )
-    return sha256(key.public_key().public_bytes_raw()).hexdigest(), key.sign
