@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the policy: put one in force, read every policy that was in force, and compare two."""
+"""Routes of the policy: put one in force, and read every policy that was in force."""
 
 from typing import Annotated, Any, Final
 
@@ -13,8 +13,6 @@ from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
 from arx_caps.mint.identity.authenticate import admit_operator
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
-from arx_caps.mint.policy.diff import compare
-from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.roles import WRITE_OPERATORS
 from arx_caps.settings.toml_file import MAX_BYTES
 from arx_verifier.errors import GrantError
@@ -59,25 +57,6 @@ class PolicyWithText(ArchivedPolicy, RouteAnswer, frozen=True):
     """An archived policy and its text."""
 
     policy: str
-
-
-class DifferenceShown(msgspec.Struct, frozen=True, kw_only=True):
-    """One difference in meaning, with both policies' values; direction: ``widening``, ``narrowing`` or ``unclear``."""
-
-    kind: str
-    direction: str
-    place: str
-    member: str
-    before: Any
-    after: Any
-
-
-class PolicyDiff(RouteAnswer, frozen=True):
-    """What differs in meaning between two policies."""
-
-    old: str
-    new: str
-    differences: list[DifferenceShown]
 
 
 ENDPOINTS, endpoint = collect(Endpoint)
@@ -125,20 +104,6 @@ def get_policy(call: RouteCall) -> PolicyWithText:
     # From the database and not from memory, so that the answer says who put it in force.
     row = _find(mint, mint.policies.loaded.digest if digest == IN_FORCE else digest)
     return show_row(PolicyWithText, row, policy=row["text"], in_force=row["digest"] == mint.policies.loaded.digest)
-
-
-@endpoint("GET", "/v1/policies/{old}/diff/{new}", READ, problems=("not_found", "no_policy"))
-def compare_policies(call: RouteCall) -> PolicyDiff:
-    """Return what differs in meaning between two policies that were ever in force."""
-    old, new = _policy(call.mint, call.path["old"]), _policy(call.mint, call.path["new"])
-    found = [DifferenceShown(**msgspec.to_builtins(each.shown())) for each in compare(old, new)]
-    return PolicyDiff(old=old.digest, new=new.digest, differences=found)
-
-
-def _policy(mint: MintContext, digest: str) -> Policy:
-    if digest in (IN_FORCE, mint.policies.loaded.digest):
-        return mint.policy
-    return Policy.parse(_find(mint, digest)["text"], f"policy {digest}")
 
 
 def _find(mint: MintContext, digest: str) -> dict[str, Any]:
