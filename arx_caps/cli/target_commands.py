@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``arx kill``, ``arx freeze`` and ``arx thaw`` run: they report which verifiers confirmed it.  SPEC 10.
 
-The mint is called first.  If it does not answer, the command writes the entry into the store itself.  The mint lists
-the targets that a shell completes; without its answer within a second, only the kinds are completed.
+The mint is called first.  If it does not answer, the command writes the entry into the store itself.
 """
 
 import contextlib
 import difflib
-import functools
 import getpass
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import click
-from click.shell_completion import CompletionItem
 
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller, Unreachable
 from arx_caps.cli.access.place import Place, all_options
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.name_completion import find_names
 from arx_caps.cli.options import yes_option
 from arx_caps.cli.parse import Duration, Moment
 from arx_caps.cli.resources import FREEZES, KILLS
@@ -118,7 +114,7 @@ def target_command(action: Action, text: str, kind: str | None = None) -> click.
         nargs=-1,
         required=True,
         metavar="TARGET..." if kind is None else f"{kind.upper()}...",
-        shell_complete=functools.partial(complete_targets, action.verb, kind),
+        shell_complete=lambda _ctx, _param, word: [] if kind else [name for name in KINDS if name.startswith(word)],
     )
     @click.option("--preview", is_flag=True, help="print what it would end, and do nothing")
     @click.option("--reason", help="reason, recorded in the audit log [prompted for]")
@@ -393,31 +389,3 @@ def _who(place: Place) -> str:
     except (OSError, KeyError):
         user = "?"
     return f"{name}{DIRECT}{user})"
-
-
-def complete_targets(
-    verb: str, kind: str | None, ctx: click.Context, _: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Return the targets that a word may become.
-
-    Args:
-        verb: ``kill``, ``freeze`` or ``thaw``; only what is frozen can be thawed.
-        kind: The kind of targets that are named by their ids alone, or None.
-        ctx: The command line so far.
-        incomplete: The word.
-    """
-    typed: Sequence[str] = ctx.params.get("targets") or ()
-    whole = False
-    if kind is None:
-        if ":" in incomplete.strip(":"):
-            kind, incomplete = incomplete.split(":", 1)
-            whole = True  # zsh and fish replace the whole word
-        elif typed and (typed[0] in KINDS or typed[-1] in KINDS or typed[-1] == ":"):
-            # `arx kill agent acme/…`; and bash, which takes a colon for a word of its own.
-            kind = typed[-2] if typed[-1] == ":" and len(typed) > 1 else typed[-1] if typed[-1] in KINDS else typed[0]
-            incomplete = incomplete.removeprefix(":")
-        else:
-            return [CompletionItem(name) for name in KINDS if name.startswith(incomplete)]
-    prefix = f"{kind}:" if whole else ""
-    found = find_names(ctx, kind, incomplete, frozen=verb == "thaw")
-    return [CompletionItem(prefix + name, help=about) for name, about in found if name.startswith(incomplete)]

@@ -301,30 +301,6 @@ def test_a_target_without_its_kind(typed: Typed, text: str, meant: str | None) -
     assert meant is None or f" {meant}?" in ran.err
 
 
-@pytest.mark.slow
-def test_names_of_the_realm_are_completed(up: Live, tmp_path: Path) -> None:
-    """
-    Agents, templates, open sessions and tasks, for arguments and for values of options.
-    """
-    held = tmp_path / "session.json"
-    session = up.ok("session", "open", "--key", up.folder.parent / "agent.key", "--out", held)["session"]["id"]
-    started = up.ok("task", "start", "lookup", "--session", held, "--param", "order_id=o-1", "--out", tmp_path / "t")
-    base = {"_ARX_COMPLETE": "bash_complete", "ARX_HOME": str(up.folder), "NO_COLOR": "1"}
-    for words, wanted in (
-        ("arx agent show acme/su", AGENT),
-        ("arx session list --agent acme/su", AGENT),
-        ("arx session show s-", session),
-        ("arx task show t-", started["task"]["id"]),
-        ("arx task start loo", "lookup"),
-        ("arx task list --template loo", "lookup"),
-    ):
-        at = len(words.split()) - 1
-        ran = arx(env=base | {"COMP_WORDS": words, "COMP_CWORD": str(at)})
-        assert f"plain,{wanted}" in ran.out.split(), (words, ran)
-    ran = arx(env=base | {"ARX_HOME": str(tmp_path), "COMP_WORDS": "arx agent show ac", "COMP_CWORD": "3"})
-    assert (ran.out.strip(), ran.err) == ("", "")
-
-
 def test_an_agent_that_is_nearly_right(typed: Typed) -> None:
     """The enrolled one is named."""
     ran = typed("agent", "show", f"{AGENT}x")

@@ -12,12 +12,12 @@ from arx_caps.cli.access.key_enrolment import key_options, key_to_enrol
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import facts_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.name_completion import complete_names, find_names
 from arx_caps.cli.options import KidCommand, Verbs, options_of, yes_option
 from arx_caps.cli.resources import AGENTS, POLICIES, Listed, list_of
 from arx_caps.cli.terminal import Console, pairs
 from arx_verifier.errors import GrantError, SettingsError
 
+MOST_NAMES: Final = 200  # of agents that a mistyped one is compared with
 ABOUT: Final = ("model", "purpose", "version")  # the members of an agent's metadata
 # Of an agent's description, which its tokens carry.
 _about_options: Final = options_of(
@@ -84,7 +84,7 @@ def enrol(
 
 
 @agent_command.command("describe")
-@click.argument("path", shell_complete=complete_names("agent"))
+@click.argument("path")
 @_about_options
 @operator_options
 def describe(console: Console, /, path: str, place: Place, **about: str | None) -> None:
@@ -108,24 +108,25 @@ def list_agents(_: Listed) -> None:
 
 
 @agent_command.command("show")
-@click.argument("path", shell_complete=complete_names("agent"))
+@click.argument("path")
 @operator_options
 def show(console: Console, path: str, place: Place) -> None:
     """Show an agent, its description and its keys."""
     AGENTS.check(path)
+    mint = place.mint()
     try:
-        answer = place.mint().call("GET", AGENTS.path_of(path))
+        answer = mint.call("GET", AGENTS.path_of(path))
     except Stop as error:
         if error.code == "not_found":
-            names = [name for name, _ in find_names(click.get_current_context(), "agent", path)]
-            near = get_close_matches(path, names, 1)
+            rows, _ = AGENTS.rows(mint, {"under": path.rpartition("/")[0] or None}, MOST_NAMES)
+            near = get_close_matches(path, [row["path"] for row in rows], 1)
             error.hint = f"did you mean {near[0]}?" if near else error.hint
         raise
     AGENTS.show(console, answer.get("agent", answer))
 
 
 @agent_command.command("deactivate")
-@click.argument("path", shell_complete=complete_names("agent"))
+@click.argument("path")
 @yes_option
 @operator_options
 def deactivate(console: Console, path: str, place: Place, yes: bool) -> None:
@@ -141,7 +142,7 @@ def key_command() -> None:
 
 
 @key_command.command("add")
-@click.argument("path", shell_complete=complete_names("agent"))
+@click.argument("path")
 @key_options
 @operator_options
 def add_key(console: Console, path: str, place: Place, key_out: Path | None, public_jwk: str | None) -> None:
@@ -153,7 +154,7 @@ def add_key(console: Console, path: str, place: Place, key_out: Path | None, pub
 
 
 @key_command.command("remove", cls=KidCommand)
-@click.argument("path", shell_complete=complete_names("agent"))
+@click.argument("path")
 @click.argument("kid")
 @operator_options
 def remove_key(console: Console, path: str, kid: str, place: Place) -> None:

@@ -13,7 +13,6 @@ from arx_caps.cli.access.mint_session import Caller, open_session_file
 from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.exit_codes import DENIED, Stop
-from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, limit_option, yes_option
 from arx_caps.cli.resources import APPROVALS, caller_of, hint_more
 from arx_caps.cli.terminal import Console, plain
@@ -47,9 +46,9 @@ def approval_command() -> None:
     show_default=True,
     help="show approvals in this state",
 )
-@click.option("--agent", shell_complete=complete_names("agent"), help="show only requests of this agent")
-@click.option("--template", shell_complete=complete_names("template"), help="show only tasks of this template")
-@click.option("--task", shell_complete=complete_names("task"), help="show only this task")
+@click.option("--agent", help="show only requests of this agent")
+@click.option("--template", help="show only tasks of this template")
+@click.option("--task", help="show only this task")
 @click.option("--of", "of", metavar="SESSION", help="show only this session")
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @limit_option("show the newest N approvals", 100, MANY)

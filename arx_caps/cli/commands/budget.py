@@ -8,7 +8,6 @@ import click
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import Row, facts_of, table_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, limit_option, yes_option
 from arx_caps.cli.resources import BUDGETS
 from arx_caps.cli.terminal import Console, pairs
@@ -24,10 +23,8 @@ def budget_command() -> None:
 
 
 @budget_command.command("list")
-@click.option("--session", shell_complete=complete_names("session"), help="show all pools of this session")
-@click.option(
-    "--agent", shell_complete=complete_names("agent"), help="show only this agent, or as acme/** it and those below it"
-)
+@click.option("--session", help="show all pools of this session")
+@click.option("--agent", help="show only this agent, or as acme/** it and those below it")
 @click.option("--unit", help="show only pools of this unit, such as usd")
 @limit_option("show the emptiest N pools", 1000, 1000)
 @operator_options
@@ -46,7 +43,7 @@ def list_budgets(console: Console, /, place: Place, limit: int, **filters: str |
 
 
 @budget_command.command("show")
-@click.argument("of", metavar="TASK|LINK|POOL", shell_complete=complete_names("task"))
+@click.argument("of", metavar="TASK|LINK|POOL")
 @operator_options
 def show(console: Console, of: str, place: Place) -> None:
     """Show the pools of a task, or of one delegation by its link, that calls have drawn on; or one pool.

@@ -10,7 +10,6 @@ from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.access.secure_files import read_object, write_object
 from arx_caps.cli.display import facts_of, time_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, yes_option
 from arx_caps.cli.parse import Duration
 from arx_caps.cli.resources import CLIENTS, Listed, list_of
@@ -23,7 +22,7 @@ def client_command() -> None:
 
 
 @client_command.command("add")
-@click.argument("agent", shell_complete=complete_names("agent"))
+@click.argument("agent")
 @click.option("--scope", "scopes", multiple=True, help="template that it may start tasks of; may be repeated")
 @click.option("--redirect", "redirects", multiple=True, help="URI to which people come back; may be repeated")
 @click.option("--public", is_flag=True, help="a program without a secret, on a person's own machine")

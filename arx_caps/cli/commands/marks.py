@@ -5,7 +5,6 @@ import click
 
 from arx_caps.cli.access.place import Place, operator_options
 from arx_caps.cli.display import Row, table_of
-from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, yes_option
 from arx_caps.cli.resources import SESSIONS
 from arx_caps.cli.terminal import Console
@@ -17,7 +16,7 @@ def marks_command() -> None:
 
 
 @marks_command.command("show")
-@click.argument("session", shell_complete=complete_names("session"))
+@click.argument("session")
 @operator_options
 def show(console: Console, session: str, place: Place) -> None:
     """Show the marks of a session, each with the call that set it and that call's record in the audit log.
@@ -33,7 +32,7 @@ def show(console: Console, session: str, place: Place) -> None:
 
 
 @marks_command.command("lift")
-@click.argument("session", shell_complete=complete_names("session"))
+@click.argument("session")
 @click.argument("mark")
 @click.option("--reason", required=True, help="reason, recorded in the audit log")
 @yes_option

@@ -13,7 +13,6 @@ from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.access.secure_files import write_object
 from arx_caps.cli.display import Row, facts_of, table_of
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, limit_option, out_option, yes_option
 from arx_caps.cli.parse import STATES, Duration
 from arx_caps.cli.resources import SESSIONS, hint_more
@@ -96,13 +95,9 @@ def open_(
 
 
 @session_command.command("list")
-@click.option(
-    "--agent", shell_complete=complete_names("agent"), help="show only this agent, or as acme/** it and those below it"
-)
+@click.option("--agent", help="show only this agent, or as acme/** it and those below it")
 @click.option("--subject", help="show only this subject, as its issuer names it")
-@click.option(
-    "--template", shell_complete=complete_names("template"), help="show only sessions with a task of this template"
-)
+@click.option("--template", help="show only sessions with a task of this template")
 @click.option("--state", type=click.Choice(STATES), help="show only this state")
 @click.option("--text", help="show only those with this text in agent, purpose or subject, or this id")
 @limit_option("show the newest N sessions", 1000)
@@ -123,7 +118,7 @@ def list_sessions(console: Console, /, place: Place, limit: int, **filters: str 
 
 
 @session_command.command("show")
-@click.argument("session", shell_complete=complete_names("session"))
+@click.argument("session")
 @operator_options
 def show(console: Console, session: str, place: Place) -> None:
     """Show a session, its tasks and its delegations: their calls, their states, and what each removed.
@@ -206,7 +201,7 @@ for _action, _text in (
 
 
 @session_command.command("end")
-@click.argument("session", required=False, shell_complete=complete_names("session"))
+@click.argument("session", required=False)
 @click.option("--session", "file", metavar="FILE", help="session file: end its session, as its agent")
 @yes_option
 @operator_options

@@ -14,7 +14,6 @@ from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.display import facts_of, table_of
-from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, limit_option, options_of, out_option
 from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_attenuation, read_pairs
 from arx_caps.cli.resources import APPROVALS, TASKS, Listed, caller_of, hint_more, list_of
@@ -91,7 +90,7 @@ def ask_command(
 
 
 @task_command.command("start")
-@click.argument("template", shell_complete=complete_names("template"))
+@click.argument("template")
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
 @pairs_option("--param", "params", "parameter of the template")
 @_request_options
@@ -146,8 +145,8 @@ def attenuate(console: Console, /, held: str, file: str, issuer: str | None, out
 
 
 @task_command.command("extend")
-@click.argument("task", shell_complete=complete_names("task"))
-@click.argument("template", required=False, shell_complete=complete_names("template"))
+@click.argument("task")
+@click.argument("template", required=False)
 @click.option("--session", "file", metavar="FILE", required=True, help="session file, `-` for stdin")
 @pairs_option("--param", "params", "changed parameter")
 @_request_options
@@ -182,8 +181,8 @@ def extend(
 @task_command.command("list")
 @click.option("--of", "session", metavar="SESSION", help="show only this session")
 @click.option("--session", "file", metavar="FILE", help="session file: list its tasks, as its agent [as an operator]")
-@click.option("--agent", shell_complete=complete_names("agent"), help="show only this agent")
-@click.option("--template", shell_complete=complete_names("template"), help="show only this template")
+@click.option("--agent", help="show only this agent")
+@click.option("--template", help="show only this template")
 @click.option("--state", type=click.Choice(STATES), help="show only this state")
 @limit_option("show the newest N tasks", 1000)
 @list_of(TASKS, "TASK: id, SESSION, TEMPLATE, STATE, STARTED: started_at, EXPIRES: expires_at")
@@ -193,7 +192,7 @@ def list_tasks(listed: Listed) -> None:
 
 
 @task_command.command("show")
-@click.argument("task", shell_complete=complete_names("task"))
+@click.argument("task")
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
 def show(console: Console, place: Place, task: str, file: str | None) -> None:
@@ -207,7 +206,7 @@ def show(console: Console, place: Place, task: str, file: str | None) -> None:
 
 
 @task_command.command("finish")
-@click.argument("task", shell_complete=complete_names("task"))
+@click.argument("task")
 @click.option("--session", "file", metavar="FILE", help="session file: act as its agent [as an operator]")
 @operator_options
 def finish(console: Console, task: str, file: str | None, place: Place) -> None:

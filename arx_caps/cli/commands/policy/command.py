@@ -12,7 +12,6 @@ from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.commands.policy.draft import draft_command, gap_command
 from arx_caps.cli.commands.policy.source import IN_FORCE, any_policy, fetch_policy, kept_policy, policy_of_file
 from arx_caps.cli.exit_codes import DENIED, Stop
-from arx_caps.cli.name_completion import complete_names
 from arx_caps.cli.options import Verbs, command_options, out_option, yes_option
 from arx_caps.cli.parse import Duration, pairs_option, read_pairs
 from arx_caps.cli.resources import POLICIES, Listed, list_of
@@ -68,8 +67,8 @@ def check(console: Console, file: str) -> None:
 
 
 @policy_command.command("explain")
-@click.option("--agent", required=True, shell_complete=complete_names("agent"), help="path of the agent")
-@click.option("--task", required=True, shell_complete=complete_names("template"), help="name of the task in the policy")
+@click.option("--agent", required=True, help="path of the agent")
+@click.option("--task", required=True, help="name of the task in the policy")
 @pairs_option("--param", "params", "parameter of the task")
 @click.option("--tool", "tools", multiple=True, help="attenuate to this tool or pattern; repeatable")
 @click.option("--ttl", type=Duration(), help="requested lifetime, such as 5m [the policy's]")
