@@ -18,6 +18,7 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.commands.apply.services_file import load_services
 from tests.cli.helpers import arx
 from tests.cli.live import Live, live_realm
+from tests.mint.events import events_of
 from tests.servers import child, free_ports, until
 
 MANY = 20
@@ -55,8 +56,7 @@ def enrolled(up: Live, prefix: str) -> dict[str, dict[str, Any]]:
 
 def recorded(up: Live, kind: str, prefix: str) -> list[str]:
     """Return the services of the recorded events of a kind."""
-    lines = arx("mint", "events", "--realm-dir", up.folder, "--kind", kind, "--limit", "1000", "--jsonl").out
-    names = [json.loads(line)["audience"] for line in lines.splitlines()]
+    names = [event["audience"] for event in events_of(up.folder, kind)]
     return [name for name in names if name.startswith(f"{prefix}-")]
 
 

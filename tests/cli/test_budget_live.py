@@ -16,6 +16,7 @@ from arx_verifier.ledger.pools import MarkQuestion, PoolDraw, Short, Taken
 from arx_verifier.ledger.redis_ledger import RedisLedger
 from tests.cli.helpers import Ran, arx
 from tests.cli.live import Live, live_realm
+from tests.mint.events import events_of
 from tests.servers import free_ports
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 2.11")]
@@ -93,7 +94,7 @@ def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> 
         assert (told.exit_code != exit_codes.OK, told.json.get("code")) == (True, code), (wrong, told)
     topped_up = {pool["id"]: pool["topped_up"] for pool in ok(up, "budget", "show", TASK)["pools"]}
     assert topped_up == {OWN: "0.25", SUB: "0"}
-    events = ok(up, "mint", "events", "--kind", "budget.topped_up")["events"]
+    events = events_of(up.folder, "budget.topped_up")
     assert [(event["pool"], event["amount"]) for event in events] == [(OWN, "0.25")]
     ledger.close()
 
@@ -137,7 +138,7 @@ def test_an_operator_sees_and_lifts_a_mark(up: Live, kept: EmbeddedValkey, tmp_p
     assert (again.exit_code, again.json["lifted"]) == (exit_codes.OK, [])
     assert "nothing was lifted: untrusted is not set in" in again.err
     assert [each["mark"] for each in ok(up, "marks", "show", session["id"])["marks"]] == ["saved"]
-    [event] = ok(up, "mint", "events", "--kind", "mark.lifted")["events"]
+    [event] = events_of(up.folder, "mark.lifted")
     assert (event["session"], event["mark"], event["reason"]) == (session["id"], "untrusted", "our own page")
     assert ran(up, *lift, "no name", *reason).json["code"] == "malformed_request"
     assert ran(up, "marks", "show", "s-abcdefghijklmnop").json["code"] == "not_found"

@@ -68,7 +68,7 @@ def test_operators_come_and_go(keeper: Keeper) -> None:
     (keeper.folder / ".arx/operator.key.json").unlink(missing_ok=True)
     keeper.run(script(PAGE, "arx operator recover"))
     keeper.run("arx agent list --operator-key root.key")
-    assert "operator.recovered" in keeper.run("arx mint events")
+    until(lambda: "operator.recovered" in keeper.run("arx audit trail --reason event --operator-key root.key"))
 
 
 @pytest.mark.nightly

@@ -9,6 +9,7 @@ import pytest
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.service import open_verifier
 from tests.cli.live import AGENT, Live, call, live_realm
+from tests.mint.events import events_of
 from tests.servers import free_ports
 
 pytestmark = pytest.mark.servers
@@ -58,7 +59,7 @@ def test_every_policy_that_is_named_is_shown(tmp_path: Path) -> None:
         digests = {Policy.parse(text.replace(CHANGES[0], change), "policy").digest for change in CHANGES}
         decided = named(live.ok("decisions")["decisions"])
         assert decided >= digests
-        for digest in decided | named(live.ok("mint", "events")["events"]):
+        for digest in decided | named(events_of(live.folder)):
             shown = live.ok("policy", "show", digest)
             assert Policy.parse(shown["policy"], "shown").digest == shown["digest"] == digest
 

@@ -19,6 +19,7 @@ import pytest
 from arx_caps.embedded import socket_path
 from arx_caps.settings.realm import Realm
 from tests.cli.live import Live, live_realm
+from tests.mint.events import events_of
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.spec("CONTROL 4.7")]
 SESSION = "session:s-abcdefghijklmnop"
@@ -136,5 +137,5 @@ def test_a_mint_that_is_killed_has_the_kill_again(
     up.revive()
     assert "a test" in visitor.get(path)
     up.until(lambda: final(visitor, path))
-    events = up.ok("mint", "events", "--kind", "targets.confirmed")["events"]
+    events = events_of(up.folder, "targets.confirmed")
     assert [str(event["seq"]) for event in events].count(path.rpartition("/")[2]) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx mint``: run the mint alone, and read its database."""
+"""``arx mint``: run the mint alone, and migrate its database."""
 
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,16 @@ from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import database_option, realm_dir_option, store_url_option
 from arx_caps.cli.access.secure_files import passphrase_option, read_passphrase
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import Verbs, command_options, common_options, limit_option
-from arx_caps.cli.parse import Duration
-from arx_caps.cli.terminal import Console, json_line, plain, record_table
-from arx_caps.settings.durations import parse_duration, show_time
+from arx_caps.cli.options import Verbs, command_options, common_options
+from arx_caps.cli.terminal import Console
 from arx_caps.settings.realm import Realm
-from arx_caps.text.caveat_text import show_json
-from arx_verifier.clock import now_ms
 
 DEFAULT_ISSUER = "http://127.0.0.1:8700"
 
 
 @click.group("mint", cls=Verbs)
 def mint_command() -> None:
-    """Run the mint alone, with your own revocation store; read its database."""
+    """Run the mint alone, with your own revocation store; migrate its database."""
 
 
 @mint_command.command("serve")
@@ -55,39 +51,6 @@ def serve_command(realm_dir: Path, store: str | None, log: str, passphrase_file:
         raise Stop(
             "the mint cannot listen", exit_codes.UNREACHABLE, hint="see its log for the reason", code="not_listening"
         ) from error
-
-
-@mint_command.command("events")
-@click.option("--since", type=Duration(), help="show only the events of this duration, such as 15m [all]")
-@click.option("--kind", "kinds", multiple=True, help="show only this kind, such as session.opened; repeatable")
-@limit_option("show the last N events", 200)
-@click.option("--jsonl", is_flag=True, help="write one JSON object per line")
-@database_option
-@realm_dir_option
-@command_options
-def events_command(
-    console: Console,
-    realm_dir: Path,
-    database: str | None,
-    since: str | None,
-    kinds: tuple[str, ...],
-    limit: int,
-    jsonl: bool,
-) -> None:
-    """Show the mint's events, from its database: sessions, tasks, kills, enrolments."""
-    from arx_caps.mint.db.mint_database import MintDatabase
-
-    with MintDatabase(database or Realm.open(realm_dir).database_url) as db:
-        found = db.outbox.since(0 if since is None else now_ms() - parse_duration(since), kinds, limit)
-    if jsonl:
-        for event in found:
-            console.raw(json_line("event", event.to_dict()))
-        return
-    rows = [(show_time(event.at_ms), event.kind, event.by, _text_of(event.facts)) for event in found]
-    value = {"events": [event.to_dict() for event in found]}
-    console.data("events", value, lambda: record_table(("TIME", "EVENT", "BY", "FACTS"), rows))
-    if not found:
-        console.say("no event matches")
 
 
 @mint_command.command("migrate")
@@ -122,18 +85,3 @@ def openapi_command(console: Console, realm_dir: Path) -> None:
 
     issuer = Realm.open(realm_dir).issuer if (realm_dir / "realm.toml").exists() else DEFAULT_ISSUER
     console.raw(msgspec.json.format(msgspec.json.encode(describe_api(issuer))).decode())
-
-
-def _text_of(facts: dict[str, Any]) -> str:
-    """Return an event's facts on one line."""
-    known = {name: value for name, value in facts.items() if value not in (None, {}, [])}
-    return plain(" ".join(f"{name}={_one(name, value)}" for name, value in known.items()))
-
-
-def _one(name: str, value: object) -> str:
-    """Return a fact as text: a list of texts with commas, a time in UTC, other values as JSON."""
-    if name.endswith("_at") and isinstance(value, int):
-        return show_time(value).replace(" ", "T")
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return ",".join(value)
-    return value if isinstance(value, str) else show_json(value)

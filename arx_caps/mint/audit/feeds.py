@@ -32,7 +32,7 @@ KILLS: Final = "store"
 LOST: Final = "kills.unread"
 RESTORED: Final = "mint.database_restored"
 PAGE: Final = 1000
-KEEP_S: Final = 30 * 24 * 3600  # how long events stay in the database, where `arx mint events` reads them
+KEEP_S: Final = 30 * 24 * 3600  # how long events stay in the database, where `arx doctor` reads some
 TIDY_S: Final = 3600  # between two deletions of older events
 JOURNAL_KEPT_MS: Final = 24 * 3600 * 1000
 # The facts in the part of a record that an erasure keeps: ids that name no person.

@@ -61,9 +61,3 @@ class Recorded(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """The facts, parsed from ``body``."""
         return msgspec.json.decode(self.body, type=dict[str, Any])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the facts and the event's own members in one object."""
-        own = {"id": self.id, "at_ms": self.at_ms, "mint": self.mint, "kind": self.kind, "by": self.by}
-        # An event's own members win over a fact of the same name.
-        return self.facts | own

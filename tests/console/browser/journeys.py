@@ -18,6 +18,7 @@ from arx_caps.agent import Task
 from tests.console.browser.fixtures import Visitor
 from tests.console.browser.realm import DemoRealm
 from tests.console.browser.visit import SCROLLS, Visit
+from tests.mint.events import events_of
 from tests.realm_folder import ARX
 from tests.servers import until
 
@@ -206,7 +207,7 @@ def test_a_top_up_lets_an_agent_go_on(visitor: Visitor, realm: DemoRealm) -> Non
         page.get_by_role("button", name="Add to the pool").click()
         expect(page.get_by_role("main")).to_contain_text("0.05 usd left of 0.03 + 0.05")
         assert realm.call(worker, "search.read", url=url) == "ok"
-        (event, *_) = realm.arx("mint", "events", "--kind", "budget.topped_up")["events"][::-1]
+        event = events_of(Path(realm.facts["home"]), "budget.topped_up")[-1]
         assert (event["by"], event["amount"], event["reason"]) == ("operator:ada", "0.05", "one more page")
 
 
@@ -426,5 +427,5 @@ def test_a_lifted_mark_lets_an_agent_go_on(visitor: Visitor, realm: DemoRealm) -
         marks.get_by_role("button", name="Lift the mark").click()
         expect(page.get_by_role("region", name="Marks")).to_contain_text("No mark is set in this session")
         assert realm.call(task, "search.note", **note) == "ok"
-        (event, *_) = realm.arx("mint", "events", "--kind", "mark.lifted")["events"][::-1]
+        event = events_of(Path(realm.facts["home"]), "mark.lifted")[-1]
         assert (event["by"], event["mark"], event["reason"]) == ("operator:ada", "untrusted", "our own page")
