@@ -107,8 +107,9 @@ agentdojo: $(READY)  ## AgentDojo's tools guarded by marks, in an environment of
 contract: $(READY)  ## a running mint against its own OpenAPI document; ARGS=--oauth calls the OAuth routes as clients and browsers
 	$(BIN)/python -m tests.mint.contract $(ARGS)
 
-login: $(READY)  ## people log in at a real OpenID provider, nanoidp, in an environment of its own
+login: $(READY)  ## people log in at a real OpenID provider, nanoidp, and connect accounts there and at oidc-provider; takes npm
 	$(BIN)/python -m tests.mint.nanoidp
+	$(BIN)/python -m tests.gateway.account_issuers
 
 pages: $(READY)  ## login and consent in Chromium, with pictures; takes chromium
 	$(BIN)/python -m tests.pages

@@ -22,6 +22,7 @@ NPM: Final = {
     "@modelcontextprotocol/conformance": "0.2.0-alpha.12",
     "@modelcontextprotocol/inspector": "2.12.0",
     "mcp-remote": "0.15.1",
+    "oidc-provider": "9.13.3",
 }
 _ARCHITECTURES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 

@@ -315,6 +315,7 @@ def people(
     routes: str = ROUTES,
     policy: str = POLICY,
     gateway: str = GATEWAY,
+    mint: int = 0,
 ) -> Iterator[PeopleWorld]:
     """Run the realm, its gateway, and both issuers.
 
@@ -327,8 +328,9 @@ def people(
         routes: The table of its routes; empty for an upstream that speaks MCP.
         policy: The policy.
         gateway: The gateway's file.
+        mint: The mint's port; 0 for any.
     """
-    [mint] = free_ports(1)
+    mint = mint or free_ports(1)[0]
     tracker = tracker or Tracker()
     login = Issuer(f"http://127.0.0.1:{mint}")
     with served(login.server), served(tracker.server):

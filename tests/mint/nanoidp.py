@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -58,26 +58,36 @@ role = "approver"
 
 
 @contextlib.contextmanager
-def provider(folder: Path, mint: str = ISSUER, users: Mapping[str, Any] = USERS) -> Iterator[str]:
+def provider(
+    folder: Path, mint: str = ISSUER, users: Mapping[str, Any] = USERS, clients: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[str]:
     """Run nanoidp for a mint, and give its URL.
 
     Args:
         folder: For its files.
         mint: The mint's public base URL.
         users: Who can log in, by name.
+        clients: Further clients.
     """
     command = environment_of(ROOT / "build" / "login" / "nanoidp", f"nanoidp=={VERSION}").with_name("nanoidp")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     client = {"client_id": MINT_CLIENT, "client_secret": MINT_SECRET, "redirect_uris": [f"{mint}/oauth/callback"]}
-    settings = {
+    settings: dict[str, Any] = {
         "config_version": 1,
         "server": {"host": "127.0.0.1", "port": port},
-        "oauth": {"issuer": url, "audience": "none", "token_expiry_minutes": 60, "clients": [client, CLI_CLIENT]},
+        "oauth": {
+            "issuer": url,
+            "audience": "none",
+            "token_expiry_minutes": 60,
+            "clients": [client, CLI_CLIENT, *clients],
+        },
         "login": {"totp": True},
         "device_flow": {"polling_interval": 1},
     }
+    if clients:
+        settings["oauth"]["scopes_supported"] = ["openid", "profile", "email", "address"]
     # JSON is YAML.
     (folder / "settings.yaml").write_text(json.dumps(settings))
     (folder / "users.yaml").write_text(json.dumps({"config_version": 1, "users": users}))

@@ -85,10 +85,10 @@ def revoke_tokens(mint: MintContext, row: Mapping[str, Any], tokens: HeldTokens)
     # The issuer that the settings name now may be another one, which must not learn them.
     if terms is None or terms.issuer != issuer_in(row):
         return False
-    # The refresh token ends all access tokens of the grant, where the issuer can (RFC 7009 2.1).
-    several = [tokens.refresh] if tokens.refresh is not None else [each.token for each in tokens.access.values()]
+    # The access tokens too: not each issuer ends those of a grant with its refresh token (RFC 7009 2.1).
+    several = [*filter(None, [tokens.refresh]), *(each.token for each in tokens.access.values())]
     confirmed = list(map(issuer_of(mint, row["name"]).revoke, several))
-    return bool(confirmed) and all(confirmed)
+    return bool(confirmed) and (confirmed[0] if tokens.refresh else all(confirmed))
 
 
 def issuer_in(row: Mapping[str, Any]) -> str:
