@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -48,7 +49,7 @@ class RunningUpstream(RunningVerifier):
         super().__init__(f"upstream.{name}", name, terms, path, nonces, counts, recorded=recorded)
         proxies = settings.gateway.trusted_proxies
         self.routes: Mapping[str, str] | Mapping[str, RouteTerms] = {}
-        self.hosts = terms.hosts
+        self.hosts = terms.hosts or ()
         self.upstream: Forwarder | StdioUpstream
         self.door: McpDoor | HttpDoor
         self.resource: OAuthResource | None = None
@@ -57,7 +58,9 @@ class RunningUpstream(RunningVerifier):
             person = PersonCredential(name, terms.credential, path, self.verifier.epochs)
         if terms.is_http:
             if catalogue:
-                self.routes, self.hosts = catalogue.routes, terms.hosts or catalogue.hosts
+                self.routes = catalogue.routes
+                if terms.hosts is None:
+                    self.hosts = (urlsplit(terms.url or "").hostname or "",)
             else:
                 openapi = terms.openapi and read_routes(settings.folder / terms.openapi, terms.audience)
                 self.routes = openapi or (route_terms(terms.routes, terms.bodies) if terms.bodies else terms.routes)

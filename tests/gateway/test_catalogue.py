@@ -196,16 +196,32 @@ def test_a_mistake_in_a_catalogue_is_named(text: str, wrong: str, tmp_path: Path
         CatalogueRoutes(read_catalogue("own.toml", tmp_path, "own").routes)
 
 
+@pytest.mark.parametrize(
+    ("more", "hosts"), [("", ["127.0.0.1"]), ('hosts = ["a.example", "b.example"]\n', ["a.example", "b.example"])]
+)
 def test_the_gateway_shows_hosts_and_what_their_requests_mean(
-    tmp_path: Path, valkey: EmbeddedValkey, realm_name: str
+    more: str, hosts: list[str], tmp_path: Path, valkey: EmbeddedValkey, realm_name: str
 ) -> None:
-    """A front reads it; a host of two upstreams is a mistake."""
+    """A front reads it: those of the table, or the one of the service itself."""
     realm = GatewayRealm(tmp_path, valkey.url, name=realm_name)
-    table = '[upstream.api]\naudience = "orders"\nurl = "http://127.0.0.1:9"\ncatalogue = "github"\n'
+    table = f'[upstream.api]\naudience = "orders"\nurl = "http://127.0.0.1:9"\ncatalogue = "github"\n{more}'
     settings = read_settings(realm.write(table, port=1))
     with serving(Gateway(settings), lifespan="off", log_level="critical") as port:
         found = httpx.get(f"http://127.0.0.1:{port}/hosts", timeout=30).json()["hosts"]
-    assert {host: (each["upstream"], each["audience"]) for host, each in found.items()} == {
-        "api.github.com": ("api", "orders")
-    }
-    assert found["api.github.com"]["routes"][f"GET {'/repos/{owner}/{name}'}"]["tool"] == "orders.repos.get"
+    assert [*found] == hosts
+    for each in found.values():
+        assert (each["upstream"], each["audience"]) == ("api", "orders")
+        assert each["routes"]["GET /repos/{owner}/{name}"]["tool"] == "orders.repos.get"
+
+
+def test_a_host_is_of_one_upstream(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> None:
+    """A front could not know where to send its requests."""
+    realm = GatewayRealm(tmp_path, valkey.url, name=realm_name)
+    table = (
+        '[upstream.{0}]\naudience = "orders"\nurl = "http://127.0.0.1:9"\nservice = "{0}.json"\ncatalogue = "github"\n'
+    )
+    realm.write_service("a.json", journal="a")
+    realm.write_service("b.json", journal="b")
+    settings = read_settings(realm.write(table.format("a") + table.format("b"), port=1))
+    with pytest.raises(SettingsError, match=r"upstream\.b: hosts: 127\.0\.0\.1 is of upstream\.a already"):
+        Gateway(settings)

@@ -262,7 +262,7 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
         bodies: The routes whose bodies are not JSON: ``opaque``, judged by digest, size and type, or ``stream``, which
             goes on as it comes, and is judged by size and type.
         catalogue: In the place of ``routes``: the name of a shipped catalogue, or a file of one.
-        hosts: The hosts whose requests a front sends here; those of the catalogue when omitted.
+        hosts: The hosts whose requests a front sends here; with a catalogue, the host of ``url`` when omitted.
         credential: Its credential.
         timeout_ms: The longest time until an answer begins, and until one that is no stream ends.
         max_body: The longest body of a request, bytes.
@@ -300,7 +300,7 @@ class UpstreamTerms(GuardTerms, frozen=True, kw_only=True):
     routes: dict[str, str] = field(default_factory=dict)
     bodies: dict[str, PlainBody] = field(default_factory=dict)
     catalogue: str | None = None
-    hosts: tuple[HostName, ...] = ()
+    hosts: tuple[HostName, ...] | None = None
     credential: CredentialTerms | None = None
     timeout_ms: Annotated[int, duration()] = field(name="timeout", default=60_000)
     max_body: Bytes = _MEBIBYTE

@@ -91,13 +91,11 @@ class Catalogue(TomlTable, frozen=True, kw_only=True):
     """The content of a catalogue.
 
     Attributes:
-        hosts: The hosts of the service.
         match: As in a route, for each route with an argument of the name.
         join: As in a route, for each route with all arguments of the text.
         routes: Its routes.
     """
 
-    hosts: tuple[HostName, ...] = ()
     match: dict[str, Pattern] = msgspec.field(default_factory=dict)
     join: dict[str, str] = msgspec.field(default_factory=dict)
     routes: Annotated[dict[str, RouteTerms], several("route", "such as 'GET /orders/{id}'")]
