@@ -16,8 +16,9 @@ import express from "express";
 import { z } from "zod";
 import { type ExpressApplication, guard, type GuardOptions } from "../src/enforcement/express.ts";
 import { guardTransport } from "../src/enforcement/mcp.ts";
+import { protect } from "../src/enforcement/protect.ts";
 import { refusalText } from "../src/enforcement/texts.ts";
-import { SettingsError } from "../src/errors.ts";
+import { type Refusal, SettingsError } from "../src/errors.ts";
 import { parseStoreUrl } from "../src/revocation/store_url.ts";
 import { sha256 } from "../src/token/chain.ts";
 import { MemoryRecorder } from "./doubles.ts";
@@ -300,6 +301,36 @@ test("what a killed call sends for no request does not leave", async () => {
   assert.equal(changed(), 2);
   await server.server.sendToolListChanged();
   assert.equal(changed(), 3); // of the server, for each client
+});
+
+/** Kills the session while the record of an effect waits for its disk. */
+class SlowDisk extends MemoryRecorder {
+  readonly waits = true;
+  kill = (): void => undefined;
+
+  async settle(sequence: number): Promise<void> {
+    await new Promise(setImmediate);
+    if (this.decisions[sequence - 1]?.code === "effect") this.kill();
+  }
+}
+
+function onSlowDisk(): Service {
+  const recorder = new SlowDisk();
+  const service = serviceOf(undefined, ["orders.*"], recorder);
+  recorder.kill = () => service.view.kill("session:s-1");
+  return service;
+}
+
+test("an answer of Express whose record waits for its disk does not leave after a kill", async () => {
+  const app = express().get("/orders", (_req, res) => void res.send("secret"));
+  const port = await guarded(app, { "GET /orders": "orders.get" }, onSlowDisk());
+  const { status, text } = await send(port, { target: "/orders" });
+  assert.deepEqual([status, JSON.parse(text).code], [401, "revoked"]);
+});
+
+test("a result of a function whose record waits for its disk is withheld after a kill", async () => {
+  const run = protect(onSlowDisk().verifier, "orders.get", () => "secret");
+  await assert.rejects(run(mint([{ tool: "*" }]), {}), (error: Refusal) => error.code === "revoked");
 });
 
 test("a kill that comes while a record is written is in force", () => {

@@ -26,10 +26,19 @@ const judged = new Map<string, number>();
 const authorize = verifier.authorize.bind(verifier);
 verifier.authorize = async (credential, request) => {
   const decision = await authorize(credential, request);
-  const key = `${request.tool} ${writeArguments(request.args)}`;
+  const key = keyOf(request.tool, request.args);
   if (decision.allowed) judged.set(key, (judged.get(key) ?? 0) + 1);
   return decision;
 };
+
+/** Return a text of a call.  The SDK drops members that it does not know: these are left out. */
+function keyOf(tool: string, args: { readonly [name: string]: unknown }): string {
+  const known = { "orders.prompts.get": ["name", "arguments"], "orders.resources.read": ["uri"] }[tool];
+  const kept = Object.entries(args).filter(([name, value]) => {
+    return (known?.includes(name) ?? true) && !(known !== undefined && name === "arguments" && JSON.stringify(value) === "{}");
+  });
+  return `${tool} ${writeArguments(Object.fromEntries(kept))}`;
+}
 
 function confused(what: string): never {
   fs.writeSync(2, `confused: ${what}\n`);
@@ -38,7 +47,7 @@ function confused(what: string): never {
 
 /** Compare what a handler got with what was judged; each decision is for one call. */
 function saw(tool: string, args: object, named: unknown): string {
-  const key = `orders.${tool} ${writeArguments(args)}`;
+  const key = keyOf(`orders.${tool}`, { ...args });
   const left = judged.get(key) ?? 0;
   if (left === 0 || !String(named).startsWith("o")) confused(key);
   judged.set(key, left - 1);

@@ -29,7 +29,7 @@ function verifierOf(vector: Vector): Verifier {
     recorder: new MemoryRecorder(),
     nonces: new MemoryNonces(AT - 60_000),
     limits: vector.limits === undefined ? [] : [new ServiceLimits(vector.limits)],
-    clock: () => AT,
+    clock: () => vector.request.at, // also for what is checked last
   });
 }
 

@@ -61,8 +61,8 @@ export function watch(response: ServerResponse, grant: Grant, refuse: (code: Cod
   let [checked, over] = [Number.NEGATIVE_INFINITY, false];
   let kept: Promise<unknown> | undefined;
   const note = grant.outcome === undefined ? undefined : noteOf(response, grant.outcome);
-  const stop = (code: Code): void => {
-    if (over) return;
+  const stop = (code: Code): false => {
+    if (over) return false;
     over = true;
     clearInterval(timer);
     grant.outcome?.settle("unknown");
@@ -70,6 +70,7 @@ export function watch(response: ServerResponse, grant: Grant, refuse: (code: Cod
     if (response.headersSent) response.destroy(); // not the end of a whole answer
     else refuse(code);
     Object.assign(response, { write: () => false, end: () => response, flushHeaders: () => undefined });
+    return false;
   };
   const timer = setInterval(() => {
     const code = grant.recheck();
@@ -82,15 +83,16 @@ export function watch(response: ServerResponse, grant: Grant, refuse: (code: Cod
   const checkedly = (run: (...words: never[]) => unknown) => (...words: never[]): unknown => {
     const now = performance.now();
     const code = response.headersSent && now - checked < CHECK_MS ? undefined : grant.recheck();
-    if (code === undefined) {
-      checked = now;
-      kept = note?.(words, run === end) ?? kept;
-      if (kept === undefined) return run.apply(response, words);
-      kept = kept.then(() => (over ? undefined : run.apply(response, words))); // the record has to be on disk
-      return run === end ? response : true;
-    }
-    stop(code);
-    return false;
+    if (code !== undefined) return stop(code);
+    checked = now;
+    kept = note?.(words, run === end) ?? kept;
+    if (kept === undefined) return run.apply(response, words);
+    kept = kept.then(() => { // the record had to be on disk, and the disk may have taken long
+      const late = grant.recheck();
+      if (late !== undefined) stop(late);
+      else if (!over) run.apply(response, words);
+    });
+    return run === end ? response : true;
   };
   Object.assign(response, { write: checkedly(write), end: checkedly(end), flushHeaders: checkedly(flushHeaders) });
 }

@@ -52,7 +52,7 @@ class GuardedMessages {
   readonly take = (message: McpMessage, extra?: unknown): void => {
     const { method, id } = message as { method?: string; id?: Id };
     const params = isObject(message["params"]) ? message["params"] : {};
-    if (method === "notifications/cancelled") this.#cancel(this.#asked.get(own(params, "requestId") as Id), params);
+    if (method === "notifications/cancelled" && id === undefined) this.#cancel(this.#asked.get(own(params, "requestId") as Id), params);
     else if (method === undefined) {
       if ("result" in message || "error" in message) this.receive?.(message, extra);
     } else if (id === undefined) {

@@ -39,9 +39,10 @@ export async function runGranted<T>(grant: Grant, work: () => T | Promise<T>): P
   });
   try {
     const result = await Promise.race([run, ended]);
-    const code = grant.recheck();
+    if (grant.recheck() === undefined) seen = "done";
+    await grant.outcome?.settle(seen);
+    const code = grant.recheck(); // last: the record may have waited for its disk
     if (code !== undefined) throw new Refusal(code);
-    seen = "done";
     return result;
   } finally {
     clearInterval(timer);

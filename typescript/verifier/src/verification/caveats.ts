@@ -106,7 +106,7 @@ const FORMS: Record<string, Check> = {
   task: isPlain,
 };
 /** Members of the level marks, which is not here: `unknown_caveat`, as each other name. */
-export const UNSUPPORTED: readonly string[] = ["after", "distinct", "marks", "only_after", "opened"];
+export const UNSUPPORTED: readonly string[] = ["after", "distinct", "marks", "only_after", "opened", "shown"];
 export const CAVEAT_MEMBERS: readonly string[] = Object.keys(FORMS);
 export const NOT_IN_DISCHARGE: readonly string[] = [
   "call", "depth", "delegate_to", "hop", "key", "require", "sig", "spend", "to",
