@@ -2,22 +2,20 @@
 """The issuer of an upstream's access tokens, with this mint as its client.  RFC 6749, 7009, 7636, 8414, 9207."""
 
 import contextlib
-import hmac
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote_plus, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
-from arx_caps.credentials.secret_source import read_secret
 from arx_caps.http.client import fetch
 from arx_caps.mint.connections.vault import HeldAccess
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.keys.jwks import MAX_BYTES, TIMEOUT, TOTAL_S
-from arx_caps.mint.login.oidc import challenge_of, derived
+from arx_caps.mint.login.oidc import authorization_url, client_credential, derived, fault_of_answer
 from arx_caps.settings.connections import ConnectionTerms
 from arx_caps.settings.realm import Realm, is_safe_url
 from arx_verifier.clock import now_ms
@@ -57,10 +55,6 @@ class Metadata(msgspec.Struct, frozen=True):
     revocation_endpoint: str | None = None
     token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
     authorization_response_iss_parameter_supported: bool = False
-
-    def endpoints(self) -> list[str]:
-        given = (self.authorization_endpoint, self.userinfo_endpoint, self.revocation_endpoint)
-        return [self.token_endpoint, *(url for url in given if url is not None)]
 
 
 class IssuedTokens(msgspec.Struct, frozen=True):
@@ -146,14 +140,13 @@ class AccountIssuer:
         Raises:
             UnavailableError: The issuer does not answer.
         """
-        query = {"response_type": "code", "client_id": self.terms.client_id, "redirect_uri": self.redirect_uri}
-        query |= {"scope": " ".join(self.terms.scopes), "state": derived(secret, "state")}
-        query |= {"code_challenge": challenge_of(derived(secret, "verifier")), "code_challenge_method": "S256"}
+        query = {"client_id": self.terms.client_id, "redirect_uri": self.redirect_uri}
+        query |= {"scope": " ".join(self.terms.scopes)}
         query |= {"nonce": derived(secret, "nonce")} if "openid" in self.terms.scopes else {}
         endpoint = self.read_metadata().authorization_endpoint
         if endpoint is None:
             raise self._unavailable("its metadata lacks authorization_endpoint")
-        return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
+        return authorization_url(endpoint, secret, query)
 
     def require_answer(self, secret: bytes, answer: Mapping[str, str]) -> None:
         """Require that an answer is for this browser's attempt, and from this issuer.  RFC 9207.
@@ -161,13 +154,9 @@ class AccountIssuer:
         Raises:
             GrantError: It is not.
         """
-        if not hmac.compare_digest(answer.get("state", "").encode(), derived(secret, "state").encode()):
-            raise denied("connection: the answer is for another attempt")
-        sender = answer.get("iss")
-        if sender is None and self.read_metadata().authorization_response_iss_parameter_supported:
-            raise denied("connection: iss is missing in the answer")
-        if sender is not None and sender != self.terms.issuer:
-            raise denied("connection: the answer is from another issuer")
+        names_issuer = self.read_metadata().authorization_response_iss_parameter_supported
+        if (why := fault_of_answer(secret, answer, self.terms.issuer, names_issuer=names_issuer)) is not None:
+            raise denied(f"connection: {why}")
 
     def redeem(self, secret: bytes, code: str) -> IssuedTokens:
         """Redeem an authorization code.
@@ -303,13 +292,9 @@ class AccountIssuer:
         return answer
 
     def _send_with(self, url: str, form: Mapping[str, str], source: str | None) -> tuple[int, bytes]:
-        client = self.terms.client_id
-        if source is None:
-            return self._fetch(url, {**form, "client_id": client})
-        secret = read_secret(source, self._realm.folder)
-        if "client_secret_basic" in self.read_metadata().token_endpoint_auth_methods_supported:
-            return self._fetch(url, form, (quote_plus(client), quote_plus(secret)))  # RFC 6749 2.3.1
-        return self._fetch(url, {**form, "client_id": client, "client_secret": secret})
+        methods = self.read_metadata().token_endpoint_auth_methods_supported
+        more, basic = client_credential(self.terms.client_id, source, self._realm.folder, methods)
+        return self._fetch(url, {**form, **more}, basic)
 
     def read_metadata(self) -> Metadata:
         """Return where the issuer's endpoints are, read once.
@@ -338,7 +323,8 @@ class AccountIssuer:
         # Another issuer's metadata would lead people, codes and the client's secret there.
         if found.issuer != self.terms.issuer:
             raise self._unavailable("its metadata names another issuer")
-        if not all(map(is_safe_url, found.endpoints())):
+        given = (found.authorization_endpoint, found.userinfo_endpoint, found.revocation_endpoint)
+        if not all(map(is_safe_url, (found.token_endpoint, *filter(None, given)))):
             raise self._unavailable("its metadata has an endpoint that is not https:")
         return found
 

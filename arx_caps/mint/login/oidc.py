@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote_plus, urlencode, urlsplit
 
@@ -86,24 +87,15 @@ class OidcLogin:
         Raises:
             UnavailableError: ``issuer_unavailable``: the issuer does not answer.
         """
-        query = {
-            "response_type": "code",
-            "client_id": self._login.client_id,
-            "redirect_uri": self._mint.realm.issuer + CALLBACK,
-            "scope": self._login.scope,
-            "state": derived(secret, "state"),
-            "nonce": derived(secret, "nonce"),
-            "code_challenge": challenge_of(derived(secret, "verifier")),
-            "code_challenge_method": "S256",
-        }
+        query = {"client_id": self._login.client_id, "redirect_uri": self._mint.realm.issuer + CALLBACK}
+        query |= {"scope": self._login.scope, "nonce": derived(secret, "nonce")}
         query |= {"max_age": str(max_age_s)} if max_age_s is not None else {}
         query |= {"prompt": "login"} if again else {}
         discovered = self._discovered()
         if claims and discovered.claims_parameter_supported:
             # Many issuers put groups into an ID token on request alone (OIDC Core 5.5).
             query["claims"] = json.dumps({"id_token": dict.fromkeys(sorted(claims))})
-        endpoint = discovered.authorization_endpoint
-        return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
+        return authorization_url(discovered.authorization_endpoint, secret, query)
 
     def require_answer(self, secret: bytes, answer: Mapping[str, str]) -> None:
         """Require that the issuer's answer is for this browser and from this issuer.
@@ -116,13 +108,9 @@ class OidcLogin:
             GrantError: ``bad_subject_token``: it is for another login, or another issuer's (RFC 9207).
             UnavailableError: The issuer does not answer.
         """
-        if not hmac.compare_digest(answer.get("state", "").encode(), derived(secret, "state").encode()):
-            raise _wrong("the answer is for another login")
-        sender = answer.get("iss")
-        if sender is None and self._discovered().authorization_response_iss_parameter_supported:
-            raise _wrong("iss is missing in the answer")
-        if sender is not None and sender != self._login.issuer:
-            raise _wrong("the answer is from another issuer")
+        names_issuer = self._discovered().authorization_response_iss_parameter_supported
+        if (why := fault_of_answer(secret, answer, self.issuer, names_issuer=names_issuer)) is not None:
+            raise _wrong(why)
 
     def finish(self, unit: UnitOfWork, secret: bytes, code: str, *, max_age_s: int | None = None) -> IssuerToken:
         """Return the verified ID token of a person, once for each login.
@@ -187,15 +175,10 @@ class OidcLogin:
         login, discovered = self._login, self._discovered()
         form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier}
         form |= {"redirect_uri": self._mint.realm.issuer + CALLBACK, "client_id": login.client_id}
-        basic = None
-        if login.client_secret is not None:
-            secret = read_secret(login.client_secret, self._mint.realm.folder)
-            if "client_secret_basic" in discovered.token_endpoint_auth_methods_supported:
-                basic = (quote_plus(login.client_id), quote_plus(secret))  # RFC 6749 2.3.1
-            else:
-                form["client_secret"] = secret
+        methods = discovered.token_endpoint_auth_methods_supported
+        more, basic = client_credential(login.client_id, login.client_secret, self._mint.realm.folder, methods)
         with self._turn():
-            raw = self._fetch(discovered.token_endpoint, form, basic)
+            raw = self._fetch(discovered.token_endpoint, form | more, basic)
         try:
             token = read_json_object(raw)["id_token"]
         except (ArxError, KeyError, ValueError, RecursionError):
@@ -263,6 +246,58 @@ class OidcLogin:
 
     def __repr__(self) -> str:
         return f"<OidcLogin at {self._login.issuer}>"
+
+
+def authorization_url(endpoint: str, secret: bytes, query: Mapping[str, str]) -> str:
+    """Return the URL of a request for an authorization code.  RFC 6749 4.1.1, RFC 7636.
+
+    Args:
+        endpoint: The issuer's endpoint.
+        secret: Random bytes that the person's browser keeps; state and verifier are derived from them.
+        query: The other parameters.
+    """
+    asked = {"response_type": "code", "state": derived(secret, "state"), "code_challenge_method": "S256"}
+    asked |= {"code_challenge": challenge_of(derived(secret, "verifier")), **query}
+    return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(asked)}"
+
+
+def fault_of_answer(secret: bytes, answer: Mapping[str, str], issuer: str, *, names_issuer: bool) -> str | None:
+    """Return why an answer is not for this browser's attempt, or not from the issuer (RFC 9207); None if it is.
+
+    Args:
+        secret: As for ``authorization_url``.
+        answer: The query of the callback.
+        issuer: The issuer's URL.
+        names_issuer: Whether the issuer names itself in each answer.
+    """
+    if not hmac.compare_digest(answer.get("state", "").encode(), derived(secret, "state").encode()):
+        return "the answer is for another attempt"
+    sender = answer.get("iss")
+    if sender is None:
+        return "iss is missing in the answer" if names_issuer else None
+    return None if sender == issuer else "the answer is from another issuer"
+
+
+def client_credential(
+    client: str, source: str | None, folder: Path, methods: Collection[str]
+) -> tuple[dict[str, str], tuple[str, str] | None]:
+    """Return what a client adds to its form, a secret, and its name and password for the header, or None.
+
+    Args:
+        client: Its id.
+        source: Where its secret is; None for a public client.
+        folder: The realm's folder.
+        methods: The methods that the issuer takes.
+
+    Raises:
+        SettingsError: The secret cannot be read.
+    """
+    if source is None:
+        return {"client_id": client}, None
+    secret = read_secret(source, folder)
+    if "client_secret_basic" in methods:
+        return {}, (quote_plus(client), quote_plus(secret))  # RFC 6749 2.3.1
+    return {"client_id": client, "client_secret": secret}, None
 
 
 def code_in(answer: Mapping[str, str]) -> tuple[str, str]:
