@@ -83,7 +83,7 @@ def test_a_page_without_an_answer_is_revoked(accounts: Accounts) -> None:
     accounts.mint.db.connections._swept_ms = 0
     hold(accounts, "ann-t")
     drop_abandoned(accounts.mint)
-    assert connect.find_held(accounts.mint, PAGE).tokens.shown == "ann-t"
+    assert connect.find_held(accounts.mint, PAGE)[1].shown == "ann-t"
 
 
 def test_a_page_is_over_before_the_issuer_answers(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:

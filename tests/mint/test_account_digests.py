@@ -49,7 +49,7 @@ def test_only_the_persons_pages_have_the_name(accounts: Accounts) -> None:
     """Also after a refresh, which seals the tokens anew, and in no row, event or file of the database."""
     set_form(accounts, "digest")
     mint, page = accounts.mint, wait(accounts, ANN)
-    assert connect.find_held(mint, page).tokens.account == NAME
+    assert connect.find_held(mint, page)[1].account == NAME
     row = accounts.row(connect.connect(mint, page))
     assert row["account"].startswith("account:")
     for scopes in ("repo.read", "repo.write"):

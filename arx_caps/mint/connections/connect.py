@@ -8,7 +8,7 @@ import secrets
 from base64 import b32encode
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -27,22 +27,6 @@ from arx_verifier.token.targets import subject_target
 
 CONNECT: Final = "/connect/"
 SECRET_BYTES: Final = 32
-
-
-class HeldAccount(NamedTuple):
-    """An account that waits for the person's word.
-
-    Attributes:
-        row: Its link's row.
-        tokens: Its tokens, secrets, with its name.
-        scopes: What the issuer has granted.
-        uses: By template of the policy, the scopes that its calls may have there.
-    """
-
-    row: Mapping[str, Any]
-    tokens: HeldTokens
-    scopes: tuple[str, ...]
-    uses: dict[str, tuple[str, ...]]
 
 
 def make_link(mint: MintContext, subject: Subject, name: str) -> str:
@@ -150,8 +134,11 @@ def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page
     return mint.db.connections.hold(digest_of(page), row["subject"], waits, seal)
 
 
-def find_held(mint: MintContext, page: bytes) -> HeldAccount:
+def find_held(mint: MintContext, page: bytes) -> tuple[Mapping[str, Any], HeldTokens, tuple[str, ...]]:
     """Return the account that waits for the word of a person.
+
+    Returns:
+        Its link's row; its tokens, secrets, with its name; and the scopes that the issuer has granted.
 
     Raises:
         GrantError: None waits for this browser.
@@ -159,8 +146,7 @@ def find_held(mint: MintContext, page: bytes) -> HeldAccount:
     row = _row_of(mint, page)
     if row["sealed"] is None:
         raise denied("this browser has connected nothing")
-    scopes = tuple(msgspec.json.decode(row["granted"])["scopes"])
-    return HeldAccount(row, open_tokens(mint, row), scopes, uses_of(mint, row["name"]))
+    return row, open_tokens(mint, row), tuple(msgspec.json.decode(row["granted"])["scopes"])
 
 
 def uses_of(mint: MintContext, connection: str) -> dict[str, tuple[str, ...]]:
@@ -180,21 +166,20 @@ def connect(mint: MintContext, page: bytes) -> str:
         GrantError: None waits, or another person has connected the account.
         RevokedError: The person was killed or frozen meanwhile.
     """
-    held = find_held(mint, page)
-    row = held.row
+    row, tokens, scopes = find_held(mint, page)
     _require_live(mint, row)
     which, subject = connection_of(row["digest"]), str(row["subject"])
     terms, issuer = issuer_of(mint, row["name"]).terms, issuer_in(row)
     if issuer != terms.issuer:
         raise denied("the settings of this connection have changed: call the tool again to get another link")
     made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": issuer}
-    made |= {"account": row["account"], "scopes": as_json(held.scopes), "status": "open", "created_at": now_ms()}
+    made |= {"account": row["account"], "scopes": as_json(scopes), "status": "open", "created_at": now_ms()}
     made |= {"incarnation": row["incarnation"], "born": row["born"]}
-    seal = TokenSeal(mint, made, held.tokens)
-    facts = {"connection": which, "name": row["name"], "account": row["account"], "scopes": held.scopes}
+    seal = TokenSeal(mint, made, tokens)
+    facts = {"connection": which, "name": row["name"], "account": row["account"], "scopes": scopes}
     what = Event.of("connection.connected", MINT, subject=subject, **facts)
     # A connection from before a change of the setting has the account in the other form.
-    accounts = {row["account"], held.tokens.account, _digest_account(mint, issuer, held.tokens.account)}
+    accounts = {row["account"], tokens.account, _digest_account(mint, issuer, tokens.account)}
     former = mint.db.connections.add(digest_of(page), made, seal, what, accounts, shared=terms.shared)
     if former:
         # A gateway may hold a token of the account before.

@@ -105,12 +105,15 @@ def take_account(visit: ConnectVisit) -> Response:
 def show_account(visit: ConnectVisit) -> Response:
     """Show a person the account that agents are to use."""
     page = read_secret_cookie(visit.cookie(_ACCOUNT_COOKIE, tag_of(visit.form.get("account", "")))[1])
-    held = find_held(visit.mint, page)
+    row, tokens, scopes = find_held(visit.mint, page)
     html = _PAGES.get_template("connection.html").render(
         title="Is this your account?",
-        held=held,
-        name=held.row["name"],
-        issuer=issuer_of(visit.mint, held.row["name"]).terms.issuer,
+        row=row,
+        shown=tokens.shown,
+        account=tokens.account,
+        scopes=scopes,
+        uses=uses_of(visit.mint, row["name"]),
+        issuer=issuer_of(visit.mint, row["name"]).terms.issuer,
         action=ACCOUNT,
         # Its first characters name the cookie; the rest is on this page alone, which no other site reads.
         token=tag_of(derived(page, "state")) + derived(page, _PURPOSE),
