@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import UNSET, Meta, UnsetType
 
-from arx_caps.mint.api.endpoint import Query
+from arx_caps.mint.api.endpoint import Query, RouteAnswer
 from arx_caps.mint.db.cursor import Order, place_of
 from arx_caps.mint.db.database import PAGE
 
@@ -34,6 +34,12 @@ class PageQuery(Query, frozen=True):
 
     limit: Annotated[int, Meta(ge=1, le=PAGE)] = DEFAULT_LIMIT
     after: Annotated[str, Meta(max_length=200)] | None = None  # longer than any place that a page returns
+
+
+class Paged(RouteAnswer, frozen=True, kw_only=True):
+    """An answer with a page of a list, and ``next`` if there is more."""
+
+    next: str | UnsetType = UNSET
 
 
 class RowPage(NamedTuple, Generic[Shown]):

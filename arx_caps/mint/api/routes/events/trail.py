@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 from sqlalchemy import select
 
 from arx_caps.audit.merkle.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ from arx_caps.audit.query.views import show_nodes, show_record
 from arx_caps.audit.store.log_store import LogStore
 from arx_caps.audit.store.tables import SOURCE
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.context import MintContext
@@ -123,11 +123,10 @@ class RunsQuery(PageQuery, frozen=True):
     service: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")] | None = None
 
 
-class Runs(RouteAnswer, frozen=True):
+class Runs(Paged, frozen=True):
     """A page of runs, the newest first."""
 
     runs: list[RunShown]
-    next: str | UnsetType = UNSET
 
 
 ENDPOINTS, endpoint = collect(Endpoint)

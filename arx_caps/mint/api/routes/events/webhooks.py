@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, Query, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, TEST, WAITING
@@ -107,11 +107,10 @@ class NotificationShown(RouteAnswer, frozen=True):
     error: str | None
 
 
-class Notifications(RouteAnswer, frozen=True):
+class Notifications(Paged, frozen=True):
     """A page of notifications, the newest first."""
 
     notifications: list[NotificationShown]
-    next: str | UnsetType = UNSET
 
 
 class NotificationQuery(PageQuery, frozen=True):

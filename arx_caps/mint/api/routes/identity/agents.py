@@ -7,7 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import AgentShown, KillShown, require_row, show_agent, show_kill
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.agents import AGENTS_ORDER
@@ -48,12 +48,11 @@ class AgentsQuery(PageQuery, frozen=True):
     under: Annotated[str, Meta(max_length=MAX_PATH_BYTES)] | None = None
 
 
-class Agents(RouteAnswer, frozen=True):
+class Agents(Paged, frozen=True):
     """A page of agents by path; ``total`` counts all enrolled agents."""
 
     agents: list[AgentShown]
     total: int
-    next: str | UnsetType = UNSET
 
 
 class AgentEnded(RouteAnswer, frozen=True):

@@ -4,10 +4,9 @@
 from typing import Final, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, require_row, show_kill, show_row
 from arx_caps.mint.db.repositories.identity.holder_keys import KEYS_ORDER
 from arx_caps.mint.db.repositories.work.repeats import Made
@@ -72,11 +71,10 @@ class HolderKeyShown(msgspec.Struct, frozen=True, kw_only=True):
     used_at: int | None
 
 
-class HolderKeys(RouteAnswer, frozen=True):
+class HolderKeys(Paged, frozen=True):
     """A page of the keys of agents, operators and services, by holder."""
 
     keys: list[HolderKeyShown]
-    next: str | UnsetType = UNSET
 
 
 class RootRetired(RouteAnswer, frozen=True):

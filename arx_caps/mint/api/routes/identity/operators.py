@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, require_row, show_kill, show_operator
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OPERATORS_ORDER
@@ -59,12 +59,11 @@ class OperatorToken(Hidden, RouteAnswer, frozen=True, kw_only=True):
     expires_at: int
 
 
-class Operators(RouteAnswer, frozen=True):
+class Operators(Paged, frozen=True):
     """A page of operators by name; ``total`` counts removed ones as well."""
 
     operators: list[OperatorShown]
     total: int
-    next: str | UnsetType = UNSET
 
 
 class OperatorEnded(RouteAnswer, frozen=True):

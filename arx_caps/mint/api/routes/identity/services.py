@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
@@ -118,12 +118,11 @@ class ServiceShown(RouteAnswer, frozen=True):
     shipped_at: int | UnsetType | None = UNSET
 
 
-class Services(RouteAnswer, frozen=True):
+class Services(Paged, frozen=True):
     """A page of services by audience; ``total`` counts all."""
 
     services: list[ServiceShown]
     total: int
-    next: str | UnsetType = UNSET
 
 
 _NOT_JOINED: Final = (

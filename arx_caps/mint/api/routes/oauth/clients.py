@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.routes.work.sessions import Duration
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
@@ -79,12 +79,11 @@ class ClientAdded(Hidden, RouteAnswer, frozen=True):
     secret: str | UnsetType = UNSET
 
 
-class Clients(RouteAnswer, frozen=True):
+class Clients(Paged, frozen=True):
     """A page of clients by id; ``total`` counts removed ones too."""
 
     clients: list[ClientShown]
     total: int
-    next: str | UnsetType = UNSET
 
 
 ENDPOINTS, endpoint = collect(Endpoint)

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import Endpoint, Hidden, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.console_sessions import CONSOLE_ORDER
@@ -43,11 +42,10 @@ class SignInShown(msgspec.Struct, frozen=True, kw_only=True):
     ends_at: int
 
 
-class SignIns(RouteAnswer, frozen=True):
+class SignIns(Paged, frozen=True):
     """A page of the sign-ins to the console that go on, the newest first."""
 
     sign_ins: list[SignInShown]
-    next: str | UnsetType = UNSET
 
 
 class SignInEnded(RouteAnswer, frozen=True):

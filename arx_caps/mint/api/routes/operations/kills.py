@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, require_row, show_kill, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.operations.epoch import FREEZES_ORDER
@@ -86,12 +86,11 @@ class FreezeShown(msgspec.Struct, frozen=True, kw_only=True):
     lasting: bool
 
 
-class Freezes(RouteAnswer, frozen=True):
+class Freezes(Paged, frozen=True):
     """A page of the freezes in force, the newest first; ``total`` counts all."""
 
     freezes: list[FreezeShown]
     total: int
-    next: str | UnsetType = UNSET
 
 
 class KillTarget(msgspec.Struct, frozen=True):
@@ -138,12 +137,11 @@ class KillRecord(RouteAnswer, frozen=True, kw_only=True):
     confirmations: ConfirmationsShown | None
 
 
-class Kills(RouteAnswer, frozen=True):
+class Kills(Paged, frozen=True):
     """A page of kills, freezes and thaws, the newest first; ``total`` counts all."""
 
     kills: list[KillRecord]
     total: int
-    next: str | UnsetType = UNSET
 
 
 class PreviewBody(Body, frozen=True):

@@ -4,10 +4,10 @@
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_of
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
@@ -46,11 +46,10 @@ class ArchivedPolicy(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class Policies(RouteAnswer, frozen=True):
+class Policies(Paged, frozen=True):
     """A page of the archived policies, the last in force first."""
 
     policies: list[ArchivedPolicy]
-    next: str | UnsetType = UNSET
 
 
 class PolicyWithText(ArchivedPolicy, RouteAnswer, frozen=True):

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint import approvals
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, page_in_state
+from arx_caps.mint.api.pagination import Paged, PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, own_query
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill, show_row, show_subject
 from arx_caps.mint.approvals import Row, State, approval_state
@@ -110,11 +110,10 @@ class DischargeGiven(Hidden, RouteAnswer, frozen=True):
     discharge: str | UnsetType = UNSET
 
 
-class Approvals(RouteAnswer, frozen=True):
+class Approvals(Paged, frozen=True):
     """A page of approvals, the newest first."""
 
     approvals: list[ApprovalShown]
-    next: str | UnsetType = UNSET
 
 
 class ApprovalWithdrawn(RouteAnswer, frozen=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery
+from arx_caps.mint.api.pagination import Paged, PageQuery
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
@@ -76,7 +76,7 @@ class PoolShown(RouteAnswer, frozen=True):
     ends_at: int | UnsetType = UNSET
 
 
-class Pools(RouteAnswer, frozen=True):
+class Pools(Paged, frozen=True):
     """Pools: those of a task or link, the one that was drawn on last first; or a page, the emptiest first.
 
     ``total`` is the number on all pages.  ``complete`` is false if calls have drawn on more pools of the realm than the
@@ -84,7 +84,6 @@ class Pools(RouteAnswer, frozen=True):
     """
 
     pools: list[PoolShown]
-    next: str | UnsetType = UNSET
     total: int | UnsetType = UNSET
     complete: bool | UnsetType = UNSET
 

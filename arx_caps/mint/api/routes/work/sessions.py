@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.audit.query.session_calls import NO_CALLS, calls_of
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
-from arx_caps.mint.api.pagination import PageQuery, RowPage, page_in_state
+from arx_caps.mint.api.pagination import Paged, PageQuery, RowPage, page_in_state
 from arx_caps.mint.api.views import (
     KillShown,
     SessionShown,
@@ -131,7 +131,7 @@ class SessionsTotal(msgspec.Struct, frozen=True):
     exact: bool
 
 
-class Sessions(RouteAnswer, frozen=True):
+class Sessions(Paged, frozen=True):
     """A page of sessions, the newest first.
 
     ``activity``, by session, is absent if the log does not answer.  ``total`` is on the first page, and absent for a
@@ -139,17 +139,15 @@ class Sessions(RouteAnswer, frozen=True):
     """
 
     sessions: list[SessionShown]
-    next: str | UnsetType = UNSET
     total: SessionsTotal | UnsetType = UNSET
     activity: dict[str, ActivityShown] | UnsetType = UNSET
 
 
-class SessionWithTasks(RouteAnswer, frozen=True):
+class SessionWithTasks(Paged, frozen=True):
     """A session and its newest tasks; ``next`` continues the list of its tasks."""
 
     session: SessionShown
     tasks: list[TaskShown]
-    next: str | UnsetType = UNSET
 
 
 class SessionEnded(RouteAnswer, frozen=True):
@@ -166,11 +164,10 @@ class TaskStarted(Hidden, RouteAnswer, frozen=True):
     bundle: str
 
 
-class Tasks(RouteAnswer, frozen=True):
+class Tasks(Paged, frozen=True):
     """A page of tasks, the newest first."""
 
     tasks: list[TaskShown]
-    next: str | UnsetType = UNSET
 
 
 class TaskEnded(RouteAnswer, frozen=True):
