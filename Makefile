@@ -124,6 +124,7 @@ clients: $(READY)  ## stock MCP clients of PyPI and npm connect to a gateway by 
 	$(BIN)/python -m tests.stock $(ARGS)
 	$(BIN)/python -m tests.stock.approvals
 	$(BIN)/python -m tests.stock.coding_agents
+	$(BIN)/python -m tests.stock.accounts
 
 afternoon: $(READY)  ## docs/production.md, typed from the page, each machine in a network of its own; takes root, PostgreSQL, Valkey, nginx, Prometheus
 	$(BIN)/python -m tests.house.afternoon

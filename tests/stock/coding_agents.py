@@ -100,9 +100,11 @@ class ScriptedModel(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def scripted_model(steps: tuple[Step, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def scripted_model(
+    steps: tuple[Step, ...], results: dict[str, str] | None = None
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Serve a model; yield its URL, and what it reads of its tools by their order."""
-    results: dict[str, str] = {}
+    results = {} if results is None else results
     handler = type("Scripted", (ScriptedModel,), {"steps": steps, "results": results})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -110,18 +112,24 @@ def scripted_model(steps: tuple[Step, ...]) -> Iterator[tuple[str, dict[str, str
         server.shutdown()
 
 
-def claude(program: Path, folder: Path, settings: Any, *steps: Step) -> list[str]:
-    """Run Claude Code with a script, and return what its model reads of each call."""
+def claude(
+    program: Path,
+    folder: Path,
+    settings: Any,
+    *steps: Step,
+    words: tuple[str, ...] = ("--allowedTools", "Bash Read Write WebFetch"),
+    results: dict[str, str] | None = None,
+) -> list[str]:
+    """Run Claude Code with a script, and return what its model reads of each call, which ``results`` gets at once."""
     home, project = folder / "home", folder / "project"
     for each in (home, project):
         each.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_text(json.dumps(settings))
-    with scripted_model(steps) as (url, results):
+    with scripted_model(steps, results) as (url, read):
         environment = {"PATH": os.environ["PATH"], "HOME": str(home), "ANTHROPIC_BASE_URL": url}
         environment |= {"ANTHROPIC_API_KEY": "none", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
         environment |= {"DISABLE_AUTOUPDATER": "1", "PYTHONPATH": str(ROOT)}
-        command = [str(program), "-p", "go", "--settings", str(folder / "settings.json")]
-        command += ["--allowedTools", "Bash Read Write WebFetch"]
+        command = [str(program), "-p", "go", "--settings", str(folder / "settings.json"), *words]
         subprocess.run(
             command,
             cwd=project,
@@ -131,7 +139,7 @@ def claude(program: Path, folder: Path, settings: Any, *steps: Step) -> list[str
             timeout=WAIT_S,
             check=True,
         )
-    return [results[f"toolu_{number}"] for number in range(len(steps))]
+    return [read[f"toolu_{number}"] for number in range(len(steps))]
 
 
 def guarded(version: str, folder: Path) -> None:
