@@ -10,6 +10,7 @@ from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
 from arx_caps.mint.policy.diff import compare
 from arx_caps.mint.policy.explain import explain_grant, show_explained
+from arx_caps.mint.policy.marks import rows_of
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import GrantError, SettingsError
 from arx_verifier.ledger.memory import MemoryLedger
@@ -25,6 +26,22 @@ ROWS = """marks = [
   { proof = "checked", from = ["payments"], per = "task" },
 ]
 after = [ { mark = "private", tools = ["payments.refund"] } ]
+"""
+
+EVERY = """marks = [
+  { tools = ["orders.get"], set = "private" },
+  { tools = ["payments.refund"], proof = "paid", on = "success" },
+  { proof = "checked", from = ["payments"], per = "task" },
+]
+after = [ { mark = ["private", "seen"], tools = ["payments.refund"] } ]
+only_after = [
+  { mark = "paid", tools = ["payments.refund"] },
+  { mark = "checked", tools = ["payments.refund"], within = "1h" },
+]
+distinct = [
+  { tools = ["payments.refund"], arg = ["amount", "order_id"], max = 3 },
+  { tools = ["payments.refund"], arg = "amount", max = 5, per = "session" },
+]
 """
 
 
@@ -85,6 +102,23 @@ def test_the_rows_are_in_the_first_caveat_of_each_token(shop: Shop) -> None:
             assert [row[0] for row in first.marks] == ["call", "from"]
             opened.add(first.opened)
     assert len(opened) == 1
+
+
+def test_each_entry_is_its_row() -> None:
+    """Of what the mark is, how it is set, and for how long it counts, with the defaults of each."""
+    policy = Policy.parse(with_rows(EVERY), "policy.toml")
+    [template] = [each for each in policy.templates.values() if each.marks]
+    refund = ("payments.refund",)
+    assert rows_of(template) == {
+        "marks": (
+            ("call", "private", "session", ("orders.get",)),
+            ("done", "paid", "session", refund),
+            ("from", "checked", "task", ("payments",)),
+        ),
+        "after": ((("private", "seen"), refund),),
+        "only_after": (("paid", 0, refund), ("checked", 3_600_000, refund)),
+        "distinct": ((refund, ("amount", "order_id"), 3, "task"), (refund, ("amount",), 5, "session")),
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from arx_caps.mint.policy.marks import rows_of
 from arx_caps.mint.policy.model import Policy
 from arx_verifier.errors import SettingsError
 from arx_verifier.ledger.memory import MemoryLedger
+from arx_verifier.token.caveats import MAX_ROW_ITEMS
 from tests.cli.helpers import arx
 from tests.mint.harness import open_unit
 from tests.mint.test_mark_rows import get, refund, with_rows
@@ -115,6 +116,16 @@ def test_the_preset_writes_the_rows() -> None:
         ("no longer granted", "after"),
         ("changed", "preset"),
     ]
+
+
+def test_the_preset_names_every_tool_in_rows_of_32() -> None:
+    """A template may allow more tools than a row has."""
+    sends = [f"mail.send{number}" for number in range(MAX_ROW_ITEMS + 1)]
+    described = TOOLS + "".join(f'[tool."{tool}"]\nsends = true\n' for tool in sends)
+    template = policy(task("support", *ALL, *sends, rows=PRESET), tools=described).templates["support"]
+    parts = [tools for _, tools in rows_of(template)["after"]]
+    assert [len(part) for part in parts] == [MAX_ROW_ITEMS, 2]
+    assert {tool for part in parts for tool in part} == {"mail.send", *sends}
 
 
 def test_a_description_is_of_a_comparison() -> None:
