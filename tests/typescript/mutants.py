@@ -26,7 +26,14 @@ FILES: Final = (
     *("addresses.ts", "json.ts", "names.ts", "constraints/*.ts", "token/*.ts"),
     *("enforcement/express.ts", "enforcement/http.ts", "enforcement/mcp.ts", "enforcement/messages.ts"),
     *("enforcement/problems.ts", "enforcement/protect.ts", "enforcement/routes.ts", "enforcement/texts.ts"),
-    *("verification/caveats.ts", "verification/grant.ts", "verification/judge.ts", "verification/nonces.ts"),
+    *("enforcement/mcpHttp.ts", "revocation/epoch.ts", "revocation/follower_core.ts", "revocation/history.ts"),
+    *(
+        "verification/caveats.ts",
+        "verification/effect.ts",
+        "verification/grant.ts",
+        "verification/judge.ts",
+        "verification/nonces.ts",
+    ),
     *("verification/prove.ts", "verification/serviceLimits.ts", "verification/verifier.ts"),
 )
 EQUAL: Final = Path(__file__).with_name("mutants.toml")

@@ -185,7 +185,8 @@ def test_no_tool_of_mcp_gets_over_http_what_was_not_judged(count: int) -> None:
                 answer = link.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
-                raise AssertionError(process.stderr.read() if process.poll() is not None else messages) from error
+                process.kill()
+                raise AssertionError(process.stderr.read()) from error
             statuses[answer.status] += 1
             if answer.status == 200 and body:
                 answers.take(body)

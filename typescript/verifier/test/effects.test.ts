@@ -15,6 +15,7 @@ import { currentGrant, protect } from "../src/enforcement/protect.ts";
 import type { Decision } from "../src/journal/record.ts";
 import { AuditError, SettingsError } from "../src/errors.ts";
 import { sha256 } from "../src/token/chain.ts";
+import { CallEffect } from "../src/verification/effect.ts";
 import { MemoryRecorder } from "./doubles.ts";
 import { mint, type Service, serviceOf } from "./mint.ts";
 
@@ -195,6 +196,20 @@ test("an effect that cannot be recorded keeps no answer back", async () => {
   assert.equal(await run(mint(ANY), {}), "refunded");
   assert.match(String((await warned)[0].message), /effect of a call has no record: full/);
   full.recorder.append = append;
+});
+
+test("a record has the digest of a whole megabyte, the status, and no error but its own", () => {
+  for (const [size, status, result] of [[1 << 20, 399, "done"], [(1 << 20) + 1, 400, "failed"]] as const) {
+    const seen: unknown[] = [];
+    const effect = new CallEffect("run-1", ({ size: length, digest, result: known }) => void seen.push(length, digest.length, known));
+    effect.take(Buffer.alloc(size));
+    effect.settle(undefined, status);
+    assert.deepEqual(seen, [size, size > 1 << 20 ? 0 : 32, result]);
+  }
+  const broken = new CallEffect("run-1", () => {
+    throw new TypeError("of the program");
+  });
+  assert.throws(() => broken.settle("done"), TypeError);
 });
 
 test("patterns that are none stop the start", () => {

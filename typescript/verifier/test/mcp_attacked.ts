@@ -4,7 +4,7 @@
  *
  * It prints `{port, any, narrow}` to its standard error: a token for everything, and one for `get` of an id `o-…`.
  * Over HTTP, `/session` has one transport for all requests, and each other path one for each request.
- * It ends with 1 if a handler got what was not judged, or what begins with another letter than `o`.
+ * It ends with 1 if a handler got what was not judged, or what begins with `f-`.
  */
 
 import { once } from "node:events";
@@ -49,7 +49,7 @@ function confused(what: string): never {
 function saw(tool: string, args: object, named: unknown): string {
   const key = keyOf(`orders.${tool}`, { ...args });
   const left = judged.get(key) ?? 0;
-  if (left === 0 || !String(named).startsWith("o")) confused(key);
+  if (left === 0 || String(named).startsWith("f-")) confused(key);
   judged.set(key, left - 1);
   return String(named);
 }
@@ -57,7 +57,7 @@ function saw(tool: string, args: object, named: unknown): string {
 function serverOf(): Server {
   const capabilities = { tools: {}, prompts: {}, resources: { subscribe: true }, completions: {}, logging: {} };
   const server = new Server({ name: "orders", version: "1" }, { capabilities });
-  const without = ({ _meta, ...rest }: { [name: string]: unknown }): object => {
+  const without = ({ _meta, inputResponses: _, requestState: __, ...rest }: { [name: string]: unknown }): object => {
     if (JSON.stringify(_meta ?? null).includes("dev.arx/cap")) confused("a token");
     return rest;
   };

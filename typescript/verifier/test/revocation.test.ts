@@ -7,8 +7,9 @@ import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { SettingsError } from "../src/errors.ts";
-import type { StateCopy, ViewChange } from "../src/revocation/epoch.ts";
+import { EpochTable, type StateCopy, type ViewChange } from "../src/revocation/epoch.ts";
 import { Following, type StoreAnswer } from "../src/revocation/follower_core.ts";
+import { after } from "../src/revocation/history.ts";
 import { FollowedView, Follower } from "../src/revocation/follower.ts";
 import { findPassword, readPassword } from "../src/revocation/password.ts";
 import type { Password } from "../src/revocation/password.ts";
@@ -179,4 +180,58 @@ test("a lease is the shorter one of the realm's and the verifier's own", () => {
   for (const [own, expected] of [[undefined, 1_000], [300, 300], [5_000, 1_000]] as const) {
     assert.equal(following(1, own).view.leaseLeftMs(), expected);
   }
+});
+
+test("a probe leaves when it is due, one at a time, and its answer has a time", () => {
+  const { view, clock } = following(1);
+  const begun = clock.now;
+  assert.equal(view.nextAt(), begun + 250);
+  assert.equal(view.nextAt(true), begun + 5); // requests wait for it
+  clock.now = begun + 249;
+  assert.equal(view.ask(), null);
+  clock.now = begun + 250;
+  assert.deepEqual(view.ask(), { incarnation: "i", seq: 7, chain: "c" });
+  assert.equal(view.nextAt(true), begun + 1_250);
+  clock.now = begun + 1_249;
+  assert.equal(view.ask(true), null);
+  clock.now = begun + 1_250;
+  assert.throws(() => view.ask(), /no answer in time/);
+});
+
+test("a time is that of both clocks, once the store's is known", () => {
+  assert.deepEqual(new EpochTable().timesMs(5), [5, 5]);
+  const { view } = leased({ boot: 1_500, now: 10_500 }); // by the store's clock, 10,500
+  assert.deepEqual([view.timesMs(10_400), view.timesMs(10_600)], [[10_400, 10_500], [10_500, 10_600]]);
+});
+
+test("an entry that is applied already changes nothing", () => {
+  const { view, clock, wait } = following(1_000);
+  const old = { incarnation: "i", seq: 7, op: "kill", target: "realm" };
+  view.takePush(old);
+  assert.equal(wait(), 250);
+  clock.now += 250;
+  assert.ok(view.ask());
+  view.takeAnswer({ ...ANSWER, at: clock.now, entries: [old] }, null);
+  assert.equal(view.check("i", 7, ["realm"]), null);
+  const place = { incarnation: "i", seq: 7, chain: "c" };
+  for (const other of [old, { ...old, seq: 9 }, { ...old, seq: 8, incarnation: "j" }]) assert.equal(after(place, other), place);
+  assert.equal(after(place, { ...old, seq: 8 }).seq, 8);
+});
+
+test("a relay that copies what the view has is not behind", () => {
+  const { view, clock } = following(1);
+  view.several = true;
+  clock.now += 250;
+  assert.ok(view.ask());
+  view.takeAnswer({ ...ANSWER, at: clock.now, status: "RESYNC" }, { kills: new Map(), freezes: new Map() });
+  assert.equal(view.view().applied, 7);
+});
+
+test("a wait ends as soon as its answer is known", async () => {
+  const { view, send } = leased({ boot: 1_500, now: 10_500 });
+  const soon = (wait: Promise<boolean>): Promise<unknown> => Promise.race([wait, new Promise((resolve) => setImmediate(resolve, "waits"))]);
+  assert.equal(await soon(view.catchUp(1_000, 7, 50)), true);
+  assert.equal(await soon(view.catchUp(0, 8, 50)), "waits");
+  send({ do: "renew", lease: { boot: 2_500, wall: 11_500, sent: 1_500 }, clock: { at: 10_500, sent: 1_500 } });
+  assert.equal(await soon(view.catchUp(0, 8, 50)), false); // the store was asked since, and has no such entry
 });
