@@ -32,6 +32,8 @@ GOALS: Final[Mapping[tuple[str, str], float]] = {
 LEASED: Final = "decide, parent seen, with a leased budget"
 STRICT: Final = "decide, parent seen, with a strict budget, by the clock"
 FREE: Final = "ARx without a budget"
+FIXED: Final = "fixed"
+PERSON: Final = "a person's, from the gateway's memory"
 MARKS: Final = "ARx, marks"
 UNNAMED: Final = "ARx, marks of other tools"
 POOL: Final = "a budget of 1 pool"
@@ -208,6 +210,15 @@ def marks(found: Mapping[str, Any]) -> str:
     )
 
 
+def people(found: Mapping[str, Any]) -> str:
+    """Write what a call with a person's credential takes, beside one with a fixed credential."""
+    rows = {row["name"]: row for row in found["rows"]}
+    cells = [(name, f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}") for name, row in rows.items()]
+    more = rows[PERSON]["p50_ms"] - rows[FIXED]["p50_ms"]
+    head = ("the upstream's credential", "p50, ms", "p99, ms")
+    return f"{machine(found)}\n\n{table(head, cells)}\n\nThe person's adds {more:.3f} ms (p50), of at most 0.1 ms."
+
+
 def starts(found: Mapping[str, Any]) -> str:
     """Write how long it takes to start."""
     cells = [
@@ -248,6 +259,7 @@ PARTS: Final[dict[str, tuple[Renderer, Renderer]]] = {
     "gateway": (lambda found: {"gateway": f"{machine(found)}\n\n{gateway_report.tables(found)}"}, lambda _: {}),
     "stamps": (lambda found: {"stamps": stamps(found)}, lambda _: {}),
     "marks": (lambda found: {"marks": marks(found)}, lambda _: {}),
+    "people": (lambda found: {"people": people(found)}, lambda _: {}),
     "growth": (lambda found: {"growth": growth(found)}, _growth_plots),
 }
 

@@ -18,10 +18,10 @@ from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.spec("CONTROL 9.3", "CONTROL 9.4")]
 ROUND: Final = 250  # calls of both, while one thing changes
-# What a call may be answered while a connection changes, or the gateway has not caught up; 502 where the upstream has
+# What a call may be answered while a connection changes, or the gateway or its store lags; 502 where the upstream has
 # refused a token that the gateway just got.
 REFUSED: Final = frozenset(
-    ("connection_missing", "connection_ended", "connection_unavailable", "syncing", "stale", "502")
+    ("connection_missing", "connection_ended", "connection_unavailable", "syncing", "stale", "store_unavailable", "502")
 )
 
 
