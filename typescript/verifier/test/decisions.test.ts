@@ -7,6 +7,7 @@ import { LIMITS } from "../src/limits.ts";
 import { EpochTable } from "../src/revocation/epoch.ts";
 import { AuditError, SettingsError } from "../src/errors.ts";
 import { KeyRing } from "../src/token/keyring.ts";
+import type { Grant } from "../src/verification/grant.ts";
 import { MemoryNonces } from "../src/verification/nonces.ts";
 import { ServiceLimits } from "../src/verification/serviceLimits.ts";
 import { Verifier, type VerifierOptions } from "../src/verification/verifier.ts";
@@ -41,17 +42,17 @@ function options(more: object = {}): VerifierOptions {
   };
 }
 
-function granted(end: number): { grant: ReturnType<Verifier["decide"]>["grant"]; view: TimedView; at: (time: number) => void } {
+async function granted(end: number): Promise<{ grant: Grant | undefined; view: TimedView; at: (time: number) => void }> {
   const view = new TimedView(0);
   let now = Date.now();
   const verifier = new Verifier(options({ epochs: view, clock: () => now }));
-  const { grant } = verifier.decide(mint([{ tool: "*" }], undefined, { exp: end }), { tool: "orders.get", args: {}, at: now });
+  const { grant } = await verifier.authorize(mint([{ tool: "*" }], undefined, { exp: end }), { tool: "orders.get", args: {}, at: now });
   return { grant, view, at: (time) => (now = time) };
 }
 
-test("a grant ends with its token, and that end is final", () => {
+test("a grant ends with its token, and that end is final", async () => {
   const end = Date.now() + 50_000;
-  const { grant, at } = granted(end);
+  const { grant, at } = await granted(end);
   at(end - 1);
   assert.equal(grant?.recheck(), undefined);
   at(end);
@@ -60,8 +61,8 @@ test("a grant ends with its token, and that end is final", () => {
   assert.equal(grant?.recheck(), "expired");
 });
 
-test("a grant is stale before the end of a lease, and that end is not final", () => {
-  const { grant, view } = granted(Date.now() + 50_000);
+test("a grant is stale before the end of a lease, and that end is not final", async () => {
+  const { grant, view } = await granted(Date.now() + 50_000);
   for (const [left, code] of [[LIMITS.recheck_early, undefined], [LIMITS.recheck_early - 1, "stale"], [LEASE_MS, undefined]] as const) {
     view.boot = LEASE_MS - left;
     assert.equal(grant?.recheck(), code, String(left));
@@ -87,47 +88,48 @@ test("a used call is known up to its end, and forgotten each second", () => {
   assert.equal(nonces.spend("c", 1999, 2000), "used"); // it would have been forgotten
 });
 
-test("failures of several rules are each named, those of one argument once", () => {
+test("failures of several rules are each named, those of one argument once", async () => {
   const { verifier } = serviceOf();
-  const failures = (...allows: object[][]) => {
+  const failures = async (...allows: object[][]) => {
     const [first, ...more] = allows;
     const token = mint(first as never, undefined, ...more.map((allow) => ({ allow })) as never[]);
-    return verifier.decide(token, { tool: "orders.get", args: { amount: 100 }, at: Date.now() }).failures.map(({ place, expected }) => `${place} ${expected}`);
+    const decision = await verifier.authorize(token, { tool: "orders.get", args: { amount: 100 }, at: Date.now() });
+    return decision.failures.map(({ place, expected }) => `${place} ${expected}`);
   };
   const most = (max: number): object => ({ tool: "*", args: { amount: { max } } });
-  assert.deepEqual(failures([most(20)], [most(50)]), ["caveat 2 50"]);
-  assert.deepEqual(failures([most(20), most(50)]), ["caveat 1 20", "caveat 1 50"]);
+  assert.deepEqual(await failures([most(20)], [most(50)]), ["caveat 2 50"]);
+  assert.deepEqual(await failures([most(20), most(50)]), ["caveat 1 20", "caveat 1 50"]);
 });
 
-test("of two equal ends the first one is named", () => {
-  const { verifier } = serviceOf();
-  const place = (member: string, time: number, at: number): string | undefined => {
+test("of two equal ends the first one is named", async () => {
+  const place = async (member: string, time: number, at: number): Promise<string | undefined> => {
+    const verifier = new Verifier(options({ epochs: serviceOf().view, clock: () => at }));
     const token = mint([{ tool: "*" }], undefined, { [member]: time }, { [member]: time });
-    return verifier.decide(token, { tool: "orders.get", args: {}, at }).failures[0]?.place;
+    return (await verifier.authorize(token, { tool: "orders.get", args: {}, at })).failures[0]?.place;
   };
   const now = Date.now();
-  assert.equal(place("exp", now + 9000, now + 9000), "caveat 2");
-  assert.equal(place("nbf", now + 9000, now), "caveat 2");
+  assert.equal(await place("exp", now + 9000, now + 9000), "caveat 2");
+  assert.equal(await place("nbf", now + 9000, now), "caveat 2");
 });
 
-test("a record has the caveats of each delegation, up to 2,048 characters", () => {
-  const steps = (size: number): readonly (readonly string[])[] | undefined => {
+test("a record has the caveats of each delegation, up to 2,048 characters", async () => {
+  const steps = async (size: number): Promise<readonly (readonly string[])[] | undefined> => {
     const { verifier, recorder } = serviceOf();
     const delegation = { hop: HOP, to: "acme/worker" };
     const rule = (a: string): object => ({ allow: [{ args: { a }, tool: "*" }] });
     const filled = size - JSON.stringify(rule("")).length - JSON.stringify({ to: "acme/worker" }).length;
     const token = mint([{ tool: "*" }], undefined, rule("x".repeat(filled)) as never, delegation);
-    verifier.decide(token, { tool: "orders.get", args: {}, at: Date.now() });
+    await verifier.authorize(token, { tool: "orders.get", args: {}, at: Date.now() });
     return recorder.decisions[0]?.facts.caveats;
   };
-  assert.deepEqual(steps(2048)?.map((step) => step.map((text) => text.length)), [[2048 - 20, 20]]);
-  assert.deepEqual(steps(2049), []);
+  assert.deepEqual((await steps(2048))?.map((step) => step.map((text) => text.length)), [[2048 - 20, 20]]);
+  assert.deepEqual(await steps(2049), []);
 });
 
 test("an allowed call waits for its record, and is judged again behind it", async () => {
   const asked = { tool: "orders.get", args: {}, at: Date.now() };
   const outcome = async (settle: (service: ReturnType<typeof serviceOf>) => void): Promise<string> => {
-    const recorder = Object.assign(new MemoryRecorder(), { settle: async () => settle(service) });
+    const recorder = Object.assign(new MemoryRecorder(), { waits: true, settle: async () => settle(service) });
     const service = serviceOf(undefined, [], recorder);
     return (await service.verifier.authorize(mint([{ tool: "*" }]), asked)).code;
   };
@@ -145,17 +147,15 @@ test("a list is refused as a call is", async () => {
   assert.deepEqual(await screened(), { code: "revoked" });
 });
 
-test("a budget in another form is malformed", () => {
+test("a budget in another form is malformed", async () => {
   const asked = { tool: "orders.get", args: {}, at: Date.now() };
   for (const spend of [5, "x", ["p", "calls", "1", "task"], ["p", "calls", "1", "task", 1, 1]]) {
-    assert.equal(serviceOf().verifier.decide(mint([{ tool: "*" }], undefined, { spend }), asked).code, "malformed");
+    assert.equal((await serviceOf().verifier.authorize(mint([{ tool: "*" }], undefined, { spend }), asked)).code, "malformed");
   }
 });
 
 test("settings of another form are errors at start", () => {
   for (const more of [{ other: 1 }, { audience: "Orders" }]) assert.throws(() => new Verifier(options(more)), SettingsError);
-  const shared = new Verifier(options({ nonces: { waits: true, spend: () => "new", notBefore: () => 0 } }));
-  assert.throws(() => shared.decide(mint([{ tool: "*" }]), { tool: "orders.get", args: {}, at: Date.now() }), SettingsError);
   for (const odd of [null, [], {}, { hours: ["always"] }, { hours: ["10:00-10:00"] }, { hours: ["10:60-11:00"] }, { hours: ["10:00-11:60"] }]) {
     assert.throws(() => new ServiceLimits(odd as never), SettingsError, JSON.stringify(odd));
   }

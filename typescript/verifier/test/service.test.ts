@@ -22,10 +22,10 @@ function write(members: object, mode = 0o600): void {
   chmodSync(file, mode);
 }
 
-test("a service file opens a verifier", () => {
+test("a service file opens a verifier", async () => {
   write({ ...whole, ledger: "redis://127.0.0.1:1", ledger_mode: "strict", costs: {} }); // as enrolled
   const request = { tool: "orders.get", args: {}, at: Date.now() };
-  assert.equal(openVerifier(file, given()).decide(mint([{ tool: "*" }]), request).code, "ok");
+  assert.equal((await openVerifier(file, given()).authorize(mint([{ tool: "*" }]), request)).code, "ok");
 });
 
 for (const name of ["memory", "record_arguments", "limits", "effects", "__proto__"]) {
@@ -70,11 +70,13 @@ test("an option or a limit that is unknown is an error", () => {
 test("a key that another process adds to the file is found", async () => {
   write({ ...whole, keys: { "k0.0": whole.keys["k1.0"] } });
   const verifier = openVerifier(file, given());
-  const ask = (): string => verifier.decide(mint([{ tool: "*" }]), { tool: "orders.get", args: {}, at: Date.now() }).code;
-  assert.equal(ask(), "unknown_key");
+  const ask = async (): Promise<string> => {
+    return (await verifier.authorize(mint([{ tool: "*" }]), { tool: "orders.get", args: {}, at: Date.now() })).code;
+  };
+  assert.equal(await ask(), "unknown_key");
   write(whole);
-  while (ask() === "unknown_key") await new Promise((resolve) => setImmediate(resolve));
-  assert.equal(ask(), "ok");
+  while ((await ask()) === "unknown_key") await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(await ask(), "ok");
 });
 
 test("one of several processes or threads needs `nonces`", async () => {

@@ -59,11 +59,11 @@ function verifierOf(vector: Vector): Verifier {
   return verifier;
 }
 
-function decide(vector: Vector, tokens: readonly string[]): number {
+async function decide(vector: Vector, tokens: readonly string[]): Promise<number> {
   const verifier = verifierOf(vector);
   const began = used();
   for (const token of tokens) {
-    const { allowed, code } = verifier.decide(token, vector.request);
+    const { allowed, code } = await verifier.authorize(token, vector.request);
     if (!allowed) throw new Error(`expected a grant, got ${code}`);
   }
   return (used() - began) / tokens.length;
@@ -109,6 +109,6 @@ async function compare(): Promise<number> {
 
 for await (const line of createInterface({ input: process.stdin })) {
   const asked = JSON.parse(line);
-  const answer = asked.do === "express" ? await compare() : asked.do === "hash" ? hash(asked.count) : decide(asked.vector, asked.tokens);
+  const answer = asked.do === "express" ? await compare() : asked.do === "hash" ? hash(asked.count) : await decide(asked.vector, asked.tokens);
   process.stdout.write(`${answer}\n`);
 }

@@ -39,16 +39,16 @@ function requestOf({ http, ...asked }: Vector): AccessRequest {
   return { ...asked, http: { method: http.method, target: Buffer.from(http.target), bodyDigest } };
 }
 
-function decide(vector: Vector, levels: string[]): object {
+async function decide(vector: Vector, levels: string[]): Promise<object> {
   const verifier = verifierOf(vector);
   const request = requestOf(vector.request);
   for (const token of vector.before ?? []) {
-    const { allowed, code } = verifier.decide(token, request);
+    const { allowed, code } = await verifier.authorize(token, request);
     if (!allowed && code !== "budget_unsupported") throw new Error("a token before was not allowed");
   }
   let code = "";
   for (let time = 0; time < vector.times; time += 1) {
-    const decision = verifier.decide(vector.token, request);
+    const decision = await verifier.authorize(vector.token, request);
     code = decision.allowed ? "grant" : decision.code;
   }
   const missing = ["marks", "budgets"].find((level) => levels.includes(level)); // the highest one is named
@@ -81,7 +81,7 @@ function argumentsOf({ route, target }: Vector): object {
   return { output: found === undefined ? null : found.args };
 }
 
-const ANSWERS: Record<string, (vector: Vector, levels: string[]) => object> = {
+const ANSWERS: Record<string, (vector: Vector, levels: string[]) => object | Promise<object>> = {
   tokens: decide,
   problems: (vector, levels) => (levels.includes("budgets") ? { unsupported: "budgets" } : answerRefusal(vector)),
   json: (vector) => attempt(() => ({ output: readBody(Buffer.from(vector.body, "hex")) })),
@@ -95,5 +95,5 @@ const ANSWERS: Record<string, (vector: Vector, levels: string[]) => object> = {
 
 for await (const line of createInterface({ input: process.stdin })) {
   const { family, name, levels, input } = JSON.parse(line);
-  process.stdout.write(`${JSON.stringify({ family, name, ...ANSWERS[family]?.(input, levels) })}\n`);
+  process.stdout.write(`${JSON.stringify({ family, name, ...(await ANSWERS[family]?.(input, levels)) })}\n`);
 }

@@ -3,7 +3,7 @@
 
 import { isObject, isPlainName, type Json, type JsonObject, own } from "../json.ts";
 import { LIMITS } from "../limits.ts";
-import { between, equal, FAILS, hasAll, HOLDS, length, listOf, member, OperandError, outcome, range, subset, type Test,
+import { between, equal, FAILS, HOLDS, items, length, listOf, member, OperandError, outcome, range, type Test,
   UNSPOKEN } from "./scalars.ts";
 import { cidr, glob, subpath, url } from "./text.ts";
 
@@ -48,8 +48,8 @@ const WORDS: Record<string, Word> = {
   length: leaf((operand) => length(operand, operand)),
   min_length: leaf((operand) => length(operand, undefined)),
   max_length: leaf((operand) => length(undefined, operand)),
-  contains: leaf(hasAll),
-  subset: leaf(subset),
+  contains: leaf((operand) => items(operand, true)),
+  subset: leaf((operand) => items(operand, false)),
   glob: leaf(glob),
   subpath: leaf(subpath),
   url: leaf(url),
@@ -61,12 +61,7 @@ const WORDS: Record<string, Word> = {
   all_of: logic((outcomes) => (outcomes.includes(UNSPOKEN) ? UNSPOKEN : outcome(!outcomes.includes(FAILS)))),
   any_of: logic((outcomes) => outcome(outcomes.includes(HOLDS))),
   not: (operand, context) => {
-    const inner = compileInside([operand], context)[0] as Constraint;
-    const test: Test = (value) => {
-      const inside = judge(inner, value);
-      return inside === UNSPOKEN ? UNSPOKEN : outcome(inside === FAILS);
-    };
-    return { test, inside: inner.tests };
+    return logic(([inside]) => (inside === UNSPOKEN ? UNSPOKEN : outcome(inside === FAILS)))([operand], context);
   },
   each,
   fields,
@@ -78,7 +73,8 @@ export const CONSTRAINT_MEMBERS: readonly string[] = [...Object.keys(WORDS), "op
 /** Compile a constraint of a rule, or throw `OperandError`. */
 export function compileConstraint(written: Json, context: Context = TOP): Constraint {
   if (!isObject(written)) {
-    return { members: [{ word: "equal", operand: written, test: equal(scalarOnly(written)) }], optional: false, tests: 1 };
+    if (Array.isArray(written) || written === null) throw new OperandError("a constraint is a scalar or an object");
+    return { members: [{ word: "equal", operand: written, test: equal(written) }], optional: false, tests: 1 };
   }
   const optional = flag(written, "optional");
   const open = flag(written, "open");
@@ -122,19 +118,10 @@ function requireTrue(operand: Json): void {
   if (operand !== true) throw new OperandError("expected true");
 }
 
-function scalarOnly(written: Json): Json {
-  if (Array.isArray(written) || written === null) throw new OperandError("a constraint is a scalar or an object");
-  return written;
-}
-
-function compileInside(operand: Json[], context: Context): Constraint[] {
-  if (context.inLogic) throw new OperandError("logic inside logic");
-  return operand.map((one) => compileConstraint(one, { ...context, inLogic: true }));
-}
-
 function logic(join: (outcomes: ReturnType<Test>[]) => ReturnType<Test>): Word {
   return (operand, context) => {
-    const inner = compileInside(listOf(operand), context);
+    if (context.inLogic) throw new OperandError("logic inside logic");
+    const inner = listOf(operand).map((one) => compileConstraint(one, { ...context, inLogic: true }));
     return { test: (value) => join(inner.map((one) => judge(one, value))), inside: weigh(inner) };
   };
 }

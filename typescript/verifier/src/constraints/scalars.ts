@@ -79,20 +79,13 @@ export function member(operand: Json, isOne: boolean): Test {
   return (value) => (items.speaksOf(value) ? outcome(items.items.has(value as Scalar) === isOne) : UNSPOKEN);
 }
 
-export function hasAll(operand: Json): Test {
-  const wanted = new Scalars(listOf(operand));
+/** Test whether a list has all of the items, or whether it has no others. */
+export function items(operand: Json, hasAll: boolean): Test {
+  const wanted = new Scalars(listOf(operand, hasAll ? 1 : 0));
   return (value) => {
     if (!wanted.speaksOfAll(value)) return UNSPOKEN;
-    const given = new Set(value);
-    return outcome([...wanted.items].every((item) => given.has(item)));
-  };
-}
-
-export function subset(operand: Json): Test {
-  const allowed = new Scalars(listOf(operand, 0));
-  return (value) => {
-    if (!allowed.speaksOfAll(value)) return UNSPOKEN;
-    return outcome(value.every((item) => allowed.items.has(item)));
+    const [some, all] = hasAll ? [[...wanted.items], new Set(value)] : [value, wanted.items];
+    return outcome(some.every((item) => all.has(item)));
   };
 }
 

@@ -21,7 +21,9 @@ export class Liveness {
     // An address has room for 107 bytes of a path, and a folder may have more.
     const fd = fs.openSync(folder, fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
     try {
-      listen(this.#server, `/proc/self/fd/${fd}/${boot}.making`);
+      // `exclusive`: the primary of a cluster must not listen for a worker that may die.
+      this.#server.listen({ path: `/proc/self/fd/${fd}/${boot}.making`, exclusive: true }).unref();
+      if (!this.#server.listening) throw new Error("a journal's socket cannot be opened");
       fs.chmodSync(making, 0o600);
       this.#inode = fs.lstatSync(making, { bigint: true }).ino;
       fs.renameSync(making, this.#path);
@@ -47,13 +49,6 @@ export class Liveness {
     if (this.healthy()) fs.rmSync(this.#path, { force: true });
     if (this.#server.listening) this.#server.close();
   }
-}
-
-function listen(server: net.Server, address: string): void {
-  // `exclusive`: the primary of a cluster must not listen for a worker that may die.
-  server.listen({ path: address, exclusive: true });
-  server.unref();
-  if (!server.listening) throw new Error("a journal's socket cannot be opened");
 }
 
 /** Whether a process listens on a socket; true unless it is certain that none does. */

@@ -10,16 +10,10 @@ const DENIED_SHARE = 4; // denials may use a quarter: refused callers must not u
 const DENIED_PARTS = 64; // a process takes a 64th of the rest before it counts again what others took
 const STALE_MS = 3_600_000; // age of a half-made file or a refused socket whose process must have died
 
-/** The size of all files in a journal's folder, bytes. */
-export function usedIn(folder: string): number {
-  let used = 0;
-  for (const file of filesIn(folder)) used += fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0;
-  return used;
-}
-
 /** Requires room in a journal's folder. */
 export function holdBudget(folder: string, more: number, maxBytes: number): void {
-  const used = usedIn(folder);
+  const sizes = filesIn(folder).map((file) => fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0);
+  const used = sizes.reduce((sum, size) => sum + size, 0);
   if (used + more > maxBytes) {
     const mend = "ship old decisions, or allow it more";
     throw new AuditError(`the decision journal ${folder} has used ${used} of its ${maxBytes} bytes: ${mend}`);

@@ -65,7 +65,7 @@ export interface EffectRecord {
   readonly took: number;
 }
 
-/** One decision, allowed or refused; the journal sets `salt` and the last three members. */
+/** One decision, allowed or refused; the journal sets a `salt` if there is none. */
 export interface Decision {
   readonly code: string;
   readonly at: number;
@@ -86,9 +86,6 @@ export interface Decision {
   readonly effect?: EffectRecord | null;
   /** The name that the tool itself gave to the effect. */
   readonly externalId?: string | null;
-  sequence?: number;
-  verifier?: string;
-  boot?: string;
 }
 
 /** The facts of an unauthenticated call: none. */

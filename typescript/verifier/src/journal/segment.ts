@@ -140,24 +140,18 @@ export class Segment {
     });
   }
 
-  /** Releases the unused room, and marks the segment closed.  Idempotent. */
-  close(ended: boolean): void {
+  /**
+   * Marks the segment closed, so that its readers do not wait for more.  Idempotent.
+   *
+   * @param cuts Whether it releases the unused room: not of a file that others have cut.
+   */
+  close(ended: boolean, cuts = true): void {
     if (this.#fd < 0) return;
     try {
-      fs.ftruncateSync(this.#fd, this.#end);
+      if (cuts) fs.ftruncateSync(this.#fd, this.#end);
       writeAll(this.#fd, Buffer.of(ended ? ENDED : CLOSED), STATE_AT);
     } catch {
-      // The records are safe; only room is lost.
-    }
-    this.abandon();
-  }
-
-  /** Leaves a file that was cut: its readers must not wait for more while the run goes on in another file. */
-  leave(): void {
-    try {
-      writeAll(this.#fd, Buffer.of(CLOSED), STATE_AT);
-    } catch {
-      // Then they wait until the run ends.
+      // The records are safe; only room is lost, or a reader waits until the run ends.
     }
     this.abandon();
   }

@@ -5,7 +5,7 @@ import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { AuditError, SettingsError } from "../errors.ts";
 import { Liveness } from "./liveness.ts";
-import { denialsShare, removeStale, holdBudget, usedIn } from "./quota.ts";
+import { denialsShare, holdBudget, removeStale } from "./quota.ts";
 import { type Decision, type Gap, MAX_RECORD_BYTES, pack, UNPROVEN } from "./record.ts";
 import { Segment, storedSize } from "./segment.ts";
 import { Tally } from "./tally.ts";
@@ -32,7 +32,6 @@ const PAGE = 4096;
 const [RESERVE_SHARE, RESERVE_BYTES] = [16, 64 * 1024]; // a segment's last part is for denials
 const [LOOK_MS, RETRY_MS] = [1000, 1000]; // time between two checks of the file; pause after one that did not open
 const MODES: readonly string[] = ["strict", "durable", "best_effort"];
-const ALARMS = [0.95, 0.8, 0.5]; // used shares of the quota at which a journal warns
 
 /** The decisions of one verifier.  Opened at the first decision; this thread alone writes it. */
 export class Journal {
@@ -58,7 +57,6 @@ export class Journal {
   #retryAt = 0;
   #looked = 0;
   #broken = "";
-  #alarm = 0;
   #kept = 0; // the last sequence that is on disk
   #syncing: Promise<void> | undefined;
   #closed = false;
@@ -90,15 +88,8 @@ export class Journal {
     return this.#boot;
   }
 
-  /** Used share of the journal, 0 to 1. */
-  get fill(): number {
-    const free = Math.max(0, this.#maxBytes - usedIn(this.#folder));
-    const whole = Math.floor(free / this.#segmentBytes) * this.#segmentBytes + (this.#segment?.room ?? 0);
-    return 1 - Math.min(1, whole / this.#maxBytes);
-  }
-
   /**
-   * Records a decision, and sets its sequence, verifier and boot.
+   * Records a decision.
    *
    * @returns The sequence; 0 for a denial without room, and in mode `best_effort` for any decision, which is counted.
    * @throws AuditError An allow could not be recorded: it must be refused.
@@ -108,15 +99,10 @@ export class Journal {
     try {
       const payload = pack(decision);
       this.#lookAfter();
-      const sequence = this.#put(payload, roomy);
-      decision.sequence = sequence;
-      decision.verifier = this.verifierId;
-      decision.boot = this.#boot;
-      return sequence;
+      return this.#put(payload, roomy);
     } catch (error) {
-      if (!(error instanceof AuditError) && !isSystemError(error)) throw error;
-      if (roomy && !this.#goesOn) throw asAudit(error);
-      decision.sequence = 0;
+      if (!isExpected(error)) throw error;
+      if (roomy && !this.#goesOn) throw new AuditError("the decision journal cannot be written", { cause: error });
       if (roomy) this.#drop(decision.at);
       else this.#tally.add(decision.code, decision.peer ?? null);
       return 0;
@@ -217,7 +203,7 @@ export class Journal {
   /** Leaves a file that was deleted or cut; its gap is recorded at the start of the next one. */
   #lost(): void {
     const segment = this.#segment as Segment;
-    segment.leave();
+    segment.close(false, false);
     this.#segment = undefined;
     const { first, created } = segment.header;
     if (this.#sequence >= first) {
@@ -283,7 +269,6 @@ export class Journal {
     if (this.#broken !== "") this.#log(`the decision journal ${this.#folder} is written again`);
     this.#broken = "";
     this.#retryAt = 0;
-    this.#warn();
     this.#recordGaps();
     return segment;
   }
@@ -294,16 +279,6 @@ export class Journal {
     this.#kept = 0;
     this.#closed = false;
     void removeStale(this.#folder);
-  }
-
-  #warn(): void {
-    const fill = this.fill;
-    const level = ALARMS.find((alarm) => fill >= alarm) ?? 0;
-    if (level > this.#alarm) {
-      const share = `${Math.floor(fill * 100)} % of its ${this.#maxBytes} bytes`;
-      this.#log(`the decision journal ${this.#folder} is at ${share}; when it is full, ${this.#then()}`);
-    }
-    this.#alarm = level;
   }
 
   #then(): string {
@@ -340,17 +315,14 @@ function attempt(work: () => unknown): boolean {
     work();
     return true;
   } catch (error) {
-    if (!(error instanceof AuditError) && !isSystemError(error)) throw error;
+    if (!isExpected(error)) throw error;
     return false;
   }
 }
 
-function isSystemError(error: unknown): boolean {
-  return error instanceof Error && "code" in error;
-}
-
-function asAudit(error: unknown): AuditError {
-  return error instanceof AuditError ? error : new AuditError("the decision journal cannot be written", { cause: error });
+/** Whether an error is of the journal or of the system. */
+function isExpected(error: unknown): boolean {
+  return error instanceof AuditError || (error instanceof Error && "code" in error);
 }
 
 /** Returns an id for the verifier of this process; it shows whether other processes share its used nonces. */

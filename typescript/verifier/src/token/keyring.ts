@@ -2,7 +2,6 @@
 // The audience keys of a verifier.  SPEC 9.
 
 import type { KeyObject } from "node:crypto";
-import { inspect } from "node:util";
 import { isKeyId, isRealm } from "../names.ts";
 import { derive, hkdf } from "./chain.ts";
 import { agree, audiencePrivateKey, publicText } from "./holder.ts";
@@ -25,7 +24,7 @@ export class AudienceKey {
   }
 
   /** The key, passed through the key generator: a secret. */
-  get derived(): Buffer {
+  derived(): Buffer {
     return this.#derived;
   }
 
@@ -51,14 +50,6 @@ export class AudienceKey {
     this.#private ??= audiencePrivateKey(this.#key);
     return this.#private;
   }
-
-  toJSON(): string {
-    return "<AudienceKey>";
-  }
-
-  [inspect.custom](): string {
-    return "<AudienceKey>";
-  }
 }
 
 /** The keys of one audience, by key id. */
@@ -78,9 +69,5 @@ export class KeyRing {
 
   get(kid: string): AudienceKey | undefined {
     return this.#keys.get(kid);
-  }
-
-  [inspect.custom](): string {
-    return `<KeyRing ${[...this.#keys.keys()].join(" ")}>`;
   }
 }

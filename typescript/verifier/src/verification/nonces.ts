@@ -6,8 +6,6 @@ export type Spent = "new" | "used" | "full";
 
 /** A store of used calls. */
 export interface Nonces {
-  /** Whether `spend` returns a promise. */
-  readonly waits: boolean;
   /** Spend a key, one character a byte, and remember it until a time, ms since the Unix epoch. */
   spend(key: string, until: number, now: number): Spent | Promise<Spent>;
   /** The time before which it may have forgotten a key, ms since the Unix epoch. */
@@ -20,7 +18,6 @@ const ROOM = 1_000_000;
 
 /** Used calls in the memory of this process: no other process, and no worker, has them. */
 export class MemoryNonces implements Nonces {
-  readonly waits = false;
   readonly #start: number;
   readonly #room: number;
   readonly #seen = new Map<string, number>();

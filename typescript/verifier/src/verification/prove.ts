@@ -3,7 +3,7 @@
 
 import { refuse } from "../errors.ts";
 import { lengthOf } from "../json.ts";
-import { type ChainFacts, UNPROVEN } from "../journal/record.ts";
+import type { ChainFacts } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
 import { endingOf, type PresentedCall, readCall } from "../token/call.ts";
 import { extend, fold, isEqual, sha256 } from "../token/chain.ts";
@@ -80,13 +80,13 @@ function proveChain(
   if (token.location !== keys.realm) refuse("malformed");
   if (unproven["aud"] !== audience) refuse("wrong_audience");
   const key = keys.get(unproven["kid"] as string) ?? refuse("unknown_key");
-  const signatures = fold(key.derived, token.identifier, token.packets);
+  const signatures = fold(key.derived(), token.identifier, token.packets);
   if (!isEqual(signatures.at(-1) as Buffer, token.signature)) refuse("bad_signature");
   const packets = call === undefined ? token.packets : token.packets.slice(0, -1);
   const parent = signatures[packets.length] as Buffer;
   const room = LIMITS.caveats - (token.packets.length - packets.length);
   let opened: Opened = { packets, answered: new Map(), begins: [] };
-  if (discharges.length > 0) opened = openDischarges(discharges, token, packets, key.derived, parent, room);
+  if (discharges.length > 0) opened = openDischarges(discharges, token, packets, key.derived(), parent, room);
   const identifier = checkIdentifier(unproven, keys);
   const proof = { realm: keys.realm, audience, signatures, own: packets.length, ...opened };
   const restrictions = new CaveatReader(identifier, proof).read(opened.packets);
@@ -137,7 +137,6 @@ function targetsOf(it: Identifier, { operators, tasks, named, links }: Restricti
 function factsOf(it: Identifier, { tasks, named, links, holders, steps }: Restrictions): ChainFacts {
   const size = steps.flat().reduce((sum, text) => sum + lengthOf(text), 0);
   return {
-    ...UNPROVEN,
     agent: it.agent,
     session: it.session,
     named,

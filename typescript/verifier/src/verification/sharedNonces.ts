@@ -14,7 +14,6 @@ const LOGIN = "ARX_NONCES_PASSWORD, ARX_NONCES_PASSWORD_FILE or the login in `no
 
 /** Nonces that verifiers in Python and TypeScript can share.  A server that does not answer refuses each call. */
 export class SharedNonces implements Nonces {
-  readonly waits = true;
   readonly #address: StoreAddress;
   readonly #prefix: string;
   #link: Promise<Client> | undefined;

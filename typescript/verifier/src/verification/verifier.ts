@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The verifier of a service: one decision a call.  SPEC 11.
 
-import { inspect } from "node:util";
 import { AuditError, type Code, type Failure, Refusal, refuse, SettingsError } from "../errors.ts";
 import {
-  AWAITED, type Decision as DecisionRecord, digestOf, formOf, newSalt, type SignedCall, UNPROVEN,
+  AWAITED, type Decision as DecisionRecord, digestOf, formOf, newSalt, type SignedCall,
 } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
 import { isAudience, isToolPattern, matchesTool } from "../names.ts";
@@ -71,37 +70,22 @@ export class Verifier {
     if (!this.#effects.every(isToolPattern)) throw new SettingsError("`effects` are tools, `prefix.*` or `*`");
   }
 
-  /** Decide a call by what is known now, and record the decision; it never waits. */
-  decide(credential: string | undefined, request: AccessRequest): Decision {
-    const arrived = this.#epochs.bootMs();
-    if (this.#nonces.waits) throw new SettingsError("`decide` cannot wait for `nonces`: use `authorize`");
-    const proven = this.#prove(credential, request.peer);
-    if ("allowed" in proven) return proven;
-    const asked = withForm(request);
-    return this.#again(proven, asked, this.#decide(proven, asked, arrived));
-  }
-
-  /** Decide a call; it waits for a view that is behind, and for a record that has to be on disk. */
+  /** Decide a call; it waits for a view that is behind, for a shared store, and for a record that has to be on disk. */
   async authorize(credential: string | undefined, request: AccessRequest): Promise<Decision> {
     const arrived = this.#epochs.bootMs();
     const proven = this.#prove(credential, request.peer);
     if ("allowed" in proven) return proven;
-    await this.#catchUp(proven, request, arrived);
-    const asked = withForm({ ...request, at: this.clock() });
-    const decision = this.#nonces.waits ? await this.#decideByStore(proven, asked, arrived) : this.#decide(proven, asked, arrived);
+    if (this.#epochs.catchUp !== undefined) await this.#catchUp(proven, request, arrived);
+    const asked = { ...request, at: this.clock(), form: formOf(request.args) };
+    const decision = await this.#decide(proven, asked, arrived);
     if (!decision.allowed) return decision;
     try {
-      await this.#recorder.settle?.(Number(decision.id.split("-").at(-1)));
+      if (this.#recorder.waits) await this.#recorder.settle?.(Number(decision.id.split("-").at(-1)));
     } catch (error) {
       if (!(error instanceof AuditError)) throw error;
       return refused("audit_unavailable");
     }
-    return this.#again(proven, asked, decision);
-  }
-
-  /** Step 8, as the last act: a record may have waited for its disk. */
-  #again(proven: Proven, asked: Asked, decision: Decision): Decision {
-    const code = decision.grant?.recheck();
+    const code = decision.grant?.recheck(); // step 8, as the last act: a record may have waited for its disk
     if (code === undefined) return decision;
     decision.grant?.outcome?.settle("failed"); // it does not run
     return this.#record(proven, asked, new Refusal(code));
@@ -114,11 +98,11 @@ export class Verifier {
     const arrived = this.#epochs.bootMs();
     const proven = this.#prove(credential, request.peer);
     if ("allowed" in proven) return { code: proven.code as Code };
-    const asked = withForm(request);
+    const asked = { ...request, form: formOf(request.args) };
     try {
       judgeCircumstances(this.#judge, proven, asked, this.#epochs.timesMs(request.at));
       this.#checkEpoch(proven, arrived);
-      for (const use of callOf(proven)) await this.#spend(use, request.at);
+      await this.#spend(callOf(proven), request.at);
     } catch (error) {
       if (error instanceof Refusal) return { code: this.#record(proven, asked, error).code as Code };
       throw error;
@@ -156,30 +140,20 @@ export class Verifier {
     }
   }
 
-  #decide(proven: Proven, request: Asked, arrived: number): Decision {
-    try {
-      this.#check(proven, request, arrived);
-      const uses = proven.restrictions.onces.length > 0 ? usesOf(proven, request.at) : callOf(proven);
-      for (const use of uses) {
-        requireNew(use, this.#nonces.spend(use.key, use.until, request.at) as Spent, this.#nonces.notBefore());
-      }
-      judgeTime(proven, this.#epochs.timesMs(request.at));
-    } catch (error) {
-      if (error instanceof Refusal) return this.#record(proven, request, error);
-      throw error;
+  /** Step 6: what is used once. */
+  async #spend(uses: Iterable<Use>, now: number): Promise<void> {
+    for (const use of uses) {
+      const spent = await this.#nonces.spend(use.key, use.until, now);
+      requireNew(use, spent, this.#nonces.notBefore()); // asked last: the store may have changed it
     }
-    return this.#record(proven, request, undefined);
   }
 
-  async #spend(use: Use, now: number): Promise<void> {
-    const spent = await this.#nonces.spend(use.key, use.until, now);
-    requireNew(use, spent, this.#nonces.notBefore()); // asked last: the store may have changed it
-  }
-
-  async #decideByStore(proven: Proven, request: Asked, arrived: number): Promise<Decision> {
+  async #decide(proven: Proven, request: Asked, arrived: number): Promise<Decision> {
     try {
-      this.#check(proven, request, arrived);
-      for (const use of usesOf(proven, request.at)) await this.#spend(use, request.at);
+      judge(this.#judge, proven, request, this.#epochs.timesMs(request.at));
+      this.#checkEpoch(proven, arrived);
+      if (proven.restrictions.spends.length > 0) refuse("budget_unsupported", proven.restrictions.spends[0], "spend");
+      await this.#spend(usesOf(proven, request.at), request.at);
       this.#checkEpoch(proven, arrived); // a kill may have come meanwhile
       judgeTime(proven, this.#epochs.timesMs(this.clock()));
     } catch (error) {
@@ -187,12 +161,6 @@ export class Verifier {
       throw error;
     }
     return this.#record(proven, request, undefined);
-  }
-
-  #check(proven: Proven, request: Asked, arrived: number): void {
-    judge(this.#judge, proven, request, this.#epochs.timesMs(request.at));
-    this.#checkEpoch(proven, arrived);
-    if (proven.restrictions.spends.length > 0) refuse("budget_unsupported", proven.restrictions.spends[0], "spend");
   }
 
   /** Step 5: the kill epoch. */
@@ -207,11 +175,11 @@ export class Verifier {
 
   async #catchUp(proven: Proven, request: AccessRequest, arrived: number): Promise<void> {
     const { identifier, restrictions } = proven;
-    if (this.#epochs.catchUp === undefined || restrictions.refusal !== undefined) return;
+    if (restrictions.refusal !== undefined) return;
     const refused = this.#endOf(proven, arrived);
     const wait = refused === null ? undefined : WAITS.get(refused);
     if (wait === undefined || request.at >= restrictions.exp.at) return;
-    await this.#epochs.catchUp(sentAfter(restrictions, arrived), identifier.born[1], wait);
+    await this.#epochs.catchUp?.(sentAfter(restrictions, arrived), identifier.born[1], wait);
   }
 
   /** Step 7: the record. */
@@ -219,7 +187,7 @@ export class Verifier {
     const [salt, failures] = [newSalt(), refusal?.failures ?? []];
     const awaits = refusal === undefined && this.#effects.some((pattern) => matchesTool(pattern, request.tool));
     const record: DecisionRecord = {
-      code: refusal?.code ?? "ok", at: request.at, facts: proven.facts ?? UNPROVEN, tool: request.tool, salt,
+      code: refusal?.code ?? "ok", at: request.at, facts: proven.facts, tool: request.tool, salt,
       argsDigest: digestOf(salt, request.form), ...this.#epochs.view(), failures: failures.slice(0, 1),
       peer: request.peer ?? null, requestId: request.requestId ?? null, traceparent: request.traceparent ?? null,
       signed: refusal === undefined ? signedBy(proven) : null, effect: awaits ? AWAITED : null,
@@ -246,10 +214,6 @@ export class Verifier {
       });
       return this.#recorder.waits ? this.#recorder.settle?.(sequence) : undefined;
     });
-  }
-
-  [inspect.custom](): string {
-    return `<Verifier ${this.audience}>`;
   }
 }
 
@@ -295,8 +259,6 @@ function requireNew({ issuedAt, place }: Use, spent: Spent, notBefore: number): 
 function sentAfter({ fresh }: Proven["restrictions"], arrived: number): number {
   return fresh === undefined ? Number.NEGATIVE_INFINITY : arrived - fresh;
 }
-
-const withForm = (request: AccessRequest): Asked => ({ ...request, form: formOf(request.args) });
 
 function usedUp(place: string): never {
   return refuse("already_used", place, "once", "an approval that was not used", "one that was, or is too old");
