@@ -75,3 +75,23 @@ for (const [name, [Server, Caller, Pair]] of Object.entries(SDKS)) {
     await client.close();
   });
 }
+
+test("what a call sends before its answer leaves, and so does the answer", async () => {
+  const [near, far] = InMemoryTransport.createLinkedPair();
+  const guarded = guardTransport(far, serviceOf().verifier);
+  guarded.onmessage = (message) => {
+    const { id } = message as { id: number };
+    const params = { level: "info", data: "sent" } as const;
+    void guarded.send({ jsonrpc: "2.0", method: "notifications/message", params }, { relatedRequestId: id })
+      .then(() => guarded.send({ jsonrpc: "2.0", id, result: {} }));
+  };
+  const got: unknown[] = [];
+  const answered = new Promise<void>((resolve) => {
+    near.onmessage = (message) => void (got.push(Object.keys(message).sort()), "result" in message && resolve());
+  });
+  await Promise.all([near.start(), guarded.start()]);
+  const params = { name: "get", arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } };
+  await near.send({ jsonrpc: "2.0", id: "c", method: "tools/call", params });
+  await answered;
+  assert.deepEqual(got, [["jsonrpc", "method", "params"], ["id", "jsonrpc", "result"]]);
+});
