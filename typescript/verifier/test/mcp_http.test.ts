@@ -108,3 +108,13 @@ for (const [name, make] of Object.entries({ "SDK 1 on Node": onNode, "SDK 2 on t
     assert.equal(seen.length, 3);
   });
 }
+
+test("an error of the transport is no refusal", async () => {
+  const handleRequest = async (_: Request): Promise<Response> => {
+    throw new Error("broken");
+  };
+  const { verifier, recorder } = serviceOf();
+  const guarded = guardTransport({ send: async () => undefined, handleRequest }, verifier);
+  await assert.rejects(guarded.handleRequest(new Request("http://orders/mcp")), /broken/);
+  assert.equal(recorder.counts.size, 0);
+});
