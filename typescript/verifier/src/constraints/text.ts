@@ -69,13 +69,6 @@ export function cidr(operand: Json): Test {
   };
 }
 
-interface Location {
-  readonly scheme: string;
-  readonly host: string;
-  readonly port: number | undefined;
-  readonly path: string;
-}
-
 export function url(operand: Json): Test {
   if (!isObject(operand)) throw new OperandError("expected scheme and host");
   for (const name of Object.keys(operand)) {
@@ -131,7 +124,7 @@ function hostOf(text: string): string | undefined {
   return host.length <= LONGEST_HOST && labels.every((label) => LABEL.test(label)) ? host : undefined;
 }
 
-function readUrl(value: string): Location | undefined {
+function readUrl(value: string) {
   if (value.length > LIMITS.url || NOT_VISIBLE.test(value)) return undefined;
   const plain = until(until(value, "#"), "?");
   const at = plain.indexOf("://");

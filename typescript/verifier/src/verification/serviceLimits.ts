@@ -25,14 +25,8 @@ const PLACE = "service";
 const MEMBERS = ["rules", "net", "hours", "approve"];
 const HOURS = /^(?:(mon|tue|wed|thu|fri|sat|sun)(?:-(mon|tue|wed|thu|fri|sat|sun))? )?(\d\d):(\d\d)-(\d\d):(\d\d)$/;
 const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+type Span = ReturnType<typeof readHours>;
 const [MINUTE, DAY, THURSDAY] = [60_000, 86_400_000, 3];
-
-interface Span {
-  readonly from: number;
-  readonly to: number;
-  readonly begin: number;
-  readonly end: number;
-}
 
 export class ServiceLimits {
   readonly #rules: readonly Rule[];
@@ -114,7 +108,7 @@ function odder(name: string, value: Json): never {
   throw new SettingsError(`limits: ${name}: ${shorten(value)} is not of a form of SPEC 20`);
 }
 
-function readHours(text: Json): Span {
+function readHours(text: Json) {
   const found = typeof text === "string" ? HOURS.exec(text) : null;
   if (found === null) return odder("hours", text);
   const [, first, last] = found;

@@ -143,7 +143,8 @@ export class Verifier {
   /** Step 6: what is used once. */
   async #spend(uses: Iterable<Use>, now: number): Promise<void> {
     for (const use of uses) {
-      const spent = await this.#nonces.spend(use.key, use.until, now);
+      const answer = this.#nonces.spend(use.key, use.until, now);
+      const spent = typeof answer === "string" ? answer : await answer;
       requireNew(use, spent, this.#nonces.notBefore()); // asked last: the store may have changed it
     }
   }
@@ -153,7 +154,8 @@ export class Verifier {
       judge(this.#judge, proven, request, this.#epochs.timesMs(request.at));
       this.#checkEpoch(proven, arrived);
       if (proven.restrictions.spends.length > 0) refuse("budget_unsupported", proven.restrictions.spends[0], "spend");
-      await this.#spend(usesOf(proven, request.at), request.at);
+      const uses = proven.restrictions.onces.length > 0 ? usesOf(proven, request.at) : callOf(proven);
+      await this.#spend(uses, request.at);
       this.#checkEpoch(proven, arrived); // a kill may have come meanwhile
       judgeTime(proven, this.#epochs.timesMs(this.clock()));
     } catch (error) {
