@@ -45,6 +45,10 @@ distinct = [
 """
 
 
+ONE = ("orders.get", "orders.*", "*", "payments.refund", "payments.*")
+LISTS = [[each] for each in ONE] + [["*", each] for each in ONE if each != "*"]
+
+
 def with_rows(rows: str) -> str:
     """The policy of the shop, with rows in its template."""
     return POLICY.replace("depth = 3\n", f"depth = 3\n{rows}")
@@ -139,6 +143,20 @@ def test_each_entry_is_its_row() -> None:
         ('only_after = [ { mark = "a", tools = ["payments.refund"] } ]', "a `proof` of `marks`"),
         ('distinct = [ { tools = ["payments.refund"], arg = "amount", max = 0 } ]', "1"),
         ("after = [ " + '{ mark = "a", tools = ["orders.get"] }, ' * 33 + "]", "1 to 32"),
+        (
+            "after = [ " + ", ".join(f'{{ mark = "a", tools = {each}, do = "approve" }}' for each in LISTS) + "]",
+            "at most 8 different `tools`",
+        ),
+        (
+            'after = [ { mark = "a", tools = ["orders.get"], do = "approve" }, '
+            '{ mark = "b", tools = ["orders.*"], do = "approve" } ]',
+            "match the same tool",
+        ),
+        (
+            'approvals = [ { tools = ["payments.refund"] } ]\n'
+            'after = [ { mark = "a", tools = ["payments.refund"], do = "approve" } ]',
+            "match the same tool",
+        ),
     ],
 )
 def test_a_mistake_is_an_error_of_the_policy(rows: str, why: str) -> None:

@@ -357,6 +357,10 @@ def approvals() -> Vectors:
     counting = requiring(mint(sets | rows(distinct=[[[PAY], ["to"], 1, "task"]])), one)
     worker = requiring(mint(ANYTHING, TO | rows(marks=[UNTRUSTED])), one)
     other = requiring(mint(ANYTHING, {"hop": HOP2, "to": "acme/worker"} | rows(marks=[UNTRUSTED])), one)
+    own = after(["untrusted"], of={"id": "own"})
+    second = requiring(token, own)
+    empty, shown = discharge(third_party=own), discharge({"shown": [time]}, third_party=one)
+    of_another = joined(second, bound(empty, second), bound(shown, second))
     inner = requiring(discharge(third_party=one), after(["private"]))
     many = requiring(mint(sets), after(*[[f"m{number}"] for number in range(30)]))
     return {
@@ -368,6 +372,12 @@ def approvals() -> Vectors:
         "approve-shown-nothing": case("missing_discharge", approved(token, at=one), "a discharge of no mark", read),
         "approve-shown-earlier": case(
             "missing_discharge", approved(token, [["untrusted", AT - 1]], at=one), "another setting of it", read
+        ),
+        "approve-shown-later": case(
+            "missing_discharge", approved(token, [["untrusted", AT + 1]], at=one), "nor a later one", read
+        ),
+        "approve-shown-to-another": case(
+            "missing_discharge", of_another, "a discharge without caveats, before one that was shown it", read
         ),
         "approve-shown-another": case(
             "missing_discharge", approved(token, [["private", AT]], at=one), "another mark", read

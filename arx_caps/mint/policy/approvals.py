@@ -78,6 +78,8 @@ def check_approvals(entry: TomlEntry, template: Any, rules: Sequence[TemplateRul
     before: list[str] = []
     asking = [("approvals", index, entry.tools) for index, entry in enumerate(template.approvals)]
     after = {row.tools: index for index, row in enumerate(template.after) if row.do == "approve"}
+    if len(after) > MAX_ENTRIES:
+        raise entry.at("after").error(f'expected at most {MAX_ENTRIES} different `tools` with do = "approve"')
     for member, index, tools in (*asking, *[("after", index, tools) for tools, index in after.items()]):
         for number, tool in enumerate(tools):
             wrong = _mistake(tool, rules, template.audiences, before)

@@ -141,22 +141,24 @@ class OpenedDischarges(NamedTuple):
     answered: Mapping[int, bytes]
     begins: tuple[tuple[int, bytes], ...]
 
-    def shown(self, index: int, own: int, said: Sequence[tuple[int, Shown]]) -> frozenset[tuple[str, int]]:
+    def shown(self, index: int, said: Sequence[tuple[int, Shown]]) -> frozenset[tuple[str, int]]:
         """Return the marks that were shown to who gave a discharge, each with its time.  SPEC 21.8.
 
         Args:
             index: The index of the third-party caveat that it answers.
-            own: The number of the token's caveats.
             said: Each ``shown`` after the index of its caveat.
         """
         packet = self.packets[index]
-        begin = next(
-            at for at, answers in self.begins if not isinstance(packet, bytes) and answers == packet.identifier
-        )
-        end = min((at for at, _ in self.begins if at > begin), default=len(self.packets))
+        answers = None if isinstance(packet, bytes) else packet.identifier
         # A holder can attenuate a discharge, so that each has to name the mark; those of the token hold for all.
-        found = [frozenset(marks) for at, marks in said if begin <= at < end or at < own]
-        return frozenset.intersection(*found) if any(begin <= at < end for at, _ in said) else frozenset()
+        found = [frozenset(marks) for at, marks in said if self._answers(at) in (answers, None)]
+        given = any(self._answers(at) == answers for at, _ in said)
+        return frozenset.intersection(*found) if given else frozenset()
+
+    def _answers(self, index: int) -> bytes | None:
+        """Return what the discharge of a caveat answers; None for a caveat of the token."""
+        # The last that begins there: a discharge without caveats begins where the next one does.
+        return next((answers for begin, answers in reversed(self.begins) if begin <= index), None)
 
     def own_name(self, place: str, name: str) -> str:
         """Return the name under which a ``once`` is spent: that of a discharge includes what the discharge answers.
@@ -167,8 +169,7 @@ class OpenedDischarges(NamedTuple):
         """
         # Names of approvals are no secret.  A holder that writes one into its own token, or into a discharge that it
         # issued, must not use up the approval of another holder: it cannot answer another party's third-party caveat.
-        index = PLACES.index(place) - 1
-        answers = next((answers for begin, answers in reversed(self.begins) if begin <= index), None)
+        answers = self._answers(PLACES.index(place) - 1)
         return name if answers is None else f"{wire.text_of(sha256(answers).digest()[:16])}:{name}"
 
 
@@ -281,7 +282,7 @@ def _read(
     )
     proven.unmet = tuple(unmet for unmet in proven.unmet if unmet[0] not in opened.answered)
     if proven.marks is not None:
-        proven.marks.shown = {PLACES[index + 1]: opened.shown(index, own, proven.shown) for index in opened.answered}
+        proven.marks.shown = {PLACES[index + 1]: opened.shown(index, proven.shown) for index in opened.answered}
     if wrong is not None and proven.refused is None:
         index, error = wrong
         proven.refused = Refused(error.code, failures_of(error, index))
