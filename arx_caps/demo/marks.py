@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,11 @@ def play(realm: DemoRealm, arguments: list[str | Path]) -> Iterator[dict[str, An
         yield pay(task, "the operator lifts the mark; the orchestrator pays 5")
         yield read(task, orders, "the worker reads on")
         yield pay(task, "the orchestrator pays 5 once more")
-    events = json.loads(realm.arx("mint", "events", "--kind", "mark.lifted", "--json"))["events"]
-    came = ", ".join(f"{event['mark']}: {event['reason']}" for event in events)
+    found: list[Any] = []
+    until = time.monotonic() + 20
+    while not found and time.monotonic() < until:  # the mint writes its events into the log behind the call
+        found = json.loads(realm.arx("audit", "trail", "--tool", "mark.lifted", "--flat", "--json"))["records"]
+    came = ", ".join(f"{each['facts']['mark']}: {each['facts']['reason']}" for each in found)
     yield {"step": "the log has the lift, and why", "came": came}
 
 
