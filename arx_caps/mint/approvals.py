@@ -31,6 +31,7 @@ from arx_caps.revocation.targets import APPROVAL
 from arx_verifier import names
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, refusal, shorten
+from arx_verifier.ledger.pools import MarkSetting
 
 State = Literal["waiting", "approved", "denied", "withdrawn", "expired", "ended"]
 Row = Mapping[str, Any]
@@ -294,10 +295,8 @@ def marks_now(mint: MintContext, session: Row, *caveats: ApprovalCaveat) -> list
         marks = []
         for name in dict.fromkeys(name for marks in third_party.when for name in marks):
             for value in filter(None, (fields.get(f"w:{of}:{name}") for of in ("s", f"t/{third_party.task}"))):
-                at, _, by = value.partition(" ")
-                tool, _, service = by.rpartition(" ")
-                # Another holder may have made up the name: no operator is shown that.
-                marks.append(ShownMark(name, int(at), tool if names.is_tool_pattern(tool) else "another tool", service))
+                its = MarkSetting.read(value)
+                marks.append(ShownMark(name, its.at, its.shown_tool, its.service))
         found.append(tuple(marks))
     return found
 

@@ -7,6 +7,8 @@ For each pool, at every moment: committed + reserved + leased <= max + what an o
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
+from arx_verifier.names import is_tool_pattern
+
 PERIOD_MS: Final = {"task": 0, "hour": 3_600_000, "day": 86_400_000}
 # A pool that is not drawn on for this long is forgotten.  From then on it is exhausted, and never full again.
 KEEP_MS: Final = 7 * 24 * 60 * 60 * 1000
@@ -99,6 +101,26 @@ class MarkQuestion(NamedTuple):
     def tool(self) -> str:
         """The tool of the call."""
         return self.by.rpartition(" ")[0]
+
+
+class MarkSetting(NamedTuple):
+    """When a mark was set, ms since the Unix epoch, and by which call: what the ledger has as ``MS TOOL SERVICE``."""
+
+    at: int
+    tool: str
+    service: str
+
+    @classmethod
+    def read(cls, value: str) -> "MarkSetting":
+        """Read the value of a mark's field."""
+        at, _, by = value.partition(" ")
+        tool, _, service = by.rpartition(" ")
+        return cls(int(at), tool, service)
+
+    @property
+    def shown_tool(self) -> str:
+        """The tool; none that another holder made up, as it is no text for who reads it here."""
+        return self.tool if is_tool_pattern(self.tool) else "another tool"
 
 
 class Stopped(NamedTuple):

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 from arx_verifier.errors import Failure
 from arx_verifier.jcs import encode
 from arx_verifier.journal.record import form_of
-from arx_verifier.ledger.pools import MarkQuestion, Stopped
+from arx_verifier.ledger.pools import MarkQuestion, MarkSetting, Stopped
 from arx_verifier.limits import MAX_TOOLS
-from arx_verifier.names import MAX_TOOL_CHARS, is_tool_pattern, matches_tool
+from arx_verifier.names import MAX_TOOL_CHARS, matches_tool
 from arx_verifier.refusal_text import APPROVAL
 from arx_verifier.request import UNSEEN_BODY, AccessRequest
 from arx_verifier.token.macaroon import Identifier
@@ -309,10 +309,7 @@ def _digests(row: _Row, session: str, name: str, request: AccessRequest) -> tupl
 
 def _shown(name: str, value: str) -> str:
     """Return a mark with the time and the call that set it."""
-    at, _, by = value.partition(" ")
-    if not at.isdigit():
+    if not value:
         return f"{name}, which may be lost: open another session"
-    tool, _, service = by.rpartition(" ")
-    if not is_tool_pattern(tool):
-        tool = "another tool"  # another holder may have made up the name: it is no text for this one's model
-    return f"{name} by {tool} at {service}, {show_time(int(at))}"
+    found = MarkSetting.read(value)
+    return f"{name} by {found.shown_tool} at {found.service}, {show_time(found.at)}"

@@ -16,6 +16,7 @@ from arx_caps.mint.api.routes.work.sessions import find_session
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_verifier.errors import GrantError, StoreError
+from arx_verifier.ledger.pools import MarkSetting
 from arx_verifier.names import is_tool_pattern
 
 WRITE: Final = "arx.marks.write"
@@ -121,11 +122,10 @@ def _show(fields: dict[str, str]) -> list[MarkShown]:
     shown = []
     for field, value in fields.items():
         kind, of, mark = field.split(":", 2)
-        at, _, by = value.partition(" ")
-        tool, _, service = by.rpartition(" ")
+        its = MarkSetting.read(value)
         where, _, ref = of.partition("/")
         facts: dict[str, Any] = {"kind": _KINDS[kind], "of": _OF[where], "ref": ref or UNSET}
-        shown.append(MarkShown(mark=mark, set_at=int(at), tool=tool, service=service, **facts))
+        shown.append(MarkShown(mark=mark, set_at=its.at, tool=its.tool, service=its.service, **facts))
     return sorted(shown, key=lambda mark: (mark.set_at, mark.mark, mark.of))
 
 
