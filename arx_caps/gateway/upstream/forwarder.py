@@ -155,18 +155,7 @@ class Forwarder:
             UpstreamError: No answer came, or one that has the credential in it.
         """
         assert self._session is not None
-        several = list(headers)
-        ended = _nominated(several)
-        kept = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in several
-            if (_is_forwarded(lower := name.lower()) or (call is None and _is_own_credential(lower, value)))
-            and lower not in ended
-        }
-        hand_on(kept)
-        lengths = [] if isinstance(body, bytes) else [value for name, value in several if name == b"content-length"]
-        if lengths:
-            kept["content-length"] = lengths[0].decode("latin-1")
+        kept = _kept(list(headers), keeps_credential=call is None, streams=not isinstance(body, bytes))
         address = URL(self.base + target, encoded=True)
         own = {} if call is None else await self._credential.headers(self._session, call)
         leaks = self._credential.leaks(own)
@@ -267,6 +256,21 @@ async def _in_time(parts: AsyncIterator[bytes], limit: asyncio.Timeout, wait_s: 
         with contextlib.suppress(RuntimeError):  # the answer has begun before
             limit.reschedule(asyncio.get_running_loop().time() + wait_s)
         yield part
+
+
+def _kept(headers: list[tuple[bytes, bytes]], *, keeps_credential: bool, streams: bool) -> dict[str, str]:
+    """Return the headers of a client that are forwarded; with its length for a body that is sent as it comes."""
+    ended = _nominated(headers)
+    kept = {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in headers
+        if (_is_forwarded(lower := name.lower()) or (keeps_credential and _is_own_credential(lower, value)))
+        and lower not in ended
+    }
+    hand_on(kept)
+    if streams and (lengths := [value for name, value in headers if name == b"content-length"]):
+        kept["content-length"] = lengths[0].decode("latin-1")
+    return kept
 
 
 def _is_forwarded(name: bytes) -> bool:

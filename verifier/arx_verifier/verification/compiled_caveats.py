@@ -235,12 +235,7 @@ def _read_each(
     try:
         for index, packet in enumerate(packets):
             if not isinstance(packet, bytes):
-                third_party, more = third_party_of(index, packet)
-                said.unmet = (*said.unmet, third_party)
-                parts += more
-                if (wanted := third_party[1]).when is not None and wanted.opened is not None:
-                    add_rows(said, index, "when", [(marks, wanted) for marks in wanted.when])
-                    said.opened = min(said.opened, wanted.opened)
+                parts += _take_third_party(said, index, packet)
                 continue
             start, mark, end = packet.rpartition(HOP_MARK)
             terms = known.get(start + GAP + end[HOP_CHARS:] if mark else packet)
@@ -274,6 +269,16 @@ def _read_each(
         said.steps = tuple(steps)
     said.targets = (*[f"task:{task}" for task in said.tasks], *said.operators, *agents)
     return said, links, met
+
+
+def _take_third_party(said: ChainRestrictions, index: int, packet: ThirdPartyPacket) -> int:
+    """Add a third-party caveat to the restrictions, and return the number of its parts."""
+    third_party, parts = third_party_of(index, packet)
+    said.unmet = (*said.unmet, third_party)
+    if (wanted := third_party[1]).when is not None and wanted.opened is not None:
+        add_rows(said, index, "when", [(marks, wanted) for marks in wanted.when])
+        said.opened = min(said.opened, wanted.opened)
+    return parts
 
 
 def _require_allow(places: Sequence[str]) -> None:

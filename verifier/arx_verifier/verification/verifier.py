@@ -686,9 +686,7 @@ class Verifier:
             decision.watched = True
         if call is not None and code == OK and proven.holder is not None:
             decision.signed = proven.holder.evidence_of(call)
-        if (self._effects or (proven.marks is not None and proven.marks.has_effects)) and (
-            refused is None and self._awaits(proven, request.tool)
-        ):
+        if refused is None and (self._effects or proven.marks is not None) and self._awaits(proven, request.tool):
             decision.effect = AWAITED
         if self._record_arguments and any(matches_tool(wanted, request.tool) for wanted in self._record_arguments):
             decision.arguments = keep_arguments(request.args)
@@ -707,9 +705,10 @@ class Verifier:
 
     def _awaits(self, proven: ProvenChain, tool: str) -> bool:
         """Return whether the effect of a call is recorded, or proves a mark."""
-        if any(matches_tool(named, tool) for named in self._effects):
+        if self._effects and any(matches_tool(named, tool) for named in self._effects):
             return True
-        return self._answers and proven.marks is not None and proven.marks.proves(tool)
+        marks = proven.marks
+        return self._answers and marks is not None and marks.has_effects and marks.proves(tool)
 
     def _refuse_odd(self, token: str, request: AccessRequest) -> Decision | None:
         """Refuse a token that is not text, and raise for a request of another class."""
