@@ -106,7 +106,7 @@ def _mistake(tool: str, rules: Sequence[TemplateRule], own: Sequence[str], befor
         if overlap(tool, other):
             return (
                 f"and {shorten(other)} of an earlier entry match the same tool: expected one entry for each tool; for "
-                "two operators, write need = 2"
+                "two operators, write need = 2; for several marks, the same `tools` in each entry of `after`"
             )
     return None
 
