@@ -390,7 +390,7 @@ def approvals() -> Vectors:
         ),
         "approve-both-one-set": case("grant", two, "one of two", read),
         "approve-both-one-shown": case("missing_discharge", approved(two, [time], at=both), "both are set", read, crm),
-        "approve-both-shown": case("grant", approved(two, [time, ["private", AT]], at=both), "both", read, crm),
+        "approve-both-shown": case("grant", approved(two, [time, ["private", AT + 1]], at=both), "both", read, crm),
         "approve-either": case("missing_discharge", any_of, "the second list", crm),
         "approve-either-shown": case("grant", approved(any_of, [["private", AT]], at=either), "of it", crm),
         "approve-either-one-shown": case(

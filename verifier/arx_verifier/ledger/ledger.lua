@@ -14,6 +14,7 @@
 --                                    arx:budget:{R}:m:SESSION hash  the marks of a session, SPEC 21:
 --      w:OF:MARK, p:OF:MARK  a warning, a proof: `MS TOOL SERVICE` of the call that set it
 --      n:SET, d:SET:DIGEST   how many values a set of `distinct` has, and each of them
+--      a when a warning was set last
 --      o as of a pool, u in the index since, s what a session of this time or earlier set may have been lost before
 --
 -- The first argument of each function is the beginning that the caller remembers: its number, the run of that server and
@@ -318,6 +319,7 @@ local function judge(key, question, now, past, beside)
   if unapproved then -- last: a call that is refused for another reason must not ask for approval
     return nil, unapproved
   end
+  local warned
   for _, field in ipairs(sets) do
     local kind = string.match(field, '^([wp]):')
     if kind == 'w' and beside > 0 then -- the other server would not see it, and let through what it forbids
@@ -325,12 +327,20 @@ local function judge(key, question, now, past, beside)
     end
     -- The first call that set a warning; the last one that set a proof, which counts for a time.
     if kind == 'p' or (kind == 'w' and not redis.call('HGET', key, field)) then
+      if kind == 'w' then
+        -- Also while the clock stands still: an approval counts for the settings of marks that its approver was shown.
+        warned = warned or math.max(now, tonumber(redis.call('HGET', key, 'a') or 0) + 1)
+      end
       changes[#changes + 1] = field
-      changes[#changes + 1] = int(now) .. ' ' .. by
+      changes[#changes + 1] = int(kind == 'w' and warned or now) .. ' ' .. by
     end
   end
-  if #changes > 0 and redis.call('HLEN', key) + #changes / 2 > MAX_FIELDS then
+  if #changes > 0 and redis.call('HLEN', key) - redis.call('HEXISTS', key, 'a') + #changes / 2 > MAX_FIELDS then
     return nil, {'MARK', 'full', 0}
+  end
+  if warned then
+    changes[#changes + 1] = 'a'
+    changes[#changes + 1] = int(warned)
   end
   return changes
 end

@@ -155,9 +155,14 @@ class MemoryLedger:
                 changes |= {(name, each): "" for each in new} | {f"n:{name}": str(count + len(new))}
         if unapproved is not None:  # last: a call that is refused for another reason must not ask for approval
             return unapproved
-        changes |= {field: f"{now} {asked.by}" for field in asked.sets if field[0] == "p" or field not in fields}
-        if changes and len(fields) + len(changes) > MAX_MARK_FIELDS:
+        new = [field for field in asked.sets if field[0] == "w" and field not in fields]
+        warned = max(now, int(fields.get("a", 0)) + 1)  # also while the clock stands still; see ``ledger.lua``
+        changes |= dict.fromkeys(new, f"{warned} {asked.by}")
+        changes |= {field: f"{now} {asked.by}" for field in asked.sets if field[0] == "p"}
+        if changes and len(fields) - ("a" in fields) + len(changes) > MAX_MARK_FIELDS:
             return Stopped("full", 0)
+        if new:
+            changes["a"] = str(warned)
         return changes
 
     def _lost_until(self, fields: dict[str | tuple[str, str], str], now: int) -> int:
