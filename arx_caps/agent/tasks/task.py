@@ -250,14 +250,16 @@ class Task(Shared):
         return bool(self._asking(tool))
 
     def note_refusal(self, tool: str, code: str) -> None:
-        """Note that a service refused a call: after a mark, only a service knows that it needs an approval.
+        """Note why a call was refused: after a mark, the token does not show that it needs an approval.
 
         Args:
             tool: The tool's name.
-            code: The reason's code.
+            code: A service's ``missing_discharge``; the mint's ``conflict`` if it needs none.
         """
         if code == "missing_discharge" and self._asking(tool):
             self._marked.add(tool)
+        elif code == "conflict":
+            self._marked.discard(tool)
 
     def _asking(self, tool: str) -> "list[ThirdPartyCaveat]":
         return [caveat for held in self.bundle.outlines.values() for caveat in held.third_party_caveats_of(tool)]

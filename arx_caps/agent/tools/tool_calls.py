@@ -16,7 +16,7 @@ from arx_caps.agent.tasks.outline import meet_all
 from arx_caps.agent.tasks.task import Task
 from arx_caps.agent.tools.running_task import current_task, running
 from arx_verifier.amounts import Amount
-from arx_verifier.errors import ArxError, AttenuationError, RequestError, SettingsError, refusal, shorten
+from arx_verifier.errors import ArxError, AttenuationError, GrantError, RequestError, SettingsError, refusal, shorten
 from arx_verifier.names import is_tool
 from arx_verifier.refusal_text import error_for_model, problem_for_model
 from arx_verifier.request import read_json_object
@@ -194,7 +194,13 @@ class ToolCalls:
                 approval either.
             ArxError: As ``StartedTask.ask_approval``.
         """
-        return self._found_asker().ask_approval(self.tool_of(name), args, why=why)
+        tool = self.tool_of(name)
+        try:
+            return self._found_asker().ask_approval(tool, args, why=why)
+        except GrantError as error:
+            if error.code == "conflict":  # the mark was lifted: without this, no call of the tool would be tried again
+                self.task.note_refusal(tool, error.code)
+            raise
 
     def find_approval(self, approval: str) -> Approval:
         """Return an approval that was asked for, also before a restart, as it stands now; see ``Session.approval``.
