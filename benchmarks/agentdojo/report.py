@@ -11,7 +11,7 @@ from benchmarks.kill_report import put, table
 NAME: Final = "agentdojo"
 VERSION: Final = "v1.2.2"  # of AgentDojo's tasks
 PACKAGE: Final = "agentdojo==0.1.35"
-NO_ROWS, PRESET, UNTRUSTED_ALONE, ASK = "no rows", "the preset", "`untrusted` alone", "it with `approve`"
+NO_ROWS, PRESET, UNTRUSTED_ALONE, ASK = "no rows", "the preset", "`untrusted` alone", "`untrusted` with `approve`"
 RESULTS: Final = Path(__file__).with_name("results.json")
 POLICIES: Final = (NO_ROWS, PRESET, UNTRUSTED_ALONE, ASK)
 
