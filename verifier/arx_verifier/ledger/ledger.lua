@@ -319,7 +319,7 @@ local function judge(key, question, now, past, beside)
   if unapproved then -- last: a call that is refused for another reason must not ask for approval
     return nil, unapproved
   end
-  local warned
+  local last, warned = redis.call('HGET', key, 'a'), nil
   for _, field in ipairs(sets) do
     local kind = string.match(field, '^([wp]):')
     if kind == 'w' and beside > 0 then -- the other server would not see it, and let through what it forbids
@@ -329,13 +329,13 @@ local function judge(key, question, now, past, beside)
     if kind == 'p' or (kind == 'w' and not redis.call('HGET', key, field)) then
       if kind == 'w' then
         -- Also while the clock stands still: an approval counts for the settings of marks that its approver was shown.
-        warned = warned or math.max(now, tonumber(redis.call('HGET', key, 'a') or 0) + 1)
+        warned = math.max(now, tonumber(last or 0) + 1)
       end
       changes[#changes + 1] = field
       changes[#changes + 1] = int(kind == 'w' and warned or now) .. ' ' .. by
     end
   end
-  if #changes > 0 and redis.call('HLEN', key) - redis.call('HEXISTS', key, 'a') + #changes / 2 > MAX_FIELDS then
+  if #changes > 0 and redis.call('HLEN', key) - (last and 1 or 0) + #changes / 2 > MAX_FIELDS then
     return nil, {'MARK', 'full', 0}
   end
   if warned then
