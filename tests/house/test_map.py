@@ -30,6 +30,7 @@ WORDS = {
     "mint": "mint, policy, root key, enrol, notification, webhook, client, consent, login, approval, connection",
     "relay": "relay",
     "revocation": "kill, freeze, epoch, store, follower",
+    "run": "front, box",
     "service": "service",
     "token": "token, caveat, attenuate, third-party caveat, holder key",
     "verification": "verifier, grant, replay",

@@ -55,6 +55,7 @@ CAPS_IMPORTS: dict[str, set[str]] = {
     "service": {"agent", "audit", "credentials"},
     "console": {"audit", "mint", "revocation", "settings", "text"},
     "gateway": {"agent", "credentials", "http", "installation", "isolation", "mcp", "service", "settings"},
+    "run": {"isolation"},
     "cli": {
         "agent",
         "audit",
@@ -71,6 +72,7 @@ CAPS_IMPORTS: dict[str, set[str]] = {
         "mint",
         "relay",
         "revocation",
+        "run",
         "service",
         "settings",
         "text",
@@ -201,7 +203,7 @@ def test_rooms_stay_small() -> None:
     assert {name for name in LARGE if sizes[name] <= 16} == set(), "a reason that no folder needs"
     assert len(list(CAPS.glob("*.py"))) <= 6
     rooms = {package_of(path, CAPS) for path in product(CAPS)}
-    assert len(rooms) <= 24
+    assert len(rooms) <= 25
     assert sum(map(len, CAPS_IMPORTS.values())) <= 90
 
 
