@@ -3,18 +3,10 @@
 
 import tables from "./tables.json" with { type: "json" };
 
-export interface Reason {
-  readonly status: number;
-  readonly oauthError: string | null;
-  readonly retry: string;
-  readonly meaning: string;
-}
-
 /** A reason code of SPEC 13. */
 export type Code = keyof typeof tables.reasons;
 
-export const REASONS: Readonly<Record<Code, Reason>> = tables.reasons;
-for (const reason of Object.values(REASONS)) Object.freeze(reason);
+export const REASONS = tables.reasons;
 
 /** What was expected at a place of the chain, and what came; never a key, a token or a signature. */
 export interface Failure {

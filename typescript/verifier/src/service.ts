@@ -2,21 +2,21 @@
 // Open a verifier from a service file.  SPEC 15.2.
 
 import cluster from "node:cluster";
+import { randomBytes } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { isMainThread } from "node:worker_threads";
-import { Journal, type JournalMode, nameVerifier, SEGMENT_BYTES } from "./journal/writer.ts";
+import { Journal, type JournalMode, SEGMENT_BYTES } from "./journal/writer.ts";
 import { isObject, type JsonObject, own, readBody } from "./json.ts";
 import { Refusal, SettingsError } from "./errors.ts";
-import { bytesOf, type Check, type Checked, isAudience, isRealm } from "./names.ts";
-import type { EpochTable } from "./revocation/epoch.ts";
+import { bytesOf, type Check, type Checked, isAudience, isKeyId, isRealm } from "./names.ts";
 import { Follower } from "./revocation/follower.ts";
 import { findPassword } from "./revocation/password.ts";
 import { KeyRing } from "./token/keyring.ts";
 import { MemoryNonces, type Nonces } from "./verification/nonces.ts";
 import { type LimitsInput, ServiceLimits } from "./verification/serviceLimits.ts";
 import { SharedNonces } from "./verification/sharedNonces.ts";
-import { type Recorder, Verifier } from "./verification/verifier.ts";
+import { Verifier } from "./verification/verifier.ts";
 
 const isText = (value: unknown): value is string => typeof value === "string" && value !== "";
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 1000;
@@ -27,7 +27,8 @@ const REQUIRED_FORMS = {
   audience: isAudience,
   max_ttl_ms: isCount,
   keys: (value: unknown): value is Readonly<Record<string, string>> => {
-    return isObject(value) && Object.keys(value).length > 0 && Object.values(value).every((key) => bytesOf(key, 32));
+    const keys = isObject(value) ? Object.entries(value) : [];
+    return keys.length > 0 && keys.every(([kid, key]) => isKeyId(kid) && bytesOf(key, 32) !== undefined);
   },
 };
 const OPTIONAL_FORMS = {
@@ -58,13 +59,9 @@ type ServiceFile = Checked<typeof REQUIRED_FORMS> & Partial<Checked<typeof OPTIO
 
 export interface OpenOptions {
   /** What the service requires of each call beside its token (SPEC 20). */
-  readonly limits?: LimitsInput | ServiceLimits;
+  readonly limits?: LimitsInput;
   /** Tools, or patterns of them, whose effects are recorded too (SPEC 12.8). */
   readonly effects?: readonly string[];
-  /** Replaces the follower of the file's store. */
-  readonly epochs?: EpochTable;
-  /** Replaces the file's journal. */
-  readonly recorder?: Recorder;
   /** Whether the follower has a thread of its own. */
   readonly thread?: boolean;
 }
@@ -127,25 +124,21 @@ class FileKeys extends KeyRing {
 
 /** Open the verifier of a service file.  It follows the store of the file, and writes its journal. */
 export function openVerifier(file: string, options: OpenOptions = {}): Verifier {
-  const odd = Object.keys(options).find((name) => !["limits", "effects", "epochs", "recorder", "thread"].includes(name));
+  const odd = Object.keys(options).find((name) => !["limits", "effects", "thread"].includes(name));
   if (odd !== undefined) throw new SettingsError(`openVerifier has no option ${odd}`);
   const read = readServiceFile(file);
-  const { limits } = options;
-  const applied = limits === undefined ? [] : [limits instanceof ServiceLimits ? limits : new ServiceLimits(limits)];
-  const id = [nameVerifier(read.audience, false), applied.map(({ digest }) => `~limits-${digest}`).join("+")].join("");
-  return new Verifier({
-    audience: read.audience,
-    keys: new FileKeys(file, read),
-    epochs: options.epochs ?? follow(file, read, id, options.thread ?? true),
-    recorder: options.recorder ?? journalOf(file, read, id),
-    nonces: noncesOf(file, read),
-    limits: applied,
-    effects: options.effects ?? [],
-  });
+  const { limits: written, effects = [], thread = true } = options;
+  const limits = written === undefined ? [] : [new ServiceLimits(written)];
+  // The id shows whether other processes share its used calls (SPEC 8.3), and which limits it has (SPEC 20.1).
+  const own = [read.nonces === undefined ? "-own-nonces" : "", ...limits.map(({ digest }) => `~limits-${digest}`)];
+  const id = `${read.audience}-${process.pid}-${randomBytes(3).toString("hex")}${own.join("")}`;
+  const [nonces, recorder] = [noncesOf(file, read), journalOf(file, read, id)];
+  const epochs = follow(file, read, id, thread); // last, because it has a thread
+  return new Verifier({ audience: read.audience, keys: new FileKeys(file, read), epochs, recorder, nonces, limits, effects });
 }
 
-function follow(file: string, read: ServiceFile, id: string, thread: boolean): EpochTable {
-  if (read.store === undefined) throw new SettingsError(`${file} lacks \`store\`: give a view, or enrol the service again`);
+function follow(file: string, read: ServiceFile, id: string, thread: boolean): Follower {
+  if (read.store === undefined) throw new SettingsError(`${file} lacks \`store\`: enrol the service again`);
   const [password, ca] = [findPassword("ARX_STORE_PASSWORD"), authorityOf(file, read)];
   return new Follower(read.store, read.realm, id, { thread, password, ca });
 }
@@ -164,8 +157,8 @@ function authorityOf(file: string, { ca }: ServiceFile): string | undefined {
   return process.env["ARX_CA"] ?? (ca === undefined ? undefined : path.join(path.dirname(file), ca));
 }
 
-function journalOf(file: string, read: ServiceFile, id: string): Recorder {
-  if (read.journal === undefined) throw new SettingsError(`${file} lacks \`journal\`: give a recorder, or enrol it again`);
+function journalOf(file: string, read: ServiceFile, id: string): Journal {
+  if (read.journal === undefined) throw new SettingsError(`${file} lacks \`journal\`: enrol the service again`);
   const { journal, journal_mode: mode, journal_bytes: maxBytes } = read;
   // Many small files, so that shipping frees room early.
   const share = Math.floor((maxBytes ?? SEGMENTS * SEGMENT_BYTES) / SEGMENTS / PAGE) * PAGE;

@@ -215,5 +215,4 @@ test("what the process must not be started with", () => {
   assert.throws(() => small({ segmentBytes: 4096 }), SettingsError);
   assert.throws(() => small({ segmentBytes: 64 * KIB + 1 }), SettingsError);
   assert.throws(() => small({ maxBytes: 32 * KIB }), SettingsError);
-  assert.throws(() => small({ mode: "lazy" as "strict" }), SettingsError);
 });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A rule: a tool, and what its arguments may be.  SPEC 7.1, 7.4, 8.5.
 
-import type { Failure } from "../errors.ts";
+import { type Failure, refuse } from "../errors.ts";
 import { isObject, isPlainName, type Json, lengthOf } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import { isToolPattern, matchesTool } from "../names.ts";
@@ -86,6 +86,13 @@ function compileAll(args: Json): Map<string, Constraint> {
     made.set(name, compileConstraint(constraint));
   }
   return made;
+}
+
+/** Return whether a call is permitted, by a test of all rules about it; refuse one whose unseen body could show that. */
+export function isPermitted(args: Arguments, isUnseen: boolean, every: (test: (rule: Rule) => boolean) => boolean): boolean {
+  if (!isUnseen) return every((rule) => rule.permits(args));
+  if (every((rule) => rule.permitsWithAny(args))) return true;
+  return every((rule) => rule.couldPermit(args)) ? refuse("request_unseen") : false;
 }
 
 /** Compile the rules of an `allow`, or throw `OperandError`. */

@@ -12,8 +12,9 @@ const ESCAPED = /%(?:2[ef5]|5c|00)/i;
 const PART = "(?![. ]+(?:[;/]|$))[^/\\\\]+";
 const PATH = new RegExp(`^/?${PART}(?:/${PART})*/?$`);
 const NOT_VISIBLE = /[^\u0021-\u007e]|["<>\\^`{|}]/;
-const SCHEME = /^[A-Za-z][A-Za-z0-9+.-]*$/;
-const AUTHORITY = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([1-9][0-9]{0,4}))?$/;
+const SCHEME = /^[a-z][a-z0-9+.-]*$/;
+const AUTHORITY = "(\\[[0-9A-Fa-f:.]+\\]|[A-Za-z0-9._-]+)(?::([1-9][0-9]{0,4}))?";
+const URL_FORM = new RegExp(`^([A-Za-z][A-Za-z0-9+.-]*)://${AUTHORITY}(/[^?#]*)?(?:[?#]|$)`);
 const LABEL = /^[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?$/;
 const NUMBER = /^(?:[0-9]+|0x[0-9a-f]*)$/;
 const LONGEST_HOST = 253;
@@ -75,7 +76,7 @@ export function url(operand: Json): Test {
     if (!["scheme", "host", "port", "path"].includes(name)) throw new OperandError("a member that a URL does not have");
   }
   const [scheme, host, port, path] = ["scheme", "host", "port", "path"].map((name) => own(operand, name));
-  if (typeof scheme !== "string" || !SCHEME.test(scheme) || scheme !== scheme.toLowerCase()) {
+  if (typeof scheme !== "string" || !SCHEME.test(scheme)) {
     throw new OperandError("expected a scheme in lower case");
   }
   if (port !== undefined && !(Number.isSafeInteger(port) && (port as number) >= 1 && (port as number) <= 65535)) {
@@ -126,21 +127,8 @@ function hostOf(text: string): string | undefined {
 
 function readUrl(value: string) {
   if (value.length > LIMITS.url || NOT_VISIBLE.test(value)) return undefined;
-  const plain = until(until(value, "#"), "?");
-  const at = plain.indexOf("://");
-  if (at < 0) return undefined;
-  const scheme = plain.slice(0, at).toLowerCase();
-  const rest = plain.slice(at + 3);
-  const authority = AUTHORITY.exec(until(rest, "/"));
-  if (authority === null || !SCHEME.test(scheme)) return undefined;
-  const host = hostOf(authority[1] as string);
-  const port = authority[2] === undefined ? own(PORTS, scheme) : Number(authority[2]);
-  if (host === undefined || (port ?? 0) > 65535) return undefined;
-  const slash = rest.indexOf("/");
-  return { scheme, host, port, path: slash < 0 ? "/" : rest.slice(slash) };
-}
-
-function until(text: string, mark: string): string {
-  const at = text.indexOf(mark);
-  return at < 0 ? text : text.slice(0, at);
+  const [, written = "", name = "", digits, path = "/"] = URL_FORM.exec(value) ?? [];
+  const [scheme, host] = [written.toLowerCase(), hostOf(name)];
+  const port = digits === undefined ? own(PORTS, scheme) : Number(digits);
+  return host === undefined || (port ?? 0) > 65535 ? undefined : { scheme, host, port, path };
 }

@@ -2,7 +2,6 @@
 /** One file of a decision journal: its bytes, its writing, its end.  SPEC 15.3. */
 
 import fs from "node:fs";
-import os from "node:os";
 import path from "node:path";
 import { crc32 } from "node:zlib";
 import { AuditError } from "../errors.ts";
@@ -15,7 +14,6 @@ export const MAGIC = Buffer.from("ARXJRNL2");
 export const [STATE_AT, DENIED_AT, LENGTHS_AT, BODY_AT] = [8, 12, 16, 24];
 const [CLOSED, ENDED] = [1, 2]; // 0 while it is written
 const RECORD_HEADER = 8;
-const LITTLE = os.endianness() === "LE";
 const ZEROS = Buffer.alloc(1 << 20);
 const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = fs.constants;
 
@@ -107,10 +105,7 @@ export class Segment {
   /** Counts bytes of denials in the file, because all writers of the folder share one quota. */
   deny(bytes: number): void {
     this.#denied += bytes;
-    const word = Buffer.alloc(4);
-    if (LITTLE) word.writeUInt32LE(this.#denied);
-    else word.writeUInt32BE(this.#denied);
-    writeAll(this.#fd, word, DENIED_AT);
+    writeAll(this.#fd, new Uint8Array(Uint32Array.of(this.#denied).buffer), DENIED_AT); // in this machine's byte order
   }
 
   /** Whether the file is still in its folder, at its full length; records of a deleted or cut file are lost. */
@@ -187,9 +182,9 @@ export function deniedIn(file: string): number {
     throw error;
   }
   try {
-    const word = Buffer.alloc(4);
-    fs.readSync(fd, word, 0, word.length, DENIED_AT);
-    return LITTLE ? word.readUInt32LE() : word.readUInt32BE();
+    const word = new Uint32Array(1);
+    fs.readSync(fd, word, 0, word.byteLength, DENIED_AT);
+    return word[0] as number;
   } finally {
     fs.closeSync(fd);
   }

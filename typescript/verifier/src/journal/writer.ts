@@ -6,9 +6,8 @@ import fs from "node:fs";
 import { AuditError, SettingsError } from "../errors.ts";
 import { Liveness } from "./liveness.ts";
 import { denialsShare, holdBudget, removeStale } from "./quota.ts";
-import { type Decision, type Gap, MAX_RECORD_BYTES, pack, UNPROVEN } from "./record.ts";
+import { type Decision, type Gap, MAX_RECORD_BYTES, pack, type RefusalCount, UNPROVEN } from "./record.ts";
 import { Segment, storedSize } from "./segment.ts";
-import { Tally } from "./tally.ts";
 
 export type JournalMode = "strict" | "durable" | "best_effort";
 
@@ -29,9 +28,9 @@ export const SEGMENT_BYTES = 16 * 1024 * 1024;
 export const MAX_BYTES = 1024 * 1024 * 1024;
 const MIN_SEGMENT_BYTES = 2 * MAX_RECORD_BYTES;
 const PAGE = 4096;
+const [PEERS, COUNTS_MS] = [64, 1000]; // counts by reason and peer, further peers as "*"; shortest time between two records
 const [RESERVE_SHARE, RESERVE_BYTES] = [16, 64 * 1024]; // a segment's last part is for denials
 const [LOOK_MS, RETRY_MS] = [1000, 1000]; // time between two checks of the file; pause after one that did not open
-const MODES: readonly string[] = ["strict", "durable", "best_effort"];
 
 /** The decisions of one verifier.  Opened at the first decision; this thread alone writes it. */
 export class Journal {
@@ -45,7 +44,7 @@ export class Journal {
   readonly #reserve: number;
   readonly #clock: () => number;
   readonly #log: (text: string) => void;
-  readonly #tally = new Tally();
+  readonly #counts = new Map<string, RefusalCount>(); // refusals without records of their own: SPEC 12.2
   readonly #gaps = new Map<Gap["why"], Gap>();
   #boot = "";
   #sequence = 0;
@@ -54,6 +53,7 @@ export class Journal {
   #life: Liveness | undefined;
   #deniedLeft = 0;
   #recountAt = 0;
+  #countedAt = Number.NEGATIVE_INFINITY;
   #retryAt = 0;
   #looked = 0;
   #broken = "";
@@ -68,9 +68,6 @@ export class Journal {
     if (!(segmentBytes >= MIN_SEGMENT_BYTES && segmentBytes <= maxBytes) || segmentBytes % PAGE !== 0) {
       const expected = `whole pages from ${MIN_SEGMENT_BYTES} up to the quota of ${maxBytes}`;
       throw new SettingsError(`invalid segmentBytes: expected ${expected}, got ${segmentBytes}`);
-    }
-    if (!MODES.includes(mode)) {
-      throw new SettingsError(`invalid journal mode: expected one of ${MODES.join(", ")}, got ${mode}`);
     }
     this.#folder = folder;
     this.verifierId = verifierId;
@@ -104,7 +101,7 @@ export class Journal {
       if (!isExpected(error)) throw error;
       if (roomy && !this.#goesOn) throw new AuditError("the decision journal cannot be written", { cause: error });
       if (roomy) this.#drop(decision.at);
-      else this.#tally.add(decision.code, decision.peer ?? null);
+      else this.#tally(decision.code, decision.peer ?? "");
       return 0;
     }
   }
@@ -123,8 +120,14 @@ export class Journal {
 
   /** Counts an unauthenticated refusal; there is at most one record of counts a second. */
   count(code: string, peer: string | null): void {
-    this.#tally.add(code, peer);
+    this.#tally(code, peer ?? "");
     this.#flush(false);
+  }
+
+  #tally(code: string, own: string): void {
+    const peer = this.#counts.has(`${code} ${own}`) || this.#counts.size < PEERS ? own : "*";
+    const times = (this.#counts.get(`${code} ${peer}`)?.times ?? 0) + 1;
+    this.#counts.set(`${code} ${peer}`, { code, peer, times });
   }
 
   /** Records the counts, releases unused room and ends the run.  A later decision starts another run. */
@@ -228,12 +231,13 @@ export class Journal {
 
   #flush(last: boolean): void {
     const now = performance.now();
-    if (!this.#tally.due(now, last)) return;
-    const payload = pack({ code: "counted", at: this.#clock(), facts: UNPROVEN, counts: this.#tally.counts() });
+    if (this.#counts.size === 0 || (!last && now - this.#countedAt < COUNTS_MS)) return;
+    this.#countedAt = now;
+    const payload = pack({ code: "counted", at: this.#clock(), facts: UNPROVEN, counts: [...this.#counts.values()] });
     const segment = this.#segment;
     // The last counts of a run need no share: there is one such record a run.
     const room = last && segment !== undefined && segment.room >= storedSize(payload.length);
-    this.#tally.settle(now, attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload))));
+    if (attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload)))) this.#counts.clear();
   }
 
   /** Opens the next file; if that fails, keeps the present one, where denials may still fit. */
@@ -245,7 +249,7 @@ export class Journal {
     } catch (error) {
       const system = `the decision journal ${this.#folder} cannot be written: ${(error as Error).message}`;
       const reason = error instanceof AuditError ? error.message : system;
-      if (this.#broken === "") this.#log(`${reason}; until it can, ${this.#then()}`);
+      if (this.#broken === "") this.#log(`${reason}; until it can, calls ${this.#goesOn ? "go unrecorded" : "are refused (audit_unavailable)"}`);
       this.#broken = reason;
       this.#retryAt = now + RETRY_MS;
       throw new AuditError(reason, { cause: error });
@@ -279,10 +283,6 @@ export class Journal {
     this.#kept = 0;
     this.#closed = false;
     void removeStale(this.#folder);
-  }
-
-  #then(): string {
-    return this.#goesOn ? "calls go unrecorded" : "calls are refused (audit_unavailable)";
   }
 
   async #sync(): Promise<void> {
@@ -323,9 +323,4 @@ function attempt(work: () => unknown): boolean {
 /** Whether an error is of the journal or of the system. */
 function isExpected(error: unknown): boolean {
   return error instanceof AuditError || (error instanceof Error && "code" in error);
-}
-
-/** Returns an id for the verifier of this process; it shows whether other processes share its used nonces. */
-export function nameVerifier(audience: string, shares: boolean): string {
-  return `${audience}-${process.pid}-${randomBytes(3).toString("hex")}${shares ? "" : "-own-nonces"}`;
 }

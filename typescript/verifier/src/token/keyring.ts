@@ -2,7 +2,6 @@
 // The audience keys of a verifier.  SPEC 9.
 
 import type { KeyObject } from "node:crypto";
-import { isKeyId, isRealm } from "../names.ts";
 import { derive, hkdf } from "./chain.ts";
 import { agree, audiencePrivateKey, publicText } from "./holder.ts";
 import { Recent } from "./recent.ts";
@@ -18,7 +17,6 @@ export class AudienceKey {
   readonly #shared = new Recent<Buffer | null>(MOST_SHARED);
 
   constructor(key: Uint8Array) {
-    if (key.length !== 32) throw new TypeError("an audience key has 32 bytes");
     this.#key = Buffer.from(key);
     this.#derived = derive(key);
   }
@@ -59,9 +57,6 @@ export class KeyRing {
   readonly #keys: ReadonlyMap<string, AudienceKey>;
 
   constructor(keys: { readonly [kid: string]: Uint8Array }, realm: string, maxTtlMs: number) {
-    if (!isRealm(realm)) throw new TypeError("`realm` is no realm's name");
-    if (!Number.isSafeInteger(maxTtlMs) || maxTtlMs <= 0) throw new TypeError("`max_ttl_ms` is a number of ms");
-    for (const kid of Object.keys(keys)) if (!isKeyId(kid)) throw new TypeError("`keys` has a name that is no key id");
     this.realm = realm;
     this.maxTtlMs = maxTtlMs;
     this.#keys = new Map(Object.entries(keys).map(([kid, key]) => [kid, new AudienceKey(key)]));

@@ -9,7 +9,11 @@ import type { Packet } from "./chain.ts";
 const PREFIX = "arx1_";
 const MOST_ENDING = 320; // characters: more than the longest call takes
 const TAIL = [0, 0, 6, 32]; // the ends of a caveat and of all caveats, and the header of the signature
-const [LOCATION, IDENTIFIER, VERIFICATION_ID, SIGNATURE] = [1, 2, 4, 6] as const;
+const [IDENTIFIER, VERIFICATION_ID] = [2, 4];
+// The tags of a location and an identifier, of each caveat, and of the signature; 0 is an end.
+const FORM = /^1 2 0 (?:(?:2|(?:1 )?2 4) 0 )*0 6$/;
+
+type Field = readonly [tag: number, value: Buffer];
 
 /** A token or a discharge, of which nothing is proven. */
 export interface Parts {
@@ -19,49 +23,24 @@ export interface Parts {
   readonly signature: Buffer;
 }
 
-class Cursor {
-  readonly #bytes: Buffer;
-  #at = 0;
-
-  constructor(bytes: Buffer) {
-    this.#bytes = bytes;
+/** Return tag and value of each field behind the version, or refuse bytes that are no fields; an end has the tag 0. */
+function readFields(bytes: Buffer): Field[] {
+  const fields: Field[] = [];
+  let at = 1;
+  const next = (): number => bytes[at++] ?? refuse("malformed");
+  while (at < bytes.length) {
+    const tag = next();
+    let length = tag === 0 ? 0 : next();
+    if (length >= 0x80) {
+      const high = next();
+      if (high === 0 || high >= 0x80) refuse("malformed"); // it could be shorter, or has a third byte
+      length = (high << 7) | (length & 0x7f);
+    }
+    fields.push([tag, bytes.subarray(at, at + length)]);
+    at += length;
   }
-
-  took(byte: number): boolean {
-    if (this.#bytes[this.#at] !== byte) return false;
-    this.#at += 1;
-    return true;
-  }
-
-  take(byte: number): void {
-    if (!this.took(byte)) refuse("malformed");
-  }
-
-  field(tag: number): Buffer {
-    this.take(tag);
-    const length = this.#length();
-    const end = this.#at + length;
-    if (end > this.#bytes.length) refuse("malformed");
-    const value = this.#bytes.subarray(this.#at, end);
-    this.#at = end;
-    return value;
-  }
-
-  has(tag: number): boolean {
-    return this.#bytes[this.#at] === tag;
-  }
-
-  end(): void {
-    if (this.#at !== this.#bytes.length) refuse("malformed");
-  }
-
-  #length(): number {
-    const low = this.#bytes[this.#at++] ?? refuse("malformed");
-    if (low < 0x80) return low;
-    const high = this.#bytes[this.#at++] ?? refuse("malformed");
-    if (high === 0 || high >= 0x80) refuse("malformed"); // it could be shorter, or has a third byte
-    return (high << 7) | (low & 0x7f);
-  }
+  if (at > bytes.length) refuse("malformed"); // or a signature could have another length before its 32 bytes
+  return fields;
 }
 
 /** A call at a token's end, read without the chain before it. */
@@ -92,30 +71,16 @@ export function readEnding(text: string, sizes: readonly number[]): Ending | und
 /** Read a token's text, or refuse it with `malformed`. */
 export function readToken(text: string): Parts {
   if (!text.startsWith(PREFIX) || text.length > LIMITS.credential) refuse("malformed");
-  const body = bytesOf(text.slice(PREFIX.length)) ?? refuse("malformed");
-  const cursor = new Cursor(body);
-  cursor.take(2);
-  const location = cursor.field(LOCATION).toString("latin1");
-  const identifier = cursor.field(IDENTIFIER);
-  cursor.take(0);
+  const bytes = bytesOf(text.slice(PREFIX.length)) ?? refuse("malformed");
+  const fields = readFields(bytes);
+  if (bytes[0] !== 2 || !FORM.test(fields.map(([tag]) => tag).join(" "))) refuse("malformed");
+  const [[, location], [, identifier]] = fields as [Field, Field];
+  const [, signature] = fields.at(-1) as Field;
   const packets: Packet[] = [];
-  while (!cursor.took(0)) packets.push(readPacket(cursor));
-  const signature = cursor.field(SIGNATURE);
-  cursor.end();
-  if (signature.length !== 32 || packets.length > LIMITS.caveats) refuse("malformed");
-  return { location, identifier, packets, signature };
-}
-
-function readPacket(cursor: Cursor): Packet {
-  const located = cursor.has(LOCATION);
-  if (located) cursor.field(LOCATION);
-  const raw = cursor.field(IDENTIFIER);
-  if (!cursor.has(VERIFICATION_ID)) {
-    if (located) refuse("malformed"); // a first-party caveat has no location
-    cursor.take(0);
-    return { raw };
+  for (const [tag, value] of fields.slice(2)) {
+    if (tag === IDENTIFIER) packets.push({ raw: value });
+    else if (tag === VERIFICATION_ID) packets.push({ ...(packets.pop() as Packet), verificationId: value });
   }
-  const verificationId = cursor.field(VERIFICATION_ID);
-  cursor.take(0);
-  return { raw, verificationId };
+  if (signature.length !== 32 || packets.length > LIMITS.caveats) refuse("malformed");
+  return { location: location.toString("latin1"), identifier, packets, signature };
 }

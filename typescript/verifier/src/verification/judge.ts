@@ -2,7 +2,7 @@
 // Judge a call by everything that a proven token restricts.  SPEC 11, step 4 c to h.  Nothing here waits or changes state.
 
 import { isInside, readPeer } from "../addresses.ts";
-import { type Arguments, isTooMuch, shorten } from "../constraints/rule.ts";
+import { type Arguments, isPermitted, isTooMuch, type Rule, shorten } from "../constraints/rule.ts";
 import { type Failure, Refusal, refuse } from "../errors.ts";
 import { writeArguments } from "../json.ts";
 import { LIMITS } from "../limits.ts";
@@ -92,19 +92,13 @@ function judgeTool({ restrictions }: Proven, { tool, args }: AccessRequest, isUn
       refuse("tool_not_allowed", place, "tool", rules.map((rule) => rule.tool).join(" or "), shorten(tool));
     }
   }
-  if (isTooMuch(tests, args)) {
-    refuse("argument_not_allowed", "request", "size of the arguments", "less work", "more");
-  }
-  if (!isUnseen && every(distinct, tool, (rule) => rule.permits(args))) return;
+  if (isTooMuch(tests, args)) refuse("argument_not_allowed", "request", "size of the arguments", "less work", "more");
+  if (isPermitted(args, isUnseen, (test) => every(distinct, tool, test))) return;
   const refused = allows.filter(({ rules }) => !rules.some((rule) => rule.names(tool) && rule.permits(args)));
-  if (isUnseen) {
-    if (every(allows, tool, (rule) => rule.permitsWithAny(args))) return;
-    if (refused.length === 0 || every(allows, tool, (rule) => rule.couldPermit(args))) refuse("request_unseen");
-  }
-  if (refused.length > 0) throw new Refusal("argument_not_allowed", explain(refused, tool, args));
+  throw new Refusal("argument_not_allowed", explain(refused, tool, args));
 }
 
-function every(allows: readonly Allow[], tool: string, test: (rule: Allow["rules"][number]) => boolean): boolean {
+function every(allows: readonly Allow[], tool: string, test: (rule: Rule) => boolean): boolean {
   return allows.every(({ rules }) => rules.some((rule) => rule.names(tool) && test(rule)));
 }
 

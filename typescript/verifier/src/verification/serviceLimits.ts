@@ -2,9 +2,9 @@
 // Limits of a service: what it requires of each call beside its token.  SPEC 20.
 
 import { isInside, type Network, readNetwork, readPeer } from "../addresses.ts";
-import { compileRules, isTooMuch, type Rule, shorten } from "../constraints/rule.ts";
+import { compileRules, isPermitted, isTooMuch, type Rule, shorten } from "../constraints/rule.ts";
 import { OperandError } from "../constraints/scalars.ts";
-import { type Failure, Refusal, refuse, SettingsError } from "../errors.ts";
+import { Refusal, refuse, SettingsError } from "../errors.ts";
 import { isObject, type Json, own, writeCanonical } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import { isToolPattern, matchesTool } from "../names.ts";
@@ -76,16 +76,11 @@ export class ServiceLimits {
     if (this.#rules.length === 0) return;
     const rules = this.#rules.filter((rule) => rule.names(tool));
     if (rules.length === 0) refuse(CODE, PLACE, "tool", this.#rules.map((rule) => rule.tool).join(" or "), shorten(tool));
-    if (isTooMuch(rules.reduce((sum, rule) => sum + rule.tests, 0), args)) {
-      refuse(CODE, PLACE, "size of the arguments", "less work", "more");
-    }
-    if (isUnseen) {
-      if (rules.every((rule) => rule.permitsWithAny(args))) return;
-      if (rules.every((rule) => rule.couldPermit(args))) refuse("request_unseen");
-    } else if (rules.every((rule) => rule.permits(args))) return;
-    const failures: Failure[] = [];
-    for (const rule of rules) failures.push(...rule.explain(args, PLACE, LIMITS.failures - failures.length));
-    throw new Refusal(CODE, failures);
+    const tests = rules.reduce((sum, rule) => sum + rule.tests, 0);
+    if (isTooMuch(tests, args)) refuse(CODE, PLACE, "size of the arguments", "less work", "more");
+    if (isPermitted(args, isUnseen, (test) => rules.every(test))) return;
+    const failures = rules.flatMap((rule) => rule.explain(args, PLACE, LIMITS.failures));
+    throw new Refusal(CODE, failures.slice(0, LIMITS.failures));
   }
 
   /** Refuse a call that needs an approval of the mint, by a token that asks for none. */

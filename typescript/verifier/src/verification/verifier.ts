@@ -6,7 +6,7 @@ import {
   AWAITED, type Decision as DecisionRecord, digestOf, formOf, newSalt, type SignedCall,
 } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
-import { isAudience, isToolPattern, matchesTool } from "../names.ts";
+import { isToolPattern, matchesTool } from "../names.ts";
 import type { AccessRequest } from "../request.ts";
 import type { EpochTable } from "../revocation/epoch.ts";
 import { sha256 } from "../token/chain.ts";
@@ -41,8 +41,6 @@ export interface VerifierOptions {
   readonly clock?: () => number;
 }
 
-const MINT = "arx.mint";
-const OPTIONS = new Set(["audience", "keys", "epochs", "recorder", "nonces", "limits", "effects", "clock"]);
 const WAITS: ReadonlyMap<Code, number> = new Map([["behind", 50], ["syncing", 500], ["stale", 50]]);
 
 export class Verifier {
@@ -56,9 +54,6 @@ export class Verifier {
   readonly #effects: readonly string[];
 
   constructor(options: VerifierOptions) {
-    const odd = Object.keys(options).find((name) => !OPTIONS.has(name));
-    if (odd !== undefined) throw new SettingsError(`a verifier has no setting ${odd}`);
-    if (!isAudience(options.audience) && options.audience !== MINT) throw new SettingsError("`audience` is no audience's name");
     this.audience = options.audience;
     this.realm = options.keys.realm;
     this.clock = options.clock ?? Date.now;
