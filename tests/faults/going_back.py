@@ -220,10 +220,10 @@ def main() -> None:
         kind, known = kinds[number % len(kinds)], KNOWN[number % len(KNOWN)]
         with tempfile.TemporaryDirectory() as folder:
             try:
-                outcome = f"{play(Path(folder), kind, known):.0f} ms"
+                told = f"{play(Path(folder), kind, known):.0f} ms"
             except AssertionError as error:
-                failed, outcome = failed + 1, f"FAILED: {error}"
-        print(f"{number + 1}: {kind}, known to the {known}: {outcome}", flush=True)
+                failed, told = failed + 1, f"FAILED: {error}"
+        print(f"{number + 1}: {kind}, known to the {known}: {told}", flush=True)
     print(f"{given.runs - failed} of {given.runs}")
     sys.exit(failed > 0)
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // JSON in one form only: canonical JSON of tokens (SPEC 3), bodies of requests (SPEC 8.4), arguments (SPEC 8.2).
 //
-// `JSON.parse` keeps the last of two equal names and rounds numbers: what it reads is checked, or must be as it is written again.
+// `JSON.parse` keeps the last of two equal names and rounds numbers: what it reads is checked, or written again and
+// compared.
 
 import { isUtf8 } from "node:buffer";
 import { type Code, refuse } from "./errors.ts";
@@ -28,8 +29,10 @@ function requireOneMeaning(text: string): void {
     if (number !== undefined) requireExact(number);
     if (quoted !== undefined) {
       const value: string = quoted.includes("\\") ? JSON.parse(quoted) : quoted.slice(1, -1);
-      if (!value.isWellFormed() || (colon !== undefined && open.at(-1)?.has(value))) noForm("half of a pair, or a name twice");
-      if (colon !== undefined) open.at(-1)?.add(value);
+      if (!value.isWellFormed()) noForm("half of a surrogate pair");
+      if (colon === undefined) continue;
+      if (open.at(-1)?.has(value)) noForm("a name twice");
+      open.at(-1)?.add(value);
     } else if (token.endsWith("{") || token.endsWith("[")) {
       if (open.push(new Set()) > LIMITS.argument_nesting) noForm("too many nested containers");
     } else if (token.endsWith("}") || token.endsWith("]")) open.pop();
@@ -39,8 +42,9 @@ function requireOneMeaning(text: string): void {
 function requireExact(text: string): void {
   if (text.length > LONGEST_DECIMAL && /[.eE]/.test(text)) noForm("a long decimal");
   const value = Number(text);
+  const read = String(value);
   if (!(Math.abs(value) <= LIMITS.integer)) noForm("a number beyond 2^53-1");
-  if (text !== String(value) && decimalOf(text) !== decimalOf(String(value))) noForm("more digits than a double carries");
+  if (text !== read && decimalOf(text) !== decimalOf(read)) noForm("more digits than a double carries");
 }
 
 /** Return a copy whose objects inherit no names. */
@@ -114,7 +118,7 @@ export function writeArguments(value: unknown): string {
   }
 }
 
-/** Names in the order of UTF-16: in canonical JSON, where none has a character beyond U+FFFF, that is by code point too. */
+/** Names in the order of UTF-16: in canonical JSON, without characters beyond U+FFFF in names, that of code points. */
 function write(value: unknown, isCanonical: boolean, depth: number): string {
   if (typeof value === "string") return quote(value);
   if (typeof value === "number") {
@@ -122,7 +126,8 @@ function write(value: unknown, isCanonical: boolean, depth: number): string {
     return isNumber ? String(value) : noForm("a number that is no integer, or beyond 2^53-1");
   }
   if (typeof value === "boolean" || (value === null && !isCanonical)) return String(value);
-  if (depth > (isCanonical ? LIMITS.caveat_nesting : LIMITS.argument_nesting)) return noForm("too many nested containers");
+  const deepest = isCanonical ? LIMITS.caveat_nesting : LIMITS.argument_nesting;
+  if (depth > deepest) return noForm("too many nested containers");
   if (Array.isArray(value)) return `[${Array.from(value, (item) => write(item, isCanonical, depth + 1)).join(",")}]`;
   if (!isObject(value)) return noForm(typeof value === "object" ? "null, or an object of a class" : typeof value);
   let written = "";

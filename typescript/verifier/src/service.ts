@@ -6,7 +6,7 @@ import { randomBytes } from "node:crypto";
 import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { isMainThread } from "node:worker_threads";
-import { Journal, type JournalMode, SEGMENT_BYTES } from "./journal/writer.ts";
+import { Journal, type JournalMode, MODES, SEGMENT_BYTES } from "./journal/writer.ts";
 import { isObject, type JsonObject, own, readBody } from "./json.ts";
 import { Refusal, SettingsError } from "./errors.ts";
 import { bytesOf, type Check, type Checked, isAudience, isKeyId, isRealm } from "./names.ts";
@@ -34,7 +34,7 @@ const REQUIRED_FORMS = {
 const OPTIONAL_FORMS = {
   store: isText,
   journal: isText,
-  journal_mode: (value: unknown): value is JournalMode => value === "strict" || value === "durable" || value === "best_effort",
+  journal_mode: (value: unknown): value is JournalMode => MODES.some((mode) => mode === value),
   journal_bytes: isCount,
   issuer: isText, // another process refreshes the keys and ships the records
   key_file: isText,
@@ -80,10 +80,10 @@ export function readServiceFile(file: string): ServiceFile {
     throw new SettingsError(`${file} is not a service file: ${why}`);
   }
   for (const name of Object.keys(read)) {
-    const missing = own(REFUSED, name);
-    if (missing !== undefined) throw new SettingsError(`${file} has \`${name}\`, which this version refuses: ${missing}`);
-    if (own(FORMS, name) === undefined) throw new SettingsError(`${file} has a member that is unknown: ${JSON.stringify(name)}`);
-    if (!FORMS[name]?.(read[name])) throw new SettingsError(`${file}: the value of \`${name}\` is of no form of SPEC 15.2`);
+    const [missing, isForm] = [own(REFUSED, name), own(FORMS, name)];
+    if (missing !== undefined) throw new SettingsError(`${file} has \`${name}\`, which is refused: ${missing}`);
+    if (isForm === undefined) throw new SettingsError(`${file} has an unknown member: ${JSON.stringify(name)}`);
+    if (!isForm(read[name])) throw new SettingsError(`${file}: \`${name}\` has no form of SPEC 15.2`);
   }
   const lacks = REQUIRED.find((name) => !Object.hasOwn(read, name));
   if (lacks !== undefined) throw new SettingsError(`${file} lacks \`${lacks}\``);
@@ -134,7 +134,8 @@ export function openVerifier(file: string, options: OpenOptions = {}): Verifier 
   const id = `${read.audience}-${process.pid}-${randomBytes(3).toString("hex")}${own.join("")}`;
   const [nonces, recorder] = [noncesOf(file, read), journalOf(file, read, id)];
   const epochs = follow(file, read, id, thread); // last, because it has a thread
-  return new Verifier({ audience: read.audience, keys: new FileKeys(file, read), epochs, recorder, nonces, limits, effects });
+  const keys = new FileKeys(file, read);
+  return new Verifier({ audience: read.audience, keys, epochs, recorder, nonces, limits, effects });
 }
 
 function follow(file: string, read: ServiceFile, id: string, thread: boolean): Follower {
@@ -150,7 +151,7 @@ function noncesOf(file: string, read: ServiceFile): Nonces {
     return new SharedNonces(read.nonces, prefix, findPassword("ARX_NONCES_PASSWORD"), authorityOf(file, read));
   }
   if (isMainThread && !cluster.isWorker) return new MemoryNonces();
-  throw new SettingsError(`${file} lacks \`nonces\`, which several processes or threads of a service share: enrol it again`);
+  throw new SettingsError(`${file} lacks \`nonces\`, which processes and threads of a service share: enrol it again`);
 }
 
 function authorityOf(file: string, { ca }: ServiceFile): string | undefined {

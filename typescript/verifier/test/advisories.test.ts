@@ -305,10 +305,10 @@ test("what a killed call sends for no request does not leave", async () => {
 
 /** Kills the session while the record of an effect waits for its disk. */
 class SlowDisk extends MemoryRecorder {
-  readonly waits = true;
+  override readonly waits = true;
   kill = (): void => undefined;
 
-  async settle(sequence: number): Promise<void> {
+  override async settle(sequence: number): Promise<void> {
     await new Promise(setImmediate);
     if (this.decisions[sequence - 1]?.code === "effect") this.kill();
   }

@@ -120,7 +120,7 @@ test("a record has the caveats of each delegation, up to 2,048 characters", asyn
     const filled = size - JSON.stringify(rule("")).length - JSON.stringify({ to: "acme/worker" }).length;
     const token = mint([{ tool: "*" }], undefined, rule("x".repeat(filled)) as never, delegation);
     await verifier.authorize(token, { tool: "orders.get", args: {}, at: Date.now() });
-    return recorder.decisions[0]?.facts.caveats;
+    return recorder.decisions[0]?.facts.erasable[2] as readonly (readonly string[])[] | undefined;
   };
   assert.deepEqual((await steps(2048))?.map((step) => step.map((text) => text.length)), [[2048 - 20, 20]]);
   assert.deepEqual(await steps(2049), []);

@@ -35,6 +35,12 @@ export class MemoryRecorder implements Recorder {
     return this.decisions.push(decision);
   }
 
+  readonly waits: boolean = false;
+
+  async settle(_sequence: number): Promise<void> {}
+
+  async close(): Promise<void> {}
+
   count(code: string): void {
     this.counts.set(code, (this.counts.get(code) ?? 0) + 1);
   }

@@ -133,8 +133,8 @@ test("an answer of Express leaves when a journal that waits has its effect on di
   let release = (): void => undefined;
   const held = new Promise<void>((resolve) => (release = resolve));
   class Waiting extends MemoryRecorder {
-    readonly waits = true;
-    async settle(sequence: number): Promise<void> {
+    override readonly waits = true;
+    override async settle(sequence: number): Promise<void> {
       if (this.decisions[sequence - 1]?.code !== "effect") return;
       setImmediate(() => (order.push("on disk"), release()));
       await held;

@@ -37,16 +37,13 @@ export function record(vector: Vector): unknown {
 
 /** Returns the decision whose record in a journal this is; undefined for one that this verifier never makes. */
 export function decisionOf(payload: Buffer): Decision | undefined {
-  const [version, facts, [subject, meta, caveats], [call, rest]] = decode(payload) as Vector;
-  const [agent, session, named, links, task, tasks, token, audience, policy, kid, assurance, model, held = []] = facts;
+  const [version, kept, erasable, [call, rest]] = decode(payload) as Vector;
   const [at, code, tool, argsDigest, incarnation, applied, ageMs, rules, ends, counted, gap, signed, watched, effect, credential] = call;
   const [salt, details, peer, requestId, traceparent, peers, args, group, externalId = null] = rest;
   if (version === 2 || watched || ends !== 0 || args !== null || credential || (group ?? null) !== null) return undefined;
-  const chain = { agent, session, named, links, task, tasks, token, audience, policy, kid, assurance, model };
-  const holders = held.map(([key, said, signature]: Vector) => ({ key, said, signature }));
   return {
     at, code, tool, argsDigest, incarnation, applied, ageMs, salt, peer, requestId, traceparent, externalId,
-    facts: { ...chain, holders, subject, meta, caveats },
+    facts: { kept, erasable },
     failures: rules.map(([place, rule]: Vector, at: number) => ({ place, rule, expected: details[at][0], came: details[at][1] })),
     counts: counted.map(([code, times]: Vector, at: number) => ({ code, times, peer: peers[at] })),
     gap: gap && { why: gap[0], first: gap[1], last: gap[2], times: gap[3], since: gap[4], until: gap[5] },

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * `node follower_process.ts URL REALM NAME THREADS [loop]`: a process of threads that decide by one follower.
+ * `node follower_process.ts URL REALM NAME THREADS [loop]`: a process of threads that decide, each by a follower.
+ * That of the main thread has the name, and the others `NAME-1` and so on.
  *
  * It prints `live`.  For each line `DO INCARNATION BORN TARGET…` each thread answers a line.
  *
@@ -12,11 +13,12 @@
  * `back`: `back` once it accepts each again.
  */
 
+import { once } from "node:events";
 import fs from "node:fs";
 import readline from "node:readline";
 import { setTimeout } from "node:timers/promises";
 import { isMainThread, type MessagePort, parentPort, Worker, workerData } from "node:worker_threads";
-import { FollowedView, Follower } from "../src/revocation/follower.ts";
+import { type FollowedView, Follower } from "../src/revocation/follower.ts";
 
 const NAP = new Int32Array(new SharedArrayBuffer(4));
 const LATEST_MS = 120_000;
@@ -68,12 +70,12 @@ async function answer(view: FollowedView, line: string): Promise<void> {
   else say(targets.map((target) => view.check(incarnation, Number(born), [target]) ?? "accepted").join(" "));
 }
 
+const [url, realm, name, threads, loop] = process.argv.slice(2) as [string, string, string, string, string?];
+const follower = new Follower(url, realm, isMainThread ? name : `${name}-${workerData}`, { thread: loop !== "loop" });
+
 if (isMainThread) {
-  const [url, realm, name, threads, loop] = process.argv.slice(2) as [string, string, string, string, string?];
-  const follower = new Follower(url, realm, name, { thread: loop !== "loop" });
-  const workers = Array.from({ length: Number(threads) - 1 }, () => {
-    const port = follower.port();
-    return new Worker(new URL(import.meta.url), { workerData: port, transferList: [port] });
+  const workers = Array.from({ length: Number(threads) - 1 }, (_, at) => {
+    return new Worker(new URL(import.meta.url), { workerData: at + 1, argv: process.argv.slice(2) });
   });
   await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once("message", resolve))));
   say((await follower.catchUp(0, 0, 20_000)) ? "live" : "dead");
@@ -82,12 +84,12 @@ if (isMainThread) {
     if (workers.length > 0) await new Promise(setImmediate); // the messages leave before this thread is blocked
     await answer(follower, line);
   }
-  await follower.close();
+  for (const worker of workers) worker.postMessage("close");
+  await Promise.all([follower.close(), ...workers.map((worker) => once(worker, "exit"))]);
   say("closed");
   process.exit(0);
 } else {
-  const view = new FollowedView(workerData as MessagePort);
   const parent = parentPort as MessagePort;
-  parent.on("message", (line: string) => void answer(view, line));
-  parent.postMessage(await view.catchUp(0, 0, 20_000));
+  parent.on("message", (line: string) => void (line === "close" ? follower.close().then(() => parent.close()) : answer(follower, line)));
+  parent.postMessage(await follower.catchUp(0, 0, 20_000));
 }

@@ -8,7 +8,8 @@ import { Journal, type JournalMode } from "../src/journal/writer.ts";
 const [folder, mode = "strict"] = process.argv.slice(2) as [string, JournalMode?];
 const journal = new Journal(folder, "orders-node", "orders", { segmentBytes: 65536, mode, maxBytes: 2 ** 30 });
 const facts: ChainFacts = {
-  ...UNPROVEN, agent: "acme/support", session: "s-1", token: "t".repeat(22), audience: "orders", kid: "k1.0",
+  ...UNPROVEN,
+  kept: ["acme/support", "s-1", [], [], null, [], "t".repeat(22), "orders", null, "k1.0", "bearer", null],
 };
 
 for (;;) {

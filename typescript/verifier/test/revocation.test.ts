@@ -143,9 +143,9 @@ const ANSWER: StoreAnswer = {
   ageMs: 0,
 };
 
-function following(askers: number, leaseMs?: number): { view: Following; clock: { now: number }; wait: () => number } {
+function following(askers: number): { view: Following; clock: { now: number }; wait: () => number } {
   const clock = { now: 10_000 };
-  const view = new Following({ boot: () => clock.now, wall: () => clock.now }, leaseMs);
+  const view = new Following({ boot: () => clock.now, wall: () => clock.now });
   view.begin();
   for (const status of ["RESYNC", "OK"] as const) {
     assert.ok(view.ask());
@@ -173,12 +173,6 @@ test("what may be missing is asked for at once", () => {
     const { view, wait } = following(1_000);
     view.takePush({ incarnation, seq, op: "kill", target: "realm" });
     assert.equal(wait(), 0);
-  }
-});
-
-test("a lease is the shorter one of the realm's and the verifier's own", () => {
-  for (const [own, expected] of [[undefined, 1_000], [300, 300], [5_000, 1_000]] as const) {
-    assert.equal(following(1, own).view.leaseLeftMs(), expected);
   }
 });
 

@@ -24,6 +24,7 @@ const [ROUNDS, REQUESTS, AT] = [30, 200, 1_800_000_000_000];
 /** Packs each record, as a journal does. */
 class Packing {
   readonly boot = "speed";
+  readonly waits = false;
   #sequence = 0;
 
   append(decision: Decision): number {
@@ -33,6 +34,10 @@ class Packing {
   }
 
   count(): void {}
+
+  async settle(): Promise<void> {}
+
+  async close(): Promise<void> {}
 }
 
 const used = (): number => {

@@ -130,18 +130,11 @@ function each(operand: Json, context: Context): { test: Test; inside: number } {
   const several = Array.isArray(operand);
   if (!several && context.isRepeated) throw new OperandError("each with one constraint inside another one");
   const inside = deeper({ ...context, isItem: true, isRepeated: context.isRepeated || !several });
-  if (!several) {
-    const inner = compileConstraint(operand, inside);
-    const test: Test = (value) => {
-      if (!Array.isArray(value) || value.length > LIMITS.each_items) return UNSPOKEN;
-      return outcome(value.every((item) => judge(inner, item) === HOLDS));
-    };
-    return { test, inside: inner.tests };
-  }
-  const inner = operand.map((one) => compileConstraint(one, inside));
+  const inner = (several ? operand : [operand]).map((one) => compileConstraint(one, inside));
   const test: Test = (value) => {
-    if (!Array.isArray(value)) return UNSPOKEN;
-    return outcome(value.length === inner.length && inner.every((one, at) => judge(one, value[at]) === HOLDS));
+    if (!Array.isArray(value) || (!several && value.length > LIMITS.each_items)) return UNSPOKEN;
+    if (several && value.length !== inner.length) return FAILS;
+    return outcome(value.every((item, at) => judge(inner[several ? at : 0] as Constraint, item) === HOLDS));
   };
   return { test, inside: weigh(inner) };
 }

@@ -56,7 +56,8 @@ export class Rule {
 
   /** Return whether each call with these arguments, and any others, is permitted. */
   permitsWithAny(known: Arguments): boolean {
-    return this.open && [...(this.args?.keys() ?? [])].every((name) => Object.hasOwn(known, name)) && this.permits(known);
+    const names = [...(this.args?.keys() ?? [])];
+    return this.open && names.every((name) => Object.hasOwn(known, name)) && this.permits(known);
   }
 
   #namesAll(args: Arguments): boolean {
@@ -65,15 +66,18 @@ export class Rule {
 
   /** Return what the arguments violate: a failure for each, at most `most`. */
   explain(args: Arguments, place: string, most: number): Failure[] {
-    const failures = [...(this.args ?? [])].flatMap(([name, constraint]): Failure[] => {
-      const rule = shown(name);
-      if (!Object.hasOwn(args, name)) return constraint.optional ? [] : [{ place, rule, expected: "given", came: "nothing" }];
-      const member = constraint.members.find(({ test }) => test(args[name]) !== HOLDS);
-      if (member === undefined) return [];
-      return [{ place, rule: `${rule} ${member.word}`, expected: shorten(member.operand), came: shorten(args[name]) }];
-    });
+    const failures: Failure[] = [];
+    const add = (rule: string, expected: string, came: string): void => {
+      failures.push({ place, rule, expected, came });
+    };
+    for (const [name, { members, optional }] of this.args ?? []) {
+      const isGiven = Object.hasOwn(args, name);
+      const member = isGiven && members.find(({ test }) => test(args[name]) !== HOLDS);
+      if (member) add(`${shown(name)} ${member.word}`, shorten(member.operand), shorten(args[name]));
+      else if (!isGiven && !optional) add(shown(name), "given", "nothing");
+    }
     const others = this.open ? [] : Object.keys(args).filter((name) => !this.args?.has(name)).slice(0, most);
-    failures.push(...others.map((name) => ({ place, rule: shown(name), expected: "left out", came: shorten(args[name]) })));
+    for (const name of others) add(shown(name), "left out", shorten(args[name]));
     return failures.slice(0, most);
   }
 }
@@ -88,8 +92,10 @@ function compileAll(args: Json): Map<string, Constraint> {
   return made;
 }
 
-/** Return whether a call is permitted, by a test of all rules about it; refuse one whose unseen body could show that. */
-export function isPermitted(args: Arguments, isUnseen: boolean, every: (test: (rule: Rule) => boolean) => boolean): boolean {
+type Every = (test: (rule: Rule) => boolean) => boolean;
+
+/** Return whether all rules about a call permit it; refuse a call whose unseen body could show that they do. */
+export function isPermitted(args: Arguments, isUnseen: boolean, every: Every): boolean {
   if (!isUnseen) return every((rule) => rule.permits(args));
   if (every((rule) => rule.permitsWithAny(args))) return true;
   return every((rule) => rule.couldPermit(args)) ? refuse("request_unseen") : false;

@@ -120,10 +120,11 @@ function isAtMost(one: Decimal, other: Decimal): boolean {
 export function between(low: Json | undefined, high: Json | undefined): Test {
   const bounds = [low, high].filter((bound) => bound !== undefined);
   if (bounds.every((bound) => typeof bound === "number" && Number.isSafeInteger(bound))) {
-    const least = (low as number | undefined) ?? -LIMITS.integer;
-    const most = (high as number | undefined) ?? LIMITS.integer;
+    const [least, most] = [(low ?? -LIMITS.integer) as number, (high ?? LIMITS.integer) as number];
     if (least > most) throw new OperandError("the lower bound is above the upper one");
-    return (value) => (kindOf(value) === "integer" ? outcome(least <= Number(value) && Number(value) <= most) : UNSPOKEN);
+    return (value) => {
+      return Number.isSafeInteger(value) ? outcome(least <= Number(value) && Number(value) <= most) : UNSPOKEN;
+    };
   }
   for (const bound of bounds) {
     if (typeof bound !== "string" || bound.length > LIMITS.decimal || !DECIMAL.test(bound)) {
@@ -155,7 +156,7 @@ export function length(least: Json | undefined, most: Json | undefined): Test {
       throw new OperandError("expected a length");
     }
   }
-  const [shortest, longest] = [(least as number | undefined) ?? 0, (most as number | undefined) ?? Number.POSITIVE_INFINITY];
+  const [shortest, longest] = [(least ?? 0) as number, (most ?? Number.POSITIVE_INFINITY) as number];
   if (shortest > longest) throw new OperandError("the lower length is above the upper one");
   return (value) => {
     const size = typeof value === "string" ? lengthOf(value) : Array.isArray(value) ? value.length : undefined;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tests of text: glob, path, URL, network.  SPEC 7.3.  Nothing is resolved, decoded or normalised, and nothing backtracks.
+// Tests of text: glob, path, URL, network.  SPEC 7.3.  Nothing is resolved, decoded or normalised; nothing backtracks.
 
 import { type Address, contains, readAddress, readNetwork, writeAddress } from "../addresses.ts";
 import { isObject, type Json, own } from "../json.ts";
 import { LIMITS } from "../limits.ts";
-import { OperandError, outcome, type Test, UNSPOKEN } from "./scalars.ts";
+import { FAILS, HOLDS, OperandError, outcome, type Test, UNSPOKEN } from "./scalars.ts";
 
 // biome-ignore lint: these are what is searched for
 const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
@@ -30,7 +30,7 @@ export function glob(operand: Json): Test {
   return (value) => {
     if (!isLine(value)) return UNSPOKEN;
     const parts = value.split("/");
-    return outcome(parts.length === segments.length && segments.every((literals, at) => fits(literals, parts[at] as string)));
+    return outcome(parts.length === segments.length && parts.every((part, at) => fits(segments[at] as string[], part)));
   };
 }
 
@@ -82,16 +82,15 @@ export function url(operand: Json): Test {
   if (port !== undefined && !(Number.isSafeInteger(port) && (port as number) >= 1 && (port as number) <= 65535)) {
     throw new OperandError("expected a port");
   }
-  if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) throw new OperandError("expected a path");
+  if (!String(path ?? "/").startsWith("/")) throw new OperandError("expected a path");
   const hosts = hostTest(host);
   const paths = path === undefined ? undefined : subpath(path);
   return (value) => {
     const found = typeof value === "string" ? readUrl(value) : undefined;
     if (found === undefined) return UNSPOKEN;
-    const ofHost = hosts(found.host);
-    const ofPath = paths?.(found.path) ?? 1;
-    if (ofHost === UNSPOKEN || ofPath === UNSPOKEN) return UNSPOKEN;
-    return outcome(found.scheme === scheme && ofHost === 1 && ofPath === 1 && (port === undefined || found.port === port));
+    const parts = [hosts(found.host), paths?.(found.path) ?? HOLDS];
+    if (parts.includes(UNSPOKEN)) return UNSPOKEN;
+    return outcome(found.scheme === scheme && (port ?? found.port) === found.port && !parts.includes(FAILS));
   };
 }
 

@@ -10,7 +10,7 @@ import type { Verifier } from "../verification/verifier.ts";
 import { answer, bodyOf, headerOf, replay, tokenOf, watch } from "./http.ts";
 import { RouteMap, withBody } from "./routes.ts";
 
-type Listener = (request: IncomingMessage, response: ServerResponse) => void;
+interface Listener { (request: IncomingMessage, response: ServerResponse): void }
 interface Application { readonly parent?: Application }
 /** A request as a router of Express has changed it. */
 type Routed = IncomingMessage & { readonly app?: Application; readonly baseUrl?: string };
@@ -24,7 +24,10 @@ interface Layer {
   handleRequest(request: Routed, response: ServerResponse, next: Next): unknown;
 }
 /** The part of an application of Express that is used here. */
-export type ExpressApplication = Listener & { route(path: string): unknown; readonly router: { readonly stack: object[] } };
+export interface ExpressApplication extends Listener {
+  route(path: string): unknown;
+  readonly router: { readonly stack: object[] };
+}
 
 export interface GuardOptions {
   /** The tool of each route, such as `{ "GET /orders/{id}": "orders.get" }`; any other route is refused. */
@@ -45,6 +48,8 @@ interface Decided {
   grant?: Grant;
 }
 
+type Serve = (request: IncomingMessage, response: ServerResponse, refuse: Decided["refuse"]) => Promise<void>;
+
 const PUBLIC = "public";
 const JUDGED = ["authorization", "content-type", "content-encoding"];
 const DECIDED = new WeakMap<IncomingMessage, Decided>();
@@ -61,12 +66,13 @@ export function grantOf(request: IncomingMessage): Grant | undefined {
 export function guard(app: ExpressApplication, verifier: Verifier, options: GuardOptions): Server {
   const open = new Set(options.public);
   const routes = new RouteMap({ ...Object.fromEntries([...open].map((route) => [route, PUBLIC])), ...options.tools });
-  if ([...open].some((route) => Object.hasOwn(options.tools, route))) throw new SettingsError("a route is public and has a tool");
+  const twice = [...open].find((route) => Object.hasOwn(options.tools, route));
+  if (twice !== undefined) throw new SettingsError(`a route is public and has a tool: ${twice}`);
   const odd = [...open, ...Object.keys(options.tools)].find((route) => PATTERN.test(route.replace(/\{[^}]*\}/g, "")));
-  if (odd !== undefined) throw new SettingsError(`a route is written as 'GET /orders/{id}', not in patterns of Express: ${odd}`);
+  if (odd !== undefined) throw new SettingsError(`expected routes as 'GET /orders/{id}', got a pattern: ${odd}`);
   APPLICATIONS.add(app);
   holdDispatch(app);
-  const serve = async (request: IncomingMessage, response: ServerResponse, refuse: Decided["refuse"]): Promise<void> => {
+  const serve: Serve = async (request, response, refuse) => {
     const { method = "", url = "" } = request;
     const [token, type, encoding] = JUDGED.map((name) => headerOf(request, name));
     if (url.includes("#")) throw new Refusal("malformed_request"); // Express ends the target there
@@ -94,11 +100,12 @@ export function guard(app: ExpressApplication, verifier: Verifier, options: Guar
   const server = createServer((request, response) => {
     const peer = request.socket.remoteAddress;
     const refuse = (code: Code): void => answer(response, verifier.realm, verifier.refuseUnproven(code, peer));
-    serve(request, response, refuse).catch((error: unknown) => refuse(error instanceof Refusal ? error.code : "closed"));
+    serve(request, response, refuse).catch((error) => refuse(error instanceof Refusal ? error.code : "closed"));
   });
   server.on("upgrade", (_request: IncomingMessage, socket: Duplex) => {
     socket.on("error", () => undefined); // a client that is gone by now must not end the process
-    socket.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"); // no route of Express sees it
+    // No route of Express sees it.
+    socket.end("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
   });
   return server;
 }
@@ -124,8 +131,10 @@ function holdDispatch(app: ExpressApplication): void {
     const decided = DECIDED.get(request);
     if (decided === undefined || this.slash) return handleRequest.call(this, request, response, next);
     const { prefix } = decided;
-    const isPlain = prefix !== undefined && typeof this.rawPath === "string";
-    if (this.route === undefined) decided.prefix = isPlain ? prefix + (this.rawPath as string).replace(/\/+$/, "") : undefined;
+    if (this.route === undefined) {
+      const isPlain = prefix !== undefined && typeof this.rawPath === "string";
+      decided.prefix = isPlain ? `${prefix}${this.rawPath}`.replace(/\/+$/, "") : undefined;
+    }
     return handleRequest.call(this, request, response, (...words) => {
       decided.prefix = prefix;
       next(...words);
@@ -137,10 +146,10 @@ function isGuarded(app: Application | undefined): boolean {
   return app !== undefined && (APPLICATIONS.has(app) || isGuarded(app.parent));
 }
 
-/** Return whether something between has changed method, path or query, such as by a header that names another method. */
+/** Return whether something between has changed method, path or query, such as for a header that names a method. */
 function isChanged({ method, url = "", baseUrl = "" }: Routed, { route, target }: Decided): boolean {
-  const rest = target.slice(baseUrl.length);
-  return !route.startsWith(`${method} `) || !target.startsWith(baseUrl) || url !== (rest.startsWith("/") ? rest : `/${rest}`);
+  const rest = target.slice(baseUrl.length).replace(/^(?!\/)/, "/");
+  return !route.startsWith(`${method} `) || !target.startsWith(baseUrl) || url !== rest;
 }
 
 /** Return whether a path of Express, behind those of the routers around it, is that of the route which was decided. */

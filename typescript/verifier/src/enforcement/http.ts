@@ -25,7 +25,8 @@ export function tokenOf(header: string | undefined): string | undefined {
 export async function bodyOf(request: IncomingMessage | Request, most: number): Promise<Buffer> {
   const parts: Uint8Array[] = [];
   let size = 0;
-  const body = request instanceof Request ? (request.body ?? []) : request.iterator({ destroyOnReturn: false }); // it is answered
+  // A request of Node stays open, to be answered.
+  const body = request instanceof Request ? (request.body ?? []) : request.iterator({ destroyOnReturn: false });
   for await (const part of body as AsyncIterable<Uint8Array>) {
     size += part.length;
     if (size > most) throw new Refusal("malformed_request");
@@ -55,7 +56,7 @@ export function answer(response: ServerResponse, realm: string, { code, failures
   response.end(response.req.method === "HEAD" ? undefined : body);
 }
 
-/** Let no byte leave once the grant has ended: checked at each write, and by a timer.  The effect is recorded before the last. */
+/** Let no byte leave once the grant has ended, by a check at each write and a timer; the effect is recorded before. */
 export function watch(response: ServerResponse, grant: Grant, refuse: (code: Code) => void): void {
   const { write, end, flushHeaders } = response;
   let [checked, over] = [Number.NEGATIVE_INFINITY, false];
@@ -98,7 +99,7 @@ export function watch(response: ServerResponse, grant: Grant, refuse: (code: Cod
 }
 
 /** Return what takes each part of an answer, and records the effect before its last byte leaves.  SPEC 12.8. */
-function noteOf(response: ServerResponse, outcome: CallEffect): (words: unknown[], isEnd: boolean) => Promise<void> | undefined {
+function noteOf(response: ServerResponse, outcome: CallEffect) {
   const { writeHead } = response;
   let length: unknown;
   response.writeHead = (...words: unknown[]): ServerResponse => {
@@ -107,9 +108,10 @@ function noteOf(response: ServerResponse, outcome: CallEffect): (words: unknown[
     length = flat.find((_, at) => at % 2 === 1 && String(flat[at - 1]).toLowerCase() === "content-length") ?? length;
     return writeHead.apply(response, words as never);
   };
-  return ([part, encoding], isEnd) => {
+  return ([part, encoding]: unknown[], isEnd: boolean): Promise<void> | undefined => {
     const isEmpty = response.req.method === "HEAD" || [204, 304].includes(response.statusCode);
-    const bytes = typeof part === "string" ? Buffer.from(part, typeof encoding === "string" ? (encoding as "utf8") : "utf8") : part;
+    const written = typeof encoding === "string" ? (encoding as "utf8") : "utf8";
+    const bytes = typeof part === "string" ? Buffer.from(part, written) : part;
     const size = outcome.take(bytes instanceof Uint8Array && !isEmpty ? bytes : new Uint8Array(0));
     const most = isEmpty ? 0 : Number(length ?? response.getHeader("content-length") ?? Number.NaN);
     return isEnd || size >= most ? outcome.settle(undefined, response.statusCode) : undefined;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guard an MCP server by its transport: of the SDK 1.30 and later and 2.x, whose transports have one form.  SPEC 8.2, 11.
+// Guard an MCP server by its transport, which has one form in the SDK 1.30 and later and in 2.x.  SPEC 8.2, 11.
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Refusal } from "../errors.ts";
@@ -14,7 +14,7 @@ import {
   NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, SESSION, tokenOf, withoutToken,
 } from "./messages.ts";
 
-/** Return the transport, through which an allowed call alone reaches the server, and no answer of an ended one leaves. */
+/** Return the transport: an allowed call alone reaches the server through it, and no answer of an ended one leaves. */
 export function guardTransport<T extends McpTransport>(transport: T, verifier: Verifier): T {
   const guarded = new GuardedMessages(transport, verifier);
   return new Proxy(transport, {
@@ -22,8 +22,9 @@ export function guardTransport<T extends McpTransport>(transport: T, verifier: V
       if (name === "send") return guarded.leave;
       if (name === "onmessage") return guarded.receive; // what the server gave: it may be given another one around it
       const value: unknown = Reflect.get(target, name);
-      if (name === "handleRequest" && typeof value === "function") return carrying(value.bind(target), verifier, guarded.carriers);
-      return typeof value === "function" && !String(name).startsWith("on") ? value.bind(target) : value;
+      if (typeof value !== "function" || String(name).startsWith("on")) return value;
+      const bound = value.bind(target);
+      return name === "handleRequest" ? carrying(bound, verifier, guarded.carriers) : bound;
     },
     set: (target, name, value) => {
       if (name === "onmessage") guarded.receive = value as GuardedMessages["receive"];
@@ -52,11 +53,11 @@ class GuardedMessages {
   readonly take = (message: McpMessage, extra?: unknown): void => {
     const { method, id } = message as { method?: string; id?: Id };
     const params = isObject(message["params"]) ? message["params"] : {};
-    if (method === "notifications/cancelled" && id === undefined) this.#cancel(this.#asked.get(own(params, "requestId") as Id), params);
-    else if (method === undefined) {
+    if (method === undefined) {
       if ("result" in message || "error" in message) this.receive?.(message, extra);
     } else if (id === undefined) {
-      if (NOTIFICATIONS.has(method)) this.receive?.(message, extra);
+      if (method === "notifications/cancelled") this.#cancel(this.#asked.get(own(params, "requestId") as Id), params);
+      else if (NOTIFICATIONS.has(method)) this.receive?.(message, extra);
     } else if (this.#asked.has(id)) {
       // The client could not tell the two answers apart.
       this.#send(id, refusalOf({ method }, this.#verifier.refuseUnproven("malformed_request", undefined)));
@@ -64,9 +65,10 @@ class GuardedMessages {
       const asked: Asked = { id, inner: this.#count++, method, tool: nameOf(params) };
       this.#asked.set(id, asked);
       this.#inner.set(asked.inner, asked);
+      const fail = this.#fail(asked);
       if (SESSION.has(method)) this.#pass(asked, message, params, extra);
-      else if (own(LISTS, method) !== undefined) this.#list(message, params, asked, extra).catch(this.#fail(asked));
-      else if (method === "tools/call" || CALLS.has(method)) this.#call(message, params, asked, extra).catch(this.#fail(asked));
+      else if (own(LISTS, method) !== undefined) this.#list(message, params, asked, extra).catch(fail);
+      else if (method === "tools/call" || CALLS.has(method)) this.#call(message, params, asked, extra).catch(fail);
       else this.#answer(asked, { error: { code: NO_METHOD, message: "Method not found" } });
     }
   };
@@ -100,7 +102,7 @@ class GuardedMessages {
     const { tool, args } = meaningOf(this.#verifier.audience, asked.method, params);
     const { token, ...carried } = this.#presented(params);
     const decision = await this.#verifier.authorize(token, { tool, args, at: this.#verifier.clock(), ...carried });
-    if (this.#asked.get(asked.id) !== asked) return void decision.grant?.outcome?.settle("failed"); // cancelled meanwhile
+    if (this.#asked.get(asked.id) !== asked) return void decision.grant?.outcome?.settle("failed"); // cancelled
     if (decision.grant === undefined) return this.#refuse(asked, decision);
     this.#watch(asked, decision.grant);
     const judged = asked.method === "tools/call" ? { ...params, arguments: args } : { ...params, ...args };
@@ -156,7 +158,8 @@ class GuardedMessages {
   #cancel(asked: Asked | undefined, params: JsonObject): void {
     if (asked === undefined) return; // it is answered
     this.#forget(asked);
-    this.receive?.({ jsonrpc: "2.0", method: "notifications/cancelled", params: { ...params, requestId: asked.inner } });
+    const of = { ...params, requestId: asked.inner };
+    this.receive?.({ jsonrpc: "2.0", method: "notifications/cancelled", params: of });
   }
 
   #forget(asked: Asked, effect: EffectResult = "unknown"): Promise<void> | undefined {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP request that carries a message of MCP: its peer, and a token in its header, whose proof covers the raw body.  SPEC 8.2.
+// The HTTP request that carries a message of MCP: its peer, and the token of its header with a proof of the raw body.
+// SPEC 8.2.
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import type { IncomingMessage, ServerResponse } from "node:http";
@@ -35,8 +36,9 @@ export function carrying(handle: Handle, verifier: Verifier, carriers: Carriers)
       const bytes = await bodyOf(request, MOST_BYTES);
       const parsed = request.method === "POST" ? readBody(bytes) : undefined; // nothing else reads what was signed
       const http = { method: request.method ?? "", target: targetOf(request), bodyDigest: sha256(bytes) };
-      const [bare, ...words] = request instanceof Request ? webOf(request, parsed, rest) : [nodeOf(request, bytes), rest[0], parsed];
-      return await carriers.run({ peer, token, http }, handle, bare as Carried, ...words);
+      const carrier = { peer, token, http };
+      if (request instanceof Request) return await carriers.run(carrier, handle, ...webOf(request, parsed, rest));
+      return await carriers.run(carrier, handle, nodeOf(request, bytes), rest[0], parsed);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       const decision = verifier.refuseUnproven(error.code, peer);
@@ -53,10 +55,11 @@ function targetOf(request: Carried): string {
   return pathname + search;
 }
 
-function webOf({ url, method, headers, signal }: Request, parsedBody: unknown, [options]: unknown[]): [Request, object] {
-  const kept = new Headers(headers);
-  kept.delete(HEADER);
-  return [new Request(url, { method, headers: kept, signal }), { ...(options as object), parsedBody }];
+function webOf(request: Request, parsedBody: unknown, [options]: unknown[]): [Request, object] {
+  const { url, method, signal } = request;
+  const headers = new Headers(request.headers);
+  headers.delete(HEADER);
+  return [new Request(url, { method, headers, signal }), { ...(options as object), parsedBody }];
 }
 
 function nodeOf(request: Exclude<Carried, Request>, body: Buffer): IncomingMessage {

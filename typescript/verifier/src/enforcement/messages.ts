@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What messages of MCP mean, and what a client reads of a refusal.  SPEC 8.2, 19.
 
-import { type Code, REASONS, Refusal } from "../errors.ts";
+import { type Code, REASONS, refuse } from "../errors.ts";
 import { copyArguments, isObject, type Json, type JsonObject, own } from "../json.ts";
 import type { EffectResult } from "../journal/record.ts";
 import type { Decision, Grant } from "../verification/grant.ts";
@@ -33,7 +33,9 @@ export interface Asked extends Subject {
 
 const [CAP, REFUSAL] = ["dev.arx/cap", "dev.arx/refusal"];
 const REFUSED = -32010;
-export const CALLS = new Set(["completion/complete", "prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"]);
+export const CALLS = new Set(
+  ["completion/complete", "prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"],
+);
 export const NO_METHOD = -32601;
 export const SESSION = new Set(["initialize", "logging/setLevel", "ping", "server/discover"]);
 export const LISTS: Record<string, string> = {
@@ -56,7 +58,8 @@ export function tokenOf(params: JsonObject): string | undefined {
 
 /** Return what a request names: a tool, or a prompt. */
 export function nameOf(params: JsonObject): string | undefined {
-  return typeof params["name"] === "string" ? params["name"] : undefined;
+  const name = own(params, "name");
+  return typeof name === "string" ? name : undefined;
 }
 
 export function withoutToken(params: JsonObject): JsonObject {
@@ -69,11 +72,11 @@ export function withoutToken(params: JsonObject): JsonObject {
 /** Return the tool and the arguments of a message, as its proof covers them. */
 export function meaningOf(audience: string, method: string, params: JsonObject): { tool: string; args: JsonObject } {
   if (method === "tools/call") {
-    const [name, args] = [own(params, "name"), own(params, "arguments") ?? {}];
-    if (typeof name !== "string" || name === "" || NAMES.has(name) || !isObject(args)) throw new Refusal("malformed_request");
+    const [name, args] = [nameOf(params) ?? "", own(params, "arguments") ?? {}];
+    if (name === "" || NAMES.has(name) || !isObject(args)) refuse("malformed_request");
     return { tool: `${audience}.${name}`, args: copyArguments(args) };
   }
-  if (ESCAPED.test(String(own(params, "uri") ?? ""))) throw new Refusal("malformed_request");
+  if (ESCAPED.test(String(own(params, "uri") ?? ""))) refuse("malformed_request");
   const args = Object.entries(params).filter(([name, value]) => {
     return !ENVELOPE.has(name) && !(method === "prompts/get" && name === "arguments" && isEmpty(value));
   });
@@ -94,7 +97,7 @@ export function filter(message: McpMessage, { member, could }: Screen): void {
   (result as Record<string, unknown>)[member] = items.filter((item) => could(tool(item)));
 }
 
-/** Return what an answer shows of the effect of its call (SPEC 12.8): a task goes on, and so does one that asks for input. */
+/** Return what an answer shows of the effect of its call (SPEC 12.8): a task goes on, as does a request for input. */
 export function effectOf({ result }: McpMessage): EffectResult {
   if (!isObject(result)) return "failed";
   if (own(result, "task") !== undefined || (own(result, "resultType") ?? "complete") !== "complete") return "unknown";

@@ -2,12 +2,12 @@
 // Guard a function: one decision a call, and checks while it runs.  SPEC 11.
 
 import { AsyncLocalStorage } from "node:async_hooks";
-import { Refusal, SettingsError } from "../errors.ts";
+import { type Code, Refusal, SettingsError } from "../errors.ts";
 import { copyArguments, type JsonObject } from "../json.ts";
 import type { EffectResult } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
 import { isTool } from "../names.ts";
-import type { Decision, Grant } from "../verification/grant.ts";
+import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
 
 const RUNNING = new AsyncLocalStorage<Grant>();
@@ -19,14 +19,8 @@ export function currentGrant(): Grant {
   return grant;
 }
 
-/** Return the grant of an allowed decision, or throw its refusal. */
-export function granted(decision: Decision): Grant {
-  if (decision.grant !== undefined && decision.code === "ok") return decision.grant;
-  throw new Refusal(decision.code === "ok" ? "closed" : decision.code, decision.failures);
-}
-
 /** Run allowed work until it is done or its grant has ended; a result is withheld if the grant has ended by then. */
-export async function runGranted<T>(grant: Grant, work: () => T | Promise<T>): Promise<T> {
+async function runGranted<T>(grant: Grant, work: () => T | Promise<T>): Promise<T> {
   const ended = new Promise<never>((_, reject) => {
     grant.signal.addEventListener("abort", () => reject(grant.signal.reason), { once: true });
   });
@@ -66,6 +60,8 @@ export function protect<T>(
   return async (token, given, options = {}) => {
     const args = copyArguments(given);
     const request = { tool, args, at: verifier.clock(), peer: options.peer };
-    return runGranted(granted(await verifier.authorize(token, request)), () => run(args));
+    const { grant, code, failures } = await verifier.authorize(token, request);
+    if (grant === undefined) throw new Refusal(code as Code, failures);
+    return runGranted(grant, () => run(args));
   };
 }

@@ -24,13 +24,12 @@ const BODILESS = /^(?:GET|HEAD) /;
 const PARAMETER = /^\{([A-Za-z_][A-Za-z0-9_]*)(?::(int|number|path))?\}$/;
 const FIELD = /^\{([A-Za-z0-9_.[\]-]+)(?::(int|number|list))?\}$/;
 const PLAIN = /^[^{}?#%; ]*$/;
-const NUMBER = /^-?(?:0|[1-9][0-9]*)(\.[0-9]+)?(e[+-][0-9]+)?$/;
 const LONG_INTEGER = /^-?[1-9][0-9]{15,}$/;
 // biome-ignore lint: these are what is searched for
 const UNCLEAN = /[\u0000-\u001f\u007f\\]|\/\/|(?:^|\/)\.{1,2}(?:\/|$)/;
 const UNCLEAN_RAW = /%(?:2[ef5]|5c|00)|;/i;
 const BROKEN = /%(?![0-9A-Fa-f]{2})/;
-const [MOST_FIELDS, MOST_CHARS] = [256, 64];
+const MOST_FIELDS = 256;
 const JSON_TYPE = /^application\/(?:json|[a-z0-9.!#$&^_-]+\+json)$/i;
 const UTF_8 = /^[ \t]*charset=("?)utf-?8\1[ \t]*$/i;
 
@@ -56,11 +55,8 @@ export class RouteMap {
 
   constructor(tools: { readonly [route: string]: string }) {
     this.#routes = Object.entries(tools).map(([text, tool]) => readRoute(text, tool));
-    for (const [at, route] of this.#routes.entries()) {
-      if (this.#routes.slice(0, at).some((other) => overlap(route, other))) {
-        throw new SettingsError(`two routes can mean one request: ${Object.keys(tools)[at]}`);
-      }
-    }
+    const odd = this.#routes.find((route, at) => this.#routes.slice(0, at).some((other) => overlap(route, other)));
+    if (odd !== undefined) throw new SettingsError(`two routes can mean one request: ${odd.text}`);
   }
 
   /** Return the tool and the arguments of a raw target; undefined if no route is for it, or refuse it. */
@@ -118,7 +114,8 @@ function merge(...places: readonly JsonObject[]): JsonObject {
 }
 
 /** Return all arguments of a request.  A tool that does not find one in its place takes a default that no rule saw. */
-export function withBody({ route, args, declared }: Meaning, body: Buffer, type?: string, encoding?: string): JsonObject {
+export function withBody(meaning: Meaning, body: Buffer, type?: string, encoding?: string): JsonObject {
+  const { route, args, declared } = meaning;
   if (body.length > 0 && BODILESS.test(route)) unreadable("no body");
   const members = readArguments(body, type, encoding);
   if (declared.some((name) => Object.hasOwn(members, name))) unreadable("an argument in its own place");
@@ -140,16 +137,14 @@ function readArguments(body: Buffer, type = "", encoding = ""): JsonObject {
 export function pathArgument(text: string, kind: Kind): Json {
   if (text.startsWith(";")) unreadable("a path of one meaning");
   if (kind !== "int" && kind !== "number") return text;
-  if (LONG_INTEGER.test(text) && !(BigInt(text) <= BigInt(LIMITS.integer) && BigInt(text) >= -BigInt(LIMITS.integer))) return text;
+  if (LONG_INTEGER.test(text) && Math.abs(Number(text)) > LIMITS.integer) return text;
   return numberOf(text, kind);
 }
 
 function numberOf(text: string, kind: Kind): number {
-  const found = text.length <= MOST_CHARS ? NUMBER.exec(text) : null;
   const value = Number(text);
-  const isInteger = found !== null && found[1] === undefined && found[2] === undefined;
-  if (found === null || !(Math.abs(value) <= LIMITS.integer) || JSON.stringify(value) !== text) return unreadable("a number");
-  return kind === "number" || isInteger ? value : unreadable("an integer");
+  if (!(Math.abs(value) <= LIMITS.integer) || String(value) !== text) return unreadable("a number");
+  return kind === "number" || Number.isInteger(value) ? value : unreadable("an integer");
 }
 
 /** Return whether the last parameter of a route takes the rest of a path. */

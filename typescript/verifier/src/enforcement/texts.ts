@@ -15,7 +15,8 @@ export function refusalText(code: Code, failures: readonly Failure[], tool: stri
   if (end !== undefined) return end + decision;
   const said = failures.slice(0, FAILURES).map(failureText).join("; ");
   const reason = own<string>(why, code) ?? (said === "" ? REASONS[code].meaning : said);
-  return `${tool ?? "The call"} was refused: ${cut(reason.replace(/\s+/g, " ").replace(/\.$/, ""), LONGEST)}. ${own<string>(advice, REASONS[code].retry)}${decision}`;
+  const short = cut(reason.replace(/\s+/g, " ").replace(/\.$/, ""), LONGEST);
+  return `${tool ?? "The call"} was refused: ${short}. ${own<string>(advice, REASONS[code].retry)}${decision}`;
 }
 
 function failureText({ rule, expected, came }: Failure): string {

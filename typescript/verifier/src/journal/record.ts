@@ -20,25 +20,8 @@ export interface ProvenHolder { readonly key: string; readonly said: Uint8Array;
 /** A call that its holder signed, as evidence for others than the service.  SPEC 16.3. */
 export interface SignedCall { readonly said: Uint8Array; readonly plain: Uint8Array; readonly signature: Uint8Array }
 
-/** The facts of one token's chain, the same for each of its calls; an object that is never changed. */
-export interface ChainFacts {
-  readonly agent: string;
-  readonly session: string;
-  readonly named: readonly string[];
-  readonly links: readonly string[];
-  readonly task: string | null;
-  readonly tasks: readonly string[];
-  readonly token: string;
-  readonly audience: string;
-  readonly policy: string | null;
-  readonly kid: string;
-  readonly assurance: string;
-  readonly model: string | null;
-  readonly holders: readonly ProvenHolder[];
-  readonly subject: readonly [string, string] | null;
-  readonly meta: readonly (readonly [string, string])[];
-  readonly caveats: readonly (readonly string[])[];
-}
+/** The facts of one token's chain, the same for each of its calls: two lists of SPEC 12.3 that are never changed. */
+export interface ChainFacts { readonly kept: readonly Packable[]; readonly erasable: readonly Packable[] }
 
 export interface RefusalCount { readonly code: string; readonly peer: string; readonly times: number }
 
@@ -89,10 +72,9 @@ export interface Decision {
 }
 
 /** The facts of an unauthenticated call: none. */
-export const UNPROVEN: ChainFacts = Object.freeze({
-  agent: "", session: "", named: [], links: [], task: null, tasks: [], token: "", audience: "", policy: null, kid: "",
-  assurance: "bearer", model: null, holders: [], subject: null, meta: [], caveats: [],
-});
+export const UNPROVEN: ChainFacts = {
+  kept: ["", "", [], [], null, [], "", "", null, "", "bearer", null], erasable: [null, [], []],
+};
 
 const EMPTY = new Uint8Array(0);
 export const AWAITED: EffectRecord = { result: "awaited", of: "", status: 0, size: -1, digest: EMPTY, took: -1 };
@@ -114,11 +96,7 @@ export function pack(decision: Decision): Buffer {
 function packedFacts(facts: ChainFacts): Buffer {
   let packed = PACKED.get(facts);
   if (packed === undefined) {
-    const { agent, session, named, links, task, tasks, token, audience, policy, kid, assurance, model } = facts;
-    const kept: Packable[] = [agent, session, named, links, task, tasks, token, audience, policy, kid, assurance, model];
-    const holders = facts.holders.map(({ key, said, signature }) => [key, said, signature]);
-    if (holders.length > 0) kept.push(holders);
-    packed = new Packer().pack(kept).pack([facts.subject, facts.meta, facts.caveats]).take();
+    packed = new Packer().pack(facts.kept).pack(facts.erasable).take();
     if (packed.length > MAX_FACTS_BYTES) {
       throw new AuditError(`a chain's facts of ${packed.length} bytes cannot be recorded`);
     }

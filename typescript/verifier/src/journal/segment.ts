@@ -28,7 +28,8 @@ export interface SegmentHeader {
 
 /** Returns a segment's name; names sort by time. */
 export function nameOf(header: SegmentHeader): string {
-  return `${String(header.created).padStart(14, "0")}-${header.boot}-${String(header.first).padStart(12, "0")}${SUFFIX}`;
+  const [created, first] = [String(header.created).padStart(14, "0"), String(header.first).padStart(12, "0")];
+  return `${created}-${header.boot}-${first}${SUFFIX}`;
 }
 
 export function packHeader(header: SegmentHeader): Buffer {
@@ -105,7 +106,7 @@ export class Segment {
   /** Counts bytes of denials in the file, because all writers of the folder share one quota. */
   deny(bytes: number): void {
     this.#denied += bytes;
-    writeAll(this.#fd, new Uint8Array(Uint32Array.of(this.#denied).buffer), DENIED_AT); // in this machine's byte order
+    writeAll(this.#fd, new Uint8Array(Uint32Array.of(this.#denied).buffer), DENIED_AT); // in the machine's byte order
   }
 
   /** Whether the file is still in its folder, at its full length; records of a deleted or cut file are lost. */

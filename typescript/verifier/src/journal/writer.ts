@@ -9,7 +9,8 @@ import { denialsShare, holdBudget, removeStale } from "./quota.ts";
 import { type Decision, type Gap, MAX_RECORD_BYTES, pack, type RefusalCount, UNPROVEN } from "./record.ts";
 import { Segment, storedSize } from "./segment.ts";
 
-export type JournalMode = "strict" | "durable" | "best_effort";
+export const MODES = ["strict", "durable", "best_effort"] as const;
+export type JournalMode = (typeof MODES)[number];
 
 export interface JournalOptions {
   /** Size of a file, bytes. */
@@ -28,7 +29,7 @@ export const SEGMENT_BYTES = 16 * 1024 * 1024;
 export const MAX_BYTES = 1024 * 1024 * 1024;
 const MIN_SEGMENT_BYTES = 2 * MAX_RECORD_BYTES;
 const PAGE = 4096;
-const [PEERS, COUNTS_MS] = [64, 1000]; // counts by reason and peer, further peers as "*"; shortest time between two records
+const [PEERS, COUNTS_MS] = [64, 1000]; // counts by reason and peer, of further peers as "*"; time between two records
 const [RESERVE_SHARE, RESERVE_BYTES] = [16, 64 * 1024]; // a segment's last part is for denials
 const [LOOK_MS, RETRY_MS] = [1000, 1000]; // time between two checks of the file; pause after one that did not open
 
@@ -237,7 +238,8 @@ export class Journal {
     const segment = this.#segment;
     // The last counts of a run need no share: there is one such record a run.
     const room = last && segment !== undefined && segment.room >= storedSize(payload.length);
-    if (attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload)))) this.#counts.clear();
+    const isKept = attempt(() => this.#put(payload, false)) || (room && attempt(() => this.#add(segment, payload)));
+    if (isKept) this.#counts.clear();
   }
 
   /** Opens the next file; if that fails, keeps the present one, where denials may still fit. */
@@ -249,7 +251,8 @@ export class Journal {
     } catch (error) {
       const system = `the decision journal ${this.#folder} cannot be written: ${(error as Error).message}`;
       const reason = error instanceof AuditError ? error.message : system;
-      if (this.#broken === "") this.#log(`${reason}; until it can, calls ${this.#goesOn ? "go unrecorded" : "are refused (audit_unavailable)"}`);
+      const then = this.#goesOn ? "go unrecorded" : "are refused (audit_unavailable)";
+      if (this.#broken === "") this.#log(`${reason}; until it can, calls ${then}`);
       this.#broken = reason;
       this.#retryAt = now + RETRY_MS;
       throw new AuditError(reason, { cause: error });

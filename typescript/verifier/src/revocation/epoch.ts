@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The epoch view: kills, freezes and the lease, and the check of a token against them.  SPEC 10.  Nothing here does I/O. */
+/** The epoch view: kills, freezes and the lease, and the check of a token against them.  SPEC 10.  It does no I/O. */
 
 import { FeedError } from "../errors.ts";
 
@@ -113,7 +113,8 @@ export class EpochTable {
   view(): { readonly incarnation: string; readonly applied: number; readonly ageMs: number } {
     this.refresh();
     const { incarnation, applied, lease } = this.state;
-    return { incarnation, applied, ageMs: lease === null ? -1 : Math.max(0, Math.floor(this.clocks.boot() - lease.sent)) };
+    const ageMs = lease === null ? -1 : Math.max(0, Math.floor(this.clocks.boot() - lease.sent));
+    return { incarnation, applied, ageMs };
   }
 
   /** Returns how long the view may be used without another answer, ms; 0 if it may not. */

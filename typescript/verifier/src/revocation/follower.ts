@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The epoch view of a process: one follower, in a thread of its own, and a view for each thread that decides.  SPEC 10. */
+/** The epoch view of a thread that decides, and its follower, in another thread.  SPEC 10. */
 
 import { once } from "node:events";
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "node:worker_threads";
@@ -21,7 +21,7 @@ export class FollowedView extends EpochTable {
   readonly #waiting = new Map<Wait, (caughtUp: boolean) => void>();
   #isOpen = true;
 
-  /** @param port The result of `Follower.port()`, transferred to this thread. */
+  /** @param port The follower's, by which each change comes. */
   constructor(port: MessagePort, clocks: Clocks = CLOCKS) {
     super(clocks);
     this.follower = port;
@@ -34,7 +34,7 @@ export class FollowedView extends EpochTable {
     port.unref();
   }
 
-  /** Waits until a probe sent at or after `sentAfter` was answered and `born` is applied; returns whether that happened. */
+  /** Waits until a probe sent at or after `sentAfter` was answered and `born` is applied; returns whether it was. */
   catchUp(sentAfter: number, born: number, timeoutMs: number): Promise<boolean> {
     this.refresh();
     const wait = { sentAfter, born, asked: this.bootMs() };
@@ -74,27 +74,25 @@ export interface FollowerOptions {
   readonly password?: Password | undefined;
   /** File of a further authority for TLS. */
   readonly ca?: string | undefined;
-  /** The longest time to use one answer, ms; the realm's lease if that is shorter. */
-  readonly leaseMs?: number | undefined;
   /** Whether the follower has a thread of its own.  Without it a blocked event loop delays confirmations of kills. */
   readonly thread?: boolean;
 }
 
-/** The follower of this process, with the view of the thread that made it. */
+/** A follower, with the view of the thread that made it. */
 export class Follower extends FollowedView {
   readonly #worker: Worker | undefined;
   #closing: Promise<void> | undefined;
 
   /**
-   * @param name This process's name in the store's registry; no other process may use it.
+   * @param name Its name in the store's registry; no other follower may use it.
    * @throws SettingsError The URL or a name is unusable.
    */
   constructor(url: string, realm: string, name: string, options: FollowerOptions = {}) {
-    const { password, ca, leaseMs, thread = true } = options;
+    const { password, ca, thread = true } = options;
     if (!isRealm(realm) || !NAME.test(name)) {
       throw new SettingsError("a follower needs a realm's name and an id of its own, not beginning with '!'");
     }
-    const settings: FollowerSettings = { address: parseStoreUrl(url, password, ca), realm, name, leaseMs };
+    const settings = { address: parseStoreUrl(url, password, ca), realm, name };
     const { port1, port2 } = new MessageChannel();
     super(port2);
     if (thread) this.#worker = startThread(settings, port1);
@@ -105,14 +103,7 @@ export class Follower extends FollowedView {
     process.once("beforeExit", this.#leave);
   }
 
-  /** Returns a port for the view of another thread: `new FollowedView(port)` there, which decides as this one does. */
-  port(): MessagePort {
-    const { port1, port2 } = new MessageChannel();
-    this.follower.postMessage({ port: port1 } satisfies FromView, [port1]);
-    return port2;
-  }
-
-  /** Stops following: every check of every thread refuses as `closed`, and the store waits for this process no more. */
+  /** Stops following: every check refuses as `closed`, and the store waits for this follower no more. */
   close(): Promise<void> {
     process.off("beforeExit", this.#leave);
     this.change({ do: "close" });
@@ -134,7 +125,7 @@ export class Follower extends FollowedView {
 function startThread(settings: FollowerSettings, port: MessagePort): Worker {
   const file = new URL(`./follower_thread.${import.meta.url.endsWith(".ts") ? "ts" : "js"}`, import.meta.url);
   const worker = new Worker(file, { workerData: { settings, port }, transferList: [port], env: {} });
-  // Its end closes the ports, and so each view.
+  // Its end closes the port, and so the view.
   const text = "the thread of the follower has ended, and each call is refused: restart this process";
   worker.on("error", () => process.emitWarning(text, "ArxWarning"));
   worker.unref();

@@ -5,7 +5,7 @@
  * Nothing here opens, waits or starts a timer; clocks are passed in.  All times are in ms.
  */
 
-import { type Clocks, CLOCKS, EpochTable, KILLING, type StateCopy, type ViewChange } from "./epoch.ts";
+import { EpochTable, KILLING, type StateCopy } from "./epoch.ts";
 import { FeedError } from "../errors.ts";
 import { after, type EpochEntry, type HistoryPlace, NOWHERE, precedes, UNKNOWN } from "./history.ts";
 
@@ -50,10 +50,9 @@ export class Following extends EpochTable {
   /** Whether there are further relays, one of which may have what this one lacks.  SPEC 10.7. */
   several = false;
   /** The longest wait for an answer, ms. */
-  timeoutMs: number;
+  timeoutMs = ANSWER_MS;
   /** When the last probe left, boot clock. */
   lastAsked = 0;
-  readonly #leaseMs: number | undefined;
   readonly #retired = new Set<string>();
   /** The kills in the order in which this view learned them, to forget those that are not needed.  SPEC 10.3. */
   #learned: (readonly [at: number, target: string, seq: number])[] = [];
@@ -63,12 +62,6 @@ export class Following extends EpochTable {
   #sent: { readonly boot: number; readonly wall: number } | null = null; // before the probe in flight left
   #due = 0; // when the next one must leave, boot clock
   #skew: string | null = null;
-
-  constructor(clocks: Clocks = CLOCKS, leaseMs?: number) {
-    super(clocks);
-    this.#leaseMs = leaseMs;
-    this.timeoutMs = Math.min(leaseMs ?? ANSWER_MS, ANSWER_MS);
-  }
 
   get isInFlight(): boolean {
     return this.#sent !== null;
@@ -139,13 +132,6 @@ export class Following extends EpochTable {
     }
   }
 
-  /** Returns what another thread's view needs to begin with. */
-  copy(): ViewChange {
-    const { incarnation, applied, kills, freezes, refuses } = this.state;
-    const state = { incarnation, applied, kills, freezes, refuses: refuses === "fenced" ? refuses : "syncing" } as const;
-    return { do: "adopt", state };
-  }
-
   /** Returns whether a history has ended: it was left, or is earlier than that of the view.  SPEC 10.5. */
   isOver(incarnation: string): boolean {
     return this.#retired.has(incarnation) || precedes(incarnation, this.state.incarnation);
@@ -153,7 +139,7 @@ export class Following extends EpochTable {
 
   /** Leaves one of several relays that is behind the store or this view: neither view nor lease changes. */
   #expectUseful(answer: StoreAnswer): void {
-    if (answer.ageMs > Math.min(this.#leaseOf(answer), ANSWER_MS) / 2) {
+    if (answer.ageMs > Math.min(answer.leaseMs, ANSWER_MS) / 2) {
       throw new FeedError("the relay has no answer of the store for half a lease");
     }
     const [mine, theirs] = [this.state.incarnation, answer.incarnation];
@@ -165,19 +151,12 @@ export class Following extends EpochTable {
     }
   }
 
-  #leaseOf(answer: StoreAnswer): number {
-    return Math.min(this.#leaseMs ?? answer.leaseMs, answer.leaseMs);
-  }
-
   #adopt(answer: StoreAnswer, copy: CopiedTargets): void {
     const { incarnation, seq: applied } = answer;
     const old = this.state;
     const kills = new Map(copy.kills);
     if (incarnation === old.incarnation) {
-      if (applied < old.applied) {
-        this.#fence(`the store went back from ${old.applied} to ${applied}`, true);
-        return;
-      }
+      if (applied < old.applied) return this.#fence(`the store went back from ${old.applied} to ${applied}`, true);
       for (const [target, seq] of old.kills) if (seq > (kills.get(target) ?? 0)) kills.set(target, seq);
     } else if (old.incarnation !== "") this.#retired.add(old.incarnation);
     const refuses = this.#retired.has(incarnation) ? "fenced" : "syncing";
@@ -189,10 +168,7 @@ export class Following extends EpochTable {
     const { incarnation, seq } = answer;
     // A new history starts with a copy (RESYNC), never with entries: kills before them would be missing.
     if (incarnation !== this.state.incarnation) throw new FeedError("an answer from another history");
-    if (this.#skew !== null) {
-      this.#fence(this.#skew, false);
-      return;
-    }
+    if (this.#skew !== null) return this.#fence(this.#skew, false);
     for (const entry of answer.entries) {
       if (!this.#apply(entry)) throw new FeedError("entries are missing in the store's log");
     }
@@ -200,17 +176,19 @@ export class Following extends EpochTable {
       this.#due = 0; // the answer was cut short: no lease before the rest arrives
       return;
     }
-    const place = this.#place;
-    if (this.state.applied === seq && (place.incarnation !== incarnation || place.seq !== seq || place.chain !== answer.chain)) {
-      this.#distrust(answer, "REGRESSED"); // the store has used sequences twice
-      return;
+    const { incarnation: history, seq: placed, chain } = this.#place;
+    if (this.state.applied === seq && (history !== incarnation || placed !== seq || chain !== answer.chain)) {
+      return this.#distrust(answer, "REGRESSED"); // the store has used sequences twice
     }
-    const leaseMs = this.#leaseOf(answer);
+    const { leaseMs } = answer;
     this.timeoutMs = Math.min(leaseMs, ANSWER_MS);
     this.#interval = Math.min(PROBE_MS, Math.max(1, Math.floor(leaseMs / PROBES)));
     this.#due = Math.min(this.#due, this.lastAsked + this.#interval);
     this.#patience = Math.min(Math.floor(answer.askers * CONFIRM_MS), CONFIRM_MOST_MS);
-    this.#renew(answer, { boot: sent + leaseMs, wall: sentWall + leaseMs, sent });
+    if (this.state.refuses === "closed" || this.state.applied !== seq) return;
+    if (this.#retired.has(incarnation)) return this.#fence(RETURNED, false);
+    const lease = { boot: sent + leaseMs, wall: sentWall + leaseMs, sent };
+    this.change({ do: "renew", lease, clock: { at: answer.at, sent } });
     this.#forget(this.clocks.boot() - answer.keepMs);
   }
 
@@ -221,23 +199,13 @@ export class Following extends EpochTable {
     if (count > 0) this.change({ do: "forget", kills });
   }
 
-  #renew(answer: StoreAnswer, lease: { boot: number; wall: number; sent: number }): void {
-    const { incarnation, applied, refuses } = this.state;
-    if (refuses === "closed" || answer.seq !== applied) return;
-    if (this.#retired.has(incarnation)) {
-      this.#fence(RETURNED, false);
-      return;
-    }
-    this.change({ do: "renew", lease, clock: { at: answer.at, sent: lease.sent } });
-  }
-
   #compareClocks(at: number, sentWall: number): void {
     const wall = this.clocks.wall();
     let skew: string | null = null;
     if (!(Math.floor(sentWall) - SKEW_MS <= at && at <= Math.floor(wall) + SKEW_MS)) {
       const offS = Math.floor(wall / 1000) - Math.floor(at / 1000);
       const off = offS > 0 ? `${offS} s ahead of` : `${-offS} s behind`;
-      skew = `this clock is ${off} the revocation store's: expected at most ${SKEW_MS / 1000} s; set both clocks by NTP`;
+      skew = `this clock is ${off} the store's: expected at most ${SKEW_MS / 1000} s; set both clocks by NTP`;
     }
     this.#skew = skew;
   }

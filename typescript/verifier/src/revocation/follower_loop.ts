@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Follows the store by the event loop that it is made in, and sends each change to the views of all threads. */
+/** Follows the store by the event loop that it is made in, and sends each change to the view of another thread. */
 
 import { setTimeout as sleep } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
@@ -17,32 +17,30 @@ export interface FollowerSettings {
   readonly realm: string;
   /** The name in the store's registry. */
   readonly name: string;
-  readonly leaseMs?: number | undefined;
 }
 
-/** What the port of a view brings to the follower: a wait, the port of one more view, or the end. */
-export type FromView = Wait | { readonly port: MessagePort } | { readonly stop: true };
+/** What the port of a view brings to the follower: a wait, or the end. */
+export type FromView = Wait | { readonly stop: true };
 
-/** A view whose changes go to the ports of all deciding threads, in their order. */
+/** A view whose changes go to the deciding thread, in their order. */
 class Published extends Following {
-  readonly ports = new Set<MessagePort>();
+  readonly #port: MessagePort;
   #fenced = ""; // why, as the last warning has it
+
+  constructor(port: MessagePort) {
+    super();
+    this.#port = port;
+  }
 
   protected override change(change: ViewChange): boolean {
     const inOrder = super.change(change);
-    for (const port of this.ports) port.postMessage(change);
+    this.#port.postMessage(change);
     if (change.do === "renew") this.#fenced = "";
     if (change.do === "fence" && change.detail !== this.#fenced) {
       warn(`every call is refused: ${change.detail}`);
       this.#fenced = change.detail;
     }
     return inOrder;
-  }
-
-  /** Gives a port the view as it is; what comes later follows. */
-  add(port: MessagePort): void {
-    port.postMessage(this.copy());
-    this.ports.add(port); // its lease comes with the next answer
   }
 
   isOpen(wait: Wait): boolean {
@@ -57,37 +55,23 @@ export class FollowerLoop {
   #fail: (error: unknown) => void = () => undefined;
   #timer: NodeJS.Timeout | undefined;
   #isCopying = false;
-  #waits: Wait[] = []; // of all threads
+  #waits: Wait[] = [];
   readonly #stopping = new AbortController();
   #isDown = false;
 
-  /** @param port Of the first view; until a stop has closed it, it keeps a thread alive that does nothing else. */
+  /** @param port Of the view; until a stop has closed it, it keeps a thread alive that does nothing else. */
   constructor(settings: FollowerSettings, port: MessagePort) {
     this.#settings = settings;
-    this.#core = new Published(undefined, settings.leaseMs);
-    this.#add(port);
-    void this.#run();
-  }
-
-  /** Adds the port of a deciding thread. */
-  #add(port: MessagePort): void {
-    port.on("message", (message: FromView) => this.#take(message));
-    port.on("close", () => this.#core.ports.delete(port));
-    this.#core.add(port);
-  }
-
-  #take(message: FromView): void {
-    if ("stop" in message) this.#stop();
-    else if ("port" in message) {
-      this.#add(message.port);
-      message.port.unref();
-    } else {
+    this.#core = new Published(port);
+    port.on("message", (message: FromView) => {
+      if ("stop" in message) return this.#stop();
       this.#waits.push(message);
       this.#pump();
-    }
+    });
+    void this.#run().finally(() => port.close());
   }
 
-  /** Ends the leases of all threads; then the loop takes leave of the store, and closes the ports. */
+  /** Ends the lease; then the loop takes leave of the store, and closes the port. */
   #stop(): void {
     this.#stopping.abort();
     this.#core.close();
@@ -116,7 +100,6 @@ export class FollowerLoop {
       const ms = pause * (0.5 + Math.random() / 2); // spreads a herd
       await sleep(ms, undefined, { signal, ref: false }).catch(() => undefined);
     }
-    for (const port of this.#core.ports) port.close();
   }
 
   /** Follows by one connection until it is stopped; throws when the connection must be dropped. */
@@ -161,8 +144,7 @@ export class FollowerLoop {
         );
       }
     } catch (error) {
-      this.#drop(link, error);
-      return;
+      return this.#drop(link, error);
     }
     const wait = Math.max(0, Math.ceil(this.#core.nextAt(hurry) - this.#core.bootMs()));
     // An answer may have come while the loop was blocked: it is read before the time is over.
@@ -179,8 +161,7 @@ export class FollowerLoop {
       if (this.#link !== link || this.#stopping.signal.aborted) return;
       this.#core.takeAnswer(answer, copy);
     } catch (error) {
-      this.#drop(link, error);
-      return;
+      return this.#drop(link, error);
     }
     if (this.#isDown && this.#core.lastGrant === this.#core.lastAsked) {
       this.#isDown = false;

@@ -63,7 +63,7 @@ async function findPrimary(address: StoreAddress, service: string): Promise<Plac
       if (client.isOpen) client.destroy();
     }
   }
-  const login = "the Sentinels refused the login: sentinel_username and sentinel_password in the store's URL are for them";
+  const login = "the Sentinels refused the login: set sentinel_username and sentinel_password in the store's URL";
   throw new FeedError(refused ? login : "none of the Sentinels named can say which server is the primary");
 }
 

@@ -9,7 +9,7 @@ import type { StoreAddress } from "./store_url.ts";
 
 const SCAN_PAGE = 1000;
 const ENTRIES = 1000; // requested in one answer
-const LEAVE_MS = 500; // longest wait for the answer to a goodbye; without it the store forgets this verifier with its lease
+const LEAVE_MS = 500; // longest wait for the answer to a goodbye; without one the store forgets it with its lease
 const LOGIN = "ARX_STORE_PASSWORD, ARX_STORE_PASSWORD_FILE or the login in `store` of the service file";
 const ASCII = /^[!-~]+$/;
 
@@ -30,7 +30,8 @@ export class StoreLink {
   static async open(address: StoreAddress, realm: string, timeoutMs: number, on: Listeners): Promise<StoreLink> {
     let client: Client | undefined;
     try {
-      client = await connect(address, timeoutMs, (error) => on.end(new FeedError(`the connection ended: ${kindOf(error)}`)));
+      const end = (error: Error): void => on.end(new FeedError(`the connection ended: ${kindOf(error)}`));
+      client = await connect(address, timeoutMs, end);
       const link = new StoreLink(client, realm, timeoutMs);
       await within(timeoutMs, link.#subscribe(on));
       return link;
@@ -107,7 +108,7 @@ function explained(error: unknown, what: string): FeedError {
   }
   if (isLogin(error)) return new FeedError(`the store refused the user or password: set ${LOGIN}`);
   if (text.startsWith("NOPERM")) {
-    return new FeedError("the store does not permit this user to do that: `arx redis acl --role verifier` prints what it needs");
+    return new FeedError("the store refused a command to this user: `arx redis acl --role verifier` prints its rights");
   }
   return new FeedError(`${what}: ${kindOf(error)}`, { cause: error });
 }

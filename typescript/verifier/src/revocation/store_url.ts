@@ -74,7 +74,8 @@ function readQuery(query: string, name: string): Map<string, string> {
   for (const field of query.split("&").filter((each) => each !== "")) {
     const [key = "", ...value] = field.split("=");
     // Without the text of the setting, too: it is a part of the password if that has a question mark.
-    if (!SETTINGS.has(key)) throw new SettingsError(`invalid ${name} URL: unknown setting: expected ${[...SETTINGS].join(", ")}`);
+    const known = [...SETTINGS].join(", ");
+    if (!SETTINGS.has(key)) throw new SettingsError(`invalid ${name} URL: unknown setting: expected ${known}`);
     if (settings.has(key)) throw new SettingsError(`invalid ${name} URL: ${key} is there twice`);
     settings.set(key, text(value.join("=").replaceAll("+", " "), name));
   }

@@ -10,7 +10,8 @@ import { type Ending, readEnding } from "./wire.ts";
 
 // The last letters are those of the one base64url text of 32, 16 or 64 bytes.
 const [LONG, SHORT] = ["[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", "[A-Za-z0-9_-]{21}[AQgw]"];
-const FORM = new RegExp(`^{"call":\\["(${LONG})",([1-9][0-9]{12}),"(${SHORT})"(?:,"(${SHORT}|[A-Za-z0-9_-]{64}${SHORT})")?\\]}$`);
+const PROOF = `${SHORT}|[A-Za-z0-9_-]{64}${SHORT}`;
+const FORM = new RegExp(`^{"call":\\["(${LONG})",([1-9][0-9]{12}),"(${SHORT})"(?:,"(${PROOF})")?\\]}$`);
 
 // biome-ignore lint: each is one byte
 const ASCII = /^[\0-\x7f]*$/;
@@ -59,7 +60,8 @@ export function callDigest(
 
 /** Return a field behind its length, four bytes, a character for each byte. */
 function withLength(field: string | Uint8Array): string {
-  const bytes = typeof field === "string" && ASCII.test(field) ? field : Buffer.from(field as string).toString("latin1");
+  const isAscii = typeof field === "string" && ASCII.test(field);
+  const bytes = isAscii ? field : Buffer.from(field as string).toString("latin1");
   const { length } = bytes;
   return String.fromCharCode(length >>> 24, (length >> 16) & 0xff, (length >> 8) & 0xff, length & 0xff) + bytes;
 }

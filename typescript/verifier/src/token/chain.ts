@@ -10,7 +10,7 @@ const [BLOCK, SIZE] = [64, 32];
 const INNER = Buffer.alloc(BLOCK + LIMITS.credential, 0x36);
 const OUTER = Buffer.alloc(BLOCK + SIZE, 0x5c);
 
-/** HMAC-SHA-256 (RFC 2104) by a key of 32 bytes, of parts of a credential: Node's own takes twice as long for so few bytes. */
+/** HMAC-SHA-256 (RFC 2104) by a key of 32 bytes, of parts of a credential: Node's own takes twice as long for them. */
 export function hmac(key: Uint8Array, ...parts: readonly Uint8Array[]): Buffer {
   for (let at = 0; at < SIZE; at += 1) {
     const byte = key[at] as number;
@@ -28,7 +28,7 @@ export function sha256(...parts: readonly (Uint8Array | string)[]): Buffer {
     whole = most > LIMITS.credential ? Buffer.concat(parts.map((part) => Buffer.from(part as string)))
       : INNER.subarray(BLOCK, gather(parts));
   }
-  return Buffer.from(hash("sha256", whole, "binary"), "latin1"); // as text: a Buffer of Node's takes three times as long
+  return Buffer.from(hash("sha256", whole, "binary"), "latin1"); // a Buffer of `hash` itself takes three times as long
 }
 
 /** Put parts behind a block, and return where they end. */

@@ -52,7 +52,8 @@ interface Given {
 
 /** Prove discharges against a proven token (SPEC 6.7), or refuse. */
 export function openDischarges(
-  texts: readonly string[], token: Parts, packets: readonly Packet[], derived: Uint8Array, parent: Uint8Array, room: number,
+  texts: readonly string[], token: Parts, packets: readonly Packet[], derived: Uint8Array, parent: Uint8Array,
+  room: number,
 ): Opened {
   const waiting = new Map<string, Given>();
   const all = [...packets];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The keys of holders: signatures of delegations and calls, and what an audience key and a holder's key share.  SPEC 16.
+// The keys of holders: signatures of delegations and calls, and the secret shared with an audience key.  SPEC 16.
 
 import { createPrivateKey, createPublicKey, diffieHellman, type KeyObject, verify } from "node:crypto";
 import { ed25519 } from "@noble/curves/ed25519.js";

@@ -17,7 +17,7 @@ export const isText = (most: number = LIMITS.tool, least = 1): Check<string> => 
 export const isNatural = (most: number = LIMITS.integer, least = 0): Check<number> => (value): value is number => {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= least && value <= most;
 };
-const isPair = <A, B>(first: Check<A>, second: Check<B>) => (value: unknown): value is readonly [A, B] => {
+export const isPair = <A, B>(first: Check<A>, second: Check<B>) => (value: unknown): value is readonly [A, B] => {
   return Array.isArray(value) && value.length === 2 && first(value[0]) && second(value[1]);
 };
 const isKey = isText(43, 43);

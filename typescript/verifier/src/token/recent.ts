@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What was proven before, in bounded memory.
 
-/** Values by name; those that were not asked for the longest make room, so that one caller cannot push out all at once. */
+/** Values by name; those that were not asked for the longest make room, so that no caller can push out all at once. */
 export class Recent<V> {
   readonly #kept = new Map<string, readonly [value: V, weight: number]>();
   #room: number;

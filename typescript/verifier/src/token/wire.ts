@@ -57,7 +57,7 @@ export function readEnding(text: string, sizes: readonly number[]): Ending | und
   const bytes = bytesOf(text.slice(PREFIX.length + 4 * groups));
   if (bytes === undefined) return undefined;
   const end = bytes.length - 32 - TAIL.length;
-  const has = (at: number, wanted: readonly number[]): boolean => wanted.every((byte, index) => bytes[at + index] === byte);
+  const has = (at: number, wanted: readonly number[]): boolean => wanted.every((byte, to) => bytes[at + to] === byte);
   for (const size of has(end, TAIL) ? sizes : []) {
     const header = size < 0x80 ? [2, size] : [2, (size & 0x7f) | 0x80, size >> 7];
     const start = end - size;

@@ -8,11 +8,13 @@ import { Refusal, refuse } from "../errors.ts";
 import { type Json, type JsonObject, own, readForm, writeCanonical } from "../json.ts";
 import type { ProvenHolder } from "../journal/record.ts";
 import { LIMITS } from "../limits.ts";
-import { bytesOf, isAgentPath, isOperator, isPathPattern, isPlain, matchesPath } from "../names.ts";
+import {
+  bytesOf, type Check, type Checked, isAgentPath, isOperator, isPathPattern, isPlain, matchesPath,
+} from "../names.ts";
 import { nextLink, type Packet, sha256 } from "../token/chain.ts";
 import { ThirdParty } from "../token/discharge.ts";
 import { hasSigned, hopMessage } from "../token/holder.ts";
-import { type Identifier, isNatural, isText } from "../token/identifier.ts";
+import { type Identifier, isNatural, isPair, isText } from "../token/identifier.ts";
 import { Recent } from "../token/recent.ts";
 
 export interface Allow {
@@ -71,12 +73,14 @@ export interface Proof {
   readonly begins: readonly (readonly [number, Buffer])[];
 }
 
-type Check = (value: Json) => boolean;
-const list = (check: Check): Check => (value) => Array.isArray(value) && value.length > 0 && value.every(check);
+const list = <T>(check: Check<T>): Check<T[]> => (value): value is T[] => {
+  return Array.isArray(value) && value.length > 0 && value.every(check);
+};
+const isBytes = (length: number): Check<string> => (value): value is string => bytesOf(value, length) !== undefined;
 const AMOUNT = /^(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{0,5}[1-9])?$/;
 const UNIT = /^[a-z][a-z0-9_]{0,15}$/;
 
-function isSpend(value: Json): boolean {
+function isSpend(value: unknown): value is Json[] {
   if (!Array.isArray(value) || value.length !== 5) return false;
   const [pool, unit, most, per, opened] = value;
   if (!isPlain(pool) || typeof unit !== "string" || !UNIT.test(unit) || !isNatural()(opened)) return false;
@@ -85,28 +89,26 @@ function isSpend(value: Json): boolean {
 }
 
 /** The form of each member's value; `allow` is compiled instead. */
-const FORMS: Record<string, Check> = {
-  allow: (value) => Array.isArray(value),
+const FORMS = {
+  allow: (value: unknown): value is Json[] => Array.isArray(value),
   aud: list(isText(64)),
-  call: () => false, // it stands alone and last, where `readCall` reads it
+  call: (_: unknown): _ is never => false, // it is alone and last, where `readCall` reads it
   depth: isNatural(LIMITS.delegations),
   exp: isNatural(),
   fresh: isNatural(LIMITS.fresh),
   delegate_to: list(isPathPattern),
-  hop: (value) => bytesOf(value, 9) !== undefined,
+  hop: isBytes(9),
   to: isAgentPath,
-  key: (value) => bytesOf(value, 32) !== undefined,
-  sig: (value) => bytesOf(value, 64) !== undefined,
+  key: isBytes(32),
+  sig: isBytes(64),
   nbf: isNatural(),
-  net: list((value) => readNetwork(value) !== undefined),
-  once: (value) => Array.isArray(value) && value.length === 2 && isPlain(value[0]) && isNatural()(value[1]),
+  net: list((value): value is string => readNetwork(value) !== undefined),
+  once: isPair(isPlain, isNatural()),
   operators: list(isOperator),
-  require: list((value) => typeof value === "string"),
+  require: list((value): value is string => typeof value === "string"),
   spend: isSpend,
   task: isPlain,
 };
-/** Members of the level marks, which is not here: `unknown_caveat`, as each other name. */
-export const UNSUPPORTED: readonly string[] = ["after", "distinct", "marks", "only_after", "opened", "shown"];
 export const CAVEAT_MEMBERS: readonly string[] = Object.keys(FORMS);
 export const NOT_IN_DISCHARGE: readonly string[] = [
   "call", "depth", "delegate_to", "hop", "key", "require", "sig", "spend", "to",
@@ -114,11 +116,7 @@ export const NOT_IN_DISCHARGE: readonly string[] = [
 const PROOFS = new Set(["call", "holder", "signature"]);
 
 /** The members of a caveat whose form was checked. */
-type Members = Readonly<Partial<
-  Record<"depth" | "exp" | "fresh" | "nbf", number> & Record<"hop" | "key" | "sig" | "task" | "to", string>
-  & Record<"aud" | "delegate_to" | "net" | "operators" | "require", string[]>
-  & { allow: Json; once: [string, number]; spend: Json }
->>;
+type Members = Partial<Checked<typeof FORMS>>;
 
 /** A caveat that says the same in each chain. */
 interface Caveat {
@@ -162,7 +160,8 @@ export class CaveatReader {
     const made = this.#made;
     try {
       for (const [index, packet] of packets.entries()) this.#readOne(packet, index);
-      if (made.allows[0]?.place !== placeOf(0)) refuse("malformed", placeOf(0), "allow", "what the token allows", "nothing");
+      const first = placeOf(0);
+      if (made.allows[0]?.place !== first) refuse("malformed", first, "allow", "what the token allows", "nothing");
       if (made.named.length < (this.#identifier.vouched ?? 0)) {
         refuse("malformed", "identifier", "vouched", "the delegations that the mint vouches for", "fewer");
       }
@@ -240,7 +239,8 @@ export class CaveatReader {
         refuse("name_not_allowed", place, `delegate_to of ${earlier.place}`, earlier.patterns.join(" or "), to);
       }
     }
-    const needsSignature = this.#identifier.holder !== undefined && this.#made.named.length >= (this.#identifier.vouched ?? 0);
+    const { holder, vouched = 0 } = this.#identifier;
+    const needsSignature = holder !== undefined && this.#made.named.length >= vouched;
     if ((caveat.key !== undefined) !== needsSignature) malformed(place, "sig");
     const link = nextLink(this.#link, Buffer.from(hop, "base64url"));
     if (caveat.key !== undefined) this.#made.holders.push(this.#provenHolder(caveat, written, link, index, place));
@@ -324,7 +324,7 @@ function readMembers(raw: Buffer, place: string): JsonObject {
     refuse("unknown_caveat", place, "member", "members that this version knows", "another one");
   }
   for (const name of names) {
-    if (!(FORMS[name] as Check)(own(written, name) as Json)) malformed(place, name);
+    if (!FORMS[name as keyof Members](own(written, name))) malformed(place, name);
   }
   return Object.assign(Object.create(null), written);
 }

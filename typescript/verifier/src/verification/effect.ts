@@ -9,7 +9,9 @@ const MOST_DIGESTED = 1 << 20;
 const UNSURE = [502, 504]; // what was called behind the tool may have run
 
 /** Writes the record; a promise if the journal waits for the disk. */
-export type WriteEffect = (effect: EffectRecord, salt: Uint8Array, externalId: string | null) => Promise<void> | undefined;
+export type WriteEffect = (
+  effect: EffectRecord, salt: Uint8Array, externalId: string | null,
+) => Promise<void> | undefined;
 
 /** The effect of an allowed call, whose record is awaited. */
 export class CallEffect {
@@ -47,7 +49,8 @@ export class CallEffect {
     const known = result ?? (UNSURE.includes(status) ? "unknown" : status < 400 ? "done" : "failed");
     const took = Math.floor(performance.now() - this.#begun);
     try {
-      return write({ result: known, of: this.#of, status, size, digest, took }, this.#salt, this.externalId)?.catch(report);
+      const effect = { result: known, of: this.#of, status, size, digest, took };
+      return write(effect, this.#salt, this.externalId)?.catch(report);
     } catch (error) {
       return report(error);
     }

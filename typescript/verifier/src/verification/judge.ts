@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Judge a call by everything that a proven token restricts.  SPEC 11, step 4 c to h.  Nothing here waits or changes state.
+// Judge a call by everything that a proven token restricts.  SPEC 11, step 4 c to h.  It waits for nothing.
 
 import { isInside, readPeer } from "../addresses.ts";
 import { type Arguments, isPermitted, isTooMuch, type Rule, shorten } from "../constraints/rule.ts";
@@ -79,9 +79,9 @@ function judgeCall(
 
 function judgePeer({ restrictions }: Proven, request: AccessRequest): void {
   if (restrictions.nets.length === 0) return;
-  const peer = readPeer(request.peer);
+  const [peer, came] = [readPeer(request.peer), request.peer ?? "an unknown address"];
   for (const { place, networks, text } of restrictions.nets) {
-    if (!isInside(networks, peer)) refuse("network_not_allowed", place, "net", text, request.peer ?? "an unknown address");
+    if (!isInside(networks, peer)) refuse("network_not_allowed", place, "net", text, came);
   }
 }
 
@@ -105,7 +105,9 @@ function every(allows: readonly Allow[], tool: string, test: (rule: Rule) => boo
 /** Return what the arguments violate; an argument that several rules refuse once, by the last of them (SPEC 13). */
 function explain(refused: readonly Allow[], tool: string, args: Arguments): Failure[] {
   const asked = refused.map(({ place, rules }) => ({ place, rules: rules.filter((rule) => rule.names(tool)) }));
-  const found = asked.flatMap(({ place, rules }) => rules.flatMap((rule) => rule.explain(args, place, LIMITS.failures)));
+  const found = asked.flatMap(({ place, rules }) => {
+    return rules.flatMap((rule) => rule.explain(args, place, LIMITS.failures));
+  });
   if (asked.some(({ rules }) => rules.length > 1)) return found.slice(0, LIMITS.failures);
   const byArgument = new Map<string, Failure>();
   for (const failure of found.reverse()) {

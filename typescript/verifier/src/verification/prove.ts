@@ -63,9 +63,11 @@ export function prove(credential: string, audience: string, keys: KeyRing): Prov
   if (discharges.length > LIMITS.discharges) refuse("malformed");
   const token = readToken(text);
   const call = readCall(token.packets.at(-1));
-  const proven = { ...proveChain(token, discharges, call, audience, keys), head: call === undefined ? credential : head };
-  if (discharges.length === 0) known.keep(nameOf(proven.head), proven, weigh(proven)); // a known chain must not outlive its discharges
-  return { ...proven, call, signature: token.signature };
+  const proven = proveChain(token, discharges, call, audience, keys);
+  const made = { ...proven, head: call === undefined ? credential : head };
+  // A known chain must not outlive its discharges.
+  if (discharges.length === 0) known.keep(nameOf(made.head), made, weigh(made));
+  return { ...made, call, signature: token.signature };
 }
 
 /** Return what distinguishes most chains, the token's id and its last caveat: Node hashes a whole text slowly. */
@@ -127,7 +129,7 @@ function targetsOf(it: Identifier, { operators, tasks, named, links }: Restricti
   if (it.policy !== undefined) targets.push(`policy:${it.policy}`);
   for (const path of [it.agent, ...named]) {
     const segments = path.split("/");
-    for (let count = 1; count <= segments.length; count += 1) targets.push(`agent:${segments.slice(0, count).join("/")}`);
+    targets.push(...segments.map((_, at) => `agent:${segments.slice(0, at + 1).join("/")}`));
   }
   targets.push(...tasks.map((task) => `task:${task}`), ...operators.map((name) => `operator:${name}`));
   targets.push(...links.map((link) => `link:${link}`));
@@ -136,22 +138,11 @@ function targetsOf(it: Identifier, { operators, tasks, named, links }: Restricti
 
 function factsOf(it: Identifier, { tasks, named, links, holders, steps }: Restrictions): ChainFacts {
   const size = steps.flat().reduce((sum, text) => sum + lengthOf(text), 0);
-  return {
-    agent: it.agent,
-    session: it.session,
-    named,
-    links,
-    task: it.task ?? null,
-    tasks,
-    token: it.id,
-    audience: it.aud,
-    policy: it.policy ?? null,
-    kid: it.kid,
-    assurance: it.holder === undefined ? "bearer" : "bound",
-    model: it.model ?? null,
-    holders,
-    subject: it.subject ?? null,
-    meta: (it.meta ?? []).map((text, at) => [ABOUT[at] as string, text] as const).filter(([, text]) => text !== ""),
-    caveats: size <= 2048 ? steps : [],
-  };
+  const meta = (it.meta ?? []).map((text, at) => [ABOUT[at] as string, text]).filter(([, text]) => text !== "");
+  const proofs = holders.map(({ key, said, signature }) => [key, said, signature]);
+  const kept = [
+    it.agent, it.session, named, links, it.task ?? null, tasks, it.id, it.aud, it.policy ?? null, it.kid,
+    it.holder === undefined ? "bearer" : "bound", it.model ?? null, ...(proofs.length > 0 ? [proofs] : []),
+  ];
+  return { kept, erasable: [it.subject ?? null, meta, size <= LIMITS.record_caveats ? steps : []] };
 }

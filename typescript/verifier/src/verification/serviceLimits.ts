@@ -75,7 +75,8 @@ export class ServiceLimits {
   judgeTool({ tool, args }: AccessRequest, isUnseen: boolean): void {
     if (this.#rules.length === 0) return;
     const rules = this.#rules.filter((rule) => rule.names(tool));
-    if (rules.length === 0) refuse(CODE, PLACE, "tool", this.#rules.map((rule) => rule.tool).join(" or "), shorten(tool));
+    const named = this.#rules.map((rule) => rule.tool).join(" or ");
+    if (rules.length === 0) refuse(CODE, PLACE, "tool", named, shorten(tool));
     const tests = rules.reduce((sum, rule) => sum + rule.tests, 0);
     if (isTooMuch(tests, args)) refuse(CODE, PLACE, "size of the arguments", "less work", "more");
     if (isPermitted(args, isUnseen, (test) => rules.every(test))) return;

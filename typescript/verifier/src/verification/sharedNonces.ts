@@ -42,7 +42,8 @@ export class SharedNonces implements Nonces {
       this.#isDown = false;
       return fresh ? "new" : "used";
     } catch (error) {
-      if (!this.#isDown) process.emitWarning(`each call is refused (store_unavailable): ${explained(error)}`, "ArxWarning");
+      const text = `each call is refused (store_unavailable): ${explained(error)}`;
+      if (!this.#isDown) process.emitWarning(text, "ArxWarning");
       this.#isDown = true; // one line for each outage
       return "full";
     }
@@ -124,5 +125,6 @@ async function factsOf(client: Client, section: string): Promise<Record<string, 
 
 function explained(error: unknown): string {
   if (error instanceof FeedError) return error.message;
-  return isLogin(error) ? `the nonce store refused the user or password: set ${LOGIN}` : `the nonce store: ${kindOf(error)}`;
+  if (isLogin(error)) return `the nonce store refused the user or password: set ${LOGIN}`;
+  return `the nonce store: ${kindOf(error)}`;
 }

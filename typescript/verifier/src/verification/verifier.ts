@@ -5,6 +5,7 @@ import { AuditError, type Code, type Failure, Refusal, refuse, SettingsError } f
 import {
   AWAITED, type Decision as DecisionRecord, digestOf, formOf, newSalt, type SignedCall,
 } from "../journal/record.ts";
+import type { Journal } from "../journal/writer.ts";
 import { LIMITS } from "../limits.ts";
 import { isToolPattern, matchesTool } from "../names.ts";
 import type { AccessRequest } from "../request.ts";
@@ -18,16 +19,8 @@ import type { Nonces, Spent } from "./nonces.ts";
 import { prove, type Proven } from "./prove.ts";
 import type { ServiceLimits } from "./serviceLimits.ts";
 
-/** Where decisions are recorded before they are answered: a `Journal`, for example. */
-export interface Recorder {
-  readonly boot: string;
-  /** Whether a record has to be on disk: `settle` waits for that. */
-  readonly waits?: boolean;
-  append(decision: DecisionRecord): number;
-  count(code: string, peer: string | null): void;
-  settle?(sequence: number): Promise<void>;
-  close?(): Promise<void>;
-}
+/** Where decisions are recorded before they are answered. */
+export type Recorder = Pick<Journal, "append" | "boot" | "close" | "count" | "settle" | "waits">;
 
 export interface VerifierOptions {
   readonly audience: string;
@@ -75,7 +68,7 @@ export class Verifier {
     const decision = await this.#decide(proven, asked, arrived);
     if (!decision.allowed) return decision;
     try {
-      if (this.#recorder.waits) await this.#recorder.settle?.(Number(decision.id.split("-").at(-1)));
+      if (this.#recorder.waits) await this.#recorder.settle(Number(decision.id.split("-").at(-1)));
     } catch (error) {
       if (!(error instanceof AuditError)) throw error;
       return refused("audit_unavailable");
@@ -122,7 +115,7 @@ export class Verifier {
 
   async close(): Promise<void> {
     this.#nonces.close?.();
-    await this.#recorder.close?.();
+    await this.#recorder.close();
   }
 
   #prove(credential: string | undefined, peer: string | null | undefined): Proven | Decision {
@@ -166,8 +159,8 @@ export class Verifier {
     if (ended !== null) refuse(ended);
   }
 
-  #endOf({ identifier: { born: [incarnation, born] }, targets, restrictions }: Proven, arrived: number): ReturnType<EpochTable["check"]> {
-    return this.#epochs.check(incarnation, born, targets, sentAfter(restrictions, arrived));
+  #endOf({ identifier, targets, restrictions }: Proven, arrived: number): ReturnType<EpochTable["check"]> {
+    return this.#epochs.check(...identifier.born, targets, sentAfter(restrictions, arrived));
   }
 
   async #catchUp(proven: Proven, request: AccessRequest, arrived: number): Promise<void> {
@@ -203,13 +196,14 @@ export class Verifier {
     return { allowed: true, code: "ok", failures: [], id, grant };
   }
 
-  #effectOf(id: string, { facts, tool = "", peer = null, requestId = null, traceparent = null }: DecisionRecord): CallEffect {
+  #effectOf(id: string, allowed: DecisionRecord): CallEffect {
+    const { facts, tool = "", peer = null, requestId = null, traceparent = null } = allowed;
     return new CallEffect(id, (effect, salt, externalId) => {
       const call = { facts, tool, salt, peer, requestId, traceparent };
       const sequence = this.#recorder.append({
         code: "effect", at: this.clock(), ...call, ...this.#epochs.view(), effect, externalId,
       });
-      return this.#recorder.waits ? this.#recorder.settle?.(sequence) : undefined;
+      return this.#recorder.waits ? this.#recorder.settle(sequence) : undefined;
     });
   }
 }
