@@ -61,6 +61,7 @@ GROUPS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "approval": ("approval", "list, approve, deny and withdraw approvals"),
         "token": ("token.command", "inspect, delegate and explain tokens and bundles"),
         "connect": ("connect", "sign the messages of a stock MCP client with a task"),
+        "run": ("run", "run a command under a task, without secrets"),
         "hook": ("hook", "decide on the calls of a coding agent's own tools"),
         "gateway": ("gateway", "guard tools that cannot embed a verifier"),
     },

@@ -49,7 +49,7 @@ class RunningUpstream(RunningVerifier):
         super().__init__(f"upstream.{name}", name, terms, path, nonces, counts, recorded=recorded)
         proxies = settings.gateway.trusted_proxies
         self.routes: Mapping[str, str] | Mapping[str, RouteTerms] = {}
-        self.hosts = terms.hosts or ()
+        self.hosts, self._max_body = terms.hosts or (), terms.max_body
         self.upstream: Forwarder | StdioUpstream
         self.door: McpDoor | HttpDoor
         self.resource: OAuthResource | None = None
@@ -91,7 +91,8 @@ class RunningUpstream(RunningVerifier):
         """What a front has to know, which maps requests to a host as the door does."""
         plain = {route: tool for route, tool in self.routes.items() if isinstance(tool, str)}
         routes = {**self.routes, **route_terms(plain)}
-        return {"upstream": self.name, "audience": self.verifier.audience, "routes": msgspec.to_builtins(routes)}
+        about = {"upstream": self.name, "audience": self.verifier.audience, "max_body": self._max_body}
+        return about | {"routes": msgspec.to_builtins(routes)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request.

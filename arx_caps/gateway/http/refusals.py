@@ -8,6 +8,7 @@ from arx_caps.gateway.base.asgi import Message, Scope, Send
 from arx_caps.gateway.catalogue.git_push import PUSH, fetch_refusal, refusal_of
 from arx_verifier.verification.grant import Grant
 
+CODE: Final = b"arx-code"  # the header with the code of a refusal whose form has no place for it
 _PROBLEM: Final = (b"content-type", b"application/problem+json")
 _GIT: Final = {
     "git-fetch": b"application/x-git-upload-pack-result",
@@ -40,6 +41,7 @@ def as_service(form: str, scope: Scope, send: Send) -> Send:
             body = _body_of(form, scope, why)
             headers = [(b"content-type", _GIT.get(form, b"text/plain; charset=utf-8"))]
             headers += [(b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+            headers += [(CODE, code.encode())] if (code := problem.get("code")) else []
             await send({**head.pop(), "status": status, "headers": headers})
             await send({**message, "body": body})
         else:

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``arx run``: run a command under a task, with each of its requests signed by a front beside it."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from arx_caps.agent import Agent, Task
+from arx_caps.cli.access.credentials import holder_key_option, read_holder_key
+from arx_caps.cli.exit_codes import Stop
+from arx_caps.cli.options import command_options
+from arx_caps.cli.parse import pairs_option, read_pairs
+from arx_caps.cli.terminal import Console
+from arx_verifier.errors import ArxError
+from arx_verifier.token.holder import HolderKey
+
+_NOT_STARTED: Final = 125
+_NO_BOX: Final = "no box: programs of your user can read this task, and the command can go around the front"
+_file: Final = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("run")
+@click.argument("words", metavar="[TASK] -- COMMAND...", nargs=-1, required=True)
+@click.option("--task", "file", type=_file, help="file of the task's bundle, mode 0600; one that replaces it is used")
+@click.option("--key", type=_file, help="key file of the agent: start TASK, and end it with the command")
+@pairs_option("--param", "params", "parameter of the template TASK")
+@holder_key_option
+@click.option("--gateway", metavar="URL", help="gateway of the task [those that the policy names]")
+@click.option("--no-box", is_flag=True, help="run the command without a box")
+@click.option("--env", "passed", multiple=True, metavar="NAME", help="variable that the command gets too; repeatable")
+@click.option("--end-command", is_flag=True, help="send the command SIGTERM after a kill of the task")
+@command_options
+def run_command(
+    console: Console,
+    /,
+    words: tuple[str, ...],
+    file: Path | None,
+    key: Path | None,
+    params: tuple[str, ...],
+    holder_key: Path | None,
+    gateway: str | None,
+    no_box: bool,
+    passed: tuple[str, ...],
+    end_command: bool,
+) -> None:
+    """Run COMMAND under a task: it holds no secret, and each of its requests is a call of the task.
+
+    Unmodified programs such as git, gh and curl reach the hosts of the task's gateways through a front, which signs
+    each request.  The gateway decides on it and adds the credential.  Requests to other hosts are refused.
+
+    Exit code: that of COMMAND; 125: it was not started; 126, 127: it cannot be run, as in a shell.
+
+    \b
+        arx run --no-box --task task.bundle -- git clone https://github.com/acme/app
+        arx run --no-box --key coder.key.json code --param repo=acme/app -- make test
+    """
+    if (file is None) == (key is None):
+        raise click.UsageError("expected --task FILE or --key FILE")
+    template, command = ("", words) if key is None else (words[0], words[1:])
+    if not command:
+        raise click.UsageError("expected TASK -- COMMAND")
+    if not no_box:
+        raise Stop("no box: expected --no-box, as boxes are not built yet", _NOT_STARTED, code="no_box")
+    try:
+        with _task(file, key, template, read_pairs(params), read_holder_key(holder_key)) as read_task:
+            status = _run(console, command, read_task, gateway, passed, end_command=end_command)
+    except ArxError as error:
+        raise Stop(str(error), _NOT_STARTED, hint=error.hint, code=error.code) from error
+    raise SystemExit(status)
+
+
+def _run(
+    console: Console,
+    command: tuple[str, ...],
+    read_task: Callable[[], Task],
+    gateway: str | None,
+    passed: tuple[str, ...],
+    *,
+    end_command: bool,
+) -> int:
+    import asyncio
+    import tempfile
+
+    from arx_caps.run.attribution import git_settings
+    from arx_caps.run.authority import RunAuthority
+    from arx_caps.run.command import RunningCommand, hide_process
+    from arx_caps.run.environment import environment
+    from arx_caps.run.front import Front
+
+    logging.basicConfig(level=logging.WARNING, format="arx run: %(message)s")
+    hide_process()
+    running = RunningCommand(command, lambda text: console.say(f"arx run: {text}"))
+
+    def on_end() -> None:
+        console.say("arx run: an operator ended this task: the gateway refuses each further call of the command")
+        if end_command:
+            running.end()
+
+    authority = RunAuthority(read_task, on_end, gateway)
+    console.say(f"arx run: {_NO_BOX}")
+    with tempfile.TemporaryDirectory(prefix="arx-run-") as name:
+        folder = Path(name)
+
+        def variables(front: Front) -> Mapping[str, str]:
+            ca = folder / "ca.pem"
+            ca.write_bytes(front.ca_pem)
+            return environment(
+                proxy=front.proxy_url,
+                ca_file=ca,
+                home=Path.home(),
+                folder=folder,
+                hosts=authority.hosts,
+                socket=front.socket,
+                passed=passed,
+                git_settings=git_settings(authority.task, folder).items(),
+            )
+
+        return asyncio.run(running.run(authority, folder, variables, has_port=True))
+
+
+@contextlib.contextmanager
+def _task(
+    file: Path | None, key: Path | None, template: str, params: dict[str, Any], holder: HolderKey | None
+) -> Iterator[Callable[[], Task]]:
+    """Yield what returns the task as it is now."""
+    if key is None:
+        from arx_caps.connect.bundle_file import BundleFile
+
+        assert file is not None
+        bundle = BundleFile(file, key=holder)
+        bundle.task.check_key()
+        yield lambda: bundle.task
+        return
+    with (
+        Agent.from_key_file(key) as agent,
+        agent.open_session(purpose="arx run") as session,
+        session.start_task(template, params, keep=True, holder_key=holder) as task,
+    ):
+        yield lambda: task
