@@ -3,7 +3,7 @@
 
 import contextlib
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.servers import child
 from tests.typescript.node import PROGRAMS, node
@@ -51,7 +51,9 @@ def program_of(url: str, realm: str, name: str, threads: int, mode: str = "threa
 
 
 @contextlib.contextmanager
-def node_process(url: str, realm: str, name: str, threads: int = 3, mode: str = "thread") -> Iterator[NodeProcess]:
+def node_process(
+    url: str, realm: str, name: str, threads: int = 3, mode: str = "thread", env: Mapping[str, str] | None = None
+) -> Iterator[NodeProcess]:
     """Start a process that follows a store.
 
     Args:
@@ -60,10 +62,10 @@ def node_process(url: str, realm: str, name: str, threads: int = 3, mode: str = 
         name: The process's name in the registry.
         threads: Number of its threads that decide.
         mode: ``thread`` if its follower has a thread of its own, else ``loop``.
+        env: Its environment, if that is another one than of this process.
     """
-    with child(
-        program_of(url, realm, name, threads, mode), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = program_of(url, realm, name, threads, mode)
+    with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "live\n"

@@ -3,9 +3,11 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -168,13 +170,13 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path, realm_name: str) -> I
             yield f"redis://127.0.0.1:{reached}", store, *ways[request.param]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_without_its_store_it_accepts_for_a_lease(broken: Broken, mode: str) -> None:
-    """The last acceptance is within a lease; the view comes back with the store, and has the kill made meanwhile."""
+@pytest.mark.parametrize(("command", "mode"), [("use", "thread"), ("use", "loop"), ("hold", "thread")])
+def test_without_its_store_it_accepts_for_a_lease(broken: Broken, command: str, mode: str) -> None:
+    """The last acceptance is within a lease, also of a blocked event loop; the view comes back with the store."""
     url, store, spoil, mend = broken
     with node_process(url, store.realm, "node", 2, mode) as process:
         header = store.header()
-        process.tell("use", header.incarnation, header.seq, [SESSION])
+        process.tell(command, header.incarnation, header.seq, [SESSION])
         assert process.read() == ["ready"] * 2
         spoilt = spoil()
         assert last_of(process.read(), "stale") < spoilt + L_NS
@@ -184,6 +186,45 @@ def test_without_its_store_it_accepts_for_a_lease(broken: Broken, mode: str) -> 
         seq = store.kill([SESSION], "test", BY).header.seq
         until(lambda: not store.unacked(seq, 0).missing and store.unacked(seq, 0).verifiers)
         assert process.check(header.incarnation, header.seq, [SESSION]) == ["revoked"] * 2
+
+
+@pytest.mark.spec("10.4")
+@pytest.mark.parametrize("broken", ["stopped"], indirect=True)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_clock_that_is_set_back_lengthens_no_lease(broken: Broken, mode: str, tmp_path: Path) -> None:
+    """The last acceptance is within a lease of the store's stop; an hour behind the store each call is refused."""
+    url, store, spoil, mend = broken
+    clock = tmp_path / "clock"
+
+    def set_clock(offset: str) -> None:
+        (tmp_path / "next").write_text(f"{offset}\n")
+        (tmp_path / "next").replace(clock)
+
+    set_clock("+0")
+    with node_process(url, store.realm, "node", 2, mode, of_clock(clock)) as process:
+        header = store.header()
+        process.tell("use", header.incarnation, header.seq, [SESSION])
+        assert process.read() == ["ready"] * 2
+        spoilt = spoil()
+        set_clock("-3600")
+        assert last_of(process.read(), "stale") < spoilt + L_NS
+        mend()
+        until(lambda: process.check(header.incarnation, header.seq, [SESSION]) == ["fenced"] * 2)
+        set_clock("+0")
+        process.tell("back", header.incarnation, header.seq, [SESSION])
+        assert process.read() == ["back"] * 2
+
+
+def of_clock(file: Path) -> dict[str, str]:
+    """Return the environment of a process whose wall clock is as far off as a file has it; other clocks are right."""
+    if shutil.which("faketime") is None:
+        pytest.skip("faketime is not installed")
+    command = ["faketime", "-m", "-f", "+0", sys.executable, "-c", "import os; print(os.environ['LD_PRELOAD'])"]
+    library = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    right = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
+    return os.environ | right | {
+        "LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", MODES)

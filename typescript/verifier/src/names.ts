@@ -4,14 +4,6 @@
 import { LIMITS } from "./limits.ts";
 
 const SEGMENT = "[a-z0-9][a-z0-9._-]*";
-const REALM = /^[a-z0-9][a-z0-9._-]{0,31}$/;
-const AUDIENCE = /^(?!arx)[a-z0-9][a-z0-9._-]{0,63}$/;
-const PATH = new RegExp(`^${SEGMENT}(?:/${SEGMENT}){0,7}$`);
-const PATTERN = new RegExp(`^(?:(?:${SEGMENT}|\\*)/)*(?:${SEGMENT}|\\*\\*?)$`);
-const TOOL = /^[A-Za-z0-9_/:-]+(?:\.[A-Za-z0-9_/:-]+)*$/;
-const KEY_ID = /^[a-z0-9]{1,16}\.(?:0|[1-9][0-9]*)$/;
-const PLAIN = /^[A-Za-z0-9._-]{1,64}$/;
-const OPERATOR = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$/;
 
 /** Returns whether a value has a form. */
 export type Check<T> = (value: unknown) => value is T;
@@ -22,15 +14,15 @@ const matches = (pattern: RegExp, most = Number.POSITIVE_INFINITY): Check<string
   return typeof value === "string" && value.length <= most && pattern.test(value);
 };
 
-export const isRealm = matches(REALM);
-export const isAudience = matches(AUDIENCE);
-export const isKeyId = matches(KEY_ID);
-export const isPlain = matches(PLAIN);
-export const isOperator = matches(OPERATOR);
+export const isRealm = matches(/^[a-z0-9][a-z0-9._-]{0,31}$/);
+export const isAudience = matches(/^(?!arx)[a-z0-9][a-z0-9._-]{0,63}$/);
+export const isKeyId = matches(/^[a-z0-9]{1,16}\.(?:0|[1-9][0-9]*)$/);
+export const isPlain = matches(/^[A-Za-z0-9._-]{1,64}$/);
+export const isOperator = matches(/^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$/);
 
-export const isAgentPath = matches(PATH, LIMITS.agent_path);
-export const isTool = matches(TOOL, LIMITS.tool);
-const isPattern = matches(PATTERN, LIMITS.agent_path);
+export const isAgentPath = matches(new RegExp(`^${SEGMENT}(?:/${SEGMENT}){0,7}$`), LIMITS.agent_path);
+export const isTool = matches(/^[A-Za-z0-9_/:-]+(?:\.[A-Za-z0-9_/:-]+)*$/, LIMITS.tool);
+const isPattern = matches(new RegExp(`^(?:(?:${SEGMENT}|\\*)/)*(?:${SEGMENT}|\\*\\*?)$`), LIMITS.agent_path);
 
 /** Return whether a value is a tool, `prefix.*` or `*`. */
 export function isToolPattern(value: unknown): value is string {

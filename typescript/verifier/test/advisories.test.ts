@@ -11,7 +11,9 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { InMemoryTransport } from "@modelcontextprotocol/sdk/inMemory.js";
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
+import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/streamableHttp.js";
 import { ListToolsRequestSchema } from "@modelcontextprotocol/sdk/types.js";
+import { McpServer as McpServer2, WebStandardStreamableHTTPServerTransport } from "@modelcontextprotocol/server";
 import express from "express";
 import { z } from "zod";
 import { type ExpressApplication, guard, type GuardOptions } from "../src/enforcement/express.ts";
@@ -373,3 +375,76 @@ test("a login with a hash is no URL of localhost", () => {
   }
   assert.deepEqual(parseStoreUrl("redis://u:a%23x@db.example").places, [{ host: "db.example", port: 6379 }]);
 });
+
+/** Keeps events, and replays those of a stream behind another one, as each event store does. */
+class Events {
+  readonly #kept: (readonly [stream: string, message: object])[] = [];
+
+  async storeEvent(stream: string, message: object): Promise<string> {
+    return String(this.#kept.push([stream, message]));
+  }
+
+  async getStreamIdForEventId(id: string): Promise<string | undefined> {
+    return this.#kept[Number(id) - 1]?.[0];
+  }
+
+  async replayEventsAfter(last: string, { send }: { send(id: string, message: object): Promise<void> }): Promise<string> {
+    const stream = this.#kept[Number(last) - 1]?.[0] ?? "";
+    for (const [at, [of, message]] of this.#kept.entries()) {
+      if (at >= Number(last) && of === stream) await send(String(at + 1), message);
+    }
+    return stream;
+  }
+
+  holds(text: string): boolean {
+    return JSON.stringify(this.#kept).includes(text);
+  }
+}
+
+type Sent = (init: RequestInit) => Promise<Response>;
+
+/** Return what sends requests to a transport of the SDK 1 on Node, or of the SDK 2 on requests of the web. */
+async function resumable(sdk: 1 | 2, service: Service, eventStore: Events, release: Promise<void>): Promise<Sent> {
+  const options = { sessionIdGenerator: () => "session", eventStore } as never;
+  const [server, transport] = sdk === 1
+    ? [new McpServer({ name: "orders", version: "1" }), guardTransport(new StreamableHTTPServerTransport(options), service.verifier)]
+    : [new McpServer2({ name: "orders", version: "1" }), guardTransport(new WebStandardStreamableHTTPServerTransport(options), service.verifier)];
+  (server as McpServer).registerTool("get", {}, async () => {
+    await release;
+    return { content: [{ type: "text", text: "secret" }] };
+  });
+  await server.connect(transport as never);
+  if (!(transport instanceof StreamableHTTPServerTransport)) return (init) => transport.handleRequest(new Request("http://orders/mcp", init));
+  const port = await listen((request, response) => void transport.handleRequest(request, response));
+  return (init) => fetch(`http://127.0.0.1:${port}/mcp`, init);
+}
+
+for (const sdk of [1, 2] as const) {
+  test(`SDK ${sdk}: a stored answer of a killed call is not replayed`, async () => {
+    const [service, events, gate] = [serviceOf(), new Events(), Promise.withResolvers<void>()];
+    const send = await resumable(sdk, service, events, gate.promise);
+    const headers = {
+      "content-type": "application/json", accept: "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25",
+    };
+    const post = (id: number, method: string, params: object, more: RequestInit = {}): Promise<Response> => {
+      const session = method === "initialize" ? {} : { "mcp-session-id": "session" };
+      const body = JSON.stringify({ jsonrpc: "2.0", id, method, params });
+      return send({ method: "POST", headers: { ...headers, ...session }, body, ...more });
+    };
+    const clientInfo = { name: "a", version: "1" };
+    await (await post(1, "initialize", { protocolVersion: "2025-11-25", capabilities: {}, clientInfo })).text();
+    const params = { name: "get", arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } };
+    const answer = await post(2, "tools/call", params);
+    const reader = (answer.body as ReadableStream<Uint8Array>).getReader();
+    const last = /^id: (\d+)$/m.exec(String(Buffer.from((await reader.read()).value ?? [])))?.[1];
+    assert.ok(last); // the client knows where to go on, and its connection ends
+    await reader.cancel();
+    gate.resolve();
+    while (!events.holds("secret")) await new Promise(setImmediate);
+    service.view.kill("session:s-1");
+    const resumed = await send({ method: "GET", headers: { ...headers, "mcp-session-id": "session", "last-event-id": last } });
+    const text = String(Buffer.from((await resumed.body?.getReader().read())?.value ?? []));
+    assert.doesNotMatch(text, /secret/);
+    assert.match(text, /"code":"malformed_request"/);
+  });
+}

@@ -10,6 +10,7 @@
  * answers `done` with the last moment, ns of the monotonic clock, at which it began a check that accepted.
  * `use`: `ready` once it accepts each.  Then it goes on, without blocking its event loop, until it refuses one, and
  * answers the code, and the moment as above.
+ * `hold`: as `use`, but with its event loop blocked.
  * `back`: `back` once it accepts each again.
  */
 
@@ -63,9 +64,25 @@ async function use(view: FollowedView, incarnation: string, born: number, target
   say("late");
 }
 
+function hold(view: FollowedView, incarnation: string, born: number, targets: string[]): void {
+  let last = 0n;
+  for (const end = Date.now() + LATEST_MS; Date.now() < end; Atomics.wait(NAP, 0, 0, 1)) {
+    const began = process.hrtime.bigint();
+    const refused = targets.map((target) => view.check(incarnation, born, [target])).find((each) => each !== null);
+    if (refused !== undefined) {
+      if (last > 0n) return say(`${refused} ${last}`);
+      continue;
+    }
+    if (last === 0n) say("ready");
+    last = began;
+  }
+  say("late");
+}
+
 async function answer(view: FollowedView, line: string): Promise<void> {
   const [command, incarnation = "", born = "", ...targets] = line.split(" ");
   if (command === "watch") watch(view, incarnation, Number(born), targets);
+  else if (command === "hold") hold(view, incarnation, Number(born), targets);
   else if (command === "use" || command === "back") await use(view, incarnation, Number(born), targets, command === "back");
   else say(targets.map((target) => view.check(incarnation, Number(born), [target]) ?? "accepted").join(" "));
 }

@@ -4,7 +4,7 @@
 
 import type { AsyncLocalStorage } from "node:async_hooks";
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { Refusal } from "../errors.ts";
+import { Refusal, refuse } from "../errors.ts";
 import { readBody } from "../json.ts";
 import type { HttpCall } from "../request.ts";
 import { sha256 } from "../token/chain.ts";
@@ -30,8 +30,9 @@ export function carrying(handle: Handle, verifier: Verifier, carriers: Carriers)
   return async (request, ...rest) => {
     const peer = request instanceof Request ? undefined : request.socket.remoteAddress;
     try {
-      const sent = request instanceof Request ? (request.headers.get(HEADER) ?? undefined) : headerOf(request, HEADER);
-      const token = tokenOf(sent);
+      // Stored messages pass by the guard: the call of one may have been killed since.
+      if (valueOf(request, "last-event-id") !== undefined) refuse("malformed_request");
+      const token = tokenOf(valueOf(request, HEADER));
       if (!token?.startsWith("arx1_")) return await carriers.run({ peer }, handle, request, ...rest);
       const bytes = await bodyOf(request, MOST_BYTES);
       const parsed = request.method === "POST" ? readBody(bytes) : undefined; // nothing else reads what was signed
@@ -47,6 +48,10 @@ export function carrying(handle: Handle, verifier: Verifier, carriers: Carriers)
       return new Response(body, { status, headers });
     }
   };
+}
+
+function valueOf(request: Carried, name: string): string | undefined {
+  return request instanceof Request ? (request.headers.get(name) ?? undefined) : headerOf(request, name);
 }
 
 function targetOf(request: Carried): string {

@@ -2,7 +2,7 @@
 // What messages of MCP mean, and what a client reads of a refusal.  SPEC 8.2, 19.
 
 import { type Code, REASONS, refuse } from "../errors.ts";
-import { copyArguments, isObject, type Json, type JsonObject, own } from "../json.ts";
+import { copyArguments, isObject, type JsonObject, own } from "../json.ts";
 import type { EffectResult } from "../journal/record.ts";
 import type { Decision, Grant } from "../verification/grant.ts";
 import { refusalText } from "./texts.ts";
@@ -78,13 +78,10 @@ export function meaningOf(audience: string, method: string, params: JsonObject):
   }
   if (ESCAPED.test(String(own(params, "uri") ?? ""))) refuse("malformed_request");
   const args = Object.entries(params).filter(([name, value]) => {
-    return !ENVELOPE.has(name) && !(method === "prompts/get" && name === "arguments" && isEmpty(value));
+    const isEmpty = isObject(value) && Object.keys(value).length === 0;
+    return !ENVELOPE.has(name) && !(method === "prompts/get" && name === "arguments" && isEmpty);
   });
   return { tool: `${audience}.${method.replace("/", ".")}`, args: copyArguments(Object.fromEntries(args)) };
-}
-
-function isEmpty(value: Json): boolean {
-  return isObject(value) && Object.keys(value).length === 0;
 }
 
 export function filter(message: McpMessage, { member, could }: Screen): void {

@@ -262,7 +262,13 @@ export class Journal {
   #open(): Segment {
     fs.mkdirSync(this.#folder, { mode: 0o700, recursive: true });
     holdBudget(this.#folder, this.#segmentBytes, this.#maxBytes);
-    if (this.#boot === "" || this.#closed) this.#begin();
+    if (this.#boot === "" || this.#closed) {
+      this.#boot = randomBytes(6).toString("hex");
+      this.#sequence = 0;
+      this.#kept = 0;
+      this.#closed = false;
+      void removeStale(this.#folder);
+    }
     this.#life ??= new Liveness(this.#folder, this.#boot);
     const header = {
       verifier: this.verifierId, audience: this.#audience, boot: this.#boot, first: this.#sequence + 1,
@@ -278,14 +284,6 @@ export class Journal {
     this.#retryAt = 0;
     this.#recordGaps();
     return segment;
-  }
-
-  #begin(): void {
-    this.#boot = randomBytes(6).toString("hex");
-    this.#sequence = 0;
-    this.#kept = 0;
-    this.#closed = false;
-    void removeStale(this.#folder);
   }
 
   async #sync(): Promise<void> {
