@@ -9,7 +9,7 @@ from arx_verifier.errors import Failure
 
 
 def why_of(shown: Mapping[str, Any]) -> str:
-    """Return why a decision is what it is: the code of a refusal and its first failure; empty for an allow.
+    """Return why a decision is what it is, and the marks that it has set; empty for an allow that has set none.
 
     Args:
         shown: The decision, in the form of ``Decision.to_dict`` or of the mint's log.
@@ -19,12 +19,13 @@ def why_of(shown: Mapping[str, Any]) -> str:
         return f"{gap['times']} {gap['why']}, {show_time(gap['since'])} to {show_time(gap['until'])}"
     if shown["counts"]:
         return ", ".join(f"{counted['times']} {counted['code']}" for counted in shown["counts"])
+    sets = [f"sets {', '.join(shown['marks'])}"] if shown.get("marks") else []
     if "effect" in shown:
-        return effect_of(shown)
+        return "; ".join([effect_of(shown), *sets])
     if shown["outcome"] not in ("deny", "end", "would_refuse"):
-        return ""
+        return "".join(sets)
     failures = [str(Failure(**failure)) for failure in shown["failures"][:1]]
-    return ": ".join([shown["code"], *failures])
+    return "; ".join([": ".join([shown["code"], *failures]), *sets])
 
 
 def effect_of(shown: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pytest
 from arx_caps.text.record_text import shorten_middle, why_of
 from arx_verifier.errors import Failure
 from arx_verifier.journal.decision import COUNTED, GAP, UNPROVEN, Decision
-from arx_verifier.journal.record import Gap
+from arx_verifier.journal.record import EffectRecord, Gap
 from arx_verifier.journal.tally import RefusalCount
 from tests.audit.batches import START_MS, decision, facts
 
@@ -22,6 +22,12 @@ COUNTS = (RefusalCount("bad_signature", "10.0.0.9", 900), RefusalCount("malforme
             Decision("argument_not_allowed", START_MS, facts(), "pay", failures=FAILURES),
             "argument_not_allowed: amount must be between 1 and 20, got 50",
         ),
+        (Decision("ok", START_MS, facts(), "web.get", marks=("untrusted", "private")), "sets untrusted, private"),
+        (Decision("already_used", START_MS, facts(), "web.get", marks=("private",)), "already_used; sets private"),
+        (
+            Decision("effect", START_MS, facts(), "db", effect=EffectRecord("done", "b-1"), marks=("saved",)),
+            "done, of b-1; sets saved",
+        ),
         (Decision("revoked", START_MS, facts(), "pay", ends=2), "revoked"),
         (Decision(COUNTED, START_MS, UNPROVEN, counts=COUNTS), "900 bad_signature, 2 malformed"),
         (
@@ -31,7 +37,7 @@ COUNTS = (RefusalCount("bad_signature", "10.0.0.9", 900), RefusalCount("malforme
     ],
 )
 def test_a_record_has_its_reason(made: Decision, why: str) -> None:
-    """An allow has none, a refusal its code and first failure; counts and gaps have their numbers."""
+    """An allow has none but its marks, a refusal its code and first failure; counts and gaps have their numbers."""
     assert why_of(made.to_dict()) == why
 
 

@@ -83,6 +83,7 @@ def vectors() -> dict[str, dict[str, Any]]:
         "record-effect-person": record(
             "12.9", "with a person's account", 10, FACTS, person, lent, [*told_id(bare, "re_7"), "ann-t"], 3
         ),
+        **marked(evident, went_on, done, lent, bound, person, rest, bare),
         "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, [], []], gap, bare),
     }
 
@@ -90,6 +91,26 @@ def vectors() -> dict[str, dict[str, Any]]:
 def told_id(rest: list[Any], external_id: str | None = None) -> list[Any]:
     """The erasable part in version 3."""
     return [*rest, None, external_id]
+
+
+def marked(*parts: Any) -> dict[str, dict[str, Any]]:
+    """SPEC 12.10: records with marks, of each of the other versions."""
+    evident, went_on, done, lent, bound, person, rest, bare = parts
+    nobody, refused = [None, [], []], [SALT, [["at most 10", "20"]], *bare[2:]]
+    calls = {
+        "allow": ("an allow that has set two marks", FACTS, person, [*evident[:11], None, False, None], rest),
+        "signed": ("and its holder signed it", bound, person, [*evident, False, None], rest),
+        "watched": ("went on, and has set its marks", FACTS, nobody, went_on, refused),
+        "effect": ("what an effect proves", FACTS, person, done, bare),
+        "person": ("with a person's account", FACTS, person, lent[:-1], bare),
+    }
+    found = {}
+    for number, (name, (why, facts, about, call, its)) in enumerate(calls.items(), 11):
+        credential, account = (lent[-1], "ann-t") if name == "person" else (None, None)
+        whole = [*call, credential, ["untrusted", "private"] if name != "effect" else ["saved"]]
+        made = record("12.10", why, number, facts, about, whole, [*its, None, None, account], 4)
+        found[f"record-marks-{name}"] = made
+    return found
 
 
 def digests(allow: list[Any], rest: list[Any], person: list[Any]) -> dict[str, dict[str, Any]]:

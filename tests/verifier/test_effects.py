@@ -408,6 +408,9 @@ def test_an_erasure_removes_the_account() -> None:
         {"code": "ok", "effect": AWAITED._replace(result="done")},
         {"code": "ok", "effect": AWAITED, "credential": PERSON, "account": "ann-t"},
         {"credential": PERSON},
+        {"marks": ("saved",), "credential": PERSON},
+        {"marks": ("saved",), "account": "ann-t"},
+        {"marks": ("saved",), "effect": None},
     ],
 )
 def test_one_form_alone_is_read(wrong: dict[str, Any]) -> None:

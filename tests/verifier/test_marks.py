@@ -4,6 +4,7 @@
 import asyncio
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.enforcement.grants.call_effect import CallEffect
 from arx_verifier.enforcement.wsgi.wsgi import ArxWSGI
 from arx_verifier.errors import AccessError, SettingsError, StoreError, refusal
-from arx_verifier.journal.decision import Decision, InMemoryDecisions
+from arx_verifier.journal.decision import Decision, InMemoryDecisions, unpack, unpack_record
+from arx_verifier.journal.record import seal
 from arx_verifier.ledger.leases import LeasedLedger
 from arx_verifier.ledger.memory import MemoryLedger
 from arx_verifier.ledger.pools import MAX_MARK_FIELDS, MarkQuestion, Stopped, Taken
@@ -416,6 +418,58 @@ def test_a_proof_of_an_effect_is_set_after_its_record() -> None:
         pass
     assert here.decide(token, asked("deploy.run")).allowed
     assert here.decide(token, asked("orders.get")).effect is None
+
+
+@pytest.mark.spec("12.10")
+def test_a_record_has_the_marks_that_its_call_has_set() -> None:
+    """Also of a refused call, where the ledger had set them; none that the ledger has refused to set."""
+    sink = InMemoryDecisions(clock=lambda: AT)
+    here = service(decisions=sink)
+    marks = [["call", "untrusted", "session", ["web.*"]], ["call", "untrusted", "task", ["web.get"]]]
+    token = policy(marks=[*marks, ["call", "private", "session", ["web.*"]]], after=[[["private"], ["web.post"]]])
+
+    def recorded() -> tuple[str, tuple[str, ...]]:
+        read = unpack(sink.decisions[-1].pack())
+        return read.code, read.marks
+
+    here.decide(token.text(), asked("orders.get"))
+    assert recorded() == ("ok", ())
+    for _ in range(2):
+        here.decide(token.text(), asked("web.get"))
+        assert recorded() == ("ok", ("untrusted", "private")), "set before or not"
+    here.decide(token.text(), asked("web.post"))
+    assert recorded() == ("after_mark", ())
+    watching = here.within(mode="watch", until=show_until(now_ms() + 86_400_000))
+    assert watching.decide(token.text(), asked("web.post")).watched
+    assert recorded() == ("after_mark", ("untrusted", "private"))
+    once = token.with_caveats({"once": ["o-1", AT]}).text()
+    for code in ("ok", "already_used"):
+        here.decide(once, asked("web.get"))
+        assert recorded() == (code, ("untrusted", "private"))
+    here._budgets.ledger._refuse()
+    here.decide(token.text(), asked("web.get"))
+    assert recorded() == ("store_unavailable", ())
+    watching.decide(token.text(), asked("web.get"))
+    assert recorded() == ("store_unavailable", ())
+
+
+@pytest.mark.spec("12.10")
+@pytest.mark.parametrize(("fails", "expected"), [(False, ("untrusted", "saved")), (True, ("untrusted",))])
+def test_the_record_of_an_effect_has_its_later_marks(fails: bool, expected: tuple[str, ...]) -> None:
+    """Those that the service has set in the call, and the proofs of an effect that is done."""
+    sink = InMemoryDecisions(clock=lambda: AT)
+    here = service(decisions=sink)
+    rows = [["done", "saved", "task", ["db.*"]], ["call", "untrusted", "session", ["web.*"]]]
+    token = policy(marks=rows, only_after=[["saved", 0, ["deploy.run"]]]).text()
+    decision = here.decide(token, asked("db.backup"))
+    with suppress(OSError), CallEffect(here, decision):
+        decision.grant.mark("untrusted")
+        if fails:
+            raise OSError
+    awaited, effect = [unpack_record(*seal(each.pack(), "v", "b", 1)) for each in sink.decisions]
+    assert (awaited.marks, effect.marks) == ((), expected)
+    assert "marks" not in awaited.to_dict()
+    assert effect.to_dict()["marks"] == expected
 
 
 WEB = {"/page": "web.get", "/mail": "mail.send", "/save": "db.save", "/broken": "db.save", "/deploy": "deploy.run"}

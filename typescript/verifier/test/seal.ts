@@ -22,8 +22,8 @@ interface Split { version: number; facts: Buffer; person: Buffer; call: Buffer; 
 function split(payload: Uint8Array): Split {
   const version = payload[1] ?? 0;
   const head = new Unpacker(payload.subarray(2));
-  if (payload[0] !== 0x94 || version < 1 || version > 3) {
-    throw new Error("not a decision record of version 1, 2 or 3");
+  if (payload[0] !== 0x94 || version < 1 || version > 4) {
+    throw new Error("not a decision record of version 1 to 4");
   }
   try {
     const facts = head.skip();

@@ -15,10 +15,9 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, Failure
 from arx_verifier.journal.record import (
     EFFECT,
-    EFFECT_VERSION,
     MAX_FACTS_BYTES,
     MAX_RECORD_BYTES,
-    WATCH_VERSION,
+    RECORD_VERSION,
     ChainFacts,
     CredentialRecord,
     EffectRecord,
@@ -30,6 +29,7 @@ from arx_verifier.journal.record import (
     new_salt,
     read_payload,
     read_sealed,
+    version_of,
 )
 from arx_verifier.journal.tally import RefusalCount, Tally
 
@@ -74,6 +74,7 @@ class Decision(msgspec.Struct):
         external_id: The name that the tool itself gave to the effect, or None.
         credential: Of the record of an effect: the person's credential that the call had, or None.
         account: The account of that credential, or None.
+        marks: The names of the marks that the call has set; of the record of an effect, those after the decision.
         erased: Whether the body was erased: salt, subject, peer, given values and the like.
         sequence: Sequence in its journal, from 1; 0 while not recorded.
         verifier: The verifier whose journal holds it.
@@ -107,6 +108,7 @@ class Decision(msgspec.Struct):
     external_id: str | None = None
     credential: CredentialRecord | None = None
     account: str | None = None
+    marks: tuple[str, ...] = ()
     erased: bool = False
     sequence: int = 0
     verifier: str = ""
@@ -170,10 +172,8 @@ class Decision(msgspec.Struct):
                 call = encode(_call(_shortened(self)))
             if len(call) > MAX_RECORD_BYTES - MAX_FACTS_BYTES:
                 raise AuditError(f"a call of {len(call)} bytes cannot be recorded")
-        packed = self.facts.packed
-        if self.effect is not None:
-            return _EFFECT + packed[2:] + call
-        return (_WATCHED + packed[2:] if self.watched else packed) + call
+        packed, version = self.facts.packed, version_of(self.marks, self.effect, watched=self.watched)
+        return (packed if version == RECORD_VERSION else packed[:1] + bytes((version,)) + packed[2:]) + call
 
     @classmethod
     def of(cls, opened: OpenedRecord) -> Self:
@@ -205,6 +205,7 @@ class Decision(msgspec.Struct):
         values = {"id": self.id, "outcome": self.outcome, **msgspec.structs.asdict(self)}
         unused: tuple[str, ...] = () if self.watched else ("watched", "group")
         unused += ("effect", "external_id") if self.effect is None else ()
+        unused += () if self.marks else ("marks",)
         for member in ("facts", "grant", "untold", "watch", "credential", "account", *unused):
             del values[member]
         if self.effect is not None:
@@ -259,13 +260,12 @@ def _call(decision: Decision) -> tuple[Any, ...]:
         tuple([counted.peer for counted in counts]) if counts else (),
         decision.arguments,
     )
-    # How many of the last members of ``Call`` its version has; ``Rest`` has one less.  SPEC 12.3
-    last = 3 if decision.effect is not None else 2 if decision.watched else 1 if decision.signed is not None else 0
+    # How many of the last members of ``Call`` are written; ``Rest`` has one less.  SPEC 12.3
+    last = 5 if decision.marks else 4 if decision.credential is not None else 3 if decision.effect is not None else 0
+    last = last or (2 if decision.watched else 1 if decision.signed is not None else 0)
     if last:
-        call += (decision.signed, decision.watched, decision.effect)[:last]
-        rest += (decision.group, decision.external_id)[: last - 1]
-    if decision.credential is not None:
-        call, rest = (*call, decision.credential), (*rest, decision.account)
+        call += (decision.signed, decision.watched, decision.effect, decision.credential, decision.marks)[:last]
+        rest += (decision.group, decision.external_id, decision.account)[: last - 1]
     return call, rest
 
 
@@ -275,8 +275,6 @@ def _shortened(decision: Decision) -> Decision:
     return msgspec.structs.replace(decision, failures=failures, **cut)
 
 
-_WATCHED: Final = bytes((0x94, WATCH_VERSION))
-_EFFECT: Final = bytes((0x94, EFFECT_VERSION))
 _OUTCOMES: Final = {OK: "allow", COUNTED: COUNTED, GAP: GAP, EFFECT: EFFECT}
 _CUT: Final = ("tool", "peer", "request_id", "traceparent", "group", "external_id")
 _ERASED: Final = Rest()

@@ -10,7 +10,7 @@ the members.
 import math
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -24,13 +24,14 @@ from arx_verifier.token.wire import sha256_of
 RECORD_VERSION: Final = 1
 WATCH_VERSION: Final = 2  # of a record of a call in watch mode, which has further members
 EFFECT_VERSION: Final = 3  # of a decision whose effect is recorded too, and of the record of the effect
-EFFECT: Final = "effect"  # the code of such a record
+MARKS_VERSION: Final = 4  # of a decision or an effect that has set marks
+EFFECT: Final = "effect"  # the code of the record of an effect
 MAX_RECORD_BYTES: Final = 32 * 1024  # the token bounds a chain's facts; the texts of a call are cut
 MAX_FACTS_BYTES: Final = 16 * 1024  # a chain's facts in it: at most a third, and at most half for its caveats
 _JOURNAL: Final = b"\x94"  # an array of four: version, facts, person, [call, rest]
 _KEPT: Final = b"\x97"  # an array of seven, see ``seal``
 _PLAIN: Final = bytes((0x94, RECORD_VERSION))
-_VERSIONS: Final = tuple(bytes((version,)) for version in (RECORD_VERSION, WATCH_VERSION, EFFECT_VERSION))
+_VERSIONS: Final = tuple(bytes((version,)) for version in range(RECORD_VERSION, MARKS_VERSION + 1))
 _BODY: Final = b"\x92"  # an array of two: person, rest
 _DIGEST: Final = b"\xc4\x20"  # 32 bytes follow
 SALT_BYTES: Final = 16  # amounts and ids are few: without a salt, the digest of arguments or of a body could be guessed
@@ -224,9 +225,11 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         counts: For ``counted``: codes with their numbers.
         gap: For ``gap``: the missing records.
         signed: Of an allowed call that its holder signed: the evidence; only then it is written.
-        watched: Whether the call went on although it would be refused; only versions 2 and 3 have it.
-        effect: What is known of the call's effect; only version 3 has it.
-        credential: In the record of an effect: the person's credential that the call had; only then it is written.
+        watched: Whether the call went on although it would be refused; version 1 has it not.
+        effect: What is known of the call's effect; only versions 3 and 4 have it.
+        credential: In the record of an effect: the person's credential that the call had; only then, or in version 4,
+            it is written.
+        marks: The names of the marks that the call has set; only version 4 has it.
     """
 
     at: int
@@ -244,6 +247,7 @@ class CallRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     watched: bool = False
     effect: EffectRecord | None = None
     credential: CredentialRecord | None = None
+    marks: tuple[str, ...] = ()
 
 
 class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -257,10 +261,10 @@ class Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         traceparent: The caller's trace context (W3C), or None.
         peers: The peers of ``Call.counts``, one for each.
         arguments: The arguments' JSON if the operator has it recorded; empty if it was too long; else None.
-        group: Of a call in watch mode without a proven token: what the operator groups such callers by, or None; only
-            versions 2 and 3 have it.
-        external_id: The name that the tool itself gave to the effect, or None; only version 3 has it.
-        account: The account of ``Call.credential``; only with that it is written.
+        group: Of a call in watch mode without a proven token: what the operator groups such callers by, or None;
+            version 1 has it not.
+        external_id: The name that the tool itself gave to the effect, or None; only versions 3 and 4 have it.
+        account: The account of ``Call.credential``; only with that, or in version 4, it is written.
     """
 
     salt: bytes = b""
@@ -405,7 +409,15 @@ def _clean(value: Any) -> Any:
 
 def _hold_version(raw: bytes, start: bytes) -> None:
     if raw[:1] != start or raw[1:2] not in _VERSIONS:
-        raise AuditError("not a decision record of version 1, 2 or 3")
+        raise AuditError(f"not a decision record of version {RECORD_VERSION} to {MARKS_VERSION}")
+
+
+def version_of(marks: Sequence[str], effect: EffectRecord | None, *, watched: bool) -> int:
+    """Return the version of a record with these members.  SPEC 12.3."""
+    # One form alone: a record that could be written in two versions would have two leaves.
+    if marks:
+        return MARKS_VERSION
+    return EFFECT_VERSION if effect is not None else WATCH_VERSION if watched else RECORD_VERSION
 
 
 def hold_members(version: int, call: CallRecord, rest: Rest | None = None) -> None:
@@ -419,9 +431,8 @@ def hold_members(version: int, call: CallRecord, rest: Rest | None = None) -> No
     Raises:
         AuditError: It has not.
     """
-    # One form alone: a record that could be written in both versions would have two leaves.
-    effect, least = call.effect, WATCH_VERSION if call.watched else RECORD_VERSION
-    if version != (least if effect is None else EFFECT_VERSION):
+    effect = call.effect
+    if version != version_of(call.marks, effect, watched=call.watched):
         raise AuditError(f"a decision record of version {version} has not the members of that version")
     if (call.code == EFFECT) != (effect is not None and effect.of != ""):
         raise AuditError(f"only a record of the code {EFFECT} names the decision that it is the effect of")

@@ -102,6 +102,11 @@ class MarkQuestion(NamedTuple):
         """The tool of the call."""
         return self.by.rpartition(" ")[0]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the marks that it sets, each once."""
+        return tuple(dict.fromkeys(field.rpartition(":")[2] for field in self.sets))
+
 
 class MarkSetting(NamedTuple):
     """When a mark was set, ms since the Unix epoch, and by which call: what the ledger has as ``MS TOOL SERVICE``."""

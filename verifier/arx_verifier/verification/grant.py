@@ -66,6 +66,7 @@ class Grant(msgspec.Struct, eq=False):
     credential: CredentialRecord | None = None
     account: str | None = None
     _ledger: Ledger | None = None
+    _marks: tuple[str, ...] = ()  # that the service has set
     _unset: dict[str, ArxError] = {}  # by mark, why it may not be set; each grant has its own
     _answers: bool = False  # whether a part of the answer may have left
 
@@ -211,15 +212,22 @@ class Grant(msgspec.Struct, eq=False):
         Raises:
             StoreError: The ledger did not answer: they may not be set.
         """
-        marks = self._proven.marks
-        asked = None if marks is None or self._ledger is None else marks.done(self.tool, at)
-        if asked is not None:
+        if (asked := self._proofs(at)) is not None:
             run(self._mark(asked))
 
     @property
     def proves(self) -> bool:
         """Whether its effect proves a mark, which waits for the ledger."""
-        return self._ledger is not None and self._proven.marks is not None and self._proven.marks.proves(self.tool)
+        return self._proofs(0) is not None
+
+    def _proofs(self, at: int) -> MarkQuestion | None:
+        marks = self._proven.marks
+        return None if marks is None or self._ledger is None else marks.done(self.tool, at)
+
+    def marks_with(self, result: str) -> tuple[str, ...]:
+        """Return the marks that the service has set in this call, and those that its effect proves by its result."""
+        proofs = self._proofs(0) if result == "done" else None
+        return self._marks if proofs is None else tuple(dict.fromkeys((*self._marks, *proofs.names)))
 
     def _mark_named(self, name: str) -> Steps[None]:
         if self._proven.marks is None or self._ledger is None:
@@ -238,6 +246,7 @@ class Grant(msgspec.Struct, eq=False):
         assert self._ledger is not None
         if not isinstance((yield from steps_of(self._ledger.take, "draw", "", (), None, asked)), Taken):
             raise StoreError("the ledger has no room for this mark, or has just begun")
+        self._marks = tuple(dict.fromkeys((*self._marks, *asked.names)))
 
     def unset(self) -> ArxError | None:
         """Return why no part of the answer may leave: the service could not set a mark.  None if one may."""

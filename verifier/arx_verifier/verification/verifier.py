@@ -407,11 +407,8 @@ class Verifier:
             record = later_record(decision, EFFECT, self.epochs)
             record.effect, record.salt = effect._replace(of=decision.id), salt
             if (grant := decision.grant) is not None:
-                record.external_id, record.credential, record.account = (
-                    grant.external_id,
-                    grant.credential,
-                    grant.account,
-                )
+                record.external_id, record.marks = grant.external_id, grant.marks_with(effect.result)
+                record.credential, record.account = grant.credential, grant.account
             self.decisions.append(record)
         if effect.result == "done" and decision.grant is not None:
             decision.grant.prove_done(decision.at)
@@ -511,16 +508,17 @@ class Verifier:
         # 6. nonces, budgets last, so that a refused call costs none SPEC 8.3, 17, 6.8
         waits = self._waits or (proven.marks is not None and self.waits)
         begun, drawn = time.monotonic_ns() if waits else 0, None
+        marks: tuple[str, ...] = ()
         if refused is None and (spared is None or spared.spends):
             try:
-                refused, drawn = yield from self._spend_all(proven, call, request, spared)
+                refused, drawn, marks = yield from self._spend_all(proven, call, request, spared)
             except GeneratorExit:
                 # Its task was cancelled.  What it has spent stays spent, and the record has a refusal.
                 self._record(proven, request, NO_STORE, written)
                 raise
 
         # 7. journal         no record, no allow                      SPEC 12
-        decision = self._record(proven, request, refused, written, call, spared)
+        decision = self._record(proven, request, refused, written, call, spared, marks)
 
         # 8. freshness       again and whole: 6 and 7 may have waited SPEC 10.4
         begun = begun or (0 if drawn is None else drawn.begun)
@@ -573,12 +571,12 @@ class Verifier:
         call: PresentedCall | None,
         request: AccessRequest,
         spared: SparedRefusals | None,
-    ) -> Steps[tuple[Refused | None, Drawn | None]]:
-        """Spend the call, draw its cost, spend each ``once``; what is refused later gives back what was drawn."""
+    ) -> Steps[tuple[Refused | None, Drawn | None, tuple[str, ...]]]:
+        """Spend the call, draw its cost, spend each ``once``; return also the names of the marks that were set."""
         # Before the call is spent: a call whose cost is not known costs nothing, nor does one that would be refused.
         refused, priced, marked = self._ask_for(proven, request, spared)
         if refused is not None:
-            return refused, None
+            return refused, None, ()
         # One question does both where one server keeps both.
         used = None
         if call is not None and priced is not None and spared is None:
@@ -587,18 +585,19 @@ class Verifier:
             refused = yield from spend_call_by_steps(self.nonces, call, request)
         if spared is not None:
             refused = spared.spare(refused)
-        drawn = None
+        taken = None
         if refused is None and priced is not None:
-            drawn = yield from self._budgets.draw(proven, priced, used, marked)
-        if isinstance(drawn, Refused):
-            refused = drawn if spared is None else spared.spare(drawn)
+            taken = yield from self._budgets.draw(proven, priced, used, marked)
+        if isinstance(taken, Refused):
+            refused = taken if spared is None else spared.spare(taken)
             if refused is not None:
-                return refused, None
-            drawn = None
-            if proven.marks is not None and (sets := self._only_sets(proven.marks, request)) is not None:
-                yield from self._budgets.draw(proven, NOTHING, None, sets)  # a call that goes on sets its warnings
-        if priced is NOTHING:
-            drawn = None
+                return refused, None, ()
+            taken, priced = None, NOTHING
+            marked = None if proven.marks is None else self._only_sets(proven.marks, request)
+            if marked is not None:  # a call that goes on sets its warnings
+                taken = yield from self._budgets.draw(proven, priced, None, marked)
+        marks = marked.names if marked is not None and isinstance(taken, Drawn) else ()
+        drawn = taken if isinstance(taken, Drawn) and priced is not NOTHING else None
         if call is not None and used is not None:
             refused = self._budgets.judge_beside(self.nonces, call)
         if refused is None and proven.once:
@@ -607,7 +606,7 @@ class Verifier:
                 refused = spared.spare(refused)
             if refused is None and drawn is not None:
                 yield from drawn.keep()
-        return refused, drawn
+        return refused, drawn, marks
 
     def _ask_for(
         self, proven: ProvenChain, request: AccessRequest, spared: SparedRefusals | None
@@ -660,6 +659,7 @@ class Verifier:
         written: bytes | None,
         call: PresentedCall | None = None,
         spared: SparedRefusals | None = None,
+        marks: tuple[str, ...] = (),
     ) -> Decision:
         watched = None if refused is not None or spared is None else spared.first
         incarnation, applied, age_ms = self.epochs.view()
@@ -684,6 +684,8 @@ class Verifier:
             decision.untold = untold
         if watched is not None:
             decision.watched = True
+        if marks:
+            decision.marks = marks
         if call is not None and code == OK and proven.holder is not None:
             decision.signed = proven.holder.evidence_of(call)
         if refused is None and (self._effects or proven.marks is not None) and self._awaits(proven, request.tool):

@@ -38,7 +38,7 @@ class MarkShown(RouteAnswer, frozen=True):
     """A mark, and the call that set it; ``ref`` is the task's id or the link's name that it is of.
 
     ``set_at`` is ms since the Unix epoch.  ``record`` is the index in the audit log of the allowed call of this tool
-    at this service that is the nearest to it, within 30 s.
+    at this service that is the nearest to it, within 30 s: of those whose records have the mark, if there are any.
     """
 
     mark: str
@@ -137,9 +137,6 @@ def _with_record(mint: MintContext, session: str, mark: MarkShown) -> MarkShown:
     question = Question(session=session, tool=mark.tool, reason="allow", since_ms=since, until_ms=until)
     with mint.log.store.reading() as c:
         found = questions.records(c, question, limit=_CALLS)
-    calls = [
-        (abs(show_record(each)["at"] - mark.set_at), each.idx)
-        for each in found
-        if (each.tool, each.audience) == (mark.tool, mark.service)
-    ]
-    return msgspec.structs.replace(mark, record=min(calls)[1]) if calls else mark
+    calls = [show_record(each) for each in found if (each.tool, each.audience) == (mark.tool, mark.service)]
+    near = [(mark.mark not in each.get("marks", ()), abs(each["at"] - mark.set_at), each["index"]) for each in calls]
+    return msgspec.structs.replace(mark, record=min(near)[2]) if near else mark
