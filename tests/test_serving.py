@@ -66,8 +66,8 @@ def test_a_signed_call_goes_all_the_way(service: tuple[Realm, str], tmp_path: Pa
         assert client.get("/anything").json()["code"] == "missing_token"
         assert client.head("/anything").status_code == 401
     decisions = list(read_journal(tmp_path))
-    (told,) = trails(decisions).values()
-    (worker,) = told.tasks["t-aaaaaaaaaaaaaaaa"].children.values()
+    (story,) = trails(decisions).values()
+    (worker,) = story.tasks["t-aaaaaaaaaaaaaaaa"].children.values()
     assert [line.shown["code"] for line in worker.decisions] == ["ok", "replayed"]
     assert second.json()["decision"] == worker.decisions[1].shown["id"]
     assert first.headers["content-type"] == "application/json"

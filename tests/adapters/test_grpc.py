@@ -225,8 +225,10 @@ def test_the_approval_of_the_running_call_is_sent(realm: UnsafeTestRealm, world:
     plain = world.task()
     token = require_discharge(plain.bundle.tokens["orders"], required.encode(), key)
     task = Task(plain.bundle.with_tokens({"orders": token}))
-    said = Caveat(allow=(Rule(tool="orders.refund", args={"order_id": "o-1", "amount": 5}),), task="a-aaaaaaaaaaaaaaaa")
-    made = issue_discharge(required.encode(), key, realm="test", caveats=(said,))
+    caveat = Caveat(
+        allow=(Rule(tool="orders.refund", args={"order_id": "o-1", "amount": 5}),), task="a-aaaaaaaaaaaaaaaa"
+    )
+    made = issue_discharge(required.encode(), key, realm="test", caveats=(caveat,))
     with world.channel(task) as own, world.channel(None) as shared:
         for channel in (own, shared):
             with running(task, [Approval.from_text(made.encode())]):

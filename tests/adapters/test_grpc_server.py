@@ -344,7 +344,7 @@ def test_the_first_message_of_a_stream_decides(realm: UnsafeTestRealm, channel: 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"tools": {"Refund": "orders.refund"}}, "no method"),
         ({"tools": {f"{PREFIX}Refund": "no tool"}}, "no tool"),
@@ -353,9 +353,9 @@ def test_the_first_message_of_a_stream_decides(realm: UnsafeTestRealm, channel: 
         ({"tools": TOOLS, "recheck_ms": 0}, "recheck_ms"),
     ],
 )
-def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, options: Any, said: str) -> None:
+def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, options: Any, message: str) -> None:
     for kind in (ArxInterceptor, ArxAioInterceptor):
-        with pytest.raises(SettingsError, match=said):
+        with pytest.raises(SettingsError, match=message):
             kind(realm.verifier, **options)
 
 

@@ -64,7 +64,7 @@ def test_what_is_no_request_is_named(request_: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: AccessRequest(None, {}, AT), "tool is text"),  # type: ignore[arg-type]
         (lambda: AccessRequest("orders.get", None, AT), "args are a mapping"),  # type: ignore[arg-type]
@@ -72,9 +72,9 @@ def test_what_is_no_request_is_named(request_: Any) -> None:
     ],
     ids=["no tool", "no args", "pairs"],
 )
-def test_a_wrong_part_of_a_request_is_named(make: Callable[[], AccessRequest], told: str) -> None:
+def test_a_wrong_part_of_a_request_is_named(make: Callable[[], AccessRequest], message: str) -> None:
     """Where it is made."""
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         make()
 
 

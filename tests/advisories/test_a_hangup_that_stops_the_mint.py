@@ -36,8 +36,8 @@ def test_the_mint_answers_while_its_policy_is_read_again(realm: Realm, valkey: E
             assert [client.get("/healthz").status_code for _ in range(CALLS)] == [200] * CALLS
             other.execute("ROLLBACK")
         other.close()
-        told = line_of(process.stderr)
-        assert (told["reloaded"], told["policy"] != first) == (True, True)
+        output = line_of(process.stderr)
+        assert (output["reloaded"], output["policy"] != first) == (True, True)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out + err) == (-signal.SIGTERM, ""), "it ends in order"

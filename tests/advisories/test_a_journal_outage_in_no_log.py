@@ -17,13 +17,13 @@ from tests.verifier.journals import allow, small
 
 
 def outage(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    told = [
+    values = [
         (record.levelno, record.getMessage())
         for record in caplog.records
         if record.name == "arx_verifier.journal.writer"
     ]
     caplog.clear()
-    return told
+    return values
 
 
 def test_it_is_told_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -38,10 +38,10 @@ def test_it_is_told_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixt
             with pytest.raises(AuditError):
                 journal.append(allow())
             journal._retry_at_s = 0.0  # the second is over after which it tries again
-        [(level, said)] = outage(caplog)
+        [(level, answer)] = outage(caplog)
         assert level == logging.ERROR
         for expected in (str(folder), "File exists (EEXIST)", "audit_unavailable", "`journal`"):
-            assert expected in said
+            assert expected in answer
         folder.unlink()
         assert journal.append(allow()) > 0
         assert outage(caplog) == [(logging.WARNING, f"the decision journal {folder} is written again")]

@@ -58,8 +58,8 @@ def test_a_verifier_that_makes_numbers_up_ends_few_histories(
             ahead = store.ahead()
             assert ahead is not None
             assert (ahead.verifier, ahead.seq) == ("liar", before.seq + 5)
-            told = [event.facts for event in mint.db.outbox.after(0) if event.kind == "epoch.rotated"]
-            assert [facts["verifier"] for facts in told] == ["liar"] * REPORTS
+            values = [event.facts for event in mint.db.outbox.after(0) if event.kind == "epoch.rotated"]
+            assert [facts["verifier"] for facts in values] == ["liar"] * REPORTS
         finally:
             mint.close()
 

@@ -49,8 +49,8 @@ def test_a_holders_long_body_is_judged_as_ever() -> None:
     tools = {"PUT /orders/{order_id}": "orders.get"}
     assert answered(realm, "/orders/A-1", token, method="PUT", body=BODY, tools=tools).status == 200
     realm.keys.replace({"k1.0": b"l" * 32})
-    told = answered(realm, "/orders/A-1", token, method="PUT", body=BODY, tools=tools)
-    assert told.problem["code"] == "bad_signature"
+    answer = answered(realm, "/orders/A-1", token, method="PUT", body=BODY, tools=tools)
+    assert answer.problem["code"] == "bad_signature"
 
 
 @pytest.mark.parametrize("digits", [15, 16, 17, 400])

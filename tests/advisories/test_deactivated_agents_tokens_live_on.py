@@ -74,7 +74,7 @@ def test_the_tokens_of_a_deactivated_agent_are_dead(live: Harness, services: lis
     later = start_task(live.open_session(other)[0])
     show(services, {"given": orders_of(later.delegate(AGENT))}, {"given": "frozen"})
 
-    told = live.operator().call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"})
-    assert told.status_code == 200, told.text
+    answer = live.operator().call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"})
+    assert answer.status_code == 200, answer.text
     show(services, tokens, dead)
     show(services, {"new": orders_of(start_task(live.open_session(key)[0]))}, {"new": "ok"})

@@ -34,9 +34,9 @@ def forged(shop: Shop, of: Task, /, **changes: Any) -> str:
     identifier = macaroon.unverified_identifier
     assert isinstance(identifier, Identifier)
     key, _ = shop.harness.mint.key_schedule.audience_keys("orders")[identifier.kid]
-    said = msgspec.structs.replace(identifier, **changes)
+    forged_identifier = msgspec.structs.replace(identifier, **changes)
     own = tuple(read_caveat(packet) for packet in macaroon.packets if isinstance(packet, bytes))
-    made = Macaroon.mint(said, key=key, realm=shop.harness.realm.name, caveats=own)
+    made = Macaroon.mint(forged_identifier, key=key, realm=shop.harness.realm.name, caveats=own)
     return sign(made, access("orders.get", at=now_ms()), audience="orders")
 
 
@@ -75,8 +75,8 @@ def test_what_is_said_of_the_agent_is_the_mints_word(shop: Shop) -> None:
     assert _about(shop.exchange("orders", forged(shop, task, **lies))) == honest != tuple(lies.values())
 
 
-def _about(told: dict[str, Any]) -> tuple[Any, Any]:
-    identifier = Macaroon.parse(told["access_token"]).unverified_identifier
+def _about(answer: dict[str, Any]) -> tuple[Any, Any]:
+    identifier = Macaroon.parse(answer["access_token"]).unverified_identifier
     assert isinstance(identifier, Identifier)
     return identifier.model, identifier.meta
 

@@ -70,8 +70,8 @@ def test_records_that_somebody_else_sent_first_are_not_dropped(
         assert not sender.once()
         assert "record 2 of this run is another one" in str(sender.status.error)
     assert len(files(journal.folder)) == 1
-    (told,) = disputes(unit)
-    assert told.named | {"leaf": ""} == {
+    (answer,) = disputes(unit)
+    assert answer.named | {"leaf": ""} == {
         "verifier": "v1",
         "boot": journal.boot,
         "audience": "orders",

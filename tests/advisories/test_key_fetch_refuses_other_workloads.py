@@ -78,8 +78,8 @@ def test_so_many_wait_and_no_more(tmp_path: Path, server: KeyServer, pool: Threa
     until(lambda: server.asked == 2)
     others = [pool.submit(sets.find, server.url, "ed") for _ in range(MAX_WAITING + 2)]
     until(lambda: sum(found.done() for found in others) == 2)
-    told = [found.exception() for found in others if found.done()]
-    assert [str(error) for error in told] == ["the issuer's keys are being fetched: retry"] * 2
-    assert all(isinstance(error, UnavailableError) and error.code == "issuer_unavailable" for error in told)
+    values = [found.exception() for found in others if found.done()]
+    assert [str(error) for error in values] == ["the issuer's keys are being fetched: retry"] * 2
+    assert all(isinstance(error, UnavailableError) and error.code == "issuer_unavailable" for error in values)
     server.open.set()
     assert kids(first) == []

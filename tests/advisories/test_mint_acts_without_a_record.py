@@ -76,6 +76,6 @@ def test_what_is_done_has_its_record(disk: Path, tmp_path: Path, all_of_it: bool
     kinds = [event["kind"] for event in unit.events()]
     assert (kinds.count("agent.enrolled"), kinds.count("task.started")) == (agents + 1, tasks + 1)
     unit.mint.close()
-    told = [each.tool for each in read_journal(disk / "j") if each.allowed]
-    assert told.count("arx.agents.write") > agents
-    assert told.count("arx.tasks.start") > tasks
+    values = [each.tool for each in read_journal(disk / "j") if each.allowed]
+    assert values.count("arx.agents.write") > agents
+    assert values.count("arx.tasks.start") > tasks

@@ -63,8 +63,8 @@ def test_no_proof_is_judged(realm: Realm, wrong: MintProcess, suits: bool, reque
     assert answer.headers["Retry-After"]
     [why] = httpx.get(wrong.url + "/readyz").json()["because"]
     assert why == answer.json()["detail"]
-    told = "ahead of" if off_s > 0 else "behind"
-    assert any(f"this clock is {seconds} s {told}" in why for seconds in (OFF_S - 1, OFF_S, OFF_S + 1)), why
+    reply = "ahead of" if off_s > 0 else "behind"
+    assert any(f"this clock is {seconds} s {reply}" in why for seconds in (OFF_S - 1, OFF_S, OFF_S + 1)), why
 
 
 class Proxy(httpx.BaseTransport):

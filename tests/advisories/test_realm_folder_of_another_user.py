@@ -39,10 +39,10 @@ class Listener:
             while True:
                 connection, _ = self._socket.accept()
                 with connection:
-                    said = connection.recv(4096)
-                if not said:
+                    answer = connection.recv(4096)
+                if not answer:
                     return
-                self.heard.append(said)
+                self.heard.append(answer)
 
     def close(self) -> None:
         with socket.create_connection(("127.0.0.1", self.port)):
@@ -93,9 +93,9 @@ def test_a_folder_of_another_user_is_not_used_unasked(
 def test_a_folder_that_is_named_or_private_is_used(store: Listener) -> None:
     """What ``arx init`` made needs no name; what is named may be anybody's."""
     assert arx(*LOOK, env=LOGIN).exit_code == exit_codes.UNREACHABLE
-    until(lambda: any(b"hunter2" in said for said in tuple(store.heard)))
+    until(lambda: any(b"hunter2" in value for value in tuple(store.heard)))
     Path(".arx").chmod(0o755)
     for words, more in ((("--realm-dir", ".arx"), {}), ((), {"ARX_HOME": ".arx"})):
         store.heard.clear()
         assert arx(*LOOK, *words, env=LOGIN | more).exit_code == exit_codes.UNREACHABLE
-        until(lambda: any(b"hunter2" in said for said in tuple(store.heard)))
+        until(lambda: any(b"hunter2" in value for value in tuple(store.heard)))

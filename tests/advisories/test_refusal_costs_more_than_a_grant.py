@@ -42,16 +42,19 @@ def test_a_journal_without_room_loses_no_count(tmp_path: Path) -> None:
     """
     size = MIN_SEGMENT_BYTES
     journal = Journal(tmp_path, "v1", "orders", segment_bytes=size, max_bytes=2 * size, clock=lambda: AT)
-    checked, told = verifier(decisions=journal), dict.fromkeys(("ok", "audit_unavailable", "argument_not_allowed"), 0)
+    checked, records = (
+        verifier(decisions=journal),
+        dict.fromkeys(("ok", "audit_unavailable", "argument_not_allowed"), 0),
+    )
     right, wrong = access(args={"id": "o-1"}), access(args={"id": "o-2"})
     token = mint(Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1"}),)))
-    while told["audit_unavailable"] < 100:
-        told[checked.decide(sign(token, right), right).code] += 1
-        if told["audit_unavailable"]:
-            told[checked.decide(sign(token, wrong), wrong).code] += 1
+    while records["audit_unavailable"] < 100:
+        records[checked.decide(sign(token, right), right).code] += 1
+        if records["audit_unavailable"]:
+            records[checked.decide(sign(token, wrong), wrong).code] += 1
     checked.close()
-    found = dict.fromkeys(told, 0)
+    found = dict.fromkeys(records, 0)
     for decision in read_journal(tmp_path):
         for code, times in [(each.code, each.times) for each in decision.counts] or [(decision.code, 1)]:
             found[code] += times
-    assert found == told
+    assert found == records

@@ -48,13 +48,13 @@ def test_a_session_that_is_over_gets_no_token(unit: Harness, epochs: UnsafeLocal
         answer = unit.client.post("/v1/sessions", json=body, headers=headers)
         return answer.status_code, answer.json()
 
-    status, told = opened()
+    status, reply = opened()
     assert status == 201
-    session = told["session"]["id"]  # type: ignore[index]
+    session = reply["session"]["id"]  # type: ignore[index]
     if over == "ended":
         unit.mint.db.sessions.end_of(agent.subject)
     else:
         (epochs.kill if over == "killed" else epochs.freeze)(f"session:{session}")
-    status, told = opened()
-    assert told["code"] == ("frozen" if over == "frozen" else "revoked")
-    assert "token" not in told
+    status, reply = opened()
+    assert reply["code"] == ("frozen" if over == "frozen" else "revoked")
+    assert "token" not in reply

@@ -352,7 +352,7 @@ def test_routes_that_are_made_at_the_first_call_are_refused(kind: Any, copies: b
 
 
 @pytest.mark.parametrize(
-    ("routes", "tools", "told"),
+    ("routes", "tools", "message"),
     [
         ([Route("/orders/{number}", saw("", []))], READ, "for GET it has /orders/{number}"),
         ([Route("/orders/{order_id}", saw("", []), methods=["POST"])], READ, "found 0"),
@@ -364,10 +364,10 @@ def test_routes_that_are_made_at_the_first_call_are_refused(kind: Any, copies: b
     ],
 )  # fmt: skip
 def test_a_wrong_table_is_an_error_when_the_middleware_is_made(
-    routes: list[BaseRoute], tools: dict[str, str], told: str
+    routes: list[BaseRoute], tools: dict[str, str], message: str
 ) -> None:
     """Also below a mount, which no lifespan reaches."""
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         ArxMiddleware(Starlette(routes=routes), verifier=Realm().verifier, tools=tools)
 
 

@@ -28,8 +28,8 @@ def renew(holder: Holder, session: dict[str, Any]) -> Any:
 @pytest.fixture
 def opened(unit: Harness) -> tuple[Holder, dict[str, Any]]:
     """A session that may outlive its subject's token by ten minutes."""
-    holder, told = Desk(unit, DESK).ask(**behalf(groups=["leads"]))
-    return holder, told["session"]
+    holder, answer = Desk(unit, DESK).ask(**behalf(groups=["leads"]))
+    return holder, answer["session"]
 
 
 def test_a_shorter_limit_shortens_what_runs(unit: Harness, opened: tuple[Holder, dict[str, Any]]) -> None:
@@ -38,9 +38,9 @@ def test_a_shorter_limit_shortens_what_runs(unit: Harness, opened: tuple[Holder,
     outlive(unit, "20m")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]
     outlive(unit, "1m")
-    told = renew(holder, session)
-    assert told["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
-    assert told["expires_at"] <= told["session"]["ends_at"]
+    answer = renew(holder, session)
+    assert answer["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
+    assert answer["expires_at"] <= answer["session"]["ends_at"]
     outlive(unit, "10m")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
 

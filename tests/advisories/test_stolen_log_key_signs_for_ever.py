@@ -271,12 +271,12 @@ def test_a_service_pins_the_next_key(realm: Realm, tmp_path: Path, monkeypatch: 
     """
     monkeypatch.setattr(fork_detection, "EVERY_S", 0.0)
     seen, thief_has = Seen(tmp_path), log_signer(realm)
-    assert told(seen, realm) is None
+    assert alarm_after_answer(seen, realm) is None
     thief = fork(realm, tmp_path / "thief", thief_has)
     change(realm)
-    assert told(seen, realm) is None  # still a checkpoint of the old key
+    assert alarm_after_answer(seen, realm) is None  # still a checkpoint of the old key
     grow(realm, "b2")
-    assert told(seen, realm) is None
+    assert alarm_after_answer(seen, realm) is None
     assert json.loads((tmp_path / "log.seen").read_bytes())["key"] == str(read_log_key(realm.log_key_path))
     note_change(thief._store, {"made": "up"})
     thief.step()
@@ -287,14 +287,14 @@ def test_a_service_pins_the_next_key(realm: Realm, tmp_path: Path, monkeypatch: 
     assert "has not announced" in str(seen.alarm)
     done = change(realm, stolen=True)
     grow(realm, "b3")
-    assert "has not announced" in str(told(seen, realm))
-    assert "has not announced" in str(told(Seen(tmp_path), realm))
+    assert "has not announced" in str(alarm_after_answer(seen, realm))
+    assert "has not announced" in str(alarm_after_answer(Seen(tmp_path), realm))
     (tmp_path / PINNED_FILE).write_text(f"{done.new}\n")
-    assert told(seen, realm) is None
-    assert told(Seen(tmp_path), realm) is None
+    assert alarm_after_answer(seen, realm) is None
+    assert alarm_after_answer(Seen(tmp_path), realm) is None
 
 
-def told(seen: Seen, realm: Realm) -> str | None:
+def alarm_after_answer(seen: Seen, realm: Realm) -> str | None:
     """Answer a service as the mint does, and return its alarm."""
     size = seen.asks()
     log = open_log(realm, roots_of(realm))

@@ -24,11 +24,11 @@ def running_below(folder: str) -> list[str]:
     found = []
     for process in Path("/proc").iterdir():
         try:
-            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            document = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         except OSError:
             continue
-        if folder.encode() in told:
-            found.append(told.replace(b"\0", b" ")[:80].decode(errors="replace"))
+        if folder.encode() in document:
+            found.append(document.replace(b"\0", b" ")[:80].decode(errors="replace"))
     return found
 
 

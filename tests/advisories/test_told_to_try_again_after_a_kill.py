@@ -26,11 +26,11 @@ WORKER = "acme/worker"
 @pytest.mark.parametrize("code", ["revoked", "frozen"])
 def test_a_kill_is_no_reason_to_try_again(code: str) -> None:
     """The answer says that an operator ended it, in body and challenge; the mint's page says to stop and report it."""
-    told = answer(code, realm="acme")
-    problem = json.loads(told.body)
-    assert (told.status, problem["retry"]) == (401, "no")
+    reply = answer(code, realm="acme")
+    problem = json.loads(reply.body)
+    assert (reply.status, problem["retry"]) == (401, "no")
     assert "an operator" in problem["detail"]
-    assert b"an operator" in dict(told.headers)[b"www-authenticate"]
+    assert b"an operator" in dict(reply.headers)[b"www-authenticate"]
     assert isinstance(refusal(code), RevokedError)
     known = find_code(code)
     assert known is not None

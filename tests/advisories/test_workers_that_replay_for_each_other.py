@@ -101,8 +101,8 @@ def called(up: Live) -> dict[str, Any]:
 
 
 def doctored(up: Live) -> dict[str, Any]:
-    _, told, _ = up.run("doctor")
-    [check] = [check for check in told["checks"] if check["name"] == "nonces"]
+    _, output, _ = up.run("doctor")
+    [check] = [check for check in output["checks"] if check["name"] == "nonces"]
     return dict(check)
 
 
@@ -120,9 +120,9 @@ def test_the_default_is_right_for_many_workers(up: Live, tmp_path: Path) -> None
             both.reverse()
         assert doctored(up)["ok"]
         assert [worker.close() for worker in both] == ["", ""]
-    told = json.loads(file.read_text())
-    assert told["nonces"] == told["store"]
-    assert told["nonces"].startswith("unix://")
+    document = json.loads(file.read_text())
+    assert document["nonces"] == document["store"]
+    assert document["nonces"].startswith("unix://")
 
 
 @pytest.mark.slow
@@ -147,10 +147,10 @@ def test_where_they_share_nothing_it_is_said(up: Live, tmp_path: Path) -> None:
         assert first.close() == ""
         assert second.code(called(up)) == "ok"
         up.until(lambda: doctored(up)["ok"])
-        said = second.close()
-    assert said.count("WARNING") == said.count("\n") == 1
-    assert '"nonces": "redis://HOST"' in said
-    assert "ERROR" not in said
+        answer = second.close()
+    assert answer.count("WARNING") == answer.count("\n") == 1
+    assert '"nonces": "redis://HOST"' in answer
+    assert "ERROR" not in answer
 
 
 def test_a_store_with_users_has_one_for_it(tmp_path: Path, realm_name: str) -> None:

@@ -108,9 +108,9 @@ def test_a_task_knows_which_tools_need_an_approval() -> None:
     ]
     assert not task().needs_approval("payments.refund")
     wanted = {"id": f"k1.0:{TASK}", "tools": ["payments.refund"]}
-    told = held.describe()["audiences"]
-    assert (told["payments"]["requires"], told["orders"]["requires"]) == ([wanted], [])
-    assert told["payments"]["caveats"][-1] == {"third_party": wanted}
+    description = held.describe()["audiences"]
+    assert (description["payments"]["requires"], description["orders"]["requires"]) == ([wanted], [])
+    assert description["payments"]["caveats"][-1] == {"third_party": wanted}
 
 
 def test_the_mint_is_asked_with_the_third_party_as_it_stands() -> None:
@@ -171,10 +171,10 @@ def test_an_agent_waits_until_operators_have_answered() -> None:
     Each yes is told, a mint that is away for a moment is asked again, and what came can be sent.
     """
     mint = Mint(waiting(), StoreError("away"), waiting("bob"), waiting("bob"), approved())
-    told: list[tuple[str, ...]] = []
+    notices: list[tuple[str, ...]] = []
     asked = started(mint).ask_approval("payments.refund", REFUND)
-    assert asked.wait(notify=lambda each: told.append(each.by)) is asked
-    assert (asked.state, told) == ("approved", [("bob",)])
+    assert asked.wait(notify=lambda each: notices.append(each.by)) is asked
+    assert (asked.state, notices) == ("approved", [("bob",)])
     assert asked.encode() == discharged()
     assert asked.wait() is asked  # asks nobody any more
 

@@ -153,7 +153,7 @@ def test_a_holders_rule_is_open_beside_the_mints_closed_one() -> None:
     """
     given_on = task().delegate("acme/worker", args={"amount": {"max": 5}})
     rule = {"tool": "*", "args": {"amount": {"max": 5, "optional": True}}, "open": True}
-    assert [told["rules"][1] for told in given_on.describe()["audiences"].values()] == [[rule], [rule]]
+    assert [value["rules"][1] for value in given_on.describe()["audiences"].values()] == [[rule], [rule]]
     assert ask(given_on, "payments", "payments.refund", {**REFUND, "amount": 5, "x": 1}) == "argument_not_allowed"
 
 
@@ -294,11 +294,11 @@ def test_describe_is_plain_data() -> None:
     """
     What a task allows can be shown, and holds no signature.
     """
-    told = task().delegate("acme/x", ttl="60s", depth=0).describe()
-    assert (told["holder"], told["depth"], told["expires_at"]) == ("acme/x", 0, AT + 60_000)
-    assert told["audiences"]["orders"]["tools"] == ["orders.get", "orders.list"]
-    assert told["audiences"]["orders"]["needs_call"]
-    assert "signature" not in str(told)
+    description = task().delegate("acme/x", ttl="60s", depth=0).describe()
+    assert (description["holder"], description["depth"], description["expires_at"]) == ("acme/x", 0, AT + 60_000)
+    assert description["audiences"]["orders"]["tools"] == ["orders.get", "orders.list"]
+    assert description["audiences"]["orders"]["needs_call"]
+    assert "signature" not in str(description)
 
 
 TOOLS = ["orders.get", "orders.list", "orders.*", "payments.refund", "payments.*", "*"]

@@ -70,10 +70,10 @@ def test_a_session_is_opened_with_an_assertion_and_bound_to_a_fresh_key() -> Non
     keys = []
 
     def handle(request: httpx.Request) -> httpx.Response:
-        said = json.loads(request.content)
-        assertion = check_assertion(said.pop("assertion"), lambda *who: KEY.key.public, audience=ISSUER, now=AT)
+        document = json.loads(request.content)
+        assertion = check_assertion(document.pop("assertion"), lambda *who: KEY.key.public, audience=ISSUER, now=AT)
         proof = check_dpop(request.headers["DPoP"], method="POST", url=f"{ISSUER}/v1/sessions", now=AT)
-        assert (assertion.subject, said) == ("acme/support", {"ttl": "1h"})
+        assert (assertion.subject, document) == ("acme/support", {"ttl": "1h"})
         assert assertion.bound_to == proof.key.kid
         assert "Authorization" not in request.headers
         keys.append(proof.key.kid)
@@ -184,11 +184,11 @@ def test_failures_are_kept_and_told_once() -> None:
     """
     What was expected and what came can be read from the error; its text says it once.
     """
-    told = str(Failure(**FAILURE))
+    text = str(Failure(**FAILURE))
     with pytest.raises(GrantError) as caught:
-        opened(problem(403, "bad_parameters", detail=f"no: {told}", failures=[FAILURE])).start_task("refund")
+        opened(problem(403, "bad_parameters", detail=f"no: {text}", failures=[FAILURE])).start_task("refund")
     assert caught.value.failures == (Failure(**FAILURE),)
-    assert str(caught.value).count(told) == 1
+    assert str(caught.value).count(text) == 1
     assert caught.value.status_hint == 403
 
 

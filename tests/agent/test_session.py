@@ -292,9 +292,9 @@ def test_a_service_calls_another_one_on_the_same_task(mint: LiveMint, agent: Age
     """
     With its own key and what it was called with, and for no longer than that lives.
     """
-    told = mint.operator("POST", "/v1/services/invitations", {"audience": "orders"})
+    answer = mint.operator("POST", "/v1/services/invitations", {"audience": "orders"})
     client = MintClient(mint.realm.issuer, now=now_ms)
-    invitation = Invitation(audience="orders", enrolment=told["enrolment"], issuer=mint.realm.issuer)
+    invitation = Invitation(audience="orders", enrolment=answer["enrolment"], issuer=mint.realm.issuer)
     join_service(invitation, client, out=tmp_path / "orders.json", key_out=tmp_path / "orders.key")
     client.close()
     with mint.service("payments") as payments, agent.open_session() as session:

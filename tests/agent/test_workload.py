@@ -22,9 +22,9 @@ def test_what_is_no_token_is_not_sent(tmp_path: Path, content: bytes) -> None:
     """A wrong file is named, and nothing of what is in it."""
     file = tmp_path / "file"
     file.write_bytes(content)
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as caught:
         read_token_file(file)
-    assert str(told.value) == f"{file}: what is in it is no JWT"
+    assert str(caught.value) == f"{file}: what is in it is no JWT"
 
 
 def test_a_session_is_on_behalf_of_one() -> None:

@@ -114,8 +114,8 @@ def test_the_command_tells_how_it_went(tmp_path: Path) -> None:
     ran = arx("audit", "copy", copy, "--realm-dir", realm)
     assert (ran.exit_code, "no checkpoint" in ran.err) == (exit_codes.INCOMPLETE, True)
     write(realm / "log", KEPT[:300])
-    told = arx("audit", "copy", copy, "--realm-dir", realm, "--json").json
-    assert (told["size"], told["files"], told["gone"]) == (300, 5, 0)
+    output = arx("audit", "copy", copy, "--realm-dir", realm, "--json").json
+    assert (output["size"], output["files"], output["gone"]) == (300, 5, 0)
     assert arx("audit", "verify", copy, "--key", str(LOG.key)).exit_code == exit_codes.OK
     write(realm / "log", KEPT[:200])
     assert arx("audit", "copy", copy, "--realm-dir", realm).exit_code == exit_codes.DENIED

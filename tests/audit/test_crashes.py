@@ -38,8 +38,8 @@ class Writers:
         assert self._process.stdout is not None
         self._process.stdin.write(f"{what}{steps}\n")
         self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
-        return told["marks"], told["code"]
+        output = json.loads(self._process.stdout.readline())
+        return output["marks"], output["code"]
 
     def close(self) -> None:
         """End."""

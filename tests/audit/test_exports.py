@@ -79,24 +79,24 @@ COUNTS: Final = {"at_least_one": range(1, 99), "just_one": range(1, 2)}
 def hold_to_schema(value: Any, schema: dict[str, Any], where: str, profiles: Sequence[str] = ()) -> None:
     """Hold an object to its class or object type: what is required, known, of its type, and what goes together."""
     known = {
-        name: told
-        for name, told in schema["attributes"].items()
-        if "profiles" not in told or set(told["profiles"]) & set(profiles)
+        name: entry
+        for name, entry in schema["attributes"].items()
+        if "profiles" not in entry or set(entry["profiles"]) & set(profiles)
     }
     assert set(value) <= set(known), where
-    assert {name for name, told in known.items() if told.get("required")} <= set(value), where
+    assert {name for name, entry in known.items() if entry.get("required")} <= set(value), where
     for constraint, names in schema.get("constraints", {}).items():
         assert sum(name in value for name in names) in COUNTS[constraint], (where, constraint, names)
     for name, member in value.items():
-        told, path = known[name], f"{where}.{name}"
-        assert isinstance(member, list) == told.get("array", False), path
-        for each in member if told.get("array") else [member]:
-            hold_to_type(each, told, path)
+        entry, path = known[name], f"{where}.{name}"
+        assert isinstance(member, list) == entry.get("array", False), path
+        for each in member if entry.get("array") else [member]:
+            hold_to_type(each, entry, path)
 
 
-def hold_to_type(value: Any, told: dict[str, Any], where: str) -> None:
+def hold_to_type(value: Any, expected: dict[str, Any], where: str) -> None:
     """Hold a value to the type of its attribute."""
-    kind = told["type"]
+    kind = expected["type"]
     if kind in OCSF["objects"]:
         hold_to_schema(value, OCSF["objects"][kind], where)
         return
@@ -108,7 +108,7 @@ def hold_to_type(value: Any, told: dict[str, Any], where: str) -> None:
     assert value != "", where
     assert re.search(of.get("regex", ""), str(value)), where
     assert len(str(value)) <= of.get("max_len", len(str(value))), where
-    assert str(value) in told.get("enum", [str(value)]), where
+    assert str(value) in expected.get("enum", [str(value)]), where
     if kind == "ip_t":
         ip_address(value)
 

@@ -112,10 +112,10 @@ def test_an_outage_only_grows_the_journal(
     until(lambda: sender.status.fill == 0.0)
     sender.close()
     assert receiver.tools == tools(range(4200))
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("not shipped" in line for line in said) == 1
-    assert "records are shipped again" in said
-    assert any("% of its" in line for line in said)
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("not shipped" in line for line in lines) == 1
+    assert "records are shipped again" in lines
+    assert any("% of its" in line for line in lines)
 
 
 def test_closing_sends_what_a_program_recorded_last(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:

@@ -116,10 +116,10 @@ def test_what_a_killed_service_answered_arrives(tmp_path: Path, receiver: Receiv
         command = [sys.executable, "-c", _SERVICE, str(tmp_path)]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
         assert child.stdout is not None
-        told = child.stdout.readline()
+        output = child.stdout.readline()
         boots = {path.name.split("-")[1] for path in files(tmp_path)} - set(answered)
         threading.Timer(dice.uniform(0.05, 0.2), child.send_signal, [signal.SIGKILL]).start()
-        lines = (told + child.stdout.read()).splitlines(keepends=True)
+        lines = (output + child.stdout.read()).splitlines(keepends=True)
         child.wait()
         child.stdout.close()
         answered[boots.pop()] = max(int(line) for line in lines if line.endswith(b"\n"))

@@ -34,14 +34,14 @@ __all__ = ["large_made", "log"]  # fixtures
 @pytest.mark.spec("LOG 1.3")
 def test_an_untouched_log_holds(log: Log, large_made: Log) -> None:
     """Every record is counted, and progress ends at the end."""
-    told: list[tuple[int, int]] = []
+    notices: list[tuple[int, int]] = []
     checked = verify(log.folder, TRUST)
     assert (checked.kind, checked.records, checked.first, checked.gone) == ("log", SMALL, 0, ())
-    checked = verify(large_made.folder, TRUST, lambda *each: told.append(each))
+    checked = verify(large_made.folder, TRUST, lambda *each: notices.append(each))
     assert (checked.records, checked.checkpoint.size) == (LARGE, LARGE)
-    assert told == sorted(told)
-    assert told[-1] == (LARGE, LARGE)
-    assert len(told) > 10
+    assert notices == sorted(notices)
+    assert notices[-1] == (LARGE, LARGE)
+    assert len(notices) > 10
 
 
 def test_the_empty_log_holds(tmp_path: Path) -> None:
@@ -261,8 +261,8 @@ def test_a_log_that_grew_past_its_checkpoint_holds(log: Log) -> None:
 
 def test_what_holds_is_told_for_scripts(log: Log) -> None:
     """Nothing in it needs more than JSON."""
-    told = verify(log.folder, TRUST).to_dict()
-    assert told["size"] == told["records"] == SMALL
-    assert told["kind"] == "log"
+    report = verify(log.folder, TRUST).to_dict()
+    assert report["size"] == report["records"] == SMALL
+    assert report["kind"] == "log"
     assert (log.folder / CHECKPOINT).exists()
     assert isinstance(open_checkpoint(log.checkpoint, LOG.key), SignedCheckpoint)

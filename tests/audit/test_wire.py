@@ -41,15 +41,15 @@ def find(holder: str, kid: str) -> PublicKey | None:
 
 
 def check(statement: str, given: Batch, body: bytes | None = None, **changes: Any) -> PublicKey:
-    said = {**WHERE, "now": NOW} | changes
-    opened = open_statement(statement, find, now=said.pop("now"))
-    hold_statement(opened, given, given.encode() if body is None else body, **said)
+    parts = {**WHERE, "now": NOW} | changes
+    opened = open_statement(statement, find, now=parts.pop("now"))
+    hold_statement(opened, given, given.encode() if body is None else body, **parts)
     return opened.key
 
 
 def signed(given: Batch, key: SigningKey = KEY, **changes: Any) -> str:
-    said = {**WHERE, "now": NOW} | changes
-    return sign_batch(key, given, given.encode(), **said)
+    parts = {**WHERE, "now": NOW} | changes
+    return sign_batch(key, given, given.encode(), **parts)
 
 
 @given(

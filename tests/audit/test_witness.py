@@ -212,9 +212,9 @@ def test_the_client_believes_no_answer_that_does_not_verify(witness: Witness) ->
         "without a size": (409, "many"),
         "503": (503, "later"),
     }
-    for said, (status, text) in answers.items():
+    for value, (status, text) in answers.items():
         transport = httpx.MockTransport(lambda _, status=status, text=text: httpx.Response(status, text=text))
-        with httpx.Client(transport=transport) as client, pytest.raises(WitnessError, match=said):
+        with httpx.Client(transport=transport) as client, pytest.raises(WitnessError, match=value):
             asked(client, witness, 5)
     with pytest.raises(WitnessError, match="does not answer"):
         ask_witness("http://127.0.0.1:9", witness.key, note, lambda _: [])

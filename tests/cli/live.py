@@ -62,25 +62,25 @@ class Live:
 
     def ok(self, *words: str | Path) -> dict[str, Any]:
         """Run a command that must succeed."""
-        exit_code, told, err = self.run(*words)
-        assert exit_code == 0, (words, told, err)
-        return told
+        exit_code, output, err = self.run(*words)
+        assert exit_code == 0, (words, output, err)
+        return output
 
     def confirmed(self, *words: str | Path) -> dict[str, Any]:
         """Kill, freeze or thaw until every verifier has confirmed it; repeating is harmless.
 
         Within its first lease a registry proves nothing, and on a loaded machine a verifier confirms late.
         """
-        told: list[dict[str, Any]] = []
+        notices: list[dict[str, Any]] = []
 
         def holds() -> bool:
             exit_code, report, err = self.run(*words)
             assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), (words, report, err)
-            told.append(report)
+            notices.append(report)
             return exit_code == exit_codes.OK
 
         self.until(holds)
-        return told[-1]
+        return notices[-1]
 
     def kill_mint(self) -> None:
         """End the mint without mercy; the store goes on, and nobody starts the mint again."""

@@ -53,9 +53,9 @@ def run(up: Live, *words: str | Path) -> tuple[int, dict[str, Any], str]:
 
 def ok(up: Live, *words: str | Path) -> dict[str, Any]:
     """Type a command that must succeed."""
-    exit_code, told, err = run(up, *words)
-    assert exit_code == 0, (words, told, err)
-    return told
+    exit_code, output, err = run(up, *words)
+    assert exit_code == 0, (words, output, err)
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -124,26 +124,26 @@ def test_from_the_question_to_the_call(up: Live, here: Path, task: Path, payment
     assert asked["id"] in {each["id"] for each in own}
     first = ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")["approval"]
     assert (first["state"], first["by"]) == ("waiting", ["ada"])
-    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "conflict")
+    exit_code, output, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "conflict")
     out = task.with_name("approval")
     late = ("approval", "wait", asked["id"], "--session", here / "session", "--discharge", out, "--timeout", "50ms")
-    exit_code, told, said = run(up, *late)
-    assert (exit_code, told["code"], out.exists()) == (exit_codes.INCOMPLETE, "waiting", False)
-    assert "waiting for operators" in said
+    exit_code, output, printed = run(up, *late)
+    assert (exit_code, output["code"], out.exists()) == (exit_codes.INCOMPLETE, "waiting", False)
+    assert "waiting for operators" in printed
     command = [sys.executable, "-m", "arx_caps.cli", *map(str, late[:-2]), "--json"]
     with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
         second = ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "bob.key")["approval"]
         assert (second["state"], second["by"]) == ("approved", ["ada", "bob"])
-        written, said = waiter.communicate(timeout=60)
-    assert (waiter.returncode, "arx1_" in written + said) == (0, False)
+        written, printed = waiter.communicate(timeout=60)
+    assert (waiter.returncode, "arx1_" in written + printed) == (0, False)
     assert json.loads(written)["approval"] == second
     assert out.stat().st_mode & 0o077 == 0
-    told = ok(up, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
-    assert told["allowed"]
+    output = ok(up, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
+    assert output["allowed"]
     assert [judged(payments, task, out) for _ in range(2)] == ["ok", "already_used"]
-    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "conflict")
+    exit_code, output, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "conflict")
 
 
 def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> No
     """
     asked = ask(up, here, task, "--why", "a \x1b[2Jtest")
     typed = partial(arx, env={"ARX_HOME": str(up.folder)})
-    exit_code, written, said = typed("approval", "list", "--task", asked["task"])
+    exit_code, written, answer = typed("approval", "list", "--task", asked["task"])
     lines = written.splitlines()
     assert (exit_code, lines[0].split()[:3]) == (0, [asked["id"], "waiting,", "asked"])
     assert [line.split() for line in lines[1:5]] == [
@@ -162,9 +162,9 @@ def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> No
         ["order_id", "=", '"o-1"'],
     ]
     assert "\x1b" not in written
-    assert f"arx approval approve {asked['id']}" in said
-    exit_code, written, said = typed("approval", "approve", asked["id"], "--quiet")
-    assert (exit_code, written, "confirmation needed" in said) == (exit_codes.USAGE, "", True)
+    assert f"arx approval approve {asked['id']}" in answer
+    exit_code, written, answer = typed("approval", "approve", asked["id"], "--quiet")
+    assert (exit_code, written, "confirmation needed" in answer) == (exit_codes.USAGE, "", True)
     assert ok(up, "approval", "show", asked["id"])["approval"]["by"] == []
 
 
@@ -206,27 +206,27 @@ def test_a_no_and_what_is_taken_back(up: Live, here: Path, task: Path, payments:
     no = ok(up, "approval", "deny", denied["id"], "--why", "no receipt", "--operator-key", here / "ada.key")["approval"]
     assert (no["state"], no["denied_by"], no["answer_why"]) == ("denied", "ada", "no receipt")
     wait = ("--session", here / "session", "--timeout", "60s")
-    exit_code, told, said = run(up, "approval", "wait", denied["id"], *wait)
-    assert (exit_code, told["code"], "no receipt" in said) == (exit_codes.DENIED, "approval_denied", True)
-    assert "waiting for operators" not in said
-    exit_code, told, _ = run(up, "approval", "withdraw", denied["id"], "--yes")
-    assert (exit_code, told["approval"]["state"], told["kill"]) == (exit_codes.OK, "denied", None)
+    exit_code, output, printed = run(up, "approval", "wait", denied["id"], *wait)
+    assert (exit_code, output["code"], "no receipt" in printed) == (exit_codes.DENIED, "approval_denied", True)
+    assert "waiting for operators" not in printed
+    exit_code, output, _ = run(up, "approval", "withdraw", denied["id"], "--yes")
+    assert (exit_code, output["approval"]["state"], output["kill"]) == (exit_codes.OK, "denied", None)
     for name in ("ada", "bob"):
         key = ("--operator-key", here / f"{name}.key")
         ok(up, "approval", "approve", given["id"], "--yes", "--why", "a receipt came", *key)
-    exit_code, told, _ = run(up, "approval", "deny", given["id"])
-    assert (exit_code, told["error"]) == (
+    exit_code, output, _ = run(up, "approval", "deny", given["id"])
+    assert (exit_code, output["error"]) == (
         exit_codes.DENIED,
         f"{given['id']} is approved already; to take that back, withdraw it",
     )
     out = task.with_name("approval")
     ok(up, "approval", "wait", given["id"], *wait, "--discharge", out)
-    exit_code, told, _ = run(up, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
-    assert (exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), told["approval"]["state"]) == (True, "withdrawn")
+    exit_code, output, _ = run(up, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
+    assert (exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), output["approval"]["state"]) == (True, "withdrawn")
     up.until(lambda: judged(payments, task, out) == "revoked")
-    exit_code, told, _ = run(up, "approval", "wait", given["id"], *wait)
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "approval_withdrawn")
-    assert told["error"] == f"{given['id']} was withdrawn"
+    exit_code, output, _ = run(up, "approval", "wait", given["id"], *wait)
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "approval_withdrawn")
+    assert output["error"] == f"{given['id']} was withdrawn"
 
 
 def test_a_no_has_no_reason_but_its_own(up: Live, here: Path, task: Path) -> None:
@@ -245,10 +245,13 @@ def test_what_is_not_there_or_too_long_says_what_to_do(up: Live, here: Path) -> 
     An id that nobody was given leads to the list; a reason that no one would read goes nowhere.
     """
     for words in (("show",), ("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
-        exit_code, told, _ = run(up, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
-        assert (exit_code, told["hint"]) == (exit_codes.DENIED, "`arx approval list --state all` lists every approval")
-    exit_code, told, _ = run(up, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
-    assert (exit_code, "at most 500 characters, got 501" in told["error"]) == (exit_codes.USAGE, True)
+        exit_code, output, _ = run(up, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
+        assert (exit_code, output["hint"]) == (
+            exit_codes.DENIED,
+            "`arx approval list --state all` lists every approval",
+        )
+    exit_code, output, _ = run(up, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
+    assert (exit_code, "at most 500 characters, got 501" in output["error"]) == (exit_codes.USAGE, True)
 
 
 def test_a_kill_of_an_approval_is_no_slip(up: Live, here: Path, task: Path) -> None:
@@ -257,10 +260,10 @@ def test_a_kill_of_an_approval_is_no_slip(up: Live, here: Path, task: Path) -> N
     """
     asked = ask(up, here, task)
     for name, doubted in ((asked["id"], False), ("a-abcdefghijklmnop", True)):
-        exit_code, _, said = run(up, "kill", f"task:{name}", "--reason", "a test", "--yes")
+        exit_code, _, output = run(up, "kill", f"task:{name}", "--reason", "a test", "--yes")
         assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
-        assert ("check the id" in said) is doubted
-        assert "thaw" not in said  # nothing of an approval can begin later
+        assert ("check the id" in output) is doubted
+        assert "thaw" not in output  # nothing of an approval can begin later
     assert "did you mean task:a-abcdefghijklmnop?" in run(up, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
     assert ok(up, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
 
@@ -274,12 +277,12 @@ def test_who_may_not_approve_is_told(up: Live, here: Path, task: Path) -> None:
     words = (asked["id"], "--operator-key", here / "reader.key")
     assert ok(up, "approval", "show", *words)["approval"]["id"] == asked["id"]
     for verb in (("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
-        exit_code, told, _ = run(up, "approval", verb[0], *words, *verb[1:])
-        assert (exit_code, told["code"]) == (exit_codes.DENIED, "tool_not_allowed")
-    exit_code, told, _ = run(
+        exit_code, output, _ = run(up, "approval", verb[0], *words, *verb[1:])
+        assert (exit_code, output["code"]) == (exit_codes.DENIED, "tool_not_allowed")
+    exit_code, output, _ = run(
         up, "kill", f"task:{asked['task']}", "--reason", "x", "--yes", "--operator-key", here / "ada.key"
     )
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "tool_not_allowed")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "tool_not_allowed")
 
 
 def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> None:
@@ -314,8 +317,8 @@ def test_a_frozen_approver_takes_the_approvals_along(up: Live, here: Path, task:
     assert "`arx approval list --state withdrawn`" in run(up, "freeze", *words)[2]
     assert (listed("approved"), listed("withdrawn")) == (False, True)
     waited = ("approval", "wait", asked["id"], "--session", here / "session", "--timeout", "5s")
-    exit_code, told, _ = run(up, *waited)
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "approval_withdrawn")
+    exit_code, output, _ = run(up, *waited)
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "approval_withdrawn")
     assert "approval list" not in run(up, "thaw", *words)[2]
     assert listed("approved")
 
@@ -338,9 +341,9 @@ def test_what_is_frozen_is_told_with_where_to_look(up: Live, here: Path, task: P
     asked = ask(up, here, task)
     target = ("task:" + asked["task"], "--reason", "a test", "--yes")
     run(up, "freeze", *target)
-    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes")
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "frozen")
-    assert f"arx task show {asked['task']}" in told["hint"]
+    exit_code, output, _ = run(up, "approval", "approve", asked["id"], "--yes")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "frozen")
+    assert f"arx task show {asked['task']}" in output["hint"]
     assert ok(up, "task", "show", asked["task"])["task"]["state"] == "frozen"
     run(up, "thaw", *target)
     assert ok(up, "approval", "approve", asked["id"], "--yes")["approval"]["state"] == "waiting"

@@ -78,7 +78,7 @@ def test_it_holds(log: Log) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "told"),
+    ("kept", "message"),
     [
         pytest.param(without(0), (*TAMPERED, 0), id="head"),
         pytest.param(without(4_000), (*TAMPERED, 4_000), id="middle"),
@@ -91,10 +91,10 @@ def test_it_holds(log: Log) -> None:
         pytest.param([*KEPT[:5_000], b"put in", *KEPT[5_000:-1]], (*TAMPERED, 5_000), id="put in"),
     ],
 )
-def test_what_is_done_to_records_is_found(log: Log, kept: list[bytes], told: tuple[int, str, int | None]) -> None:
+def test_what_is_done_to_records_is_found(log: Log, kept: list[bytes], message: tuple[int, str, int | None]) -> None:
     """All files behind the place are written anew, as a keeper would: the very record is named."""
     show(log, kept)
-    assert check(log.folder) == told
+    assert check(log.folder) == message
 
 
 @pytest.mark.parametrize("index", [0, 300, 8_191, SIZE - 1])
@@ -146,5 +146,5 @@ def test_what_is_done_to_a_selection_is_found(log: Log, tmp_path: Path, change: 
     assert check(tmp_path / "some")[:2] == (exit_codes.OK, "holds")
     assert change(raw) != raw
     (tmp_path / "some").write_bytes(change(raw))
-    told = check(tmp_path / "some")
-    assert told.exit_code == (exit_codes.INCOMPLETE if raw.startswith(change(raw)) else exit_codes.DENIED)
+    report = check(tmp_path / "some")
+    assert report.exit_code == (exit_codes.INCOMPLETE if raw.startswith(change(raw)) else exit_codes.DENIED)

@@ -149,19 +149,19 @@ def test_following_begins_with_the_last_and_goes_on(journal: Path) -> None:
     with child(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as following:
         assert following.stdout is not None
         try:
-            told = [following.stdout.readline() for _ in range(2)]
+            values = [following.stdout.readline() for _ in range(2)]
             sink = Journal(journal / "mail", "mail-1", "mail")
             sink.append(
                 Decision("ok", AT + 20, ChainFacts(agent="acme/c", session=SESSION, audience="mail"), "mail.read")
             )
-            told.append(following.stdout.readline())
+            values.append(following.stdout.readline())
             sink.close()
             following.send_signal(signal.SIGINT)
             assert following.wait(60) == exit_codes.OK
             assert following.stdout.read() == ""
         finally:
             following.kill()
-    assert ["orders.list" in told[0], "orders.refund" in told[1], "mail.read" in told[2]] == [True] * 3
+    assert ["orders.list" in values[0], "orders.refund" in values[1], "mail.read" in values[2]] == [True] * 3
 
 
 def test_damage_is_said_and_read_past(journal: Path) -> None:

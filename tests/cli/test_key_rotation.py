@@ -122,8 +122,8 @@ def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
         load = Load(folder / "agent.key", url)
         try:
             until(lambda: len(load.codes) >= 20 or load.failed)
-            told = up.ok("key", "rotate")["key"]
-            assert (told["name"], told["state"]) == ("k2", "waiting")
+            answer = up.ok("key", "rotate")["key"]
+            assert (answer["name"], answer["state"]) == ("k2", "waiting")
             until(lambda: load.failed or (load.kids and load.kids[-1].startswith("k2.")))
             more = len(load.codes) + 20
             until(lambda: len(load.codes) >= more or load.failed)
@@ -173,8 +173,8 @@ def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
         up.ok(*refund, "--out", before)
         forged = _forged(before, kid, stolen[kid])
         assert [_code(verifier, forged) for verifier in (deaf, awake)] == ["ok", "ok"]
-        told = up.ok("service", "replace-key", "orders", "--stolen", "--yes")
-        assert told["kill"]["targets"] == [f"key:{kid}"]
+        answer = up.ok("service", "replace-key", "orders", "--stolen", "--yes")
+        assert answer["kill"]["targets"] == [f"key:{kid}"]
         until(lambda: _code(deaf, forged) == "frozen")
         assert _code(awake, forged) == "frozen"
         up.ok("ship", folder / "orders.json", "--once")

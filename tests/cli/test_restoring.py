@@ -141,6 +141,6 @@ def test_a_restored_realm_ends_the_history_of_a_store_that_was_kept(keeper: Keep
 
 def _size(keeper: Keeper) -> int:
     """How many records the log's files have, every one of which is checked."""
-    said = keeper.run("arx audit verify .arx/log --key log.key")
-    assert said.startswith("HOLDS")
+    output = keeper.run("arx audit verify .arx/log --key log.key")
+    assert output.startswith("HOLDS")
     return int(re.sub(r"\D", "", (keeper.folder / ".arx/log/checkpoint").read_text().splitlines()[1]))

@@ -39,8 +39,8 @@ def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None
     file, key = joined(up, tmp_path)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, key)] == [0o600, 0o600]
     again = ("service", "enrol", "--invitation", tmp_path / "orders.invite")
-    code, told, _ = up.run(*again, "--out", tmp_path / "x", "--key-out", tmp_path / "y")
-    assert (code, told["code"]) == (exit_codes.DENIED, "bad_enrolment")
+    code, output, _ = up.run(*again, "--out", tmp_path / "x", "--key-out", tmp_path / "y")
+    assert (code, output["code"]) == (exit_codes.DENIED, "bad_enrolment")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
     # Whoever lost the answer, or the file, tries again with the key that he has.
@@ -91,8 +91,8 @@ def test_an_own_key_that_is_taken_away(up: Live, tmp_path: Path) -> None:
     [own] = up.ok("service", "show", "reports")["service"]["keys"]
     assert up.ok("ship", file, "--once")["keys"] == list(json.loads(before)["keys"])
     up.ok("service", "remove-key", "reports", own["kid"], "--yes")
-    code, told, _ = up.run("ship", file, "--once")
-    assert (code, told["code"]) == (exit_codes.DENIED, "bad_proof")
+    code, output, _ = up.run("ship", file, "--once")
+    assert (code, output["code"]) == (exit_codes.DENIED, "bad_proof")
     assert file.read_text() == before
     up.ok("service", "enrol", "payments", "--out", tmp_path / "payments.json")
     for words in (("service", "invite", "paymnets"), ("service", "enrol", "paymnets", "--out", tmp_path / "slip.json")):

@@ -149,10 +149,10 @@ def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_pa
 def test_a_session_is_ended_twice(up: Live, typed: Typed, tmp_path: Path) -> None:
     """By its agent as by an operator: the second time finds it done."""
     typed("session", "open", "--key", up.folder.parent / "agent.key", "--out", tmp_path / "s")
-    for told in ("confirmed", "unconfirmed", "had ended before"):
+    for value in ("confirmed", "unconfirmed", "had ended before"):
         ran = typed("session", "end", "--session", tmp_path / "s")
         assert ran.exit_code == exit_codes.OK, ran.err
-        if told in ran.out:
+        if value in ran.out:
             break
     assert "it had ended before" in typed("session", "end", "--session", tmp_path / "s").out
     for words in (("session", "renew"), ("task", "start", "lookup", "--param", "order_id=o-1")):
@@ -202,8 +202,8 @@ def test_rows_are_made_again_only_where_nothing_answers(tmp_path: Path, monkeypa
 
 def test_the_end_of_the_log_is_one_object(typed: Typed) -> None:
     """What does not go on is one object under ``--json``, as everywhere."""
-    told = typed("audit", "tail", "--limit", "3", "--json").json
-    assert (told["schema"], len(told["records"])) == ("arx/records/1", 3)
+    answer = typed("audit", "tail", "--limit", "3", "--json").json
+    assert (answer["schema"], len(answer["records"])) == ("arx/records/1", 3)
 
 
 def test_a_state_is_one_that_there_is(typed: Typed) -> None:
@@ -260,9 +260,9 @@ def test_a_lost_operator_key_is_not_the_end(up: Live, typed: Typed, tmp_path: Pa
     kept.rename(tmp_path / "lost.key")
     try:
         ran = typed("whoami")
-        told = re.search(r"`arx (operator recover --key-out .*)`", ran.err)
-        assert told is not None, ran.err
-        assert typed(*told[1].split()).exit_code == exit_codes.OK
+        output = re.search(r"`arx (operator recover --key-out .*)`", ran.err)
+        assert output is not None, ran.err
+        assert typed(*output[1].split()).exit_code == exit_codes.OK
         assert typed("whoami").exit_code == exit_codes.OK
     finally:
         kept.unlink(missing_ok=True)
@@ -314,9 +314,9 @@ def test_top_shows_the_realm(up: Live, typed: Typed) -> None:
     A pipe gets one look: the state, rates, and the last kill with its target.
     """
     typed("kill", "session", SESSION, "--reason", "a test", "--yes")
-    told = up.ok("top", "--since", "5m")
-    assert (told["status"]["ready"], told["span_ms"]) == (True, 300_000)
-    assert told["kills"][0]["targets"][0]["target"] == f"session:{SESSION}"
+    answer = up.ok("top", "--since", "5m")
+    assert (answer["status"]["ready"], answer["span_ms"]) == (True, 300_000)
+    assert answer["kills"][0]["targets"][0]["target"] == f"session:{SESSION}"
     until(lambda: up.ok("top")["total"]["allow"])  # the minute that runs counts
     shown = typed("top").out
     assert "grants" in shown

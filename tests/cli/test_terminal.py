@@ -112,9 +112,9 @@ def test_a_pipe_and_quiet_get_plain_text_without_rich(journal: Path, words: tupl
     piped, rich = decisions(journal, *words, on_terminal=False)
     assert not rich
     assert decisions(journal, *words, "--quiet", on_terminal=True) == (piped, False)
-    told, rich = decisions(journal, *words, "--json", on_terminal=False)
+    records, rich = decisions(journal, *words, "--json", on_terminal=False)
     assert not rich
-    assert decisions(journal, *words, "--json", on_terminal=True) == (told, False)
+    assert decisions(journal, *words, "--json", on_terminal=True) == (records, False)
 
 
 @pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])

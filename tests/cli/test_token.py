@@ -205,8 +205,8 @@ def test_explain_calls_with_a_bound_token_by_its_holder_s_key(tmp_path: Path, *,
     text = (token.attenuate(Caveat(require=("signature",))) if signs else token).encode()
     call = ("token", "explain", "-", "--tool", "orders.get", "--json", "--service", service_file(tmp_path / "orders"))
     for order, code in (("o-1", "ok"), ("o-2", "argument_not_allowed")):
-        told = arx(*call, "--arg", f"order_id={order}", "--holder-key", tmp_path / "own.key", stdin=text)
-        assert told.json["code"] == code
+        output = arx(*call, "--arg", f"order_id={order}", "--holder-key", tmp_path / "own.key", stdin=text)
+        assert output.json["code"] == code
     for more in ((), ("--holder-key", tmp_path / "other.key")):
         ran = arx(*call, "--arg", "order_id=o-1", *more, stdin=text)
         assert (ran.exit_code, f"bound to the key {key.public}" in ran.err) == (2, True), ran
@@ -220,8 +220,8 @@ def test_explain_draws_on_no_budget(tmp_path: Path) -> None:
     call = ("token", "explain", "-", "--tool", "orders.list", "--json", "--service", service)
     for most, code in (("1", "ok"), ("0.5", "insufficient_budget")):
         text = orders().attenuate(Caveat(spend=("own", "calls", most, "task", 1))).encode()
-        told = arx(*call, stdin=text).json
-        assert (told["code"], "budgets are taken as full" in told["notes"][1]) == (code, True), told
+        output = arx(*call, stdin=text).json
+        assert (output["code"], "budgets are taken as full" in output["notes"][1]) == (code, True), output
     assert arx(*call, stdin=orders().encode()).json["notes"][1:] == [
         "the call was signed here, as the token's holder would sign it"
     ]

@@ -154,8 +154,10 @@ def test_a_cancelled_request_ends_at_the_server(world: World, client: Client) ->
     client.send("notifications/cancelled", {"requestId": 1})
     world.wait_for("cancelled")
     assert client.ask(2, "ping")["result"] == {}
-    told = [seen.rpc["params"] for seen in world.endpoint.seen if seen.rpc.get("method") == "notifications/cancelled"]
-    assert told == [{"requestId": 1}]
+    notices = [
+        seen.rpc["params"] for seen in world.endpoint.seen if seen.rpc.get("method") == "notifications/cancelled"
+    ]
+    assert notices == [{"requestId": 1}]
     assert client.close() == 0
     assert not [message for message in client.rest() if message.get("id") == 1]
 

@@ -118,9 +118,9 @@ def test_what_a_proxy_sent_twice_is_done(place: Place) -> None:
 def test_a_service_gets_what_it_exchanges(place: Place, tmp_path: Path) -> None:
     """What may be exchanged once is exchanged once, and the service has what came of it; so with its own key."""
     asked = {"audience": "orders"}
-    told = place.lost(lambda: place.mint.operator("POST", "/v1/services/invitations", asked), "service.invited")
-    invitation = Invitation(audience="orders", enrolment=told["enrolment"], issuer=told["issuer"])
-    own, client = tmp_path / "orders.json", MintClient(told["issuer"], now=now_ms)
+    answer = place.lost(lambda: place.mint.operator("POST", "/v1/services/invitations", asked), "service.invited")
+    invitation = Invitation(audience="orders", enrolment=answer["enrolment"], issuer=answer["issuer"])
+    own, client = tmp_path / "orders.json", MintClient(answer["issuer"], now=now_ms)
     files = {"out": own, "key_out": tmp_path / "orders.key"}
     place.lost(lambda: join_service(invitation, client, **files), "service.joined", answers=1)
     client.close()

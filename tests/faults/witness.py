@@ -166,8 +166,8 @@ class Process:
             return
         first = self.decide_whole()
         live = self.follower.catch_up(0, 0, 10)
-        told = [first, live, self.decide_whole(), self.follower.verifier_id]
-        os.write(1, (json.dumps(told) + "\n").encode())
+        values = [first, live, self.decide_whole(), self.follower.verifier_id]
+        os.write(1, (json.dumps(values) + "\n").encode())
         os._exit(0)
 
     def obey(self, line: str) -> None:

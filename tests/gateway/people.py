@@ -339,5 +339,5 @@ def people(
         world.make(mint, rules, login.url, more=connection.format(url=tracker.url, client=CLIENT))
         text = (gateway + routes).format(gateway=world.gateway, url=url or f"{tracker.url}/v1", more=more)
         (folder / "gateway.toml").write_text(text)
-        with world.up("--gateway", "gateway.toml", said='"upstreams": ['):
+        with world.up("--gateway", "gateway.toml", ready='"upstreams": ['):
             yield world

@@ -385,9 +385,9 @@ def test_a_request_keeps_its_id(asked: Asked) -> None:
 
 def test_a_pep_says_the_address_of_the_caller(asked: Asked) -> None:
     """What is none is not recorded."""
-    for told, recorded in (("192.0.2.7", "192.0.2.7"), ("x", None), (7, None)):
+    for value, recorded in (("192.0.2.7", "192.0.2.7"), ("x", None), (7, None)):
         question = asked.read()
-        question["context"]["ip"] = told
+        question["context"]["ip"] = value
         assert asked.answer(question)["decision"] is True
         assert asked.realm.decisions.decisions[-1].peer == recorded
 

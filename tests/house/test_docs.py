@@ -116,9 +116,9 @@ def test_what_may_be_left_out_at_home_is_required_in_ci() -> None:
     Tests that pass over what a machine lacks do so only where nobody says that it must be there, and CI says so.
     """
     asked = {name for path, text in code() if "tests" in path.parts for name in re.findall(r"\bARX_REQUIRE_\w+", text)}
-    said = (ROOT / ".ci" / "run").read_text("utf-8") + (ROOT / "Makefile").read_text("utf-8")
-    assert {name for name in asked if f"{name}=1" not in said} - {"ARX_REQUIRE_"} == set()
-    assert "ARX_REQUIRE_TLOG=1 step tests test\n" in said
+    document = (ROOT / ".ci" / "run").read_text("utf-8") + (ROOT / "Makefile").read_text("utf-8")
+    assert {name for name in asked if f"{name}=1" not in document} - {"ARX_REQUIRE_"} == set()
+    assert "ARX_REQUIRE_TLOG=1 step tests test\n" in document
 
 
 def test_every_setting_of_a_realm_is_documented() -> None:
@@ -138,8 +138,8 @@ def test_every_member_of_a_service_file_is_documented() -> None:
 def test_make_help_lists_every_target() -> None:
     """``make help`` has a line for each target that may be called, and says what it is."""
     declared = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
-    told = subprocess.run(["make", "-C", str(ROOT), "--no-print-directory", "help"], capture_output=True, check=True)
-    listed = dict(line.split(maxsplit=1) for line in told.stdout.decode().splitlines())
+    output = subprocess.run(["make", "-C", str(ROOT), "--no-print-directory", "help"], capture_output=True, check=True)
+    listed = dict(line.split(maxsplit=1) for line in output.stdout.decode().splitlines())
     assert listed.keys() == set(declared.split()[1:])
 
 

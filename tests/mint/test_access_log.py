@@ -86,7 +86,7 @@ def test_the_state_is_counted_when_somebody_asks(unit: Harness) -> None:
 
 @pytest.mark.spec("CONTROL 4.6")
 def test_no_label_names_anybody(unit: Harness) -> None:
-    """Neither agents nor sessions nor what a stranger made up stand in the numbers."""
+    """The metrics name no agent, no session and no text that a stranger made up."""
     holder, session = unit.session()
     holder.call("GET", f"/v1/sessions/{session['id']}")
     unit.operator().call("GET", f"/v1/agents/{AGENT}")

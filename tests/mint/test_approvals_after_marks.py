@@ -94,7 +94,7 @@ def test_a_call_needs_an_approval_once_the_mark_is_set(desk: MarkedDesk) -> None
 
 
 def test_an_approval_does_not_count_for_a_mark_that_is_set_later(desk: MarkedDesk) -> None:
-    """An operator lifts the mark, and another call sets it: whoever approved was shown neither."""
+    """An operator lifts the mark, and another call sets it: the approver saw neither."""
     desk.get()
     _, approval = desk.approved()
     body = {"mark": "private", "reason": "checked"}

@@ -125,7 +125,7 @@ def test_a_row_that_was_moved_does_not_open(accounts: Accounts, changed: dict[st
 
 
 def test_many_callers_refresh_once(accounts: Accounts) -> None:
-    """All others are told to come again, and get what the first one got; the issuer sees the token once."""
+    """The mint asks all others to try again, and they get what the first got; the issuer sees the token once."""
     row, ready = accounts.add(ANN, "ann-t"), threading.Barrier(16)
 
     def ask(_: int) -> tuple[str, int] | None:

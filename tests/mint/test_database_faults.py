@@ -33,7 +33,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def locked_file(harness: Harness) -> Iterator[None]:
-    """Somebody else holds the file's write lock."""
+    """Another process holds the file's write lock."""
     with contextlib.closing(sqlite3.connect(harness.realm.database_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -60,7 +60,7 @@ def full_disk(harness: Harness) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_table(harness: Harness) -> Iterator[None]:
-    """Somebody else holds the table that every change is recorded in."""
+    """Another connection locks the table that records every change."""
     url = str(harness.realm.database)
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
@@ -72,7 +72,7 @@ def locked_table(harness: Harness) -> Iterator[None]:
 
 @contextlib.contextmanager
 def server_down(harness: Harness) -> Iterator[None]:
-    """Nobody gets into the database, and whoever was in it is thrown out."""
+    """The database refuses every connection, and ends those that are open."""
     url = str(harness.realm.database)
     name = url.partition("?")[0].rpartition("/")[2]
     with psycopg.connect(url.replace(f"/{name}?", "/postgres?"), autocommit=True) as admin:

@@ -133,6 +133,6 @@ def test_every_rule_of_a_claim_must_be_kept(written: str, kept: bool) -> None:
     ],
 )
 def test_what_is_no_rule_of_a_claim_is_told(written: str, words: str) -> None:
-    """An empty require would be kept by everybody."""
+    """Every token would satisfy an empty require."""
     with pytest.raises(SettingsError, match=words):
         requires(written)

@@ -56,7 +56,7 @@ def test_a_rotation_seals_all_that_a_person_has(accounts: Accounts) -> None:
         with pytest.raises(SettingsError, match="do not open"):
             open_tokens(accounts.mint, sealed, before)
     assert accounts.row(other["id"])["sealed"] == other["sealed"]
-    assert not rotate_key(accounts.mint, "subject:nobody", "operator:test")
+    assert not rotate_key(accounts.mint, "subject:unknown", "operator:test")
 
 
 def during_refreshes(accounts: Accounts, act: Callable[[], Any]) -> None:

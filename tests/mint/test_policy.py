@@ -232,7 +232,7 @@ class TestGrant:
 
     def test_a_task_that_is_not_for_this_agent_is_as_unknown_as_one_that_is_not_there(self) -> None:
         """
-        The refusal lists what this agent may start, and tells nobody what others may.
+        The refusal lists what this agent may start, and nothing that others may.
         """
         extra = REFUNDS + REFUNDS[REFUNDS.index("[task.refund]") :].replace("refund]", "secret]").replace(
             "support/*", "boss"

@@ -169,9 +169,9 @@ class TestMistakes:
         with pytest.raises(SettingsError) as caught:
             policy(REFUNDS.replace(old, new, 1))
         assert caught.value.code == "policy"
-        told = str(caught.value)
-        assert told.startswith(f"policy.toml:{line}: "), told
-        assert words in told
+        text = str(caught.value)
+        assert text.startswith(f"policy.toml:{line}: "), text
+        assert words in text
 
     def test_lines_are_found_in_every_way_to_write_toml(self) -> None:
         """

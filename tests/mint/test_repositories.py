@@ -129,7 +129,7 @@ def test_used_ids_are_forgotten_when_they_no_longer_matter(db: MintDatabase, mon
 
 
 def test_ids_of_different_keys_do_not_meet(db: MintDatabase) -> None:
-    """The same id under another key or of another kind is another one; nobody uses up somebody else's."""
+    """The same id under another key or of another kind is another one; no caller uses up the id of another."""
     for kind, kid in (("proof", "a"), ("proof", "b"), ("assertion", "a")):
         db.unit().spend(kind, kid, "one", database.now_ms())
         with pytest.raises(GrantError) as caught:

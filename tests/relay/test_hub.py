@@ -23,9 +23,9 @@ def test_an_answer_says_its_age(harness: HubHarness) -> None:
     The age is what passed between upstream's question and this one's coming.
     """
     harness.wait(40)
-    told = Peer(harness).probe(5)
-    assert told is not None
-    assert (told.status, told.seq, told.age_ns) == (OK, 5, 40 * MS)
+    answer = Peer(harness).probe(5)
+    assert answer is not None
+    assert (answer.status, answer.seq, answer.age_ns) == (OK, 5, 40 * MS)
 
 
 @pytest.mark.parametrize("age_ms", [0, 40, 999, 1_001, 60_000])
@@ -42,21 +42,21 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     harness.now = clock[0] = START + age_ms * MS
     question = following.ask()
     assert question is not None
-    told = somebody.probe(question.place.seq, chain=question.place.chain)
-    assert told is not None
+    answer = somebody.probe(question.place.seq, chain=question.place.chain)
+    assert answer is not None
     clock[0] += 3 * MS  # the answer travels
     following.take_answer(
         StoreAnswer(
-            told.incarnation,
-            told.seq,
-            told.at_ms,
-            told.lease_ms,
+            answer.incarnation,
+            answer.seq,
+            answer.at_ms,
+            answer.lease_ms,
             OK,
-            told.keep_ms,
-            told.chain,
+            answer.keep_ms,
+            answer.chain,
             (),
-            told.askers,
-            told.age_ns,
+            answer.askers,
+            answer.age_ns,
         ),
         lambda _: {},
     )
@@ -74,12 +74,12 @@ def test_whoever_waits_for_news_is_answered_from_news(harness: HubHarness) -> No
     harness.wait(40)
     somebody = Peer(harness)
     assert somebody.probe(5, hurry=True) is None
-    assert harness.said[-1][2]
+    assert harness.crowds[-1][2]
     harness.wait(1)
     harness.grant()
-    told = somebody.got[-1]
-    assert isinstance(told, RelayAnswer)
-    assert told.age_ns == 0
+    answer = somebody.got[-1]
+    assert isinstance(answer, RelayAnswer)
+    assert answer.age_ns == 0
 
 
 def test_who_knows_more_is_not_told_less(harness: HubHarness) -> None:
@@ -90,8 +90,8 @@ def test_who_knows_more_is_not_told_less(harness: HubHarness) -> None:
     somebody = Peer(harness)
     assert somebody.probe(6) is None
     harness.grant()
-    assert isinstance(told := somebody.got[-1], RelayAnswer)
-    assert told.status == REGRESSED
+    assert isinstance(answer := somebody.got[-1], RelayAnswer)
+    assert answer.status == REGRESSED
 
 
 def test_who_came_by_another_way_is_not_believed(harness: HubHarness) -> None:
@@ -102,17 +102,17 @@ def test_who_came_by_another_way_is_not_believed(harness: HubHarness) -> None:
     somebody = Peer(harness)
     harness.entry(6)
     for applied in (5, 6):
-        told = somebody.probe(applied, chain=OTHER)
-        assert told is not None
-        assert (told.status, told.entries) == (REGRESSED, [])
+        answer = somebody.probe(applied, chain=OTHER)
+        assert answer is not None
+        assert (answer.status, answer.entries) == (REGRESSED, [])
         assert harness.crowd == Crowd(1, -1, (), (applied, OTHER))
-        told = somebody.probe(applied)
-        assert told is not None
-        assert (told.status, told.chain) == (OK, harness.places[6].chain)
+        answer = somebody.probe(applied)
+        assert answer is not None
+        assert (answer.status, answer.chain) == (OK, harness.places[6].chain)
         assert harness.crowd == Crowd(1, applied, ())
-    told = somebody.probe(6, chain=UNKNOWN)
-    assert told is not None
-    assert (told.status, told.seq, told.chain) == (RESYNC, 6, harness.places[6].chain)
+    answer = somebody.probe(6, chain=UNKNOWN)
+    assert answer is not None
+    assert (answer.status, answer.seq, answer.chain) == (RESYNC, 6, harness.places[6].chain)
 
 
 def test_who_lacks_too_much_gets_a_copy(harness: HubHarness) -> None:
@@ -121,15 +121,15 @@ def test_who_lacks_too_much_gets_a_copy(harness: HubHarness) -> None:
     """
     somebody = Peer(harness)
     harness.entry(6)
-    told = somebody.probe(5)
-    assert told is not None
-    assert told.entries == [(6, "kill", "realm")]
+    answer = somebody.probe(5)
+    assert answer is not None
+    assert answer.entries == [(6, "kill", "realm")]
     harness.state.kills["task:t"] = 7
     for seq in range(7, KEEP + 8):
         harness.entry(seq)
-    told = somebody.probe(5)
-    assert told is not None
-    assert (told.status, told.seq) == (RESYNC, KEEP + 7)
+    answer = somebody.probe(5)
+    assert answer is not None
+    assert (answer.status, answer.seq) == (RESYNC, KEEP + 7)
     assert somebody.copy is not None
     assert somebody.copy.page("k", 0) == RelayPage(0, {"task:t": 7})
     stranger = somebody.probe(5, incarnation="J" * 22)

@@ -24,7 +24,7 @@ def test_all_must_have_applied_it(harness: HubHarness) -> None:
     assert harness.crowd == Crowd(2, 5, ())
     two.probe(6)
     assert harness.crowd == Crowd(2, 6, ())
-    assert harness.said[-1][1]  # told at once
+    assert harness.crowds[-1][1]  # told at once
 
 
 def test_another_history_confirms_nothing(harness: HubHarness) -> None:

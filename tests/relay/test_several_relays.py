@@ -276,8 +276,8 @@ def view(*, several: bool = True) -> tuple[Following, list[int]]:
 def answer(following: Following, now: list[int], age_ms: int = 0) -> None:
     """Answer its question."""
     at_ms = WALL_MS + now[0] // MS
-    told = StoreAnswer(INCARNATION, 5, at_ms, LEASE_MS, OK, 3_600_000, BEGAN.chain, (), 1, age_ms * MS)
-    following.take_answer(told, lambda _: {})
+    reply = StoreAnswer(INCARNATION, 5, at_ms, LEASE_MS, OK, 3_600_000, BEGAN.chain, (), 1, age_ms * MS)
+    following.take_answer(reply, lambda _: {})
 
 
 @pytest.mark.parametrize("several", [True, False])

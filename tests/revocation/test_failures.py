@@ -225,7 +225,7 @@ def test_a_frozen_verifier_is_reported_and_refuses_when_it_thaws(own_valkey: Emb
             assert report.summary == f"partial: 1 of 2 verifiers, {fenced}"
             assert report.fenced_in_ms == 0, "it was waited for until then"
             for verifier in (well, ill):
-                verifier.tell("check", incarnation, 0, SESSION)
+                verifier.send("check", incarnation, 0, SESSION)
             os.kill(ill.pid, signal.SIGCONT)
             assert well.read() == "revoked"
             assert ill.read() in ("stale", "revoked")
@@ -256,8 +256,8 @@ print("parent", follower.check(incarnation, 0, ()), follower.catch_up(follower.b
 def test_a_forked_child_holds_no_lease(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> None:
     """It refuses as closed, then follows on its own connection under its own name; the parent notices nothing."""
     command = [sys.executable, "-W", "ignore", "-c", FORKING, own_valkey.url, own_fast_store.realm]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
-    assert said == ["child closed True None True", "parent None True"]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    assert output == ["child closed True None True", "parent None True"]
 
 
 class SlowLine:

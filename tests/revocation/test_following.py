@@ -59,16 +59,16 @@ def test_a_kill_reaches_other_processes_and_is_confirmed(valkey: EmbeddedValkey,
     try:
         old_registry(fast_store)
         for verifier in verifiers:
-            verifier.tell("check", header.incarnation, 0, SESSION)
+            verifier.send("check", header.incarnation, 0, SESSION)
             assert verifier.read() == "accepted"
-            verifier.tell("watch", header.incarnation, 0, SESSION)
+            verifier.send("watch", header.incarnation, 0, SESSION)
         report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
         assert [verifier.read() for verifier in verifiers] == ["revoked", "revoked"]
         assert (report.status, report.confirmed, report.unreachable) == ("confirmed", 2, ())
         assert report.summary == f"confirmed: 2 of 2 verifiers in {report.took_ms:.1f} ms"
         assert report.fenced_in_ms is None
         for verifier in verifiers:
-            verifier.tell("check", header.incarnation, 1, SESSION)
+            verifier.send("check", header.incarnation, 1, SESSION)
             assert verifier.read() == "accepted", "a token born after the kill is alive"
     finally:
         for verifier in verifiers:

@@ -91,16 +91,16 @@ def test_an_unknown_outcome_is_asked_for_until_it_is_settled(
     """
     server, store = frozen_midway
     pid, says = server.server_pid, Console.say
-    told: list[str] = []
+    notices: list[str] = []
 
     def say(console: Console, text: str) -> None:
-        told.append(text)
+        notices.append(text)
         says(console, text)
         os.kill(pid, signal.SIGCONT)
 
     monkeypatch.setattr(Console, "say", say)
     ran = arx("kill", SESSION, "--store", server.url, "--realm", store.realm, "--direct", *WORDS)
-    assert told == ["unknown so far: the store does not answer; trying again"]
+    assert notices == ["unknown so far: the store does not answer; trying again"]
     assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unconfirmed"), "in force; nobody was there"
     assert ran.json["seq"] == store.header().seq >= 1
     assert SESSION in store.kills()
@@ -153,18 +153,18 @@ def test_a_kill_needs_no_database(up: Live) -> None:
     for path in up.folder.glob("mint.db*"):
         path.unlink()
     words = ("--reason", "no database", "--yes", "--timeout", "5s")
-    exit_code, told, _ = up.run("kill", SESSION, *words)
+    exit_code, output, _ = up.run("kill", SESSION, *words)
     assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
-    assert told["seq"] == 2  # with the taint of what the session wrote
+    assert output["seq"] == 2  # with the taint of what the session wrote
     up.kill_mint()
     up._up.send_signal(signal.SIGCONT)
     up.until(lambda: up.run("agent", "list")[0] == exit_codes.UNAUTHENTICATED)
-    exit_code, told, err = up.run("kill", SESSION, *words)
-    assert (exit_code, told["exit_code"]) == (exit_codes.UNAUTHENTICATED, exit_codes.UNAUTHENTICATED)
+    exit_code, output, err = up.run("kill", SESSION, *words)
+    assert (exit_code, output["exit_code"]) == (exit_codes.UNAUTHENTICATED, exit_codes.UNAUTHENTICATED)
     assert "--direct" in err
-    exit_code, told, _ = up.run("kill", SESSION, "--direct", *words)
+    exit_code, output, _ = up.run("kill", SESSION, "--direct", *words)
     assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
-    assert (told["by"], told["durable"]) == ("store", True)
+    assert (output["by"], output["durable"]) == ("store", True)
 
 
 @pytest.mark.spec("10.11")

@@ -80,10 +80,10 @@ def test_an_unknown_outcome_says_so() -> None:
 
 def test_a_report_is_json() -> None:
     """Every member, with lists for tuples."""
-    told = KillReport.unknown(("realm",), 1.0, "why").to_dict()
-    assert json.loads(json.dumps(told)) == told
-    assert list(told) == list(KillReport.__struct_fields__)
-    assert told["targets"] == ["realm"]
+    answer = KillReport.unknown(("realm",), 1.0, "why").to_dict()
+    assert json.loads(json.dumps(answer)) == answer
+    assert list(answer) == list(KillReport.__struct_fields__)
+    assert answer["targets"] == ["realm"]
 
 
 def test_a_store_that_dies_after_the_kill_is_not_waited_for() -> None:

@@ -63,9 +63,9 @@ def service_file(folder: Path, **more: Any) -> Path:
 )
 def test_an_answer_that_cannot_be_used_is_refused(wrong: dict[str, Any]) -> None:
     """No key, a damaged one, another type: what answers is no mint, and no word of it is told."""
-    with pytest.raises(StoreError, match="expected audience keys") as told:
+    with pytest.raises(StoreError, match="expected audience keys") as caught:
         fetch_keys(answering({**GOOD, **wrong} if wrong else {}), SigningKey.generate())
-    assert KEY not in str(told.value)
+    assert KEY not in str(caught.value)
 
 
 def test_only_keys_are_written(tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_a_key_that_is_there_twice_is_named(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a = 1\nb = \n", "f:2: not TOML: Invalid value"),
         ("a = 127.0.0.1:1\n", "f:1: not TOML: Expected newline"),
@@ -308,11 +308,11 @@ def test_a_key_that_is_there_twice_is_named(text: str) -> None:
         ("x = 1\na = '\u202e'\n", "f:2: U+202E makes the file look different"),
     ],
 )
-def test_what_is_no_toml_has_its_line(text: str, said: str) -> None:
+def test_what_is_no_toml_has_its_line(text: str, message: str) -> None:
     """As far as the text has one."""
     with pytest.raises(SettingsError) as caught:
         TomlText(text, "f", code="other")
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
     assert caught.value.code == "other"
 
 

@@ -271,8 +271,8 @@ class Run:
 
 def story(run: Run, lines: int = 40) -> str:
     """Return what happened last, for people."""
-    told = [f"{at / MS:12.3f} ms  {' '.join(map(str, what))}" for at, *what in run.world.trace[-lines:]]
-    return f"seed {run.world.seed}:\n" + "\n".join(told)
+    values = [f"{at / MS:12.3f} ms  {' '.join(map(str, what))}" for at, *what in run.world.trace[-lines:]]
+    return f"seed {run.world.seed}:\n" + "\n".join(values)
 
 
 def main() -> None:

@@ -28,13 +28,16 @@ def test_a_store_that_is_well(place: Place) -> None:
     """
     assert place.bad() == {}
     ran = place.doctor()
-    told = {check["name"]: check["found"] for check in ran.json["checks"]}
+    values = {check["name"]: check["found"] for check in ran.json["checks"]}
     assert (
-        told["persistence"] == told["eviction"] == told["access"] == "the store's user has no permission for this check"
+        values["persistence"]
+        == values["eviction"]
+        == values["access"]
+        == "the store's user has no permission for this check"
     )
-    assert told["history"] == "at entry 3; 3 entries in the log"
-    assert told["memory"] == "the mint has applied 3 of 3 entries"
-    assert told["record"] == "2 entries match the mint's events"
+    assert values["history"] == "at entry 3; 3 entries in the log"
+    assert values["memory"] == "the mint has applied 3 of 3 entries"
+    assert values["record"] == "2 entries match the mint's events"
 
 
 @pytest.mark.nightly
@@ -128,9 +131,9 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
         assert "refuses every call" in mend
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-7": store.header().at_ms - 60_000})
-        told = next(check for check in place.doctor(url).json["checks"] if check["name"] == "verifiers")
-        assert told["ok"], "it has ended, as far as anybody can tell"
-        assert "have no lease and refuse every call (tool-7, last probe 1m" in told["found"]
+        answer = next(check for check in place.doctor(url).json["checks"] if check["name"] == "verifiers")
+        assert answer["ok"], "it has ended, as far as anybody can tell"
+        assert "have no lease and refuse every call (tool-7, last probe 1m" in answer["found"]
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-8": 2e12})
             raw.zadd(store.keys.acks, {"tool-8": 4})

@@ -61,8 +61,8 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def sentinel_knows(sentinel: Server) -> bool:
     """Whether it has found the replicas and the other Sentinels, without which there is no failover."""
     with sentinel.client() as client:
-        told = client.sentinel_master("kills")
-    return bool(told["num-slaves"] == 2 and told["num-other-sentinels"] == 2)
+        answer = client.sentinel_master("kills")
+    return bool(answer["num-slaves"] == 2 and answer["num-other-sentinels"] == 2)
 
 
 def patience(watched: Watched, ms: int) -> None:

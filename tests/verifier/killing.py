@@ -117,14 +117,14 @@ WAYS: Final = {
 }
 
 
-def _decide(folder: Path, way: str, told: int, threads: int) -> None:
+def _decide(folder: Path, way: str, pipe: int, threads: int) -> None:
     """Decide for ever; runs in the child."""
     checked = verifier(decisions=WAYS[way][0](folder))
     token, request = mint(ANYTHING).encode(), access(at=AT)
 
     def work() -> None:
         while True:
-            os.write(told, _PLACE.pack(checked.decide(token, request).sequence))
+            os.write(pipe, _PLACE.pack(checked.decide(token, request).sequence))
 
     for _ in range(threads - 1):
         threading.Thread(target=work, daemon=True).start()
@@ -143,17 +143,17 @@ def _one(folder: Path, way: str, dice: random.Random) -> tuple[set[int], set[int
             os._exit(1)
     os.close(writing)
     with os.fdopen(reading, "rb", buffering=0) as pipe:
-        told = pipe.read(_PLACE.size)
+        reported = pipe.read(_PLACE.size)
         until = time.monotonic() + dice.uniform(0.0, 0.06)
         while time.monotonic() < until:
-            told += pipe.read(1 << 16)
+            reported += pipe.read(1 << 16)
         os.kill(child, signal.SIGKILL)
         while more := pipe.read(1 << 16):
-            told += more
+            reported += more
     status = os.waitpid(child, 0)[1]
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, "the child ended by itself"
-    whole = len(told) // _PLACE.size * _PLACE.size
-    return {place for (place,) in _PLACE.iter_unpack(told[:whole])}, WAYS[way][1](folder)
+    whole = len(reported) // _PLACE.size * _PLACE.size
+    return {place for (place,) in _PLACE.iter_unpack(reported[:whole])}, WAYS[way][1](folder)
 
 
 def kill(way: str, runs: int, seed: int) -> Lost:
@@ -162,9 +162,9 @@ def kill(way: str, runs: int, seed: int) -> Lost:
     answered, missing = 0, []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(runs):
-            told, left = _one(Path(folder) / str(number), way, dice)
-            answered += len(told)
-            missing.append(len(told - left))
+            answer, left = _one(Path(folder) / str(number), way, dice)
+            answered += len(answer)
+            missing.append(len(answer - left))
     return Lost(way, runs, answered, sum(missing), max(missing), sum(map(bool, missing)))
 
 

@@ -227,9 +227,9 @@ def test_a_killed_session_and_a_closed_verifier_refuse(realm: Realm) -> None:
     assert answered(realm, "/orders/A-1", token).status == 200
     realm.epochs.kill("session:s-aaaaaaaaaaaaaaaa")
     assert answered(realm, "/orders/A-1", token).problem["code"] == "revoked"
-    told = answer("stale", realm="acme")
-    headers = dict(told.headers)
-    assert (told.status, headers[b"retry-after"]) == (503, b"1")
+    reply = answer("stale", realm="acme")
+    headers = dict(reply.headers)
+    assert (reply.status, headers[b"retry-after"]) == (503, b"1")
     assert b"www-authenticate" not in headers
 
 

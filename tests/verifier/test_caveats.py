@@ -322,12 +322,12 @@ def test_a_denial_says_which_caveat_and_what_came() -> None:
     token = after(Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1", "max": Constraint(range=(1, 5))}),)))
     decision = verifier().decide(token, access(args={"id": "o-2", "max": 9}))
     assert decision.code == "argument_not_allowed"
-    told = [
+    values = [
         Failure("caveat 2", "id equal", '"o-1"', '"o-2"'),
         Failure("caveat 2", "max range", "[1,5]", "9"),
     ]
-    assert decision.all_failures() == tuple(told)
-    assert list(decision.failures) == told[:1]
+    assert decision.all_failures() == tuple(values)
+    assert list(decision.failures) == values[:1]
     assert unpack(decision.pack()).all_failures() == decision.failures
     assert "o-2" not in repr(decision.untold)
     assert identifier().id not in str(decision.all_failures())

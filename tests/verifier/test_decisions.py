@@ -206,10 +206,10 @@ def test_an_argument_digest_cannot_be_compared_between_records() -> None:
 @pytest.mark.spec("12.4")
 def test_the_outcome_and_the_json_form_say_what_happened() -> None:
     """A decision's dictionary is plain JSON with outcome, reason and the whole chain."""
-    told = json.loads(json.dumps(denied(sequence=4, verifier="v1", boot="b1").to_dict()))
-    assert (told["outcome"], told["code"], told["id"]) == ("deny", "argument_not_allowed", "b1-4")
-    assert told["named"] == ["acme/worker", "acme/helper"]
-    assert told["failures"][0]["expected"] == "at most 20"
+    document = json.loads(json.dumps(denied(sequence=4, verifier="v1", boot="b1").to_dict()))
+    assert (document["outcome"], document["code"], document["id"]) == ("deny", "argument_not_allowed", "b1-4")
+    assert document["named"] == ["acme/worker", "acme/helper"]
+    assert document["failures"][0]["expected"] == "at most 20"
     assert Decision("ok", 1, FACTS).allowed
     assert not denied().allowed
     assert Decision("counted", 1, UNPROVEN).outcome == "counted"

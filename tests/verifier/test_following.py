@@ -26,7 +26,7 @@ class World:
 
     def answer(self, status: str = OK) -> None:
         at_ms = WALL_MS + self.now // MS
-        told = (
+        answer = (
             self.place.incarnation,
             self.place.seq,
             at_ms,
@@ -37,7 +37,7 @@ class World:
             (),
             self.askers,
         )
-        self.view.take_answer(StoreAnswer(*told), lambda _: {})
+        self.view.take_answer(StoreAnswer(*answer), lambda _: {})
 
     def push(self, seq: int) -> None:
         self.view.take_push(EpochEntry(BEGAN.incarnation, seq, "kill", "realm"))

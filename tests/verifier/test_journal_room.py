@@ -56,9 +56,9 @@ def test_room_given_back_is_used_again(tmp_path: Path) -> None:
         except AuditError:
             threading.Event().wait(0.05)
     journal.close()
-    told = list(read_journal(tmp_path))
-    assert [decision.tool for decision in told] == ["tool.1", ""]
-    assert {counted.code for counted in told[1].counts} == {"audit_unavailable"}
+    records = list(read_journal(tmp_path))
+    assert [decision.tool for decision in records] == ["tool.1", ""]
+    assert {counted.code for counted in records[1].counts} == {"audit_unavailable"}
 
 
 def test_denials_use_a_quarter_and_are_counted_beyond(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_all_that_write_to_a_folder_share_the_denials_quarter(tmp_path: Path) ->
     for journal in journals:
         journal.close()
     read = list(read_journal(tmp_path))
-    told = sum(decision.code == "expired" for decision in read)
+    records = sum(decision.code == "expired" for decision in read)
     counted = sum(each.times for decision in read for each in decision.counts)
-    assert told + counted == 8 * 2000 + 20
+    assert records + counted == 8 * 2000 + 20
 
 
 def test_a_full_disk_refuses_before_it_can_end_the_process(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_filling_journal_warns_at_each_level(tmp_path: Path, caplog: pytest.Lo
     with pytest.raises(AuditError):
         [journal.append(allow(i)) for i in range(20_000)]
     *warned, full = [record.getMessage() for record in caplog.records]
-    half, most, all_ = [int(said.partition(" is at ")[2].split()[0]) for said in warned]
+    half, most, all_ = [int(value.partition(" is at ")[2].split()[0]) for value in warned]
     assert "calls are refused (audit_unavailable)" in full
     assert 50 <= half < 80 <= most < 95 <= all_ <= 100
     assert journal.fill == 1.0

@@ -185,8 +185,8 @@ def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
     for _ in range(2):  # as they are written, and merged
         refused = made.judge_tool("orders.get", {"a": 10, "b": 10, "d": 1})
         assert refused is not None
-        told = [(failure.place, failure.rule, failure.expected, failure.came) for failure in refused.all_failures()]
-        assert told == [
+        values = [(failure.place, failure.rule, failure.expected, failure.came) for failure in refused.all_failures()]
+        assert values == [
             ("caveat 3", "a max", "7", "10"),
             ("caveat 2", "b max", "5", "10"),
             ("caveat 1", "c", NOT_GIVEN, "nothing"),
@@ -222,8 +222,8 @@ def test_a_record_tells_one_of_what_its_answer_tells(attenuations: list[Caveat],
     for _ in range(3):
         refused = made.judge_tool("orders.get", args)
         if refused is not None:
-            (told,) = refused.failures
-            assert told in refused.all_failures()
+            (answer,) = refused.failures
+            assert answer in refused.all_failures()
 
 
 @pytest.mark.spec("10.2")

@@ -36,7 +36,7 @@ def emptied() -> Iterator[None]:
     compiled_caveats.KEPT.clear()
 
 
-def said(packets: tuple[Any, ...], to: Identifier, audience: str) -> Any:
+def members_read(packets: tuple[Any, ...], to: Identifier, audience: str) -> Any:
     """All that is read, comparable."""
     found, links = compiled_caveats.read_caveats(packets, to, audience)
     members = {name: getattr(found, name) for name in found.__slots__}
@@ -58,8 +58,8 @@ def test_what_is_kept_says_what_reading_says(words: list[str], hops: list[list[s
     for each in several:
         compiled_caveats.KEPT.clear()
         compiled_caveats.REFUSED.clear()
-        anew.append(said(*each))
-    assert [said(*each) for each in several * 2] == anew * 2
+        anew.append(members_read(*each))
+    assert [members_read(*each) for each in several * 2] == anew * 2
 
 
 def _packet(word: str, hop: str) -> bytes | wire.ThirdPartyPacket:

@@ -135,21 +135,21 @@ def test_an_interval_of_nothing_is_refused(realm: Realm) -> None:
 
 def test_who_asks_late_is_told_at_once(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
     """A callback given after the end is called; one that fails does not keep the others from being told."""
-    told: list[ArxError] = []
+    notices: list[ArxError] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         grant: Grant = scope["arx"]
         grant.on_end(lambda _: 1 // 0)
-        grant.on_end(told.append)
+        grant.on_end(notices.append)
         realm.epochs.kill(SESSION)
         try:
             await asyncio.Event().wait()
         finally:
-            grant.on_end(told.append)
+            grant.on_end(notices.append)
             assert isinstance(grant.ended, RevokedError)
 
     asyncio.run(Call(realm, app)())
-    assert [type(error) for error in told] == [RevokedError, RevokedError]
+    assert [type(error) for error in notices] == [RevokedError, RevokedError]
     assert "the call is ended all the same" in caplog.text
 
 

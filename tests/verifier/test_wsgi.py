@@ -496,15 +496,15 @@ def test_one_thread_rechecks_while_there_are_calls(realm: Realm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"tools": {"/orders": "orders.get"}}, "not a route"),
         ({"recheck_ms": 0}, "recheck_ms"),
         ({"trusted_proxies": ["x"]}, "network"),
     ],
 )
-def test_a_mistake_in_the_settings_is_told_at_once(realm: Realm, options: Any, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_a_mistake_in_the_settings_is_told_at_once(realm: Realm, options: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         ArxWSGI(application, verifier=realm.verifier, **({"tools": TOOLS} | options))
 
 

@@ -276,8 +276,8 @@ def discharges(n: int, *, caveats: int = 1) -> Work:
     token, names = mint(), [ThirdPartyCaveat(new()).encode() for _ in range(n)]
     for raw in names:
         token = require_discharge(token, raw, bytes(32))
-    said = [Caveat(exp=AT + 7_000_000 + next(_NEW)) for _ in range(caveats)]
-    bound = [bind(issue_discharge(raw, bytes(32), realm="acme", caveats=(*said,)), token) for raw in names]
+    needed = [Caveat(exp=AT + 7_000_000 + next(_NEW)) for _ in range(caveats)]
+    bound = [bind(issue_discharge(raw, bytes(32), realm="acme", caveats=(*needed,)), token) for raw in names]
     checked, text = verifier(), join(token.encode(), bound)
 
     def work() -> None:

@@ -261,8 +261,8 @@ class Site:
     def readiness(self, place: int) -> dict[str, Any]:
         """Return what a mint says of its readiness."""
         answer = httpx.get(f"http://127.0.0.1:{self._ports[2 + place]}/readyz", timeout=5)
-        told: dict[str, Any] = answer.json()
-        return told
+        reply: dict[str, Any] = answer.json()
+        return reply
 
     def start_mint(self, place: int, *, clock: str = "") -> None:
         """Start a mint; wait until it is ready, unless its clock is off."""
