@@ -56,7 +56,7 @@ def test_what_is_no_token_is_refused_and_counted(token: Any, code: str, waits: b
 
 @pytest.mark.parametrize("request_", [None, {}, "orders.get", ("orders.get", {}, AT)], ids=repr)
 def test_what_is_no_request_is_named(request_: Any) -> None:
-    """It is the service's own mistake, told in its words and not in those of an attribute."""
+    """It is the service's own mistake, reported in its words and not in those of an attribute."""
     checked = verifier()
     for ask in (checked.decide, checked.try_decide, lambda t, r: asyncio.run(checked.decide_async(t, r))):
         with pytest.raises(TypeError, match="decides on an AccessRequest, not on"):

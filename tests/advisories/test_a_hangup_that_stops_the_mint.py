@@ -24,7 +24,7 @@ CALLS = 100  # the signal has come long before the last of them
 @pytest.mark.servers
 def test_the_mint_answers_while_its_policy_is_read_again(realm: Realm, valkey: EmbeddedValkey) -> None:
     """
-    Somebody else writes its database: the new policy waits for that, and nobody's call does.
+    Another process writes its database: the new policy waits for that, and no call does.
     """
     policy = realm.policy_path.read_text()
     with mint_process(realm, valkey.url) as process, httpx.Client(base_url=realm.issuer, timeout=60) as client:

@@ -2,7 +2,7 @@
 """A service that could not write its journal refused every call with 503 and logged nothing.
 
 Its operator found no folder, no line and no cause.  Now an error names the path, what the system said and what to do,
-once an outage, and a line tells when it is over.
+once an outage, and a line reports its end.
 """
 
 import logging
@@ -54,7 +54,7 @@ def test_it_is_told_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_a_refused_call_is_in_the_log_and_no_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """
-    As a service meets it, with a call; in ``best_effort`` calls go on, and it says so.
+    As a service meets it, with a call; in ``best_effort`` calls go on, and the log records that.
     """
     (tmp_path / "j").write_text("")
     token, request = sign(mint(), access()), access()

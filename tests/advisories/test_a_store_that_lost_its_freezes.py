@@ -110,7 +110,7 @@ def lose(desk: Desk, server: EmbeddedValkey) -> None:
 def test_nothing_is_granted_before_every_freeze_is_back(
     desk: Desk, own_valkey: EmbeddedValkey, *, direct: bool
 ) -> None:
-    """An agent that nobody ended gets a session again, and by then every freeze stands; the others never get one."""
+    """An agent that was not ended gets a session again, and only after every freeze; the others never get one."""
     desk.end(direct=direct)
     lose(desk, own_valkey)
     seen: list[str] = []
@@ -130,7 +130,7 @@ def test_nothing_is_granted_before_every_freeze_is_back(
 
 @pytest.mark.slow
 def test_a_realm_that_was_ended_stays_so(desk: Desk, own_valkey: EmbeddedValkey) -> None:
-    """After `arx kill realm` and a lost disk nobody gets anything, until an operator thaws the realm."""
+    """After `arx kill realm` and a lost disk no agent gets anything, until an operator thaws the realm."""
     assert "seq" in desk.ask("POST", "/v1/kills", {"targets": ["realm"], "reason": "test", "wait": False})
     lose(desk, own_valkey)
     seen: list[str] = []
@@ -208,4 +208,4 @@ def test_a_history_that_the_database_has_no_mark_of_is_ended(desk: Desk) -> None
     with MintDatabase(desk.realm.database_url) as db:
         mark = db.epoch.high_water(desk.realm.name)
     assert mark is not None
-    assert mark.incarnation != begun  # nobody knows what that history had from the one before
+    assert mark.incarnation != begun  # what that history had of the one before is unknown

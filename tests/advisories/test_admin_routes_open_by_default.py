@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """In authgent, actenon-permit and agent-authority, a stranger could use admin routes by default.
 
-ARx: a walk of every route the application serves, in every method, as a stranger and as somebody whom it is not for.
+ARx: a walk of every route the application serves, in every method, as a stranger and as a caller without the right.
 """
 
 import re

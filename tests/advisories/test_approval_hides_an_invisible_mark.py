@@ -2,7 +2,7 @@
 """An agent could have an operator approve a text that holds an invisible mark and looks like another text.
 
 ``acct-1`` and ``acct-1`` with a space of no width are two accounts to a service and one to a reader.  ``arx`` writes
-what is approved in ASCII; whatever else shows it, such as a page that somebody built, does not.
+what is approved in ASCII; other displays, such as a page of the operator's own, do not.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 """An agent must not rewrite the terminal on which an operator reads its approval request.
 
 ARx: names and arguments are shown as ASCII, our own lines cannot be imitated or pushed away, and nothing is left out
-where somebody decides.
+where an operator decides.
 """
 
 import re
@@ -83,7 +83,7 @@ def test_who_wants_what_and_why_is_there() -> None:
 @pytest.mark.parametrize("where", ["value", "name", "list", "why", "subject"])
 def test_no_text_of_an_agent_looks_like_a_line_of_ours(text: str, where: str) -> None:
     """
-    Whatever somebody else writes stays on lines that are marked as its own, none wider than a terminal.
+    A text of another author stays on lines that are marked as its own, none wider than a terminal.
     """
     args: dict[str, Any] = {"amount": 50, "order_id": "o-1"}
     changes: dict[str, Any] = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mint refused to exchange an attenuated task's token, because it took its own approval caveat for a holder's.
 
-What the mint writes into a token was told from what holders added by counting its caveats.  One that was exchanged has
+The mint separated its caveats from those of holders by counting its own.  A token that was exchanged has
 more of the mint's: the attenuation of where it came from.  Then a third-party caveat of the mint's own was taken for a
 holder's.
 """

@@ -2,7 +2,7 @@
 """A holder who bounded one argument lost the tools that do not have this argument.
 
 A tool with ``any = true`` can take an argument of every name, so the delegation's rule for it required one that its
-callers never send: with ``args={"amount": {"max": 5}}`` nobody could list orders any more.
+callers never send: with ``args={"amount": {"max": 5}}`` no holder could list orders any more.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 """A caller without a token could make a service parse a megabyte of JSON before it verified anything.
 
 The body was read and its JSON understood before the token was looked at.  A megabyte of empty objects took 0.7 s, so
-that anybody with ``Authorization: Bearer x`` and a slow line could keep a service busy.  Now a body
+that any client with ``Authorization: Bearer x`` and a slow line could keep a service busy.  Now a body
 is read only for a token that the service's key made, and its numbers, depth and halves of surrogates are looked for
 without a step of Python for each value.
 """

@@ -89,7 +89,7 @@ def first_log_line(follower: Follower, caplog: pytest.LogCaptureFixture) -> str:
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize(("user", "password"), [("orders", "wrong"), ("nobody", "p" * 9), ("", None)])
+@pytest.mark.parametrize(("user", "password"), [("orders", "wrong"), ("unknown", "p" * 9), ("", None)])
 def test_a_store_that_refuses_the_login(
     store: RevocationStore, user: str, password: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,7 +154,7 @@ def store_path(store: RevocationStore) -> Path:
 @pytest.mark.servers
 def test_a_service_is_no_mint(tmp_path: Path) -> None:
     """
-    Its address as issuer is told as that, with the address, instead of its refusal of a request without a token.
+    The error names the service's address as the issuer, instead of the refusal of a request without a token.
     """
     caught: list[UnavailableError] = []
     application = Starlette(routes=[Route("/x", lambda _: PlainTextResponse("x"))])

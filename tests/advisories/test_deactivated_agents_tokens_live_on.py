@@ -70,7 +70,7 @@ def test_the_tokens_of_a_deactivated_agent_are_dead(live: Harness, services: lis
     dead = {name: "ok" if name == "another's" else "revoked" for name in tokens}
     show(services, tokens, dead)
 
-    # Delegated to it afterwards, by somebody alive: what was born after the kill is frozen.
+    # Delegated to it afterwards, by a living agent: what was born after the kill is frozen.
     later = start_task(live.open_session(other)[0])
     show(services, {"given": orders_of(later.delegate(AGENT))}, {"given": "frozen"})
 

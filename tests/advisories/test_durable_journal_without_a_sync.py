@@ -36,7 +36,7 @@ class Disk:
         self.held.set()
         assert self.go.wait(60)
         if self.fails:
-            self.fails = False  # the kernel tells of a lost write once, and calls the next sync a success
+            self.fails = False  # the kernel reports a lost write once, and calls the next sync a success
             raise OSError(errno.EIO, "Input/output error")
         self._sync(fd)
         self.kept += 1

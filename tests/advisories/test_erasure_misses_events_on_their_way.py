@@ -2,7 +2,7 @@
 """An event that was read before its person was erased, and came into the log in between, stayed there whole.
 
 The feed of the log read an event, and then the session that it is about.  An erasure between the two had taken the
-subject from the session, so the log had the event under nobody, and the erasure of that subject did not find it.
+subject from the session, so the log had the event under no subject, and the erasure did not find it.
 """
 
 import pytest

@@ -3,7 +3,7 @@
 
 The mint passed over what it had the numbers of: the verifier's own records, which came a moment later, were absorbed as
 if they had come twice, and their files went.  A machine that is resumed twice from one image did the same to itself.
-Now nothing of the verifier's is dropped: it keeps what the log does not have, alarms, and the log tells of it.
+Now no record of the verifier's is dropped: it keeps what the log does not have, alarms, and the log records that.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A holder could fill a verifier's memory by attenuation, or evict all other holders' tokens from its cache.
 
-Whoever held one token that allows anything attenuated it again and again, each time by an ``any_of`` of two thousand
+A holder of one token that allows anything attenuated it again and again, each time by an ``any_of`` of two thousand
 operands.  Each kept chain took 630 kB and was charged as 10 kB, so that a cache of 32 MB grew to 2 GB.  Constraints
 below 256 bytes, and lists of ``delegate_to``, went the same way into tables of their own.  And tokens shown whole
 pushed out every parent and were never pushed out themselves: all other holders paid for a cold check on every call, for

@@ -3,7 +3,7 @@
 
 Seen in the field: trails that are rows in a database which their operator can edit; hash chains that the operator
 recomputes after the edit; a proof scheme of a database's own that did not check its middle, so that two histories both
-verified.  Here the check is made by somebody else, from the files, with a key and a checkpoint that they kept.
+verified.  Here an auditor makes the check, from the files, with a key and a checkpoint that they kept.
 """
 
 import contextlib
@@ -150,7 +150,7 @@ def test_each_member_of_each_record_is_held(unit: Harness) -> None:
 
 
 def test_what_is_left_out_or_moved_is_found(unit: Harness) -> None:
-    """Head, middle and tail gone, two swapped: the first place that is not as it was signed is told."""
+    """Head, middle and tail gone, two swapped: the check names the first place that differs from what was signed."""
     folder, kept = unit.realm.log_dir, kept_in(unit)
     file, last = folder / bundle(unit), len(kept) - 1
     for shown, first in (
@@ -270,7 +270,7 @@ def test_what_was_rewritten_before_it_was_signed_is_found(unit: Harness) -> None
 
 
 def test_an_older_checkpoint_or_another_history_is_found(unit: Harness, tmp_path: Path) -> None:
-    """Database and files are put back, or made anew with the log's own key: a kept checkpoint tells."""
+    """Database and files are put back, or made anew with the log's own key: a kept checkpoint shows that."""
     log, folder, seen = unit.mint.log, unit.realm.log_dir, tmp_path / "seen"
     older = tmp_path / "older"
     shutil.copytree(folder, older)

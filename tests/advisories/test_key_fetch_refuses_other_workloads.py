@@ -21,7 +21,7 @@ from tests.servers import until
 
 pytestmark = pytest.mark.servers
 Found = Future[list[dict[str, Any]]]
-REFUSED_S = 0.3  # whoever does not wait is refused sooner
+REFUSED_S = 0.3  # a caller that does not wait is refused sooner
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_all_who_come_meanwhile_get_the_answer(tmp_path: Path, server: KeyServer
 
 def test_so_many_wait_and_no_more(tmp_path: Path, server: KeyServer, pool: ThreadPoolExecutor) -> None:
     """
-    An issuer that is slow holds a few of the mint's threads; the others are told to come again, and of no wrong key.
+    An issuer that is slow holds a few of the mint's threads; others get "try again", and not "wrong key".
     """
     clock = Clock()
     sets = KeySets(tmp_path, clock=clock)

@@ -24,7 +24,7 @@ NAMES = 1_500
 
 @pytest.fixture
 def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
-    """A log in which somebody was delegated to under many names."""
+    """A log in which a holder delegated under many names."""
     with LogStore(database or f"sqlite:///{tmp_path / 'audit.db'}") as store:
         store.create()
         named = [facts("s-2", "t-2", f"acme/x{number}", agent="acme/stray") for number in range(NAMES)]

@@ -28,7 +28,7 @@ def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
 
 @pytest.mark.slow
 def test_no_number_of_names_hides_a_tool(log: LogStore) -> None:
-    """What is found is the same, however many other names somebody made up."""
+    """What is found is the same, however many other names a caller made up."""
     honest, attacker = facts("s-1", "t-1"), facts("s-2", "t-2", agent="acme/stray")
     made_up = [f"a.{number:04d}" for number in range(HIDDEN)]
     values = [decision(number, attacker, "tool_not_allowed", tool) for number, tool in enumerate(made_up)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An attacker who fills the mint's disk must not enrol an agent or start a task without a record.
 
-A right that was given without a record could not be found by whoever looks for it.  Each call of somebody proven is a
+An auditor could not find a right that was given without a record.  Each call of a proven caller is a
 decision in the mint's journal, each change an event in its database: where either cannot be written, nothing is done.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller could have one call accepted twice, by two workers whose clocks were 5 s apart or more.
 
-The store was told how long to remember a call by the clock of the worker that took it.  Where that one was ahead, the
+The store learned how long to remember a call by the clock of the worker that took it.  Where that one was ahead, the
 store forgot the call while it was still good by the clock of the other.  Each clock may be as far from the revocation
 store's as the feed tolerates, and so two of them twice as far from each other.
 """

@@ -3,7 +3,7 @@
 
 A part's tokens end no later than its task, as that stood when the part began.  An attenuation can make the task's end
 an earlier one.  The kill of a finished task was remembered until that end alone, and then a store that looked through
-its kills let the parts' tokens live again; and a task whose end had come was said to be over, and its parts were not
+its kills let the parts' tokens live again; and a task past its end was reported as over, and its parts were not
 ended.
 """
 

@@ -2,7 +2,7 @@
 """A mint that lacked a file, or had a damaged one, could not prove records, for up to ten minutes.
 
 A damaged file was a 500, ``tampered``, as if the record had been changed; a service whose batch was taken got it, too.
-Whoever asks is now told to ask again, and the files are made again at once.
+The answer now asks the caller to try again, and the files are made again at once.
 """
 
 from collections.abc import Callable

@@ -34,7 +34,7 @@ def realm(tmp_path: Path, realm_name: str) -> Realm:
 
 @pytest.fixture(params=[OFF_S, pytest.param(-OFF_S, marks=pytest.mark.nightly)], ids=["ahead", "behind"])
 def wrong(realm: Realm, valkey: EmbeddedValkey, request: pytest.FixtureRequest) -> Iterator[MintProcess]:
-    """A mint whose clock is wrong, once the store has told it."""
+    """A mint whose clock is wrong, and which knows that from the store."""
     mint = MintProcess(realm, valkey.url, clock_s=request.param)
     try:
         until(lambda: httpx.get(mint.url + "/readyz").status_code == httpx.codes.SERVICE_UNAVAILABLE)
@@ -116,7 +116,7 @@ class Impatient(Proxy):
 @pytest.mark.slow
 @pytest.mark.servers
 def test_a_look_that_a_proxy_sent_twice_is_answered(realm: Realm, valkey: EmbeddedValkey) -> None:
-    """Its second proof is not ``replayed``: nobody else can have used the first."""
+    """Its second proof is not ``replayed``: no other caller can have used the first."""
     mint = MintProcess(realm, valkey.url)
     try:
         proxy, key = Impatient(mint.url), KeyFile.load(realm.operator_key_path)

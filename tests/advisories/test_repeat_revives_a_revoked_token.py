@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller could repeat an old call and get a revoked token signed again with the new key.
 
-A key that was stolen is replaced, and every token made with it is dead.  Whoever repeated the call that such a token
+A key that was stolen is replaced, and every token made with it is dead.  A caller who repeated the call that a token
 had come from, within a day and with its ``Idempotency-Key``, got the same one signed with the new key: alive, as wide
 as the policy of that time.  A session that was over was given its revoked token as well.
 """

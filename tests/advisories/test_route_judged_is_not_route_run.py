@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller could run another route than the one that the middleware had judged.
 
-Whoever was allowed ``orders.get`` was answered by the export where two routes of ``tools`` met in one path, where a
+A caller allowed ``orders.get`` was answered by the export where two routes of ``tools`` met in one path, where a
 convertor fell through to the next route, below a ``root_path`` that two readers cut off differently, and by routes of a
 ``Host`` or of a mounted application, which were not looked at.  Parameters of an outer mount came to the application,
 and no rule saw them.  The cases of FastAPI are in ``tests/routes/fastapi_cases.py``.

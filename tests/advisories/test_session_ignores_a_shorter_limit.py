@@ -2,7 +2,7 @@
 """An agent could act for a subject for longer than the policy in force allows.
 
 How much longer than the subject's own token it may live was asked when it was opened and never again: a policy that
-made it shorter, because somebody's login was not to be outlived any more, changed nothing for what ran.
+made it shorter, because a person's login was not to be outlived any more, changed nothing for what ran.
 """
 
 from typing import Any
@@ -57,7 +57,7 @@ def test_who_has_been_gone_for_too_long_is_not_acted_for(unit: Harness, opened: 
 
 
 def test_without_a_subject_nothing_is_shorter(unit: Harness) -> None:
-    """Nobody's token ends a session on nobody's behalf."""
+    """A token without a subject ends no session of a subject."""
     holder, session = unit.session()
     outlive(unit, "0s")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]

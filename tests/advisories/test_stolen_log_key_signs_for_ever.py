@@ -173,7 +173,7 @@ def test_a_thief_of_the_old_key_signs_nothing_more(stolen: bool, realm: Realm, t
     own = signer(9, thief_has.key.name)
     keys = forge_change(thief, thief_has, own.key)
     further = fork_on(thief, own, keys)
-    assert verify(further.folder, Trust(thief_has.key)).key == own.key  # whoever knows nothing else believes it
+    assert verify(further.folder, Trust(thief_has.key)).key == own.key  # a reader that knows nothing else believes it
     for trust in (
         Trust(done.new),
         Trust(thief_has.key, held=held),
@@ -197,7 +197,7 @@ def fork_on(thief: Publisher, own: Signer, keys: LogKeys) -> Publisher:
 
 def test_a_follower_refuses_the_old_key_afterwards(realm: Realm, tmp_path: Path) -> None:
     """
-    A checkpoint by the old key beyond its change is refused by whoever knows the change, also by the mint.
+    A checkpoint by the old key beyond its change is refused by each reader that knows the change, also by the mint.
     """
     thief_has = log_signer(realm)
     change(realm)

@@ -2,7 +2,7 @@
 """An operator who stopped a demo left its realm running, with every key in its folder.
 
 At SIGTERM or at the end of its terminal the demo's own process went, and its mint, its store, its services and the
-folder with root key, operator's key and service keys stayed until somebody found them.
+folder with root key, operator's key and service keys stayed until a user found them.
 """
 
 import os

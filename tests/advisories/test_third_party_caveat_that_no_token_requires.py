@@ -18,7 +18,7 @@ TOOLS = '["payments.refund", "payments.note"]'
 
 
 def test_made_up(desk: Desk) -> None:
-    """Other tools, none, another key, and what is no third-party caveat: refused before anybody reads it."""
+    """Other tools, none, another key, and what is no third-party caveat: refused before a person reads it."""
     kid, _, task = ThirdPartyCaveat.read(desk.caveat.encode()).id.partition(":")
     made = [
         ThirdPartyCaveat(id=f"{kid}:{task}", tools=("payments.refund",)),

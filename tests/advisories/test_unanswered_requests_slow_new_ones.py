@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent could slow each further approval request, with requests that nobody answers.
+"""An agent could slow each further approval request, with requests that no operator answers.
 
 Whether a session has too many that wait was found among all that waited when their tasks ended, of every session: at
 200 000 a tenth of a second, and an agent can ask as often as it starts tasks.

@@ -16,7 +16,7 @@ from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_approvals_crashes import desk, payments
 
 __all__ = ["desk", "payments"]  # fixtures
-LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
+LEASE_MS = 5_000  # no test waits for it: every verifier follows the store
 pytestmark = [pytest.mark.servers, pytest.mark.realm(lease_ms=LEASE_MS)]
 
 
@@ -49,7 +49,7 @@ def test_with_a_younger_token(desk: Desk, payments: Verifier, way: str) -> None:
         assert code(operator.call("POST", "/v1/kills", {"targets": [target], "reason": "test"})) == "ok"
     else:
         with RevocationStore(desk.harness.mint.store_url, desk.harness.realm.name) as store:
-            store.kill_by_kind([target], "test", "somebody")
+            store.kill_by_kind([target], "test", "operator:eve")
     assert outcome(desk, payments, desk.task, approval) == "revoked"
     assert outcome(desk, payments, extended(desk), approval) == "frozen"
     assert outcome(desk, payments, attenuated(desk), approval) == "frozen"

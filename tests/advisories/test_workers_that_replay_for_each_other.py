@@ -3,7 +3,7 @@
 
 Used calls were remembered in each process, which was the default: of 40 calls made again at another worker, four found
 one that had not seen them.  Now a service file names the store that is at hand, and where it does not the second
-process says so, and the doctor while both run.
+process reports that, and the doctor while both run.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ verifier.close()
 
 
 class Worker:
-    """A process of a service, which decides when told to."""
+    """A process of a service, which decides on command."""
 
     def __init__(self, file: Path, log: Path) -> None:
         self._log, environment = log, {name: value for name, value in os.environ.items() if name[:4] != "ARX_"}
@@ -94,7 +94,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 def called(up: Live) -> dict[str, Any]:
-    """A call that is signed once, for whoever presents it."""
+    """A call that is signed once, for any presenter."""
     args = {"order_id": "o-1"}
     held = Task.from_text((up.folder.parent / "task").read_text())
     return {"token": held.call_token("orders", "orders.get", args), "args": args, "at": time.time_ns() // 1_000_000}

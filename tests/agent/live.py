@@ -104,7 +104,7 @@ class Server(uvicorn.Server):
 
 @contextmanager
 def serving(app: Any, port: int = 0, **settings: Any) -> Iterator[int]:
-    """Serve an application on loopback, with what else uvicorn is to be told, and yield its port."""
+    """Serve an application on loopback, with further settings of uvicorn, and yield its port."""
     server = Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", **settings))
     thread = threading.Thread(target=server.run)
     thread.start()

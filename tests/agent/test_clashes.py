@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of two constraints it is said that no value keeps both only where that is so."""
+"""The check reports that no value satisfies two constraints only where that is so."""
 
 from typing import Any
 

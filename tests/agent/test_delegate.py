@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delegating takes away, offline, and tells a holder's mistakes to the holder."""
+"""Delegating attenuates, offline, and reports a holder's mistakes to the holder."""
 
 import socket
 from typing import Any
@@ -225,7 +225,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("attenuated", "says"), MISTAKES)
 def test_a_delegate_that_would_be_useless_is_refused(attenuated: dict[str, Any], says: str) -> None:
     """
-    What a service would refuse every time is told to the holder now, with what the task does allow.
+    The holder learns now what a service would refuse every time, with what the task does allow.
     """
     with pytest.raises(AttenuationError, match=says):
         task().delegate("acme/worker", **attenuated)
@@ -243,7 +243,7 @@ def test_only_an_agent_path_can_be_delegated_to(to: str) -> None:
 @pytest.mark.spec("6.3")
 def test_only_whom_the_task_may_be_delegated_to() -> None:
     """
-    ``delegate_to`` is told to the giver.
+    The giver gets an error for ``delegate_to``.
     """
     with pytest.raises(AttenuationError, match=r"may be delegated to acme/\*\*, not to other/x"):
         task().delegate("other/x")
@@ -284,7 +284,7 @@ def test_a_widening_caveat_can_be_written_and_has_no_effect() -> None:
 
 def test_a_task_that_was_delegated_cannot_be_finished() -> None:
     """
-    Finishing is the session's; a sub-agent is told so.
+    Finishing is the session's; a sub-agent gets an error.
     """
     with pytest.raises(AttenuationError, match="only the session"):
         task().delegate("acme/x").finish()

@@ -212,7 +212,7 @@ def lost(request: httpx.Request) -> httpx.Response:
 
 
 def refused(request: httpx.Request) -> httpx.Response:
-    """A port at which nobody listens."""
+    """A port without a listener."""
     raise httpx.ConnectError("refused", request=request)
 
 
@@ -266,7 +266,7 @@ def test_what_may_have_been_done_is_repeated(answers: tuple[Handle, ...], raised
 
 def test_a_repeat_of_an_opening_has_an_assertion_of_its_own() -> None:
     """
-    An assertion is good once, whatever became of the call that it went with; two sessions have two keys.
+    An assertion is accepted once, whatever became of the call that it went with; two sessions have two keys.
     """
     came, left = [], [lost, lambda request: httpx.Response(201, json=OPENED)] * 2
 
@@ -296,7 +296,7 @@ def test_a_port_without_a_mint(free_port: int) -> None:
 
 def test_a_block_hides_no_error_of_its_own() -> None:
     """
-    What went wrong inside is what is raised; that the end could not be told is a note to it.
+    The error raised is the one inside the block; a note to it reports that the end failed.
     """
     with pytest.raises(ZeroDivisionError) as caught, opened(problem(503, "stale")):
         _ = 1 / 0

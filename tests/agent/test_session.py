@@ -91,7 +91,7 @@ def test_an_end_without_the_mint_is_not_confirmed(
 
 def test_a_session_ends_with_its_block_and_takes_its_tasks(mint: LiveMint, agent: Agent) -> None:
     """
-    After the block nothing of the session works, at a service or at the mint; ending it twice is told.
+    After the block nothing of the session works, at a service or at the mint; a second end is reported.
     """
     with mint.service("orders") as orders:
         with agent.open_session(ttl="5m", purpose="look at an order") as session:
@@ -109,7 +109,7 @@ def test_a_session_ends_with_its_block_and_takes_its_tasks(mint: LiveMint, agent
 
 def test_what_is_asked_for_beyond_the_template_attenuates(agent: Agent) -> None:
     """
-    Fewer tools, a shorter life and fewer delegations are the mint's to write, and stand in the task.
+    The mint writes fewer tools, a shorter life and fewer delegations into the task.
     """
     with agent.open_session() as session:
         task = session.start_task("refund", REFUND, ttl="30s", tools=["orders.get"], depth=1)
@@ -310,7 +310,7 @@ def test_a_service_calls_another_one_on_the_same_task(mint: LiveMint, agent: Age
 
 def test_nothing_is_renewed_behind_a_closed_agent(mint: LiveMint) -> None:
     """
-    Closing the connections ends the renewals as well, without an error in anybody's log.
+    Closing the connections ends the renewals as well, without an error in any log.
     """
 
     def renewing() -> list[threading.Thread]:

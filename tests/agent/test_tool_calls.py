@@ -336,7 +336,7 @@ def test_what_waits_for_an_operator_is_known_before_the_call() -> None:
     assert not calls.needs_approval("refund", REFUND | {"amount": 101})
     assert not calls.needs_approval("look", {"order_id": "o-1"})
     assert not calls.needs_approval("clock", {})
-    # Nobody in this process can ask: the run is not suspended, and the model reads what is missing.
+    # No code in this process can ask: the run is not suspended, and the model reads what is missing.
     elsewhere = ToolCalls(Task.from_text(started.delegate("acme/worker").encode(), now=lambda: AT), tools=TOOLS)
     assert not elsewhere.needs_approval("refund", REFUND)
     with pytest.raises(ArxError) as missing, elsewhere.call("refund", REFUND):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent that its platform vouches for: its token, on whose behalf it asks, and what is told where it cannot be read.
+"""An agent that its platform vouches for: its token, its subject, and the error where the token cannot be read.
 
 That a mint believes it is held by docs/identity.md, which runs, and by tests/mint/test_identity_*.py.
 """

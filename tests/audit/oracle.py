@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 def read(folder: Path) -> dict[str, int]:
-    """Check everything that stands in a folder; raises, or says how much it checked."""
+    """Check everything in a folder; raises, or returns how much it checked."""
     keys = [theirs.parse_vkey((folder / name).read_text().strip()) for name in ("log.vkey", "witness.vkey")]
     head, note = checkpoint_from_note((folder / "checkpoint").read_bytes())
     answer = theirs.verify_checkpoint(note, keys[0], [keys[1]], 1, expected_origin=keys[0].name)

@@ -84,14 +84,14 @@ class Receiver:
         """Answer one request."""
         self.posts += 1
         if self.refuse is not None:
-            return self.refuse, {"code": "internal", "detail": "told to refuse"}
+            return self.refuse, {"code": "internal", "detail": "refuses by order"}
         try:
             assert path == PATH
             batch = Batch.decode(body)
             answer = open_statement(statement, self._find_key, now=now_ms())
             hold_statement(answer, batch, body, realm=REALM, issuer=self.issuer)
             if batch.boot == self.poison:
-                return 400, {"code": "malformed_request", "detail": "told to refuse this run"}
+                return 400, {"code": "malformed_request", "detail": "refuses this run by order"}
             return 200, {"verifier": batch.verifier, "boot": batch.boot, "high_water": self.take(batch)}
         except ArxError as error:
             return error.status_hint, {"code": error.code, "detail": str(error)}

@@ -60,7 +60,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_written_meanwhile_does_not_harm(tmp_path: Path) -> None:
-    """A log that grows past its checkpoint while it is read: partial files go, whole ones stand in for them."""
+    """A log that grows past its checkpoint while it is read: partial files go, whole ones replace them."""
     grow(tmp_path / "log", 300)
     source = fetch_from(tmp_path / "log")
 

@@ -55,7 +55,7 @@ def writers(url: str, store: LogStore, tmp_path: Path) -> Iterator[Writers]:
 
 
 def published(folder: Path) -> SignedCheckpoint | None:
-    """The checkpoint that anybody may have seen by now."""
+    """The checkpoint that a client may have seen by now."""
     file = folder / "checkpoint"
     return open_checkpoint(file.read_bytes(), LOG.key) if file.exists() else None
 

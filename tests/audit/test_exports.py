@@ -114,7 +114,7 @@ def hold_to_type(value: Any, expected: dict[str, Any], where: str) -> None:
 
 
 def written(shown: dict[str, Any]) -> Any:
-    """A record as whoever reads an export gets it."""
+    """A record as a reader of an export gets it."""
     return json.loads(form_of("ocsf", origin="mint.example/acme/log", version="0.1.0").line(shown))
 
 
@@ -184,7 +184,7 @@ def test_each_record_is_one_line_that_says_its_index(name: str) -> None:
 
 def test_a_table_of_it_starts_no_formula() -> None:
     """
-    What a caller named begins no formula in whoever's spreadsheet; columns are as the head says.
+    No text of a caller begins a formula in the spreadsheet of a reader; columns are those of the head.
     """
     form = form_of("csv", origin="o", version="1")
     rows = list(csv.DictReader(io.StringIO(form.head + "".join(map(form.line, SHOWN)))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever ships finds a log that went back or shows another history than before."""
+"""A sender finds a log that went back or shows another history than before."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +51,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 
 def test_a_log_that_grows_is_no_alarm(log: Log, tmp_path: Path) -> None:
-    """Each checkpoint continues the one before, also after a restart of whoever keeps them."""
+    """Each checkpoint continues the one before, also after a restart of the sender that keeps them."""
     seen = Seen(tmp_path)
     for count in (0, 1, 300):
         if count:

@@ -106,7 +106,7 @@ def test_they_accept_what_we_write(oracle: Path, tmp_path: Path, size: int) -> N
 
 @pytest.mark.slow
 def test_they_accept_the_vectors(oracle: Path, tmp_path: Path) -> None:
-    """So that whoever implements from the vectors agrees with them as well."""
+    """So that an implementer who uses the vectors agrees with them as well."""
     shutil.copytree(Path(__file__).parent.parent / "vectors" / "log", tmp_path / "log")
     whole = tree.Tree(map(tree.leaf_hash, log_vectors.RECORDS))
     proven = [

@@ -194,7 +194,7 @@ def test_a_total_that_stopped_testing_is_a_lower_bound(
         Question(session="s-1", reason="revoked", tool="payments.refund"),
         Question(reason="bad_signature"),
         Question(since_ms=START_MS + 100, until_ms=START_MS + 300),
-        Question(agent="acme/nobody", reason="deny"),
+        Question(agent="acme/unknown", reason="deny"),
     ],
     ids=range(9),
 )
@@ -225,7 +225,7 @@ def test_a_search_stops_and_goes_on_where_it_stopped(
             edge = found[-1] if page.end is None else page.end
     assert found == wanted
     assert any(end is not None for end in ends) == (
-        question.reason != "bad_signature" and question.agent != "acme/nobody"
+        question.reason != "bad_signature" and question.agent != "acme/unknown"
     )
 
 

@@ -105,7 +105,7 @@ def test_records_go_from_the_files_of_every_mint(log: Kept, tmp_path: Path) -> N
 
 
 def test_only_what_is_signed_goes(store: LogStore, tmp_path: Path) -> None:
-    """A record that no checkpoint covers is not taken: nobody could prove what it was."""
+    """A record that no checkpoint covers is not removed: no proof could show what it was."""
     store.take(batch_of([decision(n, facts()) for n in range(600)]), "s")
     assert prune(store, tmp_path, 600, by="x", reason="y") == 0
     assert store.size() == 600

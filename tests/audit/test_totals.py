@@ -21,7 +21,7 @@ CHAINS = [facts(f"s-{n % 3}", "t-1", *("a", "b")[: n % 2]) for n in range(6)]
 
 
 def counts_by_node(store: LogStore) -> dict[int, tuple[int, int, int]]:
-    """What is told of each node that has records: allows, denials, others; its time spans theirs."""
+    """Return the totals of each node that has records: allows, denials, others; its time spans theirs."""
     with store.reading() as c:
         rows = up_to_date(c, c.execute(select(*NODE.c)).all())
         own = select(RECORD.c.node, func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms)).group_by(RECORD.c.node)

@@ -119,7 +119,7 @@ def test_records_are_held_to_their_batch() -> None:
 
 @pytest.mark.spec("LOG 2.2")
 def test_the_root_is_that_of_the_log_s_tree() -> None:
-    """So that whoever has the records can see which batch they came in."""
+    """So that a reader of the records can see which batch they came in."""
     one, two = (leaf_hash(kept) for kept, _ in batch().records)
     assert batch().root == node_hash(one, two)
     assert batch(records=()).root == EMPTY_ROOT

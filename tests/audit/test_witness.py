@@ -91,7 +91,7 @@ def test_it_goes_neither_back_nor_sideways(witness: Witness) -> None:
 def test_two_roots_of_one_size_are_kept_as_evidence(
     witness: Witness, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Both are signed by the log: whoever sees them needs no witness any more."""
+    """Both are signed by the log: a reader of them needs no witness any more."""
     assert witness.add_checkpoint(request(0, 20), AT_S).status == 200
     assert witness.add_checkpoint(request(20, 20, FORK), AT_S).status == 422
     (found,) = (folder / "evidence").iterdir()

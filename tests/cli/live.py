@@ -24,7 +24,7 @@ DEADLINE_S = 60.0
 
 
 class Live:
-    """A running realm; made first, if it is not there.
+    """A running realm, made first where it does not exist.
 
     Attributes:
         folder: Its folder.
@@ -83,7 +83,7 @@ class Live:
         return notices[-1]
 
     def kill_mint(self) -> None:
-        """End the mint without mercy; the store goes on, and nobody starts the mint again."""
+        """Kill the mint; the store goes on, and the mint is not started again."""
         self._up.send_signal(signal.SIGSTOP)
         os.kill(self.ready["pid"], signal.SIGKILL)
 

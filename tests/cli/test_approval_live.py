@@ -75,7 +75,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture
 def here(up: Live) -> Path:
-    """The folder with everybody's files."""
+    """The folder with every file."""
     return up.folder.parent
 
 
@@ -231,7 +231,7 @@ def test_a_no_and_what_is_taken_back(up: Live, here: Path, task: Path, payments:
 
 def test_a_no_has_no_reason_but_its_own(up: Live, here: Path, task: Path) -> None:
     """
-    What the first operator said with a yes is not told as the reason of the second one's no.
+    The reason of the first operator's approval is not shown as the reason of the second one's denial.
     """
     asked = ask(up, here, task)
     yes = ("approve", asked["id"], "--yes", "--why", "looks right", "--operator-key", here / "ada.key")
@@ -242,7 +242,7 @@ def test_a_no_has_no_reason_but_its_own(up: Live, here: Path, task: Path) -> Non
 
 def test_what_is_not_there_or_too_long_says_what_to_do(up: Live, here: Path) -> None:
     """
-    An id that nobody was given leads to the list; a reason that no one would read goes nowhere.
+    The error for an unknown id leads to the list; a reason that no person would read goes nowhere.
     """
     for words in (("show",), ("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
         exit_code, output, _ = run(up, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
@@ -256,7 +256,7 @@ def test_what_is_not_there_or_too_long_says_what_to_do(up: Live, here: Path) -> 
 
 def test_a_kill_of_an_approval_is_no_slip(up: Live, here: Path, task: Path) -> None:
     """
-    Who kills ``task:a-…`` is not told that there is no such task; whose id is mistyped is.
+    The kill of an unknown ``task:a-…`` is no error; a mistyped id is one.
     """
     asked = ask(up, here, task)
     for name, doubted in ((asked["id"], False), ("a-abcdefghijklmnop", True)):
@@ -287,7 +287,7 @@ def test_who_may_not_approve_is_told(up: Live, here: Path, task: Path) -> None:
 
 def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> None:
     """
-    Two have said yes and it waits: whoever wonders reads that one of them was removed meanwhile.
+    Two have approved and it waits: the user reads that one of them was removed meanwhile.
     """
     asked = ask(up, here, task)
     ok(up, "operator", "enrol", "eve", "--role", "approver", "--key-out", task.with_name("eve.key"))
@@ -301,7 +301,7 @@ def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> 
 
 def test_a_frozen_approver_takes_the_approvals_along(up: Live, here: Path, task: Path) -> None:
     """
-    A hint says so, and the list has them as withdrawn until a thaw.
+    A hint explains it, and the list has them as withdrawn until a thaw.
     """
     asked = ask(up, here, task)
     ok(up, "operator", "enrol", "mal", "--role", "approver", "--key-out", task.with_name("mal.key"))
@@ -325,7 +325,7 @@ def test_a_frozen_approver_takes_the_approvals_along(up: Live, here: Path, task:
 
 def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> None:
     """
-    A mint that is started again, or changed for another version, costs whoever waits for an operator nothing.
+    A mint that is restarted, or replaced by another version, loses nothing of a wait for an operator.
     """
     asked = ask(up, here, task)
     away, _ = open_session_file(str(here / "session"), f"http://127.0.0.1:{free_ports(1)[0]}")

@@ -28,7 +28,7 @@ def log(tmp_path: Path) -> Log:
 
 
 def test_init_makes_the_log_s_key(tmp_path: Path) -> None:
-    """One user's, named by issuer and realm or as was said; its public text is printed."""
+    """One user's, named by issuer and realm or by an option; its public text is printed."""
     assert arx("init", tmp_path / "one", "--name", "acme", "--issuer", "https://mint.example").exit_code == 0
     shown = arx("audit", "key", "--realm-dir", tmp_path / "one", "--json").json
     assert shown["origin"] == "mint.example/acme/log"
@@ -94,7 +94,7 @@ def test_what_is_missing_ends_with_3(log: Log) -> None:
 
 
 def test_a_checkpoint_that_was_kept_finds_a_rollback(log: Log, tmp_path: Path) -> None:
-    """And two histories; a checkpoint of another log is a mistake of whoever gives it."""
+    """And two histories; a checkpoint of another log is a mistake of the caller."""
     later, fork = tmp_path / "later", tmp_path / "fork"
     later.write_bytes(checkpoint_of(records(13)))
     fork.write_bytes(checkpoint_of(records(5, "other ")))

@@ -113,7 +113,7 @@ def test_a_keeper_who_writes_the_hashes_too_is_found(log: Log, index: int) -> No
 
 
 def test_another_end_or_history_is_found_by_a_kept_checkpoint(log: Log, tmp_path: Path) -> None:
-    """Signed anew with the log's own key, each of them holds by itself: who kept a checkpoint is told from where on."""
+    """Signed anew with the log's own key, each of them verifies by itself: a kept checkpoint shows where it changed."""
     seen = tmp_path / "seen"
     seen.write_bytes(checkpoint_of(KEPT))
     assert check(log.folder, "--checkpoint", seen)[:2] == (exit_codes.OK, "holds")

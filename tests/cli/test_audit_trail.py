@@ -80,7 +80,7 @@ def test_one_id_is_told_as_a_tree(up: Live) -> None:
         "acme/a",
         1,
     ]
-    code, problem, _ = up.run("audit", "trail", "--session", "nobody's")
+    code, problem, _ = up.run("audit", "trail", "--session", "unknown")
     assert (code, problem["code"]) == (exit_codes.DENIED, "unknown_session")
 
 
@@ -95,11 +95,11 @@ def test_runs_are_listed_with_how_they_ended(up: Live) -> None:
     assert "closed" in text(up, "audit", "runs")
     one = up.ok("audit", "runs", "--service", "orders", "--limit", "1")
     assert (one["runs"], one["more"]) == (runs[:1], True)
-    assert up.ok("audit", "runs", "--service", "nobody") == {**one, "runs": [], "more": False}
+    assert up.ok("audit", "runs", "--service", "unknown") == {**one, "runs": [], "more": False}
 
 
 def test_filters_make_a_table_that_says_how_much_it_is(up: Live) -> None:
-    """Filters hold together, and what is not shown is said."""
+    """Filters apply together, and the output names what it leaves out."""
     answer = up.ok("audit", "trail", "--session", "s-1", "--reason", "deny")
     assert [(each["code"], each["named"]) for each in answer["records"]] == [("revoked", ["acme/a", "acme/b"])]
     shown = text(up, "audit", "trail", "--agent", "acme/bot", "--limit", "2")
@@ -138,7 +138,7 @@ def test_each_filter_finds_what_it_says(up: Live, words: str, count: int) -> Non
 
 
 def test_a_call_is_found_again_by_who_made_it(up: Live) -> None:
-    """The ids of its request and of its trace, and arguments where they were recorded, come through to whoever asks."""
+    """The ids of its request and of its trace, and arguments where they were recorded, come through to the reader."""
     [answer] = up.ok("audit", "trail", "--tool", "mail.send")["records"]
     assert (answer["request_id"], answer["traceparent"], answer["arguments"]) == ("rq-7", TRACE, '{"n":1}')
     others = up.ok("audit", "trail", "--flat", "--session", "s-1")["records"]
@@ -146,7 +146,7 @@ def test_a_call_is_found_again_by_who_made_it(up: Live) -> None:
 
 
 def test_a_tail_goes_on(up: Live, tmp_path: Path) -> None:
-    """What comes is shown as it comes, and nobody's reading."""
+    """Records are shown as they come, and no reading stops that."""
     command = [sys.executable, "-m", "arx_caps.cli", "audit", "tail", "-f", "--jsonl", "--realm-dir", str(up.folder)]
     with child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -231,8 +231,8 @@ def test_a_selection_convinces_whoever_has_the_key(up: Live, tmp_path: Path) -> 
 
 
 def test_what_may_go_is_asked_for_twice(up: Live) -> None:
-    """Nothing goes without a yes, and what was asked for is answered with what went."""
-    erase = ("audit", "erase", "--person", "https://idp.example", "nobody", "--reason", "asked to")
+    """Nothing is erased without a confirmation, and the answer names what was erased."""
+    erase = ("audit", "erase", "--person", "https://idp.example", "unknown", "--reason", "asked to")
     assert up.run(*erase)[1]["code"] == "not_confirmed"
     assert up.ok(*erase, "--yes")["erased"] == 0
     assert up.ok("audit", "prune", "--before", "90d", "--reason", "old", "--yes") == {
@@ -260,7 +260,7 @@ def test_a_decision_is_proven_and_the_proof_holds_offline(up: Live, tmp_path: Pa
     )
     assert f"allow ok: {answer['tool']}, by acme/other" in arx("audit", "verify", file, "--key", key).out
     assert file.stat().st_mode & 0o777 == 0o600
-    code, problem, _ = up.run("audit", "prove", "nobody-1", "--out", str(file))
+    code, problem, _ = up.run("audit", "prove", "unknown-1", "--out", str(file))
     assert (code, problem["code"]) == (1, "not_found")
 
 

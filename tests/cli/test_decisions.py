@@ -47,7 +47,7 @@ def tools(journal: Path, *words: str) -> list[str]:
 
 def test_filters_hold_together(journal: Path) -> None:
     """
-    Each filter takes away; an agent is found wherever it stands in the chain.
+    Each filter narrows the list; an agent is found at any place of the chain.
     """
     assert tools(journal) == ["orders.get", "orders.get", "mail.send", "orders.list", "orders.refund"]
     assert tools(journal, "--code", "deny") == ["orders.refund"]
@@ -87,7 +87,7 @@ def test_journals_elsewhere_are_read_with_it(journal: Path, tmp_path: Path) -> N
 
 def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
     """
-    A mistyped code is not answered with an empty table; one that nothing has is, and it is said.
+    A mistyped code is not answered with an empty table; a known code without records is, with a note.
     """
     ran = arx("decisions", "--journal", journal, "--code", "argument_not_alowed")
     assert ran.exit_code == exit_codes.USAGE
@@ -98,7 +98,7 @@ def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
 
 def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:
     """
-    Refusals that nobody proved stand in the table as how many of which code, and are found by it.
+    Unproven refusals are in the table by code with their number, and the filter finds them.
     """
     sink = Journal(tmp_path / "orders", "orders-1", "orders")
     for _ in range(3):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys change while a realm works, in processes of their own: nobody is refused who should not be, and a thief is."""
+"""Keys change while a realm works, in processes of their own: rightful callers are served, and a thief is refused."""
 
 import contextlib
 import subprocess
@@ -78,7 +78,7 @@ def orders_url(up: Live) -> str:
 
 
 class Load:
-    """Somebody who starts tasks and calls, with fresh tokens and with one from the beginning, and is never refused."""
+    """A client that starts tasks and calls, with fresh tokens and an old one, and is never refused."""
 
     def __init__(self, key: Path, url: str) -> None:
         self._agent = Agent.from_key_file(key)
@@ -149,7 +149,7 @@ def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.spec("9", "CONTROL 3.4")
 def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
-    """What the thief forges is refused within a lease, also where nobody has fetched the new key; others go on."""
+    """The thief's forgery is refused within a lease, also where no service has fetched the new key; others go on."""
     for audience in ("orders", "payments"):
         up.ok("ship", folder / f"{audience}.json", "--once")
     file = read_service_file(folder / "orders.json")
@@ -186,7 +186,7 @@ def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
 
 
 def _forged(held: Path, kid: str, key: bytes) -> str:
-    """Make what only a thief of the key can make: a token for everything, in the name of anybody."""
+    """Make what only a thief of the key can make: a token for everything, in any agent's name."""
     from arx_caps.agent import Task
 
     real = Macaroon.parse(Task.from_text(held.read_text()).tokens["orders"]).unverified_identifier

@@ -92,7 +92,7 @@ def test_the_whole_job(up: Live, payments: Verifier, session: str, tmp_path: Pat
 @pytest.mark.slow
 def test_verifier_list_names_services_that_nobody_runs(up: Live, payments: Verifier, tmp_path: Path) -> None:
     """
-    An enrolled service without a verifier stands beside those that run; without a mint it is said that none is known.
+    An enrolled service without a verifier is listed beside those that run; without a mint the list is unknown.
     """
     assert payments.audience == "payments"
     up.ok("service", "enrol", "parcels", "--out", tmp_path / "parcels.json")
@@ -228,10 +228,10 @@ def test_agents_and_sessions_end(up: Live, session: str, tmp_path: Path) -> None
     assert up.run("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=o-1")[0] != exit_codes.OK
     assert up.ok("agent", "deactivate", AGENT, "--yes")["agent"]["state"] == "deactivated"
     for words in (
-        ("agent", "show", "acme/nobody"),
+        ("agent", "show", "acme/unknown"),
         ("session", "show", "s-aaaaaaaaaaaaaaaa"),
         ("task", "finish", "t-aaaaaaaaaaaaaaaa"),
-        ("agent", "deactivate", "acme/nobody", "--yes"),
+        ("agent", "deactivate", "acme/unknown", "--yes"),
         ("decisions", "--session", "s-aaaaaaaaaaaaaaaa"),
         ("session", "open", "--key", tmp_path / "agent.key"),
     ):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people mistype, repeat and leave out at a running realm: each is told what it was, and what to do."""
+"""What people mistype, repeat and leave out at a running realm: each error names the mistake and the next step."""
 
 import json
 import os
@@ -128,7 +128,7 @@ def test_an_agent_that_the_policy_does_not_know(typed: Typed, tmp_path: Path) ->
 
 
 def test_a_name_that_was_removed_is_not_there_again(typed: Typed, tmp_path: Path) -> None:
-    """That it "exists already" would send somebody to look for it."""
+    """The answer "exists already" would send a user to look for it."""
     typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "a.key")
     typed("operator", "remove", "gone", "--yes")
     ran = typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "b.key")
@@ -136,7 +136,7 @@ def test_a_name_that_was_removed_is_not_there_again(typed: Typed, tmp_path: Path
 
 
 def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_path: Path) -> None:
-    """Whoever enrols a path again is told whether it works still, or is gone for good."""
+    """A second enrolment of a path reports whether the path works still, or is gone for good."""
     enrol = ("agent", "enrol", "acme/gone", "--key-out")
     assert typed(*enrol, tmp_path / "first").exit_code == exit_codes.OK
     again = typed(*enrol, tmp_path / "second").err
@@ -207,15 +207,15 @@ def test_the_end_of_the_log_is_one_object(typed: Typed) -> None:
 
 
 def test_a_state_is_one_that_there_is(typed: Typed) -> None:
-    """The command knows those of the mint, and names them to whoever mistypes one."""
+    """The command knows those of the mint, and lists them after a mistyped one."""
     assert get_args(State) == STATES
     ran = typed("session", "list", "--state", "opn")
     assert (ran.exit_code, "'frozen'" in ran.err) == (exit_codes.USAGE, True)
 
 
 def test_whom_an_erasure_names(typed: Typed) -> None:
-    """Nothing but a subject is one, and where to find it is said."""
-    for target in ("nobody", f"agent:{AGENT}"):
+    """Nothing but a subject is one, and the error names where to find it."""
+    for target in ("unknown", f"agent:{AGENT}"):
         ran = typed("audit", "erase", "--subject", target, "--reason", "a test", "--yes")
         assert (ran.exit_code, "regex" in ran.err, "--person ISSUER SUBJECT" in ran.err) == (
             exit_codes.USAGE,
@@ -232,7 +232,7 @@ def test_records_are_older_than_a_year(typed: Typed) -> None:
 
 
 def test_what_was_killed_does_not_thaw(up: Live, typed: Typed) -> None:
-    """A thawed freeze gives nothing back to a session that is over, and whoever thaws it is told."""
+    """A thawed freeze gives nothing back to a session that is over, and the answer to the thaw reports that."""
     words = ("--reason", "a test", "--yes")
     opened = [typed("session", "open", "--key", up.folder.parent / "agent.key") for _ in range(2)]
     ids = [json.loads(ran.out)["session"]["id"] for ran in opened]
@@ -244,7 +244,7 @@ def test_what_was_killed_does_not_thaw(up: Live, typed: Typed) -> None:
 
 
 def test_whoever_may_not_is_told_how_to_see_what_he_may(typed: Typed, tmp_path: Path) -> None:
-    """A role that does not reach is no riddle; nor is which of two keys came last, or the key that is not there."""
+    """The error explains a role that does not suffice, which of two keys came last, and a missing key."""
     typed("operator", "enrol", "watch", "--role", "kill-only", "--key-out", tmp_path / "watch.key")
     ran = typed("session", "list", "--operator-key", tmp_path / "watch.key")
     assert (ran.exit_code, "`arx whoami`" in ran.err) == (exit_codes.DENIED, True)
@@ -255,7 +255,7 @@ def test_whoever_may_not_is_told_how_to_see_what_he_may(typed: Typed, tmp_path: 
 
 
 def test_a_lost_operator_key_is_not_the_end(up: Live, typed: Typed, tmp_path: Path) -> None:
-    """Who has the realm's folder and no key in it is told of the way back, and it works as it is told."""
+    """The owner of the realm's folder without a key reads the way back, and it works as printed."""
     kept = up.folder / "operator.key"
     kept.rename(tmp_path / "lost.key")
     try:
@@ -279,7 +279,7 @@ def test_a_service_that_sends_nothing_is_named(typed: Typed, tmp_path: Path) -> 
 
 
 def test_a_key_that_lives_is_not_retired_by_the_way(typed: Typed) -> None:
-    """It is said what stands in the way, and how to look."""
+    """The error names the obstacle, and how to look."""
     ran = typed("key", "retire", "k1", "--yes")
     assert (ran.exit_code, "`arx key list`" in ran.err) == (exit_codes.DENIED, True)
 

@@ -211,7 +211,7 @@ def test_a_table_gives_way_only_as_far_as_it_must() -> None:
     is left too wide loses its last columns. A table that fits is as it was.
     """
     heads = ("SESSION", "AGENT", "STATE", "WHY")
-    row = ["s-abcdefghijklmnop", "acme/support/triage/with/a/long/path/to/it", "open", "told to do so"]
+    row = ["s-abcdefghijklmnop", "acme/support/triage/with/a/long/path/to/it", "open", "a test"]
     assert shorten_cells(heads, [row], 200) == [row]
     (narrow,) = shorten_cells(heads, [row], 70)
     assert (narrow[0], narrow[2:]) == (row[0], row[2:])

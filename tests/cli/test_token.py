@@ -155,7 +155,7 @@ def test_explain_shows_every_failing_argument(held: Path) -> None:
 
 def test_explain_without_a_service_file_says_what_it_leaves_out(held: Path) -> None:
     """
-    Caveats alone prove nothing, and the command says so.
+    Caveats alone prove nothing, and the command reports that.
     """
     ran = arx("token", "explain", held, "--tool", "orders.get", "--arg", "order_id=o-1", "--json")
     assert (ran.exit_code, ran.json["signature_checked"]) == (0, False)
@@ -273,7 +273,7 @@ def test_explain_judges_time_and_network(tmp_path: Path) -> None:
 
 def test_explain_asks_for_approvals_last(tmp_path: Path) -> None:
     """
-    What a call needs beside the token is told once nothing else speaks against it, with a service file and without.
+    What a call needs beside the token is reported once nothing else refuses it, with a service file and without.
     """
     raw = ThirdPartyCaveat("k1.0:t-1", ("orders.list",)).encode()
     requiring = require_discharge(orders().attenuate(Caveat(net=("10.0.0.0/8",))), raw, bytes(32)).encode()

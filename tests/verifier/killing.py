@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill a deciding process at any moment, count what it answered and nobody has: ``python -m tests.verifier.killing``.
+"""Kill a deciding process at any moment, count the answers without a record: ``python -m tests.verifier.killing``.
 
 A child decides as fast as it can, in threads, and says each decision's place to its parent once the verifier answered;
 after a random time it is killed with SIGKILL.  Then the parent reads what is left.  Two usual ways of keeping records
@@ -169,7 +169,7 @@ def kill(way: str, runs: int, seed: int) -> Lost:
 
 
 def main() -> None:
-    """Kill as told, print one line a way, and end with 1 if a journal lost anything."""
+    """Kill as the arguments demand, print one line a way, and end with 1 if a journal lost anything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=300, help="processes to kill, for each way")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))

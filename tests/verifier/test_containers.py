@@ -59,7 +59,7 @@ def holds(constraint: Any, value: Any) -> bool:
 
 
 def canonical(value: Any) -> Any:
-    """A value as RFC 8785 tells it apart: numbers by their decimal, true and 1 apart."""
+    """A value as RFC 8785 compares it: numbers by their decimal, true and 1 apart."""
     if type(value) in (int, float):
         return "number", Decimal(repr(value)).normalize() + 0
     if type(value) is list:
@@ -272,7 +272,7 @@ def test_it_nests_as_deep_as_it_says() -> None:
 
 
 def test_a_holder_writes_it_in_python() -> None:
-    """Constraints in constraints, or plain data; a mistake inside is told where it is written."""
+    """Constraints in constraints, or plain data; the error names the place of a mistake inside."""
     typed = Constraint(fields={"country": "DE", "lines": Constraint(each=(Constraint(max=1), "a"))}, open=True)
     plain: Any = {"country": "DE", "lines": {"each": [{"max": 1}, "a"]}}
     assert typed == Constraint(fields=plain, open=True)

@@ -71,7 +71,7 @@ def test_of_many_threads_one_spends() -> None:
 
 
 def test_a_forked_child_refuses() -> None:
-    """A child cannot know what its parent and siblings spent, so it says so instead of guessing."""
+    """A child cannot know what its parent and siblings spent, so it reports that instead of guessing."""
     store = MemoryNonces(now_ms=T0)
     child = os.fork()
     if child == 0:

@@ -129,7 +129,7 @@ def test_a_forked_child_gives_out_other_salts() -> None:
 @pytest.mark.spec("12.3")
 @given(st.binary(max_size=80))
 def test_junk_is_no_record(junk: bytes) -> None:
-    """Whatever stands in a journal, reading it ends in a decision or an ``AuditError``."""
+    """For any content of a journal, reading it ends in a decision or an ``AuditError``."""
     for record in (junk, b"\x94\x02" + junk, FACTS.packed + junk):
         with pytest.raises(AuditError):
             unpack(record)
@@ -218,7 +218,7 @@ def test_the_outcome_and_the_json_form_say_what_happened() -> None:
 
 @pytest.mark.spec("12.2")
 def test_unproven_refusals_are_counted_and_told_once_a_second() -> None:
-    """The first is told at once; a flood becomes a record a second, with a bounded number of peers."""
+    """The first is recorded at once; a flood becomes a record a second, with a bounded number of peers."""
     now = [1_000_000]
     sink = InMemoryDecisions(clock=lambda: now[0])
     sink.count("bad_signature", "10.0.0.1")

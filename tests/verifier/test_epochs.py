@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The epoch view: what it refuses, in which order it looks, and how it tells time."""
+"""The epoch view: what it refuses, in which order it looks, and how it measures time."""
 
 import asyncio
 from collections.abc import Iterator, Sequence

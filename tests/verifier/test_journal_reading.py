@@ -77,7 +77,7 @@ def test_a_record_cut_short_by_death_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_following_sees_what_is_written_later(tmp_path: Path) -> None:
-    """A follower yields what is there, then what comes, also from a run that starts later, each once."""
+    """A follower yields what exists, then what comes, also from a run that starts later, each once."""
     stop = threading.Event()
     one = small(tmp_path / "a")
     one.append(allow(0))

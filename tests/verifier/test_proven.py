@@ -174,7 +174,7 @@ def test_size_counts_characters_and_items() -> None:
 
 @pytest.mark.spec("13")
 def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
-    """Restated constraints are not told again; what only an earlier caveat refuses is told by that one."""
+    """Restated constraints are not reported again; a refusal by an earlier caveat alone is reported by that one."""
 
     def allowed(**args: Constraint) -> Caveat:
         return Caveat(allow=(Rule(tool="*", args=dict(args), open=True),))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request means, where it came from, and how a refusal is told: each in one way only."""
+"""What a request means, where it came from, and how a refusal is answered: each in one way only."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.spec("8.4")
     ],
 )
 def test_the_right_most_untrusted_address_counts(client: str | None, forwarded: list[str], peer: str | None) -> None:
-    """What stands left of it, anybody may have written."""
+    """Any client may have written what is left of it."""
     assert Peers(["10.0.0.0/8"]).of(client, forwarded) == peer
 
 

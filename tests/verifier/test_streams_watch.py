@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watch over running calls: what it costs, what it must not swallow, whom it tells; and what a checkpoint says."""
+"""The watch over running calls: what it costs, what it must not swallow, whom it calls; and what a checkpoint has."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ def test_a_short_response_costs_no_task(realm: Realm) -> None:
 
 
 def test_short_calls_share_one_timer(realm: Realm) -> None:
-    """Calls that are over before anybody looks again pay for no timer each."""
+    """Calls that are over before the next look pay for no timer each."""
     timers: list[float] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -134,7 +134,7 @@ def test_an_interval_of_nothing_is_refused(realm: Realm) -> None:
 
 
 def test_who_asks_late_is_told_at_once(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
-    """A callback given after the end is called; one that fails does not keep the others from being told."""
+    """A callback given after the end is called; one that fails does not keep the others from being called."""
     notices: list[ArxError] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -50,7 +50,7 @@ HOP = "BwcHBwcHBwcH"
 
 
 def with_third_party(identifier: bytes = b'{"id":"x"}') -> str:
-    """A rightly signed token with a third-party caveat, which nobody could open."""
+    """A rightly signed token with a third-party caveat, which no verifier could open."""
     parent, third = mint(), wire.ThirdPartyPacket(b"https://approve.example", identifier, b"v" * 48)
     body, signature = parent.parts()
     signature = chain.extend_third_party(signature, third.verification_id, third.identifier)
@@ -289,7 +289,7 @@ def spoilt(token: Macaroon) -> str:
     ],
 )
 def test_a_bad_signature_wins_over_everything_it_could_have_said(token: Macaroon) -> None:
-    """Whatever else is wrong with an altered token, that is not told: it is not authentic."""
+    """Any further mistake of an altered token is not reported: it is not authentic."""
     killed = epochs_after(("freeze", "realm"), ("kill", "realm"))
     assert verifier(epochs=killed).decide(spoilt(token), access("nothing")).code == "bad_signature"
 
@@ -313,7 +313,7 @@ def test_the_order_of_the_checks() -> None:
 @pytest.mark.spec("13")
 def test_what_a_caller_learns_of_a_kill() -> None:
     """That there was one; not whose, and not when."""
-    decision = verifier(epochs=epochs_after(("kill", "subject:of-somebody"), ("kill", "realm"))).decide(
+    decision = verifier(epochs=epochs_after(("kill", "subject:of-another"), ("kill", "realm"))).decide(
         mint().encode(), access()
     )
     assert (decision.code, decision.failures) == ("revoked", ())

@@ -229,11 +229,11 @@ def test_a_public_route_needs_no_token(realm: Realm) -> None:
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
-        return [environ.get("arx", "nobody").encode()]
+        return [environ.get("arx", "no context").encode()]
 
     options = {"public": ["/healthz", "POST /hooks"]}
     for token in (None, realm.token().encode()):
-        assert ask(realm, "/healthz", token, app=app, options=options).body == b"nobody"
+        assert ask(realm, "/healthz", token, app=app, options=options).body == b"no context"
         assert ask(realm, "/hooks", token, "POST", b"{}", app=app, options=options).status == 200
     for target, method in (("/orders/A-1", "GET"), ("/healthz", "POST"), ("/healthz/", "GET")):
         assert ask(realm, target, None, method, app=app, options=options).problem["code"] == "missing_token"
