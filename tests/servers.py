@@ -110,7 +110,7 @@ def nonce_store(folder: Path) -> Iterator[EmbeddedValkey]:
 
 
 class VerifierProcess:
-    """A verifier in a process of its own, which decides when told to."""
+    """A verifier in a process of its own, which decides on command."""
 
     def __init__(self, url: str, realm: str, name: str) -> None:
         self._process = subprocess.Popen(

@@ -171,7 +171,7 @@ def test_the_json_form_is_whole() -> None:
 
 def test_what_is_not_drawn_is_counted() -> None:
     """
-    Where a place has more records than are at hand, the tree says so before the first that it draws.
+    Where a place has more records than are at hand, the tree reports that before the first that it draws.
     """
     story = trail(STORY, "s-1")
     root = story.tasks["t-1"]
@@ -183,7 +183,7 @@ def test_what_is_not_drawn_is_counted() -> None:
 
 def test_a_long_run_of_allowed_calls_is_one_line_and_no_refusal_drowns_in_it() -> None:
     """
-    Allowed calls in a row are drawn together with their counts; a refused one stands in a line of its own.
+    Allowed calls in a row are drawn together with their counts; a refused one has a line of its own.
     """
     facts = ChainFacts(agent="acme/a", session="s-1", task="t-1", audience="orders")
     codes = ["ok"] * 9 + ["revoked"] + ["ok"] * 2

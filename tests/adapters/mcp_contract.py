@@ -336,7 +336,7 @@ def test_a_kill_ends_a_running_tool(way: tuple[str, str], tool: str, tmp_path: P
             assert refused.value.error.data["code"] == "revoked"
         if way[0] == "http":
             assert ran[:1] == [tool]
-            assert ran[1:] == (["cancelled"] if tool == "wait.long" else ["told"])
+            assert ran[1:] == (["cancelled"] if tool == "wait.long" else ["ended"])
 
     run(test())
 

@@ -59,7 +59,7 @@ def task_of(realm: UnsafeTestRealm, origin: str, agent: str = "test/agent", now:
 
 def holder() -> str:
     grant = current_grant()
-    return grant.holder if grant else "nobody"
+    return grant.holder if grant else "anonymous"
 
 
 class Calls:
@@ -358,7 +358,7 @@ WAYS: dict[str, Any] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_early_call_is_signed_again(tmp_path: Path, way: str, times: int) -> None:
-    """A call that was signed before the service started runs once; a service that says so again is not asked again."""
+    """A call signed before the service started runs once; a service that answers so again is not asked again."""
     began, answers = now_ms(), list[Any]()
     with served(Realm(began), tmp_path) as world:
         clock = Early(began, times)

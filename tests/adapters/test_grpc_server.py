@@ -44,7 +44,7 @@ class Service:
             grant.on_end(lambda _: self.go_on.set())
             self.in_work.set()
             assert self.go_on.wait(60)
-        return Call(order_id=grant.holder if grant else "nobody", amount=request.amount)
+        return Call(order_id=grant.holder if grant else "anonymous", amount=request.amount)
 
     def watch(self, request: Any, context: Any) -> Iterator[Any]:
         while True:
@@ -82,7 +82,7 @@ class AioService(Service):
         if request.dry_run:
             self.in_work.set()
             await asyncio.Event().wait()  # ended by the kill alone
-        return Call(order_id=grant.holder if grant else "nobody", amount=request.amount)
+        return Call(order_id=grant.holder if grant else "anonymous", amount=request.amount)
 
     async def watch(self, request: Any, context: Any) -> Any:
         while True:
@@ -187,7 +187,7 @@ def test_a_call_within_the_token_runs(realm: UnsafeTestRealm, channel: Any, serv
     token = worker.token("orders.refund", order_id="o-1", amount=5)
     answer = stub(channel, "Refund")(Call(order_id="o-1", amount=5), metadata=bearer(token), timeout=60)
     assert (answer.order_id, answer.amount) == ("test/worker", 5)
-    assert stub(channel, "Health")(Call(), timeout=60).order_id == "nobody"
+    assert stub(channel, "Health")(Call(), timeout=60).order_id == "anonymous"
     again = refused(lambda: stub(channel, "Refund")(Call(order_id="o-1", amount=5), metadata=bearer(token)))
     assert (again[0], again[1]["code"]) == (grpc.StatusCode.UNAUTHENTICATED, "replayed")
 

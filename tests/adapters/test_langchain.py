@@ -251,7 +251,7 @@ def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: st
     if outcome != "wait":
         acme.answer(waiting["id"], "deny" if outcome == "deny" else "approve")
     words = [sys.executable, "-m", "tests.adapters.test_langchain", str(key), acme.url, str(tmp_path)]
-    # A changed call is another one, and is asked for anew; somebody goes on with the approval of the first one.
+    # A changed call is another one, and is asked for anew; a user goes on with the approval of the first one.
     words += [waiting["id"]] if outcome == "change" else []
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -421,7 +421,7 @@ def test_a_graph_of_ones_own(acme: World, asynchronous: bool) -> None:
 
 
 class Tracer(BaseTracer):
-    """Keeps every run with all that LangChain tells tracers of it."""
+    """Keep every run with all that LangChain passes to tracers."""
 
     def __init__(self) -> None:
         super().__init__()

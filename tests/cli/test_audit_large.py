@@ -34,7 +34,7 @@ def log(made: Log, tmp_path: Path) -> Log:
     return made._replace(folder=tmp_path / "log")
 
 
-class Told(NamedTuple):
+class CheckResult(NamedTuple):
     """What the command says."""
 
     exit_code: int
@@ -42,9 +42,9 @@ class Told(NamedTuple):
     first: int | None
 
 
-def check(path: Path, *options: object) -> Told:
+def check(path: Path, *options: object) -> CheckResult:
     ran = arx("audit", "verify", path, "--key", KEY, "--json", *options)
-    return Told(ran.exit_code, ran.json["outcome"], ran.json.get("first_bad"))
+    return CheckResult(ran.exit_code, ran.json["outcome"], ran.json.get("first_bad"))
 
 
 def show(log: Log, kept: list[bytes]) -> None:

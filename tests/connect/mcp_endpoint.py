@@ -106,7 +106,7 @@ class McpEndpoint:
             about = {"protocolVersion": message.params["protocolVersion"], "capabilities": {"tools": {}}}
             return about | {"serverInfo": {"name": "orders", "version": "1"}}, {"mcp-session-id": session}
         if message.method == "tools/list":
-            # Not filtered here, so that a test sees what the bridge itself takes out.
+            # Not filtered here, so that a test sees what the bridge itself removes.
             await self._messages.recognize(message)
             return {"tools": [{"name": name, "inputSchema": MARKED} for name in TOOLS]}, {}
         if message.method == "tools/call":

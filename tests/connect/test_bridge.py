@@ -263,7 +263,7 @@ def test_the_stateless_revision_names_each_call(world: World) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_is_away_is_tried_again(tmp_path: Path) -> None:
-    """Each request gets an error that says so; the first one after the server's return works."""
+    """Each request gets an error with the cause; the first one after the server's return works."""
     away = World(tmp_path)
     with away.bridged() as client:
         for number, method in enumerate(("server/discover", "tools/list", "ping")):

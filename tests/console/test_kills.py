@@ -283,7 +283,7 @@ def test_the_stream_ends_with_the_record(live: Harness) -> None:
 
 @pytest.mark.realm(own_store=True)
 def test_a_kill_without_the_store(live: Harness, own_valkey: EmbeddedValkey) -> None:
-    """Nothing is said to be confirmed; the page says what holds, and how to kill without this mint."""
+    """The page confirms nothing; it shows what is in force, and how to kill without this mint."""
     browser = sign_in(live)
     live.session()
     browser.get(DIALOG)

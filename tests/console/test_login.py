@@ -126,7 +126,7 @@ def test_a_frozen_operator_sees_nothing_more(realm: Realm) -> None:
 
 
 def test_an_answer_is_for_the_browser_that_began(realm: Realm) -> None:
-    """An attacker's answer signs nobody in as the attacker: the state is the browser's own, and used once."""
+    """An attacker's answer signs no user in as the attacker: the state is the browser's own, and used once."""
     attacker, victim = Browser(realm.harness), Browser(realm.harness)
     back = httpx.get(realm.begin(attacker)).headers["location"].removeprefix(ISSUER)
     victim.get(back)

@@ -194,7 +194,7 @@ def follow(world: Round, new: Witness, kind: str, back: int, lost: int) -> float
 
 
 def is_decided(world: Round, verifier: Witness, wanted: str) -> bool:
-    """Tell how a token that is born now is decided."""
+    """Return the decision about a token that is born now."""
     verifier.watch(token=world.token())
     until(lambda: verifier.code() != "")
     return verifier.code() == wanted

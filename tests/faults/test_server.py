@@ -243,7 +243,7 @@ def test_a_store_that_lost_something(
 
 def _fill(raw: redis.Redis) -> bool:
     for _ in range(400):
-        raw.set(f"somebody-elses:{secrets.token_hex(8)}", "x" * 4000)
+        raw.set(f"other:{secrets.token_hex(8)}", "x" * 4000)
     return True
 
 

@@ -39,11 +39,11 @@ START = {"type": "http.response.start", "status": 200, "headers": [(b"content-ty
 class Service:
     """
     A tool service: ``/busy`` sends the time for ever, ``/idle`` says one word and then nothing.  ``/framework`` is as
-    idle, in Starlette's words; ``/thread`` waits in a thread, which nobody can cancel, until it is told.
+    idle, in Starlette's words; ``/thread`` waits in a thread, which no caller can cancel, until it is ended.
     """
 
     def __init__(self) -> None:
-        self.ends: list[tuple[str, int]] = []  # what on_end and a cancelled application were told, and when
+        self.ends: list[tuple[str, int]] = []  # what on_end and a cancelled application got, and when
         self.port = 0
 
     async def framework(self, request: Request) -> StreamingResponse:

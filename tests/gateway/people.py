@@ -163,7 +163,7 @@ class Tracker:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Nothing is said."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"

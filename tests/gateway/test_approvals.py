@@ -178,7 +178,7 @@ def test_a_state_is_of_its_principal_call_and_gateways_alone(world: ApprovalWorl
 
 
 def test_a_denied_call_is_refused_with_the_reason_and_asked_for_once(world: ApprovalWorld) -> None:
-    """A model reads why; the same call of the same task asks nobody again."""
+    """A model reads why; the same call of the same task asks no operator again."""
     caller = Caller(world)
     state = caller.drop()["requestState"]
     [waiting] = world.waiting()

@@ -148,7 +148,7 @@ def test_a_denial_says_what_was_expected(asked: Asked) -> None:
 
 
 def test_arguments_come_from_the_named_members_alone(asked: Asked) -> None:
-    """Also nested ones; others are ignored, and one that is not there is no argument."""
+    """Also nested ones; others are ignored, and a missing one is no argument."""
     order = {"type": "order", "id": "o-1", "properties": {"amount": 5, "status": "open"}}
     action: Object = {"name": "refund", "properties": {"amount": 20, "order": "o-9"}}
     question = {

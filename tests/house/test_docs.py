@@ -26,7 +26,7 @@ SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
 def command_lines(page: str) -> Iterator[list[str]]:
-    """Yield the words of every `arx …` that a page tells somebody to type."""
+    """Yield the words of every `arx …` that a page has a reader type."""
     typed = re.findall(r"`arx (\w[^`\n]*)`", page) + re.findall(r"^\$ arx (.*)$", page, re.MULTILINE)
     scripts = [block.text.replace("\\\n", " ") for block in blocks(page) if block.language == "sh"]
     typed += [line for script in scripts for line in re.findall(r"^arx (.*)$", script, re.MULTILINE)]
@@ -113,7 +113,7 @@ def test_every_variable_is_documented() -> None:
 
 def test_what_may_be_left_out_at_home_is_required_in_ci() -> None:
     """
-    Tests that pass over what a machine lacks do so only where nobody says that it must be there, and CI says so.
+    Tests that skip what a machine lacks do so only where no setting requires it, and CI sets them all.
     """
     asked = {name for path, text in code() if "tests" in path.parts for name in re.findall(r"\bARX_REQUIRE_\w+", text)}
     document = (ROOT / ".ci" / "run").read_text("utf-8") + (ROOT / "Makefile").read_text("utf-8")
@@ -144,7 +144,7 @@ def test_make_help_lists_every_target() -> None:
 
 
 def _found(dotted: str) -> bool:
-    """Tell whether a dotted name is a module of ARx, or something in one."""
+    """Return whether a dotted name is a module of ARx, or something in one."""
     module, _, name = dotted.rpartition(".")
     adapter = re.fullmatch(r"(arx_\w+)\.integrations\.(\w+)(?:\.(\w+))?", dotted)
     if adapter is not None:  # its framework need not be here

@@ -137,7 +137,7 @@ def test_pip_installs_a_checkout(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     """
-    A build without a compiler succeeds and says so; one that must be compiled fails.  An editable install is compiled
+    A build without a compiler succeeds with a note; one that must be compiled fails.  An editable install is compiled
     beside its source, where it is imported from, and a build that fails leaves no older one there.
     """
     folder = copy_tree(tmp_path / "tree") / "verifier"

@@ -89,7 +89,7 @@ MISTAKES: Final = {
     "chain not compared": ("kill", HISTORY, LATE),
     "probe answered by a replica": ("kill", REPLICA, LATE),
     "unattested server answers": ("kill", MOVED, LATE),
-    "age not told": ("relay", RELAY, LATE),
+    "age not sent": ("relay", RELAY, LATE),
     "relay confirms for itself": ("relay", CONFIRM, CONFIRMED),
     "silent ones not named": ("relay", CONFIRM, CONFIRMED),
 }

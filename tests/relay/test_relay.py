@@ -119,8 +119,8 @@ def test_a_frozen_relay_ends_the_leases_below_it(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:
     """
-    A kill that a stopped relay does not pass: its verifiers accept nothing after L, the report says so, and when it
-    wakes with old answers nobody believes them.
+    A kill that a stopped relay does not pass: its verifiers accept nothing after L, as the report shows, and when it
+    wakes with old answers no verifier believes them.
     """
     stopped = relay(own_valkey.url)
     behind, direct = verifiers(stopped.url, 2), verifiers(own_valkey.url, 1)
@@ -243,7 +243,7 @@ def test_a_port_asks_for_a_password_and_shows_a_certificate(
     own_valkey: EmbeddedValkey, store: RevocationStore, tmp_path: Path
 ) -> None:
     """
-    Over TLS whoever knows the password follows; who does not, or does not trust the certificate, has no view.
+    Over TLS a follower with the password follows; one without it, or without trust in the certificate, has no view.
     """
     certificate, key = self_signed(tmp_path)
     options = ("--tls-cert", str(certificate), "--tls-key", str(key))

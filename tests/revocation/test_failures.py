@@ -135,7 +135,7 @@ def test_a_store_that_went_back_is_not_believed_again(
 ) -> None:
     """
     An older file restored has fewer entries than were applied.  It is fenced, also once new kills use the lost numbers
-    again: whoever went by the number alone would miss them.
+    again: a follower that went by the number alone would miss them.
     """
     own_fast_store.kill(["session:s-" + "b" * 16], "test", BY)
     written = own_valkey.data_dir / "appendonlydir"
@@ -160,7 +160,7 @@ def test_a_store_that_went_back_is_not_believed_again(
 def test_a_store_that_lost_a_kill_is_not_believed_again(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower
 ) -> None:
-    """Evicted or deleted by hand: fenced, also after somebody wrote something in its place."""
+    """Evicted or deleted by hand: fenced, also after a client wrote something in its place."""
     old = own_fast_store.kill(["session:s-" + "c" * 16], "test", BY).header
     assert follower.catch_up(0, old.seq, 10)
     with redis.Redis.from_url(own_valkey.url) as raw:
@@ -196,7 +196,7 @@ def test_a_realm_that_is_not_there_yet(own_valkey: EmbeddedValkey, realm_name: s
 
 
 def test_a_garbled_push_only_costs_a_connection(own_valkey: EmbeddedValkey, own_fast_store: RevocationStore) -> None:
-    """Whoever can publish can only refuse: an unknown push is dropped with its connection, and the truth asked for."""
+    """A client that can publish can only refuse: an unknown push ends its connection, and the truth is asked for."""
     follower = Follower(own_valkey.url, own_fast_store.realm, "v")
     assert follower.catch_up(0, 0, 10)
     incarnation, link = own_fast_store.header().incarnation, follower._link
@@ -308,7 +308,7 @@ def test_the_lease_runs_from_before_the_probe_left(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, tmp_path: Path, share: float, live: bool
 ) -> None:
     """
-    An answer half a lease late is worth half a lease; one that is later than a lease is worth nothing.  A lease counted
+    An answer half a lease late gives half a lease; one that is later than a lease gives none.  A lease counted
     from the answer's arrival would accept killed tokens for as long as the network likes.
     """
     delay_ns = int(share * L_NS)

@@ -157,7 +157,7 @@ SEEN = {
 @pytest.mark.parametrize("trap", [*TRAPS, *SEEN])
 def test_it_is_held_by_a_test_that_there_is(trap: str) -> None:
     """
-    Whoever renames or removes a test that holds one of these is told, and says here what holds it instead.
+    Renaming or removing a test that covers a trap fails here, until the table names its successor.
     """
     for named in (*TRAPS.get(trap, ()), *SEEN.get(trap, ())):
         path, _, test = named.partition("::")

@@ -143,7 +143,7 @@ def test_a_wrong_type_is_named_with_its_line(member: Member) -> None:
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda member: f"{member.kind.__name__}.{member.place}")
 def test_an_unknown_and_a_double_key_are_named_with_their_lines(member: Member) -> None:
-    """A key that is nearly right is told apart, with the right one; one that is there twice, with its first line."""
+    """The error for a key that is nearly right has the right one; for a double key, its first line."""
     text, line = member._replace(name=f"{member.name}x").text("1")
     (error,) = (error for error in mistakes(member.kind, text) if error.unknown)
     assert str(error).startswith(f"file.toml:{line}: {member.place}x: unknown key; ")

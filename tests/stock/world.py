@@ -46,7 +46,7 @@ audience = ["orders"]
 allow = [ {{ tool = "orders.secret", args = {{}} }} ]
 [task.others]
 agents = ["acme/**"]
-subjects = [ {{ issuer = "corp", claims = {{ sub = "nobody" }} }} ]
+subjects = [ {{ issuer = "corp", claims = {{ sub = "no-person" }} }} ]
 ttl = "{life}s"
 audience = ["orders"]
 allow = [ {{ tool = "orders.drop", args = {{}} }} ]

@@ -332,11 +332,11 @@ def test_tls_to_a_server_that_an_authority_of_its_own_vouches_for(tmp_path: Path
 
 def test_sentinels_name_the_server(tmp_path: Path, realm_name: str) -> None:
     """One of the two that are named does not answer."""
-    port, watching, nobody = free_ports(3)
+    port, watching, unused = free_ports(3)
     server, sentinel = Server(tmp_path / "server", port, *LASTING), Server(tmp_path / "s", watching, "--sentinel")
     (tmp_path / "s" / "server.conf").write_text(f"sentinel monitor kills 127.0.0.1 {port} 1\n")
     with running(server, sentinel), begun_store(f"redis://127.0.0.1:{port}", realm_name) as store:
-        url = f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{watching}/kills"
+        url = f"redis+sentinel://127.0.0.1:{unused},127.0.0.1:{watching}/kills"
         with node_process(url, realm_name, "node", 1) as process:
             assert process.check(store.header().incarnation, 0, [SESSION]) == ["accepted"]
             process.close()

@@ -65,7 +65,7 @@ def missing() -> Vectors:
     twice = requiring(token)
     half = bound(requiring(discharge(), named("inner")), token)
     return {
-        "discharge-missing": vector("6.4", "missing_discharge", token, "nobody approved", request=REFUND),
+        "discharge-missing": vector("6.4", "missing_discharge", token, "no approval", request=REFUND),
         "discharge-missing-every": vector(
             "6.4", "missing_discharge", requiring(mint(), named("x")), "binds every call"
         ),

@@ -23,7 +23,7 @@ FACTS = [
     "orders",
 ]
 FACTS += ["p" * 22, "k1.0", "bearer", "model-1"]
-NOBODY: list[Any] = ["", "", [], [], None, [], "", "", None, "", "bearer", None]
+STRANGER: list[Any] = ["", "", [], [], None, [], "", "", None, "", "bearer", None]
 SALT = b"salt-00000000001"
 ARGUMENTS = b'{"amount":20,"order":"A-1"}'
 
@@ -43,7 +43,7 @@ def vectors() -> dict[str, dict[str, Any]]:
     peers = [SALT, [], None, None, None, ["192.0.2.9", "*"], None]
     gap = [AT, "gap", "", b"", "", 0, -1, [], 0, [], ["lost", 3, 40, 38, AT - 5000, AT]]
     bare = [SALT, [], None, None, None, [], None]
-    watched, nobody = [[*call, None, True] for call in (deny, [AT, "missing_token", *deny[2:7], [], 0, [], None])]
+    watched, tokenless = [[*call, None, True] for call in (deny, [AT, "missing_token", *deny[2:7], [], 0, [], None])]
     first, plain_digest, sig = "A" * 43, hashlib.sha256(b"said").digest(), bytes(range(64))
     bound = [*FACTS[:-2], "bound", "model-1", [[first, b"", b""], ["B" * 43, plain_digest, sig]]]
     plain = b'{"call":["' + b"D" * 43 + b'",1800000000000,"' + b"N" * 22 + b'"]}'
@@ -64,13 +64,13 @@ def vectors() -> dict[str, dict[str, Any]]:
         "record-allow": record("12.3", "an allow, with its arguments", 1, FACTS, person, allow, rest),
         "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, [], []], deny, erasable),
         "record-end": record("12.4", "the work that decision 41 allowed was ended", 42, FACTS, person, end, bare),
-        "record-counted": record("12.2", "what nobody proved", 70_000, NOBODY, [None, [], []], counted, peers),
+        "record-counted": record("12.2", "unproven refusals", 70_000, STRANGER, [None, [], []], counted, peers),
         "record-watched": record("12.7", "went on", 3, FACTS, [None, [], []], watched, [*erasable, None], 2),
         "record-watched-group": record(
-            "12.7", "no token, by its group", 4, NOBODY, [None, [], []], nobody, [*rest, "app-7"], 2
+            "12.7", "no token, by its group", 4, STRANGER, [None, [], []], tokenless, [*rest, "app-7"], 2
         ),
         "record-watched-counted": record(
-            "12.7", "counted apart", 5, NOBODY, [None, [], []], [*counted, None, True], [*peers, None], 2
+            "12.7", "counted apart", 5, STRANGER, [None, [], []], [*counted, None, True], [*peers, None], 2
         ),
         "record-awaited": record(
             "12.8", "an allow whose effect is awaited", 6, bound, person, awaited, with_external_id(rest), 3
@@ -95,7 +95,7 @@ def vectors() -> dict[str, dict[str, Any]]:
             "12.9", "with a person's account", 10, FACTS, person, lent, [*with_external_id(bare, "re_7"), "ann-t"], 3
         ),
         **marked(evident, went_on, done, lent, bound, person, rest, bare),
-        "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, [], []], gap, bare),
+        "record-gap": record("12.4", "a file was deleted", 41, STRANGER, [None, [], []], gap, bare),
     }
 
 

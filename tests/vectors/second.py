@@ -29,7 +29,7 @@ Caveat = dict[str, Any] | bytes
 
 
 def canonical(value: Any) -> bytes:
-    """SPEC 3: sorted, no white space, UTF-8; the standard library's writer, told so."""
+    """SPEC 3: sorted, no white space, UTF-8; the standard library's writer, with these settings."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 

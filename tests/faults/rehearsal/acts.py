@@ -30,7 +30,7 @@ class Rehearsal:
 
     Args:
         site: An open site.
-        say: Is told what happens.
+        say: Receives each event.
     """
 
     def __init__(self, site: Site, say: Callable[[str], None]) -> None:
