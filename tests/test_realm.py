@@ -37,7 +37,7 @@ def test_init_makes_everything_and_open_finds_it(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"realm"}
 
 
-def test_nobody_else_can_look_in(tmp_path: Path) -> None:
+def test_no_other_user_can_look_in(tmp_path: Path) -> None:
     """Folder and secrets are for one user."""
     realm = make(tmp_path / "realm")
     assert realm.folder.stat().st_mode & 0o777 == 0o700
@@ -301,7 +301,7 @@ def test_the_first_policy_is_for_agents_of_the_realms_name(tmp_path: Path) -> No
     assert "acme" not in policy.text.source
 
 
-def test_the_default_folder_is_said_by_the_environment() -> None:
+def test_the_environment_names_the_default_folder() -> None:
     """``ARX_HOME`` names the folder, else it is ``./.arx``."""
     assert default_folder({"ARX_HOME": "/srv/arx"}) == Path("/srv/arx")
     assert default_folder({}) == default_folder({"ARX_HOME": ""}) == Path(DEFAULT_FOLDER)

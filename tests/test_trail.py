@@ -109,7 +109,7 @@ def test_a_bound_tasks_delegations_are_marked_and_named_by_their_keys() -> None:
     assert found == [(node.link, node.proven, node.key) for node in story.tasks["t-1"].walk()]
 
 
-def test_sessions_are_told_apart_and_counts_belong_to_none() -> None:
+def test_sessions_stay_apart_and_counts_belong_to_none() -> None:
     """Every decision with a session is in exactly one trail."""
     story = trails(STORY)
     assert list(story) == ["s-1", "s-2"]

@@ -283,7 +283,7 @@ def test_neither_half_works_alone(realm: UnsafeTestRealm) -> None:
         ({"GET /int/{order_id}": "orders.get"}, "names no view"),
     ],
 )
-def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, tools: Any, message: str) -> None:
+def test_a_mistake_raises_when_it_is_made(realm: UnsafeTestRealm, tools: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         guard(get_wsgi_application(), realm.verifier, tools=tools)
 

@@ -303,7 +303,7 @@ def test_a_kill_ends_a_stream(realm: UnsafeTestRealm, channel: Any, service: Ser
 
 @pytest.mark.parametrize("service", [LargeService], indirect=True)
 @pytest.mark.parametrize("method", ["Watch", "Idle"])
-def test_a_kill_during_a_write_is_told(realm: UnsafeTestRealm, channel: Any, service: Service, method: str) -> None:
+def test_a_kill_during_a_write_is_reported(realm: UnsafeTestRealm, channel: Any, service: Service, method: str) -> None:
     """The reason follows the message that a client reads late, also the first one."""
     metadata = bearer(realm.caller(ANY).token(TOOLS[PREFIX + method]))
     stream = stub(channel, method)(Call(), metadata=metadata, timeout=60)
@@ -353,7 +353,7 @@ def test_the_first_message_of_a_stream_decides(realm: UnsafeTestRealm, channel: 
         ({"tools": TOOLS, "recheck_ms": 0}, "recheck_ms"),
     ],
 )
-def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, options: Any, message: str) -> None:
+def test_a_mistake_raises_when_it_is_made(realm: UnsafeTestRealm, options: Any, message: str) -> None:
     for kind in (ArxInterceptor, ArxAioInterceptor):
         with pytest.raises(SettingsError, match=message):
             kind(realm.verifier, **options)

@@ -26,7 +26,7 @@ def outage(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     return values
 
 
-def test_it_is_told_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_logged_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """
     A file in the folder's place: one error for many refusals, a warning once it is gone, and an error the next time.
     """

@@ -20,7 +20,7 @@ UNSEEN = (
 
 @pytest.mark.parametrize("mark", list(UNSEEN), ids=ascii)
 @pytest.mark.parametrize("where", ["acct-{}1", "{}acct-1", "acct-1{}", "{}"])
-def test_what_nobody_sees_is_not_approved(mark: str, where: str) -> None:
+def test_an_invisible_text_is_not_approved(mark: str, where: str) -> None:
     """
     In a text, in a list, as a name, and inside objects and lists.
     """

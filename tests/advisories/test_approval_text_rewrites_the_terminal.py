@@ -120,7 +120,7 @@ def test_every_line_is_one_line_of_a_terminal(name: str, value: str, why: str) -
     assert sum(not line.startswith("             ") for line in shown) == 9
 
 
-def test_nothing_is_left_out_where_somebody_decides() -> None:
+def test_nothing_is_left_out_where_an_operator_decides() -> None:
     """
     A list says how much of many arguments it leaves out; what is to be approved is shown to its end.
     """

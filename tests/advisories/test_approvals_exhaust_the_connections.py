@@ -17,7 +17,7 @@ from tests.servers import until
 DESK_POLICY = TWO
 
 
-def test_whoever_has_a_connection_waits_for_no_other(desk: Desk) -> None:
+def test_a_holder_of_a_connection_waits_for_no_other(desk: Desk) -> None:
     """
     From the request to its answer no thread holds two connections at once.
     """

@@ -76,7 +76,7 @@ def test_an_argument_in_its_place_counts(method: str, target: str, body: bytes) 
     assert code(method, target.replace("=5", "=50"), body.replace(b"5", b"50")) == "argument_not_allowed"
 
 
-def test_path_query_and_body_are_told_apart() -> None:
+def test_path_query_and_body_stay_apart() -> None:
     """A route may have arguments in all three, in any names that queries have."""
     routes = RouteMap({"PUT /a/{x}?{page[size]}&{dry-run}": "a.put"})
 

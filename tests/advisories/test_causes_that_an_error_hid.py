@@ -36,7 +36,7 @@ KEY = KeyFile.generate("agent", "acme/support", "https://mint.example")
 
 
 @pytest.mark.parametrize(("off_s", "message"), [(-95, "95 s ahead"), (42, "42 s ago")])
-def test_how_far_a_clock_is_off_is_told(off_s: int, message: str) -> None:
+def test_the_refusal_names_how_far_a_clock_is_off(off_s: int, message: str) -> None:
     """
     To a caller by its proof and its assertion, as whole seconds by the mint's clock.
     """
@@ -52,7 +52,7 @@ def test_how_far_a_clock_is_off_is_told(off_s: int, message: str) -> None:
 
 
 @pytest.mark.parametrize(("off_ms", "message"), [(-3_500, "3500 ms after it"), (25_000, "25 s before it")])
-def test_how_far_a_call_is_off_is_told(off_ms: int, message: str) -> None:
+def test_the_refusal_names_how_far_a_call_is_off(off_ms: int, message: str) -> None:
     """
     By a service, once the call is proven; before that it says nothing of its clock.
     """
@@ -64,7 +64,9 @@ def test_how_far_a_call_is_off_is_told(off_ms: int, message: str) -> None:
 
 
 @pytest.mark.parametrize(("off_s", "message"), [(45, "45 s ahead of"), (-90, "90 s behind")])
-def test_how_far_a_services_clock_is_off_is_told(off_s: int, message: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_refusal_names_how_far_a_services_clock_is_off(
+    off_s: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """
     From the store's, in the log and in the refusal of a view that is fenced.
     """

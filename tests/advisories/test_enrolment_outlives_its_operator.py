@@ -34,7 +34,7 @@ def join(harness: Harness, enrolment: str) -> tuple[int, str | None]:
     return answer.status_code, answer.json().get("code")
 
 
-def test_it_is_worth_nothing_once_its_maker_is_removed(unit: Harness) -> None:
+def test_it_is_refused_once_its_maker_is_removed(unit: Harness) -> None:
     """Also where the store did not answer the removal."""
     enrolment = invitation(unit)
     unit.operator().call("DELETE", "/v1/operators/eve")

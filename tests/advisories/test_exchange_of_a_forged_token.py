@@ -67,7 +67,7 @@ def test_only_what_the_mint_wrote_is_exchanged(shop: Shop, member: str) -> None:
     assert "access_token" in shop.exchange("orders", forged(shop, task))  # the truth, by the same key
 
 
-def test_what_is_said_of_the_agent_is_the_mints_word(shop: Shop) -> None:
+def test_the_description_of_the_agent_is_the_mints_word(shop: Shop) -> None:
     """Model, owner and purpose in the new token are as enrolled, whatever the presented one says."""
     task = shop.start()
     honest = _about(shop.exchange("orders", called(task)))

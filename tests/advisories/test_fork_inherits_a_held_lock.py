@@ -39,7 +39,7 @@ def test_a_child_decides_whatever_its_parent_was_at() -> None:
     assert checked.decide(new, access()).allowed
 
 
-def test_a_child_is_told_of_ends() -> None:
+def test_a_child_hears_of_ends() -> None:
     """The lock of calls that end is free in a child, although threads of its parent take it all the time."""
     granted, stop = verifier().verify(mint().encode(), access()), threading.Event()
 

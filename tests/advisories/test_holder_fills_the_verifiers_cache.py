@@ -136,7 +136,7 @@ def test_a_chain_of_many_rules_keeps_few_tools() -> None:
     assert len(kept._by_tool) * kept.parts <= MAX_TOOL_PARTS
 
 
-def test_nobody_keeps_the_cache_empty_for_others() -> None:
+def test_no_caller_keeps_the_cache_empty_for_others() -> None:
     """However many tokens one holder shows whole, another's parent is found again at its next call."""
     checked = verifier(cache_bytes=100_000)
     for number in range(60):

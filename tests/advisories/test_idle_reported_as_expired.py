@@ -35,7 +35,7 @@ def refused(holder: Holder, session: dict[str, Any], ms: int) -> dict[str, Any]:
     return answer
 
 
-def test_an_idle_session_is_told_as_idle(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_session_is_reported_as_idle(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """For how long, and what to do; the code stays what clients go by."""
     holder, session = unit.session()
     later(monkeypatch, 12 * MINUTES)

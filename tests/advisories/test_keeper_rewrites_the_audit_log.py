@@ -329,7 +329,7 @@ def test_a_database_that_was_put_back_is_not_signed(
     mint.close()
 
 
-def test_what_was_taken_back_is_told_from_what_nobody_answers_for(
+def test_a_withdrawal_differs_from_an_unanswered_loss(
     unit: Harness, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A service's statements are in the database alone: the log itself says which records came back without."""

@@ -73,7 +73,7 @@ def test_a_call_is_accepted_once_at_every_two_clocks(shared: Shared) -> None:
 
 
 @pytest.mark.servers
-def test_a_name_is_good_once_at_every_two_clocks(shared: Shared) -> None:
+def test_a_name_is_accepted_once_at_every_two_clocks(shared: Shared) -> None:
     """
     Used as early as it can be at the first worker, and tried at the second until its day is over there.
     """

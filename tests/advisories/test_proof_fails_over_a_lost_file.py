@@ -64,7 +64,7 @@ def test_a_proof_is_had_again(unit: Harness, tmp_path: Path, damage: Callable[[P
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut, other])
-def test_a_service_is_told_no_nonsense(unit: Harness, damage: Callable[[Path], object]) -> None:
+def test_a_service_gets_no_nonsense(unit: Harness, damage: Callable[[Path], object]) -> None:
     """Its batch is taken; the log's word comes with the next one, and proves what it says."""
     key = SigningKey.generate()
     with unit.mint.db.write() as c:

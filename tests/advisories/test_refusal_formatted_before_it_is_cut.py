@@ -23,7 +23,7 @@ ATTENUATIONS = {
 
 @pytest.mark.parametrize("rule", ATTENUATIONS.values(), ids=ATTENUATIONS.keys())
 @pytest.mark.parametrize("seen", [False, True], ids=["first sight", "parent seen"])
-def test_a_refusal_puts_into_words_what_it_tells(rule: Rule, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_puts_into_words_what_it_reports(rule: Rule, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """For any request, a record waits for one value, and an answer for no more than a refusal can report."""
     written: list[object] = []
     shorten = constraints.shorten

@@ -26,7 +26,7 @@ from arx_verifier.revocation.store_url import Address, without_login
         ("redis+cluster://mint:hunter2@one,two", "redis+cluster://one,two"),
     ],
 )
-def test_an_address_is_told_without_its_login(url: str, message: str) -> None:
+def test_an_address_is_shown_without_its_login(url: str, message: str) -> None:
     """
     Users and passwords are left out wherever an address can hold them; the rest is the same place.
     """

@@ -35,7 +35,7 @@ def running_below(folder: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_demo_that_is_told_to_stop_leaves_nothing(number: signal.Signals) -> None:
+def test_a_demo_that_is_stopped_leaves_nothing(number: signal.Signals) -> None:
     """Every process ends and the folder is gone, at whatever moment of its start or its play."""
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         command = [sys.executable, "-m", "arx_caps.cli", "demo"]

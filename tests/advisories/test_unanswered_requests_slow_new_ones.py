@@ -40,7 +40,7 @@ def test_a_request_looks_at_those_of_its_session_alone(unit: Harness) -> None:
     assert any("approvals_waiting (session=? AND status=?)" in row[-1] for row in plan), plan
 
 
-def test_what_nobody_answers_does_not_gather(unit: Harness) -> None:
+def test_unanswered_requests_do_not_gather(unit: Harness) -> None:
     """
     Each request takes some whose task is over from those that wait; they stay in the list as what ended.
     """

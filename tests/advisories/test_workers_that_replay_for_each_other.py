@@ -126,7 +126,7 @@ def test_the_default_is_right_for_many_workers(up: Live, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_where_they_share_nothing_it_is_said(up: Live, tmp_path: Path) -> None:
+def test_where_they_share_nothing_it_is_reported(up: Live, tmp_path: Path) -> None:
     """
     The second process logs a warning that names the setting, once; the doctor finds the two while both run.
     """

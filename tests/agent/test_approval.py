@@ -151,7 +151,7 @@ def test_what_the_task_refuses_anyhow_is_not_asked_for() -> None:
     assert attenuated.ask_approval("payments.refund", {**REFUND, "amount": 5}).id == ID
 
 
-def test_two_services_that_ask_are_told_apart() -> None:
+def test_two_services_that_ask_stay_apart() -> None:
     """
     Where both want an approval for one tool, the agent says which service it calls.
     """
@@ -193,7 +193,7 @@ def test_what_is_taken_back_is_sent_no_more() -> None:
         asked.encode()
 
 
-def test_a_reason_that_nobody_reads_goes_nowhere() -> None:
+def test_a_reason_without_a_reader_goes_nowhere() -> None:
     """
     The library refuses what the mint would refuse, with the reason.
     """
@@ -325,7 +325,7 @@ WRONG: list[tuple[str, Callable[[], str], str]] = [
 
 
 @pytest.mark.parametrize(("send", "says"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_what_no_service_would_take_is_told_before_it_is_sent(send: Callable[[], str], says: str) -> None:
+def test_what_no_service_would_take_raises_before_it_is_sent(send: Callable[[], str], says: str) -> None:
     """
     The agent learns what is wrong with its approval from a sentence, not from a service's refusal.
     """

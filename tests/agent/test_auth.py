@@ -245,7 +245,7 @@ def test_a_refusal_is_not_tried_again(flavour: Flavour) -> None:
         assert len(client.seen) == 1
 
 
-def test_two_audiences_at_one_origin_must_be_told_apart(flavour: Flavour) -> None:
+def test_two_audiences_at_one_origin_must_stay_apart(flavour: Flavour) -> None:
     """
     Behind one gateway the caller says which service is meant; nothing is guessed.
     """

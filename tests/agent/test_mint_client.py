@@ -121,7 +121,7 @@ ASK: list[Callable[[Session, Any], object]] = [
 
 @pytest.mark.parametrize("ask", ASK)
 @pytest.mark.parametrize("ttl", [60, 1.5, timedelta(minutes=1), "60", "1m30s", "", "0s"])
-def test_a_duration_that_is_none_is_told_before_the_network(ask: Callable[[Session, Any], object], ttl: Any) -> None:
+def test_a_wrong_duration_raises_before_the_network(ask: Callable[[Session, Any], object], ttl: Any) -> None:
     """Whatever has a life to ask for says how one is written, in the library's words; the mint hears of nothing."""
     asked: list[str] = []
 
@@ -180,7 +180,7 @@ def test_a_refusal_becomes_its_error(handle: Handle, kind: type[ArxError], code:
     assert "arx1_" not in str(caught.value)
 
 
-def test_failures_are_kept_and_told_once() -> None:
+def test_failures_are_kept_and_reported_once() -> None:
     """
     What was expected and what came can be read from the error; its text says it once.
     """

@@ -143,7 +143,7 @@ def test_another_key_opens_no_session(mint: LiveMint, agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("off_ms", [-120_000, 120_000])
-def test_a_clock_that_is_wrong_is_told(mint: LiveMint, off_ms: int) -> None:
+def test_a_wrong_clock_is_reported(mint: LiveMint, off_ms: int) -> None:
     """
     An assertion from the past or the future is refused with a word about time, not accepted and not a riddle.
     """
@@ -184,7 +184,7 @@ def test_a_deactivated_agent_gets_nothing_more(mint: LiveMint, agent: Agent) -> 
     assert caught.value.code == "frozen"
 
 
-def test_a_session_that_is_over_by_itself_is_told(agent: Agent) -> None:
+def test_an_expired_session_is_reported(agent: Agent) -> None:
     """
     When its time is over it starts nothing, and its block ends without an error: there is nothing left to end.
     """
@@ -220,7 +220,7 @@ def test_a_session_at_work_is_renewed_by_itself(mint: LiveMint) -> None:
         assert "the session was idle for" in str(caught.value)
 
 
-def test_a_session_is_renewed_when_it_is_said(mint: LiveMint) -> None:
+def test_a_session_is_renewed_on_request(mint: LiveMint) -> None:
     """
     Without the thread it is the caller's: a renewal ends later, and behind an end nothing is renewed.
     """

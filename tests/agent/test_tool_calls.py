@@ -350,7 +350,7 @@ def test_what_waits_for_an_operator_is_known_before_the_call() -> None:
 
 @pytest.mark.spec("13")
 @pytest.mark.parametrize("code", sorted(REASONS))
-def test_a_model_is_told_what_to_do(code: str) -> None:
+def test_a_model_reads_what_to_do(code: str) -> None:
     """One line for each code, from an error here and from a service's answer, with the decision's id."""
     failures = [Failure("caveat 2", "amount max", "20", "50")] if code == "argument_not_allowed" else []
     whole = answer(code, realm="acme", failures=failures, decision="38ec869ae8d8-1")
@@ -375,7 +375,7 @@ def test_a_model_is_told_what_to_do(code: str) -> None:
 
 
 @pytest.mark.spec("13")
-def test_only_refusals_of_arx_are_told_as_such() -> None:
+def test_only_refusals_of_arx_are_reported_as_such() -> None:
     """Another error is the framework's; what wraps a refusal is one; a server's own words stay out."""
     calls = ToolCalls(task())
     assert calls.refusal_of("refund", ValueError("no")) is None

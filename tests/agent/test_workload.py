@@ -36,7 +36,7 @@ def test_a_session_is_on_behalf_of_one() -> None:
         on_behalf(TOKEN, TOKEN)
 
 
-def test_the_command_is_told_who_and_where(tmp_path: Path) -> None:
+def test_the_command_gets_who_and_where(tmp_path: Path) -> None:
     """One way to be known, and for a workload the mint's address; else usage, and a way out."""
     file = tmp_path / "token"
     file.write_text(TOKEN)

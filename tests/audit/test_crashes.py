@@ -61,7 +61,7 @@ def published(folder: Path) -> SignedCheckpoint | None:
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_loses_nothing_and_forks_nothing(
+def test_a_killed_log_loses_nothing_and_forks_nothing(
     url: str, store: LogStore, writers: Writers, tmp_path: Path
 ) -> None:
     """Each next writer finds all that was acknowledged, once; what is signed continues all that was published."""

@@ -76,7 +76,7 @@ JSON_TYPES: Final = {"boolean_t": bool, "integer_t": int, "long_t": int, "string
 COUNTS: Final = {"at_least_one": range(1, 99), "just_one": range(1, 2)}
 
 
-def hold_to_schema(value: Any, schema: dict[str, Any], where: str, profiles: Sequence[str] = ()) -> None:
+def check_against_schema(value: Any, schema: dict[str, Any], where: str, profiles: Sequence[str] = ()) -> None:
     """Hold an object to its class or object type: what is required, known, of its type, and what goes together."""
     known = {
         name: entry
@@ -91,14 +91,14 @@ def hold_to_schema(value: Any, schema: dict[str, Any], where: str, profiles: Seq
         entry, path = known[name], f"{where}.{name}"
         assert isinstance(member, list) == entry.get("array", False), path
         for each in member if entry.get("array") else [member]:
-            hold_to_type(each, entry, path)
+            check_against_type(each, entry, path)
 
 
-def hold_to_type(value: Any, expected: dict[str, Any], where: str) -> None:
+def check_against_type(value: Any, expected: dict[str, Any], where: str) -> None:
     """Hold a value to the type of its attribute."""
     kind = expected["type"]
     if kind in OCSF["objects"]:
-        hold_to_schema(value, OCSF["objects"][kind], where)
+        check_against_schema(value, OCSF["objects"][kind], where)
         return
     if kind == "object":  # anything
         assert isinstance(value, dict), where
@@ -123,7 +123,7 @@ def test_an_ocsf_event_is_what_its_schema_says(shown: dict[str, Any]) -> None:
     """Every record, of whatever kind, erased or not, is an event of the published schema, and has nothing else."""
     event = written(shown)
     schema = OCSF["classes"][str(event["class_uid"])]
-    hold_to_schema(event, schema, schema["name"], event["metadata"].get("profiles", ()))
+    check_against_schema(event, schema, schema["name"], event["metadata"].get("profiles", ()))
     assert event["type_uid"] == event["class_uid"] * 100 + event["activity_id"]
     assert (event["metadata"]["version"], event["class_name"]) == (OCSF["version"], schema["name"])
 
@@ -149,7 +149,7 @@ def test_an_event_that_is_none_is_found(path: tuple[str, ...], value: Any) -> No
         inside = inside[name]
     inside[path[-1]] = value
     with pytest.raises((AssertionError, ValueError, TypeError)):
-        hold_to_schema(event, OCSF["classes"]["6003"], "event")
+        check_against_schema(event, OCSF["classes"]["6003"], "event")
 
 
 def test_ocsf_says_who_did_what_for_whom_and_how_it_ended() -> None:

@@ -112,7 +112,7 @@ def test_only_what_is_signed_goes(store: LogStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_told_of_a_person_goes_and_every_proof_holds(log: Kept, url: str) -> None:
+def test_facts_of_a_person_go_and_every_proof_holds(log: Kept, url: str) -> None:
     """Their bodies are gone from the database's very files, others' stay, and nothing finds them by the person."""
     body = next(proof.body for proof in log.proofs if proof.index == 1)
     assert body is not None

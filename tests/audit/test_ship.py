@@ -130,7 +130,7 @@ def test_closing_sends_what_a_program_recorded_last(tmp_path: Path, receiver: Re
     assert receiver.tools == tools(range(1200))
 
 
-def test_a_mint_that_is_not_there_is_waited_for(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
+def test_a_missing_mint_is_waited_for(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
     """The status explains a failed connection, and the records stay."""
     journal = small(tmp_path)
     journal.append(allow(0))

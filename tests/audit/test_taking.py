@@ -100,7 +100,7 @@ def test_what_the_database_does_not_keep_keeps_nothing_else_out(store: LogStore)
     assert store.size() == 20
 
 
-def test_nobody_is_answered_for_what_was_not_committed(store: LogStore) -> None:
+def test_no_caller_is_answered_for_what_was_not_committed(store: LogStore) -> None:
     """Where the transaction ends in any other way, all that were in it are to be sent again."""
     line, both = BatchQueue(broken(store)), [Taking(some(run), Reader().read(some(run)), "s", None) for run in "ab"]
     for each in both:

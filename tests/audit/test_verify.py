@@ -218,7 +218,7 @@ def test_files_that_are_none_are_not_read(log: Log) -> None:
         verify(log.folder, TRUST)
 
 
-def test_proofs_and_selections_are_told_by_their_beginning(log: Log, tmp_path: Path) -> None:
+def test_proofs_and_selections_are_known_by_their_beginning(log: Log, tmp_path: Path) -> None:
     """Each is checked as what it is; anything else is refused."""
     note = Note.parse(checkpoint_of(log.records, LOG, WITNESS))
     proofs = [RecordProof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 9)]
@@ -259,7 +259,7 @@ def test_a_log_that_grew_past_its_checkpoint_holds(log: Log) -> None:
     assert verify(log.folder, TRUST).records == SMALL
 
 
-def test_what_holds_is_told_for_scripts(log: Log) -> None:
+def test_what_holds_is_reported_for_scripts(log: Log) -> None:
     """Nothing in it needs more than JSON."""
     report = verify(log.folder, TRUST).to_dict()
     assert report["size"] == report["records"] == SMALL

@@ -64,7 +64,7 @@ def test_growth_is_cosigned_step_by_step(witness: Witness, folder: Path) -> None
 
 
 @pytest.mark.parametrize("old", [0, 9, 11, 20])
-def test_it_says_what_it_has_seen_to_whoever_does_not_know(witness: Witness, old: int) -> None:
+def test_it_reports_what_it_has_seen_to_new_readers(witness: Witness, old: int) -> None:
     """409 with the size, in the protocol's own type; nothing is kept."""
     assert witness.add_checkpoint(request(0, 10), AT_S).status == 200
     assert witness.add_checkpoint(request(old, 25), AT_S) == WitnessResponse(409, "10\n", "text/x.tlog.size")
@@ -191,7 +191,7 @@ def test_the_client_brings_a_cosignature_home(served: TestClient, witness: Witne
     assert client.get("/..%2Fwitness.json/checkpoint").status_code == 404
 
 
-def test_the_client_tells_a_log_that_went_back(served: TestClient, witness: Witness) -> None:
+def test_the_client_reports_a_log_that_went_back(served: TestClient, witness: Witness) -> None:
     """That is what a mint sees whose database was put back, and what a forked log gets."""
     asked(served, witness, 20)
     with pytest.raises(WitnessError, match="was rolled back"):

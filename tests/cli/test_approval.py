@@ -87,7 +87,7 @@ def test_explain_says_that_an_approval_is_missing_and_what_to_do(
         assert arx(*words, "--tool", "orders.get", "--arg", "order_id=o-1").out.startswith("allowed")
 
 
-def test_an_approval_that_does_not_belong_is_told(held: Path, tmp_path: Path) -> None:
+def test_an_approval_that_does_not_belong_is_reported(held: Path, tmp_path: Path) -> None:
     """
     Of another task, over, or no approval at all; an approval is no token, either.
     """

@@ -240,7 +240,7 @@ def test_a_no_has_no_reason_but_its_own(up: Live, here: Path, task: Path) -> Non
     assert (no["state"], no["answer_why"]) == ("denied", None)
 
 
-def test_what_is_not_there_or_too_long_says_what_to_do(up: Live, here: Path) -> None:
+def test_a_missing_id_or_a_long_reason_has_a_hint(up: Live, here: Path) -> None:
     """
     The error for an unknown id leads to the list; a reason that no person would read goes nowhere.
     """
@@ -268,7 +268,7 @@ def test_a_kill_of_an_approval_is_no_slip(up: Live, here: Path, task: Path) -> N
     assert ok(up, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
 
 
-def test_who_may_not_approve_is_told(up: Live, here: Path, task: Path) -> None:
+def test_who_may_not_approve_learns_it(up: Live, here: Path, task: Path) -> None:
     """
     A reader sees what waits and says nothing to it; an approver ends nothing else.
     """
@@ -285,7 +285,7 @@ def test_who_may_not_approve_is_told(up: Live, here: Path, task: Path) -> None:
     assert (exit_code, output["code"]) == (exit_codes.DENIED, "tool_not_allowed")
 
 
-def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> None:
+def test_an_approval_that_counts_no_more_is_reported(up: Live, here: Path, task: Path) -> None:
     """
     Two have approved and it waits: the user reads that one of them was removed meanwhile.
     """
@@ -334,7 +334,7 @@ def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> N
 
 
 @pytest.mark.slow
-def test_what_is_frozen_is_told_with_where_to_look(up: Live, here: Path, task: Path) -> None:
+def test_a_frozen_target_is_reported_with_where_to_look(up: Live, here: Path, task: Path) -> None:
     """
     An operator who may not approve now learns that it is the task that is frozen, and not the operator.
     """

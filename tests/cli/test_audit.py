@@ -57,7 +57,7 @@ def test_a_key_is_of_its_kind_and_its_user_s_alone(tmp_path: Path) -> None:
             read_signer(path)
 
 
-def test_what_holds_is_said_and_ends_with_0(log: Log, tmp_path: Path) -> None:
+def test_what_holds_is_reported_and_ends_with_0(log: Log, tmp_path: Path) -> None:
     """A folder and a proof; the key as text or in a file."""
     (tmp_path / "vkey").write_text(KEY + "\n")
     ran = arx("audit", "verify", log.folder, "--key", tmp_path / "vkey", "--witness", WITNESS.key)
@@ -116,7 +116,7 @@ def test_a_checkpoint_that_was_kept_finds_a_rollback(log: Log, tmp_path: Path) -
         ((), "--key"),
     ],
 )
-def test_mistakes_of_whoever_asks_end_with_2(log: Log, words: tuple[str, ...], message: str) -> None:
+def test_mistakes_of_the_caller_end_with_2(log: Log, words: tuple[str, ...], message: str) -> None:
     """They are no finding about the log."""
     ran = arx("audit", "verify", log.folder, *words)
     assert ran.exit_code == 2

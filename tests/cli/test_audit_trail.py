@@ -65,7 +65,7 @@ def text(up: Live, *words: str) -> str:
 
 
 @pytest.mark.slow
-def test_one_id_is_told_as_a_tree(up: Live) -> None:
+def test_one_id_is_shown_as_a_tree(up: Live) -> None:
     """With what was allowed and denied at each place; any id of the chain shows what is above and below it."""
     lines = text(up, "audit", "trail", "--session", "s-1").splitlines()
     assert lines[0] == "s-1  acme/bot  11 allowed, 1 denied"
@@ -214,7 +214,7 @@ def test_exports_go_on_where_they_broke_off(up: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_selection_convinces_whoever_has_the_key(up: Live, tmp_path: Path) -> None:
+def test_a_selection_convinces_a_holder_of_the_key(up: Live, tmp_path: Path) -> None:
     """Some records, each with its proof: checked offline; one that broke off goes on under the same checkpoint."""
     selection, key = tmp_path / "s-1.jsonl", up.ok("audit", "key")["key"]
     assert up.ok("audit", "export", "--format", "selection", "--out", selection, "--session", "s-1")["records"] == 12

@@ -75,7 +75,7 @@ def test_no_file_breaks_a_command(put: dict[str, str], words: tuple[str, ...], c
 
 
 @pytest.mark.parametrize("words", READERS.values(), ids=READERS)
-def test_a_missing_file_or_a_folder_is_said(put: dict[str, str], words: tuple[str, ...]) -> None:
+def test_a_missing_file_or_a_folder_is_reported(put: dict[str, str], words: tuple[str, ...]) -> None:
     """
     So is a missing file, and a folder in its place.
     """
@@ -244,7 +244,7 @@ def test_a_token_in_the_place_of_a_file_is_not_repeated() -> None:
         assert "stdin" in ran.err
 
 
-def test_a_key_file_in_the_place_of_a_token_is_told_apart(put: dict[str, str]) -> None:
+def test_a_key_file_in_the_place_of_a_token_is_recognized(put: dict[str, str]) -> None:
     """
     The error for another of ARx's files shows what a token looks like and where one comes from.
     """

@@ -96,7 +96,7 @@ def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
     assert (ran.exit_code, ran.err) == (exit_codes.OK, "no decision in these journals matches\n")
 
 
-def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:
+def test_what_was_only_counted_is_shown_in_numbers(tmp_path: Path) -> None:
     """
     Unproven refusals are in the table by code with their number, and the filter finds them.
     """
@@ -110,7 +110,7 @@ def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:
         assert sum(int(row.split()[-2]) for row in rows) == 3
 
 
-def test_a_session_is_told_as_a_tree(journal: Path) -> None:
+def test_a_session_is_shown_as_a_tree(journal: Path) -> None:
     """
     Delegations stand below whom they came from, with what each of them did.
     """
@@ -164,7 +164,7 @@ def test_following_begins_with_the_last_and_goes_on(journal: Path) -> None:
     assert ["orders.list" in values[0], "orders.refund" in values[1], "mail.read" in values[2]] == [True] * 3
 
 
-def test_damage_is_said_and_read_past(journal: Path) -> None:
+def test_damage_is_reported_and_read_past(journal: Path) -> None:
     """
     A journal that is not as it was written ends with 3; what can still be read is shown.
     """

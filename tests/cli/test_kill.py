@@ -106,7 +106,7 @@ def test_a_time_is_no_target() -> None:
 
 
 @pytest.mark.servers
-def test_what_nobody_confirmed_is_3(valkey: EmbeddedValkey, store: RevocationStore) -> None:
+def test_an_unconfirmed_kill_is_3(valkey: EmbeddedValkey, store: RevocationStore) -> None:
     """
     A kill that is in force and durable, and that no verifier has confirmed, does not exit with 0.
     """

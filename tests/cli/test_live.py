@@ -90,7 +90,7 @@ def test_the_whole_job(up: Live, payments: Verifier, session: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_verifier_list_names_services_that_nobody_runs(up: Live, payments: Verifier, tmp_path: Path) -> None:
+def test_verifier_list_names_services_without_a_verifier(up: Live, payments: Verifier, tmp_path: Path) -> None:
     """
     An enrolled service without a verifier is listed beside those that run; without a mint the list is unknown.
     """

@@ -75,7 +75,7 @@ def test_a_login_that_fails_says_why(issuer: Issuer, answer: tuple[dict[str, Any
     assert issuer.devices == [PENDING]
 
 
-def test_a_code_that_nobody_confirms_ends(issuer: Issuer) -> None:
+def test_an_unconfirmed_code_ends(issuer: Issuer) -> None:
     """When the issuer said so, whatever it answers."""
     issuer.devices = [code(issuer, expires_in=0)]
     with pytest.raises(Stop, match="in time"):

@@ -93,7 +93,7 @@ def test_losses_and_alarms_are_said(service: Path, receiver: Receiver, tmp_path:
 
 
 @pytest.mark.slow
-def test_it_runs_until_told_to_stop(service: Path, receiver: Receiver) -> None:
+def test_it_runs_until_stopped(service: Path, receiver: Receiver) -> None:
     """As a process beside the service: what is decided meanwhile arrives, and at the signal nothing is left."""
     decided(service, 10)
     command = [sys.executable, "-m", "arx_caps.cli", "ship", str(service), "--json"]

@@ -97,7 +97,7 @@ def test_a_lost_answer_without_a_store_is_unknown(up: Live, monkeypatch: pytest.
     assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unknown")
 
 
-def test_whoever_may_only_kill_is_told_of_no_names(up: Live, typed: Typed, tmp_path: Path) -> None:
+def test_who_may_only_kill_learns_no_names(up: Live, typed: Typed, tmp_path: Path) -> None:
     """A kill is no way to ask which agents there are."""
     typed("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
     key = ("--operator-key", tmp_path / "night.key")
@@ -108,7 +108,7 @@ def test_whoever_may_only_kill_is_told_of_no_names(up: Live, typed: Typed, tmp_p
     assert "check the id" in ran.err
 
 
-def test_what_is_inside_is_told_in_words(up: Live, typed: Typed, tmp_path: Path) -> None:
+def test_what_is_inside_is_shown_in_words(up: Live, typed: Typed, tmp_path: Path) -> None:
     """Keys and rules are shown to people without a word of Python."""
     (tmp_path / "rules.json").write_text('{"rules": [{"tool": "arx.tasks.finish"}]}')
     typed("operator", "enrol", "odd", "--rules", tmp_path / "rules.json", "--key-out", tmp_path / "odd.key")
@@ -127,7 +127,7 @@ def test_an_agent_that_the_policy_does_not_know(typed: Typed, tmp_path: Path) ->
     assert (ran.exit_code, ran.err) == (exit_codes.OK, "")
 
 
-def test_a_name_that_was_removed_is_not_there_again(typed: Typed, tmp_path: Path) -> None:
+def test_a_removed_name_stays_removed(typed: Typed, tmp_path: Path) -> None:
     """The answer "exists already" would send a user to look for it."""
     typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "a.key")
     typed("operator", "remove", "gone", "--yes")
@@ -135,7 +135,7 @@ def test_a_name_that_was_removed_is_not_there_again(typed: Typed, tmp_path: Path
     assert (ran.exit_code, "was removed" in ran.err, (tmp_path / "b.key").exists()) == (exit_codes.DENIED, True, False)
 
 
-def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_path: Path) -> None:
+def test_a_deactivated_agent_differs_from_an_active_one(typed: Typed, tmp_path: Path) -> None:
     """A second enrolment of a path reports whether the path works still, or is gone for good."""
     enrol = ("agent", "enrol", "acme/gone", "--key-out")
     assert typed(*enrol, tmp_path / "first").exit_code == exit_codes.OK
@@ -243,7 +243,7 @@ def test_what_was_killed_does_not_thaw(up: Live, typed: Typed) -> None:
         assert ids[1] not in ran.err
 
 
-def test_whoever_may_not_is_told_how_to_see_what_he_may(typed: Typed, tmp_path: Path) -> None:
+def test_who_may_not_learns_how_to_see_what_he_may(typed: Typed, tmp_path: Path) -> None:
     """The error explains a role that does not suffice, which of two keys came last, and a missing key."""
     typed("operator", "enrol", "watch", "--role", "kill-only", "--key-out", tmp_path / "watch.key")
     ran = typed("session", "list", "--operator-key", tmp_path / "watch.key")

@@ -68,7 +68,7 @@ def test_a_token_copied_from_a_header_is_read() -> None:
     assert arx("token", "inspect", "-", stdin=f"Bearer {orders().encode()}\n").exit_code == 0
 
 
-def test_delegate_attenuates_and_tells_the_link(held: Path, tmp_path: Path) -> None:
+def test_delegate_attenuates_and_prints_the_link(held: Path, tmp_path: Path) -> None:
     """
     The result is a bundle of the tokens that still have a tool, private on disk, with the way to kill it on stderr.
     """

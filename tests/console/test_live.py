@@ -104,7 +104,7 @@ def test_an_event_cannot_hold_another() -> None:
 
 
 @pytest.mark.sqlite
-def test_a_page_that_is_left_open_keeps_nobody_signed_in(unit: Harness) -> None:
+def test_a_page_that_is_left_open_keeps_no_user_signed_in(unit: Harness) -> None:
     """A stream looks at the session without using it; a page uses it."""
     browser = sign_in(unit)
     secret = wire.bytes_of(browser.client.cookies["arx-console"])

@@ -145,7 +145,7 @@ def test_an_answer_is_for_the_browser_that_began(realm: Realm) -> None:
     "claims",
     [{"nonce": "x"}, {"aud": "other"}, {"azp": "other"}, {"iss": "https://other.example"}, {"exp": 1}],
 )
-def test_a_wrong_id_token_signs_nobody_in(realm: Realm, claims: dict[str, Any]) -> None:
+def test_a_wrong_id_token_signs_no_user_in(realm: Realm, claims: dict[str, Any]) -> None:
     """Of another login, another program, another issuer, or an old one."""
     realm.issuer.claims |= claims
     browser = Browser(realm.harness)

@@ -153,7 +153,7 @@ def test_an_operator_makes_one_key(place: Place) -> None:
     assert replaced["kill"]["status"] in ("confirmed", "unconfirmed")  # a slow machine's registry may prove nothing yet
 
 
-def test_who_is_answered_by_nobody_is_told_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_without_an_answer_ends_with_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeats are bounded; then the error says that it is not known, and at most one thing was made."""
     monkeypatch.setattr(mint_client, "PAUSES_S", (0.01, 0.01))
     with place.mint.agent("acme/support/lost") as agent:

@@ -44,9 +44,7 @@ def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, sta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["pause", "script"])
-def test_somebody_else_holds_the_server(
-    own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, who: str
-) -> None:
+def test_another_holds_the_server(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, who: str) -> None:
     """CLIENT PAUSE, or a slow script: an instance that is shared stands still for all: leases end, and come back."""
     witness = start(own_valkey.url)
     with redis.Redis.from_url(own_valkey.url) as raw:

@@ -242,7 +242,7 @@ def test_what_the_issuer_and_the_upstream_refuse_has_a_code(world: PeopleWorld) 
             until(lambda: asked(later).json().get("code") == "connection_ended")
 
 
-def test_a_session_of_nobody_and_a_task_without_scopes_get_none(world: PeopleWorld) -> None:
+def test_a_session_without_a_subject_and_a_task_without_scopes_get_none(world: PeopleWorld) -> None:
     """The policy must name the scopes, and the session a person."""
     with world.task(None, "alone") as task, world.client(task) as client:
         assert asked(client).json()["code"] == "subject_required"

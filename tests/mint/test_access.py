@@ -54,7 +54,7 @@ def readiness(harness: Harness) -> dict[str, Any]:
 
 
 @pytest.mark.spec("CONTROL 4.1")
-def test_health_tells_nothing_but_health(unit: Harness) -> None:
+def test_health_reports_nothing_but_health(unit: Harness) -> None:
     """The two open routes say whether it runs and whether it can grant."""
     assert unit.client.get("/healthz").json() == {"status": "ok"}
     assert unit.client.get("/readyz").json() == readiness(unit)

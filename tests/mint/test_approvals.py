@@ -67,7 +67,7 @@ def test_an_agent_asks_an_operator_approves_the_agent_gets_it(desk: Desk) -> Non
 
 
 @pytest.mark.spec("CONTROL 2.9")
-def test_two_operators_where_the_policy_says_so(desk: Desk) -> None:
+def test_two_operators_where_the_policy_asks_for_them(desk: Desk) -> None:
     """One of them waits for another one; the same one twice is not two; one no is enough."""
     desk.use(TWO)
     desk.id, desk.task = desk.start()

@@ -119,7 +119,7 @@ def test_it_holds_for_each_holder_and_each_token_of_the_task(desk: MarkedDesk) -
     assert desk.refund(approval, task=worker) == "ok"
 
 
-def test_nobody_approves_what_the_ledger_may_have_lost(desk: MarkedDesk, realm: tuple[Harness, Any, str]) -> None:
+def test_no_operator_approves_what_the_ledger_may_have_lost(desk: MarkedDesk, realm: tuple[Harness, Any, str]) -> None:
     """Who approves cannot be shown what happened, so the call is refused as by any warning."""
     _, ledger, url = realm
     desk.get()

@@ -86,7 +86,7 @@ def test_a_part_of_a_task_requires_its_own(shop: Shop) -> None:
     assert requires(shop, inner, part)["payments"] == requires(shop, bundle, task)["payments"]
 
 
-def test_a_third_party_is_told_by_its_holder(shop: Shop) -> None:
+def test_a_third_party_is_known_by_its_holder(shop: Shop) -> None:
     """The third-party caveat is canonical JSON that the holder of the token reads and sends back."""
     task, bundle = start(shop)
     (found,) = third_party_caveats(Bundle.parse(bundle).tokens["payments"])

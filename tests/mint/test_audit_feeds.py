@@ -176,7 +176,7 @@ def test_what_comes_into_the_log_is_counted(start_mint: Mints, past_the_mint: Re
     assert 0 <= found["arx_checkpoint_age_seconds",] < 60
 
 
-def test_kills_that_were_ended_unread_are_told(start_mint: Mints, past_the_mint: RevocationStore) -> None:
+def test_kills_that_were_ended_unread_are_reported(start_mint: Mints, past_the_mint: RevocationStore) -> None:
     """While the mint is away a client kills, and the store gets another history: the log records what it missed."""
     live = start_mint()
     live.session()

@@ -129,7 +129,7 @@ def test_a_batch_may_be_larger_than_other_bodies(unit: Harness, key: SigningKey)
     assert send(unit, key, made, body=b"\0" * (MAX_BYTES + 1)).json()["code"] == "too_large"
 
 
-def test_a_log_that_cannot_store_says_so(unit: Harness, key: SigningKey) -> None:
+def test_a_log_that_cannot_store_reports_it(unit: Harness, key: SigningKey) -> None:
     """The sender gets a 503 and keeps its records; later it gets on where it was."""
     made = batch_of([decision(1, facts())])
     with unit.mint.log.store.writing() as log:
@@ -219,7 +219,7 @@ def test_the_files_are_served_to_who_may_read_them(unit: Harness, key: SigningKe
 
 @pytest.mark.spec("LOG 1.8")
 @pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}", "{index}"])
-def test_a_record_can_be_proven_to_anybody(unit: Harness, key: SigningKey, tmp_path: Path, form: str) -> None:
+def test_a_record_can_be_proven_to_any_reader(unit: Harness, key: SigningKey, tmp_path: Path, form: str) -> None:
     """By its id or index one gets a file that verifies offline, also for a record that came a moment ago."""
     made = [decision(n, facts()) for n in range(1, 4)]
     send(unit, key, batch_of(made))
@@ -237,7 +237,7 @@ def test_a_record_can_be_proven_to_anybody(unit: Harness, key: SigningKey, tmp_p
 
 
 @pytest.mark.spec("LOG 2.5")
-def test_a_sender_that_asks_is_told_where_the_log_stands(unit: Harness, key: SigningKey) -> None:
+def test_a_sender_that_asks_learns_the_size_of_the_log(unit: Harness, key: SigningKey) -> None:
     """With the size that it saw last it gets the checkpoint and the proof between the two; else nothing of it."""
     made, own = batch_of([decision(n, facts()) for n in range(1, 10)]), read_log_key(unit.realm.log_key_path)
     assert "log" not in send(unit, key, made).json()

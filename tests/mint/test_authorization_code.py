@@ -205,7 +205,7 @@ WRONG_TOKENS: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.sqlite
-def test_a_wrong_id_token_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
+def test_a_wrong_id_token_logs_no_person_in(flow: Flow, idp: Issuer) -> None:
     """Each claim is judged, and the person learns that it failed."""
     for claims, says in WRONG_TOKENS:
         idp.claims = claims
@@ -215,7 +215,7 @@ def test_a_wrong_id_token_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
 
 
 @pytest.mark.sqlite
-def test_another_key_or_a_mac_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
+def test_another_key_or_a_mac_logs_no_person_in(flow: Flow, idp: Issuer) -> None:
     """The policy's keys sign, and no others."""
     with issuer() as other:
         idp.signer = other.key

@@ -82,7 +82,7 @@ def server_down(harness: Harness) -> Iterator[None]:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
-def hold_to(harness: Harness, fault: Fault) -> None:
+def check_under(harness: Harness, fault: Fault) -> None:
     """Try every kind of change under a fault, and after it."""
     holder, _ = harness.session()
     key = harness.enrol("acme/support/other")
@@ -116,7 +116,7 @@ def hold_to(harness: Harness, fault: Fault) -> None:
 def test_sqlite(tmp_path: Path, fault: Fault) -> None:
     """A file that is locked or full changes nothing by halves."""
     with open_unit(tmp_path / "realm") as unit:
-        hold_to(unit, fault)
+        check_under(unit, fault)
 
 
 @pytest.mark.servers
@@ -125,5 +125,5 @@ def test_postgresql(tmp_path: Path, postgres: Postgres, fault: Fault) -> None:
     """A server that is gone, or whose table is locked, changes nothing by halves."""
     url = postgres.database(template="made")
     with open_unit(tmp_path / "realm", database=url) as unit:
-        hold_to(unit, fault)
+        check_under(unit, fault)
     postgres.drop(url)

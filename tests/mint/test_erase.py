@@ -129,7 +129,7 @@ def test_what_runs_is_ended_first(unit: Harness) -> None:
     assert "ann-of-accounting" in kept_anywhere(unit)
 
 
-def test_what_is_old_goes_whoever_it_is_of(unit: Harness) -> None:
+def test_old_records_go_for_every_person(unit: Harness) -> None:
     """Sessions that were over before a time, and events from before it; what is newer or runs stays."""
     _, session = work_for_ann(unit)
     with unit.mint.db.write() as c:

@@ -118,7 +118,7 @@ def test_why_not_and_what_it_would_take(
     assert any(takes in each for part in refused for each in part.takes), refused
 
 
-def test_a_comparison_tells_what_is_meant() -> None:
+def test_a_comparison_shows_what_is_meant() -> None:
     """More agents and longer limits are granted, what went is no longer granted, another rule is changed."""
     new = changed(
         ('"acme/support/*"]\nparams', '"acme/support/**", "acme/audit"]\nparams'),

@@ -30,7 +30,7 @@ def description_in(text: str) -> dict[str, str | None]:
 
 
 @pytest.mark.spec("4.1")
-def test_what_is_said_of_an_agent_travels(unit: Harness) -> None:
+def test_the_description_of_an_agent_travels(unit: Harness) -> None:
     """Owner, model, version and purpose are in its tokens and in every decision about them."""
     metadata = {"model": "m-1", "version": "2.1", "purpose": "triage", "team": "blue"}
     holder, _ = unit.open_session(unit.enrol(owner="ada", metadata=metadata))
@@ -47,7 +47,7 @@ def test_what_is_said_of_an_agent_travels(unit: Harness) -> None:
     assert dict(decision.facts.meta) == {"version": "2.1", "owner": "ada", "purpose": "triage"}
 
 
-def test_what_is_said_is_changed_for_what_is_begun_later(unit: Harness) -> None:
+def test_a_new_description_counts_for_what_is_begun_later(unit: Harness) -> None:
     """Each member by itself, null and an empty text take one away; the tokens that are there keep theirs."""
     key = unit.enrol(owner="ada", metadata={"model": "m-1", "version": "1"})
     holder, _ = unit.open_session(key)

@@ -82,7 +82,7 @@ MISTAKES: list[tuple[str, str, int, str]] = [
 
 
 @pytest.mark.parametrize(("was", "becomes", "line", "words"), MISTAKES, ids=[mistake[1][:50] for mistake in MISTAKES])
-def test_a_mistake_is_told_with_its_line(was: str, becomes: str, line: int, words: str) -> None:
+def test_a_mistake_is_reported_with_its_line(was: str, becomes: str, line: int, words: str) -> None:
     """A rule that would trust others, or more people than it names, is refused when the policy is loaded."""
     assert was in BASE
     with pytest.raises(SettingsError) as caught:

@@ -67,7 +67,7 @@ def test_a_svid_opens_a_session(unit: Harness) -> None:
         {"exp": 1},
     ],
 )
-def test_another_workload_is_nobody(unit: Harness, changes: dict[str, Any]) -> None:
+def test_another_workload_is_no_agent(unit: Harness, changes: dict[str, Any]) -> None:
     """Another branch, repository, owner, issuer, audience or time is no agent of this realm."""
     unit.enrol(DEPLOY)
     assert code(unit, {"workload_token": ci(**changes)}) == "bad_workload_token"
@@ -102,7 +102,7 @@ def test_one_thing_is_shown(unit: Harness) -> None:
     assert desk.code(subject_token=ci(), subject_token_type=ACCESS_TOKEN) == "bad_subject_token"
 
 
-def test_an_issuer_whose_keys_are_gone_lets_nobody_in(unit: Harness) -> None:
+def test_an_issuer_whose_keys_are_gone_admits_no_caller(unit: Harness) -> None:
     """A missing key set is a fault that may pass, and no grant."""
     unit.enrol(DEPLOY)
     (unit.realm.folder / "keys.json").unlink()

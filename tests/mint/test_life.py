@@ -160,7 +160,7 @@ def test_a_thawed_agent_starts_over(live: Harness, orders: Verifier) -> None:
     assert ask(orders, fresh) == "ok"
 
 
-def test_an_operator_kills_and_is_told_who_confirmed(live: Harness, orders: Verifier) -> None:
+def test_an_operator_kills_and_learns_who_confirmed(live: Harness, orders: Verifier) -> None:
     """The kill report names targets, place and verifiers; freeze and thaw come and go."""
     holder, session = live.session()
     _, bundle = start_task(holder)

@@ -30,7 +30,7 @@ def client(unit: Harness) -> Client:
     return Client(unit)
 
 
-def test_metadata_has_two_names_and_names_what_is_there(unit: Harness) -> None:
+def test_metadata_has_two_names_and_names_what_exists(unit: Harness) -> None:
     """RFC 8414 and the name of OpenID Connect; each endpoint is at the issuer, and none is missing."""
     one, other = (
         unit.client.get(f"/.well-known/{name}") for name in ("oauth-authorization-server", "openid-configuration")

@@ -210,7 +210,7 @@ def test_every_call_is_a_decision(unit: Harness) -> None:
     assert killed.facts.token == refused.facts.token != ""
 
 
-def test_what_nobody_proved_is_counted(unit: Harness) -> None:
+def test_unproven_refusals_are_counted(unit: Harness) -> None:
     """A stranger with an operator's token leaves no record of his own under that operator's name."""
     operator = unit.operator()
     before = len(decided(unit, "root"))

@@ -279,7 +279,7 @@ def test_a_policy_grants_what_it_says(
 @given(
     st.lists(st.tuples(st.integers(0, 10_000), st.sampled_from(list('[]{}=.,"#$*\n ae19')) | st.just(""))), st.data()
 )
-def test_a_mutated_policy_is_read_or_told_with_its_line(edits: list[tuple[int, str]], data: st.DataObject) -> None:
+def test_a_mutated_policy_is_read_or_refused_with_its_line(edits: list[tuple[int, str]], data: st.DataObject) -> None:
     """
     A policy in which characters were changed, put in or left out is a policy, or a mistake with file and line.
     """

@@ -161,7 +161,7 @@ MISTAKES: list[tuple[str, str, int, str]] = [
 
 class TestMistakes:
     @pytest.mark.parametrize(("old", "new", "line", "words"), MISTAKES, ids=lambda value: str(value)[:40])
-    def test_a_mistake_is_told_with_its_file_and_line(self, old: str, new: str, line: int, words: str) -> None:
+    def test_a_mistake_is_reported_with_its_file_and_line(self, old: str, new: str, line: int, words: str) -> None:
         """
         File, line, key and what to do, for everything that a policy cannot mean.
         """
@@ -203,7 +203,7 @@ class TestMistakes:
         except SettingsError:
             return
 
-    def test_a_file_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
+    def test_a_file_that_cannot_be_read_is_reported(self, tmp_path: Path) -> None:
         """
         Missing, not UTF-8, or huge.
         """

@@ -282,7 +282,7 @@ def test_a_reader_waits_for_who_has_a_lower_number(dbs: tuple[MintDatabase, Mint
 
 
 @pytest.mark.servers
-def test_a_mint_that_stands_still_stops_nobody_for_long(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mint_that_hangs_stops_no_caller_for_long(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that waits for a row under another's lock gives up with an error; nothing was changed."""
     monkeypatch.setattr(engines, "BUSY_S", 1)
     url = postgres.database(template="made")

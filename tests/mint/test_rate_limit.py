@@ -49,7 +49,7 @@ def test_an_agent_that_calls_too_often_waits(called_from: Callable[..., Harness]
     assert unit.operator().call("GET", "/v1/agents").status_code == 200
 
 
-def test_nobody_is_locked_out_by_name(called_from: Callable[..., Harness]) -> None:
+def test_no_caller_is_locked_out_by_name(called_from: Callable[..., Harness]) -> None:
     """Calls in an agent's name that prove nothing cost the stranger's address, and the agent nothing."""
     unit, agents = called_from(STRANGER), called_from(OTHER)
     key = agents.enrol()
@@ -89,7 +89,7 @@ PEERS = [
 
 
 @pytest.mark.parametrize(("peer", "forwarded", "found"), PEERS)
-def test_a_proxy_is_believed_and_nobody_else(peer: str | None, forwarded: list[str], found: str | None) -> None:
+def test_a_proxy_is_believed_and_no_other(peer: str | None, forwarded: list[str], found: str | None) -> None:
     """The address is the last one that no proxy of the settings has."""
     assert RateLimits(Limits(proxies=("10.0.0.0/8",))).peer_of(peer, forwarded) == found
 

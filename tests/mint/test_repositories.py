@@ -137,7 +137,7 @@ def test_ids_of_different_keys_do_not_meet(db: MintDatabase) -> None:
         assert caught.value.code == "replayed"
 
 
-def test_a_database_that_does_not_answer_is_told_without_its_values(db: MintDatabase) -> None:
+def test_a_database_that_does_not_answer_is_reported_without_its_values(db: MintDatabase) -> None:
     """A lost table is a ``StoreError`` that quotes no statement."""
     with db.write() as c:
         c.exec_driver_sql("DROP TABLE used_jti")

@@ -107,7 +107,7 @@ def test_no_store_is_no_start(realm: Realm) -> None:
 
 
 @pytest.mark.servers
-def test_it_says_when_it_is_ready_and_stops_when_told(realm: Realm, valkey: EmbeddedValkey) -> None:
+def test_it_reports_when_it_is_ready_and_stops_on_command(realm: Realm, valkey: EmbeddedValkey) -> None:
     """One JSON line on stderr, then it answers; SIGTERM ends it, and nothing secret was written."""
     with mint_process(realm, valkey.url) as process:
         output = line_of(process.stderr)
@@ -139,7 +139,7 @@ def test_it_serves_out_of_a_shared_database(
 
 @pytest.mark.nightly
 @pytest.mark.servers
-def test_it_ends_with_whoever_started_it(realm: Realm, valkey: EmbeddedValkey) -> None:
+def test_it_ends_with_its_parent(realm: Realm, valkey: EmbeddedValkey) -> None:
     """When standard input ends, the mint stops by itself."""
     with mint_process(realm, valkey.url, "--until-eof") as process:
         assert line_of(process.stderr)["ready"] is True
@@ -251,7 +251,7 @@ def test_a_hangup_reads_the_policy_again(realm: Realm) -> None:
 
 @pytest.mark.slow
 @pytest.mark.servers
-def test_up_tells_what_must_be_mended(realm: Realm) -> None:
+def test_up_names_what_must_be_mended(realm: Realm) -> None:
     """A realm that cannot start is not tried for ever."""
     break_policy(realm)
     with started(["-c", UP, str(realm.folder)]) as process:

@@ -67,7 +67,7 @@ def test_what_a_service_asks_is_recorded(unit: Harness) -> None:
     assert sorted(counted) == ["bad_enrolment", "bad_proof"]
 
 
-def test_an_audience_that_the_policy_does_not_name_is_told(unit: Harness) -> None:
+def test_an_audience_that_the_policy_does_not_name_is_reported(unit: Harness) -> None:
     """It may be enrolled before its policy comes; the invitation and the list show a mistyped name."""
     operator = unit.operator()
     for audience, known in (("orders", True), ("odrers", False)):
@@ -173,7 +173,7 @@ def test_no_record_no_keys(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.spec("CONTROL 3.1")
-def test_an_enrolment_token_is_good_once(unit: Harness) -> None:
+def test_an_enrolment_token_is_accepted_once(unit: Harness) -> None:
     """The second who brings it gets nothing, nor do two at the same moment."""
     enrolment = invited(unit)
     codes: list[int] = []
@@ -215,7 +215,7 @@ def test_a_key_belongs_to_one_holder(unit: Harness) -> None:
 
 
 @pytest.mark.spec("CONTROL 3.2")
-def test_whoever_is_no_service_gets_no_key(unit: Harness) -> None:
+def test_a_caller_that_is_no_service_gets_no_key(unit: Harness) -> None:
     """Not an operator with every right, not an agent, not a stranger; and one proof is accepted once."""
     agent, _ = unit.session()
     holder, _ = join(unit, invited(unit))

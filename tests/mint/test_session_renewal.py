@@ -132,7 +132,7 @@ def test_what_opened_it_must_still_be_enrolled(unit: Harness) -> None:
     assert renew(holder, session)["code"] == "session_not_allowed"
 
 
-def test_another_session_is_not_there(unit: Harness) -> None:
+def test_another_session_is_not_found(unit: Harness) -> None:
     """A session's key renews that session alone; an operator renews none."""
     holder, _ = unit.session()
     _, theirs = unit.session("acme/support/other")

@@ -65,7 +65,7 @@ def test_a_row_whose_key_is_taken_is_not_inserted(db: MintDatabase) -> None:
     ]
 
 
-def test_what_is_not_there(db: MintDatabase) -> None:
+def test_an_unknown_name(db: MintDatabase) -> None:
     """No row is None, or an error where the transaction needs one; a parameter that is left out is no null."""
     find = CompiledStatement(select(AGENTS).where(BY_ID))
     with db.read() as c:

@@ -163,7 +163,7 @@ def test_each_exchange_is_a_hop(shop: Shop) -> None:
     assert shop.exchange("orders", called(none_left))["code"] == "too_deep"
 
 
-def test_only_where_the_template_says_so(shop: Shop) -> None:
+def test_only_where_the_template_allows_it(shop: Shop) -> None:
     """Neither another service nor another audience, nor by who is none; the refusal says what it would take."""
     task = shop.start()
     payments = task.call_token("payments", "payments.refund", {**ORDER, "amount": 5})
@@ -293,7 +293,7 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
         ('exchange = ["payments"]', "expected a table"),
     ],
 )
-def test_a_mistake_is_told(kept: Shop, written: str, message: str) -> None:
+def test_a_mistake_is_reported(kept: Shop, written: str, message: str) -> None:
     """An exchange that no service could make is refused when the policy is loaded."""
     line = next(each for each in POLICY.splitlines() if each.startswith("exchange"))
     text = POLICY.replace(line, written)

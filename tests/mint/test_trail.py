@@ -143,7 +143,7 @@ def test_a_tree_has_the_counts_of_each_place(unit: Harness) -> None:
 
 
 @pytest.mark.spec("LOG 3.3")
-def test_whoever_waits_gets_what_comes(unit: Harness) -> None:
+def test_a_waiting_reader_gets_what_comes(unit: Harness) -> None:
     """An answer that is waited for comes with the record, and without the looks of those who read."""
     operator = unit.operator()
     sender = threading.Timer(0.3, take, (unit, [decision(6, facts("s-9", "t-9"))], 6))
@@ -218,7 +218,7 @@ def test_bad_questions_and_strangers_are_refused(unit: Harness) -> None:
 
 
 @pytest.mark.spec("LOG 3.3")
-def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(unit: Harness) -> None:
+def test_a_page_with_proofs_is_checked_by_a_holder_of_the_key(unit: Harness) -> None:
     """Each record comes with its bytes and its path under one checkpoint, also when the log has grown meanwhile."""
     operator = unit.operator()
     unit.mint.log.step()

@@ -67,7 +67,7 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     assert (following.check(INCARNATION, 5, ()) is None) == (age_ms < 990)
 
 
-def test_whoever_waits_for_news_is_answered_from_news(harness: HubHarness) -> None:
+def test_a_waiting_follower_is_answered_from_news(harness: HubHarness) -> None:
     """
     A hurried question waits for an answer that upstream asked for afterwards; the age is then nothing.
     """
@@ -82,7 +82,7 @@ def test_whoever_waits_for_news_is_answered_from_news(harness: HubHarness) -> No
     assert answer.age_ns == 0
 
 
-def test_who_knows_more_is_not_told_less(harness: HubHarness) -> None:
+def test_who_knows_more_hears_no_less(harness: HubHarness) -> None:
     """
     A follower ahead of the relay waits until the relay has asked, and only then hears of a store that went back.
     """
@@ -137,7 +137,7 @@ def test_who_lacks_too_much_gets_a_copy(harness: HubHarness) -> None:
     assert stranger.status == RESYNC
 
 
-def test_a_relay_without_a_view_answers_nobody(harness: HubHarness) -> None:
+def test_a_relay_without_a_view_answers_no_follower(harness: HubHarness) -> None:
     """
     Fenced upstream: every connection ends, and a new one does not help.
     """

@@ -47,7 +47,7 @@ def task(index: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.nightly)])
-def test_a_kill_passes_and_everybody_is_counted(
+def test_a_kill_passes_and_every_follower_is_counted(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers, depth: int
 ) -> None:
     """
@@ -206,7 +206,7 @@ def test_who_comes_late_gets_everything(
     watch(store, early)
 
 
-def test_whoever_waits_for_news_gets_it_from_the_store(
+def test_a_waiting_follower_gets_news_from_the_store(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays
 ) -> None:
     """

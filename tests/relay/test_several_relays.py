@@ -195,7 +195,7 @@ def test_a_relay_without_the_store_is_left(site: Site, store: RevocationStore, p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ends", [False, pytest.param(True, marks=pytest.mark.nightly)])
-def test_a_relay_that_knows_less_takes_nobody_back(
+def test_a_relay_that_knows_less_takes_no_follower_back(
     site: Site, store: RevocationStore, proxy: Proxy, ends: bool
 ) -> None:
     """

@@ -181,7 +181,7 @@ def test_clocks_apart_fence_until_they_agree(own_fast_store: RevocationStore, fo
 
 
 @pytest.mark.spec("10.5")
-def test_a_realm_that_is_not_there_yet(own_valkey: EmbeddedValkey, realm_name: str) -> None:
+def test_a_realm_that_does_not_exist_yet(own_valkey: EmbeddedValkey, realm_name: str) -> None:
     """No functions, then no header, then a history: syncing until there is one, then live without a restart."""
     follower = Follower(own_valkey.url, realm_name, "v")
     assert not follower.catch_up(0, 0, 0.05)
@@ -328,7 +328,7 @@ def test_the_lease_runs_from_before_the_probe_left(
         line.close()
 
 
-def test_losing_the_store_is_told_without_its_address(
+def test_losing_the_store_is_reported_without_its_address(
     own_valkey: EmbeddedValkey, own_fast_store: RevocationStore, follower: Follower, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names the realm and the verifier."""

@@ -70,7 +70,7 @@ def test_what_is_not_durable_is_never_confirmed(facts: dict[str, Any]) -> None:
     assert summary.startswith("unconfirmed: NOT DURABLE")
 
 
-def test_an_unknown_outcome_says_so() -> None:
+def test_an_unknown_outcome_is_reported() -> None:
     """The report claims nothing, and names the remedy."""
     report = KillReport.unknown(("realm",), 5_000.0, "the store did not answer")
     assert report.status == "unknown"

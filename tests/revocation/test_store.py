@@ -122,7 +122,7 @@ def test_a_lowered_lease_is_waited_for_in_full(realm_store: RevocationStore) -> 
     assert realm_store.header().lease_ms == 1_000
 
 
-def test_a_realm_without_a_history_says_so(valkey: EmbeddedValkey, realm_name: str) -> None:
+def test_a_realm_without_a_history_is_reported(valkey: EmbeddedValkey, realm_name: str) -> None:
     """NOINIT is not a store that does not answer."""
     with RevocationStore(valkey.url, realm_name) as store, pytest.raises(StoreHistoryError) as caught:
         store.kill([SESSION], "test", BY)

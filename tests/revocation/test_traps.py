@@ -121,7 +121,7 @@ TRAPS = {
     "PUBLISH in a cluster": ("topologies/test_cluster.py::test_each_realm_lives_at_its_owner",),
     "retry across histories": ("revocation/test_store.py::test_another_history_is_refused_until_it_is_known",),
     "rights over other realms": ("topologies/test_servers.py::test_each_role_can_do_nothing_else",),
-    "instance shared with others": ("faults/test_server.py::test_somebody_else_holds_the_server",),
+    "instance shared with others": ("faults/test_server.py::test_another_holds_the_server",),
 }
 
 SEEN = {

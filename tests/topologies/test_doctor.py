@@ -149,7 +149,7 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
         store.close()
 
 
-def test_a_store_that_is_not_there(place: Place) -> None:
+def test_a_missing_store(place: Place) -> None:
     """
     No process listens: the doctor reports that first, and asks nothing else.
     """
@@ -158,7 +158,7 @@ def test_a_store_that_is_not_there(place: Place) -> None:
     assert names == ["store", "mint"]
 
 
-def test_a_lookup_as_nobody_fails_as_said(place: Place) -> None:
+def test_a_lookup_without_a_login_fails_as_documented(place: Place) -> None:
     """
     A wrong password is the store's answer, shown without the password: a store that runs need not be started.
     """

@@ -302,7 +302,7 @@ def test_an_empty_caveat_cannot_be_made() -> None:
         unchecked(Caveat, allow=(unchecked(Rule, tool="a", args={"x": unchecked(Constraint, range=(5, 1))}),)),
     ],
 )
-def test_check_tells_the_holder_what_every_verifier_would_refuse(caveat: Caveat) -> None:
+def test_check_shows_the_holder_what_every_verifier_would_refuse(caveat: Caveat) -> None:
     """``check`` refuses exactly what verification would refuse as malformed."""
     with pytest.raises(MalformedTokenError):
         caveat.check()

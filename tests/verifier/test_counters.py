@@ -91,7 +91,7 @@ def test_an_address_of_another_kind_is_refused_at_start() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_store_that_is_not_there_refuses() -> None:
+def test_a_missing_store_refuses() -> None:
     """Without its server the store refuses at once, and says nothing of its address."""
     store = RedisNonces("redis://user:secret@127.0.0.1:1/0", "n:")
     with pytest.raises(StoreError, match="did not answer") as caught:

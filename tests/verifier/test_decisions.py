@@ -217,7 +217,7 @@ def test_the_outcome_and_the_json_form_say_what_happened() -> None:
 
 
 @pytest.mark.spec("12.2")
-def test_unproven_refusals_are_counted_and_told_once_a_second() -> None:
+def test_unproven_refusals_are_counted_and_recorded_once_a_second() -> None:
     """The first is recorded at once; a flood becomes a record a second, with a bounded number of peers."""
     now = [1_000_000]
     sink = InMemoryDecisions(clock=lambda: now[0])

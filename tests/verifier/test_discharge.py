@@ -62,7 +62,7 @@ def test_another_identifier_is_unknown(raw: bytes) -> None:
 
 
 @pytest.mark.spec("6.4")
-def test_a_third_party_that_nobody_would_read_is_not_written() -> None:
+def test_a_third_party_without_a_reader_is_not_written() -> None:
     """What ``read`` refuses, ``encode`` does."""
     for wrong in (
         ThirdPartyCaveat(""),
@@ -192,7 +192,7 @@ def test_a_bound_discharge_is_of_one_token() -> None:
     assert to_whole == bind(made(), whole)
 
 
-def test_a_third_party_that_does_not_fit_is_told() -> None:
+def test_a_third_party_that_does_not_fit_is_reported() -> None:
     """Too many caveats, or too many characters."""
     token: Any = mint(*[Caveat(exp=AT + 1)] * 63, Caveat(allow=(Rule(tool="*"),)))
     with pytest.raises(AttenuationError, match="64 caveats"):

@@ -132,7 +132,7 @@ def test_an_answer_does_not_make_a_third_party_known() -> None:
 
 
 @pytest.mark.parametrize("sealed", [b"", bytes(71), bytes(72), bytes(73), b"v" * 200])
-def test_a_box_that_nobody_sealed(sealed: bytes) -> None:
+def test_an_unsealed_box(sealed: bytes) -> None:
     """Unanswered while no discharge is presented; then nothing opens it."""
     body, signature = mint().parts()
     third = wire.ThirdPartyPacket(None, RAW, sealed)

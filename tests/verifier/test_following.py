@@ -74,7 +74,7 @@ def test_what_may_be_missing_is_asked_for_at_once() -> None:
     assert world.asks_after_ms() == 0
 
 
-def test_whoever_waits_for_news_is_not_held_up() -> None:
+def test_a_waiting_caller_is_not_held_up() -> None:
     """
     A request that must see the newest view has it asked for as ever.
     """

@@ -63,7 +63,7 @@ def test_sizes_and_modes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             small(tmp_path, **wrong)
 
 
-def test_a_file_that_goes_just_before_the_end_is_told(tmp_path: Path) -> None:
+def test_a_file_that_goes_just_before_the_end_is_recorded(tmp_path: Path) -> None:
     """Deleted within the second before the journal closes or begins another file: the gap is recorded all the same."""
     journal = small(tmp_path)
     journal.append(allow(0))

@@ -14,7 +14,7 @@ from tests.verifier.journals import allow, files, small
 pytestmark = pytest.mark.spec("15.3")
 
 
-def test_a_missing_file_in_between_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_in_between_is_recorded(tmp_path: Path) -> None:
     """Records that are gone from the middle are named; those pruned from the start are not missed."""
     journal = small(tmp_path)
     for i in range(2000):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.spec("15.3")
 
 
 @pytest.mark.spec("11")
-def test_a_full_journal_refuses_allows_and_tells_why(tmp_path: Path) -> None:
+def test_a_full_journal_refuses_allows_and_names_why(tmp_path: Path) -> None:
     """When the budget is used up an allow is refused, and the refusal itself still fits."""
     journal = small(tmp_path, max_bytes=64 * KIB)
     with pytest.raises(AuditError, match="has used") as caught:
@@ -157,7 +157,7 @@ def test_best_effort_goes_on_without_room_and_records_the_gap(tmp_path: Path) ->
 
 
 @pytest.mark.spec("12.4")
-def test_best_effort_tells_its_gap_when_it_closes(tmp_path: Path) -> None:
+def test_best_effort_records_its_gap_when_it_closes(tmp_path: Path) -> None:
     """Where room never came back the gap is in the part that was kept free."""
     journal = small(tmp_path, mode="best_effort", max_bytes=64 * KIB)
     dropped = [journal.append(allow(i)) for i in range(800)].count(0)

@@ -155,7 +155,7 @@ def test_equality_is_of_tokens() -> None:
     assert mint() != mint(session="s-b")
 
 
-def test_what_is_read_before_proof_says_so() -> None:
+def test_what_is_read_before_proof_is_marked() -> None:
     """The identifier is readable by anyone, and its name warns."""
     assert mint().unverified_identifier == identifier()
 

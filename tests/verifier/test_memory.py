@@ -420,7 +420,7 @@ def test_many_sources_are_folded_and_no_taint_is_lost() -> None:
 
 
 @pytest.mark.spec("18.6")
-def test_many_sources_of_one_task_are_told_apart_from_others() -> None:
+def test_many_sources_of_one_task_stay_apart_from_others() -> None:
     """
     What was derived from more entries of a task than there may be groups is tainted by that task, and by no other.
     """

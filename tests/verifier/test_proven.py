@@ -173,7 +173,7 @@ def test_size_counts_characters_and_items() -> None:
 
 
 @pytest.mark.spec("13")
-def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
+def test_an_argument_is_reported_once_by_the_last_that_refuses_it() -> None:
     """Restated constraints are not reported again; a refusal by an earlier caveat alone is reported by that one."""
 
     def allowed(**args: Constraint) -> Caveat:
@@ -216,7 +216,7 @@ ATTENUATIONS = st.builds(
     st.lists(ATTENUATIONS, min_size=1, max_size=3),
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 7) | st.just("x"), max_size=4),
 )
-def test_a_record_tells_one_of_what_its_answer_tells(attenuations: list[Caveat], args: dict[str, Any]) -> None:
+def test_a_record_has_one_of_what_its_answer_reports(attenuations: list[Caveat], args: dict[str, Any]) -> None:
     """What is recorded of refused arguments is one of all that failed, whether the rules were merged or not."""
     made = proven(mint(*attenuations))
     for _ in range(3):

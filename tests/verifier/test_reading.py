@@ -66,7 +66,7 @@ def _packet(word: str, hop: str) -> bytes | wire.ThirdPartyPacket:
     return THIRD if word == "third" else word.replace("%", hop).encode()
 
 
-def test_a_wrong_hop_is_nobody_elses() -> None:
+def test_a_wrong_hop_is_of_no_other() -> None:
     """Who writes a hop that is none is refused alone: the next token with the same words is granted."""
     for hop, code in ((BAD, "malformed"), (GOOD, "ok"), (BAD, "malformed"), ("B" * 12, "ok"), (BAD, "malformed")):
         assert code_of(forge_caveats(b'{"hop":"%b","to":"acme/w"}' % hop.encode())) == code

@@ -303,7 +303,7 @@ def test_names_of_tools_fill_no_memory() -> None:
     assert len(limits._by_tool) <= 64
 
 
-def test_a_refusal_tells_what_would_be_allowed() -> None:
+def test_a_refusal_names_what_would_be_allowed() -> None:
     """To a person and to a program; a model reads the same sentence."""
     with pytest.raises(AccessError) as found:
         verifier(limits=LIMITS).verify(mint().encode(), access("orders.refund", {"amount": 11}))

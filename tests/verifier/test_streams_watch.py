@@ -133,7 +133,7 @@ def test_an_interval_of_nothing_is_refused(realm: Realm) -> None:
         ArxMiddleware(lambda *_: asyncio.sleep(0), verifier=realm.verifier, tools=TOOLS, recheck_ms=0)
 
 
-def test_who_asks_late_is_told_at_once(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_asks_late_hears_at_once(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
     """A callback given after the end is called; one that fails does not keep the others from being called."""
     notices: list[ArxError] = []
 

@@ -110,7 +110,7 @@ def test_an_allowed_request_reaches_the_application_with_its_grant(realm: Realm)
     assert realm.codes == ["ok"]
 
 
-def test_a_refused_argument_is_told_in_full(realm: Realm) -> None:
+def test_a_refused_argument_is_shown_in_full(realm: Realm) -> None:
     """The answer is the same problem as that of the ASGI middleware."""
     result = ask(realm, "/orders/B-1/refund", realm.token().encode(), "POST", b'{"amount":50}')
     problem = result.problem
@@ -503,7 +503,7 @@ def test_one_thread_rechecks_while_there_are_calls(realm: Realm) -> None:
         ({"trusted_proxies": ["x"]}, "network"),
     ],
 )
-def test_a_mistake_in_the_settings_is_told_at_once(realm: Realm, options: Any, message: str) -> None:
+def test_a_mistake_in_the_settings_raises_at_once(realm: Realm, options: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ArxWSGI(application, verifier=realm.verifier, **({"tools": TOOLS} | options))
 
