@@ -57,7 +57,7 @@ def isolate(program: Program, kind: str) -> Isolation:
         if kind not in ("auto", name):
             continue
         try:
-            return _tried(make(program))
+            return tried(make(program))
         except IsolationError as error:
             reasons.append(f"{name}: {error}")
     text = f'{program.name}: isolation = "{kind}" does not work here ({"; ".join(reasons)})'
@@ -77,8 +77,11 @@ def kind_that_works() -> str | None:
         return isolation.kind
 
 
-def _tried(isolation: Isolation) -> Isolation:
+def tried(isolation: Isolation) -> Isolation:
     """Return an isolation that has started a process which could read nothing of what is protected.
+
+    Args:
+        isolation: The isolation.
 
     Raises:
         IsolationError: It could not start, or could read a file.

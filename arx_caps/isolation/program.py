@@ -64,21 +64,26 @@ class Program:
         name: Of its table, for errors, such as ``upstream.files``.
         command: The program and its arguments.
         environment: Its variables, beside PATH and the language.
-        home: Its own folder: its home and its working folder; made when it is needed.
+        home: Its own folder: its home and, without ``folder``, its working folder; made when it is needed.
+        folder: Its working folder, one of ``writes``.
         user: The user that it runs as; empty for the starter's.
         reads: Further files and folders that it may read.
         writes: Further files and folders that it may read and write.
         protected: Files and folders of the starter, which it must not reach.
+        offline: Whether it has no network but a loopback of its own; its first process has the id 1, and it may make
+            namespaces, for a box in the box.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
     home: Path
+    folder: Path | None = None
     user: str = ""
     reads: tuple[Path, ...] = ()
     writes: tuple[Path, ...] = ()
     protected: tuple[Path, ...] = ()
+    offline: bool = False
 
     @property
     def account(self) -> pwd.struct_passwd | None:

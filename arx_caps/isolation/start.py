@@ -211,10 +211,14 @@ def bubblewrap_command(program: Program) -> tuple[str, ...]:
     words = [str(shutil.which("bwrap"))]
     # With a user namespace for root too: the keyring of the user is another one there.
     words += ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-    words += ["--disable-userns"] if _disables_namespaces() else []
+    if program.offline:
+        words += ["--unshare-net", "--as-pid-1"]
+    elif _disables_namespaces():
+        words.append("--disable-userns")
     words += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev"]
     # The kernel lets root write these without any capability, and bubblewrap leaves some of them writable for root.
-    for text in _KERNEL_FILES:
+    # Where a file of /proc is covered, the kernel refuses a box in the box a /proc of its own.
+    for text in _KERNEL_FILES if os.geteuid() == 0 or not program.offline else ():
         words += ["--ro-bind-try", text, text]
     for folder in PRIVATE:
         words += ["--perms", "0755" if folder == "/run" else "1777", "--tmpfs", folder]
@@ -228,7 +232,7 @@ def bubblewrap_command(program: Program) -> tuple[str, ...]:
     words += _masks(program)
     for path, writable in _inner_mounts(program):
         words += ["--bind" if writable else "--ro-bind", str(path), str(path)]
-    return (*words, "--chdir", str(program.home), "--remount-ro", "/")
+    return (*words, "--chdir", str(program.folder or program.home), "--remount-ro", "/")
 
 
 @functools.cache

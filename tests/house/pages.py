@@ -44,7 +44,6 @@ PAGES = [
         "docs/readiness.md",
         "docs/reasons.md",
         "docs/revocation.md",
-        "docs/run.md",
         "docs/scale.md",
         "docs/store.md",
         "docs/typescript.md",
@@ -78,7 +77,7 @@ def section(page: str, title: str) -> str:
 
 
 def matches(shown: str, written: str) -> bool:
-    """Return whether lines are as they are shown."""
+    """Tell whether lines are as they are shown."""
     pattern = r"[^\n]*".join(map(re.escape, _spaced(shown).split("…")))
     return re.fullmatch(pattern, _spaced(written)) is not None
 

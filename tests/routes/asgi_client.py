@@ -111,41 +111,39 @@ class ASGIClient:
         bearer = (b"authorization", b"Bearer " + token.encode())
         before = len(self._decisions.decisions)
         answer = await _ask(self.guarded, scope | {"headers": [*scope["headers"], bearer]}, body)
-        echo = f"{scope['method']} {target.decode()} {scope['root_path']} {scope['headers']} {body.decode()}: {answer}"
+        told = f"{scope['method']} {target.decode()} {scope['root_path']} {scope['headers']} {body.decode()}: {answer}"
         made = self._decisions.decisions[before:]
         ran, early = self.drawn.ran[:], self.drawn.early[:]
         self.drawn.ran.clear()
         self.drawn.early.clear()
         if None in early:
-            raise ConfusedError(f"a dependency ran without a grant: {echo}")
+            raise ConfusedError(f"a dependency ran without a grant: {told}")
         if ran:
-            self._compare(scope["method"], ran, [each for each in made if each.code == "ok"], echo)
+            self._compare(scope["method"], ran, [each for each in made if each.code == "ok"], told)
             self.seen["ran"] += 1
         else:
             self.seen["refused"] += 1
         if not self._late:
-            await self._compare_with_twin(scope, body, ran, echo)
+            await self._compare_with_twin(scope, body, ran, told)
 
-    def _compare(
-        self, method: str, ran: list[tuple[int, dict[str, Any], Any]], allowed: list[Any], message: str
-    ) -> None:
+    def _compare(self, method: str, ran: list[tuple[int, dict[str, Any], Any]], allowed: list[Any], told: str) -> None:
         if len(ran) != 1 or len(allowed) != 1:
-            raise ConfusedError(f"{len(ran)} endpoints ran for {len(allowed)} grants: {message}")
+            raise ConfusedError(f"{len(ran)} endpoints ran for {len(allowed)} grants: {told}")
         ((number, values, tool),), decision = ran, allowed[0]
         named = {(method, number), ("GET" if method == "HEAD" else method, number)} & self._named
         if not named or not tool == decision.tool == f"t{number}":
-            raise ConfusedError(f"endpoint {number} ran as {tool}, judged as {decision.tool}: {message}")
+            raise ConfusedError(f"endpoint {number} ran as {tool}, judged as {decision.tool}: {told}")
         judged = json.loads(decision.arguments)
         for name, value in values.items():
             in_path = f"{{{name}" in self.drawn.routes[number][1]
             if name in NAMES and in_path and type(value) in NUMBERS and judged.get(name) != judged_of(value):
-                raise ConfusedError(f"{name} is {value!r}, judged as {judged.get(name)!r}: {message}")
+                raise ConfusedError(f"{name} is {value!r}, judged as {judged.get(name)!r}: {told}")
             if name in judged and not _same(value, judged[name]):
-                raise ConfusedError(f"{name} is {value!r}, judged as {judged[name]!r}: {message}")
+                raise ConfusedError(f"{name} is {value!r}, judged as {judged[name]!r}: {told}")
             if name not in judged and value is not None:
-                raise ConfusedError(f"{name} is {value!r}, and was not judged: {message}")
+                raise ConfusedError(f"{name} is {value!r}, and was not judged: {told}")
 
-    async def _compare_with_twin(self, scope: dict[str, Any], body: bytes, ran: list[Any], message: str) -> None:
+    async def _compare_with_twin(self, scope: dict[str, Any], body: bytes, ran: list[Any], told: str) -> None:
         """Compare with the application without a guard: it would have run the same, or nothing that is named."""
         await _ask(self.twin.app, scope, body)
         bare = self.twin.ran[:]
@@ -153,11 +151,11 @@ class ASGIClient:
         if ran and [each[:2] for each in ran if not _is_model(each)] != [
             each[:2] for each in bare if not _is_model(each)
         ]:
-            raise ConfusedError(f"the bare application ran {bare}, the guarded one {ran}: {message}")
-        if bare and not ran and "'status': 400" not in message:
+            raise ConfusedError(f"the bare application ran {bare}, the guarded one {ran}: {told}")
+        if bare and not ran and "'status': 400" not in told:
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             if (method, bare[0][0]) in self._named:
-                raise ConfusedError(f"the bare application ran {bare}, the guarded one refused: {message}")
+                raise ConfusedError(f"the bare application ran {bare}, the guarded one refused: {told}")
 
     def check(self, requests: int) -> None:
         """Send requests to both; half of them after a route was added.
@@ -202,16 +200,16 @@ def _same(value: Any, judged: Any) -> bool:
 
 
 async def _ask(app: Any, scope: dict[str, Any], body: bytes) -> str:
-    sent: list[Any] = []
+    told: list[Any] = []
 
     async def receive() -> Any:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
-        sent.append(message)
+        told.append(message)
 
     try:
         await app(dict(scope), receive, send)
     except Exception as error:  # an application that fails has run, or has not, all the same
-        sent.append(repr(error))
-    return str(sent)[:600]
+        told.append(repr(error))
+    return str(told)[:600]

@@ -81,7 +81,7 @@ class RunWorld:
         """Run a command under the task to its end."""
         return subprocess.run(
             self.words(*command, options=options),
-            cwd=self.folder,
+            cwd=more.pop("cwd", self.folder),
             env=self.environment(),
             capture_output=True,
             text=True,

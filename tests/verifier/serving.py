@@ -81,7 +81,7 @@ class Answered(NamedTuple):
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Report what it saw."""
+    """Tells what it saw."""
     seen = b""
     while (message := await receive())["type"] == "http.request":
         seen += message["body"]

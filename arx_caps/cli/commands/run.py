@@ -4,8 +4,9 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,9 +19,38 @@ from arx_caps.cli.terminal import Console
 from arx_verifier.errors import ArxError
 from arx_verifier.token.holder import HolderKey
 
+if TYPE_CHECKING:
+    from arx_caps.run.command import Launch
+
 _NOT_STARTED: Final = 125
-_NO_BOX: Final = "no box: programs of your user can read this task, and the command can go around the front"
+_WITHOUT: Final = "no box: programs of your user can read this task, and the command can go around the front"
 _file: Final = click.Path(dir_okay=False, path_type=Path)
+_path: Final = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class _Box:
+    """What the user wants of a box, and the files that it must not show."""
+
+    home: Path | None
+    reads: tuple[Path, ...]
+    writes: tuple[Path, ...]
+    protected: tuple[Path, ...]
+
+    def launch(self, command: tuple[str, ...], variables: Mapping[str, str], socket: Path) -> "Launch":
+        from arx_caps.run.box import box_command, open_box
+        from arx_caps.run.command import Launch
+
+        box = open_box(
+            command,
+            environment=variables,
+            folder=Path.cwd(),
+            home=self.home or socket.parent / "home",
+            reads=(socket.parent, *self.reads),
+            writes=self.writes,
+            protected=self.protected,
+        )
+        return Launch(box_command(box, socket), box.environment, is_boxed=True)
 
 
 @click.command("run")
@@ -31,6 +61,9 @@ _file: Final = click.Path(dir_okay=False, path_type=Path)
 @holder_key_option
 @click.option("--gateway", metavar="URL", help="gateway of the task [those that the policy names]")
 @click.option("--no-box", is_flag=True, help="run the command without a box")
+@click.option("--home", type=_path, metavar="DIR", help="home of the command in its box [an empty one of this run]")
+@click.option("--read", "reads", type=_path, multiple=True, help="path that the command may read; repeatable")
+@click.option("--write", "writes", type=_path, multiple=True, help="path that the command may change; repeatable")
 @click.option("--env", "passed", multiple=True, metavar="NAME", help="variable that the command gets too; repeatable")
 @click.option("--end-command", is_flag=True, help="send the command SIGTERM after a kill of the task")
 @command_options
@@ -44,30 +77,35 @@ def run_command(
     holder_key: Path | None,
     gateway: str | None,
     no_box: bool,
+    home: Path | None,
+    reads: tuple[Path, ...],
+    writes: tuple[Path, ...],
     passed: tuple[str, ...],
     end_command: bool,
 ) -> None:
     """Run COMMAND under a task: it holds no secret, and each of its requests is a call of the task.
 
+    It runs in a box: it can change the working folder and a home of its own, reads the system, and has no network.
     Unmodified programs such as git, gh and curl reach the hosts of the task's gateways through a front, which signs
     each request.  The gateway decides on it and adds the credential.  Requests to other hosts are refused.
 
     Exit code: that of COMMAND; 125: it was not started; 126, 127: it cannot be run, as in a shell.
 
     \b
-        arx run --no-box --task task.bundle -- git clone https://github.com/acme/app
-        arx run --no-box --key coder.key.json code --param repo=acme/app -- make test
+        arx run --task ~/task.bundle -- git clone https://github.com/acme/app
+        arx run --key ~/coder.key.json code --param repo=acme/app -- claude
     """
     if (file is None) == (key is None):
         raise click.UsageError("expected --task FILE or --key FILE")
     template, command = ("", words) if key is None else (words[0], words[1:])
     if not command:
         raise click.UsageError("expected TASK -- COMMAND")
-    if not no_box:
-        raise Stop("no box: expected --no-box, as boxes are not built yet", _NOT_STARTED, code="no_box")
+    if no_box and (home or reads or writes):
+        raise click.UsageError("--home, --read and --write are of a box")
+    box = None if no_box else _Box(home, reads, writes, tuple(filter(None, (file, key, holder_key))))
     try:
         with _task(file, key, template, read_pairs(params), read_holder_key(holder_key)) as read_task:
-            status = _run(console, command, read_task, gateway, passed, end_command=end_command)
+            status = _run(console, command, read_task, gateway, passed, box, end_command=end_command)
     except ArxError as error:
         raise Stop(str(error), _NOT_STARTED, hint=error.hint, code=error.code) from error
     raise SystemExit(status)
@@ -79,6 +117,7 @@ def _run(
     read_task: Callable[[], Task],
     gateway: str | None,
     passed: tuple[str, ...],
+    box: _Box | None,
     *,
     end_command: bool,
 ) -> int:
@@ -87,13 +126,14 @@ def _run(
 
     from arx_caps.run.attribution import git_settings
     from arx_caps.run.authority import RunAuthority
-    from arx_caps.run.command import RunningCommand, hide_process
+    from arx_caps.run.box import PROXY
+    from arx_caps.run.command import Launch, RunningCommand, hide_process
     from arx_caps.run.environment import environment
     from arx_caps.run.front import Front
 
     logging.basicConfig(level=logging.WARNING, format="arx run: %(message)s")
     hide_process()
-    running = RunningCommand(command, lambda text: console.say(f"arx run: {text}"))
+    running = RunningCommand(command[0], lambda text: console.say(f"arx run: {text}"))
 
     def on_end() -> None:
         console.say("arx run: an operator ended this task: the gateway refuses each further call of the command")
@@ -101,25 +141,27 @@ def _run(
             running.end()
 
     authority = RunAuthority(read_task, on_end, gateway)
-    console.say(f"arx run: {_NO_BOX}")
+    if box is None:
+        console.say(f"arx run: {_WITHOUT}")
     with tempfile.TemporaryDirectory(prefix="arx-run-") as name:
         folder = Path(name)
 
-        def variables(front: Front) -> Mapping[str, str]:
+        def prepare(front: Front) -> Launch:
             ca = folder / "ca.pem"
             ca.write_bytes(front.ca_pem)
-            return environment(
-                proxy=front.proxy_url,
+            found = environment(
+                proxy=front.proxy_url if box is None else PROXY,
                 ca_file=ca,
-                home=Path.home(),
+                home=Path.home() if box is None else (box.home or folder / "home"),
                 folder=folder,
                 hosts=authority.hosts,
                 socket=front.socket,
                 passed=passed,
                 git_settings=git_settings(authority.task, folder).items(),
             )
+            return Launch(command, found, is_boxed=False) if box is None else box.launch(command, found, front.socket)
 
-        return asyncio.run(running.run(authority, folder, variables, has_port=True))
+        return asyncio.run(running.run(authority, folder, prepare, has_port=box is None))
 
 
 @contextlib.contextmanager
