@@ -15,6 +15,9 @@ import msgspec
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
+from arx_caps.mint.db.repositories.work.grants import TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_role import role_of
@@ -25,7 +28,7 @@ from arx_caps.mint.tasks.discharge import ApprovalCaveat, ShownMark, constraints
 from arx_caps.mint.tasks.liveness import require_unrevoked, task_state
 from arx_caps.mint.tasks.revoke import withdraw_target
 from arx_caps.mint.tasks.stored_grant import StoredGrant
-from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_caps.mint.tasks.token_factory import new_name
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.targets import APPROVAL
 from arx_verifier import names
@@ -78,7 +81,7 @@ def ask_approval(
     session, born = _session_of(caller)
     third_party = read_third_party(request.caveat)
     task = mint.db.tasks.find(third_party.task)
-    if task is None or task["session"] != session["id"]:
+    if task is None or task.session != session.id:
         raise GrantError("this session has no task with this caveat", code="not_found")
     if task_state(mint, task) in _OVER:
         raise GrantError("the task is over; start another", code="session_ended")
@@ -87,13 +90,13 @@ def ask_approval(
     template, audience, terms = _terms(mint, task, third_party, request)
     marks = _marks_to_show(mint, session, third_party) if third_party.when else ()
     now, why = now_ms(), _cleaned(request.why)
-    facts: dict[str, Any] = {"session": session["id"], "task": task["id"], "agent": caller.name, "template": template}
+    facts: dict[str, Any] = {"session": session.id, "task": task.id, "agent": caller.name, "template": template}
     facts |= {"audience": audience, "tool": request.tool, "why": why, "need": terms.need}
     row = facts | {"id": new_name(APPROVAL), "caveat": request.caveat, "args": as_json(request.args), "asked_at": now}
     # An access token can be replayed: an approval that it has is for one call, also where the policy allows several.
     once = int(terms.once or handle is not None)
     row |= {"ttl_ms": terms.ttl_ms, "once": once, "status": WAITING, "by": "[]", "handle": handle}
-    row |= {"subject_issuer": session["subject_issuer"], "subject": session["subject"]}
+    row |= {"subject_issuer": session.subject_issuer, "subject": session.subject}
     row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
     row["marks"] = as_json(msgspec.to_builtins(marks)) if third_party.when else None
     about: dict[str, Any] = {"handle": handle} if handle is not None else {}
@@ -165,14 +168,15 @@ def answer_approval(
     """
     if approval_state(mint, row) == "withdrawn":
         raise GrantError(f"{row['id']} is withdrawn already", code="conflict")
-    task, session = row["its"], mint.db.sessions.find(row["session"])
+    task: TaskRow = row["its"]
+    session = mint.db.sessions.find(row["session"])
     if session is None or task_state(mint, task) in _OVER:
         raise GrantError("the task that it was asked for is over", code="session_ended")
     terms: ApprovalTerms | None = None
     if yes:
         require_unrevoked(mint, mint.born(), task, session)
         if _ended_since(mint, caller.name, task):
-            words = f"{caller.name} was killed since task {task['id']} began: another operator must approve"
+            words = f"{caller.name} was killed since task {task.id} began: another operator must approve"
             raise GrantError(f"{words}, or the agent starts another task", code="conflict")
         terms = _terms_now(mint, row)
 
@@ -211,12 +215,12 @@ def approval_state(mint: MintContext, row: Row) -> State:
     status: State = row["status"]
     if status in (DENIED, WITHDRAWN, ENDED):
         return status
-    task = row["its"]
+    task: TaskRow = row["its"]
     targets = [f"task:{row['id']}"]
     if status == APPROVED:
         targets += [f"operator:{approver}" for approver in approvers_of(row)]
     # Since the task's birth: a discharge has none of its own.
-    killed = mint.epochs.check(task["incarnation"], task["born"], targets)
+    killed = mint.epochs.check(task.incarnation, task.born, targets)
     if killed is not None and killed.target in targets:
         return "withdrawn"
     if status == APPROVED and row["expires_at"] <= now_ms():
@@ -237,14 +241,14 @@ def about(mint: MintContext, args: Mapping[str, Any]) -> dict[str, Any]:
     return {} if row is None else {name: row[name] for name in ("agent", "template", "tool")}
 
 
-def _session_of(caller: AuthenticatedCaller) -> tuple[Row, Born]:
+def _session_of(caller: AuthenticatedCaller) -> tuple[SessionRow, Born]:
     if caller.session is None or caller.born is None:
         raise GrantError("approvals are asked for by agents, in a session", code="wrong_caller")
     return caller.session, caller.born
 
 
 def _terms(
-    mint: MintContext, task: Row, third_party: ApprovalCaveat, request: ApprovalRequest
+    mint: MintContext, task: TaskRow, third_party: ApprovalCaveat, request: ApprovalRequest
 ) -> tuple[str, str, ApprovalTerms]:
     """Return the template, audience and strictest terms of the grants that require a caveat."""
     if not names.is_tool(request.tool) or not any(
@@ -254,8 +258,8 @@ def _terms(
     matches: list[tuple[str, str, ApprovalTerms]] = []
     failed: GrantError | None = None
     kids: dict[str, Collection[str]] = {}
-    for row in mint.db.grants.live(task["id"]):
-        granted = StoredGrant.read(row["content"])
+    for row in mint.db.grants.live(task.id):
+        granted = StoredGrant.read(row.content)
         for audience, entries in granted.approvals.items():
             wanted = (third_party.tools, third_party.when)
             terms = next((entry for entry in entries if (entry.tools, entry.when) == wanted), None)
@@ -278,7 +282,7 @@ def _terms(
     return template, audience, ApprovalTerms(third_party.tools, need, ttl_ms, any(terms.once for terms in strict))
 
 
-def marks_now(mint: MintContext, session: Row, *caveats: ApprovalCaveat) -> list[tuple[ShownMark, ...]]:
+def marks_now(mint: MintContext, session: SessionRow, *caveats: ApprovalCaveat) -> list[tuple[ShownMark, ...]]:
     """Return for each third-party caveat of a session those of its marks that are set now.  SPEC 21.8.
 
     Raises:
@@ -287,7 +291,7 @@ def marks_now(mint: MintContext, session: Row, *caveats: ApprovalCaveat) -> list
     """
     if mint.ledger is None:
         raise GrantError("this realm has no ledger: set `ledger` in realm.toml", code="conflict")
-    lost, fields = mint.ledger.marks(session["id"], session["opened_at"])
+    lost, fields = mint.ledger.marks(session.id, session.opened_at)
     if lost:
         raise GrantError("the ledger may have lost marks of this session: open another session", code="conflict")
     found: list[tuple[ShownMark, ...]] = []
@@ -301,7 +305,7 @@ def marks_now(mint: MintContext, session: Row, *caveats: ApprovalCaveat) -> list
     return found
 
 
-def _marks_to_show(mint: MintContext, session: Row, third_party: ApprovalCaveat) -> tuple[ShownMark, ...]:
+def _marks_to_show(mint: MintContext, session: SessionRow, third_party: ApprovalCaveat) -> tuple[ShownMark, ...]:
     """Return the marks after which a call needs an approval now."""
     [found] = marks_now(mint, session, third_party)
     if not any({each.mark for each in found}.issuperset(marks) for marks in third_party.when):
@@ -350,9 +354,9 @@ def _may_approve(mint: MintContext, operator_row: Row, row: Row) -> bool:
     return True
 
 
-def _ended_since(mint: MintContext, operator: str, task: Row) -> bool:
+def _ended_since(mint: MintContext, operator: str, task: TaskRow) -> bool:
     """Return whether an operator is frozen, or was killed since a task began, so that verifiers take no discharge."""
-    return mint.epochs.check(task["incarnation"], task["born"], (f"operator:{operator}",)) is not None
+    return mint.epochs.check(task.incarnation, task.born, (f"operator:{operator}",)) is not None
 
 
 def _cleaned(text: str | None) -> str | None:

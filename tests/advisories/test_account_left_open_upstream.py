@@ -10,7 +10,7 @@ from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
 from arx_caps.mint.connections.end import drop_abandoned, end_accounts
 from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
-from arx_caps.mint.tasks.token_factory import as_json
+from arx_caps.mint.db.rows import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError, UnavailableError
 from tests.gateway.people import SECRET, Tracker

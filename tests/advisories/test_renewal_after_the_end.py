@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.work.grants import GrantRow
 from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
@@ -22,17 +23,16 @@ def prolong_session(db: MintDatabase) -> None:
     db.sessions.renew(db.unit(), "s-1", {"expires_at": now_ms() + 60_000}, MARK, "acme", SOME)
 
 
-def grant() -> dict[str, object]:
-    ends = {"granted_at": now_ms(), "expires_at": now_ms() + 60_000}
-    return {"link": "l-more", "content": "{}", "policy": "p", **ends}
+def grant() -> GrantRow:
+    return GrantRow("l-more", "t-1", "{}", "p", now_ms(), now_ms() + 60_000)
 
 
 def extend_task(db: MintDatabase) -> None:
-    db.grants.add(db.unit(), "t-1", grant(), MARK, "acme", SOME)
+    db.grants.add(db.unit(), grant(), MARK, "acme", SOME)
 
 
 def attenuate_task(db: MintDatabase) -> None:
-    db.grants.replace(db.unit(), "t-1", {"l-t-1"}, {**grant(), "before": "l-t-1"}, "[]", MARK, "acme", SOME)
+    db.grants.replace(db.unit(), {"l-t-1"}, grant(), "l-t-1", [], MARK, "acme", SOME)
 
 
 @pytest.mark.parametrize("prolong", [prolong_session, extend_task, attenuate_task])
@@ -49,4 +49,4 @@ def test_what_is_over_is_not_prolonged(
             c.execute(table.update().values(expires_at=now_ms()))
     with pytest.raises(GrantError, match="over"):
         prolong(db)
-    assert {row["expires_at"] <= now_ms() for row in (db.sessions.find("s-1"), db.tasks.find("t-1")) if row} == {True}
+    assert {row.expires_at <= now_ms() for row in (db.sessions.find("s-1"), db.tasks.find("t-1")) if row} == {True}

@@ -64,9 +64,9 @@ def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
     """Sessions and tasks are opened, started, extended, attenuated and ended once; what the agent then has works."""
     with place.mint.agent("acme/support/lost") as agent, place.mint.service("orders") as orders:
         session = place.lost(agent.open_session, "session.opened")
-        assert [row["id"] for row in place.db.sessions.list()] == [session.id]
+        assert [row.id for row in place.db.sessions.list()] == [session.id]
         task = place.lost(lambda: session.start_task("refund", REFUND), "task.started")
-        assert [row["id"] for row in place.db.tasks.list()] == [task.id]
+        assert [row.id for row in place.db.tasks.list()] == [task.id]
         more = place.lost(lambda: task.extend(ttl="5m"), "task.extended")
         assert len(place.db.grants.live(task.id)) == 2
         assert {judged(orders, each, "orders.get", ORDER) for each in (task, more)} == {"ok"}
@@ -79,7 +79,7 @@ def test_an_agent_knows_of_all_that_it_has(place: Place) -> None:
         assert judged(orders, less, "orders.get", ORDER) == "revoked"
         with session:
             place.network.lose(1)
-        assert place.db.sessions.list()[0]["status"] == "ended"
+        assert place.db.sessions.list()[0].status == "ended"
 
 
 class SendsTwice(httpx.HTTPTransport):
@@ -112,7 +112,7 @@ def test_what_a_proxy_sent_twice_is_done(place: Place) -> None:
         command.call("DELETE", "/v1/agents/acme/support/lost")
         direct.close()
     assert len(proxy.seen) == 3
-    assert place.db.sessions.list()[0]["status"] == "ended"
+    assert place.db.sessions.list()[0].status == "ended"
 
 
 def test_a_service_gets_what_it_exchanges(place: Place, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def main() -> None:
             token = flow.redeem(answer["code"]).json()["access_token"]
             session = harness.mint.db.sessions.find(claims_of(harness, token).sid)
             assert session is not None
-            assert (session["subject_issuer"], session["agent"]) == (url, AGENT)
+            assert (session.subject_issuer, session.agent) == (url, AGENT)
             assert flow.client.active(token)
             # A person of another group may not, and may have the task that is for all.
             refused = flow.answer_of(flow.visit(sign_in(flow, "ann", scope="refund")))

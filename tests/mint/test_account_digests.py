@@ -11,7 +11,7 @@ import pytest
 from arx_caps.mint.api.routes.oauth.connect import _show_own
 from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
-from arx_caps.mint.tasks.token_factory import as_json
+from arx_caps.mint.db.rows import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 from tests.mint.test_connections import ANN, BOB, Accounts, accounts

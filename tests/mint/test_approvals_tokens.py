@@ -75,7 +75,7 @@ def test_a_policy_that_asks_for_less_changes_nothing_that_was_granted(shop: Shop
     more = shop.agent.call("POST", f"/v1/tasks/{task}/extend", {"params": {"amount": 5}}).json()["bundle"]
     assert set(map(len, requires(shop, more, task).values())) == {0}
     row = shop.harness.mint.db.grants.list(task)[-1]
-    assert '"need":2' in row["content"]
+    assert '"need":2' in row.content
     assert requires(shop, bundle, task)["payments"] == [WIDE]
 
 

@@ -12,9 +12,9 @@ import pytest
 from joserfc.jwk import ECKey
 
 from arx_caps.mint.api.routes.oauth import authorize
-from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_caps.mint.login import oidc
 from arx_caps.mint.oauth import authorization_code
+from arx_verifier.token.targets import subject_target
 from tests.mint.harness import AGENT, ISSUER, now_ms, open_unit
 from tests.mint.login import MINT_CLIENT, REDIRECT, VERIFIER, Flow, Issuer, claims_of, issuer
 from tests.mint.oauth import PARAMS, RESOURCE
@@ -35,8 +35,8 @@ def test_consent_gives_a_task_on_behalf_of_the_person(flow: Flow) -> None:
     session, task = mint.db.sessions.find(claims.sid), mint.db.tasks.find(claims.tid)
     assert session is not None
     assert task is not None
-    assert (session["subject"], session["agent"], json.loads(task["params"])) == ("ann", AGENT, {"order_id": "o-7"})
-    assert json.loads(session["opened_with"])["client"] == flow.client.id
+    assert (session.subject, session.agent, task.params) == ("ann", AGENT, {"order_id": "o-7"})
+    assert session.opened_with["client"] == flow.client.id
     assert flow.client.active(body["access_token"])
     kinds = [event["kind"] for event in flow.harness.events() if event["kind"] != "signing_key.created"]
     assert kinds[-4:] == ["consent.given", "session.opened", "task.started", "handle.issued"]
@@ -165,7 +165,7 @@ def test_a_kill_ends_a_consent_that_has_led_to_nothing_yet(flow: Flow, target: s
     code = flow.code()
     row = flow.harness.mint.db.oauth_consents.by_code(authorization_code.digest_of(code.encode()))
     assert row is not None
-    (subject,) = subject_targets(subject_of(row))
+    subject = subject_target(row["subject_issuer"], row["subject"])
     flow.harness.epochs.kill(subject if target == "subject" else target)
     assert flow.redeem(code).json()["code"] == "revoked"
 
@@ -188,7 +188,7 @@ def test_a_persons_session_is_not_the_clients_own(flow: Flow) -> None:
     assert own.sid != person.sid
     session = flow.harness.mint.db.sessions.find(own.sid)
     assert session is not None
-    assert session["subject"] is None
+    assert session.subject is None
 
 
 WRONG_TOKENS: list[tuple[dict[str, object], str]] = [
@@ -344,7 +344,7 @@ def test_a_refresh_token_goes_on_with_the_session(flow: Flow) -> None:
     assert one.tid != other.tid
     task = flow.harness.mint.db.tasks.find(other.tid)
     assert task is not None
-    assert json.loads(task["params"]) == {"order_id": "o-1"}
+    assert task.params == {"order_id": "o-1"}
     assert first["refresh_token"] != second["refresh_token"]
     assert flow.client.active(second["access_token"])
     assert not flow.client.active(second["refresh_token"])

@@ -55,7 +55,7 @@ def test_ending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verifie
         answered = crasher.ask(step, running.holder, "DELETE", path)
         row = live.mint.db.sessions.find(running.session)
         assert row is not None
-        if row["status"] == "ended" or answered is not None:
+        if row.status == "ended" or answered is not None:
             assert outcome(live, orders, running.bundle) == "revoked"
         mine = running.holder.call("DELETE", path)
         # Where the kill was in the store already, the session's own token is as revoked as the rest.
@@ -84,7 +84,7 @@ def test_renewing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
         after = live.mint.db.sessions.find(running.session)
         assert before is not None
         assert after is not None
-        changed = after["expires_at"] > before["expires_at"]
+        changed = after.expires_at > before.expires_at
         assert changed == (count(live, "session.renewed") > recorded)
         assert changed or answered is None
         assert running.holder.call("POST", path).status_code == 200
@@ -109,7 +109,7 @@ def test_deactivating(live: Harness, crasher: Crasher, orders: Verifier) -> None
         answered = crasher.ask(step, live.operator(), "DELETE", f"/v1/agents/{path}")
         row = live.mint.db.agents.find(path)
         assert row is not None
-        if row["status"] == "deactivated":
+        if row.status == "deactivated":
             refused = Holder(live, live.session_key, None)
             told = refused.call("POST", "/v1/sessions", {"assertion": live.assertion(agent)})
             assert (told.status_code, told.json()["code"]) == (401, "frozen")

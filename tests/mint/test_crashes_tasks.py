@@ -48,7 +48,7 @@ def test_starting(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
 
     assert at_every_step(live, act) > 6
     assert live.operator().call("DELETE", f"/v1/sessions/{running.session}").status_code == 200
-    assert {task["status"] for task in live.mint.db.tasks.list()} == {"ended"}
+    assert {task.status for task in live.mint.db.tasks.list()} == {"ended"}
 
 
 @pytest.mark.nightly
@@ -62,7 +62,7 @@ def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Veri
         answered = crasher.ask(step, holder, "DELETE", path)
         row = live.mint.db.tasks.find(told["task"]["id"])
         assert row is not None
-        if row["status"] == "ended" or answered is not None:
+        if row.status == "ended" or answered is not None:
             assert outcome(live, orders, told["bundle"]) == "revoked"
         assert holder.call("DELETE", path).json()["task"]["state"] == "ended"
         assert outcome(live, orders, told["bundle"]) == "revoked"

@@ -106,7 +106,7 @@ def hold_to(harness: Harness, fault: Fault) -> None:
     assert (ready.status_code, len(ready.json()["because"])) == (503, 1)
     until(lambda: harness.client.get("/readyz").status_code == 200)
     assert [event["kind"] for event in harness.events() if event["kind"] != FILLER.kind] == before
-    assert {row["path"] for row in harness.mint.db.agents.list()} == {AGENT, "acme/support/other"}
+    assert {row.path for row in harness.mint.db.agents.list()} == {AGENT, "acme/support/other"}
     assert (len(harness.mint.db.sessions.list()), len(harness.mint.db.tasks.list())) == (1, 0)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     assert operator.call("POST", "/v1/agents", body).status_code == 201

@@ -355,7 +355,7 @@ def test_a_kill_of_the_parent_or_of_a_hop_ends_the_child(world: World, target: s
     claims = world.claims(first)
     task = world.mint.db.tasks.find(claims.tid)
     assert task is not None
-    whole = {"session": f"session:{claims.sid}", "task": f"task:{claims.tid}", "link": f"link:{task['link']}"}
+    whole = {"session": f"session:{claims.sid}", "task": f"task:{claims.tid}", "link": f"link:{task.link}"}
     assert world.worker.active(second)
     world.harness.epochs.kill(whole.get(target, target))
     assert not world.worker.active(second)

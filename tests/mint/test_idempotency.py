@@ -115,7 +115,7 @@ def test_an_answer_that_was_lost_is_given_by_the_repeat(unit: Harness, monkeypat
         assert call(holder, "/v1/tasks", LOOKUP).status_code == 500
     told = call(holder, "/v1/tasks", LOOKUP).json()
     assert kinds(unit, "task.started") == 1
-    assert Bundle.parse(told["bundle"]).task == told["task"]["id"] == unit.mint.db.tasks.list()[0]["id"]
+    assert Bundle.parse(told["bundle"]).task == told["task"]["id"] == unit.mint.db.tasks.list()[0].id
 
 
 def test_of_many_at_once_one_is_done(unit: Harness) -> None:

@@ -41,7 +41,7 @@ def test_agent_and_subject_stay_apart(unit: Harness) -> None:
     assert (opened["by"], opened["subject"]) == (f"agent:{AGENT}", [IDP, "ann"])
     row = unit.mint.db.sessions.find(session["id"])
     assert row is not None
-    assert "email" not in row["subject_claims"], "what the policy does not ask for is not kept"
+    assert "email" not in row.subject_claims, "what the policy does not ask for is not kept"
 
 
 def test_the_subject_is_a_value_of_the_rules(unit: Harness) -> None:

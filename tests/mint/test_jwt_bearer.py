@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients that show a token of a trusted issuer: a workload is its agent, an ID-JAG names the subject."""
 
-import json
 import secrets
 from typing import Any
 
 import pytest
 
 from arx_caps.credentials.access_token import AccessToken, read_access_token
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.oauth.jwt_bearer import JWT_BEARER
 from tests.dpop import Prover
 from tests.mint.harness import AGENT, ISSUER, Harness, now_ms
@@ -62,10 +62,10 @@ def claims_of(client: Client, answer: Any) -> AccessToken:
     return read_access_token(text, client.harness.mint.signing_keys.find, issuer=ISSUER, now=now_ms())
 
 
-def session_of(client: Client, claims: AccessToken) -> dict[str, Any]:
+def session_of(client: Client, claims: AccessToken) -> SessionRow:
     row = client.harness.mint.db.sessions.find(claims.sid)
     assert row is not None
-    return dict(row)
+    return row
 
 
 def test_a_workload_needs_no_secret(workload: Client) -> None:
@@ -73,7 +73,7 @@ def test_a_workload_needs_no_secret(workload: Client) -> None:
     first, second = (claims_of(workload, bearing(workload, ci())) for _ in range(2))
     assert (first.sub, first.client_id, first.scope) == (f"agent:{DEPLOY}", workload.id, "lookup")
     assert first.sid == second.sid
-    opened_with = json.loads(session_of(workload, first)["opened_with"])
+    opened_with = session_of(workload, first).opened_with
     assert opened_with == {"client": workload.id, "issuer": "https://ci.example", "sub": MAIN}
 
 
@@ -139,12 +139,12 @@ def test_an_id_jag_names_the_subject(client: Client) -> None:
     claims = claims_of(client, answer)
     session = session_of(client, claims)
     assert (claims.scope, claims.aud, claims.sub) == ("lookup", RESOURCE, f"agent:{AGENT}")
-    assert (session["subject_issuer"], session["subject"]) == (IDP, "ann")
+    assert (session.subject_issuer, session.subject) == (IDP, "ann")
     token_text = answer.json()["access_token"]
     assert client.active(token_text)
     task = client.harness.mint.db.tasks.find(claims.tid)
     assert task is not None
-    client.harness.epochs.freeze(task["subject_target"])
+    client.harness.epochs.freeze(task.subject_target)
     assert not client.active(token_text)
     assert ask(client, id_jag(client)).json()["code"] == "frozen"
 
@@ -157,7 +157,7 @@ def test_a_client_goes_on_with_no_session_of_a_subject(client: Client) -> None:
     ]
     own = claims_of(client, client.ask())
     assert len({ann.sid, own.sid, *(other.sid for other in others)}) == 4
-    assert session_of(client, own)["subject"] is None
+    assert session_of(client, own).subject is None
 
 
 def test_an_id_jag_is_used_once(client: Client) -> None:

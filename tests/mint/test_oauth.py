@@ -59,8 +59,8 @@ def test_a_secret_gets_an_access_token_for_a_task(client: Client) -> None:
     task, session = mint.db.tasks.find(claims.tid), mint.db.sessions.find(claims.sid)
     assert task is not None
     assert session is not None
-    assert (task["template"], task["session"], session["agent"]) == ("lookup", claims.sid, AGENT)
-    assert json.loads(session["opened_with"]) == {"client": client.id}
+    assert (task.template, task.session, session.agent) == ("lookup", claims.sid, AGENT)
+    assert session.opened_with == {"client": client.id}
     kinds = [event["kind"] for event in client.harness.events()]
     assert [kind for kind in kinds if kind != "signing_key.created"][-3:] == [
         "session.opened",
@@ -277,7 +277,7 @@ def test_a_kill_makes_an_access_token_inactive(client: Client, target: str) -> N
     claims = read_access_token(token, mint.signing_keys.find, issuer=ISSUER, now=now_ms())
     task = mint.db.tasks.find(claims.tid)
     assert task is not None
-    whole = {"session": f"session:{claims.sid}", "task": f"task:{claims.tid}", "link": f"link:{task['link']}"}
+    whole = {"session": f"session:{claims.sid}", "task": f"task:{claims.tid}", "link": f"link:{task.link}"}
     whole["policy"] = f"policy:{mint.policy.digest}"
     client.harness.epochs.kill(whole.get(target, target))
     assert not client.active(token)

@@ -15,6 +15,8 @@ from arx_caps.database import engines
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
+from arx_caps.mint.db.repositories.work.grants import GrantRow, TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError
@@ -72,17 +74,14 @@ def enrol(db: MintDatabase, path: str = AGENT) -> None:
     db.agents.add(db.unit(), path, key(), owner=None, metadata={}, what=SOME)
 
 
-def session_row(name: str, agent: str = AGENT) -> dict[str, Any]:
+def session_row(name: str, agent: str = AGENT) -> SessionRow:
     now = now_ms()
-    own = {"id": name, "agent": agent, "jkt": "j", "status": "open", "policy": "p", "incarnation": "h", "born": 1}
-    return own | {"opened_at": now, "expires_at": now + 60_000, "ended_at": None, "purpose": None}
+    return SessionRow(name, agent, "j", "open", "p", now, now + 60_000, now + 60_000, "h", 1)
 
 
-def task_row(name: str, session: str) -> dict[str, Any]:
+def task_row(name: str, session: str) -> TaskRow:
     now = now_ms()
-    own = {"id": name, "session": session, "agent": AGENT, "template": "t", "params": "{}", "audiences": "[]"}
-    own |= {"link": "l", "status": "open", "policy": "p", "incarnation": "h", "born": 1}
-    return own | {"started_at": now, "expires_at": now + 60_000, "ended_at": None}
+    return TaskRow(name, session, AGENT, "t", {}, [], "l", "open", "p", now, now + 60_000, "h", 1)
 
 
 def open_session(db: MintDatabase, name: str) -> None:
@@ -90,13 +89,7 @@ def open_session(db: MintDatabase, name: str) -> None:
 
 
 def start_task(db: MintDatabase, name: str, session: str) -> None:
-    grant = {
-        "link": f"l-{name}",
-        "content": "{}",
-        "policy": "p",
-        "granted_at": now_ms(),
-        "expires_at": now_ms() + 60_000,
-    }
+    grant = GrantRow(f"l-{name}", name, "{}", "p", now_ms(), now_ms() + 60_000)
     db.tasks.add(db.unit(), task_row(name, session), MARK, "acme", SOME, grant)
 
 
@@ -121,7 +114,7 @@ def test_an_end_that_came_first_leaves_nothing_behind(dbs: tuple[MintDatabase, M
     assert during(one, ending, lambda: start_task(two, "t-1", "s-1")) == "session_ended"
     deactivating = AGENTS.update().values(status="deactivated")
     assert during(one, deactivating, lambda: open_session(two, "s-2")) == "frozen"
-    assert (two.tasks.list(), [row["id"] for row in two.sessions.list()]) == ([], ["s-1"])
+    assert (two.tasks.list(), [row.id for row in two.sessions.list()]) == ([], ["s-1"])
 
 
 def test_no_task_runs_in_an_ended_session(dbs: tuple[MintDatabase, MintDatabase]) -> None:
@@ -135,7 +128,7 @@ def test_no_task_runs_in_an_ended_session(dbs: tuple[MintDatabase, MintDatabase]
         *started, ended = at_once(*starts, lambda s=session: two.sessions.end(s, SOME))
         assert ended == "ok"
         assert set(started) <= {"ok", "session_ended"}
-        assert [task["status"] for task in one.tasks.list(session=session)] == ["ended"] * started.count("ok")
+        assert [task.status for task in one.tasks.list(session=session)] == ["ended"] * started.count("ok")
 
 
 def test_no_session_outlives_a_deactivation(dbs: tuple[MintDatabase, MintDatabase]) -> None:
@@ -154,7 +147,7 @@ def test_no_session_outlives_a_deactivation(dbs: tuple[MintDatabase, MintDatabas
 
         opened, _ = at_once(open_one, deactivate)
         assert opened in ("ok", "frozen")
-        assert [row["status"] for row in one.sessions.list(agent=agent)] == ["ended"] * (opened == "ok")
+        assert [row.status for row in one.sessions.list(agent=agent)] == ["ended"] * (opened == "ok")
 
 
 def test_a_key_belongs_to_one(dbs: tuple[MintDatabase, MintDatabase]) -> None:

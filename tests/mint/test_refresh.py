@@ -50,7 +50,7 @@ def test_a_lost_answer_is_asked_for_again(live_flow: Flow) -> None:
     assert [flow.client.active(answer["access_token"]) for answer in (*lost, came)] == [False, False, True]
     assert flow.client.active(first["access_token"])
     assert not is_refused(flow, came["refresh_token"])
-    assert session_of(flow, came)["status"] == "open"
+    assert session_of(flow, came).status == "open"
 
 
 @pytest.mark.sqlite
@@ -64,7 +64,7 @@ def test_a_thief_and_the_client_do_not_both_go_on(live_flow: Flow) -> None:
     assert is_refused(flow, before["refresh_token"])
     assert not flow.client.active(later["access_token"])
     assert is_refused(flow, later["refresh_token"])
-    assert session_of(flow, later)["status"] == "ended"
+    assert session_of(flow, later).status == "ended"
 
 
 @pytest.mark.sqlite

@@ -52,7 +52,7 @@ def test_several_tasks_are_one_with_all_rules(flow: Flow) -> None:
     assert rules(flow, body["access_token"]) == ["orders.get", "orders.status"]
     task = flow.harness.mint.db.tasks.find(claims_of(flow.harness, body["access_token"]).tid)
     assert task is not None
-    assert json.loads(task["params"]) == {"lookup": {"order_id": "o-1"}, "status": {}}
+    assert task.params == {"lookup": {"order_id": "o-1"}, "status": {}}
     again = flow.refresh(body["refresh_token"], scope=ALL).json()
     assert again["scope"] == "lookup status"
     assert rules(flow, again["access_token"]) == ["orders.get", "orders.status"]

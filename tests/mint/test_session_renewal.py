@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,13 +194,19 @@ def test_no_race_opens_one_too_many(unit: Harness) -> None:
     key = unit.enrol()
     url = unit.mint.db._engine.url.render_as_string(hide_password=False)
     with MintDatabase(url) as other:
-        row = dict(unit.mint.db.sessions.find(unit.open_session(key)[1]["id"]) or {})
+        row = unit.mint.db.sessions.find(unit.open_session(key)[1]["id"])
+        assert row is not None
 
         def opening(n: int) -> Any:
             db = (unit.mint.db, other)[n % 2]
-            mark, what = HighWater(row["incarnation"], row["born"]), Event.of("session.opened", "test")
+            mark, what = HighWater(row.incarnation, row.born), Event.of("session.opened", "test")
             return lambda: db.sessions.add(
-                db.unit(), row | {"id": f"s-{n}"}, mark, unit.realm.name, what, Room(3, lambda _: True)
+                db.unit(),
+                msgspec.structs.replace(row, id=f"s-{n}"),
+                mark,
+                unit.realm.name,
+                what,
+                Room(3, lambda _: True),
             )
 
         assert sorted(at_once(*map(opening, range(8)))) == ["ok"] * 2 + ["too_many_sessions"] * 6

@@ -13,6 +13,7 @@ from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
 from arx_caps.mint.db.database import PAGE
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.work.grants import TASK_ROWS
 from arx_caps.mint.db.tables import TASKS
 from arx_caps.mint.keys.log_key import read_log_key
 from arx_verifier.journal.decision import Decision, InMemoryDecisions
@@ -156,8 +157,8 @@ def test_a_task_is_known_however_many_came_after_it(unit: Harness) -> None:
     row = unit.mint.db.tasks.find(work.row["id"])
     assert row is not None
     with unit.mint.db.write() as c:
-        later = {"started_at": row["started_at"] + 1}
-        c.execute(insert(TASKS), [row | later | {"id": f"t-{n}", "link": f"l{n}"} for n in range(PAGE)])
+        later = TASK_ROWS.values(row) | {"started_at": row.started_at + 1}
+        c.execute(insert(TASKS), [later | {"id": f"t-{n}", "link": f"l{n}"} for n in range(PAGE)])
     assert [node["template"] for node in work.tree()] == [None, "lookup"]
 
 

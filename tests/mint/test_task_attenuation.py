@@ -159,7 +159,7 @@ def test_those_who_change_a_task_at_once(live: Harness, services: dict[str, Veri
     assert states.count("ok") == 1
     assert ask(services, live, bundle) == "revoked"
     (alive,) = live.mint.db.grants.live(task)
-    assert alive["link"] == Bundle.parse(worked[states.index("ok")]).outline.link
+    assert alive.link == Bundle.parse(worked[states.index("ok")]).outline.link
 
 
 def test_of_two_attempts_that_overlap_the_later_one_kills_nothing(

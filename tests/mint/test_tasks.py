@@ -146,7 +146,7 @@ def test_the_row_of_a_part_ends_with_the_task(unit: Harness) -> None:
     core = start(holder, parent=inner)["task"]["id"]
     beside = start(holder)["task"]["id"]
     unit.mint.db.tasks.end(outer, Event.of("task.ended", "test", task=outer))
-    status = {task["id"]: task["status"] for task in unit.mint.db.tasks.list()}
+    status = {task.id: task.status for task in unit.mint.db.tasks.list()}
     assert status == {outer: "ended", inner: "ended", core: "ended", beside: "open"}
     assert start(holder, parent=inner)["code"] == "session_ended"
 

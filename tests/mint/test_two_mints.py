@@ -164,13 +164,13 @@ def test_either_may_die_in_the_middle_of_it(mortal: Pair) -> None:
 
 def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -> None:
     with MintDatabase(realm.database_url) as db:
-        sessions = {row["id"]: row for load in loads for row in db.sessions.list(agent=load.agent.subject)}
-        tasks = {row["id"]: row for session in sessions for row in db.tasks.list(session=session)}
+        sessions = {row.id: row for load in loads for row in db.sessions.list(agent=load.agent.subject)}
+        tasks = {row.id: row for session in sessions for row in db.tasks.list(session=session)}
         events = []
         while page := db.outbox.after(events[-1].id if events else 0):
             events += page
         mark = db.epoch.high_water(realm.name)
-        grants = {row["link"] for task in tasks for row in db.grants.list(task)}
+        grants = {row.link for task in tasks for row in db.grants.list(task)}
 
     def told(kind: str, name: str) -> Counter[str]:
         return Counter(event.facts[name] for event in events if event.kind == kind)
@@ -190,18 +190,18 @@ def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -
     assert union({f"session:{session}" for session in load.killed} for load in loads) <= set(killed)
     recorded = {(target, event.facts["seq"]) for event in events for target in event.facts.get("targets", ())}
     assert set(killed.items()) <= recorded
-    assert not [task for task in tasks.values() if task["status"] == "open" and over(sessions, task)]
+    assert not [task for task in tasks.values() if task.status == "open" and over(sessions, task)]
     ended = set(killed).union(*(load.ended for load in loads))
     epochs = Follower(store, realm.name, "afterwards")
     assert epochs.catch_up(0, 0, 5)
     for target in ended:
         kind, _, name = target.partition(":")
         row = sessions[name] if kind == "session" else tasks[name]
-        assert epochs.check(row["incarnation"], row["born"], (target,)) is not None
-        assert row["status"] == "ended" or target in killed
+        assert epochs.check(row.incarnation, row.born, (target,)) is not None
+        assert row.status == "ended" or target in killed
     epochs.close()
     assert mark is not None
-    assert {row["incarnation"] for row in sessions.values()} == {
+    assert {row.incarnation for row in sessions.values()} == {
         mark.incarnation
     }  # no death of a mint began a new history
 
@@ -211,7 +211,7 @@ def union(sets: Any) -> set[str]:
 
 
 def over(sessions: dict[str, Any], task: dict[str, Any]) -> bool:
-    return bool(sessions[task["session"]]["status"] == "ended")
+    return bool(sessions[task.session].status == "ended")
 
 
 def test_of_many_at_both_as_many_get_a_session_as_there_is_room(pair: Pair) -> None:

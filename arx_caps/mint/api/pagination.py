@@ -8,6 +8,7 @@ of a row are in ``db.cursor``.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Query, RouteAnswer
@@ -19,6 +20,7 @@ DEFAULT_LIMIT: Final = 100
 MAX_ROWS_READ: Final = PAGE + 1
 
 Shown = TypeVar("Shown")
+AnyRow = TypeVar("AnyRow", bound=Mapping[str, Any] | msgspec.Struct)
 
 
 class _HasState(Protocol):
@@ -51,9 +53,9 @@ class RowPage(NamedTuple, Generic[Shown]):
 
 
 def page_of(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[AnyRow],
     order: Order,
-    show: Callable[[Mapping[str, Any]], Shown | None],
+    show: Callable[[AnyRow], Shown | None],
     *,
     limit: int,
     fetched: int | None = None,
@@ -70,7 +72,7 @@ def page_of(
     """
     fetched = limit + 1 if fetched is None else fetched
     page: list[Shown] = []
-    last: Mapping[str, Any] | None = None
+    last: AnyRow | None = None
     for place, row in enumerate(rows):
         # The last fetched row is not shown: it only shows that there is a next page.
         if len(page) == limit or place == fetched - 1:
@@ -85,9 +87,9 @@ def page_of(
 
 
 def page_in_state(
-    fetch: Callable[[int], Sequence[Mapping[str, Any]]],
+    fetch: Callable[[int], Sequence[AnyRow]],
     order: Order,
-    show: Callable[[Mapping[str, Any]], InState],
+    show: Callable[[AnyRow], InState],
     *,
     limit: int,
     state: str | None,
@@ -105,7 +107,7 @@ def page_in_state(
         The page.  It may be short, or empty, and still have a next one.
     """
 
-    def shown(row: Mapping[str, Any]) -> InState | None:
+    def shown(row: AnyRow) -> InState | None:
         view = show(row)
         return view if state in (None, view.state) else None
 

@@ -12,7 +12,11 @@ from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.identity.agents import AgentRow
 from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
+from arx_caps.mint.db.repositories.work.grants import GrantRow, TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.rows import fields_of
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.tasks.liveness import State, is_frozen, session_state, task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
@@ -20,7 +24,7 @@ from arx_caps.revocation.report import KillReport
 from arx_verifier.errors import ArxError, GrantError
 from arx_verifier.token.targets import agent_targets, subject_target
 
-Row = TypeVar("Row", bound=Mapping[str, Any])
+Row = TypeVar("Row")
 Shown = TypeVar("Shown", bound=msgspec.Struct)
 
 
@@ -145,7 +149,7 @@ def require_row(row: Row | None, noun: str) -> Row:
     return row
 
 
-def show_row(kind: type[Shown], row: Mapping[str, Any], **members: Any) -> Shown:
+def show_row(kind: type[Shown], row: msgspec.Struct | Mapping[str, Any], **members: Any) -> Shown:
     """Return a struct with the columns of a row that it has.
 
     Args:
@@ -153,12 +157,11 @@ def show_row(kind: type[Shown], row: Mapping[str, Any], **members: Any) -> Shown
         row: The row.
         members: Members that are no column, or shown in another form.
     """
-    return kind(**{name: row[name] for name in kind.__struct_fields__ if name in row} | members)
+    fields = fields_of(row)
+    return kind(**{name: fields[name] for name in kind.__struct_fields__ if name in fields} | members)
 
 
-def show_agent(
-    mint: MintContext, row: Mapping[str, Any], keys: Sequence[Mapping[str, Any]] | None = None
-) -> AgentShown:
+def show_agent(mint: MintContext, row: AgentRow, keys: Sequence[Mapping[str, Any]] | None = None) -> AgentShown:
     """Return an agent as the API shows it.
 
     Args:
@@ -166,18 +169,12 @@ def show_agent(
         row: The agent's row.
         keys: The rows of its keys; None to read them from the database.
     """
-    keys = mint.db.holder_keys.list(row["path"]) if keys is None else keys
-    state = row["status"]
+    keys = mint.db.holder_keys.list(row.path) if keys is None else keys
+    state = row.status
     # An operator may have frozen it in the store alone, by `arx kill --direct`.
-    if state == "active" and is_frozen(mint, agent_targets(row["path"])):
+    if state == "active" and is_frozen(mint, agent_targets(row.path)):
         state = "frozen"
-    return show_row(
-        AgentShown,
-        row,
-        state=state,
-        metadata=msgspec.json.decode(row["metadata"]),
-        keys=[show_row(KeyShown, key) for key in keys],
-    )
+    return show_row(AgentShown, row, state=state, keys=[show_row(KeyShown, key) for key in keys])
 
 
 def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
@@ -206,40 +203,28 @@ def _role_by_login(mint: MintContext, row: Mapping[str, Any]) -> str:
         return "none"  # the policy gives the person none, or cannot be read: each call is refused
 
 
-def show_subject(row: Mapping[str, Any]) -> SubjectShown | None:
-    """Return the subject of a session's or an approval's row, or None."""
-    issuer, name = row["subject_issuer"], row["subject"]
-    return None if name is None else SubjectShown(issuer=issuer, subject=name, target=subject_target(issuer, name))
+def show_subject(issuer: str | None, name: str | None) -> SubjectShown | None:
+    """Return the subject of a session or an approval as the API shows it, or None."""
+    if issuer is None or name is None:
+        return None
+    return SubjectShown(issuer=issuer, subject=name, target=subject_target(issuer, name))
 
 
-def show_session(mint: MintContext, row: Mapping[str, Any]) -> SessionShown:
+def show_session(mint: MintContext, row: SessionRow) -> SessionShown:
     """Return a session as the API shows it."""
-    opened_with = row["opened_with"]
-    return show_row(
-        SessionShown,
-        row,
-        subject=show_subject(row),
-        opened_with=msgspec.json.decode(opened_with) if opened_with is not None else None,
-        # From the kill epoch as well: a row does not know of a kill that was made in the store directly.
-        state=session_state(mint, row),
-    )
+    subject = show_subject(row.subject_issuer, row.subject)
+    # From the kill epoch as well: a row does not know of a kill that was made in the store directly.
+    return show_row(SessionShown, row, subject=subject, state=session_state(mint, row))
 
 
-def show_task(mint: MintContext, row: Mapping[str, Any]) -> TaskShown:
+def show_task(mint: MintContext, row: TaskRow) -> TaskShown:
     """Return a task as the API shows it."""
-    return show_row(
-        TaskShown,
-        row,
-        params=msgspec.json.decode(row["params"]),
-        audiences=msgspec.json.decode(row["audiences"]),
-        above=msgspec.json.decode(row["above"]),
-        state=task_state(mint, row),
-    )
+    return show_row(TaskShown, row, state=task_state(mint, row))
 
 
-def show_grant(row: Mapping[str, Any]) -> GrantShown:
+def show_grant(row: GrantRow) -> GrantShown:
     """Return a grant as the API shows it."""
-    granted = StoredGrant.read(row["content"])
+    granted = StoredGrant.read(row.content)
     attenuated = {
         audience: [msgspec.json.decode(text) for text in more] for audience, more in granted.attenuated.items()
     }

@@ -17,10 +17,10 @@ from arx_caps.mint.connections.end import issuer_in, revoke_tokens, tokens_of
 from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.login.oidc import PAGE_MS, code_in
 from arx_caps.mint.policy.issuers import Subject
-from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.token import wire
 from arx_verifier.token.targets import subject_target

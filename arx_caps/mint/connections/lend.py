@@ -127,7 +127,7 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
         if home is issuer:
             found = _token_of(mint, issuer, row, " ".join(sorted(wanted)), asked.refused)
         else:
-            found = _exchanged(mint, issuer, home, row, wanted, presented.task["agent"])
+            found = _exchanged(mint, issuer, home, row, wanted, presented.task.agent)
     except RefreshRefusedError:
         facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "issuer"}
         mint.db.connections.end(row["id"], "issuer", Event.of("connection.ended", MINT, **facts))
@@ -152,7 +152,7 @@ def _lent(mint: MintContext, asked: AskedToken, presented: PresentedTask, row: R
         return Lending("connection_unavailable", str(row["person"]))
     until = min(found.until, now_ms() + LENT_MS, presented.until)
     facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"]}
-    facts |= {"session": presented.session["id"], "task": presented.task["id"], "agent": presented.task["agent"]}
+    facts |= {"session": presented.session.id, "task": presented.task.id, "agent": presented.task.agent}
     facts |= {"scopes": found.scopes, "audience": asked.service, "tool": asked.tool, "until": until}
     mint.db.record(Event.of("connection.lent", f"service:{asked.service}", **facts))
     mint.db.connections.note_used(row["id"])
@@ -170,7 +170,7 @@ def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, 
     """
     if asked.tool and not presented.chain.could_allow(asked.tool, {}):
         raise denied(f"the token allows no call of {asked.tool}")
-    named = str(presented.task["template"]).split(" ")
+    named = presented.task.template.split(" ")
     templates = [mint.policy.templates[name] for name in named if name in mint.policy.templates]
     several = [template.scopes_at(asked.connection, asked.tool) for template in templates]
     wanted = tuple(dict.fromkeys(scope for scopes in several for scope in scopes))

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 from sqlalchemy import Select, tuple_
 
+from arx_caps.mint.db.rows import fields_of
 from arx_verifier.errors import MalformedTokenError, RequestError
 from arx_verifier.token import wire
 
@@ -56,6 +57,7 @@ def behind(statement: Select[Any], order: Order, after: str | None) -> Select[An
     return statement.order_by(*(column.desc() if order.newest_first else column.asc() for column in columns))
 
 
-def place_of(row: Mapping[str, Any], order: Order) -> str:
+def place_of(row: msgspec.Struct | Mapping[str, Any], order: Order) -> str:
     """Return the cursor of a row, as base64url text."""
-    return wire.text_of(msgspec.json.encode([row[column.name] for column in order.columns]))
+    fields = fields_of(row)
+    return wire.text_of(msgspec.json.encode([fields[column.name] for column in order.columns]))

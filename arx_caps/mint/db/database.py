@@ -6,8 +6,8 @@ SQLite in the realm's folder, or PostgreSQL when several mints share a realm. Qu
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Final, Self, TypeAlias
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, ClassVar, Final, Generic, Self, TypeAlias
 
 from sqlalchemy import Column, Executable, Row, Select, bindparam, func, insert, select
 from sqlalchemy.engine import Connection
@@ -27,7 +27,8 @@ from arx_caps.database.engines import (
 from arx_caps.mint.db.cursor import Order, behind
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import queue_notices
-from arx_caps.mint.db.statement import CompiledStatement
+from arx_caps.mint.db.rows import R, RowReader
+from arx_caps.mint.db.statement import CompiledStatement, parts_of
 from arx_caps.mint.db.tables import OUTBOX
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import AuditError, StoreError
@@ -345,6 +346,55 @@ class RowRepository(Repository):
             which: The key.
         """
         return self._database.row(self._find, which=which)
+
+
+class StructRepository(Repository, Generic[R]):
+    """The queries and changes of a noun whose rows are structs and have one key, such as ``AGENTS.c.path``.
+
+    Args:
+        database: The database.
+    """
+
+    _reader: RowReader[R]
+    _key: Column[Any]
+    _find: CompiledStatement
+
+    def __init_subclass__(cls, *, reader: RowReader[Any], key: Column[Any]) -> None:
+        """Build the query of ``find``.
+
+        Args:
+            reader: Reads the rows.
+            key: The column that names a row.
+        """
+        super().__init_subclass__()
+        cls._reader, cls._key = reader, key
+        cls._find = CompiledStatement(reader.select().where(key == bindparam("which")))
+
+    def find(self, which: str) -> R | None:
+        """Return the row that a key names, or None; one that has ended too.
+
+        Args:
+            which: The key.
+        """
+        with self._database.look() as c:
+            return self._reader.first(c, self._find, {"which": which})
+
+    def find_all(self, which: Collection[str], *conditions: Any) -> list[R]:
+        """Return the rows that keys name, as far as they exist.
+
+        Args:
+            which: The keys.
+            conditions: Only rows for which these are true.
+        """
+        query = self._reader.select().where(*conditions)
+        return [row for part in parts_of(which) for row in self._all(query.where(self._key.in_(part)))]
+
+    def _all(self, statement: Executable, /, **values: Any) -> list[R]:
+        with self._database.read() as c:
+            return [self._reader.read(row) for row in c.execute(statement, values)]
+
+    def _listed(self, statement: Select[Any], order: Order, after: str | None, limit: int) -> list[R]:
+        return self._all(behind(statement, order, after).limit(limit))
 
 
 def plain(row: Row[Any]) -> dict[str, Any]:

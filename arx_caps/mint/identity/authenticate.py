@@ -16,7 +16,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 from arx_caps.credentials.jose import BAD_PROOF, Proof, check_dpop
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.repositories.identity.agents import AgentRow
 from arx_caps.mint.db.repositories.work.proofs import used_id
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.operator_role import active_operator, role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow, require_token_allows, verify_operator_token
@@ -106,11 +108,11 @@ class AuthenticatedCaller(NamedTuple):
 
     kind: Kind
     name: str
-    session: Mapping[str, Any] | None
+    session: SessionRow | None
     born: Born | None
     expires_at: int
     key: str
-    agent: Mapping[str, Any] | None = None
+    agent: AgentRow | None = None
     public: str = ""
 
     @property
@@ -118,7 +120,7 @@ class AuthenticatedCaller(NamedTuple):
         """The caller's name in records."""
         return f"{self.kind}:{self.name}"
 
-    def in_session(self) -> tuple[Mapping[str, Any], Born, Mapping[str, Any]]:
+    def in_session(self) -> tuple[SessionRow, Born, AgentRow]:
         """Return the session's row, the kill epoch and the agent's row of an agent.
 
         Raises:
@@ -224,7 +226,7 @@ def find_signer(mint: MintContext, call: CallCredentials) -> str | None:
                 known = mint.db.holder_keys.find_row(f"operator:{operator}", kid) is not None
             else:
                 row = mint.db.sessions.find(unverified.session)
-                known = row is not None and (row["status"], row["jkt"]) == ("open", kid)
+                known = row is not None and (row.status, row.jkt) == ("open", kid)
     except REFUSALS:
         return None
     return kid if known else None
@@ -346,13 +348,13 @@ def require_active_operator(mint: MintContext, name: str, action: str, args: Map
         require_rules_allow(f"role {role.name}", role.rules, action, args)
 
 
-def _explain_expiry(row: Mapping[str, Any], token: str, error: ValidityError) -> ValidityError:
+def _explain_expiry(row: SessionRow, token: str, error: ValidityError) -> ValidityError:
     """Return the error of an expired session's token with its reason: idle, or full lifetime."""
     # The identifier is authentic: ``verify`` judges a token's time only after its signature.
     identifier, now = Macaroon.parse(token).unverified_identifier, now_ms()
-    if error.code != "expired" or row["status"] != "open" or now < row["expires_at"]:
+    if error.code != "expired" or row.status != "open" or now < row.expires_at:
         return error
-    if row["expires_at"] < row["ends_at"]:
+    if row.expires_at < row.ends_at:
         # The token is as old as the last renewal, and a session that is used is renewed.
         idle = now - identifier.iat
         duration = format_duration(idle if idle < SECOND_MS else idle // SECOND_MS * SECOND_MS)
@@ -376,7 +378,7 @@ def _authenticate_agent(
     born = mint.born()
     used = used_id("proof", proof.key.kid, proof.jti, proof.until)
     found = mint.db.sessions.find_with_agent(session, used)
-    if found is None or found[0]["jkt"] != proof.key.kid:
+    if found is None or found[0].jkt != proof.key.kid:
         raise GrantError("invalid proof: expected the key of this session, got another key", code=BAD_PROOF)
     row, agent, is_used = found
     # Spent only now that the session's key has signed: strangers cannot fill the memory of used proofs.
@@ -386,9 +388,9 @@ def _authenticate_agent(
     except ValidityError as error:
         raise _explain_expiry(row, token, error) from error
     # The session was chosen by the unverified identifier: the verified token must name the same.
-    if row["status"] != "open" or (grant.session, grant.agent) != (session, row["agent"]):
+    if row.status != "open" or (grant.session, grant.agent) != (session, row.agent):
         raise refusal("revoked")
-    if agent["status"] != "active":
+    if agent.status != "active":
         raise refusal("frozen")
     # Counted after the proof, so that a stranger cannot use up an agent's rate limit.
     mint.limits.count_agent(grant.agent)

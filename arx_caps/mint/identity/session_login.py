@@ -6,12 +6,12 @@ token proves the subject.  The session's rights and its row are made in ``tasks.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
-
-import msgspec
+from typing import Final, NamedTuple
 
 from arx_caps.credentials.jose import Assertion, Proof, check_assertion
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.identity.agents import AgentRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken, verify_issuer_token
 from arx_caps.mint.policy.issuers import Subject, agents_of
@@ -56,7 +56,7 @@ class Opener(NamedTuple):
         ends_at: When the credential itself ends, ms since the Unix epoch; None for no end.
     """
 
-    agent: Mapping[str, Any]
+    agent: AgentRow
     by: Mapping[str, str]
     subject: Subject | None
     until: int | None
@@ -107,7 +107,7 @@ def authenticate_opener(
             f"unknown agent: [[workload]] of the policy names {path} for this token; enrol that agent",
             code="bad_workload_token",
         )
-    if agent["status"] != "active":
+    if agent.status != "active":
         raise refusal("frozen")
     if assertion is not None:
         mint.db.holder_keys.note_use(assertion.kid)
@@ -147,28 +147,16 @@ def subject_in(policy: Policy, token: IssuerToken) -> Subject:
     return Subject(token.issuer.url, token.subject, claims)
 
 
-def subject_of(session: Mapping[str, Any]) -> Subject | None:
+def subject_of(session: SessionRow) -> Subject | None:
     """Return the subject in a session's row, or None."""
-    if session["subject"] is None:
+    if session.subject is None or session.subject_issuer is None:
         return None
-    claims = msgspec.json.decode(session["subject_claims"], type=dict[str, Any])
-    return Subject(session["subject_issuer"], session["subject"], claims)
+    return Subject(session.subject_issuer, session.subject, session.subject_claims or {})
 
 
 def subject_targets(subject: Subject | None) -> tuple[str, ...]:
     """Return the target that kills or freezes a subject; empty without one."""
     return () if subject is None else (subject_target(subject.issuer, subject.name),)
-
-
-def subject_columns(opener: Opener) -> dict[str, Any]:
-    """Return the columns of a session's row that name its credential and its subject."""
-    subject, opened_with = opener.subject, msgspec.json.encode(opener.by).decode()
-    if subject is None:
-        columns = dict.fromkeys(("subject_issuer", "subject", "subject_claims", "subject_until"))
-        return columns | {"opened_with": opened_with}
-    claims = msgspec.json.encode(subject.claims).decode()
-    row = {"subject_issuer": subject.issuer, "subject": subject.name, "subject_claims": claims}
-    return row | {"subject_until": opener.until, "opened_with": opened_with}
 
 
 def _verify_key(mint: MintContext, assertion: str, proof: Proof, now: int) -> Assertion:

@@ -11,11 +11,14 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken
-from arx_caps.mint.identity.session_login import Opener, subject_columns, subject_in, subject_of, subject_targets
+from arx_caps.mint.identity.session_login import Opener, subject_in, subject_targets
 from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
 from arx_caps.mint.oauth.client.clients import OAuthClient, client_of_row, find_client, require_row
 from arx_caps.mint.oauth.client.redirects import fits_redirect
@@ -36,7 +39,7 @@ from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import SessionTerms
 from arx_caps.mint.policy.tables import Template
 from arx_caps.mint.tasks.revoke import end_session
-from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_caps.mint.tasks.token_factory import new_name
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
@@ -133,15 +136,15 @@ def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, st
     names = allowed_of(mint, client.agent, wanted.scope, subject)
     params = wanted.params if names == wanted.scope else _params_of(wanted.params, names.split(" "))
     client = require_row(mint, client)
-    secret, agent = secrets.token_bytes(SECRET_BYTES), {"path": client.agent}
+    secret = secrets.token_bytes(SECRET_BYTES)
     row: dict[str, Any] = {"id": new_name("o-"), "cookie": digest_of(secret), "client": client.id, "redirect": redirect}
     row |= {"state": form.get("state"), "challenge": form["code_challenge"], "resource": wanted.resource}
     row |= {"jkt": form.get("dpop_jkt")}
     row |= {"audience": wanted.audience, "template": names, "params": as_json(params)}
     row |= {"tools": None if wanted.tools is None else as_json(wanted.tools), "policy": policy.digest}
-    row |= subject_columns(Opener(agent, {}, subject, token.expires_at))
+    row |= {"subject_issuer": subject.issuer, "subject": subject.name, "subject_claims": as_json(subject.claims)}
+    row |= {"subject_until": token.expires_at}
     row |= {"incarnation": born.incarnation, "born": born.seq, "until": now_ms() + PAGE_MS}
-    del row["opened_with"]
     mint.db.oauth_consents.add(row)
     return secret
 
@@ -250,7 +253,7 @@ def grant_authorization_code(
     caller = session_for(mint, unit, born, client, opener)
     session = caller.session
     assert session is not None
-    if not consents.bind(row["id"], session["id"]):
+    if not consents.bind(row["id"], session.id):
         end_session(mint, session, f"agent:{client.agent}")
         raise OAuthError("invalid_grant", _WRONG)
     issued, task = start_and_issue(mint, unit, client, caller, Wanted.of_row(row))
@@ -319,10 +322,9 @@ def _end_replayed(mint: MintContext, row: Mapping[str, Any]) -> None:
     name = mint.db.oauth_consents.replay(row["id"])
     session = None if name is None else mint.db.sessions.find(name)
     if session is not None:
-        end_session(mint, session, f"agent:{session['agent']}")
+        end_session(mint, session, f"agent:{session.agent}")
 
 
 def _subject(row: Mapping[str, Any]) -> Subject:
-    subject = subject_of(row)
-    assert subject is not None  # only a used code has none
-    return subject
+    claims = msgspec.json.decode(row["subject_claims"], type=dict[str, Any])  # only a used code has none
+    return Subject(row["subject_issuer"], row["subject"], claims)

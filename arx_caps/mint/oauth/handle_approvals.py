@@ -14,6 +14,8 @@ from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN
 from arx_caps.mint.db.repositories.work.proofs import used_id
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.oauth.client.clients import OAuthClient
@@ -22,7 +24,6 @@ from arx_caps.mint.oauth.task_grant import is_proven
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.tasks.discharge import read_third_party, shown_marks
 from arx_caps.mint.tasks.liveness import task_state
-from arx_caps.mint.tasks.token_factory import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
@@ -75,8 +76,13 @@ def ask_for_handle(
     born = mint.born()
     handle = require_handle(mint, token, audience)
     args = as_json(request.args)
-    person = {name: handle.session[name] for name in ("subject_issuer", "subject")}
-    rows = mint.db.approvals.list(audience=audience, agent=_agent_of(handle), tool=request.tool, **person)
+    rows = mint.db.approvals.list(
+        audience=audience,
+        agent=_agent_of(handle),
+        tool=request.tool,
+        subject_issuer=handle.session.subject_issuer,
+        subject=handle.session.subject,
+    )
     for row in rows:
         if row["args"] != args or not _may_use(mint, handle, row) or _is_taken(mint, row):
             continue
@@ -171,7 +177,7 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
 
 def _find_usable(
     mint: MintContext, token: str, audience: str, name: str
-) -> tuple[dict[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+) -> tuple[dict[str, Any], Mapping[str, Any], SessionRow]:
     """Return an approval's row that an access token may use, with the row of the handle that asked, and its session."""
     handle = require_handle(mint, token, audience)
     rows = mint.db.approvals.list(id=name, audience=audience, limit=1)
@@ -188,7 +194,7 @@ def _may_use(mint: MintContext, handle: Handle, row: Mapping[str, Any]) -> bool:
     """Return whether an approval was asked for the client of a handle: for its task, or for an earlier one."""
     if row["handle"] is None or row["audience"] != handle.row["audience"] or row["agent"] != _agent_of(handle):
         return False
-    if (row["subject_issuer"], row["subject"]) != (handle.session["subject_issuer"], handle.session["subject"]):
+    if (row["subject_issuer"], row["subject"]) != (handle.session.subject_issuer, handle.session.subject):
         return False
     asked = mint.db.oauth_handles.find(row["handle"])
     if asked is None or asked["client"] != handle.row["client"]:
@@ -215,19 +221,19 @@ def _shows_marks(mint: MintContext, handle: Handle, row: Mapping[str, Any], cave
     if row["marks"] is None and not asks.when:
         return True
     # The call is made with the row's task, in which what the call comes after may not be set.
-    if row["session"] != handle.session["id"]:
+    if row["session"] != handle.session.id:
         return False
     marks = marks_now(mint, handle.session, asks, read_third_party(row["caveat"]))
     return all(each == shown_marks(row) for each in marks)
 
 
 def _agent_of(handle: Handle) -> str:
-    return str(handle.session["agent"])
+    return handle.session.agent
 
 
-def _caller_of(session: Mapping[str, Any], born: Born) -> AuthenticatedCaller:
+def _caller_of(session: SessionRow, born: Born) -> AuthenticatedCaller:
     """Return the agent of a session, for which its gateway asks."""
-    return AuthenticatedCaller("agent", str(session["agent"]), session, born, int(session["expires_at"]), "")
+    return AuthenticatedCaller("agent", session.agent, session, born, session.expires_at, "")
 
 
 def _taken_id(row: Mapping[str, Any]) -> tuple[str, str, str, int]:

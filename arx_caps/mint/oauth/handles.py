@@ -19,6 +19,8 @@ from arx_caps.credentials.access_token import (
 )
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.work.grants import TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.client.clients import OAuthClient, scopes_of
 from arx_caps.mint.tasks.liveness import session_state, task_state
@@ -52,8 +54,8 @@ class Handle(NamedTuple):
 
     claims: AccessToken
     row: Mapping[str, Any]
-    session: Mapping[str, Any]
-    task: Mapping[str, Any]
+    session: SessionRow
+    task: TaskRow
 
     def recipe(self) -> dict[str, Any]:
         """Return the content of the task's tokens.
@@ -67,7 +69,7 @@ def issue_handle(
     mint: MintContext,
     unit: UnitOfWork,
     client: OAuthClient,
-    task: Mapping[str, Any],
+    task: TaskRow,
     *,
     resource: str,
     audience: str,
@@ -88,7 +90,7 @@ def issue_handle(
     """
     now, actor = now_ms(), f"agent:{client.agent}"
     kid, key = mint.signing_keys.signer()
-    end = min(now + LIFE_MS, int(task["expires_at"])) // 1000
+    end = min(now + LIFE_MS, task.expires_at) // 1000
     if client.expires_at is not None:
         end = min(end, client.expires_at // 1000)
     if of is not None:
@@ -98,12 +100,12 @@ def issue_handle(
         aud=resource,
         sub=actor if of is None else of.sub,
         client_id=client.client_id,
-        scope=str(task["template"]),
+        scope=task.template,
         iat=now // 1000,
         exp=end,
         jti=new_name("h-"),
-        sid=str(task["session"]),
-        tid=str(task["id"]),
+        sid=task.session,
+        tid=task.id,
         act=None if of is None else Actor(actor, of.act) if is_hop else of.act,
         cnf=None if client.jkt is None else Confirmation(client.jkt),
     )
@@ -172,7 +174,7 @@ def require_handle(mint: MintContext, token: str, audience: str) -> Handle:
     return handle
 
 
-def bundle_of(mint: MintContext, row: Mapping[str, Any], session: Mapping[str, Any]) -> str:
+def bundle_of(mint: MintContext, row: Mapping[str, Any], session: SessionRow) -> str:
     """Return the bundle that a handle's row stands for, a secret; its token cannot be delegated.
 
     Args:

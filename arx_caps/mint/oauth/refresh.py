@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.repositories.work.grants import TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
@@ -39,9 +41,9 @@ _WRONG: Final = "the refresh token is unknown, used, expired, or another client'
 def new_refresh(
     mint: MintContext,
     client: OAuthClient,
-    session: Mapping[str, Any],
+    session: SessionRow,
     about: Mapping[str, Any],
-    task: Mapping[str, Any],
+    task: TaskRow,
     parent: str | None = None,
 ) -> str:
     """Return a new refresh token, a secret; that of a public client is bound to the key of its proof.  RFC 9449 5.
@@ -59,8 +61,8 @@ def new_refresh(
         StoreError: The outcome is not known: retry.
     """
     token = REFRESH_PREFIX + wire.text_of(secrets.token_bytes(REFRESH_BYTES))
-    row = {name: about[name] for name in _KEPT} | {"session": session["id"], "until": session["ends_at"]}
-    row |= {"digest": digest_of_secret(token), "task": task["id"], "parent": parent}
+    row = {name: about[name] for name in _KEPT} | {"session": session.id, "until": session.ends_at}
+    row |= {"digest": digest_of_secret(token), "task": task.id, "parent": parent}
     # A client with a credential proves itself at each use, and may change the key.
     row["jkt"] = client.jkt if client.public else None
     replaced = mint.db.oauth_refreshes.add(row)
@@ -69,7 +71,7 @@ def new_refresh(
     # The access token of the answer that was lost, or that a thief has, ends with its refresh token.
     for name in replaced:
         if (other := mint.db.tasks.find(name)) is not None:
-            finish_task(mint, other, f"agent:{session['agent']}")
+            finish_task(mint, other, f"agent:{session.agent}")
     return token
 
 
@@ -120,7 +122,7 @@ def grant_refresh_token(
     # Whether it was replaced, or a token that was given for it was used, ``new_refresh`` finds out, under a lock.
     if row["used_at"] is not None and now_ms() - row["used_at"] >= REPEAT_MS:
         _end_reused(mint, session)
-    if session["status"] != "open" or session["expires_at"] <= now_ms():
+    if session.status != "open" or session.expires_at <= now_ms():
         raise OAuthError("invalid_grant", "the session is over")
     if form.get("resource", row["resource"]) != row["resource"]:
         raise OAuthError("invalid_target", "resource: expected that of the authorization request")
@@ -133,27 +135,27 @@ def grant_refresh_token(
     require_bound(mint, client, row["template"])
     agent = active_agent(mint, client)
     # From the session's birth: a kill since then has ended it.
-    if session["incarnation"] != born.incarnation:
+    if session.incarnation != born.incarnation:
         raise refusal("revoked")
-    mint.require(Born(session["incarnation"], session["born"]), session_targets(session))
+    mint.require(Born(session.incarnation, session.born), session_targets(session))
     mint.db.oauth_refreshes.use(row["digest"])
     key = client.session_key
-    caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
+    caller = AuthenticatedCaller("agent", client.agent, session, born, session.expires_at, key, agent)
     try:
         session = renew_session(mint, unit, caller).row
     except GrantError as error:
         raise OAuthError("invalid_grant", str(error)) from error
-    caller = AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, agent)
+    caller = AuthenticatedCaller("agent", client.agent, session, born, session.expires_at, key, agent)
     issued, task = start_and_issue(mint, unit, client, caller, Wanted.of_row(row))
     return issued._replace(refresh=new_refresh(mint, client, session, row, task, row["digest"]))
 
 
-def _end_reused(mint: MintContext, session: Mapping[str, Any]) -> NoReturn:
+def _end_reused(mint: MintContext, session: SessionRow) -> NoReturn:
     """End the session of a refresh token that came twice, and refuse.
 
     Raises:
         OAuthError: ``invalid_grant``.
     """
     # RFC 9700 4.14: one of the two who used it is a thief, and the mint cannot know which.
-    end_session(mint, session, f"agent:{session['agent']}")
+    end_session(mint, session, f"agent:{session.agent}")
     raise OAuthError("invalid_grant", _WRONG)

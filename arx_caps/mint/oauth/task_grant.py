@@ -9,9 +9,12 @@ from msgspec import Meta
 
 from arx_caps.credentials.access_token import LIFE_MS
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.repositories.identity.agents import AgentRow
+from arx_caps.mint.db.repositories.work.grants import TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
-from arx_caps.mint.identity.session_login import Opener, subject_columns, subject_of
+from arx_caps.mint.identity.session_login import Opener, subject_of
 from arx_caps.mint.oauth.client.clients import OAuthClient
 from arx_caps.mint.oauth.errors import OAuthError
 from arx_caps.mint.oauth.handles import Issued, issue_handle
@@ -98,7 +101,7 @@ def issue_in_session(
 
 def start_and_issue(
     mint: MintContext, unit: UnitOfWork, client: OAuthClient, caller: AuthenticatedCaller, wanted: Wanted
-) -> tuple[Issued, Mapping[str, Any]]:
+) -> tuple[Issued, TaskRow]:
     """Start a task in a session, issue an access token for it, and return both.
 
     Args:
@@ -193,14 +196,14 @@ def opener_of(
     return Opener(active_agent(mint, client), {"client": client.id, **(by or {})}, subject, until, client.expires_at)
 
 
-def active_agent(mint: MintContext, client: OAuthClient) -> dict[str, Any]:
+def active_agent(mint: MintContext, client: OAuthClient) -> AgentRow:
     """Return the row of a client's agent.
 
     Raises:
         RevokedError: ``frozen``: the agent is deactivated.
     """
     agent = mint.db.agents.find(client.agent)
-    if agent is None or agent["status"] != "active":
+    if agent is None or agent.status != "active":
         raise refusal("frozen")
     return agent
 
@@ -288,37 +291,33 @@ def session_for(
         # has begun, such as a call that waits for an approval, or a session of MCP.
         opener = opener._replace(by={**opener.by, **_PROVEN})
     rows = (row for row in mint.db.oauth_handles.sessions(client.id) if _is_opened_by(row, opener))
-    session = next((row for row in rows if _goes_on(mint, born, row)), None)
-    if session is None:
-        session = open_for(mint, unit, born, opener, key, ttl=None, purpose=None).row
-    return AuthenticatedCaller("agent", client.agent, session, born, int(session["expires_at"]), key, opener.agent)
+    on = next((row for row in rows if _goes_on(mint, born, row)), None)
+    session = on or open_for(mint, unit, born, opener, key, ttl=None, purpose=None).row
+    return AuthenticatedCaller("agent", client.agent, session, born, session.expires_at, key, opener.agent)
 
 
-def is_proven(session: Mapping[str, Any]) -> bool:
+def is_proven(session: SessionRow) -> bool:
     """Return whether the access tokens of a session are bound to keys of their client."""
-    return _PROVEN.items() <= msgspec.json.decode(session["opened_with"] or "{}", type=dict[str, str]).items()
+    return _PROVEN.items() <= (session.opened_with or {}).items()
 
 
-def _is_opened_by(session: Mapping[str, Any], opener: Opener) -> bool:
+def _is_opened_by(session: SessionRow, opener: Opener) -> bool:
     """Return whether a session has this credential and this subject, with the claims that the subject has now."""
     # Otherwise a client without a subject would go on with a session, and so with the rights, of another person.
-    columns, wanted = subject_columns(opener), dict(opener.by)
-    kept = msgspec.json.decode(session["opened_with"], type=dict[str, str])
+    kept, wanted = {**(session.opened_with or {})}, {**opener.by}
     for by in (kept, wanted):
         if "consent" in by:
             by["consent"] = ""  # each consent has a login of the same person
-    if kept != wanted:
-        return False
-    return all(session[name] == columns[name] for name in columns if name not in ("subject_until", "opened_with"))
+    return kept == wanted and subject_of(session) == opener.subject
 
 
-def _goes_on(mint: MintContext, born: Born, session: Mapping[str, Any]) -> bool:
+def _goes_on(mint: MintContext, born: Born, session: SessionRow) -> bool:
     """Return whether a session can have another task: it lives as long as an access token, and is not revoked."""
-    if session["incarnation"] != born.incarnation or session["expires_at"] < now_ms() + LIFE_MS:
+    if session.incarnation != born.incarnation or session.expires_at < now_ms() + LIFE_MS:
         return False
     try:
-        mint.policy.may_open(str(session["agent"]), subject_of(session))
-        mint.require(Born(session["incarnation"], session["born"]), session_targets(session))
+        mint.policy.may_open(session.agent, subject_of(session))
+        mint.require(Born(session.incarnation, session.born), session_targets(session))
     except RevokedError as error:
         if error.code == "frozen":
             raise  # another session would be an escape from the freeze

@@ -181,7 +181,7 @@ class Revoker:
         for target in targets:
             path = target.removeprefix("agent:")
             agent = self._db.agents.find(path) if path != target else None
-            if agent is not None and agent["status"] != "active":
+            if agent is not None and agent.status != "active":
                 self._db.agents.set_status(path, "active", Event.of("agent.thawed", by, agent=path))
 
     def _unkilled(self, targets: Sequence[str]) -> set[str]:

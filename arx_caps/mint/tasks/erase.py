@@ -50,7 +50,7 @@ def erase_person(
     rows = mint.db.erasures.sessions_for(target)
     # A running task needs its subject for rules, renewals and kills. An erasure does not end it: a right to erase would
     # be a right to kill.
-    open_ones = [row["id"] for row in rows if is_usable(mint, row)]
+    open_ones = [row.id for row in rows if is_usable(mint, row)]
     if open_ones:
         raise GrantError(
             f"{len(open_ones)} sessions still run on behalf of this person, such as {open_ones[0]}: end them with "
@@ -58,7 +58,7 @@ def erase_person(
             code="conflict",
         )
     end_accounts()
-    sessions, events = _erase_work(mint, [row["id"] for row in rows], target, by, reason)
+    sessions, events = _erase_work(mint, [row.id for row in rows], target, by, reason)
     return Gone(erase(mint.log.store, subject=target, by=by, reason=reason), sessions, events)
 
 

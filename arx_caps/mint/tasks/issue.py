@@ -8,11 +8,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
+from arx_caps.mint.db.repositories.work.grants import GrantRow, TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
@@ -22,7 +22,6 @@ from arx_caps.mint.tasks.reissue import recipe_of
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_caps.mint.tasks.token_factory import (
     Birth,
-    as_json,
     keys_for,
     new_link,
     new_name,
@@ -62,7 +61,7 @@ class TaskRequest(NamedTuple):
 class Started(NamedTuple):
     """A task's row and its bundle, which is a secret."""
 
-    row: dict[str, Any]
+    row: TaskRow
     bundle: str
 
 
@@ -93,14 +92,24 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     # verified, from a birth that is no later than this one.
     mint.require(born, (f"policy:{policy.digest}",))
     task, link, ends_at = new_name("t-"), new_link(), task_end(mint, now, grant.ttl_ms, session, parent)
-    birth = Birth(agent, born, session["id"], task, policy.digest, now, ends_at, grant.depth, link, subject, holder)
-    granted = StoredGrant.of(grant, params, tools, above, holder, now, int(session["opened_at"]))
+    birth = Birth(agent, born, session.id, task, policy.digest, now, ends_at, grant.depth, link, subject, holder)
+    granted = StoredGrant.of(grant, params, tools, above, holder, now, session.opened_at)
     bundle = sign_grant(mint, birth, granted)
     facts: dict[str, Any] = {"session": birth.session, "template": grant.template, "link": birth.link}
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at}
-    row = birth.row("started_at") | facts | {"id": birth.task, "agent": birth.path, "above": as_json(above)}
-    row |= {"params": as_json(params), "audiences": as_json(granted.audiences)}
-    row["subject_target"] = next(iter(subject_targets(subject)), None)
+    row = TaskRow(
+        id=task,
+        agent=birth.path,
+        **facts,
+        params=params,
+        audiences=[*granted.audiences],
+        above=above,
+        status="open",
+        started_at=now,
+        incarnation=born.incarnation,
+        born=born.seq,
+        subject_target=next(iter(subject_targets(subject)), None),
+    )
     facts |= {"task": birth.task, "params": params, "audiences": granted.audiences}
     facts |= {"above": above} if above else {}
     facts |= {"holder": holder} if holder is not None else {}
@@ -166,15 +175,12 @@ def grant_recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[
     return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.approvals)
 
 
-def grant_row(birth: Birth, granted: StoredGrant) -> dict[str, Any]:
+def grant_row(birth: Birth, granted: StoredGrant) -> GrantRow:
     """Return the row of a grant."""
-    row = {"link": birth.link, "content": granted.write(), "policy": birth.policy}
-    return row | {"granted_at": birth.at, "expires_at": birth.expires_at, "ended_at": None, "replaced_by": None}
+    return GrantRow(birth.link, str(birth.task), granted.write(), birth.policy, birth.at, birth.expires_at)
 
 
-def task_end(
-    mint: MintContext, now: int, ttl_ms: int, session: Mapping[str, Any], parent: Mapping[str, Any] | None
-) -> int:
+def task_end(mint: MintContext, now: int, ttl_ms: int, session: SessionRow, parent: TaskRow | None) -> int:
     """Return when a task's tokens expire that are signed now, in ms since the Unix epoch.
 
     Args:
@@ -186,18 +192,18 @@ def task_end(
     """
     # Not beyond the session's token, or a renewal that is refused would end nothing; nor beyond the time for which the
     # store keeps kills.
-    ends = [now + ttl_ms, now + mint.realm.max_ttl_ms, int(session["expires_at"])]
-    return min([*ends, int(parent["expires_at"])] if parent is not None else ends)
+    ends = [now + ttl_ms, now + mint.realm.max_ttl_ms, session.expires_at]
+    return min([*ends, parent.expires_at] if parent is not None else ends)
 
 
-def above_of(parent: Mapping[str, Any] | None) -> list[str]:
+def above_of(parent: TaskRow | None) -> list[str]:
     """Return the ids of the tasks above a subtask, the outermost first."""
-    return [] if parent is None else [*msgspec.json.decode(parent["above"], type=list[str]), str(parent["id"])]
+    return [] if parent is None else [*parent.above, parent.id]
 
 
-def _parent(mint: MintContext, session: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _parent(mint: MintContext, session: SessionRow, name: str) -> TaskRow:
     parent = mint.db.tasks.find(name)
-    if parent is None or parent["session"] != session["id"]:
+    if parent is None or parent.session != session.id:
         raise GrantError("this session has no such task to be a part of", code="not_found")
     if task_state(mint, parent) != "open":
         raise GrantError("the task that this would be a part of is over", code="session_ended")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of a session or task, by its row, the clock and the kill epoch. SPEC 10."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
-
-import msgspec
+from collections.abc import Sequence
+from typing import Final, Literal
 
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.repositories.work.grants import TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import refusal
@@ -17,22 +17,21 @@ _OF_CODE: Final[dict[str, State]] = {"revoked": "killed", "frozen": "frozen"}
 
 
 # A row records what the mint did. A kill at the store directly, or a freeze of anything above, is in the epoch alone.
-def session_targets(row: Mapping[str, Any]) -> tuple[str, ...]:
+def session_targets(row: SessionRow) -> tuple[str, ...]:
     """Return the targets whose kill or freeze revokes a session."""
-    own = (f"session:{row['id']}", *subject_targets(subject_of(row)))
-    return ("realm", f"policy:{row['policy']}", *agent_targets(row["agent"]), *own)
+    own = (f"session:{row.id}", *subject_targets(subject_of(row)))
+    return ("realm", f"policy:{row.policy}", *agent_targets(row.agent), *own)
 
 
-def task_targets(row: Mapping[str, Any]) -> tuple[str, ...]:
+def task_targets(row: TaskRow) -> tuple[str, ...]:
     """Return the targets whose kill or freeze revokes a task, without its links."""
-    subject = (row["subject_target"],) if row["subject_target"] is not None else ()
-    above = msgspec.json.decode(row["above"], type=list[str])
-    own = (f"task:{row['id']}", f"session:{row['session']}", *subject, *(f"task:{task}" for task in above))
-    return ("realm", f"policy:{row['policy']}", *agent_targets(row["agent"]), *own)
+    subject = (row.subject_target,) if row.subject_target is not None else ()
+    own = (f"task:{row.id}", f"session:{row.session}", *subject, *(f"task:{task}" for task in row.above))
+    return ("realm", f"policy:{row.policy}", *agent_targets(row.agent), *own)
 
 
 def require_unrevoked(
-    mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any], links: Sequence[str] = ()
+    mint: MintContext, born: Born, task: TaskRow, session: SessionRow, links: Sequence[str] = ()
 ) -> None:
     """Require that neither a task nor its session was revoked or frozen since their births.
 
@@ -47,25 +46,27 @@ def require_unrevoked(
         RevokedError: One of their targets was killed since, or is frozen.
         UnavailableError: The view is stale.
     """
-    for row, targets in ((task, (*task_targets(task), *links)), (session, session_targets(session))):
+    both: tuple[tuple[SessionRow | TaskRow, tuple[str, ...]], ...]
+    both = ((task, (*task_targets(task), *links)), (session, session_targets(session)))
+    for row, targets in both:
         # Tokens of another history are all revoked: the store does not know its kills.
-        if row["incarnation"] != born.incarnation:
+        if row.incarnation != born.incarnation:
             raise refusal("revoked")
         # From their own births, not from ``born``: a kill between the two has revoked them.
-        mint.require(Born(row["incarnation"], row["born"]), targets)
+        mint.require(Born(row.incarnation, row.born), targets)
 
 
-def session_state(mint: MintContext, row: Mapping[str, Any]) -> State:
+def session_state(mint: MintContext, row: SessionRow) -> State:
     """Return the state of a session."""
     return state_by(mint, row, session_targets(row))
 
 
-def task_state(mint: MintContext, row: Mapping[str, Any]) -> State:
+def task_state(mint: MintContext, row: TaskRow) -> State:
     """Return the state of a task; ``killed`` also if its newest grant was killed."""
-    return state_by(mint, row, (*task_targets(row), f"link:{row['link']}"))
+    return state_by(mint, row, (*task_targets(row), f"link:{row.link}"))
 
 
-def is_usable(mint: MintContext, session: Mapping[str, Any]) -> bool:
+def is_usable(mint: MintContext, session: SessionRow) -> bool:
     """Return whether a session is open, or would be after a thaw."""
     return session_state(mint, session) in ("open", "frozen")
 
@@ -75,7 +76,7 @@ def is_frozen(mint: MintContext, targets: Sequence[str]) -> bool:
     return mint.refusal_now(targets) == "frozen"
 
 
-def state_by(mint: MintContext, row: Mapping[str, Any], targets: Sequence[str]) -> State:
+def state_by(mint: MintContext, row: SessionRow | TaskRow, targets: Sequence[str]) -> State:
     """Return the state of what the kill or freeze of some targets revokes.
 
     Args:
@@ -83,9 +84,9 @@ def state_by(mint: MintContext, row: Mapping[str, Any], targets: Sequence[str]) 
         row: The row of its task or session.
         targets: The targets.
     """
-    if row["status"] != "open":
+    if row.status != "open":
         return "ended"
-    if row["expires_at"] <= now_ms():
+    if row.expires_at <= now_ms():
         return "expired"
-    refused = mint.epochs.check(row["incarnation"], row["born"], targets)
+    refused = mint.epochs.check(row.incarnation, row.born, targets)
     return _OF_CODE.get(refused.code, "open") if refused is not None else "open"

@@ -8,11 +8,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.agents import AgentRow
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
+from arx_caps.mint.db.repositories.work.grants import GrantRow, TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of
@@ -22,7 +23,7 @@ from arx_caps.mint.tasks.issue import Started, grant_recipe, grant_row, holder_f
 from arx_caps.mint.tasks.liveness import require_unrevoked
 from arx_caps.mint.tasks.revoke import kill_links
 from arx_caps.mint.tasks.stored_grant import StoredGrant
-from arx_caps.mint.tasks.token_factory import Birth, as_json, new_link
+from arx_caps.mint.tasks.token_factory import Birth, new_link
 from arx_caps.revocation.report import KillReport
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
@@ -35,7 +36,7 @@ MAX_LIVE: Final = 200  # grants of one task: an attenuation kills all of them in
 class Attenuated(NamedTuple):
     """An attenuated task's row, its bundle (a secret), and the report of the kill."""
 
-    row: dict[str, Any]
+    row: TaskRow
     bundle: str
     report: KillReport
 
@@ -55,7 +56,7 @@ def attenuate_task(
     mint: MintContext,
     unit: UnitOfWork,
     caller: AuthenticatedCaller,
-    task: Mapping[str, Any],
+    task: TaskRow,
     link: str | None,
     caveats: Mapping[str, Sequence[Caveat]],
 ) -> Attenuated:
@@ -78,10 +79,10 @@ def attenuate_task(
     _require_open(mint, mint.born(), task, session)
     for _ in range(ROUNDS):
         grant = _grant(mint, task, link)
-        granted = StoredGrant.read(grant["content"]).attenuate(caveats)
+        granted = StoredGrant.read(grant.content).attenuate(caveats)
         # A trial: a grant that does not fit into a token must fail before the kill.
         sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)
-        killed = {row["link"] for row in (grant, *mint.db.grants.live(task["id"]))}
+        killed = {row.link for row in (grant, *mint.db.grants.live(task.id))}
         # After the links are read: the grant of another attempt at this call may be among them, and must not be killed.
         unit.require_first()
         report = kill_links(mint, killed, caller.actor)
@@ -92,20 +93,16 @@ def attenuate_task(
         birth = _birth(agent, task, session, grant, granted, born)
         bundle = sign_grant(mint, birth, granted)
         unit.recipe = grant_recipe(mint, birth, granted) | {"kill": report.to_dict()}
-        facts = {"task": task["id"], "link": birth.link, "before": grant["link"], "audiences": granted.audiences}
+        facts = {"task": task.id, "link": birth.link, "before": grant.link, "audiences": granted.audiences}
         what = Event.of("task.attenuated", caller.actor, **facts, seq=report.seq, attenuated=granted.attenuated)
-        values, mark = grant_row(birth, granted) | {"before": grant["link"]}, HighWater(*born)
-        row = mint.db.grants.replace(
-            unit, task["id"], killed, values, as_json(granted.audiences), mark, mint.realm.name, what
-        )
+        new, mark, audiences = grant_row(birth, granted), HighWater(*born), granted.audiences
+        row = mint.db.grants.replace(unit, killed, new, grant.link, audiences, mark, mint.realm.name, what)
         if row is not None:
             return Attenuated(row, bundle, report)
     raise GrantError("other calls keep changing this task: retry", code="conflict")
 
 
-def extend_task(
-    mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, task: Mapping[str, Any], more: More
-) -> Started:
+def extend_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller, task: TaskRow, more: More) -> Started:
     """Add a grant to a task. The grants that it has remain.
 
     Args:
@@ -123,44 +120,48 @@ def extend_task(
     """
     session, born, agent = caller.in_session()
     _require_open(mint, born, task, session)
-    if len(mint.db.grants.live(task["id"])) >= MAX_LIVE:
+    if len(mint.db.grants.live(task.id)) >= MAX_LIVE:
         raise GrantError(
             f"a task has at most {MAX_LIVE} grants at once: attenuate it, or start another one", code="conflict"
         )
     policy, now = mint.policy, now_ms()
-    last = StoredGrant.read(_grant(mint, task, more.link)["content"])
+    last = StoredGrant.read(_grant(mint, task, more.link).content)
     granted, grant = _more(policy, caller, session, task, last, more)
     mint.require(born, (f"policy:{policy.digest}",))
     ends_at = task_end(mint, now, grant.ttl_ms, session, _parent_of(mint, task))
     link, subject, depth, holder = new_link(), subject_of(session), granted.depth, granted.holder
-    birth = Birth(agent, born, session["id"], task["id"], policy.digest, now, ends_at, depth, link, subject, holder)
+    birth = Birth(agent, born, session.id, task.id, policy.digest, now, ends_at, depth, link, subject, holder)
     bundle = sign_grant(mint, birth, granted)
     unit.recipe = grant_recipe(mint, birth, granted)
-    facts = {"task": task["id"], "link": birth.link, "template": granted.template, "params": granted.params}
+    facts: dict[str, Any] = {
+        "task": task.id,
+        "link": birth.link,
+        "template": granted.template,
+        "params": granted.params,
+    }
     facts |= {"policy": policy.digest, "expires_at": birth.expires_at, "audiences": granted.audiences}
     facts |= {"holder": granted.holder} if granted.holder is not None else {}
     what = Event.of("task.extended", caller.actor, **facts)
-    row = mint.db.grants.add(unit, task["id"], grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
+    row = mint.db.grants.add(unit, grant_row(birth, granted), HighWater(*born), mint.realm.name, what)
     return Started(row, bundle)
 
 
-def _require_open(mint: MintContext, born: Born, task: Mapping[str, Any], session: Mapping[str, Any]) -> None:
+def _require_open(mint: MintContext, born: Born, task: TaskRow, session: SessionRow) -> None:
     """Require that a task is open, and that neither it nor its session was revoked or frozen."""
-    if task["status"] != "open" or task["expires_at"] <= now_ms():
+    if task.status != "open" or task.expires_at <= now_ms():
         raise GrantError("the task is over; start another", code="session_ended")
     require_unrevoked(mint, born, task, session)
 
 
-def _grant(mint: MintContext, task: Mapping[str, Any], link: str | None) -> dict[str, Any]:
+def _grant(mint: MintContext, task: TaskRow, link: str | None) -> GrantRow:
     """Return a grant that has not ended; for one that was attenuated, its replacement."""
     if link is None:
-        row = mint.db.tasks.find(task["id"]) or task
-        link = str(row["link"])
+        link = (mint.db.tasks.find(task.id) or task).link
     grant = mint.db.grants.find(link)
     # A retry whose first attempt has replaced the grant continues with the replacement.
-    while grant is not None and grant["replaced_by"] is not None:
-        grant = mint.db.grants.find(grant["replaced_by"])
-    if grant is None or grant["task"] != task["id"] or grant["ended_at"] is not None:
+    while grant is not None and grant.replaced_by is not None:
+        grant = mint.db.grants.find(grant.replaced_by)
+    if grant is None or grant.task != task.id or grant.ended_at is not None:
         raise GrantError("this task has no such grant any more: start another task", code="not_found")
     return grant
 
@@ -174,30 +175,29 @@ def _born_after(mint: MintContext, report: KillReport) -> Born:
 
 
 def _birth(
-    agent: Mapping[str, Any],
-    task: Mapping[str, Any],
-    session: Mapping[str, Any],
-    grant: Mapping[str, Any],
+    agent: AgentRow,
+    task: TaskRow,
+    session: SessionRow,
+    grant: GrantRow,
     granted: StoredGrant,
     born: Born,
 ) -> Birth:
-    now, expires_at = now_ms(), granted.end(grant["expires_at"])
+    now, expires_at = now_ms(), granted.end(grant.expires_at)
     if expires_at <= now:
         raise GrantError("nothing would be left: every remaining token would have expired", code="bad_parameters")
     link, subject, depth, holder = new_link(), subject_of(session), granted.depth, granted.holder
-    return Birth(agent, born, session["id"], task["id"], grant["policy"], now, expires_at, depth, link, subject, holder)
+    return Birth(agent, born, session.id, task.id, grant.policy, now, expires_at, depth, link, subject, holder)
 
 
-def _parent_of(mint: MintContext, task: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    above = msgspec.json.decode(task["above"], type=list[str])
-    return mint.db.tasks.find(above[-1]) if above else None
+def _parent_of(mint: MintContext, task: TaskRow) -> TaskRow | None:
+    return mint.db.tasks.find(task.above[-1]) if task.above else None
 
 
 def _more(
     policy: Policy,
     caller: AuthenticatedCaller,
-    session: Mapping[str, Any],
-    task: Mapping[str, Any],
+    session: SessionRow,
+    task: TaskRow,
     last: StoredGrant,
     more: More,
 ) -> tuple[StoredGrant, TaskGrant]:
@@ -216,9 +216,8 @@ def _more(
         grant = ask(template, params)
     except GrantError as error:
         raise explain_refusal(policy, caller.name, template, error, lambda other: ask(other, params)) from error
-    above = msgspec.json.decode(task["above"], type=list[str])
     holder = last.holder or holder_for(grant, None, caller)  # bound stays bound, whatever the policy says by now
-    granted = StoredGrant.of(grant, params, tools, above, holder, task["started_at"], int(session["opened_at"]))
+    granted = StoredGrant.of(grant, params, tools, task.above, holder, task.started_at, session.opened_at)
     if again:
         granted = granted.attenuated_like(last)
     return granted, grant

@@ -6,7 +6,7 @@ Nothing is changed. The queries are in ``db.previews``.
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 from sqlalchemy import func, or_, select
@@ -14,8 +14,8 @@ from sqlalchemy import func, or_, select
 from arx_caps.audit.ingest.place import LINK
 from arx_caps.audit.store.tables import NODE
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.db.repositories.work.previews import Named
-from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_caps.mint.tasks.liveness import is_frozen, session_state, task_state
 from arx_caps.revocation.targets import Target
 from arx_verifier.clock import now_ms
@@ -100,8 +100,8 @@ def look_up(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) 
     """
     ids = {kind: [target.name for target in targets if target.kind == kind] for kind in ("session", "task")}
     known = {
-        **{f"session:{row['id']}": session_state(mint, row) for row in mint.db.previews.find(SESSIONS, ids["session"])},
-        **{f"task:{row['id']}": task_state(mint, row) for row in mint.db.previews.find(TASKS, ids["task"])},
+        **{f"session:{row.id}": session_state(mint, row) for row in mint.db.sessions.find_all(ids["session"])},
+        **{f"task:{row.id}": task_state(mint, row) for row in mint.db.tasks.find_all(ids["task"])},
     }
     above = {ancestor for path in paths for ancestor in agent_targets(path)}
     found, left = [], MOST_MEANT
@@ -154,7 +154,7 @@ def measure(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) 
     named = _named(mint, targets, paths)
     rows, sessions = mint.db.previews.sessions(named, LOOKED_AT)
     open_ones = [row for row in rows if session_state(mint, row) in LIVE]
-    ids = [row["id"] for row in open_ones]
+    ids = [row.id for row in open_ones]
     found, tasks = mint.db.previews.tasks(named, ids, LOOKED_AT)
     theirs = {*ids}
     in_reach = [row for row in found if named.everything or _reached(row, named, theirs)]
@@ -162,9 +162,9 @@ def measure(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) 
     exact = sessions == len(rows) and tasks == len(found)
     names = [target.name for target in targets if target.kind == "agent"]
     links = [target.name for target in targets if target.kind == "link"]
-    delegated = _delegated(mint, names, ids, [row["id"] for row in open_tasks if row["session"] not in theirs], links)
-    audiences = sum(len(msgspec.json.decode(row["audiences"], type=list[str])) for row in open_tasks)
-    agents = {row["agent"] for row in (*open_ones, *open_tasks)} | delegated.names
+    delegated = _delegated(mint, names, ids, [row.id for row in open_tasks if row.session not in theirs], links)
+    audiences = sum(len(row.audiences) for row in open_tasks)
+    agents = {*(row.agent for row in open_ones), *(row.agent for row in open_tasks)} | delegated.names
     if not exact:  # what was not looked at is counted, and its tokens are estimated by the others
         audiences = round(audiences * tasks / max(1, len(open_tasks)))
     count, work = (len(open_ones), len(open_tasks)) if exact else (sessions, tasks)
@@ -179,7 +179,7 @@ def _named(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -
     tasks = [name for name in by_kind.get("task", ()) if not name.startswith("a-")]
     for link in by_kind.get("link", ()):
         grant = mint.db.grants.find(link)
-        tasks += [] if grant is None else [str(grant["task"])]
+        tasks += [] if grant is None else [grant.task]
     return Named(
         everything="realm" in wanted,
         agents=[path for path in paths if wanted.intersection(agent_targets(path))],
@@ -192,10 +192,10 @@ def _named(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -
     )
 
 
-def _reached(task: Mapping[str, Any], named: Named, sessions: Collection[str]) -> bool:
-    if task["session"] in sessions or task["policy"] in named.policies or task["id"] in named.tasks:
+def _reached(task: TaskRow, named: Named, sessions: Collection[str]) -> bool:
+    if task.session in sessions or task.policy in named.policies or task.id in named.tasks:
         return True
-    return bool({*named.tasks}.intersection(msgspec.json.decode(task["above"], type=list[str])))
+    return bool({*named.tasks}.intersection(task.above))
 
 
 class _Delegated(NamedTuple):

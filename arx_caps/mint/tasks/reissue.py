@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.tasks.liveness import session_targets
@@ -47,7 +48,7 @@ def recipe_of(
     return recipe
 
 
-def reissue_session(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any]) -> str:
+def reissue_session(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow) -> str:
     """Sign a session's token again.
 
     Raises:
@@ -58,7 +59,7 @@ def reissue_session(mint: MintContext, recipe: Mapping[str, Any], session: Mappi
     return sign_session(mint, _birth(mint, recipe, session, None))
 
 
-def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str) -> str:
+def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str) -> str:
     """Sign a task's tokens again, and return their bundle, a secret.
 
     Raises:
@@ -70,9 +71,7 @@ def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[
     return write_bundle(mint, _birth(mint, recipe, session, task), recipe["origins"], tokens)
 
 
-def reissue_tokens(
-    mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str
-) -> dict[str, str]:
+def reissue_tokens(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str) -> dict[str, str]:
     """Sign a task's tokens again, and return them by audience, as secrets.
 
     Raises:
@@ -94,23 +93,21 @@ def reissue_tokens(
         raise GrantError(f"the delegated token would not fit: {error}", code="bad_parameters") from error
 
 
-def _require_alive(
-    mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], more: Sequence[str]
-) -> None:
-    if session["status"] != "open":
+def _require_alive(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, more: Sequence[str]) -> None:
+    if session.status != "open":
         raise refusal("revoked")
     keys = (f"key:{kid}" for kid in recipe.get("kids", ()))
     mint.require(Born(*recipe["born"]), (*session_targets(session), f"link:{recipe['link']}", *more, *keys))
 
 
-def _birth(mint: MintContext, recipe: Mapping[str, Any], session: Mapping[str, Any], task: str | None) -> Birth:
-    agent = mint.db.agents.find(session["agent"])
+def _birth(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str | None) -> Birth:
+    agent = mint.db.agents.find(session.agent)
     if agent is None:
         raise GrantError("the agent of this session does not exist any more", code="conflict")
     return Birth(
         agent,
         Born(*recipe["born"]),
-        session["id"],
+        session.id,
         task,
         recipe["policy"],
         recipe["at"],

@@ -4,11 +4,15 @@
 The kill itself is in ``arx_caps.mint.revocation.revoker``.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+import msgspec
 
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.work.grants import TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.revocation.revoker import NO_WAIT_MS
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.wire import Bump
@@ -17,7 +21,7 @@ from arx_verifier.clock import now_ms
 BRIEFLY_MS: Final = 50  # live verifiers confirm in a few ms; a caller must not wait for the lease of a dead one
 
 
-def finish_task(mint: MintContext, task: Mapping[str, Any], by: str) -> KillReport | None:
+def finish_task(mint: MintContext, task: TaskRow, by: str) -> KillReport | None:
     """End a task: all its tokens and those of its subtasks are revoked.
 
     Returns:
@@ -26,11 +30,11 @@ def finish_task(mint: MintContext, task: Mapping[str, Any], by: str) -> KillRepo
     Raises:
         StoreError: The outcome is not known: retry.
     """
-    row = {**task, "expires_at": mint.db.tasks.over_at(task["id"])}
-    return _end_row(mint, "task", row, by, mint.db.tasks.end)
+    until = mint.db.tasks.over_at(task.id)
+    return _end_row(mint, "task", msgspec.structs.replace(task, expires_at=until), by, mint.db.tasks.end)
 
 
-def end_session(mint: MintContext, session: Mapping[str, Any], by: str) -> KillReport | None:
+def end_session(mint: MintContext, session: SessionRow, by: str) -> KillReport | None:
     """End a session: its tokens and those of all its tasks are revoked.
 
     Returns:
@@ -108,18 +112,18 @@ def remove_operator(mint: MintContext, name: str, by: str) -> KillReport:
 
 
 def _end_row(
-    mint: MintContext, kind: str, row: Mapping[str, Any], by: str, end: Callable[[str, Event], int]
+    mint: MintContext, kind: str, row: SessionRow | TaskRow, by: str, end: Callable[[str, Event], int]
 ) -> KillReport | None:
-    if row["status"] != "open" or row["expires_at"] <= now_ms():
+    if row.status != "open" or row.expires_at <= now_ms():
         return None
-    targets = [f"{kind}:{row['id']}"]
+    targets = [f"{kind}:{row.id}"]
     # The store keeps this kill until the last token has expired, and not for the realm's whole max_ttl: sessions and
     # tasks end all the time.
-    until = int(row["expires_at"])
+    until = row.expires_at
     bump = _kill_until(mint, targets, f"{kind} ended", by, until)
     report = mint.revoker.settle(bump, BRIEFLY_MS)
     # The row after the kill: a crash in between leaves an open row, which the next attempt kills again.
-    latest = end(row["id"], Event.of(f"{kind}.ended", by, **{kind: row["id"]}, seq=bump.header.seq))
+    latest = end(row.id, Event.of(f"{kind}.ended", by, **{kind: row.id}, seq=bump.header.seq))
     if latest > until:
         # Extended at the same time: a token that was signed in between would outlive the kill.
         mint.revoker.settle(_kill_until(mint, targets, f"{kind} ended", by, latest), NO_WAIT_MS)

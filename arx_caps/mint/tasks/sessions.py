@@ -9,17 +9,15 @@ Credentials are verified in ``arx_caps.mint.identity``; tasks are in ``issue``.
 # token is valid, so none of its targets was killed since its birth, and the new birth is read before any authority.
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
-
-import msgspec
 
 from arx_caps.credentials.jose import Proof, check_assertion
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from arx_caps.mint.db.repositories.work.proofs import Used, replayed, used_id
-from arx_caps.mint.db.repositories.work.sessions import Room
+from arx_caps.mint.db.repositories.work.sessions import Room, SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import LOGIN, PROVEN, AuthenticatedCaller, record_decision
 from arx_caps.mint.identity.operator_role import active_operator, role_of
@@ -28,7 +26,6 @@ from arx_caps.mint.identity.session_login import (
     LoginCredentials,
     Opener,
     authenticate_opener,
-    subject_columns,
     subject_of,
     subject_targets,
 )
@@ -53,7 +50,7 @@ LOGIN_ACTION: Final = "arx.login"  # of the decision that a sign-in leaves
 class OpenedSession(NamedTuple):
     """A session's row, its new token (a secret), and its expiry in ms since the Unix epoch."""
 
-    row: dict[str, Any]
+    row: SessionRow
     token: str
     expires_at: int
 
@@ -191,7 +188,7 @@ def open_for(
         UnavailableError: The kill epoch is unknown now, or the ledger has marks to carry and does not answer.
     """
     policy, now = mint.policy, now_ms()
-    path, subject = str(opener.agent["path"]), opener.subject
+    path, subject = opener.agent.path, opener.subject
     terms = policy.may_open(path, subject)
     ends_at = within_login(terms, opener.until, now + _session_ttl(terms, ttl))
     if opener.ends_at is not None:
@@ -202,8 +199,22 @@ def open_for(
         born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_targets(path), *subject_targets(subject))
     )
     birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
-    facts = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest, "purpose": purpose}
-    row = birth.row("opened_at") | facts | {"id": birth.session, "jkt": jkt} | subject_columns(opener)
+    facts: dict[str, Any] = {"agent": path, "expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
+    facts |= {"purpose": purpose}
+    row = SessionRow(
+        id=birth.session,
+        **facts,
+        jkt=jkt,
+        status="open",
+        opened_at=now,
+        incarnation=born.incarnation,
+        born=born.seq,
+        opened_with={**opener.by},
+        subject_issuer=subject and subject.issuer,
+        subject=subject and subject.name,
+        subject_claims=subject and {**subject.claims},
+        subject_until=opener.until,
+    )
     facts |= {"opened_with": opener.by, "subject": subject and (subject.issuer, subject.name)}
     if carried := begin_marks(mint, policy, birth.session, path, subject, now):
         facts |= {"carried": carried}
@@ -233,8 +244,8 @@ def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCall
     subject = subject_of(session)
     terms = policy.may_open(caller.name, subject)
     # A stricter policy shortens the session. A laxer one does not extend it beyond the end that it was opened with.
-    ends_at = min(int(session["ends_at"]), int(session["opened_at"]) + terms.ttl_ms)
-    ends_at = within_login(terms, session["subject_until"], ends_at)
+    ends_at = min(session.ends_at, session.opened_at + terms.ttl_ms)
+    ends_at = within_login(terms, session.subject_until, ends_at)
     if ends_at <= now:
         raise GrantError(
             "the session has reached the lifetime that the policy allows; open another", code="session_ended"
@@ -242,7 +253,7 @@ def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCall
     expires_at = next_end(mint, terms, now, ends_at)
     kid, _ = mint.key_schedule.mint_key()
     mint.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
-    birth = Birth(agent, born, session["id"], None, policy.digest, now, expires_at, 0, new_link(), subject)
+    birth = Birth(agent, born, session.id, None, policy.digest, now, expires_at, 0, new_link(), subject)
     changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
     what = Event.of("session.renewed", caller.actor, session=birth.session, **changes)
     row = mint.db.sessions.renew(unit, birth.session, changes, HighWater(*born), mint.realm.name, what)
@@ -284,13 +295,13 @@ def _session_ttl(terms: SessionTerms, ttl: str | None) -> int:
     return asked
 
 
-def _require_opener(mint: MintContext, policy: Policy, session: Mapping[str, Any]) -> None:
+def _require_opener(mint: MintContext, policy: Policy, session: SessionRow) -> None:
     """Require that the key or workload that opened the session could open one now."""
-    if session["opened_with"] is None:
+    opened_with = session.opened_with
+    if opened_with is None:
         return
-    opened_with = msgspec.json.decode(session["opened_with"], type=dict[str, str])
     if "key" in opened_with:
-        if mint.db.holder_keys.find(session["agent"], opened_with["key"]) is None:
+        if mint.db.holder_keys.find(session.agent, opened_with["key"]) is None:
             raise GrantError(
                 "the key that opened this session is no longer enrolled: open another with one that is",
                 code="session_not_allowed",
@@ -306,7 +317,7 @@ def _require_opener(mint: MintContext, policy: Policy, session: Mapping[str, Any
         raise GrantError("an OAuth client opened this session, which nothing renews", code="session_not_allowed")
     trusted = {issuer.name for issuer in policy.issuers.values() if issuer.url == opened_with["issuer"]}
     sub = {"sub": opened_with["sub"]}  # other claims of its ID token are not stored
-    workloads = (rule for rule in policy.workloads if rule.agent == session["agent"] and rule.issuer in trusted)
+    workloads = (rule for rule in policy.workloads if rule.agent == session.agent and rule.issuer in trusted)
     if not any(keeps({"sub": rule.claims["sub"]}, sub) for rule in workloads):
         raise GrantError(
             "the policy no longer maps the workload that opened this session to its agent: open another",

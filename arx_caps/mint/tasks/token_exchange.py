@@ -14,6 +14,9 @@ import msgspec
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.agents import AgentRow
+from arx_caps.mint.db.repositories.work.grants import GrantRow, TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.tasks.discharge import require_approvals
@@ -57,8 +60,8 @@ class PresentedTask(NamedTuple):
     """
 
     chain: ProvenChain
-    task: Mapping[str, Any]
-    session: Mapping[str, Any]
+    task: TaskRow
+    session: SessionRow
     until: int
 
 
@@ -260,7 +263,7 @@ def _prove(mint: MintContext, service: str, text: str) -> ProvenChain:
 
 def _require_granted(
     mint: MintContext, born: Born, parent: ProvenChain, service: str, audience: str | None = None
-) -> tuple[StoredGrant, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+) -> tuple[StoredGrant, TaskRow, SessionRow, AgentRow]:
     """Return the stored grant of a presented token, and the rows of its task, session and agent.
 
     Args:
@@ -276,7 +279,7 @@ def _require_granted(
     """
     row = mint.db.grants.find(parent.identifier.id)
     task, session, agent = _open_rows(mint, parent.identifier)
-    granted = StoredGrant.read(row["content"]) if row is not None else None
+    granted = StoredGrant.read(row.content) if row is not None else None
     if audience is not None and (granted is None or audience not in granted.targets(service)):
         template = granted.template if granted is not None else "NAME"
         raise GrantError(
@@ -306,9 +309,9 @@ def _require_granted(
 
 def _matches_grant(
     identifier: Identifier,
-    grant: Mapping[str, Any],
-    task: Mapping[str, Any],
-    session: Mapping[str, Any],
+    grant: GrantRow,
+    task: TaskRow,
+    session: SessionRow,
     granted: StoredGrant,
 ) -> bool:
     """Return whether an identifier is the one that the mint wrote into the tokens of a grant."""
@@ -316,8 +319,8 @@ def _matches_grant(
     # The holder of an exchanged token is the service that exchanged it.
     holder = identifier.holder if identifier.vouched is None else granted.holder
     stored = (
-        *(grant["task"], grant["policy"], grant["expires_at"], granted.depth),
-        *(task["session"], task["agent"], (subject.issuer, subject.name) if subject is not None else None),
+        *(grant.task, grant.policy, grant.expires_at, granted.depth),
+        *(task.session, task.agent, (subject.issuer, subject.name) if subject is not None else None),
         granted.holder,
         granted.holder is not None,
     )
@@ -343,7 +346,7 @@ def _can_vouch(mint: MintContext, parent: ProvenChain, granted: StoredGrant, ser
     return service in granted.targets(by) and any(key["x"] == holder for key in keys)
 
 
-def _open_rows(mint: MintContext, identifier: Identifier) -> tuple[Row, Row, Row]:
+def _open_rows(mint: MintContext, identifier: Identifier) -> tuple[TaskRow | None, SessionRow | None, AgentRow | None]:
     """Return the rows of a task, its session and its agent.
 
     Raises:
@@ -351,9 +354,9 @@ def _open_rows(mint: MintContext, identifier: Identifier) -> tuple[Row, Row, Row
     """
     task, session = mint.db.tasks.find(str(identifier.task)), mint.db.sessions.find(identifier.session)
     agent = mint.db.agents.find(identifier.agent)
-    if any(row is not None and row["status"] != "open" for row in (task, session)):
+    if (task is not None and task.status != "open") or (session is not None and session.status != "open"):
         raise refusal("revoked")
-    if agent is not None and agent["status"] != "active":
+    if agent is not None and agent.status != "active":
         raise refusal("frozen")
     return task, session, agent
 

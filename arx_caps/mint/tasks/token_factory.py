@@ -9,9 +9,8 @@ from base64 import b32encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.repositories.identity.agents import AgentRow
 from arx_caps.mint.policy.budgets import caveats_of_budgets
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import TaskGrant
@@ -60,7 +59,7 @@ class Birth(NamedTuple):
         holder: The first holder's key of a bound task, 43 characters; None for bearer tokens.
     """
 
-    agent: Mapping[str, Any]
+    agent: AgentRow
     born: Born
     session: str
     task: str | None
@@ -75,7 +74,7 @@ class Birth(NamedTuple):
     @property
     def path(self) -> str:
         """The agent's path."""
-        return str(self.agent["path"])
+        return self.agent.path
 
     def identifier(self, audience: str, kid: str, key: bytes) -> Identifier:
         """Return the identifier of its token for an audience, which the key of this id signs."""
@@ -98,20 +97,6 @@ class Birth(NamedTuple):
             task=self.task,
             v=1,
         )
-
-    def row(self, began: str) -> dict[str, Any]:
-        """Return the columns of its row that all sessions and tasks have.
-
-        Args:
-            began: The column of its start time.
-        """
-        return {
-            "incarnation": self.born.incarnation,
-            "born": self.born.seq,
-            began: self.at,
-            "ended_at": None,
-            "status": "open",
-        }
 
 
 def caveats_of(grant: TaskGrant, opened: int, session_opened: int) -> dict[str, tuple[Caveat, ...]]:
@@ -208,25 +193,20 @@ def write_bundle_of(
     return wire.BUNDLE_PREFIX + wire.text_of(jcs.encode(content))
 
 
-def model_of(agent: Mapping[str, Any]) -> str | None:
+def model_of(agent: AgentRow) -> str | None:
     """Return the agent's model, as enrolled and as its tokens have it, or None."""
-    model = msgspec.json.decode(agent["metadata"], type=dict[str, str]).get("model")
+    model = agent.metadata.get("model")
     return model[:MAX_MODEL_CHARS] if model else None
 
 
-def meta_of(agent: Mapping[str, Any]) -> tuple[str, ...] | None:
+def meta_of(agent: AgentRow) -> tuple[str, ...] | None:
     """Return what a token says of its agent beside the model, or None for nothing."""
-    enrolled = msgspec.json.decode(agent["metadata"], type=dict[str, str]) | {"owner": agent["owner"] or ""}
+    enrolled = agent.metadata | {"owner": agent.owner or ""}
     # Cut to what fits: a long description must not keep an agent from its tokens.
     values = [enrolled.get(name, "")[:MAX_ABOUT_CHARS] for name in ABOUT]
     while values and not values[-1]:
         values.pop()
     return tuple(values) or None
-
-
-def as_json(value: Any) -> str:
-    """Return a value as JSON with sorted keys, for a column."""
-    return msgspec.json.encode(value, order="sorted").decode()
 
 
 def new_link() -> str:

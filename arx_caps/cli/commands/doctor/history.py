@@ -6,10 +6,12 @@ A restored file, or a user with write access, can undo a kill in the store; thes
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from arx_caps.cli.commands.doctor.check import Check, ask_database, has_database
+from arx_caps.mint.db.repositories.work.grants import TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import Header, StoreEntry, StoreHistoryError
 from arx_caps.settings.realm import Realm
@@ -110,12 +112,12 @@ def _kept(store: RevocationStore, realm: Realm, at_ms: int) -> Callable[[StoreEn
             return True
         # The mint lets the store delete it when the session or the task itself has expired.
         row = row_of(realm, kind, name)
-        return row is not None and int(row["expires_at"]) > at_ms
+        return row is not None and row.expires_at > at_ms
 
     return kept
 
 
-def row_of(realm: Realm, kind: str, name: str) -> Mapping[str, Any] | None:
+def row_of(realm: Realm, kind: str, name: str) -> SessionRow | TaskRow | None:
     """Return the mint's row of a session or a task, or None.
 
     Args:

@@ -291,5 +291,5 @@ def _lost(client: Any, realm: Realm, begin: str, past: tuple[int, int], now: int
         fields = client.hmget(f"{begin}p:{pool}", *COLUMNS)
         if fields[0] is not None and show_pool(pool, fields, now, *past)["lost"]:
             row = row_of(realm, "task", pool.partition("/")[0])
-            if row is None or int(row["expires_at"]) > now:
+            if row is None or row.expires_at > now:
                 yield pool

@@ -24,6 +24,7 @@ from arx_caps.http.public_fetch import FetchError
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, end_of_unused
+from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.client.client_metadata import (
     METHOD,
@@ -32,7 +33,7 @@ from arx_caps.mint.oauth.client.client_metadata import (
     read_client_metadata,
 )
 from arx_caps.mint.oauth.errors import OAuthCode, OAuthError
-from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_caps.mint.tasks.token_factory import new_name
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, RequestError
 from arx_verifier.request import read_json_object

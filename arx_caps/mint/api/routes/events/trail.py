@@ -291,7 +291,7 @@ def question_of(mint: MintContext, query: NodesQuery) -> Question:
         until_ms=call.get("until"),
     )
     if grant is not None:  # the link of a grant of the mint, with which all tokens of the grant begin
-        question = question._replace(link=None, granted=str(grant["task"]))
+        question = question._replace(link=None, granted=grant.task)
     if question.agent is not None and not is_path_pattern(question.agent) and ":" not in question.agent:
         raise RequestError("invalid agent: expected a path, a pattern such as acme/**, or operator:NAME")
     if question.tool is not None and not is_tool_pattern(question.tool):

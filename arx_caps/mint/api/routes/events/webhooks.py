@@ -13,6 +13,7 @@ from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, TEST, WAITING
 from arx_caps.mint.db.repositories.events.notifications import NOTIFICATIONS_ORDER
+from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.notifications.message import Format
 from arx_caps.mint.notifications.receivers import (
     MAX_URL_CHARS,
@@ -22,7 +23,7 @@ from arx_caps.mint.notifications.receivers import (
     origin_of,
     seal_receiver,
 )
-from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_caps.mint.tasks.token_factory import new_name
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, RequestError
 

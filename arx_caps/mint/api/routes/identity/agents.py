@@ -10,7 +10,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, c
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import AgentShown, KillShown, require_row, show_agent, show_kill
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.agents import AGENTS_ORDER
+from arx_caps.mint.db.repositories.identity.agents import AGENTS_ORDER, AgentRow
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import AGENTS
 from arx_caps.mint.tasks.revoke import deactivate
@@ -105,8 +105,8 @@ def list_agents(call: RouteCall) -> Agents:
     mint, query = call.mint, call.query
     rows = mint.db.agents.list(status=query.state, under=query.under, after=query.after, limit=query.limit + 1)
     # One query for all keys of the page, and not one for each agent.
-    keys = mint.db.holder_keys.by_holder(row["path"] for row in rows)
-    page = page_of(rows, AGENTS_ORDER, lambda row: show_agent(mint, row, keys[row["path"]]), limit=query.limit)
+    keys = mint.db.holder_keys.by_holder(row.path for row in rows)
+    page = page_of(rows, AGENTS_ORDER, lambda row: show_agent(mint, row, keys[row.path]), limit=query.limit)
     return Agents(agents=page.shown, total=mint.db.count(AGENTS), next=page.next)
 
 
@@ -129,7 +129,7 @@ def patch_agent(call: RouteCall) -> AgentShown:
     Sessions that were opened with a removed key go on until they are killed or expire.  A change of metadata is in the
     tokens that the agent gets from then on.
     """
-    body, mint, path = call.body, call.mint, _find_agent(call, call.path["path"])["path"]
+    body, mint, path = call.body, call.mint, _find_agent(call, call.path["path"]).path
     changes_keys = body.add_jwk is not None or body.remove_kid is not None
     if not changes_keys and body.owner is UNSET and body.metadata is UNSET:
         raise RequestError("nothing to change: send add_jwk, remove_kid, owner or metadata")
@@ -150,7 +150,7 @@ def patch_agent(call: RouteCall) -> AgentShown:
 @endpoint("DELETE", "/v1/agents/{path:path}", "arx.agents.write", problems=("not_found", "conflict"))
 def delete_agent(call: RouteCall) -> AgentEnded:
     """Deactivate an agent: kill its sessions and tasks, and those of all agents below it."""
-    path = _find_agent(call, call.path["path"])["path"]
+    path = _find_agent(call, call.path["path"]).path
     # A row alone would not stop the tokens that are out: services do not ask the mint.
     report = deactivate(call.mint, path, call.authenticated.actor, "deactivated")
     return AgentEnded(agent=show_agent(call.mint, _find_agent(call, path)), kill=show_kill(report))
@@ -161,6 +161,6 @@ def _is_workload(call: RouteCall, path: str) -> bool:
     return any(workload.agent == path for workload in call.mint.policies.loaded.workloads)
 
 
-def _find_agent(call: RouteCall, path: str) -> dict[str, Any]:
+def _find_agent(call: RouteCall, path: str) -> AgentRow:
     # Any text can be in a URL's path: one that is no agent's path is not looked up.
     return require_row(call.mint.db.agents.find(path) if names.is_agent_path(path) else None, "agent")

@@ -201,7 +201,7 @@ def whoami(call: RouteCall) -> Whoami:
         expires_at=caller.expires_at,
         realm=call.mint.realm.name,
         policy=call.mint.policies.loaded.digest,
-        session=caller.session["id"] if caller.session is not None else UNSET,
+        session=caller.session.id if caller.session is not None else UNSET,
         # The role as it is now, which the next call is judged by; the token may have older rules.
         role=role.name if role is not None else UNSET,
         may=roles.actions_of(role.rules) if role is not None else UNSET,

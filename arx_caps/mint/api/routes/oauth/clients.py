@@ -14,11 +14,12 @@ from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
+from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.db.tables import OAUTH_CLIENTS
 from arx_caps.mint.oauth.client.clients import new_secret, read_client_keys, scopes_of
 from arx_caps.mint.oauth.client.redirects import check_redirect
 from arx_caps.mint.tasks.revoke import end_session, kill_links
-from arx_caps.mint.tasks.token_factory import as_json, new_name
+from arx_caps.mint.tasks.token_factory import new_name
 from arx_caps.settings.durations import MAX_MS, duration_within
 from arx_caps.settings.self_registration import DEFAULT_UNUSED_MS
 from arx_verifier.clock import now_ms
@@ -144,7 +145,7 @@ def delete_client(call: RouteCall) -> ClientShown:
     mint.db.oauth_clients.end(row["id"], Event.of("client.removed", by, client=row["id"]))
     for session in mint.db.oauth_handles.sessions(row["id"]):
         # Not those of others, who delegated to it: there the delegation ends alone.
-        if msgspec.json.decode(session["opened_with"], type=dict[str, str]).get("client") == row["id"]:
+        if (session.opened_with or {}).get("client") == row["id"]:
             end_session(mint, session, by)
     recipes = (msgspec.json.decode(recipe, type=dict[str, Any]) for recipe in mint.db.oauth_handles.recipes(row["id"]))
     links = {str(recipe["last"]) for recipe in recipes if "last" in recipe}

@@ -219,13 +219,13 @@ def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
         ApprovalShown,
         row,
         state=approval_state(mint, row),
-        subject=show_subject(row),
+        subject=show_subject(row["subject_issuer"], row["subject"]),
         args=msgspec.json.decode(row["args"]),
         ttl=format_duration(row["ttl_ms"]),
         once=bool(row["once"]),
         by=msgspec.json.decode(row["by"]),
         marks=list(shown_marks(row)) or UNSET,
-        expires_at=row["its"]["expires_at"] if row["expires_at"] is None else row["expires_at"],
+        expires_at=row["its"].expires_at if row["expires_at"] is None else row["expires_at"],
     )
 
 
@@ -233,7 +233,7 @@ def _find_own(call: RouteCall, name: str) -> dict[str, Any]:
     """Return an approval that the caller may see."""
     own = call.authenticated.session
     # The session is a condition of the query: to an agent, another session's approval does not exist.
-    rows = call.mint.db.approvals.list(id=name, session=own["id"] if own is not None else None, limit=1)
+    rows = call.mint.db.approvals.list(id=name, session=own.id if own is not None else None, limit=1)
     if not rows:
         raise GrantError("no such approval", code="not_found")
     return rows[0]

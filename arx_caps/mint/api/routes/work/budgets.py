@@ -11,6 +11,7 @@ from arx_caps.mint.api.pagination import Paged, PageQuery
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.tasks.liveness import task_state
 from arx_caps.mint.tasks.stored_grant import StoredGrant
 from arx_verifier.amounts import MAX_AMOUNT, amount_text, read_amount
@@ -108,7 +109,7 @@ def show_pools(call: RouteCall) -> Pools:
     if len(named) > 1 or (asked.session, asked.agent, asked.unit) != (None, None, None):
         raise RequestError("invalid query: expected one of task, link and pool, or any of session, agent and unit")
     rows = ledger.read([asked.pool]) if asked.pool is not None else ledger.shown(asked.task, asked.link)
-    tasks = call.mint.db.tasks.find_all([*{row["task"] for row in rows}])
+    tasks = call.mint.db.tasks.by_id([*{row["task"] for row in rows}])
     return Pools(pools=[_show(row, tasks.get(row["task"])) for row in rows])
 
 
@@ -128,12 +129,12 @@ def list_pools(mint: MintContext, asked: PoolsQuery) -> Pools:
         raise RequestError("invalid agent: expected a path, or a path and /**")
     ledger = ledger_of(mint)
     latest = ledger.latest()
-    tasks = mint.db.tasks.find_all([*{pool.partition("/")[0] for pool in latest}], asked.session)
+    tasks = mint.db.tasks.by_id([*{pool.partition("/")[0] for pool in latest}], asked.session)
     granted: dict[str, tuple[int, int]] = {}
     if asked.session is not None:
         newest = mint.db.tasks.list(session=asked.session, limit=_TASKS)
-        tasks |= {row["id"]: row for row in newest}
-        granted = _granted(mint, [row["id"] for row in newest])
+        tasks |= {row.id: row for row in newest}
+        granted = _granted(mint, [row.id for row in newest])
     else:
         tasks = {name: row for name, row in tasks.items() if task_state(mint, row) in ("open", "frozen")}
     wanted = [pool for pool in dict.fromkeys([*latest, *granted]) if _matches(pool, tasks, asked)]
@@ -148,11 +149,11 @@ def list_pools(mint: MintContext, asked: PoolsQuery) -> Pools:
     )
 
 
-def _matches(pool: str, tasks: Mapping[str, Mapping[str, Any]], asked: PoolsQuery) -> bool:
+def _matches(pool: str, tasks: Mapping[str, TaskRow], asked: PoolsQuery) -> bool:
     task, _, _, unit, _ = pool.split("/")
     if task not in tasks or asked.unit not in (None, unit):
         return False
-    agent, of = tasks[task]["agent"], asked.agent
+    agent, of = tasks[task].agent, asked.agent
     return of is None or agent == of.removesuffix("/**") or (of.endswith("/**") and agent.startswith(of[:-2]))
 
 
@@ -160,7 +161,7 @@ def _granted(mint: MintContext, tasks: Sequence[str]) -> dict[str, tuple[int, in
     """Return the pools that the mint opened for some tasks: ``max`` in millionths, and when.  SPEC 17.3."""
     pools: dict[str, tuple[int, int]] = {}
     for row in mint.db.grants.of_tasks(tasks):
-        for pool, its in StoredGrant.read(row["content"]).pools(row["task"]).items():
+        for pool, its in StoredGrant.read(row.content).pools(row.task).items():
             most, opened = pools.get(pool, (its.max, its.opened))
             pools[pool] = min(most, its.max), min(opened, its.opened)
     return pools
@@ -212,7 +213,7 @@ def _no_pool() -> GrantError:
     return GrantError("no such pool, or no call has drawn on it", code="not_found")
 
 
-def _show(row: Mapping[str, Any], task: Mapping[str, Any] | None) -> PoolShown:
+def _show(row: Mapping[str, Any], task: TaskRow | None) -> PoolShown:
     amounts = {name: amount_text(row[name]) for name in ("max", "topped_up", "reserved", "leased", "remaining")}
     return show_row(
         PoolShown,
@@ -222,6 +223,6 @@ def _show(row: Mapping[str, Any], task: Mapping[str, Any] | None) -> PoolShown:
         drawn_at=row["drawn_at"] or UNSET,
         link=row["link"] or UNSET,
         ends_at=row["ends_at"] or UNSET,
-        session=task["session"] if task is not None else UNSET,
-        agent=task["agent"] if task is not None else UNSET,
+        session=task.session if task is not None else UNSET,
+        agent=task.agent if task is not None else UNSET,
     )

@@ -75,7 +75,7 @@ ENDPOINTS, endpoint = collect(Endpoint)
 def list_session_marks(call: RouteCall) -> Marks:
     """Show the marks of a session, each with the call that set it."""
     session = find_session(call, call.path["session"])
-    return read_marks(call.mint, session["id"], session["opened_at"])
+    return read_marks(call.mint, session.id, session.opened_at)
 
 
 def read_marks(mint: MintContext, session: str, opened: int) -> Marks:
@@ -102,13 +102,13 @@ def read_marks(mint: MintContext, session: str, opened: int) -> Marks:
 def lift_mark(call: RouteCall) -> Lifted:
     """Lift a mark of a session; a later call may set it again."""
     body, ledger, session = call.body, ledger_of(call.mint), find_session(call, call.path["session"])
-    name, opened = session["id"], session["opened_at"]
+    name, opened = session.id, session.opened_at
     lost, fields = ledger.marks(name, opened)
     if not lost and not any(field.endswith(f":{body.mark}") for field in fields):
         return Lifted(session=name, lifted=[])
     if not lost:
         # Before the ledger lifts it: nothing is lifted without a record.
-        facts = {"session": name, "agent": session["agent"], "mark": body.mark, "reason": body.reason}
+        facts = {"session": name, "agent": session.agent, "mark": body.mark, "reason": body.reason}
         call.mint.db.record(Event.of("mark.lifted", call.authenticated.actor, **facts))
         lost, fields = ledger.marks(name, opened, body.mark)
     if lost:

@@ -15,6 +15,8 @@ from arx_caps.audit.query.session_calls import LastCall, last_calls
 from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.routes.work.sessions import GONE, find_session
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.work.grants import TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.tasks.liveness import State, session_targets, state_by, task_targets
 from arx_caps.text.caveat_text import removals, show_json
 from arx_verifier.clock import now_ms
@@ -68,7 +70,7 @@ class SessionTree(RouteAnswer, frozen=True):
 class _Holder(NamedTuple):
     """The row of a node's task or session, the targets that revoke it, and its end."""
 
-    row: Mapping[str, Any]
+    row: SessionRow | TaskRow
     targets: tuple[str, ...]
     expires_at: int
 
@@ -95,7 +97,7 @@ def get_session_tree(call: RouteCall) -> SessionTree:
     return tree_of(call.mint, find_session(call, call.path["session"]))
 
 
-def tree_of(mint: MintContext, session: Mapping[str, Any]) -> SessionTree:
+def tree_of(mint: MintContext, session: SessionRow) -> SessionTree:
     """Return the delegation tree of a session.
 
     Args:
@@ -106,8 +108,8 @@ def tree_of(mint: MintContext, session: Mapping[str, Any]) -> SessionTree:
         StoreError: The log's database does not answer.
     """
     places, complete = _read_places(mint, session)
-    tasks = mint.db.tasks.find_all([place.ref for place in places if place.kind != "link"], session["id"])
-    root = _Holder(session, session_targets(session), session["expires_at"])
+    tasks = mint.db.tasks.by_id([place.ref for place in places if place.kind != "link"], session.id)
+    root = _Holder(session, session_targets(session), session.expires_at)
     nodes: list[TreeNode] = []
     holders: list[_Holder] = []
     for place in places:
@@ -118,13 +120,13 @@ def tree_of(mint: MintContext, session: Mapping[str, Any]) -> SessionTree:
     return SessionTree(nodes=nodes, complete=complete)
 
 
-def _read_places(mint: MintContext, session: Mapping[str, Any]) -> tuple[list[_Place], bool]:
+def _read_places(mint: MintContext, session: SessionRow) -> tuple[list[_Place], bool]:
     """Return the session's places, parents first, and whether these are all."""
     with mint.log.store.reading() as c:
-        reached = reach(c, Question(session=session["id"]))
+        reached = reach(c, Question(session=session.id))
         assert reached is not None
         # A service can send a record that names another agent's session: it makes a tree under that agent.
-        rows = [row for row in reached.nodes if row.agent == session["agent"]]
+        rows = [row for row in reached.nodes if row.agent == session.agent]
         known = rows[:MAX_NODES]
         calls = last_calls(c, [row.id for row in known])
     places: list[_Place] = []
@@ -173,7 +175,7 @@ def _take_keys(places: Sequence[_Place], place: _Place) -> None:
         above = places[above.parent] if above.parent is not None else None
 
 
-def _below(above: _Holder, place: _Place, task: Mapping[str, Any] | None) -> _Holder:
+def _below(above: _Holder, place: _Place, task: TaskRow | None) -> _Holder:
     """Return what the state of a node depends on."""
     if place.kind == "link":
         own = f"link:{place.ref}", *agent_targets(place.name)
@@ -181,7 +183,7 @@ def _below(above: _Holder, place: _Place, task: Mapping[str, Any] | None) -> _Ho
         return _Holder(above.row, (*above.targets, *own), min([above.expires_at, *ends]))
     if task is None:
         return above
-    return _Holder(task, (*above.targets, *task_targets(task), f"task:{task['id']}"), task["expires_at"])
+    return _Holder(task, (*above.targets, *task_targets(task), f"task:{task.id}"), task.expires_at)
 
 
 def _show(mint: MintContext, place: _Place, holder: _Holder) -> TreeNode:
@@ -194,7 +196,7 @@ def _show(mint: MintContext, place: _Place, holder: _Holder) -> TreeNode:
         ref=place.ref,
         name=place.name,
         target=f"{'task' if place.kind == 'subtask' else place.kind}:{place.ref}",
-        template=holder.row["template"] if place.kind == "task" and "template" in holder.row else None,
+        template=holder.row.template if place.kind == "task" and isinstance(holder.row, TaskRow) else None,
         state="expired" if state == "open" and holder.expires_at <= now_ms() else state,
         expires_at=holder.expires_at,
         allowed=sum([row.allow for row in rows]),

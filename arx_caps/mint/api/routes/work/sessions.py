@@ -4,7 +4,6 @@
 An agent sees and ends its own session and that session's tasks; any other is ``not_found``.
 """
 
-from collections.abc import Mapping
 from http.client import SERVICE_UNAVAILABLE
 from typing import Annotated, Any, Final, Literal
 
@@ -25,8 +24,9 @@ from arx_caps.mint.api.views import (
     show_task,
 )
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.db.repositories.work.repeats import Made
-from arx_caps.mint.db.repositories.work.sessions import SESSIONS_ORDER, Which
+from arx_caps.mint.db.repositories.work.sessions import SESSIONS_ORDER, SessionRow, Which
 from arx_caps.mint.db.repositories.work.tasks import TASKS_ORDER
 from arx_caps.mint.identity.issuer_token import MAX_NAME_CHARS
 from arx_caps.mint.identity.session_login import LoginCredentials
@@ -218,7 +218,7 @@ def session_again(call: RouteCall, made: Made) -> SessionOpened:
     mint, recipe = call.mint, made.recipe or {}
     row = mint.db.sessions.find(made.facts["session"])
     # The answer has a token: only the holder of the session's key may have it again.
-    if row is None or call.proof is None or row["jkt"] != call.proof.key.kid:
+    if row is None or call.proof is None or row.jkt != call.proof.key.kid:
         raise GrantError("no such session", code="not_found")
     token = reissue.reissue_session(mint, recipe, row)
     return SessionOpened(session=show_session(mint, row), token=token, expires_at=recipe["expires_at"])
@@ -255,7 +255,7 @@ def open_session_route(call: RouteCall) -> SessionOpened:
 )
 def renew_session_route(call: RouteCall) -> SessionOpened:
     """Return a new token for a session, which expires later, within the session's lifetime."""
-    if call.authenticated.session is None or call.authenticated.session["id"] != call.path["session"]:
+    if call.authenticated.session is None or call.authenticated.session.id != call.path["session"]:
         raise GrantError("no such session", code="not_found")
     renewed = sessions.renew_session(call.mint, call.unit, call.authenticated)
     session = show_session(call.mint, renewed.row)
@@ -300,14 +300,14 @@ def sessions_of(mint: MintContext, query: SessionsQuery) -> Sessions:
 def get_session(call: RouteCall) -> SessionWithTasks:
     """Return a session with its tasks."""
     row = find_session(call, call.path["session"])
-    page = _tasks(call.mint, TasksQuery(session=row["id"]))
+    page = _tasks(call.mint, TasksQuery(session=row.id))
     return SessionWithTasks(session=show_session(call.mint, row), tasks=page.shown, next=page.next)
 
 
 @endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", callers=BOTH, problems=GONE)
 def delete_session(call: RouteCall) -> SessionEnded:
     """End a session, its tasks and all of their tokens."""
-    session = find_session(call, call.path["session"])["id"]
+    session = find_session(call, call.path["session"]).id
     # Read again below: the answer shows the state after the kill.
     report = end_session(call.mint, find_session(call, session), call.authenticated.actor)
     return SessionEnded(
@@ -318,8 +318,8 @@ def delete_session(call: RouteCall) -> SessionEnded:
 def task_again(call: RouteCall, made: Made) -> TaskStarted:
     """Answer a repeat of starting a task."""
     mint, task = call.mint, own_task(call, made.facts["task"])
-    session = find_session(call, task["session"])
-    bundle = reissue.reissue_task(mint, made.recipe or {}, session, task["id"])
+    session = find_session(call, task.session)
+    bundle = reissue.reissue_task(mint, made.recipe or {}, session, task.id)
     return TaskStarted(task=show_task(mint, task), bundle=bundle)
 
 
@@ -359,7 +359,7 @@ def delete_task(call: RouteCall) -> TaskEnded:
     task = own_task(call, call.path["task"])
     # A kill, because services accept the task's tokens until they expire or are revoked.
     report = finish_task(call.mint, task, call.authenticated.actor)
-    return TaskEnded(task=show_task(call.mint, own_task(call, task["id"])), kill=show_kill(report) if report else None)
+    return TaskEnded(task=show_task(call.mint, own_task(call, task.id)), kill=show_kill(report) if report else None)
 
 
 def _activity(mint: MintContext, shown: list[SessionShown]) -> dict[str, ActivityShown] | UnsetType:
@@ -390,7 +390,7 @@ def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
     )
 
 
-def find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
+def find_session(call: RouteCall, session: str) -> SessionRow:
     """Return the row of a session that the caller may see.
 
     Raises:
@@ -398,7 +398,7 @@ def find_session(call: RouteCall, session: str) -> Mapping[str, Any]:
     """
     own = call.authenticated.session
     # The same answer for another agent's session as for none, so that ids cannot be probed.
-    is_seen = own is None or own["id"] == session
+    is_seen = own is None or own.id == session
     return require_row(call.mint.db.sessions.find(session) if is_seen else None, "session")
 
 
@@ -412,16 +412,16 @@ def own_query(call: RouteCall) -> Any:
     if own is None:
         return query
     # Not an empty page: an agent learns that it asked for another's session.
-    require_row(own if query.session in (None, own["id"]) else None, "session")
-    return msgspec.structs.replace(query, session=own["id"])
+    require_row(own if query.session in (None, own.id) else None, "session")
+    return msgspec.structs.replace(query, session=own.id)
 
 
-def own_task(call: RouteCall, task: str) -> Mapping[str, Any]:
+def own_task(call: RouteCall, task: str) -> TaskRow:
     """Return a task that the caller may see.
 
     Raises:
         GrantError: ``not_found``: there is none, or it is another session's.
     """
     row, own = call.mint.db.tasks.find(task), call.authenticated.session
-    is_seen = row is not None and (own is None or own["id"] == row["session"])
+    is_seen = row is not None and (own is None or own.id == row.session)
     return require_row(row if is_seen else None, "task")

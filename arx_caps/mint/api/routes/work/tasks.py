@@ -64,7 +64,7 @@ ENDPOINTS, endpoint = collect(Endpoint)
 def get_task(call: RouteCall) -> TaskWithGrants:
     """Return a task with its grants."""
     row = own_task(call, call.path["task"])
-    grants = [show_grant(grant) for grant in call.mint.db.grants.list(row["id"])]
+    grants = [show_grant(grant) for grant in call.mint.db.grants.list(row.id)]
     return TaskWithGrants(task=show_task(call.mint, row), grants=grants)
 
 

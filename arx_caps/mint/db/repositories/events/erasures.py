@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.database import PAGE, Repository, Rows, plain
 from arx_caps.mint.db.events import Event, Recorded
 from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK, StoredKey, locked_key
+from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, SessionRow
 from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import (
     APPROVALS,
@@ -44,7 +45,7 @@ _OVER: Final = func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at)
 class ErasureRepository(Repository):
     """Queries and changes to erase a person's data."""
 
-    def sessions_for(self, target: str) -> Rows:
+    def sessions_for(self, target: str) -> list[SessionRow]:
         """Return the sessions on behalf of the person that a target names."""
         persons = select(SESSIONS.c.subject_issuer, SESSIONS.c.subject).where(SESSIONS.c.subject.is_not(None))
         with self._database.read() as c:
@@ -52,7 +53,7 @@ class ErasureRepository(Repository):
             for issuer, subject in c.execute(persons.distinct()):
                 if subject_target(issuer, subject) == target:
                     is_theirs = (SESSIONS.c.subject_issuer == issuer, SESSIONS.c.subject == subject)
-                    return [plain(row) for row in c.execute(select(SESSIONS).where(*is_theirs))]
+                    return [SESSION_ROWS.read(row) for row in c.execute(SESSION_ROWS.select().where(*is_theirs))]
         return []
 
     def sessions_over(self, before: int) -> list[str]:

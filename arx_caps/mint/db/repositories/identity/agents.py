@@ -9,23 +9,37 @@ from sqlalchemy import bindparam, insert, or_, select, update
 
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
+from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import AGENTS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, RequestError
 
+
+class AgentRow(msgspec.Struct, frozen=True):
+    """An agent."""
+
+    path: str
+    status: str
+    metadata: dict[str, str]
+    created_at: int
+    owner: str | None = None
+    ended_at: int | None = None
+
+
+AGENT_ROWS: Final = RowReader(AgentRow, AGENTS)
 AGENTS_ORDER: Final = Order((AGENTS.c.path,), tuple[Text])
 _ITS: Final = AGENTS.c.path == bindparam("which")
-_LOCK: Final = select(AGENTS).where(_ITS).with_for_update()
+_LOCK: Final = CompiledStatement(AGENT_ROWS.select().where(_ITS).with_for_update())
 _ENDED: Final = select(AGENTS.c.path).where(AGENTS.c.status == "deactivated")
 _ADD, _CHANGE = CompiledStatement(insert(AGENTS)), CompiledStatement(update(AGENTS).where(_ITS))
 
 
-class AgentRepository(RowRepository, key=AGENTS.c.path):
+class AgentRepository(StructRepository[AgentRow], reader=AGENT_ROWS, key=AGENTS.c.path):
     """The enrolled agents."""
 
     def add(
@@ -51,11 +65,10 @@ class AgentRepository(RowRepository, key=AGENTS.c.path):
         Raises:
             GrantError: ``agent_exists`` or ``key_enrolled``.
         """
-        row = {"path": path, "status": "active", "owner": owner, "created_at": now_ms()}
-        row["metadata"] = msgspec.json.encode(dict(metadata), order="sorted").decode()
+        row = AgentRow(path, "active", dict(metadata), now_ms(), owner)
         with unit.change(what) as c:
-            if not insert_new(c, _ADD, row):
-                ended = self._find.one(c, {"which": path})["status"] != "active"
+            if not insert_new(c, _ADD, AGENT_ROWS.values(row)):
+                ended = AGENT_ROWS.one(c, self._find, {"which": path}).status != "active"
                 # A name is never given to a second agent: records and kills of the first one would then be the second
                 # one's.
                 reason = "was deactivated, and its name is not given again" if ended else "is enrolled already"
@@ -65,7 +78,7 @@ class AgentRepository(RowRepository, key=AGENTS.c.path):
 
     def list(
         self, *, status: str | None = None, under: str | None = None, after: str | None = None, limit: int = PAGE
-    ) -> Rows:
+    ) -> list[AgentRow]:
         """Return agents, ordered by path.
 
         Args:
@@ -74,14 +87,14 @@ class AgentRepository(RowRepository, key=AGENTS.c.path):
             after: A page's ``next``: only agents after it.
             limit: At most this number.
         """
-        statement = select(AGENTS)
+        statement = AGENT_ROWS.select()
         if status is not None:
             statement = statement.where(AGENTS.c.status == status)
         if under is not None:
             # With the slash, or acme/bot would include acme/bots.
             below = AGENTS.c.path.startswith(under + "/", autoescape=True)
             statement = statement.where(or_(AGENTS.c.path == under, below))
-        return self._database.page(statement, AGENTS_ORDER, after, limit)
+        return self._listed(statement, AGENTS_ORDER, after, limit)
 
     def ended_targets(self) -> set[str]:
         """Return the targets of deactivated agents."""
@@ -117,11 +130,9 @@ class AgentRepository(RowRepository, key=AGENTS.c.path):
         with self._database.write() as c:
             # Two callers who set different members at once must both be heard, so the row is locked before it is
             # merged.
-            row = c.execute(_LOCK, {"which": path}).one()
-            merged: dict[str, str | None] = {**msgspec.json.decode(row.metadata, type=dict[str, str]), **metadata}
+            merged: dict[str, str | None] = {**AGENT_ROWS.one(c, _LOCK, {"which": path}).metadata, **metadata}
             kept = {name: text for name, text in merged.items() if text}
             if len(kept) > most:
                 raise RequestError(f"too many metadata members: expected at most {most}, got {len(kept)}")
-            values = {"metadata": msgspec.json.encode(kept, order="sorted").decode(), **owner}
-            _CHANGE.run(c, {"which": path, **values})
+            _CHANGE.run(c, {"which": path, "metadata": as_json(kept), **owner})
             self._database.record_in(c, Event.of("agent.described", by, agent=path, metadata=kept, **owner))

@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, delete, select, update
 
 from arx_caps.mint.db.database import RowRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, SessionRow
 from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAUTH_HANDLES, SESSIONS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
@@ -22,7 +23,7 @@ _THEIRS: Final = (
     select(OAUTH_HANDLES.c.session).where(OAUTH_HANDLES.c.client == bindparam("whose")).distinct().scalar_subquery()
 )
 _SESSIONS: Final = (
-    select(SESSIONS)
+    SESSION_ROWS.select()
     .where(SESSIONS.c.id.in_(_THEIRS), SESSIONS.c.status == "open", SESSIONS.c.expires_at > bindparam("now"))
     .order_by(SESSIONS.c.opened_at.desc())
 )
@@ -53,9 +54,10 @@ class OAuthHandleRepository(RowRepository, key=OAUTH_HANDLES.c.jti):
             c.execute(_PRUNE, {"before": now_ms() - KEEP_MS})
             unit.insert(OAUTH_HANDLES, row)
 
-    def sessions(self, client: str) -> list[dict[str, Any]]:
+    def sessions(self, client: str) -> list[SessionRow]:
         """Return the open sessions of a client, the newest first."""
-        return self._database.rows(_SESSIONS, whose=client, now=now_ms())
+        with self._database.read() as c:
+            return [SESSION_ROWS.read(row) for row in c.execute(_SESSIONS, {"whose": client, "now": now_ms()})]
 
     def recipes(self, client: str) -> list[str]:
         """Return what the access tokens of a client stand for that have not expired."""

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order, Text, Time
 from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.work.grants import lock_task
+from arx_caps.mint.db.repositories.work.grants import TASK_ROWS, lock_task
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -149,8 +149,8 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
         )
         rows = self._database.page(statement, APPROVALS_ORDER, after, limit)
         with self._database.read() as c:
-            query = select(TASKS).where(TASKS.c.id.in_({row["task"] for row in rows}))
-            tasks = {task.id: plain(task) for task in c.execute(query)}
+            query = TASK_ROWS.select().where(TASKS.c.id.in_({row["task"] for row in rows}))
+            tasks = {task.id: task for task in map(TASK_ROWS.read, c.execute(query))}
         return [row | {"its": tasks[row["task"]]} for row in rows]
 
     def count_waiting(self) -> int:
@@ -207,7 +207,7 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
                 if len(counted) >= need:
                     now = now_ms()
                     # A discharge must not outlive the task that it was asked for.
-                    until = min(now + ttl_ms, task["expires_at"])
+                    until = min(now + ttl_ms, task.expires_at)
                     # Its discharge ends with each of these: one who does not count must not be among them.
                     changes |= {"by": msgspec.json.encode(counted).decode()}
                     changes |= {"status": APPROVED, "approved_at": now, "expires_at": until}

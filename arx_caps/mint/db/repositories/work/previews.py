@@ -6,8 +6,10 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import false, func, or_, select, true, tuple_
 
-from arx_caps.mint.db.database import Repository, Rows, plain
-from arx_caps.mint.db.repositories.work.sessions import of_state
+from arx_caps.mint.db.database import Repository
+from arx_caps.mint.db.repositories.work.grants import TASK_ROWS, TaskRow
+from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, SessionRow, of_state
+from arx_caps.mint.db.rows import R, RowReader
 from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS
 
@@ -47,11 +49,7 @@ class PreviewRepository(Repository):
         with self._database.read() as c:
             return [(row[0], row[1]) for row in c.execute(of_state(persons, SESSIONS, "alive").distinct().limit(limit))]
 
-    def find(self, table: Any, ids: Collection[str]) -> Rows:
-        """Return the rows of a table with these ids."""
-        return [row for part in parts_of(ids) for row in self._database.rows(select(table).where(table.c.id.in_(part)))]
-
-    def sessions(self, named: Named, limit: int) -> tuple[Rows, int]:
+    def sessions(self, named: Named, limit: int) -> tuple[list[SessionRow], int]:
         """Return open sessions that are named, at most ``limit``, and the number of all of them."""
         which = or_(
             true() if named.everything else false(),
@@ -60,9 +58,9 @@ class PreviewRepository(Repository):
             *(SESSIONS.c.policy.in_(part) for part in parts_of(named.policies)),
             *(tuple_(SESSIONS.c.subject_issuer, SESSIONS.c.subject).in_(part) for part in parts_of(named.subjects)),
         )
-        return self._some(SESSIONS, which, limit)
+        return self._some(SESSION_ROWS, SESSIONS, which, limit)
 
-    def tasks(self, named: Named, sessions: Collection[str], limit: int) -> tuple[Rows, int]:
+    def tasks(self, named: Named, sessions: Collection[str], limit: int) -> tuple[list[TaskRow], int]:
         """Return open tasks that are named or in sessions, at most ``limit``, and the number of all of them.
 
         Args:
@@ -78,12 +76,12 @@ class PreviewRepository(Repository):
             *(TASKS.c.policy.in_(part) for part in parts_of(named.policies)),
             *(TASKS.c.session.in_(part) for part in theirs),
         )
-        return self._some(TASKS, which, limit)
+        return self._some(TASK_ROWS, TASKS, which, limit)
 
-    def _some(self, table: Any, which: Any, limit: int) -> tuple[Rows, int]:
+    def _some(self, reader: RowReader[R], table: Any, which: Any, limit: int) -> tuple[list[R], int]:
         with self._database.read() as c:
-            found = of_state(select(table).where(which), table, "alive").limit(limit + 1)
-            rows = [plain(row) for row in c.execute(found)]
+            found = of_state(reader.select().where(which), table, "alive").limit(limit + 1)
+            rows = [reader.read(row) for row in c.execute(found)]
             if len(rows) <= limit:
                 return rows, len(rows)
             counted = of_state(select(func.count()).select_from(table).where(which), table, "alive")

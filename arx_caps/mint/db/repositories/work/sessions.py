@@ -7,31 +7,58 @@ Whether a session is revoked or frozen is in the store's epoch, and not in its r
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
+import msgspec
 from sqlalchemy import ColumnElement, Select, bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.agents import AGENT_ROWS, AgentRow
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_high_water
 from arx_caps.mint.db.repositories.work.proofs import Used
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, SESSIONS, TASKS, USED_JTI
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, refusal
 
+
+class SessionRow(msgspec.Struct, frozen=True):
+    """A session; columns of its subject are None without one."""
+
+    id: str
+    agent: str
+    jkt: str
+    status: str
+    policy: str
+    opened_at: int
+    expires_at: int
+    ends_at: int
+    incarnation: str
+    born: int
+    purpose: str | None = None
+    opened_with: dict[str, str] | None = None
+    subject_issuer: str | None = None
+    subject: str | None = None
+    subject_claims: dict[str, Any] | None = None
+    subject_until: int | None = None
+    ended_at: int | None = None
+
+
+SESSION_ROWS: Final = RowReader(SessionRow, SESSIONS)
 # The states that a row has; a killed or frozen session is alive in the database.
 Which = Literal["alive", "expired", "ended"]
 SESSIONS_ORDER: Final = Order((SESSIONS.c.opened_at, SESSIONS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = SESSIONS.c.id == bindparam("which")
 _WITH_AGENT: Final = CompiledStatement(
-    select(SESSIONS, AGENTS, USED_JTI.c.digest)
+    select(*SESSION_ROWS.columns, *AGENT_ROWS.columns, USED_JTI.c.digest)
     .join_from(SESSIONS, AGENTS)
     .outerjoin(USED_JTI, USED_JTI.c.digest == bindparam("used"))
     .where(_ITS)
 )
-_LOCK: Final = CompiledStatement(select(SESSIONS).where(_ITS).with_for_update())
+_LOCK: Final = CompiledStatement(SESSION_ROWS.select().where(_ITS).with_for_update())
 _ADD, _CHANGE = CompiledStatement(insert(SESSIONS)), CompiledStatement(update(SESSIONS).where(_ITS))
 _END_TASKS: Final = CompiledStatement(
     update(TASKS).where(TASKS.c.session == bindparam("which"), TASKS.c.status == "open")
@@ -41,7 +68,7 @@ _THEIRS: Final = select(SESSIONS.c.id).where(SESSIONS.c.agent == bindparam("whos
 _END_ALL: Final = update(SESSIONS).where(SESSIONS.c.agent == bindparam("whose"), SESSIONS.c.status == "open")
 _END_ALL_TASKS: Final = update(TASKS).where(TASKS.c.session.in_(_THEIRS), TASKS.c.status == "open")
 _OPEN_ONES: Final = (
-    select(SESSIONS)
+    SESSION_ROWS.select()
     .where(
         SESSIONS.c.agent == bindparam("whose"), SESSIONS.c.status == "open", SESSIONS.c.expires_at > bindparam("now")
     )
@@ -61,18 +88,18 @@ class Room(NamedTuple):
     """
 
     most: int
-    counts: Callable[[Mapping[str, Any]], bool]
+    counts: Callable[[SessionRow], bool]
 
 
 # A transaction that starts something below a row locks that row and reads its status; one that ends it changes the
 # status first. So once an end is answered, nothing below it that started at the same time is left.
-class SessionRepository(RowRepository, key=SESSIONS.c.id):
+class SessionRepository(StructRepository[SessionRow], reader=SESSION_ROWS, key=SESSIONS.c.id):
     """The sessions."""
 
     def add(
         self,
         unit: UnitOfWork,
-        values: Mapping[str, Any],
+        row: SessionRow,
         high_water: HighWater,
         realm: str,
         what: Event,
@@ -82,7 +109,7 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
 
         Args:
             unit: The call's unit of work.
-            values: The row.
+            row: The row.
             high_water: The position of the kill epoch with which it was decided.
             realm: The realm.
             what: The event.
@@ -93,15 +120,15 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
             GrantError: ``too_many_sessions``.
         """
         with unit.change(what) as c:
-            if _LOCK_AGENT.scalar(c, {"whose": values["agent"]}) != "active":
+            if _LOCK_AGENT.scalar(c, {"whose": row.agent}) != "active":
                 raise refusal("frozen")
             if room is not None:
                 # Counted while the agent's row is locked: of two sessions at the limit, one is refused.
-                _require_room(c, values["agent"], room)
-            _ADD.run(c, values)
+                _require_room(c, row.agent, room)
+            _ADD.run(c, SESSION_ROWS.values(row))
             raise_high_water(c, realm, high_water)
 
-    def find_with_agent(self, session: str, used: Used) -> tuple[dict[str, Any], dict[str, Any], bool] | None:
+    def find_with_agent(self, session: str, used: Used) -> tuple[SessionRow, AgentRow, bool] | None:
         """Return a session's row, its agent's, and whether an id was used before, read at one moment; or None.
 
         Args:
@@ -112,9 +139,8 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
             found = _WITH_AGENT.first(c, {"which": session, "used": used.digest})
         if found is None:
             return None
-        own = SESSIONS.c.keys()  # both tables have a column ``status``
-        agent = zip(AGENTS.c.keys(), found[len(own) : -1], strict=True)
-        return dict(zip(own, found[: len(own)], strict=True)), dict(agent), found[-1] is not None
+        own = len(SESSION_ROWS.columns)
+        return SESSION_ROWS.read(found[:own]), AGENT_ROWS.read(found[own:-1]), found[-1] is not None
 
     def list(
         self,
@@ -123,7 +149,7 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
         after: str | None = None,
         limit: int = PAGE,
         **wanted: str | None,
-    ) -> Rows:
+    ) -> list[SessionRow]:
         """Return sessions, the newest first.
 
         Args:
@@ -132,8 +158,8 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
             limit: At most this number.
             wanted: As for ``count``.
         """
-        statement = of_state(select(SESSIONS).where(*self._filters(**wanted)), SESSIONS, which)
-        return self._database.page(statement, SESSIONS_ORDER, after, limit)
+        statement = of_state(SESSION_ROWS.select().where(*self._filters(**wanted)), SESSIONS, which)
+        return self._listed(statement, SESSIONS_ORDER, after, limit)
 
     def count(self, most: int, *, which: Which | None = None, **wanted: str | None) -> int:
         """Return the number of sessions, or ``most + 1`` if there are more than ``most``.
@@ -209,7 +235,7 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
 
     def renew(
         self, unit: UnitOfWork, session: str, values: Mapping[str, Any], high_water: HighWater, realm: str, what: Event
-    ) -> dict[str, Any]:
+    ) -> SessionRow:
         """Extend a session's expiry.
 
         Args:
@@ -227,15 +253,15 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
             GrantError: ``session_ended``: it has ended or expired.
         """
         with unit.change(what) as c:
-            row = _LOCK.one(c, {"which": session})
+            row = SESSION_ROWS.one(c, _LOCK, {"which": session})
             # An expired session too: the end of an expired session is answered "over", and must stay true.
-            if row["status"] != "open" or row["expires_at"] <= now_ms():
+            if row.status != "open" or row.expires_at <= now_ms():
                 raise GrantError("the session is over", code="session_ended")
             # Of two renewals at once, the later expiry counts.
-            changes = {**values, "expires_at": max(row["expires_at"], values["expires_at"])}
+            changes = {**values, "expires_at": max(row.expires_at, values["expires_at"])}
             _CHANGE.run(c, {"which": session, **changes})
             raise_high_water(c, realm, high_water)
-            return row | changes
+            return msgspec.structs.replace(row, **changes)
 
     def count_alive(self) -> int:
         """Return the number of sessions that have neither ended nor expired, killed ones included."""
@@ -251,7 +277,7 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
         with self._database.write(what) as c:
             _END.run(c, ended)
             _END_TASKS.run(c, ended)
-            return int(self._find.one(c, {"which": session})["expires_at"])
+            return SESSION_ROWS.one(c, self._find, {"which": session}).expires_at
 
     def end_of(self, path: str) -> None:
         """End all sessions and tasks of an agent in the database."""
@@ -263,8 +289,8 @@ class SessionRepository(RowRepository, key=SESSIONS.c.id):
 
 
 def _require_room(c: Connection, agent: str, room: Room) -> None:
-    rows = c.execute(_OPEN_ONES, {"whose": agent, "now": now_ms()})
-    open_ones = [row.id for row in rows if room.counts(plain(row))]
+    rows = map(SESSION_ROWS.read, c.execute(_OPEN_ONES, {"whose": agent, "now": now_ms()}))
+    open_ones = [row.id for row in rows if room.counts(row)]
     if len(open_ones) >= room.most:
         raise GrantError(
             f"{agent} has {len(open_ones)} sessions open and may have {room.most} at once: end one, such as "

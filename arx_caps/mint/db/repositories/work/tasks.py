@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: their rows, from start to end. What a task may do is in ``grants``."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
 from arx_caps.mint.db.cursor import Order, Text, Time
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_from
+from arx_caps.mint.db.repositories.work.grants import GRANT_ROWS, TASK_ROWS, GrantRow, TaskRow
 from arx_caps.mint.db.repositories.work.sessions import Which, of_state
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import HIGH_WATER, SESSIONS, TASK_GRANTS, TASKS
@@ -41,24 +42,24 @@ _END: Final = CompiledStatement(update(TASKS).where(_WITH_PARTS, TASKS.c.status 
 
 # A transaction that starts a task locks its session's row and reads its status; one that ends a session changes the
 # status first. So once an end is answered, no task that started at the same time is left.
-class TaskRepository(RowRepository, key=TASKS.c.id):
+class TaskRepository(StructRepository[TaskRow], reader=TASK_ROWS, key=TASKS.c.id):
     """The tasks."""
 
     def add(
         self,
         unit: UnitOfWork,
-        values: Mapping[str, Any],
+        row: TaskRow,
         high_water: HighWater,
         realm: str,
         what: Event,
-        grant: Mapping[str, Any],
+        grant: GrantRow,
         parent: str | None = None,
     ) -> None:
         """Store a new task with its first grant.
 
         Args:
             unit: The call's unit of work.
-            values: The task's row.
+            row: The task's row.
             high_water: The position of the kill epoch with which it was decided.
             realm: The realm.
             what: The event.
@@ -70,23 +71,19 @@ class TaskRepository(RowRepository, key=TASKS.c.id):
         """
         with unit.change(what) as c:
             # The row stays locked until the commit: an end of the session waits, and then ends this task too.
-            row = _LOCK_SESSION.row(c, {"which": values["session"], "its_realm": realm})
-            if row is None or row["status"] != "open":
+            session = _LOCK_SESSION.row(c, {"which": row.session, "its_realm": realm})
+            if session is None or session["status"] != "open":
                 raise GrantError("the session is over", code="session_ended")
             if parent is not None and _LOCK.scalar(c, {"which": parent}) != "open":
                 raise GrantError("the task that this would be a part of is over", code="session_ended")
-            raise_from(c, realm, row if row["realm"] is not None else None, high_water)
-            unit.insert(TASKS, values)
-            unit.insert(TASK_GRANTS, {"task": values["id"], **grant})
+            raise_from(c, realm, session if session["realm"] is not None else None, high_water)
+            unit.insert(TASKS, TASK_ROWS.values(row))
+            unit.insert(TASK_GRANTS, GRANT_ROWS.values(grant))
 
-    def find_all(self, tasks: Sequence[str], session: str | None = None) -> dict[str, dict[str, Any]]:
+    def by_id(self, tasks: Collection[str], session: str | None = None) -> dict[str, TaskRow]:
         """Return those of some tasks that exist, or those of a session, each row by its id."""
-        found: dict[str, dict[str, Any]] = {}
-        for start in range(0, len(tasks), PAGE):
-            named = select(TASKS).where(TASKS.c.id.in_(tasks[start : start + PAGE]))
-            named = named if session is None else named.where(TASKS.c.session == session)
-            found |= {row["id"]: row for row in self._database.rows(named)}
-        return found
+        theirs = () if session is None else (TASKS.c.session == session,)
+        return {row.id: row for row in self.find_all(tasks, *theirs)}
 
     def list(
         self,
@@ -97,7 +94,7 @@ class TaskRepository(RowRepository, key=TASKS.c.id):
         which: Which | None = None,
         after: str | None = None,
         limit: int = PAGE,
-    ) -> Rows:
+    ) -> list[TaskRow]:
         """Return tasks, the newest first.
 
         Args:
@@ -108,10 +105,10 @@ class TaskRepository(RowRepository, key=TASKS.c.id):
             after: A page's ``next``: only tasks after it.
             limit: At most this number.
         """
-        statement = of_state(select(TASKS), TASKS, which)
+        statement = of_state(TASK_ROWS.select(), TASKS, which)
         wanted = ((TASKS.c.session, session), (TASKS.c.agent, agent), (TASKS.c.template, template))
         statement = statement.where(*(column == value for column, value in wanted if value is not None))
-        return self._database.page(statement, TASKS_ORDER, after, limit)
+        return self._listed(statement, TASKS_ORDER, after, limit)
 
     def end(self, task: str, what: Event) -> int:
         """End a task and its subtasks in the database.
