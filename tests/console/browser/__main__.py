@@ -17,7 +17,7 @@ from tests.routes.environments import ROOT, alone
 BUILD: Final = ROOT / "build" / "console"
 PACKAGES: Final = ("playwright==1.65.2", "axe-playwright-python==0.1.8", "pillow==13.0.0")
 HERE: Final = "tests/console/browser"
-PARTS: Final = ("appearance", "journeys", "login")
+PARTS: Final = ("accounts", "appearance", "journeys", "login")
 
 
 def prepare() -> None:
