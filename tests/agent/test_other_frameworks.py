@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/adapters/others.md: a tool without an adapter, with a real mint and service."""
+"""docs/adapters/index.md: a tool without an adapter, with a real mint and service."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tests.house.pages import ROOT, blocks
 
 pytestmark = pytest.mark.servers
 
-PAGE = ROOT / "docs" / "adapters" / "others.md"
+PAGE = ROOT / "docs" / "adapters" / "index.md"
 
 
 def test_a_tool_of_any_framework_answers_in_words(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def on_config(config: Any) -> Any:
     records = [f"decisions/{path.name}" for path in sorted((docs / "decisions").glob("[0-9]*.md"))]
     parts = [f"spec/{path.name}" for path in sorted((docs / "spec").glob("*.md")) if path.name != "README.md"]
     listed = {
-        "DECISIONS": ["decisions/README.md", *records],
+        "DECISIONS": ["decisions/README.md", "decisions/history.md", *records],
         "SPECIFICATION": ["spec/README.md", "spec/SPEC.md", *parts],
     }
     config["nav"] = [

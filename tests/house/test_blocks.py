@@ -12,7 +12,7 @@ from tests.house.pages import PAGES, ROOT, blocks
 # How many blocks of a page the tests of a file run or compare.  A new block is counted here, or is marked in its page:
 # <!-- not run: the reason -->
 RUN = {
-    "docs/adapters/others.md": {"../agent/test_other_frameworks.py": 1},
+    "docs/adapters/index.md": {"../agent/test_other_frameworks.py": 1},
     "docs/adapters/a2a.md": {"../adapters/test_a2a.py": 2},
     "docs/adapters/google-adk.md": {"../adapters/test_google_adk.py": 1},
     "docs/adapters/langchain.md": {"../adapters/test_langchain.py": 5},
