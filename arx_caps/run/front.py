@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from arx_caps.agent.tasks.request_signer import came_before_start
 from arx_caps.credentials.secret_source import Secret
-from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, pass_on
+from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, StreamedBody, pass_on
 from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
@@ -144,7 +144,8 @@ class Front:
                 scope["state"][STREAMED] = True
                 head, more = await head_of(terms)(receive)
                 token = self._authority.sign_streamed(upstream, scope, head)
-                await self._forward(upstream, scope, _rest(head, more, receive), token, receive, send)
+                streamed = StreamedBody(receive, head, more=more)
+                await self._forward(upstream, scope, streamed.parts(), token, streamed.receive, send)
             else:
                 body = bytes(await receive_body(receive, upstream.max_body))
                 target = _target(upstream, scope).encode("ascii")
@@ -254,23 +255,6 @@ def _form_of(scope: Scope) -> str:
 def _target(upstream: HostUpstream, scope: Scope) -> str:
     query = scope["query_string"].decode("latin-1")
     return f"/{upstream.name}{scope['raw_path'].decode('latin-1')}{'?' if query else ''}{query}"
-
-
-async def _rest(head: bytes, more: bool, receive: Receive) -> AsyncIterator[bytes]:
-    """Yield a body from its beginning.
-
-    Raises:
-        ClientGoneError: The client went before its end.
-    """
-    if head:
-        yield head
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        more = message.get("more_body", False)
-        if part := message.get("body", b""):
-            yield part
 
 
 def _read(data: bytes) -> dict[str, Any]:

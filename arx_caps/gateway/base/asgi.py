@@ -20,6 +20,43 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _UNWATCHED_S: Final = 0.1  # until a stream is watched for a client that goes
 
 
+class StreamedBody:
+    """A body that goes on while it comes.
+
+    Args:
+        receive: As ASGI has it.
+        head: What was read of it.
+        more: Whether more follows.
+    """
+
+    def __init__(self, receive: Receive, head: bytes = b"", *, more: bool = True) -> None:
+        self._receive, self._head, self._more, self._over = receive, head, more, asyncio.Event()
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield it.
+
+        Raises:
+            ClientGoneError: The client went before its end.
+        """
+        try:
+            if self._head:
+                yield self._head
+            while self._more:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise bounded_body.ClientGoneError
+                self._more = message.get("more_body", False)
+                if part := message.get("body", b""):
+                    yield part
+        finally:
+            self._over.set()
+
+    async def receive(self) -> Message:
+        """Return what comes after it, as ASGI has it: an answer may begin before, and must take no part of it."""
+        await self._over.wait()
+        return await self._receive()
+
+
 async def pass_on(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
     """Send a stream's parts as they come, until it ends or the client goes.
 

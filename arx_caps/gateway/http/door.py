@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urljoin
 
-from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, StreamedBody, pass_on, read_body
 from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans
@@ -24,7 +24,6 @@ from arx_caps.mcp.message import check_names
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.enforcement.asgi.calls import HEAD
 from arx_verifier.enforcement.base.routes import Meaning, RouteMap, collect_headers
-from arx_verifier.enforcement.bounded_body import ClientGoneError
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Verifier
@@ -106,7 +105,12 @@ class HttpDoor:
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         if HEAD in scope:
             scope.get("state", {})[STREAMED] = True  # its time begins with each part, once it is decided on
-        body = _parts(receive) if HEAD in scope else await read_body(receive, self._terms.max_body)
+        body: bytes | AsyncIterator[bytes] | None
+        if HEAD in scope:
+            streamed = StreamedBody(receive)
+            body, receive = streamed.parts(), streamed.receive
+        else:
+            body = await read_body(receive, self._terms.max_body)
         if body is None:
             return
         grant: Grant | WatchedCall = scope.get(Grant.KEY) or scope[WatchedCall.KEY]
@@ -186,22 +190,6 @@ class HttpDoor:
             elif name == b"location" and 300 <= status < 400:
                 raise UpstreamError(f"upstream {self._forwarder.name} redirected to another address", sent=True)
         return found
-
-
-async def _parts(receive: Receive) -> AsyncIterator[bytes]:
-    """Yield a body as it comes.
-
-    Raises:
-        ClientGoneError: The client went before its end.
-    """
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        more = message.get("more_body", False)
-        if part := message.get("body", b""):
-            yield part
 
 
 def meaning_of(routes: Callable[[Scope, bytes], Meaning | None], scope: Scope, body: bytes) -> Meaning | None:

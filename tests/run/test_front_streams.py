@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams under `arx run`: events that a kill cuts, clients that go, and a large push in constant memory."""
+
+import random
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arx_caps.embedded import EmbeddedValkey
+from arx_verifier import Rule
+from tests.gateway.git_services import git, refs_of
+from tests.run.world import RunWorld, git_world, run_world
+
+pytestmark = [pytest.mark.servers, pytest.mark.spec("8.4")]
+
+SESSION = "s-abcdefghijklmnop"
+CATALOGUE = """
+[routes]
+"GET /watch" = { tool = "watch" }
+"PUT /files/{name}" = { tool = "store", body = "stream" }
+"""
+MAX_BYTES = 96 << 20  # of `arx run`, of which its modules take 62 MB
+
+
+class Service:
+    """Sends one event and then none, and notes clients that go."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request."""
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+            return
+        if scope["method"] == "GET":
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        message = await receive()
+        while message["type"] != "http.disconnect":
+            message = await receive()
+        self.gone.set()
+
+
+@pytest.fixture
+def watched(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> Iterator[tuple[RunWorld, Service]]:
+    (tmp_path / "api.toml").write_text(CATALOGUE, "utf-8")
+    service = Service()
+    with run_world(tmp_path, valkey, realm_name, service, "api.toml", "api.example") as world:
+        world.start(Rule(tool="*"), session=SESSION)
+        yield world, service
+
+
+def reading(world: RunWorld, *words: str) -> "subprocess.Popen[str]":
+    """Run curl, whose output comes as it is sent."""
+    command = world.words("curl", "-sSN", *words, "https://api.example/watch")
+    return subprocess.Popen(command, env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_kill_cuts_a_stream(watched: tuple[RunWorld, Service]) -> None:
+    """
+    The client sees an answer without its end, and not a whole one.
+    """
+    world, service = watched
+    with reading(world) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "data: 1\n"
+        world.realm.kill(SESSION)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 18, errors  # CURLE_PARTIAL_FILE
+    assert service.gone.wait(60)
+
+
+def test_a_client_that_goes_ends_its_request(watched: tuple[RunWorld, Service]) -> None:
+    """
+    At the service too: during the answer, and during the body.
+    """
+    world, service = watched
+    with reading(world, "--max-time", "2") as running:
+        assert running.wait(60) == 28
+    assert service.gone.wait(60)
+    service.gone.clear()
+    done = world.run("sh", "-c", "head -c 1000000 /dev/zero | curl -sS -T - --max-time 2 https://api.example/files/a")
+    assert done.returncode == 28
+    assert service.gone.wait(60)
+
+
+@pytest.mark.slow
+def test_a_large_push_takes_constant_memory(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str) -> None:
+    """
+    A pack of 100 MB passes through the front.
+    """
+    with git_world(tmp_path, valkey, realm_name) as (world, clone):
+        (clone / "large").write_bytes(random.Random(1).randbytes(100 << 20))
+        git(clone, "add", "large")
+        git(clone, "commit", "--quiet", "-m", "large")
+        push = f"git -C {clone} push --quiet origin HEAD:refs/heads/agent/large && cat /proc/$PPID/status"
+        done = world.run("sh", "-c", push)
+        assert done.returncode == 0, done.stderr
+        new = git(clone, "rev-parse", "HEAD").strip()
+        assert refs_of(tmp_path / "served" / "acme" / "app.git")["refs/heads/agent/large"] == new
+        found = re.search(r"VmHWM:\s+(\d+) kB", done.stdout)
+        assert found
+        assert int(found[1]) * 1024 < MAX_BYTES
