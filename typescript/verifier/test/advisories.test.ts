@@ -133,7 +133,9 @@ test("a target that Express ends at a number sign is refused", async () => {
 
 test("a route in a pattern of Express is an error at start", () => {
   for (const route of ["GET /orders/:id", "GET /files/*rest", "GET /a:b", "GET /a\\b"]) {
-    assert.throws(() => guard(express() as unknown as ExpressApplication, serviceOf().verifier, { tools: { [route]: "orders.get" } }), SettingsError);
+    for (const options of [{ tools: { [route]: "orders.get" } }, { tools: {}, public: [route] }]) {
+      assert.throws(() => guard(express() as unknown as ExpressApplication, serviceOf().verifier, options), SettingsError);
+    }
   }
 });
 

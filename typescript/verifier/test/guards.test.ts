@@ -61,6 +61,53 @@ test("a header that is judged occurs once, and a body has its longest length", a
   ] as const) assert.equal(await code(body, headers as Record<string, string | string[]>), "malformed_request", JSON.stringify(headers));
 });
 
+test("without a setting a body has at most 1 MiB", async () => {
+  const app = express().post("/orders", (_req, res) => void res.send("ran"));
+  const port = await served(app, { tools: { "POST /orders": "orders.add" } });
+  const headers = { authorization: `Bearer ${ANY}`, "content-type": "application/json" };
+  for (const [size, status] of [[2 ** 20, 200], [2 ** 20 + 1, 400]] as const) {
+    const body = `{"a":"${"x".repeat(size - 8)}"}`;
+    assert.equal((await send(port, "POST", "/orders", body, headers))[0], status, String(body.length));
+  }
+});
+
+test("the network of a limit is that of the connection", async () => {
+  const app = express().get("/orders", (_req, res) => void res.send("ran"));
+  for (const [net, status] of [["127.0.0.0/8", 200], ["10.0.0.0/8", 403]] as const) {
+    const port = await served(app, { tools: { "GET /orders": "orders.get" } }, serviceOf({ net: [net] }));
+    assert.equal((await send(port, "GET", "/orders", "", { authorization: `Bearer ${ANY}` }))[0], status);
+  }
+});
+
+test("a router has its path, with or without a slash, and none behind it has that", async () => {
+  const [empty, router] = [express.Router(), express.Router()];
+  router.get("/:id", (_req, res) => void res.send("one")).get("/", (_req, res) => void res.send("all"));
+  const app = express().use("/new", empty).get("/new/a", (_req, res) => void res.send("new")).use("/orders/", router);
+  app.get("/files/*rest", (req, res) => void res.send(req.params["rest"]?.toString()));
+  app.get(/others/, (_req, res) => void res.send("pattern"));
+  const tools = {
+    "GET /orders": "orders.list", "GET /new/a": "orders.new", "GET /orders/{id:int}": "orders.get",
+    "GET /files/{rest:path}": "orders.file", "GET /others/": "orders.others",
+  };
+  const port = await served(app, { tools });
+  const headers = { authorization: `Bearer ${ANY}` };
+  for (const [target, text] of [["/orders", "all"], ["/new/a", "new"], ["/orders/1", "one"], ["/files/a/b", "a,b"]] as const) {
+    assert.deepEqual(await send(port, "GET", target, "", headers), [200, text]);
+  }
+  assert.equal((await send(port, "GET", "/others/", "", headers))[0], 403); // a pattern is no path
+});
+
+test("an error of the program is no refusal of the token", async () => {
+  const service = serviceOf();
+  service.recorder.append = () => {
+    throw new TypeError("a fault");
+  };
+  const app = express().get("/orders", (_req, res) => void res.send("ran"));
+  const port = await served(app, { tools: { "GET /orders": "orders.get" } }, service);
+  const [status, text] = await send(port, "GET", "/orders", "", { authorization: `Bearer ${ANY}` });
+  assert.deepEqual([status, JSON.parse(text).code], [503, "closed"]);
+});
+
 test("an answer that a middleware began before the refusal is cut", async () => {
   let ran = 0;
   const app = express();
