@@ -200,14 +200,12 @@ def withdraw_approval(
     # An approval whose kill is in the store and not in its row is withdrawn again: the first attempt crashed between.
     if row["status"] not in (WAITING, APPROVED) or approval_state(mint, row) in ("expired", "ended"):
         return dict(row), None
-    facts = {name: row[name] for name in ("session", "task", "agent", "audience")} | {"approval": row["id"]}
     # A request has no discharge, and gets none once its row is withdrawn, so it needs no kill.
-    withdrawn = mint.db.approvals.withdraw(row["id"], WAITING, Event.of("approval.withdrawn", caller.actor, **facts))
+    withdrawn = mint.db.approvals.withdraw(row, WAITING, caller.actor)
     if withdrawn["status"] != APPROVED:
         return withdrawn | {"its": row["its"]}, None
     report = withdraw_target(mint, f"task:{row['id']}", caller.actor)
-    what = Event.of("approval.withdrawn", caller.actor, **facts, seq=report.seq)
-    return mint.db.approvals.withdraw(row["id"], APPROVED, what) | {"its": row["its"]}, report
+    return mint.db.approvals.withdraw(row, APPROVED, caller.actor, seq=report.seq) | {"its": row["its"]}, report
 
 
 def approval_state(mint: MintContext, row: Row) -> State:

@@ -107,6 +107,24 @@ def test_an_approval_does_not_count_for_a_mark_that_is_set_later(desk: MarkedDes
     assert desk.refund(desk.approved()[1]) == "ok"
 
 
+def test_a_request_after_other_marks_replaces_the_one_that_waits(desk: MarkedDesk) -> None:
+    """An answer to it would not count; two of the same marks both wait, as each is for one call."""
+    desk.get()
+    first, other = desk.ask(), desk.ask(REFUND | {"amount": 51})
+    operator, set_at = desk.harness.operator(), first["marks"][0]["set_at"]
+    body = {"mark": "private", "reason": "checked"}
+    assert len(operator.call("POST", f"/v1/sessions/{desk.session['id']}/marks/lift", body).json()["lifted"]) == 1
+    desk.get()
+    asked = [desk.ask(), desk.ask()]
+    assert all(each["marks"][0]["set_at"] > set_at for each in asked)
+    waiting = operator.call("GET", "/v1/approvals", state="waiting").json()["approvals"]
+    assert {each["id"] for each in waiting} == {other["id"], *[each["id"] for each in asked]}
+    assert code(desk.fetch(first)) == "approval_withdrawn"
+    assert code(desk.answer(operator, first)) == "conflict"
+    [event] = [each for each in desk.harness.events() if each["kind"] == "approval.withdrawn"]
+    assert (event["approval"], event["by"]) == (first["id"], f"agent:{desk.agent_path}")
+
+
 def test_it_holds_for_each_holder_and_each_token_of_the_task(desk: MarkedDesk) -> None:
     """A sub-agent's token, one that is signed again, and another task of the session."""
     desk.get()

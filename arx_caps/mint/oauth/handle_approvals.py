@@ -11,7 +11,6 @@ import msgspec
 
 from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge, marks_now
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
@@ -147,11 +146,9 @@ def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str)
         GrantError: ``not_found``.
     """
     row, _, _ = _find_usable(mint, token, audience, name)
-    facts = {each: row[each] for each in ("session", "task", "agent", "audience")} | {"approval": row["id"]}
-    what = Event.of("approval.withdrawn", f"agent:{row['agent']}", **facts)
     if row["status"] not in (WAITING, WITHDRAWN):
         return dict(row)
-    return mint.db.approvals.withdraw(row["id"], WAITING, what) | {"its": row["its"]}
+    return mint.db.approvals.withdraw(row, WAITING, f"agent:{row['agent']}") | {"its": row["its"]}
 
 
 def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) -> list[tuple[Mapping[str, Any], str]]:

@@ -40,6 +40,15 @@ _COUNT: Final = (
     .where(APPROVALS.c.status == WAITING, *_ALIVE)
 )
 _COUNT_OF_SESSION: Final = _COUNT.where(APPROVALS.c.session == bindparam("whose"))
+_OF_CALL: Final = ("task", "caveat", "tool", "args", "marks")
+# The requests of a call whose operators are shown other marks than those that are set now: an answer would not count.
+_REPLACE: Final = (
+    update(APPROVALS)
+    .where(APPROVALS.c.status == WAITING, APPROVALS.c.marks != bindparam("its_marks"))
+    .where(*[APPROVALS.c[name] == bindparam(f"its_{name}") for name in _OF_CALL[:-1]])
+    .values(status=WITHDRAWN)
+    .returning(APPROVALS.c.id)
+)
 _WITHDRAWN: Final = select(APPROVALS.c.id).where(
     APPROVALS.c.status == WITHDRAWN, APPROVALS.c.expires_at > bindparam("now")
 )
@@ -106,6 +115,8 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
         """
         with unit.change(what) as c:
             lock_task(c, values["task"])
+            for replaced in c.execute(_REPLACE, {f"its_{name}": values[name] for name in _OF_CALL}).scalars().all():
+                unit.note(_withdrawal({**values, "id": replaced}, what.by))
             if (
                 int(c.execute(_COUNT_OF_SESSION, {"whose": values["session"], "now": now_ms()}).scalar_one())
                 >= MAX_WAITING
@@ -221,24 +232,31 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
             )
             return row
 
-    def withdraw(self, approval: str, status: str, what: Event) -> dict[str, Any]:
+    def withdraw(self, approval: Mapping[str, Any], status: str, by: str, **more: Any) -> dict[str, Any]:
         """Set an approval, or a request, to withdrawn if its row still has a status.
 
         Args:
-            approval: The approval's id.
+            approval: The approval's row.
             status: The status that its row must have.
-            what: The event.
+            by: Who withdraws it, as an event has it.
+            more: Further facts of the event.
 
         Returns:
             The row afterwards.
         """
         with self._database.write() as c:
-            row = _lock(c, approval)
+            row = _lock(c, approval["id"])
             if row["status"] == status:
                 row["status"] = WITHDRAWN
-                c.execute(_CHANGE, {"which": approval, "status": WITHDRAWN})
-                self._database.record_in(c, what)
+                c.execute(_CHANGE, {"which": approval["id"], "status": WITHDRAWN})
+                self._database.record_in(c, _withdrawal(approval, by, **more))
             return row
+
+
+def _withdrawal(row: Mapping[str, Any], by: str, **more: Any) -> Event:
+    """Return the event of a withdrawal by an operator or the agent, given the approval's row."""
+    facts = {name: row[name] for name in ("session", "task", "agent", "audience")}
+    return Event.of("approval.withdrawn", by, approval=row["id"], **facts, **more)
 
 
 def _close_ended(c: Connection) -> None:
