@@ -179,6 +179,10 @@ def test_a_comparison_and_an_explanation_have_the_rows() -> None:
         ("no longer granted", "after"),
     ]
     assert differences(ROWS, "")[-1] == ("granted", "after")
+    approve = 'after = [ { mark = "private", tools = ["payments.refund"], do = "approve" } ]\n'
+    refuse = approve.replace("approve", "refuse")
+    assert differences(refuse, approve) == [("granted", "after")]
+    assert differences(approve, refuse) == [("no longer granted", "after")]
     policy = Policy.parse(with_rows(ROWS), "policy.toml")
     explained = explain_grant(policy, agent="acme/support/one", task="pay", params=PAY["params"])
     shown = show_explained(explained)["task"]

@@ -244,7 +244,7 @@ def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...
     if member in ("agents", "delegate_to"):
         added = [element for element in added if not any(covers(other, element) for other in old)]
         gone = [element for element in gone if not any(covers(other, element) for other in new)]
-    if member in ("allow", "approvals"):
+    if member in _IDENTITIES:
         yield from _changed_rules(place, member, added, gone)
     if member == "budget":
         yield from _changed_amounts(place, added, gone)
@@ -263,18 +263,14 @@ def _of_lists(place: str, member: str, old: tuple[Any, ...], new: tuple[Any, ...
 
 
 def _changed_rules(place: str, member: str, added: list[Any], gone: list[Any]) -> Iterator[Difference]:
-    """Yield the rules that changed for one tool, and remove them from both lists."""
-
-    def place_of(rule: Mapping[str, Any]) -> tuple[Any, Any]:
-        return rule.get("at"), rule["tool"]
-
+    """Yield the rules that changed for one tool, or for the same marks and tools, and remove them from both lists."""
+    names, judge = _IDENTITIES[member]
     for rule in tuple(added):
-        before = next((other for other in gone if place_of(other) == place_of(rule)), None)
+        before = next((other for other in gone if all(other.get(name) == rule.get(name) for name in names)), None)
         if before is not None:
             added.remove(rule)
             gone.remove(before)
-            judge = compare_approvals if member == "approvals" else compare_rules
-            yield Difference(_kind(judge(before, rule)), place, member, before, rule)
+            yield Difference(judge(before, rule), place, member, before, rule)
 
 
 def _changed_amounts(place: str, added: list[str], gone: list[str]) -> Iterator[Difference]:
@@ -317,6 +313,12 @@ _MARKS: Final = {
 _GRANTING: Final = {"trusted"} | {name for name, marks in _MARKS.items() if marks.get("entry") == "grants"}
 _RESTRICTING: Final = {name for name, marks in _MARKS.items() if marks.get("entry") == "restricts"}
 _ANY_IF_EMPTY: Final = {name for name, marks in _MARKS.items() if marks.get("empty") == "any"}
+# By list of rules: the members that name what a rule is about, and what a change of the others does.
+_IDENTITIES: Final[dict[str, tuple[tuple[str, ...], Callable[[Any, Any], Kind]]]] = {
+    "allow": (("at", "tool"), lambda old, new: _kind(compare_rules(old, new))),
+    "approvals": (("at", "tool"), lambda old, new: _kind(compare_approvals(old, new))),
+    "after": (("mark", "tools"), lambda _old, new: GRANTED if new.get("do") == "approve" else GONE),
+}
 _TABLES: Final = ("audience", "issuer", "session", "task")
 _BEARER: Final = ("refuse", "dpop", "allow")
 _KINDS: Final[dict[str, Callable[[Any, Any], Kind]]] = dict.fromkeys(
