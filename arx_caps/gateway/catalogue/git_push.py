@@ -45,7 +45,7 @@ class Update(NamedTuple):
     ref: str
 
 
-class Push(NamedTuple):
+class GitPush(NamedTuple):
     """The commands of a push.
 
     Attributes:
@@ -112,7 +112,7 @@ def _length_at(data: bytes | bytearray, at: int) -> int:
     return length
 
 
-def read_commands(head: bytes) -> Push:
+def read_commands(head: bytes) -> GitPush:
     """Read the command list of a push.
 
     Args:
@@ -135,7 +135,7 @@ def read_commands(head: bytes) -> Push:
     if not lines:
         if head != _FLUSH:
             raise RequestError("the push has no commands, and more than a flush")
-        return Push(())
+        return GitPush(())
     lines[0], nul, capabilities = lines[0].partition(b"\0")
     known = _capabilities(capabilities) if nul else frozenset[str]()
     if not known & {"report-status", "report-status-v2"}:
@@ -144,7 +144,7 @@ def read_commands(head: bytes) -> Push:
     updates = tuple(_update(line, chars) for line in lines)
     if len({each.ref for each in updates}) != len(updates):
         raise RequestError("the push has a ref twice")
-    return Push(updates, "side-band-64k" in known)
+    return GitPush(updates, "side-band-64k" in known)
 
 
 def _capabilities(raw: bytes) -> frozenset[str]:
@@ -165,7 +165,7 @@ def _update(line: bytes, chars: int) -> Update:
     return Update(old, new, ref)
 
 
-def refusal_of(push: Push | None, why: str) -> bytes:
+def refusal_of(push: GitPush | None, why: str) -> bytes:
     """Return the body of the answer to a refused push, which git prints for each ref.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from arx_caps.gateway.catalogue.git_push import PUSH, Push, read_commands, read_head
+from arx_caps.gateway.catalogue.git_push import PUSH, GitPush, read_commands, read_head
 from arx_caps.gateway.catalogue.terms import NAMES, CollectTerms, RouteTerms
 from arx_verifier.enforcement.base.enforcement import RefusedCall
 from arx_verifier.enforcement.base.routes import Meaning, RouteMap, Scope, collect_headers, merge
@@ -101,7 +101,7 @@ async def _read_nothing(_: Receive) -> tuple[bytes, bool]:
     return b"", True
 
 
-def _push_of(scope: Scope, head: bytes) -> Push:
+def _push_of(scope: Scope, head: bytes) -> GitPush:
     encoding = collect_headers(scope["headers"]).get(b"content-encoding", b"identity")
     if encoding.strip().lower() != b"identity":
         raise RequestError("the push has a Content-Encoding: what was judged must be what the server reads")

@@ -45,7 +45,7 @@ class RefreshRefusedError(GrantError):
     """The issuer has refused a refresh token, for good."""
 
 
-class Metadata(msgspec.Struct, frozen=True):
+class IssuerMetadata(msgspec.Struct, frozen=True):
     """An issuer's metadata.  RFC 8414."""
 
     issuer: str
@@ -101,7 +101,7 @@ class AccountIssuer:
 
     def __init__(self, realm: Realm, name: str, terms: ConnectionTerms) -> None:
         self._realm, self.name, self.terms = realm, name, terms
-        self._known: Metadata | None = None  # fixed from the first answer to the end of this process
+        self._known: IssuerMetadata | None = None  # fixed from the first answer to the end of this process
         self._places, self._held = threading.Semaphore(MOST_WAITING), threading.local()
 
     @property
@@ -296,7 +296,7 @@ class AccountIssuer:
         more, basic = client_credential(self.terms.client_id, source, self._realm.folder, methods)
         return self._fetch(url, {**form, **more}, basic)
 
-    def read_metadata(self) -> Metadata:
+    def read_metadata(self) -> IssuerMetadata:
         """Return where the issuer's endpoints are, read once.
 
         Raises:
@@ -306,7 +306,7 @@ class AccountIssuer:
             self._known = self._discover()
         return self._known
 
-    def _discover(self) -> Metadata:
+    def _discover(self) -> IssuerMetadata:
         place = urlsplit(self.terms.issuer)
         path = place.path.rstrip("/")
         # RFC 8414 3, and OIDC Discovery 4 for issuers that have the older document alone.
@@ -317,7 +317,7 @@ class AccountIssuer:
         else:
             raise self._unavailable("its metadata cannot be read")
         try:
-            found = msgspec.convert(_object(raw), Metadata)
+            found = msgspec.convert(_object(raw), IssuerMetadata)
         except msgspec.ValidationError:
             raise self._unavailable("its metadata lacks an endpoint") from None
         # Another issuer's metadata would lead people, codes and the client's secret there.

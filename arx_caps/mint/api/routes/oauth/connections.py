@@ -114,7 +114,7 @@ class ConnectionEnded(RouteAnswer, frozen=True):
     revoked_upstream: bool
 
 
-class RotateBody(Body, frozen=True):
+class ConnectionsRotateBody(Body, frozen=True):
     """The person whose key to rotate, as a target; or all people, from one on."""
 
     subject: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
@@ -192,7 +192,7 @@ def end_connection_route(call: RouteCall) -> ConnectionEnded:
     )
 
 
-@endpoint("POST", "/v1/connections/rotate", ROTATE, RotateBody, problems=("conflict",))
+@endpoint("POST", "/v1/connections/rotate", ROTATE, ConnectionsRotateBody, problems=("conflict",))
 def rotate_person_keys(call: RouteCall) -> KeysRotated:
     """Replace people's keys, and seal their tokens with the new ones; each person in one transaction."""
     mint, body = call.mint, call.body
