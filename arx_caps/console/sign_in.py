@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from starlette.responses import Response
 
 from arx_caps.console.pages import sign_ins
-from arx_caps.console.visit import CONTINUE, COOKIE, SIGN_IN, THEME_COOKIE, THEMES, Page, Visit
+from arx_caps.console.visit import CONTINUE, COOKIE, SIGN_IN, Page, Visit
 from arx_caps.mint.api.browser import cookie_name
 from arx_caps.mint.api.routes.operations.console import OPEN_PATH
 from arx_caps.mint.identity.console_session import (
@@ -33,7 +33,6 @@ from arx_verifier.token import wire
 
 HOME: Final = "/console/home"  # leads on
 LOGIN: Final = "/console/login"
-THEME_S: Final = 365 * 86_400
 MAX_NEXT_CHARS: Final = 1500  # a browser keeps a cookie of 4096 bytes
 AGAIN: Final = "1"
 
@@ -192,20 +191,6 @@ def sign_out(visit: Visit) -> Response:
     return response
 
 
-def choose_theme(visit: Visit) -> Response:
-    """Keep the theme that the user chose, in the browser."""
-    theme = visit.form.get("theme", "")
-    response = visit.redirect(_own_path(visit.form.get("next", "")))
-    response.set_cookie(
-        THEME_COOKIE,
-        theme if theme in THEMES else "",
-        max_age=THEME_S if theme in THEMES else 0,
-        httponly=True,
-        samesite="lax",
-    )
-    return response
-
-
 def _own_path(path: str) -> str:
     """Return a path of the console, and that of its first page instead of any other."""
     # Such a path has neither a scheme nor a host.  A browser takes a backslash for a slash.
@@ -229,6 +214,5 @@ PAGES: Final = (
     Page("POST", OPEN_PATH, use, open=True),
     Page("GET", HOME, show_home),
     Page("POST", "/console/sign-out", sign_out),
-    Page("POST", "/console/theme", choose_theme, open=True),
     *sign_ins.PAGES,
 )

@@ -47,8 +47,6 @@ MAX_OPEN_FORM_BYTES: Final = 8 * 1024  # of who is not signed in
 MAX_QUERY_CHARS: Final = 4000
 SIGN_IN: Final = "/console/sign-in"
 COOKIE: Final = "arx-console"
-THEME_COOKIE: Final = "arx-theme"
-THEMES: Final = ("light", "dark")
 TOKEN: Final = "token"  # noqa: S105 - the field's name
 _PURPOSE: Final = "console-form"
 _TITLES: Final = {403: "Not allowed", 404: "Not found", 503: "Not now"}  # of pages of errors, by status
@@ -312,12 +310,6 @@ class Visit(RequestRunner):
         _ = self.actions  # read here, in a thread: what a stream shows must not ask the database in the server's loop
         operator = self.operator
         return self.live.answer(operator.operator, broadcast, show, self.still, first, browser=operator.id)
-
-    @property
-    def theme(self) -> str:
-        """The theme that the browser's user chose; empty for that of the system."""
-        chosen = self.request.cookies.get(THEME_COOKIE, "")
-        return chosen if chosen in THEMES else ""
 
     def set_cookie(
         self,

@@ -21,7 +21,7 @@ CALLS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("POST", "/console/kill", {"data": {"targets": "realm:acme"}}),
     ("POST", "/console/open", {"data": {"link": "x"}}),
     ("POST", "/console/sign-out", {"content": b"a" * 300_000}),
-    ("POST", "/console/theme", {"data": {"theme": "dark"}, "headers": {"Origin": "https://evil.example"}}),
+    ("POST", "/console/sign-out", {"data": {"next": "/"}, "headers": {"Origin": "https://evil.example"}}),
 )
 
 

@@ -4,15 +4,15 @@
 ARx: one set of words for a kill, a freeze and a thaw, and each line begins with its word.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from arx_caps.mint.api.app import describe_api
 from arx_verifier import Verifier
-from tests.cli.helpers import arx
 from tests.cli.live import AGENT, Live, live_realm, live_verifier
 
 pytestmark = pytest.mark.servers
@@ -48,6 +48,6 @@ def test_each_command_reports_in_the_same_words(up: Live) -> None:
 
 def test_the_api_knows_no_other_word() -> None:
     """The OpenAPI document lists the four words of every report."""
-    document: dict[str, Any] = json.loads(arx("mint", "openapi").out)
+    document: dict[str, Any] = msgspec.to_builtins(describe_api("https://mint.example"))
     status = document["components"]["schemas"]["KillShown"]["properties"]["status"]
     assert set(status["enum"]) == {"confirmed", "partial", "unconfirmed", "unknown"}

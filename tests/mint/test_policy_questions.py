@@ -115,20 +115,6 @@ def test_a_mistake_in_the_file_is_refused(tmp_path: Path, questions: str, words:
     assert words in ran.err
 
 
-def test_explain_prints_the_question_of_its_answer(tmp_path: Path) -> None:
-    """What it prints passes, and fails for a policy that answers otherwise."""
-    policy, questions = files(tmp_path, "")
-    words = ("--file", policy, "--agent", "acme/support/triage", "--task", "refund", "--param", "order_id=o-1")
-    words = (*words, "--call", "payments.refund", "--arg", "order_id=o-1", "--arg")
-    texts = [arx("policy", "explain", *words, f"amount={amount}", "--as-question").out for amount in (50, 501)]
-    questions.write_text("\n".join(texts))
-    assert arx("policy", "test", policy, questions, "--json").json["failed"] == 0
-    policy.write_text(POLICY.replace("[1, 500]", "[1, 40]"))
-    assert arx("policy", "test", policy, questions, "--json").json["failed"] == 1
-    ran = arx("policy", "explain", *words[:-5], "--ttl", "5m", "--as-question")
-    assert (ran.exit_code, "a file of questions has none" in ran.err) == (exit_codes.USAGE, True)
-
-
 scalars = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.integers(-5, 5) | st.booleans()
 values = st.recursive(
     scalars,

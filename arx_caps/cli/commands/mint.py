@@ -14,8 +14,6 @@ from arx_caps.cli.options import Verbs, command_options, common_options
 from arx_caps.cli.terminal import Console
 from arx_caps.settings.realm import Realm
 
-DEFAULT_ISSUER = "http://127.0.0.1:8700"
-
 
 @click.group("mint", cls=Verbs)
 def mint_command() -> None:
@@ -72,16 +70,3 @@ def migrate_command(console: Console, realm_dir: Path, database: str | None, che
     text = f"the database is at revision {value['now'] or 'none'}; this version needs {HEAD}"
     console.data("migration", value, text)
     click.get_current_context().exit(exit_codes.OK if value["now"] == HEAD else exit_codes.DENIED)
-
-
-@mint_command.command("openapi")
-@realm_dir_option
-@command_options
-def openapi_command(console: Console, realm_dir: Path) -> None:
-    """Print the OpenAPI 3.1 document of the HTTP API, which a mint serves at /openapi.json."""
-    import msgspec
-
-    from arx_caps.mint.api.app import describe_api
-
-    issuer = Realm.open(realm_dir).issuer if (realm_dir / "realm.toml").exists() else DEFAULT_ISSUER
-    console.raw(msgspec.json.format(msgspec.json.encode(describe_api(issuer))).decode())

@@ -94,8 +94,6 @@ def test_without_javascript(visitor: Visitor, realm: DemoRealm) -> None:
     visit = visitor("ada", java_script_enabled=False)
     page = visit.open("/console/now")
     expect(page.get_by_role("row").filter(has_text="payments-")).to_contain_text("live")
-    page.get_by_role("button", name="Dark").click()
-    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     page.get_by_role("navigation").get_by_role("link", name="Approvals").click()
     expect(page.get_by_role("row").filter(has_text="payments.settle")).to_contain_text("1 of 2")
 

@@ -76,7 +76,6 @@ def check(console: Console, file: str) -> None:
 @click.option("--call", "tool", help="tool of a call in the task [only the task is asked for]")
 @pairs_option("--arg", "args", "argument of the call")
 @click.option("--peer", help="network address that the call comes from, for a task with `net`")
-@click.option("--as-question", is_flag=True, help="print the question with its answer in the form of `arx policy test`")
 @click.option(
     "--subject", nargs=2, metavar="ISSUER SUB", help="subject of the session: the URL of the issuer, and `sub`"
 )
@@ -97,7 +96,6 @@ def explain(
     tool: str | None,
     args: tuple[str, ...],
     peer: str | None,
-    as_question: bool,
     **less: Any,
 ) -> None:
     """Print what a task would grant to an agent; if nothing, print the reasons and the needed changes, and exit with 1.
@@ -109,12 +107,10 @@ def explain(
         arx policy explain --agent acme/support/triage --task refund --param order_id=o-1001 --param amount=50
     """
     from arx_caps.mint.policy.explain import show_explained
-    from arx_caps.mint.tasks.policy_questions import PolicyQuestion, QuestionSubject, ask_policy, write_question
+    from arx_caps.mint.tasks.policy_questions import PolicyQuestion, QuestionSubject, ask_policy
 
     if tool is None and (args or peer):
         raise click.UsageError("--arg and --peer are about a call: add --call TOOL")
-    if as_question and (tools or any(value is not None for value in less.values())):
-        raise click.UsageError("--as-question takes no --tool, --ttl and --depth: a file of questions has none")
     policy = policy_of_file(file) if file is not None else kept_policy(place, IN_FORCE)
     question = PolicyQuestion(
         agent=agent,
@@ -131,10 +127,8 @@ def explain(
         value["call"] = {"tool": tool, "code": reply.code, **reply._asdict()}
         value["call"] |= {"service_limits": "unknown"}
         del value["call"]["explained"]
-    if as_question:
-        value = {"policy": policy.digest, "question": write_question(question, reply)}
-    console.data("explanation", value, lambda: value["question"] if as_question else "\n".join(_explained(value)))
-    click.get_current_context().exit(0 if as_question or reply.code == OK else DENIED)
+    console.data("explanation", value, lambda: "\n".join(_explained(value)))
+    click.get_current_context().exit(0 if reply.code == OK else DENIED)
 
 
 @policy_command.command("test")
@@ -144,7 +138,7 @@ def explain(
 def test(console: Console, policy_file: str, questions: str) -> None:
     """Ask the file POLICY each question of the file QUESTIONS; exit with 1 if an answer is not the expected one.
 
-    It needs no mint and no key.  `arx policy explain --as-question` prints a question in the form of the file.
+    It needs no mint and no key.
     """
     from arx_caps.mint.tasks.policy_questions import ask_policy, load_questions
 
