@@ -277,8 +277,9 @@ async def _problem(
 ) -> None:
     """Answer with a problem, which has the members that gh and npm print too.  RFC 9457"""
     if problem is None:
-        problem = {"title": title, "detail": f"arx run: {detail}", "may_have_run": may}
-    text = problem.get("detail") or problem.get("title")
+        problem = {"title": title, "detail": detail, "may_have_run": may}
+    what = "arx: this may have run" if problem.get("may_have_run") else "refused by arx"
+    text = f"{what}: {problem.get('detail') or problem.get('title')}"
     data = json.dumps(problem | {"status": status, "message": text, "error": problem.get("error", text)}).encode()
     kept = [*(headers or _KIND), (b"content-length", b"%d" % len(data))]
     await send({"type": "http.response.start", "status": status, "headers": kept})

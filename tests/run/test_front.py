@@ -89,10 +89,10 @@ def test_what_is_not_of_the_task_is_refused_with_what_would_be(place: Place) -> 
     Another host and another port are answered within the tunnel, in JSON and in text, and nothing is forwarded.
     """
     world, service = place
-    text = f"arx run: no upstream of this task has the host other.example; it may call {HOST}. Do not retry."
+    text = f"refused by arx: no upstream of this task has the host other.example; it may call {HOST}. Do not retry."
     body, status = curl(world, "-H", "Accept: application/json", "https://other.example/x")
     assert (json.loads(body)["message"], json.loads(body)["error"], status) == (text, text, "403")
-    assert curl(world, "https://other.example/x") == (f"refused by arx: {text}\n", "403")
+    assert curl(world, "https://other.example/x") == (f"{text}\n", "403")
     body, status = curl(world, f"https://{HOST}:8443/items/a")
     assert "port 8443 is refused" in body
     assert status == "403"
@@ -110,7 +110,7 @@ def test_the_gateway_refuses_what_the_task_does_not_allow(place: Place) -> None:
     body, status = curl(world, "-H", "Accept: application/json", f"https://{HOST}/items/b")
     assert status == "403"
     assert json.loads(body)["code"] == "argument_not_allowed"
-    assert json.loads(body)["message"] == json.loads(body)["detail"]
+    assert json.loads(body)["message"] == f"refused by arx: {json.loads(body)['detail']}"
     assert service.arrived == []
 
 
@@ -198,7 +198,7 @@ def test_a_kill_is_shown_and_ends_the_command_if_it_should(place: Place) -> None
     world.realm.kill("s-abcdefghijklmnop")
     call = f"curl -sS https://{HOST}/items/a"
     done = world.run("sh", "-c", f"{call}; {call}")
-    assert done.stdout.count('"message": "an operator ended this work') == 2
+    assert done.stdout.count('"message": "refused by arx: an operator ended this work') == 2
     assert done.stderr.count("the gateway refuses each further call of the command") == 1
     program = f"import subprocess, time; subprocess.run({call.split()!r}); time.sleep(300)"
     done = world.run(sys.executable, "-c", program, options=("--no-box", "--end-command"))
