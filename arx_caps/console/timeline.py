@@ -91,13 +91,13 @@ class Line(NamedTuple):
 
 
 def compact(records: Sequence[TimelineRecord]) -> Iterator[Line]:
-    """Yield a line for each record, and one line for a run of calls that were allowed.
+    """Yield a line for each record, and one line for a run of calls that were allowed and have set the same marks.
 
     Args:
         records: The records, the newest first.
     """
     # A refusal or a mark must not drown among hundreds of allowed calls: only those make runs.
-    for allowed, run in groupby(records, key=lambda each: each.outcome == "allow" and not each.sets):
+    for (allowed, _), run in groupby(records, key=lambda each: (each.outcome == "allow", each.sets)):
         calls = list(run)
         if not allowed or len(calls) <= _RUN:
             yield from (Line([call], call.tool) for call in calls)

@@ -56,7 +56,7 @@ class Reader(Work):
 
 
 def test_a_session_shows_its_marks_and_an_administrator_lifts_one(kept: Harness) -> None:
-    """The mark leads to the call that set it, which no run of calls hides; then the agent goes on."""
+    """The mark leads to the call that set it, and a run of calls shows it once; then the agent goes on."""
     work, browser = Reader(kept), sign_in(kept)
     assert "No mark is set in this session" in page(browser, work.home)
     for tool in ("orders.get", *["orders.get"] * 5, "orders.list"):
@@ -64,7 +64,7 @@ def test_a_session_shows_its_marks_and_an_administrator_lifts_one(kept: Harness)
     assert work.codes() == ["ok"] * 6 + ["after_mark"]
     work.ship()
     text = page(browser, work.home)
-    for shown in ("<strong>private</strong>", "sets</span> private", "Lift a mark", "after_mark"):
+    for shown in ("<strong>private</strong>", "orders.get x6", "sets</span> private", "Lift a mark", "after_mark"):
         assert shown in text, shown
     found = kept.operator().call("GET", f"/v1/sessions/{work.session['id']}/marks").json()["marks"]
     assert f'<a href="/console/decisions/{found[0]["record"]}">' in text

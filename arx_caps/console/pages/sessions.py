@@ -50,15 +50,6 @@ class MarksView(NamedTuple):
         marks = [] if self.found is None or self.found.lost else self.found.marks
         return sorted({mark.mark for mark in marks})
 
-    @property
-    def by_record(self) -> dict[int, list[str]]:
-        """The names of marks by the record that set them."""
-        records: dict[int, list[str]] = {}
-        for mark in self.found.marks if self.found is not None else ():
-            if isinstance(mark.record, int):
-                records.setdefault(mark.record, []).append(mark.mark)
-        return records
-
 
 def show_list(visit: Visit) -> Response:
     """List the sessions that match the filters, the newest first."""
@@ -116,7 +107,7 @@ def show_one(visit: Visit) -> Response:
         approvals=approvals,
         marks=marks,
         **_tree_values(visit, found.session, tree, budgets),
-        **_timeline_values(visit, tree, marks.by_record),
+        **_timeline_values(visit, tree),
     )
 
 
@@ -208,7 +199,7 @@ def _outline(nodes: Sequence[TreeNode]) -> list[tuple[int, int]]:
     return outline
 
 
-def _timeline_values(visit: Visit, tree: SessionTree | None, sets: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+def _timeline_values(visit: Visit, tree: SessionTree | None) -> dict[str, Any]:
     zoom = visit.query.get("zoom", ZOOMS[0])
     zoom = zoom if zoom in ZOOMS else ZOOMS[0]
     outcome = visit.query.get("outcome", "")
@@ -229,7 +220,7 @@ def _timeline_values(visit: Visit, tree: SessionTree | None, sets: Mapping[int, 
     asked = {"reason": outcome, "before": visit.query.get("before"), "limit": RECORDS}
     found = visit.call(list_records, query=which | asked)
     lanes = {row: place for place, node in enumerate(tree.nodes) for row in node.log_nodes}
-    records = [_timeline_record(record, lanes, tree.nodes, sets) for record in found.records]
+    records = [_timeline_record(record, lanes, tree.nodes) for record in found.records]
     # The log has the records of several services, each in its own order.
     records.sort(key=lambda record: -record.at)
     if zoom != "all":
@@ -241,9 +232,7 @@ def _timeline_values(visit: Visit, tree: SessionTree | None, sets: Mapping[int, 
     return {**values, "lines": lines, "strip": strip, "older": found.next, "total_records": found.total}
 
 
-def _timeline_record(
-    record: Mapping[str, Any], lanes: Mapping[int, int], nodes: Sequence[TreeNode], sets: Mapping[int, Sequence[str]]
-) -> TimelineRecord:
+def _timeline_record(record: Mapping[str, Any], lanes: Mapping[int, int], nodes: Sequence[TreeNode]) -> TimelineRecord:
     line = TrailLine.of(record)
     lane = lanes.get(record["node"])
     # A node that is not in the tree is one that a service put under another agent.
@@ -259,7 +248,7 @@ def _timeline_record(
         holder=holder,
         code=code,
         why=why,
-        sets=", ".join(sets.get(record["index"], ())),
+        sets=", ".join(record.get("marks", ())),
     )
 
 

@@ -207,6 +207,12 @@ local function read(key, max, period_ms, opened, now, past)
   return pool
 end
 
+-- Adds a field and its value to what is written.
+local function put(changes, name, value)
+  changes[#changes + 1] = name
+  changes[#changes + 1] = value
+end
+
 -- Writes what changed: most draws change one field.
 local function write(index, pool, now)
   if pool.anew then
@@ -220,8 +226,7 @@ local function write(index, pool, now)
   local has, changed = {pool.period, pool.c, pool.r, pool.l, pool.x, pool.o, pool.u, pool.max, pool.b}, {}
   for place, column in ipairs(COLUMNS) do
     if has[place] ~= pool.had[place] then
-      changed[#changed + 1] = column
-      changed[#changed + 1] = int(has[place])
+      put(changed, column, int(has[place]))
     end
   end
   if #changed > 0 then
@@ -237,23 +242,23 @@ local function is_lost(key, opened, now, past)
   return opened <= since and tonumber(known[2] or -1) ~= HERE - past.whole
 end
 
--- The mark of a session that one of these fields has; nothing if none has it.
-local function find(key, fields)
+-- The marks of a session that these fields have.
+local function set_in(key, fields)
+  local found = {}
   for _, value in ipairs(redis.call('HMGET', key, unpack(fields))) do
-    if value then
-      return value
-    end
+    found[#found + 1] = value or nil
   end
+  return found
 end
 
--- Whether the approver of a call was shown a mark, or none of its fields is set.
-local function was_shown(key, fields, times)
-  for _, value in ipairs(redis.call('HMGET', key, unpack(fields))) do
-    local shown = not value
-    for _, at in ipairs(value and times or {}) do
-      shown = shown or int(at) == string.match(value, '^%d+')
-    end
-    if not shown then
+-- Whether the approver of a call was shown all of these settings of a mark.
+local function were_shown(values, times)
+  local shown = {}
+  for _, at in ipairs(times or {}) do
+    shown[int(at)] = true
+  end
+  for _, value in ipairs(values) do
+    if not shown[string.match(value, '^%d+')] then
       return false
     end
   end
@@ -269,28 +274,26 @@ local function judge(key, question, now, past, beside)
   end
   local lost, unapproved = is_lost(key, opened, now, past), nil
   for index, marks in ipairs(after) do
-    local found, shown = {}, approved and approved[index - #after + #approved]
+    local shown = approved and approved[index - #after + #approved]
+    local found, counts = {}, shown and not lost -- no approver was shown what may be lost
     for place, fields in ipairs(marks) do
-      -- No approver was shown what may be lost.
-      found[place] = (lost and shown and '') or find(key, fields) or (lost and '')
+      local values = set_in(key, fields)
+      found[place] = (lost and shown and '') or values[1] or (lost and '')
       if not found[place] then
         break
       end
+      counts = counts and were_shown(values, shown[place])
     end
-    if #marks > 0 and found[#marks] then
+    if #marks > 0 and found[#marks] and not counts then
       local reply = {'MARK', 'after', index - 1, unpack(found)}
       if lost or not shown then
         return nil, reply
       end
-      for place, fields in ipairs(marks) do
-        if not was_shown(key, fields, shown[place]) then
-          unapproved = unapproved or reply
-        end
-      end
+      unapproved = unapproved or reply
     end
   end
   for index, row in ipairs(only_after) do
-    local value = not lost and find(key, row[1])
+    local value = not lost and set_in(key, row[1])[1]
     local set = value and tonumber(string.match(value, '^%d+'))
     if not set or (row[2] > 0 and math.max(now, at) - set >= row[2]) then
       return nil, {'MARK', 'only_after', index - 1, value or nil}
@@ -304,16 +307,14 @@ local function judge(key, question, now, past, beside)
       local field = 'd:' .. set .. ':' .. digest
       if not redis.call('HGET', key, field) then
         new = new + 1
-        changes[#changes + 1] = field
-        changes[#changes + 1] = ''
+        put(changes, field, '')
       end
     end
     if new > 0 and (lost or count + new > most) then
       return nil, {'MARK', 'distinct', index - 1}
     end
     if new > 0 then
-      changes[#changes + 1] = 'n:' .. set
-      changes[#changes + 1] = int(count + new)
+      put(changes, 'n:' .. set, int(count + new))
     end
   end
   if unapproved then -- last: a call that is refused for another reason must not ask for approval
@@ -331,16 +332,14 @@ local function judge(key, question, now, past, beside)
         -- Also while the clock stands still: an approval counts for the settings of marks that its approver was shown.
         warned = math.max(now, tonumber(last or 0) + 1)
       end
-      changes[#changes + 1] = field
-      changes[#changes + 1] = int(kind == 'w' and warned or now) .. ' ' .. by
+      put(changes, field, int(kind == 'w' and warned or now) .. ' ' .. by)
     end
   end
   if #changes > 0 and redis.call('HLEN', key) - (last and 1 or 0) + #changes / 2 > MAX_FIELDS then
     return nil, {'MARK', 'full', 0}
   end
   if warned then
-    changes[#changes + 1] = 'a'
-    changes[#changes + 1] = int(warned)
+    put(changes, 'a', int(warned))
   end
   return changes
 end
@@ -358,12 +357,10 @@ local function set_marks(header, key, changes, now, past)
     return
   end
   if not used then
-    changes[#changes + 1] = 's'
-    changes[#changes + 1] = int(math.max(past.since, now - LOST_MS))
+    put(changes, 's', int(math.max(past.since, now - LOST_MS)))
   end
   if now - tonumber(used or 0) >= 60000 then
-    changes[#changes + 1] = 'u'
-    changes[#changes + 1] = int(now)
+    put(changes, 'u', int(now))
     redis.call('ZADD', string.sub(header, 1, -2) .. 'marks', int(now), string.sub(key, #header + 2))
   end
   for first = 1, #changes, 1000 do  -- Lua has room for 8 000 arguments at most

@@ -72,9 +72,6 @@ class MarkRows:
         said: The restrictions of the chain.
         links: Its links.
         identifier: Its identifier.
-
-    Attributes:
-        has_effects: Whether the effect of a call may prove a mark.
     """
 
     def __init__(self, said: ChainRestrictions, links: Sequence[str], identifier: Identifier) -> None:
@@ -83,7 +80,6 @@ class MarkRows:
         self.shown: Mapping[str, frozenset[tuple[str, int]]] = {}
         self._policy = {"session": "s", "task": f"t/{identifier.task}"}
         self._rows = [self._row(index, member, row, said, links, identifier) for index, member, row in said.rows]
-        self.has_effects = any(member == "marks" and row[0] == "done" for _, member, row in said.rows)
 
     def _row(
         self, index: int, member: str, row: Any, said: ChainRestrictions, links: Sequence[str], identifier: Identifier
@@ -104,14 +100,19 @@ class MarkRows:
             seen = (own[-1],) if member in ("marks", "distinct") else (*every, *own)
         return _Row(PLACES[index + 1], member, row, seen)
 
-    def ask(self, request: AccessRequest) -> "MarkQuestion | Refused | None":
-        """Return what a call asks the ledger; None if no row names its tool; or its refusal."""
+    def ask(self, request: AccessRequest, declared: Sequence[str]) -> "MarkQuestion | Refused | None":
+        """Return what a call asks the ledger; None if no row names its tool; or its refusal.
+
+        Args:
+            request: The call.
+            declared: The warnings that its service declares of all of its calls; one that no row has is not set.
+        """
         found = self._of(request.tool)
         if found is None:
-            return None
+            return self._with_declared(None, request, declared)
         question, rows = found.question._replace(at=request.at), found.rows["distinct"]
         if not rows:
-            return question
+            return self._with_declared(question, request, declared)
         if request.http is not None and request.http.body_digest == UNSEEN_BODY:
             return REQUEST_UNSEEN
         counted: list[tuple[str, int, tuple[str, ...]]] = []
@@ -122,23 +123,17 @@ class MarkRows:
             if len(digests) > most:
                 return self.refusal(request.tool, Stopped("distinct", len(counted)))
             counted.append((name, most, digests))
-        return question._replace(distinct=tuple(counted))
+        return self._with_declared(question._replace(distinct=tuple(counted)), request, declared)
 
-    def only_sets(self, request: AccessRequest) -> MarkQuestion | None:
+    def only_sets(self, request: AccessRequest, declared: Sequence[str]) -> MarkQuestion | None:
         """Return a question that sets what a call sets, and judges nothing; None if it sets nothing."""
         found = self._of(request.tool)
-        if found is None or not found.question.sets:
-            return None
-        return found.question._replace(at=request.at, after=(), only_after=(), distinct=(), shown=())
+        sets = found.question.sets if found is not None else ()
+        return self._with_declared(self._setting(request.tool, sets, request.at) if sets else None, request, declared)
 
     def names(self, tool: str) -> bool:
         """Return whether a row names a tool."""
         return self._of(tool) is not None
-
-    def proves(self, tool: str) -> bool:
-        """Return whether a call of a tool sets a proof when its effect is done."""
-        found = self._of(tool)
-        return found is not None and bool(found.done)
 
     def done(self, tool: str, at: int) -> MarkQuestion | None:
         """Return the question that sets the proofs of a call whose effect is done; None if it sets none."""
@@ -165,21 +160,13 @@ class MarkRows:
             raise ValueError(f"no rule of this token lets {self._audience} set the mark {name!r:.80}")
         return self._setting(tool, tuple(fields), at)
 
-    def with_declared(
-        self, asked: "MarkQuestion | Refused | None", names: Sequence[str], request: AccessRequest
-    ) -> "MarkQuestion | Refused | None":
-        """Return what a call asks, which sets also what its service declares of all of its calls.
-
-        Args:
-            asked: What it asks without that.
-            names: The warnings; one that no row has is not set, as no row can see it.
-            request: The call.
-        """
-        declared = self.declared(names, request.tool, request.at)
-        if declared is None or isinstance(asked, Refused):
-            return asked
-        question = asked or declared
-        return question._replace(sets=tuple(dict.fromkeys((*question.sets, *declared.sets))))
+    def _with_declared(
+        self, asked: MarkQuestion | None, request: AccessRequest, names: Sequence[str]
+    ) -> MarkQuestion | None:
+        declared = self.declared(names, request.tool, request.at) if names else None
+        if asked is None or declared is None:
+            return asked or declared
+        return asked._replace(sets=tuple(dict.fromkeys((*asked.sets, *declared.sets))))
 
     def declared(self, names: Sequence[str], tool: str, at: int) -> MarkQuestion | None:
         """Return the question that sets warnings which a service declares; None if no row has one of them."""

@@ -53,7 +53,6 @@ from arx_verifier.verification.watch import (
 
 if TYPE_CHECKING:
     from arx_verifier.upkeep import Upkeep
-    from arx_verifier.verification.marks import MarkRows
     from arx_verifier.verification.service_limits import LimitsSource, ServiceLimits
 
 _ALLOWED: Final = Refused(OK, ())
@@ -593,7 +592,7 @@ class Verifier:
             if refused is not None:
                 return refused, None, ()
             taken, priced = None, NOTHING
-            marked = None if proven.marks is None else self._only_sets(proven.marks, request)
+            marked = None if proven.marks is None else proven.marks.only_sets(request, self._declared)
             if marked is not None:  # a call that goes on sets its warnings
                 taken = yield from self._budgets.draw(proven, priced, None, marked)
         marks = marked.names if marked is not None and isinstance(taken, Drawn) else ()
@@ -621,25 +620,16 @@ class Verifier:
             priced, judges = None, False
         if marks is None or not self._draws:
             return None, priced, None
-        asked = (
-            marks.with_declared(marks.ask(request), self._declared, request)
-            if judges
-            else self._only_sets(marks, request)
-        )
-        if isinstance(asked, MarkQuestion) and (ledger is None or (not self._answers and marks.proves(request.tool))):
+        asked = marks.ask(request, self._declared) if judges else marks.only_sets(request, self._declared)
+        proves = marks.done(request.tool, request.at) is not None
+        if isinstance(asked, MarkQuestion) and (ledger is None or (not self._answers and proves)):
             asked = marks.unsupported(request.tool, keeps=ledger is not None)
         if isinstance(asked, Refused):
             refused = asked if spared is None else spared.spare(asked)
             if refused is not None:
                 return refused, None, None
-            asked, priced = None if ledger is None else self._only_sets(marks, request), None
+            asked, priced = None if ledger is None else marks.only_sets(request, self._declared), None
         return None, NOTHING if priced is None and asked is not None else priced, asked
-
-    def _only_sets(self, marks: "MarkRows", request: AccessRequest) -> MarkQuestion | None:
-        """Return a question that sets what a call sets, and judges nothing; None if it sets nothing."""
-        asked = marks.with_declared(marks.only_sets(request), self._declared, request)
-        assert not isinstance(asked, Refused)  # what judges nothing refuses nothing
-        return asked
 
     def _decide_again(self, token: str, request: AccessRequest, waiting: Waiting) -> Decision | Steps[Decision]:
         """Decide after the wait; if the view still refuses the token, record that refusal."""
@@ -709,8 +699,7 @@ class Verifier:
         """Return whether the effect of a call is recorded, or proves a mark."""
         if self._effects and any(matches_tool(named, tool) for named in self._effects):
             return True
-        marks = proven.marks
-        return self._answers and marks is not None and marks.has_effects and marks.proves(tool)
+        return self._answers and proven.marks is not None and proven.marks.done(tool, 0) is not None
 
     def _refuse_odd(self, token: str, request: AccessRequest) -> Decision | None:
         """Refuse a token that is not text, and raise for a request of another class."""
