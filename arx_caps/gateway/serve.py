@@ -18,7 +18,7 @@ from arx_caps.gateway.deciders.decider_runtime import grpc_server
 from arx_caps.gateway.gateway import Gateway
 from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
 from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, reload_notified, stop_at_eof
-from arx_caps.http.server import BoundedServer, config_of, http_protocol
+from arx_caps.http.server import BoundedServer, config_of, http_protocol, is_no_cut
 from arx_verifier.errors import ArxError
 
 _GRACE_S: Final = 10  # for running requests at a stop
@@ -90,7 +90,7 @@ async def _serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     server = BoundedServer(config, protocol, lambda: on_ready(facts))
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
+    logging.getLogger("uvicorn.error").addFilter(is_no_cut)
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
@@ -114,11 +114,6 @@ async def _serve(
                 await asker.start()
                 stack.push_async_callback(asker.stop, _GRACE_S)
         await server.serve(sockets=listeners)
-
-
-def _is_no_cut(record: logging.LogRecord) -> bool:
-    # A stream is cut by an answer without its end, which uvicorn takes for a fault; the record has the cause.
-    return "without completing response" not in record.getMessage()
 
 
 async def _reload(gateway: Gateway, path: Path, realm: Path | None, *, serving: bool) -> None:

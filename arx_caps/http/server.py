@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """uvicorn's server, which announces itself, to systemd too, and answers every request before it stops."""
 
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,16 @@ class BoundedServer(uvicorn.Server):
             server.close()
         await self._protocol.take_last()
         await super().shutdown(sockets)
+
+
+def is_no_cut(record: logging.LogRecord) -> bool:
+    """Return whether a line of uvicorn's log is about something else than an answer that was cut.
+
+    Args:
+        record: The line.
+    """
+    # A stream is cut by an answer without its end, which uvicorn takes for a fault; a record has the cause.
+    return "without completing response" not in record.getMessage()
 
 
 def http_protocol() -> type[BoundedProtocol]:

@@ -17,7 +17,6 @@ from arx_caps.run.box import kept_terminal, signal_box
 from arx_caps.run.front import Front
 from arx_caps.run.loopback import SIGNALS
 
-NOT_STARTED: Final = 125  # of this program, as of env(1) and timeout(1)
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127  # as shells exit
 _OF_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGCONT, signal.SIGWINCH)
 _AGAIN_S: Final = 0.01  # until a box has its first process

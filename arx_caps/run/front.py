@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from arx_caps.gateway.http.refusals import CODE, as_service
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
 from arx_caps.http.connections import STREAMED, bounded
-from arx_caps.http.server import config_of, http_protocol
+from arx_caps.http.server import config_of, http_protocol, is_no_cut
 from arx_caps.run.authority import HostUpstream, RunAuthority
 from arx_caps.run.certificates import RunCertificates
 from arx_caps.run.tunnel import PLACE, Tunnel
@@ -94,6 +95,7 @@ class Front:
         protocol = bounded(http_protocol(), places=_CONNECTIONS, request_s=_REQUEST_S, type_of=lambda _: "about:blank")
         config = config_of(self, http=protocol, lifespan="off", timeout_keep_alive=_KEEP_ALIVE_S)
         config.load()
+        logging.getLogger("uvicorn.error").addFilter(is_no_cut)
         server_state: Any = ServerState()
         made: Any = protocol  # of uvicorn
 

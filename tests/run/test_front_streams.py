@@ -76,6 +76,7 @@ def test_a_kill_cuts_a_stream(watched: tuple[RunWorld, Service]) -> None:
         world.realm.kill(SESSION)
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 18, errors  # CURLE_PARTIAL_FILE
+    assert "ASGI" not in errors
     assert service.gone.wait(60)
 
 

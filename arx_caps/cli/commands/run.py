@@ -22,7 +22,7 @@ from arx_verifier.token.holder import HolderKey
 if TYPE_CHECKING:
     from arx_caps.run.command import Launch
 
-_NOT_STARTED: Final = 125
+_NOT_STARTED: Final = 125  # as env(1) and timeout(1) exit
 _WITHOUT: Final = "no box: programs of your user can read this task, and the command can go around the front"
 _file: Final = click.Path(dir_okay=False, path_type=Path)
 _path: Final = click.Path(path_type=Path)
