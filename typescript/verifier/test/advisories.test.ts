@@ -450,3 +450,27 @@ for (const sdk of [1, 2] as const) {
     assert.match(text, /"code":"malformed_request"/);
   });
 }
+
+test("arguments that the SDK of MCP drops are refused", async () => {
+  const ran: unknown[] = [];
+  const server = new McpServer({ name: "orders", version: "1" });
+  server.registerPrompt("get", {}, () => (ran.push("prompt"), { messages: [] }));
+  server.registerTool("get", { inputSchema: z.looseObject({}) }, (args) => (ran.push(args), { content: [] }));
+  const [near, far] = InMemoryTransport.createLinkedPair();
+  await server.connect(guardTransport(far, serviceOf().verifier));
+  const ask = async (id: number, method: string, args: string): Promise<string> => {
+    const answered = new Promise((resolve) => (near.onmessage = resolve));
+    const params = { name: "get", arguments: JSON.parse(args), _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } };
+    await near.send({ jsonrpc: "2.0", id, method, params });
+    return JSON.stringify(await answered);
+  };
+  await near.start();
+  for (const [at, args] of ['{"__proto__":{"id":"o-1"}}', '{"a":[{"__proto__":1}]}'].entries()) {
+    for (const [to, method] of ["prompts/get", "tools/call"].entries()) {
+      assert.match(await ask(2 * at + to, method, args), /"code":"malformed_request"/);
+    }
+  }
+  assert.deepEqual(ran, []);
+  assert.doesNotMatch(await ask(9, "tools/call", '{"a":"\\"__proto__\\":"}'), /malformed_request/); // a text, no member
+  assert.equal(ran.length, 1);
+});

@@ -74,14 +74,20 @@ export function meaningOf(audience: string, method: string, params: JsonObject):
   if (method === "tools/call") {
     const [name, args] = [nameOf(params) ?? "", own(params, "arguments") ?? {}];
     if (name === "" || NAMES.has(name) || !isObject(args)) refuse("malformed_request");
-    return { tool: `${audience}.${name}`, args: copyArguments(args) };
+    return { tool: `${audience}.${name}`, args: argumentsOf(args) };
   }
   if (ESCAPED.test(String(own(params, "uri") ?? ""))) refuse("malformed_request");
   const args = Object.entries(params).filter(([name, value]) => {
     const isEmpty = isObject(value) && Object.keys(value).length === 0;
     return !ENVELOPE.has(name) && !(method === "prompts/get" && name === "arguments" && isEmpty);
   });
-  return { tool: `${audience}.${method.replace("/", ".")}`, args: copyArguments(Object.fromEntries(args)) };
+  return { tool: `${audience}.${method.replace("/", ".")}`, args: argumentsOf(Object.fromEntries(args)) };
+}
+
+/** Return a copy of arguments; the SDKs drop a member `__proto__`, so a tool would get others than were judged. */
+function argumentsOf(given: object): JsonObject {
+  const args = copyArguments(given);
+  return JSON.stringify(args).includes('"__proto__":') ? refuse("malformed_request") : args;
 }
 
 export function filter(message: McpMessage, { member, could }: Screen): void {
