@@ -261,17 +261,12 @@ def approvals_after(entries: Sequence[AfterEntry]) -> tuple[ApprovalTerms, ...]:
 
 def warnings_of(templates: Collection[Any]) -> tuple[str, ...]:
     """Return the names of all warnings that rows of templates have."""
-    names_of = [mark.set for template in templates for mark in template.marks if mark.set is not None]
-    return tuple(
-        dict.fromkeys(names_of + [name for template in templates for row in template.after for name in row.mark])
-    )
+    found = [mark.set for template in templates for mark in template.marks if mark.set is not None]
+    found += [name for template in templates for row in template.after for name in row.mark]
+    return tuple(dict.fromkeys(found))
 
 
 def show_marks(rows: Sequence[Any]) -> list[str]:
     """Return the rows of ``marks`` as statements, such as ``web.* sets untrusted``."""
-    words = {
-        "call": "{items} sets {mark}",
-        "done": "{items} proves {mark} when done",
-        "from": "{items} may prove {mark}",
-    }
-    return [words[how].format(items=", ".join(items), mark=mark) + f" (per {of})" for how, mark, of, items in rows]
+    words = {"call": "sets {}", "done": "proves {} when done", "from": "may prove {}"}
+    return [f"{', '.join(items)} {words[how].format(mark)} (per {of})" for how, mark, of, items in rows]

@@ -140,7 +140,8 @@ class MemoryLedger:
                 stopped = Stopped("after", index, tuple([values[0] if values else "" for values in all_of]))
                 if index < refused:
                     return stopped
-                if not all(map(_were_shown, all_of, asked.shown[index - refused])):
+                shown = zip(all_of, asked.shown[index - refused], strict=True)
+                if not all(int(value.partition(" ")[0]) in times for values, times in shown for value in values):
                     unapproved = unapproved or stopped
         for index, (any_of, within_ms) in enumerate(asked.only_after):
             value = None if lost else next((fields[field] for field in any_of if field in fields), None)
@@ -230,11 +231,6 @@ class MemoryLedger:
 
     def _left(self, draw: PoolDraw, pool: PoolState, now: int) -> int:
         return 0 if self._is_lost(draw, pool, now) else draw.max - pool.used
-
-
-def _were_shown(values: Sequence[str], times: Sequence[int]) -> bool:
-    """Return whether an approver was shown all of these marks of one name."""
-    return all(int(value.partition(" ")[0]) in times for value in values)
 
 
 _LEDGERS: Final = reset_at_fork(MemoryLedger._refuse)  # noqa: SLF001 - of this module

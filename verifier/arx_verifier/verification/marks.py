@@ -22,15 +22,9 @@ from arx_verifier.verification.effects import ChainRestrictions
 from arx_verifier.verification.reasons import NO_STORE, PLACES, REQUEST_UNSEEN, Refused, show_time
 
 NO_LEDGER: Final = "at a service with a ledger"
-_NO_ANSWER: Final = Refused(
-    "mark_unsupported",
-    (
-        Failure(
-            PLACES[1], "marks", "at a service that sees the answer, which proves a mark", "a decider, which sees none"
-        ),
-    ),
-)
+_NO_ANSWER: Final = ("at a service that sees the answer, which proves a mark", "a decider, which sees none")
 _DIGEST_CHARS: Final = 32
+_OF: Final = {"marks": 2, "distinct": 3}  # where these rows have what their mark is of
 _COMPARED: Final = (str, int, float, bool)  # of another type, different values may have one form
 
 
@@ -84,20 +78,14 @@ class MarkRows:
     def _row(
         self, index: int, member: str, row: Any, said: ChainRestrictions, links: Sequence[str], identifier: Identifier
     ) -> _Row:
-        every = tuple(self._policy.values())
+        every, of = tuple(self._policy.values()), _OF.get(member)
         hops = bisect_right(said.hops, index)
         if index == 0 or (member == "when" and hops == 0):
             # A proof of the policy alone counts for it, and no mark of a link: a holder could set that.
-            seen = (
-                (self._policy[row[2]],)
-                if member == "marks"
-                else (self._policy[row[3]],)
-                if member == "distinct"
-                else every
-            )
+            seen = every if of is None else (self._policy[row[of]],)
         else:
             own = [f"l/{link}" for link in (identifier.id, *links[:hops])]
-            seen = (own[-1],) if member in ("marks", "distinct") else (*every, *own)
+            seen = (*every, *own) if of is None else (own[-1],)
         return _Row(PLACES[index + 1], member, row, seen)
 
     def ask(self, request: AccessRequest, declared: Sequence[str]) -> "MarkQuestion | Refused | None":
@@ -158,7 +146,7 @@ class MarkRows:
         fields += self._warning(name)
         if not fields:
             raise ValueError(f"no rule of this token lets {self._audience} set the mark {name!r:.80}")
-        return self._setting(tool, tuple(fields), at)
+        return self._setting(tool, fields, at)
 
     def _with_declared(
         self, asked: MarkQuestion | None, request: AccessRequest, names: Sequence[str]
@@ -170,7 +158,7 @@ class MarkRows:
 
     def declared(self, names: Sequence[str], tool: str, at: int) -> MarkQuestion | None:
         """Return the question that sets warnings which a service declares; None if no row has one of them."""
-        fields = tuple(dict.fromkeys(field for name in names for field in self._warning(name)))
+        fields = [field for name in names for field in self._warning(name)]
         return self._setting(tool, fields, at) if fields else None
 
     def _warning(self, name: str) -> list[str]:
@@ -205,7 +193,7 @@ class MarkRows:
     def unsupported(self, tool: str, *, keeps: bool) -> Refused:
         """Return the refusal of a call at a service that keeps no marks, or sees no answer that would prove one."""
         if keeps:
-            return _NO_ANSWER
+            return Refused("mark_unsupported", (Failure(PLACES[1], "marks", *_NO_ANSWER),))
         found = self._of(tool)
         place = "token" if found is None else next(iter(row.place for rows in found.rows.values() for row in rows))
         return Refused("mark_unsupported", (Failure(place, "marks", NO_LEDGER, "one without"),))
@@ -232,10 +220,7 @@ class MarkRows:
             return None
         rows["after"] += rows["when"]
         sets = [(row.values[0], row.seen[0], row.values[1]) for row in rows["marks"]]
-        question = self._setting(
-            tool, tuple(dict.fromkeys(f"w:{of}:{name}" for how, of, name in sets if how == "call")), 0
-        )
-        question = question._replace(
+        question = self._setting(tool, [f"w:{of}:{name}" for how, of, name in sets if how == "call"], 0)._replace(
             after=tuple(
                 tuple(tuple(f"w:{of}:{name}" for of in row.seen) for name in row.values[0]) for row in rows["after"]
             ),
@@ -245,18 +230,15 @@ class MarkRows:
             ),
             distinct=tuple((_set_of(row), row.values[2], ()) for row in rows["distinct"]),
             shown=tuple(
-                tuple(
-                    tuple(at for shown, at in self.shown.get(row.place, ()) if shown == name) for name in row.values[0]
-                )
+                tuple(tuple(at for mark, at in self.shown.get(row.place, ()) if mark == name) for name in row.values[0])
                 for row in rows.pop("when")
             ),
         )
-        done = tuple(dict.fromkeys(f"p:{of}:{name}" for how, of, name in sets if how == "done"))
-        return _ToolRows(rows, question, done)
+        return _ToolRows(rows, question, tuple(f"p:{of}:{name}" for how, of, name in sets if how == "done"))
 
-    def _setting(self, tool: str, fields: tuple[str, ...], at: int) -> MarkQuestion:
+    def _setting(self, tool: str, fields: Sequence[str], at: int) -> MarkQuestion:
         by = f"{tool[:MAX_TOOL_CHARS]} {self._audience}"
-        return MarkQuestion(self._session, self._opened, at, by, sets=fields)
+        return MarkQuestion(self._session, self._opened, at, by, sets=tuple(dict.fromkeys(fields)))
 
 
 def _tools_of(row: _Row) -> Sequence[str]:

@@ -117,15 +117,12 @@ class CallEffect:
         effect = EffectRecord(result, "", self.status, self._size if is_whole else -1, digest, took_ms)
         try:
             self._verifier.record_effect(self._decision, effect, self._salt)
-        except StoreError as error:
-            import logging
-
-            logging.getLogger(__name__).error("decision %s proves no mark: %s", self._decision.id, error)
-        except AuditError as error:
+        except (StoreError, AuditError) as error:
             import logging  # imported on use, to keep the start fast
 
             # The tool has run.  To keep back its answer would make the caller run it again; the log shows `unknown`.
-            logging.getLogger(__name__).error("the effect of decision %s has no record: %s", self._decision.id, error)
+            lacks = "proves no mark" if isinstance(error, StoreError) else "has no record"
+            logging.getLogger(__name__).error("the effect of decision %s %s: %s", self._decision.id, lacks, error)
 
 
 def _result_of(kind: type[BaseException] | None) -> EffectResult:

@@ -74,27 +74,12 @@ ENDPOINTS, endpoint = collect(Endpoint)
 @endpoint("GET", "/v1/sessions/{session}/marks", "arx.sessions.read", problems=("not_found",))
 def list_session_marks(call: RouteCall) -> Marks:
     """Show the marks of a session, each with the call that set it."""
-    session = find_session(call, call.path["session"])
-    return read_marks(call.mint, session.id, session.opened_at)
-
-
-def read_marks(mint: MintContext, session: str, opened: int) -> Marks:
-    """Return the marks of a session.
-
-    Args:
-        mint: The mint.
-        session: The session's id.
-        opened: When it was opened, ms since the Unix epoch.
-
-    Raises:
-        GrantError: ``not_found``: the realm has no ledger.
-        StoreError: The ledger did not answer.
-    """
-    lost, fields = ledger_of(mint).marks(session, opened)
+    mint, session = call.mint, find_session(call, call.path["session"])
+    lost, fields = ledger_of(mint).marks(session.id, session.opened_at)
     shown = _show(fields)
     for place, mark in enumerate(shown[:_WITH_RECORDS]):
         with suppress(StoreError):  # without the log, the marks are known all the same
-            shown[place] = _with_record(mint, session, mark)
+            shown[place] = _with_record(mint, session.id, mark)
     return Marks(marks=shown, lost=lost)
 
 
