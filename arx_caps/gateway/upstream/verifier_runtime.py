@@ -28,7 +28,7 @@ class RunningVerifier:
         nonces: The memory of used calls; one of a process gives way to the store that the service file names.
         counts: As of ``CountedDecisions``.
         draws: Whether calls draw on budgets; False if the verifier behind draws.
-        recorded: Further tools whose effects are recorded.
+        recorded: Further tools whose arguments and effects are recorded.
 
     Attributes:
         name: As given.
@@ -71,7 +71,8 @@ class RunningVerifier:
         opened = open_verifier(path, nonces=chosen, costs=costs, draws=draws, wrap=wrap)
         # The record of an effect has the person's credential, which no decision knows yet.
         effects = ("*",) if isinstance(terms, UpstreamTerms) and terms.has_people else (*terms.effects, *recorded)
-        self.verifier = opened.within(terms.limits, effects, terms.marks, answers=isinstance(terms, UpstreamTerms))
+        sees = isinstance(terms, UpstreamTerms)
+        self.verifier = opened.within(terms.limits, effects, terms.marks, answers=sees, record_arguments=recorded)
         if (watch := terms.read_watch()) is not None:
             self.verifier = self.verifier.watching(watch)
         self._calls, self.idle = 0, asyncio.Event()

@@ -191,6 +191,7 @@ class Verifier:
         marks: Collection[str] = (),
         *,
         answers: bool = True,
+        record_arguments: Collection[str] = (),
         **watching: Unpack[WatchOptions],
     ) -> Self:
         """Return this verifier as a guard has it, which shares all else with this one; itself without arguments.
@@ -201,6 +202,7 @@ class Verifier:
             marks: Warnings that each allowed call sets, of those that rows of its token have.
             answers: Whether the guard sees the answers of calls.  Without them no effect is known, so a call whose
                 effect proves a mark is refused.
+            record_arguments: Further ones; as of the constructor.
             watching: How it watches; see ``WatchOptions``.
 
         Raises:
@@ -209,11 +211,13 @@ class Verifier:
         guarded, watch = self, read_watch(**watching)
         if marks and (self._budgets.ledger is None or not self._draws):
             raise SettingsError("marks are set in the ledger, and this verifier has none, or leaves it to another one")
-        if limits is not None or effects or marks or not answers:
+        if limits is not None or effects or marks or record_arguments or not answers:
             from copy import copy  # imported on use, as few verifiers are limited
 
             guarded = copy(self)
             guarded._effects = (*self._effects, *_patterns("effects", effects))  # noqa: SLF001 - of this class
+            more = _patterns("record_arguments", record_arguments)
+            guarded._record_arguments = (*self._record_arguments, *more)  # noqa: SLF001
             guarded._declared = (*self._declared, *marks)  # noqa: SLF001
             guarded._answers = self._answers and answers  # noqa: SLF001
             if limits is not None:

@@ -15,6 +15,7 @@ import click
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.place import Place, operator_options, realm_dir_option
 from arx_caps.cli.access.secure_files import write_private
+from arx_caps.cli.commands.audit.commits import commits_command
 from arx_caps.cli.commands.audit.effects import effects_command
 from arx_caps.cli.commands.audit.export import copy_command, export_command
 from arx_caps.cli.commands.audit.integrity import (
@@ -245,6 +246,7 @@ for _command in (
     top_command,
     runs_command,
     effects_command,
+    commits_command,
     export_command,
     copy_command,
     check_command,

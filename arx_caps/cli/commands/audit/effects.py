@@ -15,7 +15,7 @@ from arx_caps.cli.log_query import Asking, question_options
 from arx_caps.cli.options import limit_option
 from arx_caps.cli.resources import RUNS
 from arx_caps.cli.terminal import Console
-from arx_caps.text.effects import known_effects, runs_over
+from arx_caps.text.effects import KnownEffect, known_effects, runs_over
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError
 
@@ -46,26 +46,39 @@ def effects_command(console: Console, place: Place, asking: Asking, limit: int, 
     if "reason" in asking.query:
         raise Stop("invalid --reason: expected none with effects", hint="use --unknown", code="usage")
     mint = place.mint()
-    query = {"since": now_ms() - _DAY_MS, **asking.query}
-    allowed = _records(mint, query, *_ALLOWED)
-    # Before the effects: a run that ends meanwhile has recorded them.
-    over = _over(mint, {shown["service"] for shown in allowed})
-    # An effect is later than its decision: it may be outside of the time that was asked for.
-    effects = _records(mint, {name: value for name, value in query.items() if name != "until"}, "effect")
-    found = known_effects(allowed, effects, over)
+    _, found = calls_and_effects(mint, {"since": now_ms() - _DAY_MS, **asking.query}, *_ALLOWED)
     found = [effect for effect in found if not unknown or effect.result == "unknown"][-limit:]
     shown = [effect.to_dict() for effect in found]
     console.data("audit-effects", {"effects": shown}, lambda: table_of(shown, _COLUMNS, _CELLS))
 
 
+def calls_and_effects(
+    mint: Caller, query: dict[str, Any], *kinds: str
+) -> tuple[list[dict[str, Any]], list[KnownEffect]]:
+    """Return the records of refusals and of calls whose effects are recorded, and these effects.
+
+    Args:
+        mint: The mint.
+        query: The filters.
+        kinds: The outcomes of the decisions.
+    """
+    calls = _records(mint, query, *kinds)
+    allowed = [shown for shown in calls if "effect" in shown]
+    # Before the effects: a run that ends meanwhile has recorded them.
+    over = _over(mint, {shown["service"] for shown in allowed})
+    # An effect is later than its decision: it may be outside of the time that was asked for.
+    effects = _records(mint, {name: value for name, value in query.items() if name != "until"}, "effect")
+    return calls, known_effects(allowed, effects, over)
+
+
 def _records(mint: Caller, query: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
-    """Return the records of these kinds that are about effects, by rising index."""
+    """Return the records of these kinds that are refusals or about effects, by rising index."""
     found = [
         shown
         for reason in kinds
         for page in Asking({**query, "reason": reason}).rising(mint)
         for shown in page["records"]
-        if "effect" in shown
+        if "effect" in shown or shown.get("outcome") == "deny"
     ]
     return sorted(found, key=lambda shown: int(shown["index"]))
 
