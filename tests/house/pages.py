@@ -44,6 +44,7 @@ PAGES = [
         "docs/readiness.md",
         "docs/reasons.md",
         "docs/revocation.md",
+        "docs/run.md",
         "docs/scale.md",
         "docs/store.md",
         "docs/typescript.md",

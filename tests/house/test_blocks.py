@@ -59,6 +59,7 @@ RUN = {
         "../adapters/test_django_server.py": 1,
         "../adapters/test_mcp_server.py": 1,  # and test_fastmcp_server.py
     },
+    "docs/run.md": {"../run/test_page.py": 2},
     "docs/service.md": {"test_service_page.py": 3, "test_commands.py": 5, "../verifier/test_service_limits.py": 1},
     "docs/spec/README.md": {"../verifier/test_vector_runner.py": 1},
     "docs/store.md": {"test_commands.py": 1},
