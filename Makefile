@@ -17,10 +17,11 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY)  ## the whole job and the attacks on it, marks, a poisoned memory, then the gateway and a stock MCP client, with real processes
+demo: $(READY)  ## the whole job and the attacks on it, marks, a poisoned memory, a coding agent, then the gateway and a stock MCP client, with real processes
 	@$(BIN)/arx demo job
 	@$(BIN)/arx demo marks
 	@$(BIN)/arx demo memory
+	@$(BIN)/arx demo run
 	@$(BIN)/arx demo gateway
 
 busy: $(READY)  ## a realm with a busy history, until Ctrl-C: something to look at; ARGS="--rate 100" for more decisions a second

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from arx_caps import Agent
-from arx_caps.demo.run import DemoRealm, free_addresses
+from arx_caps.demo.realm import DemoRealm, free_addresses
 from arx_verifier import current_grant, open_verifier, protect
 
 AGENT: Final = "arx/release"

@@ -24,7 +24,7 @@ from busy_work import Desk, ask_payout, brief, campaign, invoices, misuse, refun
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from arx_caps.demo.run import DemoRealm, free_addresses, leave
+from arx_caps.demo.realm import DemoRealm, free_addresses, leave
 from arx_verifier import ArxError
 
 HERE = Path(__file__).resolve().parent

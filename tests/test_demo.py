@@ -23,8 +23,8 @@ from arx_caps.gateway.base.settings import read_settings
 from arx_caps.mint.policy.model import Policy
 
 DEMO = Path(arx_caps.demo.__file__).parent
-STEPS, MARKS_STEPS, GATEWAY_STEPS, MEMORY_STEPS = 23, 9, 10, 9
-COUNTS = {"job": STEPS, "marks": MARKS_STEPS, "gateway": GATEWAY_STEPS, "memory": MEMORY_STEPS}
+STEPS, MARKS_STEPS, GATEWAY_STEPS, MEMORY_STEPS, RUN_STEPS = 23, 9, 10, 9, 8
+COUNTS = {"job": STEPS, "marks": MARKS_STEPS, "gateway": GATEWAY_STEPS, "memory": MEMORY_STEPS, "run": RUN_STEPS}
 ALTERED = """
 from arx_caps.cli.app import main
 from arx_caps.demo import job
@@ -44,7 +44,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=540, check=False)
 
 
-@pytest.fixture(params=["job", "marks", "memory", "gateway pypi", "gateway npm"])
+@pytest.fixture(params=["job", "marks", "memory", "run", "gateway pypi", "gateway npm"])
 def demo(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[str], ModuleType, dict[str, str]]:
@@ -88,6 +88,29 @@ def test_what_a_sub_agent_reads_binds_its_session() -> None:
     assert f"{MARKS_STEPS} steps, 0 not as expected" in done.stdout
     assert "must not have untrusted, got untrusted by orders.get at orders" in done.stdout
     assert "arx1_" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+@pytest.mark.spec("8.7")
+def test_a_coding_agent_works_without_a_secret() -> None:
+    """
+    Every step holds: git passes, is refused at `main` and after the kill, and no secret is written.
+    """
+    done = run("-m", "arx_caps.cli", "demo", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{RUN_STEPS} steps, 0 not as expected" in done.stdout
+    assert "arx1_" not in done.stdout + done.stderr
+
+
+def test_a_demo_of_git_without_git_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    It says so, and plays no step.
+    """
+    monkeypatch.setenv("PATH", "")
+    lines: list[str] = []
+    assert importlib.import_module("arx_caps.demo.run").run_run(lines.append)["steps"] == []
+    assert lines == ["git is not installed: `arx demo run` is left out"]
 
 
 @pytest.mark.nightly

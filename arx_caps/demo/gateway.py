@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arx_caps.demo.run import DemoRealm, free_addresses, run_demo
+from arx_caps.demo.realm import DemoRealm, free_addresses, run_demo
 from arx_caps.isolation.choice import HINT, kind_that_works
 from arx_verifier.errors import SettingsError
 

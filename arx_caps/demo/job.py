@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from arx_caps.demo.run import DemoRealm, free_addresses, run_demo
+from arx_caps.demo.realm import DemoRealm, free_addresses, run_demo
 
 HERE = Path(__file__).resolve().parent
 EXPECTED = {

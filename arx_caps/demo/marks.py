@@ -13,7 +13,7 @@ import httpx
 
 from arx_caps import Agent, Task
 from arx_caps.demo.job import open_shop
-from arx_caps.demo.run import DemoRealm, run_demo
+from arx_caps.demo.realm import DemoRealm, run_demo
 from arx_caps.demo.steps import outcome
 
 WORKER = "acme/support/worker"

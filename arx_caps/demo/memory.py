@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from arx_caps.demo.run import DemoRealm, free_addresses, run_demo
+from arx_caps.demo.realm import DemoRealm, free_addresses, run_demo
 
 HERE = Path(__file__).resolve().parent
 BAD, GOOD = "acme/research", "acme/support"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from arx_caps.demo.gateway import SERVERS, install_programs, write_files
-from arx_caps.demo.run import DemoRealm, free_addresses
+from arx_caps.demo.realm import DemoRealm, free_addresses
 from tests.drafts.broad import record_arguments, write_broad_policy
 from tests.servers import until
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 import httpx
 
 from arx_caps.agent import Task
+from arx_caps.demo.git_server import HttpBackend
 from tests.adapters.asgi_server import serving
-from tests.gateway.git_services import HttpBackend, front, repository
+from tests.gateway.git_services import front, repository
 from tests.mint.issuer import IDP, MINT, jwks, token
 from tests.realm_folder import RealmFolder
 from tests.servers import free_ports

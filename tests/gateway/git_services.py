@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`git http-backend` as a service, and a front that signs what an unmodified git sends, before the gateway."""
 
-import asyncio
 import contextlib
 import os
 import subprocess
@@ -30,7 +29,6 @@ QUIET = {
     "LC_ALL": "C",
 }
 QUIET |= {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-_PART: Final = 1 << 16
 
 
 def git(folder: Path, *words: str, fails: bool = False, **config: str) -> str:
@@ -63,51 +61,7 @@ def repository(folder: Path, name: str = "acme/app") -> Path:
 def refs_of(bare: Path) -> dict[str, str]:
     """Return the object id of each ref of a repository."""
     lines = git(bare, "for-each-ref", "--format=%(refname) %(objectname)").split("\n")
-    return dict(line.split(" ") for line in lines if line)  # type: ignore[misc]
-
-
-class HttpBackend:
-    """The ASGI application that runs `git http-backend`.
-
-    Args:
-        folder: Has the bare repositories.
-
-    Attributes:
-        requests: Method and target of each request.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self.requests = folder, list[str]()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request."""
-        if scope["type"] == "lifespan":
-            await _live(receive, send)
-            return
-        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        query = scope["query_string"].decode()
-        self.requests.append(f"{scope['method']} {scope['path']}?{query}")
-        variables = {"GIT_PROJECT_ROOT": str(self._folder), "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": scope["path"]}
-        variables |= {"QUERY_STRING": query, "REQUEST_METHOD": scope["method"], "REMOTE_USER": "gateway"}
-        named = {"content-type": "CONTENT_TYPE", "content-length": "CONTENT_LENGTH"}
-        named |= {"content-encoding": "HTTP_CONTENT_ENCODING", "git-protocol": "HTTP_GIT_PROTOCOL"}
-        variables |= {variable: headers[name] for name, variable in named.items() if name in headers}
-        program = await asyncio.create_subprocess_exec(
-            *("git", "http-backend"), env=QUIET | variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert program.stdin is not None
-        assert program.stdout is not None
-        feeding = asyncio.ensure_future(_feed(receive, program))
-        head = (await program.stdout.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
-        found = [tuple(line.split(": ", 1)) for line in head]
-        status = next((int(value.split()[0]) for name, value in found if name == "Status"), 200)
-        sent = [(name.lower().encode(), value.encode()) for name, value in found if name != "Status"]
-        await send({"type": "http.response.start", "status": status, "headers": sent})
-        while part := await program.stdout.read(_PART):
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-        feeding.cancel()
-        await program.wait()
+    return dict(line.split(" ") for line in lines if line)
 
 
 async def _live(receive: Any, send: Any, client: httpx.AsyncClient | None = None) -> None:
@@ -117,20 +71,6 @@ async def _live(receive: Any, send: Any, client: httpx.AsyncClient | None = None
     if client is not None:
         await client.aclose()
     await send({"type": "lifespan.shutdown.complete"})
-
-
-async def _feed(receive: Any, program: asyncio.subprocess.Process) -> None:
-    assert program.stdin is not None
-    more = True
-    with contextlib.suppress(ConnectionError):
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            more = message.get("more_body", False)
-            program.stdin.write(message.get("body", b""))
-            await program.stdin.drain()
-        program.stdin.close()
 
 
 class Front:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from arx_caps.demo.git_server import HttpBackend
 from arx_caps.gateway.catalogue.git_push import read_commands
 from arx_verifier import Constraint, Rule
 from arx_verifier.errors import RequestError
 from arx_verifier.testing import UnsafeTestRealm
-from tests.gateway.git_services import AUDIENCE, QUIET, HttpBackend, catalogue_door, front, git, refs_of, repository
+from tests.gateway.git_services import AUDIENCE, QUIET, catalogue_door, front, git, refs_of, repository
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("8.7")]
 

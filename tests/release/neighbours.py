@@ -16,7 +16,7 @@ from pathlib import Path
 from subprocess import CalledProcessError, run
 from typing import Any, ClassVar, Final
 
-import arx_caps.demo.run as demo
+import arx_caps.demo.realm as demo
 from arx_caps.demo.job import run_job
 from arx_caps.demo.memory import run_memory
 from tests.house.pages import ROOT

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from arx_caps.demo.git_server import HttpBackend
 from tests.adapters.asgi_server import serving
-from tests.gateway.git_services import HttpBackend, git, refs_of, repository
+from tests.gateway.git_services import git, refs_of, repository
 from tests.house.pages import ROOT, blocks, matches
 from tests.realm_folder import ARX, RealmFolder
 from tests.servers import free_ports, until

