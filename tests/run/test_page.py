@@ -59,12 +59,12 @@ class PageRealm(RealmFolder):
                 self.arx("agent", "enrol", "acme/coder", "--key-out", str(self.folder / "coder.key.json"))
                 yield
 
-    def run(self, *command: str, stdin: int | None = None) -> "subprocess.Popen[str]":
+    def run(self, *command: str, box: bool = True, stdin: int | None = None) -> "subprocess.Popen[str]":
         """Start a command as the page does, in the clone."""
-        (line,) = [line for line in PAGE.splitlines() if line.startswith("arx run --no-box --key")]
+        (line,) = [line for line in PAGE.splitlines() if line.startswith("arx run --key")]
         words = line.removesuffix(" -- claude").split()
         return subprocess.Popen(
-            [*ARX, *words[1:], "--", *command],
+            [*ARX, "run", *([] if box else ["--no-box"]), *words[2:], "--", *command],
             cwd=self.clone,
             env=self.environment,
             stdin=stdin,
@@ -73,9 +73,9 @@ class PageRealm(RealmFolder):
             text=True,
         )
 
-    def output(self, *command: str) -> str:
+    def output(self, *command: str, box: bool = True) -> str:
         """Run a command to its end; return what it wrote."""
-        with self.run(*command) as running:
+        with self.run(*command, box=box) as running:
             written, _ = running.communicate(timeout=120)
         return written
 
@@ -86,13 +86,13 @@ def test_the_page_is_what_happens(tmp_path: Path) -> None:
     bare = tmp_path / "served" / "acme" / "app.git"
     with realm.running():
         shown = realm.output("git", "push", "origin", "HEAD:refs/heads/agent/login")
-        assert NO_BOX.strip() in shown.splitlines(), shown
         assert refs_of(bare)["refs/heads/agent/login"] == git(realm.clone, "rev-parse", "HEAD").strip(), shown
         shown = realm.output("git", "push", "origin", "HEAD:main")
         assert any(matches(REFUSED, line) for line in shown.splitlines()), shown
         shown = realm.output("env")
         assert "ANTHROPIC_API_KEY=arx-run-no-secret" in shown
         assert not [each for each in (CREDENTIAL, "a-key-of-a-model", "arxb1_", "arx1_") if each in shown]
+        assert NO_BOX.strip() in realm.output("true", box=False).splitlines()
         with realm.run("sh", "-c", "read go; git fetch origin", stdin=subprocess.PIPE) as running:
             until(lambda: len(realm.arx("session", "list", "--state", "open")["sessions"]) == 1)
             realm.arx("kill", "agent:acme/coder", "--reason", "astray", "--yes")
