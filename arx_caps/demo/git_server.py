@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serve bare repositories of git over HTTP by `git http-backend`: ``python -m arx_caps.demo.git_server FOLDER PORT``.
+"""Serve bare repositories by `git http-backend`: ``python -m arx_caps.demo.git_server FOLDER PORT FILE``.
 
-With `GIT_SERVER_BASIC` in its environment it wants these credentials (HTTP Basic).
+FILE has the credentials (HTTP Basic) that each request needs.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class HttpBackend:
 
     Args:
         folder: Has the repositories.
-        basic: What the header `Authorization` has behind `Basic`; empty if anybody may read and write.
+        basic: What the header `Authorization` has behind `Basic`; empty to let all clients read and write.
     """
 
     def __init__(self, folder: Path, basic: str = "") -> None:
@@ -80,5 +80,6 @@ async def _feed(receive: Any, program: asyncio.subprocess.Process) -> None:
 if __name__ == "__main__":
     import uvicorn
 
-    served = HttpBackend(Path(sys.argv[1]), os.environ.get("GIT_SERVER_BASIC", ""))
-    uvicorn.run(served, port=int(sys.argv[2]), log_level="critical")
+    uvicorn.run(
+        HttpBackend(Path(sys.argv[1]), Path(sys.argv[3]).read_text()), port=int(sys.argv[2]), log_level="critical"
+    )

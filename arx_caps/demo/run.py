@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A coding agent works by an unmodified git under `arx run`, without a secret, until it is killed.
 
-Where bubblewrap does not work it has no box, and `arx run` says so.
+Where bubblewrap does not work it has no box, and `arx run` prints a line about it.
 """
 
 import base64
@@ -97,7 +97,10 @@ def set_up(realm: DemoRealm) -> Work:
         (place / each).mkdir()
     secret = base64.b64encode(f"gateway:{secrets.token_hex(16)}".encode()).decode()
     realm.environment |= {"GIT_SERVER_BASIC": secret, "HOME": str(place / "home")}
-    realm.start("-m", "arx_caps.demo.git_server", place / "served", server.rpartition(":")[2])
+    file = place / "git.basic"
+    file.touch(0o600)
+    file.write_text(secret)
+    realm.start("-m", "arx_caps.demo.git_server", place / "served", server.rpartition(":")[2], file)
     realm.arx("init", realm.folder, "--name", "acme", "--issuer", mint)
     for name in ("gateway.toml", "policy.toml"):
         text = (HERE / f"run_{name}").read_text()
