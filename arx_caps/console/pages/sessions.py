@@ -47,8 +47,7 @@ class MarksView(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The names that can be lifted."""
-        marks = [] if self.found is None or self.found.lost else self.found.marks
-        return sorted({mark.mark for mark in marks})
+        return [] if self.found is None or self.found.lost else sorted({mark.mark for mark in self.found.marks})
 
 
 def show_list(visit: Visit) -> Response:

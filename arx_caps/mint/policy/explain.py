@@ -185,8 +185,7 @@ def _task(grant: TaskGrant) -> dict[str, Any]:
         ]
     if grant.marks:
         shown["marks"] = show_marks(grant.marks.get("marks", ()))
-        refused = {name: rows for name, rows in grant.marks.items() if name != "marks"}
-        shown["refuses"] = removals(Caveat(opened=0, **refused)) if refused else []
+        shown["refuses"] = removals(Caveat(opened=0, **grant.marks))
     if grant.upstream:
         shown["upstream"] = [
             f"{scopes} ({name})" for name, tools in grant.upstream.items() for scopes in upstream_scopes(tools)

@@ -186,11 +186,8 @@ def with_preset(entry: TomlEntry, template: Any, rules: Sequence[TemplateRule], 
             # Data would lose their mark in it: what it returns, and to whom it sends, is not known.
             wanted = f'preset = "{template.preset}" needs a description of each tool: add [tool."{rule.tool}"]'
             raise entry.at("allow", index).error(wanted)
-    marks = [
-        MarkEntry(tools=part, set=what)
-        for what in (UNTRUSTED, PRIVATE)
-        for part in _parts(returning(what, rules, tools))
-    ]
+    reads = [(what, part) for what in (UNTRUSTED, PRIVATE) for part in _parts(returning(what, rules, tools))]
+    marks = [MarkEntry(tools=part, set=what) for what, part in reads]
     after = [AfterEntry(mark=(UNTRUSTED, PRIVATE), tools=part) for part in _parts(sending(rules, tools))]
     return replace(template, marks=(*template.marks, *marks), after=(*template.after, *after))
 

@@ -196,8 +196,7 @@ class Grant(msgspec.Struct, eq=False):
             StoreError: The verifier has no ledger, or it did not answer: they may not be set.
         """
         marks = self._proven.marks
-        asked = None if marks is None else marks.declared(names, self.tool, now_ms())
-        if asked is None:
+        if marks is None or (asked := marks.declared(names, self.tool, now_ms())) is None:
             return
         if self._ledger is None:
             raise StoreError("marks are set in the ledger, and this verifier has none")
