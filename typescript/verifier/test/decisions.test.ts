@@ -160,3 +160,12 @@ test("settings of another form are errors at start", () => {
   }
   for (const hours of ["00:59-01:00", "00:00-01:59", "23:59-24:00"]) new ServiceLimits({ hours: [hours] });
 });
+
+test("arguments that are too much work for a service's limits are refused", async () => {
+  const heavy = { any_of: Array.from({ length: 1900 }, (_, at) => at), optional: true };
+  const { verifier } = serviceOf({ rules: [{ tool: "*", open: true, args: { z: heavy } }] });
+  const ask = async (size: number): Promise<string> => {
+    return (await verifier.authorize(mint([{ tool: "*" }]), { tool: "orders.get", args: { a: "x".repeat(size) }, at: Date.now() })).code;
+  };
+  assert.deepEqual([await ask(5_000), await ask(10_000)], ["ok", "over_service_limit"]);
+});
