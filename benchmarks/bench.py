@@ -2,8 +2,8 @@
 """Compare ARx with its peers, and refusals with a grant: ``make bench``, or ``python -m benchmarks.bench``.
 
 Where the verifier is compiled, ours are measured in pure Python too, in a process of their own.
-Writes ``benchmarks/results/latest.json`` and what docs/performance.md shows of it.  About 80 s; with ``--quick`` each
-work is done a few times only, to see that it works, and nothing is written.
+Writes ``benchmarks/results/latest.json`` and ``marks.json``, and what docs/performance.md shows of them.  About 95 s;
+with ``--quick`` each work is done a few times only, to see that it works, and nothing is written.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arx_verifier._native import COMPILED, about_build
-from benchmarks import budgets, holders, page, refusals
+from benchmarks import budgets, holders, marks, page, refusals
 from benchmarks.measure import about, race, save, say
 from benchmarks.rows import PACKAGES, Row, Verifiers, rows
 
@@ -93,6 +93,7 @@ def main() -> None:
         save("latest", found)
         page.write()
     sys.stdout.write(page.comparison(found) + "\n")
+    marks.measure(quick=options.quick)
 
 
 if __name__ == "__main__":

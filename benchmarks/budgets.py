@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of budgets and marks: what the ledger adds to a decision, strict and leased."""
+"""Rows of budgets: what the ledger adds to a decision, strict and leased."""
 
 import contextlib
 import os
@@ -11,16 +11,15 @@ from time import sleep, time_ns
 from typing import Any, Final
 
 from arx_caps.embedded import EmbeddedValkey
-from arx_verifier.constraints.rule import Rule
 from arx_verifier.ledger.leases import LeasedLedger
 from arx_verifier.ledger.pools import Ledger, PoolDraw
 from arx_verifier.ledger.redis_ledger import RedisLedger
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from benchmarks.measure import each, repeated
-from benchmarks.page import FREE, LEASED, MARKS, STRICT, UNNAMED
+from benchmarks.page import FREE, LEASED, STRICT
 from benchmarks.rows import Row, Verifiers, allow, signing
-from benchmarks.world import KEY, TOOL, constraints, five, handed, identifier
+from benchmarks.world import handed
 from tests.ledgers import new_ledger
 
 POOLS: Final = {1: "ARx, 1 pool", 4: "ARx, 4 pools"}
@@ -40,15 +39,6 @@ def with_pools(count: int, opened: int) -> Macaroon:
     for number in range(count):
         token = token.attenuate(Caveat(spend=(f"p{number}", "usd", "1000000", "task", opened)))
     return token
-
-
-def with_marks(opened: int, tool: str) -> Macaroon:
-    """A token of one delegation, whose policy has a tool set one mark, and refuses it after another one."""
-    rule = Rule(tool=TOOL, args=constraints(1000))
-    rows: dict[str, Any] = {"marks": (("call", "seen", "session", (tool,)),), "after": ((("untrusted",), (tool,)),)}
-    first = Caveat(allow=(rule,), delegate_to=("acme/**",), require=("call",), opened=opened, **rows)
-    token = Macaroon.mint(identifier(), key=KEY, realm="acme", caveats=(first,))
-    return token.delegate("acme/worker-0", five(900))
 
 
 def opened_now(ledger: RedisLedger) -> int:
@@ -99,6 +89,4 @@ def _decisions(made: Verifiers, work: str, ledger: Ledger, opened: int) -> Row:
     for count, name in POOLS.items():
         verifier = made.make(ledger=ledger, costs=COSTS)
         decide[name] = each(allow(verifier), signing(with_pools(count, opened)))
-    marks = with_marks(opened, TOOL if work == STRICT else "web.*")
-    decide[MARKS if work == STRICT else UNNAMED] = each(allow(made.make(ledger=ledger)), signing(marks))
     return Row(work, decide, {}, waits=work == STRICT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time calls that rows about marks name beside calls with a budget: ``make bench-marks``.
+"""Time calls that rows about marks name beside calls with a budget: ``make bench-marks``, and behind ``make bench``.
 
 Calls that ask the ledger alternate one by one, by the clock, at a ledger on a socket of this machine.  Beside the
 median there is the time that a tenth of them keeps to: on a busy machine the others also waited for a processor.  Of
@@ -18,15 +18,17 @@ from typing import Any, Final, TypeAlias
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier._native import about_build
 from arx_verifier.clock import now_ms
+from arx_verifier.constraints.rule import Rule
 from arx_verifier.ledger.pools import MarkQuestion, Taken
 from arx_verifier.ledger.redis_ledger import RedisLedger
+from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.macaroon import Macaroon
 from arx_verifier.verification.verifier import Verifier
 from benchmarks import page
-from benchmarks.budgets import COSTS, EACH_SECOND, opened_now, with_marks, with_pools
+from benchmarks.budgets import COSTS, EACH_SECOND, opened_now, with_pools
 from benchmarks.measure import about, each, race, save
 from benchmarks.rows import REQUEST, Verifiers, allow, signing
-from benchmarks.world import TOOL, handed
+from benchmarks.world import KEY, TOOL, constraints, five, handed, identifier
 from tests.ledgers import new_ledger
 
 CALLS: Final = 10_000
@@ -62,11 +64,21 @@ def kept(ledger: RedisLedger) -> int:
     return sum(client.memory_usage(key, samples=0) for key in client.scan_iter("*m:s-size"))
 
 
-def main() -> None:
-    """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.marks", description="Time calls with marks.")
-    parser.add_argument("--quick", action="store_true", help="see that it works; write nothing")
-    options = parser.parse_args()
+def with_marks(opened: int, tool: str) -> Macaroon:
+    """A token of one delegation, whose policy has a tool set one mark, and refuses it after another one."""
+    rule = Rule(tool=TOOL, args=constraints(1000))
+    rows: dict[str, Any] = {"marks": (("call", "seen", "session", (tool,)),), "after": ((("untrusted",), (tool,)),)}
+    first = Caveat(allow=(rule,), delegate_to=("acme/**",), require=("call",), opened=opened, **rows)
+    token = Macaroon.mint(identifier(), key=KEY, realm="acme", caveats=(first,))
+    return token.delegate("acme/worker-0", five(900))
+
+
+def measure(*, quick: bool) -> None:
+    """Time the calls, and write the figures and the page.
+
+    Args:
+        quick: Whether each is timed a few times only, and nothing is written.
+    """
     found: dict[str, Any] = about("arx-verifier", "redis") | {"build": about_build()}
     with tempfile.TemporaryDirectory(prefix="arx") as folder, EmbeddedValkey(Path(folder) / "ledger") as valkey:
         ledger = new_ledger(valkey.url, "bench", 5)
@@ -77,21 +89,28 @@ def main() -> None:
             page.NAMED: (made.make(ledger=ledger), with_marks(opened, TOOL)),
         }
         rows: list[dict[str, Any]] = []
-        for name, taken in times(asking, 10 if options.quick else CALLS).items():
+        for name, taken in times(asking, 10 if quick else CALLS).items():
             taken.sort()
             tenth, median = (round(taken[len(taken) // part] / 1000, 3) for part in (10, 2))
             rows.append({"name": name, "tenth_us": tenth, "median_us": median})
         tokens = {page.WITHOUT: handed(1), page.OTHERS: with_marks(opened, "web.*")}
         others = {name: each(allow(made.make(ledger=ledger)), signing(token)) for name, token in tokens.items()}
-        for name, took in race(others, 0.0 if options.quick else 3.0).items():
+        for name, took in race(others, 0.0 if quick else 3.0).items():
             rows.append({"name": name, "median_us": round(took, 3)})
         found |= {"rows": rows, "kept": {"marks": MARKS, "rows": ROWS, "values": VALUES, "bytes": kept(ledger)}}
         made.close()
         ledger.close()
-    if not options.quick:
+    if not quick:
         save("marks", found)
         page.write()
     sys.stdout.write(page.marks(found) + "\n")
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.marks", description="Time calls with marks.")
+    parser.add_argument("--quick", action="store_true", help="see that it works; write nothing")
+    measure(quick=parser.parse_args().quick)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ class Prover:
         self, method: str, url: str, token: str | None = None, header: dict[str, Any] | None = None, **claims: Any
     ) -> str:
         """Return a proof; a claim or a member of the header that is None is left out."""
-        said: dict[str, Any] = {"htm": method, "htu": url, "iat": int(time.time()), "jti": secrets.token_urlsafe(12)}
+        facts: dict[str, Any] = {"htm": method, "htu": url, "iat": int(time.time()), "jti": secrets.token_urlsafe(12)}
         if token is not None:
-            said["ath"] = urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
-        said = {name: value for name, value in (said | claims).items() if value is not None}
+            facts["ath"] = urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
+        facts = {name: value for name, value in (facts | claims).items() if value is not None}
         whole = {"typ": "dpop+jwt", "jwk": self.jwk} | (header or {})
-        return jwt.encode(said, self.key, algorithm=self.algorithm, headers=whole)
+        return jwt.encode(facts, self.key, algorithm=self.algorithm, headers=whole)
 
     def headers(self, method: str, url: str, token: str, **changes: Any) -> dict[str, str]:
         """Return the headers of a request with an access token."""

@@ -106,7 +106,7 @@ class Postgres:
         return self.url(name)
 
     def drop(self, url: str) -> None:
-        """Remove a database, whoever is still connected."""
+        """Remove a database, with every connection to it."""
         self._admin.execute(f"DROP DATABASE {name_of(url)} WITH (FORCE)")
 
     def backup(self, url: str) -> str:
@@ -118,7 +118,7 @@ class Postgres:
         return copy
 
     def put_back(self, backup: str, url: str) -> None:
-        """Have a backup in the place of a database, whoever is still connected to that."""
+        """Replace a database by a backup, with every connection to it."""
         self.drop(url)
         self._admin.execute(f"ALTER DATABASE {name_of(backup)} RENAME TO {name_of(url)}")
 

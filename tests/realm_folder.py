@@ -67,12 +67,12 @@ class RealmFolder:
             file.write(settings(issuer, scope) + more)
 
     @contextlib.contextmanager
-    def up(self, *words: str, said: str) -> Iterator[None]:
+    def up(self, *words: str, ready: str) -> Iterator[None]:
         """Run ``arx up``, which writes ``up.log``.
 
         Args:
             words: Further words of the command.
-            said: What it says when it is ready.
+            ready: What it says when it is ready.
 
         Raises:
             RuntimeError: It ended before.
@@ -83,7 +83,7 @@ class RealmFolder:
             up = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
         self.pid = up.pid
         try:
-            until(lambda: said in file.read_text() or up.poll() is not None)
+            until(lambda: ready in file.read_text() or up.poll() is not None)
             if up.poll() is not None:
                 raise RuntimeError(file.read_text())
             yield

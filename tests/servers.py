@@ -110,7 +110,7 @@ def nonce_store(folder: Path) -> Iterator[EmbeddedValkey]:
 
 
 class VerifierProcess:
-    """A verifier in a process of its own, which decides when told to."""
+    """A verifier in a process of its own, which decides on command."""
 
     def __init__(self, url: str, realm: str, name: str) -> None:
         self._process = subprocess.Popen(
@@ -127,7 +127,7 @@ class VerifierProcess:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
-    def tell(self, command: str, incarnation: str, born: int, target: str) -> None:
+    def send(self, command: str, incarnation: str, born: int, target: str) -> None:
         """Say ``check`` for one decision, or ``watch`` for decisions until one is a refusal."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command} {incarnation} {born} {target}\n")
@@ -252,11 +252,11 @@ def empty_database(request: pytest.FixtureRequest, file: Path) -> Iterator[str]:
 def freeze(pid: int) -> int:
     """Stop a process and wait until each of its threads stands; returns the time, boot clock, ns."""
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: all(_stands(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat")))
+    until(lambda: all(_is_stopped(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat")))
     return boot_clock()
 
 
-def _stands(stat: Path) -> bool:
+def _is_stopped(stat: Path) -> bool:
     try:
         return stat.read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:  # it has just ended

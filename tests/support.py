@@ -158,7 +158,7 @@ class MovedEpochs(EpochTable):
 
     Attributes:
         now_ns: Both clocks.
-        asked: How often somebody waited for a probe.
+        asked: How often a caller waited for a probe.
         store: Sequence that the store would answer with.
     """
 
@@ -179,7 +179,7 @@ class MovedEpochs(EpochTable):
     def probe(self) -> None:
         """Ask the store and be granted a lease."""
         for seq in range(self._state.applied + 1, self.store + 1):
-            self.apply(seq, "kill", "session:of-somebody-else")
+            self.apply(seq, "kill", "session:of-another")
         until = self.now_ns + self._lease_ns
         self.renew(INCARNATION, self.store, Lease(until, until, self.now_ns))
 

@@ -105,7 +105,7 @@ def test_a_coding_agent_works_without_a_secret() -> None:
 
 def test_a_demo_of_git_without_git_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    It says so, and plays no step.
+    Its text names git, and it plays no step.
     """
     monkeypatch.setenv("PATH", "")
     lines: list[str] = []

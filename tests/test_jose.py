@@ -108,7 +108,7 @@ BAD_ASSERTIONS = {
     "no typ": assertion({"kid": AGENT.key.kid}),
     "no kid": assertion({"typ": "JWT"}),
     "unknown kid": assertion({"typ": "JWT", "kid": KEY.kid}),
-    "a header that somebody would have to obey": forged(
+    "a header that a reader would have to obey": forged(
         assertion(), {"alg": "EdDSA", "typ": "JWT", "kid": AGENT.key.kid, "crit": ["exp"]}
     ),
     "a key by URL": forged(assertion(), {"alg": "EdDSA", "typ": "JWT", "kid": AGENT.key.kid, "jku": "http://x"}),

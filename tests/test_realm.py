@@ -37,7 +37,7 @@ def test_init_makes_everything_and_open_finds_it(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"realm"}
 
 
-def test_nobody_else_can_look_in(tmp_path: Path) -> None:
+def test_no_other_user_can_look_in(tmp_path: Path) -> None:
     """Folder and secrets are for one user."""
     realm = make(tmp_path / "realm")
     assert realm.folder.stat().st_mode & 0o777 == 0o700
@@ -152,7 +152,7 @@ def test_a_broken_settings_file_is_refused(tmp_path: Path, line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (
             'login_isuer = "https://login.example"',
@@ -162,13 +162,13 @@ def test_a_broken_settings_file_is_refused(tmp_path: Path, line: str) -> None:
         ('console_idle = "15"', "7: console_idle: a duration is"),
     ],
 )
-def test_a_broken_settings_file_says_what_was_meant(tmp_path: Path, line: str, told: str) -> None:
+def test_a_broken_settings_file_says_what_was_meant(tmp_path: Path, line: str, message: str) -> None:
     """The setting of several of a kind, and the one of nearly this name."""
     file = make(tmp_path / "realm").folder / "realm.toml"
     file.write_text(f"{file.read_text()}\n{line}\n")
     with pytest.raises(SettingsError) as caught:
         Realm.open(tmp_path / "realm")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 PEOPLE = 'login_issuer = "https://l.example"\nlogin_client_id = "m"\n'
@@ -179,7 +179,7 @@ VIA = f'[connection.tracker]\n{TERMS}audiences = ["tracker"]\n'
 
 @pytest.mark.spec("CONTROL 9.5")
 @pytest.mark.parametrize(
-    ("tables", "told"),
+    ("tables", "message"),
     [
         (CORP, "connection.corp: expected `audiences`"),
         (VIA + 'through = "corp"\n', "connection.tracker: expected both or none: `through`, and `mode`"),
@@ -191,13 +191,13 @@ VIA = f'[connection.tracker]\n{TERMS}audiences = ["tracker"]\n'
         (VIA + 'mode = "jag"\n', "connection.tracker.mode: expected one of"),
     ],
 )
-def test_connections_that_do_not_fit_each_other_are_mistakes(tmp_path: Path, tables: str, told: str) -> None:
+def test_connections_that_do_not_fit_each_other_are_mistakes(tmp_path: Path, tables: str, message: str) -> None:
     """A table without consent of its own has one to go through, which people connect."""
     file = make(tmp_path / "realm").folder / "realm.toml"
     file.write_text(f"{file.read_text()}\n{PEOPLE}{tables}")
     with pytest.raises(SettingsError) as caught:
         Realm.open(tmp_path / "realm")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 # Each line in the place of the first one that it changes, or after the last one; what its error begins with.
@@ -252,8 +252,8 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("line", "number", "said"), MISTAKES, ids=lambda value: str(value)[:30])
-def test_a_mistake_has_its_line_and_key(tmp_path: Path, line: str, number: int, said: str) -> None:
+@pytest.mark.parametrize(("line", "number", "message"), MISTAKES, ids=lambda value: str(value)[:30])
+def test_a_mistake_has_its_line_and_key(tmp_path: Path, line: str, number: int, message: str) -> None:
     """And no error shows a secret."""
     file = make(tmp_path / "realm").folder / "realm.toml"
     lines = file.read_text().splitlines()
@@ -263,7 +263,7 @@ def test_a_mistake_has_its_line_and_key(tmp_path: Path, line: str, number: int, 
     file.write_text("\n".join(lines))
     with pytest.raises(SettingsError) as caught:
         Realm.open(tmp_path / "realm")
-    assert str(caught.value).startswith(f"{file}:{number}: {said}")
+    assert str(caught.value).startswith(f"{file}:{number}: {message}")
     assert "s3cret" not in str(caught.value)
 
 
@@ -301,7 +301,7 @@ def test_the_first_policy_is_for_agents_of_the_realms_name(tmp_path: Path) -> No
     assert "acme" not in policy.text.source
 
 
-def test_the_default_folder_is_said_by_the_environment() -> None:
+def test_the_environment_names_the_default_folder() -> None:
     """``ARX_HOME`` names the folder, else it is ``./.arx``."""
     assert default_folder({"ARX_HOME": "/srv/arx"}) == Path("/srv/arx")
     assert default_folder({}) == default_folder({"ARX_HOME": ""}) == Path(DEFAULT_FOLDER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real server around a real application: what a client signs is what is checked, run, journalled and told."""
+"""A real server around a real application: it checks, runs, journals and shows what a client signs."""
 
 import time
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def service(tmp_path: Path, free_port: int) -> Iterator[tuple[Realm, str]]:
 
 def test_a_signed_call_goes_all_the_way(service: tuple[Realm, str], tmp_path: Path) -> None:
     """
-    A delegation signs a call with an escaped path; it runs once, and the trail tells both outcomes under its
+    A delegation signs a call with an escaped path; it runs once, and the trail shows both outcomes under its
     name.
     """
     realm, url = service
@@ -66,8 +66,8 @@ def test_a_signed_call_goes_all_the_way(service: tuple[Realm, str], tmp_path: Pa
         assert client.get("/anything").json()["code"] == "missing_token"
         assert client.head("/anything").status_code == 401
     decisions = list(read_journal(tmp_path))
-    (told,) = trails(decisions).values()
-    (worker,) = told.tasks["t-aaaaaaaaaaaaaaaa"].children.values()
+    (story,) = trails(decisions).values()
+    (worker,) = story.tasks["t-aaaaaaaaaaaaaaaa"].children.values()
     assert [line.shown["code"] for line in worker.decisions] == ["ok", "replayed"]
     assert second.json()["decision"] == worker.decisions[1].shown["id"]
     assert first.headers["content-type"] == "application/json"

@@ -47,9 +47,9 @@ STORY = [
 
 def test_the_tree_follows_links_and_not_names() -> None:
     """Two delegations to the same name are two nodes, each with its own decisions, in order."""
-    told = trail(STORY, "s-1")
-    assert list(told.tasks) == ["t-1", "t-2"]
-    root = told.tasks["t-1"]
+    story = trail(STORY, "s-1")
+    assert list(story.tasks) == ["t-1", "t-2"]
+    root = story.tasks["t-1"]
     assert (root.name, root.proven, root.allowed, root.denied) == ("acme/support", True, 1, 0)
     first, second = root.children.values()
     assert (first.name, second.name) == ("acme/worker", "acme/worker")
@@ -57,7 +57,7 @@ def test_the_tree_follows_links_and_not_names() -> None:
     assert (first.allowed, first.denied) == (1, 1)
     assert (second.allowed, second.denied) == (0, 1)
     assert [child.name for child in first.children.values()] == ["acme/tool"]
-    assert (told.allowed, told.denied) == (4, 2)
+    assert (story.allowed, story.denied) == (4, 2)
 
 
 BOUND = [
@@ -86,8 +86,8 @@ BOUND = [
 @pytest.mark.spec("12.1", "16.5")
 def test_a_bound_tasks_delegations_are_marked_and_named_by_their_keys() -> None:
     """Proven with the keys that their records have; a bearer task's is only named.  By the log's rows as well."""
-    told = trail(BOUND, "s-1")
-    titles = [line.lstrip("│├└─ ") for line in render(told).splitlines()[2:] if "✓" not in line]
+    story = trail(BOUND, "s-1")
+    titles = [line.lstrip("│├└─ ") for line in render(story).splitlines()[2:] if "✓" not in line]
     assert titles == [
         "acme/support (proven, bound)  task t-1  key K0  1 allowed",
         "acme/worker (proven, bound)  link:AAAAAAAAAA  key K1  1 allowed",
@@ -106,15 +106,15 @@ def test_a_bound_tasks_delegations_are_marked_and_named_by_their_keys() -> None:
     records = [each.to_dict() | {"node": places[n], "index": n} for n, each in enumerate(BOUND)]
     (of_log,) = trails_of_log(nodes, records)
     found = [(node.link, node.proven, node.key) for node in of_log.tasks["t-1"].walk()]
-    assert found == [(node.link, node.proven, node.key) for node in told.tasks["t-1"].walk()]
+    assert found == [(node.link, node.proven, node.key) for node in story.tasks["t-1"].walk()]
 
 
-def test_sessions_are_told_apart_and_counts_belong_to_none() -> None:
+def test_sessions_stay_apart_and_counts_belong_to_none() -> None:
     """Every decision with a session is in exactly one trail."""
-    told = trails(STORY)
-    assert list(told) == ["s-1", "s-2"]
-    assert told["s-1"] == trail(STORY, "s-1")
-    assert sum(one.allowed + one.denied for one in told.values()) == len(STORY) - 1
+    story = trails(STORY)
+    assert list(story) == ["s-1", "s-2"]
+    assert story["s-1"] == trail(STORY, "s-1")
+    assert sum(one.allowed + one.denied for one in story.values()) == len(STORY) - 1
     assert trail(STORY, "s-9").tasks == {}
 
 
@@ -141,49 +141,49 @@ def test_a_drawn_tree_reads_from_top_to_bottom() -> None:
 
 def test_colours_change_only_the_looks() -> None:
     """The text of a tree in colours is the plain one."""
-    told = trail(STORY, "s-1")
-    assert styled(told).plain + "\n" == render(told)
-    assert {"green", "red", "bold", "dim"} <= {str(span.style) for span in styled(told).spans}
+    story = trail(STORY, "s-1")
+    assert styled(story).plain + "\n" == render(story)
+    assert {"green", "red", "bold", "dim"} <= {str(span.style) for span in styled(story).spans}
 
 
 def test_nothing_from_a_token_or_request_steers_the_terminal() -> None:
     """Control characters of any origin are shown as a question mark."""
     evil = "x\x1b[2J\r\n\x07\u202e"
-    told = trail(
+    story = trail(
         [decide(0, (evil, evil), tool=evil, subject=(evil, evil), code="expired", failures=(Failure(*[evil] * 4),))],
         "s-1",
     )
-    text = render(told)
+    text = render(story)
     assert not set(text) & set("\x1b\r\x07\u202e")
-    assert styled(told).plain + "\n" == text
+    assert styled(story).plain + "\n" == text
     assert len(text.splitlines()) == 6
 
 
 def test_the_json_form_is_whole() -> None:
     """``to_dict`` is plain JSON and holds every decision once, under its holder."""
-    told = json.loads(json.dumps(trail(STORY, "s-1").to_dict()))
-    assert (told["session"], told["allowed"], told["denied"]) == ("s-1", 4, 2)
-    worker = told["tasks"][0]["children"][0]
+    story = json.loads(json.dumps(trail(STORY, "s-1").to_dict()))
+    assert (story["session"], story["allowed"], story["denied"]) == ("s-1", 4, 2)
+    worker = story["tasks"][0]["children"][0]
     assert (worker["name"], worker["proven"], worker["assurance"]) == ("acme/worker", False, "bearer")
     assert [decision["code"] for decision in worker["decisions"]] == ["ok", "revoked"]
-    assert told["tasks"][0]["children"][1]["decisions"][0]["failures"][0]["came"] == "50"
+    assert story["tasks"][0]["children"][1]["decisions"][0]["failures"][0]["came"] == "50"
 
 
 def test_what_is_not_drawn_is_counted() -> None:
     """
-    Where a place has more records than are at hand, the tree says so before the first that it draws.
+    Where a place has more records than are at hand, the tree reports that before the first that it draws.
     """
-    told = trail(STORY, "s-1")
-    root = told.tasks["t-1"]
+    story = trail(STORY, "s-1")
+    root = story.tasks["t-1"]
     root.allowed += 1_500
-    lines = render(told).splitlines()
+    lines = render(story).splitlines()
     assert lines[3] == "│  ├─ … 1,500 more, counted and not drawn"
     assert sum("not drawn" in line for line in lines) == 1
 
 
 def test_a_long_run_of_allowed_calls_is_one_line_and_no_refusal_drowns_in_it() -> None:
     """
-    Allowed calls in a row are drawn together with their counts; a refused one stands in a line of its own.
+    Allowed calls in a row are drawn together with their counts; a refused one has a line of its own.
     """
     facts = ChainFacts(agent="acme/a", session="s-1", task="t-1", audience="orders")
     codes = ["ok"] * 9 + ["revoked"] + ["ok"] * 2

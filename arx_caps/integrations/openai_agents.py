@@ -116,7 +116,7 @@ class ArxTools:
         tool = given if isinstance(given, FunctionTool) else function_tool(given)
         name, enabled, approved, guarded = tool.name, tool.is_enabled, tool.needs_approval, copy.copy(tool)
         self._asks[name] = approved is not False
-        told_before = resolve_function_tool_failure_error_function(tool)
+        explain_before = resolve_function_tool_failure_error_function(tool)
 
         async def is_enabled(context: RunContextWrapper[Any], agent: Any) -> bool:
             return bool(await _value(enabled, context, agent)) and self._runs.of(context.context).offers(name)
@@ -125,13 +125,13 @@ class ArxTools:
             asks = self._runs.of(context.context).needs_approval(name, args)
             return asks or bool(await _value(approved, context, args, call))
 
-        async def tell(context: RunContextWrapper[Any], error: Exception) -> str:
+        async def explain(context: RunContextWrapper[Any], error: Exception) -> str:
             refused = self._runs.of(context.context).refusal_of(name, error)
-            if refused is None and told_before is None:
+            if refused is None and explain_before is None:
                 raise error
-            return refused.text if refused else str(await _value(told_before, context, error))
+            return refused.text if refused else str(await _value(explain_before, context, error))
 
-        set_function_tool_failure_error_function(guarded, tell)
+        set_function_tool_failure_error_function(guarded, explain)
         guarded = copy.copy(guarded)  # a copy calls what is set on it
         invoke = guarded.on_invoke_tool
 
@@ -142,7 +142,7 @@ class ArxTools:
                 with calls.call(name, _read(arguments), [] if approval is None else [approval]):
                     return await invoke(context, arguments)
             except ArxError as error:
-                return await tell(context, error)
+                return await explain(context, error)
 
         guarded.is_enabled, guarded.on_invoke_tool = is_enabled, on_invoke_tool
         if self._one is None or self._one.task.needs_approval(self._one.tool_of(name)):

@@ -249,7 +249,7 @@ inline reply(age)
 {
   if
   :: !m_current || full(v_down)
-#ifdef MUTATION_AGE_NOT_TOLD
+#ifdef MUTATION_AGE_NOT_SENT
   :: m_current && nfull(v_down) -> v_down!ANSWER, h_applied, 0
 #else
   :: m_current && nfull(v_down) -> v_down!ANSWER, h_applied, age

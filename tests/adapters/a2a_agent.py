@@ -52,12 +52,12 @@ class Worker(AgentExecutor):
         self.ran += 1
         self.contexts.append(context.call_context)
         updater = TaskUpdater(event_queue, context.task_id, context.context_id)
-        said = context.get_user_input()
-        if context.current_task is None and "early" not in said:
+        calls_text = context.get_user_input()
+        if context.current_task is None and "early" not in calls_text:
             await event_queue.enqueue_event(new_task_from_user_message(context.message))
             await updater.start_work()
         async with httpx.AsyncClient(base_url=self.url, auth=CurrentTaskAuth()) as client:
-            for call in said.split(", "):
+            for call in calls_text.split(", "):
                 verb, order, *amount = call.removeprefix("plain ").removeprefix("early ").split()
                 if verb == "wait":
                     await asyncio.to_thread(self.gate.wait, 60)
@@ -155,13 +155,13 @@ def serve(desk: World) -> Iterator[Serve]:
 
 
 async def send_to(
-    url: str, said: str, *interceptors: Any, context: Any = None, to: A2ATask | None = None, **config: Any
+    url: str, text: str, *interceptors: Any, context: Any = None, to: A2ATask | None = None, **config: Any
 ) -> A2ATask:
     """Send one message as a client does that begins with the card, and return the A2A task as it then stands."""
     config = {"streaming": False, "supported_protocol_bindings": ["JSONRPC", "HTTP+JSON"], **config}
     client = await create_client(url, ClientConfig(**config), list(interceptors))
     more = {} if to is None else {"task_id": to.id, "context_id": to.context_id}
-    message = new_text_message(said, role=Role.ROLE_USER, **more)
+    message = new_text_message(text, role=Role.ROLE_USER, **more)
     async with client:
         name = ""
         async for answer in client.send_message(SendMessageRequest(message=message), context=context):
@@ -175,15 +175,15 @@ async def found(url: str, task: str) -> A2ATask:
         return await client.get_task(GetTaskRequest(id=task))
 
 
-async def asend(served: Served, *said: Any, **more: Any) -> A2ATask:
-    return await send_to(served.url, *said, **more)
+async def asend(served: Served, *texts: Any, **more: Any) -> A2ATask:
+    return await send_to(served.url, *texts, **more)
 
 
 def send(*args: Any, **more: Any) -> A2ATask:
     return asyncio.run(asend(*args, **more))
 
 
-def told(task: A2ATask) -> str:
+def status_text(task: A2ATask) -> str:
     """What the status of an A2A task says."""
     return get_message_text(task.status.message)
 

@@ -24,7 +24,7 @@ __all__ = [
     "test_a_retry_is_signed_anew",
     "test_a_run_of_hours",
     "test_no_error_shows_a_credential",
-    "test_nobody_is_waited_for_where_nobody_can_ask",
+    "test_no_run_waits_where_no_code_can_ask",
     "test_runs_in_threads_never_mix_their_tasks",
 ]
 
@@ -193,7 +193,7 @@ def test_runs_in_threads_never_mix_their_tasks(acme: World, drive: Drive) -> Non
     assert all(tasks[each.order_id].id == each.task for each in acme.service.served)
 
 
-def test_nobody_is_waited_for_where_nobody_can_ask(acme: World, drive: Drive) -> None:
+def test_no_run_waits_where_no_code_can_ask(acme: World, drive: Drive) -> None:
     """A task that came from another process: the run is not suspended, and the model reads what is missing."""
 
     def refund(order_id: str, amount: int) -> str:

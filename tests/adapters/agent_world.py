@@ -148,14 +148,14 @@ class World:
 
     def __init__(self, mint: LiveMint, service: Service, url: str, folder: Path, records: InMemoryDecisions) -> None:
         self.mint, self.service, self.url, self.folder, self.records = mint, service, url, folder, records
-        self._told: list[str] = []
+        self._secrets: list[str] = []
         self._keys: dict[str, Path] = {}
 
     def key(self, path: str = BOSS) -> Path:
         """Return an agent's key file; the agent is enrolled once."""
         if path not in self._keys:
             file = self._keys[path] = self.mint.enrol(path)
-            self._told.append(json.loads(file.read_text())["d"])
+            self._secrets.append(json.loads(file.read_text())["d"])
         return self._keys[path]
 
     @contextlib.contextmanager
@@ -170,7 +170,7 @@ class World:
         file = self.folder / "known.session"
         session.save(file)
         content = json.loads(file.read_text())
-        self._told += [content["token"], content["key"]["d"]]
+        self._secrets += [content["token"], content["key"]["d"]]
 
     def kill(self, target: str) -> None:
         """End what is named, as the operator, until the service has confirmed it: one that just started may be late."""
@@ -197,7 +197,7 @@ class World:
             texts: All that prompts, histories, traces, logs and errors held.
         """
         seen = "\n".join(map(str, texts))
-        for secret in (*PREFIXES, *(text[-TAIL:] for text in (*self._told, *self.service.credentials))):
+        for secret in (*PREFIXES, *(text[-TAIL:] for text in (*self._secrets, *self.service.credentials))):
             where = seen.find(secret)
             assert where < 0, seen[max(where - 300, 0) : where]
 

@@ -25,7 +25,7 @@ from tests.adapters.asgi_server import serving
 from tests.adapters.mcp_tools import add_tools
 
 ROOT = Path(__file__).resolve().parents[2]
-WHO = "nobody"  # the upstream knows nothing of tokens
+WHO = "anonymous"  # the upstream knows nothing of tokens
 
 
 def make_server(ran: list[str]) -> MCPServer[Any]:

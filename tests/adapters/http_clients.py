@@ -292,7 +292,7 @@ class HttpClientContract(ABC):
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_no_more_than_once(self, stream: bool) -> None:
-        """A service that says so of each call is not asked for ever, and its answer can be read."""
+        """A service that answers so to each call is not asked for ever, and its answer can be read."""
         signed = list[int]()
 
         def clock() -> int:
@@ -311,7 +311,7 @@ class HttpClientContract(ABC):
         assert (answer.status, answer.json()["code"]) == (401, "proof_invalid")
 
     def test_a_retry_is_signed_anew(self, served: World) -> None:
-        """A service that was busy takes the second attempt: a token is good once."""
+        """A service that was busy takes the second attempt: a token is accepted once."""
         served.orders.busy = 1
         answer = self.repeat(served.task(), f"{served.address}/busy")
         assert (answer.status, served.orders.busy) == (200, 0), answer

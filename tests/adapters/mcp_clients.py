@@ -114,10 +114,10 @@ def test_a_kill_ends_the_running_tool_and_the_run(shop: Shop, way: str) -> None:
 def test_an_approval_suspends_a_call_until_it_is_answered(shop: Shop, way: str) -> None:
     """The client's user is asked whether to wait; a denied call does not run; a sub-agent's call is approved alike."""
     answers = iter(["approve", "deny", "approve"])
-    told: list[str] = []
+    notices: list[str] = []
 
     async def elicit(text: str, approval: str) -> str:
-        told.append(text)
+        notices.append(text)
         assert approval in text
         await asyncio.to_thread(shop.answer, approval, next(answers))
         return "accept"
@@ -139,7 +139,7 @@ def test_an_approval_suspends_a_call_until_it_is_answered(shop: Shop, way: str) 
         with calls.call("ask", {}):
             assert current_task() is not task
             run(test(task, server))
-    assert len(told) == 3
+    assert len(notices) == 3
 
 
 def test_a_suspended_call_outlives_the_process(shop: Shop, tmp_path: Path) -> None:

@@ -336,7 +336,7 @@ def test_a_kill_ends_a_running_tool(way: tuple[str, str], tool: str, tmp_path: P
             assert refused.value.error.data["code"] == "revoked"
         if way[0] == "http":
             assert ran[:1] == [tool]
-            assert ran[1:] == (["cancelled"] if tool == "wait.long" else ["told"])
+            assert ran[1:] == (["cancelled"] if tool == "wait.long" else ["ended"])
 
     run(test())
 
@@ -381,7 +381,7 @@ def call_of(order_id: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
 
 
-def test_a_signed_http_request_is_good_once_and_for_its_body() -> None:
+def test_a_signed_http_request_is_accepted_once_and_for_its_body() -> None:
     """The same request again is a replay, and its header on another body is no proof; without one nothing passes."""
     realm = UnsafeTestRealm("orders")
     caller, ran = realm.caller(*RULES), []

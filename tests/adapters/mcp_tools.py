@@ -37,7 +37,7 @@ def add_tools(server: Any, context_type: Any, ran: list[str]) -> None:
     @server.tool()
     def whoami() -> str:
         grant = current_grant()
-        return "nobody" if grant is None else grant.holder
+        return "anonymous" if grant is None else grant.holder
 
     @server.tool()
     async def drop(order_id: str) -> str:
@@ -100,5 +100,5 @@ def add_blocking_tool(server: Any, context_type: Any, ran: list[str]) -> None:
         grant.on_end(lambda _: ended.set())
         ran.append("wait.blocking")
         anyio.from_thread.run(context.report_progress, 1, 2)
-        ran.append("told" if ended.wait(60) else "not told")
+        ran.append("ended" if ended.wait(60) else "not ended")
         return "done"

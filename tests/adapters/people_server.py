@@ -17,7 +17,7 @@ from tests.gateway.people import PeopleWorld, Tracker, people
 
 
 class Guarded:
-    """The server's application, which answers nobody but the tracker's people."""
+    """The server's application, which answers the tracker's people alone."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker, server = tracker, MCPServer[Any]("tracker")

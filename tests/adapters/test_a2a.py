@@ -43,8 +43,8 @@ from tests.adapters.a2a_agent import (
     send_to,
     serve,
     session,
+    status_text,
     task,
-    told,
 )
 from tests.adapters.agent_world import World, at_its_loudest, secrets_in
 from tests.agent.live import serving
@@ -80,7 +80,9 @@ def test_an_agent_works_with_its_part_of_the_task(
     assert len({each.links for each in records}) == 1
     refused = send(served, "refund o-1 15", delegates, streaming=streaming)
     assert refused.status.state == FAILED
-    assert told(refused).startswith("orders.refund was refused: amount must be at most 10, got 15. Do not repeat")
+    assert status_text(refused).startswith(
+        "orders.refund was refused: amount must be at most 10, got 15. Do not repeat"
+    )
 
 
 def test_a_card_of_another_agent_gets_a_task_for_that_one(serve: Serve, task: StartedTask) -> None:
@@ -96,9 +98,9 @@ def test_callers_beside_each_other_never_mix(desk: World, serve: Serve, session:
     served, orders, shared = serve(), [f"o-{number}" for number in range(1, 6)], ClientCallContext()
     before = len(desk.calls)
 
-    async def one(order: str, said: str) -> A2ATask:
+    async def one(order: str, value: str) -> A2ATask:
         with running(session.start_task("refund", order_id=order, amount=20)):
-            return await asend(served, said, ArxA2AInterceptor(tools=["orders.refund"]), context=shared)
+            return await asend(served, value, ArxA2AInterceptor(tools=["orders.refund"]), context=shared)
 
     async def all_of_them() -> list[A2ATask]:
         own = [one(order, f"plain refund {order} 5") for order in orders]
@@ -117,8 +119,8 @@ def test_the_caller_asks_for_an_approval(desk: World, serve: Serve, session: Ses
     before, delegates = len(desk.calls), ArxA2AInterceptor(task)
     waits = send(served, "get o-1, refund o-1 500", delegates)
     assert waits.status.state == ASKS
-    assert "Do not repeat this call before an operator has approved it." in told(waits)
-    assert told(waits).endswith("ask where the task was started, and send the message again with the approval.")
+    assert "Do not repeat this call before an operator has approved it." in status_text(waits)
+    assert status_text(waits).endswith("ask where the task was started, and send the message again with the approval.")
     tool, args = asked_call(waits.status) or pytest.fail("names no call")
     assert (tool, args) == ("orders.refund", {"order_id": "o-1", "amount": 500})
     approval = task.ask_approval(tool, args)
@@ -136,12 +138,12 @@ def test_the_caller_asks_for_an_approval(desk: World, serve: Serve, session: Ses
 
 
 @pytest.mark.parametrize(
-    "said", [7, "", "[]", '{"tool": "t"}', '{"tool": "t", "args": 7}', '{"tool": "t", "tool": "u"}']
+    "expected", [7, "", "[]", '{"tool": "t"}', '{"tool": "t", "args": 7}', '{"tool": "t", "tool": "u"}']
 )
-def test_what_another_agent_asks_for_is_read_with_care(said: Any) -> None:
+def test_what_another_agent_asks_for_is_read_with_care(expected: Any) -> None:
     """A status that names no call in its form names none."""
     status = TaskStatus(state=ASKS)
-    status.message.metadata["arx"] = said
+    status.message.metadata["arx"] = expected
     assert asked_call(status) is None
 
 
@@ -295,8 +297,8 @@ def test_an_approval_outlives_both_processes(desk: World, tmp_path: Path) -> Non
         context, delegates = with_approvals(session.approval(asked).wait()), ArxA2AInterceptor(task)
         waits = asyncio.run(found(url, waiting))
         assert asked_call(waits.status) == ("orders.refund", {"order_id": "o-1", "amount": 500})
-        for said, state in (("refund o-1 501", ASKS), ("refund o-1 500", COMPLETED)):
-            waits = asyncio.run(send_to(url, said, delegates, context=context, to=waits))
+        for value, state in (("refund o-1 501", ASKS), ("refund o-1 500", COMPLETED)):
+            waits = asyncio.run(send_to(url, value, delegates, context=context, to=waits))
             assert waits.status.state == state
     assert desk.calls[before:] == ["orders.refund o-1 500"]
     kept = (tmp_path / "tasks").read_bytes()
@@ -330,7 +332,7 @@ def test_the_page_is_this_adapter(desk: World, task: Task) -> None:
         assert failed.status.state == FAILED
         shown = re.search(r"`(orders\.refund was refused: [^…]*) …`", PAGE)
         assert shown is not None
-        assert told(failed).startswith(shown[1])
+        assert status_text(failed).startswith(shown[1])
     (shown_size,) = re.findall(r"about (\d\.\d) KB", PAGE)
     part = task.delegate("acme/worker", tools=["orders.refund"], args={"amount": {"max": 20}}, ttl="5m")
     assert float(shown_size) * 1000 == pytest.approx(len(part.encode()), rel=0.1)

@@ -32,8 +32,8 @@ from tests.adapters.a2a_agent import (
     send,
     serve,
     session,
+    status_text,
     task,
-    told,
 )
 from tests.adapters.agent_world import World, secrets_in
 from tests.agent.live import serving
@@ -43,7 +43,7 @@ __all__ = ["desk", "serve", "session", "task"]  # fixtures
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("message", "words"),
     [
         ("refund o-1 50", "orders.refund was refused: amount must be between 1 and 20, got 50."),
         ("early refund o-1 50", "orders.refund was refused: amount must be between 1 and 20, got 50."),
@@ -52,15 +52,15 @@ __all__ = ["desk", "serve", "session", "task"]  # fixtures
     ],
 )
 def test_a_refusal_ends_the_a2a_task_in_words(
-    desk: World, serve: Serve, task: StartedTask, said: str, words: str
+    desk: World, serve: Serve, task: StartedTask, message: str, words: str
 ) -> None:
     """Whether the first check refuses, or the service; also before the executor has sent any event."""
     before = len(desk.calls)
-    failed = send(serve(), said, ArxA2AInterceptor(task))
+    failed = send(serve(), message, ArxA2AInterceptor(task))
     assert failed.status.state == FAILED
-    assert told(failed).startswith(words)
-    assert [get_message_text(each) for each in failed.history][:1] == [said]
-    assert desk.calls[before:] == (["orders.get o-1"] if "get" in said else [])
+    assert status_text(failed).startswith(words)
+    assert [get_message_text(each) for each in failed.history][:1] == [message]
+    assert desk.calls[before:] == (["orders.get o-1"] if "get" in message else [])
 
 
 def test_other_errors_stay_the_executors(serve: Serve, task: StartedTask) -> None:
@@ -134,7 +134,7 @@ def test_a_kill_ends_work_in_the_background(desk: World, serve: Serve, task: Sta
 
     failed = asyncio.run(run())
     assert failed.status.state == FAILED
-    assert told(failed).startswith("An operator ended this work")
+    assert status_text(failed).startswith("An operator ended this work")
     assert desk.calls[before:] == ["orders.get o-1"]
 
 
@@ -181,5 +181,5 @@ def test_a_kill_ends_a_running_stream(desk: World, serve: Serve, task: StartedTa
         ended = send(served, "watch o-1", ArxA2AInterceptor(task), streaming=streaming)
         killed.result()
     assert (ended.status.state, results(ended)) == (FAILED, ["watching"])
-    assert told(ended).startswith("An operator ended this work")
+    assert status_text(ended).startswith("An operator ended this work")
     assert desk.calls[before:] == ["orders.watch o-1"]

@@ -85,7 +85,7 @@ def test_a_stock_client_lists_and_calls_what_it_may(tmp_path: Path, behind: str,
             tools = [tool.name for tool in (await client.list_tools()).tools]
             assert tools == [*TOOLS, "wait.blocking"] if behind == "guarded" else TOOLS
             assert text_of(await client.call_tool("get", {"order_id": "o-1"})) == "o-1 is on its way"
-            who = "test/agent" if behind == "guarded" else "nobody"
+            who = "test/agent" if behind == "guarded" else "anonymous"
             assert text_of(await client.call_tool("whoami", {})) == who
             refused = await client.call_tool("refund", {"order_id": "o-1", "amount": 50})
             assert refused.is_error

@@ -275,7 +275,7 @@ def test_neither_half_works_alone(realm: UnsafeTestRealm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tools", "said"),
+    ("tools", "message"),
     [
         ({"GET nothing": "orders.get"}, "names no view"),
         ({"order": "orders.get"}, "may have several methods: name each, such as 'GET order'"),
@@ -283,8 +283,8 @@ def test_neither_half_works_alone(realm: UnsafeTestRealm) -> None:
         ({"GET /int/{order_id}": "orders.get"}, "names no view"),
     ],
 )
-def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, tools: Any, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_a_mistake_raises_when_it_is_made(realm: UnsafeTestRealm, tools: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         guard(get_wsgi_application(), realm.verifier, tools=tools)
 
 

@@ -247,8 +247,8 @@ def test_a_name_of_no_route_or_of_two_is_an_error(realm: UnsafeTestRealm) -> Non
     app = FastAPI()
     for prefix in ("/a", "/b"):
         app.include_router(_router([]), prefix=prefix)
-    for name, told in (("nothing", "found 0"), ("show", "found 2"), ("/a/{order_id}", "is not a route")):
-        with pytest.raises(SettingsError, match=told):
+    for name, value in (("nothing", "found 0"), ("show", "found 2"), ("/a/{order_id}", "is not a route")):
+        with pytest.raises(SettingsError, match=value):
             guard(app, realm.verifier, tools={name: "orders.get"})
     with pytest.raises(SettingsError, match="expected a list"):
         guard(app, realm.verifier, tools={}, public="/docs")

@@ -31,8 +31,8 @@ class Connected:
         async def progress(*_: object) -> None:
             begun.set()
 
-        told = {} if begun is None else {"progress_handler": progress}
-        return answer_of(await self._client.call_tool_mcp(name, args or {}, approvals=approvals, **told))
+        more = {} if begun is None else {"progress_handler": progress}
+        return answer_of(await self._client.call_tool_mcp(name, args or {}, approvals=approvals, **more))
 
     async def asked(self, name: str, args: Any) -> Answer:
         return answer_of(await self._client.session.call_tool(name, args))

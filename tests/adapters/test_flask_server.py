@@ -263,7 +263,7 @@ def test_blueprints_errors_and_later_routes(realm: UnsafeTestRealm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"tools": {"nothing": "orders.get"}}, "names no view: expected one of"),
         ({"tools": {"view": "orders.get"}, "public": ["view"]}, "named twice"),
@@ -273,10 +273,10 @@ def test_blueprints_errors_and_later_routes(realm: UnsafeTestRealm) -> None:
         ({"tools": {}, "recheck_ms": 0}, "recheck_ms"),
     ],
 )
-def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, options: Any, said: str) -> None:
+def test_a_mistake_raises_when_it_is_made(realm: UnsafeTestRealm, options: Any, message: str) -> None:
     app = converters([])
     app.add_url_rule("/both", "both", dict, methods=["GET", "POST"])
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         guard(app, realm.verifier, **options)
 
 

@@ -113,7 +113,7 @@ async def connected(url: str, realm: UnsafeTestRealm, person: Person, era: str) 
         yield client
 
 
-async def said(client: Client, tool: str, **args: Any) -> str:
+async def call_text(client: Client, tool: str, **args: Any) -> str:
     result: Any = await client.call_tool(tool, args)
     return str(result.content[0].text)
 
@@ -132,17 +132,17 @@ def test_a_tool_is_held_until_a_person_accepts_it(way: str, era: str, tmp_path: 
                 return {tool.name: tool.description for tool in client_list.tools}
 
             assert (await listed())["read"] == "Read a file."
-            assert await said(client, "read", path="a") == "read a"
-            await said(client, "turn", description=POISON)
+            assert await call_text(client, "read", path="a") == "read a"
+            await call_text(client, "turn", description=POISON)
             assert "read" not in await listed()
-            refused = await said(client, "read", path="a")
+            refused = await call_text(client, "read", path="a")
             assert "definition of the tool must be the accepted one" in refused
             assert POISON not in refused
             file = tmp_path / "orders.tools.json"
             assert (read_tools(file).tools["read"].listed or {})["description"] == POISON
             assert accept(file, [], {}) == ["read"]
             assert (await listed())["read"] == POISON
-            assert await said(client, "read", path="a") == "read a"
+            assert await call_text(client, "read", path="a") == "read a"
 
     with gateway(way, tmp_path, realm) as url:
         asyncio.run(asyncio.wait_for(run(url), 60))
@@ -160,7 +160,7 @@ def test_a_question_reaches_the_person_where_the_table_allows_it(
     async def run(url: str) -> str:
         async with connected(url, realm, person, era) as client:
             try:
-                return await said(client, "ask")
+                return await call_text(client, "ask")
             except Exception as error:  # of the SDK: the server answered by asking
                 return f"failed: {error}"
 

@@ -12,7 +12,7 @@ from arx_verifier.errors import SettingsError
 
 
 def test_a_secret_comes_from_a_keyring(tmp_path: Path) -> None:
-    """By service and user, where a service may have a slash; one that is not there is an error without a text of it."""
+    """By service and user, where a service may have a slash; a missing one is an error without a text of it."""
     backend = PlaintextKeyring()
     backend.file_path = str(tmp_path / "keyring")
     keyring.set_keyring(backend)

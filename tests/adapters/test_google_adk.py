@@ -108,7 +108,7 @@ def answers(events: list[Any]) -> list[str]:
     return [json.dumps(each) for each in responses(events)]
 
 
-async def said(runner: Runner, session_id: str, message: types.Content) -> list[Any]:
+async def events_of(runner: Runner, session_id: str, message: types.Content) -> list[Any]:
     return [each async for each in runner.run_async(user_id="u", session_id=session_id, new_message=message)]
 
 
@@ -119,7 +119,7 @@ def text(words: str) -> types.Content:
 async def run_async(agent: LlmAgent, state: dict[str, Any] | None = None) -> list[Any]:
     runner = InMemoryRunner(agent=agent, app_name="desk")
     opened = await runner.session_service.create_session(app_name="desk", user_id="u", state=state)
-    return await said(runner, opened.id, text("go"))
+    return await events_of(runner, opened.id, text("go"))
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ async def turn(folder: Path, url: str, task: Task, model: Script, message: types
     runner = Runner(app=App(name="desk", root_agent=agent), session_service=service)
     if await service.get_session(app_name="desk", user_id="u", session_id="s") is None:
         await service.create_session(app_name="desk", user_id="u", session_id="s")
-    return await said(runner, "s", message)
+    return await events_of(runner, "s", message)
 
 
 AFTER_RESTART = """
@@ -246,10 +246,10 @@ def after_restart(folder: Path, url: str, asked: dict[str, str]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said_of_it"),
+    ("outcome", "answer"),
     [("approve", "refunded"), ("deny", "denied"), ("another", "amount must be 5, got 500")],
 )
-def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: str, said_of_it: str) -> None:
+def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: str, answer: str) -> None:
     """The call waits for a confirmation, its process ends, an operator answers, another process goes on."""
     (tmp_path / "key.json").write_bytes(acme.mint.enrol(f"acme/night-{outcome}").read_bytes())
     (tmp_path / "key.json").chmod(0o600)
@@ -270,7 +270,7 @@ def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: st
     acme.require_secrecy((tmp_path / "sessions.db").read_bytes().decode("latin-1"))
     before = len(acme.calls)
     acme.answer(asked["approval"], "deny" if outcome == "deny" else "approve")
-    assert said_of_it in after_restart(tmp_path, acme.url, asked)[-1]
+    assert answer in after_restart(tmp_path, acme.url, asked)[-1]
     assert acme.calls[before:] == (["orders.refund o-1 500"] if outcome == "approve" else [])
 
 

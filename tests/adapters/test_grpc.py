@@ -59,7 +59,7 @@ def task_of(realm: UnsafeTestRealm, origin: str, agent: str = "test/agent", now:
 
 def holder() -> str:
     grant = current_grant()
-    return grant.holder if grant else "nobody"
+    return grant.holder if grant else "anonymous"
 
 
 class Calls:
@@ -225,8 +225,10 @@ def test_the_approval_of_the_running_call_is_sent(realm: UnsafeTestRealm, world:
     plain = world.task()
     token = require_discharge(plain.bundle.tokens["orders"], required.encode(), key)
     task = Task(plain.bundle.with_tokens({"orders": token}))
-    said = Caveat(allow=(Rule(tool="orders.refund", args={"order_id": "o-1", "amount": 5}),), task="a-aaaaaaaaaaaaaaaa")
-    made = issue_discharge(required.encode(), key, realm="test", caveats=(said,))
+    caveat = Caveat(
+        allow=(Rule(tool="orders.refund", args={"order_id": "o-1", "amount": 5}),), task="a-aaaaaaaaaaaaaaaa"
+    )
+    made = issue_discharge(required.encode(), key, realm="test", caveats=(caveat,))
     with world.channel(task) as own, world.channel(None) as shared:
         for channel in (own, shared):
             with running(task, [Approval.from_text(made.encode())]):
@@ -356,7 +358,7 @@ WAYS: dict[str, Any] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_early_call_is_signed_again(tmp_path: Path, way: str, times: int) -> None:
-    """A call that was signed before the service started runs once; a service that says so again is not asked again."""
+    """A call signed before the service started runs once; a service that answers so again is not asked again."""
     began, answers = now_ms(), list[Any]()
     with served(Realm(began), tmp_path) as world:
         clock = Early(began, times)

@@ -44,7 +44,7 @@ class Service:
             grant.on_end(lambda _: self.go_on.set())
             self.in_work.set()
             assert self.go_on.wait(60)
-        return Call(order_id=grant.holder if grant else "nobody", amount=request.amount)
+        return Call(order_id=grant.holder if grant else "anonymous", amount=request.amount)
 
     def watch(self, request: Any, context: Any) -> Iterator[Any]:
         while True:
@@ -82,7 +82,7 @@ class AioService(Service):
         if request.dry_run:
             self.in_work.set()
             await asyncio.Event().wait()  # ended by the kill alone
-        return Call(order_id=grant.holder if grant else "nobody", amount=request.amount)
+        return Call(order_id=grant.holder if grant else "anonymous", amount=request.amount)
 
     async def watch(self, request: Any, context: Any) -> Any:
         while True:
@@ -187,7 +187,7 @@ def test_a_call_within_the_token_runs(realm: UnsafeTestRealm, channel: Any, serv
     token = worker.token("orders.refund", order_id="o-1", amount=5)
     answer = stub(channel, "Refund")(Call(order_id="o-1", amount=5), metadata=bearer(token), timeout=60)
     assert (answer.order_id, answer.amount) == ("test/worker", 5)
-    assert stub(channel, "Health")(Call(), timeout=60).order_id == "nobody"
+    assert stub(channel, "Health")(Call(), timeout=60).order_id == "anonymous"
     again = refused(lambda: stub(channel, "Refund")(Call(order_id="o-1", amount=5), metadata=bearer(token)))
     assert (again[0], again[1]["code"]) == (grpc.StatusCode.UNAUTHENTICATED, "replayed")
 
@@ -303,7 +303,7 @@ def test_a_kill_ends_a_stream(realm: UnsafeTestRealm, channel: Any, service: Ser
 
 @pytest.mark.parametrize("service", [LargeService], indirect=True)
 @pytest.mark.parametrize("method", ["Watch", "Idle"])
-def test_a_kill_during_a_write_is_told(realm: UnsafeTestRealm, channel: Any, service: Service, method: str) -> None:
+def test_a_kill_during_a_write_is_reported(realm: UnsafeTestRealm, channel: Any, service: Service, method: str) -> None:
     """The reason follows the message that a client reads late, also the first one."""
     metadata = bearer(realm.caller(ANY).token(TOOLS[PREFIX + method]))
     stream = stub(channel, method)(Call(), metadata=metadata, timeout=60)
@@ -344,7 +344,7 @@ def test_the_first_message_of_a_stream_decides(realm: UnsafeTestRealm, channel: 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"tools": {"Refund": "orders.refund"}}, "no method"),
         ({"tools": {f"{PREFIX}Refund": "no tool"}}, "no tool"),
@@ -353,9 +353,9 @@ def test_the_first_message_of_a_stream_decides(realm: UnsafeTestRealm, channel: 
         ({"tools": TOOLS, "recheck_ms": 0}, "recheck_ms"),
     ],
 )
-def test_a_mistake_is_told_when_it_is_made(realm: UnsafeTestRealm, options: Any, said: str) -> None:
+def test_a_mistake_raises_when_it_is_made(realm: UnsafeTestRealm, options: Any, message: str) -> None:
     for kind in (ArxInterceptor, ArxAioInterceptor):
-        with pytest.raises(SettingsError, match=said):
+        with pytest.raises(SettingsError, match=message):
             kind(realm.verifier, **options)
 
 

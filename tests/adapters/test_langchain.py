@@ -122,12 +122,12 @@ def test_a_sub_agent_has_its_part_of_the_task(acme: World) -> None:
         " Do not repeat this call. Make one that is allowed, or say that this is not permitted."
     )
     assert [message.text for message in seen] == [refused, '{"refunded":50}']
-    told = answers(agents.worker_model.seen[-1])
-    assert [(message.status, message.artifact) for message in told] == [
+    answer = answers(agents.worker_model.seen[-1])
+    assert [(message.status, message.artifact) for message in answer] == [
         ("success", None),
         ("error", {MARK: "argument_not_allowed"}),
     ]
-    assert told[-1].text == refused
+    assert answer[-1].text == refused
     assert agents.model.offered[0] == ["ask_worker", "get_order", "refund"]
     assert agents.worker_model.offered[0] == ["get_order", "refund"]
     assert acme.service.served == [
@@ -251,24 +251,24 @@ def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: st
     if outcome != "wait":
         acme.answer(waiting["id"], "deny" if outcome == "deny" else "approve")
     words = [sys.executable, "-m", "tests.adapters.test_langchain", str(key), acme.url, str(tmp_path)]
-    # A changed call is another one, and is asked for anew; somebody goes on with the approval of the first one.
+    # A changed call is another one, and is asked for anew; a user goes on with the approval of the first one.
     words += [waiting["id"]] if outcome == "change" else []
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    output = json.loads(done.stdout)
     acme.require_secrecy(done.stdout + done.stderr + file.read_bytes().decode("latin-1") + _wal(file))
     if outcome == "approve":
-        assert [(each["status"], each["text"]) for each in told["tools"]] == [("success", '{"refunded":500}')]
+        assert [(each["status"], each["text"]) for each in output["tools"]] == [("success", '{"refunded":500}')]
         assert acme.service.served == [Served("orders.refund", f"acme/support/{outcome}", task.id, "o-1", 500)]
         return
     assert acme.service.served == []
     if outcome == "wait":
-        assert told["suspended"] == [waiting["id"]]
+        assert output["suspended"] == [waiting["id"]]
         assert [each["id"] for each in acme.waiting(task)] == [waiting["id"]]
         acme.answer(waiting["id"], "deny")
         return
-    assert [each["status"] for each in told["tools"]] == ["error"]
-    assert told["tools"][0]["code"] == ("approval_denied" if outcome == "deny" else "argument_not_allowed")
+    assert [each["status"] for each in output["tools"]] == ["error"]
+    assert output["tools"][0]["code"] == ("approval_denied" if outcome == "deny" else "argument_not_allowed")
 
 
 def _wal(file: Path) -> str:
@@ -421,14 +421,14 @@ def test_a_graph_of_ones_own(acme: World, asynchronous: bool) -> None:
 
 
 class Tracer(BaseTracer):
-    """Keeps every run with all that LangChain tells tracers of it."""
+    """Keep every run with all that LangChain passes to tracers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str] = []
+        self.traced: list[str] = []
 
     def _persist_run(self, run: Any) -> None:
-        self.told += [repr(run), str(run.model_dump() if hasattr(run, "model_dump") else run.dict())]
+        self.traced += [repr(run), str(run.model_dump() if hasattr(run, "model_dump") else run.dict())]
 
 
 class Collector(BaseHTTPRequestHandler):
@@ -526,9 +526,9 @@ def test_no_credential_is_seen_outside(
     assert b"ask_worker" in sent
     assert b"wrap_tool_call" in sent
     assert "orders" in "".join(log.lines)
-    assert any("o-1" in each for each in tracer.told)
+    assert any("o-1" in each for each in tracer.traced)
     assert "[chain/start]" in written.out
-    texts = [*map(repr, seen), *log.lines, *tracer.told, *rows, written.out, written.err, sent.decode("latin-1")]
+    texts = [*map(repr, seen), *log.lines, *tracer.traced, *rows, written.out, written.err, sent.decode("latin-1")]
     texts += [repr(each) for model in (agents.model, agents.worker_model, payout.model) for each in model.seen]
     acme.require_secrecy(*texts)
 

@@ -32,8 +32,8 @@ class Connected:
         async def progress(*_: object) -> None:
             begun.set()
 
-        told = {} if begun is None else {"progress_callback": progress}
-        return answer_of(await self._client.call_tool(name, args, approvals=approvals, **told))
+        more = {} if begun is None else {"progress_callback": progress}
+        return answer_of(await self._client.call_tool(name, args, approvals=approvals, **more))
 
     async def asked(self, name: str, args: Any) -> Answer:
         return answer_of(await self._client.session.call_tool(name, args))
@@ -80,7 +80,7 @@ def test_the_page(shop: Shop, way: str) -> None:
 
 
 def test_the_page_waits_for_an_operator(shop: Shop) -> None:
-    """The page's callback is told the id of the approval, and the call goes on once an operator has approved it."""
+    """The page's callback gets the id of the approval, and the call goes on once an operator has approved it."""
     example = page_names("mcp.md", "async def asked")
 
     def answer(message: str) -> None:

@@ -31,8 +31,8 @@ class Connected:
         async def progress(*_: object) -> None:
             begun.set()
 
-        told = {} if begun is None else {"progress_callback": progress}
-        return answer_of(await self._client.call_tool(name, args, approvals=approvals, **told))
+        more = {} if begun is None else {"progress_callback": progress}
+        return answer_of(await self._client.call_tool(name, args, approvals=approvals, **more))
 
     async def asked(self, name: str, args: Any) -> Answer:
         return answer_of(await super(ArxSession, self._client).call_tool(name, args))

@@ -41,12 +41,12 @@ class Model(LLMBase):
     """Extracts what a test says, and keeps what it was shown."""
 
     def __init__(self) -> None:
-        self.says: list[str] = []
+        self.extracts: list[str] = []
         self.seen: list[str] = []
 
     def generate_response(self, messages: Any, **more: Any) -> str:
         self.seen.append("\n".join(str(each["content"]) for each in messages))
-        return json.dumps({"memory": [{"text": text} for text in self.says]})
+        return json.dumps({"memory": [{"text": text} for text in self.extracts]})
 
 
 class Shared:
@@ -105,7 +105,7 @@ def test_what_a_killed_agent_wrote_and_what_was_made_of_it_is_withheld(world: Me
     bad, good = (shared.of(world.notes(each)) for each in (BAD, GOOD))
     good.add("the price of tea is 5", **USER, infer=False)
     bad.add(POISON, **USER, infer=False)
-    shared.model.says = ["refunds go to account z666"]
+    shared.model.extracts = ["refunds go to account z666"]
     good.add("how do refunds work", **USER)
     assert POISON in shared.model.seen[-1], "mem0 shows its model what is stored"
     before = {"refunds go to account z666", POISON, "the price of tea is 5"}
@@ -118,7 +118,7 @@ def test_what_a_killed_agent_wrote_and_what_was_made_of_it_is_withheld(world: Me
     assert good.get(shared.rows()[POISON]["id"]) is None
     with pytest.raises(ValueError, match="not found"):
         good.update(shared.rows()[POISON]["id"], "refunds are paid back to the payer")
-    shared.model.says = ["coffee is 7"]
+    shared.model.extracts = ["coffee is 7"]
     good.add("the price of coffee is 7", **USER)
     assert "z666" not in shared.model.seen[-1]
     assert "price of tea" in shared.model.seen[-1]
@@ -165,7 +165,7 @@ def test_the_last_messages_that_the_model_sees_are_trusted(world: MemoryWorld, s
     mem0 shows its model the last messages of a user, also where it extracted nothing of them.
     """
     bad, good = (shared.of(world.notes(each)) for each in ("acme/bad3", GOOD))
-    shared.model.says = ["nothing"]
+    shared.model.extracts = ["nothing"]
     bad.add(POISON, **USER)
     good.add("the tea is good", **USER)
     assert POISON in shared.model.seen[-1]
@@ -224,7 +224,7 @@ def test_the_asynchronous_memory(world: MemoryWorld, tmp_path: Path) -> None:
         bad, good = (shared.of(world.notes(each)) for each in ("acme/bad4", GOOD))
         await bad.add(POISON, **USER, infer=False)
         await good.add("tea is 5", **USER, infer=False)
-        shared.model.says = ["refunds: z666"]
+        shared.model.extracts = ["refunds: z666"]
         (made,) = (await good.add("how do refunds work", **USER))["results"]
         assert len(texts(await good.search("refunds tea", filters=USER, threshold=0))) == 3
         world.kill("agent:acme/bad4")

@@ -110,8 +110,8 @@ def tools_of(url: str) -> list[Any]:
 
 def calling(*steps: Any) -> ScriptedModel:
     """A model that calls these tools, one a turn, and then ends."""
-    said = [[function_call(name, args, call_id=f"call-{number}")] for number, (name, args) in enumerate(steps)]
-    return ScriptedModel([*[ModelStep(output=each) for each in said], [assistant_message("done")]])
+    values = [[function_call(name, args, call_id=f"call-{number}")] for number, (name, args) in enumerate(steps)]
+    return ScriptedModel([*[ModelStep(output=each) for each in values], [assistant_message("done")]])
 
 
 def answers(result: Any) -> list[str]:
@@ -126,8 +126,8 @@ def drive() -> Drive:
     def go(task: Task, functions: Any, *steps: Any) -> Ran:
         def scripted(number: int, _: Any) -> Any:
             step = played(steps, number)
-            said = assistant_message(step) if isinstance(step, str) else function_call(*step, call_id=f"c{number}")
-            return [said]
+            answer = assistant_message(step) if isinstance(step, str) else function_call(*step, call_id=f"c{number}")
+            return [answer]
 
         tools = [function_tool(each, failure_error_function=None) for each in functions]  # an error ends the run
         model = ScriptedModel([ModelStep.respond(partial(scripted, number)) for number in range(len(steps))])
@@ -137,8 +137,8 @@ def drive() -> Drive:
     return go
 
 
-def run(agent: Agent[Any], said: Any = "go", **more: Any) -> Any:
-    return asyncio.run(Runner.run(agent, said, **more))
+def run(agent: Agent[Any], given: Any = "go", **more: Any) -> Any:
+    return asyncio.run(Runner.run(agent, given, **more))
 
 
 def test_the_model_reads_what_would_be_allowed(acme: World, task: StartedTask) -> None:
@@ -301,14 +301,14 @@ def after_restart(folder: Path, url: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "told"),
+    ("outcome", "message"),
     [
         ("approve", '{"refunded":500}'),
         ("deny", "denied"),
         ("another", "amount must be 5, got 500"),
     ],
 )
-def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: str, told: str) -> None:
+def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: str, message: str) -> None:
     """The run suspends, its process ends, an operator answers, another process goes on.
 
     Not with the approval of other arguments; other arguments of the suspended call are refused by the SDK itself.
@@ -346,7 +346,7 @@ def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: st
     (asked,) = json.loads((tmp_path / "asked.json").read_text(encoding="utf-8")).values()
     acme.answer(asked, "deny" if outcome == "deny" else "approve")
     found = after_restart(tmp_path, acme.url)
-    assert told in found["answers"][-1]
+    assert message in found["answers"][-1]
     assert acme.calls[before:] == (["orders.refund o-1 500"] if outcome == "approve" else [])
 
 

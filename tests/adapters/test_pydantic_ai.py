@@ -220,18 +220,18 @@ def test_an_approval_survives_a_restart(acme: World, tmp_path: Path, outcome: st
     words = [sys.executable, "-m", "tests.adapters.test_pydantic_ai", str(key), acme.url, str(tmp_path), outcome]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    output = json.loads(done.stdout)
     files = [(tmp_path / name).read_text() for name in ("history.json", "requests.json")]
     acme.require_secrecy("\n".join([done.stdout, done.stderr, *files]))
     if outcome == "approve":
-        assert told == {"tools": [["success", '{"refunded":500}']], "suspended": []}
+        assert output == {"tools": [["success", '{"refunded":500}']], "suspended": []}
         assert acme.service.served == [Served("orders.refund", f"acme/support/{outcome}", task.id, "o-1", 500)]
         return
     assert acme.service.served == []
     if outcome == "wait":
-        assert told == {"tools": [], "suspended": [waiting["id"]]}
+        assert output == {"tools": [], "suspended": [waiting["id"]]}
         return
-    assert [each[0] for each in told["tools"]] == ["failed"]
+    assert [each[0] for each in output["tools"]] == ["failed"]
 
 
 def go_on(key: str, url: str, folder: str, outcome: str) -> None:

@@ -48,7 +48,7 @@ class TestRequests(HttpClientContract):
         away, moved = (self.send(served.task(), "GET", served.address + path) for path in ("/away", "/moved"))
         assert (away.body, moved.json()["code"]) == (b"stranger", "missing_token")
 
-    def test_a_request_that_is_prepared_once_is_good_once(self, served: World) -> None:
+    def test_a_request_that_is_prepared_once_is_accepted_once(self, served: World) -> None:
         """Also below a session, where the retries of an adapter are: the second is refused, and does not run."""
         with requests.Session() as session:
             request = requests.Request("GET", f"{served.address}/busy", auth=served.task().requests_auth())

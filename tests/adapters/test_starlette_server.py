@@ -186,12 +186,12 @@ def test_a_public_route_answers_what_it_likes(realm: UnsafeTestRealm) -> None:
 def test_a_wrong_table_fails_at_once(realm: UnsafeTestRealm) -> None:
     """Also a public route that a tool names, and a table that is given after the start."""
     app = Starlette(routes=[Route("/healthz", lambda _: PlainTextResponse(""), name="healthz")])
-    for tools, public, told in (
+    for tools, public, value in (
         ({"nothing": "orders.get"}, [], "found 0"),
         ({}, ["GET /nothing"], "found 0"),
         ({"healthz": "orders.get"}, ["/healthz"], "twice"),
         ({"healthz": "*public"}, [], "no tool"),
         ({}, "healthz", "expected a list"),
     ):
-        with pytest.raises(SettingsError, match=told):
+        with pytest.raises(SettingsError, match=value):
             guard(app, realm.verifier, tools=tools, public=public)

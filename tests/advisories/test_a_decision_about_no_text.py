@@ -56,7 +56,7 @@ def test_what_is_no_token_is_refused_and_counted(token: Any, code: str, waits: b
 
 @pytest.mark.parametrize("request_", [None, {}, "orders.get", ("orders.get", {}, AT)], ids=repr)
 def test_what_is_no_request_is_named(request_: Any) -> None:
-    """It is the service's own mistake, told in its words and not in those of an attribute."""
+    """It is the service's own mistake, reported in its words and not in those of an attribute."""
     checked = verifier()
     for ask in (checked.decide, checked.try_decide, lambda t, r: asyncio.run(checked.decide_async(t, r))):
         with pytest.raises(TypeError, match="decides on an AccessRequest, not on"):
@@ -64,7 +64,7 @@ def test_what_is_no_request_is_named(request_: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: AccessRequest(None, {}, AT), "tool is text"),  # type: ignore[arg-type]
         (lambda: AccessRequest("orders.get", None, AT), "args are a mapping"),  # type: ignore[arg-type]
@@ -72,9 +72,9 @@ def test_what_is_no_request_is_named(request_: Any) -> None:
     ],
     ids=["no tool", "no args", "pairs"],
 )
-def test_a_wrong_part_of_a_request_is_named(make: Callable[[], AccessRequest], told: str) -> None:
+def test_a_wrong_part_of_a_request_is_named(make: Callable[[], AccessRequest], message: str) -> None:
     """Where it is made."""
-    with pytest.raises(TypeError, match=told):
+    with pytest.raises(TypeError, match=message):
         make()
 
 

@@ -24,7 +24,7 @@ CALLS = 100  # the signal has come long before the last of them
 @pytest.mark.servers
 def test_the_mint_answers_while_its_policy_is_read_again(realm: Realm, valkey: EmbeddedValkey) -> None:
     """
-    Somebody else writes its database: the new policy waits for that, and nobody's call does.
+    Another process writes its database: the new policy waits for that, and no call does.
     """
     policy = realm.policy_path.read_text()
     with mint_process(realm, valkey.url) as process, httpx.Client(base_url=realm.issuer, timeout=60) as client:
@@ -36,8 +36,8 @@ def test_the_mint_answers_while_its_policy_is_read_again(realm: Realm, valkey: E
             assert [client.get("/healthz").status_code for _ in range(CALLS)] == [200] * CALLS
             other.execute("ROLLBACK")
         other.close()
-        told = line_of(process.stderr)
-        assert (told["reloaded"], told["policy"] != first) == (True, True)
+        output = line_of(process.stderr)
+        assert (output["reloaded"], output["policy"] != first) == (True, True)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out + err) == (-signal.SIGTERM, ""), "it ends in order"

@@ -2,7 +2,7 @@
 """A service that could not write its journal refused every call with 503 and logged nothing.
 
 Its operator found no folder, no line and no cause.  Now an error names the path, what the system said and what to do,
-once an outage, and a line tells when it is over.
+once an outage, and a line reports its end.
 """
 
 import logging
@@ -17,16 +17,16 @@ from tests.verifier.journals import allow, small
 
 
 def outage(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    told = [
+    values = [
         (record.levelno, record.getMessage())
         for record in caplog.records
         if record.name == "arx_verifier.journal.writer"
     ]
     caplog.clear()
-    return told
+    return values
 
 
-def test_it_is_told_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_logged_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """
     A file in the folder's place: one error for many refusals, a warning once it is gone, and an error the next time.
     """
@@ -38,10 +38,10 @@ def test_it_is_told_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixt
             with pytest.raises(AuditError):
                 journal.append(allow())
             journal._retry_at_s = 0.0  # the second is over after which it tries again
-        [(level, said)] = outage(caplog)
+        [(level, answer)] = outage(caplog)
         assert level == logging.ERROR
         for expected in (str(folder), "File exists (EEXIST)", "audit_unavailable", "`journal`"):
-            assert expected in said
+            assert expected in answer
         folder.unlink()
         assert journal.append(allow()) > 0
         assert outage(caplog) == [(logging.WARNING, f"the decision journal {folder} is written again")]
@@ -54,7 +54,7 @@ def test_it_is_told_once_an_outage(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_a_refused_call_is_in_the_log_and_no_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """
-    As a service meets it, with a call; in ``best_effort`` calls go on, and it says so.
+    As a service meets it, with a call; in ``best_effort`` calls go on, and the log records that.
     """
     (tmp_path / "j").write_text("")
     token, request = sign(mint(), access()), access()

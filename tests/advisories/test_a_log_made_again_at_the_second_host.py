@@ -57,7 +57,7 @@ def test_every_host_brings_what_its_files_have(kept: tuple[LogStore, Backup], tm
 
 @pytest.mark.slow
 def test_any_other_record_stays(kept: tuple[LogStore, Backup], tmp_path: Path) -> None:
-    """A record that was taken since, and never signed, goes only when that is said."""
+    """A record that was taken since, and never signed, goes only on an explicit option."""
     made, backup = kept
     fill(made, 50)
     copy = backup()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One of two mints that started together on a new SQLite file could end with ``the database did not answer``.
 
-SQLite turns its write-ahead log on without a wait for others, so whoever came second was refused at once.
+SQLite turns its write-ahead log on without a wait for others, so the second mint was refused at once.
 """
 
 import contextlib

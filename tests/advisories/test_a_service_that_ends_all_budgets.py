@@ -123,7 +123,7 @@ def test_the_mints_memory_needs_no_mac(site: Site) -> None:
 
 
 def test_a_number_without_end_is_none() -> None:
-    """A caller that has such a one takes the next beginning: else it would find all others older for good."""
+    """A caller with such a request takes the next beginning: else it would find all others older for good."""
     assert number_of("9" * 15 + " x") == 10**15 - 1
     assert [number_of(text) for text in ("9" * 16 + " x", "\u00b2 x", "x", "", NEW)] == [0] * 5
 

@@ -55,15 +55,15 @@ class Desk:
     def ask(self, method: str, path: str, body: Any) -> dict[str, Any]:
         """Ask as the operator, who signs in anew: nothing that was given before has to live."""
         operator = Caller(self.mints * 2, self.client, self._key.key, None)
-        told = {"assertion": make_assertion(self._key, audience=ISSUER, now=now_ms())}
-        operator.token = operator.ask(0, "POST", "/v1/operators/token", told)["token"]
+        content = {"assertion": make_assertion(self._key, audience=ISSUER, now=now_ms())}
+        operator.token = operator.ask(0, "POST", "/v1/operators/token", content)["token"]
         return operator.ask(0, method, path, body)
 
     def open(self, agent: str) -> str:
         """Ask for a session once; returns ``ok``, the code of the refusal, or ``silent`` if no answer came."""
         caller = Caller(self.mints * 2, self.client, SigningKey.generate(), None)
-        said = make_assertion(self.agents[agent], audience=ISSUER, now=now_ms(), session_key=caller.key.public)
-        answer = caller.once(self.mints[0], "POST", "/v1/sessions", {"assertion": said})
+        assertion = make_assertion(self.agents[agent], audience=ISSUER, now=now_ms(), session_key=caller.key.public)
+        answer = caller.once(self.mints[0], "POST", "/v1/sessions", {"assertion": assertion})
         if answer is None:  # a connection that the mint closed while it was asked
             return "silent"
         return "ok" if answer.status_code == 201 else str(answer.json()["code"])
@@ -88,8 +88,8 @@ class Desk:
 
     def doctor(self) -> dict[str, Any]:
         """The doctor's checks, by name."""
-        told = arx("doctor", "--json", "--realm-dir", self.realm.folder, "--store", self.store).json
-        return {check["name"]: check for check in told["checks"]}
+        output = arx("doctor", "--json", "--realm-dir", self.realm.folder, "--store", self.store).json
+        return {check["name"]: check for check in output["checks"]}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def lose(desk: Desk, server: EmbeddedValkey) -> None:
 def test_nothing_is_granted_before_every_freeze_is_back(
     desk: Desk, own_valkey: EmbeddedValkey, *, direct: bool
 ) -> None:
-    """An agent that nobody ended gets a session again, and by then every freeze stands; the others never get one."""
+    """An agent that was not ended gets a session again, and only after every freeze; the others never get one."""
     desk.end(direct=direct)
     lose(desk, own_valkey)
     seen: list[str] = []
@@ -123,14 +123,14 @@ def test_nothing_is_granted_before_every_freeze_is_back(
     assert desk.freezes() >= ALL
     assert "ok" not in seen
     assert (desk.open(GONE), desk.open(FROZEN)) == ("frozen", "frozen")
-    told = desk.ask("POST", "/v1/freezes/thaw", {"targets": [f"agent:{FROZEN}"], "reason": "test", "wait": False})
-    assert "seq" in told
+    answer = desk.ask("POST", "/v1/freezes/thaw", {"targets": [f"agent:{FROZEN}"], "reason": "test", "wait": False})
+    assert "seq" in answer
     until(lambda: desk.open(FROZEN) == "ok")
 
 
 @pytest.mark.slow
 def test_a_realm_that_was_ended_stays_so(desk: Desk, own_valkey: EmbeddedValkey) -> None:
-    """After `arx kill realm` and a lost disk nobody gets anything, until an operator thaws the realm."""
+    """After `arx kill realm` and a lost disk no agent gets anything, until an operator thaws the realm."""
     assert "seq" in desk.ask("POST", "/v1/kills", {"targets": ["realm"], "reason": "test", "wait": False})
     lose(desk, own_valkey)
     seen: list[str] = []
@@ -176,8 +176,8 @@ def test_a_mint_that_may_not_load_functions_says_who_must(tmp_path: Path, monkey
         serve(first)
         load()
         desk = Desk(mint, make_realm(tmp_path / "realm"), urls["mint"])
-        told = desk.ask("POST", "/v1/kills", {"targets": [f"agent:{GONE}"], "reason": "test", "wait": False})
-        assert "seq" in told
+        answer = desk.ask("POST", "/v1/kills", {"targets": [f"agent:{GONE}"], "reason": "test", "wait": False})
+        assert "seq" in answer
         first.close()
         until(lambda: desk.open(FREE) not in ("ok", "frozen"))
         shutil.rmtree(server.folder / "appendonlydir")
@@ -193,10 +193,10 @@ def test_a_mint_that_may_not_load_functions_says_who_must(tmp_path: Path, monkey
 
 
 def checks_of(desk: Desk, store: str) -> dict[str, Any]:
-    told = arx(
+    output = arx(
         "doctor", "--json", "--realm-dir", desk.realm.folder, "--store", store, env={"ARX_STORE_PASSWORD": "word"}
     )
-    return {check["name"]: check for check in told.json["checks"]}
+    return {check["name"]: check for check in output.json["checks"]}
 
 
 @pytest.mark.slow
@@ -208,4 +208,4 @@ def test_a_history_that_the_database_has_no_mark_of_is_ended(desk: Desk) -> None
     with MintDatabase(desk.realm.database_url) as db:
         mark = db.epoch.high_water(desk.realm.name)
     assert mark is not None
-    assert mark.incarnation != begun  # nobody knows what that history had from the one before
+    assert mark.incarnation != begun  # what that history had of the one before is unknown

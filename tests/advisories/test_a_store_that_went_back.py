@@ -33,7 +33,7 @@ pytestmark = pytest.mark.servers
 )
 @pytest.mark.slow
 def test_every_verifier_refuses_what_was_killed(tmp_path: Path, kind: str, known: str) -> None:
-    """Within a lease and a second, whoever knows of the kill; no number is given twice in the audit log."""
+    """Within a lease and a second, a verifier that knows of the kill; no number is given twice in the audit log."""
     play(tmp_path, kind, known)
 
 
@@ -58,14 +58,14 @@ def test_a_verifier_that_makes_numbers_up_ends_few_histories(
             ahead = store.ahead()
             assert ahead is not None
             assert (ahead.verifier, ahead.seq) == ("liar", before.seq + 5)
-            told = [event.facts for event in mint.db.outbox.after(0) if event.kind == "epoch.rotated"]
-            assert [facts["verifier"] for facts in told] == ["liar"] * REPORTS
+            values = [event.facts for event in mint.db.outbox.after(0) if event.kind == "epoch.rotated"]
+            assert [facts["verifier"] for facts in values] == ["liar"] * REPORTS
         finally:
             mint.close()
 
 
 def say(store: RevocationStore, incarnation: str, number: str) -> None:
-    """Probe as a verifier does that has applied something which nobody ever told it."""
+    """Probe as a verifier does that has applied an entry which no store sent it."""
     keys = (
         store.keys.header,
         store.keys.kills,

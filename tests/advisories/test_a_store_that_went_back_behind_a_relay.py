@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mint did not notice that its store went back, where only a verifier behind a relay knew of it.
 
-A relay told the store its own place alone.  Started anew, it knew no more than the store that had gone back; the
+A relay sent the store its own place alone.  Started anew, it knew no more than the store that had gone back; the
 verifier behind it was refused by it, and its word went no further.
 """
 
@@ -52,9 +52,9 @@ def test_a_relay_says_the_highest_place_that_one_behind_names() -> None:
     harness = HubHarness()
     first, second, far = (Peer(harness, name) for name in ("a", "b", "relay:far"))
     assert harness.crowd.ahead is None
-    for somebody, place in ((first, 7), (second, 6)):
+    for follower, place in ((first, 7), (second, 6)):
         harness.wait(1)
-        somebody.probe(place)
+        follower.probe(place)
         harness.grant()
     assert harness.crowd.ahead == (7, OTHER)
     far.probe(BEGAN.seq, crowd=Crowd(1, BEGAN.seq, (), (9, OTHER)))

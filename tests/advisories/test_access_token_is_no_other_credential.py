@@ -66,7 +66,7 @@ def test_each_credential_is_of_one_kind(flow: Flow, idp: Issuer) -> None:
         "refresh token": given["refresh_token"],
         "code": flow.code(),
         "client assertion": assertion(asserting.id, key, "ES256")["client_assertion"],
-        # The same claims: the type alone tells them apart.
+        # The same claims: only the type differs.
         "ID token": jwt.encode({"alg": "ES256", "kid": "k1"}, claims | {"jti": "of-id-token"}, idp.key),
         "identity assertion": jwt.encode(
             {"alg": "ES256", "kid": "k1", "typ": "oauth-id-jag+jwt"}, claims | {"jti": "of-assertion"}, idp.key

@@ -13,13 +13,10 @@ from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, 
 from arx_caps.mint.db.rows import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError, UnavailableError
-from tests.gateway.people import SECRET, Tracker
-from tests.mint.harness import Harness
-from tests.mint.issuer import served
-from tests.mint.test_connections import ANN, Accounts, accounts
+from tests.mint.test_connections import ANN, Accounts, accounts, live_accounts
 from tests.servers import until
 
-__all__ = ["accounts"]
+__all__ = ["accounts", "live_accounts"]
 pytestmark = pytest.mark.spec("CONTROL 9.2", "CONTROL 9.4")
 PAGE = b"p" * 32
 REFRESH = "canary-refresh-of-a-page"
@@ -40,29 +37,26 @@ def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any)
     accounts.tracker.grants[REFRESH] = (account, "repo.read")
     require_key(accounts.mint, ANN)
     held = HeldTokens(refresh=REFRESH, account=account, shown=account)
-    seal = TokenSeal(accounts.mint, {**link, "account": account}, held)
     granted = {"scopes": ["repo.read"], "issuer": accounts.tracker.url, **about}
-    assert db.hold(link["cookie"], ANN, {"account": account, "granted": as_json(granted)}, seal)
+    waits = {"account": account, "granted": as_json(granted)}
+    assert db.hold(link["cookie"], ANN, waits, TokenSeal(accounts.mint, {**link, **waits}, held))
     found = db.link(link["digest"])
     assert found is not None
     return found
 
 
 @pytest.mark.servers
-def test_an_account_that_another_one_replaces_is_revoked(live: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_account_that_another_one_replaces_is_revoked(live_accounts: Accounts) -> None:
     """The same account is not: an issuer may end all grants of one account, and so the new one."""
-    monkeypatch.setenv("ARX_TEST_TRACKER_SECRET", SECRET)
-    tracker = Tracker()
-    with served(tracker.server):
-        accounts = Accounts(live, tracker)
-        accounts.add(ANN, "ann-old")
-        hold(accounts, "ann-new")
-        connect.connect(accounts.mint, PAGE)
-        assert "canary-refresh-1" not in tracker.grants
-        tracker.grants["canary-refresh-9"] = ("ann-new", "repo.read")
-        hold(accounts, "ann-new")
-        connect.connect(accounts.mint, PAGE)
-        assert "canary-refresh-9" in tracker.grants
+    accounts, tracker = live_accounts, live_accounts.tracker
+    accounts.add(ANN, "ann-old")
+    hold(accounts, "ann-new")
+    connect.connect(accounts.mint, PAGE)
+    assert "canary-refresh-1" not in tracker.grants
+    tracker.grants["canary-refresh-9"] = ("ann-new", "repo.read")
+    hold(accounts, "ann-new")
+    connect.connect(accounts.mint, PAGE)
+    assert "canary-refresh-9" in tracker.grants
 
 
 def test_an_account_of_an_issuer_that_the_settings_named_before_is_not_stored(accounts: Accounts) -> None:

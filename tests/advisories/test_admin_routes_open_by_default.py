@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """In authgent, actenon-permit and agent-authority, a stranger could use admin routes by default.
 
-ARx: a walk of every route the application serves, in every method, as a stranger and as somebody whom it is not for.
+ARx: a walk of every route the application serves, in every method, as a stranger and as a caller without the right.
 """
 
 import re
@@ -37,7 +37,7 @@ def paths(harness: Harness) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
+def test_a_stranger_learns_nothing_from_any_route(unit: Harness) -> None:
     """
     No token, a scheme of another kind, junk, a proof without a token: 401, or 405 before anything is looked at.
     """
@@ -68,7 +68,7 @@ def test_a_stranger_is_told_nothing_by_any_route(unit: Harness) -> None:
 
 
 @pytest.mark.slow
-def test_whoever_it_is_not_for_does_nothing(unit: Harness) -> None:
+def test_a_caller_without_the_right_does_nothing(unit: Harness) -> None:
     """An agent on operators' routes and an operator on agents' are refused, whatever they send."""
     agent, _ = unit.session()
     callers = {"agent": agent, "operator": unit.operator()}
@@ -83,7 +83,7 @@ def test_whoever_it_is_not_for_does_nothing(unit: Harness) -> None:
     assert unit.mint.db.agents.list() == before
 
 
-def test_what_is_another_s_is_not_there(unit: Harness) -> None:
+def test_the_data_of_another_is_not_found(unit: Harness) -> None:
     """To whom it is not for, a session or task that exists answers as one that does not, to the letter."""
     holder, own = unit.session()
     other, hidden = unit.open_session(unit.enrol("acme/support/other"))
@@ -100,7 +100,7 @@ def test_what_is_another_s_is_not_there(unit: Harness) -> None:
     assert other.call("GET", f"/v1/sessions/{hidden['id']}").status_code == 200
 
 
-def test_no_key_is_known_before_somebody_enrols_it(unit: Harness) -> None:
+def test_no_key_is_known_before_an_operator_enrols_it(unit: Harness) -> None:
     """A fresh realm has one operator, made with it; a key of that name that was made elsewhere is a stranger's."""
     stranger = KeyFile.generate("operator", "root", ISSUER)
     holder = Holder(unit, stranger.key, None)

@@ -72,7 +72,7 @@ def test_of_an_access_token_the_key_decides(unit: Harness) -> None:
 
 @pytest.mark.parametrize(("kind", "algorithm"), [(ECKey, "ES256"), (OKPKey, "EdDSA")])
 def test_of_a_clients_assertion_the_key_decides(unit: Harness, kind: Any, algorithm: str) -> None:
-    """Nobody gets an access token by the client's public key."""
+    """No client gets an access token by its public key."""
     unit.enrol()
     key = kind.generate_key("P-256" if kind is ECKey else "Ed25519", private=True)
     client = Client(unit, jwks=[key.as_dict(private=False)])
@@ -85,7 +85,7 @@ def test_of_a_clients_assertion_the_key_decides(unit: Harness, kind: Any, algori
 
 @pytest.mark.realm(policy=POLICY, files={"keys.json": jwks("ec")})
 def test_of_an_issuers_token_the_policy_decides(unit: Harness) -> None:
-    """Nobody is a workload by the issuer's public key."""
+    """No caller is a workload by the issuer's public key."""
     unit.enrol(DEPLOY)
     client = Client(unit, agent=DEPLOY)
     [public] = json.loads(jwks("ec"))["keys"]
@@ -96,7 +96,7 @@ def test_of_an_issuers_token_the_policy_decides(unit: Harness) -> None:
 
 @pytest.mark.slow
 def test_of_a_persons_id_token_the_policy_decides(flow: Flow, idp: Issuer) -> None:
-    """Nobody logs in by the issuer's public key."""
+    """No person logs in by the issuer's public key."""
     public = idp.key.as_dict(private=False)
     for number in range(len(forged(jwt.encode({"alg": "ES256", "kid": "k1"}, {}, idp.key), public))):
         idp.alter = lambda text, number=number: forged(text, public)[number]  # type: ignore[misc]

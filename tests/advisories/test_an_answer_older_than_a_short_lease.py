@@ -34,12 +34,12 @@ def test_half_of_the_lease_in_force(lease_ms: int, own_ms: int | None) -> None:
         view._place = BEGAN
         view.begin()
         assert view.ask() is not None
-        told = StoreAnswer(INCARNATION, 5, WALL_MS, lease_ms, OK, 3_600_000, BEGAN.chain, (), 1, age_ns)
+        answer = StoreAnswer(INCARNATION, 5, WALL_MS, lease_ms, OK, 3_600_000, BEGAN.chain, (), 1, age_ns)
         if used:
-            view.take_answer(told, lambda _: {})
+            view.take_answer(answer, lambda _: {})
         else:
             with pytest.raises(FeedError, match="nothing from the store for half a lease"):
-                view.take_answer(told, lambda _: {})
+                view.take_answer(answer, lambda _: {})
         assert (view.check(INCARNATION, 5, ()) is None) is used
 
 

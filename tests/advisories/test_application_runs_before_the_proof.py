@@ -51,7 +51,7 @@ def test_nothing_runs_for_who_proves_nothing(text: str | None, code: str) -> Non
 
 
 def test_a_call_is_proven_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of a parent is proven by the middleware and by nobody again, and later ones not at all."""
+    """The middleware alone proves the first of a parent, once, and later ones not at all."""
     proofs: list[Any] = []
     proves = authenticate.prove
 

@@ -66,13 +66,13 @@ def test_at_a_service(desk: Desk) -> None:
 def test_between_asking_and_approving(desk: Desk) -> None:
     """What was asked for stays as it was: its key with other arguments is refused, another request is another one."""
     body = {"caveat": desk.caveat, "tool": "payments.refund", "args": REFUND}
-    told = []
+    notices = []
     for amount in (50, 500):
         headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
         changed = body | {"args": REFUND | {"amount": amount}}
-        told.append(desk.harness.client.post("/v1/discharges", json=changed, headers=headers))
-    assert [code(each) for each in told] == ["ok", "idempotency_mismatch"]
-    asked = told[0].json()["approval"]
+        notices.append(desk.harness.client.post("/v1/discharges", json=changed, headers=headers))
+    assert [code(each) for each in notices] == ["ok", "idempotency_mismatch"]
+    asked = notices[0].json()["approval"]
     more = desk.ask(REFUND | {"amount": 500})
     given = desk.answer(desk.harness.operator(), asked).json()["approval"]
     assert (given["args"], given["id"] == more["id"]) == (REFUND, False)

@@ -2,7 +2,7 @@
 """An agent could have an operator approve a text that holds an invisible mark and looks like another text.
 
 ``acct-1`` and ``acct-1`` with a space of no width are two accounts to a service and one to a reader.  ``arx`` writes
-what is approved in ASCII; whatever else shows it, such as a page that somebody built, does not.
+what is approved in ASCII; other displays, such as a page of the operator's own, do not.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ UNSEEN = (
 
 @pytest.mark.parametrize("mark", list(UNSEEN), ids=ascii)
 @pytest.mark.parametrize("where", ["acct-{}1", "{}acct-1", "acct-1{}", "{}"])
-def test_what_nobody_sees_is_not_approved(mark: str, where: str) -> None:
+def test_an_invisible_text_is_not_approved(mark: str, where: str) -> None:
     """
     In a text, in a list, as a name, and inside objects and lists.
     """

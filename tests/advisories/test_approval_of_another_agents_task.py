@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent must not ask for, fetch or use an approval of another agent's task.
 
-What a token requires is no secret: whoever sees a token, or guesses a task's name, can write it down.
+What a token requires is no secret: an attacker who sees a token, or guesses a task's name, can write it down.
 """
 
 from arx_caps.agent.tasks.approval import Approval
@@ -50,7 +50,7 @@ def test_bound_to_another_tasks_token(desk: Desk) -> None:
 
 
 def test_bound_to_nothing_or_to_a_parent(desk: Desk) -> None:
-    """Unbound it is worth nothing; bound to the task's own token it is not good with a sub-agent's."""
+    """Unbound it is refused; bound to the task's own token it is refused with a sub-agent's."""
     judge, worker = verifier(desk.harness, "payments"), desk.task.delegate("acme/support/worker")
     _, approval = desk.approved()
     text = worker.call_token("payments", "payments.refund", REFUND)

@@ -44,7 +44,7 @@ End = Callable[[Desk, str], None]
 ends = pytest.mark.parametrize("end", [freeze, freeze_direct, remove], ids=lambda end: end.__name__)
 
 
-def said(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
+def outcome(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
     """What the service says, once it and the mint know all that the store does."""
     caught_up(desk, judge)
     return decide(judge, task, REFUND, [approval])
@@ -64,10 +64,10 @@ def test_a_fetched_discharge_ends_with_its_approver(desk: Desk, payments: Verifi
     """At the service within the lease, also with a younger token; the same call can be approved again."""
     asked, approval = desk.approved(REFUND, desk.operator("ada"))
     end(desk, "ada")
-    assert said(desk, payments, desk.task, approval) in ("revoked", "frozen")
+    assert outcome(desk, payments, desk.task, approval) in ("revoked", "frozen")
     assert state(desk, asked["id"]) == "withdrawn"
     _, again = desk.approved(REFUND, desk.operator("bob"))
-    assert said(desk, payments, desk.task, again) == "ok"
+    assert outcome(desk, payments, desk.task, again) == "ok"
 
 
 @ends
@@ -101,11 +101,11 @@ def test_each_of_several_approvers_counts(desk: Desk, payments: Verifier, gone: 
     caught_up(desk, payments)
     for name in ("ada", "bob"):
         assert code(desk.answer(desk.operator(name), asked)) == "ok"
-    told = desk.fetch(asked).json()
-    assert (told["approval"]["state"], told["approval"]["by"]) == ("approved", ["ada", "bob"])
-    approval = Approval.from_text(told["discharge"])
+    answer = desk.fetch(asked).json()
+    assert (answer["approval"]["state"], answer["approval"]["by"]) == ("approved", ["ada", "bob"])
+    approval = Approval.from_text(answer["discharge"])
     freeze(desk, gone)
-    assert said(desk, payments, desk.task, approval) == "frozen"
+    assert outcome(desk, payments, desk.task, approval) == "frozen"
 
 
 def test_a_thawed_approver(desk: Desk, payments: Verifier) -> None:
@@ -114,14 +114,14 @@ def test_a_thawed_approver(desk: Desk, payments: Verifier) -> None:
     ada = desk.operator_with(key, "ada")
     asked, approval = desk.approved(REFUND, ada)
     freeze(desk, "ada")
-    assert said(desk, payments, desk.task, approval) == "frozen"
+    assert outcome(desk, payments, desk.task, approval) == "frozen"
     root, body = desk.harness.operator(), {"targets": ["operator:ada"], "reason": "a mistake"}
     assert code(root.call("POST", "/v1/freezes/thaw", body)) == "ok"
     caught_up(desk, payments)
     assert state(desk, asked["id"]) == "approved"
     assert code(root.call("POST", "/v1/kills", body)) == "ok"
     assert code(root.call("POST", "/v1/freezes/thaw", body)) == "ok"
-    assert said(desk, payments, desk.task, approval) == "revoked"
+    assert outcome(desk, payments, desk.task, approval) == "revoked"
     # Else an approval would be given that no service takes.
     refused = desk.answer(desk.sign_in(key), desk.ask())
     assert code(refused) == "conflict"
@@ -129,4 +129,4 @@ def test_a_thawed_approver(desk: Desk, payments: Verifier) -> None:
     desk.id, desk.task = desk.start()
     desk.caveat = desk.third_party(desk.task)
     _, again = desk.approved(REFUND, desk.sign_in(key))
-    assert said(desk, payments, desk.task, again) == "ok"
+    assert outcome(desk, payments, desk.task, again) == "ok"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent must not have an operator approve what the operator cannot read, or is too flooded to read.
 
-Whoever asks chooses the arguments and writes the reason: marks that turn the direction of writing, controls that move a
+The agent chooses the arguments and writes the reason: marks that turn the direction of writing, controls that move a
 cursor, so much text that the end of it is not seen, so many requests that none is looked at.
 """
 
@@ -29,7 +29,7 @@ from tests.mint.approvals import REFUND, Desk, code
     ids=lambda args: ascii(args)[:40],
 )
 def test_arguments(desk: Desk, args: Any) -> None:
-    """They are refused, with words, and nobody is asked."""
+    """The mint refuses them, with the reason, and asks no operator."""
     answer = desk.try_to_ask(args, tool="payments.note")
     assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
     assert "args" in answer.json()["detail"]

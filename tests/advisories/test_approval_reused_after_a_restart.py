@@ -35,7 +35,7 @@ def test_of_two_starts_of_a_service_one_takes_it(restart: int) -> None:
 
 def test_a_name_whose_time_has_not_come_spends_none() -> None:
     """
-    Of two in one credential the first is not used up by that; the refusal tells when to call again.
+    Of two in one credential the first is not used up by that; the refusal names the time to call again.
     """
     checked = verifier()
     token = requiring().attenuate(Caveat(once=("n", AT)))

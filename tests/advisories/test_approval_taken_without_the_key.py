@@ -93,7 +93,7 @@ def test_a_gateway_takes_its_states_from_callers_with_a_key(world: ApprovalWorld
 
 @pytest.mark.servers
 def test_a_session_of_a_bound_token_is_none_of_a_bearer_token(world: ApprovalWorld) -> None:
-    """Its messages would reach the attacker: an MCP session is told from others by its ARx session."""
+    """Its messages would reach the attacker: MCP sessions differ by their ARx session."""
     owner = Caller(world, "proven", prover=Prover())
     session = owner.session()
     assert owner.old("tools/list", {}, session).status_code == 200

@@ -2,7 +2,7 @@
 """An agent must not rewrite the terminal on which an operator reads its approval request.
 
 ARx: names and arguments are shown as ASCII, our own lines cannot be imitated or pushed away, and nothing is left out
-where somebody decides.
+where an operator decides.
 """
 
 import re
@@ -83,7 +83,7 @@ def test_who_wants_what_and_why_is_there() -> None:
 @pytest.mark.parametrize("where", ["value", "name", "list", "why", "subject"])
 def test_no_text_of_an_agent_looks_like_a_line_of_ours(text: str, where: str) -> None:
     """
-    Whatever somebody else writes stays on lines that are marked as its own, none wider than a terminal.
+    A text of another author stays on lines that are marked as its own, none wider than a terminal.
     """
     args: dict[str, Any] = {"amount": 50, "order_id": "o-1"}
     changes: dict[str, Any] = {
@@ -120,7 +120,7 @@ def test_every_line_is_one_line_of_a_terminal(name: str, value: str, why: str) -
     assert sum(not line.startswith("             ") for line in shown) == 9
 
 
-def test_nothing_is_left_out_where_somebody_decides() -> None:
+def test_nothing_is_left_out_where_an_operator_decides() -> None:
     """
     A list says how much of many arguments it leaves out; what is to be approved is shown to its end.
     """

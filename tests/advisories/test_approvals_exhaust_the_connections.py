@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent could stall the mint and an operator's answer, by asking for forty approvals at once.
 
-Whoever said the last yes of several held the task's lock and asked for a second connection to the database, to look at
-the operators before.  Those that waited for the lock had all connections there are: nobody went on for five seconds.
+The last of several approvals held the task's lock and asked for a second connection to the database, to look at
+the operators before.  Those that waited for the lock had all connections: no request went on for five seconds.
 """
 
 import threading
@@ -17,7 +17,7 @@ from tests.servers import until
 DESK_POLICY = TWO
 
 
-def test_whoever_has_a_connection_waits_for_no_other(desk: Desk) -> None:
+def test_a_holder_of_a_connection_waits_for_no_other(desk: Desk) -> None:
     """
     From the request to its answer no thread holds two connections at once.
     """

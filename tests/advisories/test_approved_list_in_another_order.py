@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent could use an approved list in another order, such as from B to A where A to B was read.
 
-ARx: a list is approved in its order, with its members as often as they stand there; a constraint says so.
+ARx: a list is approved in its order, with its members as often as it has them; a constraint checks that.
 """
 
 from typing import Any

@@ -30,7 +30,7 @@ BODY = b'{"amount":5}'
 
 
 def code(method: str, target: str, body: bytes = b"") -> str:
-    """What a request of this form is told."""
+    """Return the answer to a request of this form."""
     realm = Realm()
     token = realm.token(rules=RULES).encode()
     headers = [(b"content-type", b"application/json")]
@@ -55,7 +55,7 @@ def code(method: str, target: str, body: bytes = b"") -> str:
     ],
 )
 def test_an_argument_in_another_place_is_refused(method: str, target: str, body: bytes) -> None:
-    """It is not passed over either: nobody can tell which of two readers finds it."""
+    """It is not passed over either: which of two readers finds it is unknown."""
     assert code(method, target, body) == "malformed_request"
 
 
@@ -71,12 +71,12 @@ def test_an_argument_in_another_place_is_refused(method: str, target: str, body:
     ],
 )
 def test_an_argument_in_its_place_counts(method: str, target: str, body: bytes) -> None:
-    """Of a GET in the query, else in the body, and in the query where the route says so."""
+    """Of a GET in the query, else in the body, and in the query where the route declares it."""
     assert code(method, target, body) == "ok"
     assert code(method, target.replace("=5", "=50"), body.replace(b"5", b"50")) == "argument_not_allowed"
 
 
-def test_path_query_and_body_are_told_apart() -> None:
+def test_path_query_and_body_stay_apart() -> None:
     """A route may have arguments in all three, in any names that queries have."""
     routes = RouteMap({"PUT /a/{x}?{page[size]}&{dry-run}": "a.put"})
 

@@ -49,7 +49,7 @@ def test_what_has_one_is_allowed() -> None:
         assert verifier().decide(mint(ANYTHING).encode(), access(args=args)).code == "ok"
 
 
-def test_what_a_rule_refuses_is_told_as_before() -> None:
+def test_what_a_rule_refuses_is_reported_as_before() -> None:
     """The rule's refusal comes first: it says what the holder may do instead."""
     rule = Rule(tool="orders.get", args={"x": Constraint(max=5)})
     decision = verifier().decide(mint(Caveat(allow=(rule,))).encode(), access(args={"x": float("nan")}))

@@ -47,10 +47,10 @@ def onwards(shop: Shop, task: Task, *services: str) -> dict[str, Any]:
     """What the last of these services gets for payments, after each gave the next one what it got."""
     text = called(task)
     for service, next_one in zip(services, (*services[1:], "payments"), strict=True):
-        told = shop.exchange(service, text, next_one)
-        if "bundle" in told and next_one != "payments":
-            text = Task.from_text(told["bundle"]).call_token(next_one, "ledger.add", ORDER)
-    return told
+        answer = shop.exchange(service, text, next_one)
+        if "bundle" in answer and next_one != "payments":
+            text = Task.from_text(answer["bundle"]).call_token(next_one, "ledger.add", ORDER)
+    return answer
 
 
 @pytest.mark.parametrize("services", [("orders",), ("orders", "ledger")])
@@ -58,8 +58,8 @@ def onwards(shop: Shop, task: Task, *services: str) -> dict[str, Any]:
 def test_an_amount_stays_bounded_through_services(shop: Shop, args: dict[str, Any], services: tuple[str, ...]) -> None:
     """The token that the orders service gets for payments, itself or by way of another one, is attenuated as well."""
     worker = shop.start().delegate(WORKER, args=args)
-    told = onwards(shop, worker, *services)
-    assert [shop.refund(told, amount) for amount in (20, 21)] == ["ok", "argument_not_allowed"]
+    answer = onwards(shop, worker, *services)
+    assert [shop.refund(answer, amount) for amount in (20, 21)] == ["ok", "argument_not_allowed"]
 
 
 @pytest.mark.parametrize("first", ["attenuate", "delegate"])
@@ -69,8 +69,8 @@ def test_in_either_order(shop: Shop, first: str) -> None:
     task = shop.start()
     for way, step in zip(["attenuate", "delegate"], less if first == "attenuate" else less[::-1], strict=True):
         task = task.attenuate(**step) if way == "attenuate" else task.delegate(WORKER, **step)
-    told = onwards(shop, task, "orders")
-    assert [shop.refund(told, amount) for amount in (20, 21)] == ["ok", "argument_not_allowed"]
+    answer = onwards(shop, task, "orders")
+    assert [shop.refund(answer, amount) for amount in (20, 21)] == ["ok", "argument_not_allowed"]
     assert shop.refund(onwards(shop, task.attenuate(tools=["orders.get"]), "orders"), 5) == "tool_not_allowed"
 
 
@@ -96,8 +96,8 @@ def test_whom_the_agent_excluded_at_the_mint_is_no_service(live: Harness) -> Non
     shop = Shop(live, POLICY)
     task = shop.start()
     body = {"caveats": {"orders": [], "payments": [{"delegate_to": [WORKER]}]}}
-    told = shop.agent.call("POST", f"/v1/tasks/{task.id}/attenuate", body).json()
-    assert shop.exchange("orders", called(Task.from_text(told["bundle"])))["code"] == "name_not_allowed"
+    answer = shop.agent.call("POST", f"/v1/tasks/{task.id}/attenuate", body).json()
+    assert shop.exchange("orders", called(Task.from_text(answer["bundle"])))["code"] == "name_not_allowed"
 
 
 SETTLING = """
@@ -154,9 +154,9 @@ def test_with_real_services(tmp_path: Path, valkey: EmbeddedValkey) -> None:
         serving(ArxMiddleware(paying, verifier=payments, tools={"POST /refunds": "payments.refund"}), payments_port),
     ):
         mint.operator("POST", "/v1/policies", {"policy": SETTLING.format(**at)})
-        told = mint.operator("POST", "/v1/services/invitations", {"audience": "orders"})
+        reply = mint.operator("POST", "/v1/services/invitations", {"audience": "orders"})
         client = MintClient(mint.realm.issuer, now=now_ms)
-        invitation = Invitation(audience="orders", enrolment=told["enrolment"], issuer=mint.realm.issuer)
+        invitation = Invitation(audience="orders", enrolment=reply["enrolment"], issuer=mint.realm.issuer)
         join_service(invitation, client, out=tmp_path / "orders.json", key_out=tmp_path / "orders.key")
         client.close()
         guarded = ArxMiddleware(Starlette(routes=routes), verifier=open_verifier(tmp_path / "orders.json"), tools=tools)

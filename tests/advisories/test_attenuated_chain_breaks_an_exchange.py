@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mint refused to exchange an attenuated task's token, because it took its own approval caveat for a holder's.
 
-What the mint writes into a token was told from what holders added by counting its caveats.  One that was exchanged has
+The mint separated its caveats from those of holders by counting its own.  A token that was exchanged has
 more of the mint's: the attenuation of where it came from.  Then a third-party caveat of the mint's own was taken for a
 holder's.
 """
@@ -32,10 +32,10 @@ def shop(live: Harness) -> Shop:
 def attenuated(shop: Shop) -> Task:
     """A task that both services are left in, and whose calls of the first are attenuated twice."""
     near = [{"net": ["192.0.2.0/24"]}, {"net": ["192.0.2.0/25"]}]
-    told = shop.agent.call(
+    answer = shop.agent.call(
         "POST", f"/v1/tasks/{shop.start().id}/attenuate", {"caveats": {"orders": near, "payments": []}}
     )
-    return Task(Bundle.parse(told.json()["bundle"]))
+    return Task(Bundle.parse(answer.json()["bundle"]))
 
 
 def at_payments(shop: Shop, task: Task) -> Task:
@@ -49,8 +49,8 @@ def test_a_chain_of_services_goes_on(shop: Shop) -> None:
     for task, code in ((shop.start(), "ok"), (attenuated(shop), "network_not_allowed")):
         onwards = at_payments(shop, task)
         assert len(third_party_caveats(onwards.bundle.tokens["payments"])) == 1
-        told = shop.exchange("payments", onwards.call_token("payments", "payments.list", {}), "ledger")
-        ledger = Task(Bundle.parse(told["bundle"]))
+        answer = shop.exchange("payments", onwards.call_token("payments", "payments.list", {}), "ledger")
+        ledger = Task(Bundle.parse(answer["bundle"]))
         assert third_party_caveats(ledger.bundle.tokens["ledger"]) == ()
         add = ledger.call_token("ledger", "ledger.add", ORDER)
         assert shop.judge(add, "ledger", "ledger.add", ORDER) == code

@@ -2,7 +2,7 @@
 """A holder who bounded one argument lost the tools that do not have this argument.
 
 A tool with ``any = true`` can take an argument of every name, so the delegation's rule for it required one that its
-callers never send: with ``args={"amount": {"max": 5}}`` nobody could list orders any more.
+callers never send: with ``args={"amount": {"max": 5}}`` no holder could list orders any more.
 """
 
 from typing import Any
@@ -35,8 +35,8 @@ def test_a_tool_without_the_argument_stays(rules: tuple[Rule, ...], tools: list[
         ("orders.refund", {"amount": 6}),
         ("orders.refund", {}),
     ]
-    said = [ask(given, "orders", tool, args) for tool, args in calls]
-    assert said == ["ok"] * 3 + ["argument_not_allowed"] * 4
+    values = [ask(given, "orders", tool, args) for tool, args in calls]
+    assert values == ["ok"] * 3 + ["argument_not_allowed"] * 4
 
 
 def test_it_must_be_there_where_a_rule_names_it() -> None:
@@ -46,20 +46,20 @@ def test_it_must_be_there_where_a_rule_names_it() -> None:
     assert [ask(given, "orders", "orders.note", args) for args in calls] == ["ok", "argument_not_allowed"]
     again = given.delegate("acme/y", args={"amount": {"max": 4}})
     calls += [{"text": "x", "amount": 4}]
-    said = [ask(again, "orders", "orders.note", args) for args in calls]
-    assert said == ["argument_not_allowed", "argument_not_allowed", "ok"]
+    values = [ask(again, "orders", "orders.note", args) for args in calls]
+    assert values == ["argument_not_allowed", "argument_not_allowed", "ok"]
     assert ask(again, "orders", "orders.list", {}) == "ok"
 
 
 def test_it_must_be_there_where_the_holder_names_the_tool() -> None:
     """Where no rule names it, any tool may lack it: it is bounded where it comes, and required of a named tool."""
     given = task_with(Rule(tool="*")).delegate("acme/x", args=SMALL)
-    said = [ask(given, "orders", "orders.list", args) for args in ({}, {"amount": 5}, {"amount": 6})]
-    assert said == ["ok", "ok", "argument_not_allowed"]
+    values = [ask(given, "orders", "orders.list", args) for args in ({}, {"amount": 5}, {"amount": 6})]
+    assert values == ["ok", "ok", "argument_not_allowed"]
     both = task_with(LIST, Rule(tool="orders.refund"))
     named = both.delegate("acme/x", args={"orders.refund": SMALL})
-    said = [ask(named, "orders", tool, {}) for tool in ("orders.list", "orders.refund")]
-    assert said == ["ok", "argument_not_allowed"]
+    values = [ask(named, "orders", tool, {}) for tool in ("orders.list", "orders.refund")]
+    assert values == ["ok", "argument_not_allowed"]
 
 
 def test_one_name_at_two_services() -> None:
@@ -70,8 +70,8 @@ def test_one_name_at_two_services() -> None:
     )
     given = held.delegate("acme/x", args=SMALL)
     assert ask(given, "orders", "search", {}) == "ok"
-    said = [ask(given, "payments", "search", args) for args in ({}, {"amount": 5}, {"amount": 6})]
-    assert said == ["argument_not_allowed", "ok", "argument_not_allowed"]
+    values = [ask(given, "payments", "search", args) for args in ({}, {"amount": 5}, {"amount": 6})]
+    assert values == ["argument_not_allowed", "ok", "argument_not_allowed"]
 
 
 @pytest.mark.sqlite
@@ -79,6 +79,6 @@ def test_a_tool_that_services_alone_reach_stays(unit: Harness) -> None:
     """The bundle does not name it: it can be called for the order that is left, and for no other."""
     shop = Shop(unit)
     worker = shop.start().delegate("acme/support/worker", args={"order_id": {"one_of": ["o-1", "o-2"]}})
-    told = shop.exchange("orders", called(worker), "ledger")
-    proven = shop.proven(told["access_token"], "ledger")
+    answer = shop.exchange("orders", called(worker), "ledger")
+    proven = shop.proven(answer["access_token"], "ledger")
     assert proven.judge_tool("ledger.add", ORDER) is None

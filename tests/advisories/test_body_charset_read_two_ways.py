@@ -48,7 +48,7 @@ def test_a_charset_other_than_utf_8_is_refused(parameter: bytes) -> None:
 
 
 def test_utf_8_by_name_is_what_is_read_anyway() -> None:
-    """Nothing changes for who says so, in any case, quoted, or behind another parameter."""
+    """Nothing changes for a caller that declares it, in any case, quoted, or behind another parameter."""
     for kind in (b"application/json", b'application/json;charset="UTF-8"', b"application/json; v=1; charset=utf8"):
         assert status(kind) == 200
     assert status(b"text/plain", target="/pay?to=acme&note=x", body=b"") == 200

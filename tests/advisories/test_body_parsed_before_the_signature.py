@@ -2,7 +2,7 @@
 """A caller without a token could make a service parse a megabyte of JSON before it verified anything.
 
 The body was read and its JSON understood before the token was looked at.  A megabyte of empty objects took 0.7 s, so
-that anybody with ``Authorization: Bearer x`` and a slow line could keep a service busy.  Now a body
+that any client with ``Authorization: Bearer x`` and a slow line could keep a service busy.  Now a body
 is read only for a token that the service's key made, and its numbers, depth and halves of surrogates are looked for
 without a step of Python for each value.
 """
@@ -49,8 +49,8 @@ def test_a_holders_long_body_is_judged_as_ever() -> None:
     tools = {"PUT /orders/{order_id}": "orders.get"}
     assert answered(realm, "/orders/A-1", token, method="PUT", body=BODY, tools=tools).status == 200
     realm.keys.replace({"k1.0": b"l" * 32})
-    told = answered(realm, "/orders/A-1", token, method="PUT", body=BODY, tools=tools)
-    assert told.problem["code"] == "bad_signature"
+    answer = answered(realm, "/orders/A-1", token, method="PUT", body=BODY, tools=tools)
+    assert answer.problem["code"] == "bad_signature"
 
 
 @pytest.mark.parametrize("digits", [15, 16, 17, 400])

@@ -41,7 +41,7 @@ def test_a_call_of_mcp_over_its_rate_costs_nothing() -> None:
     assert upstream.got == ["tools/call"] * 2
 
 
-def test_a_call_in_a_session_of_nobody_costs_nothing() -> None:
+def test_a_call_in_a_session_without_a_subject_costs_nothing() -> None:
     """A client begins another session, and calls again."""
     realm = UnsafeTestRealm("files", costs=FILES)
     caller = realm.caller(Rule(tool="files.get"), budget={"usd": "1"})

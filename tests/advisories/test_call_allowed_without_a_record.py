@@ -57,7 +57,7 @@ def test_a_disk_that_fills_up_refuses_and_recovers(disk: Path) -> None:
 
 
 def test_a_disk_that_is_full_at_start_refuses_and_does_not_crash(disk: Path) -> None:
-    """Nothing is allowed, no half-made file stays, and what was refused is told once there is room."""
+    """Nothing is allowed, no half-made file stays, and refusals are reported once there is room."""
     (disk / "filler").write_bytes(b"x" * 230 * KIB)
     checked = verifier(decisions=journal_in(disk / "j"))
     assert {decide(checked).code for _ in range(5)} == {"audit_unavailable"}

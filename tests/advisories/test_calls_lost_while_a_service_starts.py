@@ -123,7 +123,7 @@ def test_a_call_that_waited_is_made(listening: socket.socket, library: Any, way:
 
 @pytest.mark.parametrize("way", ["sync", "streamed", "async"])
 def test_no_more_than_once(listening: socket.socket, way: str) -> None:
-    """A service that says so of each call, such as one whose clock is ahead, is not asked for ever."""
+    """A service that answers so to each call, such as one whose clock is ahead, is not asked for ever."""
     address, signing = client_of(listening)
     service = Service()
     with serving(service.loaded(now_ms() + 60_000), fd=listening.fileno()):

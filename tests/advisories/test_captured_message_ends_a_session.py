@@ -2,7 +2,7 @@
 """A reader of used requests could end or list another holder's MCP session for ten seconds.
 
 The proof of a message that calls no tool was not spent: a captured `DELETE` ended the session again, a captured
-request for a list was answered.  Now each request is good once, as a call is.
+request for a list was answered.  Now each request is accepted once, as a call is.
 """
 
 import json

@@ -35,13 +35,13 @@ URL = "https://mint.example/v1/sessions"
 KEY = KeyFile.generate("agent", "acme/support", "https://mint.example")
 
 
-@pytest.mark.parametrize(("off_s", "told"), [(-95, "95 s ahead"), (42, "42 s ago")])
-def test_how_far_a_clock_is_off_is_told(off_s: int, told: str) -> None:
+@pytest.mark.parametrize(("off_s", "message"), [(-95, "95 s ahead"), (42, "42 s ago")])
+def test_the_refusal_names_how_far_a_clock_is_off(off_s: int, message: str) -> None:
     """
     To a caller by its proof and its assertion, as whole seconds by the mint's clock.
     """
     proof = make_dpop(KEY.key, method="POST", url=URL, now=AT)
-    with pytest.raises(GrantError, match=told) as caught:
+    with pytest.raises(GrantError, match=message) as caught:
         check_dpop(proof, method="POST", url=URL, now=AT + off_s * 1000)
     assert caught.value.code == "bad_proof"
     assertion = make_assertion(KEY, audience=KEY.issuer, now=AT)
@@ -51,20 +51,22 @@ def test_how_far_a_clock_is_off_is_told(off_s: int, told: str) -> None:
     assert caught.value.code == "bad_assertion"
 
 
-@pytest.mark.parametrize(("off_ms", "told"), [(-3_500, "3500 ms after it"), (25_000, "25 s before it")])
-def test_how_far_a_call_is_off_is_told(off_ms: int, told: str) -> None:
+@pytest.mark.parametrize(("off_ms", "message"), [(-3_500, "3500 ms after it"), (25_000, "25 s before it")])
+def test_the_refusal_names_how_far_a_call_is_off(off_ms: int, message: str) -> None:
     """
     By a service, once the call is proven; before that it says nothing of its clock.
     """
     token = sign(mint(), access())
     refused = verifier().decide(token, access(at=AT + off_ms))
-    assert (refused.code, refused.failures[0].came) == ("proof_invalid", f"{told}: set the clocks")
+    assert (refused.code, refused.failures[0].came) == ("proof_invalid", f"{message}: set the clocks")
     forged = verifier().decide(sign(mint(key=b"x" * 32), access()), access(at=AT + off_ms))
     assert (forged.code, forged.failures) == ("bad_signature", ())
 
 
-@pytest.mark.parametrize(("off_s", "told"), [(45, "45 s ahead of"), (-90, "90 s behind")])
-def test_how_far_a_services_clock_is_off_is_told(off_s: int, told: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("off_s", "message"), [(45, "45 s ahead of"), (-90, "90 s behind")])
+def test_the_refusal_names_how_far_a_services_clock_is_off(
+    off_s: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """
     From the store's, in the log and in the refusal of a view that is fenced.
     """
@@ -76,11 +78,11 @@ def test_how_far_a_services_clock_is_off_is_told(off_s: int, told: str, caplog: 
     refused = view.check("I", 5, ())
     assert refused is not None
     assert refused.code == "fenced"
-    for said in (refused.detail, caplog.text):
-        assert f"this clock is {told} the revocation store's" in said
+    for value in (refused.detail, caplog.text):
+        assert f"this clock is {message} the revocation store's" in value
 
 
-def said_of(follower: Follower, caplog: pytest.LogCaptureFixture) -> str:
+def first_log_line(follower: Follower, caplog: pytest.LogCaptureFixture) -> str:
     """Let it follow until the log says why it cannot."""
     follower.start()
     until(lambda: caplog.records)
@@ -89,7 +91,7 @@ def said_of(follower: Follower, caplog: pytest.LogCaptureFixture) -> str:
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize(("user", "password"), [("orders", "wrong"), ("nobody", "p" * 9), ("", None)])
+@pytest.mark.parametrize(("user", "password"), [("orders", "wrong"), ("unknown", "p" * 9), ("", None)])
 def test_a_store_that_refuses_the_login(
     store: RevocationStore, user: str, password: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,8 +102,8 @@ def test_a_store_that_refuses_the_login(
     client.execute_command("ACL", "SETUSER", "admin", "on", ">a", "~*", "&*", "+@all")
     client.execute_command("ACL", "SETUSER", "orders", *acl.rules("verifier", store.realm, "p" * 9))
     client.execute_command("ACL", "SETUSER", "default", "off")
-    said = said_of(Follower(url, store.realm, "v", password=password), caplog)
-    assert "the store refused the user or password: set ARX_STORE_PASSWORD" in said
+    answer = first_log_line(Follower(url, store.realm, "v", password=password), caplog)
+    assert "the store refused the user or password: set ARX_STORE_PASSWORD" in answer
     assert "wrong" not in caplog.text
 
 
@@ -112,11 +114,13 @@ def test_a_store_that_does_not_permit_it(store: RevocationStore, caplog: pytest.
     """
     store.exchange.client.execute_command("ACL", "SETUSER", "orders", "on", ">p", "+hello", "+client|setinfo", "+ping")
     url = f"unix://orders@{store_path(store)}"
-    said = said_of(Follower(url, store.realm, "v", password="p"), caplog)
-    assert "NOPERM" in said
-    assert "`arx redis acl --role verifier`" in said
+    answer = first_log_line(Follower(url, store.realm, "v", password="p"), caplog)
+    assert "NOPERM" in answer
+    assert "`arx redis acl --role verifier`" in answer
     caplog.clear()
-    assert "`arx redis acl --role mint`" in said_of(Follower(url, store.realm, "v", password="p", role="mint"), caplog)
+    assert "`arx redis acl --role mint`" in first_log_line(
+        Follower(url, store.realm, "v", password="p", role="mint"), caplog
+    )
 
 
 @pytest.mark.servers
@@ -131,11 +135,13 @@ def test_a_relay_that_refuses_the_password(
     listen = f"127.0.0.1:{free_port}"
     relay = RelayProcess(f"unix://{store_path(store)}", store.realm, listen, variables=variables)
     try:
-        said = said_of(Follower(f"relay://{listen}", store.realm, "v", password="wrong"), caplog)
-        assert "the relay refused the password: set ARX_STORE_PASSWORD" in said
+        answer = first_log_line(Follower(f"relay://{listen}", store.realm, "v", password="wrong"), caplog)
+        assert "the relay refused the password: set ARX_STORE_PASSWORD" in answer
         caplog.clear()
-        said = said_of(Follower(f"relay://{listen}", "t" + secrets.token_hex(4), "v", password="right"), caplog)
-        assert "the relay refused the realm" in said
+        answer = first_log_line(
+            Follower(f"relay://{listen}", "t" + secrets.token_hex(4), "v", password="right"), caplog
+        )
+        assert "the relay refused the realm" in answer
         follower = Follower(f"relay://{listen}", store.realm, "v", password="right")
         assert follower.catch_up(0, 0, 20)
         follower.close()
@@ -150,16 +156,16 @@ def store_path(store: RevocationStore) -> Path:
 @pytest.mark.servers
 def test_a_service_is_no_mint(tmp_path: Path) -> None:
     """
-    Its address as issuer is told as that, with the address, instead of its refusal of a request without a token.
+    The error names the service's address as the issuer, instead of the refusal of a request without a token.
     """
     caught: list[UnavailableError] = []
     application = Starlette(routes=[Route("/x", lambda _: PlainTextResponse("x"))])
     with serving(ArxMiddleware(application, verifier=verifier(), tools={"GET /x": "orders.get"})) as port:
         issuer = f"http://127.0.0.1:{port}"
         KeyFile.generate("agent", "acme/support", issuer).save(tmp_path / "key")
-        with Agent.from_key_file(tmp_path / "key") as agent, pytest.raises(UnavailableError) as told:
+        with Agent.from_key_file(tmp_path / "key") as agent, pytest.raises(UnavailableError) as error:
             agent.open_session()
-        caught.append(told.value)
+        caught.append(error.value)
     assert caught[0].code == "not_a_mint"
     assert str(caught[0]).startswith(f"{issuer} is no mint")
     assert "missing_token" in str(caught[0])

@@ -40,7 +40,7 @@ def services(valkey: EmbeddedValkey, realm_store: RevocationStore) -> Iterator[l
 
 @pytest.fixture
 def here(valkey: EmbeddedValkey, realm_store: RevocationStore) -> Iterator[Verifier]:
-    """A verifier in this process, which tells the links of a chain."""
+    """A verifier in this process, which records the links of a chain."""
     keys = KeyRing({"k1.0": KEY}, realm=realm_store.realm)
     follower = Follower(valkey.url, realm_store.realm, "here")
     verifier = Verifier(audience=AUDIENCE, keys=keys, epochs=follower, decisions=Forgetful())
@@ -95,7 +95,7 @@ def test_a_kill_at_any_place_ends_all_from_there_on(
 ) -> None:
     """
     Every cut of a chain of four delegations, in three processes: what is below the cut is revoked, what is above lives;
-    and so are the children that are made of them after the kill, by those who hold the token and need nobody for that.
+    and so are the children that holders of the token make of them after the kill, without the mint.
     """
     for cut in range(DEPTH + 1):
         chain = make_chain(realm_store, "abcdefg"[cut])

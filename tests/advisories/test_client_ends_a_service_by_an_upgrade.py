@@ -2,7 +2,7 @@
 """A stranger could end a service in Node, by asking for an upgrade of a connection and resetting it.
 
 Node takes its own listener for errors from a socket that a client wants to upgrade.  The guard answered without one of
-its own, so the error of a reset connection was nobody's, which ends a process of Node.
+its own, so no listener took the error of a reset connection, which ends a process of Node.
 """
 
 import pytest

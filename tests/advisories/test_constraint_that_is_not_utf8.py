@@ -2,7 +2,7 @@
 """A holder could make a decision raise unrecorded, with a constraint whose text is not UTF-8.
 
 Constraints are read later than the caveat around them.  A constraint whose text was not UTF-8, in a caveat with any
-character beyond U+FFFF, made the check of names fail with an error that nobody caught: ``decide`` raised, the
+character beyond U+FFFF, made the check of names fail with an error that no caller caught: ``decide`` raised, the
 middleware answered 500, and no decision was recorded.  And a ``net`` of another spelling (``/255.255.255.0``, ``/032``,
 a bare address) was taken by this verifier where another reader sees another network, or none.
 """

@@ -57,7 +57,7 @@ def test_a_call_costs_once() -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, valkey: EmbeddedValkey) -> Iterator[tuple[GatewayRealm, int, int]]:
-    """A gateway with both kinds of deciders, whose service file names a ledger that is not there."""
+    """A gateway with both kinds of deciders, whose service file names a ledger that does not exist."""
     realm = GatewayRealm(tmp_path, valkey.url, name="costs")
     more: dict[str, Any] = {"ledger": f"unix://{tmp_path}/none.sock", "costs": {"orders.*": {"usd": "0.5"}}}
     for name in ("sparing", "spending"):

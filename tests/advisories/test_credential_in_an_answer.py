@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent could read the gateway's credential for an upstream, if the upstream echoed its request or its environment.
 
-Debug pages, error texts and tools that show the environment do so.  Whoever has the credential calls the upstream
+Debug pages, error texts and tools that show the environment do so.  An agent with the credential calls the upstream
 without the gateway: no policy, no record, no kill.
 """
 

@@ -70,11 +70,11 @@ def test_the_tokens_of_a_deactivated_agent_are_dead(live: Harness, services: lis
     dead = {name: "ok" if name == "another's" else "revoked" for name in tokens}
     show(services, tokens, dead)
 
-    # Delegated to it afterwards, by somebody alive: what was born after the kill is frozen.
+    # Delegated to it afterwards, by a living agent: what was born after the kill is frozen.
     later = start_task(live.open_session(other)[0])
     show(services, {"given": orders_of(later.delegate(AGENT))}, {"given": "frozen"})
 
-    told = live.operator().call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"})
-    assert told.status_code == 200, told.text
+    answer = live.operator().call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"})
+    assert answer.status_code == 200, answer.text
     show(services, tokens, dead)
     show(services, {"new": orders_of(start_task(live.open_session(key)[0]))}, {"new": "ok"})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller who used up a service's file descriptors could turn its denials into errors.
 
-Whoever opens connections until a service has no descriptor left could make its denials raise ``OSError`` instead of
+A client that opened connections until a service had no descriptor left made its denials raise ``OSError`` instead of
 being denials that are counted, and with them the allow that came when counts were due.
 """
 
@@ -43,7 +43,7 @@ def no_descriptor_left() -> Iterator[None]:
 
 
 def test_a_denial_needs_no_descriptor(tmp_path: Path) -> None:
-    """Denials without one are counted, allows still find their place, and the counts are told when there is one."""
+    """Denials without one are counted, allows still find their place, and the counts are recorded with the next one."""
     journal = Journal(tmp_path, "v1", "orders")
     assert journal.append(Decision("ok", T0, FACTS, "x")) == 1
     with no_descriptor_left():

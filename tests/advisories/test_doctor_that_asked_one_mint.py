@@ -22,8 +22,8 @@ pytestmark = pytest.mark.servers
 
 def wrong(live: Live) -> tuple[int, dict[str, tuple[bool | None, str]]]:
     """Return the doctor's exit code, and each check that is not in order."""
-    code, told, _ = live.run("doctor")
-    return code, {check["name"]: (check["ok"], check["found"]) for check in told["checks"] if not check["ok"]}
+    code, output, _ = live.run("doctor")
+    return code, {check["name"]: (check["ok"], check["found"]) for check in output["checks"] if not check["ok"]}
 
 
 @pytest.mark.slow

@@ -23,9 +23,9 @@ from tests.cli.live import live_realm
 pytestmark = pytest.mark.servers
 
 
-def checks(told: dict[str, list[dict[str, object]]]) -> dict[str, tuple[object, str]]:
+def checks(output: dict[str, list[dict[str, object]]]) -> dict[str, tuple[object, str]]:
     """What the doctor found, by name."""
-    return {str(check["name"]): (check["ok"], str(check["found"])) for check in told["checks"]}
+    return {str(check["name"]): (check["ok"], str(check["found"])) for check in output["checks"]}
 
 
 @pytest.mark.slow
@@ -36,8 +36,8 @@ def test_it_survives_the_erasure_of_a_person(tmp_path: Path, free_port: int) -> 
         for target in (ann, "agent:acme/support"):
             live.run("kill", target, "--reason", "a test", "--yes", "--no-wait")
         live.ok("audit", "erase", "--subject", ann, "--reason", "asked to", "--yes")
-        code, told, _ = live.run("doctor")
-        assert checks(told)["record"] == (True, "1 entries match the mint's events")
+        code, output, _ = live.run("doctor")
+        assert checks(output)["record"] == (True, "1 entries match the mint's events")
         assert code == exit_codes.OK
 
 
@@ -73,7 +73,7 @@ def test_what_it_may_not_ask_is_unknown(tmp_path: Path, free_port: int) -> None:
             raw.execute_command("ACL", "SETUSER", user, *acl.rules("mint", "acme", password))
         words = ("doctor", "--realm-dir", live.folder, "--store", store.replace("unix://", f"unix://{user}@"))
         ran = arx(*words, "--json", env={"ARX_STORE_PASSWORD": password})
-        found = {name: told for name, (ok, told) in checks(ran.json).items() if ok is None}
+        found = {name: value for name, (ok, value) in checks(ran.json).items() if ok is None}
         assert {"persistence", "eviction", "access"} <= set(found)
         assert set(found.values()) == {"the store's user has no permission for this check"}
         assert all(check["mend"] for check in ran.json["checks"] if check["ok"] is None)

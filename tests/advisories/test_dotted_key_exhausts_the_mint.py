@@ -2,7 +2,7 @@
 """An operator who may load a policy could exhaust the mint's memory with one dotted key.
 
 Every beginning of a dotted key was kept with its line, and a key has as many as parts: of ``a.a.a`` and so on for
-8 000 parts 300 MB, four times as much for twice as many.  Whoever may load a policy, and no more, could end the mint.
+8 000 parts 300 MB, four times as much for twice as many.  An operator who may only load a policy could end the mint.
 """
 
 import pytest

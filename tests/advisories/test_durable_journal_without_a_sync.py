@@ -36,7 +36,7 @@ class Disk:
         self.held.set()
         assert self.go.wait(60)
         if self.fails:
-            self.fails = False  # the kernel tells of a lost write once, and calls the next sync a success
+            self.fails = False  # the kernel reports a lost write once, and calls the next sync a success
             raise OSError(errno.EIO, "Input/output error")
         self._sync(fd)
         self.kept += 1
@@ -67,9 +67,7 @@ def together(journal: Journal, disk: Disk, others: int) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 20], ids=["the next file begun", "one file"])
-def test_whoever_waits_behind_a_failed_sync_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
+def test_a_caller_behind_a_failed_sync_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Each record of a file that the disk did not keep is refused, whichever thread asked for the sync."""
     disk = Disk(monkeypatch)
     journal = Journal(tmp_path, "v1", "orders", segment_bytes=size, max_bytes=1 << 24, mode="durable")
@@ -88,7 +86,7 @@ def test_whoever_waits_behind_a_failed_sync_is_refused(
     assert disk.kept > kept
 
 
-def test_closing_syncs_what_somebody_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_syncs_what_a_caller_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal that is closed while decisions wait for the disk brings them there, or they are refused."""
     for fails in (False, True):
         disk = Disk(monkeypatch)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A removed, frozen or demoted operator could have a service's key enrolled by an earlier enrolment token.
 
-Whoever had an operator's key made enrolment tokens ahead; when the operator was removed, frozen or given a lesser role,
+A thief of an operator's key made enrolment tokens ahead; when the operator was removed, frozen or given a lesser role,
 each was still good for a quarter of an hour, and with it for every key of an audience from then on.  And a stranger
 with no enrolment token at all had the database remember a proof of his for each call.
 """
@@ -34,7 +34,7 @@ def join(harness: Harness, enrolment: str) -> tuple[int, str | None]:
     return answer.status_code, answer.json().get("code")
 
 
-def test_it_is_worth_nothing_once_its_maker_is_removed(unit: Harness) -> None:
+def test_it_is_refused_once_its_maker_is_removed(unit: Harness) -> None:
     """Also where the store did not answer the removal."""
     enrolment = invitation(unit)
     unit.operator().call("DELETE", "/v1/operators/eve")
@@ -61,7 +61,7 @@ def test_it_is_frozen_with_its_maker(unit: Harness, epochs: UnsafeLocalEpochs) -
 
 
 def test_a_stranger_leaves_no_proof_behind(unit: Harness) -> None:
-    """Whoever brings nothing that was made here has nothing kept of him."""
+    """The mint keeps nothing of a caller without a token that the mint made."""
 
     def kept() -> int:
         with unit.mint.db.read() as c:

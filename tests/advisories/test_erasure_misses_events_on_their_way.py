@@ -2,14 +2,14 @@
 """An event that was read before its person was erased, and came into the log in between, stayed there whole.
 
 The feed of the log read an event, and then the session that it is about.  An erasure between the two had taken the
-subject from the session, so the log had the event under nobody, and the erasure of that subject did not find it.
+subject from the session, so the log had the event under no subject, and the erasure did not find it.
 """
 
 import pytest
 
 from arx_caps.mint.audit.feeds import EventFeed
 from tests.mint.harness import Harness
-from tests.mint.test_erase import ANN, begin_work, erase, killed, said_anywhere
+from tests.mint.test_erase import ANN, begin_work, erase, kept_anywhere, killed
 
 pytestmark = pytest.mark.realm(log=True)
 
@@ -37,4 +37,4 @@ def test_what_comes_into_the_log_meanwhile_is_erased(unit: Harness, monkeypatch:
     answer = erase(unit, subject=ANN)
     assert answer.status_code == 200, answer.text
     assert not pages
-    assert said_anywhere(unit) == set()
+    assert kept_anywhere(unit) == set()

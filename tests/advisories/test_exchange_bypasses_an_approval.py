@@ -47,11 +47,11 @@ def test_a_service_needs_it_as_well(shop: Shop) -> None:
     """Exchanged, repeated, exchanged on the way once more: an approval is required; one that is handed on is taken."""
     task = shop.start()
     text = called(task)
-    told = shop.exchange("orders", text, key="k")
-    onwards = Task(Bundle.parse(told["bundle"]))
+    answer = shop.exchange("orders", text, key="k")
+    onwards = Task(Bundle.parse(answer["bundle"]))
     assert refund(shop, onwards) == "missing_discharge"
     assert third_party_caveats(onwards.bundle.tokens["payments"]) == third_party_caveats(task.bundle.tokens["payments"])
-    assert shop.exchange("orders", text, key="k")["access_token"] == told["access_token"]
+    assert shop.exchange("orders", text, key="k")["access_token"] == answer["access_token"]
     ledger = shop.exchange("orders", called(task), audience="ledger")
     onwards_again = Task(Bundle.parse(ledger["bundle"]))
     add = onwards_again.call_token("ledger", "ledger.add", ORDER)

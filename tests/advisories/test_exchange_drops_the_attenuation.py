@@ -30,8 +30,8 @@ def test_tools_and_arguments(shop: Shop) -> None:
     assert shop.refund(shop.exchange("orders", called(reading)), 50) == "tool_not_allowed"
     small = {"args": {"amount": {"max": 20}}, "open": True, "tool": "payments.*"}
     less = shop.attenuated({"allow": [small, {"tool": "orders.get"}]})
-    told = shop.exchange("orders", called(less))
-    assert [shop.refund(told, amount) for amount in (20, 21)] == ["ok", "argument_not_allowed"]
+    answer = shop.exchange("orders", called(less))
+    assert [shop.refund(answer, amount) for amount in (20, 21)] == ["ok", "argument_not_allowed"]
 
 
 def test_end_depth_and_network(shop: Shop) -> None:

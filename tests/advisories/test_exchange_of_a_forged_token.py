@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A service could exchange a token that it had forged for one in any agent's name.
 
-Whoever verifies can mint: a service that may exchange for another one, or who stole its key, wrote a token with the
+A verifier can mint: a service that may exchange for another one, or a thief of its key, wrote a token with the
 link of a task that it was called for, and whatever else it liked.  The mint proved it, as it must, looked for the
 grant by that link, and signed the rest with the other service's key: another agent, another person, a session and a
 task that never were, so that no kill of the real ones reached it, delegations without end and a life as long as the
@@ -34,9 +34,9 @@ def forged(shop: Shop, of: Task, /, **changes: Any) -> str:
     identifier = macaroon.unverified_identifier
     assert isinstance(identifier, Identifier)
     key, _ = shop.harness.mint.key_schedule.audience_keys("orders")[identifier.kid]
-    said = msgspec.structs.replace(identifier, **changes)
+    forged_identifier = msgspec.structs.replace(identifier, **changes)
     own = tuple(read_caveat(packet) for packet in macaroon.packets if isinstance(packet, bytes))
-    made = Macaroon.mint(said, key=key, realm=shop.harness.realm.name, caveats=own)
+    made = Macaroon.mint(forged_identifier, key=key, realm=shop.harness.realm.name, caveats=own)
     return sign(made, access("orders.get", at=now_ms()), audience="orders")
 
 
@@ -57,7 +57,7 @@ LIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("member", LIES)
 def test_only_what_the_mint_wrote_is_exchanged(shop: Shop, member: str) -> None:
-    """A token that says anything else of the task than the mint granted is refused, whoever signed it."""
+    """A token with other facts of the task than the mint granted is refused, under any signature."""
     task = shop.start()
     own = task.bundle.tokens["orders"].unverified_identifier
     assert isinstance(own, Identifier)
@@ -67,16 +67,16 @@ def test_only_what_the_mint_wrote_is_exchanged(shop: Shop, member: str) -> None:
     assert "access_token" in shop.exchange("orders", forged(shop, task))  # the truth, by the same key
 
 
-def test_what_is_said_of_the_agent_is_the_mints_word(shop: Shop) -> None:
+def test_the_description_of_the_agent_is_the_mints_word(shop: Shop) -> None:
     """Model, owner and purpose in the new token are as enrolled, whatever the presented one says."""
     task = shop.start()
     honest = _about(shop.exchange("orders", called(task)))
-    lies = {"model": "a-better-one", "meta": ("9", "somebody", "anything")}
+    lies = {"model": "a-better-one", "meta": ("9", "other", "anything")}
     assert _about(shop.exchange("orders", forged(shop, task, **lies))) == honest != tuple(lies.values())
 
 
-def _about(told: dict[str, Any]) -> tuple[Any, Any]:
-    identifier = Macaroon.parse(told["access_token"]).unverified_identifier
+def _about(answer: dict[str, Any]) -> tuple[Any, Any]:
+    identifier = Macaroon.parse(answer["access_token"]).unverified_identifier
     assert isinstance(identifier, Identifier)
     return identifier.model, identifier.meta
 

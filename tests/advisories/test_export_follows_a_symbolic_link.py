@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A user of the machine could have ``arx audit export`` write the records through a symbolic link.
 
-A link to a file that is not there yet looks like no file.  Whoever could make one in the folder that an operator
+A link to a missing file looks like no file.  A user who could make one in the folder that an operator
 exports to had the records written into a file of any name, or into one that he made in between and kept open.
 """
 

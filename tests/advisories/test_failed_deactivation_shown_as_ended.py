@@ -2,7 +2,7 @@
 """A holder could use tokens that the mint showed as ended, after a deactivation that the store did not take.
 
 A deactivation that the store did not take (it was down) still marked the agent's sessions and tasks as ended.  Once the
-store was back, whoever held their tokens went on, while the mint showed them as ended and answered the operator who
+store was back, their holders went on, while the mint showed them as ended and answered the operator who
 ended them once more that they had ended before, without any kill.
 """
 
@@ -39,7 +39,7 @@ def test_what_the_store_did_not_take_has_not_ended(
 def test_a_deactivation_is_mended_by_repeating_it(
     live: Harness, own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Meanwhile the agent gets nothing; repeated, the deactivation kills what it holds and says so."""
+    """Meanwhile the agent gets nothing; repeated, the deactivation kills its tokens and reports that."""
     monkeypatch.setattr("arx_caps.revocation.store.OUTCOME_S", 0.5)
     agent, session = live.session()
     operator = live.operator()

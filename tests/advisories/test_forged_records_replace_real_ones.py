@@ -3,7 +3,7 @@
 
 The mint passed over what it had the numbers of: the verifier's own records, which came a moment later, were absorbed as
 if they had come twice, and their files went.  A machine that is resumed twice from one image did the same to itself.
-Now nothing of the verifier's is dropped: it keeps what the log does not have, alarms, and the log tells of it.
+Now no record of the verifier's is dropped: it keeps what the log does not have, alarms, and the log records that.
 """
 
 from collections.abc import Iterator
@@ -55,9 +55,7 @@ def forged(run: Journal, first: int, count: int = 3) -> Batch:
     return batch_of([decision(n, facts()) for n in range(count)], first, run.boot, verifier="v1")
 
 
-def test_records_that_somebody_else_sent_first_are_not_dropped(
-    unit: Harness, key: SigningKey, journal: Journal
-) -> None:
+def test_records_that_another_sent_first_are_not_dropped(unit: Harness, key: SigningKey, journal: Journal) -> None:
     """The next batch of the verifier is refused, stays in its journal, and the log says once that there are two."""
     sender = shipper(unit, key, journal)
     journal.append(allow(1))
@@ -70,8 +68,8 @@ def test_records_that_somebody_else_sent_first_are_not_dropped(
         assert not sender.once()
         assert "record 2 of this run is another one" in str(sender.status.error)
     assert len(files(journal.folder)) == 1
-    (told,) = disputes(unit)
-    assert told.named | {"leaf": ""} == {
+    (answer,) = disputes(unit)
+    assert answer.named | {"leaf": ""} == {
         "verifier": "v1",
         "boot": journal.boot,
         "audience": "orders",
@@ -104,7 +102,7 @@ def test_a_shipper_that_starts_anew_does_not_believe_it_either(
 
 
 @pytest.mark.parametrize("far", [40, 10**12])
-def test_records_that_somebody_else_declared_lost_are_not_dropped(
+def test_records_that_another_declared_lost_are_not_dropped(
     unit: Harness, key: SigningKey, journal: Journal, far: int
 ) -> None:
     """However far the thief says that they are lost; the log has the loss, and that it was not one."""
@@ -144,7 +142,7 @@ def test_what_comes_again_is_absorbed_as_ever(unit: Harness, key: SigningKey, jo
     two.close()
 
 
-def test_a_run_whose_disk_lost_its_end_is_kept_for_whoever_looks(
+def test_a_run_whose_disk_lost_its_end_is_kept_for_the_operator(
     unit: Harness, key: SigningKey, journal: Journal
 ) -> None:
     """After a power cut the mint may have more than the disk: that holds nothing up, and what is left is put aside."""

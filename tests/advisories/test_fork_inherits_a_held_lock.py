@@ -2,7 +2,7 @@
 """A worker that was forked while its parent decided could wait forever at its first new token.
 
 The cache of proven parents has a lock.  A child that is forked in the moment in which another thread has it finds it
-taken by a thread that is not there: every decision of a token that it had not met hung, and so the worker.
+taken by a thread that does not exist: every decision of a token that it had not met hung, and so the worker.
 """
 
 import os
@@ -39,8 +39,8 @@ def test_a_child_decides_whatever_its_parent_was_at() -> None:
     assert checked.decide(new, access()).allowed
 
 
-def test_a_child_is_told_of_ends() -> None:
-    """The lock of calls that end is nobody's in a child, although threads of its parent take it all the time."""
+def test_a_child_hears_of_ends() -> None:
+    """The lock of calls that end is free in a child, although threads of its parent take it all the time."""
     granted, stop = verifier().verify(mint().encode(), access()), threading.Event()
 
     def ask() -> None:

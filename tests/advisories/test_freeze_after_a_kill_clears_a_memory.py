@@ -28,9 +28,9 @@ def thawed(live: Harness) -> list[str]:
 def test_a_kill_while_no_mint_ran(live: Harness, second: str) -> None:
     """An operator killed it in the store itself, and froze it once more, there or at the mint."""
     with RevocationStore(live.mint.store_url, live.realm.name) as store:
-        store.kill_by_kind([TARGET], "test", "somebody")
+        store.kill_by_kind([TARGET], "test", "operator:eve")
         if second == "direct":
-            store.freeze([TARGET], "test", "somebody")
+            store.freeze([TARGET], "test", "operator:eve")
     if second == "freeze":
         body = {"targets": [TARGET], "reason": "test", "wait": False}
         assert live.operator().call("POST", "/v1/freezes", body).status_code == 200
@@ -40,7 +40,7 @@ def test_a_kill_while_no_mint_ran(live: Harness, second: str) -> None:
 def test_a_kill_that_the_log_has_no_more(live: Harness) -> None:
     """The history ended before a mint saw the kill: the freeze is found without its entry."""
     with RevocationStore(live.mint.store_url, live.realm.name) as store:
-        store.kill_by_kind([TARGET], "test", "somebody")
+        store.kill_by_kind([TARGET], "test", "operator:eve")
         store.rotate()
     body = {"targets": ["agent:acme/other"], "reason": "test", "wait": False}
     assert live.operator().call("POST", "/v1/freezes", body).status_code == 200
@@ -50,5 +50,5 @@ def test_a_kill_that_the_log_has_no_more(live: Harness) -> None:
 def test_a_freeze_alone(live: Harness) -> None:
     """A thaw of what was never killed gives all back."""
     with RevocationStore(live.mint.store_url, live.realm.name) as store:
-        store.freeze([TARGET], "test", "somebody")
+        store.freeze([TARGET], "test", "operator:eve")
     assert thawed(live) == []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A holder could fill a verifier's memory by attenuation, or evict all other holders' tokens from its cache.
 
-Whoever held one token that allows anything attenuated it again and again, each time by an ``any_of`` of two thousand
+A holder of one token that allows anything attenuated it again and again, each time by an ``any_of`` of two thousand
 operands.  Each kept chain took 630 kB and was charged as 10 kB, so that a cache of 32 MB grew to 2 GB.  Constraints
 below 256 bytes, and lists of ``delegate_to``, went the same way into tables of their own.  And tokens shown whole
 pushed out every parent and were never pushed out themselves: all other holders paid for a cold check on every call, for
@@ -136,7 +136,7 @@ def test_a_chain_of_many_rules_keeps_few_tools() -> None:
     assert len(kept._by_tool) * kept.parts <= MAX_TOOL_PARTS
 
 
-def test_nobody_keeps_the_cache_empty_for_others() -> None:
+def test_no_caller_keeps_the_cache_empty_for_others() -> None:
     """However many tokens one holder shows whole, another's parent is found again at its next call."""
     checked = verifier(cache_bytes=100_000)
     for number in range(60):

@@ -42,7 +42,7 @@ class Interrupting:
 
 
 def interrupted(journal: Journal, decision: Decision, after: int) -> bool:
-    """Append a decision and be interrupted; tell whether the call was over before that."""
+    """Append a decision and be interrupted; return whether the call was over before that."""
     sys.setprofile(Interrupting(after))
     try:
         journal.append(decision)
@@ -97,7 +97,7 @@ def test_an_interrupted_opening_is_tried_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["strict", "durable"])
 @pytest.mark.parametrize("closing", [False, True], ids=["beginning the next file", "closing"])
 def test_an_interrupted_change_of_files_loses_no_file(tmp_path: Path, mode: Any, closing: bool) -> None:
-    """Interrupted at each moment of letting a file go, a journal goes on in another one, at once, and tells no gap."""
+    """Interrupted at each moment of closing a file, a journal goes on in another one, at once, and records no gap."""
     over, after, clock = False, 0, itertools.count(T0)
     while not over:
         after += 1

@@ -3,7 +3,7 @@
 
 Seen in the field: trails that are rows in a database which their operator can edit; hash chains that the operator
 recomputes after the edit; a proof scheme of a database's own that did not check its middle, so that two histories both
-verified.  Here the check is made by somebody else, from the files, with a key and a checkpoint that they kept.
+verified.  Here an auditor makes the check, from the files, with a key and a checkpoint that they kept.
 """
 
 import contextlib
@@ -76,8 +76,8 @@ def test_no_proof_joins_two_histories() -> None:
 def unit(unit: Harness) -> Harness:
     """A mint with a log of events, calls and a service's decisions, allowed and refused, signed."""
     settings = unit.realm.folder / "realm.toml"  # whatever runs on this machine, no mint of this realm does
-    told = settings.read_text().replace('listen = "127.0.0.1:8700"', 'listen = "127.0.0.1:9"')
-    settings.write_text(told)
+    document = settings.read_text().replace('listen = "127.0.0.1:8700"', 'listen = "127.0.0.1:9"')
+    settings.write_text(document)
     unit.mint.log.start()
     holder, session = unit.session()
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
@@ -150,7 +150,7 @@ def test_each_member_of_each_record_is_held(unit: Harness) -> None:
 
 
 def test_what_is_left_out_or_moved_is_found(unit: Harness) -> None:
-    """Head, middle and tail gone, two swapped: the first place that is not as it was signed is told."""
+    """Head, middle and tail gone, two swapped: the check names the first place that differs from what was signed."""
     folder, kept = unit.realm.log_dir, kept_in(unit)
     file, last = folder / bundle(unit), len(kept) - 1
     for shown, first in (
@@ -217,8 +217,8 @@ def test_rows_that_were_edited_are_filed_anew(unit: Harness) -> None:
     """With the signed files at hand the log goes on: as it was signed, and the command says how much it mended."""
     log, folder = unit.mint.log, str(unit.realm.folder)
     index = log.store.find(BOOT, 1)[0]
-    told = arx("audit", "check", "--json", "--realm-dir", folder).json
-    assert (told["records"], told["held"], told["unknown"]) == (log.store.size(), 1, 0)
+    output = arx("audit", "check", "--json", "--realm-dir", folder).json
+    assert (output["records"], output["held"], output["unknown"]) == (log.store.size(), 1, 0)
     with log.store.writing() as writing:
         writing.connection.execute(update(RECORD).where(RECORD.c.idx == index).values(tool="other", outcome=0))
     unit.mint.close()
@@ -254,32 +254,37 @@ def test_what_was_rewritten_before_it_was_signed_is_found(unit: Harness) -> None
     mint.log.start()
     assert mint.log.publisher.halted is None
     assert verify(unit.realm.log_dir, Trust(key_of(unit))).records > index
-    told = arx("audit", "check", "--json", "--realm-dir", folder)
-    assert (told.exit_code, told.json["first_bad"]) == (exit_codes.DENIED, index - 1)
-    assert "records 4 to 5 of the batch" in told.json["problem"]
+    output = arx("audit", "check", "--json", "--realm-dir", folder)
+    assert (output.exit_code, output.json["first_bad"]) == (exit_codes.DENIED, index - 1)
+    assert "records 4 to 5 of the batch" in output.json["problem"]
     with log.store.writing() as writing:
         writing.connection.execute(update(BATCH).where(BATCH.c.idx == index - 1).values(statement=None))
-    told = arx("audit", "check", "--json", "--realm-dir", folder)
-    assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exit_codes.OK, 1, 1, 0)
+    output = arx("audit", "check", "--json", "--realm-dir", folder)
+    assert (output.exit_code, output.json["held"], output.json["unknown"], output.json["recovered"]) == (
+        exit_codes.OK,
+        1,
+        1,
+        0,
+    )
     mint.close()
 
 
 def test_an_older_checkpoint_or_another_history_is_found(unit: Harness, tmp_path: Path) -> None:
-    """Database and files are put back, or made anew with the log's own key: a kept checkpoint tells."""
+    """Database and files are put back, or made anew with the log's own key: a kept checkpoint shows that."""
     log, folder, seen = unit.mint.log, unit.realm.log_dir, tmp_path / "seen"
     older = tmp_path / "older"
     shutil.copytree(folder, older)
     log.take(batch_of([decision(4, facts())], 4), "statement")
     log.step()
     seen.write_bytes((folder / "checkpoint").read_bytes())
-    told = found_by_command(unit, older, "--checkpoint", str(seen))
-    assert "rolled back" in told["problem"]
+    answer = found_by_command(unit, older, "--checkpoint", str(seen))
+    assert "rolled back" in answer["problem"]
     with LogStore(f"sqlite:///{tmp_path}/other.db") as other:
         other.create()
         other.take(batch_of([decision(n, facts(), "expired") for n in range(1, log.store.size() + 1)]), "statement")
         Publisher(other, log_signer(unit.realm), tmp_path / "other").step()
-    told = found_by_command(unit, tmp_path / "other", "--checkpoint", str(seen))
-    assert "two histories" in told["problem"]
+    answer = found_by_command(unit, tmp_path / "other", "--checkpoint", str(seen))
+    assert "two histories" in answer["problem"]
 
 
 def backed_up(harness: Harness, folder: Path, request: pytest.FixtureRequest) -> Callable[[], object]:
@@ -324,7 +329,7 @@ def test_a_database_that_was_put_back_is_not_signed(
     mint.close()
 
 
-def test_what_was_taken_back_is_told_from_what_nobody_answers_for(
+def test_a_withdrawal_differs_from_an_unanswered_loss(
     unit: Harness, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A service's statements are in the database alone: the log itself says which records came back without."""
@@ -339,8 +344,13 @@ def test_what_was_taken_back_is_told_from_what_nobody_answers_for(
     assert (
         arx("audit", "reindex", "--reason", "the disk broke", "--yes", "--realm-dir", folder).exit_code == exit_codes.OK
     )
-    told = arx("audit", "check", "--realm-dir", folder)
-    assert "1 batches: by `arx audit reindex`" in told.out
-    assert "not known" not in told.out
-    told = arx("audit", "check", "--json", "--realm-dir", folder)
-    assert (told.exit_code, told.json["held"], told.json["unknown"], told.json["recovered"]) == (exit_codes.OK, 1, 0, 1)
+    output = arx("audit", "check", "--realm-dir", folder)
+    assert "1 batches: by `arx audit reindex`" in output.out
+    assert "not known" not in output.out
+    output = arx("audit", "check", "--json", "--realm-dir", folder)
+    assert (output.exit_code, output.json["held"], output.json["unknown"], output.json["recovered"]) == (
+        exit_codes.OK,
+        1,
+        0,
+        1,
+    )

@@ -21,7 +21,7 @@ from tests.servers import until
 
 pytestmark = pytest.mark.servers
 Found = Future[list[dict[str, Any]]]
-REFUSED_S = 0.3  # whoever does not wait is refused sooner
+REFUSED_S = 0.3  # a caller that does not wait is refused sooner
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_all_who_come_meanwhile_get_the_answer(tmp_path: Path, server: KeyServer
 
 def test_so_many_wait_and_no_more(tmp_path: Path, server: KeyServer, pool: ThreadPoolExecutor) -> None:
     """
-    An issuer that is slow holds a few of the mint's threads; the others are told to come again, and of no wrong key.
+    An issuer that is slow holds a few of the mint's threads; others get "try again", and not "wrong key".
     """
     clock = Clock()
     sets = KeySets(tmp_path, clock=clock)
@@ -78,8 +78,8 @@ def test_so_many_wait_and_no_more(tmp_path: Path, server: KeyServer, pool: Threa
     until(lambda: server.asked == 2)
     others = [pool.submit(sets.find, server.url, "ed") for _ in range(MAX_WAITING + 2)]
     until(lambda: sum(found.done() for found in others) == 2)
-    told = [found.exception() for found in others if found.done()]
-    assert [str(error) for error in told] == ["the issuer's keys are being fetched: retry"] * 2
-    assert all(isinstance(error, UnavailableError) and error.code == "issuer_unavailable" for error in told)
+    values = [found.exception() for found in others if found.done()]
+    assert [str(error) for error in values] == ["the issuer's keys are being fetched: retry"] * 2
+    assert all(isinstance(error, UnavailableError) and error.code == "issuer_unavailable" for error in values)
     server.open.set()
     assert kids(first) == []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kill was reported as confirmed while a relay without followers did not know of it.
 
-Nobody was behind it, so nobody was waited for.  But a relay gives out leases until its own is over: a verifier that
+It had no follower, so the kill did not wait.  But a relay gives out leases until its own is over: a verifier that
 came to it a moment after the report, or came back, accepted what had been confirmed to be revoked, for less than a
 lease. Found by the simulation, once relays were part of it.
 """
@@ -47,7 +47,7 @@ def test_a_relay_without_followers_is_waited_for(
 
 def test_an_empty_relay_behind_another_is_named_when_it_falls_silent() -> None:
     """
-    At any depth: it stands for nobody, and may have given out leases all the same.
+    At any depth: it has no follower, and may have given out leases all the same.
     """
     harness = HubHarness()
     below = Peer(harness, "relay:below")

@@ -198,7 +198,7 @@ def test_behind_a_writer_of_a_file(tmp_path: Path, valkey: EmbeddedValkey, realm
 
 
 def test_when_the_database_is_silent(realm: Harness, server: Postgres) -> None:
-    """Nobody can be authenticated: the caller reads it at once, and goes to the store; the mint is not ready."""
+    """The mint can authenticate no caller: the caller reads that, and goes to the store; the mint is not ready."""
     operator = realm.operator()
     with server.silence():
         began = time.monotonic()

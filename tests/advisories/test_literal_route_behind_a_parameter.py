@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller could reach a route that ``tools`` does not name, under the name of one that it was allowed.
 
-``GET /orders/export`` is an order called "export" to ``GET /orders/{order_id}``: whoever was allowed to read that order
+``GET /orders/export`` is an order called "export" to ``GET /orders/{order_id}``: a caller allowed to read that order
 was answered by the export of all.  An application that declares the parameter first did the reverse.
 """
 
@@ -69,6 +69,6 @@ def test_another_route_than_the_one_that_is_allowed_does_not_run(
 
 @pytest.mark.parametrize(("routes", "tools"), SAME)
 def test_the_route_that_is_allowed_runs(routes: Sequence[BaseRoute], tools: dict[str, str]) -> None:
-    """An order called "export" is one where the application says so."""
+    """An order called "export" exists where the application declares it."""
     answer = asked(routes, tools, around=False)
     assert (answer.status, answer.body[:10]) == (200, b"orders.get")

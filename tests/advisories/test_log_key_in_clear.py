@@ -72,9 +72,9 @@ def test_a_key_in_clear_is_refused(tmp_path: Path) -> None:
     assert "is not the sealed key of a log" in done.err
     assert secret not in done.out + done.err
     realm.log_key_path.write_text(json.dumps({"v": 1, "keys": [{"key": str(secret)}], "nonce": "", "sealed": ""}))
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as caught:
         read_log_key(realm.log_key_path)
-    assert secret not in repr(told.value)
+    assert secret not in repr(caught.value)
 
 
 def test_the_same_key_opens_after_a_reseal(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_mint_goes_on_where_only_the_files_are_gone(realm: Realm) -> None:
 
 
 def test_what_is_remembered_is_what_was_published(realm: Realm) -> None:
-    """One user's file, and never behind what anybody has seen; another log's says nothing."""
+    """One user's file, and never behind what any client has seen; another log's proves nothing."""
     memory = realm.log_key_path.with_suffix(".signed")
     assert memory.read_bytes() == (realm.log_dir / "checkpoint").read_bytes()
     assert memory.stat().st_mode & 0o777 == 0o600

@@ -43,7 +43,7 @@ def test_it_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_long_call_of_a_holder_runs() -> None:
-    """Its token is in the header; one in the message is for shorter ones, and the answer says so."""
+    """Its token is in the header; one in the message is for shorter ones, as the answer explains."""
     realm = UnsafeTestRealm("files")
     caller = realm.caller(Rule(tool="files.get", open=True))
     door = Door(realm, Upstream(lambda _: Answer(b'{"jsonrpc":"2.0","id":1,"result":{"content":[]}}')))

@@ -2,7 +2,7 @@
 """A mint that lost only its ``log/`` folder halted its log, as if its database had been changed.
 
 Files are made from the database whenever they are missing or damaged.  Only a database that contradicts what was signed
-halts a mint: it says so in words of its own, is taken out by its proxy, and the command that it names mends it.
+halts a mint: it reports that in words of its own, its proxy removes it, and the command that it names mends it.
 """
 
 import contextlib
@@ -145,7 +145,7 @@ def cut_all(folder: Path, size: int) -> None:
 
 
 def holds(made: Fleet, which: int) -> bool:
-    """Tell whether every file of a mint is there and as it was signed."""
+    """Return whether a mint has every file, each as it was signed."""
     try:
         return whole(made, which) > MANY
     except (IncompleteError, TamperedError):
@@ -182,7 +182,7 @@ def reindexed(realm: Realm, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.nightly
 def test_only_a_database_that_contradicts_the_signature_halts(made: Fleet, tmp_path: Path) -> None:
-    """It is said in ``/readyz`` and to whoever sends; what it names is typed, and both sign again."""
+    """``/readyz`` and the answer to a sender report it; the command that they name is typed, and both sign again."""
     for change in (shorten, rewrite):
         for mint in made.mints:
             mint.stop()

@@ -24,14 +24,14 @@ NAMES = 1_500
 
 @pytest.fixture
 def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
-    """A log in which somebody was delegated to under many names."""
+    """A log in which a holder delegated under many names."""
     with LogStore(database or f"sqlite:///{tmp_path / 'audit.db'}") as store:
         store.create()
         named = [facts("s-2", "t-2", f"acme/x{number}", agent="acme/stray") for number in range(NAMES)]
-        told = [decision(number, chain, "name_not_allowed") for number, chain in enumerate(named)]
-        told += [decision(NAMES, facts("s-1", "t-1", "acme/team/worker", agent="acme/bot"), "ok", "orders.get")]
-        for first in range(0, len(told), 500):
-            store.take(batch_of(told[first : first + 500], first + 1), "s")
+        values = [decision(number, chain, "name_not_allowed") for number, chain in enumerate(named)]
+        values += [decision(NAMES, facts("s-1", "t-1", "acme/team/worker", agent="acme/bot"), "ok", "orders.get")]
+        for first in range(0, len(values), 500):
+            store.take(batch_of(values[first : first + 500], first + 1), "s")
         yield store
 
 
@@ -59,8 +59,8 @@ def test_names_are_no_work_each(log: LogStore, monkeypatch: pytest.MonkeyPatch, 
     try:
         with log.reading() as c:
             question = Question(agent=pattern)
-            told = total(c, question)
-            assert told.records == found or not told.exact
+            answer = total(c, question)
+            assert answer.records == found or not answer.exact
             assert len(records(c, question, limit=NAMES)) == min(found, NAMES)
     finally:
         event.remove(Engine, "before_cursor_execute", count)

@@ -28,17 +28,17 @@ def log(database: str | None, tmp_path: Path) -> Iterator[LogStore]:
 
 @pytest.mark.slow
 def test_no_number_of_names_hides_a_tool(log: LogStore) -> None:
-    """What is found is the same, however many other names somebody made up."""
+    """What is found is the same, however many other names a caller made up."""
     honest, attacker = facts("s-1", "t-1"), facts("s-2", "t-2", agent="acme/stray")
     made_up = [f"a.{number:04d}" for number in range(HIDDEN)]
-    told = [decision(number, attacker, "tool_not_allowed", tool) for number, tool in enumerate(made_up)]
+    values = [decision(number, attacker, "tool_not_allowed", tool) for number, tool in enumerate(made_up)]
     named = ("orders.get", "orders.refund", "orders.", "orders", "ordersx", "Orders.get")
-    told += [decision(HIDDEN + number, honest, "ok", tool) for number, tool in enumerate(named)]
-    for first in range(0, len(told), 500):
-        log.take(batch_of(told[first : first + 500], first + 1), "s")
+    values += [decision(HIDDEN + number, honest, "ok", tool) for number, tool in enumerate(named)]
+    for first in range(0, len(values), 500):
+        log.take(batch_of(values[first : first + 500], first + 1), "s")
     with log.reading() as c:
         for asked in (Question(tool="orders.*"), Question(tool="orders.*", session="s-1", reason="allow")):
             assert {each.tool for each in records(c, asked)} == {"orders.get", "orders.refund"}
             assert total(c, asked).records == 2
         assert total(c, Question(tool="a.*", session="s-2")).records == HIDDEN
-        assert total(c, Question(tool="*")).records == len(told)
+        assert total(c, Question(tool="*")).records == len(values)

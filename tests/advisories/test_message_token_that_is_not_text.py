@@ -40,7 +40,7 @@ def test_a_token_that_is_no_text_is_refused_and_counted(token: Any, code: str) -
 
 
 def test_a_generator_is_not_protected() -> None:
-    """Its body would run when nobody looks."""
+    """Its body would run outside every check."""
 
     def plain(order_id: str) -> Iterator[str]:
         yield order_id

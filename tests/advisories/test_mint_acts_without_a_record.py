@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An attacker who fills the mint's disk must not enrol an agent or start a task without a record.
 
-A right that was given without a record could not be found by whoever looks for it.  Each call of somebody proven is a
+An auditor could not find a right that was given without a record.  Each call of a proven caller is a
 decision in the mint's journal, each change an event in its database: where either cannot be written, nothing is done.
 """
 
@@ -76,6 +76,6 @@ def test_what_is_done_has_its_record(disk: Path, tmp_path: Path, all_of_it: bool
     kinds = [event["kind"] for event in unit.events()]
     assert (kinds.count("agent.enrolled"), kinds.count("task.started")) == (agents + 1, tasks + 1)
     unit.mint.close()
-    told = [each.tool for each in read_journal(disk / "j") if each.allowed]
-    assert told.count("arx.agents.write") > agents
-    assert told.count("arx.tasks.start") > tasks
+    values = [each.tool for each in read_journal(disk / "j") if each.allowed]
+    assert values.count("arx.agents.write") > agents
+    assert values.count("arx.tasks.start") > tasks

@@ -34,8 +34,8 @@ def test_a_token_from_the_future_is_not_valid_yet(ahead: int, came: str) -> None
     for text in (token.encode(), sign(token, access())):
         decision = checked.decide(text, access())
         assert decision.code == "not_yet_valid"
-        told = [(failure.place, failure.rule, failure.came) for failure in decision.failures]
-        assert told == [("identifier", "iat", f"{came}: set the clocks")]
+        values = [(failure.place, failure.rule, failure.came) for failure in decision.failures]
+        assert values == [("identifier", "iat", f"{came}: set the clocks")]
 
 
 def test_clocks_may_differ() -> None:

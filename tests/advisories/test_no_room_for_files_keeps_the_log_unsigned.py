@@ -29,7 +29,7 @@ def signed(store: LogStore) -> int:
 
 
 def test_the_log_is_signed_where_no_file_can_be_written(store: LogStore, tmp_path: Path) -> None:
-    """The error is told, everything that comes is signed, and all files are there in the end."""
+    """The error is reported, every record is signed, and all files exist in the end."""
     publisher, folder = Publisher(store, LOG, tmp_path / "log"), tmp_path / "log"
     folder.mkdir(exist_ok=True)
     (folder / "tile").write_bytes(b"in the place of the folder")

@@ -93,6 +93,6 @@ def test_text_keeps_no_limit_of_integers() -> None:
 
 
 def test_the_refusal_of_a_huge_number_is_short() -> None:
-    """What came is told in a line, whatever its size."""
+    """The refusal reports the value in a line, whatever its size."""
     decision = verifier().decide(limited(max=100), access("pay", {"amount": 10**400}))
     assert len(decision.failures[0].came) < 160

@@ -14,7 +14,7 @@ CAPACITY = 400
 
 def test_names_leave_room_for_calls() -> None:
     """
-    They take half of a store at most; whoever fills that stops what is good once, and no other call.
+    They take half of a store at most; a caller that fills it stops one-time names, and no other call.
     """
     nonces = MemoryNonces(now_ms=AT - 60_000, capacity=CAPACITY)
     checked, codes = verifier(nonces=nonces), []

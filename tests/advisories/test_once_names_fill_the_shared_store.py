@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A holder could stop every call of all workers for a day, by filling the Redis that they share.
 
-Room for calls was left in memory alone (``test_once_names_fill_the_nonce_store``): names that are good once filled a
+Room for calls was left in memory alone (``test_once_names_fill_the_nonce_store``): one-time names filled a
 server of 4 MB in 2 000 calls, and from then on no call's nonce found room.
 """
 

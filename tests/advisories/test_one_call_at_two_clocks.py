@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller could have one call accepted twice, by two workers whose clocks were 5 s apart or more.
 
-The store was told how long to remember a call by the clock of the worker that took it.  Where that one was ahead, the
+The store learned how long to remember a call by the clock of the worker that took it.  Where that one was ahead, the
 store forgot the call while it was still good by the clock of the other.  Each clock may be as far from the revocation
 store's as the feed tolerates, and so two of them twice as far from each other.
 """
@@ -73,7 +73,7 @@ def test_a_call_is_accepted_once_at_every_two_clocks(shared: Shared) -> None:
 
 
 @pytest.mark.servers
-def test_a_name_is_good_once_at_every_two_clocks(shared: Shared) -> None:
+def test_a_name_is_accepted_once_at_every_two_clocks(shared: Shared) -> None:
     """
     Used as early as it can be at the first worker, and tried at the second until its day is over there.
     """

@@ -2,7 +2,7 @@
 """One operator must not count as two of those that a policy asks for, and no agent as one.
 
 What holds: names count, not keys or tokens; what was taken from an operator is gone; agents answer nothing.  What does
-not: whose an agent is the mint does not know, so an operator may approve what an agent of theirs asks for, and whoever
+not: whose an agent is the mint does not know, so an operator may approve what an agent of theirs asks for, and one who
 may make operators may make a second one.  The record names both.
 """
 
@@ -39,7 +39,7 @@ def test_an_agent_for_itself(desk: Desk) -> None:
 
 
 def test_what_is_recorded_of_it(desk: Desk) -> None:
-    """Who enrolled an agent may approve what it asks for, with another operator; the record says so of both."""
+    """An operator may approve what an agent asks for that they enrolled, with another; the record names both."""
     ada, asked = desk.operator("ada"), desk.ask()
     assert code(desk.answer(desk.harness.operator(), asked)) == code(desk.answer(ada, asked)) == "ok"
     events = [event for event in desk.harness.events() if event.get("approval") == asked["id"]]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A policy could give one origin to two services in two spellings, so that calls for one reached the other.
 
-``https://x`` for one service and ``https://x:443`` for another passed.  A client tells services apart by origin alone,
+``https://x`` for one service and ``https://x:443`` for another passed.  A client knows services by origin alone,
 so a task that had the token of but one of them sent it to the other, which learnt calls that were not for it; a task
 with both could call neither.  Ports beyond 65535 and texts that are no address passed as well, and every bundle of such
 a task was one that no agent could read.
@@ -39,7 +39,7 @@ def test_one_place_has_one_audience(one: str, other: str) -> None:
     "origin", ["https://x.example:65536", "https://[:::::]", "https://[::01]", "https://[1.2.3.4]"]
 )
 def test_what_no_client_could_reach_is_refused(origin: str) -> None:
-    """A mistake in an origin is told when the policy is loaded, not by every agent's library."""
+    """A mistake in an origin is reported when the policy is loaded, not by every agent's library."""
     with pytest.raises(SettingsError, match="expected an origin"):
         Policy.parse(POLICY.format(origin, "https://y.example"), "policy.toml")
 

@@ -10,7 +10,7 @@ from tests.mint.harness import Harness
 
 @pytest.mark.sqlite
 def test_each_answer_has_the_headers(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages, redirects, files, what does not exist, and an error that nobody expected."""
+    """Pages, redirects, files, what does not exist, and an unexpected error."""
     browser = sign_in(unit)
     browser.client.follow_redirects = False
     found = {}

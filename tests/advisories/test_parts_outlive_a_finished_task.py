@@ -3,7 +3,7 @@
 
 A part's tokens end no later than its task, as that stood when the part began.  An attenuation can make the task's end
 an earlier one.  The kill of a finished task was remembered until that end alone, and then a store that looked through
-its kills let the parts' tokens live again; and a task whose end had come was said to be over, and its parts were not
+its kills let the parts' tokens live again; and a task past its end was reported as over, and its parts were not
 ended.
 """
 
@@ -24,10 +24,10 @@ def with_a_part(holder: Holder, attenuated_to_ms: int) -> tuple[str, str, int]:
     """Start a task and a part of it, and attenuate the task in time; return its id, and the part's bundle and end."""
     task, _ = started(holder)
     part = holder.call("POST", "/v1/tasks", {**REFUND, "parent": task}).json()
-    told = holder.call(
+    answer = holder.call(
         "POST", f"/v1/tasks/{task}/attenuate", {"caveats": {"orders": [{"exp": now_ms() + attenuated_to_ms}]}}
     )
-    assert told.json()["task"]["expires_at"] < part["task"]["expires_at"]
+    assert answer.json()["task"]["expires_at"] < part["task"]["expires_at"]
     return task, part["bundle"], part["task"]["expires_at"]
 
 
@@ -49,7 +49,7 @@ def test_a_task_whose_end_has_come_takes_its_parts_with_it(live: Harness, servic
     task, bundle, _ = with_a_part(holder, 400)
     until(lambda: holder.call("GET", f"/v1/tasks/{task}").json()["task"]["state"] == "expired")
     assert ask(services, live, bundle) == "ok"
-    told = holder.call("DELETE", f"/v1/tasks/{task}").json()
-    assert told["kill"]["targets"] == [f"task:{task}"]
+    answer = holder.call("DELETE", f"/v1/tasks/{task}").json()
+    assert answer["kill"]["targets"] == [f"task:{task}"]
     assert ask(services, live, bundle) == "revoked"
     assert {each["state"] for each in holder.call("GET", "/v1/tasks").json()["tasks"]} == {"ended"}

@@ -195,9 +195,9 @@ def test_the_database_is_asked_with_the_newest_password(
     assert used() == NEW
     file.unlink()
     engine.dispose()
-    with pytest.raises(StoreError, match="for want of a password") as told, database_errors("the mint's database"):
+    with pytest.raises(StoreError, match="for want of a password") as caught, database_errors("the mint's database"):
         used()
-    assert NEW not in str(told.value)
+    assert NEW not in str(caught.value)
 
 
 def test_only_a_private_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,9 +236,9 @@ def test_only_a_private_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def refused(why: str) -> None:
-    with pytest.raises(SettingsError, match=why) as told:
+    with pytest.raises(SettingsError, match=why) as caught:
         find_password("ARX_STORE_PASSWORD")
-    assert OLD not in str(told.value)
+    assert OLD not in str(caught.value)
 
 
 @pytest.mark.spec("9")

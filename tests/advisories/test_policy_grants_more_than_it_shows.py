@@ -46,7 +46,7 @@ def test_an_idle_limit_is_not_escaped(unit: Harness) -> None:
 
 
 def test_no_network_is_not_every_network() -> None:
-    """An empty list is refused where leaving it out means anything: nobody can tell what was meant."""
+    """An empty list is refused where an absent one means anything: its meaning is unclear."""
     written = POLICY.replace("[task.get]", "[task.get]\nnet = []")
     with pytest.raises(SettingsError, match=r"task\.get\.net: expected a list with at least one network"):
         Policy.parse(written, "policy.toml")
@@ -61,7 +61,7 @@ def test_no_network_is_not_every_network() -> None:
     ],
 )
 def test_a_flag_is_no_number(before: str, after: str, member: str) -> None:
-    """Two policies with two digests that grant different calls are told apart."""
+    """Two policies that grant different calls have two digests."""
     old, new = (Policy.parse(text, "policy.toml") for text in (POLICY, POLICY.replace(before, after)))
     assert old.digest != new.digest
     (found,) = compare(old, new)

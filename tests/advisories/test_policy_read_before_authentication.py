@@ -37,8 +37,12 @@ def test_a_stranger_is_refused_before_the_body_comes(limited: Harness) -> None:
     with serving(app, lifespan="off") as port, socket.create_connection(("127.0.0.1", port), 20) as stranger:
         stranger.sendall(head)
         answer = b"".join(iter(lambda: stranger.recv(65536), b""))
-    said = json.loads(answer.partition(b"\r\n\r\n")[2])
-    assert (answer.split()[1], said["code"], b"connection: close" in answer.lower()) == (b"401", "missing_token", True)
+    document = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (answer.split()[1], document["code"], b"connection: close" in answer.lower()) == (
+        b"401",
+        "missing_token",
+        True,
+    )
 
 
 @pytest.mark.parametrize(

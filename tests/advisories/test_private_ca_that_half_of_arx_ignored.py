@@ -118,8 +118,8 @@ def test_every_caller_of_the_mint_trusts_it(secure: Secure, tmp_path: Path) -> N
     with contextlib.closing(open_verifier(file).decisions) as journal:
         journal.append(allow(0))
     secure.ok("ship", file, "--once")
-    told = {check["name"]: check["ok"] for check in secure.arx("doctor", "--json").json["checks"]}
-    assert (told["mint"], told["audit log"]) == (True, True)
+    values = {check["name"]: check["ok"] for check in secure.arx("doctor", "--json").json["checks"]}
+    assert (values["mint"], values["audit log"]) == (True, True)
 
     path = tmp_path / "agent.key"
     key = json.loads(path.read_text())
@@ -158,11 +158,11 @@ def test_a_refused_certificate_is_called_one(secure: Secure, tmp_path: Path, why
     host, days = ("elsewhere.example", 1) if why == OTHER_NAME else ("127.0.0.1", -1 if why == EXPIRED else 1)
     certificate, key = other.issue(host, days=days)
 
-    async def nobody(scope: Any, receive: Any, send: Any) -> None:
+    async def impostor(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("it was believed")
 
     named = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key), "lifespan": "off"}
-    with serving(nobody, **named) as port:
+    with serving(impostor, **named) as port:
         issuer = f"https://127.0.0.1:{port}"
         refused = f"the certificate of 127.0.0.1:{port} was refused: {why}"
         ran = secure.arx("doctor", "--issuer", issuer, "--json", ARX_CA=authority)
@@ -251,10 +251,10 @@ def test_the_store_is_trusted_by_the_same_setting(
     words = ("init", "--name", "acme", "--store", tls_store)
     assert arx(*words, env={"ARX_HOME": str(tmp_path / "realm")}).exit_code == exit_codes.OK
     doctor = ("doctor", "--realm-dir", tmp_path / "realm", "--json")
-    told = {check["name"]: check for check in arx(*doctor).json["checks"]}
-    assert refused in told["store"]["found"]
-    told = {check["name"]: check for check in arx(*doctor, env={"ARX_CA": authority}).json["checks"]}
-    assert told["store"]["ok"] is True
+    values = {check["name"]: check for check in arx(*doctor).json["checks"]}
+    assert refused in values["store"]["found"]
+    values = {check["name"]: check for check in arx(*doctor, env={"ARX_CA": authority}).json["checks"]}
+    assert values["store"]["ok"] is True
     monkeypatch.setenv("ARX_CA", authority)
     with RevocationStore(tls_store, "acme") as store:
         assert store.header().incarnation

@@ -2,7 +2,7 @@
 """A mint that lacked a file, or had a damaged one, could not prove records, for up to ten minutes.
 
 A damaged file was a 500, ``tampered``, as if the record had been changed; a service whose batch was taken got it, too.
-Whoever asks is now told to ask again, and the files are made again at once.
+The answer now asks the caller to try again, and the files are made again at once.
 """
 
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def test_a_proof_is_had_again(unit: Harness, tmp_path: Path, damage: Callable[[P
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut, other])
-def test_a_service_is_told_no_nonsense(unit: Harness, damage: Callable[[Path], object]) -> None:
+def test_a_service_gets_no_nonsense(unit: Harness, damage: Callable[[Path], object]) -> None:
     """Its batch is taken; the log's word comes with the next one, and proves what it says."""
     key = SigningKey.generate()
     with unit.mint.db.write() as c:

@@ -34,7 +34,7 @@ def realm(tmp_path: Path, realm_name: str) -> Realm:
 
 @pytest.fixture(params=[OFF_S, pytest.param(-OFF_S, marks=pytest.mark.nightly)], ids=["ahead", "behind"])
 def wrong(realm: Realm, valkey: EmbeddedValkey, request: pytest.FixtureRequest) -> Iterator[MintProcess]:
-    """A mint whose clock is wrong, once the store has told it."""
+    """A mint whose clock is wrong, and which knows that from the store."""
     mint = MintProcess(realm, valkey.url, clock_s=request.param)
     try:
         until(lambda: httpx.get(mint.url + "/readyz").status_code == httpx.codes.SERVICE_UNAVAILABLE)
@@ -63,8 +63,8 @@ def test_no_proof_is_judged(realm: Realm, wrong: MintProcess, suits: bool, reque
     assert answer.headers["Retry-After"]
     [why] = httpx.get(wrong.url + "/readyz").json()["because"]
     assert why == answer.json()["detail"]
-    told = "ahead of" if off_s > 0 else "behind"
-    assert any(f"this clock is {seconds} s {told}" in why for seconds in (OFF_S - 1, OFF_S, OFF_S + 1)), why
+    reply = "ahead of" if off_s > 0 else "behind"
+    assert any(f"this clock is {seconds} s {reply}" in why for seconds in (OFF_S - 1, OFF_S, OFF_S + 1)), why
 
 
 class Proxy(httpx.BaseTransport):
@@ -116,7 +116,7 @@ class Impatient(Proxy):
 @pytest.mark.slow
 @pytest.mark.servers
 def test_a_look_that_a_proxy_sent_twice_is_answered(realm: Realm, valkey: EmbeddedValkey) -> None:
-    """Its second proof is not ``replayed``: nobody else can have used the first."""
+    """Its second proof is not ``replayed``: no other caller can have used the first."""
     mint = MintProcess(realm, valkey.url)
     try:
         proxy, key = Impatient(mint.url), KeyFile.load(realm.operator_key_path)

@@ -2,7 +2,7 @@
 """A proxy that the environment names could read an agent's assertion and bundles in the clear.
 
 An agent on a machine with ``HTTP_PROXY`` set, and a mint on loopback or on plain HTTP, sent its assertion and received
-its bundles through that proxy in the clear.  Whoever runs the proxy opens a session with the assertion, as that agent
+its bundles through that proxy in the clear.  The proxy's operator opens a session with the assertion, as that agent
 and with a key of his own, or uses the bundle.
 """
 
@@ -50,7 +50,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
 
 def test_an_agent_does_not_ask_a_mint_on_loopback_through_a_proxy(proxy: list[bytes], free_port: int) -> None:
-    """Nothing is sent to the proxy; that nobody listens at the mint's address is the whole answer."""
+    """The proxy gets nothing; the answer is that no process listens at the mint's address."""
     key = KeyFile.generate("agent", "acme/support/triage", f"http://127.0.0.1:{free_port}")
     with Agent(key) as agent, pytest.raises(StoreError):
         agent.open_session()

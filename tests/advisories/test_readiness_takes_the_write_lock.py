@@ -15,7 +15,7 @@ from tests.mint.harness import Harness
 
 @pytest.mark.sqlite
 def test_a_stranger_takes_no_lock_and_waits_for_none(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one look at the record hangs behind a writer, everybody else is answered with what is known."""
+    """While one look at the record hangs behind a writer, every other caller gets what is known."""
     assert unit.client.get("/readyz").status_code == 200
     hangs, goes_on, looked = threading.Event(), threading.Event(), []
 

@@ -27,7 +27,7 @@ def open_umask() -> Iterator[None]:
 
 @pytest.mark.servers
 def test_every_file_of_a_realm_is_private_by_itself(tmp_path: Path) -> None:
-    """Made, run and written to under umask 0, nothing in the folder is open to anybody else."""
+    """Made, run and written to under umask 0, nothing in the folder is open to another user."""
     realm = make_realm(tmp_path / "realm")
     with EmbeddedValkey(realm.valkey_dir) as store:
         mint = MintRuntime.open(realm, store_url=store.url)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another user could get the store's password, by leaving a ``.arx`` folder where ``arx`` was started.
 
-Found in ARx before its first release: who ran ``arx`` in a folder of somebody else, or in an unpacked source tree that
+Found in ARx before its first release: a user who ran ``arx`` in a folder of another, or in an unpacked source tree that
 held a ``.arx``, sent ``ARX_STORE_PASSWORD`` to the store that its ``realm.toml`` names; and a mint named there could
 report kills that never were.  A folder that is named, by ``--realm-dir`` or ``ARX_HOME``, is believed as before.
 """
@@ -25,7 +25,7 @@ LOGIN = {"ARX_STORE_PASSWORD": "hunter2"}
 
 
 class Listener:
-    """What the found folder calls the store: it takes what it is told, and hangs up."""
+    """The store that the found folder names: it takes what it gets, and hangs up."""
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
@@ -39,10 +39,10 @@ class Listener:
             while True:
                 connection, _ = self._socket.accept()
                 with connection:
-                    said = connection.recv(4096)
-                if not said:
+                    answer = connection.recv(4096)
+                if not answer:
                     return
-                self.heard.append(said)
+                self.heard.append(answer)
 
     def close(self) -> None:
         with socket.create_connection(("127.0.0.1", self.port)):
@@ -62,7 +62,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o707, 0o711])
 def test_a_folder_that_is_open_to_others_is_not_used_unasked(store: Listener, mode: int) -> None:
-    """As a source tree is unpacked: nothing is asked, nothing is sent, and what to do is said."""
+    """As a source tree is unpacked: ``arx`` asks nothing, sends nothing, and names the next step."""
     Path(".arx").chmod(mode)
     for words in (LOOK, ("doctor", "--json"), ("kill", "realm", "--direct", "--reason", "x", "--yes", "--json")):
         ran = arx(*words, env=LOGIN)
@@ -91,11 +91,11 @@ def test_a_folder_of_another_user_is_not_used_unasked(
 
 
 def test_a_folder_that_is_named_or_private_is_used(store: Listener) -> None:
-    """What ``arx init`` made needs no name; what is named may be anybody's."""
+    """What ``arx init`` made needs no name; a folder that is named may belong to any user."""
     assert arx(*LOOK, env=LOGIN).exit_code == exit_codes.UNREACHABLE
-    until(lambda: any(b"hunter2" in said for said in tuple(store.heard)))
+    until(lambda: any(b"hunter2" in value for value in tuple(store.heard)))
     Path(".arx").chmod(0o755)
     for words, more in ((("--realm-dir", ".arx"), {}), ((), {"ARX_HOME": ".arx"})):
         store.heard.clear()
         assert arx(*LOOK, *words, env=LOGIN | more).exit_code == exit_codes.UNREACHABLE
-        until(lambda: any(b"hunter2" in said for said in tuple(store.heard)))
+        until(lambda: any(b"hunter2" in value for value in tuple(store.heard)))

@@ -65,16 +65,16 @@ def test_the_mints_reason_reaches_the_caller(
             assert [answer.status_code for answer in answers] == [503] * ASKED
             assert all(answer.json()["because"] for answer in answers)
             address, settings = f"http://127.0.0.1:{port}", (realm.folder / "realm.toml").read_text()
-            told = arx("status", "--realm-dir", realm.folder, "--issuer", address)
-            assert f"the mint at {address} is not ready: " in told.err, told.err
+            output = arx("status", "--realm-dir", realm.folder, "--issuer", address)
+            assert f"the mint at {address} is not ready: " in output.err, output.err
             for mint in mints:
                 mint.stop()
             # nginx alone: the command and the doctor say that it is a proxy, and whom to ask.
             refused = client.get(ready)
             assert refused.status_code == 502
-            told = arx("status", "--realm-dir", realm.folder, "--issuer", address)
-            assert "as a proxy whose mint did not answer" in told.err, told.err
-            assert "ask each mint behind the proxy" in told.err
+            output = arx("status", "--realm-dir", realm.folder, "--issuer", address)
+            assert "as a proxy whose mint did not answer" in output.err, output.err
+            assert "ask each mint behind the proxy" in output.err
             (realm.folder / "realm.toml").write_text(re.sub(r'issuer = ".*"', f'issuer = "{address}"', settings))
             doctor = arx("doctor", "--realm-dir", realm.folder, "--store", own_valkey.url)
             assert "as a proxy whose mint did not answer" in doctor.out, doctor.out

@@ -28,7 +28,7 @@ WRONG: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: next(iter(wrong)))
 def test_a_request_is_what_a_record_can_say(wrong: dict[str, Any]) -> None:
-    """Another type is told to whoever builds the request, before anything is decided."""
+    """Another type raises where the request is built, before any decision."""
     with pytest.raises(TypeError, match="whole number of ms"):
         msgspec.structs.replace(access(), **wrong)
     with pytest.raises(TypeError, match="text or None"):

@@ -14,7 +14,7 @@ from tests.mint.login import POLICY, Flow, Issuer, settings
 def test_a_refresh_token_that_comes_again_ends_the_session(
     idp: Issuer, tmp_path: Path, valkey: object, realm_name: str, database: str | None
 ) -> None:
-    """Whoever comes second, the client or the thief: neither has an access token any more."""
+    """After the second use, by the client or the thief, neither has an access token any more."""
     url, policy = str(valkey.url), POLICY.format(issuer=idp.url)  # type: ignore[attr-defined]
     with open_live(
         tmp_path / "realm", url, name=realm_name, database=database, policy=policy, settings=settings(idp.url)

@@ -28,7 +28,7 @@ ARGUMENTS = {f"a{number}": number for number in range(1000)}
     ],
     ids=["unnamed", "absent", "wrong"],
 )
-def test_a_refusal_tells_of_a_few_failures(rule: Rule) -> None:
+def test_a_refusal_reports_a_few_failures(rule: Rule) -> None:
     """However many arguments fail, and in however many rules."""
     token = mint().attenuate(Caveat(allow=(rule,) * 3), Caveat(allow=(rule,))).encode()
     decision = verifier().decide(token, access(args=ARGUMENTS))
@@ -38,7 +38,7 @@ def test_a_refusal_tells_of_a_few_failures(rule: Rule) -> None:
     assert decision.sequence
 
 
-def test_every_failure_is_told_while_they_are_few() -> None:
+def test_every_failure_is_reported_while_they_are_few() -> None:
     """The bound cuts off the rest and invents nothing."""
     rule = Rule(tool="*", args={f"a{number}": "x" for number in range(MAX_TOLD + 5)}, open=True)
     assert [failure.rule for failure in explain(rule, ARGUMENTS, "here")] == [f"a{n} equal" for n in range(MAX_TOLD)]

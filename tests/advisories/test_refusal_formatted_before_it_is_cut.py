@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller could make a refusal take ten times as long as a grant, with arguments that no rule names.
 
-Since refused arguments were told once, each of a hundred thousand arguments that a rule does not name was put into
+Since refused arguments were reported once, each of a hundred thousand arguments that a rule does not name was put into
 words, and all but 32 were thrown away: a request of a megabyte held an event loop for ten times as long as its grant.
 """
 
@@ -23,8 +23,8 @@ ATTENUATIONS = {
 
 @pytest.mark.parametrize("rule", ATTENUATIONS.values(), ids=ATTENUATIONS.keys())
 @pytest.mark.parametrize("seen", [False, True], ids=["first sight", "parent seen"])
-def test_a_refusal_puts_into_words_what_it_tells(rule: Rule, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a caller sends, a record waits for one value, and an answer for no more than a refusal can tell."""
+def test_a_refusal_puts_into_words_what_it_reports(rule: Rule, seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any request, a record waits for one value, and an answer for no more than a refusal can report."""
     written: list[object] = []
     shorten = constraints.shorten
     monkeypatch.setattr(constraints, "shorten", lambda value: (written.append(value), shorten(value))[1])

@@ -31,9 +31,9 @@ def test_a_view_does_not_return_to_a_history_that_has_ended(harness: HubHarness)
     asked = view.ask()
     assert asked is not None
     peer = Peer(harness)
-    told = peer.probe(asked.place.seq, incarnation=NEXT.incarnation, chain=asked.place.chain, hurry=asked.hurry)
-    if told is not None:
-        view.take_answer(told.answer(), lambda _: {})
+    answer = peer.probe(asked.place.seq, incarnation=NEXT.incarnation, chain=asked.place.chain, hurry=asked.hurry)
+    if answer is not None:
+        view.take_answer(answer.answer(), lambda _: {})
     assert view.view()[:2] == NEXT[:2]
     harness.wait(1)
     harness.state.incarnation, harness.state.applied = NEXT[:2]

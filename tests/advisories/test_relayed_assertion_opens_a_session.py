@@ -3,7 +3,7 @@
 
 Any user of the machine can listen at a loopback port while its mint restarts, and whatever ends TLS before a mint reads
 bodies.  The assertion that an agent sent there named no key, so within its minute the thief opened the agent's session
-with a key of his own, and the agent, which was told that the mint did not answer, noticed nothing.
+with a key of his own, and the agent, which read that the mint did not answer, noticed nothing.
 """
 
 import pytest

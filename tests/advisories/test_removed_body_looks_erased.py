@@ -46,7 +46,7 @@ class SignedLog(NamedTuple):
         check_rows(rows)
 
     def remove(self, *indexes: int) -> None:
-        """Remove bodies, as anybody with the database can."""
+        """Remove bodies, as any user of the database can."""
         with self.store.writing() as log:
             log.connection.execute(update(RECORD).where(RECORD.c.idx.in_(indexes)).values(body=None))
 
@@ -118,7 +118,7 @@ def test_an_erasure_without_a_list_accounts_for_its_number(log: SignedLog) -> No
 
 
 def test_a_row_behind_the_tree_accounts_for_nothing(log: SignedLog) -> None:
-    """Whoever has the database can write a row that looks like an erasure; no tree has it, so nothing signs it."""
+    """A user of the database can write a row that looks like an erasure; no tree has it, so nothing signs it."""
     log.check()
     log.remove(10)
     forged = make_note(ERASED_KIND, "operator:ann", 1, {"records": 1, "indexes": [[10, 10]]}, {})

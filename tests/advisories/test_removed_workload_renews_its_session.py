@@ -40,6 +40,6 @@ def test_who_is_taken_out_renews_nothing(unit: Harness, left: str) -> None:
     held = {sub: ask(unit, {"workload_token": ci(iss=CI, sub=sub)}) for sub in (SHOP, SITE)}
     put(unit, left)
     codes = {}
-    for sub, (holder, told) in held.items():
-        codes[sub] = holder.call("POST", f"/v1/sessions/{told['session']['id']}/renew").json().get("code", "ok")
+    for sub, (holder, value) in held.items():
+        codes[sub] = holder.call("POST", f"/v1/sessions/{value['session']['id']}/renew").json().get("code", "ok")
     assert codes == {SHOP: "session_not_allowed", SITE: "ok"}

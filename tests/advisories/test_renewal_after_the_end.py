@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A holder could prolong a session or a task that the mint had reported as over.
 
-Whether its time was over was asked before the change was written.  An operator who ended it in between was told that it
+Whether its time was over was asked before the change was written.  An operator who ended it in between read that it
 had ended by itself, and no kill was made; then it went on for hours.
 """
 

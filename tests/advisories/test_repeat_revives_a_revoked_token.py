@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller could repeat an old call and get a revoked token signed again with the new key.
 
-A key that was stolen is replaced, and every token made with it is dead.  Whoever repeated the call that such a token
+A key that was stolen is replaced, and every token made with it is dead.  A caller who repeated the call that a token
 had come from, within a day and with its ``Idempotency-Key``, got the same one signed with the new key: alive, as wide
 as the policy of that time.  A session that was over was given its revoked token as well.
 """
@@ -48,13 +48,13 @@ def test_a_session_that_is_over_gets_no_token(unit: Harness, epochs: UnsafeLocal
         answer = unit.client.post("/v1/sessions", json=body, headers=headers)
         return answer.status_code, answer.json()
 
-    status, told = opened()
+    status, reply = opened()
     assert status == 201
-    session = told["session"]["id"]  # type: ignore[index]
+    session = reply["session"]["id"]  # type: ignore[index]
     if over == "ended":
         unit.mint.db.sessions.end_of(agent.subject)
     else:
         (epochs.kill if over == "killed" else epochs.freeze)(f"session:{session}")
-    status, told = opened()
-    assert told["code"] == ("frozen" if over == "frozen" else "revoked")
-    assert "token" not in told
+    status, reply = opened()
+    assert reply["code"] == ("frozen" if over == "frozen" else "revoked")
+    assert "token" not in reply

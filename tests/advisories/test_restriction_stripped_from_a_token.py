@@ -25,7 +25,7 @@ PLACES = range(len(PACKETS))
 
 
 def code_with(caveats: tuple[bytes | wire.ThirdPartyPacket, ...], signature: bytes | None = None) -> str:
-    """What is said of the token with other caveats."""
+    """Return the decision about the token with other caveats."""
     parts = wire.decode(TOKEN.to_bytes())
     changed = parts._replace(caveats=caveats, signature=signature or parts.signature)
     return code_of(wire.TOKEN_PREFIX + wire.text_of(wire.encode(changed)))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caller could run another route than the one that the middleware had judged.
 
-Whoever was allowed ``orders.get`` was answered by the export where two routes of ``tools`` met in one path, where a
+A caller allowed ``orders.get`` was answered by the export where two routes of ``tools`` met in one path, where a
 convertor fell through to the next route, below a ``root_path`` that two readers cut off differently, and by routes of a
 ``Host`` or of a mounted application, which were not looked at.  Parameters of an outer mount came to the application,
 and no rule saw them.  The cases of FastAPI are in ``tests/routes/fastapi_cases.py``.
@@ -352,7 +352,7 @@ def test_routes_that_are_made_at_the_first_call_are_refused(kind: Any, copies: b
 
 
 @pytest.mark.parametrize(
-    ("routes", "tools", "told"),
+    ("routes", "tools", "message"),
     [
         ([Route("/orders/{number}", saw("", []))], READ, "for GET it has /orders/{number}"),
         ([Route("/orders/{order_id}", saw("", []), methods=["POST"])], READ, "found 0"),
@@ -364,10 +364,10 @@ def test_routes_that_are_made_at_the_first_call_are_refused(kind: Any, copies: b
     ],
 )  # fmt: skip
 def test_a_wrong_table_is_an_error_when_the_middleware_is_made(
-    routes: list[BaseRoute], tools: dict[str, str], told: str
+    routes: list[BaseRoute], tools: dict[str, str], message: str
 ) -> None:
     """Also below a mount, which no lifespan reaches."""
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         ArxMiddleware(Starlette(routes=routes), verifier=Realm().verifier, tools=tools)
 
 

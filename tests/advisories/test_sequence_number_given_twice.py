@@ -124,7 +124,7 @@ def test_a_mint_that_was_away_ends_such_a_history(own_valkey: EmbeddedValkey, tm
 
 def test_a_kill_says_which_past_it_knows(own_valkey: EmbeddedValkey, store: RevocationStore, tmp_path: Path) -> None:
     """
-    Whoever kills has seen a place as well: in another past it is told so, and nothing is written.
+    An operator who kills has seen a place as well: in another past the kill is refused, and nothing is written.
     """
     lose(own_valkey, tmp_path / "older", lambda: kill(store, LOST) and None)
     with RevocationStore(own_valkey.url, store.realm) as unaware:

@@ -69,10 +69,10 @@ def test_a_request_reaches_the_client_where_the_table_allows_it(kind: str) -> No
 
 def test_what_is_no_kind_is_refused_and_the_rest_passes() -> None:
     """A method that is not known may be another spelling of a later revision; a ping and notifications pass."""
-    told = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1.0}}
+    values = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1.0}}
     ended = {"jsonrpc": "2.0", "method": "notifications/elicitation/complete", "params": {"elicitationId": "e"}}
-    found = Asked(asking("ping"), told, asking("client/run"), ended, RESULT)
-    assert found.data == event(asking("ping")) + event(told) + event(RESULT)
+    found = Asked(asking("ping"), values, asking("client/run"), ended, RESULT)
+    assert found.data == event(asking("ping")) + event(values) + event(RESULT)
     assert found.replies == [("s-1", -32601)]
 
 

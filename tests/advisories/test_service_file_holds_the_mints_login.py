@@ -11,7 +11,7 @@ from arx_verifier.revocation.store_url import Address, without_login
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("unix:///run/arx/valkey.sock", "unix:///run/arx/valkey.sock"),
         ("unix://mint:hunter2@/run/valkey.sock?db=1", "unix:///run/valkey.sock?db=1"),
@@ -26,9 +26,9 @@ from arx_verifier.revocation.store_url import Address, without_login
         ("redis+cluster://mint:hunter2@one,two", "redis+cluster://one,two"),
     ],
 )
-def test_an_address_is_told_without_its_login(url: str, told: str) -> None:
+def test_an_address_is_shown_without_its_login(url: str, message: str) -> None:
     """
     Users and passwords are left out wherever an address can hold them; the rest is the same place.
     """
-    assert without_login(url) == told
-    Address(told)
+    assert without_login(url) == message
+    Address(message)

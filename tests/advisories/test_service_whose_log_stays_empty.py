@@ -123,9 +123,9 @@ def call(task: Task, times: int) -> list[str]:
 def shipped(up: Live, task: Task) -> list[str]:
     """The ids of the task's allowed calls in the log."""
     words = ("audit", "trail", "--task", task.id, "--flat", "--limit", "10000", "--tool", "orders.get")
-    code, told, err = up.run(*words)
+    code, output, err = up.run(*words)
     assert code == 0, err
-    return [record["id"] for record in told["records"] if record["outcome"] == "allow"]
+    return [record["id"] for record in output["records"] if record["outcome"] == "allow"]
 
 
 def holder_of(path: Path) -> int | None:
@@ -329,8 +329,8 @@ def test_a_verifier_of_unit_tests_ships_nothing() -> None:
     """
     It has no service file, and starts no thread.
     """
-    told = silent(
+    answer = silent(
         "import threading; from arx_verifier.testing import UnsafeTestRealm; r = UnsafeTestRealm('orders')\n"
         "r.verifier.start(); assert threading.active_count() == 1; r.verifier.close()"
     )
-    assert told == ""
+    assert answer == ""

@@ -2,7 +2,7 @@
 """An agent could act for a subject for longer than the policy in force allows.
 
 How much longer than the subject's own token it may live was asked when it was opened and never again: a policy that
-made it shorter, because somebody's login was not to be outlived any more, changed nothing for what ran.
+made it shorter, because a person's login was not to be outlived any more, changed nothing for what ran.
 """
 
 from typing import Any
@@ -28,8 +28,8 @@ def renew(holder: Holder, session: dict[str, Any]) -> Any:
 @pytest.fixture
 def opened(unit: Harness) -> tuple[Holder, dict[str, Any]]:
     """A session that may outlive its subject's token by ten minutes."""
-    holder, told = Desk(unit, DESK).ask(**behalf(groups=["leads"]))
-    return holder, told["session"]
+    holder, answer = Desk(unit, DESK).ask(**behalf(groups=["leads"]))
+    return holder, answer["session"]
 
 
 def test_a_shorter_limit_shortens_what_runs(unit: Harness, opened: tuple[Holder, dict[str, Any]]) -> None:
@@ -38,9 +38,9 @@ def test_a_shorter_limit_shortens_what_runs(unit: Harness, opened: tuple[Holder,
     outlive(unit, "20m")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]
     outlive(unit, "1m")
-    told = renew(holder, session)
-    assert told["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
-    assert told["expires_at"] <= told["session"]["ends_at"]
+    answer = renew(holder, session)
+    assert answer["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
+    assert answer["expires_at"] <= answer["session"]["ends_at"]
     outlive(unit, "10m")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"] - 9 * 60_000
 
@@ -57,7 +57,7 @@ def test_who_has_been_gone_for_too_long_is_not_acted_for(unit: Harness, opened: 
 
 
 def test_without_a_subject_nothing_is_shorter(unit: Harness) -> None:
-    """Nobody's token ends a session on nobody's behalf."""
+    """A token without a subject ends no session of a subject."""
     holder, session = unit.session()
     outlive(unit, "0s")
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]

@@ -68,7 +68,7 @@ def new_rules_each_time(number: int) -> list[Caveat]:
     ]
 
 
-def words_that_nobody_knows(number: int) -> list[Any]:
+def unknown_words(number: int) -> list[Any]:
     return [Unknown(f"{number}" + "x" * 400)]
 
 
@@ -90,7 +90,7 @@ def _rule(constraint: Constraint) -> Rule:
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     "attenuation",
-    [every_tool_in_many_rules, a_few_tests_restated, new_texts_each_time, new_rules_each_time, words_that_nobody_knows],
+    [every_tool_in_many_rules, a_few_tests_restated, new_texts_each_time, new_rules_each_time, unknown_words],
 )
 @pytest.mark.parametrize("args", [{}, {"a": False}], ids=["allowed", "refused"])
 def test_what_is_kept_for_all_is_bounded_by_what_it_takes(

@@ -29,7 +29,7 @@ def test_a_key_ring_without_whole_keys_does_not_start(keys: dict[str, bytes]) ->
 
 
 def test_no_secret_has_a_default() -> None:
-    """Whoever makes a ring, a verifier or a token has to pass the key."""
+    """The maker of a ring, a verifier or a token has to pass the key."""
     for made_by, name in ((KeyRing.__init__, "keys"), (Verifier.__init__, "keys"), (Macaroon.mint, "key")):
         assert inspect.signature(made_by).parameters[name].default is inspect.Parameter.empty
 
@@ -58,7 +58,7 @@ def test_a_service_file_that_others_can_read_does_not_start(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("lost", ["root_path", "root_key_path"])
 def test_a_mint_without_its_key_does_not_start(tmp_path: Path, lost: str) -> None:
-    """Neither the sealed root key nor what opens it is made up when it is not there."""
+    """Neither the sealed root key nor what opens it is made up when it is missing."""
     realm = init_realm(tmp_path / "realm", name=REALM, issuer="http://127.0.0.1:8700")
     getattr(realm, lost).unlink()
     with pytest.raises(SettingsError):

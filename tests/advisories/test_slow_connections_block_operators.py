@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stranger could lock every operator out of the mint, with connections that never finish a request.
 
-1 100 connections that never finished a request took all of its files: it accepted nobody any more, for as long as they
+1 100 connections that never finished a request took all of its files: it accepted no connection, for as long as they
 were held, and wrote 250 MB of log a minute about it, which would have filled the disk of its own record next.  Bodies
 that were begun and hung up on were 5 kB of log each.
 """

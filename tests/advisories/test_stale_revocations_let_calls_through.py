@@ -57,7 +57,7 @@ def test_past_the_lease_every_check_refuses(own_valkey: EmbeddedValkey, own_fast
 
 
 @pytest.mark.parametrize("code", ["stale", "syncing", "fenced", "closed"])
-def test_it_is_told_as_what_it_is(code: str) -> None:
+def test_it_is_reported_as_what_it_is(code: str) -> None:
     """503 and not 401 or 403: the token may be good, and the client is to ask again."""
     error = refusal(code)
     assert isinstance(error, StaleEpochError)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """In a design with one shared key, a thief of any verifier's key could mint tokens for all services.
 
-ARx says plainly that whoever verifies can mint, and bounds it: each service has its own key.  What the thief of the key
+ARx documents that a verifier can mint, and bounds it: each service has its own key.  What the thief of the key
 of service A can make, service A accepts, and no other service does.
 """
 

@@ -173,7 +173,7 @@ def test_a_thief_of_the_old_key_signs_nothing_more(stolen: bool, realm: Realm, t
     own = signer(9, thief_has.key.name)
     keys = forge_change(thief, thief_has, own.key)
     further = fork_on(thief, own, keys)
-    assert verify(further.folder, Trust(thief_has.key)).key == own.key  # whoever knows nothing else believes it
+    assert verify(further.folder, Trust(thief_has.key)).key == own.key  # a reader that knows nothing else believes it
     for trust in (
         Trust(done.new),
         Trust(thief_has.key, held=held),
@@ -197,7 +197,7 @@ def fork_on(thief: Publisher, own: Signer, keys: LogKeys) -> Publisher:
 
 def test_a_follower_refuses_the_old_key_afterwards(realm: Realm, tmp_path: Path) -> None:
     """
-    A checkpoint by the old key beyond its change is refused by whoever knows the change, also by the mint.
+    A checkpoint by the old key beyond its change is refused by each reader that knows the change, also by the mint.
     """
     thief_has = log_signer(realm)
     change(realm)
@@ -271,12 +271,12 @@ def test_a_service_pins_the_next_key(realm: Realm, tmp_path: Path, monkeypatch: 
     """
     monkeypatch.setattr(fork_detection, "EVERY_S", 0.0)
     seen, thief_has = Seen(tmp_path), log_signer(realm)
-    assert told(seen, realm) is None
+    assert alarm_after_answer(seen, realm) is None
     thief = fork(realm, tmp_path / "thief", thief_has)
     change(realm)
-    assert told(seen, realm) is None  # still a checkpoint of the old key
+    assert alarm_after_answer(seen, realm) is None  # still a checkpoint of the old key
     grow(realm, "b2")
-    assert told(seen, realm) is None
+    assert alarm_after_answer(seen, realm) is None
     assert json.loads((tmp_path / "log.seen").read_bytes())["key"] == str(read_log_key(realm.log_key_path))
     note_change(thief._store, {"made": "up"})
     thief.step()
@@ -287,14 +287,14 @@ def test_a_service_pins_the_next_key(realm: Realm, tmp_path: Path, monkeypatch: 
     assert "has not announced" in str(seen.alarm)
     done = change(realm, stolen=True)
     grow(realm, "b3")
-    assert "has not announced" in str(told(seen, realm))
-    assert "has not announced" in str(told(Seen(tmp_path), realm))
+    assert "has not announced" in str(alarm_after_answer(seen, realm))
+    assert "has not announced" in str(alarm_after_answer(Seen(tmp_path), realm))
     (tmp_path / PINNED_FILE).write_text(f"{done.new}\n")
-    assert told(seen, realm) is None
-    assert told(Seen(tmp_path), realm) is None
+    assert alarm_after_answer(seen, realm) is None
+    assert alarm_after_answer(Seen(tmp_path), realm) is None
 
 
-def told(seen: Seen, realm: Realm) -> str | None:
+def alarm_after_answer(seen: Seen, realm: Realm) -> str | None:
     """Answer a service as the mint does, and return its alarm."""
     size = seen.asks()
     log = open_log(realm, roots_of(realm))

@@ -185,8 +185,8 @@ def victim(shop: Shop) -> Task:
 
 
 def start(shop: Shop, **body: Any) -> Task:
-    told = shop.agent.call("POST", "/v1/tasks", PAY | body).json()
-    return Task(Bundle.parse(told["bundle"]), key=shop.agent.key)
+    answer = shop.agent.call("POST", "/v1/tasks", PAY | body).json()
+    return Task(Bundle.parse(answer["bundle"]), key=shop.agent.key)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 """An operator who stopped a demo left its realm running, with every key in its folder.
 
 At SIGTERM or at the end of its terminal the demo's own process went, and its mint, its store, its services and the
-folder with root key, operator's key and service keys stayed until somebody found them.
+folder with root key, operator's key and service keys stayed until a user found them.
 """
 
 import os
@@ -24,18 +24,18 @@ def running_below(folder: str) -> list[str]:
     found = []
     for process in Path("/proc").iterdir():
         try:
-            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            document = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         except OSError:
             continue
-        if folder.encode() in told:
-            found.append(told.replace(b"\0", b" ")[:80].decode(errors="replace"))
+        if folder.encode() in document:
+            found.append(document.replace(b"\0", b" ")[:80].decode(errors="replace"))
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_demo_that_is_told_to_stop_leaves_nothing(number: signal.Signals) -> None:
+def test_a_demo_that_is_stopped_leaves_nothing(number: signal.Signals) -> None:
     """Every process ends and the folder is gone, at whatever moment of its start or its play."""
     with tempfile.TemporaryDirectory(prefix="arx") as folder:
         command = [sys.executable, "-m", "arx_caps.cli", "demo"]

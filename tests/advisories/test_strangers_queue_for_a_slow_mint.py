@@ -40,7 +40,7 @@ def test_one_request_fails_for_all_who_wait(monkeypatch: pytest.MonkeyPatch) -> 
             self.wfile.write(b"{}")
 
         def log_message(self, *_: object) -> None:
-            """Nothing is said."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 

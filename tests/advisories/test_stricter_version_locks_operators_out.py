@@ -2,8 +2,8 @@
 """An update whose policy rules are stricter could lock every operator out of the mint.
 
 The policy in force had been read by the older version, was kept in the database and was the newer one of two, so that
-no edit of the file said otherwise; and only a mint that runs takes another policy.  Nobody could read the audit log,
-end a session through the mint or enrol anybody until the file was touched.
+no edit of the file changed it; and only a mint that runs takes another policy.  No operator could read the audit log,
+end a session through the mint or enrol an agent until the file was touched.
 """
 
 import os
@@ -80,7 +80,7 @@ def test_an_operator_is_not_locked_out(unit: Harness, caplog: pytest.LogCaptureF
         answer = holder.call("POST", path, body)
         assert (answer.status_code, answer.json()["code"]) == (503, "no_policy"), path
         assert "Retry-After" in answer.headers
-        assert "network" not in answer.text, "agents are told nothing of the policy"
+        assert "network" not in answer.text, "agents learn nothing of the policy"
     operator = unit.operator()
     for path in ("/v1/whoami", "/v1/sessions", "/v1/agents", "/v1/services", "/v1/policies"):
         assert operator.call("GET", path).status_code == 200, path
@@ -113,7 +113,7 @@ def test_what_was_refused_for_a_comment_is_mended(unit: Harness) -> None:
 
 
 def test_the_file_mends_it_as_well(unit: Harness) -> None:
-    """Whoever edits it and starts the mint, or has it read again, means what is in it."""
+    """An operator who edits it and starts the mint, or has it read again, means what is in it."""
     text = good(unit)
     mint = update_version(unit, refused_by_rule(text))
     unit.realm.policy_path.write_text(text)
@@ -125,7 +125,7 @@ def test_the_file_mends_it_as_well(unit: Harness) -> None:
 
 
 def test_a_mistake_that_was_never_in_force_is_no_start(unit: Harness) -> None:
-    """Who edits the file is told at once, and no older policy is taken in its place."""
+    """The operator who edits the file reads the error at once, and no older policy is taken in its place."""
     unit.realm.policy_path.write_text(refused_by_rule(good(unit)))
     with pytest.raises(SettingsError, match="at least one network"):
         start(unit)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sub-agent could use up an approval that was not its own, by writing its id into its own token.
 
-The id is no secret; logs and records tell it.  A name counted for the whole task, whoever wrote it, so a call of any
+The id is no secret; logs and records have it.  A name counted for the whole task, in any caveat, so a call of any
 tool with ``once`` of that name was the one that it was good for.
 """
 

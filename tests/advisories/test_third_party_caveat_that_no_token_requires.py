@@ -18,7 +18,7 @@ TOOLS = '["payments.refund", "payments.note"]'
 
 
 def test_made_up(desk: Desk) -> None:
-    """Other tools, none, another key, and what is no third-party caveat: refused before anybody reads it."""
+    """Other tools, none, another key, and what is no third-party caveat: refused before a person reads it."""
     kid, _, task = ThirdPartyCaveat.read(desk.caveat.encode()).id.partition(":")
     made = [
         ThirdPartyCaveat(id=f"{kid}:{task}", tools=("payments.refund",)),
@@ -75,6 +75,6 @@ def test_two_of_one_name(desk: Desk) -> None:
     changed = made.to_bytes().replace(wire.packet(wire.IDENTIFIER, refunds), wire.packet(wire.IDENTIFIER, notes))
     assert changed != made.to_bytes()
     for discharge in (made, Macaroon.from_bytes(changed)):
-        said = judge.decide(join(text, [bind(discharge, token)]), AccessRequest("payments.note", note, now_ms())).code
-        assert said in ("bad_signature", "argument_not_allowed", "tool_not_allowed"), said
+        answer = judge.decide(join(text, [bind(discharge, token)]), AccessRequest("payments.note", note, now_ms())).code
+        assert answer in ("bad_signature", "argument_not_allowed", "tool_not_allowed"), answer
     assert decide(judge, desk.task, REFUND, [Approval.from_text(approval.encode())]) == "ok"

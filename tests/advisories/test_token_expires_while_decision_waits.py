@@ -27,7 +27,7 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Wait:
 
 
 class SlowProbes(MovedEpochs):
-    """A store that takes its time, and tells none."""
+    """A store that takes its time, and reports none."""
 
     def __init__(self, wait: Wait) -> None:
         super().__init__(lease_ms=10_000)

@@ -2,7 +2,7 @@
 """A holder could stop a service's records from reaching the log, with a zero character in a tool's name.
 
 A PostgreSQL keeps no zero character in a text: a mint on one answered such a batch as if its database were away.  The
-service sent it for ever, its journal filled up, and then it refused everybody.  What the log asks by is cut and cleaned
+service sent it for ever, its journal filled up, and it refused every call.  What the log asks by is cut and cleaned
 now; the record itself is what was signed, byte by byte.  What only a thief of a service's key can send is refused.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent could slow each further approval request, with requests that nobody answers.
+"""An agent could slow each further approval request, with requests that no operator answers.
 
 Whether a session has too many that wait was found among all that waited when their tasks ended, of every session: at
 200 000 a tenth of a second, and an agent can ask as often as it starts tasks.
@@ -40,7 +40,7 @@ def test_a_request_looks_at_those_of_its_session_alone(unit: Harness) -> None:
     assert any("approvals_waiting (session=? AND status=?)" in row[-1] for row in plan), plan
 
 
-def test_what_nobody_answers_does_not_gather(unit: Harness) -> None:
+def test_unanswered_requests_do_not_gather(unit: Harness) -> None:
     """
     Each request takes some whose task is over from those that wait; they stay in the list as what ended.
     """

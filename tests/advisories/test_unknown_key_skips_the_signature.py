@@ -15,7 +15,7 @@ RING = KeyRing({"k1.0": KEY}, realm=REALM)
 @pytest.mark.parametrize("kid", ["k2.0", "k1.1", "k1", "K1.0", "*", "k1.0 ", "none", "../k1.0", "k1.0\0"])
 @pytest.mark.parametrize("key", [KEY, OTHER_KEY])
 def test_an_unknown_key_id_refuses(kid: str, key: bytes) -> None:
-    """Whoever made the token, bare or signed: no key, no grant."""
+    """For any maker of the token, bare or signed: no key, no grant."""
     token = mint(kid=kid, key=key)
     assert code_of(token.encode()) == "unknown_key"
     assert code_of(sign(token, access())) == "unknown_key"

@@ -30,7 +30,7 @@ def nested(depth: int) -> Any:
     [10**5000, -(10**5000), nested(100_000), {"a": nested(5)}, object(), "x" * 10**6],
     ids=str.split("huge negative deep shallow object long"),
 )
-def test_a_refusal_can_tell_any_value(value: Any) -> None:
+def test_a_refusal_can_report_any_value(value: Any) -> None:
     """
     Whatever an argument is, the call is refused with its reason, in one short line.
     """

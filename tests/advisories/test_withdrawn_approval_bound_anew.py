@@ -16,22 +16,22 @@ from tests.mint.approvals import REFUND, Desk, code, decide
 from tests.mint.test_approvals_crashes import desk, payments
 
 __all__ = ["desk", "payments"]  # fixtures
-LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
+LEASE_MS = 5_000  # no test waits for it: every verifier follows the store
 pytestmark = [pytest.mark.servers, pytest.mark.realm(lease_ms=LEASE_MS)]
 
 
 def extended(desk: Desk) -> Task:
-    told = desk.agent.call("POST", f"/v1/tasks/{desk.id}/extend", {}).json()
-    return Task(Bundle.parse(told["bundle"]))
+    answer = desk.agent.call("POST", f"/v1/tasks/{desk.id}/extend", {}).json()
+    return Task(Bundle.parse(answer["bundle"]))
 
 
 def attenuated(desk: Desk) -> Task:
     caveats: dict[str, list[object]] = {"payments": []}
-    told = desk.agent.call("POST", f"/v1/tasks/{desk.id}/attenuate", {"caveats": caveats}).json()
-    return Task(Bundle.parse(told["bundle"]))
+    answer = desk.agent.call("POST", f"/v1/tasks/{desk.id}/attenuate", {"caveats": caveats}).json()
+    return Task(Bundle.parse(answer["bundle"]))
 
 
-def said(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
+def outcome(desk: Desk, judge: Verifier, task: Task, approval: Approval) -> str:
     """What the service says, once it and the mint know all that the store does."""
     last = desk.harness.mint.store.header().seq
     assert all(view.catch_up(0, last, 5) for view in (judge.epochs, desk.harness.mint.epochs))
@@ -49,10 +49,10 @@ def test_with_a_younger_token(desk: Desk, payments: Verifier, way: str) -> None:
         assert code(operator.call("POST", "/v1/kills", {"targets": [target], "reason": "test"})) == "ok"
     else:
         with RevocationStore(desk.harness.mint.store_url, desk.harness.realm.name) as store:
-            store.kill_by_kind([target], "test", "somebody")
-    assert said(desk, payments, desk.task, approval) == "revoked"
-    assert said(desk, payments, extended(desk), approval) == "frozen"
-    assert said(desk, payments, attenuated(desk), approval) == "frozen"
+            store.kill_by_kind([target], "test", "operator:eve")
+    assert outcome(desk, payments, desk.task, approval) == "revoked"
+    assert outcome(desk, payments, extended(desk), approval) == "frozen"
+    assert outcome(desk, payments, attenuated(desk), approval) == "frozen"
     assert code(desk.fetch(asked)) == "approval_withdrawn"
     assert desk.agent.call("GET", f"/v1/approvals/{asked['id']}").json()["approval"]["state"] == "withdrawn"
 
@@ -62,9 +62,9 @@ def test_what_is_asked_for_again_is_another_one(desk: Desk, payments: Verifier) 
     asked, gone = desk.approved()
     assert code(desk.harness.operator().call("DELETE", f"/v1/approvals/{asked['id']}")) == "ok"
     _, approval = desk.approved()
-    assert said(desk, payments, desk.task, gone) == "revoked"
-    assert said(desk, payments, desk.task, approval) == "ok"
-    assert said(desk, payments, extended(desk), approval) == "already_used"
+    assert outcome(desk, payments, desk.task, gone) == "revoked"
+    assert outcome(desk, payments, desk.task, approval) == "ok"
+    assert outcome(desk, payments, extended(desk), approval) == "already_used"
 
 
 def test_a_store_that_lost_the_freeze_gets_it_again(desk: Desk, payments: Verifier) -> None:
@@ -77,4 +77,4 @@ def test_a_store_that_lost_the_freeze_gets_it_again(desk: Desk, payments: Verifi
     mint.advance(bump.header.place)
     assert target in mint.db.approvals.withdrawn_targets()
     mint.freezes.restore()
-    assert said(desk, payments, extended(desk), approval) == "frozen"
+    assert outcome(desk, payments, extended(desk), approval) == "frozen"

@@ -3,7 +3,7 @@
 
 Used calls were remembered in each process, which was the default: of 40 calls made again at another worker, four found
 one that had not seen them.  Now a service file names the store that is at hand, and where it does not the second
-process says so, and the doctor while both run.
+process reports that, and the doctor while both run.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ verifier.close()
 
 
 class Worker:
-    """A process of a service, which decides when told to."""
+    """A process of a service, which decides on command."""
 
     def __init__(self, file: Path, log: Path) -> None:
         self._log, environment = log, {name: value for name, value in os.environ.items() if name[:4] != "ARX_"}
@@ -94,15 +94,15 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 def called(up: Live) -> dict[str, Any]:
-    """A call that is signed once, for whoever presents it."""
+    """A call that is signed once, for any presenter."""
     args = {"order_id": "o-1"}
     held = Task.from_text((up.folder.parent / "task").read_text())
     return {"token": held.call_token("orders", "orders.get", args), "args": args, "at": time.time_ns() // 1_000_000}
 
 
 def doctored(up: Live) -> dict[str, Any]:
-    _, told, _ = up.run("doctor")
-    [check] = [check for check in told["checks"] if check["name"] == "nonces"]
+    _, output, _ = up.run("doctor")
+    [check] = [check for check in output["checks"] if check["name"] == "nonces"]
     return dict(check)
 
 
@@ -120,13 +120,13 @@ def test_the_default_is_right_for_many_workers(up: Live, tmp_path: Path) -> None
             both.reverse()
         assert doctored(up)["ok"]
         assert [worker.close() for worker in both] == ["", ""]
-    told = json.loads(file.read_text())
-    assert told["nonces"] == told["store"]
-    assert told["nonces"].startswith("unix://")
+    document = json.loads(file.read_text())
+    assert document["nonces"] == document["store"]
+    assert document["nonces"].startswith("unix://")
 
 
 @pytest.mark.slow
-def test_where_they_share_nothing_it_is_said(up: Live, tmp_path: Path) -> None:
+def test_where_they_share_nothing_it_is_reported(up: Live, tmp_path: Path) -> None:
     """
     The second process logs a warning that names the setting, once; the doctor finds the two while both run.
     """
@@ -147,10 +147,10 @@ def test_where_they_share_nothing_it_is_said(up: Live, tmp_path: Path) -> None:
         assert first.close() == ""
         assert second.code(called(up)) == "ok"
         up.until(lambda: doctored(up)["ok"])
-        said = second.close()
-    assert said.count("WARNING") == said.count("\n") == 1
-    assert '"nonces": "redis://HOST"' in said
-    assert "ERROR" not in said
+        answer = second.close()
+    assert answer.count("WARNING") == answer.count("\n") == 1
+    assert '"nonces": "redis://HOST"' in answer
+    assert "ERROR" not in answer
 
 
 def test_a_store_with_users_has_one_for_it(tmp_path: Path, realm_name: str) -> None:

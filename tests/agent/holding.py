@@ -71,6 +71,6 @@ def discharged(
     task: str = "a-aaaaaaaaaaaaaaaa",
 ) -> str:
     """The discharge that the mint gives out once this refund is approved."""
-    said = Caveat(allow=(Rule(tool="payments.refund", args=dict(args)),), exp=exp, task=task)
-    made = issue_discharge(required.encode(), caveat_key(KEY, required.id), realm="acme", caveats=(said,))
+    caveat = Caveat(allow=(Rule(tool="payments.refund", args=dict(args)),), exp=exp, task=task)
+    made = issue_discharge(required.encode(), caveat_key(KEY, required.id), realm="acme", caveats=(caveat,))
     return made.encode()

@@ -104,7 +104,7 @@ class Server(uvicorn.Server):
 
 @contextmanager
 def serving(app: Any, port: int = 0, **settings: Any) -> Iterator[int]:
-    """Serve an application on loopback, with what else uvicorn is to be told, and yield its port."""
+    """Serve an application on loopback, with further settings of uvicorn, and yield its port."""
     server = Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", **settings))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -159,9 +159,9 @@ class LiveMint:
 
     def service_file(self, audience: str) -> dict[str, Any]:
         """Enrol a tool service, and return its service file without what refreshes its keys and ships its records."""
-        told = self.operator("POST", "/v1/services/invitations", {"audience": audience})
+        answer = self.operator("POST", "/v1/services/invitations", {"audience": audience})
         out, key = (self._folder / f"{audience}-{time.monotonic_ns()}.{kind}" for kind in ("service", "key"))
-        invitation = Invitation(audience, told["enrolment"], told["issuer"])
+        invitation = Invitation(audience, answer["enrolment"], answer["issuer"])
         join_service(invitation, self._client, out=out, key_out=key, journal=self.realm.journals_dir / audience)
         content: dict[str, Any] = json.loads(out.read_text())
         return {name: content[name] for name in content if name not in ("issuer", "key_file")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a holder does with an approval: wait, hand it on, send it with the call; what it is told when it cannot."""
+"""What a holder does with an approval: wait, pass it on, send it with the call; its errors when it cannot."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ class Mint:
         raise NotImplementedError(task, body)
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Note what is said of the caveats."""
+        """Record the description of the caveats."""
         self.asked.append(caveats)
         return bundle()
 
@@ -74,7 +74,7 @@ def started(mint: Mint, *, at: int = AT) -> StartedTask:
 
 
 def waiting(*by: str) -> dict[str, Any]:
-    """Nobody, or not everybody, has answered yet."""
+    """No operator has answered yet, or not all have."""
     return {"approval": {**ABOUT, "by": list(by), "need": 2}}
 
 
@@ -98,7 +98,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.spec("6.4")
 def test_a_task_knows_which_tools_need_an_approval() -> None:
     """
-    From its own token, offline; ``describe`` tells it as well.
+    From its own token, offline; ``describe`` lists it as well.
     """
     held = approvable()
     assert [held.needs_approval(tool) for tool in ("payments.refund", "orders.get", "mail.send")] == [
@@ -108,9 +108,9 @@ def test_a_task_knows_which_tools_need_an_approval() -> None:
     ]
     assert not task().needs_approval("payments.refund")
     wanted = {"id": f"k1.0:{TASK}", "tools": ["payments.refund"]}
-    told = held.describe()["audiences"]
-    assert (told["payments"]["requires"], told["orders"]["requires"]) == ([wanted], [])
-    assert told["payments"]["caveats"][-1] == {"third_party": wanted}
+    description = held.describe()["audiences"]
+    assert (description["payments"]["requires"], description["orders"]["requires"]) == ([wanted], [])
+    assert description["payments"]["caveats"][-1] == {"third_party": wanted}
 
 
 def test_the_mint_is_asked_with_the_third_party_as_it_stands() -> None:
@@ -130,7 +130,7 @@ def test_the_mint_is_asked_with_the_third_party_as_it_stands() -> None:
 )
 def test_what_needs_no_approval_is_not_asked_for(tool: str, says: str) -> None:
     """
-    A slip is told to the agent and wakes nobody.
+    A mistake is reported to the agent and reaches no operator.
     """
     mint = Mint()
     with pytest.raises(AttenuationError, match=says):
@@ -140,7 +140,7 @@ def test_what_needs_no_approval_is_not_asked_for(tool: str, says: str) -> None:
 
 def test_what_the_task_refuses_anyhow_is_not_asked_for() -> None:
     """
-    An approval widens nothing: a call beyond what the holder attenuated itself to wakes nobody either.
+    An approval widens nothing: a call beyond the holder's own attenuation reaches no operator either.
     """
     attenuated = started(mint := Mint()).attenuate(
         args={"payments.refund": {"amount": {"max": 5}}}, tools=["payments.refund"]
@@ -151,7 +151,7 @@ def test_what_the_task_refuses_anyhow_is_not_asked_for() -> None:
     assert attenuated.ask_approval("payments.refund", {**REFUND, "amount": 5}).id == ID
 
 
-def test_two_services_that_ask_are_told_apart() -> None:
+def test_two_services_that_ask_stay_apart() -> None:
     """
     Where both want an approval for one tool, the agent says which service it calls.
     """
@@ -168,15 +168,15 @@ def test_two_services_that_ask_are_told_apart() -> None:
 
 def test_an_agent_waits_until_operators_have_answered() -> None:
     """
-    Each yes is told, a mint that is away for a moment is asked again, and what came can be sent.
+    The agent sees each approval, asks a mint that is away for a moment again, and can send the discharges.
     """
     mint = Mint(waiting(), StoreError("away"), waiting("bob"), waiting("bob"), approved())
-    told: list[tuple[str, ...]] = []
+    notices: list[tuple[str, ...]] = []
     asked = started(mint).ask_approval("payments.refund", REFUND)
-    assert asked.wait(notify=lambda each: told.append(each.by)) is asked
-    assert (asked.state, told) == ("approved", [("bob",)])
+    assert asked.wait(notify=lambda each: notices.append(each.by)) is asked
+    assert (asked.state, notices) == ("approved", [("bob",)])
     assert asked.encode() == discharged()
-    assert asked.wait() is asked  # asks nobody any more
+    assert asked.wait() is asked  # asks no operator any more
 
 
 def test_what_is_taken_back_is_sent_no_more() -> None:
@@ -193,9 +193,9 @@ def test_what_is_taken_back_is_sent_no_more() -> None:
         asked.encode()
 
 
-def test_a_reason_that_nobody_reads_goes_nowhere() -> None:
+def test_a_reason_without_a_reader_goes_nowhere() -> None:
     """
-    What the mint would not take is told by the library, in words.
+    The library refuses what the mint would refuse, with the reason.
     """
     with pytest.raises(RequestError, match="why: 500 characters at most, got 501"):
         started(mint := Mint()).ask_approval("payments.refund", REFUND, why="x" * 501)
@@ -280,7 +280,7 @@ def test_an_approval_travels_as_a_text() -> None:
 @pytest.mark.parametrize("text", ["", "hello", ID, token("orders").encode(), bundle().encode(), discharged()[:-9]])
 def test_what_is_no_approval_is_not_taken_for_one(text: str) -> None:
     """
-    A token, a bundle or a cut text is told apart, and not shown.
+    The error names a token, a bundle or a cut text as such, and does not show it.
     """
     with pytest.raises(MalformedTokenError) as caught:
         Approval.from_text(text)
@@ -325,7 +325,7 @@ WRONG: list[tuple[str, Callable[[], str], str]] = [
 
 
 @pytest.mark.parametrize(("send", "says"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_what_no_service_would_take_is_told_before_it_is_sent(send: Callable[[], str], says: str) -> None:
+def test_what_no_service_would_take_raises_before_it_is_sent(send: Callable[[], str], says: str) -> None:
     """
     The agent learns what is wrong with its approval from a sentence, not from a service's refusal.
     """
@@ -408,7 +408,7 @@ def test_what_the_mint_requires_is_not_said_again_when_it_attenuates() -> None:
     started(mint).attenuate_for_all(args={"payments.refund": {"amount": {"max": 5}}}, tools=["payments.refund"])
     assert "third_party" not in json.dumps(mint.asked)
     held = approvable()
-    added = require_discharge(held.bundle.tokens["payments"], ThirdPartyCaveat(id="someone else's").encode(), KEY)
+    added = require_discharge(held.bundle.tokens["payments"], ThirdPartyCaveat(id="of another party").encode(), KEY)
     own = StartedTask(held.bundle.with_tokens({**held.bundle.tokens, "payments": added}), session=mint)
     with pytest.raises(AttenuationError, match="cannot be signed anew"):
         own.attenuate_for_all(ttl="5s")

@@ -19,7 +19,7 @@ AFTER = POLICY.replace(LOOK, LOOK + 'after = [{ mark = "private", tools = ["orde
 def test_a_tool_is_called_again_once_the_mint_says_that_it_needs_no_approval(
     valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
-    """An operator lifted the mark: the next call is not suspended for an approval that nobody can ask for."""
+    """An operator lifted the mark: the next call is not suspended for an approval that no agent can request."""
     (port,) = free_ports(1)
     args = {"order_id": "o-1"}
     with (

@@ -140,7 +140,7 @@ def test_two_operators_approve_a_list_for_many_calls(
         judged(payments, session.start_task("payout", order_id="o-1"), "payments.close", CLOSE, asked)
 
 
-def test_a_no_is_told_with_its_reason(mint: LiveMint, task: StartedTask) -> None:
+def test_a_denial_has_its_reason(mint: LiveMint, task: StartedTask) -> None:
     """
     The agent learns that it was denied and why, and may ask again.
     """
@@ -154,7 +154,7 @@ def test_a_no_is_told_with_its_reason(mint: LiveMint, task: StartedTask) -> None
 
 def test_a_withdrawn_approval_is_dead_everywhere(mint: LiveMint, payments: Verifier, task: StartedTask) -> None:
     """
-    Also where it is in somebody's hands already; the task goes on, and may have another call approved.
+    Also where a holder has it already; the task goes on, and may have another call approved.
     """
     asked = task.ask_approval("payments.close", CLOSE)
     answer(mint.operator, asked.id)
@@ -189,9 +189,9 @@ def test_an_approval_ends_with_its_task(mint: LiveMint, payments: Verifier, task
     assert caught.value.code == "session_ended"
 
 
-def test_what_cannot_be_approved_is_told_to_the_agent(mint: LiveMint, task: StartedTask) -> None:
+def test_the_agent_learns_what_cannot_be_approved(mint: LiveMint, task: StartedTask) -> None:
     """
-    What the task refuses anyhow by the library, what an approval cannot hold to by the mint; nobody is asked.
+    The library refuses what the task refuses anyhow, the mint what no approval can bind; no operator is asked.
     """
     for args in ({"order_id": {"a": 1}, "amount": 5}, {"order_id": "o-1", "amount": 5000}):
         with pytest.raises(AttenuationError, match="would not allow the call"):

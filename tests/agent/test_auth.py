@@ -227,7 +227,7 @@ def test_a_redirect_can_be_followed_by_hand(library: Any) -> None:
 
 def test_another_authorization_header_is_not_overwritten(flavour: Flavour) -> None:
     """
-    Somebody wrote one: guessing which is meant could send the wider.
+    A holder wrote one: guessing which is meant could send the wider.
     """
     client = Client(flavour, task().auth())
     with pytest.raises(AttenuationError, match="Authorization header already"):
@@ -245,7 +245,7 @@ def test_a_refusal_is_not_tried_again(flavour: Flavour) -> None:
         assert len(client.seen) == 1
 
 
-def test_two_audiences_at_one_origin_must_be_told_apart(flavour: Flavour) -> None:
+def test_two_audiences_at_one_origin_must_stay_apart(flavour: Flavour) -> None:
     """
     Behind one gateway the caller says which service is meant; nothing is guessed.
     """
@@ -261,7 +261,7 @@ def test_two_audiences_at_one_origin_must_be_told_apart(flavour: Flavour) -> Non
 
 def test_auth_for_what_the_task_does_not_have() -> None:
     """
-    An unknown audience, or one that lives nowhere, is told when the auth is made.
+    An unknown audience, or one without an address, is an error when the auth is made.
     """
     with pytest.raises(AttenuationError, match=r"no token for .*mail"):
         task().auth("mail")

@@ -42,8 +42,8 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def task(shop: Shop) -> Task:
     """A task that is bound to the session's key."""
-    told = shop.agent.call("POST", "/v1/tasks", PAY).json()
-    return Task(Bundle.parse(told["bundle"]), key=shop.agent.key)
+    answer = shop.agent.call("POST", "/v1/tasks", PAY).json()
+    return Task(Bundle.parse(answer["bundle"]), key=shop.agent.key)
 
 
 def get(shop: Shop, task: Task) -> tuple[str, str, str]:

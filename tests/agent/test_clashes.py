@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of two constraints it is said that no value keeps both only where that is so."""
+"""The check reports that no value satisfies two constraints only where that is so."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def read(data: Any) -> Any:
 
 @settings(QUICK, max_examples=600)
 @given(NESTED, NESTED)
-def test_where_some_value_keeps_both_nothing_else_is_said(one: Any, other: Any) -> None:
+def test_where_some_value_satisfies_both_nothing_is_reported(one: Any, other: Any) -> None:
     """Values of each kind, between and beside all that a constraint can name here."""
     read_one, read_other = read(one), read(other)
     if read_one is None or read_other is None:

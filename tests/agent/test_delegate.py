@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delegating takes away, offline, and tells a holder's mistakes to the holder."""
+"""Delegating attenuates, offline, and reports a holder's mistakes to the holder."""
 
 import socket
 from typing import Any
@@ -153,7 +153,7 @@ def test_a_holders_rule_is_open_beside_the_mints_closed_one() -> None:
     """
     given_on = task().delegate("acme/worker", args={"amount": {"max": 5}})
     rule = {"tool": "*", "args": {"amount": {"max": 5, "optional": True}}, "open": True}
-    assert [told["rules"][1] for told in given_on.describe()["audiences"].values()] == [[rule], [rule]]
+    assert [value["rules"][1] for value in given_on.describe()["audiences"].values()] == [[rule], [rule]]
     assert ask(given_on, "payments", "payments.refund", {**REFUND, "amount": 5, "x": 1}) == "argument_not_allowed"
 
 
@@ -225,7 +225,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("attenuated", "says"), MISTAKES)
 def test_a_delegate_that_would_be_useless_is_refused(attenuated: dict[str, Any], says: str) -> None:
     """
-    What a service would refuse every time is told to the holder now, with what the task does allow.
+    The holder learns now what a service would refuse every time, with what the task does allow.
     """
     with pytest.raises(AttenuationError, match=says):
         task().delegate("acme/worker", **attenuated)
@@ -243,7 +243,7 @@ def test_only_an_agent_path_can_be_delegated_to(to: str) -> None:
 @pytest.mark.spec("6.3")
 def test_only_whom_the_task_may_be_delegated_to() -> None:
     """
-    ``delegate_to`` is told to the giver.
+    The giver gets an error for ``delegate_to``.
     """
     with pytest.raises(AttenuationError, match=r"may be delegated to acme/\*\*, not to other/x"):
         task().delegate("other/x")
@@ -284,7 +284,7 @@ def test_a_widening_caveat_can_be_written_and_has_no_effect() -> None:
 
 def test_a_task_that_was_delegated_cannot_be_finished() -> None:
     """
-    Finishing is the session's; a sub-agent is told so.
+    Finishing is the session's; a sub-agent gets an error.
     """
     with pytest.raises(AttenuationError, match="only the session"):
         task().delegate("acme/x").finish()
@@ -294,11 +294,11 @@ def test_describe_is_plain_data() -> None:
     """
     What a task allows can be shown, and holds no signature.
     """
-    told = task().delegate("acme/x", ttl="60s", depth=0).describe()
-    assert (told["holder"], told["depth"], told["expires_at"]) == ("acme/x", 0, AT + 60_000)
-    assert told["audiences"]["orders"]["tools"] == ["orders.get", "orders.list"]
-    assert told["audiences"]["orders"]["needs_call"]
-    assert "signature" not in str(told)
+    description = task().delegate("acme/x", ttl="60s", depth=0).describe()
+    assert (description["holder"], description["depth"], description["expires_at"]) == ("acme/x", 0, AT + 60_000)
+    assert description["audiences"]["orders"]["tools"] == ["orders.get", "orders.list"]
+    assert description["audiences"]["orders"]["needs_call"]
+    assert "signature" not in str(description)
 
 
 TOOLS = ["orders.get", "orders.list", "orders.*", "payments.refund", "payments.*", "*"]

@@ -72,7 +72,7 @@ def test_holder_and_links_are_what_a_verifier_records() -> None:
 
 
 def test_a_task_is_taken_over_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its text, or by a file with it; a process without either is told what to set."""
+    """By its text, or by a file with it; the error of a process without either names what to set."""
     text = task().encode()
     (tmp_path / "task").write_text(text + "\n")
     code = "from arx_caps import Task; print(Task.from_env().id)"

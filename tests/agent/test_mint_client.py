@@ -70,10 +70,10 @@ def test_a_session_is_opened_with_an_assertion_and_bound_to_a_fresh_key() -> Non
     keys = []
 
     def handle(request: httpx.Request) -> httpx.Response:
-        said = json.loads(request.content)
-        assertion = check_assertion(said.pop("assertion"), lambda *who: KEY.key.public, audience=ISSUER, now=AT)
+        document = json.loads(request.content)
+        assertion = check_assertion(document.pop("assertion"), lambda *who: KEY.key.public, audience=ISSUER, now=AT)
         proof = check_dpop(request.headers["DPoP"], method="POST", url=f"{ISSUER}/v1/sessions", now=AT)
-        assert (assertion.subject, said) == ("acme/support", {"ttl": "1h"})
+        assert (assertion.subject, document) == ("acme/support", {"ttl": "1h"})
         assert assertion.bound_to == proof.key.kid
         assert "Authorization" not in request.headers
         keys.append(proof.key.kid)
@@ -121,7 +121,7 @@ ASK: list[Callable[[Session, Any], object]] = [
 
 @pytest.mark.parametrize("ask", ASK)
 @pytest.mark.parametrize("ttl", [60, 1.5, timedelta(minutes=1), "60", "1m30s", "", "0s"])
-def test_a_duration_that_is_none_is_told_before_the_network(ask: Callable[[Session, Any], object], ttl: Any) -> None:
+def test_a_wrong_duration_raises_before_the_network(ask: Callable[[Session, Any], object], ttl: Any) -> None:
     """Whatever has a life to ask for says how one is written, in the library's words; the mint hears of nothing."""
     asked: list[str] = []
 
@@ -180,15 +180,15 @@ def test_a_refusal_becomes_its_error(handle: Handle, kind: type[ArxError], code:
     assert "arx1_" not in str(caught.value)
 
 
-def test_failures_are_kept_and_told_once() -> None:
+def test_failures_are_kept_and_reported_once() -> None:
     """
     What was expected and what came can be read from the error; its text says it once.
     """
-    told = str(Failure(**FAILURE))
+    text = str(Failure(**FAILURE))
     with pytest.raises(GrantError) as caught:
-        opened(problem(403, "bad_parameters", detail=f"no: {told}", failures=[FAILURE])).start_task("refund")
+        opened(problem(403, "bad_parameters", detail=f"no: {text}", failures=[FAILURE])).start_task("refund")
     assert caught.value.failures == (Failure(**FAILURE),)
-    assert str(caught.value).count(told) == 1
+    assert str(caught.value).count(text) == 1
     assert caught.value.status_hint == 403
 
 
@@ -212,7 +212,7 @@ def lost(request: httpx.Request) -> httpx.Response:
 
 
 def refused(request: httpx.Request) -> httpx.Response:
-    """A port at which nobody listens."""
+    """A port without a listener."""
     raise httpx.ConnectError("refused", request=request)
 
 
@@ -266,7 +266,7 @@ def test_what_may_have_been_done_is_repeated(answers: tuple[Handle, ...], raised
 
 def test_a_repeat_of_an_opening_has_an_assertion_of_its_own() -> None:
     """
-    An assertion is good once, whatever became of the call that it went with; two sessions have two keys.
+    An assertion is accepted once, whatever became of the call that it went with; two sessions have two keys.
     """
     came, left = [], [lost, lambda request: httpx.Response(201, json=OPENED)] * 2
 
@@ -296,7 +296,7 @@ def test_a_port_without_a_mint(free_port: int) -> None:
 
 def test_a_block_hides_no_error_of_its_own() -> None:
     """
-    What went wrong inside is what is raised; that the end could not be told is a note to it.
+    The error raised is the one inside the block; a note to it reports that the end failed.
     """
     with pytest.raises(ZeroDivisionError) as caught, opened(problem(503, "stale")):
         _ = 1 / 0

@@ -15,7 +15,7 @@ TOOLS = {"/orders.Orders/Get": "orders.get"}
 
 
 def test_the_audience_is_that_of_the_origin() -> None:
-    """Scheme, host and port count, with the default port of gRPC; two audiences of one origin are told apart."""
+    """Scheme, host and port count, with the default port of gRPC; two audiences of one origin stay apart."""
     held = task(
         origins={"orders": ("https://orders.example", "http://[::1]:50051"), "payments": ("http://[::1]:50051",)}
     )

@@ -91,7 +91,7 @@ def test_an_end_without_the_mint_is_not_confirmed(
 
 def test_a_session_ends_with_its_block_and_takes_its_tasks(mint: LiveMint, agent: Agent) -> None:
     """
-    After the block nothing of the session works, at a service or at the mint; ending it twice is told.
+    After the block nothing of the session works, at a service or at the mint; a second end is reported.
     """
     with mint.service("orders") as orders:
         with agent.open_session(ttl="5m", purpose="look at an order") as session:
@@ -109,7 +109,7 @@ def test_a_session_ends_with_its_block_and_takes_its_tasks(mint: LiveMint, agent
 
 def test_what_is_asked_for_beyond_the_template_attenuates(agent: Agent) -> None:
     """
-    Fewer tools, a shorter life and fewer delegations are the mint's to write, and stand in the task.
+    The mint writes fewer tools, a shorter life and fewer delegations into the task.
     """
     with agent.open_session() as session:
         task = session.start_task("refund", REFUND, ttl="30s", tools=["orders.get"], depth=1)
@@ -143,7 +143,7 @@ def test_another_key_opens_no_session(mint: LiveMint, agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("off_ms", [-120_000, 120_000])
-def test_a_clock_that_is_wrong_is_told(mint: LiveMint, off_ms: int) -> None:
+def test_a_wrong_clock_is_reported(mint: LiveMint, off_ms: int) -> None:
     """
     An assertion from the past or the future is refused with a word about time, not accepted and not a riddle.
     """
@@ -184,7 +184,7 @@ def test_a_deactivated_agent_gets_nothing_more(mint: LiveMint, agent: Agent) -> 
     assert caught.value.code == "frozen"
 
 
-def test_a_session_that_is_over_by_itself_is_told(agent: Agent) -> None:
+def test_an_expired_session_is_reported(agent: Agent) -> None:
     """
     When its time is over it starts nothing, and its block ends without an error: there is nothing left to end.
     """
@@ -220,7 +220,7 @@ def test_a_session_at_work_is_renewed_by_itself(mint: LiveMint) -> None:
         assert "the session was idle for" in str(caught.value)
 
 
-def test_a_session_is_renewed_when_it_is_said(mint: LiveMint) -> None:
+def test_a_session_is_renewed_on_request(mint: LiveMint) -> None:
     """
     Without the thread it is the caller's: a renewal ends later, and behind an end nothing is renewed.
     """
@@ -292,9 +292,9 @@ def test_a_service_calls_another_one_on_the_same_task(mint: LiveMint, agent: Age
     """
     With its own key and what it was called with, and for no longer than that lives.
     """
-    told = mint.operator("POST", "/v1/services/invitations", {"audience": "orders"})
+    answer = mint.operator("POST", "/v1/services/invitations", {"audience": "orders"})
     client = MintClient(mint.realm.issuer, now=now_ms)
-    invitation = Invitation(audience="orders", enrolment=told["enrolment"], issuer=mint.realm.issuer)
+    invitation = Invitation(audience="orders", enrolment=answer["enrolment"], issuer=mint.realm.issuer)
     join_service(invitation, client, out=tmp_path / "orders.json", key_out=tmp_path / "orders.key")
     client.close()
     with mint.service("payments") as payments, agent.open_session() as session:
@@ -310,7 +310,7 @@ def test_a_service_calls_another_one_on_the_same_task(mint: LiveMint, agent: Age
 
 def test_nothing_is_renewed_behind_a_closed_agent(mint: LiveMint) -> None:
     """
-    Closing the connections ends the renewals as well, without an error in anybody's log.
+    Closing the connections ends the renewals as well, without an error in any log.
     """
 
     def renewing() -> list[threading.Thread]:

@@ -67,7 +67,7 @@ def test_a_call_from_before_the_service_started_is_signed_anew_once() -> None:
 )
 def test_an_entry_that_cannot_be_read_is_withheld_alone(content: Any, stamp: Any, tracked: bool) -> None:
     """
-    One that somebody put into the store itself hides no other.
+    An entry that another client put into the store itself hides no other.
     """
     at = time.time_ns() // 1_000_000
     held = token("memory", Rule(tool="memory.*", open=True), iat=at - 9_000, exp=at + 60_000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent that its platform vouches for: its token, on whose behalf it asks, and what is told where it cannot be read.
+"""An agent that its platform vouches for: its token, its subject, and the error where the token cannot be read.
 
 That a mint believes it is held by docs/identity.md, which runs, and by tests/mint/test_identity_*.py.
 """
@@ -22,9 +22,9 @@ def test_what_is_no_token_is_not_sent(tmp_path: Path, content: bytes) -> None:
     """A wrong file is named, and nothing of what is in it."""
     file = tmp_path / "file"
     file.write_bytes(content)
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as caught:
         read_token_file(file)
-    assert str(told.value) == f"{file}: what is in it is no JWT"
+    assert str(caught.value) == f"{file}: what is in it is no JWT"
 
 
 def test_a_session_is_on_behalf_of_one() -> None:
@@ -36,7 +36,7 @@ def test_a_session_is_on_behalf_of_one() -> None:
         on_behalf(TOKEN, TOKEN)
 
 
-def test_the_command_is_told_who_and_where(tmp_path: Path) -> None:
+def test_the_command_gets_who_and_where(tmp_path: Path) -> None:
     """One way to be known, and for a workload the mint's address; else usage, and a way out."""
     file = tmp_path / "token"
     file.write_text(TOKEN)

@@ -40,7 +40,7 @@ def large(large_made: Log, tmp_path: Path) -> Log:
 
 
 def held(raw: bytes) -> Trust:
-    """Trust of somebody who has seen a checkpoint before."""
+    """Trust of a reader who has seen a checkpoint before."""
     return Trust(LOG.key, held=open_checkpoint(raw, LOG.key))
 
 

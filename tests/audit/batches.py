@@ -18,7 +18,7 @@ START_MS = 1_800_000_000_000
 
 
 def facts(session: str = "s-1", task: str | None = "t-1", *named: str, **more: object) -> ChainFacts:
-    """What a chain says: a session of acme/bot, delegated to whoever is named."""
+    """Facts of a chain: a session of acme/bot, delegated to the names given."""
     links = tuple(f"{session}-{task}-" + "/".join(named[: n + 1]) for n in range(len(named)))
     values = {"agent": "acme/bot", "session": session, "task": task, "named": named, "links": links} | more
     return ChainFacts(token="tok", audience=AUDIENCE, policy="p", kid="k", **values)  # type: ignore[arg-type]

@@ -105,8 +105,8 @@ def main() -> None:
             finally:
                 os._exit(1)
         os.close(out)
-        with os.fdopen(into) as said:
-            marks = [int(each) for each in said]
+        with os.fdopen(into) as output:
+            marks = [int(each) for each in output]
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(json.dumps({"marks": marks, "code": code}), flush=True)
 

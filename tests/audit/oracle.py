@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 def read(folder: Path) -> dict[str, int]:
-    """Check everything that stands in a folder; raises, or says how much it checked."""
+    """Check everything in a folder; raises, or returns how much it checked."""
     keys = [theirs.parse_vkey((folder / name).read_text().strip()) for name in ("log.vkey", "witness.vkey")]
     head, note = checkpoint_from_note((folder / "checkpoint").read_bytes())
-    told = theirs.verify_checkpoint(note, keys[0], [keys[1]], 1, expected_origin=keys[0].name)
-    assert told.ok, told
+    answer = theirs.verify_checkpoint(note, keys[0], [keys[1]], 1, expected_origin=keys[0].name)
+    assert answer.ok, answer
     reader = theirs.FileSystemTileReader(folder)
     audited = theirs.audit_tiles(reader, head.size, head.root)
     assert theirs.tree_root_from_tiles(reader, head.size) == head.root
@@ -57,8 +57,8 @@ def _prove(raw: bytes, keys: list[object]) -> None:
     lines, _, signed = raw.partition(b"\n\n")
     begins, extra, index, *path = lines.decode().split("\n")
     head, note = checkpoint_from_note(signed)
-    told = theirs.verify_checkpoint(note, keys[0], [keys[1]], 1, expected_origin=keys[0].name)
-    assert (told.ok, begins) == (True, "c2sp.org/tlog-proof@v1"), told
+    answer = theirs.verify_checkpoint(note, keys[0], [keys[1]], 1, expected_origin=keys[0].name)
+    assert (answer.ok, begins) == (True, "c2sp.org/tlog-proof@v1"), answer
     leaf = _kept(b64decode(extra.removeprefix("extra ")))
     at, hashes = int(index.removeprefix("index ")), [b64decode(each) for each in path]
     assert theirs.verify_leaf_inclusion(leaf, at, head.size, hashes, head.root), at

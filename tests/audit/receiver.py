@@ -84,14 +84,14 @@ class Receiver:
         """Answer one request."""
         self.posts += 1
         if self.refuse is not None:
-            return self.refuse, {"code": "internal", "detail": "told to refuse"}
+            return self.refuse, {"code": "internal", "detail": "refuses by order"}
         try:
             assert path == PATH
             batch = Batch.decode(body)
-            said = open_statement(statement, self._find_key, now=now_ms())
-            hold_statement(said, batch, body, realm=REALM, issuer=self.issuer)
+            answer = open_statement(statement, self._find_key, now=now_ms())
+            hold_statement(answer, batch, body, realm=REALM, issuer=self.issuer)
             if batch.boot == self.poison:
-                return 400, {"code": "malformed_request", "detail": "told to refuse this run"}
+                return 400, {"code": "malformed_request", "detail": "refuses this run by order"}
             return 200, {"verifier": batch.verifier, "boot": batch.boot, "high_water": self.take(batch)}
         except ArxError as error:
             return error.status_hint, {"code": error.code, "detail": str(error)}
@@ -109,15 +109,15 @@ class Receiver:
             def do_GET(self) -> None:
                 assert self.path == KEYS_PATH
                 keys = [{"kid": "k1.0", "key": text_of(bytes(32))}]
-                told = {"realm": REALM, "audience": receiver.audience, "keys": keys}
-                self._send(receiver.refuse or 200, told | {"max_ttl_ms": 600_000, "refresh_ms": 60_000})
+                values = {"realm": REALM, "audience": receiver.audience, "keys": keys}
+                self._send(receiver.refuse or 200, values | {"max_ttl_ms": 600_000, "refresh_ms": 60_000})
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 self._send(*receiver.answer(self.path, self.headers[HEADER], body))
 
-            def _send(self, status: int, said: dict[str, Any]) -> None:
-                raw = json.dumps(said).encode()
+            def _send(self, status: int, value: dict[str, Any]) -> None:
+                raw = json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()

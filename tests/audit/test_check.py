@@ -165,9 +165,9 @@ def test_a_row_that_was_changed_is_named_and_comes_back(log: Kept) -> None:
         assert without_bodies(after, after) == without_bodies(before, after), name
         log.publisher.step()
         assert log.publisher.halted is None
-        told = log.store.record(log.store.size() - 1)
-        assert told is not None
-        assert told.tool == RECOVERED
+        decisions = log.store.record(log.store.size() - 1)
+        assert decisions is not None
+        assert decisions.tool == RECOVERED
     assert sum(row[8] is None for row in log.shown()) <= 3  # the bodies that were overwritten or removed
     assert verify(log.folder, Trust(LOG.key)).records == SIZE + len(CHANGES)
 

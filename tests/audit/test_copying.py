@@ -60,7 +60,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_written_meanwhile_does_not_harm(tmp_path: Path) -> None:
-    """A log that grows past its checkpoint while it is read: partial files go, whole ones stand in for them."""
+    """A log that grows past its checkpoint while it is read: partial files go, whole ones replace them."""
     grow(tmp_path / "log", 300)
     source = fetch_from(tmp_path / "log")
 
@@ -92,7 +92,7 @@ def test_a_copy_takes_no_other_history(tmp_path: Path) -> None:
         assert (tmp_path / "copy" / CHECKPOINT).read_bytes() == seen
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_one_is_reported(tmp_path: Path) -> None:
     """Bundles that retention took are counted; a tile of hashes has to be there, and so has a checkpoint."""
     write(tmp_path / "log", KEPT[:700])
     source: Fetch = fetch_from(tmp_path / "log")
@@ -107,15 +107,15 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
         copy_log(fetch_from(tmp_path / "nothing"), tmp_path / "second")
 
 
-def test_the_command_tells_how_it_went(tmp_path: Path) -> None:
+def test_the_command_reports_how_it_went(tmp_path: Path) -> None:
     """0, and 1 where the log does not continue the copy, 3 where there is nothing yet."""
     realm, copy = tmp_path / "realm", tmp_path / "copy"
     assert arx("init", realm, "--name", "acme").exit_code == exit_codes.OK
     ran = arx("audit", "copy", copy, "--realm-dir", realm)
     assert (ran.exit_code, "no checkpoint" in ran.err) == (exit_codes.INCOMPLETE, True)
     write(realm / "log", KEPT[:300])
-    told = arx("audit", "copy", copy, "--realm-dir", realm, "--json").json
-    assert (told["size"], told["files"], told["gone"]) == (300, 5, 0)
+    output = arx("audit", "copy", copy, "--realm-dir", realm, "--json").json
+    assert (output["size"], output["files"], output["gone"]) == (300, 5, 0)
     assert arx("audit", "verify", copy, "--key", str(LOG.key)).exit_code == exit_codes.OK
     write(realm / "log", KEPT[:200])
     assert arx("audit", "copy", copy, "--realm-dir", realm).exit_code == exit_codes.DENIED

@@ -112,8 +112,10 @@ def test_a_witness_that_saw_more_is_an_alarm(store: LogStore, witness: Served, t
         assert not (tmp_path / "older" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("said", ["http://w.example", f"http://w.example {LOG.key}", f"http://w.example {ORIGIN}+0+0"])
-def test_what_names_no_witness_is_refused(said: str) -> None:
+@pytest.mark.parametrize(
+    "message", ["http://w.example", f"http://w.example {LOG.key}", f"http://w.example {ORIGIN}+0+0"]
+)
+def test_what_names_no_witness_is_refused(message: str) -> None:
     """A start fails with what is wrong, and not a checkpoint later."""
     with pytest.raises(SettingsError, match="witness"):
-        Witnesses.of([said])
+        Witnesses.of([message])

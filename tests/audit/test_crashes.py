@@ -38,8 +38,8 @@ class Writers:
         assert self._process.stdout is not None
         self._process.stdin.write(f"{what}{steps}\n")
         self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
-        return told["marks"], told["code"]
+        output = json.loads(self._process.stdout.readline())
+        return output["marks"], output["code"]
 
     def close(self) -> None:
         """End."""
@@ -55,13 +55,13 @@ def writers(url: str, store: LogStore, tmp_path: Path) -> Iterator[Writers]:
 
 
 def published(folder: Path) -> SignedCheckpoint | None:
-    """The checkpoint that anybody may have seen by now."""
+    """The checkpoint that a client may have seen by now."""
     file = folder / "checkpoint"
     return open_checkpoint(file.read_bytes(), LOG.key) if file.exists() else None
 
 
 @pytest.mark.slow
-def test_whoever_is_killed_loses_nothing_and_forks_nothing(
+def test_a_killed_log_loses_nothing_and_forks_nothing(
     url: str, store: LogStore, writers: Writers, tmp_path: Path
 ) -> None:
     """Each next writer finds all that was acknowledged, once; what is signed continues all that was published."""

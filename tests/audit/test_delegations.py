@@ -102,10 +102,10 @@ def test_other_records_have_nothing_to_check(tmp_path: Path) -> None:
 def test_a_signed_call_is_checked(tmp_path: Path) -> None:
     """By the last holder's key; one that says another time, holder or audience does not hold."""
     evident = verifier().decide(signed(handed(1), SECOND, signs=True), access())
-    told = checked(proven(tmp_path, evident), "--json").json["call"]
-    assert (told["by"], told["by_key"]) == ("acme/worker", SECOND.public)
+    report = checked(proven(tmp_path, evident), "--json").json["call"]
+    assert (report["by"], report["by_key"]) == ("acme/worker", SECOND.public)
     assert evident.signed is not None
-    assert told["call"] == evident.signed.plain.decode()
+    assert report["call"] == evident.signed.plain.decode()
     assert "call by" in checked(proven(tmp_path, evident)).out
     assert checked(proven(tmp_path, BOUND), "--json").json["call"] is None
     for change in ({"said": bytes(32)}, {"plain": evident.signed.plain[:-1]}, {"signature": bytes(64)}):

@@ -76,29 +76,29 @@ JSON_TYPES: Final = {"boolean_t": bool, "integer_t": int, "long_t": int, "string
 COUNTS: Final = {"at_least_one": range(1, 99), "just_one": range(1, 2)}
 
 
-def hold_to_schema(value: Any, schema: dict[str, Any], where: str, profiles: Sequence[str] = ()) -> None:
+def check_against_schema(value: Any, schema: dict[str, Any], where: str, profiles: Sequence[str] = ()) -> None:
     """Hold an object to its class or object type: what is required, known, of its type, and what goes together."""
     known = {
-        name: told
-        for name, told in schema["attributes"].items()
-        if "profiles" not in told or set(told["profiles"]) & set(profiles)
+        name: entry
+        for name, entry in schema["attributes"].items()
+        if "profiles" not in entry or set(entry["profiles"]) & set(profiles)
     }
     assert set(value) <= set(known), where
-    assert {name for name, told in known.items() if told.get("required")} <= set(value), where
+    assert {name for name, entry in known.items() if entry.get("required")} <= set(value), where
     for constraint, names in schema.get("constraints", {}).items():
         assert sum(name in value for name in names) in COUNTS[constraint], (where, constraint, names)
     for name, member in value.items():
-        told, path = known[name], f"{where}.{name}"
-        assert isinstance(member, list) == told.get("array", False), path
-        for each in member if told.get("array") else [member]:
-            hold_to_type(each, told, path)
+        entry, path = known[name], f"{where}.{name}"
+        assert isinstance(member, list) == entry.get("array", False), path
+        for each in member if entry.get("array") else [member]:
+            check_against_type(each, entry, path)
 
 
-def hold_to_type(value: Any, told: dict[str, Any], where: str) -> None:
+def check_against_type(value: Any, expected: dict[str, Any], where: str) -> None:
     """Hold a value to the type of its attribute."""
-    kind = told["type"]
+    kind = expected["type"]
     if kind in OCSF["objects"]:
-        hold_to_schema(value, OCSF["objects"][kind], where)
+        check_against_schema(value, OCSF["objects"][kind], where)
         return
     if kind == "object":  # anything
         assert isinstance(value, dict), where
@@ -108,13 +108,13 @@ def hold_to_type(value: Any, told: dict[str, Any], where: str) -> None:
     assert value != "", where
     assert re.search(of.get("regex", ""), str(value)), where
     assert len(str(value)) <= of.get("max_len", len(str(value))), where
-    assert str(value) in told.get("enum", [str(value)]), where
+    assert str(value) in expected.get("enum", [str(value)]), where
     if kind == "ip_t":
         ip_address(value)
 
 
 def written(shown: dict[str, Any]) -> Any:
-    """A record as whoever reads an export gets it."""
+    """A record as a reader of an export gets it."""
     return json.loads(form_of("ocsf", origin="mint.example/acme/log", version="0.1.0").line(shown))
 
 
@@ -123,7 +123,7 @@ def test_an_ocsf_event_is_what_its_schema_says(shown: dict[str, Any]) -> None:
     """Every record, of whatever kind, erased or not, is an event of the published schema, and has nothing else."""
     event = written(shown)
     schema = OCSF["classes"][str(event["class_uid"])]
-    hold_to_schema(event, schema, schema["name"], event["metadata"].get("profiles", ()))
+    check_against_schema(event, schema, schema["name"], event["metadata"].get("profiles", ()))
     assert event["type_uid"] == event["class_uid"] * 100 + event["activity_id"]
     assert (event["metadata"]["version"], event["class_name"]) == (OCSF["version"], schema["name"])
 
@@ -149,7 +149,7 @@ def test_an_event_that_is_none_is_found(path: tuple[str, ...], value: Any) -> No
         inside = inside[name]
     inside[path[-1]] = value
     with pytest.raises((AssertionError, ValueError, TypeError)):
-        hold_to_schema(event, OCSF["classes"]["6003"], "event")
+        check_against_schema(event, OCSF["classes"]["6003"], "event")
 
 
 def test_ocsf_says_who_did_what_for_whom_and_how_it_ended() -> None:
@@ -184,7 +184,7 @@ def test_each_record_is_one_line_that_says_its_index(name: str) -> None:
 
 def test_a_table_of_it_starts_no_formula() -> None:
     """
-    What a caller named begins no formula in whoever's spreadsheet; columns are as the head says.
+    No text of a caller begins a formula in the spreadsheet of a reader; columns are those of the head.
     """
     form = form_of("csv", origin="o", version="1")
     rows = list(csv.DictReader(io.StringIO(form.head + "".join(map(form.line, SHOWN)))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever ships finds a log that went back or shows another history than before."""
+"""A sender finds a log that went back or shows another history than before."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ class Log:
         self.store.take(batch_of([decision(n, facts(), code) for n in range(count)], size + 1), "s")
         self.publisher.step()
 
-    def tell(self, seen: Seen) -> str | None:
+    def answer(self, seen: Seen) -> str | None:
         """Answer what it asks; return its alarm."""
         size = seen.asks()
         assert size is not None
@@ -51,40 +51,40 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 
 def test_a_log_that_grows_is_no_alarm(log: Log, tmp_path: Path) -> None:
-    """Each checkpoint continues the one before, also after a restart of whoever keeps them."""
+    """Each checkpoint continues the one before, also after a restart of the sender that keeps them."""
     seen = Seen(tmp_path)
     for count in (0, 1, 300):
         if count:
             log.grow(count)
-        assert log.tell(seen) is None
+        assert log.answer(seen) is None
     again = Seen(tmp_path)
     assert again.asks() == 311
-    assert log.tell(again) is None
+    assert log.answer(again) is None
 
 
 @pytest.mark.parametrize("size", [5, 10, 400])
 def test_another_history_is_an_alarm_and_both_words_are_kept(log: Log, tmp_path: Path, size: int) -> None:
     """Shorter, as long or longer, signed with the log's own key: it is found, and what was seen first stays."""
     seen = Seen(tmp_path)
-    log.tell(seen)
+    log.answer(seen)
     kept = (tmp_path / KEPT_FILE).read_bytes()
     other = Log(tmp_path, "other")
     other.grow(size, "revoked")
-    assert other.tell(seen)
+    assert other.answer(seen)
     assert (tmp_path / KEPT_FILE).read_bytes() == kept
     assert (tmp_path / FORK_FILE).exists()
     log.grow(1)
-    assert log.tell(seen) is None
+    assert log.answer(seen) is None
     other.store.close()
 
 
 def test_another_key_is_an_alarm(log: Log, tmp_path: Path) -> None:
     """The first word is believed; from then on it is one key."""
     seen = Seen(tmp_path)
-    log.tell(seen)
+    log.answer(seen)
     other = Log(tmp_path, "other", OTHER)
     other.grow(20)
-    assert "another key" in str(other.tell(seen))
+    assert "another key" in str(other.answer(seen))
     other.store.close()
     (tmp_path / KEPT_FILE).write_bytes(b"{}")
     again = Seen(tmp_path)

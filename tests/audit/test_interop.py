@@ -63,9 +63,9 @@ def ask(oracle: Path, verb: str, folder: Path) -> dict[str, Any]:
     """Run the other implementation; whatever it refuses fails the test with its words."""
     done = subprocess.run([oracle, SCRIPT, verb, folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert isinstance(told, dict)
-    return told
+    output = json.loads(done.stdout)
+    assert isinstance(output, dict)
+    return output
 
 
 def b64(raw: bytes) -> str:
@@ -99,14 +99,14 @@ def test_they_accept_what_we_write(oracle: Path, tmp_path: Path, size: int) -> N
     for at in sorted(each for each in edges if each < size):
         made = RecordProof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note)
         (tmp_path / "proofs" / str(at)).write_bytes(made.encode())
-    told = ask(oracle, "read", tmp_path)
-    assert (told["inclusion"], told["consistency"], told["files"]) == (len(proven), len(olds), len(proven))
-    assert told["bundles"] == -(-size // 256)
+    answer = ask(oracle, "read", tmp_path)
+    assert (answer["inclusion"], answer["consistency"], answer["files"]) == (len(proven), len(olds), len(proven))
+    assert answer["bundles"] == -(-size // 256)
 
 
 @pytest.mark.slow
 def test_they_accept_the_vectors(oracle: Path, tmp_path: Path) -> None:
-    """So that whoever implements from the vectors agrees with them as well."""
+    """So that an implementer who uses the vectors agrees with them as well."""
     shutil.copytree(Path(__file__).parent.parent / "vectors" / "log", tmp_path / "log")
     whole = tree.Tree(map(tree.leaf_hash, log_vectors.RECORDS))
     proven = [

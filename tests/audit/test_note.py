@@ -35,7 +35,7 @@ def test_signatures_of_strangers_are_ignored() -> None:
     """Lines of unknown keys change nothing, also where they share a name, or an id, with a known one."""
     read = Note.parse(CHECKPOINT)
     like_name = note.Signature(ORIGIN, b"\0\0\0\0", b"x" * 64)
-    like_id = note.Signature("somebody", LOG.key.key_id, b"x" * 64)
+    like_id = note.Signature("other", LOG.key.key_id, b"x" * 64)
     crowd = [note.Signature(f"w{number}", b"\0\0\0\1", b"x" * 72) for number in range(16)]
     more = Note(read.text, (like_name, *crowd, *read.signatures, like_id))
     assert Note.parse(more.encode()).verified([LOG.key, STRANGER.key]) == {LOG.key: None}
@@ -54,7 +54,7 @@ def test_a_bad_line_of_a_known_key_voids_the_note() -> None:
 
 
 def test_a_witness_signs_text_and_time() -> None:
-    """A cosignature holds with its own time alone, and is told with it."""
+    """A cosignature verifies with its own time alone, and the result has that time."""
     signed = open_checkpoint(CHECKPOINT, LOG.key, [WITNESS.key, STRANGER.key])
     assert signed.seen == {WITNESS.key: AT_S}
     line = cosign(signed.note, WITNESS, AT_S)

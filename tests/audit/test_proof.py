@@ -32,7 +32,7 @@ def proof_of(log: Log, index: int) -> RecordProof:
 
 
 def test_a_proof_file_is_read_back_and_holds(log: Log) -> None:
-    """For every record; who cosigned is told."""
+    """For every record; the result names the cosigners."""
     for index in range(log.size):
         made = proof_of(log, index)
         read = RecordProof.parse(made.encode())
@@ -88,7 +88,7 @@ def test_no_other_form_is_read(log: Log, old: bytes, new: bytes) -> None:
 @QUICK
 @given(st.data())
 def test_a_byte_that_changes_is_seen(log: Log, data: st.DataObject) -> None:
-    """Wherever it stands: refused, or a line of a signature that nobody asked for."""
+    """At any place: refused, or a line of a signature that no reader asked for."""
     made = proof_of(log, 11)
     raw = bytearray(made.encode())
     place = data.draw(st.integers(0, len(raw) - 1))

@@ -31,7 +31,7 @@ TOOLS = ("orders.get", "orders.list", "orders_x", "payments.refund")
 CODES = ("ok", "ok", "ok", "revoked", "tool_not_allowed")
 
 
-def told(count: int = 400) -> list[Decision]:
+def drawn_decisions(count: int = 400) -> list[Decision]:
     """Decisions of three sessions, each with two tasks and some delegations."""
     dice = random.Random(5)
     made = []
@@ -46,7 +46,7 @@ def told(count: int = 400) -> list[Decision]:
     return made
 
 
-TOLD = told()
+DRAWN = drawn_decisions()
 
 
 @pytest.fixture(scope="module", params=BOTH)
@@ -55,8 +55,8 @@ def log(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     for url in empty_database(request, tmp_path_factory.mktemp("log") / "audit.db"):
         with LogStore(url) as store:
             store.create()
-            for first in range(0, len(TOLD), 70):
-                store.take(batch_of(TOLD[first : first + 70], first + 1), "s")
+            for first in range(0, len(DRAWN), 70):
+                store.take(batch_of(DRAWN[first : first + 70], first + 1), "s")
             yield store
 
 
@@ -66,7 +66,7 @@ def chain_of(decided: Decision) -> list[tuple[str, str]]:
     return [*steps, *(("link", link) for link in decided.links)] if decided.session else []
 
 
-WAYS = {tuple(chain_of(each)) for each in TOLD}
+WAYS = {tuple(chain_of(each)) for each in DRAWN}
 
 
 def is_near(decided: Decision, kind: str, ref: str) -> bool:
@@ -85,7 +85,7 @@ def is_wanted(question: Question, decided: Decision) -> bool:
     conditions = [is_near(decided, kind, ref) for kind, ref in ids if ref is not None]
     if question.agent is not None:
         pattern = question.agent
-        pairs = {pair for each in TOLD for pair in zip(each.named, each.links, strict=True)}
+        pairs = {pair for each in DRAWN for pair in zip(each.named, each.links, strict=True)}
         named = [link for name, link in pairs if matches_path(pattern, name)]
         proven = bool(decided.agent) and matches_path(pattern, decided.agent)
         conditions.append(proven or any(is_near(decided, "link", link) for link in named))
@@ -100,8 +100,8 @@ def is_wanted(question: Question, decided: Decision) -> bool:
     return all(conditions) and since <= decided.at < until
 
 
-LINK = next(each.links[0] for each in TOLD if len(each.links) == 2)
-LEAF = next(each.links[1] for each in TOLD if len(each.links) == 2)
+LINK = next(each.links[0] for each in DRAWN if len(each.links) == 2)
+LEAF = next(each.links[1] for each in DRAWN if len(each.links) == 2)
 QUESTIONS = [
     Question(),
     Question(session="s-1"),
@@ -131,7 +131,7 @@ QUESTIONS = [
 @functools.cache
 def wanted_of(question: Question) -> list[int]:
     """The indices of what a question means."""
-    return [place for place, each in enumerate(TOLD) if is_wanted(question, each)]
+    return [place for place, each in enumerate(DRAWN) if is_wanted(question, each)]
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_what_is_found_is_what_a_reader_of_it_all_finds(
     assert counted.records == len(wanted) if counted.exact else counted.records <= len(wanted)
     assert counted.exact or way == "walked by many"
     if wanted and question.of_nodes and counted.exact:
-        times = [TOLD[place].at for place in wanted]
+        times = [DRAWN[place].at for place in wanted]
         assert (counted.since_ms or 0) <= min(times)  # a node is dated from when something below it was first seen
         assert counted.until_ms == max(times)
 
@@ -194,7 +194,7 @@ def test_a_total_that_stopped_testing_is_a_lower_bound(
         Question(session="s-1", reason="revoked", tool="payments.refund"),
         Question(reason="bad_signature"),
         Question(since_ms=START_MS + 100, until_ms=START_MS + 300),
-        Question(agent="acme/nobody", reason="deny"),
+        Question(agent="acme/unknown", reason="deny"),
     ],
     ids=range(9),
 )
@@ -213,19 +213,19 @@ def test_a_search_stops_and_goes_on_where_it_stopped(
     found, edge, ends = [], -1 if rising else None, []
     with log.reading() as c:
         reached = node_search.held(c, question)
-        for _ in range(len(TOLD)):
+        for _ in range(len(DRAWN)):
             place = {"after" if rising else "before": edge}
             page = search(c, question, reached, limit=5, **place)  # type: ignore[arg-type]
             found += [each.idx for each in page.records]
             if page.end is None and len(page.records) < 5:
                 break
             ends.append(page.end)
-            assert page.end is None or page.at_ms == TOLD[page.end].at
+            assert page.end is None or page.at_ms == DRAWN[page.end].at
             assert found == (wanted[: len(found)])
             edge = found[-1] if page.end is None else page.end
     assert found == wanted
     assert any(end is not None for end in ends) == (
-        question.reason != "bad_signature" and question.agent != "acme/nobody"
+        question.reason != "bad_signature" and question.agent != "acme/unknown"
     )
 
 
@@ -250,13 +250,13 @@ def test_a_search_that_goes_on_leaves_no_record_out(
 @pytest.mark.parametrize("asked", [{}, {"reason": "deny"}, {"agent": "acme/bot"}, {"agent": "acme/bot", "tool": "*"}])
 def test_a_time_after_the_whole_log_has_no_record(log: LogStore, asked: dict[str, str]) -> None:
     """Nor does it read the log: the search begins at its last batch.  One millisecond earlier has the last record."""
-    end = START_MS + len(TOLD)
+    end = START_MS + len(DRAWN)
     after = Question(**asked, since_ms=end + 1)  # type: ignore[arg-type]
     with log.reading() as c:
         assert questions._first_since(c, end + 1) == 350
         assert total(c, after) == (0, True, None, None)
         assert records(c, after) == records(c, after, after=-1) == []
-        assert [found.idx for found in records(c, Question(since_ms=end))] == [len(TOLD) - 1]
+        assert [found.idx for found in records(c, Question(since_ms=end))] == [len(DRAWN) - 1]
 
 
 @pytest.mark.spec("LOG 3.3")
@@ -289,9 +289,9 @@ def test_a_session_is_a_tree_with_its_counts(log: LogStore) -> None:
     assert (nodes[0]["kind"], nodes[0]["parent"], nodes[0]["agent"]) == ("session", None, "acme/bot")
     assert all(node["parent"] < place for place, node in enumerate(nodes) if place)
     for node in nodes:
-        own = [each for each in TOLD if each.session and chain_of(each)[-1] == (node["kind"], node["ref"])]
+        own = [each for each in DRAWN if each.session and chain_of(each)[-1] == (node["kind"], node["ref"])]
         assert (node["allow"], node["deny"]) == (sum(e.allowed for e in own), sum(not e.allowed for e in own))
-    assert sum(node["allow"] + node["deny"] for node in nodes) == sum(each.session == "s-1" for each in TOLD)
+    assert sum(node["allow"] + node["deny"] for node in nodes) == sum(each.session == "s-1" for each in DRAWN)
 
 
 @pytest.mark.spec("LOG 3.2")
@@ -302,7 +302,7 @@ def test_a_record_is_shown_as_it_was_decided(log: LogStore) -> None:
     with log.reading() as c:
         [found] = records(c, Question(), before=8, limit=1)
     shown = show_record(found)
-    wanted = TOLD[7].to_dict()
+    wanted = DRAWN[7].to_dict()
     assert (shown["index"], shown["type"], shown["service"]) == (7, "decision", "orders")
     assert {name: shown[name] for name in ("tool", "code", "at", "session", "links", "subject", "failures")} == {
         name: wanted[name] for name in ("tool", "code", "at", "session", "links", "subject", "failures")

@@ -21,7 +21,7 @@ LOG = [leaf_of(b"record %d" % number) for number in range(60)]
     st.lists(st.tuples(st.sampled_from(["mine", "theirs", "asked"]), st.integers(1, 9), st.integers(0, 9)), max_size=20)
 )
 def test_only_the_logs_own_leaves_in_order(steps: list[tuple[str, int, int]]) -> None:
-    """Whoever else appends meanwhile, and wherever it is asked from: nothing, or what stands there in the log."""
+    """While others append, and at any start: nothing, or what the log has there."""
     recent, size = Recent(), 0
     for what, count, back in steps:
         if what == "asked":

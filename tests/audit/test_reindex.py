@@ -118,7 +118,7 @@ def test_files_that_are_not_its_own_change_nothing(store: LogStore, older: LogSt
     assert older.size() == size + 1
 
 
-def test_records_that_were_never_signed_go_only_when_it_is_said(older: LogStore, tmp_path: Path) -> None:
+def test_records_that_were_never_signed_go_only_on_request(older: LogStore, tmp_path: Path) -> None:
     """A tree of the database's own is dropped for the signed one at the word of the operator."""
     folder, size = tmp_path / "log", older.size()
     older.take(batch_of([decision(53, facts(), "revoked")], 53), "s")

@@ -65,7 +65,7 @@ def hold(log: Kept) -> None:
         assert proof.check(LOG.key)
 
 
-def told(log: Kept) -> list[tuple[str, dict[str, object]]]:
+def events_in(log: Kept) -> list[tuple[str, dict[str, object]]]:
     """What the log says of itself, without the bodies."""
     with log.store.reading() as c:
         kept = [bytes(row.kept) for row in c.execute(select(RECORD.c.kept).order_by(RECORD.c.idx))]
@@ -78,7 +78,7 @@ def test_old_records_go_and_every_proof_holds(log: Kept, tmp_path: Path) -> None
     assert prune(log.store, log.folder, 600, by="operator:ann", reason="a year is over") == 512
     assert prune(log.store, log.folder, 600, by="operator:ann", reason="again") == 512
     hold(log)
-    assert told(log) == [("log.pruned", {"first": 0, "last": 511})]
+    assert events_in(log) == [("log.pruned", {"first": 0, "last": 511})]
     assert (log.store.record(511), log.store.record(512) is not None) == (None, True)
     assert log.prove(699).check(LOG.key)
     with pytest.raises(IncompleteError, match="0 to 511 are gone"):
@@ -105,14 +105,14 @@ def test_records_go_from_the_files_of_every_mint(log: Kept, tmp_path: Path) -> N
 
 
 def test_only_what_is_signed_goes(store: LogStore, tmp_path: Path) -> None:
-    """A record that no checkpoint covers is not taken: nobody could prove what it was."""
+    """A record that no checkpoint covers is not removed: no proof could show what it was."""
     store.take(batch_of([decision(n, facts()) for n in range(600)]), "s")
     assert prune(store, tmp_path, 600, by="x", reason="y") == 0
     assert store.size() == 600
 
 
 @pytest.mark.slow
-def test_what_is_told_of_a_person_goes_and_every_proof_holds(log: Kept, url: str) -> None:
+def test_facts_of_a_person_go_and_every_proof_holds(log: Kept, url: str) -> None:
     """Their bodies are gone from the database's very files, others' stay, and nothing finds them by the person."""
     body = next(proof.body for proof in log.proofs if proof.index == 1)
     assert body is not None
@@ -122,7 +122,7 @@ def test_what_is_told_of_a_person_goes_and_every_proof_holds(log: Kept, url: str
     gone, stays = log.prove(1), log.prove(5)
     assert (gone.body, gone.kept, stays.body) == (None, log.proofs[1].kept, log.proofs[5].body)
     assert gone.check(LOG.key)
-    [(kind, named)] = told(log)
+    [(kind, named)] = events_in(log)
     assert (kind, named["records"], named["indexes"]) == ("log.erased", 560, [[n, n + 3] for n in range(1, 700, 5)])
     assert body not in raw(url)
     with log.store.reading() as c:

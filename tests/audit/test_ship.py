@@ -94,7 +94,7 @@ def test_a_full_journal_has_room_again_once_it_was_shipped(tmp_path: Path, recei
 def test_an_outage_only_grows_the_journal(
     tmp_path: Path, receiver: Receiver, shipper: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is lost and nothing is forgotten while the mint is away; the fill is told, and so is the end of it."""
+    """Nothing is lost and nothing is forgotten while the mint is away; the log reports how full it is, and the end."""
     caplog.set_level(logging.WARNING, "arx_caps.audit.shipping.shipper")
     receiver.refuse = 503
     journal = small(tmp_path, max_bytes=10 * 64 * KIB)
@@ -103,7 +103,7 @@ def test_an_outage_only_grows_the_journal(
     for i in range(4200):
         journal.append(allow(i))
     until(lambda: sender.status.alarm >= 80 and sender.status.failing_ms > 0)
-    assert "told to refuse" in str(sender.status.error)
+    assert "refuses by order" in str(sender.status.error)
     receiver.refuse = None
     until(lambda: len(receiver.tools) == 4200)
     until(lambda: sender.status.error is None)
@@ -112,10 +112,10 @@ def test_an_outage_only_grows_the_journal(
     until(lambda: sender.status.fill == 0.0)
     sender.close()
     assert receiver.tools == tools(range(4200))
-    said = [record.getMessage() for record in caplog.records]
-    assert sum("not shipped" in line for line in said) == 1
-    assert "records are shipped again" in said
-    assert any("% of its" in line for line in said)
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("not shipped" in line for line in lines) == 1
+    assert "records are shipped again" in lines
+    assert any("% of its" in line for line in lines)
 
 
 def test_closing_sends_what_a_program_recorded_last(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
@@ -130,8 +130,8 @@ def test_closing_sends_what_a_program_recorded_last(tmp_path: Path, receiver: Re
     assert receiver.tools == tools(range(1200))
 
 
-def test_a_mint_that_is_not_there_is_waited_for(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
-    """No connection at all is told in words, and the records stay."""
+def test_a_missing_mint_is_waited_for(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
+    """The status explains a failed connection, and the records stay."""
     journal = small(tmp_path)
     journal.append(allow(0))
     receiver.close()

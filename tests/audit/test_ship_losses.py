@@ -24,7 +24,7 @@ __all__ = ["receiver", "shipper"]  # fixtures
 
 @pytest.mark.spec("LOG 2.3")
 def test_a_receiver_that_went_back_gets_all_again(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
-    """Restored from a backup it wants older records: what is there is sent again, what is gone is declared lost."""
+    """Restored from a backup it wants older records: those that exist are sent again, the others are declared lost."""
     journal = small(tmp_path)
     for i in range(1000):
         journal.append(allow(i))
@@ -46,7 +46,7 @@ def test_a_receiver_that_went_back_gets_all_again(tmp_path: Path, receiver: Rece
 
 
 def test_a_deleted_file_is_a_declared_gap(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
-    """What somebody took away before it was sent is lost and said to be; what was sent is not."""
+    """Records that a user removed before they were sent are declared lost; those that were sent are not."""
     journal = small(tmp_path)
     for i in range(1000):
         journal.append(allow(i))
@@ -63,7 +63,7 @@ def test_a_deleted_file_is_a_declared_gap(tmp_path: Path, receiver: Receiver, sh
 
 
 def test_damage_is_a_declared_gap_and_its_file_stays(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
-    """A record without its checksum is declared lost, its neighbours arrive, and the file is kept for whoever looks."""
+    """A record without its checksum is declared lost, its neighbours arrive, and the file is kept for the operator."""
     journal = small(tmp_path)
     for i in range(5):
         journal.append(allow(i))
@@ -107,7 +107,7 @@ while True:
 
 @pytest.mark.servers
 def test_what_a_killed_service_answered_arrives(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
-    """Killed in the midst of a record, while it is being shipped: all that was answered arrives, and no end is told."""
+    """Killed in the midst of a record, while it is being shipped: every answered record arrives, and no end is sent."""
     dice = random.Random(5)
     answered: dict[str, int] = {}
     sender = shipper(tmp_path)
@@ -116,10 +116,10 @@ def test_what_a_killed_service_answered_arrives(tmp_path: Path, receiver: Receiv
         command = [sys.executable, "-c", _SERVICE, str(tmp_path)]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
         assert child.stdout is not None
-        told = child.stdout.readline()
+        output = child.stdout.readline()
         boots = {path.name.split("-")[1] for path in files(tmp_path)} - set(answered)
         threading.Timer(dice.uniform(0.05, 0.2), child.send_signal, [signal.SIGKILL]).start()
-        lines = (told + child.stdout.read()).splitlines(keepends=True)
+        lines = (output + child.stdout.read()).splitlines(keepends=True)
         child.wait()
         child.stdout.close()
         answered[boots.pop()] = max(int(line) for line in lines if line.endswith(b"\n"))
@@ -174,7 +174,7 @@ def test_a_killed_shipper_sends_nothing_twice_and_forgets_nothing(
 
 
 def test_a_cut_live_file_is_declared(tmp_path: Path, receiver: Receiver, shipper: Make) -> None:
-    """Cut by somebody while it is written: the journal goes on in another file, and the mint hears what is lost."""
+    """Cut by a user while it is written: the journal goes on in another file, and the mint hears what is lost."""
     journal = small(tmp_path)
     journal.append(allow(0))
     sender = shipper(tmp_path)

@@ -43,7 +43,7 @@ def test_a_batch_is_taken_once(store: LogStore) -> None:
 
 
 def test_what_is_lost_is_a_record(store: LogStore) -> None:
-    """A loss that begins at or below the next number moves the mark over what never came, and the log says so."""
+    """A loss that begins at or below the next number moves the mark over what never came, and the log records that."""
     assert store.take(batch_of([decision(1, facts())]), "s") == 1
     assert store.take(batch_of([decision(6, facts())], 6, lost_from=4), "s") == 1  # 2 and 3 may come yet
     sixth = batch_of([decision(6, facts())], 6, lost_from=2)
@@ -96,7 +96,7 @@ def test_a_bad_record_keeps_all_of_its_batch_out(store: LogStore) -> None:
 
 @pytest.mark.spec("LOG 3.1")
 def test_a_node_leads_to_all_below_it(store: LogStore) -> None:
-    """By session, task or link one finds whoever is below, each with the totals of its own records."""
+    """By session, task or link one finds all nodes below, each with the totals of its own records."""
     chain = [facts(), facts("s-1", "t-1", "a"), facts("s-1", "t-1", "a", "b"), facts("s-2", "t-9")]
     codes = ["ok", "ok", "expired", "ok", "revoked", "ok", "ok"]
     made = [decision(n, chain[n % 4], code) for n, code in enumerate(codes)]

@@ -27,7 +27,7 @@ def some(run: str, first: int = 1, code: str = "ok") -> Batch:
 
 
 def taken_together(store: LogStore, batches: Sequence[Batch]) -> tuple[list[int | ArxError], int]:
-    """Send batches while somebody has the log; what is answered to each, and how many transactions it took."""
+    """Send batches while another thread has the log; return the answers and the number of transactions."""
     answers: list[int | ArxError] = [0] * len(batches)
     standing, commits = threading.Semaphore(0), list[object]()
 
@@ -54,11 +54,11 @@ def taken_together(store: LogStore, batches: Sequence[Batch]) -> tuple[list[int 
     for thread in threads:
         thread.join()
     event.remove(store._engine, "commit", on_commit)
-    return answers, len(commits) - 1  # but that of whoever had the log
+    return answers, len(commits) - 1  # but that of the thread that had the log
 
 
 def test_what_waits_is_taken_in_one_transaction(store: LogStore) -> None:
-    """Whoever came first takes at least its own; all that came meanwhile, of its run and of others, is one more."""
+    """The first sender takes at least its own; all that came meanwhile, of its run and of others, is one more."""
     batches = [some("a"), some("b"), some("b", 11), some("c"), some("b", 21)]
     answers, transactions = taken_together(store, batches)
     assert answers == [10, 10, 20, 10, 30]
@@ -67,7 +67,7 @@ def test_what_waits_is_taken_in_one_transaction(store: LogStore) -> None:
 
 
 def test_a_transaction_has_its_bound(store: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for all that ever came: what goes beyond the bound is the next transaction's."""
+    """No sender waits for all that ever came: what goes beyond the bound is the next transaction's."""
     monkeypatch.setattr(batch_queue, "TOGETHER", 15)
     answers, transactions = taken_together(store, [some(run) for run in "abcdef"])
     assert answers == [10] * 6
@@ -100,7 +100,7 @@ def test_what_the_database_does_not_keep_keeps_nothing_else_out(store: LogStore)
     assert store.size() == 20
 
 
-def test_nobody_is_answered_for_what_was_not_committed(store: LogStore) -> None:
+def test_no_caller_is_answered_for_what_was_not_committed(store: LogStore) -> None:
     """Where the transaction ends in any other way, all that were in it are to be sent again."""
     line, both = BatchQueue(broken(store)), [Taking(some(run), Reader().read(some(run)), "s", None) for run in "ab"]
     for each in both:
@@ -114,7 +114,7 @@ def test_nobody_is_answered_for_what_was_not_committed(store: LogStore) -> None:
 
 
 def broken(store: LogStore) -> Callable[[], contextlib.AbstractContextManager[Writing]]:
-    """Transactions that end before they are committed, for a reason that nobody thought of."""
+    """Transactions that end before they are committed, for an unexpected reason."""
 
     @contextlib.contextmanager
     def writing() -> Iterator[Writing]:

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.spec("LOG 3.4")
 CHAINS = [facts(f"s-{n % 3}", "t-1", *("a", "b")[: n % 2]) for n in range(6)]
 
 
-def told(store: LogStore) -> dict[int, tuple[int, int, int]]:
-    """What is told of each node that has records: allows, denials, others; its time spans theirs."""
+def counts_by_node(store: LogStore) -> dict[int, tuple[int, int, int]]:
+    """Return the totals of each node that has records: allows, denials, others; its time spans theirs."""
     with store.reading() as c:
         rows = up_to_date(c, c.execute(select(*NODE.c)).all())
         own = select(RECORD.c.node, func.min(RECORD.c.at_ms), func.max(RECORD.c.at_ms)).group_by(RECORD.c.node)
@@ -66,7 +66,7 @@ def test_totals_are_those_of_the_records(store: LogStore) -> None:
             lost = mark + 1 if step % 5 == 4 else None
             first = mark + 1 if lost is None else mark + 3
             mark = store.take(batch_of(made, first, lost_from=lost), "s")
-        assert told(store) == counted(store)
+        assert counts_by_node(store) == counted(store)
         hold_questions(store)
     with store.reading() as c:
         size, done = c.execute(select(STATE.c.size, STATE.c.counted)).one()

@@ -33,8 +33,8 @@ def test_a_batch_waits_for_those_before_it() -> None:
         pass
 
 
-def test_nobody_waits_for_a_stranger_or_for_ever() -> None:
-    """What another run sends, what comes later, and what never comes holds nobody up."""
+def test_no_caller_waits_for_a_stranger_or_for_ever() -> None:
+    """What another run sends, what comes later, and what never comes delays no sender."""
     turns = Turns(0.05)
     turns.announce("other", 1)
     turns.announce("run", 501)

@@ -34,14 +34,14 @@ __all__ = ["large_made", "log"]  # fixtures
 @pytest.mark.spec("LOG 1.3")
 def test_an_untouched_log_holds(log: Log, large_made: Log) -> None:
     """Every record is counted, and progress ends at the end."""
-    told: list[tuple[int, int]] = []
+    notices: list[tuple[int, int]] = []
     checked = verify(log.folder, TRUST)
     assert (checked.kind, checked.records, checked.first, checked.gone) == ("log", SMALL, 0, ())
-    checked = verify(large_made.folder, TRUST, lambda *each: told.append(each))
+    checked = verify(large_made.folder, TRUST, lambda *each: notices.append(each))
     assert (checked.records, checked.checkpoint.size) == (LARGE, LARGE)
-    assert told == sorted(told)
-    assert told[-1] == (LARGE, LARGE)
-    assert len(told) > 10
+    assert notices == sorted(notices)
+    assert notices[-1] == (LARGE, LARGE)
+    assert len(notices) > 10
 
 
 def test_the_empty_log_holds(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_dropped_middle_and_a_swap_are_found(log: Log) -> None:
 
 @pytest.mark.spec("LOG 1.3")
 def test_a_dropped_tail_is_missing_not_altered(log: Log) -> None:
-    """What is there holds; what is not is named.  Cut within a record, that record is not what was logged."""
+    """Files that exist verify; the report names the others.  Cut within a record, that record differs from the log."""
     shown(log, log.records[:-3])
     with pytest.raises(IncompleteError, match="41 to 43 are gone"):
         verify(log.folder, TRUST)
@@ -118,7 +118,7 @@ def test_a_dropped_tail_is_missing_not_altered(log: Log) -> None:
 
 @pytest.mark.spec("LOG 1.2")
 def test_a_log_rewritten_under_its_old_checkpoint_is_found(log: Log) -> None:
-    """Records and tiles agree, the signature does not; a checkpoint that was seen before tells what still held."""
+    """Records and tiles agree, the signature does not; an earlier checkpoint shows what still verifies."""
     altered = [*log.records[:30], b"another", *log.records[31:]]
     signed = log.published.read_bytes()
     write(log.folder, altered)
@@ -133,7 +133,7 @@ def test_a_log_rewritten_under_its_old_checkpoint_is_found(log: Log) -> None:
 
 @pytest.mark.spec("LOG 1.2")
 def test_a_checkpoint_rolled_back_is_found_by_who_saw_a_later_one(log: Log) -> None:
-    """It verifies by itself: it was signed.  Who holds a later one is told from where on the log is cut."""
+    """It verifies by itself: it was signed.  The holder of a later one learns where the log is cut."""
     write(log.folder, log.records[:40])
     assert verify(log.folder, TRUST).records == 40
     assert verify(log.folder, held(checkpoint_of(log.records[:40]))).records == 40
@@ -207,7 +207,7 @@ def test_a_claimed_size_makes_no_work(tmp_path: Path) -> None:
 
 
 def test_files_that_are_none_are_not_read(log: Log) -> None:
-    """A pipe, a folder or a device in place of a file neither holds nor fills whoever checks."""
+    """A pipe, a folder or a device in place of a file neither blocks the check nor fills its memory."""
     bundle_of(log).unlink()
     bundle_of(log).symlink_to("/dev/zero")
     with pytest.raises(IncompleteError):
@@ -218,7 +218,7 @@ def test_files_that_are_none_are_not_read(log: Log) -> None:
         verify(log.folder, TRUST)
 
 
-def test_proofs_and_selections_are_told_by_their_beginning(log: Log, tmp_path: Path) -> None:
+def test_proofs_and_selections_are_known_by_their_beginning(log: Log, tmp_path: Path) -> None:
     """Each is checked as what it is; anything else is refused."""
     note = Note.parse(checkpoint_of(log.records, LOG, WITNESS))
     proofs = [RecordProof(log.records[at], body(at), at, tuple(log.reader.inclusion(at)), note) for at in (5, 9)]
@@ -238,7 +238,7 @@ def test_proofs_and_selections_are_told_by_their_beginning(log: Log, tmp_path: P
 
 
 def test_a_proof_is_held_to_what_was_seen_as_far_as_it_can_be(log: Log, tmp_path: Path) -> None:
-    """Of the same size the roots must be one; of another size only the log's files could tell."""
+    """Of the same size the roots must be one; of another size only the log's files could show it."""
     made = RecordProof(log.records[1], None, 1, tuple(log.reader.inclusion(1)), Note.parse(log.checkpoint))
     (tmp_path / "one").write_bytes(made.encode())
     for raw, error in (
@@ -250,7 +250,7 @@ def test_a_proof_is_held_to_what_was_seen_as_far_as_it_can_be(log: Log, tmp_path
 
 
 def test_a_log_that_grew_past_its_checkpoint_holds(log: Log) -> None:
-    """Whoever writes tiles and is stopped before the checkpoint leaves what the next start finishes."""
+    """A writer of tiles that is stopped before the checkpoint leaves what the next start finishes."""
     signed: bytes = log.published.read_bytes()
     writer = TileWriter.resume(log.folder, SMALL)
     writer.append(map(leaf_of, records(300, "more ")))
@@ -259,10 +259,10 @@ def test_a_log_that_grew_past_its_checkpoint_holds(log: Log) -> None:
     assert verify(log.folder, TRUST).records == SMALL
 
 
-def test_what_holds_is_told_for_scripts(log: Log) -> None:
+def test_what_holds_is_reported_for_scripts(log: Log) -> None:
     """Nothing in it needs more than JSON."""
-    told = verify(log.folder, TRUST).to_dict()
-    assert told["size"] == told["records"] == SMALL
-    assert told["kind"] == "log"
+    report = verify(log.folder, TRUST).to_dict()
+    assert report["size"] == report["records"] == SMALL
+    assert report["kind"] == "log"
     assert (log.folder / CHECKPOINT).exists()
     assert isinstance(open_checkpoint(log.checkpoint, LOG.key), SignedCheckpoint)

@@ -54,7 +54,7 @@ def test_an_upper_tile_that_is_not_theirs_is_named(large: Log, path: str) -> Non
 
 
 @pytest.mark.slow
-def test_retention_is_told_from_loss(large: Log) -> None:
+def test_retention_differs_from_loss(large: Log) -> None:
     """What is gone before the index that is allowed is listed; the same loss, not allowed, is incomplete."""
     kept_from = prune(large.folder, LARGE, 1000)
     with pytest.raises(IncompleteError, match="0 to 767 are gone"):

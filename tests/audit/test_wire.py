@@ -41,15 +41,15 @@ def find(holder: str, kid: str) -> PublicKey | None:
 
 
 def check(statement: str, given: Batch, body: bytes | None = None, **changes: Any) -> PublicKey:
-    said = {**WHERE, "now": NOW} | changes
-    opened = open_statement(statement, find, now=said.pop("now"))
-    hold_statement(opened, given, given.encode() if body is None else body, **said)
+    parts = {**WHERE, "now": NOW} | changes
+    opened = open_statement(statement, find, now=parts.pop("now"))
+    hold_statement(opened, given, given.encode() if body is None else body, **parts)
     return opened.key
 
 
 def signed(given: Batch, key: SigningKey = KEY, **changes: Any) -> str:
-    said = {**WHERE, "now": NOW} | changes
-    return sign_batch(key, given, given.encode(), **said)
+    parts = {**WHERE, "now": NOW} | changes
+    return sign_batch(key, given, given.encode(), **parts)
 
 
 @given(
@@ -119,7 +119,7 @@ def test_records_are_held_to_their_batch() -> None:
 
 @pytest.mark.spec("LOG 2.2")
 def test_the_root_is_that_of_the_log_s_tree() -> None:
-    """So that whoever has the records can see which batch they came in."""
+    """So that a reader of the records can see which batch they came in."""
     one, two = (leaf_hash(kept) for kept, _ in batch().records)
     assert batch().root == node_hash(one, two)
     assert batch(records=()).root == EMPTY_ROOT

@@ -64,7 +64,7 @@ def test_growth_is_cosigned_step_by_step(witness: Witness, folder: Path) -> None
 
 
 @pytest.mark.parametrize("old", [0, 9, 11, 20])
-def test_it_says_what_it_has_seen_to_whoever_does_not_know(witness: Witness, old: int) -> None:
+def test_it_reports_what_it_has_seen_to_new_readers(witness: Witness, old: int) -> None:
     """409 with the size, in the protocol's own type; nothing is kept."""
     assert witness.add_checkpoint(request(0, 10), AT_S).status == 200
     assert witness.add_checkpoint(request(old, 25), AT_S) == WitnessResponse(409, "10\n", "text/x.tlog.size")
@@ -91,7 +91,7 @@ def test_it_goes_neither_back_nor_sideways(witness: Witness) -> None:
 def test_two_roots_of_one_size_are_kept_as_evidence(
     witness: Witness, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Both are signed by the log: whoever sees them needs no witness any more."""
+    """Both are signed by the log: a reader of them needs no witness any more."""
     assert witness.add_checkpoint(request(0, 20), AT_S).status == 200
     assert witness.add_checkpoint(request(20, 20, FORK), AT_S).status == 422
     (found,) = (folder / "evidence").iterdir()
@@ -191,7 +191,7 @@ def test_the_client_brings_a_cosignature_home(served: TestClient, witness: Witne
     assert client.get("/..%2Fwitness.json/checkpoint").status_code == 404
 
 
-def test_the_client_tells_a_log_that_went_back(served: TestClient, witness: Witness) -> None:
+def test_the_client_reports_a_log_that_went_back(served: TestClient, witness: Witness) -> None:
     """That is what a mint sees whose database was put back, and what a forked log gets."""
     asked(served, witness, 20)
     with pytest.raises(WitnessError, match="was rolled back"):
@@ -212,9 +212,9 @@ def test_the_client_believes_no_answer_that_does_not_verify(witness: Witness) ->
         "without a size": (409, "many"),
         "503": (503, "later"),
     }
-    for said, (status, text) in answers.items():
+    for value, (status, text) in answers.items():
         transport = httpx.MockTransport(lambda _, status=status, text=text: httpx.Response(status, text=text))
-        with httpx.Client(transport=transport) as client, pytest.raises(WitnessError, match=said):
+        with httpx.Client(transport=transport) as client, pytest.raises(WitnessError, match=value):
             asked(client, witness, 5)
     with pytest.raises(WitnessError, match="does not answer"):
         ask_witness("http://127.0.0.1:9", witness.key, note, lambda _: [])

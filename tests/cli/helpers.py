@@ -78,9 +78,9 @@ def approval(amount: int, *, required: ThirdPartyCaveat = REQUIRED, ttl_ms: int 
     """Make the discharge of an approved refund."""
     now = time.time_ns() // 1_000_000
     rule = Rule(tool="payments.refund", args={"amount": amount})
-    said = Caveat(allow=(rule,), exp=now + ttl_ms, once=("a-abcdefghijklmnop", now), task="a-abcdefghijklmnop")
+    caveat = Caveat(allow=(rule,), exp=now + ttl_ms, once=("a-abcdefghijklmnop", now), task="a-abcdefghijklmnop")
     key = caveat_key(KEY, required.id)
-    return issue_discharge(required.encode(), key, realm="acme", caveats=(said,)).encode()
+    return issue_discharge(required.encode(), key, realm="acme", caveats=(caveat,)).encode()
 
 
 def service_file(

@@ -24,7 +24,7 @@ DEADLINE_S = 60.0
 
 
 class Live:
-    """A running realm; made first, if it is not there.
+    """A running realm, made first where it does not exist.
 
     Attributes:
         folder: Its folder.
@@ -62,28 +62,28 @@ class Live:
 
     def ok(self, *words: str | Path) -> dict[str, Any]:
         """Run a command that must succeed."""
-        exit_code, told, err = self.run(*words)
-        assert exit_code == 0, (words, told, err)
-        return told
+        exit_code, output, err = self.run(*words)
+        assert exit_code == 0, (words, output, err)
+        return output
 
     def confirmed(self, *words: str | Path) -> dict[str, Any]:
         """Kill, freeze or thaw until every verifier has confirmed it; repeating is harmless.
 
         Within its first lease a registry proves nothing, and on a loaded machine a verifier confirms late.
         """
-        told: list[dict[str, Any]] = []
+        notices: list[dict[str, Any]] = []
 
         def holds() -> bool:
             exit_code, report, err = self.run(*words)
             assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), (words, report, err)
-            told.append(report)
+            notices.append(report)
             return exit_code == exit_codes.OK
 
         self.until(holds)
-        return told[-1]
+        return notices[-1]
 
     def kill_mint(self) -> None:
-        """End the mint without mercy; the store goes on, and nobody starts the mint again."""
+        """Kill the mint; the store goes on, and the mint is not started again."""
         self._up.send_signal(signal.SIGSTOP)
         os.kill(self.ready["pid"], signal.SIGKILL)
 

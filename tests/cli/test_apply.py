@@ -70,7 +70,7 @@ def test_a_new_realm_gets_its_services_and_a_repeat_does_nothing(up: Live, tmp_p
     code, plan, _ = up.run("apply", file, "--out", out, "--check")
     assert (code, plan["add"], plan["changes"], enrolled(up, "new")) == (exit_codes.INCOMPLETE, MANY, MANY, {})
     assert not out.exists()
-    code, refused, _ = up.run("apply", file, "--out", out)  # no terminal, so nobody can confirm it
+    code, refused, _ = up.run("apply", file, "--out", out)  # no terminal, so no user can confirm it
     assert (code, refused["code"], enrolled(up, "new")) == (exit_codes.USAGE, "not_confirmed", {})
     done = up.ok("apply", file, "--out", out, "--yes")
     assert (done["add"], done["invitations"], SECRET in json.dumps(done)) == (MANY, MANY, False)

@@ -33,7 +33,7 @@ def given(tmp_path: Path) -> Path:
 
 def test_inspect_says_which_calls_wait_for_an_approval(held: Path) -> None:
     """
-    The third-party caveat stands in words beside what the token takes away, and as data for scripts.
+    The third-party caveat is shown in words beside what the token restricts, and as data for scripts.
     """
     ran = arx("token", "inspect", held)
     assert "caveat 2: operators must approve" in ran.out
@@ -46,7 +46,7 @@ def test_inspect_says_which_calls_wait_for_an_approval(held: Path) -> None:
 
 def test_inspect_reads_an_approval_and_a_whole_credential(held: Path, given: Path) -> None:
     """
-    What was approved, until when, and that it is good once; beside the call that it was sent with, too.
+    The approved call, the expiry, and that it is for one use; beside the call that it was sent with, too.
     """
     ran = arx("token", "inspect", given)
     assert ran.exit_code == 0
@@ -87,7 +87,7 @@ def test_explain_says_that_an_approval_is_missing_and_what_to_do(
         assert arx(*words, "--tool", "orders.get", "--arg", "order_id=o-1").out.startswith("allowed")
 
 
-def test_an_approval_that_does_not_belong_is_told(held: Path, tmp_path: Path) -> None:
+def test_an_approval_that_does_not_belong_is_reported(held: Path, tmp_path: Path) -> None:
     """
     Of another task, over, or no approval at all; an approval is no token, either.
     """
@@ -114,7 +114,7 @@ def test_an_approval_that_does_not_belong_is_told(held: Path, tmp_path: Path) ->
 )
 def test_what_is_no_approvals_id_goes_nowhere(words: tuple[str, ...], tmp_path: Path) -> None:
     """
-    A slip is told before a key is read or a mint is asked, whatever else would go wrong.
+    A mistake is reported before a key is read or a mint is asked, whatever else would go wrong.
     """
     ran = arx(*words, "--realm-dir", tmp_path / "none", "--json")
     assert (ran.exit_code, ran.json["code"]) == (2, "usage")  # not "no_key"
@@ -124,7 +124,7 @@ def test_what_is_no_approvals_id_goes_nowhere(words: tuple[str, ...], tmp_path: 
 @pytest.mark.parametrize("words", [("task", "ask", *WANTS, "--in", "x"), ("approval", "wait", "a-abcdefghijklmnop")])
 def test_an_answer_that_could_not_be_kept_is_not_waited_for(words: tuple[str, ...], tmp_path: Path) -> None:
     """
-    Nobody is asked, and nobody waits for hours, for what has no place to be written to.
+    No operator is asked, and no user waits for hours, for what has no place to be written to.
     """
     place = tmp_path / "no folder" / "given"
     ran = arx(*words, "--session", tmp_path / "none", "--discharge", place, "--json")

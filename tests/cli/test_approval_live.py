@@ -53,9 +53,9 @@ def run(up: Live, *words: str | Path) -> tuple[int, dict[str, Any], str]:
 
 def ok(up: Live, *words: str | Path) -> dict[str, Any]:
     """Type a command that must succeed."""
-    exit_code, told, err = run(up, *words)
-    assert exit_code == 0, (words, told, err)
-    return told
+    exit_code, output, err = run(up, *words)
+    assert exit_code == 0, (words, output, err)
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture
 def here(up: Live) -> Path:
-    """The folder with everybody's files."""
+    """The folder with every file."""
     return up.folder.parent
 
 
@@ -124,26 +124,26 @@ def test_from_the_question_to_the_call(up: Live, here: Path, task: Path, payment
     assert asked["id"] in {each["id"] for each in own}
     first = ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")["approval"]
     assert (first["state"], first["by"]) == ("waiting", ["ada"])
-    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "conflict")
+    exit_code, output, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "conflict")
     out = task.with_name("approval")
     late = ("approval", "wait", asked["id"], "--session", here / "session", "--discharge", out, "--timeout", "50ms")
-    exit_code, told, said = run(up, *late)
-    assert (exit_code, told["code"], out.exists()) == (exit_codes.INCOMPLETE, "waiting", False)
-    assert "waiting for operators" in said
+    exit_code, output, printed = run(up, *late)
+    assert (exit_code, output["code"], out.exists()) == (exit_codes.INCOMPLETE, "waiting", False)
+    assert "waiting for operators" in printed
     command = [sys.executable, "-m", "arx_caps.cli", *map(str, late[:-2]), "--json"]
     with child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiter:
         second = ok(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "bob.key")["approval"]
         assert (second["state"], second["by"]) == ("approved", ["ada", "bob"])
-        written, said = waiter.communicate(timeout=60)
-    assert (waiter.returncode, "arx1_" in written + said) == (0, False)
+        written, printed = waiter.communicate(timeout=60)
+    assert (waiter.returncode, "arx1_" in written + printed) == (0, False)
     assert json.loads(written)["approval"] == second
     assert out.stat().st_mode & 0o077 == 0
-    told = ok(up, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
-    assert told["allowed"]
+    output = ok(up, "token", "explain", task, *CALL, "--service", here / "payments.json", "--approval", out)
+    assert output["allowed"]
     assert [judged(payments, task, out) for _ in range(2)] == ["ok", "already_used"]
-    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "conflict")
+    exit_code, output, _ = run(up, "approval", "approve", asked["id"], "--yes", "--operator-key", here / "ada.key")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "conflict")
 
 
 def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> No
     """
     asked = ask(up, here, task, "--why", "a \x1b[2Jtest")
     typed = partial(arx, env={"ARX_HOME": str(up.folder)})
-    exit_code, written, said = typed("approval", "list", "--task", asked["task"])
+    exit_code, written, answer = typed("approval", "list", "--task", asked["task"])
     lines = written.splitlines()
     assert (exit_code, lines[0].split()[:3]) == (0, [asked["id"], "waiting,", "asked"])
     assert [line.split() for line in lines[1:5]] == [
@@ -162,9 +162,9 @@ def test_a_person_sees_what_they_approve(up: Live, here: Path, task: Path) -> No
         ["order_id", "=", '"o-1"'],
     ]
     assert "\x1b" not in written
-    assert f"arx approval approve {asked['id']}" in said
-    exit_code, written, said = typed("approval", "approve", asked["id"], "--quiet")
-    assert (exit_code, written, "confirmation needed" in said) == (exit_codes.USAGE, "", True)
+    assert f"arx approval approve {asked['id']}" in answer
+    exit_code, written, answer = typed("approval", "approve", asked["id"], "--quiet")
+    assert (exit_code, written, "confirmation needed" in answer) == (exit_codes.USAGE, "", True)
     assert ok(up, "approval", "show", asked["id"])["approval"]["by"] == []
 
 
@@ -206,32 +206,32 @@ def test_a_no_and_what_is_taken_back(up: Live, here: Path, task: Path, payments:
     no = ok(up, "approval", "deny", denied["id"], "--why", "no receipt", "--operator-key", here / "ada.key")["approval"]
     assert (no["state"], no["denied_by"], no["answer_why"]) == ("denied", "ada", "no receipt")
     wait = ("--session", here / "session", "--timeout", "60s")
-    exit_code, told, said = run(up, "approval", "wait", denied["id"], *wait)
-    assert (exit_code, told["code"], "no receipt" in said) == (exit_codes.DENIED, "approval_denied", True)
-    assert "waiting for operators" not in said
-    exit_code, told, _ = run(up, "approval", "withdraw", denied["id"], "--yes")
-    assert (exit_code, told["approval"]["state"], told["kill"]) == (exit_codes.OK, "denied", None)
+    exit_code, output, printed = run(up, "approval", "wait", denied["id"], *wait)
+    assert (exit_code, output["code"], "no receipt" in printed) == (exit_codes.DENIED, "approval_denied", True)
+    assert "waiting for operators" not in printed
+    exit_code, output, _ = run(up, "approval", "withdraw", denied["id"], "--yes")
+    assert (exit_code, output["approval"]["state"], output["kill"]) == (exit_codes.OK, "denied", None)
     for name in ("ada", "bob"):
         key = ("--operator-key", here / f"{name}.key")
         ok(up, "approval", "approve", given["id"], "--yes", "--why", "a receipt came", *key)
-    exit_code, told, _ = run(up, "approval", "deny", given["id"])
-    assert (exit_code, told["error"]) == (
+    exit_code, output, _ = run(up, "approval", "deny", given["id"])
+    assert (exit_code, output["error"]) == (
         exit_codes.DENIED,
         f"{given['id']} is approved already; to take that back, withdraw it",
     )
     out = task.with_name("approval")
     ok(up, "approval", "wait", given["id"], *wait, "--discharge", out)
-    exit_code, told, _ = run(up, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
-    assert (exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), told["approval"]["state"]) == (True, "withdrawn")
+    exit_code, output, _ = run(up, "approval", "withdraw", given["id"], "--yes", "--operator-key", here / "bob.key")
+    assert (exit_code in (exit_codes.OK, exit_codes.INCOMPLETE), output["approval"]["state"]) == (True, "withdrawn")
     up.until(lambda: judged(payments, task, out) == "revoked")
-    exit_code, told, _ = run(up, "approval", "wait", given["id"], *wait)
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "approval_withdrawn")
-    assert told["error"] == f"{given['id']} was withdrawn"
+    exit_code, output, _ = run(up, "approval", "wait", given["id"], *wait)
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "approval_withdrawn")
+    assert output["error"] == f"{given['id']} was withdrawn"
 
 
 def test_a_no_has_no_reason_but_its_own(up: Live, here: Path, task: Path) -> None:
     """
-    What the first operator said with a yes is not told as the reason of the second one's no.
+    The reason of the first operator's approval is not shown as the reason of the second one's denial.
     """
     asked = ask(up, here, task)
     yes = ("approve", asked["id"], "--yes", "--why", "looks right", "--operator-key", here / "ada.key")
@@ -240,32 +240,35 @@ def test_a_no_has_no_reason_but_its_own(up: Live, here: Path, task: Path) -> Non
     assert (no["state"], no["answer_why"]) == ("denied", None)
 
 
-def test_what_is_not_there_or_too_long_says_what_to_do(up: Live, here: Path) -> None:
+def test_a_missing_id_or_a_long_reason_has_a_hint(up: Live, here: Path) -> None:
     """
-    An id that nobody was given leads to the list; a reason that no one would read goes nowhere.
+    The error for an unknown id leads to the list; a reason that no person would read goes nowhere.
     """
     for words in (("show",), ("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
-        exit_code, told, _ = run(up, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
-        assert (exit_code, told["hint"]) == (exit_codes.DENIED, "`arx approval list --state all` lists every approval")
-    exit_code, told, _ = run(up, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
-    assert (exit_code, "at most 500 characters, got 501" in told["error"]) == (exit_codes.USAGE, True)
+        exit_code, output, _ = run(up, "approval", words[0], "a-aaaaaaaaaaaaaaaa", *words[1:])
+        assert (exit_code, output["hint"]) == (
+            exit_codes.DENIED,
+            "`arx approval list --state all` lists every approval",
+        )
+    exit_code, output, _ = run(up, "approval", "deny", "a-aaaaaaaaaaaaaaaa", "--why", "x" * 501)
+    assert (exit_code, "at most 500 characters, got 501" in output["error"]) == (exit_codes.USAGE, True)
 
 
 def test_a_kill_of_an_approval_is_no_slip(up: Live, here: Path, task: Path) -> None:
     """
-    Who kills ``task:a-…`` is not told that there is no such task; whose id is mistyped is.
+    The kill of an unknown ``task:a-…`` is no error; a mistyped id is one.
     """
     asked = ask(up, here, task)
     for name, doubted in ((asked["id"], False), ("a-abcdefghijklmnop", True)):
-        exit_code, _, said = run(up, "kill", f"task:{name}", "--reason", "a test", "--yes")
+        exit_code, _, output = run(up, "kill", f"task:{name}", "--reason", "a test", "--yes")
         assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
-        assert ("check the id" in said) is doubted
-        assert "thaw" not in said  # nothing of an approval can begin later
+        assert ("check the id" in output) is doubted
+        assert "thaw" not in output  # nothing of an approval can begin later
     assert "did you mean task:a-abcdefghijklmnop?" in run(up, "kill", "a-abcdefghijklmnop", "--reason", "x", "--yes")[2]
     assert ok(up, "approval", "show", asked["id"])["approval"]["state"] == "withdrawn"
 
 
-def test_who_may_not_approve_is_told(up: Live, here: Path, task: Path) -> None:
+def test_who_may_not_approve_learns_it(up: Live, here: Path, task: Path) -> None:
     """
     A reader sees what waits and says nothing to it; an approver ends nothing else.
     """
@@ -274,17 +277,17 @@ def test_who_may_not_approve_is_told(up: Live, here: Path, task: Path) -> None:
     words = (asked["id"], "--operator-key", here / "reader.key")
     assert ok(up, "approval", "show", *words)["approval"]["id"] == asked["id"]
     for verb in (("approve", "--yes"), ("deny",), ("withdraw", "--yes")):
-        exit_code, told, _ = run(up, "approval", verb[0], *words, *verb[1:])
-        assert (exit_code, told["code"]) == (exit_codes.DENIED, "tool_not_allowed")
-    exit_code, told, _ = run(
+        exit_code, output, _ = run(up, "approval", verb[0], *words, *verb[1:])
+        assert (exit_code, output["code"]) == (exit_codes.DENIED, "tool_not_allowed")
+    exit_code, output, _ = run(
         up, "kill", f"task:{asked['task']}", "--reason", "x", "--yes", "--operator-key", here / "ada.key"
     )
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "tool_not_allowed")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "tool_not_allowed")
 
 
-def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> None:
+def test_an_approval_that_counts_no_more_is_reported(up: Live, here: Path, task: Path) -> None:
     """
-    Two have said yes and it waits: whoever wonders reads that one of them was removed meanwhile.
+    Two have approved and it waits: the user reads that one of them was removed meanwhile.
     """
     asked = ask(up, here, task)
     ok(up, "operator", "enrol", "eve", "--role", "approver", "--key-out", task.with_name("eve.key"))
@@ -298,7 +301,7 @@ def test_a_yes_that_counts_no_more_is_told(up: Live, here: Path, task: Path) -> 
 
 def test_a_frozen_approver_takes_the_approvals_along(up: Live, here: Path, task: Path) -> None:
     """
-    A hint says so, and the list has them as withdrawn until a thaw.
+    A hint explains it, and the list has them as withdrawn until a thaw.
     """
     asked = ask(up, here, task)
     ok(up, "operator", "enrol", "mal", "--role", "approver", "--key-out", task.with_name("mal.key"))
@@ -314,15 +317,15 @@ def test_a_frozen_approver_takes_the_approvals_along(up: Live, here: Path, task:
     assert "`arx approval list --state withdrawn`" in run(up, "freeze", *words)[2]
     assert (listed("approved"), listed("withdrawn")) == (False, True)
     waited = ("approval", "wait", asked["id"], "--session", here / "session", "--timeout", "5s")
-    exit_code, told, _ = run(up, *waited)
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "approval_withdrawn")
+    exit_code, output, _ = run(up, *waited)
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "approval_withdrawn")
     assert "approval list" not in run(up, "thaw", *words)[2]
     assert listed("approved")
 
 
 def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> None:
     """
-    A mint that is started again, or changed for another version, costs whoever waits for an operator nothing.
+    A mint that is restarted, or replaced by another version, loses nothing of a wait for an operator.
     """
     asked = ask(up, here, task)
     away, _ = open_session_file(str(here / "session"), f"http://127.0.0.1:{free_ports(1)[0]}")
@@ -331,16 +334,16 @@ def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> N
 
 
 @pytest.mark.slow
-def test_what_is_frozen_is_told_with_where_to_look(up: Live, here: Path, task: Path) -> None:
+def test_a_frozen_target_is_reported_with_where_to_look(up: Live, here: Path, task: Path) -> None:
     """
     An operator who may not approve now learns that it is the task that is frozen, and not the operator.
     """
     asked = ask(up, here, task)
     target = ("task:" + asked["task"], "--reason", "a test", "--yes")
     run(up, "freeze", *target)
-    exit_code, told, _ = run(up, "approval", "approve", asked["id"], "--yes")
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "frozen")
-    assert f"arx task show {asked['task']}" in told["hint"]
+    exit_code, output, _ = run(up, "approval", "approve", asked["id"], "--yes")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "frozen")
+    assert f"arx task show {asked['task']}" in output["hint"]
     assert ok(up, "task", "show", asked["task"])["task"]["state"] == "frozen"
     run(up, "thaw", *target)
     assert ok(up, "approval", "approve", asked["id"], "--yes")["approval"]["state"] == "waiting"

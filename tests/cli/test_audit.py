@@ -28,7 +28,7 @@ def log(tmp_path: Path) -> Log:
 
 
 def test_init_makes_the_log_s_key(tmp_path: Path) -> None:
-    """One user's, named by issuer and realm or as was said; its public text is printed."""
+    """One user's, named by issuer and realm or by an option; its public text is printed."""
     assert arx("init", tmp_path / "one", "--name", "acme", "--issuer", "https://mint.example").exit_code == 0
     shown = arx("audit", "key", "--realm-dir", tmp_path / "one", "--json").json
     assert shown["origin"] == "mint.example/acme/log"
@@ -57,7 +57,7 @@ def test_a_key_is_of_its_kind_and_its_user_s_alone(tmp_path: Path) -> None:
             read_signer(path)
 
 
-def test_what_holds_is_said_and_ends_with_0(log: Log, tmp_path: Path) -> None:
+def test_what_holds_is_reported_and_ends_with_0(log: Log, tmp_path: Path) -> None:
     """A folder and a proof; the key as text or in a file."""
     (tmp_path / "vkey").write_text(KEY + "\n")
     ran = arx("audit", "verify", log.folder, "--key", tmp_path / "vkey", "--witness", WITNESS.key)
@@ -68,8 +68,8 @@ def test_what_holds_is_said_and_ends_with_0(log: Log, tmp_path: Path) -> None:
     note = Note.parse(log.checkpoint)
     proof = RecordProof(log.records[3], body(3), 3, tuple(log.reader.inclusion(3)), note)
     (tmp_path / "3.tlog-proof").write_bytes(proof.encode())
-    told = arx("audit", "verify", tmp_path / "3.tlog-proof", "--key", KEY, "--json").json
-    assert (told["outcome"], told["kind"], told["first"], told["size"]) == ("holds", "proof", 3, 12)
+    output = arx("audit", "verify", tmp_path / "3.tlog-proof", "--key", KEY, "--json").json
+    assert (output["outcome"], output["kind"], output["first"], output["size"]) == ("holds", "proof", 3, 12)
 
 
 def test_what_was_altered_ends_with_1_and_names_the_record(log: Log) -> None:
@@ -94,19 +94,19 @@ def test_what_is_missing_ends_with_3(log: Log) -> None:
 
 
 def test_a_checkpoint_that_was_kept_finds_a_rollback(log: Log, tmp_path: Path) -> None:
-    """And two histories; a checkpoint of another log is a mistake of whoever gives it."""
+    """And two histories; a checkpoint of another log is a mistake of the caller."""
     later, fork = tmp_path / "later", tmp_path / "fork"
     later.write_bytes(checkpoint_of(records(13)))
     fork.write_bytes(checkpoint_of(records(5, "other ")))
-    for seen, said in ((later, "rolled back"), (fork, "two histories")):
+    for seen, value in ((later, "rolled back"), (fork, "two histories")):
         ran = arx("audit", "verify", log.folder, "--key", KEY, "--checkpoint", seen)
-        assert (ran.exit_code, said in ran.out) == (1, True)
+        assert (ran.exit_code, value in ran.out) == (1, True)
     later.write_bytes(b"nothing")
     assert arx("audit", "verify", log.folder, "--key", KEY, "--checkpoint", later).exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--key", "no+key"), "--key: malformed verifier key: expected name+hash+base64"),
         (("--key", "/none"), "/none: No such file"),
@@ -116,11 +116,11 @@ def test_a_checkpoint_that_was_kept_finds_a_rollback(log: Log, tmp_path: Path) -
         ((), "--key"),
     ],
 )
-def test_mistakes_of_whoever_asks_end_with_2(log: Log, words: tuple[str, ...], said: str) -> None:
+def test_mistakes_of_the_caller_end_with_2(log: Log, words: tuple[str, ...], message: str) -> None:
     """They are no finding about the log."""
     ran = arx("audit", "verify", log.folder, *words)
     assert ran.exit_code == 2
-    assert said in ran.err
+    assert message in ran.err
 
 
 def test_a_file_that_is_none_of_these_is_no_proof(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_commit_is_found_as_a_tip_and_by_a_clone_between_tips(pushed: Pushed) 
     assert pushed.ask("--commit", "f" * 40, "--git", clone)[0] == exit_codes.USAGE
 
 
-def test_a_clone_without_the_tips_says_so(pushed: Pushed, tmp_path: Path) -> None:
+def test_a_clone_without_the_tips_is_named_as_such(pushed: Pushed, tmp_path: Path) -> None:
     """What it cannot judge is counted, and never taken for an answer."""
     bare = pushed.realm.folder / "served" / "acme" / "app.git"
     git(tmp_path, "clone", "--quiet", "--single-branch", bare.as_uri(), "main-only")

@@ -48,12 +48,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield realm
 
 
-def decide(file: Path, told: list[Decision]) -> None:
+def decide(file: Path, decisions: list[Decision]) -> None:
     verifier = open_verifier(file)
     assert isinstance(verifier.decisions, CountedDecisions)
     sink = verifier.decisions.sink
     assert isinstance(sink, Journal)
-    for each in told:
+    for each in decisions:
         sink.append(each)
     sink.close()
 
@@ -65,7 +65,7 @@ def text(up: Live, *words: str) -> str:
 
 
 @pytest.mark.slow
-def test_one_id_is_told_as_a_tree(up: Live) -> None:
+def test_one_id_is_shown_as_a_tree(up: Live) -> None:
     """With what was allowed and denied at each place; any id of the chain shows what is above and below it."""
     lines = text(up, "audit", "trail", "--session", "s-1").splitlines()
     assert lines[0] == "s-1  acme/bot  11 allowed, 1 denied"
@@ -73,14 +73,14 @@ def test_one_id_is_told_as_a_tree(up: Live) -> None:
     assert any(line.endswith("acme/a (named, bearer)  link:s-1-t-1-acme/a  10 allowed") for line in lines)
     assert any("10 calls: orders  lookup x10" in line for line in lines)
     assert any("revoked" in line for line in lines)
-    told = up.ok("audit", "trail", "--link", "s-1-t-1-acme/a/acme/b")
-    [task] = told["trails"][0]["tasks"]
+    answer = up.ok("audit", "trail", "--link", "s-1-t-1-acme/a/acme/b")
+    [task] = answer["trails"][0]["tasks"]
     assert [task["name"], task["children"][0]["name"], task["children"][0]["children"][0]["denied"]] == [
         "acme/bot",
         "acme/a",
         1,
     ]
-    code, problem, _ = up.run("audit", "trail", "--session", "nobody's")
+    code, problem, _ = up.run("audit", "trail", "--session", "unknown")
     assert (code, problem["code"]) == (exit_codes.DENIED, "unknown_session")
 
 
@@ -95,13 +95,13 @@ def test_runs_are_listed_with_how_they_ended(up: Live) -> None:
     assert "closed" in text(up, "audit", "runs")
     one = up.ok("audit", "runs", "--service", "orders", "--limit", "1")
     assert (one["runs"], one["more"]) == (runs[:1], True)
-    assert up.ok("audit", "runs", "--service", "nobody") == {**one, "runs": [], "more": False}
+    assert up.ok("audit", "runs", "--service", "unknown") == {**one, "runs": [], "more": False}
 
 
 def test_filters_make_a_table_that_says_how_much_it_is(up: Live) -> None:
-    """Filters hold together, and what is not shown is said."""
-    told = up.ok("audit", "trail", "--session", "s-1", "--reason", "deny")
-    assert [(each["code"], each["named"]) for each in told["records"]] == [("revoked", ["acme/a", "acme/b"])]
+    """Filters apply together, and the output names what it leaves out."""
+    answer = up.ok("audit", "trail", "--session", "s-1", "--reason", "deny")
+    assert [(each["code"], each["named"]) for each in answer["records"]] == [("revoked", ["acme/a", "acme/b"])]
     shown = text(up, "audit", "trail", "--agent", "acme/bot", "--limit", "2")
     assert "12 records, from 2027-01-15 08:00:00Z to 2027-01-15 08:00:00Z; the newest 2 are shown" in shown
     assert "no record matches" in text(up, "audit", "trail", "--tool", "no.such")
@@ -132,21 +132,21 @@ def test_filters_make_a_table_that_says_how_much_it_is(up: Live) -> None:
 )
 def test_each_filter_finds_what_it_says(up: Live, words: str, count: int) -> None:
     """All that is meant and nothing else, and a page of some says how many there are."""
-    told = up.ok("audit", "trail", "--flat", *words.split())
-    assert (len(told["records"]), told["total"]["records"], told["total"]["exact"]) == (count, count, True)
+    answer = up.ok("audit", "trail", "--flat", *words.split())
+    assert (len(answer["records"]), answer["total"]["records"], answer["total"]["exact"]) == (count, count, True)
     assert len(up.ok("audit", "trail", "--flat", "--limit", "2", *words.split())["records"]) == min(2, count)
 
 
 def test_a_call_is_found_again_by_who_made_it(up: Live) -> None:
-    """The ids of its request and of its trace, and arguments where they were recorded, come through to whoever asks."""
-    [told] = up.ok("audit", "trail", "--tool", "mail.send")["records"]
-    assert (told["request_id"], told["traceparent"], told["arguments"]) == ("rq-7", TRACE, '{"n":1}')
+    """The ids of its request and of its trace, and arguments where they were recorded, come through to the reader."""
+    [answer] = up.ok("audit", "trail", "--tool", "mail.send")["records"]
+    assert (answer["request_id"], answer["traceparent"], answer["arguments"]) == ("rq-7", TRACE, '{"n":1}')
     others = up.ok("audit", "trail", "--flat", "--session", "s-1")["records"]
     assert {(each["request_id"], each["traceparent"], each["arguments"]) for each in others} == {(None, None, None)}
 
 
 def test_a_tail_goes_on(up: Live, tmp_path: Path) -> None:
-    """What comes is shown as it comes, and nobody's reading."""
+    """Records are shown as they come, and no reading stops that."""
     command = [sys.executable, "-m", "arx_caps.cli", "audit", "tail", "-f", "--jsonl", "--realm-dir", str(up.folder)]
     with child(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -191,15 +191,15 @@ def test_exports_go_on_where_they_broke_off(up: Live, tmp_path: Path) -> None:
     """Whole, in the log's order, in each form; a torn last line is taken back, and nothing is written twice."""
     whole = tmp_path / "log.jsonl"
     filters = ("--agent", "acme/bot", "--until", str(START_MS + 100))
-    told = up.ok("audit", "export", "--out", whole, *filters)
+    answer = up.ok("audit", "export", "--out", whole, *filters)
     lines = whole.read_text().splitlines(keepends=True)
-    assert (told["records"], len(lines)) == (12, 12)
+    assert (answer["records"], len(lines)) == (12, 12)
     assert [json.loads(line)["at"] for line in lines] == [START_MS + n for n in range(1, 13)]
     torn = tmp_path / "torn.jsonl"
     torn.write_text("".join(lines[:5]) + lines[5][:40])
     assert up.run("audit", "export", "--out", torn, *filters)[0] == exit_codes.USAGE
-    told = up.ok("audit", "export", "--out", torn, "--resume", *filters)
-    assert (told["written"], told["records"], torn.read_text()) == (7, 12, whole.read_text())
+    answer = up.ok("audit", "export", "--out", torn, "--resume", *filters)
+    assert (answer["written"], answer["records"], torn.read_text()) == (7, 12, whole.read_text())
     table = tmp_path / "log.csv"
     up.ok("audit", "export", "--format", "csv", "--out", table, *filters)
     before = table.read_text()
@@ -214,7 +214,7 @@ def test_exports_go_on_where_they_broke_off(up: Live, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_selection_convinces_whoever_has_the_key(up: Live, tmp_path: Path) -> None:
+def test_a_selection_convinces_a_holder_of_the_key(up: Live, tmp_path: Path) -> None:
     """Some records, each with its proof: checked offline; one that broke off goes on under the same checkpoint."""
     selection, key = tmp_path / "s-1.jsonl", up.ok("audit", "key")["key"]
     assert up.ok("audit", "export", "--format", "selection", "--out", selection, "--session", "s-1")["records"] == 12
@@ -231,8 +231,8 @@ def test_a_selection_convinces_whoever_has_the_key(up: Live, tmp_path: Path) -> 
 
 
 def test_what_may_go_is_asked_for_twice(up: Live) -> None:
-    """Nothing goes without a yes, and what was asked for is answered with what went."""
-    erase = ("audit", "erase", "--person", "https://idp.example", "nobody", "--reason", "asked to")
+    """Nothing is erased without a confirmation, and the answer names what was erased."""
+    erase = ("audit", "erase", "--person", "https://idp.example", "unknown", "--reason", "asked to")
     assert up.run(*erase)[1]["code"] == "not_confirmed"
     assert up.ok(*erase, "--yes")["erased"] == 0
     assert up.ok("audit", "prune", "--before", "90d", "--reason", "old", "--yes") == {
@@ -247,16 +247,20 @@ def test_what_may_go_is_asked_for_twice(up: Live) -> None:
 @pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}"])
 def test_a_decision_is_proven_and_the_proof_holds_offline(up: Live, tmp_path: Path, form: str) -> None:
     """``arx audit prove`` by the id that a decision shows, then ``arx audit verify`` with nothing but the log's key."""
-    told = up.ok("audit", "trail", "--agent", "acme/other")["records"][0]
+    answer = up.ok("audit", "trail", "--agent", "acme/other")["records"][0]
     key, file = up.ok("audit", "key")["key"], tmp_path / "proof"
-    proven = up.ok("audit", "prove", form.format(**told), "--out", str(file))
+    proven = up.ok("audit", "prove", form.format(**answer), "--out", str(file))
     checked = up.ok("audit", "verify", str(file), "--key", key)
     assert (checked["outcome"], checked["kind"], checked["first"]) == ("holds", "proof", proven["index"])
     decision = checked["decision"]
-    assert (decision["agent"], decision["tool"], decision["outcome"]) == ("acme/other", told["tool"], told["outcome"])
-    assert f"allow ok: {told['tool']}, by acme/other" in arx("audit", "verify", file, "--key", key).out
+    assert (decision["agent"], decision["tool"], decision["outcome"]) == (
+        "acme/other",
+        answer["tool"],
+        answer["outcome"],
+    )
+    assert f"allow ok: {answer['tool']}, by acme/other" in arx("audit", "verify", file, "--key", key).out
     assert file.stat().st_mode & 0o777 == 0o600
-    code, problem, _ = up.run("audit", "prove", "nobody-1", "--out", str(file))
+    code, problem, _ = up.run("audit", "prove", "unknown-1", "--out", str(file))
     assert (code, problem["code"]) == (1, "not_found")
 
 

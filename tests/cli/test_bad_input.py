@@ -75,9 +75,9 @@ def test_no_file_breaks_a_command(put: dict[str, str], words: tuple[str, ...], c
 
 
 @pytest.mark.parametrize("words", READERS.values(), ids=READERS)
-def test_a_missing_file_or_a_folder_is_said(put: dict[str, str], words: tuple[str, ...]) -> None:
+def test_a_missing_file_or_a_folder_is_reported(put: dict[str, str], words: tuple[str, ...]) -> None:
     """
-    So is a file that is not there, and a folder in its place.
+    So is a missing file, and a folder in its place.
     """
     line = [put.get(word, word) for word in words]
     ended_well(*arx(*line))
@@ -179,7 +179,7 @@ def test_an_internal_error_is_a_line_and_70(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_unreachable_and_unauthenticated_are_not_the_same(put: dict[str, str]) -> None:
     """
-    A mint that does not answer is 5, and every command of an operator says so.
+    A mint that does not answer is 5, and every command of an operator reports that.
     """
     for words in (("agent", "list"), ("session", "list"), ("session", "show", "s-abcdefghijklmnop")):
         ran = arx(*words, "--operator-key", put["OPERATOR"])
@@ -189,7 +189,7 @@ def test_unreachable_and_unauthenticated_are_not_the_same(put: dict[str, str]) -
 
 def test_a_key_of_the_wrong_role_is_refused(put: dict[str, str]) -> None:
     """
-    An operator's key opens no session, and that is said before anything is sent.
+    An operator's key opens no session, and the command refuses it before it sends anything.
     """
     ran = arx("session", "open", "--key", put["OPERATOR"])
     assert ran.exit_code == exit_codes.USAGE
@@ -235,7 +235,7 @@ def test_a_mistyped_noun_or_verb_is_named(words: str, meant: str) -> None:
 
 def test_a_token_in_the_place_of_a_file_is_not_repeated() -> None:
     """
-    A token that somebody typed stands in their shell's history; no message puts it into a log as well.
+    A token that a user typed is in their shell's history; no message puts it into a log as well.
     """
     for text in (orders().encode(), bundle().encode()):
         ran = arx("token", "inspect", text)
@@ -244,9 +244,9 @@ def test_a_token_in_the_place_of_a_file_is_not_repeated() -> None:
         assert "stdin" in ran.err
 
 
-def test_a_key_file_in_the_place_of_a_token_is_told_apart(put: dict[str, str]) -> None:
+def test_a_key_file_in_the_place_of_a_token_is_recognized(put: dict[str, str]) -> None:
     """
-    Whoever gives another of ARx's files is told what a token looks like and where one comes from.
+    The error for another of ARx's files shows what a token looks like and where one comes from.
     """
     ran = arx("token", "inspect", put["OPERATOR"])
     ended_well(*ran)

@@ -49,9 +49,9 @@ def ran(up: Live, *words: str | Path) -> Ran:
 
 def ok(up: Live, *words: str | Path) -> dict[str, Any]:
     """Type a command that must succeed."""
-    told = ran(up, *words)
-    assert told.exit_code == exit_codes.OK, (words, told)
-    return told.json
+    answer = ran(up, *words)
+    assert answer.exit_code == exit_codes.OK, (words, answer)
+    return answer.json
 
 
 def drawn(ledger: RedisLedger, cost: int, opened: int) -> Taken | Short:
@@ -90,8 +90,8 @@ def test_an_operator_sees_and_tops_up_a_pool(up: Live, kept: EmbeddedValkey) -> 
         ((OWN, "1000000000", "usd"), "conflict"),
         ((OWN.replace("refund", "other"), "1", "usd"), "not_found"),
     ):
-        told = ran(up, "budget", "top-up", *wrong, *reason)
-        assert (told.exit_code != exit_codes.OK, told.json.get("code")) == (True, code), (wrong, told)
+        answer = ran(up, "budget", "top-up", *wrong, *reason)
+        assert (answer.exit_code != exit_codes.OK, answer.json.get("code")) == (True, code), (wrong, answer)
     topped_up = {pool["id"]: pool["topped_up"] for pool in ok(up, "budget", "show", TASK)["pools"]}
     assert topped_up == {OWN: "0.25", SUB: "0"}
     events = events_of(up.folder, "budget.topped_up")

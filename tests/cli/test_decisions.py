@@ -47,7 +47,7 @@ def tools(journal: Path, *words: str) -> list[str]:
 
 def test_filters_hold_together(journal: Path) -> None:
     """
-    Each filter takes away; an agent is found wherever it stands in the chain.
+    Each filter narrows the list; an agent is found at any place of the chain.
     """
     assert tools(journal) == ["orders.get", "orders.get", "mail.send", "orders.list", "orders.refund"]
     assert tools(journal, "--code", "deny") == ["orders.refund"]
@@ -87,7 +87,7 @@ def test_journals_elsewhere_are_read_with_it(journal: Path, tmp_path: Path) -> N
 
 def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
     """
-    A mistyped code is not answered with an empty table; one that nothing has is, and it is said.
+    A mistyped code is not answered with an empty table; a known code without records is, with a note.
     """
     ran = arx("decisions", "--journal", journal, "--code", "argument_not_alowed")
     assert ran.exit_code == exit_codes.USAGE
@@ -96,9 +96,9 @@ def test_a_code_that_is_none_is_a_mistake(journal: Path) -> None:
     assert (ran.exit_code, ran.err) == (exit_codes.OK, "no decision in these journals matches\n")
 
 
-def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:
+def test_what_was_only_counted_is_shown_in_numbers(tmp_path: Path) -> None:
     """
-    Refusals that nobody proved stand in the table as how many of which code, and are found by it.
+    Unproven refusals are in the table by code with their number, and the filter finds them.
     """
     sink = Journal(tmp_path / "orders", "orders-1", "orders")
     for _ in range(3):
@@ -110,7 +110,7 @@ def test_what_was_only_counted_is_told_in_numbers(tmp_path: Path) -> None:
         assert sum(int(row.split()[-2]) for row in rows) == 3
 
 
-def test_a_session_is_told_as_a_tree(journal: Path) -> None:
+def test_a_session_is_shown_as_a_tree(journal: Path) -> None:
     """
     Delegations stand below whom they came from, with what each of them did.
     """
@@ -149,22 +149,22 @@ def test_following_begins_with_the_last_and_goes_on(journal: Path) -> None:
     with child(command, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as following:
         assert following.stdout is not None
         try:
-            told = [following.stdout.readline() for _ in range(2)]
+            values = [following.stdout.readline() for _ in range(2)]
             sink = Journal(journal / "mail", "mail-1", "mail")
             sink.append(
                 Decision("ok", AT + 20, ChainFacts(agent="acme/c", session=SESSION, audience="mail"), "mail.read")
             )
-            told.append(following.stdout.readline())
+            values.append(following.stdout.readline())
             sink.close()
             following.send_signal(signal.SIGINT)
             assert following.wait(60) == exit_codes.OK
             assert following.stdout.read() == ""
         finally:
             following.kill()
-    assert ["orders.list" in told[0], "orders.refund" in told[1], "mail.read" in told[2]] == [True] * 3
+    assert ["orders.list" in values[0], "orders.refund" in values[1], "mail.read" in values[2]] == [True] * 3
 
 
-def test_damage_is_said_and_read_past(journal: Path) -> None:
+def test_damage_is_reported_and_read_past(journal: Path) -> None:
     """
     A journal that is not as it was written ends with 3; what can still be read is shown.
     """

@@ -53,7 +53,7 @@ class Server:
                 self.wfile.write(data)
 
             def log_message(self, *_: Any) -> None:
-                """Nothing is said."""
+                """Log nothing."""
 
         self.server, self.cross = ThreadingHTTPServer(("127.0.0.1", 0), Handler), True
         self.refuses_pages = False

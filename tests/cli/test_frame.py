@@ -77,9 +77,9 @@ def test_a_noun_lists_its_verbs_in_whole_sentences() -> None:
     """
     for words, command in commands():
         if isinstance(command, click.Group):
-            told = " ".join(arx(*words.split()[1:], "--help").out.split())
+            output = " ".join(arx(*words.split()[1:], "--help").out.split())
             for verb, inner in command.commands.items():
-                assert f"{verb} {' '.join((inner.help or '').partition(chr(10) * 2)[0].split())}" in told, words
+                assert f"{verb} {' '.join((inner.help or '').partition(chr(10) * 2)[0].split())}" in output, words
 
 
 def test_version() -> None:

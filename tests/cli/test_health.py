@@ -31,15 +31,15 @@ def test_a_mint_that_loses_its_store_is_not_ready(tmp_path: Path) -> None:
         os.kill(valkey, signal.SIGSTOP)
         try:
             live.until(lambda: live.run("health", url)[0] == exit_codes.DENIED)
-            _, told, _ = live.run("health", url)
-            assert (told["ready"], told["status"]) == (False, 503)
-            assert told["why"]
+            _, output, _ = live.run("health", url)
+            assert (output["ready"], output["status"]) == (False, 503)
+            assert output["why"]
         finally:
             os.kill(valkey, signal.SIGCONT)
         live.until(lambda: live.run("health", url)[0] == exit_codes.OK)
     assert not listens(port)
-    exit_code, told = (done := arx("health", url, "--json")).exit_code, done.json
-    assert (exit_code, told["ready"], told["status"]) == (exit_codes.DENIED, False, None)
+    exit_code, output = (done := arx("health", url, "--json")).exit_code, done.json
+    assert (exit_code, output["ready"], output["status"]) == (exit_codes.DENIED, False, None)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8700", "http://user:secret@127.0.0.1", "file:///etc/passwd"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys change while a realm works, in processes of their own: nobody is refused who should not be, and a thief is."""
+"""Keys change while a realm works, in processes of their own: rightful callers are served, and a thief is refused."""
 
 import contextlib
 import subprocess
@@ -78,7 +78,7 @@ def orders_url(up: Live) -> str:
 
 
 class Load:
-    """Somebody who starts tasks and calls, with fresh tokens and with one from the beginning, and is never refused."""
+    """A client that starts tasks and calls, with fresh tokens and an old one, and is never refused."""
 
     def __init__(self, key: Path, url: str) -> None:
         self._agent = Agent.from_key_file(key)
@@ -122,8 +122,8 @@ def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
         load = Load(folder / "agent.key", url)
         try:
             until(lambda: len(load.codes) >= 20 or load.failed)
-            told = up.ok("key", "rotate")["key"]
-            assert (told["name"], told["state"]) == ("k2", "waiting")
+            answer = up.ok("key", "rotate")["key"]
+            assert (answer["name"], answer["state"]) == ("k2", "waiting")
             until(lambda: load.failed or (load.kids and load.kids[-1].startswith("k2.")))
             more = len(load.codes) + 20
             until(lambda: len(load.codes) >= more or load.failed)
@@ -149,7 +149,7 @@ def test_roots_rotate_under_load(up: Live, folder: Path) -> None:
 @pytest.mark.nightly
 @pytest.mark.spec("9", "CONTROL 3.4")
 def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
-    """What the thief forges is refused within a lease, also where nobody has fetched the new key; others go on."""
+    """The thief's forgery is refused within a lease, also where no service has fetched the new key; others go on."""
     for audience in ("orders", "payments"):
         up.ok("ship", folder / f"{audience}.json", "--once")
     file = read_service_file(folder / "orders.json")
@@ -173,8 +173,8 @@ def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
         up.ok(*refund, "--out", before)
         forged = _forged(before, kid, stolen[kid])
         assert [_code(verifier, forged) for verifier in (deaf, awake)] == ["ok", "ok"]
-        told = up.ok("service", "replace-key", "orders", "--stolen", "--yes")
-        assert told["kill"]["targets"] == [f"key:{kid}"]
+        answer = up.ok("service", "replace-key", "orders", "--stolen", "--yes")
+        assert answer["kill"]["targets"] == [f"key:{kid}"]
         until(lambda: _code(deaf, forged) == "frozen")
         assert _code(awake, forged) == "frozen"
         up.ok("ship", folder / "orders.json", "--once")
@@ -186,7 +186,7 @@ def test_a_stolen_audience_key_is_replaced(up: Live, folder: Path) -> None:
 
 
 def _forged(held: Path, kid: str, key: bytes) -> str:
-    """Make what only a thief of the key can make: a token for everything, in the name of anybody."""
+    """Make what only a thief of the key can make: a token for everything, in any agent's name."""
     from arx_caps.agent import Task
 
     real = Macaroon.parse(Task.from_text(held.read_text()).tokens["orders"]).unverified_identifier

@@ -88,7 +88,7 @@ def test_help_has_every_kind() -> None:
 
 def test_a_kind_alone_has_no_id() -> None:
     """
-    A kind without its id is told so, with an example.
+    The error for a kind without its id has an example.
     """
     ran = arx("kill", "session", "--reason", "x", "--yes")
     assert (ran.exit_code, ran.err) == (
@@ -99,14 +99,14 @@ def test_a_kind_alone_has_no_id() -> None:
 
 def test_a_time_is_no_target() -> None:
     """
-    Who gives --wait a time is told how to say it, and nothing is killed.
+    The error for --wait with a time shows the right form, and nothing is killed.
     """
     ran = arx("kill", f"session:{SESSION}", "--wait", "2s", "--reason", "x", "--yes", "--json")
     assert (ran.exit_code, "--timeout 2s" in ran.json["hint"]) == (exit_codes.USAGE, True)
 
 
 @pytest.mark.servers
-def test_what_nobody_confirmed_is_3(valkey: EmbeddedValkey, store: RevocationStore) -> None:
+def test_an_unconfirmed_kill_is_3(valkey: EmbeddedValkey, store: RevocationStore) -> None:
     """
     A kill that is in force and durable, and that no verifier has confirmed, does not exit with 0.
     """

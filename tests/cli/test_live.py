@@ -70,9 +70,9 @@ def test_the_whole_job(up: Live, payments: Verifier, session: str, tmp_path: Pat
     assert call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=5).code == "ok"
     refused = call(payments, tmp_path / "given", "payments.refund", order_id="o-1", amount=6)
     words = ("token", "explain", tmp_path / "given", "--service", tmp_path / "payments.json", "--tool", refused.tool)
-    exit_code, told, _ = up.run(*words, "--arg", "order_id=o-1", "--arg", "amount=6")
-    assert (exit_code, told["code"], told["signature_checked"]) == (exit_codes.DENIED, refused.code, True)
-    assert told["failures"] == [failure._asdict() for failure in refused.failures]
+    exit_code, output, _ = up.run(*words, "--arg", "order_id=o-1", "--arg", "amount=6")
+    assert (exit_code, output["code"], output["signature_checked"]) == (exit_codes.DENIED, refused.code, True)
+    assert output["failures"] == [failure._asdict() for failure in refused.failures]
 
     report = kill(up, "session", session)
     assert (report["by"], report["status"], report["confirmed"]) == ("mint", "confirmed", 2)
@@ -90,9 +90,9 @@ def test_the_whole_job(up: Live, payments: Verifier, session: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_verifier_list_names_services_that_nobody_runs(up: Live, payments: Verifier, tmp_path: Path) -> None:
+def test_verifier_list_names_services_without_a_verifier(up: Live, payments: Verifier, tmp_path: Path) -> None:
     """
-    An enrolled service without a verifier stands beside those that run; without a mint it is said that none is known.
+    An enrolled service without a verifier is listed beside those that run; without a mint the list is unknown.
     """
     assert payments.audience == "payments"
     up.ok("service", "enrol", "parcels", "--out", tmp_path / "parcels.json")
@@ -112,8 +112,8 @@ def test_a_kill_needs_no_mint(up: Live, payments: Verifier, session: str, tmp_pa
     With the mint dead the kill goes straight into the store, is confirmed there, and the mint that comes back obeys it.
     """
     up.kill_mint()
-    exit_code, told, _ = up.run("session", "list")
-    assert (exit_code, told["schema"], told["exit_code"]) == (
+    exit_code, output, _ = up.run("session", "list")
+    assert (exit_code, output["schema"], output["exit_code"]) == (
         exit_codes.UNREACHABLE,
         "arx/error/1",
         exit_codes.UNREACHABLE,
@@ -201,8 +201,8 @@ def test_agents_and_sessions_end(up: Live, session: str, tmp_path: Path) -> None
     assert up.ok("session", "renew", "--session", tmp_path / "s")["session"]["state"] == "open"
     assert (tmp_path / "s").read_text() != before
     assert up.run("session", "freeze", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
-    exit_code, told, _ = up.run("session", "renew", "--session", tmp_path / "s")
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "frozen")
+    exit_code, output, _ = up.run("session", "renew", "--session", tmp_path / "s")
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "frozen")
     assert up.run("session", "thaw", session, "--reason", "x", "--yes", "--no-wait")[1]["durable"]
     orders = (
         "--in",
@@ -218,24 +218,26 @@ def test_agents_and_sessions_end(up: Live, session: str, tmp_path: Path) -> None
     assert up.ok("task", "extend", task, "--session", tmp_path / "s", "--out", tmp_path / "more")["task"]["id"] == task
     grants = up.ok("task", "show", task)["grants"]
     assert [grant["audiences"] for grant in grants][:2] == [["orders"], ["orders"]]
-    exit_code, told, _ = up.run("task", "extend", task, "refund", "--param", "amount=101", "--session", tmp_path / "s")
-    assert (exit_code, "it would take" in str(told)) == (exit_codes.DENIED, True)
+    exit_code, output, _ = up.run(
+        "task", "extend", task, "refund", "--param", "amount=101", "--session", tmp_path / "s"
+    )
+    assert (exit_code, "it would take" in str(output)) == (exit_codes.DENIED, True)
     assert up.ok("task", "list", "--of", session)["tasks"][0]["id"] == task
     assert up.ok("task", "finish", task, "--session", tmp_path / "s")["task"]["state"] == "ended"
     assert up.ok("session", "end", "--session", tmp_path / "s")["session"]["state"] == "ended"
     assert up.run("task", "start", "lookup", "--session", tmp_path / "s", "--param", "order_id=o-1")[0] != exit_codes.OK
     assert up.ok("agent", "deactivate", AGENT, "--yes")["agent"]["state"] == "deactivated"
     for words in (
-        ("agent", "show", "acme/nobody"),
+        ("agent", "show", "acme/unknown"),
         ("session", "show", "s-aaaaaaaaaaaaaaaa"),
         ("task", "finish", "t-aaaaaaaaaaaaaaaa"),
-        ("agent", "deactivate", "acme/nobody", "--yes"),
+        ("agent", "deactivate", "acme/unknown", "--yes"),
         ("decisions", "--session", "s-aaaaaaaaaaaaaaaa"),
         ("session", "open", "--key", tmp_path / "agent.key"),
     ):
-        exit_code, told, _ = up.run(*words)
+        exit_code, output, _ = up.run(*words)
         assert exit_code in (exit_codes.DENIED, exit_codes.UNAUTHENTICATED), words
-        assert told["schema"] == "arx/error/1"
+        assert output["schema"] == "arx/error/1"
 
 
 @pytest.mark.slow
@@ -244,9 +246,9 @@ def test_the_policy_refuses_in_words(up: Live, session: str, tmp_path: Path) -> 
     A task beyond the policy is denied with what was expected; a second enrolment of an agent too, without its key.
     """
     words = ("task", "start", "refund", "--session", tmp_path / "s", "--param", "order_id=o-1", "--param", "amount=101")
-    exit_code, told, _ = up.run(*words)
-    assert (exit_code, told["code"]) == (exit_codes.DENIED, "bad_parameters")
-    assert "amount" in told["error"]
+    exit_code, output, _ = up.run(*words)
+    assert (exit_code, output["code"]) == (exit_codes.DENIED, "bad_parameters")
+    assert "amount" in output["error"]
     assert up.run("agent", "enrol", AGENT, "--key-out", tmp_path / "again.key")[0] == exit_codes.DENIED
     assert not (tmp_path / "again.key").exists()
 
@@ -260,8 +262,8 @@ def test_a_stranger_is_not_authenticated(up: Live, tmp_path: Path) -> None:
 
     KeyFile.generate("operator", "eve", up.ready["issuer"]).save(tmp_path / "eve")
     words = ("kill", "realm", "--reason", "x", "--yes", "--operator-key", tmp_path / "eve")
-    exit_code, told, err = up.run(*words)
-    assert (exit_code, told["schema"]) == (exit_codes.UNAUTHENTICATED, "arx/error/1")
+    exit_code, output, err = up.run(*words)
+    assert (exit_code, output["schema"]) == (exit_codes.UNAUTHENTICATED, "arx/error/1")
     assert "store" not in err
 
 
@@ -273,8 +275,8 @@ def test_the_doctor_finds_it_well_and_then_not(up: Live, tmp_path: Path) -> None
     idle = {"service orders", "service payments"}  # enrolled, and none runs: it cannot know whether one should
 
     def bad() -> tuple[int, set[str]]:
-        exit_code, told, _ = up.run("doctor")
-        return exit_code, {check["name"] for check in told["checks"] if not check["ok"]}
+        exit_code, output, _ = up.run("doctor")
+        return exit_code, {check["name"] for check in output["checks"] if not check["ok"]}
 
     up.until(lambda: bad() == (exit_codes.INCOMPLETE, idle))
     (up.folder / "operator.key").chmod(0o644)
@@ -338,14 +340,14 @@ def test_the_mint_alone_serves_with_a_store_of_ones_own(
 def test_an_operator_of_the_night_can_only_kill(up: Live, tmp_path: Path, session: str) -> None:
     """A kill-only key kills and is refused everything else; it is enrolled, widened and removed by the first one."""
     key = ("--operator-key", tmp_path / "night.key")
-    told = up.ok("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
+    answer = up.ok("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
     assert stat.S_IMODE((tmp_path / "night.key").stat().st_mode) == 0o600
-    assert told["operator"]["role"] == "kill-only"
+    assert answer["operator"]["role"] == "kill-only"
     # It may also look at kills, and do in the console what it may do here.
     assert up.ok("whoami", *key)["may"] == ["arx.kill", "arx.kills.preview", "arx.kills.read", "arx.console.open"]
     for words in (("session", "list"), ("operator", "list"), ("thaw", f"session:{session}", "--reason", "x", "--yes")):
-        code, said, _ = up.run(*words, *key)
-        assert (code, said["code"]) == (exit_codes.DENIED, "tool_not_allowed")
+        code, output, _ = up.run(*words, *key)
+        assert (code, output["code"]) == (exit_codes.DENIED, "tool_not_allowed")
     up.confirmed("kill", f"session:{session}", "--reason", "3 a.m.", "--yes", *key)
     up.ok("operator", "role", "night", "--role", "responder")
     assert up.ok("session", "list", *key)["sessions"]

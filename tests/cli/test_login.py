@@ -75,7 +75,7 @@ def test_a_login_that_fails_says_why(issuer: Issuer, answer: tuple[dict[str, Any
     assert issuer.devices == [PENDING]
 
 
-def test_a_code_that_nobody_confirms_ends(issuer: Issuer) -> None:
+def test_an_unconfirmed_code_ends(issuer: Issuer) -> None:
     """When the issuer said so, whatever it answers."""
     issuer.devices = [code(issuer, expires_in=0)]
     with pytest.raises(Stop, match="in time"):
@@ -150,10 +150,10 @@ def test_a_person_logs_in_works_and_logs_out(
     realm = Live(folder, free_port)
     try:
         issuer.devices = [code(issuer), PENDING, ({"id_token": issuer.id_token()}, 200)]
-        said = realm.run("login")
-        assert (said[0], said[1].get("operator")) == (exit_codes.OK, "corp.ann"), said
-        assert "ABCD-EFGH" in said[2]
-        key = Path(said[1]["key_file"])
+        output = realm.run("login")
+        assert (output[0], output[1].get("operator")) == (exit_codes.OK, "corp.ann"), output
+        assert "ABCD-EFGH" in output[2]
+        key = Path(output[1]["key_file"])
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
         assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
         whoami = realm.ok("whoami")

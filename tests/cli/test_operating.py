@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/operations.md tells an operator to type is typed, against real processes, and what it promises holds."""
+"""The commands of docs/operations.md run against real processes, and their promises are checked."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from tests.servers import free_ports, until
 
 pytestmark = pytest.mark.servers
 PAGE = "operations.md"
-DENIED, NOBODY = 1, 4
+DENIED, UNAUTHENTICATED = 1, 4
 # A person is asked, and says yes.
 ASKED = re.compile(
     r"^(arx (?:operator remove|service (?:remove-key|replace-key)|key (?:retire|rotate-signing --stolen)) [^#\n]*)",
@@ -34,7 +34,7 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a script, as somebody types them who says yes where he is asked."""
+    """The lines of a script, as an operator types them who confirms each question."""
     return ASKED.sub(r"\1 --yes ", text).splitlines()
 
 
@@ -52,11 +52,11 @@ def test_operators_come_and_go(keeper: Keeper) -> None:
     *first, last = lines(script(PAGE, "arx operator enrol night-watch"))
     for line in first:
         keeper.run(line.replace("OLD_KID", kid_in(keeper, "night-watch.key") if "OLD_KID" in line else ""))
-    keeper.run("arx whoami --operator-key night-watch.key", wanted=NOBODY)
+    keeper.run("arx whoami --operator-key night-watch.key", wanted=UNAUTHENTICATED)
     assert "responder" in keeper.run("arx operator show night-watch")
     keeper.run("arx agent list --operator-key next.key")
     keeper.run(last)
-    keeper.run("arx whoami --operator-key next.key", wanted=NOBODY)
+    keeper.run("arx whoami --operator-key next.key", wanted=UNAUTHENTICATED)
 
     (rules,) = [block.text for block in blocks((DOCS / PAGE).read_text("utf-8")) if block.language == "json"]
     (keeper.folder / "rules.json").write_text(rules)
@@ -102,7 +102,7 @@ def test_keys_change_as_the_page_says(keeper: Keeper) -> None:
     (stolen,) = re.findall(r"\*\*A root key was stolen\.\*\*\s`([^`]*)`, then\s`([^`]*)`", page)
     for line in lines("\n".join(stolen)):
         keeper.run(line)
-    refused = keeper.run("arx task start lookup --param order_id=o-1 --session session --json", wanted=NOBODY)
+    refused = keeper.run("arx task start lookup --param order_id=o-1 --session session --json", wanted=UNAUTHENTICATED)
     assert "unknown_key" in refused
     keeper.run("arx session open --key triage.key --out another")
 

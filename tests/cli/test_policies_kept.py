@@ -71,9 +71,9 @@ def test_a_policy_that_grants_nothing_needs_a_yes(tmp_path: Path) -> None:
     with live_realm(folder, port) as live:
         before, empty = (folder / "policy.toml").read_text(), tmp_path / "empty.toml"
         empty.write_text("")
-        code, _, said = live.run("policy", "load", empty)
+        code, _, output = live.run("policy", "load", empty)
         assert code != 0
-        assert "--yes" in said
+        assert "--yes" in output
         assert (folder / "policy.toml").read_text() == before
         digest = live.ok("policy", "load", empty, "--yes")["before"]
         assert (folder / "policy.toml").read_text() == ""

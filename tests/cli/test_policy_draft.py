@@ -197,7 +197,7 @@ def test_documents_beside_calls_add_what_they_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((), "expected --from or --calls, or a document and --agent PATTERN"),
         (("--calls", "{calls}", "--agent", "Acme"), "expected a pattern such as acme/support/*"),
@@ -216,12 +216,12 @@ def test_documents_beside_calls_add_what_they_say(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_named(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     """With what was expected."""
     calls = calls_file(tmp_path)
     ran = arx("policy", "draft", *(word.replace("{calls}", str(calls)) for word in words))
     assert (ran.exit_code in (exit_codes.USAGE, exit_codes.DENIED), ran.out) == (True, "")
-    assert said in ran.err
+    assert message in ran.err
     assert "Traceback" not in ran.err
 
 
@@ -245,17 +245,17 @@ def test_the_log_of_a_realm_is_drawn_from(tmp_path: Path) -> None:
                 live.until(lambda held=held, n=n: call(verifier, held[1], "orders.get", order_id=f"o-{n}").allowed)  # type: ignore[misc]
                 assert not call(verifier, held[1], "orders.get", order_id="o-9").allowed
             live.until(lambda: live.run("policy", "draft", "--from", "1h")[1].get("kept", 0) >= 3)
-            told = live.ok("policy", "draft", "--from", "1h", "--out", tmp_path / "draft.toml")
+            answer = live.ok("policy", "draft", "--from", "1h", "--out", tmp_path / "draft.toml")
         verifier.close()
-        [template] = told["templates"]
+        [template] = answer["templates"]
         assert (template["name"], template["purpose"]) == ("triage-where-is-order", "where is order #?")
         assert (template["params"], template["rules"][0]["args"]) == (
             {"order_id": {"glob": "o-*"}},
             {"order_id": "$order_id"},
         )
         in_force = live.ok("policy", "show")["policy"]
-        [place] = [line for line in told["policy"].splitlines() if line.startswith("origins = ")]
+        [place] = [line for line in answer["policy"].splitlines() if line.startswith("origins = ")]
         assert place in in_force
-        code, told, _ = live.run("policy", "gap", tmp_path / "draft.toml", "--from", "1h")
-        assert (code, told["refused"], told["unused"]) == (0, [], [])
+        code, answer, _ = live.run("policy", "gap", tmp_path / "draft.toml", "--from", "1h")
+        assert (code, answer["refused"], answer["unused"]) == (0, [], [])
         assert live.ok("policy", "gap", "in-force", "--from", "1h")["unused"][0]["task"] == "refund"

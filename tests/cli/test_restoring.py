@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pages tell whoever restores to type is typed, against real processes, and what they promise of it holds."""
+"""The commands that the pages give for a restore run against real processes, and their promises are checked."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers  # it waits for real processes, one after the o
 
 
 class Keeper(Reader):
-    """Whoever keeps a realm running, in one folder."""
+    """The operator of a realm, in one folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, {})
@@ -60,7 +60,7 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
 @pytest.mark.nightly
 def test_a_realm_is_restored_as_the_pages_say(keeper: Keeper) -> None:
     """
-    A backup is made, tried and restored with an empty store: what was killed since is refused, whoever knows of it.
+    A backup is made, tried and restored with an empty store: earlier kills are still refused by each verifier.
 
     Then the log's database is put back alone, and has lost nothing.
     """
@@ -141,6 +141,6 @@ def test_a_restored_realm_ends_the_history_of_a_store_that_was_kept(keeper: Keep
 
 def _size(keeper: Keeper) -> int:
     """How many records the log's files have, every one of which is checked."""
-    said = keeper.run("arx audit verify .arx/log --key log.key")
-    assert said.startswith("HOLDS")
+    output = keeper.run("arx audit verify .arx/log --key log.key")
+    assert output.startswith("HOLDS")
     return int(re.sub(r"\D", "", (keeper.folder / ".arx/log/checkpoint").read_text().splitlines()[1]))

@@ -39,11 +39,11 @@ def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None
     file, key = joined(up, tmp_path)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, key)] == [0o600, 0o600]
     again = ("service", "enrol", "--invitation", tmp_path / "orders.invite")
-    code, told, _ = up.run(*again, "--out", tmp_path / "x", "--key-out", tmp_path / "y")
-    assert (code, told["code"]) == (exit_codes.DENIED, "bad_enrolment")
+    code, output, _ = up.run(*again, "--out", tmp_path / "x", "--key-out", tmp_path / "y")
+    assert (code, output["code"]) == (exit_codes.DENIED, "bad_enrolment")
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "y").exists()
-    # Whoever lost the answer, or the file, tries again with the key that he has.
+    # A service that lost the answer, or the file, tries again with the key that it has.
     second = tmp_path / "again.json"
     up.ok(*again, "--out", second, "--key-out", key)
     assert json.loads(second.read_text())["keys"] == json.loads(file.read_text())["keys"]
@@ -85,14 +85,14 @@ def test_a_service_joins_and_outlives_the_mint(up: Live, tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.spec("CONTROL 3.3")
 def test_an_own_key_that_is_taken_away(up: Live, tmp_path: Path) -> None:
-    """Its holder gets no more keys and goes on with what it has; a file without an own key is told what to do."""
+    """Its holder gets no more keys and goes on with what it has; the error for a file without an own key has a hint."""
     file, _ = joined(up, tmp_path, "reports")
     before = file.read_text()
     [own] = up.ok("service", "show", "reports")["service"]["keys"]
     assert up.ok("ship", file, "--once")["keys"] == list(json.loads(before)["keys"])
     up.ok("service", "remove-key", "reports", own["kid"], "--yes")
-    code, told, _ = up.run("ship", file, "--once")
-    assert (code, told["code"]) == (exit_codes.DENIED, "bad_proof")
+    code, output, _ = up.run("ship", file, "--once")
+    assert (code, output["code"]) == (exit_codes.DENIED, "bad_proof")
     assert file.read_text() == before
     up.ok("service", "enrol", "payments", "--out", tmp_path / "payments.json")
     for words in (("service", "invite", "paymnets"), ("service", "enrol", "paymnets", "--out", tmp_path / "slip.json")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx ship``: a sidecar that says how it stands, and ends as a script can tell."""
+"""``arx ship``: a sidecar that reports its state, and ends with a code that a script can use."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_what_there_is_is_sent_once(service: Path, receiver: Receiver, tmp_path:
 
 
 def test_a_mint_that_hangs_is_waited_for_aloud(service: Path) -> None:
-    """One that takes the connection and answers nothing: a person is told before the client's patience ends."""
+    """The mint takes the connection and answers nothing: a person reads that before the client's patience ends."""
     decided(service, 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         issuer = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -76,7 +76,7 @@ def test_a_mint_that_hangs_is_waited_for_aloud(service: Path) -> None:
 
 
 def test_losses_and_alarms_are_said(service: Path, receiver: Receiver, tmp_path: Path) -> None:
-    """A file that somebody deleted ends with 3; a journal above 50 % of its budget has an alarm."""
+    """A file that a user deleted ends with 3; a journal above 50 % of its budget has an alarm."""
     small = {"segment_bytes": 65536, "max_bytes": 4 * 65536}
     journal = Journal(tmp_path / "journal", "v1", "orders", **small)  # type: ignore[arg-type]
     for number in range(700):
@@ -93,7 +93,7 @@ def test_losses_and_alarms_are_said(service: Path, receiver: Receiver, tmp_path:
 
 
 @pytest.mark.slow
-def test_it_runs_until_told_to_stop(service: Path, receiver: Receiver) -> None:
+def test_it_runs_until_stopped(service: Path, receiver: Receiver) -> None:
     """As a process beside the service: what is decided meanwhile arrives, and at the signal nothing is left."""
     decided(service, 10)
     command = [sys.executable, "-m", "arx_caps.cli", "ship", str(service), "--json"]
@@ -112,7 +112,7 @@ def test_it_runs_until_told_to_stop(service: Path, receiver: Receiver) -> None:
 
 
 def test_a_service_ships_in_its_own_process(service: Path, receiver: Receiver, tmp_path: Path) -> None:
-    """Two lines beside open_verifier; a file that names no key of its own, or another's, is told what to do."""
+    """Two lines beside open_verifier; the error for a file without its own key, or with another's, has a hint."""
     with open_shipper(service):
         decided(service, 20)
         until(lambda: len(receiver.tools) == 20)

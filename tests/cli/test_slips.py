@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people mistype, repeat and leave out at a running realm: each is told what it was, and what to do."""
+"""What people mistype, repeat and leave out at a running realm: each error names the mistake and the next step."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_a_lost_answer_without_a_store_is_unknown(up: Live, monkeypatch: pytest.
     assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unknown")
 
 
-def test_whoever_may_only_kill_is_told_of_no_names(up: Live, typed: Typed, tmp_path: Path) -> None:
+def test_who_may_only_kill_learns_no_names(up: Live, typed: Typed, tmp_path: Path) -> None:
     """A kill is no way to ask which agents there are."""
     typed("operator", "enrol", "night", "--role", "kill-only", "--key-out", tmp_path / "night.key")
     key = ("--operator-key", tmp_path / "night.key")
@@ -108,7 +108,7 @@ def test_whoever_may_only_kill_is_told_of_no_names(up: Live, typed: Typed, tmp_p
     assert "check the id" in ran.err
 
 
-def test_what_is_inside_is_told_in_words(up: Live, typed: Typed, tmp_path: Path) -> None:
+def test_what_is_inside_is_shown_in_words(up: Live, typed: Typed, tmp_path: Path) -> None:
     """Keys and rules are shown to people without a word of Python."""
     (tmp_path / "rules.json").write_text('{"rules": [{"tool": "arx.tasks.finish"}]}')
     typed("operator", "enrol", "odd", "--rules", tmp_path / "rules.json", "--key-out", tmp_path / "odd.key")
@@ -127,16 +127,16 @@ def test_an_agent_that_the_policy_does_not_know(typed: Typed, tmp_path: Path) ->
     assert (ran.exit_code, ran.err) == (exit_codes.OK, "")
 
 
-def test_a_name_that_was_removed_is_not_there_again(typed: Typed, tmp_path: Path) -> None:
-    """That it "exists already" would send somebody to look for it."""
+def test_a_removed_name_stays_removed(typed: Typed, tmp_path: Path) -> None:
+    """The answer "exists already" would send a user to look for it."""
     typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "a.key")
     typed("operator", "remove", "gone", "--yes")
     ran = typed("operator", "enrol", "gone", "--role", "read-only", "--key-out", tmp_path / "b.key")
     assert (ran.exit_code, "was removed" in ran.err, (tmp_path / "b.key").exists()) == (exit_codes.DENIED, True, False)
 
 
-def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_path: Path) -> None:
-    """Whoever enrols a path again is told whether it works still, or is gone for good."""
+def test_a_deactivated_agent_differs_from_an_active_one(typed: Typed, tmp_path: Path) -> None:
+    """A second enrolment of a path reports whether the path works still, or is gone for good."""
     enrol = ("agent", "enrol", "acme/gone", "--key-out")
     assert typed(*enrol, tmp_path / "first").exit_code == exit_codes.OK
     again = typed(*enrol, tmp_path / "second").err
@@ -149,10 +149,10 @@ def test_a_deactivated_agent_is_told_from_one_that_is_there(typed: Typed, tmp_pa
 def test_a_session_is_ended_twice(up: Live, typed: Typed, tmp_path: Path) -> None:
     """By its agent as by an operator: the second time finds it done."""
     typed("session", "open", "--key", up.folder.parent / "agent.key", "--out", tmp_path / "s")
-    for told in ("confirmed", "unconfirmed", "had ended before"):
+    for value in ("confirmed", "unconfirmed", "had ended before"):
         ran = typed("session", "end", "--session", tmp_path / "s")
         assert ran.exit_code == exit_codes.OK, ran.err
-        if told in ran.out:
+        if value in ran.out:
             break
     assert "it had ended before" in typed("session", "end", "--session", tmp_path / "s").out
     for words in (("session", "renew"), ("task", "start", "lookup", "--param", "order_id=o-1")):
@@ -202,20 +202,20 @@ def test_rows_are_made_again_only_where_nothing_answers(tmp_path: Path, monkeypa
 
 def test_the_end_of_the_log_is_one_object(typed: Typed) -> None:
     """What does not go on is one object under ``--json``, as everywhere."""
-    told = typed("audit", "tail", "--limit", "3", "--json").json
-    assert (told["schema"], len(told["records"])) == ("arx/records/1", 3)
+    answer = typed("audit", "tail", "--limit", "3", "--json").json
+    assert (answer["schema"], len(answer["records"])) == ("arx/records/1", 3)
 
 
 def test_a_state_is_one_that_there_is(typed: Typed) -> None:
-    """The command knows those of the mint, and names them to whoever mistypes one."""
+    """The command knows those of the mint, and lists them after a mistyped one."""
     assert get_args(State) == STATES
     ran = typed("session", "list", "--state", "opn")
     assert (ran.exit_code, "'frozen'" in ran.err) == (exit_codes.USAGE, True)
 
 
 def test_whom_an_erasure_names(typed: Typed) -> None:
-    """Nothing but a subject is one, and where to find it is said."""
-    for target in ("nobody", f"agent:{AGENT}"):
+    """Nothing but a subject is one, and the error names where to find it."""
+    for target in ("unknown", f"agent:{AGENT}"):
         ran = typed("audit", "erase", "--subject", target, "--reason", "a test", "--yes")
         assert (ran.exit_code, "regex" in ran.err, "--person ISSUER SUBJECT" in ran.err) == (
             exit_codes.USAGE,
@@ -232,7 +232,7 @@ def test_records_are_older_than_a_year(typed: Typed) -> None:
 
 
 def test_what_was_killed_does_not_thaw(up: Live, typed: Typed) -> None:
-    """A thawed freeze gives nothing back to a session that is over, and whoever thaws it is told."""
+    """A thawed freeze gives nothing back to a session that is over, and the answer to the thaw reports that."""
     words = ("--reason", "a test", "--yes")
     opened = [typed("session", "open", "--key", up.folder.parent / "agent.key") for _ in range(2)]
     ids = [json.loads(ran.out)["session"]["id"] for ran in opened]
@@ -243,8 +243,8 @@ def test_what_was_killed_does_not_thaw(up: Live, typed: Typed) -> None:
         assert ids[1] not in ran.err
 
 
-def test_whoever_may_not_is_told_how_to_see_what_he_may(typed: Typed, tmp_path: Path) -> None:
-    """A role that does not reach is no riddle; nor is which of two keys came last, or the key that is not there."""
+def test_who_may_not_learns_how_to_see_what_he_may(typed: Typed, tmp_path: Path) -> None:
+    """The error explains a role that does not suffice, which of two keys came last, and a missing key."""
     typed("operator", "enrol", "watch", "--role", "kill-only", "--key-out", tmp_path / "watch.key")
     ran = typed("session", "list", "--operator-key", tmp_path / "watch.key")
     assert (ran.exit_code, "`arx whoami`" in ran.err) == (exit_codes.DENIED, True)
@@ -255,14 +255,14 @@ def test_whoever_may_not_is_told_how_to_see_what_he_may(typed: Typed, tmp_path: 
 
 
 def test_a_lost_operator_key_is_not_the_end(up: Live, typed: Typed, tmp_path: Path) -> None:
-    """Who has the realm's folder and no key in it is told of the way back, and it works as it is told."""
+    """The owner of the realm's folder without a key reads the way back, and it works as printed."""
     kept = up.folder / "operator.key"
     kept.rename(tmp_path / "lost.key")
     try:
         ran = typed("whoami")
-        told = re.search(r"`arx (operator recover --key-out .*)`", ran.err)
-        assert told is not None, ran.err
-        assert typed(*told[1].split()).exit_code == exit_codes.OK
+        output = re.search(r"`arx (operator recover --key-out .*)`", ran.err)
+        assert output is not None, ran.err
+        assert typed(*output[1].split()).exit_code == exit_codes.OK
         assert typed("whoami").exit_code == exit_codes.OK
     finally:
         kept.unlink(missing_ok=True)
@@ -279,7 +279,7 @@ def test_a_service_that_sends_nothing_is_named(typed: Typed, tmp_path: Path) -> 
 
 
 def test_a_key_that_lives_is_not_retired_by_the_way(typed: Typed) -> None:
-    """It is said what stands in the way, and how to look."""
+    """The error names the obstacle, and how to look."""
     ran = typed("key", "retire", "k1", "--yes")
     assert (ran.exit_code, "`arx key list`" in ran.err) == (exit_codes.DENIED, True)
 
@@ -314,9 +314,9 @@ def test_top_shows_the_realm(up: Live, typed: Typed) -> None:
     A pipe gets one look: the state, rates, and the last kill with its target.
     """
     typed("kill", "session", SESSION, "--reason", "a test", "--yes")
-    told = up.ok("top", "--since", "5m")
-    assert (told["status"]["ready"], told["span_ms"]) == (True, 300_000)
-    assert told["kills"][0]["targets"][0]["target"] == f"session:{SESSION}"
+    answer = up.ok("top", "--since", "5m")
+    assert (answer["status"]["ready"], answer["span_ms"]) == (True, 300_000)
+    assert answer["kills"][0]["targets"][0]["target"] == f"session:{SESSION}"
     until(lambda: up.ok("top")["total"]["allow"])  # the minute that runs counts
     shown = typed("top").out
     assert "grants" in shown

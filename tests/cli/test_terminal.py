@@ -112,9 +112,9 @@ def test_a_pipe_and_quiet_get_plain_text_without_rich(journal: Path, words: tupl
     piped, rich = decisions(journal, *words, on_terminal=False)
     assert not rich
     assert decisions(journal, *words, "--quiet", on_terminal=True) == (piped, False)
-    told, rich = decisions(journal, *words, "--json", on_terminal=False)
+    records, rich = decisions(journal, *words, "--json", on_terminal=False)
     assert not rich
-    assert decisions(journal, *words, "--json", on_terminal=True) == (told, False)
+    assert decisions(journal, *words, "--json", on_terminal=True) == (records, False)
 
 
 @pytest.mark.parametrize("words", [(), ("--session", SESSION)], ids=["table", "tree"])
@@ -211,7 +211,7 @@ def test_a_table_gives_way_only_as_far_as_it_must() -> None:
     is left too wide loses its last columns. A table that fits is as it was.
     """
     heads = ("SESSION", "AGENT", "STATE", "WHY")
-    row = ["s-abcdefghijklmnop", "acme/support/triage/with/a/long/path/to/it", "open", "told to do so"]
+    row = ["s-abcdefghijklmnop", "acme/support/triage/with/a/long/path/to/it", "open", "a test"]
     assert shorten_cells(heads, [row], 200) == [row]
     (narrow,) = shorten_cells(heads, [row], 70)
     assert (narrow[0], narrow[2:]) == (row[0], row[2:])

@@ -68,7 +68,7 @@ def test_a_token_copied_from_a_header_is_read() -> None:
     assert arx("token", "inspect", "-", stdin=f"Bearer {orders().encode()}\n").exit_code == 0
 
 
-def test_delegate_attenuates_and_tells_the_link(held: Path, tmp_path: Path) -> None:
+def test_delegate_attenuates_and_prints_the_link(held: Path, tmp_path: Path) -> None:
     """
     The result is a bundle of the tokens that still have a tool, private on disk, with the way to kill it on stderr.
     """
@@ -155,7 +155,7 @@ def test_explain_shows_every_failing_argument(held: Path) -> None:
 
 def test_explain_without_a_service_file_says_what_it_leaves_out(held: Path) -> None:
     """
-    Caveats alone prove nothing, and the command says so.
+    Caveats alone prove nothing, and the command reports that.
     """
     ran = arx("token", "explain", held, "--tool", "orders.get", "--arg", "order_id=o-1", "--json")
     assert (ran.exit_code, ran.json["signature_checked"]) == (0, False)
@@ -205,8 +205,8 @@ def test_explain_calls_with_a_bound_token_by_its_holder_s_key(tmp_path: Path, *,
     text = (token.attenuate(Caveat(require=("signature",))) if signs else token).encode()
     call = ("token", "explain", "-", "--tool", "orders.get", "--json", "--service", service_file(tmp_path / "orders"))
     for order, code in (("o-1", "ok"), ("o-2", "argument_not_allowed")):
-        told = arx(*call, "--arg", f"order_id={order}", "--holder-key", tmp_path / "own.key", stdin=text)
-        assert told.json["code"] == code
+        output = arx(*call, "--arg", f"order_id={order}", "--holder-key", tmp_path / "own.key", stdin=text)
+        assert output.json["code"] == code
     for more in ((), ("--holder-key", tmp_path / "other.key")):
         ran = arx(*call, "--arg", "order_id=o-1", *more, stdin=text)
         assert (ran.exit_code, f"bound to the key {key.public}" in ran.err) == (2, True), ran
@@ -220,8 +220,8 @@ def test_explain_draws_on_no_budget(tmp_path: Path) -> None:
     call = ("token", "explain", "-", "--tool", "orders.list", "--json", "--service", service)
     for most, code in (("1", "ok"), ("0.5", "insufficient_budget")):
         text = orders().attenuate(Caveat(spend=("own", "calls", most, "task", 1))).encode()
-        told = arx(*call, stdin=text).json
-        assert (told["code"], "budgets are taken as full" in told["notes"][1]) == (code, True), told
+        output = arx(*call, stdin=text).json
+        assert (output["code"], "budgets are taken as full" in output["notes"][1]) == (code, True), output
     assert arx(*call, stdin=orders().encode()).json["notes"][1:] == [
         "the call was signed here, as the token's holder would sign it"
     ]
@@ -273,7 +273,7 @@ def test_explain_judges_time_and_network(tmp_path: Path) -> None:
 
 def test_explain_asks_for_approvals_last(tmp_path: Path) -> None:
     """
-    What a call needs beside the token is told once nothing else speaks against it, with a service file and without.
+    What a call needs beside the token is reported once nothing else refuses it, with a service file and without.
     """
     raw = ThirdPartyCaveat("k1.0:t-1", ("orders.list",)).encode()
     requiring = require_discharge(orders().attenuate(Caveat(net=("10.0.0.0/8",))), raw, bytes(32)).encode()

@@ -23,15 +23,15 @@ from tests.mint.harness import log_signer, make_realm
 
 def test_init_makes_a_key_once(tmp_path: Path) -> None:
     """Mode 0600, never overwritten, with a name that a note can hold."""
-    told = arx("witness", "init", tmp_path / "w", "--name", "w.example/1", "--json").json
-    assert VerifierKey.parse(told["key"]).name == "w.example/1"
+    output = arx("witness", "init", tmp_path / "w", "--name", "w.example/1", "--json").json
+    assert VerifierKey.parse(output["key"]).name == "w.example/1"
     assert (tmp_path / "w" / "witness.json").stat().st_mode & 0o777 == 0o600
     assert arx("witness", "init", tmp_path / "w", "--name", "w.example/1").exit_code == 2
     assert arx("witness", "init", tmp_path / "v", "--name", "a b").exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((), "--log"),
         (("--log", "x"), "x: No such file"),
@@ -41,12 +41,12 @@ def test_init_makes_a_key_once(tmp_path: Path) -> None:
         (("--log", str(LOG.key), "--listen", "127.0.0.1:" + "9" * 5000), "host:port"),
     ],
 )
-def test_what_it_cannot_serve_it_says(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_what_it_cannot_serve_it_says(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     """Before it listens anywhere."""
     arx("witness", "init", tmp_path, "--name", "w.example/1")
     ran = arx("witness", "serve", tmp_path, *words)
     assert ran.exit_code == 2
-    assert said in ran.err
+    assert message in ran.err
 
 
 def test_the_doctor_misses_a_witness(tmp_path: Path) -> None:

@@ -48,13 +48,13 @@ class McpEndpoint:
         push: Messages for the client's event stream.
     """
 
-    def __init__(self, verifier: Verifier, said: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, verifier: Verifier, report: Callable[[str], None] = lambda _: None) -> None:
         self._messages = Messages(verifier, recheck_ms=50)
         self.seen: list[Seen] = []
         self.ran: list[str] = []
         self.sessions: set[str] = set()
         self.offers_stream = True
-        self._said = said
+        self._report = report
         self._replies: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.push: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._late: dict[str, dict[str, Any]] = {}
@@ -71,7 +71,7 @@ class McpEndpoint:
     async def _note(self, request: Request) -> dict[str, Any]:
         seen = Seen(request.method, dict(request.headers), await request.body())
         self.seen.append(seen)
-        self._said(f"{seen.method} {seen.rpc.get('method', '')}".strip())
+        self._report(f"{seen.method} {seen.rpc.get('method', '')}".strip())
         return seen.rpc
 
     async def _post(self, request: Request) -> Response:
@@ -106,7 +106,7 @@ class McpEndpoint:
             about = {"protocolVersion": message.params["protocolVersion"], "capabilities": {"tools": {}}}
             return about | {"serverInfo": {"name": "orders", "version": "1"}}, {"mcp-session-id": session}
         if message.method == "tools/list":
-            # Not filtered here, so that a test sees what the bridge itself takes out.
+            # Not filtered here, so that a test sees what the bridge itself removes.
             await self._messages.recognize(message)
             return {"tools": [{"name": name, "inputSchema": MARKED} for name in TOOLS]}, {}
         if message.method == "tools/call":
@@ -117,7 +117,7 @@ class McpEndpoint:
     async def _tool(self, message: McpMessage) -> dict[str, Any]:
         name, args = message.params["name"], message.params.get("arguments", {})
         self.ran.append(name)
-        self._said(f"ran {name}")
+        self._report(f"ran {name}")
         grant = current_grant()
         assert grant is not None
         return _text(f"{name} {json.dumps(args, sort_keys=True)} by {grant.holder}")
@@ -155,7 +155,7 @@ class McpEndpoint:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                self._said("cancelled")
+                self._report("cancelled")
                 raise
         if name == "ask":
             await events.put(_event({"jsonrpc": "2.0", "id": "q-1", "method": "elicitation/create", "params": {}}))

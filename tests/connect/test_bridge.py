@@ -154,8 +154,10 @@ def test_a_cancelled_request_ends_at_the_server(world: World, client: Client) ->
     client.send("notifications/cancelled", {"requestId": 1})
     world.wait_for("cancelled")
     assert client.ask(2, "ping")["result"] == {}
-    told = [seen.rpc["params"] for seen in world.endpoint.seen if seen.rpc.get("method") == "notifications/cancelled"]
-    assert told == [{"requestId": 1}]
+    notices = [
+        seen.rpc["params"] for seen in world.endpoint.seen if seen.rpc.get("method") == "notifications/cancelled"
+    ]
+    assert notices == [{"requestId": 1}]
     assert client.close() == 0
     assert not [message for message in client.rest() if message.get("id") == 1]
 
@@ -261,7 +263,7 @@ def test_the_stateless_revision_names_each_call(world: World) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_is_away_is_tried_again(tmp_path: Path) -> None:
-    """Each request gets an error that says so; the first one after the server's return works."""
+    """Each request gets an error with the cause; the first one after the server's return works."""
     away = World(tmp_path)
     with away.bridged() as client:
         for number, method in enumerate(("server/discover", "tools/list", "ping")):

@@ -128,7 +128,7 @@ def test_a_pool_without_rest_is_marked(kept: Harness) -> None:
 
 
 def test_a_session_is_shown_without_the_ledger(kept: Harness) -> None:
-    """If it does not answer, the page says so and has all else; a realm without one says that."""
+    """If it does not answer, the page reports that and has all else; so does the page of a realm without one."""
     kept.use(re.sub("\nbudget = .*", "", kept.realm.policy_path.read_text()))
     work, browser = Spender(kept), sign_in(kept)
     assert "No task of this session has a budget" in page(browser, work.home)
@@ -312,7 +312,7 @@ def test_a_top_up_needs_an_administrator_who_signed_in_just_now(kept: Harness, m
 
 
 def test_budgets_without_a_ledger(kept: Harness) -> None:
-    """The list says what is missing; a top-up whose outcome is unknown says so, and what to do."""
+    """The list names what is missing; a top-up whose outcome is unknown reports that, and what to do."""
     work = Spender(kept)
     work.call(work.task)
     pool, browser = f"{HOME}/{work.pools()['usd']}", sign_in(kept)

@@ -117,18 +117,18 @@ def test_a_search_that_takes_long_goes_on(unit: Harness, monkeypatch: pytest.Mon
     monkeypatch.setattr("arx_caps.audit.query.node_search.GATHERED", 1)
     monkeypatch.setattr("arx_caps.audit.query.questions._WINDOW", 0)
     monkeypatch.setattr("arx_caps.audit.query.questions._EACH_S", 0.0)
-    browser, path, seen, said = sign_in(unit), "/console/search?agent=acme/bot&reason=allow", [], []
+    browser, path, seen, notes = sign_in(unit), "/console/search?agent=acme/bot&reason=allow", [], []
     for _ in range(9):
         page = browser.get(path)
         seen.append(rows(page))
-        said.append([word for word in ("Searched back to", "No record since", "No record matches") if word in page])
+        notes.append([word for word in ("Searched back to", "No record since", "No record matches") if word in page])
         older = re.search(r'href="([^"]+)" rel="next">Search older records', page)
         if older is None:
             break
         path = older[1].replace("&amp;", "&")
     assert [index for page in seen for index in page] == [3, 1, 0]
-    assert ["Searched back to"] in said
-    assert ["No record since"] in said
+    assert ["Searched back to"] in notes
+    assert ["No record since"] in notes
     assert "searched back to" in browser.get("/console/decisions?agent=acme/bot&reason=allow")
     lines = browser.get("/console/search/export?format=jsonl&agent=acme/bot&reason=allow").splitlines()
     assert [json.loads(line)["index"] for line in lines] == [0, 1, 3]

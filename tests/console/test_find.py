@@ -62,7 +62,7 @@ def test_an_id_leads_to_its_page(desk: Desk) -> None:
 
 @pytest.mark.servers
 def test_a_number_may_be_a_record_and_a_kill(live: Harness) -> None:
-    """Both have a link; what is nowhere says so, and no text leads elsewhere."""
+    """Both have a link; the page reports an unknown id, and no text leads elsewhere."""
     kill = live.operator().call("POST", "/v1/freezes", FREEZE).json()["seq"]
     live.mint.log.store.take(batch_of([decision(n, facts("s-1", "t-1")) for n in range(1, 9)], 1), None)
     browser = sign_in(live)

@@ -95,7 +95,7 @@ def test_a_process_that_watches_is_named(live: Harness, valkey: EmbeddedValkey) 
 
 
 @pytest.mark.parametrize("target", ["foo", "agent:acme/x\nfoo"])
-def test_a_preview_of_what_is_no_target_says_so(live: Harness, target: str) -> None:
+def test_a_preview_of_what_is_no_target_is_an_error(live: Harness, target: str) -> None:
     """The same sentence where the preview would be as from the button, and no word of a kill that may work."""
     browser = sign_in(live)
     browser.get("/console/kill")
@@ -283,7 +283,7 @@ def test_the_stream_ends_with_the_record(live: Harness) -> None:
 
 @pytest.mark.realm(own_store=True)
 def test_a_kill_without_the_store(live: Harness, own_valkey: EmbeddedValkey) -> None:
-    """Nothing is said to be confirmed; the page says what holds, and how to kill without this mint."""
+    """The page confirms nothing; it shows what is in force, and how to kill without this mint."""
     browser = sign_in(live)
     live.session()
     browser.get(DIALOG)

@@ -49,7 +49,7 @@ def test_all_viewers_share_one_producer_and_an_outage_ends_nothing() -> None:
 
 
 def test_viewers_who_come_at_once_share_one_producer() -> None:
-    """Also if nobody watches yet: a producer for each would give each viewer only some of what is new."""
+    """Also without a viewer: a producer for each would give each viewer only some of what is new."""
     made: list[int] = []
 
     def produce() -> list[Any]:
@@ -67,7 +67,7 @@ def test_viewers_who_come_at_once_share_one_producer() -> None:
 
 
 def test_a_slow_viewer_misses_the_oldest() -> None:
-    """Its queue is bounded, and it is told how many it missed."""
+    """Its queue is bounded, and it learns how many it missed."""
 
     async def run() -> tuple[int, Any]:
         viewer = Subscription()
@@ -104,7 +104,7 @@ def test_an_event_cannot_hold_another() -> None:
 
 
 @pytest.mark.sqlite
-def test_a_page_that_is_left_open_keeps_nobody_signed_in(unit: Harness) -> None:
+def test_a_page_that_is_left_open_keeps_no_user_signed_in(unit: Harness) -> None:
     """A stream looks at the session without using it; a page uses it."""
     browser = sign_in(unit)
     secret = wire.bytes_of(browser.client.cookies["arx-console"])

@@ -126,7 +126,7 @@ def test_a_frozen_operator_sees_nothing_more(realm: Realm) -> None:
 
 
 def test_an_answer_is_for_the_browser_that_began(realm: Realm) -> None:
-    """An attacker's answer signs nobody in as the attacker: the state is the browser's own, and used once."""
+    """An attacker's answer signs no user in as the attacker: the state is the browser's own, and used once."""
     attacker, victim = Browser(realm.harness), Browser(realm.harness)
     back = httpx.get(realm.begin(attacker)).headers["location"].removeprefix(ISSUER)
     victim.get(back)
@@ -145,7 +145,7 @@ def test_an_answer_is_for_the_browser_that_began(realm: Realm) -> None:
     "claims",
     [{"nonce": "x"}, {"aud": "other"}, {"azp": "other"}, {"iss": "https://other.example"}, {"exp": 1}],
 )
-def test_a_wrong_id_token_signs_nobody_in(realm: Realm, claims: dict[str, Any]) -> None:
+def test_a_wrong_id_token_signs_no_user_in(realm: Realm, claims: dict[str, Any]) -> None:
     """Of another login, another program, another issuer, or an old one."""
     realm.issuer.claims |= claims
     browser = Browser(realm.harness)

@@ -21,7 +21,7 @@ def test_a_policy_that_was_in_force_shows_what_differs(unit: Harness) -> None:
     page = browser.get(HOME)
     assert before[:8] in page
     page = browser.get(f"{HOME}/{before}")
-    assert all(said in page for said in ("allow", "[1, 40]", "[1, 500]"))
+    assert all(value in page for value in ("allow", "[1, 40]", "[1, 500]"))
     assert "range = [1, 500]" in page
     browser.get(f"{HOME}/absent")
     assert browser.status == 404

@@ -37,7 +37,7 @@ def test_each_page_shows_a_command_that_exists(unit: Harness) -> None:
 
 @pytest.mark.sqlite
 def test_keys_show_who_used_them(unit: Harness) -> None:
-    """A key that never signed says so; that of an operator who is signed in was used now."""
+    """The page marks a key that never signed; that of an operator who is signed in was used now."""
     unit.enrol(AGENT)
     page = sign_in(unit).get("/console/keys")
     assert AGENT in page

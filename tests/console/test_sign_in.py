@@ -40,7 +40,7 @@ def test_a_link_signs_in_once(unit: Harness) -> None:
     assert "/console/sign-in" in str(other.page.url if other.page else "")
 
 
-def test_nobody_sees_a_page_without_a_sign_in(unit: Harness) -> None:
+def test_no_user_sees_a_page_without_a_sign_in(unit: Harness) -> None:
     """A page leads to the sign-in, and back to itself; another site's address does not."""
     browser = Browser(unit)
     browser.client.follow_redirects = False

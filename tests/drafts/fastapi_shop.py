@@ -131,14 +131,14 @@ def test_the_draft_of_a_shop_lets_its_agents_work(shop: tuple[Live, str], tmp_pa
         assert [each for each in statuses if each[1] >= 300] == []
     live.until(lambda: live.run("policy", "draft", "--from", "1h")[1].get("calls") == made)
     draft, questions = tmp_path / "draft.toml", tmp_path / "questions.toml"
-    told = live.ok("policy", "draft", "--from", "1h", "--out", draft, "--questions", questions)
-    print(told["policy"])
-    assert (told["calls"], told["kept"], told["refused"]) == (made, made, 0)
+    answer = live.ok("policy", "draft", "--from", "1h", "--out", draft, "--questions", questions)
+    print(answer["policy"])
+    assert (answer["calls"], answer["kept"], answer["refused"]) == (made, made, 0)
     assert live.ok("policy", "check", draft)["tasks"] == ["clerk-an-order", "night-a-report", "triage-a-refund"]
     assert live.ok("policy", "test", draft, questions)["failed"] == 0
     assert live.ok("policy", "gap", draft, "--from", "1h")["unused"] == []
     live.ok("policy", "load", draft, "--yes")
-    tasks = {each["agents"][0]: (each["name"], tuple(each["params"])) for each in told["templates"]}
+    tasks = {each["agents"][0]: (each["name"], tuple(each["params"])) for each in answer["templates"]}
     for agent in WORK:
         for (method, path, _), status in work(tmp_path, origin, agent, tasks):
             is_odd = method == "DELETE" or path.startswith("/orders/x-")

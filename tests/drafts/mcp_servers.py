@@ -88,13 +88,13 @@ def test_the_draft_of_a_server_lets_its_client_work(source: str, tmp_path: Path)
         words = ["policy", "draft", "--from", "1h", "--document", f"{server.name}={tmp_path / 'tools.json'}", "--json"]
         made = SESSIONS * len(tried.calls(0))
         until(lambda: seen(realm, words) >= made)
-        told = json.loads(realm.arx(*words, "--out", tmp_path / "draft.toml", "--questions", tmp_path / "asked.toml"))
-        print(told["policy"])
-        assert (told["kept"], told["refused"]) == (told["calls"], 0)
+        output = json.loads(realm.arx(*words, "--out", tmp_path / "draft.toml", "--questions", tmp_path / "asked.toml"))
+        print(output["policy"])
+        assert (output["kept"], output["refused"]) == (output["calls"], 0)
         realm.arx("policy", "check", tmp_path / "draft.toml")
         realm.arx("policy", "test", tmp_path / "draft.toml", tmp_path / "asked.toml")
         realm.arx("policy", "load", tmp_path / "draft.toml", "--yes")
-        [template] = told["templates"]
+        [template] = output["templates"]
         for n in range(SESSIONS):
             params = tried.params(n)
             assert set(params) == set(template["params"])

@@ -69,10 +69,10 @@ def kill(store: RevocationStore, session: str = "s-aaaaaaaaaaaaaaaa") -> int:
 def bounded(witness: Witness, event: int, *, bound_ns: int = L_NS) -> None:
     """Hold a process to the bound: what it accepted after the event it began to decide before the lease was over."""
     late_ms = (witness.last_accepted() - event) / 1e6
-    tell(late_ms, bound_ns)
+    print_figure(late_ms, bound_ns)
     assert late_ms < bound_ns / 1e6
 
 
-def tell(late_ms: float, bound_ns: int = L_NS) -> None:
+def print_figure(late_ms: float, bound_ns: int = L_NS) -> None:
     """Print a figure, which ``pytest -rP`` shows."""
     print(f"last accepted {late_ms:.1f} ms after the event, bound {bound_ns / 1e6:.0f} ms")

@@ -194,7 +194,7 @@ def follow(world: Round, new: Witness, kind: str, back: int, lost: int) -> float
 
 
 def is_decided(world: Round, verifier: Witness, wanted: str) -> bool:
-    """Tell how a token that is born now is decided."""
+    """Return the decision about a token that is born now."""
     verifier.watch(token=world.token())
     until(lambda: verifier.code() != "")
     return verifier.code() == wanted
@@ -220,10 +220,10 @@ def main() -> None:
         kind, known = kinds[number % len(kinds)], KNOWN[number % len(KNOWN)]
         with tempfile.TemporaryDirectory() as folder:
             try:
-                told = f"{play(Path(folder), kind, known):.0f} ms"
+                outcome = f"{play(Path(folder), kind, known):.0f} ms"
             except AssertionError as error:
-                failed, told = failed + 1, f"FAILED: {error}"
-        print(f"{number + 1}: {kind}, known to the {known}: {told}", flush=True)
+                failed, outcome = failed + 1, f"FAILED: {error}"
+        print(f"{number + 1}: {kind}, known to the {known}: {outcome}", flush=True)
     print(f"{given.runs - failed} of {given.runs}")
     sys.exit(failed > 0)
 

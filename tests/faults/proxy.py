@@ -64,7 +64,7 @@ class Proxy:
 
     Attributes:
         port: Where it listens.
-        url: What a verifier is told, where the server is a store.
+        url: The address for a verifier, where the server is a store.
     """
 
     def __init__(self, upstream: Path | int) -> None:

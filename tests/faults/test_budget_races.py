@@ -114,7 +114,7 @@ class Race:
         if child == 0:
             if self._bar >= 0:
                 os.close(self._bar)
-            os.read(self._gate, 1)  # returns when nobody has the other end
+            os.read(self._gate, 1)  # returns when no process has the other end
             self._work(self.place, used, self.opened, kind)
         self.alive.add(child)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The link to the store breaks, and nobody is told: silent, one-way, slow, closed.  Nothing is accepted after L."""
+"""The link to the store breaks without a signal: silent, one-way, slow, closed.  Nothing is accepted after L."""
 
 import pytest
 

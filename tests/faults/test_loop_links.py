@@ -224,7 +224,7 @@ def test_a_lost_answer_is_not_asked_again(run: Any, valkey: EmbeddedValkey, netw
 
 
 def test_a_silent_store_refuses_all_in_time(run: Any, network: Proxy) -> None:
-    """Whoever waits is refused after the time-out, and what the store answers later is used for none."""
+    """A caller that waits is refused after the time-out, and what the store answers later is used for none."""
 
     async def work() -> None:
         async with calls(network.url, timeout_s=0.5) as service:

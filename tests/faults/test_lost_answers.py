@@ -118,9 +118,9 @@ def test_what_a_proxy_sent_twice_is_done(place: Place) -> None:
 def test_a_service_gets_what_it_exchanges(place: Place, tmp_path: Path) -> None:
     """What may be exchanged once is exchanged once, and the service has what came of it; so with its own key."""
     asked = {"audience": "orders"}
-    told = place.lost(lambda: place.mint.operator("POST", "/v1/services/invitations", asked), "service.invited")
-    invitation = Invitation(audience="orders", enrolment=told["enrolment"], issuer=told["issuer"])
-    own, client = tmp_path / "orders.json", MintClient(told["issuer"], now=now_ms)
+    answer = place.lost(lambda: place.mint.operator("POST", "/v1/services/invitations", asked), "service.invited")
+    invitation = Invitation(audience="orders", enrolment=answer["enrolment"], issuer=answer["issuer"])
+    own, client = tmp_path / "orders.json", MintClient(answer["issuer"], now=now_ms)
     files = {"out": own, "key_out": tmp_path / "orders.key"}
     place.lost(lambda: join_service(invitation, client, **files), "service.joined", answers=1)
     client.close()
@@ -153,7 +153,7 @@ def test_an_operator_makes_one_key(place: Place) -> None:
     assert replaced["kill"]["status"] in ("confirmed", "unconfirmed")  # a slow machine's registry may prove nothing yet
 
 
-def test_who_is_answered_by_nobody_is_told_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_without_an_answer_ends_with_an_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeats are bounded; then the error says that it is not known, and at most one thing was made."""
     monkeypatch.setattr(mint_client, "PAUSES_S", (0.01, 0.01))
     with place.mint.agent("acme/support/lost") as agent:

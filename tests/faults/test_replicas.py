@@ -84,8 +84,8 @@ def witnesses() -> Iterator[list[Witness]]:
 @pytest.mark.slow
 def test_a_replica_promoted_with_a_hole(two: Two, witnesses: list[Witness]) -> None:
     """
-    The replica misses a kill, the primary is killed, the replica promoted: nobody goes live on it, whoever remembers
-    nothing included, until the mint has ended the history.  Then there is service, and what was born before is dead.
+    The replica misses a kill, the primary is killed, the replica promoted: no verifier goes live on it, one without a
+    memory included, until the mint has ended the history.  Then there is service, and what was born before is dead.
     """
     witness = Witness(two.link.url, two.store.realm)
     witnesses.append(witness)

@@ -15,7 +15,7 @@ from arx_caps.revocation.failover import Topology, attest
 from arx_caps.revocation.store import RevocationStore
 from arx_verifier.revocation.epoch import boot_clock
 from arx_verifier.revocation.store_link import MAX_ANSWER
-from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, tell, token
+from tests.faults.conftest import BY, L_NS, Watch, bounded, kill, print_figure, token
 from tests.servers import FAST_LEASE_MS, freeze, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("10.6")]
@@ -34,7 +34,7 @@ def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, sta
         runs = witness.runs()
         assert [run.code for run in runs[:2]] == ["ok", "stale"]
         assert (runs[0].last - stopped) / 1e6 < FAST_LEASE_MS
-        tell((runs[0].last - stopped) / 1e6)
+        print_figure((runs[0].last - stopped) / 1e6)
         witness.until("ok")
     killed = kill(store)
     for witness in witnesses:
@@ -44,9 +44,7 @@ def test_a_frozen_server(own_valkey: EmbeddedValkey, store: RevocationStore, sta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["pause", "script"])
-def test_somebody_else_holds_the_server(
-    own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, who: str
-) -> None:
+def test_another_holds_the_server(own_valkey: EmbeddedValkey, store: RevocationStore, start: Watch, who: str) -> None:
     """CLIENT PAUSE, or a slow script: an instance that is shared stands still for all: leases end, and come back."""
     witness = start(own_valkey.url)
     with redis.Redis.from_url(own_valkey.url) as raw:
@@ -243,7 +241,7 @@ def test_a_store_that_lost_something(
 
 def _fill(raw: redis.Redis) -> bool:
     for _ in range(400):
-        raw.set(f"somebody-elses:{secrets.token_hex(8)}", "x" * 4000)
+        raw.set(f"other:{secrets.token_hex(8)}", "x" * 4000)
     return True
 
 

@@ -25,7 +25,7 @@ from arx_verifier.revocation.follower import Follower
 from arx_verifier.token.keyring import KeyRing
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Verifier
-from tests.faults.conftest import L_NS, kill, tell, token
+from tests.faults.conftest import L_NS, kill, print_figure, token
 from tests.faults.witness import Forgetful
 from tests.servers import freeze, until
 from tests.support import AUDIENCE, KEY, access
@@ -39,11 +39,11 @@ START = {"type": "http.response.start", "status": 200, "headers": [(b"content-ty
 class Service:
     """
     A tool service: ``/busy`` sends the time for ever, ``/idle`` says one word and then nothing.  ``/framework`` is as
-    idle, in Starlette's words; ``/thread`` waits in a thread, which nobody can cancel, until it is told.
+    idle, in Starlette's words; ``/thread`` waits in a thread, which no caller can cancel, until it is ended.
     """
 
     def __init__(self) -> None:
-        self.ends: list[tuple[str, int]] = []  # what on_end and a cancelled application were told, and when
+        self.ends: list[tuple[str, int]] = []  # what on_end and a cancelled application got, and when
         self.port = 0
 
     async def framework(self, request: Request) -> StreamingResponse:
@@ -182,7 +182,7 @@ def test_an_open_stream_of_a_killed_session_is_cut(store: RevocationStore, serve
     if path == "/busy":
         assert max(times(stream)) - killed < L_NS
     assert ended - killed < L_NS + SLACK_NS
-    tell((ended - killed) / 1e6)
+    print_figure((ended - killed) / 1e6)
     seen = len(other.lines)
     until(lambda: len(other.lines) > seen + 5)
     kill(store, "s-bbbbbbbbbbbbbbbb")
@@ -199,7 +199,7 @@ def test_open_streams_end_with_a_silent_store(own_valkey: EmbeddedValkey, store:
     for stream in streams:
         ended = stream.wait()
         assert stream.cut
-        tell((ended - stopped) / 1e6)
+        print_figure((ended - stopped) / 1e6)
         assert ended - stopped < L_NS + SLACK_NS
     for stream in streams[1:]:
         assert max(times(stream)) - stopped < L_NS
@@ -244,7 +244,7 @@ def test_a_long_call_stops_at_its_checkpoint(store: RevocationStore, own_valkey:
             event = freeze(pid) if frozen else kill(store)
             assert why.get(timeout=60) == ("stale" if frozen else "revoked")
             assert steps[-1] - event < L_NS
-            tell((steps[-1] - event) / 1e6)
+            print_figure((steps[-1] - event) / 1e6)
     finally:
         os.kill(pid, signal.SIGCONT)
         verifier.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tool service's process that decides all the time, and can tell afterwards when it last accepted what.
+"""A tool service's process that decides all the time, and can report afterwards when it last accepted what.
 
 As a program it is the process; as a module it is the test's handle on it.  The clock that is read before each decision
 counts the same time in every process of a machine, so the test's own readings compare with these.
@@ -72,7 +72,7 @@ class Witness:
 
     def runs(self, name: str = "token") -> list[Run]:
         """What was decided about a token since ``watch``."""
-        return [Run(*run) for run in self.say(tell=name)]
+        return [Run(*run) for run in self.say(runs=name)]
 
     def code(self, name: str = "token") -> str:
         """The last decision about a token, empty before the first."""
@@ -160,14 +160,14 @@ class Process:
             runs.append([code, began, began, 1])
 
     def fork_once(self) -> None:
-        """Fork between two decisions; the child tells its first one, and how it stands once it follows by itself."""
+        """Fork between two decisions; the child reports its first one, and its state once it follows by itself."""
         self.fork = False
         if os.fork():
             return
         first = self.decide_whole()
         live = self.follower.catch_up(0, 0, 10)
-        told = [first, live, self.decide_whole(), self.follower.verifier_id]
-        os.write(1, (json.dumps(told) + "\n").encode())
+        values = [first, live, self.decide_whole(), self.follower.verifier_id]
+        os.write(1, (json.dumps(values) + "\n").encode())
         os._exit(0)
 
     def obey(self, line: str) -> None:
@@ -179,7 +179,7 @@ class Process:
             with self.lock:
                 self.first = next(iter(value.values()), "")
                 self.tokens, self.runs = tokens, {name: [] for name in value}
-        elif command == "tell":
+        elif command == "runs":
             with self.lock:
                 answer = list(self.runs[value])
         elif command == "codes":

@@ -293,7 +293,7 @@ def _discharged(source: random.Random, token: Token, request: dict[str, Any]) ->
 def _signed(source: random.Random, token: Token, request: dict[str, Any], number: int) -> Token:
     try:
         return token.with_caveats(call(request, nonce=number.to_bytes(16, "big")))
-    except UnicodeEncodeError:  # half of a surrogate pair, which nobody can sign
+    except UnicodeEncodeError:  # half of a surrogate pair, which no holder can sign
         return token if source.random() < 0.5 else token.with_caveats(call({"tool": "a", "args": {}}))
 
 

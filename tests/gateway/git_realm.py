@@ -104,7 +104,7 @@ class GitRealm(RealmFolder):
             (self.folder / "realm" / "policy.toml").write_text(policy)
             (self.folder / "realm" / "corp.jwks").write_bytes(jwks())
             (self.folder / "gateway.toml").write_text(GATEWAY.format(**ports))
-            with self.up("--gateway", "gateway.toml", said='"upstreams": ["git"]'):
+            with self.up("--gateway", "gateway.toml", ready='"upstreams": ["git"]'):
                 self.arx("agent", "enrol", AGENT, "--key-out", str(self.folder / "coder.key"))
                 yield
 

@@ -228,7 +228,7 @@ def _again(random: Random, sent: Sent) -> Sent:
 
 
 def _packed(random: Random, sent: Sent) -> Sent:
-    """Compress the body, with or without a header that says so."""
+    """Compress the body, with or without a header that declares it."""
     packed, name = random.choice([(gzip.compress(sent.body), b"gzip"), (zlib.compress(sent.body), b"deflate")])
     headers = [*sent.headers, (b"content-encoding", name)] if random.random() < 0.7 else sent.headers
     return replace(sent, body=packed, headers=headers)

@@ -163,7 +163,7 @@ class Tracker:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Nothing is said."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -339,5 +339,5 @@ def people(
         world.make(mint, rules, login.url, more=connection.format(url=tracker.url, client=CLIENT))
         text = (gateway + routes).format(gateway=world.gateway, url=url or f"{tracker.url}/v1", more=more)
         (folder / "gateway.toml").write_text(text)
-        with world.up("--gateway", "gateway.toml", said='"upstreams": ['):
+        with world.up("--gateway", "gateway.toml", ready='"upstreams": ['):
             yield world

@@ -207,7 +207,7 @@ def lines(site: Site, method: str, target: str, *more: str) -> str:
     return "\n".join([f"{method} {target} HTTP/1.1", "Host: shop", signed(site.caller()[1], method, target), *more])
 
 
-def test_who_calls_is_told_and_cannot_be_forged(site: Site, host: str) -> None:
+def test_the_caller_is_named_and_cannot_be_forged(site: Site, host: str) -> None:
     """The token stays at the proxy."""
     session, caller = site.caller()
     names = ("Decision", "Agent", "Session", "Task", "Tool", "Issuer", "Subject", "Reason", "Body")

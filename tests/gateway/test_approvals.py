@@ -178,7 +178,7 @@ def test_a_state_is_of_its_principal_call_and_gateways_alone(world: ApprovalWorl
 
 
 def test_a_denied_call_is_refused_with_the_reason_and_asked_for_once(world: ApprovalWorld) -> None:
-    """A model reads why; the same call of the same task asks nobody again."""
+    """A model reads why; the same call of the same task asks no operator again."""
     caller = Caller(world)
     state = caller.drop()["requestState"]
     [waiting] = world.waiting()
@@ -291,7 +291,7 @@ def test_a_bound_access_token_proves_each_message(world: ApprovalWorld) -> None:
     assert {each["assurance"] for each in found} == {"handle-dpop"}
 
 
-def test_a_call_that_nobody_approves_ends_with_its_task(world: ApprovalWorld) -> None:
+def test_a_call_without_an_approval_ends_with_its_task(world: ApprovalWorld) -> None:
     """The task fails with a reason that a model can read, and the state is refused."""
     caller = Caller(world, "brief")
     params = {"name": "drop", "arguments": {"n": 8}}

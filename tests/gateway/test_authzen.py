@@ -148,7 +148,7 @@ def test_a_denial_says_what_was_expected(asked: Asked) -> None:
 
 
 def test_arguments_come_from_the_named_members_alone(asked: Asked) -> None:
-    """Also nested ones; others are ignored, and one that is not there is no argument."""
+    """Also nested ones; others are ignored, and a missing one is no argument."""
     order = {"type": "order", "id": "o-1", "properties": {"amount": 5, "status": "open"}}
     action: Object = {"name": "refund", "properties": {"amount": 20, "order": "o-9"}}
     question = {
@@ -385,9 +385,9 @@ def test_a_request_keeps_its_id(asked: Asked) -> None:
 
 def test_a_pep_says_the_address_of_the_caller(asked: Asked) -> None:
     """What is none is not recorded."""
-    for told, recorded in (("192.0.2.7", "192.0.2.7"), ("x", None), (7, None)):
+    for value, recorded in (("192.0.2.7", "192.0.2.7"), ("x", None), (7, None)):
         question = asked.read()
-        question["context"]["ip"] = told
+        question["context"]["ip"] = value
         assert asked.answer(question)["decision"] is True
         assert asked.realm.decisions.decisions[-1].peer == recorded
 

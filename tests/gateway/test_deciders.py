@@ -63,15 +63,15 @@ class Asked:
 
 
 def described(request: httpx.Request) -> list[tuple[str, str]]:
-    told = [("X-Forwarded-Method", request.method), ("X-Forwarded-Uri", request.url.raw_path.decode("ascii"))]
-    return [*told, ("Authorization", request.headers["authorization"])]
+    values = [("X-Forwarded-Method", request.method), ("X-Forwarded-Uri", request.url.raw_path.decode("ascii"))]
+    return [*values, ("Authorization", request.headers["authorization"])]
 
 
 def by_hand(caller: UnsafeCaller, method: str, target: str, digest: bytes) -> list[tuple[str, str]]:
     """A description whose proof is of another body."""
     token = CallSigner(caller.macaroon, "orders").sign(http_fields(HttpCall(method, target, digest)), now_ms())
-    told = [("X-Forwarded-Method", method), ("X-Forwarded-Uri", target)]
-    return [*told, ("Authorization", f"Bearer {token}")]
+    values = [("X-Forwarded-Method", method), ("X-Forwarded-Uri", target)]
+    return [*values, ("Authorization", f"Bearer {token}")]
 
 
 def code_of(answer: httpx.Response) -> str:
@@ -90,10 +90,10 @@ def test_an_allowed_call_is_recorded_and_names_its_caller(asked: Asked) -> None:
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
     [decision] = asked.realm.decisions.decisions
-    told = {name: value for name, value in answer.headers.items() if name.startswith("x-arx-")}
-    assert told.pop("x-arx-session").startswith("s-")
-    assert told.pop("x-arx-task").startswith("t-")
-    assert told == {
+    values = {name: value for name, value in answer.headers.items() if name.startswith("x-arx-")}
+    assert values.pop("x-arx-session").startswith("s-")
+    assert values.pop("x-arx-task").startswith("t-")
+    assert values == {
         "x-arx-decision": decision.id,
         "x-arx-agent": "test/agent",
         "x-arx-tool": "orders.get",

@@ -172,13 +172,17 @@ def test_an_allowed_call_is_recorded_and_names_its_caller(site: Site) -> None:
     asked.attributes.request.http.headers["x_arx_agent"] = "acme/root"
     answer = site.check(asked)
     assert (answer.status.code, answer.WhichOneof("http_response")) == (0, "ok_response")
-    told = {each.header.key: each.header.value for each in answer.ok_response.headers}
-    assert (told["x-arx-agent"], told["x-arx-session"], told["x-arx-tool"]) == ("acme/a", site.session, "orders.get")
+    values = {each.header.key: each.header.value for each in answer.ok_response.headers}
+    assert (values["x-arx-agent"], values["x-arx-session"], values["x-arx-tool"]) == (
+        "acme/a",
+        site.session,
+        "orders.get",
+    )
     assert all(not each.append.value and each.HasField("append") for each in answer.ok_response.headers)
     removed = [*answer.ok_response.headers_to_remove]
     assert removed == ["authorization", "x-arx-more", "x_arx_agent"]
-    assert not set(removed) & set(told)
-    [decision] = [each for each in site.decisions() if each.id == told["x-arx-decision"]]
+    assert not set(removed) & set(values)
+    [decision] = [each for each in site.decisions() if each.id == values["x-arx-decision"]]
     assert (decision.peer, answer.dynamic_metadata["decision"]) == ("192.0.2.9", decision.id)
     assert code_of(site.check(asked)) == "replayed"
 
@@ -192,9 +196,9 @@ def test_a_refusal_is_an_answer_to_the_client(site: Site) -> None:
     del bare.attributes.request.http.headers["authorization"]
     answer = site.check(bare)
     assert (answer.status.code, answer.denied_response.status.code, code_of(answer)) == (16, 401, "missing_token")
-    told = {each.header.key: each.header.value for each in answer.denied_response.headers}
-    assert told["www-authenticate"].startswith("Bearer realm=")
-    assert told["cache-control"] == "no-store"
+    values = {each.header.key: each.header.value for each in answer.denied_response.headers}
+    assert values["www-authenticate"].startswith("Bearer realm=")
+    assert values["cache-control"] == "no-store"
     assert json.loads(answer.denied_response.body)["code"] == "missing_token"
 
 

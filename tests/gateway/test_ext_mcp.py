@@ -124,10 +124,10 @@ def test_an_allowed_call_is_recorded_and_goes_on_without_its_token(site: Site) -
     client = [{"key": "X-Arx-More", "value": b"1"}, {"key": "x-arx-agent", "value": b"acme/root"}]
     answer = site.request("tools/call", params, headers=client)
     assert json.loads(answer.mutated) == {**CALL, "_meta": {META_KEY: ""}}
-    told = {each.key: each.value.decode() for each in answer.header_mutation.set}
-    assert (told["x-arx-agent"], told["x-arx-tool"]) == ("acme/a", "orders.refund")
+    values = {each.key: each.value.decode() for each in answer.header_mutation.set}
+    assert (values["x-arx-agent"], values["x-arx-tool"]) == ("acme/a", "orders.refund")
     assert [*answer.header_mutation.remove] == ["x-arx-more"]
-    [last] = [each for each in read_journal(site.folder / "journal-tools") if each.id == told["x-arx-decision"]]
+    [last] = [each for each in read_journal(site.folder / "journal-tools") if each.id == values["x-arx-decision"]]
     assert (last.peer, answer.metadata["decision"]) == (None, last.id)
     assert code_of(site.request("tools/call", params)) == "replayed"
 

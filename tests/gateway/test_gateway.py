@@ -329,24 +329,24 @@ def test_a_kill_ends_a_running_tool(world: World) -> None:
 
 def test_a_reload_changes_upstreams_and_keeps_what_is_right(world: World) -> None:
     """A wrong file changes nothing, and is named; a right one adds a route without a restart."""
-    said = world.log()
+    log = world.log()
     pid = gateway_of(world)
     with world.task() as task, world.client(task) as client:
         world.write("[upstream.wrong]\naudience = 7\n")
         os.kill(pid, signal.SIGHUP)
-        until(lambda: "goes on as before" in world.log()[len(said) :])
+        until(lambda: "goes on as before" in world.log()[len(log) :])
         assert "upstream.wrong.audience: expected text in quotes, got 7" in world.log()
         assert client.get("/orders/o-1").status_code == 200
         world.write()
         file = world.folder / "gateway.toml"
         file.write_text(file.read_text().replace('"GET /watch" = "billing.watch"', ""))
         os.kill(pid, signal.SIGHUP)
-        until(lambda: "reloaded" in world.log()[len(said) :])
+        until(lambda: "reloaded" in world.log()[len(log) :])
         assert client.get("/watch").json()["code"] == "tool_not_allowed"
         assert client.get("/orders/o-1").status_code == 200
         world.write()
         os.kill(world.pid, signal.SIGHUP)  # `arx up` hands it on
-        until(lambda: world.log()[len(said) :].count(" reloaded ") == 2)
+        until(lambda: world.log()[len(log) :].count(" reloaded ") == 2)
         file.write_text(file.read_text().replace("[gateway]\nlisten = [", '[gateway]\nlisten = ["127.0.0.1:1", '))
         os.kill(pid, signal.SIGHUP)
         until(lambda: "as before: gateway: `listen` and `behind_tls` are read at a start" in world.log())
@@ -374,27 +374,27 @@ def gateway_of(world: World) -> int:
 def test_an_upstream_that_fails_is_a_problem_of_the_gateway(world: World, tmp_path: Path) -> None:
     """Its refusal of the gateway's credential is no challenge for the caller."""
     file = world.folder / "gateway.toml"
-    said = world.log()
+    log = world.log()
     pid = gateway_of(world)
     with world.task() as task, world.client(task) as client:
         file.write_text(file.read_text().replace('prefix = "Key "', 'prefix = "Wrong "'))
         os.kill(pid, signal.SIGHUP)
-        until(lambda: "reloaded" in world.log()[len(said) :])
+        until(lambda: "reloaded" in world.log()[len(log) :])
         answer = client.get("/orders/o-1")
         assert (answer.status_code, answer.json()["may_have_run"]) == (502, True)
         assert "www-authenticate" not in answer.headers
         file.write_text(file.read_text().replace(f":{world.http}/", ":9/"))
         os.kill(pid, signal.SIGHUP)
-        until(lambda: world.log()[len(said) :].count("reloaded") == 2)
+        until(lambda: world.log()[len(log) :].count("reloaded") == 2)
         answer = client.get("/orders/o-1")
         assert (answer.status_code, answer.json()["may_have_run"]) == (502, False)
         client.get("/orders/o-1")
         world.write()
         os.kill(pid, signal.SIGHUP)
-        until(lambda: world.log()[len(said) :].count("reloaded") == 3)
+        until(lambda: world.log()[len(log) :].count("reloaded") == 3)
     values = exported_by("gateway", f"127.0.0.1:{world.billing}")
     assert values["arx_gateway_answers_total"]["billing", "502"] == 3
-    logged = world.log()[len(said) :]
+    logged = world.log()[len(log) :]
     assert logged.count("upstream billing refused the gateway (401)") == 1
     assert logged.count("upstream billing cannot be reached: Cannot connect to host 127.0.0.1:9 ") == 1
     assert SECRET not in read_metrics(f"127.0.0.1:{world.billing}")
@@ -430,9 +430,9 @@ def test_a_service_file_of_an_earlier_realm_is_named(world: World) -> None:
     world.arx("service", "remove-key", "billing", key["kid"], "--yes")
     os.kill(gateway_of(world), signal.SIGKILL)
     until(lambda: "billing.json: the mint does not know its key" in world.log())
-    said = world.log()
+    log = world.log()
     (world.folder / "billing.json").unlink()
     (world.folder / "billing.key").unlink()
-    until(lambda: READY in world.log()[len(said) :])
+    until(lambda: READY in world.log()[len(log) :])
     with world.task() as task, world.client(task) as client:
         assert client.get("/orders/o-1").status_code == 200

@@ -216,8 +216,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             lines = folder / "up.log"
             until(lambda: '"upstreams"' in lines.read_text() or up.poll() is not None)
             assert up.poll() is None, lines.read_text()
-            said = [json.loads(line) for line in lines.read_text().splitlines() if line.startswith("{")]
-            yield Running(world, [up.pid, *(each["pid"] for each in said if "pid" in each)])
+            entries = [json.loads(line) for line in lines.read_text().splitlines() if line.startswith("{")]
+            yield Running(world, [up.pid, *(each["pid"] for each in entries if "pid" in each)])
         finally:
             up.terminate()
             up.wait(60)

@@ -94,7 +94,7 @@ def test_all_tasks_are_listed_by_a_server_of_one_holder_alone() -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_server_is_said_to_list_tasks_where_it_may(alone: bool) -> None:
+def test_a_server_lists_tasks_where_it_may(alone: bool) -> None:
     """A client that reads the capability would else ask for what is refused."""
     realm = UnsafeTestRealm("files")
     tasks = {"list": {}, "cancel": {}, "requests": {"tools": {"call": {}}}}

@@ -257,7 +257,7 @@ def checked(world: OAuthWorld, url: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_the_doctor_follows_a_url_as_a_client_does(world: OAuthWorld) -> None:
-    """Of each upstream; a URL with another byte, an upstream that is not there, and a mint alone are found."""
+    """Of each upstream; a URL with another byte, an unknown upstream, and a mint alone are found."""
     world.token(world.client_of("refund"), "orders")  # the first one makes a key
     for name in ("orders", "billing"):
         code, checks = checked(world, world.url(name))

@@ -242,7 +242,7 @@ def test_what_the_issuer_and_the_upstream_refuse_has_a_code(world: PeopleWorld) 
             until(lambda: asked(later).json().get("code") == "connection_ended")
 
 
-def test_a_session_of_nobody_and_a_task_without_scopes_get_none(world: PeopleWorld) -> None:
+def test_a_session_without_a_subject_and_a_task_without_scopes_get_none(world: PeopleWorld) -> None:
     """The policy must name the scopes, and the session a person."""
     with world.task(None, "alone") as task, world.client(task) as client:
         assert asked(client).json()["code"] == "subject_required"
@@ -289,3 +289,23 @@ def test_calls_of_several_people_at_once_are_each_their_own(world: PeopleWorld) 
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, range(80)))
+
+
+def test_an_issuer_that_lowers_the_scopes_of_a_refresh_token_has_the_person_asked(
+    world: PeopleWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against RFC 6749 6: a call that needs more gets the link, and goes on once the person has connected again."""
+    issue = world.tracker._tokens
+
+    def lowered(person: str, _: str, scope: str, nonce: str | None = None) -> dict[str, Any]:
+        return issue(person, scope, scope, nonce)
+
+    monkeypatch.setattr(world.tracker, "_tokens", lowered)
+    monkeypatch.setattr(world.tracker, "lives_s", 50.0)  # the mint keeps no access token
+    with connected(world, "lena") as client:
+        refused = asked(client, method="POST")
+        assert (refused.status_code, refused.json()["code"]) == (403, "connection_scope"), refused.text
+        assert "the connection of lena has less by now. Ask lena to open" in refused.json()["detail"]
+        again = world.connect(refused.json()["connect_url"], "lena", "lena-t")
+        assert "Connected" in again.text, again.text
+        assert asked(client, method="POST").json() == {"sub": "lena-t", "scope": "repo.read repo.write"}

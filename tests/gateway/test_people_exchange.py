@@ -225,7 +225,7 @@ def test_a_second_mint_takes_the_id_jag(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     partner = Partner(tmp_path / "two", organization)
-    with partner.up("--gateway", "gateway.toml", said='"upstreams": ["tracker"]'):
+    with partner.up("--gateway", "gateway.toml", ready='"upstreams": ["tracker"]'):
         client, secret = partner.client()
         organization.partner = client
         monkeypatch.setenv("TEST_SECOND_SECRET", secret)

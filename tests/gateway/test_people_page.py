@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A person's own accounts on the mint's page: connected ahead, seen, ended, and nobody else's."""
+"""A person's own accounts on the mint's page: connected ahead, seen, ended, and those of no other person."""
 
 import re
 from collections.abc import Iterator

@@ -136,7 +136,7 @@ def test_a_stream_may_take_longer_than_a_request(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("body", [{"content_type": "text/plain"}, {}])
 def test_a_refused_stream_ends_in_the_time_of_a_request(world: World, body: dict[str, Any]) -> None:
-    """A stranger, or whoever was refused, keeps no connection by sending on."""
+    """A stranger, or a refused caller, keeps no connection by sending on."""
     token = world.caller.token("orders.archive", name="a", body=body) if body else "arx1_x"
     with request_of(world, token) as connection:
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")

@@ -129,7 +129,7 @@ def test_what_could_mean_something_else_is_refused(name: str, given: dict[str, A
 
 
 def test_a_rule_is_for_the_file_and_not_for_its_name(tmp_path: Path) -> None:
-    """A link out of the folder is judged by its target, also for a file that is not there yet."""
+    """A link out of the folder is judged by its target, also for a missing file."""
     inside, outside = tmp_path / "in", tmp_path / "out"
     inside.mkdir()
     outside.mkdir()

@@ -78,7 +78,7 @@ def section(page: str, title: str) -> str:
 
 
 def matches(shown: str, written: str) -> bool:
-    """Tell whether lines are as they are shown."""
+    """Return whether lines are as they are shown."""
     pattern = r"[^\n]*".join(map(re.escape, _spaced(shown).split("…")))
     return re.fullmatch(pattern, _spaced(written)) is not None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody who does what a page says, with real processes."""
+"""A reader who does what a page asks, with real processes."""
 
 import contextlib
 import os
@@ -58,7 +58,7 @@ def run_python(file: Path, *options: str) -> str:
 
 
 class Reader:
-    """Somebody who does what a section says, in an empty folder, at ports that are free.
+    """A reader who does what a section asks, in an empty folder, at ports that are free.
 
     Args:
         folder: The folder.
@@ -124,7 +124,7 @@ class Reader:
             time.sleep(0.02)
 
     def python(self, block: Block) -> None:
-        """Write a file, or go on with it where the page says so; what it writes is looked at with the next block."""
+        """Write a file, or append where the page asks for that; what it writes is looked at with the next block."""
         name = re.search(r"`(\w+\.py)`:$", block.before)
         assert name is not None, f"which file is this? {block.before}"
         goes_on = "At the end of" in block.before
@@ -156,7 +156,7 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
-    """Somebody with an empty folder."""
+    """A reader with an empty folder."""
     mint, orders = map(str, free_ports(2))
     someone = Reader(tmp_path, {"8700": mint, "9001": orders})
     yield someone

@@ -41,10 +41,10 @@ def attributes(kind: type) -> dict[str, str]:
 def members(kind: type, *head: str) -> Iterator[str]:
     """Yield the head, and a row for each member of a struct but its name, as a file or a token writes it."""
     yield from (f"| {' | '.join(head)} |", "| --- | --- |")
-    told = attributes(kind)
+    answer = attributes(kind)
     for field, written in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True):  # type: ignore[attr-defined]
         if field != "name":
-            yield f"| `{written}` | {told[field][0].lower()}{told[field][1:]} |"
+            yield f"| `{written}` | {answer[field][0].lower()}{answer[field][1:]} |"
 
 
 def reasons() -> Iterator[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/api.md tells of the API that there is."""
+"""docs/api.md describes the API as it is."""
 
 import json
 import re
@@ -15,7 +15,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encod
 
 def test_its_table_is_every_code_of_the_mint() -> None:
     """
-    Each code stands in it with its status, what it means and what to do, as the mint tells it.
+    The page has each code with its status, its meaning and its remedy, as the mint answers it.
     """
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (.*?) \| (.*) \|$", PAGE, re.MULTILINE)
     assert [(code, (int(status), means, do)) for code, status, means, do in rows] == [*CODES.items()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compose file is valid, and what it tells containers to run does run: here without containers."""
+"""The compose file is valid, and its commands for containers run: here without containers."""
 
 import json
 import os
@@ -179,7 +179,7 @@ def test_its_commands_run_as_they_stand(
 
     once("realm")
     once("realm")  # a second `up` finds it there
-    assert Realm.open(tmp_path / "realm").limits.proxies  # the proxy stands for nobody
+    assert Realm.open(tmp_path / "realm").limits.proxies  # the proxy represents no client
     first = serve("mint-a")
     until(lambda: answers("8700", "/readyz"))
     once("enrol")

@@ -27,7 +27,7 @@ SETTINGS_PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
 def command_lines(page: str) -> Iterator[list[str]]:
-    """Yield the words of every `arx …` that a page tells somebody to type."""
+    """Yield the words of every `arx …` that a page has a reader type."""
     typed = re.findall(r"`arx (\w[^`\n]*)`", page) + re.findall(r"^\$ arx (.*)$", page, re.MULTILINE)
     scripts = [block.text.replace("\\\n", " ") for block in blocks(page) if block.language == "sh"]
     typed += [line for script in scripts for line in re.findall(r"^arx (.*)$", script, re.MULTILINE)]
@@ -114,12 +114,12 @@ def test_every_variable_is_documented() -> None:
 
 def test_what_may_be_left_out_at_home_is_required_in_ci() -> None:
     """
-    Tests that pass over what a machine lacks do so only where nobody says that it must be there, and CI says so.
+    Tests that skip what a machine lacks do so only where no setting requires it, and CI sets them all.
     """
     asked = {name for path, text in code() if "tests" in path.parts for name in re.findall(r"\bARX_REQUIRE_\w+", text)}
-    said = (ROOT / ".ci" / "run").read_text("utf-8") + (ROOT / "Makefile").read_text("utf-8")
-    assert {name for name in asked if f"{name}=1" not in said} - {"ARX_REQUIRE_"} == set()
-    assert "ARX_REQUIRE_TLOG=1 step tests test\n" in said
+    document = (ROOT / ".ci" / "run").read_text("utf-8") + (ROOT / "Makefile").read_text("utf-8")
+    assert {name for name in asked if f"{name}=1" not in document} - {"ARX_REQUIRE_"} == set()
+    assert "ARX_REQUIRE_TLOG=1 step tests test\n" in document
 
 
 def test_every_setting_of_a_realm_is_documented() -> None:
@@ -139,13 +139,13 @@ def test_every_member_of_a_service_file_is_documented() -> None:
 def test_make_help_lists_every_target() -> None:
     """``make help`` has a line for each target that may be called, and says what it is."""
     declared = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY:"))
-    told = subprocess.run(["make", "-C", str(ROOT), "--no-print-directory", "help"], capture_output=True, check=True)
-    listed = dict(line.split(maxsplit=1) for line in told.stdout.decode().splitlines())
+    output = subprocess.run(["make", "-C", str(ROOT), "--no-print-directory", "help"], capture_output=True, check=True)
+    listed = dict(line.split(maxsplit=1) for line in output.stdout.decode().splitlines())
     assert listed.keys() == set(declared.split()[1:])
 
 
 def _found(dotted: str) -> bool:
-    """Tell whether a dotted name is a module of ARx, or something in one."""
+    """Return whether a dotted name is a module of ARx, or something in one."""
     module, _, name = dotted.rpartition(".")
     adapter = re.fullmatch(r"(arx_\w+)\.integrations\.(\w+)(?:\.(\w+))?", dotted)
     if adapter is not None:  # its framework need not be here

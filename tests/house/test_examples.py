@@ -58,7 +58,7 @@ def test_one_machine_goes_as_the_page_shows(sections: list[str], reader: Reader)
     for block in blocks("".join(sections)):
         if block.language == "console":
             if "arx kill agent:acme/support/worker" in block.text:
-                # Until the service has shipped its records, the mint knows no sub-agent and says so.
+                # Until the service has shipped its records, the mint knows no sub-agent and reports that.
                 until(lambda: "acme/support/worker" in run_line("arx audit trail --json", reader.folder).stdout)
             reader.console(block.text)
         elif block.language == "python":
@@ -122,7 +122,7 @@ def test_an_issuer_is_believed_as_the_page_says(reader: Reader) -> None:
 @pytest.mark.servers
 def test_an_auditor_checks_as_the_page_says(tmp_path: Path) -> None:
     """
-    What docs/audit.md tells an owner and an auditor to type, top to bottom, with a realm whose log has begun.
+    The commands of docs/audit.md for an owner and an auditor, top to bottom, with a realm whose log has begun.
     """
     page = (ROOT / "docs" / "audit.md").read_text("utf-8")
     with live_realm(tmp_path / ".arx", free_ports(1)[0]) as live:
@@ -147,7 +147,7 @@ def test_a_budget_is_kept_as_its_page_shows(tmp_path: Path) -> None:
 
 def test_a_model_costs_what_it_did_cost() -> None:
     """
-    examples/llm_budget.py: worker and researcher stop when a maximum is not covered, and both are told by how much.
+    examples/llm_budget.py: worker and researcher stop when a maximum is not covered, and both learn by how much.
     """
     written = run_python(ROOT / "examples" / "llm_budget.py", "-W", "error")
     assert "worker: insufficient_budget: 0.058 of 0.08 usd" in written

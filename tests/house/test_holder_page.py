@@ -27,8 +27,8 @@ def test_the_page(unit: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     policy, make, delegate, take, command, _ = [block.text for block in blocks(PAGE)]
     shop = Shop(unit, POLICY.replace("[task.pay]\n", policy))
-    told = shop.agent.call("POST", "/v1/tasks", PAY).json()
-    task = Task(Bundle.parse(told["bundle"]), key=shop.agent.key)
+    answer = shop.agent.call("POST", "/v1/tasks", PAY).json()
+    task = Task(Bundle.parse(answer["bundle"]), key=shop.agent.key)
     assert task.bound_to == shop.agent.key.public.x
     _run(make)
     public = load_holder_key("worker.key").public

@@ -85,9 +85,9 @@ def test_the_verifier_installs_and_decides_alone(wheels: Mapping[str, Path], tmp
     """
     python = environment_with(tmp_path / "env", str(wheels["arx_verifier"]))
     (tmp_path / "example.py").write_text(re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0], encoding="utf-8")
-    told = run(python, "-W", "error", "example.py", cwd=tmp_path)
-    assert told.startswith("refunded 15\n")
-    assert "amount must be at most 20, got 50" in told
+    output = run(python, "-W", "error", "example.py", cwd=tmp_path)
+    assert output.startswith("refunded 15\n")
+    assert "amount must be at most 20, got 50" in output
     absent = ("starlette", "uvicorn", "sqlalchemy", "httpx", "httpx2", "cryptography", "click", "joserfc", "arx_caps")
     probe = f"import importlib.util as u; print([n for n in {absent!r} if u.find_spec(n)])"
     assert run(python, "-c", probe, cwd=tmp_path).strip() == "[]"
@@ -137,7 +137,7 @@ def test_pip_installs_a_checkout(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     """
-    A build without a compiler succeeds and says so; one that must be compiled fails.  An editable install is compiled
+    A build without a compiler succeeds with a note; one that must be compiled fails.  An editable install is compiled
     beside its source, where it is imported from, and a build that fails leaves no older one there.
     """
     folder = copy_tree(tmp_path / "tree") / "verifier"
@@ -145,8 +145,8 @@ def test_without_a_compiler_the_verifier_is_pure(tmp_path: Path) -> None:
     assert (build_of(python, tmp_path) == "compiled") == BUILT
     again = (python, "-m", "pip", "--log", tmp_path / "log", "install", "--no-deps", "--editable", folder)
     run(*again, cwd=tmp_path, CC="no-such-compiler")
-    told = (tmp_path / "log").read_text(encoding="utf-8")
-    assert "arx-verifier is built in pure Python, which is slower: no C compiler" in told
+    document = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "arx-verifier is built in pure Python, which is slower: no C compiler" in document
     assert build_of(python, tmp_path).startswith("pure Python (no wheel for this platform, and no C compiler")
     with pytest.raises(AssertionError):
         run(*again, cwd=tmp_path, CC="no-such-compiler", ARX_REQUIRE_COMPILED="1")

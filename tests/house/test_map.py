@@ -35,7 +35,7 @@ WORDS = {
     "token": "token, caveat, attenuate, third-party caveat, holder key",
     "verification": "verifier, grant, replay",
 }
-# Rooms of words that are everybody's, such as the name of a protocol.
+# Rooms of words that every room uses, such as the name of a protocol.
 PLAIN = {"database", "demo", "embedded", "http", "installation", "isolation", "mcp", "metrics", "settings", "text"}
 
 

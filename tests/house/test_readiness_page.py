@@ -135,8 +135,8 @@ def test_systemd_reads_the_unit(tmp_path: Path) -> None:
     text = text.replace("User=orders", "User=root").replace("/usr/bin/curl", sys.executable)
     (tmp_path / "orders.service").write_text(text)
     done = subprocess.run([analyze, "verify", str(tmp_path / "orders.service")], capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if "orders.service" in line]
-    assert (done.returncode, said) == (0, []), done.stderr
+    lines = [line for line in done.stderr.splitlines() if "orders.service" in line]
+    assert (done.returncode, lines) == (0, []), done.stderr
 
 
 @pytest.fixture
@@ -183,8 +183,8 @@ def test_the_unit_and_the_probes_wait_for_the_lease(folder: Path, own_valkey: Em
             with child(words(service["ExecStartPost"])) as post:
                 until(lambda: listens(port))
                 assert [probe(f"{name}Probe") for name in ("startup", "liveness", "readiness")] == [True, True, False]
-                told = arx("health", f"http://127.0.0.1:{port}", "--json")
-                assert (told.exit_code, told.json["why"]) == (exit_codes.DENIED, "syncing")
+                output = arx("health", f"http://127.0.0.1:{port}", "--json")
+                assert (output.exit_code, output.json["why"]) == (exit_codes.DENIED, "syncing")
                 assert post.poll() is None
                 os.kill(pid, signal.SIGCONT)
                 assert post.wait(60) == 0

@@ -114,9 +114,9 @@ def test_a_refusal_is_as_it_is_shown() -> None:
     app = ArxMiddleware(Starlette(routes=routes), verifier=realm.verifier, tools={"POST /": "refund"})
     agent = realm.caller(Rule(tool="refund", args={"amount": Constraint(max=20)}))
     with TestClient(app) as client:
-        told = client.post("/", json={"amount": 50}, auth=agent).json()
+        answer = client.post("/", json={"amount": 50}, auth=agent).json()
     shown = json.loads(next(block.text for block in blocks(PAGE) if block.language == "json"))
-    assert {**shown, "type": "about:blank", "decision": told["decision"]} == told
+    assert {**shown, "type": "about:blank", "decision": answer["decision"]} == answer
 
 
 def test_a_function_is_tested_as_well() -> None:

@@ -66,7 +66,7 @@ def test_every_name_at_the_front_doors_is_there() -> None:
 
 def test_a_holder_imports_no_verifier() -> None:
     """
-    Whoever reads, attenuates, delegates and signs tokens has imported nothing of what decides.
+    A program that reads, attenuates, delegates and signs tokens has imported nothing of what decides.
     """
     assert not imported_by("from arx_verifier import Macaroon, Caveat, Rule, CallSigner, KeyRing") & VERIFYING
 

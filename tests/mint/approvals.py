@@ -67,8 +67,8 @@ class Desk:
         body = {"template": "refund", "params": {"order_id": "o-1"}, **more}
         answer = (holder or self.agent).call("POST", "/v1/tasks", body)
         assert answer.status_code == 201, answer.text
-        told = answer.json()
-        return told["task"]["id"], Task(Bundle.parse(told["bundle"]))
+        reply = answer.json()
+        return reply["task"]["id"], Task(Bundle.parse(reply["bundle"]))
 
     @staticmethod
     def third_party(task: Task) -> str:
@@ -76,7 +76,7 @@ class Desk:
         return found.encode().decode()
 
     def operator(self, name: str, **what: Any) -> Holder:
-        """Enrol an operator, an approver unless more is said, and sign in."""
+        """Enrol an operator, an approver by default, and sign in."""
         return self.operator_with(KeyFile.generate("operator", name, ISSUER), name, **what)
 
     def operator_with(self, key: KeyFile, name: str, **what: Any) -> Holder:
@@ -100,8 +100,8 @@ class Desk:
     def ask(self, args: Any = REFUND, **more: Any) -> dict[str, Any]:
         answer = self.try_to_ask(args, **more)
         assert answer.status_code == 201, answer.text
-        told: dict[str, Any] = answer.json()["approval"]
-        return told
+        reply: dict[str, Any] = answer.json()["approval"]
+        return reply
 
     def answer(self, by: Holder, approval: dict[str, Any], outcome: str = "approve", **more: Any) -> httpx2.Response:
         return by.call("POST", "/v1/approvals", {"approval": approval["id"], "outcome": outcome, **more})

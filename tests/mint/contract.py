@@ -49,13 +49,13 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-SPARE = "acme/support/spare"  # may be changed and deactivated, as nobody signs with its key
+SPARE = "acme/support/spare"  # may be changed and deactivated: no test signs with its key
 # What is made up for these is replaced by what a caller would send.
 PLACEHOLDERS = ("Authorization", "DPoP", "Arx-Batch", "Content-Type")
 
 
 class Who(NamedTuple):
-    """Somebody who calls: a key, and a token where there is one."""
+    """A caller: a key, and a token where the caller has one."""
 
     key: SigningKey
     token: str | None
@@ -225,8 +225,8 @@ class Contract:
     @staticmethod
     def _made(answer: httpx.Response) -> dict[str, Any]:
         assert answer.status_code == 201, answer.text
-        told: dict[str, Any] = answer.json()
-        return told
+        reply: dict[str, Any] = answer.json()
+        return reply
 
 
 @contextlib.contextmanager

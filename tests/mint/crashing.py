@@ -103,8 +103,8 @@ def main() -> None:
             finally:
                 os._exit(1)
         os.close(out)
-        with os.fdopen(into) as said:
-            text = said.read()
+        with os.fdopen(into) as output:
+            text = output.read()
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(json.dumps({"code": code, "said": json.loads(text) if text else None}), flush=True)
 

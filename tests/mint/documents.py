@@ -46,7 +46,7 @@ class DocumentServer:
                 outer.answers[self.path](self)
 
             def log_message(self, *_: Any) -> None:
-                """Nothing is said."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.socket = server.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)

@@ -40,7 +40,7 @@ class Running(NamedTuple):
 
 
 class Patient(Holder):
-    """Somebody who asks again while the mint, whose lease is short, has lost touch with the store under load."""
+    """A client that repeats a request while the mint, with a short lease, has lost the store under load."""
 
     @classmethod
     def of(cls, holder: Holder) -> "Patient":
@@ -72,10 +72,10 @@ class Crasher:
         self, step: int, holder: Holder, method: str, path: str, body: Any = None, key: str | None = None
     ) -> dict[str, Any] | None:
         """Have a mint that dies at a step answer a request; None where it died."""
-        said = self._ask(step, holder, method, path, body, key)
-        while said is not None and said["status"] == 503:  # under load its short lease ran out: it did nothing
-            said = self._ask(step, holder, method, path, body, key)
-        return said
+        answer = self._ask(step, holder, method, path, body, key)
+        while answer is not None and answer["status"] == 503:  # under load its short lease ran out: it did nothing
+            answer = self._ask(step, holder, method, path, body, key)
+        return answer
 
     def _ask(
         self, step: int, holder: Holder, method: str, path: str, body: Any, key: str | None
@@ -86,11 +86,11 @@ class Crasher:
         order |= {"path": path, "body": body, "headers": with_key(holder, path, key, method)}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
-        assert told["code"] in (0, -signal.SIGKILL), told
-        said: dict[str, Any] | None = told["said"]
-        assert (said is None) == (told["code"] != 0)
-        return said
+        output = json.loads(self._process.stdout.readline())
+        assert output["code"] in (0, -signal.SIGKILL), output
+        answer: dict[str, Any] | None = output["said"]
+        assert (answer is None) == (output["code"] != 0)
+        return answer
 
     def close(self) -> None:
         self._process.kill()
@@ -105,11 +105,11 @@ def repeat(holder: Holder, path: str, body: Any, key: str, answered: dict[str, A
     """Ask the mint that goes on for the same thing; it answers what the first one did, if that came to answer."""
     answer = patiently(lambda: holder.harness.client.post(path, json=body, headers=with_key(holder, path, key)))
     assert answer.is_success, answer.text
-    told: dict[str, Any] = answer.json()
+    reply: dict[str, Any] = answer.json()
     if answered is not None:
         same = ("session", "task", "bundle", "token", "link", "kill")
-        assert {name: told.get(name) for name in same} == {name: answered["body"].get(name) for name in same}
-    return told
+        assert {name: reply.get(name) for name in same} == {name: answered["body"].get(name) for name in same}
+    return reply
 
 
 @pytest.fixture
@@ -138,8 +138,8 @@ def agent(live: Harness) -> KeyFile:
 
 def started(harness: Harness, agent: KeyFile) -> Running:
     holder, session = harness.open_session(agent)
-    told = patiently(lambda: holder.call("POST", "/v1/tasks", LOOKUP)).json()
-    return Running(holder, session["id"], told["task"]["id"], told["bundle"])
+    answer = patiently(lambda: holder.call("POST", "/v1/tasks", LOOKUP)).json()
+    return Running(holder, session["id"], answer["task"]["id"], answer["bundle"])
 
 
 def outcome(harness: Harness, orders: Verifier, bundle: str) -> str:
@@ -155,7 +155,7 @@ def count(harness: Harness, kind: str) -> int:
 
 
 def at_every_step(harness: Harness, act: Callable[[int], dict[str, Any] | None]) -> int:
-    """Do something with a death at one step after the other, until nobody dies of it; how many steps there were.
+    """Run a function and kill it at one step after the other, until no step is left; return the number of steps.
 
     The databases take turns: each step is tried on one of them.
     """

@@ -35,7 +35,7 @@ from arx_caps.settings.self_registration import SelfRegistration
 from arx_verifier.journal.decision import DecisionSink, InMemoryDecisions
 from arx_verifier.revocation.epoch import UnsafeLocalEpochs
 from arx_verifier.revocation.history import HistoryPlace
-from tests.mint.events import told
+from tests.mint.events import members_of
 from tests.servers import until
 
 ISSUER = "http://127.0.0.1:8700"
@@ -215,7 +215,7 @@ class Harness:
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events that the mint recorded."""
-        return [told(event) for event in self.mint.db.outbox.after(0) if event.mint != "init"]
+        return [members_of(event) for event in self.mint.db.outbox.after(0) if event.mint != "init"]
 
 
 def client_of(mint: MintRuntime) -> TestClient:

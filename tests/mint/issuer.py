@@ -68,7 +68,7 @@ class KeyServer:
         body: What it answers.
         status: With which status.
         asked: How often it was asked.
-        open: Cleared, it lets whoever asks wait.
+        open: Cleared, it lets each request wait.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class KeyServer:
                 self.wfile.write(outer.body)
 
             def log_message(self, *_: Any) -> None:
-                """Nothing is said."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/keys"

@@ -141,14 +141,14 @@ class Issuer:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Nothing is said."""
+                """Log nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def discovery(self) -> dict[str, Any]:
-        said = {"issuer": self.url, "authorization_endpoint": f"{self.url}/authorize", "jwks_uri": f"{self.url}/keys"}
-        return said | {"token_endpoint": f"{self.url}/token"} | self.metadata
+        values = {"issuer": self.url, "authorization_endpoint": f"{self.url}/authorize", "jwks_uri": f"{self.url}/keys"}
+        return values | {"token_endpoint": f"{self.url}/token"} | self.metadata
 
     def log_in(self, query: dict[str, str]) -> str:
         assert (query["client_id"], query["redirect_uri"]) == (MINT_CLIENT, self._callback)

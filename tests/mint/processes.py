@@ -50,14 +50,14 @@ class MintProcess:
         assert self._process.stderr is not None
         # Lines of its log may stand before the one that says that it listens.
         lines = map(json.loads, iter(self._process.stderr.readline, ""))
-        told = next((line for line in lines if "ready" in line), {"ready": False})
-        if told["ready"] is not True:
+        event = next((line for line in lines if "ready" in line), {"ready": False})
+        if event["ready"] is not True:
             self.kill()
-            raise AssertionError(told)
-        # Somebody has to read its log, as a supervisor does: a mint that has filled the pipe waits, and answers nobody.
+            raise AssertionError(event)
+        # A reader must drain the mint's log, as a supervisor does: a mint with a full pipe answers no request.
         self._reader = threading.Thread(target=collections.deque, args=(self._process.stderr, 0), daemon=True)
         self._reader.start()
-        self.url = f"http://{told['listen']}"
+        self.url = f"http://{event['listen']}"
         self.pid = self._process.pid
 
     def kill(self) -> None:
@@ -80,7 +80,7 @@ class MintProcess:
 
 
 class Caller:
-    """Somebody with a key, who asks whichever mint answers, and says what was answered."""
+    """A client with a key, which asks any mint that answers, and records the answers."""
 
     def __init__(self, mints: list[MintProcess], client: httpx.Client, key: SigningKey, token: str | None) -> None:
         self.mints, self.client, self.key, self.token = mints, client, key, token
@@ -104,10 +104,10 @@ class Caller:
         key = {"Idempotency-Key": secrets.token_hex(8)}
         for place in range(turn, turn + 50):
             answer = self.once(self.mints[place % 2], method, path, body, **key)
-            # A database or a store may be slow to see that a mint is gone; a client tries again, as it is told to.
+            # A database or a store may be slow to see that a mint is gone; the answer asks the client to try again.
             if answer is not None and answer.status_code != 503:
-                told: dict[str, Any] = answer.json() | {"status_code": answer.status_code}
-                return told
+                reply: dict[str, Any] = answer.json() | {"status_code": answer.status_code}
+                return reply
         raise AssertionError("no mint answers")
 
 
@@ -153,8 +153,8 @@ class Load(threading.Thread):
 
     def work(self, caller: Caller, session: str) -> None:
         for turn in range(self.rounds, self.rounds + 2):
-            told = self.must(caller.ask(turn, "POST", f"/v1/sessions/{session}/renew"))
-            caller.token, self.renewed = told["token"], self.renewed + 1
+            answer = self.must(caller.ask(turn, "POST", f"/v1/sessions/{session}/renew"))
+            caller.token, self.renewed = answer["token"], self.renewed + 1
             started = self.granted(caller.ask(turn, "POST", "/v1/tasks", PAY))
             path = f"/v1/tasks/{started['task']['id']}"
             self.tasks.add(started["task"]["id"])
@@ -166,24 +166,24 @@ class Load(threading.Thread):
             if turn % 2:
                 self.end(caller, path, f"task:{started['task']['id']}")
 
-    def granted(self, told: dict[str, Any]) -> dict[str, Any]:
+    def granted(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Note a grant that was answered, by what its tokens say."""
-        self.links.add(Bundle.parse(self.must(told)["bundle"]).outline.identifier.id)
-        return told
+        self.links.add(Bundle.parse(self.must(answer)["bundle"]).outline.identifier.id)
+        return answer
 
-    def must(self, told: dict[str, Any]) -> dict[str, Any]:
-        """Require that something was done, unless somebody killed the session."""
-        if told.get("code") == "revoked":
+    def must(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Require that the request succeeded, unless another client killed the session."""
+        if answer.get("code") == "revoked":
             raise OverError
-        assert told["status_code"] in (200, 201), told
-        return told
+        assert answer["status_code"] in (200, 201), answer
+        return answer
 
     def end(self, caller: Caller, path: str, target: str) -> None:
-        told = caller.ask(self.rounds, "DELETE", path)
-        if told["status_code"] == 200:
+        answer = caller.ask(self.rounds, "DELETE", path)
+        if answer["status_code"] == 200:
             self.ended.add(target)
         else:  # its first answer was lost, and the kill was in the store already
-            assert told["code"] == "revoked", told
+            assert answer["code"] == "revoked", answer
 
 
 def open_session(mints: list[MintProcess], client: httpx.Client, agent: KeyFile, turn: int) -> tuple[Caller, str]:
@@ -191,6 +191,6 @@ def open_session(mints: list[MintProcess], client: httpx.Client, agent: KeyFile,
     key = SigningKey.generate()
     caller = Caller(mints, client, key, None)
     assertion = make_assertion(agent, audience=ISSUER, now=now_ms(), session_key=key.public)
-    told = caller.ask(turn, "POST", "/v1/sessions", {"assertion": assertion})
-    assert told["status_code"] == 201, told
-    return Caller(mints, client, key, told["token"]), told["session"]["id"]
+    answer = caller.ask(turn, "POST", "/v1/sessions", {"assertion": assertion})
+    assert answer["status_code"] == 201, answer
+    return Caller(mints, client, key, answer["token"]), answer["session"]["id"]

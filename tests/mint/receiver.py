@@ -25,12 +25,12 @@ class Received:
     """One request: the time of its arrival, its path, headers in small letters, and body."""
 
     def __init__(self, line: str) -> None:
-        told = json.loads(line)
-        self.at: float = told["at"]
-        self.method: str = told["method"]
-        self.path: str = told["path"]
-        self.headers: dict[str, str] = told["headers"]
-        self.raw: str = told["body"]
+        document = json.loads(line)
+        self.at: float = document["at"]
+        self.method: str = document["method"]
+        self.path: str = document["path"]
+        self.headers: dict[str, str] = document["headers"]
+        self.raw: str = document["body"]
 
     @property
     def body(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is said."""
+        """Log nothing."""
 
 
 if __name__ == "__main__":

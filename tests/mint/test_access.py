@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may call the mint: nobody without a proof, nobody with somebody else's, nobody twice."""
+"""Who may call the mint: a caller needs a proof, of its own key, and each proof works once."""
 
 import threading
 from importlib.metadata import version
@@ -47,14 +47,14 @@ def test_nothing_is_done_without_a_proof(unit: Harness, method: str, path: str) 
 
 
 def readiness(harness: Harness) -> dict[str, Any]:
-    """What a mint that is well says of itself to anybody."""
+    """What a healthy mint reports of itself without authentication."""
     key = str(harness.mint.log.publisher.signer.key)
     facts = {"realm": "acme", "issuer": ISSUER, "log_key": key, "version": version("arx-caps")}
     return {"ready": True, "because": [], "log": "ok", "warnings": [], "caller": "direct", **facts}
 
 
 @pytest.mark.spec("CONTROL 4.1")
-def test_health_tells_nothing_but_health(unit: Harness) -> None:
+def test_health_reports_nothing_but_health(unit: Harness) -> None:
     """The two open routes say whether it runs and whether it can grant."""
     assert unit.client.get("/healthz").json() == {"status": "ok"}
     assert unit.client.get("/readyz").json() == readiness(unit)
@@ -69,8 +69,8 @@ def test_a_halted_log_takes_the_mint_out_and_stops_no_grant(unit: Harness) -> No
     holder, _ = unit.session()
     unit.mint.log.publisher.halted = "the database is an older one"
     answer = unit.client.get("/readyz")
-    told = readiness(unit) | {"ready": False, "because": [HALTED], "log": "halted"}
-    assert (answer.status_code, answer.json()) == (503, told)
+    reply = readiness(unit) | {"ready": False, "because": [HALTED], "log": "halted"}
+    assert (answer.status_code, answer.json()) == (503, reply)
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 
 
@@ -78,8 +78,8 @@ def test_each_knows_who_it_is(unit: Harness) -> None:
     """``whoami`` names operator and agent as the mint proved them."""
     assert unit.operator().call("GET", "/v1/whoami").json()["name"] == "root"
     holder, session = unit.session()
-    told = holder.call("GET", "/v1/whoami").json()
-    assert (told["kind"], told["name"], told["session"]) == ("agent", AGENT, session["id"])
+    answer = holder.call("GET", "/v1/whoami").json()
+    assert (answer["kind"], answer["name"], answer["session"]) == ("agent", AGENT, session["id"])
     assert holder.call("HEAD", "/v1/whoami").status_code == 200
 
 
@@ -311,8 +311,8 @@ def test_a_session_killed_in_the_store_is_shown_as_killed(unit: Harness, epochs:
     epochs.thaw(f"agent:{AGENT}")
     assert operator.call("GET", path).json()["session"]["state"] == "open"
     epochs.kill(f"session:{session['id']}")
-    told = operator.call("GET", path).json()
-    assert (told["session"]["state"], told["tasks"][0]["state"]) == ("killed", "killed")
+    answer = operator.call("GET", path).json()
+    assert (answer["session"]["state"], answer["tasks"][0]["state"]) == ("killed", "killed")
     assert operator.call("GET", "/v1/sessions", state="open").json() == {"sessions": []}
     assert len(operator.call("GET", "/v1/sessions", state="killed").json()["sessions"]) == 1
 

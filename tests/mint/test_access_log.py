@@ -70,7 +70,7 @@ def test_requests_are_counted_by_route_and_status(unit: Harness) -> None:
     assert found[("arx_mint_request_seconds_count", frozenset({("route", "/v1/tasks")}))] == 1
 
 
-def test_the_state_is_counted_when_somebody_asks(unit: Harness) -> None:
+def test_the_state_is_counted_on_request(unit: Harness) -> None:
     """Open sessions and tasks, the epoch and its age, the record's backlog, readiness."""
     holder, _ = unit.session()
     holder.call("POST", "/v1/tasks", LOOKUP)
@@ -85,8 +85,8 @@ def test_the_state_is_counted_when_somebody_asks(unit: Harness) -> None:
 
 
 @pytest.mark.spec("CONTROL 4.6")
-def test_no_label_names_anybody(unit: Harness) -> None:
-    """Neither agents nor sessions nor what a stranger made up stand in the numbers."""
+def test_no_label_names_a_person(unit: Harness) -> None:
+    """The metrics name no agent, no session and no text that a stranger made up."""
     holder, session = unit.session()
     holder.call("GET", f"/v1/sessions/{session['id']}")
     unit.operator().call("GET", f"/v1/agents/{AGENT}")
@@ -124,7 +124,7 @@ def test_no_line_holds_what_was_sent(unit: Harness, lines: list[dict[str, Any]])
         assert secret not in written
 
 
-def test_a_bug_is_told_by_its_place(
+def test_a_bug_is_logged_by_its_place(
     unit: Harness, lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log says where it failed and for which request, and not with which values."""

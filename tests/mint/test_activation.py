@@ -39,8 +39,8 @@ def test_a_policy_is_put_in_force(unit: Harness) -> None:
     listed = operator.call("GET", "/v1/policies").json()["policies"]
     assert [each["digest"] for each in listed] == [second["policy"], first["policy"]]
     assert listed[0]["by"] == "operator:root"
-    told = [event for event in unit.events() if event["kind"] == "policy.loaded"]
-    assert (told[-1]["policy"], told[-1]["before"], told[-1]["by"]) == (
+    values = [event for event in unit.events() if event["kind"] == "policy.loaded"]
+    assert (values[-1]["policy"], values[-1]["before"], values[-1]["by"]) == (
         second["policy"],
         first["policy"],
         "operator:root",
@@ -50,7 +50,7 @@ def test_a_policy_is_put_in_force(unit: Harness) -> None:
 
 @pytest.mark.parametrize("wrong", ["", "x = ", "[session]\nagents = [1]", "[task.x]\nunknown = 1"])
 def test_a_policy_with_a_mistake_changes_nothing(unit: Harness, wrong: str) -> None:
-    """Told with line and key; nothing changes.  An empty one is no mistake: nobody may anything."""
+    """The error has line and key; nothing changes.  An empty policy is valid, and permits nothing."""
     before, text = unit.mint.policy.digest, sample(unit)
     answer = unit.operator().call("POST", "/v1/policies", {"policy": wrong})
     if wrong == "":
@@ -78,7 +78,7 @@ def test_a_large_policy_has_room(unit: Harness) -> None:
 
 
 def test_a_reload_takes_the_file(unit: Harness) -> None:
-    """Over the API as at a signal; one with a mistake is told, and the old one stays."""
+    """Over the API as at a signal; the answer reports a mistake, and the old policy stays in force."""
     unit.realm.policy_path.write_text(sample(unit).replace('"8h"', '"4h"'))
     answer = unit.operator().call("POST", "/v1/policies/reload").json()
     assert answer["digest"] == unit.mint.policy.digest != answer["before"]
@@ -103,7 +103,7 @@ def test_another_mint_follows(unit: Harness) -> None:
     assert third.policy.digest != digest
     third.policies.settle()
     assert third.policy.digest == digest
-    # Whoever edits the file and starts a mint means what is in the file.
+    # An operator who edits the file and starts a mint means the policy in the file.
     unit.realm.policy_path.write_text(old)
     fourth = local_mint(unit.realm)
     fourth.policies.settle()

@@ -44,9 +44,9 @@ def test_an_agent_asks_an_operator_approves_the_agent_gets_it(desk: Desk) -> Non
     given = desk.answer(ada, asked, why="seen the parcel's trail").json()["approval"]
     assert (given["state"], given["by"], given["answer_why"]) == ("approved", ["ada"], "seen the parcel's trail")
     assert given["expires_at"] - given["approved_at"] <= 600_000
-    told = desk.fetch(asked).json()
-    assert told == desk.fetch(asked).json()  # the same bytes, made again
-    made = Macaroon.parse(told["discharge"])
+    answer = desk.fetch(asked).json()
+    assert answer == desk.fetch(asked).json()  # the same bytes, made again
+    made = Macaroon.parse(answer["discharge"])
     assert made.identifier.decode() == desk.caveat
     (caveat,) = made.packets
     assert isinstance(caveat, bytes)
@@ -63,11 +63,11 @@ def test_an_agent_asks_an_operator_approves_the_agent_gets_it(desk: Desk) -> Non
         ("approval.given", "operator:ada"),
         *[("discharge.made", f"agent:{asked['agent']}")] * 2,
     ]
-    assert told["discharge"] not in json.dumps(desk.harness.events())
+    assert answer["discharge"] not in json.dumps(desk.harness.events())
 
 
 @pytest.mark.spec("CONTROL 2.9")
-def test_two_operators_where_the_policy_says_so(desk: Desk) -> None:
+def test_two_operators_where_the_policy_asks_for_them(desk: Desk) -> None:
     """One of them waits for another one; the same one twice is not two; one no is enough."""
     desk.use(TWO)
     desk.id, desk.task = desk.start()
@@ -89,7 +89,7 @@ def test_two_operators_where_the_policy_says_so(desk: Desk) -> None:
 
 @pytest.mark.spec("CONTROL 2.9")
 def test_a_yes_counts_while_its_operator_may_say_it(desk: Desk, epochs: UnsafeLocalEpochs) -> None:
-    """Who was removed, frozen or given another role since counts no more, and somebody else is needed."""
+    """An approver who was removed, frozen or given another role counts no more; another approver is needed."""
     desk.use(TWO)
     desk.id, desk.task = desk.start()
     desk.caveat = desk.third_party(desk.task)
@@ -103,8 +103,8 @@ def test_a_yes_counts_while_its_operator_may_say_it(desk: Desk, epochs: UnsafeLo
             assert root.call("PATCH", "/v1/operators/changed", {"role": "read-only"}).is_success
         else:
             root.call("DELETE", "/v1/operators/gone")  # the store does not answer: the row says removed all the same
-    told = desk.answer(desk.operator("ada"), asked).json()["approval"]
-    assert (told["state"], told["by"]) == ("waiting", ["gone", "frozen", "changed", "ada"])
+    answer = desk.answer(desk.operator("ada"), asked).json()["approval"]
+    assert (answer["state"], answer["by"]) == ("waiting", ["gone", "frozen", "changed", "ada"])
     assert desk.answer(desk.operator("bob"), asked).json()["approval"]["state"] == "approved"
 
 
@@ -188,7 +188,7 @@ def test_what_is_approved_is_these_arguments(desk: Desk, args: Any, wanted: Any)
     ids=str,
 )
 def test_what_cannot_be_approved_as_it_is_is_refused(desk: Desk, args: Any) -> None:
-    """Nested too deep, null or fractional: said so, and nobody is asked."""
+    """Nested too deep, null or fractional: the mint refuses, and asks no operator."""
     answer = desk.try_to_ask(args, tool="payments.note")
     assert (answer.status_code, answer.json()["code"]) == (403, "bad_parameters")
     assert "args" in answer.json()["detail"]
@@ -218,13 +218,13 @@ def test_what_is_not_required_or_not_allowed_is_not_asked_for(desk: Desk) -> Non
 
 @pytest.mark.spec("CONTROL 4.4")
 def test_a_repeat_is_the_same_request(desk: Desk) -> None:
-    """With an ``Idempotency-Key`` a lost answer is asked for again, and nobody is asked twice."""
+    """An ``Idempotency-Key`` fetches a lost answer again; the operators see one request."""
     body = {"caveat": desk.caveat, "tool": "payments.refund", "args": REFUND}
-    told = []
+    notices = []
     for _ in range(2):
         headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
-        told.append(desk.harness.client.post("/v1/discharges", json=body, headers=headers).json()["approval"])
-    assert told[0] == told[1]
+        notices.append(desk.harness.client.post("/v1/discharges", json=body, headers=headers).json()["approval"])
+    assert notices[0] == notices[1]
     assert desk.harness.mint.db.count(APPROVALS) == 1
     headers = desk.agent.headers("POST", "/v1/discharges") | {HEADER: "once"}
     other = desk.harness.client.post("/v1/discharges", json=body | {"args": {}}, headers=headers)
@@ -360,8 +360,8 @@ def test_a_request_is_withdrawn_without_a_kill(desk: Desk) -> None:
     ada, asked = desk.operator("ada"), desk.ask()
     path = f"/v1/approvals/{asked['id']}"
     for _ in range(2):
-        told = ada.call("DELETE", path).json()
-        assert (told["approval"]["state"], told["kill"]) == ("withdrawn", None)
+        answer = ada.call("DELETE", path).json()
+        assert (answer["approval"]["state"], answer["kill"]) == ("withdrawn", None)
     assert [event["kind"] for event in about(desk, asked)] == ["approval.asked", "approval.withdrawn"]
     assert code(desk.answer(ada, asked)) == code(desk.answer(ada, asked, "deny")) == "conflict"
     assert code(desk.fetch(asked)) == "approval_withdrawn"
@@ -405,8 +405,8 @@ def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
     row = db.approvals.find(asked["id"])
     assert row is not None
     for terms in (ApprovalTerms(("payments.refund",)), None):
-        said = ApprovalAnswer("ada", terms, why=None, counts=lambda *_: True)
-        assert during(db, ending, lambda said=said: db.approvals.answer(row, said)) == "session_ended"
+        answer = ApprovalAnswer("ada", terms, why=None, counts=lambda *_: True)
+        assert during(db, ending, lambda answer=answer: db.approvals.answer(row, answer)) == "session_ended"
     another = row | {"id": "a-" + "b" * 16}
     assert (
         during(db, ending, lambda: db.approvals.add(db.unit(), another, Event.of("something", "mint")))
@@ -416,7 +416,7 @@ def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
 
 
 def test_nothing_is_left_of_a_person(desk: Desk) -> None:
-    """Who is erased is erased here: arguments, reasons and the subject; that somebody approved something stays."""
+    """Erasure covers approvals: arguments, reasons and the subject go; the fact of an approval stays."""
     subject = {"subject_issuer": IDP, "subject": "ann-of-accounting", "subject_claims": "{}"}
     with desk.harness.mint.db.write() as c:
         c.execute(update(SESSIONS).where(SESSIONS.c.id == desk.session["id"]).values(**subject))

@@ -94,7 +94,7 @@ def test_a_call_needs_an_approval_once_the_mark_is_set(desk: MarkedDesk) -> None
 
 
 def test_an_approval_does_not_count_for_a_mark_that_is_set_later(desk: MarkedDesk) -> None:
-    """An operator lifts the mark, and another call sets it: whoever approved was shown neither."""
+    """An operator lifts the mark, and another call sets it: the approver saw neither."""
     desk.get()
     _, approval = desk.approved()
     body = {"mark": "private", "reason": "checked"}
@@ -137,7 +137,7 @@ def test_it_holds_for_each_holder_and_each_token_of_the_task(desk: MarkedDesk) -
     assert desk.refund(approval, task=worker) == "ok"
 
 
-def test_nobody_approves_what_the_ledger_may_have_lost(desk: MarkedDesk, realm: tuple[Harness, Any, str]) -> None:
+def test_no_operator_approves_what_the_ledger_may_have_lost(desk: MarkedDesk, realm: tuple[Harness, Any, str]) -> None:
     """Who approves cannot be shown what happened, so the call is refused as by any warning."""
     _, ledger, url = realm
     desk.get()

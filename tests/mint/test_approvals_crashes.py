@@ -40,7 +40,7 @@ def payments(desk: Desk) -> Iterator[Verifier]:
     verifier.close()
 
 
-def said(desk: Desk, judge: Verifier, approval: Approval) -> str:
+def outcome(desk: Desk, judge: Verifier, approval: Approval) -> str:
     """What the service says of the call that was approved, once it knows all that the store does."""
     assert judge.epochs.catch_up(0, desk.harness.mint.store.header().seq, 5)
     ends = now_ms() + PATIENCE_MS
@@ -59,10 +59,10 @@ def test_asking(desk: Desk, crasher: Crasher) -> None:
         before, key = count(desk.harness, "approval.asked"), f"k-{step}"
         answered = crasher.ask(step, desk.agent, "POST", "/v1/discharges", body, key)
         assert desk.harness.mint.db.count(APPROVALS) == count(desk.harness, "approval.asked")
-        told = repeat(desk.agent, "/v1/discharges", body, key, answered)["approval"]
+        answer = repeat(desk.agent, "/v1/discharges", body, key, answered)["approval"]
         assert desk.harness.mint.db.count(APPROVALS) == count(desk.harness, "approval.asked") == before + 1
-        assert answered is None or answered["body"]["approval"]["id"] == told["id"]
-        assert code(desk.answer(operator, told, "deny")) == "ok"
+        assert answered is None or answered["body"]["approval"]["id"] == answer["id"]
+        assert code(desk.answer(operator, answer, "deny")) == "ok"
         return answered
 
     assert at_every_step(desk.harness, act) > 6
@@ -70,7 +70,7 @@ def test_asking(desk: Desk, crasher: Crasher) -> None:
 
 @pytest.mark.nightly
 def test_answering(desk: Desk, crasher: Crasher) -> None:
-    """An answer is there with its event or not at all; answering again tells which."""
+    """An answer exists with its event or not at all; a second answer shows which."""
     operator = Patient.of(desk.harness.operator())
 
     def act(step: int) -> dict[str, Any] | None:
@@ -101,9 +101,9 @@ def test_withdrawing(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
         path = f"/v1/approvals/{asked['id']}"
         answered = crasher.ask(step, operator, "DELETE", path)
         if answered is not None or count(desk.harness, "approval.withdrawn") > before:
-            assert said(desk, payments, approval) == "revoked"
+            assert outcome(desk, payments, approval) == "revoked"
         assert operator.call("DELETE", path).json()["approval"]["state"] == "withdrawn"
-        assert said(desk, payments, approval) == "revoked"
+        assert outcome(desk, payments, approval) == "revoked"
         assert code(desk.fetch(asked)) == "approval_withdrawn"
         assert count(desk.harness, "approval.withdrawn") == before + 1
         return answered
@@ -125,5 +125,5 @@ def test_fetching(desk: Desk, crasher: Crasher, payments: Verifier) -> None:
         return answered
 
     assert at_every_step(desk.harness, act) > 4
-    assert said(desk, payments, approval) == "ok"
-    assert said(desk, payments, Approval.from_text(desk.fetch(asked).json()["discharge"])) == "already_used"
+    assert outcome(desk, payments, approval) == "ok"
+    assert outcome(desk, payments, Approval.from_text(desk.fetch(asked).json()["discharge"])) == "already_used"

@@ -17,7 +17,7 @@ from tests.agent.live import LiveMint, live_mint, serving
 from tests.servers import begun_store, free_ports
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 2.9")]
-LEASE_MS = 5_000  # nobody waits for it: all that follow the store are there
+LEASE_MS = 5_000  # no test waits for it: every verifier follows the store
 POLICY = """
 [audience.payments]
 origins = ["{address}"]
@@ -50,7 +50,7 @@ class Shop(NamedTuple):
     operators: tuple[Operator, Operator]
 
     def call(self, task: StartedTask, amount: int = 50, approvals: tuple[Approval, ...] = ()) -> tuple[int, str]:
-        """Refund, and tell the status and the code, or whose task it was."""
+        """Refund, and return the status and the code, or the agent of the task."""
         with httpx.Client(auth=task.auth(approvals=approvals)) as client:
             answer = client.post(f"{self.address}/orders/o-1/refund", json={"amount": amount})
         return answer.status_code, answer.json()["code"]
@@ -124,9 +124,9 @@ def test_a_withdrawal_ends_it_wherever_it_is(shop: Shop, task: StartedTask) -> N
     """Withdrawn, it is refused by every service at once; also with a token that is younger than the withdrawal."""
     approval = shop.approved(task)
     ada, _ = shop.operators
-    told = ada("DELETE", f"/v1/approvals/{approval.id}")
-    assert told["approval"]["state"] == "withdrawn"
-    assert told["kill"]["confirmed"] == told["kill"]["verifiers"] >= 2
+    answer = ada("DELETE", f"/v1/approvals/{approval.id}")
+    assert answer["approval"]["state"] == "withdrawn"
+    assert answer["kill"]["confirmed"] == answer["kill"]["verifiers"] >= 2
     assert shop.call(task, 50, (approval,)) == (401, "revoked")
     assert ada("DELETE", f"/v1/approvals/{approval.id}")["kill"] is None
     younger = task.extend()

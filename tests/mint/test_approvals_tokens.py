@@ -48,12 +48,12 @@ def requires(shop: Shop, bundle: str, task: str) -> dict[str, list[tuple[str, ..
 def start(shop: Shop, key: str | None = None, **body: Any) -> tuple[str, str]:
     holder: Holder = shop.agent
     headers = holder.headers("POST", "/v1/tasks") | ({} if key is None else {"Idempotency-Key": key})
-    told = shop.harness.client.post("/v1/tasks", json=PAY | body, headers=headers).json()
-    return told["task"]["id"], told["bundle"]
+    answer = shop.harness.client.post("/v1/tasks", json=PAY | body, headers=headers).json()
+    return answer["task"]["id"], answer["bundle"]
 
 
 def test_each_token_requires_what_its_own_calls_need(shop: Shop) -> None:
-    """An entry stands in the tokens of those audiences where one of its tools may be called, whole and in its order."""
+    """The tokens of the audiences whose tools an entry names carry it, whole and in its order."""
     task, bundle = start(shop)
     assert requires(shop, bundle, task) == {"orders": [WIDE, READS], "payments": [WIDE], "ledger": []}
     assert requires(shop, *reversed(start(shop, tools=["payments.refund"]))) == {"payments": [WIDE]}
@@ -86,8 +86,8 @@ def test_a_part_of_a_task_requires_its_own(shop: Shop) -> None:
     assert requires(shop, inner, part)["payments"] == requires(shop, bundle, task)["payments"]
 
 
-def test_a_third_party_is_told_by_its_holder(shop: Shop) -> None:
-    """The third-party caveat is canonical JSON that whoever holds the token reads and sends back."""
+def test_a_third_party_is_known_by_its_holder(shop: Shop) -> None:
+    """The third-party caveat is canonical JSON that the holder of the token reads and sends back."""
     task, bundle = start(shop)
     (found,) = third_party_caveats(Bundle.parse(bundle).tokens["payments"])
     assert ThirdPartyCaveat.read(found.encode()) == found

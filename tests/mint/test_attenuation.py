@@ -99,7 +99,7 @@ WORKER = "acme/support/worker"
 
 
 class Written(NamedTuple):
-    """What somebody took away who had tokens for some services, after how many delegations, and when that ends.
+    """The attenuation by a holder with tokens for some services, after how many delegations, and when it expires.
 
     Where ``of`` is one of them, it is a caveat of that one's token alone.
     """
@@ -112,7 +112,7 @@ class Written(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A token that somebody has: by which services it came, after how many delegations, what was written before."""
+    """A token of a holder: the services it passed, the delegations, and the caveats before."""
 
     task: Task
     path: tuple[str, ...]
@@ -126,7 +126,7 @@ class Held(NamedTuple):
 
 
 def within(held: Held, written: Written, tool: str, args: Mapping[str, Any]) -> bool:
-    """Whether a call is within what somebody left."""
+    """Whether a call is within an attenuation."""
     less, at = written.less, held.path[-1]
     if written.of is not None:
         return written.of not in held.path or within_caveat(held, less, tool, args)
@@ -136,8 +136,12 @@ def within(held: Held, written: Written, tool: str, args: Mapping[str, Any]) -> 
         return False
     if written.ends is not None and held.task.expires_at > written.ends:
         return False
-    said = less.get("args", {})
-    flat = [said] if not set(said) & set(TOOLS) else [each for name, each in said.items() if matches_tool(name, tool)]
+    answer = less.get("args", {})
+    flat = (
+        [answer]
+        if not set(answer) & set(TOOLS)
+        else [each for name, each in answer.items() if matches_tool(name, tool)]
+    )
     named = NAMED[at][tool] if at in written.known else ()
     return all(keeps(args, name, bound, named) for each in flat for name, bound in each.items())
 
@@ -156,7 +160,7 @@ def within_caveat(held: Held, caveat: Mapping[str, Any], tool: str, args: Mappin
         and held.path[-1] in caveat.get("aud", held.path)
         and held.hops <= caveat.get("depth", 16)
         and ("delegate_to" not in caveat or len(held.path) == 1)  # no service is the worker
-        and "net" not in caveat  # nobody calls from there
+        and "net" not in caveat  # no call comes from there
     )
 
 
@@ -170,10 +174,10 @@ class AtMint:
         return lambda *_: None
 
     def attenuate_task(self, task: str, link: str, caveats: Mapping[str, Any]) -> Bundle:
-        told = self._shop.agent.call("POST", f"/v1/tasks/{task}/attenuate", {"link": link, "caveats": caveats}).json()
-        if "bundle" not in told:
-            raise AttenuationError(told["detail"])
-        return Bundle.parse(told["bundle"])
+        answer = self._shop.agent.call("POST", f"/v1/tasks/{task}/attenuate", {"link": link, "caveats": caveats}).json()
+        if "bundle" not in answer:
+            raise AttenuationError(answer["detail"])
+        return Bundle.parse(answer["bundle"])
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +192,10 @@ def reached(shop: Shop, held: Held, then: Mapping[str, Any]) -> Iterator[Held]:
     yield held
     at = held.path[-1]
     for audience in ONWARDS[at] if len(held.path) < MAX_PATH else ():
-        told = shop.exchange(at, held.task.call_token(at, "anything", {}), audience)
-        if "bundle" not in told:
+        answer = shop.exchange(at, held.task.call_token(at, "anything", {}), audience)
+        if "bundle" not in answer:
             continue
-        got = Held(Task(Bundle.parse(told["bundle"])), (*held.path, audience), held.hops + 1, held.written)
+        got = Held(Task(Bundle.parse(answer["bundle"])), (*held.path, audience), held.hops + 1, held.written)
         yield from reached(shop, got, then)
         if len(held.path) == 1:
             with suppress(AttenuationError):
@@ -213,8 +217,8 @@ def test_nothing_that_is_reached_is_wider_than_what_was_written(
     task: Task = StartedTask(shop.start().bundle, session=session)
     held = Held(task, (), 0, ())
     if caveats:
-        said = {each: [caveats[each]] if each in caveats else [] for each in task.audiences}
-        bundle = session.attenuate_task(task.id, task.link, said)
+        values = {each: [caveats[each]] if each in caveats else [] for each in task.audiences}
+        bundle = session.attenuate_task(task.id, task.link, values)
         written = tuple(Written(caveat, (), 0, of=audience) for audience, caveat in caveats.items())
         held = Held(StartedTask(bundle, session=session), (), 0, written)
     for how, less in steps:

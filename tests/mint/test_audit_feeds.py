@@ -56,7 +56,7 @@ def start_mint(tmp_path: Path, realm_name: str, database: str | None, valkey: Em
 
 @pytest.fixture
 def past_the_mint(start_mint: Mints, realm_name: str, valkey: EmbeddedValkey) -> Iterator[RevocationStore]:
-    """Somebody else's way to the store, once the mint has begun the realm's history."""
+    """Another client's way to the store, once the mint has begun the realm's history."""
     start_mint()
     store = RevocationStore(valkey.url, realm_name)
     store.header()
@@ -82,9 +82,9 @@ def test_everything_is_in_the_log_once(start_mint: Mints, past_the_mint: Revocat
     task = holder.call("POST", "/v1/tasks", LOOKUP).json()["task"]["id"]
     holder.call("DELETE", f"/v1/tasks/{task}")
     logged(live)
-    past_the_mint.kill([f"session:{session['id']}"], "past the mint", "somebody")
+    past_the_mint.kill([f"session:{session['id']}"], "past the mint", "operator:eve")
     live = start_mint()
-    past_the_mint.kill_and_freeze(["agent:acme/x", "subject:" + "a" * 32], "past the mint again", "somebody")
+    past_the_mint.kill_and_freeze(["agent:acme/x", "subject:" + "a" * 32], "past the mint again", "operator:eve")
     live.operator().call("GET", "/v1/agents")
     logged(live)
     live = start_mint()
@@ -96,9 +96,13 @@ def test_everything_is_in_the_log_once(start_mint: Mints, past_the_mint: Revocat
     assert by_source["mint"] == [event.id for event in db.outbox.after(0)]
     kills = past_the_mint.log()
     assert by_source["store"] == [entry.seq for entry in kills]
-    told = {event.named["seq"]: event for event in events if event.source.startswith("store/")}
-    assert told[kills[-1].seq].by == "somebody"
-    assert {event.named.get("target") for event in told.values()} >= {f"session:{session['id']}", "agent:acme/x", None}
+    values = {event.named["seq"]: event for event in events if event.source.startswith("store/")}
+    assert values[kills[-1].seq].by == "operator:eve"
+    assert {event.named.get("target") for event in values.values()} >= {
+        f"session:{session['id']}",
+        "agent:acme/x",
+        None,
+    }
     assert int(past_the_mint.exchange.client.hget(past_the_mint.keys.header, "taken") or 0) == kills[-1].seq
     journal = [each for each in read_journal(live.realm.journals_dir / "mint") if each.sequence]
     ids = [each.id for each in decisions]
@@ -114,14 +118,14 @@ class Watched:
 
     @property
     def crowded(self) -> bool:
-        """Whether somebody came while another one was here."""
+        """Whether a second caller came while the first was inside."""
         return self._second.is_set()
 
     def begin(self, store: LogStore) -> None:
         """Nothing is to be seen to."""
 
     def __call__(self, store: LogStore) -> None:
-        """Stay until somebody else comes, who must not, or long enough for that."""
+        """Stay until a second caller comes, which must not happen, or long enough for that."""
         if not self._inside.acquire(blocking=False):
             self._second.set()
             return
@@ -130,7 +134,7 @@ class Watched:
 
 
 def test_steps_come_one_after_another(start_mint: Mints) -> None:
-    """Whoever erases a person steps the log while its own thread does: no feed is asked by two, who would mix it up."""
+    """An erasure steps the log while the log's own thread does: two callers at one feed would mix it up."""
     log = start_mint().mint.log
     watched = Watched()
     log.feeds = [*log.feeds, watched]
@@ -150,9 +154,9 @@ def test_what_comes_into_the_log_is_counted(start_mint: Mints, past_the_mint: Re
     holder.call("POST", "/v1/tasks", LOOKUP)
     live.client.get("/v1/agents", headers={"Authorization": "DPoP junk", "DPoP": "junk"})
     before = past_the_mint.header().seq
-    past_the_mint.kill(["agent:acme/x", "agent:acme/y"], "past the mint", "somebody")
-    past_the_mint.freeze(["agent:acme/z"], "past the mint", "somebody")
-    past_the_mint.thaw(["agent:acme/z"], "past the mint", "somebody")
+    past_the_mint.kill(["agent:acme/x", "agent:acme/y"], "past the mint", "operator:eve")
+    past_the_mint.freeze(["agent:acme/z"], "past the mint", "operator:eve")
+    past_the_mint.thaw(["agent:acme/z"], "past the mint", "operator:eve")
     logged(live)
     logged(live)
     text = live.client.app.state.metrics.text().decode()  # type: ignore[attr-defined]
@@ -172,17 +176,17 @@ def test_what_comes_into_the_log_is_counted(start_mint: Mints, past_the_mint: Re
     assert 0 <= found["arx_checkpoint_age_seconds",] < 60
 
 
-def test_kills_that_were_ended_unread_are_told(start_mint: Mints, past_the_mint: RevocationStore) -> None:
-    """The mint is away, somebody kills, and somebody gives the store another history: the log says what it missed."""
+def test_kills_that_were_ended_unread_are_reported(start_mint: Mints, past_the_mint: RevocationStore) -> None:
+    """While the mint is away a client kills, and the store gets another history: the log records what it missed."""
     live = start_mint()
     live.session()
-    past_the_mint.kill(["agent:acme/a"], "seen", "somebody")
+    past_the_mint.kill(["agent:acme/a"], "seen", "operator:eve")
     events, _ = logged(live)
     seen = past_the_mint.log()[-1].seq
     start_mint.stop()
-    missed = [past_the_mint.kill([f"agent:acme/{n}"], "missed", "somebody").header.seq for n in range(3)]
+    missed = [past_the_mint.kill([f"agent:acme/{n}"], "missed", "operator:eve").header.seq for n in range(3)]
     past_the_mint.rotate(seq_at_least=missed[-1])
-    last = past_the_mint.kill(["agent:acme/b"], "in a history that the mint ends", "somebody").header.seq
+    last = past_the_mint.kill(["agent:acme/b"], "in a history that the mint ends", "operator:eve").header.seq
     events, _ = logged(start_mint())
     unread = [event.named for event in events if event.kind == "kills.unread"]
     assert [(each["first"], each["last"]) for each in unread] == [(seen + 1, last)]

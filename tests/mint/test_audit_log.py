@@ -74,7 +74,7 @@ def test_what_a_service_sends_is_in_the_signed_log(unit: Harness, key: SigningKe
 def test_many_records_are_signed_before_the_clock_says(
     tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever sends much does not wait for it, and what was committed is signed while it is still in memory."""
+    """A busy sender does not wait for the signature; the log signs committed records while they are in memory."""
     monkeypatch.setattr(log, "SIGN_S", 3600.0)
     monkeypatch.setattr(log, "SIGN_RECORDS", 20)
     with open_unit(tmp_path / "realm", database=database, log=True) as unit:
@@ -103,7 +103,7 @@ def test_only_the_service_itself_writes_its_records(unit: Harness, key: SigningK
     sink = unit.mint.decisions
     assert isinstance(sink, InMemoryDecisions)
     sink.close()
-    # Whoever is proven is recorded with what was refused; what a stranger sends is counted.
+    # A refusal of a proven caller is recorded; refusals of strangers are counted.
     refused = [(each.agent, each.tool, each.code) for each in sink.decisions if each.agent]
     assert {each[:2] for each in refused} == {("service:orders", "arx.decisions.write")}
     assert [each[2] for each in refused].count("bad_batch") == 2
@@ -129,7 +129,7 @@ def test_a_batch_may_be_larger_than_other_bodies(unit: Harness, key: SigningKey)
     assert send(unit, key, made, body=b"\0" * (MAX_BYTES + 1)).json()["code"] == "too_large"
 
 
-def test_a_log_that_cannot_store_says_so(unit: Harness, key: SigningKey) -> None:
+def test_a_log_that_cannot_store_reports_it(unit: Harness, key: SigningKey) -> None:
     """The sender gets a 503 and keeps its records; later it gets on where it was."""
     made = batch_of([decision(1, facts())])
     with unit.mint.log.store.writing() as log:
@@ -159,7 +159,7 @@ def test_what_the_mint_does_is_in_the_same_log(unit: Harness) -> None:
 
 @pytest.mark.spec("LOG 1.7")
 def test_an_event_says_nothing_of_a_person_in_what_stays(unit: Harness) -> None:
-    """What somebody wrote, and whom it was for, stands in the body, which can be erased."""
+    """The texts of callers and the subject are in the body, which can be erased."""
     holder, _ = unit.open_session(unit.enrol(owner="ada@example.com"), purpose="look after Ada")
     asked = {"template": "lookup", "params": {"order_id": "order-of-ada"}}
     assert holder.call("POST", "/v1/tasks", asked).status_code == 201
@@ -169,14 +169,14 @@ def test_an_event_says_nothing_of_a_person_in_what_stays(unit: Harness) -> None:
         assert b"order-of" not in kept
     with unit.mint.log.store.reading() as c:
         rows = c.execute(select(RECORD.c.kept, RECORD.c.body)).all()
-    told = {event.kind: event.facts for event in (read_event(row.kept, row.body) for row in rows)}
-    assert told["session.opened"]["purpose"] == "look after Ada"
-    assert told["task.started"]["params"] == asked["params"]
+    values = {event.kind: event.facts for event in (read_event(row.kept, row.body) for row in rows)}
+    assert values["session.opened"]["purpose"] == "look after Ada"
+    assert values["task.started"]["params"] == asked["params"]
 
 
 @pytest.mark.spec("LOG 1.7")
 def test_a_database_that_was_put_back_loses_no_event(tmp_path: Path) -> None:
-    """An older mint.db gives numbers a second time; the log tells of it, has all that comes, and nothing twice."""
+    """An older mint.db repeats numbers; the log records that, has each event that comes, and none twice."""
     with open_unit(tmp_path / "realm", log=True) as first:
         first.enrol("acme/a")
         with sqlite3.connect(first.realm.database_path) as kept, sqlite3.connect(tmp_path / "backup") as backup:
@@ -190,10 +190,10 @@ def test_a_database_that_was_put_back_loses_no_event(tmp_path: Path) -> None:
     second = Harness(mint)
     mint.log.start()
     second.enrol("acme/c")
-    told = [read_event(kept, None) for kept in entries(second) if is_event(kept)]
-    enrolled = [each.named["agent"] for each in told if each.kind == "agent.enrolled"]
+    values = [read_event(kept, None) for kept in entries(second) if is_event(kept)]
+    enrolled = [each.named["agent"] for each in values if each.kind == "agent.enrolled"]
     assert enrolled == ["acme/a", "acme/b", "acme/c"]
-    assert [each.kind for each in told].count("mint.database_restored") == 1
+    assert [each.kind for each in values].count("mint.database_restored") == 1
     mint.close()
 
 
@@ -219,7 +219,7 @@ def test_the_files_are_served_to_who_may_read_them(unit: Harness, key: SigningKe
 
 @pytest.mark.spec("LOG 1.8")
 @pytest.mark.parametrize("form", ["{boot}-{sequence}", "{verifier}/{boot}/{sequence}", "{index}"])
-def test_a_record_can_be_proven_to_anybody(unit: Harness, key: SigningKey, tmp_path: Path, form: str) -> None:
+def test_a_record_can_be_proven_to_any_reader(unit: Harness, key: SigningKey, tmp_path: Path, form: str) -> None:
     """By its id or index one gets a file that verifies offline, also for a record that came a moment ago."""
     made = [decision(n, facts()) for n in range(1, 4)]
     send(unit, key, batch_of(made))
@@ -237,13 +237,13 @@ def test_a_record_can_be_proven_to_anybody(unit: Harness, key: SigningKey, tmp_p
 
 
 @pytest.mark.spec("LOG 2.5")
-def test_a_sender_that_asks_is_told_where_the_log_stands(unit: Harness, key: SigningKey) -> None:
+def test_a_sender_that_asks_learns_the_size_of_the_log(unit: Harness, key: SigningKey) -> None:
     """With the size that it saw last it gets the checkpoint and the proof between the two; else nothing of it."""
     made, own = batch_of([decision(n, facts()) for n in range(1, 10)]), read_log_key(unit.realm.log_key_path)
     assert "log" not in send(unit, key, made).json()
     unit.mint.log.step()
-    told = send(unit, key, made, **{SEEN_HEADER: "0"}).json()["log"]
-    assert open_checkpoint(told["checkpoint"].encode(), own).checkpoint.size >= 9
-    assert told["key"] == str(own)
+    answer = send(unit, key, made, **{SEEN_HEADER: "0"}).json()["log"]
+    assert open_checkpoint(answer["checkpoint"].encode(), own).checkpoint.size >= 9
+    assert answer["key"] == str(own)
     assert len(send(unit, key, made, **{SEEN_HEADER: "3"}).json()["log"]["consistency"]) > 1
     assert "log" not in send(unit, key, made, **{SEEN_HEADER: "-1"}).json()

@@ -182,7 +182,7 @@ def test_a_changed_policy_ends_a_consent(flow: Flow) -> None:
 
 @pytest.mark.sqlite
 def test_a_persons_session_is_not_the_clients_own(flow: Flow) -> None:
-    """By ``client_credentials`` it acts for nobody, in another session."""
+    """By ``client_credentials`` it acts for no person, in another session."""
     person = claims_of(flow.harness, flow.token()["access_token"])
     own = claims_of(flow.harness, flow.client.token(scope="status", authorization_details=""))
     assert own.sid != person.sid
@@ -205,7 +205,7 @@ WRONG_TOKENS: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.mark.sqlite
-def test_a_wrong_id_token_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
+def test_a_wrong_id_token_logs_no_person_in(flow: Flow, idp: Issuer) -> None:
     """Each claim is judged, and the person learns that it failed."""
     for claims, says in WRONG_TOKENS:
         idp.claims = claims
@@ -215,7 +215,7 @@ def test_a_wrong_id_token_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
 
 
 @pytest.mark.sqlite
-def test_another_key_or_a_mac_logs_nobody_in(flow: Flow, idp: Issuer) -> None:
+def test_another_key_or_a_mac_logs_no_person_in(flow: Flow, idp: Issuer) -> None:
     """The policy's keys sign, and no others."""
     with issuer() as other:
         idp.signer = other.key
@@ -307,12 +307,12 @@ def test_the_cookies_of_a_browser_fit_a_header(flow: Flow) -> None:
 
 @pytest.mark.sqlite
 def test_metadata_names_the_grant_where_people_can_log_in(flow: Flow, realm_template: Path, tmp_path: Path) -> None:
-    """A mint without a login has the endpoint too, since stock clients refuse metadata without; a page says so."""
-    said = flow.browser.get("/.well-known/oauth-authorization-server").json()
-    assert said["authorization_endpoint"] == f"{ISSUER}/oauth/authorize"
-    assert said["code_challenge_methods_supported"] == ["S256"]
-    assert said["authorization_response_iss_parameter_supported"] is True
-    assert "none" in said["token_endpoint_auth_methods_supported"]
+    """A mint without a login has the endpoint too, since stock clients refuse metadata without; its page explains."""
+    answer = flow.browser.get("/.well-known/oauth-authorization-server").json()
+    assert answer["authorization_endpoint"] == f"{ISSUER}/oauth/authorize"
+    assert answer["code_challenge_methods_supported"] == ["S256"]
+    assert answer["authorization_response_iss_parameter_supported"] is True
+    assert "none" in answer["token_endpoint_auth_methods_supported"]
     with open_unit(tmp_path / "other", template=realm_template) as other:
         less = other.client.get("/.well-known/oauth-authorization-server").json()
         assert less["authorization_endpoint"] == f"{ISSUER}/oauth/authorize"
@@ -374,9 +374,9 @@ def test_a_refresh_token_is_bound(flow: Flow) -> None:
 
 def test_an_error_of_the_login_is_passed_on_by_its_code(flow: Flow) -> None:
     """So an operator reads that, for instance, the issuer does not know a scope; other text of the URL is not shown."""
-    for said, shown in (("invalid_scope", ": the issuer answered invalid_scope"), ("<b>", "")):
+    for value, shown in (("invalid_scope", ": the issuer answered invalid_scope"), ("<b>", "")):
         query = dict(parse_qsl(urlsplit(flow.begin().headers["location"]).query))
-        back = flow.visit(f"/oauth/callback?{urlencode({'state': query['state'], 'error': said})}")
+        back = flow.visit(f"/oauth/callback?{urlencode({'state': query['state'], 'error': value})}")
         assert flow.answer_of(back)["error_description"] == f"the login failed or was cancelled{shown}"
 
 

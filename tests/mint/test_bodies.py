@@ -102,7 +102,7 @@ def test_unknown_paths_and_methods_are_problems(unit: Harness) -> None:
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
 
 
-def test_what_is_not_there_is_not_found(unit: Harness) -> None:
+def test_a_missing_one_is_not_found(unit: Harness) -> None:
     """Unknown ids, odd ids and ids of another kind are 404 for an operator."""
     operator = unit.operator()
     for path in ("/v1/agents/acme/none", "/v1/agents/", "/v1/agents/%00", "/v1/sessions/s-none", "/v1/sessions/%E2%82"):

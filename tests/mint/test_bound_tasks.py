@@ -41,8 +41,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def started(shop: Shop, key: HolderKey | None = None, **body: object) -> Task:
     """A task that is bound to the session's key, or to another one."""
     more = body if key is None else {**body, "holder": key.public}
-    told = shop.agent.call("POST", "/v1/tasks", {**PAY, **more}).json()
-    return Task(Bundle.parse(told["bundle"]), key=key or shop.agent.key)
+    answer = shop.agent.call("POST", "/v1/tasks", {**PAY, **more}).json()
+    return Task(Bundle.parse(answer["bundle"]), key=key or shop.agent.key)
 
 
 def get(shop: Shop, task: Task) -> str:
@@ -51,7 +51,7 @@ def get(shop: Shop, task: Task) -> str:
 
 
 def test_a_task_is_bound_to_the_key_of_its_session(shop: Shop) -> None:
-    """Each token of it; its agent calls and delegates, and nobody else can, with the text alone."""
+    """Each token of a bound task; its agent calls and delegates, and no other holder of the text can."""
     task = started(shop)
     assert task.bound_to == shop.agent.key.public.x
     assert {held.holder for held in task.bundle.outlines.values()} == {task.bound_to}
@@ -82,8 +82,8 @@ def test_a_task_is_bound_to_a_key_made_for_it(shop: Shop) -> None:
 def test_what_the_mint_signs_later_is_bound_to_the_same_key(shop: Shop) -> None:
     """Extended, and signed again for a lost answer."""
     task = started(shop, WORKER)
-    told = shop.agent.call("POST", f"/v1/tasks/{task.id}/extend", {}).json()
-    more = Task(Bundle.parse(told["bundle"]), key=WORKER)
+    answer = shop.agent.call("POST", f"/v1/tasks/{task.id}/extend", {}).json()
+    more = Task(Bundle.parse(answer["bundle"]), key=WORKER)
     assert (more.bound_to, get(shop, more)) == (WORKER.public, "ok")
     bodies = []
     for _ in range(2):
@@ -99,9 +99,9 @@ def test_what_the_mint_signs_later_is_bound_to_the_same_key(shop: Shop) -> None:
 def test_an_exchanged_token_is_bound_to_the_service(shop: Shop) -> None:
     """The mint proves the holders and vouches for them; without the service's key the new text is of no use."""
     worker = started(shop).delegate("acme/support/worker", key=WORKER.public)
-    told = shop.exchange("orders", called(Task.from_text(worker.encode(), key=WORKER)))
+    answer = shop.exchange("orders", called(Task.from_text(worker.encode(), key=WORKER)))
     orders = shop.services["orders"]
-    task = Task(Bundle.parse(told["bundle"]), key=orders.key)
+    task = Task(Bundle.parse(answer["bundle"]), key=orders.key)
     assert task.bound_to == orders.key.public.x
     args = {**ORDER, "amount": 5}
     decision = shop.verifiers["payments"].decide(
@@ -111,7 +111,7 @@ def test_an_exchanged_token_is_bound_to_the_service(shop: Shop) -> None:
     assert decision.facts.named == ("acme/support/worker", "service/orders")
     assert [each.key for each in decision.facts.holders] == [orders.key.public.x]
     with pytest.raises(AttenuationError, match="bound to the key"):
-        Task(Bundle.parse(told["bundle"]), key=WORKER).call_token("payments", "payments.refund", args)
+        Task(Bundle.parse(answer["bundle"]), key=WORKER).call_token("payments", "payments.refund", args)
     # One service further: what the first exchange vouched for is vouched for again.
     ledger = shop.exchange("orders", called(started(shop)), "ledger")
     text = Task(Bundle.parse(ledger["bundle"]), key=orders.key).call_token("ledger", "ledger.add", ORDER)

@@ -55,8 +55,8 @@ def test_an_extension_fills_no_pool(shop: Shop) -> None:
     """The new grant has another link, and draws from the same pools."""
     task = shop.start()
     assert refund(shop, task, 4) == "ok"
-    told = shop.agent.call("POST", f"/v1/tasks/{task.id}/extend", {}).json()
-    more = Task(Bundle.parse(told["bundle"]))
+    answer = shop.agent.call("POST", f"/v1/tasks/{task.id}/extend", {}).json()
+    more = Task(Bundle.parse(answer["bundle"]))
     assert more.link != task.link
     assert [refund(shop, more, 2), refund(shop, more, 1), refund(shop, task, 1)] == [
         "insufficient_budget",
@@ -68,8 +68,8 @@ def test_an_extension_fills_no_pool(shop: Shop) -> None:
 def test_an_exchanged_token_draws_from_all_pools_above(shop: Shop) -> None:
     """From those of the mint and those of the holder whose call was exchanged."""
     worker = shop.start().delegate("acme/support/worker", budget={"usd": 2})
-    told = shop.exchange("orders", called(worker))
-    child = Task(Bundle.parse(told["bundle"]))
+    answer = shop.exchange("orders", called(worker))
+    child = Task(Bundle.parse(answer["bundle"]))
     assert [refund(shop, child, 2), refund(shop, child, 1)] == ["ok", "budget_exhausted"]
     assert refund(shop, worker, 1) == "budget_exhausted"
 
@@ -155,8 +155,8 @@ def test_a_bound_delegation_has_a_pool_of_its_own(unit: Harness) -> None:
     shop = Shop(unit, BUDGET.replace("depth = 3\n", 'depth = 3\nbinding = "bound"\n'))
     ledger, key = MemoryLedger(), HolderKey.generate()
     shop.verifiers = {name: verifier(unit, name, ledger=ledger, costs=COSTS) for name in shop.services}
-    told = shop.agent.call("POST", "/v1/tasks", PAY).json()
-    task = Task(Bundle.parse(told["bundle"]), key=shop.agent.key)
+    answer = shop.agent.call("POST", "/v1/tasks", PAY).json()
+    task = Task(Bundle.parse(answer["bundle"]), key=shop.agent.key)
     worker = Task.from_text(task.delegate("acme/support/worker", key=key.public, budget={"usd": 2}).encode(), key=key)
     assert [refund(shop, worker, 3), refund(shop, worker, 2)] == ["insufficient_budget", "ok"]
     assert [refund(shop, worker, 1), refund(shop, task, 3), refund(shop, task, 1)] == [

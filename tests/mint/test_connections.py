@@ -100,9 +100,20 @@ def accounts(
         yield Accounts(harness, tracker)
 
 
-@pytest.mark.parametrize("changed", [{"subject": BOB}, {"account": "bob-t"}, {"name": "other"}, {"id": "c-9"}])
+@pytest.fixture
+def live_accounts(live: Harness, monkeypatch: pytest.MonkeyPatch) -> Iterator[Accounts]:
+    """A mint with its store, so that it kills, and the issuer."""
+    monkeypatch.setenv("ARX_TEST_TRACKER_SECRET", SECRET)
+    tracker = Tracker()
+    with served(tracker.server):
+        yield Accounts(live, tracker)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"subject": BOB}, {"account": "bob-t"}, {"name": "other"}, {"id": "c-9"}, {"issuer": "i"}]
+)
 def test_a_row_that_was_moved_does_not_open(accounts: Accounts, changed: dict[str, str]) -> None:
-    """To another person, account, connection or id: whoever writes the database gets no one else's token."""
+    """To another person, account, connection, id or issuer: write access to the database opens no other token."""
     row = accounts.add(ANN, "ann-t")
     accounts.add(BOB, "bob-t")  # has a key of its own
     assert open_tokens(accounts.mint, row).refresh == "canary-refresh-1"
@@ -114,7 +125,7 @@ def test_a_row_that_was_moved_does_not_open(accounts: Accounts, changed: dict[st
 
 
 def test_many_callers_refresh_once(accounts: Accounts) -> None:
-    """All others are told to come again, and get what the first one got; the issuer sees the token once."""
+    """The mint asks all others to try again, and they get what the first got; the issuer sees the token once."""
     row, ready = accounts.add(ANN, "ann-t"), threading.Barrier(16)
 
     def ask(_: int) -> tuple[str, int] | None:

@@ -36,9 +36,9 @@ def test_opening(live: Harness, crasher: Crasher, agent: KeyFile) -> None:
         body, key = {"assertion": live.assertion(agent, holder.key)}, f"k-{step}"
         answered = crasher.ask(step, holder, "POST", "/v1/sessions", body, key)
         assert len(live.mint.db.sessions.list()) == count(live, "session.opened")
-        told = repeat(holder, "/v1/sessions", body, key, answered)
+        answer = repeat(holder, "/v1/sessions", body, key, answered)
         assert len(live.mint.db.sessions.list()) == count(live, "session.opened") == before + 1
-        assert Holder(live, holder.key, told["token"]).call("POST", "/v1/tasks", LOOKUP).status_code == 201
+        assert Holder(live, holder.key, answer["token"]).call("POST", "/v1/tasks", LOOKUP).status_code == 201
         return answered
 
     assert at_every_step(live, act) > 6
@@ -91,8 +91,8 @@ def test_renewing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
         return answered
 
     assert at_every_step(live, act) > 5
-    told = running.holder.call("POST", path).json()
-    running.holder.token = told["token"]
+    answer = running.holder.call("POST", path).json()
+    running.holder.token = answer["token"]
     assert running.holder.call("DELETE", f"/v1/sessions/{running.session}").status_code == 200
     assert outcome(live, orders, running.bundle) == "revoked"
     assert running.holder.call("POST", path).json()["code"] == "revoked"
@@ -111,12 +111,12 @@ def test_deactivating(live: Harness, crasher: Crasher, orders: Verifier) -> None
         assert row is not None
         if row.status == "deactivated":
             refused = Holder(live, live.session_key, None)
-            told = refused.call("POST", "/v1/sessions", {"assertion": live.assertion(agent)})
-            assert (told.status_code, told.json()["code"]) == (401, "frozen")
+            answer = refused.call("POST", "/v1/sessions", {"assertion": live.assertion(agent)})
+            assert (answer.status_code, answer.json()["code"]) == (401, "frozen")
         if answered is not None:
             assert outcome(live, orders, running.bundle) == "revoked"
-        told = live.operator().call("DELETE", f"/v1/agents/{path}")
-        assert told.json()["agent"]["state"] == "deactivated"
+        answer = live.operator().call("DELETE", f"/v1/agents/{path}")
+        assert answer.json()["agent"]["state"] == "deactivated"
         assert outcome(live, orders, running.bundle) == "revoked"
         assert f"agent:{path}" in live.mint.store.freezes()
         return answered

@@ -41,9 +41,9 @@ def test_starting(live: Harness, crasher: Crasher, agent: KeyFile, orders: Verif
         before, key = len(live.mint.db.tasks.list()), f"k-{step}"
         answered = crasher.ask(step, running.holder, "POST", "/v1/tasks", LOOKUP, key)
         assert len(live.mint.db.tasks.list()) == count(live, "task.started")
-        told = repeat(running.holder, "/v1/tasks", LOOKUP, key, answered)
+        answer = repeat(running.holder, "/v1/tasks", LOOKUP, key, answered)
         assert len(live.mint.db.tasks.list()) == count(live, "task.started") == before + 1
-        assert outcome(live, orders, told["bundle"]) == "ok"
+        assert outcome(live, orders, answer["bundle"]) == "ok"
         return answered
 
     assert at_every_step(live, act) > 6
@@ -57,15 +57,15 @@ def test_finishing(live: Harness, crasher: Crasher, agent: KeyFile, orders: Veri
     holder, session = live.open_session(agent)
 
     def act(step: int) -> dict[str, Any] | None:
-        told = holder.call("POST", "/v1/tasks", LOOKUP).json()
-        path = f"/v1/tasks/{told['task']['id']}"
+        answer = holder.call("POST", "/v1/tasks", LOOKUP).json()
+        path = f"/v1/tasks/{answer['task']['id']}"
         answered = crasher.ask(step, holder, "DELETE", path)
-        row = live.mint.db.tasks.find(told["task"]["id"])
+        row = live.mint.db.tasks.find(answer["task"]["id"])
         assert row is not None
         if row.status == "ended" or answered is not None:
-            assert outcome(live, orders, told["bundle"]) == "revoked"
+            assert outcome(live, orders, answer["bundle"]) == "revoked"
         assert holder.call("DELETE", path).json()["task"]["state"] == "ended"
-        assert outcome(live, orders, told["bundle"]) == "revoked"
+        assert outcome(live, orders, answer["bundle"]) == "revoked"
         return answered
 
     assert at_every_step(live, act) > 7
@@ -83,10 +83,10 @@ def test_attenuation(live: Harness, crasher: Crasher, agent: KeyFile, orders: Ve
         answered = crasher.ask(step, running.holder, "POST", path, body, f"k-{step}")
         if answered is not None or count(live, "task.attenuated") > recorded:
             assert outcome(live, orders, running.bundle) == "revoked"
-        told = repeat(running.holder, path, body, f"k-{step}", answered)
+        answer = repeat(running.holder, path, body, f"k-{step}", answered)
         assert count(live, "task.attenuated") == recorded + 1
         assert outcome(live, orders, running.bundle) == "revoked"
-        assert outcome(live, orders, told["bundle"]) == "ok"
+        assert outcome(live, orders, answer["bundle"]) == "ok"
         assert len(live.mint.db.grants.live(running.task)) == 1
         return answered
 
@@ -103,9 +103,9 @@ def test_extending(live: Harness, crasher: Crasher, agent: KeyFile, orders: Veri
         before, key = count(live, "task.extended"), f"k-{step}"
         answered = crasher.ask(step, running.holder, "POST", path, {}, key)
         assert len(live.mint.db.grants.live(running.task)) == 1 + count(live, "task.extended")
-        told = repeat(running.holder, path, {}, key, answered)
+        answer = repeat(running.holder, path, {}, key, answered)
         assert count(live, "task.extended") == before + 1 == len(live.mint.db.grants.live(running.task)) - 1
-        assert {outcome(live, orders, bundle) for bundle in (running.bundle, told["bundle"])} == {"ok"}
+        assert {outcome(live, orders, bundle) for bundle in (running.bundle, answer["bundle"])} == {"ok"}
         return answered
 
     assert at_every_step(live, act) > 6
@@ -131,9 +131,9 @@ def test_exchanging(live: Harness, crasher: Crasher, agent: KeyFile) -> None:
             asked = body | {"subject_token": task.call_token("orders", "orders.get", ORDER)}
             answered = crasher.ask(step, service, "POST", "/v1/exchange", asked, key)
             took_ms = now_ms() - began
-        told = repeat(service, "/v1/exchange", asked, key, answered)
+        answer = repeat(service, "/v1/exchange", asked, key, answered)
         assert count(live, "token.exchanged") == before + 1
-        onwards, args = Task(Bundle.parse(told["bundle"])), ORDER | {"amount": 50}
+        onwards, args = Task(Bundle.parse(answer["bundle"])), ORDER | {"amount": 50}
         text = onwards.call_token("payments", "payments.refund", args)
         assert payments.decide(text, AccessRequest("payments.refund", args, now_ms())).code == "ok"
         assert service.call("POST", "/v1/exchange", asked).json()["code"] == "replayed"
@@ -144,7 +144,7 @@ def test_exchanging(live: Harness, crasher: Crasher, agent: KeyFile) -> None:
 
 def own_key(harness: Harness, audience: str) -> Holder:
     """A service that enrolled a key of its own."""
-    told = harness.operator().call("POST", "/v1/services/invitations", {"audience": audience}).json()
+    answer = harness.operator().call("POST", "/v1/services/invitations", {"audience": audience}).json()
     service = Holder(harness, SigningKey.generate(), None)
-    assert service.call("POST", "/v1/services/keys", {"enrolment": told["enrolment"]}).status_code == 201
+    assert service.call("POST", "/v1/services/keys", {"enrolment": answer["enrolment"]}).status_code == 201
     return service

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which database a mint uses, how that is said, and that its password stays where it is."""
+"""Which database a mint uses, how an operator names it, and that its password stays secret."""
 
 import traceback
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_realm_keeps_its_database_and_not_its_password(
 
 
 def test_a_setting_that_is_no_database_stops_the_start(tmp_path: Path) -> None:
-    """A wrong ``database`` in ``realm.toml`` is told with what it should be."""
+    """The error for a wrong ``database`` in ``realm.toml`` names the expected form."""
     realm = make_realm(tmp_path / "realm")
     with (realm.folder / "realm.toml").open("a") as file:
         file.write('database = "redis://here"\n')

@@ -33,7 +33,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def locked_file(harness: Harness) -> Iterator[None]:
-    """Somebody else holds the file's write lock."""
+    """Another process holds the file's write lock."""
     with contextlib.closing(sqlite3.connect(harness.realm.database_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -60,7 +60,7 @@ def full_disk(harness: Harness) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_table(harness: Harness) -> Iterator[None]:
-    """Somebody else holds the table that every change is recorded in."""
+    """Another connection locks the table that records every change."""
     url = str(harness.realm.database)
     with psycopg.connect(url) as other:
         other.execute("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
@@ -72,7 +72,7 @@ def locked_table(harness: Harness) -> Iterator[None]:
 
 @contextlib.contextmanager
 def server_down(harness: Harness) -> Iterator[None]:
-    """Nobody gets into the database, and whoever was in it is thrown out."""
+    """The database refuses every connection, and ends those that are open."""
     url = str(harness.realm.database)
     name = url.partition("?")[0].rpartition("/")[2]
     with psycopg.connect(url.replace(f"/{name}?", "/postgres?"), autocommit=True) as admin:
@@ -82,7 +82,7 @@ def server_down(harness: Harness) -> Iterator[None]:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
-def hold_to(harness: Harness, fault: Fault) -> None:
+def check_under(harness: Harness, fault: Fault) -> None:
     """Try every kind of change under a fault, and after it."""
     holder, _ = harness.session()
     key = harness.enrol("acme/support/other")
@@ -116,7 +116,7 @@ def hold_to(harness: Harness, fault: Fault) -> None:
 def test_sqlite(tmp_path: Path, fault: Fault) -> None:
     """A file that is locked or full changes nothing by halves."""
     with open_unit(tmp_path / "realm") as unit:
-        hold_to(unit, fault)
+        check_under(unit, fault)
 
 
 @pytest.mark.servers
@@ -125,5 +125,5 @@ def test_postgresql(tmp_path: Path, postgres: Postgres, fault: Fault) -> None:
     """A server that is gone, or whose table is locked, changes nothing by halves."""
     url = postgres.database(template="made")
     with open_unit(tmp_path / "realm", database=url) as unit:
-        hold_to(unit, fault)
+        check_under(unit, fault)
     postgres.drop(url)

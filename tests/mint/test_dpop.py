@@ -227,7 +227,7 @@ def test_a_consent_and_a_refresh_need_the_proof_that_the_policy_demands(flow: Fl
     assert redeemed(flow, first["refresh_token"], Prover()).json()["token_type"] == "DPoP"
 
 
-def test_a_client_that_shows_no_key_goes_without_tasks_that_need_one(flow: Flow) -> None:
+def test_a_client_that_shows_no_key_gets_no_tasks_that_need_one(flow: Flow) -> None:
     """A stock client asks for all scopes: the page shows those that its tokens can stand for."""
     policy = flow.harness.realm.policy_path.read_text()
     flow.harness.use(policy.replace("[task.lookup]\n", '[task.lookup]\nbearer = "dpop"\n'))

@@ -212,7 +212,7 @@ def test_no_text_of_a_caller_begins_a_line() -> None:
 
 
 def test_what_was_not_recorded_is_named() -> None:
-    """A rule without recorded arguments allows any, and says so; so does one whose values have nothing in common."""
+    """A rule without recorded arguments allows any, with a comment; so does one whose values have nothing in common."""
     policy, _, text = drafted([call("s1"), call("s2", "mail.send", {"to": None})])
     assert args_of(policy, "orders.get") is None
     assert "1 call in 1 session; any arguments: none were recorded\n" in text

@@ -45,8 +45,8 @@ def erase(harness: Harness, **body: Any) -> Any:
     return harness.operator().call("POST", "/v1/audit/erase", {"reason": "asked to"} | body)
 
 
-def said_anywhere(harness: Harness) -> set[str]:
-    """What of Ann stands in any row of the mint's database, or in what is in the log."""
+def kept_anywhere(harness: Harness) -> set[str]:
+    """Return the texts of Ann that any row of the mint's database or of the log has."""
     harness.mint.log.step()
     with harness.mint.db.read() as c:
         rows = [str(tuple(row)) for table in METADATA.sorted_tables for row in c.execute(select(table))]
@@ -66,13 +66,13 @@ def test_nothing_is_left_of_a_person(unit: Harness) -> None:
     _, session = work_for_ann(unit)
     other, _ = unit.open_session(unit.enrol("acme/support/other"), purpose="for Bob")
     unit.mint.log.step()
-    assert said_anywhere(unit) >= {"ann-of-accounting", "look after Ann", "o-of-ann"}
+    assert kept_anywhere(unit) >= {"ann-of-accounting", "look after Ann", "o-of-ann"}
     killed(unit)
     answer = erase(unit, subject=ANN)
     assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert (told["sessions"], told["events"] >= 2, told["erased"] >= 2) == (1, True, True)
-    assert said_anywhere(unit) == set()
+    reply = answer.json()
+    assert (reply["sessions"], reply["events"] >= 2, reply["erased"] >= 2) == (1, True, True)
+    assert kept_anywhere(unit) == set()
     shown = unit.operator().call("GET", f"/v1/sessions/{session}").json()
     assert (shown["session"]["subject"], shown["session"]["purpose"]) == (None, None)
     assert [(task["template"], task["params"]) for task in shown["tasks"]] == [("lookup", {})]
@@ -83,7 +83,7 @@ def test_nothing_is_left_of_a_person(unit: Harness) -> None:
     assert events["session.opened"]["erased"] is True
     [done] = [event for event in unit.events() if event["kind"] == "mint.erased"]
     assert (done["by"], done["sessions"], done["reason"]) == ("operator:root", 1, "asked to")
-    assert other.call("POST", "/v1/tasks", LOOKUP).status_code == 201  # nobody else's
+    assert other.call("POST", "/v1/tasks", LOOKUP).status_code == 201  # another person's
     again = erase(unit, subject=ANN).json()
     assert again == {"erased": 0, "sessions": 0, "events": 0}
 
@@ -96,11 +96,11 @@ def test_what_oauth_keeps_of_a_person_is_erased(flow: Flow, idp: Issuer) -> None
     target = subject_target(idp.url, "ann-of-accounting")
     code = flow.answer_of(flow.answer(flow.page(), order_id="o-of-ann"))["code"]
     assert flow.refresh(flow.redeem(code).json()["refresh_token"]).status_code == 200
-    assert said_anywhere(flow.harness) >= {"ann-of-accounting", "o-of-ann"}
+    assert kept_anywhere(flow.harness) >= {"ann-of-accounting", "o-of-ann"}
     flow.harness.epochs.kill(target)
     answer = erase(flow.harness, subject=target)
     assert answer.status_code == 200, answer.text
-    assert said_anywhere(flow.harness) == set()
+    assert kept_anywhere(flow.harness) == set()
     assert flow.client.active(other["access_token"])
 
 
@@ -126,10 +126,10 @@ def test_what_runs_is_ended_first(unit: Harness) -> None:
         assert session in answer.json()["detail"]
         epochs = unit.epochs
         epochs.freeze(ANN)
-    assert "ann-of-accounting" in said_anywhere(unit)
+    assert "ann-of-accounting" in kept_anywhere(unit)
 
 
-def test_what_is_old_goes_whoever_it_is_of(unit: Harness) -> None:
+def test_old_records_go_for_every_person(unit: Harness) -> None:
     """Sessions that were over before a time, and events from before it; what is newer or runs stays."""
     _, session = work_for_ann(unit)
     with unit.mint.db.write() as c:
@@ -139,10 +139,10 @@ def test_what_is_old_goes_whoever_it_is_of(unit: Harness) -> None:
     _, running = unit.open_session(unit.enrol("acme/support/other"), purpose="runs")
     with unit.mint.db.read() as c:
         before = c.execute(select(SESSIONS.c.opened_at).where(SESSIONS.c.id == running["id"])).scalar_one()
-    told = erase(unit, before=before)
-    assert told.status_code == 200, told.text
-    assert told.json()["sessions"] == 1
-    assert said_anywhere(unit) == set()
+    answer = erase(unit, before=before)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["sessions"] == 1
+    assert kept_anywhere(unit) == set()
     operator = unit.operator()
     assert operator.call("GET", f"/v1/sessions/{running['id']}").json()["session"]["purpose"] == "runs"
     assert operator.call("GET", f"/v1/sessions/{session}").json()["session"]["purpose"] is None
@@ -159,7 +159,7 @@ def test_what_was_read_before_comes_into_the_log_erased(unit: Harness, monkeypat
     pages = iter([stale])
     monkeypatch.setattr(db.outbox, "after", lambda number, limit=1000: next(pages, None) or real(number, limit))
     EventFeed(db)(unit.mint.log.store)
-    assert said_anywhere(unit) == set()
+    assert kept_anywhere(unit) == set()
     with unit.mint.log.store.reading() as c:
         kept = [bytes(row) for row in c.execute(select(RECORD.c.kept)).scalars()]
     numbers = [read_event(each, None).number for each in kept if is_event(each)]

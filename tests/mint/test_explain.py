@@ -109,7 +109,7 @@ def test_what_would_be_granted_is_what_is_granted() -> None:
 def test_why_not_and_what_it_would_take(
     asked: dict[str, Any], session: str | None, task: str | None, takes: str
 ) -> None:
-    """The code that the mint would answer, and each thing that stands in the way with its line."""
+    """The code that the mint would answer, and each obstacle with its line."""
     explained = explain_grant(POLICY, **{**ASKED, **asked})
     assert not explained.granted
     refused = [part for part in explained if isinstance(part, PolicyRefusal)]
@@ -118,7 +118,7 @@ def test_why_not_and_what_it_would_take(
     assert any(takes in each for part in refused for each in part.takes), refused
 
 
-def test_a_comparison_tells_what_is_meant() -> None:
+def test_a_comparison_shows_what_is_meant() -> None:
     """More agents and longer limits are granted, what went is no longer granted, another rule is changed."""
     new = changed(
         ('"acme/support/*"]\nparams', '"acme/support/**", "acme/audit"]\nparams'),
@@ -130,11 +130,11 @@ def test_a_comparison_tells_what_is_meant() -> None:
             '[session.sales]\nagents = ["acme/sales/*"]\nttl = "2h"',
         ),
     )
-    told = {(each.kind, each.place, each.member): (each.before, each.after) for each in compare(POLICY, new)}
-    assert ("no longer granted", "task refund", "ttl") in told
-    assert told["granted", "session sales", "ttl"] == ("1h", "2h")
-    assert told["granted", "task refund", "params"][1]["amount"] == {"range": [1, 200]}
-    assert told["changed", "task refund", "allow"][1]["args"]["amount"] == "$amount"
+    values = {(each.kind, each.place, each.member): (each.before, each.after) for each in compare(POLICY, new)}
+    assert ("no longer granted", "task refund", "ttl") in values
+    assert values["granted", "session sales", "ttl"] == ("1h", "2h")
+    assert values["granted", "task refund", "params"][1]["amount"] == {"range": [1, 200]}
+    assert values["changed", "task refund", "allow"][1]["args"]["amount"] == "$amount"
     agents = [each.after for each in compare(POLICY, new) if each.member == "agents"]
     assert agents == ["acme/support/**", "acme/audit"]
     # The pattern that went is covered by the one that came.
@@ -252,19 +252,19 @@ class LaterDocument(PolicyDocument, frozen=True, kw_only=True):
     ],
 )
 def test_a_member_that_a_later_version_adds_is_compared(kind: Any, part: Any, member: str, after: Any) -> None:
-    """A field that nobody has told the comparison of is a difference where it differs, and no grant untold."""
+    """A field that the comparison does not know is a difference where it differs, and no grant is left out."""
     written = Policy.parse(WHOLE, "policy.toml").document
     was = part(written)
     old = kind(**structs.asdict(was))
     new = structs.replace(old, **{member: after})
-    told = compare(of(put(written, was, old)), of(put(written, was, new)))
-    assert told
-    assert all(each.kind == CHANGED for each in told)
-    assert all(shown(member, after) in str(each) for each in told if each.place != "zone eu")
+    answer = compare(of(put(written, was, old)), of(put(written, was, new)))
+    assert answer
+    assert all(each.kind == CHANGED for each in answer)
+    assert all(shown(member, after) in str(each) for each in answer if each.place != "zone eu")
 
 
 def shown(member: str, after: Any) -> str:
-    """How a value stands in a difference: a list member by itself, and a part of a rule beside its name."""
+    """How a difference shows a value: a list member by itself, and a part of a rule beside its name."""
     return repr(after[0]) if isinstance(after, tuple) else member
 
 
@@ -280,7 +280,7 @@ def put(value: Any, was: Any, now: Any) -> Any:
 
 
 def test_a_member_of_a_constraint_that_a_later_version_adds_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody sorted in is an error, and not taken for a restriction of text."""
+    """An unsorted member is an error, and not taken for a restriction of text."""
     monkeypatch.setattr(constraint, "said", lambda operand: [("divides", operand)])
     with pytest.raises(KeyError, match="divides"):
         constraint.kinds_of(3)
@@ -332,15 +332,15 @@ def test_the_scopes_at_peoples_accounts_are_explained_by_template() -> None:
 
 
 def test_who_may_exchange_is_compared_and_explained() -> None:
-    """It is told as the policy writes it."""
+    """The report writes it as the policy does."""
     new = changed(("allow = [", 'exchange = { orders = ["payments"] }\nallow = ['))
-    told = [(each.kind, each.member, each.after) for each in compare(POLICY, new)]
-    assert told == [("granted", "exchange", "orders for payments")]
+    values = [(each.kind, each.member, each.after) for each in compare(POLICY, new)]
+    assert values == [("granted", "exchange", "orders for payments")]
     assert show_explained(explain_grant(new, **ASKED))["task"]["exchange"] == ["orders for payments"]
 
 
 def test_an_approval_is_explained_and_compared() -> None:
-    """Who must approve what is told; another entry takes away, one that goes gives back, and how they are put together
+    """The report names required approvers; another entry restricts, one less grants, and how they are put together
     means nothing."""
     two = 'approvals = [{ tools = ["payments.refund", "orders.get"], need = 2 }]\nallow = ['
     one = two.replace(', "orders.get"], need = 2', "], once = false")
@@ -351,8 +351,8 @@ def test_an_approval_is_explained_and_compared() -> None:
     assert "approvals" not in show_explained(explain_grant(with_one, **ASKED))["task"]["audiences"]["orders"]
     assert [each.kind for each in compare(POLICY, with_two)] == ["no longer granted"] * 2
     assert [each.kind for each in compare(with_two, POLICY)] == ["granted"] * 2
-    told = {(each.kind, each.member, (each.after or each.before)["tool"]) for each in compare(with_two, with_one)}
-    assert told == {("granted", "approvals", "payments.refund"), ("granted", "approvals", "orders.get")}
+    values = {(each.kind, each.member, (each.after or each.before)["tool"]) for each in compare(with_two, with_one)}
+    assert values == {("granted", "approvals", "payments.refund"), ("granted", "approvals", "orders.get")}
     apart = two.replace(
         '"payments.refund", "orders.get"], need = 2',
         '"orders.get"], need = 2 }, { need = 2, tools = ["payments.refund"]',
@@ -387,7 +387,7 @@ def test_a_pattern_that_covers_another_fits_all_it_fits(outer: str, inner: str, 
 @given(data=st.data())
 def test_no_new_grant_goes_untold(data: st.DataObject) -> None:
     """
-    Whatever a changed policy newly grants, the comparison tells a grant or a change of that session or task.
+    Whatever a changed policy newly grants, the comparison shows as a grant or a change of that session or task.
     """
     edits = data.draw(st.lists(st.sampled_from(EDITS), min_size=1, max_size=4, unique=True))
     text = TEXT
@@ -398,10 +398,10 @@ def test_no_new_grant_goes_untold(data: st.DataObject) -> None:
     asked["params"] = {"order_id": "o-1", "amount": data.draw(st.sampled_from([1, 100, 150]))}
     before, after = (_grant(policy, asked) for policy in (POLICY, other))
     if before != after:
-        told = compare(POLICY, other)
-        assert any(each.place == "task refund" for each in told), (edits, before, after)
+        answer = compare(POLICY, other)
+        assert any(each.place == "task refund" for each in answer), (edits, before, after)
         if before is None:
-            assert any(each.kind in ("granted", "changed") for each in told)
+            assert any(each.kind in ("granted", "changed") for each in answer)
     if compare(POLICY, other) == []:
         assert before == after
 
@@ -429,7 +429,7 @@ def _grant(policy: Policy, asked: dict[str, Any]) -> Any:
 
 
 def test_the_commands_say_the_same(tmp_path: Path) -> None:
-    """``explain`` exits with 1 where nothing is granted, ``diff`` marks what it tells, and scripts get objects."""
+    """``explain`` exits with 1 where nothing is granted, ``diff`` marks its lines, and scripts get objects."""
     old, new = tmp_path / "old.toml", tmp_path / "new.toml"
     old.write_text(TEXT)
     new.write_text(TEXT.replace('ttl = "10m"', 'ttl = "20m"'))
@@ -438,20 +438,20 @@ def test_the_commands_say_the_same(tmp_path: Path) -> None:
     assert ran.exit_code == 0
     assert 'payments.refund(order_id: "o-1", amount: {"range": [1, 5]})' in ran.out
     ran = arx(*words, "--json")
-    told = json.loads(ran.out)
-    assert (ran.exit_code, told["granted"], told["task"]["code"]) == (1, False, "bad_parameters")
+    document = json.loads(ran.out)
+    assert (ran.exit_code, document["granted"], document["task"]["code"]) == (1, False, "bad_parameters")
     ran = arx("policy", "diff", str(old), str(new))
     assert ran.out.strip() == "+ task refund: ttl 10m -> 20m"
     assert json.loads(arx("policy", "diff", str(old), str(old), "--json").out)["differences"] == []
     new.write_text(TEXT.replace("allow = [", 'approvals = [{ tools = ["payments.refund"], need = 2 }]\nallow = ['))
     ran = arx("policy", "diff", str(old), str(new))
-    told = "by 2 operators, good for one call within 10m"
-    assert ran.out.strip() == f"- task refund: approvals none -> payments.refund {told}"
+    document = "by 2 operators, good for one call within 10m"
+    assert ran.out.strip() == f"- task refund: approvals none -> payments.refund {document}"
     ran = arx("policy", "diff", str(new), str(old))
-    assert ran.out.strip() == f"+ task refund: approvals payments.refund {told} -> none"
+    assert ran.out.strip() == f"+ task refund: approvals payments.refund {document} -> none"
     asked = ("--param", "order_id=o-1", "--param", "amount=5")
     assert (
-        f"payments.refund needs an approval {told}"
+        f"payments.refund needs an approval {document}"
         in arx(*(str(new) if word == str(old) else word for word in words), *asked).out
     )
     ran = arx("policy", "diff", str(old), str(tmp_path / "none.toml"))

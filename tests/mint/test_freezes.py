@@ -43,14 +43,14 @@ def test_what_is_ended_stays_frozen(live: Harness) -> None:
     store = live.mint.store
     assert wanted <= set(store.freezes())
     assert live.mint.freezes.restore() == []
-    # Somebody restored an old copy of the freezes, or thawed them in the store itself.
-    store.thaw(sorted(wanted), "lost", "nobody")
+    # An operator restored an old copy of the freezes, or thawed them in the store itself.
+    store.thaw(sorted(wanted), "lost", "operator:eve")
     assert live.mint.freezes.restore() == sorted(wanted)
     assert wanted <= set(store.freezes())
-    told = [event for event in live.events() if event["kind"] == "targets.frozen" and event["by"] == "mint"]
-    assert told[-1]["targets"] == sorted(wanted)
+    values = [event for event in live.events() if event["kind"] == "targets.frozen" and event["by"] == "mint"]
+    assert values[-1]["targets"] == sorted(wanted)
     # A mint that starts looks as well.
-    store.thaw(sorted(wanted), "lost", "nobody")
+    store.thaw(sorted(wanted), "lost", "operator:eve")
     second = MintRuntime.open(Realm.open(live.realm.folder), store_url=live.mint.store_url)
     second.start()
     second.close()

@@ -51,7 +51,7 @@ def test_strangers_get_a_problem(unit: Harness, path: str, token: str, proof: st
 @MODEST
 @given(who=st.sampled_from(["agent", "operator"]), path=st.sampled_from(PATHS), body=VALUES)
 def test_callers_get_a_problem(unit: Harness, holders: dict[str, Holder], who: str, path: str, body: Any) -> None:
-    """Any JSON value from somebody who may call is answered, and not with 500; what is not done, with a problem."""
+    """Any JSON value from an authorized caller is answered, never with 500; a refusal is a problem document."""
     content = json.dumps(body).encode()
     answer = _post(holders[who], path, content)
     assert answer.status_code < 500

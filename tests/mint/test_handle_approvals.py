@@ -77,7 +77,7 @@ def service(unit: Harness) -> Service:
     return Service(unit)
 
 
-def test_a_template_with_approvals_takes_access_tokens_where_the_policy_says_so(service: Service) -> None:
+def test_a_template_with_approvals_takes_access_tokens_where_the_policy_allows_it(service: Service) -> None:
     """The default is to take bound ones alone: a thief could use the approval with another one."""
     service.harness.use(POLICY.format(bearer=""))
     refused = service.client.ask(authorization_details="", scope="refund")

@@ -80,11 +80,11 @@ def test_a_killed_one_is_not_opened(client: Client, target: str) -> None:
     "seal",
     [
         lambda key, _: SigningKey.generate().sign({"typ": SEAL_TYPE}, _),
-        lambda key, said: key.sign({"typ": "dpop+jwt"}, said),
-        lambda key, said: key.sign({"typ": SEAL_TYPE}, said | {"ath": token_hash("another")}),
-        lambda key, said: key.sign({"typ": SEAL_TYPE}, {"ath": said["ath"]}),
-        lambda key, said: key.sign({"typ": SEAL_TYPE}, said | {"jwk": {"x": "AA"}}),
-        lambda key, said: "no.seal.at.all",
+        lambda key, claims: key.sign({"typ": "dpop+jwt"}, claims),
+        lambda key, claims: key.sign({"typ": SEAL_TYPE}, claims | {"ath": token_hash("another")}),
+        lambda key, claims: key.sign({"typ": SEAL_TYPE}, {"ath": claims["ath"]}),
+        lambda key, claims: key.sign({"typ": SEAL_TYPE}, claims | {"jwk": {"x": "AA"}}),
+        lambda key, claims: "no.seal.at.all",
     ],
 )
 @pytest.mark.sqlite
@@ -95,12 +95,12 @@ def test_a_bundle_is_sealed_to_the_services_own_key_alone(
     service, _ = join(client.harness, invited(client.harness))
     token = client.token()
     jwk = OKPKey.generate_key("X25519", private=True).as_dict(private=False)
-    said = {"ath": token_hash(token), "jwk": {name: jwk[name] for name in ("kty", "crv", "x")}}
-    good = service.call("POST", "/v1/handles", {"handle": token, "seal": service.key.sign({"typ": SEAL_TYPE}, said)})
+    claims = {"ath": token_hash(token), "jwk": {name: jwk[name] for name in ("kty", "crv", "x")}}
+    good = service.call("POST", "/v1/handles", {"handle": token, "seal": service.key.sign({"typ": SEAL_TYPE}, claims)})
     assert good.status_code == 200
     assert "arx1_" not in good.text
     assert "arxb1_" not in good.text
-    refused = service.call("POST", "/v1/handles", {"handle": token, "seal": seal(service.key, said)})
+    refused = service.call("POST", "/v1/handles", {"handle": token, "seal": seal(service.key, claims)})
     assert (refused.status_code, refused.json()["code"]) == (401, "bad_proof")
 
 

@@ -66,7 +66,7 @@ def test_a_signed_heartbeat_at_each_interval(running: Harness, receiver: Receive
         assert facts["log_size"] >= facts["log_signed"] >= 0
         assert (body["realm"], body["command"]) == (running.realm.name, "arx doctor")
     assert all(later.at - earlier.at >= 0.9 * EACH_MS / 1000 for earlier, later in itertools.pairwise(got))
-    body = {"targets": ["agent:acme/a"], "reason": "told to", "wait": False}
+    body = {"targets": ["agent:acme/a"], "reason": "a test", "wait": False}
     running.operator().call("POST", "/v1/kills", body)
     until(lambda: len(beats(receiver)) >= 4)
     assert {one.body["type"] for one in receiver.at("/200")} == {"heartbeat"}

@@ -59,7 +59,7 @@ def test_a_session_is_opened_once_by_its_key(unit: Harness) -> None:
 
 
 def test_a_repeat_needs_a_proof_of_its_own(unit: Harness) -> None:
-    """Whoever saw a call and sends it again is refused, and told nothing."""
+    """An attacker who saw a call and repeats it is refused, and learns nothing."""
     agent = unit.enrol()
     holder = Holder(unit, SigningKey.generate(), None)
     body = {"assertion": unit.assertion(agent, holder.key)}
@@ -113,9 +113,9 @@ def test_an_answer_that_was_lost_is_given_by_the_repeat(unit: Harness, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(sessions, "show_task", dies)
         assert call(holder, "/v1/tasks", LOOKUP).status_code == 500
-    told = call(holder, "/v1/tasks", LOOKUP).json()
+    answer = call(holder, "/v1/tasks", LOOKUP).json()
     assert kinds(unit, "task.started") == 1
-    assert Bundle.parse(told["bundle"]).task == told["task"]["id"] == unit.mint.db.tasks.list()[0].id
+    assert Bundle.parse(answer["bundle"]).task == answer["task"]["id"] == unit.mint.db.tasks.list()[0].id
 
 
 def test_of_many_at_once_one_is_done(unit: Harness) -> None:

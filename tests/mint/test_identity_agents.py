@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents: what is said of them travels with them, and whoever needs no key has none."""
+"""Agents: their description travels with them, and an agent that needs no key has none."""
 
 from typing import Any
 
@@ -23,21 +23,21 @@ def token_of(holder: Holder) -> str:
     return Bundle.parse(holder.call("POST", "/v1/tasks", LOOKUP).json()["bundle"]).tokens["orders"].encode()
 
 
-def said(text: str) -> dict[str, str | None]:
+def description_in(text: str) -> dict[str, str | None]:
     found = Macaroon.parse(text).unverified_identifier
     assert isinstance(found, Identifier)
     return {"model": found.model, **dict(about(found))}
 
 
 @pytest.mark.spec("4.1")
-def test_what_is_said_of_an_agent_travels(unit: Harness) -> None:
-    """Owner, model, version and purpose stand in its tokens and in every decision about them."""
+def test_the_description_of_an_agent_travels(unit: Harness) -> None:
+    """Owner, model, version and purpose are in its tokens and in every decision about them."""
     metadata = {"model": "m-1", "version": "2.1", "purpose": "triage", "team": "blue"}
     holder, _ = unit.open_session(unit.enrol(owner="ada", metadata=metadata))
     text = token_of(holder)
-    assert said(text) == {"model": "m-1", "version": "2.1", "owner": "ada", "purpose": "triage"}
+    assert description_in(text) == {"model": "m-1", "version": "2.1", "owner": "ada", "purpose": "triage"}
     assert holder.token is not None
-    assert said(holder.token) == said(text)
+    assert description_in(holder.token) == description_in(text)
     kid, key = unit.mint.key_schedule.audience_key("orders")
     epochs, decisions = unit.mint.epochs, InMemoryDecisions()
     verifier = Verifier(audience="orders", keys=KeyRing({kid: key}, realm="acme"), epochs=epochs, decisions=decisions)
@@ -47,7 +47,7 @@ def test_what_is_said_of_an_agent_travels(unit: Harness) -> None:
     assert dict(decision.facts.meta) == {"version": "2.1", "owner": "ada", "purpose": "triage"}
 
 
-def test_what_is_said_is_changed_for_what_is_begun_later(unit: Harness) -> None:
+def test_a_new_description_counts_for_what_is_begun_later(unit: Harness) -> None:
     """Each member by itself, null and an empty text take one away; the tokens that are there keep theirs."""
     key = unit.enrol(owner="ada", metadata={"model": "m-1", "version": "1"})
     holder, _ = unit.open_session(key)
@@ -56,11 +56,11 @@ def test_what_is_said_is_changed_for_what_is_begun_later(unit: Harness) -> None:
     change = {"owner": "bob", "metadata": {"version": "2", "model": None, "purpose": "refunds"}}
     shown = operator.call("PATCH", PATH, change).json()
     assert (shown["owner"], shown["metadata"]) == ("bob", {"version": "2", "purpose": "refunds"})
-    assert said(before) == {"model": "m-1", "version": "1", "owner": "ada"}
-    assert said(token_of(holder)) == {"model": None, "version": "2", "owner": "bob", "purpose": "refunds"}
+    assert description_in(before) == {"model": "m-1", "version": "1", "owner": "ada"}
+    assert description_in(token_of(holder)) == {"model": None, "version": "2", "owner": "bob", "purpose": "refunds"}
     shown = operator.call("PATCH", PATH, {"owner": None, "metadata": {"version": "", "purpose": None}}).json()
     assert (shown["owner"], shown["metadata"]) == (None, {})
-    assert said(token_of(holder)) == {"model": None}
+    assert description_in(token_of(holder)) == {"model": None}
     described = [event for event in unit.events() if event["kind"] == "agent.described"]
     assert [(event["by"], event["agent"]) for event in described] == [("operator:root", AGENT)] * 2
     assert described[0]["owner"] == "bob"
@@ -91,13 +91,16 @@ def test_long_words_are_cut_in_the_token_alone(unit: Harness) -> None:
     """A token stays small; the mint remembers the whole."""
     long = "x" * 200
     holder, _ = unit.open_session(unit.enrol(owner=long, metadata={"purpose": long, "version": long}))
-    assert said(token_of(holder)) == {"model": None, **dict.fromkeys(("version", "owner", "purpose"), "x" * 64)}
+    assert description_in(token_of(holder)) == {
+        "model": None,
+        **dict.fromkeys(("version", "owner", "purpose"), "x" * 64),
+    }
     assert unit.operator().call("GET", PATH).json()["owner"] == long
 
 
 @pytest.mark.spec("CONTROL 1.4")
 def test_an_agent_may_be_known_by_its_workload_alone(unit: Harness) -> None:
-    """Enrolled without a key it opens sessions by its token; whoever has no such way keeps his last key."""
+    """Enrolled without a key it opens sessions by its token; an agent without such a way keeps its last key."""
     (unit.realm.folder / "keys.json").write_bytes(jwks("ec"))
     unit.realm.policy_path.write_text(POLICY)
     unit.mint.reload_policy()

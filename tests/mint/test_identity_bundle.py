@@ -40,7 +40,7 @@ def test_a_trust_domain_is_believed_by_what_its_address_says(unit: Harness) -> N
         refused = Holder(unit, SigningKey.generate(), None).call("POST", "/v1/sessions", svid())
         assert (refused.status_code, refused.json()["code"]) == (503, "issuer_unavailable")
         assert refused.headers["Retry-After"]
-        assert code(unit, {"workload_token": ci()}) == "bad_workload_token"  # of an issuer with a file: nobody's agent
+        assert code(unit, {"workload_token": ci()}) == "bad_workload_token"  # of an issuer with a file: of no agent
         server.status, server.body = 200, bundle("ec")
         clock.now += RETRY_S
         assert code(unit, svid()) == "ok"

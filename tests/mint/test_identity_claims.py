@@ -132,7 +132,7 @@ def test_every_rule_of_a_claim_must_be_kept(written: str, kept: bool) -> None:
         ('{ a = { b = { c = { d = { e = "x" } } } } }', "levels"),
     ],
 )
-def test_what_is_no_rule_of_a_claim_is_told(written: str, words: str) -> None:
-    """An empty require would be kept by everybody."""
+def test_what_is_no_rule_of_a_claim_is_an_error(written: str, words: str) -> None:
+    """Every token would satisfy an empty require."""
     with pytest.raises(SettingsError, match=words):
         requires(written)

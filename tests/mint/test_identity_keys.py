@@ -46,7 +46,7 @@ def test_a_file_is_read_when_it_changes(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
-    """A pipe that nobody writes into would hold a thread of the mint for each who asks."""
+    """A pipe without a writer would block a thread of the mint for each request."""
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", ".", "/dev/zero"):
         with pytest.raises(UnavailableError, match="not a regular file"):

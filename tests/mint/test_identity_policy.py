@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy may say of issuers, workloads and subjects; a mistake is told with its line and key."""
+"""What a policy may name of issuers, workloads and subjects; each mistake has its line and key."""
 
 import pytest
 
@@ -82,8 +82,8 @@ MISTAKES: list[tuple[str, str, int, str]] = [
 
 
 @pytest.mark.parametrize(("was", "becomes", "line", "words"), MISTAKES, ids=[mistake[1][:50] for mistake in MISTAKES])
-def test_a_mistake_is_told_with_its_line(was: str, becomes: str, line: int, words: str) -> None:
-    """What would trust somebody else, or more people than it says, is refused when the policy is loaded."""
+def test_a_mistake_is_reported_with_its_line(was: str, becomes: str, line: int, words: str) -> None:
+    """A rule that would trust others, or more people than it names, is refused when the policy is loaded."""
     assert was in BASE
     with pytest.raises(SettingsError) as caught:
         Policy.parse(BASE.replace(was, becomes, 1), "policy.toml")
@@ -110,7 +110,7 @@ def test_what_is_written_counts_in_the_digest() -> None:
 @pytest.mark.parametrize("name", ["ann", "$", "$$", "$subject", "*", "5", "a b", "é", '"'])
 def test_a_subjects_name_is_one_value(name: str) -> None:
     """
-    Whatever an issuer calls somebody, the rule permits that very text and nothing else.
+    Whatever an issuer calls a person, the rule permits that very text and nothing else.
     """
     subject = Subject("https://idp.example", name, {})
     [rule] = Policy.parse(BASE, "a").grant("own", "acme/x", {}, subject=subject).rules["orders"]

@@ -34,10 +34,10 @@ def test_a_workload_opens_sessions_by_its_token(unit: Harness) -> None:
     text = ci()
     holders = []
     for _ in range(2):
-        holder, told = ask(unit, {"workload_token": text})
-        assert told["session"]["agent"] == DEPLOY
-        assert told["session"]["opened_with"] == {"issuer": CI, "sub": MAIN}
-        assert told["session"]["subject"] is None
+        holder, answer = ask(unit, {"workload_token": text})
+        assert answer["session"]["agent"] == DEPLOY
+        assert answer["session"]["opened_with"] == {"issuer": CI, "sub": MAIN}
+        assert answer["session"]["subject"] is None
         holders.append(holder)
     assert holders[0].call("POST", "/v1/tasks", LOOKUP).status_code == 201
     thief = Holder(unit, holders[1].key, holders[0].token)
@@ -67,14 +67,14 @@ def test_a_svid_opens_a_session(unit: Harness) -> None:
         {"exp": 1},
     ],
 )
-def test_another_workload_is_nobody(unit: Harness, changes: dict[str, Any]) -> None:
+def test_another_workload_is_no_agent(unit: Harness, changes: dict[str, Any]) -> None:
     """Another branch, repository, owner, issuer, audience or time is no agent of this realm."""
     unit.enrol(DEPLOY)
     assert code(unit, {"workload_token": ci(**changes)}) == "bad_workload_token"
 
 
 def test_a_workload_is_an_agent_that_is_enrolled_and_active(unit: Harness) -> None:
-    """The policy's word alone enrols nobody; a deactivated agent stays out, by whatever it is known."""
+    """The policy alone enrols no agent; a deactivated agent stays out, by any credential."""
     assert code(unit, {"workload_token": ci()}) == "bad_workload_token"
     unit.enrol(DEPLOY)
     assert code(unit, {"workload_token": ci()}) == "ok"
@@ -83,7 +83,7 @@ def test_a_workload_is_an_agent_that_is_enrolled_and_active(unit: Harness) -> No
 
 
 def test_a_token_that_fits_two_agents_is_none_of_them(unit: Harness) -> None:
-    """Nobody says which one is meant."""
+    """The request does not name which one is meant."""
     unit.enrol(DEPLOY)
     more = f'[[workload]]\nissuer = "ci"\nclaims = {{ sub = "{MAIN}" }}\nagent = "acme/ci/other"\n\n[audience.orders]'
     unit.realm.policy_path.write_text(POLICY.replace("[audience.orders]", more))
@@ -102,7 +102,7 @@ def test_one_thing_is_shown(unit: Harness) -> None:
     assert desk.code(subject_token=ci(), subject_token_type=ACCESS_TOKEN) == "bad_subject_token"
 
 
-def test_an_issuer_whose_keys_are_gone_lets_nobody_in(unit: Harness) -> None:
+def test_an_issuer_whose_keys_are_gone_admits_no_caller(unit: Harness) -> None:
     """A missing key set is a fault that may pass, and no grant."""
     unit.enrol(DEPLOY)
     (unit.realm.folder / "keys.json").unlink()
@@ -116,7 +116,7 @@ def test_no_token_is_shown(unit: Harness) -> None:
     unit.enrol(AGENT)
     svid = token(now_ms(), iss=None, sub=DOMAIN + "/ns/prod/sa/triage")
     body = {"workload_token": svid, **behalf(groups=["x"])}
-    _, told = ask(unit, body)
-    shown = str(told["session"]) + str(unit.events()) + repr(unit.mint)
+    _, answer = ask(unit, body)
+    shown = str(answer["session"]) + str(unit.events()) + repr(unit.mint)
     for secret in (svid, body["subject_token"]):
         assert not any(part in shown for part in secret.split("."))

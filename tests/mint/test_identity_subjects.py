@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions opened on somebody's behalf: whose right counts, and how each is ended."""
+"""Sessions opened on behalf of a person: whose right counts, and how each is ended."""
 
 import pytest
 
@@ -29,8 +29,8 @@ pytestmark = [pytest.mark.spec("CONTROL 1.5"), WORKLOADS]
 
 def test_agent_and_subject_stay_apart(unit: Harness) -> None:
     """Token, session and record name the agent as the agent and the subject as the subject."""
-    holder, told = Desk(unit, AGENT).ask(**behalf(email="ann@acme.example"))
-    session = told["session"]
+    holder, answer = Desk(unit, AGENT).ask(**behalf(email="ann@acme.example"))
+    session = answer["session"]
     assert session["agent"] == AGENT
     assert session["subject"] == {"issuer": IDP, "subject": "ann", "target": subject_target(IDP, "ann")}
     for text in (holder.token, Bundle.parse(start(holder, "own")["bundle"]).tokens["orders"].encode()):
@@ -57,7 +57,7 @@ def test_the_subject_is_a_value_of_the_rules(unit: Harness) -> None:
 
 
 def test_the_right_that_counts_is_both(unit: Harness) -> None:
-    """A task for leads is no task for an agent that acts for somebody else, and no task for it alone."""
+    """An agent that acts for another person, or for none, cannot start a task for leads."""
     desk = Desk(unit, AGENT)
     for groups, wanted in ((["leads"], None), (["support"], "subject_not_allowed"), (None, "subject_not_allowed")):
         holder, _ = desk.ask(**behalf(groups=groups))
@@ -78,13 +78,13 @@ def test_a_policy_requires_a_subject(unit: Harness) -> None:
 
 
 def test_a_policy_that_says_nothing_of_subjects_takes_none(unit: Harness) -> None:
-    """An agent of the build acts for nobody, whoever lends it a token."""
+    """An agent of the build acts for no person, with any token."""
     unit.enrol(DEPLOY)
     assert code(unit, {"workload_token": ci(), **behalf()}) == "subject_not_allowed"
 
 
 def test_a_session_outlives_its_subjects_token_by_what_the_policy_says(unit: Harness) -> None:
-    """Not at all, or by the ten minutes of these terms; a token that is over proves nobody."""
+    """Not at all, or by the ten minutes of these terms; an expired token proves no person."""
     now = now_ms()
     for path, outlives in ((AGENT, 0), (DESK, 600_000)):
         desk = Desk(unit, path)
@@ -97,7 +97,7 @@ def test_a_session_outlives_its_subjects_token_by_what_the_policy_says(unit: Har
 
 
 def test_a_new_policy_asks_for_what_was_proven(unit: Harness) -> None:
-    """A claim that nobody asked for when the session was opened is not there later: that refuses."""
+    """A claim that was not requested when the session was opened is missing later: the mint refuses."""
     holder, _ = Desk(unit, AGENT).ask(**behalf(groups=["leads"], level=7))
     assert start(holder, "refund", order_id="1").get("code") is None
     unit.realm.policy_path.write_text(POLICY.replace('{ groups = "leads" }', '{ groups = "leads", level = 7 }'))

@@ -144,7 +144,7 @@ def _signed(claims: Any) -> str:
 
 @pytest.mark.parametrize("claims", [[], "x", {"iss": [IDP], "sub": "ann"}, {"iss": {}, "sub": ["ann"]}])
 def test_claims_of_another_shape_are_refused(keys: KeySets, claims: Any) -> None:
-    """A right signature over something that is no set of claims lets nobody in."""
+    """A right signature over something that is no set of claims admits no caller."""
     with pytest.raises(GrantError) as caught:
         check(_signed(claims), keys)
     assert caught.value.code == "bad_workload_token"
@@ -265,7 +265,7 @@ def test_a_short_rsa_key_signs_no_token(tmp_path: Path) -> None:
 
 
 def test_a_key_named_twice_is_not_chosen_between(tmp_path: Path) -> None:
-    """Two keys of one id and kind: nobody says which one is meant."""
+    """Two keys of one id and kind: the token does not name which one is meant."""
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [public_jwk("ec"), public_jwk("ec")]}))
     with pytest.raises(GrantError, match="its key"):
         check(GOOD, KeySets(tmp_path))

@@ -111,7 +111,7 @@ def test_a_session_is_of_one_credential(workload: Client) -> None:
 )
 @pytest.mark.sqlite
 def test_another_workload_gets_nothing(workload: Client, change: dict[str, Any], error: str) -> None:
-    """Whoever the policy does not name; and an assertion about a subject needs an authenticated client."""
+    """A subject that the policy does not name; and an assertion about a subject needs an authenticated client."""
     answer = bearing(workload, ci(**change))
     assert answer.json()["error"] == error
     assert "session.opened" not in [event["kind"] for event in workload.harness.events()]

@@ -48,7 +48,7 @@ def test_a_preview_counts_what_a_kill_ends(live: Harness) -> None:
     assert counts(operator, "realm", "agent:acme", session, work) == counts(operator, "agent:acme")
     assert counts(operator, f"policy:{task['policy']}") == counts(operator, "agent:acme")
     assert counts(operator, f"link:{task['link']}") == (0, 2, 1, 2 * tokens, True)
-    assert counts(operator, "agent:acme/nobody") == (0, 0, 0, 0, True)
+    assert counts(operator, "agent:acme/unknown") == (0, 0, 0, 0, True)
     # Nothing was done; what was killed is not counted again, what is frozen is.
     assert operator.call("GET", "/v1/kills").json()["total"] == 0
     operator.call("POST", "/v1/kills", {"targets": [session], "reason": "x"})
@@ -95,7 +95,7 @@ def test_who_must_confirm(live: Harness) -> None:
 
 @pytest.mark.realm(own_store=True)
 def test_a_preview_without_the_store(live: Harness, own_valkey: EmbeddedValkey) -> None:
-    """What would end is shown, and that nobody knows who would confirm."""
+    """The preview shows what would end, and that the verifiers are unknown."""
     operator = live.operator()
     live.session()
     own_valkey.stop()

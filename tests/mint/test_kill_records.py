@@ -85,7 +85,7 @@ def test_what_is_frozen_and_why(live: Harness) -> None:
     assert "next" not in rest
     kill(operator, "/v1/freezes/thaw", "realm", "agent:acme/other", SESSION)
     assert set(freezes(operator)) == {f"agent:{AGENT}"}
-    # A kill of what was frozen leaves a freeze that says so, with the reason of the first.
+    # A kill of a frozen target leaves a freeze with the reason of the first.
     kill(operator, "/v1/kills", f"agent:{AGENT}", reason="worse")
     assert freezes(operator)[f"agent:{AGENT}"] == {**found[f"agent:{AGENT}"], "op": "kill+freeze"}
 

@@ -86,9 +86,9 @@ def ask(verifier: Verifier, bundle: str) -> str:
 
 
 def start_task(holder: Holder) -> tuple[str, str]:
-    told = holder.call("POST", "/v1/tasks", LOOKUP)
-    assert told.status_code == 201, told.text
-    return told.json()["task"]["id"], told.json()["bundle"]
+    answer = holder.call("POST", "/v1/tasks", LOOKUP)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["task"]["id"], answer.json()["bundle"]
 
 
 def test_from_the_first_key_to_the_last_kill(live: Harness, orders: Verifier) -> None:
@@ -97,24 +97,24 @@ def test_from_the_first_key_to_the_last_kill(live: Harness, orders: Verifier) ->
     holder, session = live.open_session(key)
     (first, one), (_, two) = start_task(holder), start_task(holder)
     assert [ask(orders, one), ask(orders, two)] == ["ok", "ok"]
-    told = holder.call("DELETE", f"/v1/tasks/{first}").json()
-    assert told["task"]["state"] == "ended"
-    assert told["kill"]["durable"] is True
-    assert told["kill"]["targets"] == [f"task:{first}"]
-    wait_applied(orders, told["kill"]["seq"])
+    answer = holder.call("DELETE", f"/v1/tasks/{first}").json()
+    assert answer["task"]["state"] == "ended"
+    assert answer["kill"]["durable"] is True
+    assert answer["kill"]["targets"] == [f"task:{first}"]
+    wait_applied(orders, answer["kill"]["seq"])
     assert [ask(orders, one), ask(orders, two)] == ["revoked", "ok"]
     assert holder.call("DELETE", f"/v1/tasks/{first}").json()["kill"] is None
-    told = holder.call("DELETE", f"/v1/sessions/{session['id']}").json()
-    assert told["session"]["state"] == "ended"
-    wait_applied(orders, told["kill"]["seq"])
+    answer = holder.call("DELETE", f"/v1/sessions/{session['id']}").json()
+    assert answer["session"]["state"] == "ended"
+    wait_applied(orders, answer["kill"]["seq"])
     assert ask(orders, two) == "revoked"
     assert holder.call("POST", "/v1/tasks", LOOKUP).json()["code"] == "revoked"
     holder, _ = live.open_session(key)
     _, three = start_task(holder)
     assert ask(orders, three) == "ok"
-    told = live.operator().call("DELETE", f"/v1/agents/{AGENT}").json()
-    assert (told["agent"]["state"], told["kill"]["status"] in ("confirmed", "unconfirmed")) == ("deactivated", True)
-    wait_applied(orders, told["kill"]["seq"])
+    answer = live.operator().call("DELETE", f"/v1/agents/{AGENT}").json()
+    assert (answer["agent"]["state"], answer["kill"]["status"] in ("confirmed", "unconfirmed")) == ("deactivated", True)
+    wait_applied(orders, answer["kill"]["seq"])
     assert ask(orders, three) == "revoked"
     again = Holder(live, live.session_key, None)
     refused = again.call("POST", "/v1/sessions", {"assertion": live.assertion(key)})
@@ -151,16 +151,16 @@ def test_a_thawed_agent_starts_over(live: Harness, orders: Verifier) -> None:
     _, bundle = start_task(holder)
     operator = live.operator()
     operator.call("DELETE", f"/v1/agents/{AGENT}")
-    told = operator.call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"}).json()
+    answer = operator.call("POST", "/v1/freezes/thaw", {"targets": [f"agent:{AGENT}"], "reason": "a mistake"}).json()
     assert operator.call("GET", f"/v1/agents/{AGENT}").json()["state"] == "active"
-    wait_applied(orders, told["seq"])
+    wait_applied(orders, answer["seq"])
     assert ask(orders, bundle) == "revoked"
     assert holder.call("POST", "/v1/tasks", LOOKUP).status_code == 401
     _, fresh = start_task(live.open_session(key)[0])
     assert ask(orders, fresh) == "ok"
 
 
-def test_an_operator_kills_and_is_told_who_confirmed(live: Harness, orders: Verifier) -> None:
+def test_an_operator_kills_and_learns_who_confirmed(live: Harness, orders: Verifier) -> None:
     """The kill report names targets, place and verifiers; freeze and thaw come and go."""
     holder, session = live.session()
     _, bundle = start_task(holder)
@@ -172,8 +172,8 @@ def test_an_operator_kills_and_is_told_who_confirmed(live: Harness, orders: Veri
     operator.call("POST", "/v1/freezes/thaw", {"targets": [target], "reason": "fine"})
     assert ask(orders, bundle) == "ok"
     report = operator.call("POST", "/v1/kills", {"targets": [target], "reason": "stop"}).json()
-    told = {"seq", "incarnation", "status", "verifiers", "unreachable", "fenced_in_ms", "took_ms", "summary"}
-    assert told <= set(report)
+    answer = {"seq", "incarnation", "status", "verifiers", "unreachable", "fenced_in_ms", "took_ms", "summary"}
+    assert answer <= set(report)
     assert (report["targets"], report["confirmed"], report["durable"]) == ([target], 2, True)
     assert ask(orders, bundle) == "revoked"
     assert operator.call("GET", f"/v1/sessions/{session['id']}").json()["session"]["state"] == "killed"
@@ -231,14 +231,14 @@ def test_a_store_that_is_emptied_under_a_running_mint_begins_anew(
 
     key = live.enrol()
     holder, session = live.open_session(key)
-    told = holder.call("DELETE", f"/v1/sessions/{session['id']}").json()
+    answer = holder.call("DELETE", f"/v1/sessions/{session['id']}").json()
     holder, _ = live.open_session(key)
     with redis.Redis.from_url(valkey.url) as client:
         for name in client.scan_iter(f"arx:{{{realm_name}}}:*"):
             client.delete(name)
     report = live.operator().call("POST", "/v1/kills", {"targets": ["agent:elsewhere"], "reason": "x"}).json()
-    assert report["seq"] > told["kill"]["seq"]
-    assert report["incarnation"] != told["kill"]["incarnation"]
+    assert report["seq"] > answer["kill"]["seq"]
+    assert report["incarnation"] != answer["kill"]["incarnation"]
     assert live.mint.epochs.catch_up(live.mint.epochs.boot_ns(), report["seq"], 10.0)
     # The mint grants nothing until the new history has its freezes again.
     assert patiently(lambda: holder.call("POST", "/v1/tasks", LOOKUP)).json()["code"] == "revoked"

@@ -147,7 +147,7 @@ def test_a_description_is_of_a_comparison() -> None:
         (("web.get",), '[tool."web get"]\nsends = true\n', "a tool's name"),
     ],
 )
-def test_a_tool_that_nobody_described_is_a_mistake(allowed: tuple[str, ...], tools: str, why: str) -> None:
+def test_a_tool_without_a_description_is_a_mistake(allowed: tuple[str, ...], tools: str, why: str) -> None:
     """Data would lose their mark in it, and a pattern would describe tools that its author does not know."""
     with pytest.raises(SettingsError, match=why):
         policy(task("support", *allowed, rows=PRESET), tools=tools)

@@ -48,13 +48,13 @@ class Hooked:
         """Add a webhook, and return its id."""
         answer = self.operator.call("POST", "/v1/webhooks", {"url": self.receiver.url(path), **about})
         assert answer.status_code == 201, answer.text
-        told = answer.json()
-        self.secrets[told["webhook"]["id"]] = told["secret"]
-        return str(told["webhook"]["id"])
+        reply = answer.json()
+        self.secrets[reply["webhook"]["id"]] = reply["secret"]
+        return str(reply["webhook"]["id"])
 
     def kill(self, name: str) -> None:
         """Record what a kill records."""
-        facts = {"targets": [f"agent:{name}"], "seq": 7, "reason": "told to", "durable": True}
+        facts = {"targets": [f"agent:{name}"], "seq": 7, "reason": "a test", "durable": True}
         self.harness.mint.db.record(Event.of(KILLED, "operator:ada", **facts))
 
     def got(self, name: str, path: str = "/200") -> list[Received]:
@@ -127,8 +127,8 @@ def test_each_receiver_gets_its_events_once(hooked: Hooked) -> None:
     assert len(ids) == 2
     until(lambda: hooked.left() == [])
     assert [len(hooked.got("acme/one", path)) for path in ("/200", "/201", "/202", "/204")] == [1, 1, 0, 0]
-    told = hooked.got("acme/one")[0].body
-    assert (told["link"], told["command"]) == (f"{ISSUER}/console/kills/7", "arx kills show 7")
+    answer = hooked.got("acme/one")[0].body
+    assert (answer["link"], answer["command"]) == (f"{ISSUER}/console/kills/7", "arx kills show 7")
     assert hooked.shown(first)["delivered_at"]
     assert hooked.shown(second)["failed"] == 0
 
@@ -208,7 +208,7 @@ def test_a_receiver_that_hangs_delays_no_other(hooked: Hooked, monkeypatch: pyte
 
 @pytest.mark.sqlite
 def test_slacks_form(hooked: Hooked) -> None:
-    """Texts of others are no markup, call nobody, and keep to Slack's limits."""
+    """Texts of others are no markup, mention no user, and keep to Slack's limits."""
     hooked.add(format="slack")
     nasty = "<!channel> <https://evil.example|Open in the console> & *b*\u202e\n" + "x" * 4000
     facts = {"targets": ["agent:acme/slack", "subject:" + "0" * 32], "seq": 9, "reason": nasty}
@@ -228,9 +228,9 @@ def test_slacks_form(hooked: Hooked) -> None:
 @pytest.mark.sqlite
 def test_a_test_says_what_the_receiver_answered(hooked: Hooked) -> None:
     """At once and once; it is no event, and never queued."""
-    for path, told in {"/200": (True, 200, None), "/500": (False, 500, "answered 500")}.items():
+    for path, value in {"/200": (True, 200, None), "/500": (False, 500, "answered 500")}.items():
         answer = hooked.operator.call("POST", f"/v1/webhooks/{hooked.add(path)}/test").json()
-        assert (answer["taken"], answer["status"], answer["error"]) == told
+        assert (answer["taken"], answer["status"], answer["error"]) == value
         until(lambda path=path: "webhook.test" in {got.body["type"] for got in hooked.receiver.at(path)})  # type: ignore[misc]
     assert "webhook.test" not in {row["kind"] for row in hooked.left()}
 

@@ -56,15 +56,15 @@ def of_kind(receiver: ReceiverProcess, kind: str) -> list[Received]:
 def test_kills_freezes_and_thaws_at_the_mint_and_at_the_store(running: Harness, receiver: ReceiverProcess) -> None:
     """Each is notified once, also one that the command line made while no mint answered."""
     operator = running.operator()
-    body = {"targets": ["agent:acme/a"], "reason": "told to", "wait": False}
+    body = {"targets": ["agent:acme/a"], "reason": "a test", "wait": False}
     seq = operator.call("POST", "/v1/kills", body).json()["seq"]
     operator.call("POST", "/v1/freezes", body)
     operator.call("POST", "/v1/freezes/thaw", body)
     bump = running.mint.store.kill_by_kind(["agent:acme/x", "agent:acme/y"], "at night", f"operator:ada{DIRECT}root)")
     receiver.wait(4)
     until(lambda: running.mint.db.notifications.page() == [])
-    told = [(one.body["type"], one.body["data"]["targets"], one.body["data"]["seq"]) for one in receiver.got]
-    assert sorted(told) == [
+    notices = [(one.body["type"], one.body["data"]["targets"], one.body["data"]["seq"]) for one in receiver.got]
+    assert sorted(notices) == [
         ("targets.frozen", ["agent:acme/a"], seq + 1),
         ("targets.killed", ["agent:acme/a"], seq),
         ("targets.killed", ["agent:acme/x", "agent:acme/y"], bump.header.seq),
@@ -222,7 +222,7 @@ def test_mints_that_are_killed_lose_nothing(
         add(lambda *call: Answered(pair.operator.ask(0, *call)["status_code"]), receiver)
         seqs = set()
         for turn in range(4):
-            body = {"targets": [f"agent:acme/a{turn}"], "reason": "told to", "wait": False}
+            body = {"targets": [f"agent:acme/a{turn}"], "reason": "a test", "wait": False}
             seqs.add(pair.operator.ask(turn, "POST", "/v1/kills", body)["seq"])
             pair.mints[turn % 2].kill()
             if turn < 3:  # the other one is alone at the end

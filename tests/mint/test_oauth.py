@@ -30,21 +30,21 @@ def client(unit: Harness) -> Client:
     return Client(unit)
 
 
-def test_metadata_has_two_names_and_names_what_is_there(unit: Harness) -> None:
+def test_metadata_has_two_names_and_names_what_exists(unit: Harness) -> None:
     """RFC 8414 and the name of OpenID Connect; each endpoint is at the issuer, and none is missing."""
     one, other = (
         unit.client.get(f"/.well-known/{name}") for name in ("oauth-authorization-server", "openid-configuration")
     )
     assert (one.status_code, one.json()) == (200, other.json())
-    said = one.json()
-    assert (said["issuer"], said["grant_types_supported"]) == (
+    answer = one.json()
+    assert (answer["issuer"], answer["grant_types_supported"]) == (
         ISSUER,
         ["client_credentials", JWT_BEARER, TOKEN_EXCHANGE],
     )
     for name in ("token", "introspection", "revocation"):
-        path = said[f"{name}_endpoint"].removeprefix(ISSUER)
+        path = answer[f"{name}_endpoint"].removeprefix(ISSUER)
         assert unit.client.post(path).json()["error"] == "invalid_request", path
-    assert unit.client.get(said["jwks_uri"].removeprefix(ISSUER)).status_code == 200
+    assert unit.client.get(answer["jwks_uri"].removeprefix(ISSUER)).status_code == 200
 
 
 def test_a_secret_gets_an_access_token_for_a_task(client: Client) -> None:

@@ -57,8 +57,8 @@ def test_every_operation_is_named_and_says_who_may_call_it() -> None:
         assert (operation["security"] == []) == (endpoint.action is None or endpoint.callers == ("service",))
         assert endpoint.action is None or f"`{endpoint.action}`" in operation["description"]
         assert ("requestBody" in operation) == (endpoint.body is not NoBody)
-        told = {code for answer in operation["responses"].values() for code in _codes(answer)}
-        assert told == endpoint.codes
+        values = {code for answer in operation["responses"].values() for code in _codes(answer)}
+        assert values == endpoint.codes
         assert str(endpoint.status) in operation["responses"]
 
 
@@ -77,7 +77,7 @@ def test_a_generated_client_has_names_to_go_by() -> None:
 
 
 def test_every_code_of_the_mint_is_somebodys() -> None:
-    """A code that no route can answer is one that nobody needs; one that is in no table cannot be named."""
+    """Each code has a route that answers it; a code in no table cannot be named."""
     used = {code for endpoint in ENDPOINTS for code in endpoint.codes}
     assert used <= set(CODES) | set(REASONS)
     # What no route of the API answers: a wrong method, and what is of the console's pages.
@@ -93,13 +93,13 @@ def test_a_refusal_names_an_address_that_explains_it(unit: Harness) -> None:
         ("PUT", "/v1/sessions", "method_not_allowed"),
         ("GET", "/problems/nothing", "not_found"),
     ):
-        told = unit.client.request(method, path).json()
+        answer = unit.client.request(method, path).json()
         known = find_code(code)
         assert known is not None
-        assert (told["code"], told["title"], told["type"]) == (code, known.means, f"{ISSUER}/problems/{code}")
-        explained = unit.client.get(told["type"])
+        assert (answer["code"], answer["title"], answer["type"]) == (code, known.means, f"{ISSUER}/problems/{code}")
+        explained = unit.client.get(answer["type"])
         assert explained.headers["content-type"].startswith("text/plain")
-        assert explained.text == f"{code} ({told['status']})\n\n{known.means}\n\nwhat to do: {known.do}\n"
+        assert explained.text == f"{code} ({answer['status']})\n\n{known.means}\n\nwhat to do: {known.do}\n"
     assert unit.client.put("/v1/freezes/thaw").json()["detail"] == "method not allowed: expected POST"
     for code in {*CODES, *REASONS}:
         assert unit.client.get(f"/problems/{code}").status_code == 200

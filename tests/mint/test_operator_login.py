@@ -223,7 +223,7 @@ def test_an_id_token_is_used_once(people: People) -> None:
 
 
 def test_names_of_people_are_never_folded(people: People) -> None:
-    """A name that is no operator's name becomes a digest: capitals, spaces and length are told apart."""
+    """A name that is no operator's name becomes a digest: capitals, spaces and length make another one."""
     names = set()
     for sub in ("Ann", "ann", "ann smith", "ann/x", "a" * 60, "ann@acme.example"):
         people.log_in(sub)
@@ -263,7 +263,7 @@ def test_only_an_administrator_changes_who_is_an_operator(people: People) -> Non
 
 
 def test_a_mint_without_the_setting_takes_no_login(unit: Harness) -> None:
-    """The route says so."""
+    """The route names the missing login."""
     assert unit.client.get("/v1/login").status_code == 404
     answer = Holder(unit, SigningKey.generate(), None).call("POST", "/v1/login", {"id_token": "x"})
     assert answer.json()["code"] == "not_found"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators: what a role allows holds at once and for every token, and nobody is locked out for good."""
+"""Operators: what a role allows applies at once and to every token, and no lock-out is final."""
 
 import os
 import re
@@ -139,7 +139,7 @@ def test_an_attenuated_token_stays_attenuated(unit: Harness) -> None:
 
 
 def test_the_last_one_who_may_everything_stays(unit: Harness) -> None:
-    """Neither removal nor demotion leaves a realm that nobody can run, and not two at once either."""
+    """Neither removal nor demotion takes the last administrator, nor do two at once."""
     operator = unit.operator()
     for method, body in (("DELETE", None), ("PATCH", {"role": "read-only"})):
         answer = operator.call(method, "/v1/operators/root", body)
@@ -164,7 +164,7 @@ def test_the_last_one_who_may_everything_stays(unit: Harness) -> None:
 
 
 def test_a_removed_operator_signs_nothing(unit: Harness) -> None:
-    """Its tokens and keys are worth nothing at once, and its name is not given again."""
+    """Its tokens and keys stop working at once, and its name is not given again."""
     key = enrol(unit, "gone", role="admin")
     holder = sign_in(unit, key)
     # The store of `unit` does not answer, and the removal holds here all the same.
@@ -210,7 +210,7 @@ def test_every_call_is_a_decision(unit: Harness) -> None:
     assert killed.facts.token == refused.facts.token != ""
 
 
-def test_what_nobody_proved_is_counted(unit: Harness) -> None:
+def test_unproven_refusals_are_counted(unit: Harness) -> None:
     """A stranger with an operator's token leaves no record of his own under that operator's name."""
     operator = unit.operator()
     before = len(decided(unit, "root"))
@@ -224,7 +224,7 @@ def test_what_nobody_proved_is_counted(unit: Harness) -> None:
 
 
 def test_no_record_no_call(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator's call that cannot be recorded is refused, and is told of the way that needs no mint."""
+    """The mint refuses an operator's call that cannot be recorded, and names the way that needs no mint."""
     operator, sink = unit.operator(), unit.mint.decisions
     keep = sink.append
 
@@ -241,7 +241,7 @@ def test_no_record_no_call(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_recovery_needs_what_opens_the_root_keys(unit: Harness, tmp_path: Path) -> None:
-    """With every key lost, whoever has the folder and its key file gets in again, and it is recorded; nobody else."""
+    """With every key lost, the owner of the folder and its key file gets in again, on record; no other user does."""
     enrol(unit, "gone", role="admin")
     unit.operator().call("DELETE", "/v1/operators/gone")
     key = KeyFile.generate("operator", "root", ISSUER)
@@ -253,6 +253,6 @@ def test_recovery_needs_what_opens_the_root_keys(unit: Harness, tmp_path: Path) 
         recover_operator(unit.realm, "gone", key.key.public, passphrase=None)
     recover_operator(unit.realm, "root", key.key.public, passphrase=None)
     assert sign_in(unit, key).call("GET", "/v1/operators").status_code == 200
-    told = [event for event in unit.mint.db.outbox.after(0) if event.kind == "operator.recovered"]
-    assert [event.facts for event in told] == [{"operator": "root", "key": key.key.public.kid}]
-    assert told[0].by == f"host:uid-{os.getuid()}"
+    values = [event for event in unit.mint.db.outbox.after(0) if event.kind == "operator.recovered"]
+    assert [event.facts for event in values] == [{"operator": "root", "key": key.key.public.kid}]
+    assert values[0].by == f"host:uid-{os.getuid()}"

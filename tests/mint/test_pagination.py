@@ -39,12 +39,12 @@ def walk(caller: Holder, path: str, member: str, between: Any = None, **query: s
     while True:
         answer = caller.call("GET", path, **query)
         assert answer.status_code == 200, answer.text
-        told = answer.json()
-        assert len(told[member]) <= int(query.get("limit", 100))
-        found += told[member]
-        if "next" not in told:
+        reply = answer.json()
+        assert len(reply[member]) <= int(query.get("limit", 100))
+        found += reply[member]
+        if "next" not in reply:
             return found
-        query["after"] = told["next"]
+        query["after"] = reply["next"]
         if between is not None:
             between()
 
@@ -105,8 +105,8 @@ def test_no_more_is_read_than_a_page_needs(unit: Harness, monkeypatch: pytest.Mo
         asked.clear()
         if killed is not None:
             epochs.kill(f"session:{killed}")
-        told = operator.call("GET", "/v1/sessions", state="open", limit="5").json()
-        assert (len(told["sessions"]), "next" in told, asked) == (5, True, reads)
+        answer = operator.call("GET", "/v1/sessions", state="open", limit="5").json()
+        assert (len(answer["sessions"]), "next" in answer, asked) == (5, True, reads)
 
 
 def test_tasks_are_filtered_by_the_mint(unit: Harness) -> None:
@@ -127,14 +127,14 @@ def test_tasks_are_filtered_by_the_mint(unit: Harness) -> None:
 
 
 def test_agents_are_counted_and_found_below_a_path(unit: Harness) -> None:
-    """A filter by path takes whole segments: what begins alike is somebody else."""
+    """A filter by path takes whole segments: a path that begins alike is another agent."""
     operator = unit.operator()
     row = {"status": "active", "metadata": "{}", "created_at": 1}
     paths = ["acme/a", "acme/a/b", "acme/a-b", "acme/ab", "acme/a_b/c", "other"]
     with unit.mint.db.write() as c:
         c.execute(insert(AGENTS), [row | {"path": path} for path in paths])
-    told = operator.call("GET", "/v1/agents", limit="2").json()
-    assert (told["total"], len(told["agents"])) == (6, 2)
+    answer = operator.call("GET", "/v1/agents", limit="2").json()
+    assert (answer["total"], len(answer["agents"])) == (6, 2)
     assert [row["path"] for row in walk(operator, "/v1/agents", "agents", limit="2")] == sorted(paths)
     assert [row["path"] for row in walk(operator, "/v1/agents", "agents", under="acme/a")] == ["acme/a", "acme/a/b"]
     assert walk(operator, "/v1/agents", "agents", state="deactivated") == []
@@ -154,7 +154,7 @@ BAD = {
 
 
 def test_a_page_that_cannot_be_is_refused(unit: Harness) -> None:
-    """A limit out of bounds, a place that nobody gave, a state that there is not: 400, and never a page of all."""
+    """A limit out of bounds, a cursor that the mint did not give, an unknown state: 400, never a page of all."""
     operator = unit.operator()
     for name, values in BAD.items():
         for value in values:
@@ -210,9 +210,9 @@ def test_a_task_is_listed_with_its_session(unit: Harness) -> None:
     with unit.mint.db.write() as c:
         row = c.execute(TASKS.select()).mappings().one()
         c.execute(insert(TASKS), [{**row, "id": f"t-{number}", "started_at": number} for number in range(120)])
-    told = holder.call("GET", f"/v1/sessions/{session['id']}").json()
-    rest = holder.call("GET", "/v1/tasks", after=told["next"]).json()
-    assert (len(told["tasks"]), len(rest["tasks"]), "next" in rest) == (100, 21, False)
+    answer = holder.call("GET", f"/v1/sessions/{session['id']}").json()
+    rest = holder.call("GET", "/v1/tasks", after=answer["next"]).json()
+    assert (len(answer["tasks"]), len(rest["tasks"]), "next" in rest) == (100, 21, False)
 
 
 def test_sessions_are_found_by_whom_they_are_for_and_by_what_was_done(unit: Harness) -> None:

@@ -43,19 +43,20 @@ def test_a_rotation_seals_all_that_a_person_has(accounts: Accounts) -> None:
     link |= {"cookie": digest_of(b"page"), "until": now_ms() + 60_000, "incarnation": "i", "born": 0}
     db = accounts.mint.db.connections
     db.add_link(link)
-    seal = TokenSeal(accounts.mint, {**link, "account": "new"}, HeldTokens(refresh="waits"))
-    assert db.hold(link["cookie"], ANN, {"account": "new", "granted": "{}"}, seal)
+    waits = {"account": "new", "granted": "{}"}
+    seal = TokenSeal(accounts.mint, {**link, **waits}, HeldTokens(refresh="waits"))
+    assert db.hold(link["cookie"], ANN, waits, seal)
     before = key_of(accounts, ANN)
     assert rotate_key(accounts.mint, ANN, "operator:test")
     assert key_of(accounts, ANN).secret != before.secret
-    again, waits = accounts.row(row["id"]), db.link(link["digest"])
-    assert waits is not None
-    for sealed, refresh in ((again, "canary-refresh-1"), (waits, "waits")):
+    again, held = accounts.row(row["id"]), db.link(link["digest"])
+    assert held is not None
+    for sealed, refresh in ((again, "canary-refresh-1"), (held, "waits")):
         assert open_tokens(accounts.mint, sealed).refresh == refresh
         with pytest.raises(SettingsError, match="do not open"):
             open_tokens(accounts.mint, sealed, before)
     assert accounts.row(other["id"])["sealed"] == other["sealed"]
-    assert not rotate_key(accounts.mint, "subject:nobody", "operator:test")
+    assert not rotate_key(accounts.mint, "subject:unknown", "operator:test")
 
 
 def during_refreshes(accounts: Accounts, act: Callable[[], Any]) -> None:
@@ -108,7 +109,7 @@ def test_an_erasure_while_a_refresh_runs_stores_nothing(accounts: Accounts) -> N
     """The key of before is not used without that of the database."""
     row = accounts.add(ANN, "ann-t")
     seal = TokenSeal(accounts.mint, row, HeldTokens(refresh="x"), key_of(accounts, ANN))
-    accounts.mint.db.erasures.take_accounts(ANN, "operator:test", "a request")
+    accounts.mint.db.erasures.take_accounts(ANN, "operator:test", "a request", str)
     with pytest.raises(SettingsError, match="key is gone"):
         accounts.mint.db.connections.refreshed(row, "own", seal)
 

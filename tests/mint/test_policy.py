@@ -230,9 +230,9 @@ class TestGrant:
             assert allowed(grant, "orders", "orders.get", {"order_id": value})
             assert not allowed(grant, "orders", "orders.get", {"order_id": "o-1"})
 
-    def test_a_task_that_is_not_for_this_agent_is_as_unknown_as_one_that_is_not_there(self) -> None:
+    def test_a_task_of_another_agent_is_as_unknown_as_a_missing_one(self) -> None:
         """
-        The refusal lists what this agent may start, and tells nobody what others may.
+        The refusal lists what this agent may start, and nothing that others may.
         """
         extra = REFUNDS + REFUNDS[REFUNDS.index("[task.refund]") :].replace("refund]", "secret]").replace(
             "support/*", "boss"
@@ -279,7 +279,7 @@ class TestSession:
         assert policy(several).may_open("acme/x").name == "short"
         assert policy(several).may_open("acme/y").name == "all"
 
-    def test_no_section_lets_nobody_in(self) -> None:
+    def test_no_section_admits_no_caller(self) -> None:
         """
         An empty policy is a policy that grants nothing.
         """

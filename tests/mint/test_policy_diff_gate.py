@@ -151,7 +151,7 @@ def test_a_table_that_goes_takes_its_limits_along() -> None:
 
 
 @pytest.mark.parametrize(
-    ("new", "fail_on", "code", "said"),
+    ("new", "fail_on", "code", "message"),
     [
         ("[1, 500]", "widening", 0, ""),
         ("[1, 40]", "widening", 0, ""),
@@ -161,13 +161,13 @@ def test_a_table_that_goes_takes_its_limits_along() -> None:
         ("[2, 600]", "unclear", exit_codes.DENIED, "0 widening (+), 1 unclear (~)"),
     ],
 )
-def test_the_gate_has_an_exit_code(tmp_path: Path, new: str, fail_on: str, code: int, said: str) -> None:
+def test_the_gate_has_an_exit_code(tmp_path: Path, new: str, fail_on: str, code: int, message: str) -> None:
     """Two files need no mint; the JSON has each direction and their counts."""
     files = [tmp_path / "old.toml", tmp_path / "new.toml"]
     files[0].write_text(POLICY)
     files[1].write_text(POLICY.replace("[1, 500]", new))
     ran = arx("policy", "diff", *files, "--fail-on", fail_on)
-    assert (ran.exit_code, said in ran.err) == (code, True)
+    assert (ran.exit_code, message in ran.err) == (code, True)
     shown = arx("policy", "diff", *files, "--fail-on", fail_on, "--json").json
     assert shown["failed"] == (code != 0)
     assert shown["widening"] + shown["narrowing"] + shown["unclear"] == len(shown["differences"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The policy's second law: a whole policy never grants more than it says, to anybody, on whosever behalf.
+"""The policy's second law: a whole policy never grants more than its text, to any agent, on any behalf.
 
 What it says is worked out a second time by the plain evaluator below, from the file as it is written and with nothing
 of the policy's own code.  Wherever something is granted, both allow the same calls; wherever the evaluator says that an
@@ -130,7 +130,7 @@ def value_fits(written: Any, value: Any, filled: dict[str, Any]) -> bool:
     return isinstance(value, str) and len(value) <= operand
 
 
-def says(template: dict[str, Any], agent: str, subject: Subject | None, ask: dict[str, Any]) -> bool:
+def is_granted(template: dict[str, Any], agent: str, subject: Subject | None, ask: dict[str, Any]) -> bool:
     """Whether the agent has the task at all, with these parameters."""
     name, most = ask["params"]["name"], ask["params"]["most"]
     return (
@@ -267,9 +267,9 @@ def test_a_policy_grants_what_it_says(
         # Crossed bounds are a refusal, where the evaluator merely finds no value between them; so are tools that no
         # rule has.  Neither is a matter of who asks.
         of_what_is_asked = "params" in str(refused) or "tools" in str(refused)
-        assert of_what_is_asked or not says(template, agent, subject, ask)
+        assert of_what_is_asked or not is_granted(template, agent, subject, ask)
         return
-    assert says(template, agent, subject, ask)
+    assert is_granted(template, agent, subject, ask)
     for call in [*made, *aimed(template, data)]:
         assert permitted(grant, call) == allows(template, ask, subject, call), call
         if permitted(grant, call):
@@ -279,7 +279,7 @@ def test_a_policy_grants_what_it_says(
 @given(
     st.lists(st.tuples(st.integers(0, 10_000), st.sampled_from(list('[]{}=.,"#$*\n ae19')) | st.just(""))), st.data()
 )
-def test_a_mutated_policy_is_read_or_told_with_its_line(edits: list[tuple[int, str]], data: st.DataObject) -> None:
+def test_a_mutated_policy_is_read_or_refused_with_its_line(edits: list[tuple[int, str]], data: st.DataObject) -> None:
     """
     A policy in which characters were changed, put in or left out is a policy, or a mistake with file and line.
     """
@@ -287,9 +287,9 @@ def test_a_mutated_policy_is_read_or_told_with_its_line(edits: list[tuple[int, s
     for place, character in edits:
         at = place % len(text)
         text = text[:at] + character + text[at + data.draw(st.integers(0, 1)) :]
-    told = ""
+    answer = ""
     try:
         Policy.parse(text, "policy.toml")
     except SettingsError as error:
-        told = str(error)
-    assert not told or re.match(r"policy\.toml:\d+: ", told), told
+        answer = str(error)
+    assert not answer or re.match(r"policy\.toml:\d+: ", answer), answer

@@ -161,7 +161,7 @@ MISTAKES: list[tuple[str, str, int, str]] = [
 
 class TestMistakes:
     @pytest.mark.parametrize(("old", "new", "line", "words"), MISTAKES, ids=lambda value: str(value)[:40])
-    def test_a_mistake_is_told_with_its_file_and_line(self, old: str, new: str, line: int, words: str) -> None:
+    def test_a_mistake_is_reported_with_its_file_and_line(self, old: str, new: str, line: int, words: str) -> None:
         """
         File, line, key and what to do, for everything that a policy cannot mean.
         """
@@ -169,9 +169,9 @@ class TestMistakes:
         with pytest.raises(SettingsError) as caught:
             policy(REFUNDS.replace(old, new, 1))
         assert caught.value.code == "policy"
-        told = str(caught.value)
-        assert told.startswith(f"policy.toml:{line}: "), told
-        assert words in told
+        text = str(caught.value)
+        assert text.startswith(f"policy.toml:{line}: "), text
+        assert words in text
 
     def test_lines_are_found_in_every_way_to_write_toml(self) -> None:
         """
@@ -203,7 +203,7 @@ class TestMistakes:
         except SettingsError:
             return
 
-    def test_a_file_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
+    def test_a_file_that_cannot_be_read_is_reported(self, tmp_path: Path) -> None:
         """
         Missing, not UTF-8, or huge.
         """

@@ -44,7 +44,7 @@ def call(**args: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("members", "code", "said"),
+    ("members", "code", "message"),
     [
         ({}, "ok", ""),
         (call(order_id="o-1", amount=50), "ok", ""),
@@ -57,11 +57,11 @@ def call(**args: Any) -> dict[str, Any]:
         ({"subject": QuestionSubject(issuer="https://id.example", sub="ann")}, "subject_not_allowed", ""),
     ],
 )
-def test_the_policy_answers_like_the_mint_and_a_verifier(members: dict[str, Any], code: str, said: str) -> None:
+def test_the_policy_answers_like_the_mint_and_a_verifier(members: dict[str, Any], code: str, message: str) -> None:
     """Allowed, or refused with the code and the sentence."""
     reply = ask_policy(Policy.parse(POLICY, "policy.toml"), asked(**members))
     assert reply.code == code
-    assert said in (reply.why or "")
+    assert message in (reply.why or "")
 
 
 def test_a_network_is_asked_for() -> None:

@@ -63,7 +63,7 @@ def at_once(*calls: Callable[[], Any]) -> list[str]:
 
 
 def waits(db: MintDatabase) -> bool:
-    """Whether somebody waits for a lock; SQLite cannot tell, and has one lock alone."""
+    """Whether a connection waits for a lock; SQLite does not report that, and has one lock alone."""
     if db.system == "sqlite":
         return True
     with db.read() as c:
@@ -151,7 +151,7 @@ def test_no_session_outlives_a_deactivation(dbs: tuple[MintDatabase, MintDatabas
 
 
 def test_a_key_belongs_to_one(dbs: tuple[MintDatabase, MintDatabase]) -> None:
-    """Of many who enrol the same key at once for others, one gets it; nobody else is enrolled by halves."""
+    """Of many who enrol the same key at once for others, one succeeds; no agent is half enrolled."""
     same = key()
 
     def enrolling(n: int) -> Callable[[], None]:
@@ -201,7 +201,7 @@ def test_the_mark_is_never_lowered(dbs: tuple[MintDatabase, MintDatabase]) -> No
 
 def test_a_proof_that_is_spent_with_its_change_is_spent_once(dbs: tuple[MintDatabase, MintDatabase]) -> None:
     """
-    Of two calls with one proof one is done and the other is told ``replayed``, and nothing of it is done; a proof whose
+    Of two calls with one proof the mint does one and refuses the other as ``replayed``, without effect; a proof whose
     call was refused before it changed anything is spent all the same.
     """
 
@@ -223,7 +223,7 @@ def test_a_proof_that_is_spent_with_its_change_is_spent_once(dbs: tuple[MintData
 
 def test_many_writers_take_turns(dbs: tuple[MintDatabase, MintDatabase]) -> None:
     """
-    Forty that write at once at one mint are all served, in the time that it takes, and none is told to come again.
+    Forty that write at once at one mint are all served, in the time that it takes, and none has to try again.
     """
     assert at_once(*[lambda: dbs[0].record(SOME)] * 40) == ["ok"] * 40
 
@@ -270,13 +270,13 @@ def test_a_reader_waits_for_who_has_a_lower_number(dbs: tuple[MintDatabase, Mint
     if one.system == "postgresql":
         assert found == ["first", "second"]
     else:
-        assert found in ([], ["first"])  # there the first is alone: nobody gets a number while it is not committed
+        assert found in ([], ["first"])  # the first is alone: no other gets a number before its commit
         assert [event.kind for event in two.outbox.after(0)] == ["first"]
 
 
 @pytest.mark.servers
-def test_a_mint_that_stands_still_stops_nobody_for_long(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for a row that somebody else has locked gives up and says so; nothing was changed."""
+def test_a_mint_that_hangs_stops_no_caller_for_long(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that waits for a row under another's lock gives up with an error; nothing was changed."""
     monkeypatch.setattr(engines, "BUSY_S", 1)
     url = postgres.database(template="made")
     with MintDatabase(url) as one, MintDatabase(url) as two:

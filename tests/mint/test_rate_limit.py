@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who calls too often is told when to come back, and nobody can use up what is another's."""
+"""A caller over its rate learns when to come back, and cannot use up the rate of another."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,14 +42,14 @@ def test_an_agent_that_calls_too_often_waits(called_from: Callable[..., Harness]
     holder, _ = unit.open_session(key)
     answers = [holder.call("POST", "/v1/tasks", LOOKUP) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [201] * 4 + [429] * 2
-    told = answers[-1]
-    assert (told.json()["code"], int(told.headers["retry-after"]) > 0) == ("rate_limited", True)
+    reply = answers[-1]
+    assert (reply.json()["code"], int(reply.headers["retry-after"]) > 0) == ("rate_limited", True)
     other, _ = unit.open_session(unit.enrol("acme/support/other"))
     assert other.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     assert unit.operator().call("GET", "/v1/agents").status_code == 200
 
 
-def test_nobody_is_locked_out_by_name(called_from: Callable[..., Harness]) -> None:
+def test_no_caller_is_locked_out_by_name(called_from: Callable[..., Harness]) -> None:
     """Calls in an agent's name that prove nothing cost the stranger's address, and the agent nothing."""
     unit, agents = called_from(STRANGER), called_from(OTHER)
     key = agents.enrol()
@@ -70,7 +70,7 @@ def test_proven_callers_cost_an_address_nothing(called_from: Callable[..., Harne
 
 
 def test_this_machine_is_not_counted(called_from: Callable[..., Harness]) -> None:
-    """A proxy on loopback stands for everybody: its failures are not one stranger's."""
+    """A proxy on loopback represents every client: its failures are not one stranger's."""
     unit = called_from(("127.0.0.1", 1))
     assert {unit.client.post("/v1/tasks", json=LOOKUP).status_code for _ in range(20)} == {401}
 
@@ -83,19 +83,19 @@ PEERS = [
     ("10.0.0.1", [], "10.0.0.1"),
     ("10.0.0.1", ["203.0.113.7:4711"], "203.0.113.7"),  # as some proxies write it
     ("10.0.0.1", ["[2001:db8::7]:4711"], "2001:db8::7"),
-    ("203.0.113.9", ["127.0.0.1"], "203.0.113.9"),  # whoever is no proxy is not believed
+    ("203.0.113.9", ["127.0.0.1"], "203.0.113.9"),  # the header of a client that is no proxy is ignored
     (None, ["127.0.0.1"], None),
 ]
 
 
 @pytest.mark.parametrize(("peer", "forwarded", "found"), PEERS)
-def test_a_proxy_is_believed_and_nobody_else(peer: str | None, forwarded: list[str], found: str | None) -> None:
+def test_a_proxy_is_believed_and_no_other(peer: str | None, forwarded: list[str], found: str | None) -> None:
     """The address is the last one that no proxy of the settings has."""
     assert RateLimits(Limits(proxies=("10.0.0.0/8",))).peer_of(peer, forwarded) == found
 
 
 def test_one_network_of_ipv6_is_one_caller() -> None:
-    """Whoever has 2^64 addresses has one bucket."""
+    """A client with 2^64 addresses has one bucket."""
     limits = RateLimits(SMALL, clock=lambda: 0.0)
     for number in range(4):
         limits.count_unproven(f"2001:db8::{number}")
@@ -132,7 +132,7 @@ def test_strangers_do_not_fill_the_memory() -> None:
 
 
 def test_the_agent_of_the_world_is_not_limited_by_default() -> None:
-    """What a realm has when nothing is said lets an agent work."""
+    """The default rates of a realm let an agent work."""
     limits = RateLimits(Limits(), clock=lambda: 0.0)
     for _ in range(Limits().agent_burst):
         limits.count_agent(AGENT)

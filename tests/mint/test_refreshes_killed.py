@@ -105,7 +105,7 @@ def killed_at(accounts: Accounts, mints: list[Mint], step: int) -> tuple[bool, b
     is_lost = got == {"ended"}
     [first, *later] = [tracker.uses[name] for name in tracker.grants if name in tracker.uses]
     if is_lost:
-        # Nobody knows what the dead mint's issuer has answered: the token is tried once more, and by one caller.
+        # The answer of the issuer to the dead mint is unknown: one caller tries the token once more.
         assert (first, later, is_killed) == (2, [], True)
     else:
         assert (first, later) == (1, [])

@@ -129,7 +129,7 @@ def test_used_ids_are_forgotten_when_they_no_longer_matter(db: MintDatabase, mon
 
 
 def test_ids_of_different_keys_do_not_meet(db: MintDatabase) -> None:
-    """The same id under another key or of another kind is another one; nobody uses up somebody else's."""
+    """The same id under another key or of another kind is another one; no caller uses up the id of another."""
     for kind, kid in (("proof", "a"), ("proof", "b"), ("assertion", "a")):
         db.unit().spend(kind, kid, "one", database.now_ms())
         with pytest.raises(GrantError) as caught:
@@ -137,7 +137,7 @@ def test_ids_of_different_keys_do_not_meet(db: MintDatabase) -> None:
         assert caught.value.code == "replayed"
 
 
-def test_a_database_that_does_not_answer_is_told_without_its_values(db: MintDatabase) -> None:
+def test_a_database_that_does_not_answer_is_reported_without_its_values(db: MintDatabase) -> None:
     """A lost table is a ``StoreError`` that quotes no statement."""
     with db.write() as c:
         c.exec_driver_sql("DROP TABLE used_jti")

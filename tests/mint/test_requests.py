@@ -81,7 +81,7 @@ def test_a_session_lives_as_long_as_asked_and_no_longer_than_allowed(unit: Harne
 
 
 def test_whom_the_policy_does_not_name_opens_nothing(unit: Harness) -> None:
-    """An enrolled agent outside the policy is refused, and told so."""
+    """An enrolled agent outside the policy is refused, with the reason."""
     key = unit.enrol("elsewhere/x")
     answer = Holder(unit, unit.session_key, None).call("POST", "/v1/sessions", {"assertion": unit.assertion(key)})
     assert (answer.status_code, answer.json()["code"]) == (403, "session_not_allowed")
@@ -138,8 +138,8 @@ def test_a_bundle_does_what_its_task_is_for_and_nothing_else(unit: Harness) -> N
     """Real verifiers, opened with the keys that the mint gives them, accept the task's calls and refuse others."""
     holder, session = unit.session()
     body = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}}
-    told = holder.call("POST", "/v1/tasks", body).json()
-    bundle, task = Bundle.parse(told["bundle"]), told["task"]
+    answer = holder.call("POST", "/v1/tasks", body).json()
+    bundle, task = Bundle.parse(answer["bundle"]), answer["task"]
     orders, file = open_service(unit, "orders")
     payments, _ = open_service(unit, "payments")
     assert file["store"] == unit.mint.store_url
@@ -162,12 +162,12 @@ def test_asking_for_less_gives_less(unit: Harness) -> None:
     """Fewer tools, delegations and minutes are taken from the template, and end up in the token."""
     holder, _ = unit.session()
     asked = {"template": "refund", "params": {"order_id": "o-1", "amount": 50}, "tools": ["orders.get"]}
-    told = holder.call("POST", "/v1/tasks", {**asked, "depth": 0, "ttl": "60s"}).json()
-    bundle = Bundle.parse(told["bundle"])
+    answer = holder.call("POST", "/v1/tasks", {**asked, "depth": 0, "ttl": "60s"}).json()
+    bundle = Bundle.parse(answer["bundle"])
     assert bundle.audiences == ("orders",)
     identifier = bundle.outline.identifier
     assert (identifier.depth, identifier.exp - identifier.iat) == (0, 60_000)
-    assert told["task"]["expires_at"] == identifier.exp
+    assert answer["task"]["expires_at"] == identifier.exp
 
 
 def test_a_grant_that_fits_into_no_token_is_refused(unit: Harness) -> None:
@@ -193,9 +193,9 @@ def test_a_grant_that_fits_into_no_token_is_refused(unit: Harness) -> None:
 def test_a_task_ends_with_its_session_at_the_latest(unit: Harness) -> None:
     """A task's token does not outlive its session."""
     holder, session = unit.open_session(unit.enrol(), ttl="90s")
-    told = holder.call("POST", "/v1/tasks", LOOKUP).json()
-    assert told["task"]["expires_at"] == session["expires_at"]
-    assert Bundle.parse(told["bundle"]).outline.exp == session["expires_at"]
+    answer = holder.call("POST", "/v1/tasks", LOOKUP).json()
+    assert answer["task"]["expires_at"] == session["expires_at"]
+    assert Bundle.parse(answer["bundle"]).outline.exp == session["expires_at"]
 
 
 @pytest.mark.spec("4.1")
@@ -209,8 +209,8 @@ def test_tokens_say_where_the_epoch_stood_before_they_were_granted(unit: Harness
     assert isinstance(identifier, Identifier)
     assert identifier.born == (epochs.incarnation, 1)
     epochs.kill("agent:elsewhere")
-    told = holder.call("POST", "/v1/tasks", LOOKUP).json()
-    assert Bundle.parse(told["bundle"]).outline.identifier.born == (epochs.incarnation, 2)
+    answer = holder.call("POST", "/v1/tasks", LOOKUP).json()
+    assert Bundle.parse(answer["bundle"]).outline.identifier.born == (epochs.incarnation, 2)
     mark = unit.mint.db.epoch.high_water("acme")
     assert mark is not None
     assert (mark.incarnation, mark.seq) == (epochs.incarnation, 2)
@@ -261,5 +261,5 @@ def test_a_reload_changes_the_policy_whole_or_not_at_all(unit: Harness) -> None:
     assert unit.mint.policy.digest == before
     path.write_text(good.replace('ttl = "10m"', 'ttl = "9m"'))
     assert unit.mint.reload_policy() != before
-    told = holder.call("POST", "/v1/tasks", LOOKUP).json()
-    assert told["task"]["policy"] == unit.mint.policy.digest
+    answer = holder.call("POST", "/v1/tasks", LOOKUP).json()
+    assert answer["task"]["policy"] == unit.mint.policy.digest

@@ -138,7 +138,7 @@ def test_a_mint_goes_on_and_a_second_one_takes_the_new_file(tmp_path: Path, data
 
 @pytest.mark.parametrize("wrong", ["another one", None])
 def test_who_cannot_open_them_cannot_seal_them(tmp_path: Path, wrong: str | None) -> None:
-    """Nothing is touched; nor while somebody else is at it, nor for an empty passphrase."""
+    """Nothing changes; nor while another process reseals, nor for an empty passphrase."""
     realm = realm_of(tmp_path / "realm", OLD)
     before = realm.root_path.read_bytes()
     with pytest.raises(SettingsError, match="passphrase"):
@@ -205,12 +205,12 @@ def test_the_command_says_what_to_do_next(tmp_path: Path) -> None:
     realm = realm_of(tmp_path / "realm", None)
     new = tmp_path / "new"
     new.write_text(NEW)
-    told = arx("key", "reseal", "--new-passphrase-file", new, "--realm-dir", realm.folder)
-    assert told.exit_code == 0, told.err
-    assert "root.key.old" in told.out
-    assert "restart" in told.err
+    output = arx("key", "reseal", "--new-passphrase-file", new, "--realm-dir", realm.folder)
+    assert output.exit_code == 0, output.err
+    assert "root.key.old" in output.out
+    assert "restart" in output.err
     again = arx("key", "reseal", "--new-key-file", "--passphrase-file", new, "--realm-dir", realm.folder, "--json")
     assert (again.exit_code, again.json["sealed_with"], again.json["keys"]) == (0, "key file", ["k1", "k2"])
-    assert NEW not in told.out + told.err + again.out + again.err
+    assert NEW not in output.out + output.err + again.out + again.err
     for wrong in ((), ("--new-key-file", "--new-passphrase-file", new)):
         assert arx("key", "reseal", *wrong, "--realm-dir", realm.folder).exit_code == 2

@@ -49,7 +49,7 @@ def test_a_later_root_is_sealed_like_the_first(tmp_path: Path) -> None:
 
 
 def test_the_file_holds_no_key_in_the_clear_and_is_bound_to_its_realm(tmp_path: Path) -> None:
-    """Neither root nor seal stand in the file; another realm's name or another key's name does not open it."""
+    """The file has neither root nor seal; another realm's name or another key's name does not open it."""
     path, key_path = tmp_path / "root.json", tmp_path / "root.key"
     made = RootKeys.create(path, realm="acme", passphrase=None, key_path=key_path)
     text = path.read_text()

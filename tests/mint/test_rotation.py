@@ -78,9 +78,9 @@ def test_a_new_root_waits_until_services_know_it(unit: Harness, clock: Clock) ->
     clock.wait(2 * REFRESH_MS)
     fetch(service)
     old = minted(agent)
-    told = rotated(unit)
-    assert (told["name"], told["state"]) == ("k2", "waiting")
-    assert [waiting["audience"] for waiting in told["waits_for"]] == ["orders"]
+    answer = rotated(unit)
+    assert (answer["name"], answer["state"]) == ("k2", "waiting")
+    assert [waiting["audience"] for waiting in answer["waits_for"]] == ["orders"]
     assert minted(agent) == old == "k1.1"
     clock.wait(2 * REFRESH_MS)
     assert minted(agent) == old  # the time is over, and the service has not asked
@@ -120,7 +120,7 @@ def test_a_service_that_is_gone_is_not_waited_for(unit: Harness, clock: Clock) -
 
 
 def test_created_ahead_and_rotated_later(unit: Harness, clock: Clock) -> None:
-    """A key that was published long ago mints as soon as it is told to; in an emergency one does without waiting."""
+    """A key that was published long ago mints on command; in an emergency one does without waiting."""
     service, (agent, _) = joined(unit), unit.session()
     assert unit.operator().call("POST", "/v1/root-keys").json()["state"] == "published"
     fetch(service)
@@ -160,7 +160,7 @@ def test_what_mints_is_not_retired(unit: Harness, clock: Clock) -> None:
 
 @pytest.mark.spec("9")
 def test_a_stolen_key_is_replaced_alone(unit: Harness) -> None:
-    """The next number is its audience's alone, the stolen one is handed out no more, and nobody else notices."""
+    """The next number is its audience's alone, the stolen key is handed out no more, and no other audience notices."""
     orders, payments = joined(unit), joined(unit, "payments")
     assert fetch(orders) == {"k1.1"}
     before = fetch(payments)
@@ -171,14 +171,14 @@ def test_a_stolen_key_is_replaced_alone(unit: Harness) -> None:
     assert minted(agent) == "k1.3"
     assert fetch(payments) == before == {"k1.2"}
     assert unit.mint.key_schedule.retired_targets() == {"key:k1.1"}
-    assert operator.call("POST", "/v1/services/nobody/replace-key", {}).status_code == 404
+    assert operator.call("POST", "/v1/services/unknown/replace-key", {}).status_code == 404
 
 
 def test_a_stolen_machine_gets_no_next_key(unit: Harness) -> None:
     """In the order of docs/operations.md: the service's own key goes first, else its thief fetches what comes next."""
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
-    told = page.partition("**A service's key was stolen**")[2]
-    assert told.index("service remove-key") < told.index("service replace-key orders --stolen")
+    paragraph = page.partition("**A service's key was stolen**")[2]
+    assert paragraph.index("service remove-key") < paragraph.index("service replace-key orders --stolen")
     thief, operator = joined(unit), unit.operator()
     fetch(thief)
     own = {"remove_kid": thief.key.kid}
@@ -238,7 +238,7 @@ def test_every_mint_of_a_realm_has_every_root(unit: Harness, clock: Clock) -> No
 
 
 def test_a_key_that_is_asked_for_again_is_made_once(unit: Harness) -> None:
-    """Whoever repeats a call whose answer was lost, with its idempotency key, finds the key that was made."""
+    """A repeated call whose answer was lost, with its idempotency key, finds the key that was made."""
     operator = unit.operator()
 
     def create(again: str) -> Any:

@@ -66,7 +66,7 @@ def test_a_client_without_a_scope_leaves_the_choice_to_the_person(flow: Flow) ->
 
 
 def test_a_machine_gets_all_that_it_asks_for_or_nothing(flow: Flow) -> None:
-    """Nobody chooses, so parameters are those of the request, by task."""
+    """The request names no task, so its parameters are by task."""
     details = json.dumps([{"type": "arx_task", "params": {"lookup": {"order_id": "o-1"}}}])
     refused = flow.client.ask(scope="lookup status", authorization_details=details)
     assert (refused.status_code, refused.json()["error"]) == (400, "unauthorized_client")  # no subject

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mint as a process: it starts only when it is safe to, says so, and leaves nothing running."""
+"""The mint as a process: it starts only when it is safe to, reports that, and leaves nothing running."""
 
 import contextlib
 import json
@@ -67,8 +67,8 @@ def mint_process(
 
 def line_of(pipe: IO[str] | None) -> dict[str, Any]:
     assert pipe is not None
-    told: dict[str, Any] = json.loads(pipe.readline())
-    return told
+    document: dict[str, Any] = json.loads(pipe.readline())
+    return document
 
 
 def sign_in(realm: Realm) -> httpx.Response:
@@ -89,7 +89,7 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "mint.example"])
 def test_plain_http_is_for_loopback(realm: Realm, host: str) -> None:
-    """Beyond loopback the mint does not listen, unless it is said that TLS ends before it."""
+    """Beyond loopback the mint does not listen, unless a setting confirms that TLS ends before it."""
     with pytest.raises(SettingsError, match="behind-tls"):
         serve(realm.folder, host=host, store_url="unix:///none")
 
@@ -107,11 +107,11 @@ def test_no_store_is_no_start(realm: Realm) -> None:
 
 
 @pytest.mark.servers
-def test_it_says_when_it_is_ready_and_stops_when_told(realm: Realm, valkey: EmbeddedValkey) -> None:
+def test_it_reports_when_it_is_ready_and_stops_on_command(realm: Realm, valkey: EmbeddedValkey) -> None:
     """One JSON line on stderr, then it answers; SIGTERM ends it, and nothing secret was written."""
     with mint_process(realm, valkey.url) as process:
-        told = line_of(process.stderr)
-        assert (told["ready"], told["realm"], told["issuer"]) == (True, realm.name, realm.issuer)
+        output = line_of(process.stderr)
+        assert (output["ready"], output["realm"], output["issuer"]) == (True, realm.name, realm.issuer)
         assert sign_in(realm).status_code == 201
         assert httpx.get(realm.issuer + "/readyz").json()["ready"] is True
         assert "server" not in httpx.get(realm.issuer + "/healthz").headers
@@ -139,7 +139,7 @@ def test_it_serves_out_of_a_shared_database(
 
 @pytest.mark.nightly
 @pytest.mark.servers
-def test_it_ends_with_whoever_started_it(realm: Realm, valkey: EmbeddedValkey) -> None:
+def test_it_ends_with_its_parent(realm: Realm, valkey: EmbeddedValkey) -> None:
     """When standard input ends, the mint stops by itself."""
     with mint_process(realm, valkey.url, "--until-eof") as process:
         assert line_of(process.stderr)["ready"] is True
@@ -170,9 +170,9 @@ def test_a_damaged_realm_does_not_start(realm: Realm, valkey: EmbeddedValkey, da
     damage(realm)
     with mint_process(realm, valkey.url) as process:
         assert process.wait(60) == 2
-        told = line_of(process.stderr)
-        assert told["ready"] is False
-        assert told["error"]
+        output = line_of(process.stderr)
+        assert output["ready"] is False
+        assert output["error"]
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_a_port_is_not_shared(realm: Realm, valkey: EmbeddedValkey) -> None:
 @pytest.mark.slow
 @pytest.mark.servers
 def test_a_store_that_is_down_may_come_back(realm: Realm, tmp_path: Path) -> None:
-    """The exit code tells what trying again can help from what it cannot."""
+    """The exit code separates failures that a retry can mend from the others."""
     with mint_process(realm, f"unix://{tmp_path}/none.sock") as process:
         assert process.wait(60) == 3
         assert line_of(process.stderr)["code"] == "store_unavailable"
@@ -235,23 +235,23 @@ def test_nothing_outlives_a_killed_up(realm: Realm) -> None:
 
 @pytest.mark.servers
 def test_a_hangup_reads_the_policy_again(realm: Realm) -> None:
-    """SIGHUP goes through to the mint: a good policy is taken, one with a mistake is told and changes nothing."""
+    """SIGHUP reaches the mint: a good policy is applied, one with a mistake is reported and changes nothing."""
     policy = realm.policy_path.read_text()
     with started(["-c", UP, str(realm.folder)]) as process:
         first = line_of(process.stdout)["policy"]
         realm.policy_path.write_text(policy.replace('ttl = "8h"', 'ttl = "7h"'))
         process.send_signal(signal.SIGHUP)
-        told = line_of(process.stderr)
-        assert (told["reloaded"], told["policy"] != first) == (True, True)
+        output = line_of(process.stderr)
+        assert (output["reloaded"], output["policy"] != first) == (True, True)
         break_policy(realm)
         process.send_signal(signal.SIGHUP)
-        assert line_of(process.stderr) | {"error": ""} == told | {"reloaded": False, "code": "policy", "error": ""}
+        assert line_of(process.stderr) | {"error": ""} == output | {"reloaded": False, "code": "policy", "error": ""}
         assert sign_in(realm).status_code == 201
 
 
 @pytest.mark.slow
 @pytest.mark.servers
-def test_up_tells_what_must_be_mended(realm: Realm) -> None:
+def test_up_names_what_must_be_mended(realm: Realm) -> None:
     """A realm that cannot start is not tried for ever."""
     break_policy(realm)
     with started(["-c", UP, str(realm.folder)]) as process:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tool services: a token that is good once enrols a key, and that key gets the keys of its own audience alone."""
+"""Tool services: a one-time token enrols a key, and that key gets the keys of its own audience alone."""
 
 import threading
 from typing import Any
@@ -67,12 +67,12 @@ def test_what_a_service_asks_is_recorded(unit: Harness) -> None:
     assert sorted(counted) == ["bad_enrolment", "bad_proof"]
 
 
-def test_an_audience_that_the_policy_does_not_name_is_told(unit: Harness) -> None:
-    """It may be enrolled before its policy comes; whoever mistyped it sees so, in the invitation and in the list."""
+def test_an_audience_that_the_policy_does_not_name_is_reported(unit: Harness) -> None:
+    """It may be enrolled before its policy comes; the invitation and the list show a mistyped name."""
     operator = unit.operator()
     for audience, known in (("orders", True), ("odrers", False)):
-        told = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
-        assert (told["audience"], told["in_policy"]) == (audience, known)
+        answer = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
+        assert (answer["audience"], answer["in_policy"]) == (audience, known)
         assert operator.call("PUT", f"/v1/services/{audience}").status_code == 200
     shown = {each["audience"]: each["in_policy"] for each in operator.call("GET", "/v1/services").json()["services"]}
     assert shown == {"orders": True, "odrers": False}
@@ -173,7 +173,7 @@ def test_no_record_no_keys(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.spec("CONTROL 3.1")
-def test_an_enrolment_token_is_good_once(unit: Harness) -> None:
+def test_an_enrolment_token_is_accepted_once(unit: Harness) -> None:
     """The second who brings it gets nothing, nor do two at the same moment."""
     enrolment = invited(unit)
     codes: list[int] = []
@@ -196,7 +196,7 @@ def test_an_enrolment_token_is_good_once(unit: Harness) -> None:
 
 @pytest.mark.spec("CONTROL 3.1")
 def test_an_enrolment_token_ends(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarter of an hour later it is worth nothing; nor is one that was never made."""
+    """The mint refuses a token a quarter of an hour later, and one that it never made."""
     enrolment = invited(unit)
     monkeypatch.setattr(services, "now_ms", lambda: now_ms() + 15 * 60 * 1000)
     for text in (enrolment, "arxe1_" + "A" * 43, "", "arx1_x"):
@@ -215,8 +215,8 @@ def test_a_key_belongs_to_one_holder(unit: Harness) -> None:
 
 
 @pytest.mark.spec("CONTROL 3.2")
-def test_whoever_is_no_service_gets_no_key(unit: Harness) -> None:
-    """Not an operator with every right, not an agent, not a stranger; and one proof is good once."""
+def test_a_caller_that_is_no_service_gets_no_key(unit: Harness) -> None:
+    """Not an operator with every right, not an agent, not a stranger; and one proof is accepted once."""
     agent, _ = unit.session()
     holder, _ = join(unit, invited(unit))
     for other in (unit.operator(), agent):
@@ -243,5 +243,5 @@ def test_own_keys_rotate(unit: Harness) -> None:
     assert old.call("GET", "/v1/keys").json()["code"] == "bad_proof"
     assert new.call("GET", "/v1/keys").status_code == 200
     assert operator.call("PATCH", "/v1/services/orders", {"remove_kid": old.key.kid}).status_code == 404
-    assert operator.call("GET", "/v1/services/nobody").status_code == 404
+    assert operator.call("GET", "/v1/services/unknown").status_code == 404
     assert [row["audience"] for row in operator.call("GET", "/v1/services").json()["services"]] == ["orders"]

@@ -42,8 +42,8 @@ def limit(harness: Harness, sessions: str) -> None:
 
 
 def renew(holder: Holder, session: dict[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = holder.call("POST", f"/v1/sessions/{session['id']}/renew").json()
-    return told
+    answer: dict[str, Any] = holder.call("POST", f"/v1/sessions/{session['id']}/renew").json()
+    return answer
 
 
 def read(token: str) -> Identifier:
@@ -64,11 +64,11 @@ def test_a_renewal_ends_later_and_within_the_limit(unit: Harness) -> None:
     holder, session = unit.session()
     assert session["expires_at"] == session["opened_at"] + 600_000
     assert session["ends_at"] == session["opened_at"] + 8 * 3_600_000
-    told = renew(holder, session)
-    assert told["session"]["ends_at"] == session["ends_at"]
-    assert session["expires_at"] <= told["session"]["expires_at"] <= now_ms() + 600_000
-    assert read(told["token"]).exp == told["session"]["expires_at"]
-    again = Holder(unit, holder.key, told["token"])
+    answer = renew(holder, session)
+    assert answer["session"]["ends_at"] == session["ends_at"]
+    assert session["expires_at"] <= answer["session"]["expires_at"] <= now_ms() + 600_000
+    assert read(answer["token"]).exp == answer["session"]["expires_at"]
+    again = Holder(unit, holder.key, answer["token"])
     assert again.call("POST", "/v1/tasks", LOOKUP).status_code == 201
     kinds = [(event["kind"], event.get("session")) for event in unit.events()]
     assert ("session.renewed", session["id"]) in kinds
@@ -78,12 +78,12 @@ def test_the_absolute_limit_holds(unit: Harness) -> None:
     """Near its end a renewal gives what is left and no more; behind it, nothing."""
     holder, session = unit.session()
     since(unit, session, 8 * 3_600_000 - 60_000)
-    told = renew(holder, session)
-    assert read(told["token"]).exp == session["ends_at"] - (8 * 3_600_000 - 60_000)
-    assert told["session"]["expires_at"] == session["expires_at"]  # the older token lives longer
+    answer = renew(holder, session)
+    assert read(answer["token"]).exp == session["ends_at"] - (8 * 3_600_000 - 60_000)
+    assert answer["session"]["expires_at"] == session["expires_at"]  # the older token lives longer
     since(unit, session, 8 * 3_600_000)
-    told = renew(holder, session)
-    assert (told["code"], "open another" in told["detail"]) == ("session_ended", True)
+    answer = renew(holder, session)
+    assert (answer["code"], "open another" in answer["detail"]) == ("session_ended", True)
 
 
 @given(
@@ -115,9 +115,9 @@ def test_a_stricter_policy_shortens_and_a_laxer_one_does_not_prolong(unit: Harne
     limit(unit, LIMITS.replace("8h", "9h"))
     assert renew(holder, session)["session"]["ends_at"] == session["ends_at"]
     limit(unit, LIMITS.replace("8h", "1h"))
-    told = renew(holder, session)
-    assert told["session"]["ends_at"] == session["opened_at"] + 3_600_000
-    assert told["session"]["policy"] == unit.mint.policy.digest
+    answer = renew(holder, session)
+    assert answer["session"]["ends_at"] == session["opened_at"] + 3_600_000
+    assert answer["session"]["policy"] == unit.mint.policy.digest
     limit(unit, LIMITS.replace("acme/**", "other/**"))
     assert renew(holder, session)["code"] == "session_not_allowed"
 
@@ -133,7 +133,7 @@ def test_what_opened_it_must_still_be_enrolled(unit: Harness) -> None:
     assert renew(holder, session)["code"] == "session_not_allowed"
 
 
-def test_another_session_is_not_there(unit: Harness) -> None:
+def test_another_session_is_not_found(unit: Harness) -> None:
     """A session's key renews that session alone; an operator renews none."""
     holder, _ = unit.session()
     _, theirs = unit.session("acme/support/other")
@@ -164,11 +164,11 @@ def test_as_many_as_the_policy_says(unit: Harness, epochs: UnsafeLocalEpochs) ->
     again = Holder(unit, unit.session_key, None)
 
     def another() -> str:
-        told = again.call("POST", "/v1/sessions", {"assertion": unit.assertion(key)})
-        return "ok" if told.status_code == 201 else str(told.json()["code"])
+        answer = again.call("POST", "/v1/sessions", {"assertion": unit.assertion(key)})
+        return "ok" if answer.status_code == 201 else str(answer.json()["code"])
 
-    told = again.call("POST", "/v1/sessions", {"assertion": unit.assertion(key)}).json()
-    assert (told["code"], sessions[0] in told["detail"]) == ("too_many_sessions", True)
+    answer = again.call("POST", "/v1/sessions", {"assertion": unit.assertion(key)}).json()
+    assert (answer["code"], sessions[0] in answer["detail"]) == ("too_many_sessions", True)
     epochs.freeze(f"session:{sessions[0]}")
     assert another() == "too_many_sessions"
     epochs.kill(f"session:{sessions[0]}")

@@ -41,11 +41,11 @@ def test_what_was_done_was_answered(
     monkeypatch: pytest.MonkeyPatch,
     runs: tuple[str, ...],
 ) -> None:
-    """SIGTERM under load: as many agents are enrolled as callers were told, nobody is left with half an answer."""
+    """SIGTERM under load: as many agents are enrolled as callers have answers, and no answer is cut."""
     listen = f"127.0.0.1:{free_port}"
     realm = init_realm(tmp_path / "realm", name=realm_name, issuer=f"http://{listen}", listen=listen)
     monkeypatch.setattr(mint_client, "PAUSES_S", (0.05,))
-    told: list[int] = []
+    notices: list[int] = []
     at_work, broken = threading.Event(), []
 
     def load(number: int) -> None:
@@ -57,8 +57,8 @@ def test_what_was_done_was_answered(
             except Exception as error:
                 broken.append(error)
                 return
-            told.append(1)
-            if len(told) >= BEFORE:
+            notices.append(1)
+            if len(notices) >= BEFORE:
                 at_work.set()
 
     with mint_process(realm, valkey.url, runs=runs) as process:
@@ -74,7 +74,7 @@ def test_what_was_done_was_answered(
             worker.join()
     with MintDatabase(realm.database_url) as db:
         enrolled = [event for event in db.outbox.after(0, 100_000) if event.kind == "agent.enrolled"]
-    assert len(enrolled) == len(told)
+    assert len(enrolled) == len(notices)
     assert len(broken) == WORKERS
     with pytest.raises(httpx.ConnectError):
         httpx.get(realm.issuer + "/healthz", trust_env=False)

@@ -47,7 +47,7 @@ def test_a_change_sets_what_it_is_given(db: MintDatabase) -> None:
         CompiledStatement(insert(AGENTS)).run(c, AGENT)
         assert change.run(c, {"which": "acme/a", "owner": "ops"}) == 1
         assert change.run(c, {"which": "acme/a", "status": "deactivated", "ended_at": 2}) == 1
-        assert change.run(c, {"which": "acme/a", "owner": "nobody"}) == 0
+        assert change.run(c, {"which": "acme/a", "owner": "acme/owner"}) == 0
         row = CompiledStatement(select(AGENTS).where(BY_ID)).one(c, {"which": "acme/a"})
     assert row == AGENT | {"owner": "ops", "status": "deactivated", "ended_at": 2}
 
@@ -65,7 +65,7 @@ def test_a_row_whose_key_is_taken_is_not_inserted(db: MintDatabase) -> None:
     ]
 
 
-def test_what_is_not_there(db: MintDatabase) -> None:
+def test_an_unknown_name(db: MintDatabase) -> None:
     """No row is None, or an error where the transaction needs one; a parameter that is left out is no null."""
     find = CompiledStatement(select(AGENTS).where(BY_ID))
     with db.read() as c:

@@ -46,14 +46,14 @@ def services(live: Harness) -> Iterator[dict[str, Verifier]]:
 
 @pytest.fixture
 def direct(live: Harness) -> Iterator[RevocationStore]:
-    """Somebody who writes straight into the store."""
+    """A client that writes straight into the store."""
     with RevocationStore(live.mint.store_url, live.realm.name) as store:
         yield store
 
 
 def started(holder: Holder) -> tuple[str, str]:
-    told = holder.call("POST", "/v1/tasks", REFUND).json()
-    return told["task"]["id"], told["bundle"]
+    answer = holder.call("POST", "/v1/tasks", REFUND).json()
+    return answer["task"]["id"], answer["bundle"]
 
 
 def ask(
@@ -68,21 +68,21 @@ def ask(
 
 
 def test_what_is_out_dies_and_less_lives(live: Harness, services: dict[str, Verifier]) -> None:
-    """The holder's tokens, a sub-agent's and an extension are revoked; the answer says so; what is left is less."""
+    """The holder's tokens, a sub-agent's and an extension are revoked, as the answer shows; the rest has less."""
     holder, _ = live.session()
     task, bundle = started(holder)
     worker = Task(Bundle.parse(bundle)).delegate("acme/support/worker")
     more = holder.call("POST", f"/v1/tasks/{task}/extend", {"params": {"amount": 60}}).json()["bundle"]
     everybody: list[str | Task] = [bundle, worker, more]
     assert [ask(services, live, held) for held in everybody] == ["ok"] * 3
-    told = holder.call(
+    answer = holder.call(
         "POST", f"/v1/tasks/{task}/attenuate", GET_ONLY | {"link": Bundle.parse(bundle).outline.link}
     ).json()
-    assert (told["kill"]["durable"], len(told["kill"]["targets"])) == (True, 2)
-    assert (told["task"]["state"], told["task"]["audiences"]) == ("open", ["orders"])
+    assert (answer["kill"]["durable"], len(answer["kill"]["targets"])) == (True, 2)
+    assert (answer["task"]["state"], answer["task"]["audiences"]) == ("open", ["orders"])
     assert [ask(services, live, held) for held in everybody] == ["revoked"] * 3
     assert ask(services, live, worker, "payments.refund", amount=5) == "revoked"
-    left = Task(Bundle.parse(told["bundle"]))
+    left = Task(Bundle.parse(answer["bundle"]))
     assert left.audiences == ("orders",)
     assert ask(services, live, left) == "ok"
     shown = holder.call("GET", f"/v1/tasks/{task}").json()["grants"]
@@ -92,7 +92,7 @@ def test_what_is_out_dies_and_less_lives(live: Harness, services: dict[str, Veri
 
 
 def test_a_repeat_goes_on_where_the_first_one_was(live: Harness, services: dict[str, Verifier]) -> None:
-    """Attenuation again by what is said already changes nothing but the tokens; by more, both hold."""
+    """Attenuation by the same caveats changes nothing but the tokens; by more caveats, both apply."""
     holder, _ = live.session()
     task, bundle = started(holder)
     link = Bundle.parse(bundle).outline.link
@@ -129,12 +129,12 @@ def test_what_is_killed_meanwhile_does_not_come_back(
     kill = live.mint.store.kill
 
     def killed_first(*args: Any, **kwargs: Any) -> Any:
-        direct.kill([f"{target}:{names[target]}"], "meanwhile", "somebody")
+        direct.kill([f"{target}:{names[target]}"], "meanwhile", "operator:eve")
         return kill(*args, **kwargs)
 
     monkeypatch.setattr(live.mint.store, "kill", killed_first)
-    told = holder.call("POST", f"/v1/tasks/{task}/attenuate", GET_ONLY).json()
-    assert told["code"] == "revoked"
+    answer = holder.call("POST", f"/v1/tasks/{task}/attenuate", GET_ONLY).json()
+    assert answer["code"] == "revoked"
     assert ask(services, live, bundle) == "revoked"
     assert len(live.mint.db.grants.live(task)) == 1
 
@@ -145,16 +145,16 @@ def test_those_who_change_a_task_at_once(live: Harness, services: dict[str, Veri
     task, bundle = started(holder)
 
     def attenuate(amount: int) -> tuple[int, Any]:
-        said = {"allow": [{"args": {"amount": {"max": amount}}, "open": True, "tool": "payments.refund"}]}
-        told = holder.call("POST", f"/v1/tasks/{task}/attenuate", {"caveats": {"payments": [said]}})
-        return told.status_code, told.json()
+        values = {"allow": [{"args": {"amount": {"max": amount}}, "open": True, "tool": "payments.refund"}]}
+        answer = holder.call("POST", f"/v1/tasks/{task}/attenuate", {"caveats": {"payments": [values]}})
+        return answer.status_code, answer.json()
 
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(attenuate, (40, 30, 20, 10)))
-    worked = [told["bundle"] for status, told in done if status == 200]
+    worked = [answer["bundle"] for status, answer in done if status == 200]
     assert worked
     # On a loaded machine the mint's own lease may end.
-    assert {told["code"] for status, told in done if status != 200} <= {"conflict", "stale"}
+    assert {answer["code"] for status, answer in done if status != 200} <= {"conflict", "stale"}
     states = [ask(services, live, each, "payments.refund", amount=5) for each in worked]
     assert states.count("ok") == 1
     assert ask(services, live, bundle) == "revoked"

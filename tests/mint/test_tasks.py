@@ -49,13 +49,13 @@ def ask(harness: Harness, bundle: str, tool: str = "orders.get", **args: Any) ->
 
 
 def start(holder: Holder, **body: Any) -> dict[str, Any]:
-    told: dict[str, Any] = holder.call("POST", "/v1/tasks", {**REFUND, **body}).json()
-    return told
+    answer: dict[str, Any] = holder.call("POST", "/v1/tasks", {**REFUND, **body}).json()
+    return answer
 
 
 def extend(holder: Holder, task: str, **body: Any) -> dict[str, Any]:
-    told: dict[str, Any] = holder.call("POST", f"/v1/tasks/{task}/extend", body).json()
-    return told
+    answer: dict[str, Any] = holder.call("POST", f"/v1/tasks/{task}/extend", body).json()
+    return answer
 
 
 @pytest.mark.spec("CONTROL 2.3")
@@ -69,7 +69,7 @@ def test_an_extension_adds_and_kills_nothing(unit: Harness) -> None:
     assert again["task"]["expires_at"] > first["task"]["expires_at"]
     more = extend(holder, task, template="refund", params={"amount": 80})
     other = extend(holder, task, template="lookup", params={"order_id": "o-1"}, ttl="5s")
-    bundles = [told["bundle"] for told in (first, again, more, other)]
+    bundles = [value["bundle"] for value in (first, again, more, other)]
     assert [ask(unit, bundle) for bundle in bundles] == ["ok"] * 4
     assert ask(unit, more["bundle"], "payments.refund", amount=80) == "ok"
     assert len({Bundle.parse(bundle).outline.link for bundle in bundles}) == 4
@@ -87,16 +87,16 @@ def test_an_extension_the_policy_refuses_says_what_it_would_take(unit: Harness) 
     """Which key of which template would have to allow what, and which other template would."""
     holder, _ = unit.session()
     task = start(holder)["task"]["id"]
-    told = extend(holder, task, params={"amount": 500})
-    assert told["code"] == "bad_parameters"
-    assert "`params.amount` of [task.refund]" in told["detail"]
-    assert "500" in told["detail"]
-    told = extend(holder, task, template="payroll", params={})
-    assert (told["code"], AGENT in told["detail"]) == ("unknown_task", True)
-    told = extend(holder, task, template="payroll", params={"order_id": "o-1"})
-    assert "would grant it now: lookup" in told["detail"]
-    told = extend(holder, task, ttl="9h")
-    assert "`ttl` of [task.refund]" in told["detail"]
+    answer = extend(holder, task, params={"amount": 500})
+    assert answer["code"] == "bad_parameters"
+    assert "`params.amount` of [task.refund]" in answer["detail"]
+    assert "500" in answer["detail"]
+    answer = extend(holder, task, template="payroll", params={})
+    assert (answer["code"], AGENT in answer["detail"]) == ("unknown_task", True)
+    answer = extend(holder, task, template="payroll", params={"order_id": "o-1"})
+    assert "would grant it now: lookup" in answer["detail"]
+    answer = extend(holder, task, ttl="9h")
+    assert "`ttl` of [task.refund]" in answer["detail"]
     assert len(unit.mint.db.grants.list(task)) == 1
 
 
@@ -183,9 +183,9 @@ def test_a_attenuation_that_cannot_be_read_is_refused(unit: Harness, caveats: di
     """Before anything is killed: the store of this mint does not even answer."""
     holder, _ = unit.session()
     task = start(holder)["task"]["id"]
-    told = holder.call("POST", f"/v1/tasks/{task}/attenuate", {"caveats": caveats})
-    assert told.status_code in (400, 403), told.text
-    assert told.json()["code"] in ("bad_parameters", "malformed_request")
+    answer = holder.call("POST", f"/v1/tasks/{task}/attenuate", {"caveats": caveats})
+    assert answer.status_code in (400, 403), answer.text
+    assert answer.json()["code"] in ("bad_parameters", "malformed_request")
 
 
 AMOUNTS = st.one_of(st.integers(-5, 130), st.sampled_from(["50", True]))
@@ -208,7 +208,7 @@ def test_an_extension_gives_what_the_policy_grants_and_no_more(
 ) -> None:
     """Whatever is asked for: it is refused where the policy refuses, and else allows the very calls that it grants."""
     unit, holder, task = whole
-    told = extend(holder, task, params=params, tools=tools, template=template)
+    answer = extend(holder, task, params=params, tools=tools, template=template)
     asked = {"order_id": "o-1", "amount": 50, **params} if template in (None, "refund") else params
     try:
         grant = unit.mint.policy.grant(template or "refund", AGENT, asked, tools=tools)
@@ -216,13 +216,13 @@ def test_an_extension_gives_what_the_policy_grants_and_no_more(
         refused, grant = error.code, None
     else:
         refused = None
-    assert told.get("code") == refused
+    assert answer.get("code") == refused
     if grant is None:
         return
-    bundle = Bundle.parse(told["bundle"])
+    bundle = Bundle.parse(answer["bundle"])
     assert set(bundle.audiences) == set(grant.rules)
     if "payments" in bundle.audiences and isinstance(tried, int):
-        allowed = ask(unit, told["bundle"], "payments.refund", order_id=params["order_id"], amount=tried) == "ok"
+        allowed = ask(unit, answer["bundle"], "payments.refund", order_id=params["order_id"], amount=tried) == "ok"
         assert allowed == (type(tried) is int and 1 <= tried <= params["amount"])
 
 
@@ -262,7 +262,7 @@ LESS = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.lists(LESS, max_size=3), max_size=3), order=st.sampled_from(["o-1", "o-2", "o-3"]))
 def test_a_attenuation_never_widens(whole: tuple[Harness, Holder, str], steps: list[list[Caveat]], order: str) -> None:
-    """Whatever is said: what an attenuated grant's token allows, the one before allowed; nor does it live longer."""
+    """For any request: what an attenuated grant's token allows, the one before allowed; nor does it live longer."""
     unit, _, _ = whole
     rules = (Rule(tool="orders.get"),)
     granted = StoredGrant(

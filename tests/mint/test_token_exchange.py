@@ -68,9 +68,9 @@ class Shop:
         operator = self.harness.operator()
         self.services: dict[str, Holder] = {}
         for audience in ("orders", "payments", "ledger"):
-            told = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
+            answer = operator.call("POST", "/v1/services/invitations", {"audience": audience}).json()
             service = Holder(self.harness, SigningKey.generate(), None)
-            assert service.call("POST", "/v1/services/keys", {"enrolment": told["enrolment"]}).status_code == 201
+            assert service.call("POST", "/v1/services/keys", {"enrolment": answer["enrolment"]}).status_code == 201
             self.services[audience] = service
         self.agent, self.session = self.harness.session()
         self.verifiers = {audience: verifier(self.harness, audience) for audience in self.services}
@@ -87,24 +87,24 @@ class Shop:
             "subject_token_type": "urn:arx:token-type:task",
             "audience": audience,
         } | changes
-        said = {name: value for name, value in body.items() if value is not None}
+        asked = {name: value for name, value in body.items() if value is not None}
         service = self.services[by]
         headers = service.headers("POST", "/v1/exchange") | ({} if key is None else {"Idempotency-Key": key})
-        told: dict[str, Any] = self.harness.client.post("/v1/exchange", json=said, headers=headers).json()
-        return told
+        answer: dict[str, Any] = self.harness.client.post("/v1/exchange", json=asked, headers=headers).json()
+        return answer
 
     def attenuated(self, *caveats: dict[str, Any]) -> Task:
         """Attenuate a task's token for orders at the mint, which needs a store."""
         body = {"caveats": {"orders": list(caveats)}}
-        told = self.agent.call("POST", f"/v1/tasks/{self.start().id}/attenuate", body).json()
-        return Task(Bundle.parse(told["bundle"]))
+        answer = self.agent.call("POST", f"/v1/tasks/{self.start().id}/attenuate", body).json()
+        return Task(Bundle.parse(answer["bundle"]))
 
     def judge(self, token: str, audience: str, tool: str, args: dict[str, Any]) -> str:
         """What a service says of a call with a token; one that was exchanged is signed like any other."""
         return self.verifiers[audience].decide(token, AccessRequest(tool, args, now_ms())).code
 
-    def refund(self, told: dict[str, Any], amount: int) -> str:
-        task = Task(Bundle.parse(told["bundle"]))
+    def refund(self, answer: dict[str, Any], amount: int) -> str:
+        task = Task(Bundle.parse(answer["bundle"]))
         args = {**ORDER, "amount": amount}
         return self.judge(task.call_token("payments", "payments.refund", args), "payments", "payments.refund", args)
 
@@ -134,16 +134,16 @@ def called(task: Task) -> str:
 def test_a_service_goes_on_at_another_one(shop: Shop) -> None:
     """It may there what the task was granted, in the name of the same agent, with a hop of its own; it is recorded."""
     worker = shop.start().delegate("acme/support/worker")
-    told = shop.exchange("orders", called(worker))
-    assert (told["token_type"], told["issued_token_type"]) == ("N_A", "urn:arx:token-type:task")
-    assert 0 < told["expires_in"] <= 600
-    assert [shop.refund(told, amount) for amount in (50, 51)] == ["ok", "argument_not_allowed"]
-    child = shop.proven(told["access_token"], "payments")
+    answer = shop.exchange("orders", called(worker))
+    assert (answer["token_type"], answer["issued_token_type"]) == ("N_A", "urn:arx:token-type:task")
+    assert 0 < answer["expires_in"] <= 600
+    assert [shop.refund(answer, amount) for amount in (50, 51)] == ["ok", "argument_not_allowed"]
+    child = shop.proven(answer["access_token"], "payments")
     assert child.facts.named == ("acme/support/worker", "service/orders")
     assert (child.facts.agent, child.facts.session) == (shop.session["agent"], shop.session["id"])
-    assert child.facts.links[-1] == told["link"]
+    assert child.facts.links[-1] == answer["link"]
     (event,) = [each for each in shop.harness.events() if each["kind"] == "token.exchanged"]
-    assert (event["by"], event["audience"], event["link"]) == ("service:orders", "payments", told["link"])
+    assert (event["by"], event["audience"], event["link"]) == ("service:orders", "payments", answer["link"])
     assert (event["of"], event["task"]) == (worker.link, worker.id)
     # An audience that the agent itself has no token for, and further from there.
     ledger = shop.exchange("orders", called(worker), "ledger")
@@ -163,15 +163,15 @@ def test_each_exchange_is_a_hop(shop: Shop) -> None:
     assert shop.exchange("orders", called(none_left))["code"] == "too_deep"
 
 
-def test_only_where_the_template_says_so(shop: Shop) -> None:
+def test_only_where_the_template_allows_it(shop: Shop) -> None:
     """Neither another service nor another audience, nor by who is none; the refusal says what it would take."""
     task = shop.start()
     payments = task.call_token("payments", "payments.refund", {**ORDER, "amount": 5})
-    told = shop.exchange("payments", payments, "ledger")
-    assert (told["code"], "[task.pay]" in told["detail"]) == ("exchange_not_allowed", True)
+    answer = shop.exchange("payments", payments, "ledger")
+    assert (answer["code"], "[task.pay]" in answer["detail"]) == ("exchange_not_allowed", True)
     assert shop.exchange("payments", called(task))["code"] == "wrong_audience"  # of another service
     assert shop.exchange("orders", called(task), "orders")["code"] == "exchange_not_allowed"
-    assert shop.exchange("orders", called(task), "nobody")["code"] == "exchange_not_allowed"
+    assert shop.exchange("orders", called(task), "unknown")["code"] == "exchange_not_allowed"
     attenuate = shop.start(tools=["orders.get"])
     assert shop.exchange("orders", called(attenuate))["code"] == "exchange_not_allowed"
     body = {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token": called(task)}
@@ -188,7 +188,7 @@ def test_what_is_presented_must_be_alive(shop: Shop) -> None:
     assert "access_token" in shop.exchange("orders", text)
     assert shop.exchange("orders", text)["code"] == "replayed"
     assert "access_token" in shop.exchange("orders", text, "ledger")
-    assert shop.judge(text, "orders", "orders.get", ORDER) == "ok"  # it is spent for nobody else by it
+    assert shop.judge(text, "orders", "orders.get", ORDER) == "ok"  # it is spent for no other service
     old = Task(task.bundle, now=lambda: now_ms() - 11_000).call_token("orders", "orders.get", ORDER)
     assert shop.exchange("orders", old)["code"] == "proof_invalid"
     forged = text[:-2] + ("AA" if text[-2:] != "AA" else "BB")
@@ -217,16 +217,16 @@ def test_killing_any_target_of_the_parent_kills_it(shop: Shop, kind: str) -> Non
     mine = [target for target in parent.targets if target.partition(":")[0] == kind]
     assert mine
     for target in mine:
-        told = shop.exchange("orders", called(task))
-        child = shop.proven(told["access_token"], "payments")
+        answer = shop.exchange("orders", called(task))
+        child = shop.proven(answer["access_token"], "payments")
         assert {each for each in parent.targets if not each.startswith("key:")} < set(child.targets)
         shop.harness.epochs.freeze(target)
-        assert shop.refund(told, 5) == "frozen"
+        assert shop.refund(answer, 5) == "frozen"
         assert shop.exchange("orders", called(task))["code"] == "frozen"
         shop.harness.epochs.thaw(target)
-        assert shop.refund(told, 5) == "ok"
+        assert shop.refund(answer, 5) == "ok"
     shop.harness.epochs.kill(mine[-1])
-    assert shop.refund(told, 5) == "revoked"
+    assert shop.refund(answer, 5) == "revoked"
     assert shop.exchange("orders", called(task))["code"] == "revoked"
 
 
@@ -260,11 +260,11 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
         except AttenuationError:
             return
     text = Task(task.bundle.with_tokens({"orders": macaroon})).call_token("orders", "orders.get", ORDER)
-    told = kept.exchange("orders", text)
-    if "code" in told:
-        assert told["code"] == "too_deep"
+    answer = kept.exchange("orders", text)
+    if "code" in answer:
+        assert answer["code"] == "too_deep"
         return
-    allowed = kept.refund(told, amount) == "ok"
+    allowed = kept.refund(answer, amount) == "ok"
     granted = task.call_token("payments", "payments.refund", args)
     assert not allowed or kept.judge(granted, "payments", "payments.refund", args) == "ok"
     # The same caveats on the task's own token for that service allow whatever the exchanged one does.
@@ -273,7 +273,7 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
         own = own.delegate("acme/support/worker", caveat)
     signed = Task(task.bundle.with_tokens({"payments": own})).call_token("payments", "payments.refund", args)
     assert not allowed or kept.judge(signed, "payments", "payments.refund", args) == "ok"
-    child = Macaroon.parse(told["access_token"]).unverified_identifier
+    child = Macaroon.parse(answer["access_token"]).unverified_identifier
     parent = macaroon.unverified_identifier
     assert isinstance(child, Identifier)
     assert isinstance(parent, Identifier)
@@ -281,9 +281,9 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "message"),
     [
-        ('exchange = { orders = ["nobody"] }', "nobody"),
+        ('exchange = { orders = ["unknown"] }', "unknown"),
         ('exchange = { orders = ["orders"] }', "orders"),
         ("exchange = { orders = [] }", "at least one audience"),
         (
@@ -293,13 +293,13 @@ def test_it_is_never_wider(kept: Shop, held: list[Caveat], amount: int, limit: i
         ('exchange = ["payments"]', "expected a table"),
     ],
 )
-def test_a_mistake_is_told(kept: Shop, written: str, told: str) -> None:
-    """An exchange that could not be, or that nobody could make, is refused when the policy is loaded."""
+def test_a_mistake_is_reported(kept: Shop, written: str, message: str) -> None:
+    """An exchange that no service could make is refused when the policy is loaded."""
     line = next(each for each in POLICY.splitlines() if each.startswith("exchange"))
     text = POLICY.replace(line, written)
     if "ledger = " in written or written.startswith("exchange = ["):
         text = text.replace('  { tool = "ledger.add", args = { order_id = "$order_id" } },\n', "")
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         Policy.parse(text, "policy.toml")
 
 
@@ -354,12 +354,12 @@ def test_what_was_approved_goes_no_further(kept: Shop) -> None:
 
 
 def test_a_third_party_of_a_holder_is_not_left_behind(kept: Shop) -> None:
-    """It could not stand in the new token, which would be wider without it: there is none."""
+    """The new token could not carry it and would be wider without it: the mint refuses."""
     token = Macaroon.parse(kept.start().tokens["orders"])
     raw = ThirdPartyCaveat("ask the boss").encode()
     requiring = require_discharge(token, raw, bytes(32))
     made = bind(issue_discharge(raw, bytes(32), realm=kept.harness.realm.name), requiring)
     for more in ("", "~" + made.encode()):
-        told = kept.exchange("orders", CallSigner(requiring, "orders").sign(b"any call of it", now_ms()) + more)
-        assert told["code"] == "exchange_not_allowed"
-        assert "requires a discharge of its own" in told["detail"]
+        answer = kept.exchange("orders", CallSigner(requiring, "orders").sign(b"any call of it", now_ms()) + more)
+        assert answer["code"] == "exchange_not_allowed"
+        assert "requires a discharge of its own" in answer["detail"]

@@ -17,7 +17,7 @@ from tests.mint.harness import AGENT, LOOKUP, Harness, Holder, now_ms
 from tests.mint.test_operators import enrol, sign_in
 from tests.mint.test_pagination import walk
 
-TOLD = [
+DECISIONS = [
     decision(1, facts("s-1", "t-1")),
     decision(2, facts("s-1", "t-1", "acme/a")),
     decision(3, facts("s-1", "t-1", "acme/a", "acme/c"), "revoked"),
@@ -31,12 +31,12 @@ def unit(monkeypatch: pytest.MonkeyPatch, unit: Harness) -> Harness:
     """A realm whose log holds five decisions; the mint's own events come when a test signs them."""
     monkeypatch.setattr("arx_caps.mint.audit.log.SIGN_S", 600.0)
     unit.mint.log.start()
-    take(unit, TOLD)
+    take(unit, DECISIONS)
     return unit
 
 
-def take(harness: Harness, told: list[Decision], first: int = 1) -> None:
-    harness.mint.log.store.take(batch_of(told, first), None)
+def take(harness: Harness, decisions: list[Decision], first: int = 1) -> None:
+    harness.mint.log.store.take(batch_of(decisions, first), None)
 
 
 def ask(holder: Holder, **query: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_each_filter_is_the_log_s(unit: Harness) -> None:
     assert (indices(whole), whole["size"], whole["next"]) == ([4, 3, 2, 1, 0], 5, None)
     assert whole["total"] == {"records": 5, "exact": True, "since": START_MS + 1, "until": START_MS + 5}
     assert whole["origin"] == unit.mint.log.publisher.origin
-    link = TOLD[2].links[0]
+    link = DECISIONS[2].links[0]
     for query, wanted in (
         ({"session": "s-1"}, [3, 2, 1, 0]),
         ({"task": "t-1"}, [2, 1, 0]),
@@ -95,7 +95,7 @@ def test_each_filter_is_the_log_s(unit: Harness) -> None:
         ({"reason": "revoked"}, [2]),
         ({"reason": "allow", "tool": "lookup", "session": "s-1"}, [3, 1, 0]),
         ({"since": START_MS + 2, "until": START_MS + 4}, [2, 1]),
-        ({"session": "nobody's"}, []),
+        ({"session": "unknown"}, []),
     ):
         answer = ask(operator, **query)
         assert indices(answer) == wanted, query
@@ -138,12 +138,12 @@ def test_a_tree_has_the_counts_of_each_place(unit: Harness) -> None:
         ("link", "acme/c", 0, 1, 2),
         ("task", "acme/bot", 1, 0, 0),
     ]
-    near = operator.call("GET", "/v1/audit/nodes", link=TOLD[2].links[1]).json()["nodes"]
+    near = operator.call("GET", "/v1/audit/nodes", link=DECISIONS[2].links[1]).json()["nodes"]
     assert [node["kind"] for node in near] == ["session", "task", "link", "link"]
 
 
 @pytest.mark.spec("LOG 3.3")
-def test_whoever_waits_gets_what_comes(unit: Harness) -> None:
+def test_a_waiting_reader_gets_what_comes(unit: Harness) -> None:
     """An answer that is waited for comes with the record, and without the looks of those who read."""
     operator = unit.operator()
     sender = threading.Timer(0.3, take, (unit, [decision(6, facts("s-9", "t-9"))], 6))
@@ -169,7 +169,7 @@ def test_a_run_that_never_ended_stays_open(unit: Harness) -> None:
 
 @pytest.mark.spec("LOG 3.4")
 def test_runs_come_in_pages_and_by_service(unit: Harness) -> None:
-    """The newest first, each once, whoever sends meanwhile; one service's alone where that is asked for."""
+    """The newest first, each once, while others send; one service's alone where the request names it."""
     boots = [f"b{number:02}" for number in range(7)]
     for boot in boots:
         unit.mint.log.store.take(batch_of([decision(1, facts())], 1, boot=boot), None)
@@ -195,7 +195,7 @@ def test_runs_come_in_pages_and_by_service(unit: Harness) -> None:
 
 
 def test_bad_questions_and_strangers_are_refused(unit: Harness) -> None:
-    """A slip is told and not answered with nothing; an agent reads no log, and no role that may not."""
+    """A mistyped filter is an error, not an empty answer; an agent reads no log, nor does a role without the right."""
     operator = unit.operator()
     for query in (
         {"agent": "no path!"},
@@ -218,7 +218,7 @@ def test_bad_questions_and_strangers_are_refused(unit: Harness) -> None:
 
 
 @pytest.mark.spec("LOG 3.3")
-def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(unit: Harness) -> None:
+def test_a_page_with_proofs_is_checked_by_a_holder_of_the_key(unit: Harness) -> None:
     """Each record comes with its bytes and its path under one checkpoint, also when the log has grown meanwhile."""
     operator = unit.operator()
     unit.mint.log.step()
@@ -238,7 +238,7 @@ def test_a_page_with_proofs_is_checked_by_whoever_has_the_key(unit: Harness) -> 
 
 @pytest.mark.spec("LOG 3.5")
 def test_a_person_is_erased_and_old_records_go_by_right_of_their_own(unit: Harness) -> None:
-    """What is told of a person is gone from every answer and proofs hold; who may read may not erase."""
+    """The texts about a person are gone from every answer and proofs hold; who may read may not erase."""
     ada = ("https://idp.example", "ada")
     take(unit, [decision(n, facts("s-7", "t-7", subject=ada)) for n in range(6, 600)], 6)
     unit.mint.log.step()

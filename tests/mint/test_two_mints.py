@@ -73,7 +73,7 @@ def realm_of(folder: Path, name: str, postgres: Postgres, more: str = "") -> Ite
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, valkey: EmbeddedValkey) -> Iterator[Pair]:
-    """Mints that nobody kills, for several tests."""
+    """Mints that run for several tests."""
     with running(tmp_path_factory.mktemp("pair") / "realm", "pair", postgres, valkey.url) as made:
         yield made
 
@@ -94,8 +94,8 @@ def realm(tmp_path: Path, realm_name: str, postgres: Postgres) -> Iterator[Realm
 
 def enrol(operator: Caller, name: str) -> KeyFile:
     key = KeyFile.generate("agent", f"acme/{name}", ISSUER)
-    told = operator.ask(0, "POST", "/v1/agents", {"path": key.subject, "jwk": key.key.public.jwk})
-    assert told["status_code"] == 201, told
+    answer = operator.ask(0, "POST", "/v1/agents", {"path": key.subject, "jwk": key.key.public.jwk})
+    assert answer["status_code"] == 201, answer
     return key
 
 
@@ -172,21 +172,21 @@ def check(realm: Realm, loads: list[Load], killed: dict[str, int], store: str) -
         mark = db.epoch.high_water(realm.name)
         grants = {row.link for task in tasks for row in db.grants.list(task)}
 
-    def told(kind: str, name: str) -> Counter[str]:
+    def count_of(kind: str, name: str) -> Counter[str]:
         return Counter(event.facts[name] for event in events if event.kind == kind)
 
-    # Whoever is not answered asks again: what is there is what was answered, each once in table and record.
+    # A client without an answer asks again: the rows are those that were answered, each once in table and record.
     for kind, name, rows, answered in (
         ("session.opened", "session", set(sessions), union(load.sessions for load in loads)),
         ("task.started", "task", set(tasks), union(load.tasks for load in loads)),
         ("token.exchanged", "link", None, union(load.exchanged for load in loads)),
     ):
-        assert (set(told(kind, name)), set(told(kind, name).values())) == (answered, {1}), kind
+        assert (set(count_of(kind, name)), set(count_of(kind, name).values())) == (answered, {1}), kind
         assert rows is None or rows == answered, kind
-    links = told("task.started", "link") + told("task.extended", "link") + told("task.attenuated", "link")
+    links = count_of("task.started", "link") + count_of("task.extended", "link") + count_of("task.attenuated", "link")
     answered = union(load.links for load in loads)
     assert (set(links), set(links.values()), grants) == (answered, {1}, answered)
-    assert sum(told("session.renewed", "session").values()) >= sum(load.renewed for load in loads)
+    assert sum(count_of("session.renewed", "session").values()) >= sum(load.renewed for load in loads)
     assert union({f"session:{session}" for session in load.killed} for load in loads) <= set(killed)
     recorded = {(target, event.facts["seq"]) for event in events for target in event.facts.get("targets", ())}
     assert set(killed.items()) <= recorded
@@ -221,19 +221,19 @@ def test_of_many_at_both_as_many_get_a_session_as_there_is_room(pair: Pair) -> N
 
     def attempt(turn: int) -> tuple[Caller, dict[str, Any]]:
         caller = Caller(mints, operator.client, SigningKey.generate(), None)
-        said = make_assertion(agent, audience=ISSUER, now=now_ms(), session_key=caller.key.public)
-        return caller, caller.ask(turn, "POST", "/v1/sessions", {"assertion": said})
+        assertion = make_assertion(agent, audience=ISSUER, now=now_ms(), session_key=caller.key.public)
+        return caller, caller.ask(turn, "POST", "/v1/sessions", {"assertion": assertion})
 
     room = MOST
     for _ in range(3):
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(attempt, range(8)))
-        opened = [(caller, told) for caller, told in answers if told["status_code"] == 201]
+        opened = [(caller, reply) for caller, reply in answers if reply["status_code"] == 201]
         assert len(opened) == room
-        assert {told["code"] for _, told in answers if told["status_code"] != 201} == {"too_many_sessions"}
-        caller, told = opened[0]
-        caller.token, room = told["token"], 1
-        path = f"/v1/sessions/{told['session']['id']}"
+        assert {reply["code"] for _, reply in answers if reply["status_code"] != 201} == {"too_many_sessions"}
+        caller, reply = opened[0]
+        caller.token, room = reply["token"], 1
+        path = f"/v1/sessions/{reply['session']['id']}"
         assert caller.ask(0, "DELETE", path)["status_code"] == 200
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A realm that believes issuers: workloads open sessions by their tokens, agents act on somebody's behalf."""
+"""A realm that believes issuers: workloads open sessions by their tokens, agents act on behalf of people."""
 
 from typing import Any
 
@@ -101,8 +101,8 @@ def ask(harness: Harness, body: dict[str, Any], key: SigningKey | None = None) -
     """Ask for a session, with a key made for it."""
     key = key or SigningKey.generate()
     answer = Holder(harness, key, None).call("POST", "/v1/sessions", body)
-    told = answer.json()
-    return Holder(harness, key, told.get("token")), told
+    reply = answer.json()
+    return Holder(harness, key, reply.get("token")), reply
 
 
 def code(harness: Harness, body: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ OVER: Final = "spent<="
 UNCOUNTED: Final = "((c+r)+l)<="
 SENT: Final = "sent_after_a_read"
 DEPLOYED: Final = "deployed_without_a_test"
+PAID: Final = "paid_unseen"
 
 
 class Run(NamedTuple):
@@ -70,6 +71,8 @@ SHARD: Final = {"SHARD": "", **DRAWS}
 MARKS: Final = {"VERIFIERS": "2"}
 LOST_MARKS: Final = {"CRASH": "", "LIFT": "", **MARKS}
 MOVED_MARKS: Final = {"FAILOVER": "", **MARKS}
+APPROVALS: Final = {"APPROVE": "", "LIFT": "", **MARKS}
+LOST_APPROVALS: Final = {"CRASH": "", **APPROVALS, "VERIFIERS": "1"}
 CONFIRM: Final = {"CONFIRM": "", "LEASE": "1", "RELAYS": "1"}
 
 # A mistake, by its name in the simulator: model, parts and constants, and the property that it breaks.
@@ -86,7 +89,7 @@ MISTAKES: Final = {
     "chain not compared": ("kill", HISTORY, LATE),
     "probe answered by a replica": ("kill", REPLICA, LATE),
     "unattested server answers": ("kill", MOVED, LATE),
-    "age not told": ("relay", RELAY, LATE),
+    "age not sent": ("relay", RELAY, LATE),
     "relay confirms for itself": ("relay", CONFIRM, CONFIRMED),
     "silent ones not named": ("relay", CONFIRM, CONFIRMED),
 }
@@ -138,6 +141,12 @@ MARK_MISTAKES: Final = {
     "proofs count after a loss": ("marks", LOST_MARKS, DEPLOYED),
     "clean after a failover": ("marks", MOVED_MARKS, SENT),
     "warned beside an old server": ("marks", MOVED_MARKS, SENT),
+    "an approval counts for each setting": ("marks", APPROVALS, PAID),
+    "one setting shown is enough": ("marks", APPROVALS, PAID),
+    "set again at the same time": ("marks", APPROVALS, PAID),
+    "listed as of the approval": ("marks", APPROVALS, PAID),
+    "approved before the ledger": ("marks", APPROVALS, PAID),
+    "approved after a loss": ("marks", LOST_APPROVALS, PAID),
 }
 
 RUNS: Final = (
@@ -178,6 +187,9 @@ RUNS: Final = (
     Run("marks", "marks of a session", {"LIFT": "", **MARKS}),
     Run("marks", "marks and a crash", LOST_MARKS),
     Run("marks", "marks and a failover", MOVED_MARKS),
+    Run("marks", "approvals", APPROVALS),
+    Run("marks", "approvals and a crash", LOST_APPROVALS),
+    Run("marks", "approvals and a failover", {"APPROVE": "", **MOVED_MARKS}),
     # That these states are reached shows that the runs above are not empty.
     Run("kill", "an acceptance in the last tick is reached", {**KILL, "REACH_LATE": ""}, "k_since"),
     Run("kill", "a confirmation is reached", {"CONFIRM": "", **KILL, "REACH_CONFIRMED": ""}, "!(confirmed)"),
@@ -197,6 +209,7 @@ RUNS: Final = (
     ),
     Run("marks", "a call after a lift is reached", {**LOST_MARKS, "REACH_SENT_AFTER_A_LIFT": ""}, "!(was_read)"),
     Run("marks", "a call that a proof permits is reached", {**MARKS, "REACH_DEPLOYED": ""}, "!(tested)"),
+    Run("marks", "an approved call is reached", {**APPROVALS, "REACH_PAID_WITH_AN_APPROVAL": ""}, "!(true_set"),
     Run("relay", "unattested server answers", {**RELAY_MOVED, switch("unattested server answers"): ""}, LATE),
     *(
         Run(model, name, {**macros, switch(name): ""}, breaks)

@@ -42,8 +42,8 @@ def _report(outcomes: list[Outcome], *, as_json: bool) -> int:
     counts = Counter(outcome.result for outcome in outcomes)
     bad = [outcome for outcome in outcomes if outcome.result not in (FOUND, EQUAL)]
     if as_json:
-        told = [{**outcome.mutant._asdict(), "result": outcome.result, "why": outcome.why} for outcome in outcomes]
-        print(json.dumps({"counts": counts, "mutants": told}))
+        values = [{**outcome.mutant._asdict(), "result": outcome.result, "why": outcome.why} for outcome in outcomes]
+        print(json.dumps({"counts": counts, "mutants": values}))
     else:
         print(f"{len(outcomes)} mutants: " + ", ".join(f"{count} {result}" for result, count in counts.items()))
         for outcome in bad:

@@ -103,7 +103,7 @@ class World(RealmFolder):
     def running(self, issuer: str) -> Iterator[None]:
         """Run the mint."""
         self.make(self._port, POLICY.replace("ISSUER", issuer), issuer, scope="openid profile email")
-        with self.up(said='"schema": "arx/up'):
+        with self.up(ready='"schema": "arx/up'):
             yield
 
     def begin(self, agent: str, redirect: str, scopes: tuple[str, ...], **query: str) -> str:

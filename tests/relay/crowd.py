@@ -24,13 +24,13 @@ class HubHarness:
         self.now = START
         self.state = EpochState(INCARNATION, {}, {}, 5)
         self.places = [HistoryPlace("", number, UNKNOWN) for number in range(5)] + [BEGAN]
-        self.said: list[tuple[Crowd, bool, bool]] = []
+        self.crowds: list[tuple[Crowd, bool, bool]] = []
         self.hub = Hub(lambda: self.state, self.stand_for, lambda _, call: call(), lambda: self.now)
         self.hub.take_copy(BEGAN)
         self.grant()
 
     def stand_for(self, incarnation: str, crowd: Crowd, now: bool, hurry: bool) -> None:
-        self.said.append((crowd, now, hurry))
+        self.crowds.append((crowd, now, hurry))
 
     def grant(self) -> None:
         """Let upstream have asked now, and been answered."""
@@ -50,7 +50,7 @@ class HubHarness:
     @property
     def crowd(self) -> Crowd:
         """The last message about the peers behind it."""
-        return self.said[-1][0]
+        return self.crowds[-1][0]
 
 
 class Peer:
@@ -84,8 +84,8 @@ class Peer:
         if chain is None:
             chain = places[applied].chain if applied < len(places) else OTHER
         self.harness.hub.take_probe(self, Probe(self.name, incarnation, applied, chain, 1_000, hurry, crowd))
-        told = [message for message in self.got[before:] if isinstance(message, RelayAnswer)]
-        return told[0] if told else None
+        values = [message for message in self.got[before:] if isinstance(message, RelayAnswer)]
+        return values[0] if values else None
 
 
 @pytest.fixture

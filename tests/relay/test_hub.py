@@ -23,9 +23,9 @@ def test_an_answer_says_its_age(harness: HubHarness) -> None:
     The age is what passed between upstream's question and this one's coming.
     """
     harness.wait(40)
-    told = Peer(harness).probe(5)
-    assert told is not None
-    assert (told.status, told.seq, told.age_ns) == (OK, 5, 40 * MS)
+    answer = Peer(harness).probe(5)
+    assert answer is not None
+    assert (answer.status, answer.seq, answer.age_ns) == (OK, 5, 40 * MS)
 
 
 @pytest.mark.parametrize("age_ms", [0, 40, 999, 1_001, 60_000])
@@ -34,7 +34,7 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     Whatever the age, a verifier's lease ends no later than the one that the relay itself has.
     """
     harness = HubHarness()
-    somebody = Peer(harness)
+    follower = Peer(harness)
     clock = [harness.now]
     following = Following(boot=lambda: clock[0], wall=lambda: 1_800_000_000_000 * MS + clock[0])
     following.adopt(INCARNATION, 5, {}, {})
@@ -42,21 +42,21 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     harness.now = clock[0] = START + age_ms * MS
     question = following.ask()
     assert question is not None
-    told = somebody.probe(question.place.seq, chain=question.place.chain)
-    assert told is not None
+    answer = follower.probe(question.place.seq, chain=question.place.chain)
+    assert answer is not None
     clock[0] += 3 * MS  # the answer travels
     following.take_answer(
         StoreAnswer(
-            told.incarnation,
-            told.seq,
-            told.at_ms,
-            told.lease_ms,
+            answer.incarnation,
+            answer.seq,
+            answer.at_ms,
+            answer.lease_ms,
             OK,
-            told.keep_ms,
-            told.chain,
+            answer.keep_ms,
+            answer.chain,
             (),
-            told.askers,
-            told.age_ns,
+            answer.askers,
+            answer.age_ns,
         ),
         lambda _: {},
     )
@@ -67,77 +67,77 @@ def test_a_lease_never_outlives_the_relay_s(age_ms: int) -> None:
     assert (following.check(INCARNATION, 5, ()) is None) == (age_ms < 990)
 
 
-def test_whoever_waits_for_news_is_answered_from_news(harness: HubHarness) -> None:
+def test_a_waiting_follower_is_answered_from_news(harness: HubHarness) -> None:
     """
     A hurried question waits for an answer that upstream asked for afterwards; the age is then nothing.
     """
     harness.wait(40)
-    somebody = Peer(harness)
-    assert somebody.probe(5, hurry=True) is None
-    assert harness.said[-1][2]
+    follower = Peer(harness)
+    assert follower.probe(5, hurry=True) is None
+    assert harness.crowds[-1][2]
     harness.wait(1)
     harness.grant()
-    told = somebody.got[-1]
-    assert isinstance(told, RelayAnswer)
-    assert told.age_ns == 0
+    answer = follower.got[-1]
+    assert isinstance(answer, RelayAnswer)
+    assert answer.age_ns == 0
 
 
-def test_who_knows_more_is_not_told_less(harness: HubHarness) -> None:
+def test_who_knows_more_hears_no_less(harness: HubHarness) -> None:
     """
-    Somebody ahead of the relay waits until it has asked, and only then hears of a store that went back.
+    A follower ahead of the relay waits until the relay has asked, and only then hears of a store that went back.
     """
     harness.wait(40)
-    somebody = Peer(harness)
-    assert somebody.probe(6) is None
+    follower = Peer(harness)
+    assert follower.probe(6) is None
     harness.grant()
-    assert isinstance(told := somebody.got[-1], RelayAnswer)
-    assert told.status == REGRESSED
+    assert isinstance(answer := follower.got[-1], RelayAnswer)
+    assert answer.status == REGRESSED
 
 
 def test_who_came_by_another_way_is_not_believed(harness: HubHarness) -> None:
     """
-    The same number with another past: regressed at once, behind or not; nothing is said to be applied there, and the
-    store is told which place that is.
+    The same number with another past: regressed at once, behind or not; nothing counts as applied there, and the
+    store learns which place that is.
     """
-    somebody = Peer(harness)
+    follower = Peer(harness)
     harness.entry(6)
     for applied in (5, 6):
-        told = somebody.probe(applied, chain=OTHER)
-        assert told is not None
-        assert (told.status, told.entries) == (REGRESSED, [])
+        answer = follower.probe(applied, chain=OTHER)
+        assert answer is not None
+        assert (answer.status, answer.entries) == (REGRESSED, [])
         assert harness.crowd == Crowd(1, -1, (), (applied, OTHER))
-        told = somebody.probe(applied)
-        assert told is not None
-        assert (told.status, told.chain) == (OK, harness.places[6].chain)
+        answer = follower.probe(applied)
+        assert answer is not None
+        assert (answer.status, answer.chain) == (OK, harness.places[6].chain)
         assert harness.crowd == Crowd(1, applied, ())
-    told = somebody.probe(6, chain=UNKNOWN)
-    assert told is not None
-    assert (told.status, told.seq, told.chain) == (RESYNC, 6, harness.places[6].chain)
+    answer = follower.probe(6, chain=UNKNOWN)
+    assert answer is not None
+    assert (answer.status, answer.seq, answer.chain) == (RESYNC, 6, harness.places[6].chain)
 
 
 def test_who_lacks_too_much_gets_a_copy(harness: HubHarness) -> None:
     """
     Entries within what is kept, a copy beyond; what is pushed while it is copied follows in the entries.
     """
-    somebody = Peer(harness)
+    follower = Peer(harness)
     harness.entry(6)
-    told = somebody.probe(5)
-    assert told is not None
-    assert told.entries == [(6, "kill", "realm")]
+    answer = follower.probe(5)
+    assert answer is not None
+    assert answer.entries == [(6, "kill", "realm")]
     harness.state.kills["task:t"] = 7
     for seq in range(7, KEEP + 8):
         harness.entry(seq)
-    told = somebody.probe(5)
-    assert told is not None
-    assert (told.status, told.seq) == (RESYNC, KEEP + 7)
-    assert somebody.copy is not None
-    assert somebody.copy.page("k", 0) == RelayPage(0, {"task:t": 7})
-    stranger = somebody.probe(5, incarnation="J" * 22)
+    answer = follower.probe(5)
+    assert answer is not None
+    assert (answer.status, answer.seq) == (RESYNC, KEEP + 7)
+    assert follower.copy is not None
+    assert follower.copy.page("k", 0) == RelayPage(0, {"task:t": 7})
+    stranger = follower.probe(5, incarnation="J" * 22)
     assert stranger is not None
     assert stranger.status == RESYNC
 
 
-def test_a_relay_without_a_view_answers_nobody(harness: HubHarness) -> None:
+def test_a_relay_without_a_view_answers_no_follower(harness: HubHarness) -> None:
     """
     Fenced upstream: every connection ends, and a new one does not help.
     """
@@ -153,13 +153,13 @@ def test_after_an_outage_all_ask_at_once(harness: HubHarness) -> None:
     """
     The first news after a silence is pushed, as of no history.
     """
-    somebody = Peer(harness)
+    follower = Peer(harness)
     harness.wait(50)
     harness.grant()
-    assert NEWS not in somebody.got
+    assert NEWS not in follower.got
     harness.wait(2_000)
     harness.grant()
-    assert somebody.got[-1] == NEWS
+    assert follower.got[-1] == NEWS
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_after_an_outage_all_ask_at_once(harness: HubHarness) -> None:
 )
 def test_a_stranger_is_dropped(harness: HubHarness, messages: list[Hello | Probe | RelayScan]) -> None:
     """
-    Without the greeting, the password, the realm, or an offer of a copy: it ends, or is told why and heard no more.
+    Without the greeting, the password, the realm, or an offer of a copy: it ends, or gets the reason and nothing more.
     """
     assert asyncio.run(_talk(harness, b"".join(map(frame, messages))))
 

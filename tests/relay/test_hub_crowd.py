@@ -13,7 +13,7 @@ __all__ = ["harness"]  # fixtures
 
 def test_all_must_have_applied_it(harness: HubHarness) -> None:
     """
-    What is said to be applied is what the last of those behind has, not what the relay has.
+    The relay reports as applied what the last of those behind has, not what it has itself.
     """
     one, two = Peer(harness, "one"), Peer(harness, "two")
     one.probe(5)
@@ -24,12 +24,12 @@ def test_all_must_have_applied_it(harness: HubHarness) -> None:
     assert harness.crowd == Crowd(2, 5, ())
     two.probe(6)
     assert harness.crowd == Crowd(2, 6, ())
-    assert harness.said[-1][1]  # told at once
+    assert harness.crowds[-1][1]  # reported at once
 
 
 def test_another_history_confirms_nothing(harness: HubHarness) -> None:
     """
-    What somebody had applied of another history is no confirmation.
+    What a follower had applied of another history is no confirmation.
     """
     Peer(harness).probe(5, incarnation="J" * 22)
     assert harness.crowd == Crowd(1, -1, ())

@@ -47,7 +47,7 @@ def task(index: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.nightly)])
-def test_a_kill_passes_and_everybody_is_counted(
+def test_a_kill_passes_and_every_follower_is_counted(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers, depth: int
 ) -> None:
     """
@@ -119,8 +119,8 @@ def test_a_frozen_relay_ends_the_leases_below_it(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays, verifiers: Verifiers
 ) -> None:
     """
-    A kill that a stopped relay does not pass: its verifiers accept nothing after L, the report says so, and when it
-    wakes with old answers nobody believes them.
+    A kill that a stopped relay does not pass: its verifiers accept nothing after L, as the report shows, and when it
+    wakes with old answers no verifier believes them.
     """
     stopped = relay(own_valkey.url)
     behind, direct = verifiers(stopped.url, 2), verifiers(own_valkey.url, 1)
@@ -206,7 +206,7 @@ def test_who_comes_late_gets_everything(
     watch(store, early)
 
 
-def test_whoever_waits_for_news_gets_it_from_the_store(
+def test_a_waiting_follower_gets_news_from_the_store(
     own_valkey: EmbeddedValkey, store: RevocationStore, relay: Relays
 ) -> None:
     """
@@ -243,7 +243,7 @@ def test_a_port_asks_for_a_password_and_shows_a_certificate(
     own_valkey: EmbeddedValkey, store: RevocationStore, tmp_path: Path
 ) -> None:
     """
-    Over TLS whoever knows the password follows; who does not, or does not trust the certificate, has no view.
+    Over TLS a follower with the password follows; one without it, or without trust in the certificate, has no view.
     """
     certificate, key = self_signed(tmp_path)
     options = ("--tls-cert", str(certificate), "--tls-key", str(key))

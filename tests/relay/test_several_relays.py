@@ -195,7 +195,7 @@ def test_a_relay_without_the_store_is_left(site: Site, store: RevocationStore, p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ends", [False, pytest.param(True, marks=pytest.mark.nightly)])
-def test_a_relay_that_knows_less_takes_nobody_back(
+def test_a_relay_that_knows_less_takes_no_follower_back(
     site: Site, store: RevocationStore, proxy: Proxy, ends: bool
 ) -> None:
     """
@@ -276,8 +276,8 @@ def view(*, several: bool = True) -> tuple[Following, list[int]]:
 def answer(following: Following, now: list[int], age_ms: int = 0) -> None:
     """Answer its question."""
     at_ms = WALL_MS + now[0] // MS
-    told = StoreAnswer(INCARNATION, 5, at_ms, LEASE_MS, OK, 3_600_000, BEGAN.chain, (), 1, age_ms * MS)
-    following.take_answer(told, lambda _: {})
+    reply = StoreAnswer(INCARNATION, 5, at_ms, LEASE_MS, OK, 3_600_000, BEGAN.chain, (), 1, age_ms * MS)
+    following.take_answer(reply, lambda _: {})
 
 
 @pytest.mark.parametrize("several", [True, False])

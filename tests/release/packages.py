@@ -325,20 +325,20 @@ def stop(machine: Machine) -> None:
 def remove(machine: Machine, root: Path, before: set[str]) -> None:
     """Remove the package, while its units run, and purge it: nothing is left but ``KEPT``."""
     machine.run("systemctl", "start", *UNITS)
-    check_told(machine.run("apt-get", "remove", "-y", "arx"), *SECRET_FOLDERS)
+    check_left_folders(machine.run("apt-get", "remove", "-y", "arx"), *SECRET_FOLDERS)
     for unit in UNITS:
         require(not machine.is_active(unit), f"{unit} runs after a removal")
     left = files_of(root) - before
     require(
         all(path.startswith(("/etc/arx", *KEPT)) for path in left), f"a removal left {sorted(left)[:20]}, {len(left)}"
     )
-    check_told(machine.run("apt-get", "purge", "-y", "arx"), *SECRET_FOLDERS[1:])
+    check_left_folders(machine.run("apt-get", "purge", "-y", "arx"), *SECRET_FOLDERS[1:])
     left = files_of(root) - before
     require(left != set() and all(path.startswith(KEPT) for path in left), f"a purge left {sorted(left)[:20]}")
     machine.run("test", "-s", "/var/lib/arx/realm/realm.toml")
 
 
-def check_told(output: str, *folders: str) -> None:
+def check_left_folders(output: str, *folders: str) -> None:
     """Check that a removal names the folders with secrets that it leaves."""
     found = re.findall(r"^arx: (\S+) is left, and has secrets$", output, re.MULTILINE)
     require(found == [*folders], f"expected a removal to name {folders}\n{output}")

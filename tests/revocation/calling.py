@@ -25,7 +25,7 @@ NO_MORE = ("", "", "", "")  # no event and no proof
 
 @pytest.fixture
 def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
-    """Call arx1_bump with the header's incarnation, unless told otherwise."""
+    """Call arx1_bump with the header's incarnation by default."""
 
     def call(
         op: str, *targets: str, incarnation: str | None = None, seen: int = 0, chain: str = "", until_ms: str = ""
@@ -41,7 +41,7 @@ def bump(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., Any]:
 
 @pytest.fixture
 def probe(raw: redis.Redis, realm_store: RevocationStore) -> Callable[..., list[Any]]:
-    """Call arx1_probe, with the store's chain if not told; the reply is as ``functions.lua`` lists it."""
+    """Call arx1_probe, with the store's chain by default; the reply is as ``functions.lua`` lists it."""
 
     def call(incarnation: str, applied: int, limit: int = 100, name: str = "v", chain: str | None = None) -> list[Any]:
         tag = f"arx:{{{realm_store.realm}}}:"

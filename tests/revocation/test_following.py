@@ -53,22 +53,22 @@ def old_registry(store: RevocationStore) -> None:
 
 
 def test_a_kill_reaches_other_processes_and_is_confirmed(valkey: EmbeddedValkey, fast_store: RevocationStore) -> None:
-    """Two verifiers accept, one kill, both refuse; the report is proven, and names nobody."""
+    """Two verifiers accept, one kill, both refuse; the report is proven, and names no verifier."""
     header = fast_store.header()
     verifiers = [VerifierProcess(valkey.url, fast_store.realm, f"tool-{number}") for number in range(2)]
     try:
         old_registry(fast_store)
         for verifier in verifiers:
-            verifier.tell("check", header.incarnation, 0, SESSION)
+            verifier.send("check", header.incarnation, 0, SESSION)
             assert verifier.read() == "accepted"
-            verifier.tell("watch", header.incarnation, 0, SESSION)
+            verifier.send("watch", header.incarnation, 0, SESSION)
         report = fast_store.wait_confirmed(fast_store.kill([SESSION], "test", BY))
         assert [verifier.read() for verifier in verifiers] == ["revoked", "revoked"]
         assert (report.status, report.confirmed, report.unreachable) == ("confirmed", 2, ())
         assert report.summary == f"confirmed: 2 of 2 verifiers in {report.took_ms:.1f} ms"
         assert report.fenced_in_ms is None
         for verifier in verifiers:
-            verifier.tell("check", header.incarnation, 1, SESSION)
+            verifier.send("check", header.incarnation, 1, SESSION)
             assert verifier.read() == "accepted", "a token born after the kill is alive"
     finally:
         for verifier in verifiers:
@@ -89,7 +89,7 @@ def test_a_confirmed_kill_is_in_force(follow: Start, fast_store: RevocationStore
 
 
 def test_a_young_or_empty_registry_confirms_nothing(follow: Start, realm_store: RevocationStore) -> None:
-    """Nobody reported yet, or only since a moment ago: others may hold leases that this registry does not know."""
+    """No verifier reported yet, or only since a moment ago: others may hold leases that this registry does not know."""
     report = realm_store.wait_confirmed(realm_store.kill([SESSION], "test", BY))
     assert (report.status, report.verifiers) == ("unconfirmed", 0)
     follow()
@@ -145,7 +145,7 @@ def test_the_registry_shows_the_limits_of_a_service(follow: Start, fast_store: R
 
 
 def test_who_has_left_is_not_waited_for(follow: Start, fast_store: RevocationStore) -> None:
-    """A verifier that closed gave up its lease and says so."""
+    """A verifier that closed gave up its lease and reports that."""
     leaving = follow("leaving")
     follow("staying")
     old_registry(fast_store)
@@ -206,7 +206,7 @@ def test_freezes_and_thaws_arrive_in_order(follow: Start, realm_store: Revocatio
 
 @pytest.mark.spec("10.4")
 def test_a_token_from_ahead_catches_the_follower_up(follow: Start, realm_store: RevocationStore) -> None:
-    """Born after the last entry applied: one probe settles it; a birth that the store never saw is told at once."""
+    """Born after the last entry applied: one probe settles it; a birth that the store never saw is refused at once."""
     follower, incarnation = follow(), realm_store.header().incarnation
     bump = realm_store.kill([SESSION], "test", BY)
     assert follower.catch_up(0, bump.header.seq, 10)

@@ -55,9 +55,9 @@ def payments(live: Harness, own_valkey: EmbeddedValkey) -> Iterator[Verifier]:
 def start_refund(harness: Harness) -> tuple[Bundle, str]:
     """Start a task that moves money; returns its bundle and its session's id."""
     holder, session = harness.session()
-    told = holder.call("POST", "/v1/tasks", REFUND)
-    assert told.status_code == 201, told.text
-    return Bundle.parse(told.json()["bundle"]), session["id"]
+    answer = holder.call("POST", "/v1/tasks", REFUND)
+    assert answer.status_code == 201, answer.text
+    return Bundle.parse(answer.json()["bundle"]), session["id"]
 
 
 def ask() -> AccessRequest:

@@ -48,14 +48,14 @@ def test_a_realm_without_a_header_refuses(raw: redis.Redis, realm_store: Revocat
 
 
 def test_init_begins_once(realm_store: RevocationStore) -> None:
-    """A second init changes nothing and tells what is."""
+    """A second init changes nothing and returns the state."""
     first = realm_store.header()
     again = realm_store.init("J" * 22, lease_ms=5, seq=99)
     assert (again.incarnation, again.seq, again.lease_ms) == (first.incarnation, first.seq, first.lease_ms)
 
 
 def test_init_after_a_lost_header_keeps_freezes(raw: redis.Redis, realm_store: RevocationStore) -> None:
-    """Whoever lost the header lost the history: a new one begins where the mint remembers, freezes still stand."""
+    """A lost header is a lost history: a new one begins where the mint remembers, and freezes remain."""
     realm_store.kill_and_freeze(["agent:acme"], "test", "operator:ada")
     raw.delete(realm_store.keys.header)
     with RevocationStore(f"unix://{raw.connection_pool.connection_kwargs['path']}", realm_store.realm) as later:

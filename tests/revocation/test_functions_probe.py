@@ -33,7 +33,7 @@ def test_a_probe_answers_what_is_missing(bump: Callable[..., Any], probe: Callab
 def test_a_number_means_what_led_to_it(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], realm_store: RevocationStore
 ) -> None:
-    """Each entry's chain is what a follower computes from the pushes; whoever has another one is in another past."""
+    """Each entry's chain is what a follower computes from the pushes; a follower with another is in another past."""
     incarnation, seq, *_, chain, _ = bump("kill", SESSION, TASK)
     place = HistoryPlace.begin(incarnation.decode(), 0)
     for number, target in enumerate((SESSION, TASK), 1):
@@ -66,7 +66,7 @@ def test_what_another_past_led_to_confirms_nothing(
 def test_a_store_from_before_chains_is_taken_as_it_is(
     bump: Callable[..., Any], probe: Callable[..., list[Any]], raw: redis.Redis, realm_store: RevocationStore
 ) -> None:
-    """Functions are replaced under a history that has no chain: it begins one, and whoever followed copies once."""
+    """Functions are replaced under a history that has no chain: it begins one, and each follower copies once."""
     incarnation = bump("kill", SESSION)[0].decode()
     raw.hdel(realm_store.keys.header, "chain", "base")
     raw.delete(realm_store.keys.log)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to kill when something is missing: the mint, its database, its trust, the store's voice; and what is said."""
+"""Ways to kill when something is missing: the mint, its database, its trust, the store's voice; and the reports."""
 
 import os
 import re
@@ -87,21 +87,21 @@ def test_an_unknown_outcome_is_asked_for_until_it_is_settled(
     frozen_midway: tuple[EmbeddedValkey, RevocationStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    The store is silent in the middle of a kill: it is said to be unknown meanwhile, and settled when the store is back.
+    The store is silent in the middle of a kill: the outcome is unknown meanwhile, and settled when the store is back.
     """
     server, store = frozen_midway
     pid, says = server.server_pid, Console.say
-    told: list[str] = []
+    notices: list[str] = []
 
     def say(console: Console, text: str) -> None:
-        told.append(text)
+        notices.append(text)
         says(console, text)
         os.kill(pid, signal.SIGCONT)
 
     monkeypatch.setattr(Console, "say", say)
     ran = arx("kill", SESSION, "--store", server.url, "--realm", store.realm, "--direct", *WORDS)
-    assert told == ["unknown so far: the store does not answer; trying again"]
-    assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unconfirmed"), "in force; nobody was there"
+    assert notices == ["unknown so far: the store does not answer; trying again"]
+    assert (ran.exit_code, ran.json["status"]) == (exit_codes.INCOMPLETE, "unconfirmed"), "in force, without a verifier"
     assert ran.json["seq"] == store.header().seq >= 1
     assert SESSION in store.kills()
 
@@ -127,9 +127,9 @@ def test_what_was_refused_is_not_unknown(own_valkey: EmbeddedValkey, realm_name:
     with RevocationStore(own_valkey.url, realm_name, outcome_s=0.2) as store:
         store.load_functions()
         store.init()
-        with redis.Redis.from_url(own_valkey.url) as raw, socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            raw.replicaof("127.0.0.1", str(nobody.getsockname()[1]))
+        with redis.Redis.from_url(own_valkey.url) as raw, socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            raw.replicaof("127.0.0.1", str(unused.getsockname()[1]))
             with pytest.raises(StoreError, match="takes no writes") as caught:
                 store.kill([SESSION], "test", BY)
             assert not isinstance(caught.value, OutcomeUnknownError)
@@ -147,30 +147,30 @@ def up(tmp_path: Path, free_port: int) -> Iterator[Live]:
 @pytest.mark.slow
 def test_a_kill_needs_no_database(up: Live) -> None:
     """
-    The mint's database is deleted under it: the kill is in force all the same.  Started anew, the mint knows nobody;
+    The mint's database is deleted under it: the kill is in force all the same.  Started anew, the mint knows no agent;
     it is obeyed, and the way past it is named.
     """
     for path in up.folder.glob("mint.db*"):
         path.unlink()
     words = ("--reason", "no database", "--yes", "--timeout", "5s")
-    exit_code, told, _ = up.run("kill", SESSION, *words)
+    exit_code, output, _ = up.run("kill", SESSION, *words)
     assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
-    assert told["seq"] == 2  # with the taint of what the session wrote
+    assert output["seq"] == 2  # with the taint of what the session wrote
     up.kill_mint()
     up._up.send_signal(signal.SIGCONT)
     up.until(lambda: up.run("agent", "list")[0] == exit_codes.UNAUTHENTICATED)
-    exit_code, told, err = up.run("kill", SESSION, *words)
-    assert (exit_code, told["exit_code"]) == (exit_codes.UNAUTHENTICATED, exit_codes.UNAUTHENTICATED)
+    exit_code, output, err = up.run("kill", SESSION, *words)
+    assert (exit_code, output["exit_code"]) == (exit_codes.UNAUTHENTICATED, exit_codes.UNAUTHENTICATED)
     assert "--direct" in err
-    exit_code, told, _ = up.run("kill", SESSION, "--direct", *words)
+    exit_code, output, _ = up.run("kill", SESSION, "--direct", *words)
     assert exit_code in (exit_codes.OK, exit_codes.INCOMPLETE)
-    assert (told["by"], told["durable"]) == ("store", True)
+    assert (output["by"], output["durable"]) == ("store", True)
 
 
 @pytest.mark.spec("10.11")
 def test_a_damaged_store_gets_a_new_history_by_itself(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """
-    Somebody deletes a kill: verifiers refuse everything, the mint ends the history, and then there is service again, in
+    A client deletes a kill: verifiers refuse everything, the mint ends the history, and then there is service again, in
     which what was born before is dead.
     """
     mint = MintRuntime.open(make_realm(tmp_path / "realm"), store_url=own_valkey.url)

@@ -64,14 +64,14 @@ def test_each_case_has_its_line(facts: dict[str, Any], status: str, summary: str
 
 @pytest.mark.parametrize("facts", [{}, {"confirmed": 0, "verifiers": 0}, {"registry_age_ms": 0}])
 def test_what_is_not_durable_is_never_confirmed(facts: dict[str, Any]) -> None:
-    """A kill that a crash of the store could undo is said to be one, first of all."""
+    """The report names a kill that a crash of the store could undo as such, first of all."""
     status, summary = summary_of(**facts, at_risk=name_risk(False, 0, 0))
     assert status == "unconfirmed"
     assert summary.startswith("unconfirmed: NOT DURABLE")
 
 
-def test_an_unknown_outcome_says_so() -> None:
-    """Nothing is claimed, and the remedy is told."""
+def test_an_unknown_outcome_is_reported() -> None:
+    """The report claims nothing, and names the remedy."""
     report = KillReport.unknown(("realm",), 5_000.0, "the store did not answer")
     assert report.status == "unknown"
     assert report.confirmed == 0
@@ -80,14 +80,14 @@ def test_an_unknown_outcome_says_so() -> None:
 
 def test_a_report_is_json() -> None:
     """Every member, with lists for tuples."""
-    told = KillReport.unknown(("realm",), 1.0, "why").to_dict()
-    assert json.loads(json.dumps(told)) == told
-    assert list(told) == list(KillReport.__struct_fields__)
-    assert told["targets"] == ["realm"]
+    answer = KillReport.unknown(("realm",), 1.0, "why").to_dict()
+    assert json.loads(json.dumps(answer)) == answer
+    assert list(answer) == list(KillReport.__struct_fields__)
+    assert answer["targets"] == ["realm"]
 
 
 def test_a_store_that_dies_after_the_kill_is_not_waited_for() -> None:
-    """The kill is in force by then; that nobody could confirm it is the report."""
+    """The kill is in force by then; the report is that no verifier could confirm it."""
 
     def gone(seq: int, since_ms: int) -> Registry:
         raise StoreError("gone")

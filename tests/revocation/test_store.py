@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator's side of the store: outcomes known or said to be unknown, and nothing secret told."""
+"""The operator's side of the store: outcomes known or reported as unknown, and no secret shown."""
 
 import os
 import signal
@@ -91,7 +91,7 @@ def test_a_mistyped_target_never_reaches_the_store(realm_store: RevocationStore)
 
 @pytest.mark.spec("10.9")
 def test_another_history_is_refused_until_it_is_known(valkey: EmbeddedValkey, realm_store: RevocationStore) -> None:
-    """Somebody rotated: the next kill says so, and works once the caller has looked."""
+    """Another client rotated: the next kill reports that, and works once the caller has looked."""
     realm_store.kill([SESSION], "test", BY)
     with RevocationStore(valkey.url, realm_store.realm) as other:
         rotated = other.rotate()
@@ -122,7 +122,7 @@ def test_a_lowered_lease_is_waited_for_in_full(realm_store: RevocationStore) -> 
     assert realm_store.header().lease_ms == 1_000
 
 
-def test_a_realm_without_a_history_says_so(valkey: EmbeddedValkey, realm_name: str) -> None:
+def test_a_realm_without_a_history_is_reported(valkey: EmbeddedValkey, realm_name: str) -> None:
     """NOINIT is not a store that does not answer."""
     with RevocationStore(valkey.url, realm_name) as store, pytest.raises(StoreHistoryError) as caught:
         store.kill([SESSION], "test", BY)
@@ -165,7 +165,7 @@ def test_a_lost_outcome_is_asked_for_until_it_is_known(
 def test_an_outcome_that_stays_unknown_is_an_error(
     own_valkey: EmbeddedValkey, realm_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the patience is over it is said that nothing is known; the address is not told."""
+    """After the patience is over the outcome is reported as unknown; the address is not shown."""
     monkeypatch.setattr(store_module, "OUTCOME_S", 0.1)
     with RevocationStore(own_valkey.url, realm_name) as store:
         store.load_functions()
@@ -179,7 +179,7 @@ def test_an_outcome_that_stays_unknown_is_an_error(
 
 
 def test_no_password_is_shown(own_valkey: EmbeddedValkey) -> None:
-    """Neither the name nor the refusal of a store tells the password."""
+    """Neither the name nor the refusal of a store shows the password."""
     with redis.Redis.from_url(own_valkey.url) as raw:
         raw.config_set("requirepass", "hunter2")
     with RevocationStore(own_valkey.url, "acme", password="hunter1") as store:

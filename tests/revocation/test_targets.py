@@ -33,7 +33,7 @@ def test_a_subject_is_read_as_the_verifier_writes_it() -> None:
     ],
 )
 def test_what_a_kill_of_each_kind_is(kind: str, op: str) -> None:
-    """Whoever could be delegated to again is frozen too; what is retired is only frozen; what has an end is killed."""
+    """An agent that others could delegate to again is frozen too; a retired one is only frozen; an end is a kill."""
     assert parse_target(KINDS[kind].example).kill_op == op
 
 

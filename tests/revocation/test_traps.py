@@ -121,7 +121,7 @@ TRAPS = {
     "PUBLISH in a cluster": ("topologies/test_cluster.py::test_each_realm_lives_at_its_owner",),
     "retry across histories": ("revocation/test_store.py::test_another_history_is_refused_until_it_is_known",),
     "rights over other realms": ("topologies/test_servers.py::test_each_role_can_do_nothing_else",),
-    "instance shared with others": ("faults/test_server.py::test_somebody_else_holds_the_server",),
+    "instance shared with others": ("faults/test_server.py::test_another_holds_the_server",),
 }
 
 SEEN = {
@@ -157,7 +157,7 @@ SEEN = {
 @pytest.mark.parametrize("trap", [*TRAPS, *SEEN])
 def test_it_is_held_by_a_test_that_there_is(trap: str) -> None:
     """
-    Whoever renames or removes a test that holds one of these is told, and says here what holds it instead.
+    Renaming or removing a test that covers a trap fails here, until the table names its successor.
     """
     for named in (*TRAPS.get(trap, ()), *SEEN.get(trap, ())):
         path, _, test = named.partition("::")

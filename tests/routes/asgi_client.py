@@ -111,39 +111,41 @@ class ASGIClient:
         bearer = (b"authorization", b"Bearer " + token.encode())
         before = len(self._decisions.decisions)
         answer = await _ask(self.guarded, scope | {"headers": [*scope["headers"], bearer]}, body)
-        told = f"{scope['method']} {target.decode()} {scope['root_path']} {scope['headers']} {body.decode()}: {answer}"
+        echo = f"{scope['method']} {target.decode()} {scope['root_path']} {scope['headers']} {body.decode()}: {answer}"
         made = self._decisions.decisions[before:]
         ran, early = self.drawn.ran[:], self.drawn.early[:]
         self.drawn.ran.clear()
         self.drawn.early.clear()
         if None in early:
-            raise ConfusedError(f"a dependency ran without a grant: {told}")
+            raise ConfusedError(f"a dependency ran without a grant: {echo}")
         if ran:
-            self._compare(scope["method"], ran, [each for each in made if each.code == "ok"], told)
+            self._compare(scope["method"], ran, [each for each in made if each.code == "ok"], echo)
             self.seen["ran"] += 1
         else:
             self.seen["refused"] += 1
         if not self._late:
-            await self._compare_with_twin(scope, body, ran, told)
+            await self._compare_with_twin(scope, body, ran, echo)
 
-    def _compare(self, method: str, ran: list[tuple[int, dict[str, Any], Any]], allowed: list[Any], told: str) -> None:
+    def _compare(
+        self, method: str, ran: list[tuple[int, dict[str, Any], Any]], allowed: list[Any], message: str
+    ) -> None:
         if len(ran) != 1 or len(allowed) != 1:
-            raise ConfusedError(f"{len(ran)} endpoints ran for {len(allowed)} grants: {told}")
+            raise ConfusedError(f"{len(ran)} endpoints ran for {len(allowed)} grants: {message}")
         ((number, values, tool),), decision = ran, allowed[0]
         named = {(method, number), ("GET" if method == "HEAD" else method, number)} & self._named
         if not named or not tool == decision.tool == f"t{number}":
-            raise ConfusedError(f"endpoint {number} ran as {tool}, judged as {decision.tool}: {told}")
+            raise ConfusedError(f"endpoint {number} ran as {tool}, judged as {decision.tool}: {message}")
         judged = json.loads(decision.arguments)
         for name, value in values.items():
             in_path = f"{{{name}" in self.drawn.routes[number][1]
             if name in NAMES and in_path and type(value) in NUMBERS and judged.get(name) != judged_of(value):
-                raise ConfusedError(f"{name} is {value!r}, judged as {judged.get(name)!r}: {told}")
+                raise ConfusedError(f"{name} is {value!r}, judged as {judged.get(name)!r}: {message}")
             if name in judged and not _same(value, judged[name]):
-                raise ConfusedError(f"{name} is {value!r}, judged as {judged[name]!r}: {told}")
+                raise ConfusedError(f"{name} is {value!r}, judged as {judged[name]!r}: {message}")
             if name not in judged and value is not None:
-                raise ConfusedError(f"{name} is {value!r}, and was not judged: {told}")
+                raise ConfusedError(f"{name} is {value!r}, and was not judged: {message}")
 
-    async def _compare_with_twin(self, scope: dict[str, Any], body: bytes, ran: list[Any], told: str) -> None:
+    async def _compare_with_twin(self, scope: dict[str, Any], body: bytes, ran: list[Any], message: str) -> None:
         """Compare with the application without a guard: it would have run the same, or nothing that is named."""
         await _ask(self.twin.app, scope, body)
         bare = self.twin.ran[:]
@@ -151,11 +153,11 @@ class ASGIClient:
         if ran and [each[:2] for each in ran if not _is_model(each)] != [
             each[:2] for each in bare if not _is_model(each)
         ]:
-            raise ConfusedError(f"the bare application ran {bare}, the guarded one {ran}: {told}")
-        if bare and not ran and "'status': 400" not in told:
+            raise ConfusedError(f"the bare application ran {bare}, the guarded one {ran}: {message}")
+        if bare and not ran and "'status': 400" not in message:
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             if (method, bare[0][0]) in self._named:
-                raise ConfusedError(f"the bare application ran {bare}, the guarded one refused: {told}")
+                raise ConfusedError(f"the bare application ran {bare}, the guarded one refused: {message}")
 
     def check(self, requests: int) -> None:
         """Send requests to both; half of them after a route was added.
@@ -200,16 +202,16 @@ def _same(value: Any, judged: Any) -> bool:
 
 
 async def _ask(app: Any, scope: dict[str, Any], body: bytes) -> str:
-    told: list[Any] = []
+    sent: list[Any] = []
 
     async def receive() -> Any:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
-        told.append(message)
+        sent.append(message)
 
     try:
         await app(dict(scope), receive, send)
     except Exception as error:  # an application that fails has run, or has not, all the same
-        told.append(repr(error))
-    return str(told)[:600]
+        sent.append(repr(error))
+    return str(sent)[:600]

@@ -67,7 +67,7 @@ def an_included_router_hides_no_route() -> None:
 
 
 def a_value_is_the_one_that_was_judged() -> None:
-    """``007`` is not 7, ``yes`` not True; neither endpoint nor dependency runs.  A default is nobody's choice."""
+    """``007`` is not 7, ``yes`` not True; neither endpoint nor dependency runs.  No caller chose a default."""
     ran: list[Any] = []
 
     def page(limit: int = 10) -> int:

@@ -55,7 +55,7 @@ class PageRealm(RealmFolder):
                 gateway, policy = (text.replace(known, str(port)) for text in (gateway, policy))
             (self.folder / "gateway.toml").write_text(gateway)
             (self.folder / "realm" / "policy.toml").write_text(policy)
-            with self.up("--gateway", "gateway.toml", said='"upstreams": ["git", "model"]'):
+            with self.up("--gateway", "gateway.toml", ready='"upstreams": ["git", "model"]'):
                 self.arx("agent", "enrol", "acme/coder", "--key-out", str(self.folder / "coder.key.json"))
                 yield
 

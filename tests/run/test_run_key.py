@@ -66,7 +66,7 @@ def realm(tmp_path: Path) -> Iterator[Realm]:
     (tmp_path / "realm" / "policy.toml").write_text(POLICY.format(gateway=gateway))
     with serving(Recorder(), log_level="critical") as service:
         (tmp_path / "gateway.toml").write_text(GATEWAY.format(gateway=gateway, service=service))
-        with made.up("--gateway", "gateway.toml", said='"upstreams": ["items"]'):
+        with made.up("--gateway", "gateway.toml", ready='"upstreams": ["items"]'):
             made.arx("agent", "enrol", "acme/a", "--key-out", "agent.key")
             yield made
 

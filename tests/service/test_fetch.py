@@ -62,10 +62,10 @@ def service_file(folder: Path, **more: Any) -> Path:
     ],
 )
 def test_an_answer_that_cannot_be_used_is_refused(wrong: dict[str, Any]) -> None:
-    """No key, a damaged one, another type: what answers is no mint, and no word of it is told."""
-    with pytest.raises(StoreError, match="expected audience keys") as told:
+    """No key, a damaged one, another type: what answers is no mint, and no word of it is shown."""
+    with pytest.raises(StoreError, match="expected audience keys") as caught:
         fetch_keys(answering({**GOOD, **wrong} if wrong else {}), SigningKey.generate())
-    assert KEY not in str(told.value)
+    assert KEY not in str(caught.value)
 
 
 def test_only_keys_are_written(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_keys_and_tokens_travel_in_no_clear(tmp_path: Path, issuer: str) -> None
 
 
 def test_a_refresher_needs_the_service_s_own_key(tmp_path: Path) -> None:
-    """An agent's key, another service's, or none: it says so at once."""
+    """An agent's key, another service's, or none: the error comes at once."""
     for role, name in (("agent", "acme/x"), ("service", "payments")):
         key = tmp_path / f"{role}.key"
         KeyFile.generate(role, name, HERE).save(key)  # type: ignore[arg-type]

@@ -46,10 +46,14 @@ def test_an_error_quotes_nothing(command: str, why: str, capfd: pytest.CaptureFi
     """
     Neither the output nor the arguments are in an error, nor in what this process writes.
     """
-    with pytest.raises(SettingsError, match=why) as told:
+    with pytest.raises(SettingsError, match=why) as caught:
         run_for_secret(f"command:{command}")
-    shown = [told.value, told.value.__cause__, *([] if told.value.__suppress_context__ else [told.value.__context__])]
-    assert SECRET not in "".join(map(repr, shown)) + str(told.value) + "".join(capfd.readouterr())
+    shown = [
+        caught.value,
+        caught.value.__cause__,
+        *([] if caught.value.__suppress_context__ else [caught.value.__context__]),
+    ]
+    assert SECRET not in "".join(map(repr, shown)) + str(caught.value) + "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize(
@@ -127,9 +131,9 @@ def test_no_login_runs_a_command(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     """
     variable = f"ARX_{name}_PASSWORD"
     monkeypatch.setenv(f"{variable}_FILE", f"command:echo {SECRET}")
-    with pytest.raises(SettingsError, match=f"{variable}_FILE: expected a file, got a command") as told:
+    with pytest.raises(SettingsError, match=f"{variable}_FILE: expected a file, got a command") as caught:
         find_password(variable)
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("setting", ["login_client_secret", "from"])

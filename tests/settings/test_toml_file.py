@@ -143,7 +143,7 @@ def test_a_wrong_type_is_named_with_its_line(member: Member) -> None:
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda member: f"{member.kind.__name__}.{member.place}")
 def test_an_unknown_and_a_double_key_are_named_with_their_lines(member: Member) -> None:
-    """A key that is nearly right is told apart, with the right one; one that is there twice, with its first line."""
+    """The error for a key that is nearly right has the right one; for a double key, its first line."""
     text, line = member._replace(name=f"{member.name}x").text("1")
     (error,) = (error for error in mistakes(member.kind, text) if error.unknown)
     assert str(error).startswith(f"file.toml:{line}: {member.place}x: unknown key; ")
@@ -296,7 +296,7 @@ def test_a_key_that_is_there_twice_is_named(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a = 1\nb = \n", "f:2: not TOML: Invalid value"),
         ("a = 127.0.0.1:1\n", "f:1: not TOML: Expected newline"),
@@ -308,11 +308,11 @@ def test_a_key_that_is_there_twice_is_named(text: str) -> None:
         ("x = 1\na = '\u202e'\n", "f:2: U+202E makes the file look different"),
     ],
 )
-def test_what_is_no_toml_has_its_line(text: str, said: str) -> None:
+def test_what_is_no_toml_has_its_line(text: str, message: str) -> None:
     """As far as the text has one."""
     with pytest.raises(SettingsError) as caught:
         TomlText(text, "f", code="other")
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
     assert caught.value.code == "other"
 
 

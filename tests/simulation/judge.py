@@ -4,7 +4,7 @@
 The bound counts from when a kill *returned*, in real time, and a verifier's clock may be wrong by ``DRIFT``.  Where a
 fault breaks the theorem's assumption that an acknowledged entry is kept or the history changes, its record is marked
 lost, and binds only those who had applied it; and a token that was born among the lost entries knows no number that was
-given again.  Whatever else is killed after such a loss binds everybody as ever.
+given again.  Every other kill after such a loss binds as ever.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Record:
     """One acknowledged entry.
 
     Attributes:
-        returned: When whoever made it was told so, real ns.
+        returned: When its maker got the outcome, real ns.
         confirmed: When its confirmation was complete, real ns.
         thawed: When the freeze was thawed in the store, real ns.
         number: Of all that were ever acknowledged.
@@ -68,7 +68,7 @@ class Judge:
         return record
 
     def alive(self, token: Token) -> bool:
-        """Whether nothing was done to a token that anybody was told of."""
+        """Whether nothing was done to a token that any party knows of."""
         records = (record for target in token.targets for record in self._of.get(target, ()))
         return not any(record.seq > token.root[1] and record.op != "thaw" for record in records)
 
@@ -94,7 +94,7 @@ class Judge:
                 ]
 
     def rotated(self, old: str, new: str, freezes: dict[str, int]) -> list[Record]:
-        """Note that the freezes of a history stand in the next one; they bind once the rotation has returned."""
+        """Record that the freezes of a history are in the next one; they bind once the rotation has returned."""
         return [self.executed(new, seq, "freeze", target) for target, seq in freezes.items()]
 
     def look(self, machine: Machine, token: Token) -> None:

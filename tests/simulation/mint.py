@@ -24,7 +24,7 @@ class SimulatedMint:
     Args:
         world: Where it is.
         machine: Whose view it uses.
-        judge: Is told of each token.
+        judge: Receives each token.
     """
 
     def __init__(self, world: World, machine: Machine, judge: Judge) -> None:
@@ -85,7 +85,7 @@ class SimulatedMint:
 
         row = {"jkt": "key", "status": "open", "agent": "a"}
         sessions = SimpleNamespace(find_with_agent=lambda name, used: (row, {"status": "active"}, False))
-        limits = SimpleNamespace(count_agent=lambda _: None)  # how often somebody calls decides about no token
+        limits = SimpleNamespace(count_agent=lambda _: None)  # the rate of calls decides about no token
         verifier = SimpleNamespace(verify=verify)
         freezes = SimpleNamespace(require_complete=lambda *_: None)  # none is lost here: a new history keeps them
         front: Any = SimpleNamespace(epochs=following, verifier=verifier, limits=limits, freezes=freezes)

@@ -34,7 +34,7 @@ class Logged(NamedTuple):
 
 
 class Header(NamedTuple):
-    """The header's fields; ``taken`` is -1 while nobody keeps the log elsewhere."""
+    """The header's fields; ``taken`` is -1 while no client keeps the log elsewhere."""
 
     incarnation: str
     seq: int
@@ -66,12 +66,12 @@ class ModelStore:
 
     Args:
         now_ms: The store's clock.
-        publish: Told incarnation, sequence, operation and target of everything published.
+        publish: Receives incarnation, sequence, operation and target of everything published.
         compares: Whether a probe's chain is held against the store's.
         guards: Whether a server that no mint attested refuses probes.
 
     Attributes:
-        server: Which server this is, as its replication id tells: another one after each promotion and each restart.
+        server: Which server this is, by its replication id: another one after each promotion and each restart.
     """
 
     def __init__(

@@ -103,14 +103,14 @@ MUTATIONS: dict[str, Patches] = {
         "functions.lua": ((COMPARED, "  elseif known == '' then\n"),),
     },
     # A relay does not say how old its knowledge is.
-    "age not told": {
+    "age not sent": {
         "hub": (("        age = max(0, came - granted.sent)\n", "        age = 0\n"),),
     },
     # A relay confirms what it has applied itself.
     "relay confirms for itself": {
         "hub": (("                applied = min(applied, member.applied(self.incarnation))\n", ""),),
     },
-    # Somebody behind a relay who is silent is not waited for.
+    # A silent follower behind a relay is not waited for.
     "silent ones not named": {
         "hub": (
             ("                late.append(Late(member.name, member.heard_ms, applies, member.crowd.verifiers))\n", ""),

@@ -105,7 +105,7 @@ class Server:
         for replica in self.followers:
             replica.take(kept, server, published)
         for entry in published:
-            self._tell(entry)
+            self._push_to_subscribers(entry)
         return reply
 
     def take(self, kept: tuple[Any, ...], server: int, published: list[EpochEntry]) -> None:
@@ -117,7 +117,7 @@ class Server:
             self.store.restore(kept)
             self.store.server = server
             for entry in published:
-                self._tell(entry)
+                self._push_to_subscribers(entry)
 
         self._world.at(self._lag_until, arrive)
 
@@ -171,6 +171,6 @@ class Server:
     def _publish(self, incarnation: str, seq: int, op: str, target: str) -> None:
         self._published.append(EpochEntry(incarnation, seq, op, target))
 
-    def _tell(self, entry: EpochEntry) -> None:
+    def _push_to_subscribers(self, entry: EpochEntry) -> None:
         for connection in tuple(self.subscribers):
             connection.push(entry)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator, who kills, freezes and thaws at random, and whoever wants to be let in at the worst moment.
+"""The operator, who kills, freezes and thaws at random, and the intruder, who calls at the worst moment.
 
-The operator is told what happened, late or never, and remembers how far the store was.  The intruder knows what is
+The operator learns what happened, late or never, and remembers how far the store was.  The intruder knows what is
 going on inside a verifier: it kills what is being looked at, and shows revoked tokens where a writer is half done.
 """
 
@@ -89,7 +89,7 @@ class Operator:
         return draw.choice(targets if draw.random() < 0.3 else targets[-2:])
 
     def strike_unaware(self, times: int) -> None:
-        """Kill at once what living tokens name, as somebody who has never seen this store before."""
+        """Kill at once what living tokens name, as an operator who has never seen this store before."""
         header = self._server.store.header
         assert header is not None
         known = [one for one in self._tokens if one.incarnation == header.incarnation and one.born <= header.seq]
@@ -123,7 +123,7 @@ class Operator:
             self._judge.executed(incarnation, number, op, target) for number, target in enumerate(targets, first)
         ]
         world.note("operator:", records, "done")
-        if world.random.random() > 0.05:  # else the answer is lost: an unknown outcome binds nobody
+        if world.random.random() > 0.05:  # else the answer is lost: an unknown outcome binds no verifier
             place = HistoryPlace(incarnation, seq, chain)
             world.after(world.delay(), lambda: self._returned(records, at_ms, None if seen.chain == UNKNOWN else place))
 
@@ -171,7 +171,7 @@ class Intruder(Operator):
             machine.hold_up(length)
 
     def subscribed(self) -> None:
-        """Somebody is connected again, and has not asked yet what it missed: what is pushed now comes too early."""
+        """A follower is connected again, and has not asked yet what it missed: what is pushed now comes too early."""
         draw = self._world.random
         if self._world.faults and draw.random() < 0.5:
             self.strike(draw.choice(self._tokens[-6:]))

@@ -24,7 +24,7 @@ PARTS = {"kills": "k", "freezes": "f"}
 
 
 class Listener:
-    """Somebody behind a relay, as the hub sees it."""
+    """A follower behind a relay, as the hub sees it."""
 
     def __init__(self, relay: "Relay", connection: Connection) -> None:
         self.copy: Copy | None = None
@@ -70,7 +70,7 @@ class Relay(Machine):
         super().__init__(world, name, servers, several=several)
 
     def restart(self) -> None:
-        """Begin anew: every connection ends, nothing is known, and nothing is said for those of before."""
+        """Begin anew: every connection ends, nothing is known, and nothing is reported for those of before."""
         for connection in tuple(self.subscribers):
             connection.cut()
         self._processes += 1
@@ -85,7 +85,7 @@ class Relay(Machine):
         self.hold_up(length)
 
     def receive(self, connection: Connection, request: tuple[Any, ...]) -> None:
-        """Take what somebody behind it says."""
+        """Take the message of a follower behind it."""
         self._soon(lambda: self._serve(connection, *request))
 
     def forget(self, connection: Connection) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run: an operator who kills, a mint, verifiers, and faults; then calm, in which everything must work again.
 
-``python -m tests.simulation.run --runs 10000`` looks longer than the tests do; ``--seed`` tells one run's story.
+``python -m tests.simulation.run --runs 10000`` looks longer than the tests do; ``--seed`` prints one run's story.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Run:
         self.primary, replica = Server(world, replica=False), Server(world, replica=True)
         self.primary.followers = [replica]
         self.histories = 0
-        self.doubtful = False  # somebody will rotate soon
+        self.doubtful = False  # a rotation comes soon
         self.primary.call(lambda store: store.init(self._name(), self.lease_ms, 3_600_000, 0))
         direct, depth = [self.primary, replica], self.random.choice(DEPTHS)
         beside = bool(depth) and self.random.random() < BESIDE
@@ -175,7 +175,7 @@ class Run:
         """Let another server, without the last entries, answer at the address, and rotate when the mint has seen it."""
         if self._older(self.primary.snapshots[-6:], fenced=True):
             if self.random.random() < 0.3:
-                self.operator.seen = NOWHERE  # and nobody remembers how far it was
+                self.operator.seen = NOWHERE  # and no operator remembers how far it was
             self._rotate_soon()
 
     def _regress(self) -> None:
@@ -185,7 +185,7 @@ class Run:
             self._rotate_soon()
 
     def _overwrite(self) -> None:
-        """Lose the last entries, and give their numbers to other kills before anybody looks."""
+        """Lose the last entries, and give their numbers to other kills before any probe."""
         before = self.primary.store.header
         if self._older(
             [kept for kept in self.primary.snapshots[:-1] if before and kept[0].incarnation == before.incarnation]
@@ -271,8 +271,8 @@ class Run:
 
 def story(run: Run, lines: int = 40) -> str:
     """Return what happened last, for people."""
-    told = [f"{at / MS:12.3f} ms  {' '.join(map(str, what))}" for at, *what in run.world.trace[-lines:]]
-    return f"seed {run.world.seed}:\n" + "\n".join(told)
+    values = [f"{at / MS:12.3f} ms  {' '.join(map(str, what))}" for at, *what in run.world.trace[-lines:]]
+    return f"seed {run.world.seed}:\n" + "\n".join(values)
 
 
 def main() -> None:

@@ -71,8 +71,8 @@ class Both:
             reply[4] = sorted([name.decode(), n, msgspec.json.decode(crowd, type=Crowd)] for name, n, crowd in reply[4])
             assert reply == expected
         else:
-            said = [value.decode() if isinstance(value, bytes) else value for value in reply]
-            assert said == list(expected), (function, arguments)
+            values = [value.decode() if isinstance(value, bytes) else value for value in reply]
+            assert values == list(expected), (function, arguments)
 
     def step(self) -> None:
         """Make one random call."""
@@ -167,11 +167,11 @@ class Both:
         retained: Any = self.client.zrange(self.keys.retention, 0, -1, withscores=True)
         assert {target.decode(): int(until) for target, until in retained} == self.model.retain
         entries: Any = self.client.xrange(self.keys.log)
-        said = [
+        values = [
             Logged(int(key.split(b"-")[0]), at[b"op"].decode(), at[b"s"].decode(), int(at[b"t"]), at[b"c"].decode())
             for key, at in entries
         ]
-        assert said == self.model.log
+        assert values == self.model.log
         acks: Any = self.client.zrange(self.keys.acks, 0, -1, withscores=True)
         assert {name.decode(): seq for name, seq in acks if not name.startswith(b"!")} == self.model.acks
 

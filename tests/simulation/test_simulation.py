@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bound of SPEC 10 in a simulated world, relays included, and mistakes that the simulation must notice.
 
-``python -m tests.simulation.run`` looks at more seeds, tells one run's story, and plays any of the mistakes.
+``python -m tests.simulation.run`` looks at more seeds, prints one run's story, and plays any of the mistakes.
 """
 
 import logging
@@ -49,7 +49,7 @@ def test_the_bound_holds_and_service_comes_back(part: int) -> None:
         accepted += run.judge.accepted
         late = max(late, run.judge.worst)
         events += run.world.events
-    # Else the worlds were so bad that nobody accepted anything, which proves nothing.
+    # Else the worlds were so bad that no verifier accepted anything, which proves nothing.
     assert accepted > 10 * RUNS / PARTS
     assert late > 500 * MS, "some acceptance comes close to the bound of a second"
     assert events > 500 * RUNS / PARTS
@@ -83,7 +83,7 @@ def test_a_run_can_be_repeated() -> None:
 
 def test_a_mistake_that_no_longer_fits_the_code_is_an_error() -> None:
     """
-    A patch whose text is not there exactly once is refused, so that no change of the code disables it silently.
+    A patch whose text the code has not exactly once is refused, so that no change of the code disables it silently.
     """
     with pytest.raises(AssertionError, match="0 times"):
         load({"epoch": (("no such line", ""),)})

@@ -18,7 +18,7 @@ from tests.simulation.world import DEPTH, LONG, MS, Clocks, World
 
 RECONNECT = 0.08  # how often a connection breaks after a probe was sent on it
 REPLICA = 0.12  # how often a connection ends up at a replica
-HURRY = 0.02  # how often somebody waits for news
+HURRY = 0.02  # how often a caller waits for news
 
 
 class Token(NamedTuple):

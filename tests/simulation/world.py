@@ -77,7 +77,7 @@ class World:
         self.depth -= 1
 
     def note(self, *what: Any) -> None:
-        """Remember what happened, to be told when something goes wrong."""
+        """Remember what happened, to be printed when something goes wrong."""
         self.trace.append((self.now, *what))
 
     def blame(self, what: str) -> None:
@@ -107,7 +107,7 @@ class World:
         Args:
             chance: How often.
             work: Calls the code.
-            held_up: Told for how long, ns, whenever it is held up.
+            held_up: Receives for how long, ns, whenever it is held up.
         """
         if self._tracing or self._paused or self.depth > 2 or not self.faults or self.random.random() > chance:
             return work()

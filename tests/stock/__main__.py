@@ -74,7 +74,7 @@ class Run:
         self.name, self._world, self._open = name, world, open_client
         self._person = world.person(f"p-{name}", "look")
         self._client: Client | None = None
-        self._said: list[str] = []
+        self._lines: list[str] = []
 
     def lives(self) -> bool:
         """Do all that a client does before its agent is frozen; return whether it did it."""
@@ -108,7 +108,7 @@ class Run:
             self._require(client.call(*get)[0] is False, "goes on after a kill of its session")
         except Refused as error:
             # The SDKs of Python open no second session of MCP; `mcpdo` says that it needs a login.
-            self._said.append(f"{self.name}: ends with its session: {error}"[:160])
+            self._lines.append(f"{self.name}: ends with its session: {error}"[:160])
             client.close()
             client = self._client = Patient(self._open(self.name, person, self._world.url))
             self._require(client.call(*get)[0] is False, "connects again")
@@ -137,7 +137,7 @@ class Run:
         self._require(found[0], "is refused while its agent is frozen")
 
     def _require(self, held: bool, what: str) -> None:
-        self._said.append(f"{self.name}: {'' if held else 'FAILED: '}{what}")
+        self._lines.append(f"{self.name}: {'' if held else 'FAILED: '}{what}")
         assert held, what
 
     def _tried(self, work: Callable[[], None]) -> bool:
@@ -145,12 +145,12 @@ class Run:
             work()
             passed = True
         except (AssertionError, Refused, RuntimeError, OSError, ValueError, KeyError, subprocess.SubprocessError):
-            self._said += [traceback.format_exc(), f"visits: {self._person.visits()}"]
-            self._said += [f"{file.name}:\n{file.read_text()[-4000:]}" for file in self._person.logs()]
+            self._lines += [traceback.format_exc(), f"visits: {self._person.visits()}"]
+            self._lines += [f"{file.name}:\n{file.read_text()[-4000:]}" for file in self._person.logs()]
             passed = False
-        sys.stdout.write("".join(f"{line}\n" for line in self._said))
+        sys.stdout.write("".join(f"{line}\n" for line in self._lines))
         sys.stdout.flush()
-        self._said.clear()
+        self._lines.clear()
         return passed
 
 

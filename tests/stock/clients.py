@@ -114,7 +114,7 @@ class PythonClient(Client):
 
 
 class Patient(Client):
-    """A client that asks again when the gateway says so: on a loaded machine a store may answer late.
+    """A client that asks again on the gateway's request: on a loaded machine a store may answer late.
 
     Args:
         client: The client.

@@ -46,7 +46,7 @@ audience = ["orders"]
 allow = [ {{ tool = "orders.secret", args = {{}} }} ]
 [task.others]
 agents = ["acme/**"]
-subjects = [ {{ issuer = "corp", claims = {{ sub = "nobody" }} }} ]
+subjects = [ {{ issuer = "corp", claims = {{ sub = "no-person" }} }} ]
 ttl = "{life}s"
 audience = ["orders"]
 allow = [ {{ tool = "orders.drop", args = {{}} }} ]
@@ -103,7 +103,7 @@ class World(RealmFolder):
             self.make(self._mint, POLICY.format(**ports), self._provider, scope="openid profile email", more=CLIENTS)
             script = ROOT / "tests" / "gateway" / "upstream_mcp.py"
             (self.folder / "gateway.toml").write_text(GATEWAY.format(**ports, script=script))
-            with self.up("--gateway", "gateway.toml", said='"upstreams": ["orders"]'):
+            with self.up("--gateway", "gateway.toml", ready='"upstreams": ["orders"]'):
                 self.arx("agent", "enrol", AGENT, "--key-out", str(self.folder / "apps.key"))
                 yield
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fleets that let nobody in without a login, and speak only TLS where the server can: as they are run in earnest.
+"""Fleets that admit no client without a login, and speak only TLS where the server can: as they are run in earnest.
 
-Each user has the least that it needs: Sentinels at the servers, replicas at their primary, ARx' roles, and whoever asks
+Each user has the least that it needs: Sentinels at the servers, replicas at their primary, ARx' roles, and clients of
 the Sentinels.  The default user is off everywhere.
 """
 
@@ -21,7 +21,7 @@ FINDS = "-@all +auth +hello +client|setname +client|setinfo +sentinel|master"
 
 
 class Guard(NamedTuple):
-    """What a fleet of one kind of server asks of everybody.
+    """What a fleet of one kind of server asks of each client.
 
     Attributes:
         binary: The server.
@@ -54,7 +54,7 @@ class Guard(NamedTuple):
         return self._server(folder, port, *LASTING, *words, *options)
 
     def sentinel(self, folder: Path, port: int, primary: int, settings: str) -> Server:
-        """A Sentinel that lets in the other Sentinels and whoever asks for the primary."""
+        """A Sentinel that admits the other Sentinels and clients that ask for the primary."""
         folder.mkdir(parents=True)
         users = f"user default off\nuser {ROOT} on >{ROOT} {EVERYTHING}\nuser {FINDER} on >{FINDER} {FINDS}\n"
         peers = f"sentinel sentinel-user {ROOT}\nsentinel sentinel-pass {ROOT}\n"

@@ -45,7 +45,7 @@ class Cluster(NamedTuple):
         for first, last, node, *_ in self.masters[0].ask("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return next(server for server in self.masters if server.port == node[1])
-        raise AssertionError("nobody owns it")
+        raise AssertionError("no node owns it")
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def move(cluster: Cluster, slot: int, source: Server, target: Server) -> None:
 def test_an_owner_that_is_cut_off_grants_nothing_and_its_replica_takes_over(cluster: Cluster) -> None:
     """
     The owner dies: leases end, the replica is promoted and the mint ends the history.  A master that sees no majority
-    refuses probes after the node time-out, which is what the report's window covers.  Everybody has a login with no
+    refuses probes after the node time-out, which is what the report's window covers.  Every user has a login with no
     more rights than needed, and TLS where there is any.
     """
     owner = cluster.masters[0]

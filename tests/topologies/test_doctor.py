@@ -22,19 +22,22 @@ pytestmark = pytest.mark.servers
 
 def test_a_store_that_is_well(place: Place) -> None:
     """
-    Seen by the mint's user nothing is wrong; what that user may not ask is said.
+    Seen by the mint's user nothing is wrong; the doctor names what that user may not ask.
 
     The kill of a session has two entries: before its own, the window of what the session wrote into memories.
     """
     assert place.bad() == {}
     ran = place.doctor()
-    told = {check["name"]: check["found"] for check in ran.json["checks"]}
+    values = {check["name"]: check["found"] for check in ran.json["checks"]}
     assert (
-        told["persistence"] == told["eviction"] == told["access"] == "the store's user has no permission for this check"
+        values["persistence"]
+        == values["eviction"]
+        == values["access"]
+        == "the store's user has no permission for this check"
     )
-    assert told["history"] == "at entry 3; 3 entries in the log"
-    assert told["memory"] == "the mint has applied 3 of 3 entries"
-    assert told["record"] == "2 entries match the mint's events"
+    assert values["history"] == "at entry 3; 3 entries in the log"
+    assert values["memory"] == "the mint has applied 3 of 3 entries"
+    assert values["record"] == "2 entries match the mint's events"
 
 
 @pytest.mark.nightly
@@ -128,9 +131,9 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
         assert "refuses every call" in mend
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-7": store.header().at_ms - 60_000})
-        told = next(check for check in place.doctor(url).json["checks"] if check["name"] == "verifiers")
-        assert told["ok"], "it has ended, as far as anybody can tell"
-        assert "have no lease and refuse every call (tool-7, last probe 1m" in told["found"]
+        answer = next(check for check in place.doctor(url).json["checks"] if check["name"] == "verifiers")
+        assert answer["ok"], "it has ended, as far as the store knows"
+        assert "have no lease and refuse every call (tool-7, last probe 1m" in answer["found"]
         with place.server.client() as raw:
             raw.zadd(store.keys.probes, {"tool-8": 2e12})
             raw.zadd(store.keys.acks, {"tool-8": 4})
@@ -146,18 +149,18 @@ def test_verifiers_that_lag_and_a_registry_that_lies(place: Place) -> None:
         store.close()
 
 
-def test_a_store_that_is_not_there(place: Place) -> None:
+def test_a_missing_store(place: Place) -> None:
     """
-    Nobody listens: said first, and nothing else is asked.
+    No process listens: the doctor reports that first, and asks nothing else.
     """
     ran = arx("doctor", "--realm-dir", place.realm.folder, "--json", "--store", "redis://127.0.0.1:1")
     names = [check["name"] for check in ran.json["checks"] if not check["ok"]]
     assert names == ["store", "mint"]
 
 
-def test_a_lookup_as_nobody_fails_as_said(place: Place) -> None:
+def test_a_lookup_without_a_login_fails_as_documented(place: Place) -> None:
     """
-    A wrong password is the store's answer, told without the password: a store that runs need not be started.
+    A wrong password is the store's answer, shown without the password: a store that runs need not be started.
     """
     found = place.bad(password="guess")
     assert found["store"][0].startswith("refused the user or password: set ARX_STORE_PASSWORD, ARX_STORE_PASSWORD_FILE")

@@ -280,7 +280,7 @@ def test_a_database_that_takes_no_changes(fleet: Fleet) -> None:
 
 
 def test_two_hosts_of_a_database_without_a_synchronous_standby(fleet: Fleet, tmp_path: Path) -> None:
-    """What a failover would lose is said where the address names two hosts."""
+    """The doctor names what a failover would lose where the address names two hosts."""
     folder = copied(fleet.realm, tmp_path)
     place = fleet.realm.database_url.partition("?")[2]
     two = f"{fleet.realm.database_url}&{place}&target_session_attrs=read-write"

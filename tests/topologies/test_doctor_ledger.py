@@ -275,7 +275,7 @@ def test_a_clock_that_was_ahead(ledger: Ledger) -> None:
         found, mend = ledger.bad()["ledger history"]
         assert "set back: its time stands still" in found
         assert "arx redis begin-ledger" in mend
-        assert arx(*words[:-2], "--json", env=login).exit_code != 0, "nobody has confirmed it"
+        assert arx(*words[:-2], "--json", env=login).exit_code != 0, "no user has confirmed it"
         assert arx(*words, env=login).json["realm"] == "acme"
         assert "ledger history" not in ledger.bad() or "exhausted" in ledger.bad()["ledger history"][0]
         for name in (POOL, "t/-/new/usd/task"):

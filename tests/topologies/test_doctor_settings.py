@@ -45,7 +45,7 @@ def test_settings_that_lose_kills(place: Place) -> None:
 @pytest.mark.nightly
 def test_users_that_are_too_wide(tmp_path: Path) -> None:
     """
-    Asked by an administrator, whose own rights are not the point: everybody's, the realm's users', whoever follows it.
+    Asked by an administrator, whose own rights are not the point: every user's, the realm's users', each follower's.
     """
     root = {"username": "root", "password": "r" * 9}
     everything = ("~*", "&*", "+@all")

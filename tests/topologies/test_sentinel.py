@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store watched by Sentinels: the mint ends the history after a failover, and the old primary convinces nobody."""
+"""A store watched by Sentinels: the mint ends the history after a failover, and no verifier trusts the old primary."""
 
 import contextlib
 import functools
@@ -61,8 +61,8 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def sentinel_knows(sentinel: Server) -> bool:
     """Whether it has found the replicas and the other Sentinels, without which there is no failover."""
     with sentinel.client() as client:
-        told = client.sentinel_master("kills")
-    return bool(told["num-slaves"] == 2 and told["num-other-sentinels"] == 2)
+        answer = client.sentinel_master("kills")
+    return bool(answer["num-slaves"] == 2 and answer["num-other-sentinels"] == 2)
 
 
 def patience(watched: Watched, ms: int) -> None:
@@ -95,7 +95,7 @@ def minting(watched: Watched, name: str, folder: Path) -> Iterator[MintRuntime]:
 def test_a_primary_that_restarts_keeps_its_history(watched: Watched, realm_name: str, tmp_path: Path) -> None:
     """
     Down for less than the Sentinels' patience: the same server with its own file, so tokens live on; yet it grants
-    nothing until the mint has looked, and none of it needs anybody's hand.
+    nothing until the mint has looked, and none of it needs an operator.
     """
     with minting(watched, realm_name, tmp_path / "realm") as mint:
         header = mint.store.kill([SESSION], "test", BY).header
@@ -122,7 +122,7 @@ def test_a_failover_ends_the_history_and_everyone_moves(watched: Watched, realm_
     """
     The primary freezes: leases end.  The Sentinels promote another, which grants nothing until the mint has ended the
     history; then verifiers are live again, older tokens are revoked, and the old primary, awake again, convinces
-    nobody. So does who is behind a relay.  Everybody has a login with no more rights than needed, at servers and
+    no verifier.  So does a follower behind a relay.  Each user has a login with the least rights needed, at servers and
     Sentinels, and TLS where there is any.
     """
     with minting(watched, realm_name, tmp_path / "realm") as mint, contextlib.ExitStack() as stack:

@@ -302,9 +302,7 @@ def test_tls_to_the_right_server(secure: Callable[[str], tuple[int, Path]], real
         follower.close()
 
 
-def test_tls_to_anybody_else_is_refused(
-    secure: Callable[[str], tuple[int, Path]], realm_name: str, tmp_path: Path
-) -> None:
+def test_tls_to_another_is_refused(secure: Callable[[str], tuple[int, Path]], realm_name: str, tmp_path: Path) -> None:
     """
     Another authority's certificate, one for another host, none that is known to the system: no lease, no kill.  The
     check cannot be turned off in the URL.

@@ -20,7 +20,7 @@ class NodeProcess:
     def __init__(self, process: "subprocess.Popen[str]", threads: int) -> None:
         self._process, self._threads, self.pid = process, threads, process.pid
 
-    def tell(self, command: str, incarnation: str, born: int, targets: Sequence[str]) -> None:
+    def send(self, command: str, incarnation: str, born: int, targets: Sequence[str]) -> None:
         """Give each thread a command."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join((command, incarnation, str(born), *targets)) + "\n")
@@ -33,7 +33,7 @@ class NodeProcess:
 
     def check(self, incarnation: str, born: int, targets: Sequence[str]) -> list[str]:
         """Return the codes of each thread."""
-        self.tell("check", incarnation, born, targets)
+        self.send("check", incarnation, born, targets)
         return self.read()
 
     def close(self) -> None:

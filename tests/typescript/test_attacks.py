@@ -69,7 +69,7 @@ def answered(port: int, request: bytes) -> bytes:
 @pytest.mark.spec("8.4")
 @pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.nightly)])
 def test_no_handler_gets_what_was_not_judged(count: int) -> None:
-    """It would end the server, as an error that nobody takes does."""
+    """It would end the server, as an error without a listener does."""
     command = [str(node()), str(PROGRAMS / "attacked.ts")]
     with child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -65,7 +65,7 @@ def test_a_kill_arrives_while_each_event_loop_is_blocked(valkey: EmbeddedValkey,
     with node_process(valkey.url, realm_store.realm, "node") as process:
         header = realm_store.header()
         settled(realm_store)
-        process.tell("watch", header.incarnation, header.seq, [SESSION])
+        process.send("watch", header.incarnation, header.seq, [SESSION])
         assert process.read() == ["ready"] * 3
         report = wait_confirmed(realm_store.unacked, realm_store.kill([SESSION], "test", BY), 60_000)
         confirmed = time.monotonic_ns()
@@ -176,12 +176,12 @@ def test_without_its_store_it_accepts_for_a_lease(broken: Broken, command: str, 
     url, store, spoil, mend = broken
     with node_process(url, store.realm, "node", 2, mode) as process:
         header = store.header()
-        process.tell(command, header.incarnation, header.seq, [SESSION])
+        process.send(command, header.incarnation, header.seq, [SESSION])
         assert process.read() == ["ready"] * 2
         spoilt = spoil()
         assert last_of(process.read(), "stale") < spoilt + L_NS
         mend()
-        process.tell("back", header.incarnation, header.seq, [SESSION])
+        process.send("back", header.incarnation, header.seq, [SESSION])
         assert process.read() == ["back"] * 2
         seq = store.kill([SESSION], "test", BY).header.seq
         until(lambda: not store.unacked(seq, 0).missing and store.unacked(seq, 0).verifiers)
@@ -203,7 +203,7 @@ def test_a_clock_that_is_set_back_lengthens_no_lease(broken: Broken, mode: str, 
     set_clock("+0")
     with node_process(url, store.realm, "node", 2, mode, of_clock(clock)) as process:
         header = store.header()
-        process.tell("use", header.incarnation, header.seq, [SESSION])
+        process.send("use", header.incarnation, header.seq, [SESSION])
         assert process.read() == ["ready"] * 2
         spoilt = spoil()
         set_clock("-3600")
@@ -211,7 +211,7 @@ def test_a_clock_that_is_set_back_lengthens_no_lease(broken: Broken, mode: str, 
         mend()
         until(lambda: process.check(header.incarnation, header.seq, [SESSION]) == ["fenced"] * 2)
         set_clock("+0")
-        process.tell("back", header.incarnation, header.seq, [SESSION])
+        process.send("back", header.incarnation, header.seq, [SESSION])
         assert process.read() == ["back"] * 2
 
 
@@ -235,7 +235,7 @@ def test_a_paused_process_confirms_nothing_and_accepts_nothing_later(
     with node_process(valkey.url, realm_store.realm, "node", 2, mode) as process:
         header = realm_store.header()
         settled(realm_store)
-        process.tell("use", header.incarnation, header.seq, [SESSION])
+        process.send("use", header.incarnation, header.seq, [SESSION])
         assert process.read() == ["ready"] * 2
         frozen = freeze(process.pid)
         report = wait_confirmed(realm_store.unacked, realm_store.kill([SESSION], "test", BY))
@@ -254,7 +254,7 @@ def test_a_new_history_revokes_what_was_born_before(valkey: EmbeddedValkey, real
     with node_process(valkey.url, realm_store.realm, "node", 2) as process:
         old = realm_store.header()
         new = realm_store.rotate().header
-        process.tell("back", new.incarnation, new.seq, [SESSION])
+        process.send("back", new.incarnation, new.seq, [SESSION])
         assert process.read() == ["back"] * 2
         assert process.check(old.incarnation, old.seq, [SESSION]) == ["revoked"] * 2
         assert process.check(new.incarnation, new.seq, [OTHER]) == ["frozen"] * 2
@@ -284,7 +284,7 @@ def test_a_history_that_has_ended_is_not_copied(valkey: EmbeddedValkey, realm_st
         url = f"unix://{name}:pass@{valkey.url.removeprefix('unix://')}"
         with node_process(url, realm_store.realm, "node", 2) as process:
             new = realm_store.rotate().header
-            process.tell("back", new.incarnation, new.seq, [SESSION])
+            process.send("back", new.incarnation, new.seq, [SESSION])
             assert process.read() == ["back"] * 2
             later = keep()
             without = [rule for rule in rules if rule != "+fcall|arx1_copy"]
@@ -293,7 +293,7 @@ def test_a_history_that_has_ended_is_not_copied(valkey: EmbeddedValkey, realm_st
             go_back(earlier)
             until(lambda: process.check(new.incarnation, new.seq, [SESSION]) == ["fenced"] * 2)
             go_back(later)
-            process.tell("back", new.incarnation, new.seq, [SESSION])
+            process.send("back", new.incarnation, new.seq, [SESSION])
             assert process.read() == ["back"] * 2
 
 
@@ -332,11 +332,11 @@ def test_tls_to_a_server_that_an_authority_of_its_own_vouches_for(tmp_path: Path
 
 def test_sentinels_name_the_server(tmp_path: Path, realm_name: str) -> None:
     """One of the two that are named does not answer."""
-    port, watching, nobody = free_ports(3)
+    port, watching, unused = free_ports(3)
     server, sentinel = Server(tmp_path / "server", port, *LASTING), Server(tmp_path / "s", watching, "--sentinel")
     (tmp_path / "s" / "server.conf").write_text(f"sentinel monitor kills 127.0.0.1 {port} 1\n")
     with running(server, sentinel), begun_store(f"redis://127.0.0.1:{port}", realm_name) as store:
-        url = f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{watching}/kills"
+        url = f"redis+sentinel://127.0.0.1:{unused},127.0.0.1:{watching}/kills"
         with node_process(url, realm_name, "node", 1) as process:
             assert process.check(store.header().incarnation, 0, [SESSION]) == ["accepted"]
             process.close()
@@ -359,7 +359,7 @@ def test_no_thread_of_any_process_accepts_after_a_confirmation(
             ended = f"{turn:04d}".translate(str.maketrans("0123456789", letters))
             targets = [f"session:s-{ended}{'a' * 9}{a}{b}{c}" for a in letters for b in letters for c in letters]
             for process in processes:
-                process.tell("watch", header.incarnation, header.seq, targets)
+                process.send("watch", header.incarnation, header.seq, targets)
             for process in processes:
                 assert process.read() == ["ready"] * 4
             report = wait_confirmed(realm_store.unacked, realm_store.kill(targets, "test", BY), 60_000)

@@ -97,7 +97,7 @@ def names() -> Vectors:
     found: Vectors = {}
     for name in ("__proto__", "constructor", "toString", "hasOwnProperty", "__class__"):
         token = mint({"allow": [{"args": {name: {"any": True}}, "tool": "orders.get"}]})
-        found[f"name-missing-{name}"] = vector("7.1", NO, token, "the argument is not there", request={"args": {}})
+        found[f"name-missing-{name}"] = vector("7.1", NO, token, "the argument is missing", request={"args": {}})
         found[f"name-given-{name}"] = vector(
             "7.1", "grant", token, "the argument is there", request={"args": {name: 1}}
         )
@@ -108,7 +108,7 @@ def names() -> Vectors:
     absent = mint({"allow": [{"args": {"x": optional}, "tool": "orders.get"}]})
     return found | {
         "name-unnamed": vector("7.1", NO, closed, "an argument that is not named", request={"args": {"__proto__": 1}}),
-        "name-member-missing": vector("7.2", NO, inner, "the member is not there", request={"args": {"x": {}}}),
+        "name-member-missing": vector("7.2", NO, inner, "the member is missing", request={"args": {"x": {}}}),
         "name-member-given": vector("7.2", "grant", inner, "it is there", request={"args": {"x": {"constructor": 1}}}),
         "name-member-optional": vector("7.2", "grant", absent, "it may be absent", request={"args": {"x": {}}}),
         "name-signed": vector("8.2", "grant", mint().with_caveats(call(signed)), "a name like any", request=signed),

@@ -65,7 +65,7 @@ def missing() -> Vectors:
     twice = requiring(token)
     half = bound(requiring(discharge(), named("inner")), token)
     return {
-        "discharge-missing": vector("6.4", "missing_discharge", token, "nobody approved", request=REFUND),
+        "discharge-missing": vector("6.4", "missing_discharge", token, "no approval", request=REFUND),
         "discharge-missing-every": vector(
             "6.4", "missing_discharge", requiring(mint(), named("x")), "binds every call"
         ),
@@ -218,8 +218,8 @@ def once() -> Vectors:
         "before-start": (["a-1", AT - 60_001], "given before the store began"),
     }
     found = {
-        f"once-{name}": vector("6.8", "already_used", mint(ANYTHING, {"once": said}), why)
-        for name, (said, why) in used.items()
+        f"once-{name}": vector("6.8", "already_used", mint(ANYTHING, {"once": value}), why)
+        for name, (value, why) in used.items()
     }
     return found | {
         "once-early": vector(

@@ -222,9 +222,7 @@ def chains() -> Vectors:
         "chain-key-not-derived": vector(
             "5.1", "bad_signature", underived(), "folded with the key itself, without the key generator"
         ),
-        "chain-third-party": vector(
-            "6.4", "unknown_caveat", mint(ANYTHING, third), "nobody can tell what is asked for"
-        ),
+        "chain-third-party": vector("6.4", "unknown_caveat", mint(ANYTHING, third), "what it asks for is unknown"),
         "chain-bare": vector("5.1", "grant", mint(), "one caveat that allows anything"),
         "chain-64-caveats": vector(
             "2.1",

@@ -451,7 +451,7 @@ def keys() -> Vectors:
         "16.1",
         "proof_invalid",
         small.with_caveats(bound_call(small, Zero(b""), REQUEST, hops=(HOP,))),
-        "delegated to a key that everybody has",
+        "delegated to a key that every party has",
     )
     return found
 

@@ -205,7 +205,7 @@ def _headers() -> dict[str, dict[str, Any]]:
     def other(values: Any) -> bytes:
         return header(values) + A + ROOM
 
-    def said(length: int, checksum: int) -> bytes:
+    def with_length(length: int, checksum: int) -> bytes:
         return _changed(good, 16, struct.pack("<II", length, checksum))
 
     longest = [HEADER[0], "a" * (232 - len(body) + len(HEADER[1]) + 1 - 3), *HEADER[2:]]
@@ -217,13 +217,13 @@ def _headers() -> dict[str, dict[str, Any]]:
         "header-checksum-changed": ("which must be its own", _changed(good, 20, FLIP)),
         "header-checksum-big-endian": (
             "and is little-endian",
-            said(len(body), int.from_bytes(zlib.crc32(body).to_bytes(4, "big"), "little")),
+            with_length(len(body), int.from_bytes(zlib.crc32(body).to_bytes(4, "big"), "little")),
         ),
-        "header-into-records": ("a header does not reach into the records", said(234, zlib.crc32(good[24:258]))),
+        "header-into-records": ("a header does not reach into the records", with_length(234, zlib.crc32(good[24:258]))),
         "header-seven": ("a header has six members", other([*HEADER, 1])),
         "header-five": ("all of them", other(HEADER[:5])),
         "header-map": ("in an array", other(dict(zip(NAMES, HEADER, strict=True)))),
-        "header-trailing": ("and nothing behind it", said(len(body) + 1, zlib.crc32(body + b"\0"))),
+        "header-trailing": ("and nothing behind it", with_length(len(body) + 1, zlib.crc32(body + b"\0"))),
         "header-text-number": ("first is a number", other([*HEADER[:3], "1", *HEADER[4:]])),
         "header-first-zero": ("sequences begin with 1", other([*HEADER[:3], 0, *HEADER[4:]])),
         "header-first-too-large": ("and are below 2^53", other([*HEADER[:3], 1 << 53, *HEADER[4:]])),

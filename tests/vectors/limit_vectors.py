@@ -275,7 +275,7 @@ def signatures() -> Vectors:
     assert hop(root, plain, "acme/worker", SECOND.public) != unsigned  # another nonce, and right as well
     found: Vectors = {}
     right: dict[str, tuple[Any, str, str, str]] = {
-        "plain": (plain, YES, YES, "a nonce that is not that of RFC 8032: no verifier can tell"),
+        "plain": (plain, YES, YES, "a nonce that is not that of RFC 8032: no verifier sees that"),
         "torsion": (torsion, "bad_signature", "proof_invalid", "a point of order two is added to R"),
         "small": (small, "bad_signature", "proof_invalid", "R is a point of small order"),
         "beyond": (beyond, "bad_signature", "proof_invalid", "S is not below the order of the base point"),

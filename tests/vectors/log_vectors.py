@@ -99,7 +99,7 @@ def cases() -> list[dict[str, str]]:
     path, good = naive_tree.path(299, RECORDS), proof(299)
     flipped = bytes([path[0][0] ^ 1]) + path[0][1:]
     forged = checkpoint(SIZE).replace(f"\n{SIZE}\n", f"\n{SIZE + 1}\n")
-    told = [
+    rows = [
         ("of the first record", "holds", proof(0)),
         ("of the last record", "holds", good),
         ("of the last record of a full tile, without its body", "holds", proof(255, body=None)),
@@ -127,7 +127,7 @@ def cases() -> list[dict[str, str]]:
         ("no checkpoint", "malformed", good.partition("\n\n")[0] + "\n\n"),
         ("no signature", "malformed", good.partition("\n\n— ")[0] + "\n\n"),
     ]
-    return [{"comment": comment, "spec": "LOG 1.4", "expect": expect, "proof": text} for comment, expect, text in told]
+    return [{"comment": comment, "spec": "LOG 1.4", "expect": expect, "proof": text} for comment, expect, text in rows]
 
 
 def change(old: bytes = LOG_SEED, new: bytes = OTHER_SEED, **changes: Any) -> str:
@@ -150,7 +150,7 @@ def change_cases() -> list[dict[str, Any]]:
     third, new = b"\x44" * 32, vkey(ORIGIN, 1, OTHER_SEED)[0]
     good, unsigned = change(), [["new", new], ["old", vkey(ORIGIN, 1, LOG_SEED)[0]]]
     swapped = f"arx/log-key-change/1\n{new}\n{vkey(ORIGIN, 1, LOG_SEED)[0]}\n"
-    told: list[tuple[str, list[bytes] | str, list[str]]] = [
+    rows: list[tuple[str, list[bytes] | str, list[str]]] = [
         ("no change", [], []),
         ("one change", [OTHER_SEED], [good]),
         ("a change of another key, which is skipped", [], [change(OTHER_SEED, third)]),
@@ -175,5 +175,5 @@ def change_cases() -> list[dict[str, Any]]:
             "expect": expect if isinstance(expect, str) else [vkey(ORIGIN, 1, seed)[0] for seed in expect],
             "changes": changes,
         }
-        for comment, expect, changes in told
+        for comment, expect, changes in rows
     ]

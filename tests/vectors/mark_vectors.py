@@ -66,8 +66,8 @@ def shapes() -> Vectors:
         "arguments": (rows(distinct=[[[SEND], [], 1, "task"]]), "no argument"),
     }
     found = {
-        f"mark-{name}": marked("malformed", mint(ANYTHING, said), why, spec="21.2")
-        for name, (said, why) in wrong.items()
+        f"mark-{name}": marked("malformed", mint(ANYTHING, value), why, spec="21.2")
+        for name, (value, why) in wrong.items()
     }
     many = [[[f"m{number}"], [PAY]] for number in range(33)]
     return found | {

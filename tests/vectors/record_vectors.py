@@ -23,7 +23,7 @@ FACTS = [
     "orders",
 ]
 FACTS += ["p" * 22, "k1.0", "bearer", "model-1"]
-NOBODY: list[Any] = ["", "", [], [], None, [], "", "", None, "", "bearer", None]
+STRANGER: list[Any] = ["", "", [], [], None, [], "", "", None, "", "bearer", None]
 SALT = b"salt-00000000001"
 ARGUMENTS = b'{"amount":20,"order":"A-1"}'
 
@@ -37,19 +37,19 @@ def vectors() -> dict[str, dict[str, Any]]:
     rest = [SALT, [], "192.0.2.7", "rq-1", "00-" + "a" * 32 + "-" + "b" * 16 + "-01", [], ARGUMENTS]
     rule = ["caveat 2 (acme/worker)", "amount range"]
     deny = [AT, "argument_not_allowed", "orders.refund", digest, INCARNATION, 7, 12, [rule], 0, [], None]
-    told = [SALT, [["at most 10", "20"]], "192.0.2.7", None, None, [], None]
+    erasable = [SALT, [["at most 10", "20"]], "192.0.2.7", None, None, [], None]
     end = [AT, "revoked", "orders.watch", b"", INCARNATION, 8, 3, [], 41, [], None]
     counted = [AT, "counted", "", b"", "", 0, -1, [], 0, [["bad_signature", 900], ["malformed", 2]], None]
     peers = [SALT, [], None, None, None, ["192.0.2.9", "*"], None]
     gap = [AT, "gap", "", b"", "", 0, -1, [], 0, [], ["lost", 3, 40, 38, AT - 5000, AT]]
     bare = [SALT, [], None, None, None, [], None]
-    watched, nobody = [[*call, None, True] for call in (deny, [AT, "missing_token", *deny[2:7], [], 0, [], None])]
-    first, said, sig = "A" * 43, hashlib.sha256(b"said").digest(), bytes(range(64))
-    bound = [*FACTS[:-2], "bound", "model-1", [[first, b"", b""], ["B" * 43, said, sig]]]
+    watched, tokenless = [[*call, None, True] for call in (deny, [AT, "missing_token", *deny[2:7], [], 0, [], None])]
+    first, plain_digest, sig = "A" * 43, hashlib.sha256(b"said").digest(), bytes(range(64))
+    bound = [*FACTS[:-2], "bound", "model-1", [[first, b"", b""], ["B" * 43, plain_digest, sig]]]
     plain = b'{"call":["' + b"D" * 43 + b'",1800000000000,"' + b"N" * 22 + b'"]}'
-    evident = [*allow, [said, plain, sig]]
+    evident = [*allow, [plain_digest, plain, sig]]
     awaits = ["awaited", "", 0, -1, b"", -1]
-    awaited, went_on = [*allow, [said, plain, sig], False, awaits], [*deny, None, True, awaits]
+    awaited, went_on = [*allow, [plain_digest, plain, sig], False, awaits], [*deny, None, True, awaits]
     done, unknown = (
         [AT, "effect", "orders.refund", b"", INCARNATION, 7, 12, [], 0, [], None, None, False, effect]
         for effect in (
@@ -62,33 +62,44 @@ def vectors() -> dict[str, dict[str, Any]]:
         "record-signed": record("12.3", "an allow of a call that its holder signed", 4, bound, person, evident, rest),
         "record-bound": record("12.3", "an allow by a bound token", 3, bound, person, allow, rest),
         "record-allow": record("12.3", "an allow, with its arguments", 1, FACTS, person, allow, rest),
-        "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, [], []], deny, told),
+        "record-deny": record("12.3", "a denial and what did not hold", 2, FACTS, [None, [], []], deny, erasable),
         "record-end": record("12.4", "the work that decision 41 allowed was ended", 42, FACTS, person, end, bare),
-        "record-counted": record("12.2", "what nobody proved", 70_000, NOBODY, [None, [], []], counted, peers),
-        "record-watched": record("12.7", "went on", 3, FACTS, [None, [], []], watched, [*told, None], 2),
+        "record-counted": record("12.2", "unproven refusals", 70_000, STRANGER, [None, [], []], counted, peers),
+        "record-watched": record("12.7", "went on", 3, FACTS, [None, [], []], watched, [*erasable, None], 2),
         "record-watched-group": record(
-            "12.7", "no token, by its group", 4, NOBODY, [None, [], []], nobody, [*rest, "app-7"], 2
+            "12.7", "no token, by its group", 4, STRANGER, [None, [], []], tokenless, [*rest, "app-7"], 2
         ),
         "record-watched-counted": record(
-            "12.7", "counted apart", 5, NOBODY, [None, [], []], [*counted, None, True], [*peers, None], 2
+            "12.7", "counted apart", 5, STRANGER, [None, [], []], [*counted, None, True], [*peers, None], 2
         ),
         "record-awaited": record(
-            "12.8", "an allow whose effect is awaited", 6, bound, person, awaited, told_id(rest), 3
+            "12.8", "an allow whose effect is awaited", 6, bound, person, awaited, with_external_id(rest), 3
         ),
         "record-awaited-watched": record(
-            "12.8", "went on, and its effect is awaited", 7, FACTS, [None, [], []], went_on, told_id(told), 3
+            "12.8",
+            "went on, and its effect is awaited",
+            7,
+            FACTS,
+            [None, [], []],
+            went_on,
+            with_external_id(erasable),
+            3,
         ),
-        "record-effect-done": record("12.8", "what an answer showed", 8, FACTS, person, done, told_id(bare, "re_7"), 3),
-        "record-effect-unknown": record("12.8", "the call was ended", 9, FACTS, person, unknown, told_id(bare), 3),
+        "record-effect-done": record(
+            "12.8", "what an answer showed", 8, FACTS, person, done, with_external_id(bare, "re_7"), 3
+        ),
+        "record-effect-unknown": record(
+            "12.8", "the call was ended", 9, FACTS, person, unknown, with_external_id(bare), 3
+        ),
         "record-effect-person": record(
-            "12.9", "with a person's account", 10, FACTS, person, lent, [*told_id(bare, "re_7"), "ann-t"], 3
+            "12.9", "with a person's account", 10, FACTS, person, lent, [*with_external_id(bare, "re_7"), "ann-t"], 3
         ),
         **marked(evident, went_on, done, lent, bound, person, rest, bare),
-        "record-gap": record("12.4", "a file was deleted", 41, NOBODY, [None, [], []], gap, bare),
+        "record-gap": record("12.4", "a file was deleted", 41, STRANGER, [None, [], []], gap, bare),
     }
 
 
-def told_id(rest: list[Any], external_id: str | None = None) -> list[Any]:
+def with_external_id(rest: list[Any], external_id: str | None = None) -> list[Any]:
     """The erasable part in version 3."""
     return [*rest, None, external_id]
 

@@ -71,7 +71,7 @@ ONE: dict[str, tuple[Any, Any, str, str]] = {
     "all-of-one": ({"all_of": [{"min": 1}, {"max": 5}]}, 6, NO, "one of two fails"),
     "any-of-none": ({"any_of": ["a", {"glob": "b*"}]}, "c", NO, "none holds"),
     "fields-other": ({"fields": {"country": "DE"}}, {"country": "FR"}, NO, "a member with another value"),
-    "fields-missing": ({"fields": {"country": "DE", "zip": {"length": 5}}}, {"country": "DE"}, NO, "zip is not there"),
+    "fields-missing": ({"fields": {"country": "DE", "zip": {"length": 5}}}, {"country": "DE"}, NO, "zip is missing"),
     "fields-unnamed": ({"fields": {"country": "DE"}}, {"country": "DE", "to": "me"}, NO, "a member that is not named"),
     "fields-none": ({"fields": {}}, {"country": "DE"}, NO, "no member"),
     "fields-null": ({"fields": {"a": {"max": 1, "optional": True}}}, {"a": None}, NO, "null is not absent"),
@@ -202,7 +202,7 @@ def worlds() -> Vectors:
         "args-32-levels": rule("grant", "32 containers", [get], args={"x": nested(31)}),
         "args-half-a-pair": rule("malformed_request", "half of a surrogate pair", [get], args={"x": "\ud800"}),
         "args-unnamed": rule(NO, "an argument that is not named", [closed], args={"x": 1, "y": 2}),
-        "args-missing": rule(NO, "a named argument that is not there", [closed], args={}),
+        "args-missing": rule(NO, "a named argument is missing", [closed], args={}),
         "args-none": rule(NO, "an empty world", [{"args": {}, "tool": "*"}], args={"x": 1}),
         "args-not-reopened": vector(
             "7.1", NO, attenuated, "a later open opens nothing", request={"args": {"x": 1, "y": 2}}

@@ -29,7 +29,7 @@ Caveat = dict[str, Any] | bytes
 
 
 def canonical(value: Any) -> bytes:
-    """SPEC 3: sorted, no white space, UTF-8; the standard library's writer, told so."""
+    """SPEC 3: sorted, no white space, UTF-8; the standard library's writer, with these settings."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -280,9 +280,9 @@ def hop(
     """SPEC 16.2: the caveat of a delegation; ``hops`` are those before it."""
     unsigned = {"hop": name, "key": key, "to": to} | members
     link = links(base64.urlsafe_b64decode(json.loads(token.identifier)["id"] + "=="), *hops, name)[-1]
-    said = hashlib.sha256((token.signature if before is None else before) + canonical(unsigned)).digest()
+    digest = hashlib.sha256((token.signature if before is None else before) + canonical(unsigned)).digest()
     fields = [field.encode() for field in ("arx/1/hop", realm, audience, link, to, key)]
-    return unsigned | {"sig": text(by.sign(b"\0".join([*fields, said])))}
+    return unsigned | {"sig": text(by.sign(b"\0".join([*fields, digest])))}
 
 
 def bound_call(

@@ -54,7 +54,7 @@ def shapes() -> Vectors:
         "per": (pool(per="week"), "a period that does not exist"),
         "opened": (pool(opened="now"), "a time is an integer"),
     }
-    found = {f"spend-{name}": costing("malformed", after(said), why, "17.1") for name, (said, why) in wrong.items()}
+    found = {f"spend-{name}": costing("malformed", after(value), why, "17.1") for name, (value, why) in wrong.items()}
     nine = [pool(name=f"p{number}") for number in range(9)]
     return found | {
         "spend-nine": costing("malformed", after(*nine), "nine pools", "17.1"),

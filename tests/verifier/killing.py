@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kill a deciding process at any moment, count what it answered and nobody has: ``python -m tests.verifier.killing``.
+"""Kill a deciding process at any moment, count the answers without a record: ``python -m tests.verifier.killing``.
 
 A child decides as fast as it can, in threads, and says each decision's place to its parent once the verifier answered;
 after a random time it is killed with SIGKILL.  Then the parent reads what is left.  Two usual ways of keeping records
@@ -117,14 +117,14 @@ WAYS: Final = {
 }
 
 
-def _decide(folder: Path, way: str, told: int, threads: int) -> None:
+def _decide(folder: Path, way: str, pipe: int, threads: int) -> None:
     """Decide for ever; runs in the child."""
     checked = verifier(decisions=WAYS[way][0](folder))
     token, request = mint(ANYTHING).encode(), access(at=AT)
 
     def work() -> None:
         while True:
-            os.write(told, _PLACE.pack(checked.decide(token, request).sequence))
+            os.write(pipe, _PLACE.pack(checked.decide(token, request).sequence))
 
     for _ in range(threads - 1):
         threading.Thread(target=work, daemon=True).start()
@@ -143,17 +143,17 @@ def _one(folder: Path, way: str, dice: random.Random) -> tuple[set[int], set[int
             os._exit(1)
     os.close(writing)
     with os.fdopen(reading, "rb", buffering=0) as pipe:
-        told = pipe.read(_PLACE.size)
+        reported = pipe.read(_PLACE.size)
         until = time.monotonic() + dice.uniform(0.0, 0.06)
         while time.monotonic() < until:
-            told += pipe.read(1 << 16)
+            reported += pipe.read(1 << 16)
         os.kill(child, signal.SIGKILL)
         while more := pipe.read(1 << 16):
-            told += more
+            reported += more
     status = os.waitpid(child, 0)[1]
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, "the child ended by itself"
-    whole = len(told) // _PLACE.size * _PLACE.size
-    return {place for (place,) in _PLACE.iter_unpack(told[:whole])}, WAYS[way][1](folder)
+    whole = len(reported) // _PLACE.size * _PLACE.size
+    return {place for (place,) in _PLACE.iter_unpack(reported[:whole])}, WAYS[way][1](folder)
 
 
 def kill(way: str, runs: int, seed: int) -> Lost:
@@ -162,14 +162,14 @@ def kill(way: str, runs: int, seed: int) -> Lost:
     answered, missing = 0, []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(runs):
-            told, left = _one(Path(folder) / str(number), way, dice)
-            answered += len(told)
-            missing.append(len(told - left))
+            answer, left = _one(Path(folder) / str(number), way, dice)
+            answered += len(answer)
+            missing.append(len(answer - left))
     return Lost(way, runs, answered, sum(missing), max(missing), sum(map(bool, missing)))
 
 
 def main() -> None:
-    """Kill as told, print one line a way, and end with 1 if a journal lost anything."""
+    """Kill as the arguments demand, print one line a way, and end with 1 if a journal lost anything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=300, help="processes to kill, for each way")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))

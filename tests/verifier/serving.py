@@ -81,7 +81,7 @@ class Answered(NamedTuple):
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """Tells what it saw."""
+    """Report what it saw."""
     seen = b""
     while (message := await receive())["type"] == "http.request":
         seen += message["body"]

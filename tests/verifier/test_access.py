@@ -119,7 +119,7 @@ PIECES += [
 
 def outcome(raw: bytes) -> str:
     try:
-        return repr(read_json_object(raw))  # which tells 1 from 1.0 and from true
+        return repr(read_json_object(raw))  # which separates 1 from 1.0 and from true
     except RequestError as error:
         return f"refused: {error}"
 

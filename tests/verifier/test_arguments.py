@@ -80,7 +80,7 @@ def holds(constraint: Any, value: Any) -> bool:
 
 
 def exactly(value: Any) -> tuple[type, str]:
-    """Tell 1 and True apart, which == does not; 1.0 is 1, as RFC 8785 writes it."""
+    """Separate 1 and True, which == does not; 1.0 is 1, as RFC 8785 writes it."""
     if type(value) is list:
         return list, repr([exactly(item) for item in value])
     whole = int(value) if type(value) is float and value.is_integer() else value
@@ -171,7 +171,7 @@ class TestKinds:
     @given(constraints, st.integers(-9, 9) | st.integers(-MAX_INTEGER, MAX_INTEGER), st.lists(st.integers(0, 5)))
     def test_a_whole_number_is_one_value_in_both_spellings(self, constraint: Any, value: int, items: list[int]) -> None:
         """
-        RFC 8785 writes 5.0 as 5, so a proof of one is a proof of the other: no constraint tells them apart.
+        RFC 8785 writes 5.0 as 5, so a proof of one is a proof of the other: no constraint separates them.
         """
         assume(_is_well_formed(constraint))
         assert holds(constraint, float(value)) == holds(constraint, value)

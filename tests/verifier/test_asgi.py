@@ -46,7 +46,7 @@ def test_an_allowed_request_reaches_the_application_with_its_grant(sink: type[In
     assert realm.codes[0] == "ok"
 
 
-def test_a_refused_argument_is_told_in_full(realm: Realm) -> None:
+def test_a_refused_argument_is_shown_in_full(realm: Realm) -> None:
     """A denial says what was expected and what came, names the recorded decision, and is RFC 6750 in its header."""
     result = answered(realm, "/orders/B-1/refund", realm.token().encode(), method="POST", body=b'{"amount":50}')
     assert result.status == 403
@@ -87,7 +87,7 @@ def test_a_route_without_a_tool_is_named_in_the_log_alone(realm: Realm, caplog: 
     assert caplog.records[-1].getMessage().endswith("further paths are not logged")
 
 
-def test_without_a_token_no_error_is_told(realm: Realm) -> None:
+def test_without_a_token_no_error_is_named(realm: Realm) -> None:
     """RFC 6750 3.1: the challenge of a request that brought no token has no error; another scheme brings none."""
     for headers in ([], [(b"authorization", b"Basic YTpi")], [(b"Authorization", b"Bearer  ")]):
         result = answered(realm, "/orders/A-1", headers=headers)
@@ -132,7 +132,7 @@ def test_the_application_gets_every_header_but_the_token(realm: Realm, twice: li
     assert seen == [(b"host", b"orders"), *twice, (b"x-trace", b"1")]
 
 
-def test_an_unproven_token_is_told_its_code_and_no_more(realm: Realm) -> None:
+def test_an_unproven_token_gets_its_code_and_no_more(realm: Realm) -> None:
     """A broken signature and bytes of any kind end in 401 and a count."""
     text = realm.token().encode()
     for wrong in (text[:-3] + ("AAA" if text[-3:] != "AAA" else "BBB"), "arx1_", "x", "ü\x00", "arx1_" + "A" * 9000):
@@ -227,9 +227,9 @@ def test_a_killed_session_and_a_closed_verifier_refuse(realm: Realm) -> None:
     assert answered(realm, "/orders/A-1", token).status == 200
     realm.epochs.kill("session:s-aaaaaaaaaaaaaaaa")
     assert answered(realm, "/orders/A-1", token).problem["code"] == "revoked"
-    told = answer("stale", realm="acme")
-    headers = dict(told.headers)
-    assert (told.status, headers[b"retry-after"]) == (503, b"1")
+    reply = answer("stale", realm="acme")
+    headers = dict(reply.headers)
+    assert (reply.status, headers[b"retry-after"]) == (503, b"1")
     assert b"www-authenticate" not in headers
 
 

@@ -84,7 +84,7 @@ def answers_only(call: Callable[[Any], object], *given: Any) -> None:
 @pytest.mark.spec("2.2")
 @pytest.mark.parametrize("kind", TEXTS)
 def test_bad_texts_are_refused_and_never_raise(kind: str) -> None:
-    """Every text is a refusal to a verifier, and an ``ArxError`` to whoever parses it."""
+    """A verifier refuses every text, and the parser raises an ``ArxError``."""
     checked = verifier()
     for text in TEXTS[kind]:
         assert checked.decide(text, access()).code != "ok"
@@ -102,7 +102,7 @@ def test_bad_texts_are_refused_and_never_raise(kind: str) -> None:
 @pytest.mark.spec("2.1")
 @pytest.mark.parametrize("kind", BYTES)
 def test_bad_bytes_are_refused_and_never_raise(kind: str) -> None:
-    """Every byte string is a refusal to a verifier, and an ``ArxError`` to whoever decodes it."""
+    """A verifier refuses every byte string, and the decoder raises an ``ArxError``."""
     checked = verifier()
     for raw in BYTES[kind]:
         assert checked.decide(wire.TOKEN_PREFIX + wire.text_of(raw), access()).code != "ok"

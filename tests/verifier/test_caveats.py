@@ -139,7 +139,7 @@ def test_net_must_hold_the_peer() -> None:
 
 @pytest.mark.spec("6.3")
 def test_require_call_refuses_the_bare_token() -> None:
-    """With ``require`` the task's token alone is worth nothing, and each signed call is."""
+    """With ``require`` the task's token alone is refused, and each signed call is accepted."""
     token = mint(Caveat(allow=ANYTHING.allow, require=("call",)))
     assert code_of(token.encode()) == "proof_missing"
     assert code_of(sign(token, access())) == "ok"
@@ -284,7 +284,7 @@ def test_reading_raises_the_errors_of_arx_alone(raw: bytes) -> None:
 
 
 def test_an_empty_caveat_cannot_be_made() -> None:
-    """A holder that forgot what to restrict is told so."""
+    """A holder that forgot what to restrict gets an error."""
     with pytest.raises(MalformedTokenError, match="empty"):
         mint().attenuate(unchecked(Caveat))
 
@@ -302,7 +302,7 @@ def test_an_empty_caveat_cannot_be_made() -> None:
         unchecked(Caveat, allow=(unchecked(Rule, tool="a", args={"x": unchecked(Constraint, range=(5, 1))}),)),
     ],
 )
-def test_check_tells_the_holder_what_every_verifier_would_refuse(caveat: Caveat) -> None:
+def test_check_shows_the_holder_what_every_verifier_would_refuse(caveat: Caveat) -> None:
     """``check`` refuses exactly what verification would refuse as malformed."""
     with pytest.raises(MalformedTokenError):
         caveat.check()
@@ -322,19 +322,19 @@ def test_a_denial_says_which_caveat_and_what_came() -> None:
     token = after(Caveat(allow=(Rule(tool="orders.get", args={"id": "o-1", "max": Constraint(range=(1, 5))}),)))
     decision = verifier().decide(token, access(args={"id": "o-2", "max": 9}))
     assert decision.code == "argument_not_allowed"
-    told = [
+    values = [
         Failure("caveat 2", "id equal", '"o-1"', '"o-2"'),
         Failure("caveat 2", "max range", "[1,5]", "9"),
     ]
-    assert decision.all_failures() == tuple(told)
-    assert list(decision.failures) == told[:1]
+    assert decision.all_failures() == tuple(values)
+    assert list(decision.failures) == values[:1]
     assert unpack(decision.pack()).all_failures() == decision.failures
     assert "o-2" not in repr(decision.untold)
     assert identifier().id not in str(decision.all_failures())
 
 
 def test_a_denied_tool_names_each_caveat_that_denies_it() -> None:
-    """Only the caveats that do not allow the tool are told, with what they allow."""
+    """Only the caveats that do not allow the tool are reported, with what they allow."""
     get_or_put = Caveat(allow=(Rule(tool="orders.get"), Rule(tool="orders.put")))
     decision = verifier().decide(after(get_or_put, Caveat(allow=(Rule(tool="files.*"),))), access("orders.get"))
     assert decision.code == "tool_not_allowed"

@@ -74,5 +74,5 @@ def test_a_link_needs_no_key(link: bytes, hop: bytes) -> None:
 @QUICK
 @given(st.binary(max_size=40))
 def test_names_are_canonical_base64url(raw: bytes) -> None:
-    """There is one way to write a link, whoever writes it."""
+    """There is one way to write a link, for any writer."""
     assert wire.bytes_of(wire.text_of(raw)) == raw

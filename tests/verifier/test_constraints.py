@@ -134,8 +134,8 @@ class TestRule:
                 },
             }
         )
-        told = [str(failure) for failure in explain(rule, {"a": "5", "c": "b", "d": 1, "e": 1, "f": [1]}, "caveat 1")]
-        assert told == [
+        values = [str(failure) for failure in explain(rule, {"a": "5", "c": "b", "d": 1, "e": 1, "f": [1]}, "caveat 1")]
+        assert values == [
             'a must be between 0 and 5, got "5" (not an integer; for decimals, write range = ["0","5"])',
             'a must not satisfy 3, got "5" (of another type)',
             "b must be given, got nothing",

@@ -59,7 +59,7 @@ def holds(constraint: Any, value: Any) -> bool:
 
 
 def canonical(value: Any) -> Any:
-    """A value as RFC 8785 tells it apart: numbers by their decimal, true and 1 apart."""
+    """A value as RFC 8785 compares it: numbers by their decimal, true and 1 apart."""
     if type(value) in (int, float):
         return "number", Decimal(repr(value)).normalize() + 0
     if type(value) is list:
@@ -74,17 +74,21 @@ def second(constraint: Any, value: Any) -> bool:
     if type(constraint) is not dict:
         constraint = {"equal": constraint}
     for word, operand in constraint.items():
-        kind, said = canonical(value)
+        kind, canonical_text = canonical(value)
         if word == "any" or word == "optional" or word == "open":
             good = True
         elif word == "equal":
-            good = canonical(operand) == (kind, said)
+            good = canonical(operand) == (kind, canonical_text)
         elif word == "one_of":
-            good = (kind, said) in map(canonical, operand)
+            good = (kind, canonical_text) in map(canonical, operand)
         elif word == "range":
-            good = kind == "number" and said == int(said) and operand[0] <= said <= operand[1]
+            good = (
+                kind == "number"
+                and canonical_text == int(canonical_text)
+                and operand[0] <= canonical_text <= operand[1]
+            )
         elif word == "max":
-            good = (kind == "number" or value in ("5", "0")) and Decimal(said) <= Decimal(operand)
+            good = (kind == "number" or value in ("5", "0")) and Decimal(canonical_text) <= Decimal(operand)
         elif word == "each" and type(operand) is list:
             good = kind == "list" and len(value) == len(operand) and all(map(second, operand, value))
         elif word == "each":
@@ -268,7 +272,7 @@ def test_it_nests_as_deep_as_it_says() -> None:
 
 
 def test_a_holder_writes_it_in_python() -> None:
-    """Constraints in constraints, or plain data; a mistake inside is told where it is written."""
+    """Constraints in constraints, or plain data; the error names the place of a mistake inside."""
     typed = Constraint(fields={"country": "DE", "lines": Constraint(each=(Constraint(max=1), "a"))}, open=True)
     plain: Any = {"country": "DE", "lines": {"each": [{"max": 1}, "a"]}}
     assert typed == Constraint(fields=plain, open=True)

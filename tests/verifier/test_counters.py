@@ -71,7 +71,7 @@ def test_of_many_threads_one_spends() -> None:
 
 
 def test_a_forked_child_refuses() -> None:
-    """A child cannot know what its parent and siblings spent, so it says so instead of guessing."""
+    """A child cannot know what its parent and siblings spent, so it reports that instead of guessing."""
     store = MemoryNonces(now_ms=T0)
     child = os.fork()
     if child == 0:
@@ -91,7 +91,7 @@ def test_an_address_of_another_kind_is_refused_at_start() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_store_that_is_not_there_refuses() -> None:
+def test_a_missing_store_refuses() -> None:
     """Without its server the store refuses at once, and says nothing of its address."""
     store = RedisNonces("redis://user:secret@127.0.0.1:1/0", "n:")
     with pytest.raises(StoreError, match="did not answer") as caught:

@@ -129,7 +129,7 @@ def test_a_forked_child_gives_out_other_salts() -> None:
 @pytest.mark.spec("12.3")
 @given(st.binary(max_size=80))
 def test_junk_is_no_record(junk: bytes) -> None:
-    """Whatever stands in a journal, reading it ends in a decision or an ``AuditError``."""
+    """For any content of a journal, reading it ends in a decision or an ``AuditError``."""
     for record in (junk, b"\x94\x02" + junk, FACTS.packed + junk):
         with pytest.raises(AuditError):
             unpack(record)
@@ -206,10 +206,10 @@ def test_an_argument_digest_cannot_be_compared_between_records() -> None:
 @pytest.mark.spec("12.4")
 def test_the_outcome_and_the_json_form_say_what_happened() -> None:
     """A decision's dictionary is plain JSON with outcome, reason and the whole chain."""
-    told = json.loads(json.dumps(denied(sequence=4, verifier="v1", boot="b1").to_dict()))
-    assert (told["outcome"], told["code"], told["id"]) == ("deny", "argument_not_allowed", "b1-4")
-    assert told["named"] == ["acme/worker", "acme/helper"]
-    assert told["failures"][0]["expected"] == "at most 20"
+    document = json.loads(json.dumps(denied(sequence=4, verifier="v1", boot="b1").to_dict()))
+    assert (document["outcome"], document["code"], document["id"]) == ("deny", "argument_not_allowed", "b1-4")
+    assert document["named"] == ["acme/worker", "acme/helper"]
+    assert document["failures"][0]["expected"] == "at most 20"
     assert Decision("ok", 1, FACTS).allowed
     assert not denied().allowed
     assert Decision("counted", 1, UNPROVEN).outcome == "counted"
@@ -217,8 +217,8 @@ def test_the_outcome_and_the_json_form_say_what_happened() -> None:
 
 
 @pytest.mark.spec("12.2")
-def test_unproven_refusals_are_counted_and_told_once_a_second() -> None:
-    """The first is told at once; a flood becomes a record a second, with a bounded number of peers."""
+def test_unproven_refusals_are_counted_and_recorded_once_a_second() -> None:
+    """The first is recorded at once; a flood becomes a record a second, with a bounded number of peers."""
     now = [1_000_000]
     sink = InMemoryDecisions(clock=lambda: now[0])
     sink.count("bad_signature", "10.0.0.1")

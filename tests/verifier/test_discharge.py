@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What requires a discharge and what is one: their bytes, and what a holder is told before anybody else is asked."""
+"""What requires a discharge and what is one: their bytes, and the holder's errors before any request."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_a_third_party_has_one_form() -> None:
     ],
 )
 def test_another_identifier_is_unknown(raw: bytes) -> None:
-    """Nobody can tell what it requires, so nobody may take it for answered."""
+    """Its requirement is unreadable, so no discharge satisfies it."""
     with pytest.raises(UnknownCaveatError):
         ThirdPartyCaveat.read(raw)
     for make in (lambda: require_discharge(mint(), raw, CAVEAT_KEY), lambda: made(raw=raw)):
@@ -62,7 +62,7 @@ def test_another_identifier_is_unknown(raw: bytes) -> None:
 
 
 @pytest.mark.spec("6.4")
-def test_a_third_party_that_nobody_would_read_is_not_written() -> None:
+def test_a_third_party_without_a_reader_is_not_written() -> None:
     """What ``read`` refuses, ``encode`` does."""
     for wrong in (
         ThirdPartyCaveat(""),
@@ -111,7 +111,7 @@ def test_a_third_party_is_the_same_bytes_each_time() -> None:
 @QUICK
 @given(KEYS, KEYS, st.integers(0, 71), st.integers(1, 255))
 def test_only_the_signature_before_opens_it(signature: bytes, key: bytes, at: int, flip: int) -> None:
-    """Any changed byte, or another signature, and nothing is said."""
+    """Any changed byte, or another signature, and the decision has no facts."""
     sealed = discharge.seal(signature, key, RAW)
     assert discharge.unseal(signature, sealed) == key
     changed = bytearray(sealed)
@@ -165,7 +165,7 @@ def test_a_discharge_is_a_macaroon_of_its_realm() -> None:
 @pytest.mark.spec("6.5")
 @pytest.mark.parametrize("key", [b"", b"short", bytes(31), bytes(33)])
 def test_a_caveat_key_has_32_bytes(key: bytes) -> None:
-    """Another length is a programmer's mistake, told at once."""
+    """Another length is a programmer's mistake, and raises at once."""
     with pytest.raises(ValueError, match="32 bytes"):
         made(key=key)
     with pytest.raises(ValueError, match="32 bytes"):
@@ -192,7 +192,7 @@ def test_a_bound_discharge_is_of_one_token() -> None:
     assert to_whole == bind(made(), whole)
 
 
-def test_a_third_party_that_does_not_fit_is_told() -> None:
+def test_a_third_party_that_does_not_fit_is_reported() -> None:
     """Too many caveats, or too many characters."""
     token: Any = mint(*[Caveat(exp=AT + 1)] * 63, Caveat(allow=(Rule(tool="*"),)))
     with pytest.raises(AttenuationError, match="64 caveats"):

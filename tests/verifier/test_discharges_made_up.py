@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Discharges that somebody made up, changed or mixed: nothing passes, and a discharge can only take away."""
+"""Discharges that an attacker made up, changed or mixed: none passes, and a discharge can only restrict."""
 
 from typing import Any
 
@@ -115,7 +115,7 @@ def test_only_all_of_them_answer_all(order: list[int], given_: set[int], swapped
 
 
 def test_an_answer_does_not_make_a_third_party_known() -> None:
-    """What nobody can read is refused, also where somebody who knows it answered rightly."""
+    """An unreadable requirement is refused, also where a party that knows it answered rightly."""
     raw, key = b"ask the boss", b"k" * 32
     body, signature = mint().parts()
     sealed = seal(signature, chain.derive(key), raw)
@@ -132,7 +132,7 @@ def test_an_answer_does_not_make_a_third_party_known() -> None:
 
 
 @pytest.mark.parametrize("sealed", [b"", bytes(71), bytes(72), bytes(73), b"v" * 200])
-def test_a_box_that_nobody_sealed(sealed: bytes) -> None:
+def test_an_unsealed_box(sealed: bytes) -> None:
     """Unanswered while no discharge is presented; then nothing opens it."""
     body, signature = mint().parts()
     third = wire.ThirdPartyPacket(None, RAW, sealed)

@@ -267,7 +267,7 @@ HOLDERS = [
 @pytest.mark.spec("6.6")
 @pytest.mark.parametrize("wrong", HOLDERS, ids=lambda caveat: caveat.encode().decode())
 def test_a_discharge_says_nothing_of_holders(wrong: Caveat) -> None:
-    """Malformed, with its place; what stands in the token itself is as it was."""
+    """Malformed, with its place; what is in the token itself is as it was."""
     token = TOKEN.delegate("acme/support/worker")
     made = answering(APPROVED).attenuate(wrong)
     decision = verifier().decide(sent(token, [made]), refund())
@@ -308,7 +308,7 @@ def test_a_discharge_answers_in_each_token_of_the_task() -> None:
 
 @pytest.mark.spec("6.4")
 def test_an_own_third_party_of_a_holder() -> None:
-    """Anybody can require a discharge of whoever the token is delegated to, beside the mint's."""
+    """Each holder can require a discharge of the next one, beside the mint's."""
     raw, key = named("ask the boss"), b"k" * 32
     token = requiring(TOKEN.delegate("acme/support/worker"), raw, key, b"https://boss.example")
     mine = answering(Caveat(net=("192.0.2.0/24",)), raw=raw, key=key)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The epoch view: what it refuses, in which order it looks, and how it tells time."""
+"""The epoch view: what it refuses, in which order it looks, and how it measures time."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ def test_either_clock_ends_the_lease(table: EpochTable, boot: Clock, wall: Clock
     assert code(table, "I", 5) == "stale"
 
 
-def test_a_kill_is_told_before_a_stale_lease(table: EpochTable, boot: Clock) -> None:
+def test_a_kill_is_reported_before_a_stale_lease(table: EpochTable, boot: Clock) -> None:
     """A known kill is final even when the lease is over; retrying would not help."""
     boot.now = 9_999
     assert code(table, "I", 2, "agent:acme") == "revoked"
@@ -122,7 +122,7 @@ def test_one_state_is_read(table: EpochTable) -> None:
     assert code(table, "I", 5) == "syncing"
 
 
-def test_the_view_tells_its_age(table: EpochTable, boot: Clock) -> None:
+def test_the_view_reports_its_age(table: EpochTable, boot: Clock) -> None:
     """The age counts from before the probe left; without a lease there is none."""
     boot.now = 1_000 + 7_000_000
     assert table.view() == ("I", 5, 7)

@@ -85,7 +85,7 @@ def test_unusable_names_are_refused(realm: str, name: str) -> None:
 
 
 def test_the_password_is_never_shown(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    """Neither the follower's name nor its log tells it, not even when the connection fails."""
+    """Neither the follower's name nor its log has it, not even when the connection fails."""
     caplog.set_level(logging.DEBUG)
     follower = Follower(f"unix://user:hunter2@{tmp_path}/none.sock", "acme", "v", password="hunter3")
     assert not follower.catch_up(0, 0, 0.1)
@@ -120,7 +120,7 @@ def test_without_a_store_nothing_is_accepted(tmp_path: Path) -> None:
 
 
 def test_an_async_wait_ends_in_time(tmp_path: Path) -> None:
-    """An event loop is given back when nothing answers, and nobody is left waiting."""
+    """An event loop is given back when nothing answers, and no caller is left waiting."""
     follower = Follower(f"unix://{tmp_path}/none.sock", "acme", "v")
     assert not asyncio.run(follower.catch_up_async(0, 0, 0.05))
     assert follower._waiters == []

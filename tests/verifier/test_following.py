@@ -26,7 +26,7 @@ class World:
 
     def answer(self, status: str = OK) -> None:
         at_ms = WALL_MS + self.now // MS
-        told = (
+        answer = (
             self.place.incarnation,
             self.place.seq,
             at_ms,
@@ -37,7 +37,7 @@ class World:
             (),
             self.askers,
         )
-        self.view.take_answer(StoreAnswer(*told), lambda _: {})
+        self.view.take_answer(StoreAnswer(*answer), lambda _: {})
 
     def push(self, seq: int) -> None:
         self.view.take_push(EpochEntry(BEGAN.incarnation, seq, "kill", "realm"))
@@ -74,7 +74,7 @@ def test_what_may_be_missing_is_asked_for_at_once() -> None:
     assert world.asks_after_ms() == 0
 
 
-def test_whoever_waits_for_news_is_not_held_up() -> None:
+def test_a_waiting_caller_is_not_held_up() -> None:
     """
     A request that must see the newest view has it asked for as ever.
     """

@@ -236,7 +236,7 @@ async def cut_task(events: list[str]) -> tuple[asyncio.Task[None], TaskCut]:
     return task, await made
 
 
-def test_a_cut_is_told_from_another_cancellation() -> None:
+def test_a_cut_differs_from_another_cancellation() -> None:
     """The end of a call lets its task go on to answer; what else cancels the task does not."""
 
     async def run() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bound tokens: made and used by their holders, refused for everybody else, read by any macaroon library."""
+"""Bound tokens: made and used by their holders, refused for all others, read by any macaroon library."""
 
 import pickle
 

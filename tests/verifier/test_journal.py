@@ -63,8 +63,8 @@ def test_sizes_and_modes_that_make_no_sense_are_refused(tmp_path: Path) -> None:
             small(tmp_path, **wrong)
 
 
-def test_a_file_that_goes_just_before_the_end_is_told(tmp_path: Path) -> None:
-    """Deleted within the second before the journal closes or begins another file: the gap is told all the same."""
+def test_a_file_that_goes_just_before_the_end_is_recorded(tmp_path: Path) -> None:
+    """Deleted within the second before the journal closes or begins another file: the gap is recorded all the same."""
     journal = small(tmp_path)
     journal.append(allow(0))
     files(tmp_path)[0].unlink()
@@ -96,7 +96,7 @@ def test_a_journal_that_cannot_be_written_refuses(tmp_path: Path) -> None:
 @pytest.mark.spec("12.4")
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.rename(path.parent / "elsewhere")])
 def test_a_deleted_file_is_noticed_within_a_second(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
-    """A journal does not go on writing to a file that is gone: a new one follows, and the gap is told."""
+    """A journal does not go on writing to a file that is gone: a new one follows, and the gap is recorded."""
     journal = small(tmp_path)
     journal.append(allow(0))
     journal.append(allow(1))
@@ -112,7 +112,7 @@ def test_a_deleted_file_is_noticed_within_a_second(tmp_path: Path, spoil: Callab
 
 @pytest.mark.spec("12.4")
 def test_a_cut_file_is_noticed_within_a_second(tmp_path: Path) -> None:
-    """A file that somebody cut is left before it is written to again."""
+    """A file that another process cut is left before it is written to again."""
     journal = small(tmp_path)
     journal.append(allow(0))
     os.truncate(files(tmp_path)[0], HEADER_BYTES)
@@ -141,7 +141,7 @@ def test_nothing_answered_is_missing_when_the_process_is_killed() -> None:
 
 
 def test_a_forked_child_writes_a_run_of_its_own(tmp_path: Path) -> None:
-    """A fork shares no file with its parent: both runs are whole, whoever writes when."""
+    """A fork shares no file with its parent: both runs are whole, in any order of writes."""
     journal = small(tmp_path)
     journal.append(allow(0))
     child = os.fork()
@@ -197,7 +197,7 @@ def test_a_disk_that_does_not_keep_a_durable_record_refuses_it(tmp_path: Path, m
 
 @pytest.mark.spec("12.2")
 def test_unproven_refusals_are_counted_in_the_journal(tmp_path: Path) -> None:
-    """Junk makes a record a second at most; closing tells the rest."""
+    """Junk makes a record a second at most; closing records the rest."""
     journal = small(tmp_path, clock=lambda: T0)
     for _ in range(500):
         journal.count("bad_signature", "10.0.0.1")

@@ -14,7 +14,7 @@ from tests.verifier.journals import allow, files, small
 pytestmark = pytest.mark.spec("15.3")
 
 
-def test_a_missing_file_in_between_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_in_between_is_recorded(tmp_path: Path) -> None:
     """Records that are gone from the middle are named; those pruned from the start are not missed."""
     journal = small(tmp_path)
     for i in range(2000):
@@ -77,7 +77,7 @@ def test_a_record_cut_short_by_death_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_following_sees_what_is_written_later(tmp_path: Path) -> None:
-    """A follower yields what is there, then what comes, also from a run that starts later, each once."""
+    """A follower yields what exists, then what comes, also from a run that starts later, each once."""
     stop = threading.Event()
     one = small(tmp_path / "a")
     one.append(allow(0))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.spec("15.3")
 
 
 @pytest.mark.spec("11")
-def test_a_full_journal_refuses_allows_and_tells_why(tmp_path: Path) -> None:
+def test_a_full_journal_refuses_allows_and_names_why(tmp_path: Path) -> None:
     """When the budget is used up an allow is refused, and the refusal itself still fits."""
     journal = small(tmp_path, max_bytes=64 * KIB)
     with pytest.raises(AuditError, match="has used") as caught:
@@ -56,13 +56,13 @@ def test_room_given_back_is_used_again(tmp_path: Path) -> None:
         except AuditError:
             threading.Event().wait(0.05)
     journal.close()
-    told = list(read_journal(tmp_path))
-    assert [decision.tool for decision in told] == ["tool.1", ""]
-    assert {counted.code for counted in told[1].counts} == {"audit_unavailable"}
+    records = list(read_journal(tmp_path))
+    assert [decision.tool for decision in records] == ["tool.1", ""]
+    assert {counted.code for counted in records[1].counts} == {"audit_unavailable"}
 
 
 def test_denials_use_a_quarter_and_are_counted_beyond(tmp_path: Path) -> None:
-    """Whoever is refused cannot use up the room of those who are allowed; what has no record is counted."""
+    """Refused callers cannot use up the room of those who are allowed; a refusal without a record is counted."""
     journal = small(tmp_path, max_bytes=256 * KIB)
     results = [journal.append(deny(i, peer="10.0.0.9")) for i in range(3000)]
     kept = results.count(0)
@@ -75,7 +75,7 @@ def test_denials_use_a_quarter_and_are_counted_beyond(tmp_path: Path) -> None:
 
 
 def test_all_that_write_to_a_folder_share_the_denials_quarter(tmp_path: Path) -> None:
-    """Eight workers, or a worker that dies and starts anew, give whoever is refused no more room than one has."""
+    """Eight workers, or a worker that dies and starts anew, give refused callers no more room than one has."""
     journals = [small(tmp_path, max_bytes=64 * 64 * KIB) for _ in range(8)]
     for i in range(2000):
         for journal in journals:
@@ -92,9 +92,9 @@ def test_all_that_write_to_a_folder_share_the_denials_quarter(tmp_path: Path) ->
     for journal in journals:
         journal.close()
     read = list(read_journal(tmp_path))
-    told = sum(decision.code == "expired" for decision in read)
+    records = sum(decision.code == "expired" for decision in read)
     counted = sum(each.times for decision in read for each in decision.counts)
-    assert told + counted == 8 * 2000 + 20
+    assert records + counted == 8 * 2000 + 20
 
 
 def test_a_full_disk_refuses_before_it_can_end_the_process(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_disk_that_is_full_refuses_and_the_process_lives(tmp_path: Path) -> No
 
 @pytest.mark.spec("12.4")
 def test_best_effort_goes_on_without_room_and_records_the_gap(tmp_path: Path) -> None:
-    """Calls go ahead without a record, are counted, and one record tells how many and when once there is room."""
+    """Calls go ahead without a record, are counted, and one record has how many and when once there is room."""
     old = small(tmp_path)
     old.append(allow())
     old.close()
@@ -157,8 +157,8 @@ def test_best_effort_goes_on_without_room_and_records_the_gap(tmp_path: Path) ->
 
 
 @pytest.mark.spec("12.4")
-def test_best_effort_tells_its_gap_when_it_closes(tmp_path: Path) -> None:
-    """Where room never came back the gap stands in the part that was kept free."""
+def test_best_effort_records_its_gap_when_it_closes(tmp_path: Path) -> None:
+    """Where room never came back the gap is in the part that was kept free."""
     journal = small(tmp_path, mode="best_effort", max_bytes=64 * KIB)
     dropped = [journal.append(allow(i)) for i in range(800)].count(0)
     journal.close()
@@ -171,7 +171,7 @@ def test_a_filling_journal_warns_at_each_level(tmp_path: Path, caplog: pytest.Lo
     with pytest.raises(AuditError):
         [journal.append(allow(i)) for i in range(20_000)]
     *warned, full = [record.getMessage() for record in caplog.records]
-    half, most, all_ = [int(said.partition(" is at ")[2].split()[0]) for said in warned]
+    half, most, all_ = [int(value.partition(" is at ")[2].split()[0]) for value in warned]
     assert "calls are refused (audit_unavailable)" in full
     assert 50 <= half < 80 <= most < 95 <= all_ <= 100
     assert journal.fill == 1.0
@@ -179,7 +179,7 @@ def test_a_filling_journal_warns_at_each_level(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_a_flood_of_junk_leaves_the_room_of_others(tmp_path: Path, monkeypatch: Any) -> None:
-    """Forged tokens from countless peers for days, and nobody ships: the journal never gets beyond a quarter."""
+    """Forged tokens from countless peers for days, and no sender ships: the journal never gets beyond a quarter."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     journal = small(tmp_path, max_bytes=16 * 64 * KIB)

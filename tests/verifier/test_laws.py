@@ -118,7 +118,7 @@ def test_attenuation_never_widens(
 @QUICK
 @given(CHAINS, REQUESTS, st.sampled_from(["acme/w", "acme", "other"]), st.none() | CAVEATS)
 def test_delegate_never_widens(held: list[Caveat], asked: AccessRequest, to: str, taken: Caveat | None) -> None:
-    """First law, for delegations: whoever is given token can do no more than who delegated it."""
+    """First law, for delegations: the receiver of a token can do no more than its delegator."""
     wider = mint(ANYTHING, *held)
     if permits(wider.delegate(to, taken), asked):
         assert permits(wider, asked)

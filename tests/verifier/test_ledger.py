@@ -253,7 +253,7 @@ def test_what_may_be_lost_is_exhausted() -> None:
     assert state.take("draw", "", [draw(1)], hour) == Short(0, LOST)
 
 
-def test_an_operator_fills_what_was_lost_with_no_more_than_is_said() -> None:
+def test_an_operator_fills_what_was_lost_with_no_more_than_named() -> None:
     """A lost pool has what it was topped up by; one that was not lost has that in addition."""
     ledger, clock = started()
     state = ledger.state

@@ -112,7 +112,7 @@ def test_a_one_shot_token_takes_nothing_more() -> None:
 
 @pytest.mark.spec("2.1", "14")
 def test_a_token_has_at_most_64_caveats() -> None:
-    """The holder who adds one too many is told so, before a verifier would refuse it."""
+    """The holder who adds one too many gets an error, before a verifier would refuse it."""
     token = mint()
     for depth in range(63):
         token = token.attenuate(Caveat(exp=AT + 1000 + depth))
@@ -155,7 +155,7 @@ def test_equality_is_of_tokens() -> None:
     assert mint() != mint(session="s-b")
 
 
-def test_what_is_read_before_proof_says_so() -> None:
+def test_what_is_read_before_proof_is_marked() -> None:
     """The identifier is readable by anyone, and its name warns."""
     assert mint().unverified_identifier == identifier()
 

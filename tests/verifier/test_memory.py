@@ -268,7 +268,7 @@ def test_a_view_behind_the_entry_is_unknown(world: World) -> None:
     A view that lacks the birth of the writer's token may lack an older taint.
     """
     older = World()
-    world.epochs.kill("agent:somebody")
+    world.epochs.kill("agent:other")
     stamp = world.memory.stamp(world.grant(), "x")
     older.epochs.adopt(world.epochs.incarnation, 0, {}, {})
     older.epochs._live()
@@ -420,7 +420,7 @@ def test_many_sources_are_folded_and_no_taint_is_lost() -> None:
 
 
 @pytest.mark.spec("18.6")
-def test_many_sources_of_one_task_are_told_apart_from_others() -> None:
+def test_many_sources_of_one_task_stay_apart_from_others() -> None:
     """
     What was derived from more entries of a task than there may be groups is tainted by that task, and by no other.
     """
@@ -438,7 +438,7 @@ def test_many_sources_of_one_task_are_told_apart_from_others() -> None:
 @pytest.mark.spec("18.7")
 def test_a_fold_of_too_many_agents_is_tainted_by_every_taint_of_its_time() -> None:
     """
-    Past the bound of digests not even agents are told apart: more is tainted, never less.
+    Past the bound of digests not even agents are kept apart: more is tainted, never less.
     """
     world = World()
     stamps: list[str] = []

@@ -114,7 +114,7 @@ def test_a_message_about_a_task_needs_one_who_holds_tasks_apart(method: str) -> 
 
 
 @pytest.mark.spec("8.3")
-def test_a_list_that_was_signed_before_the_start_says_so() -> None:
+def test_a_list_that_was_signed_before_the_start_is_marked() -> None:
     """The client then signs it anew by itself."""
     realm = UnsafeTestRealm("orders")
     token = realm.caller(*RULES).token("", method="tools/list")

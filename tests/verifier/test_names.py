@@ -65,7 +65,7 @@ def test_a_name_fits_its_grammar_or_not(check: Any, good: list[str], bad: list[A
 )
 def test_a_pattern_covers_whole_segments(pattern: str, covers: list[str], not_: list[str]) -> None:
     """
-    A star is one segment; a last double star is what is there and all below.
+    A star is one segment; a last double star is the path itself and all below.
     """
     assert [path for path in covers if not names.matches_path(pattern, path)] == []
     assert [path for path in not_ if names.matches_path(pattern, path)] == []

@@ -63,9 +63,9 @@ def outcome(function: Callable[..., Any], *args: Any) -> Any:
 
 def agree(name: str, *args: Any) -> Any:
     """Hold what is chosen to the reference, and return what both say."""
-    said = outcome(CHOSEN[name], *args)
-    assert said == outcome(_native.REFERENCES[name], *args)
-    return said
+    answer = outcome(CHOSEN[name], *args)
+    assert answer == outcome(_native.REFERENCES[name], *args)
+    return answer
 
 
 SIGNED = [sign(parent, access()) for parent in aligned_parents()]
@@ -226,8 +226,8 @@ def test_digest_of_http(prefix: bytes, caveat: bytes, method: str, target: bytes
 def test_wrong_arguments_raise(name: str) -> None:
     """Too few, too many or others than any caller gives: an error as of the reference, and nothing worse."""
     for args in ((), (None,), (b"",) * 7, (bytes(32), bytes(95), object(), b"", b"")):
-        said, meant = outcome(CHOSEN[name], *args), outcome(_native.REFERENCES[name], *args)
-        assert said == meant or (callable(said) and callable(meant))
+        answer, meant = outcome(CHOSEN[name], *args), outcome(_native.REFERENCES[name], *args)
+        assert answer == meant or (callable(answer) and callable(meant))
 
 
 def test_without_memory_a_field_that_is_not_closed_is_never_there() -> None:

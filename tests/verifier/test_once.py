@@ -58,7 +58,7 @@ def test_what_is_refused_spends_no_name() -> None:
     assert [code(full, token) for _ in range(2)] == ["audit_unavailable", "already_used"]
 
 
-def test_a_refusal_tells_the_place() -> None:
+def test_a_refusal_names_the_place() -> None:
     """And what to do, but not who used it."""
     checked = verifier(decisions=(sink := InMemoryDecisions(clock=lambda: AT)))
     for _ in range(2):

@@ -241,7 +241,7 @@ def test_arguments_without_a_form_cannot_be_signed_or_checked(args: dict[str, An
 
 @pytest.mark.parametrize("at", [0, -1, 10**12 - 1, 10**13, 1_800_000_000])
 def test_times_that_are_not_milliseconds_are_refused_where_they_are_made(at: int) -> None:
-    """A holder that signs in seconds is told so."""
+    """A holder that signs in seconds gets an error."""
     with pytest.raises(ValueError, match="13 digits"):
         sign(mint(), access(at=at))
 

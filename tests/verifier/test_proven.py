@@ -173,8 +173,8 @@ def test_size_counts_characters_and_items() -> None:
 
 
 @pytest.mark.spec("13")
-def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
-    """Restated constraints are not told again; what only an earlier caveat refuses is told by that one."""
+def test_an_argument_is_reported_once_by_the_last_that_refuses_it() -> None:
+    """Restated constraints are not reported again; a refusal by an earlier caveat alone is reported by that one."""
 
     def allowed(**args: Constraint) -> Caveat:
         return Caveat(allow=(Rule(tool="*", args=dict(args), open=True),))
@@ -185,8 +185,8 @@ def test_an_argument_is_told_once_by_the_last_that_refuses_it() -> None:
     for _ in range(2):  # as they are written, and merged
         refused = made.judge_tool("orders.get", {"a": 10, "b": 10, "d": 1})
         assert refused is not None
-        told = [(failure.place, failure.rule, failure.expected, failure.came) for failure in refused.all_failures()]
-        assert told == [
+        values = [(failure.place, failure.rule, failure.expected, failure.came) for failure in refused.all_failures()]
+        assert values == [
             ("caveat 3", "a max", "7", "10"),
             ("caveat 2", "b max", "5", "10"),
             ("caveat 1", "c", NOT_GIVEN, "nothing"),
@@ -216,14 +216,14 @@ ATTENUATIONS = st.builds(
     st.lists(ATTENUATIONS, min_size=1, max_size=3),
     st.dictionaries(st.sampled_from("abcd"), st.integers(0, 7) | st.just("x"), max_size=4),
 )
-def test_a_record_tells_one_of_what_its_answer_tells(attenuations: list[Caveat], args: dict[str, Any]) -> None:
+def test_a_record_has_one_of_what_its_answer_reports(attenuations: list[Caveat], args: dict[str, Any]) -> None:
     """What is recorded of refused arguments is one of all that failed, whether the rules were merged or not."""
     made = proven(mint(*attenuations))
     for _ in range(3):
         refused = made.judge_tool("orders.get", args)
         if refused is not None:
-            (told,) = refused.failures
-            assert told in refused.all_failures()
+            (answer,) = refused.failures
+            assert answer in refused.all_failures()
 
 
 @pytest.mark.spec("10.2")

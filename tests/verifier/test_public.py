@@ -192,7 +192,7 @@ def test_a_public_route_of_routes_that_are_made_later(signed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tools", "public", "told"),
+    ("tools", "public", "message"),
     [
         (TOOLS, ["GET /orders/{order_id}"], "twice"),
         ({}, ["/nothing"], "found 0"),
@@ -202,9 +202,9 @@ def test_a_public_route_of_routes_that_are_made_later(signed: bool) -> None:
         ({"status": "*public"}, [], "is no tool"),
     ],
 )
-def test_a_wrong_list_is_an_error(tools: dict[str, str], public: Any, told: str) -> None:
+def test_a_wrong_list_is_an_error(tools: dict[str, str], public: Any, message: str) -> None:
     """A route that is public and has a tool, or a line of no route."""
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         ArxMiddleware(shop([]), verifier=Realm().verifier, tools=tools, public=public)
 
 

@@ -36,7 +36,7 @@ def emptied() -> Iterator[None]:
     compiled_caveats.KEPT.clear()
 
 
-def said(packets: tuple[Any, ...], to: Identifier, audience: str) -> Any:
+def members_read(packets: tuple[Any, ...], to: Identifier, audience: str) -> Any:
     """All that is read, comparable."""
     found, links = compiled_caveats.read_caveats(packets, to, audience)
     members = {name: getattr(found, name) for name in found.__slots__}
@@ -58,15 +58,15 @@ def test_what_is_kept_says_what_reading_says(words: list[str], hops: list[list[s
     for each in several:
         compiled_caveats.KEPT.clear()
         compiled_caveats.REFUSED.clear()
-        anew.append(said(*each))
-    assert [said(*each) for each in several * 2] == anew * 2
+        anew.append(members_read(*each))
+    assert [members_read(*each) for each in several * 2] == anew * 2
 
 
 def _packet(word: str, hop: str) -> bytes | wire.ThirdPartyPacket:
     return THIRD if word == "third" else word.replace("%", hop).encode()
 
 
-def test_a_wrong_hop_is_nobody_elses() -> None:
+def test_a_wrong_hop_is_of_no_other() -> None:
     """Who writes a hop that is none is refused alone: the next token with the same words is granted."""
     for hop, code in ((BAD, "malformed"), (GOOD, "ok"), (BAD, "malformed"), ("B" * 12, "ok"), (BAD, "malformed")):
         assert code_of(forge_caveats(b'{"hop":"%b","to":"acme/w"}' % hop.encode())) == code

@@ -36,7 +36,7 @@ def test_the_subject_keeps_issuer_and_subject_apart() -> None:
 
 
 @pytest.mark.spec("12.5")
-def test_arguments_are_recorded_only_where_the_operator_says_so() -> None:
+def test_arguments_are_recorded_only_where_the_operator_asks_for_it() -> None:
     """Named tools have their arguments in the record, whose digest they prove; others have the digest alone."""
     checked = verifier(record_arguments=("orders.*",))
     token = mint(ANYTHING).encode()

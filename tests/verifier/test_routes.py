@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request means, where it came from, and how a refusal is told: each in one way only."""
+"""What a request means, where it came from, and how a refusal is answered: each in one way only."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.spec("8.4")
     ],
 )
 def test_the_right_most_untrusted_address_counts(client: str | None, forwarded: list[str], peer: str | None) -> None:
-    """What stands left of it, anybody may have written."""
+    """Any client may have written what is left of it."""
     assert Peers(["10.0.0.0/8"]).of(client, forwarded) == peer
 
 
@@ -234,14 +234,14 @@ def test_any_query_is_read_or_refused(raw: bytes) -> None:
 @pytest.mark.parametrize("code", sorted(REASONS))
 def test_every_refusal_has_an_answer_of_its_own(code: str) -> None:
     """Each reason's answer carries its status; no text can end a header or leave its quotes."""
-    told = answer(
+    reply = answer(
         code, realm='a"b\\c\r\nX: y', detail='x"\r\nSet-Cookie: a=b\u2028', failures=[Failure("p", "r", "e", "c")]
     )
-    assert told.status == REASONS[code].status
-    for _, value in told.headers:
+    assert reply.status == REASONS[code].status
+    for _, value in reply.headers:
         assert not set(value) & set(b"\r\n")
-    challenge = dict(told.headers).get(b"www-authenticate")
+    challenge = dict(reply.headers).get(b"www-authenticate")
     if challenge is not None:
         assert challenge.count(b'"') == (2 if REASONS[code].oauth_error is None else 6)
         assert b"\\" not in challenge
-    assert json.loads(told.body)["code"] == code
+    assert json.loads(reply.body)["code"] == code

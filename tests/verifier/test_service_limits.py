@@ -137,7 +137,7 @@ def test_the_page_s_file_is_understood(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({}, "expected `rules`, `net`, `hours` or `approve`, got none"),
         ({"rule": []}, "unknown field `rule`"),
@@ -155,11 +155,11 @@ def test_the_page_s_file_is_understood(tmp_path: Path) -> None:
         ({"approve": "orders.refund"}, "array"),
     ],
 )
-def test_what_is_not_understood_stops_the_start(wrong: dict[str, Any], told: str) -> None:
+def test_what_is_not_understood_stops_the_start(wrong: dict[str, Any], message: str) -> None:
     """A limit that was ignored would limit nothing."""
     with pytest.raises(SettingsError, match=r"^invalid limits") as found:
         verifier(limits=wrong)
-    assert told in str(found.value)
+    assert message in str(found.value)
 
 
 def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_names_of_tools_fill_no_memory() -> None:
     assert len(limits._by_tool) <= 64
 
 
-def test_a_refusal_tells_what_would_be_allowed() -> None:
+def test_a_refusal_names_what_would_be_allowed() -> None:
     """To a person and to a program; a model reads the same sentence."""
     with pytest.raises(AccessError) as found:
         verifier(limits=LIMITS).verify(mint().encode(), access("orders.refund", {"amount": 11}))

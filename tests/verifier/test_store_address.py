@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of stores: what they mean, what is refused, and that no password is told.  Servers: tests/topologies."""
+"""Addresses of stores: what they mean, what is refused, and that no password is shown.  Servers: tests/topologies."""
 
 import pytest
 from redis.connection import SSLConnection

@@ -78,7 +78,7 @@ def test_answers_and_pushes_are_read_wherever_they_are_cut(sent: list[bytes], cu
     assert found == [READ[each] for each in sent if READ[each] is not None]
 
 
-def test_a_refusal_is_told() -> None:
+def test_a_refusal_is_reported() -> None:
     """With the hint for a user that may not call the functions."""
     with linked() as (link, there), pytest.raises(FeedError, match=r"the store refused: NOPERM no.*arx redis acl"):
         frames(link, there, b"-NOPERM no\r\n")

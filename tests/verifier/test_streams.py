@@ -61,7 +61,7 @@ def test_a_cut_stream_leaves_a_record(sink: Callable[[], InMemoryDecisions]) -> 
 
 
 def test_a_stream_that_ends_by_itself_leaves_one_record(realm: Realm) -> None:
-    """Whoever is done was not ended."""
+    """A call that is done was not ended."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)

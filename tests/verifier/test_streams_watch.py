@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watch over running calls: what it costs, what it must not swallow, whom it tells; and what a checkpoint says."""
+"""The watch over running calls: what it costs, what it must not swallow, whom it calls; and what a checkpoint has."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ def test_a_short_response_costs_no_task(realm: Realm) -> None:
 
 
 def test_short_calls_share_one_timer(realm: Realm) -> None:
-    """Calls that are over before anybody looks again pay for no timer each."""
+    """Calls that are over before the next look pay for no timer each."""
     timers: list[float] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -133,23 +133,23 @@ def test_an_interval_of_nothing_is_refused(realm: Realm) -> None:
         ArxMiddleware(lambda *_: asyncio.sleep(0), verifier=realm.verifier, tools=TOOLS, recheck_ms=0)
 
 
-def test_who_asks_late_is_told_at_once(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
-    """A callback given after the end is called; one that fails does not keep the others from being told."""
-    told: list[ArxError] = []
+def test_who_asks_late_hears_at_once(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
+    """A callback given after the end is called; one that fails does not keep the others from being called."""
+    notices: list[ArxError] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         grant: Grant = scope["arx"]
         grant.on_end(lambda _: 1 // 0)
-        grant.on_end(told.append)
+        grant.on_end(notices.append)
         realm.epochs.kill(SESSION)
         try:
             await asyncio.Event().wait()
         finally:
-            grant.on_end(told.append)
+            grant.on_end(notices.append)
             assert isinstance(grant.ended, RevokedError)
 
     asyncio.run(Call(realm, app)())
-    assert [type(error) for error in told] == [RevokedError, RevokedError]
+    assert [type(error) for error in notices] == [RevokedError, RevokedError]
     assert "the call is ended all the same" in caplog.text
 
 

@@ -50,7 +50,7 @@ HOP = "BwcHBwcHBwcH"
 
 
 def with_third_party(identifier: bytes = b'{"id":"x"}') -> str:
-    """A rightly signed token with a third-party caveat, which nobody could open."""
+    """A rightly signed token with a third-party caveat, which no verifier could open."""
     parent, third = mint(), wire.ThirdPartyPacket(b"https://approve.example", identifier, b"v" * 48)
     body, signature = parent.parts()
     signature = chain.extend_third_party(signature, third.verification_id, third.identifier)
@@ -111,7 +111,7 @@ def replayed() -> Decision:
     return checked.decide(token, access())
 
 
-def told(token: str, request: object = None, **parts: object) -> Callable[[], Decision]:
+def deciding(token: str, request: object = None, **parts: object) -> Callable[[], Decision]:
     """A decision of a verifier with these parts."""
     return lambda: verifier(**parts).decide(token, access() if request is None else request)  # type: ignore[arg-type]
 
@@ -131,77 +131,82 @@ def marked() -> Decision:
 
 UNPROVEN = mint(Caveat(allow=(Rule(tool="*"),), only_after=(("a", 0, ("*",)),), opened=AT)).encode()
 CASES: dict[str, list[Callable[[], Decision]]] = {
-    "malformed_request": [told(sign(mint(), access()), access(args={"x": float("nan")}))],
+    "malformed_request": [deciding(sign(mint(), access()), access(args={"x": float("nan")}))],
     "malformed": [
-        told(""),
-        told("arx1_"),
-        told(mint().encode() + "A"),
-        told(mint(realm="acme2").encode()),
-        told(mint(exp=AT + 1, iat=0).encode()),
-        told(mint(holder="h" * 43).encode()),
-        told(forge_caveats(b"{}")),
-        told(forge_caveats(*(b'{"exp":1900000000000}',) * 64)),
+        deciding(""),
+        deciding("arx1_"),
+        deciding(mint().encode() + "A"),
+        deciding(mint(realm="acme2").encode()),
+        deciding(mint(exp=AT + 1, iat=0).encode()),
+        deciding(mint(holder="h" * 43).encode()),
+        deciding(forge_caveats(b"{}")),
+        deciding(forge_caveats(*(b'{"exp":1900000000000}',) * 64)),
     ],
-    "unknown_key": [told(mint(kid="k2.0").encode()), told(mint(kid="k1.1").encode())],
-    "bad_signature": [told(mint(key=OTHER_KEY).encode()), told(sign(mint(key=OTHER_KEY), access()))],
-    "unknown_caveat": [told(forge_caveats(b'{"zone":1}')), told(with_third_party(b"who"))],
+    "unknown_key": [deciding(mint(kid="k2.0").encode()), deciding(mint(kid="k1.1").encode())],
+    "bad_signature": [deciding(mint(key=OTHER_KEY).encode()), deciding(sign(mint(key=OTHER_KEY), access()))],
+    "unknown_caveat": [deciding(forge_caveats(b'{"zone":1}')), deciding(with_third_party(b"who"))],
     "wrong_audience": [
-        told(mint(aud="billing").encode()),
-        told(mint(ANYTHING, Caveat(aud=("billing",))).encode()),
-        told(mint().encode(), audience="billing"),
+        deciding(mint(aud="billing").encode()),
+        deciding(mint(ANYTHING, Caveat(aud=("billing",))).encode()),
+        deciding(mint().encode(), audience="billing"),
     ],
-    "not_yet_valid": [told(mint(ANYTHING, Caveat(nbf=AT + 1)).encode())],
-    "expired": [told(mint(exp=AT).encode()), told(mint(ANYTHING, Caveat(exp=AT)).encode())],
+    "not_yet_valid": [deciding(mint(ANYTHING, Caveat(nbf=AT + 1)).encode())],
+    "expired": [deciding(mint(exp=AT).encode()), deciding(mint(ANYTHING, Caveat(exp=AT)).encode())],
     "revoked": [
-        told(mint().encode(), epochs=epochs_after(("kill", "session:s-aaaaaaaaaaaaaaaa"))),
-        told(mint(born=("another-history", 0)).encode()),
+        deciding(mint().encode(), epochs=epochs_after(("kill", "session:s-aaaaaaaaaaaaaaaa"))),
+        deciding(mint(born=("another-history", 0)).encode()),
     ],
-    "frozen": [told(mint().encode(), epochs=epochs_after(("freeze", "agent:acme")))],
-    "missing_discharge": [told(with_third_party())],
-    "tool_not_allowed": [told(mint(ATTENUATE).encode(), access("orders.put")), told(mint().encode(), access(""))],
-    "argument_not_allowed": [told(mint(ATTENUATE).encode(), access(args={"id": "o-2"}))],
+    "frozen": [deciding(mint().encode(), epochs=epochs_after(("freeze", "agent:acme")))],
+    "missing_discharge": [deciding(with_third_party())],
+    "tool_not_allowed": [
+        deciding(mint(ATTENUATE).encode(), access("orders.put")),
+        deciding(mint().encode(), access("")),
+    ],
+    "argument_not_allowed": [deciding(mint(ATTENUATE).encode(), access(args={"id": "o-2"}))],
     "request_unseen": [
-        told(mint(ATTENUATE).encode(), access(args={"id": "o-1"}, http=HIDDEN)),
-        told(mint(Caveat(allow=(Rule(tool="*", args={"n": 1}, open=True),))).encode(), access(args={}, http=HIDDEN)),
-        told(sign(mint(), access(http=HIDDEN._replace(body_digest=bytes(31) + b"1"))), access(http=HIDDEN)),
+        deciding(mint(ATTENUATE).encode(), access(args={"id": "o-1"}, http=HIDDEN)),
+        deciding(
+            mint(Caveat(allow=(Rule(tool="*", args={"n": 1}, open=True),))).encode(), access(args={}, http=HIDDEN)
+        ),
+        deciding(sign(mint(), access(http=HIDDEN._replace(body_digest=bytes(31) + b"1"))), access(http=HIDDEN)),
     ],
-    "too_deep": [told(mint(ANYTHING, Caveat(to="acme/w", hop=HOP), depth=0).encode())],
-    "name_not_allowed": [told(mint(ANYTHING, Caveat(delegate_to=("a",)), Caveat(to="b", hop=HOP)).encode())],
-    "network_not_allowed": [told(mint(ANYTHING, Caveat(net=("10.0.0.0/8",))).encode())],
+    "too_deep": [deciding(mint(ANYTHING, Caveat(to="acme/w", hop=HOP), depth=0).encode())],
+    "name_not_allowed": [deciding(mint(ANYTHING, Caveat(delegate_to=("a",)), Caveat(to="b", hop=HOP)).encode())],
+    "network_not_allowed": [deciding(mint(ANYTHING, Caveat(net=("10.0.0.0/8",))).encode())],
     "over_service_limit": [
-        told(mint().encode(), limits={"rules": [{"tool": "orders.put"}]}),
-        told(mint().encode(), limits={"approve": ["*"]}),
+        deciding(mint().encode(), limits={"rules": [{"tool": "orders.put"}]}),
+        deciding(mint().encode(), limits={"approve": ["*"]}),
     ],
     "already_used": [
-        told(mint(ANYTHING, Caveat(once=("a", AT)), Caveat(once=("a", AT))).encode()),
-        told(mint(ANYTHING, Caveat(once=("a", AT - 60_001))).encode()),
+        deciding(mint(ANYTHING, Caveat(once=("a", AT)), Caveat(once=("a", AT))).encode()),
+        deciding(mint(ANYTHING, Caveat(once=("a", AT - 60_001))).encode()),
     ],
-    "insufficient_budget": [told(BUDGET, ledger=ledger(), costs={"orders.get": {"usd": 2}})],
-    "budget_exhausted": [told(BUDGET, ledger=ledger(opens=AT), costs={"orders.get": {"usd": 1}})],
-    "budget_unsupported": [told(BUDGET), told(BUDGET, ledger=ledger())],
+    "insufficient_budget": [deciding(BUDGET, ledger=ledger(), costs={"orders.get": {"usd": 2}})],
+    "budget_exhausted": [deciding(BUDGET, ledger=ledger(opens=AT), costs={"orders.get": {"usd": 1}})],
+    "budget_unsupported": [deciding(BUDGET), deciding(BUDGET, ledger=ledger())],
     "after_mark": [marked],
-    "mark_missing": [told(UNPROVEN, ledger=ledger())],
-    "mark_unsupported": [told(UNPROVEN)],
-    "proof_missing": [told(mint(ANYTHING, Caveat(require=("call",))).encode())],
+    "mark_missing": [deciding(UNPROVEN, ledger=ledger())],
+    "mark_unsupported": [deciding(UNPROVEN)],
+    "proof_missing": [deciding(mint(ANYTHING, Caveat(require=("call",))).encode())],
     "proof_invalid": [
-        told(sign(mint(), access("orders.put"))),
-        told(sign(mint(), access()), access(at=AT + 10_001)),
-        told(sign(mint(), access()), nonces=MemoryNonces(now_ms=AT + 1)),
+        deciding(sign(mint(), access("orders.put"))),
+        deciding(sign(mint(), access()), access(at=AT + 10_001)),
+        deciding(sign(mint(), access()), nonces=MemoryNonces(now_ms=AT + 1)),
     ],
     "replayed": [replayed],
-    "syncing": [told(mint().encode(), epochs=in_state(syncing))],
+    "syncing": [deciding(mint().encode(), epochs=in_state(syncing))],
     "stale": [
-        told(mint().encode(), epochs=moved(1000)),
-        told(mint(ANYTHING, Caveat(fresh=10)).encode(), epochs=moved(11, answers=False)),
+        deciding(mint().encode(), epochs=moved(1000)),
+        deciding(mint(ANYTHING, Caveat(fresh=10)).encode(), epochs=moved(11, answers=False)),
     ],
-    "behind": [told(mint(born=(INCARNATION, 5)).encode(), epochs=moved(0, answers=False))],
-    "fenced": [told(mint().encode(), epochs=in_state(lambda e: e.fence("it went back", retire=True)))],
-    "closed": [told(mint().encode(), epochs=in_state(lambda e: e.close()))],
+    "behind": [deciding(mint(born=(INCARNATION, 5)).encode(), epochs=moved(0, answers=False))],
+    "fenced": [deciding(mint().encode(), epochs=in_state(lambda e: e.fence("it went back", retire=True)))],
+    "closed": [deciding(mint().encode(), epochs=in_state(lambda e: e.close()))],
     "store_unavailable": [
-        told(sign(mint(), access()), nonces=NoNonces(now_ms=0)),
-        told(sign(mint(), access()), nonces=MemoryNonces(now_ms=0, capacity=0)),
+        deciding(sign(mint(), access()), nonces=NoNonces(now_ms=0)),
+        deciding(sign(mint(), access()), nonces=MemoryNonces(now_ms=0, capacity=0)),
     ],
-    "audit_unavailable": [told(mint().encode(), decisions=FullDecisions())],
+    "audit_unavailable": [deciding(mint().encode(), decisions=FullDecisions())],
 }
 
 
@@ -284,7 +289,7 @@ def spoilt(token: Macaroon) -> str:
     ],
 )
 def test_a_bad_signature_wins_over_everything_it_could_have_said(token: Macaroon) -> None:
-    """Whatever else is wrong with an altered token, that is not told: it is not authentic."""
+    """Any further mistake of an altered token is not reported: it is not authentic."""
     killed = epochs_after(("freeze", "realm"), ("kill", "realm"))
     assert verifier(epochs=killed).decide(spoilt(token), access("nothing")).code == "bad_signature"
 
@@ -308,7 +313,7 @@ def test_the_order_of_the_checks() -> None:
 @pytest.mark.spec("13")
 def test_what_a_caller_learns_of_a_kill() -> None:
     """That there was one; not whose, and not when."""
-    decision = verifier(epochs=epochs_after(("kill", "subject:of-somebody"), ("kill", "realm"))).decide(
+    decision = verifier(epochs=epochs_after(("kill", "subject:of-another"), ("kill", "realm"))).decide(
         mint().encode(), access()
     )
     assert (decision.code, decision.failures) == ("revoked", ())
@@ -371,7 +376,7 @@ def test_a_refusal_is_recorded_once() -> None:
 )
 def test_a_refusal_says_what_the_service_lacks_for_a_budget(kept: MemoryLedger | None, missing: str) -> None:
     """Its operator reads there what to set: the ledger, or the cost of this tool in this unit."""
-    decision = told(BUDGET, ledger=kept)()
+    decision = deciding(BUDGET, ledger=kept)()
     (failure,) = decision.failures
     assert str(failure) == f"the budget must have {missing}, got none"
 

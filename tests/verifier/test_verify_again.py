@@ -196,6 +196,6 @@ def test_a_decision_records_what_was_decided_under_which_view() -> None:
         0,
     )
     assert decision.agent == "acme/support"
-    told = repr(decision.to_dict()) + repr(decision.pack())
+    texts = repr(decision.to_dict()) + repr(decision.pack())
     for secret in ("4111 1111 1111 1111", token, wire.text_of(mint().parts()[1]), KEY.hex()):
-        assert secret not in told
+        assert secret not in texts

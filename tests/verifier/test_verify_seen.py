@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A verifier that met a token before says what one says that did not; what is remembered is shared with nobody."""
+"""A verifier that met a token before decides as one that did not; what it remembers is shared with no other."""
 
 import pickle
 from typing import Any

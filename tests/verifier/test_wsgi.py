@@ -110,7 +110,7 @@ def test_an_allowed_request_reaches_the_application_with_its_grant(realm: Realm)
     assert realm.codes == ["ok"]
 
 
-def test_a_refused_argument_is_told_in_full(realm: Realm) -> None:
+def test_a_refused_argument_is_shown_in_full(realm: Realm) -> None:
     """The answer is the same problem as that of the ASGI middleware."""
     result = ask(realm, "/orders/B-1/refund", realm.token().encode(), "POST", b'{"amount":50}')
     problem = result.problem
@@ -229,11 +229,11 @@ def test_a_public_route_needs_no_token(realm: Realm) -> None:
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
-        return [environ.get("arx", "nobody").encode()]
+        return [environ.get("arx", "no context").encode()]
 
     options = {"public": ["/healthz", "POST /hooks"]}
     for token in (None, realm.token().encode()):
-        assert ask(realm, "/healthz", token, app=app, options=options).body == b"nobody"
+        assert ask(realm, "/healthz", token, app=app, options=options).body == b"no context"
         assert ask(realm, "/hooks", token, "POST", b"{}", app=app, options=options).status == 200
     for target, method in (("/orders/A-1", "GET"), ("/healthz", "POST"), ("/healthz/", "GET")):
         assert ask(realm, target, None, method, app=app, options=options).problem["code"] == "missing_token"
@@ -496,15 +496,15 @@ def test_one_thread_rechecks_while_there_are_calls(realm: Realm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"tools": {"/orders": "orders.get"}}, "not a route"),
         ({"recheck_ms": 0}, "recheck_ms"),
         ({"trusted_proxies": ["x"]}, "network"),
     ],
 )
-def test_a_mistake_in_the_settings_is_told_at_once(realm: Realm, options: Any, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_a_mistake_in_the_settings_raises_at_once(realm: Realm, options: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         ArxWSGI(application, verifier=realm.verifier, **({"tools": TOOLS} | options))
 
 

@@ -85,7 +85,7 @@ def rules(n: int, *, seen: bool = False) -> Work:
 
 
 def rules_refused(n: int) -> Work:
-    """Rules of one ``allow``, none of which holds: each is told of."""
+    """Rules of one ``allow``, none of which holds: each is reported."""
     allow = tuple(Rule(tool=TOOL, args={"a": new()}) for _ in range(n))
     return decides(mint(Caveat(allow=allow)), access(TOOL, {"a": "other"}), "argument_not_allowed")
 
@@ -210,7 +210,7 @@ def argument(make_value: Callable[[int], Any], code: str = "ok") -> Callable[[in
 
 
 def half_a_pair(n: int) -> Work:
-    """The length of a text that has no UTF-8, which nobody could have signed."""
+    """The length of a text that has no UTF-8, which no holder could have signed."""
     checked, signed = verifier(), sign(mint(), access(TOOL, {"a": "x"}))
     return lambda: refuses(checked, signed, access(TOOL, {"a": "x" * n + "\ud800"}), "malformed_request")
 
@@ -236,7 +236,7 @@ def body(make_body: Callable[[int], str]) -> Callable[[int], Work]:
 
 
 def presented(make_text: Callable[[int], str]) -> Callable[[int], Work]:
-    """The length of what stands in the header, whatever it is."""
+    """The length of any content of the header."""
 
     def make(n: int) -> Work:
         checked, header = verifier(), b"Bearer " + make_text(n).encode()
@@ -276,8 +276,8 @@ def discharges(n: int, *, caveats: int = 1) -> Work:
     token, names = mint(), [ThirdPartyCaveat(new()).encode() for _ in range(n)]
     for raw in names:
         token = require_discharge(token, raw, bytes(32))
-    said = [Caveat(exp=AT + 7_000_000 + next(_NEW)) for _ in range(caveats)]
-    bound = [bind(issue_discharge(raw, bytes(32), realm="acme", caveats=(*said,)), token) for raw in names]
+    needed = [Caveat(exp=AT + 7_000_000 + next(_NEW)) for _ in range(caveats)]
+    bound = [bind(issue_discharge(raw, bytes(32), realm="acme", caveats=(*needed,)), token) for raw in names]
     checked, text = verifier(), join(token.encode(), bound)
 
     def work() -> None:
@@ -333,7 +333,7 @@ def meaning(make_scope: Callable[[int], tuple[str, bytes]]) -> Callable[[int], W
 
 
 def forwarded(n: int) -> Work:
-    """Addresses that a chain of proxies, or whoever pretends to be one, has named."""
+    """Addresses that a chain of proxies, or a client that pretends to be one, has named."""
     numbers = [next(_NEW) for _ in range(n)]
     peers, named = Peers(["10.0.0.0/8"]), ", ".join(f"10.{number // 250}.{number % 250}.7" for number in numbers)
     return lambda: peers.of("10.1.1.1", [named])

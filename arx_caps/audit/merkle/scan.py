@@ -94,7 +94,7 @@ class Scan:
                 progress(block * WIDTH, size)
         progress(size, size)
 
-    def hold_to_root(self) -> None:
+    def compare_root(self) -> None:
         """Compare the scanned log with the signed root.
 
         Raises:
@@ -133,7 +133,7 @@ class Scan:
                     message = f"the records are as they were logged, but {tile.path} was altered"
                     raise TamperedError(message, *covered(tile))
 
-    def hold_to_held(self) -> None:
+    def compare_held(self) -> None:
         """Require that the log continues the older checkpoint.
 
         Raises:

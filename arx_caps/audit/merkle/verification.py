@@ -176,10 +176,10 @@ def verify_log(folder: Path, trust: Trust, progress: Progress = lambda *_: None)
     signed = open_checkpoint(raw, keys, trust.witnesses)  # 1. the log has signed this checkpoint
     scan = Scan(fetch, signed.checkpoint, trust.held.checkpoint if trust.held else None)
     scan.read(progress)  # 2. every record's bytes are hashed
-    scan.hold_to_root()  # 3. they are what was signed, in that order
+    scan.compare_root()  # 3. they are what was signed, in that order
     scan.hold_tiles()  # 4. so are the tiles that proofs are made from
-    scan.hold_to_held()  # 5. the log continues the older checkpoint, and the last one of each key before
-    _hold_to_changes(TileReader(fetch, signed.checkpoint.size), signed.checkpoint, keys)
+    scan.compare_held()  # 5. the log continues the older checkpoint, and the last one of each key before
+    _compare_changes(TileReader(fetch, signed.checkpoint.size), signed.checkpoint, keys)
     trust.require_witnesses(signed)  # 6. the witnesses have seen the same log
     gone = [(max(first, trust.since), last) for first, last in scan.gone if last >= trust.since]
     if gone:  # 7. no record is missing
@@ -189,7 +189,7 @@ def verify_log(folder: Path, trust: Trust, progress: Progress = lambda *_: None)
     return Checked("log", signed.checkpoint, signed.by, signed.seen, scan.records, scan.first, tuple(scan.gone))
 
 
-def _hold_to_changes(reader: TileReader, head: Checkpoint, keys: LogKeys) -> None:
+def _compare_changes(reader: TileReader, head: Checkpoint, keys: LogKeys) -> None:
     for before in announced_heads(keys):
         if before.size < head.size:
             check_consistency(before.size, before.root, head.size, head.root, reader.consistency(before.size))

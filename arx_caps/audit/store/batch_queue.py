@@ -55,7 +55,7 @@ class Taking:
             # A thief of a service's key can send records in its name, and a machine that was resumed twice from one
             # image numbers two calls alike: records that came before are compared with the log's.
             try:
-                _hold_to_logged(log.connection, source.id, entries[: mark + 1 - batch.first])
+                _compare_logged(log.connection, source.id, entries[: mark + 1 - batch.first])
             except DisputedError as error:
                 return error
         if batch.lost_from is not None and batch.lost_from <= mark + 1 < batch.first:
@@ -146,7 +146,7 @@ def logged(connection: Connection, source: int, first: int, last: int) -> dict[i
     return by_sequence
 
 
-def _hold_to_logged(connection: Connection, source: int, entries: Sequence[LogEntry]) -> None:
+def _compare_logged(connection: Connection, source: int, entries: Sequence[LogEntry]) -> None:
     """Compare records with the log's at the same sequences; pruned records are skipped.
 
     Raises:

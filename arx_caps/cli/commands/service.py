@@ -192,7 +192,7 @@ def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes
     if stolen:
         console.confirm(f"revoke every token for {SERVICES.check(audience)}?", yes=yes)
     path = f"{SERVICES.path_of(audience)}/replace-key"
-    _tell_end(console, place.mint(KILL_S).call("POST", path, {"stolen": stolen}))
+    _report_end(console, place.mint(KILL_S).call("POST", path, {"stolen": stolen}))
     if not stolen:
         console.hint("the service fetches the new key at its next refresh")
     else:
@@ -212,10 +212,10 @@ def replace_key(console: Console, audience: str, place: Place, stolen: bool, yes
 def remove(console: Console, audience: str, place: Place, yes: bool) -> None:
     """Remove the tool service AUDIENCE: its own keys and all tokens for it are refused."""
     console.confirm(f"remove the service {SERVICES.check(audience)}?", yes=yes)
-    _tell_end(console, place.mint(KILL_S).call("DELETE", SERVICES.path_of(audience)))
+    _report_end(console, place.mint(KILL_S).call("DELETE", SERVICES.path_of(audience)))
 
 
-def _tell_end(console: Console, answer: dict[str, Any]) -> None:
+def _report_end(console: Console, answer: dict[str, Any]) -> None:
     rows = [("service", answer["audience"]), ("freeze", (answer["kill"] or {}).get("summary"))]
     console.data("service", answer, lambda: pairs(rows))
 

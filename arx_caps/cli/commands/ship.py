@@ -84,7 +84,7 @@ def ship_command(console: Console, file: Path, once: bool, keep: str | None, met
     if done and refused is not None and not status.lost:
         raise refused
     # Lost records are reported even if everything else was sent: the log lacks them for good.
-    result = {"done": done and not status.lost, **_told(status), "keys": list(refresher.status.kids)}
+    result = {"done": done and not status.lost, **_facts(status), "keys": list(refresher.status.kids)}
     console.data("shipped", result, lambda: _shown(status))
     if not done:
         raise _failure(status)
@@ -163,7 +163,7 @@ class _Line:
             return
         self._said, self._next = matters, now + (_LINE_S if self._terminal else EVERY_S)
         if self._console.json:
-            self._console.raw(json_line("shipping", _told(status)))
+            self._console.raw(json_line("shipping", _facts(status)))
         elif self._terminal and not self._console.quiet:
             click.echo(f"\r{_shown(status)}\x1b[K", err=True, nl=False, color=colours(sys.stderr))
         else:
@@ -175,7 +175,7 @@ class _Line:
             click.echo("\r\x1b[K", err=True, nl=False)
 
 
-def _told(status: Any) -> dict[str, Any]:
+def _facts(status: Any) -> dict[str, Any]:
     return {name: value for name, value in status._asdict().items() if name != "code"}
 
 

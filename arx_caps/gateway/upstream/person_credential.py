@@ -223,7 +223,8 @@ def _refuse(connection: str, answer: TokenAnswer) -> NoReturn:
     texts = {
         "connection_missing": f"{who} has not connected {connection}. {ask}",
         "connection_scope": (
-            f"this call needs {' '.join(answer.wanted)}; the connection of {who} has {' '.join(answer.have)}. {ask}"
+            f"this call needs {' '.join(answer.wanted)}; "
+            f"the connection of {who} has {' '.join(answer.have) or 'less by now'}. {ask}"
         ),
         "connection_ended": f"the connection of {who} to {connection} has ended. {ask}",
         "subject_required": "this tool works for a person only: this session acts on behalf of no person.",

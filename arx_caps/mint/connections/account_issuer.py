@@ -45,6 +45,10 @@ class RefreshRefusedError(GrantError):
     """The issuer has refused a refresh token, for good."""
 
 
+class ScopesRefusedError(GrantError):
+    """The issuer gives the scopes for a refresh token no more."""
+
+
 class IssuerMetadata(msgspec.Struct, frozen=True):
     """An issuer's metadata.  RFC 8414."""
 
@@ -177,11 +181,12 @@ class AccountIssuer:
 
         Raises:
             RefreshRefusedError: The issuer refuses it for good (``invalid_grant``).
+            ScopesRefusedError: It refuses the scopes (``invalid_scope``).
             GrantError: It refuses something else.
             UnavailableError: It does not answer; what it did is not known.
         """
         form = {"grant_type": "refresh_token", "refresh_token": token, "scope": scopes}
-        return self._token(form, refused=RefreshRefusedError)
+        return self._token(form, invalid_grant=RefreshRefusedError, invalid_scope=ScopesRefusedError)
 
     def exchange(self, token: str, kind: str, wanted: str, **more: str | None) -> IssuedTokens:
         """Exchange a person's token for another one.  RFC 8693.
@@ -262,17 +267,14 @@ class AccountIssuer:
             raise denied("connection: the ID token has expired")
         return claims
 
-    def _token(
-        self, form: Mapping[str, str], kind: str = "bearer", refused: type[GrantError] = GrantError
-    ) -> IssuedTokens:
-        """Return what the token endpoint gives; raise ``refused`` on ``invalid_grant``."""
+    def _token(self, form: Mapping[str, str], kind: str = "bearer", **refusals: type[GrantError]) -> IssuedTokens:
+        """Return what the token endpoint gives; raise one of ``refusals`` by the issuer's error."""
         status, raw = self._send(self.read_metadata().token_endpoint, form)
         if status != 200:
             code = _object(raw).get("error") if 400 <= status < 500 else None
-            if code == "invalid_grant":
-                raise refused("connection: the issuer refuses the grant (invalid_grant)", code="connection_refused")
             if isinstance(code, str):
-                raise denied(f"connection: the issuer answered {code[:40]!r}")
+                error = refusals.get(code, GrantError)
+                raise error(f"connection: the issuer answered {code[:40]!r}", code="connection_refused")
             raise self._unavailable(f"its token endpoint answered {status}")
         try:
             found = msgspec.convert(_object(raw), IssuedTokens, strict=False)

@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, denied, issuer_of
-from arx_caps.mint.connections.end import issuer_in, revoke_tokens, tokens_of
-from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
+from arx_caps.mint.connections.end import revoke_tokens, tokens_of
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, issuer_in, open_tokens, require_key
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import as_json
@@ -129,9 +129,8 @@ def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page
     if issuer.terms.account == "digest":
         account = _digest_account(mint, issuer.terms.issuer, account)
     require_key(mint, row["subject"])
-    seal = TokenSeal(mint, {**row, "account": account}, held)
     waits = {"account": account, "granted": as_json({"scopes": granted, "issuer": issuer.terms.issuer})}
-    return mint.db.connections.hold(digest_of(page), row["subject"], waits, seal)
+    return mint.db.connections.hold(digest_of(page), row["subject"], waits, TokenSeal(mint, {**row, **waits}, held))
 
 
 def find_held(mint: MintContext, page: bytes) -> tuple[Mapping[str, Any], HeldTokens, tuple[str, ...]]:

@@ -1,41 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """End people's accounts at upstreams: delete the tokens here, and revoke them at their issuer.  CONTROL 9.4."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from arx_caps.mint.connections.account_issuer import issuer_of
-from arx_caps.mint.connections.vault import HeldTokens, PersonKey, open_tokens
+from arx_caps.mint.connections.vault import HeldTokens, PersonKey, issuer_in, open_key, open_tokens
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.connections import StoredKey
-from arx_verifier.errors import ArxError
+from arx_caps.revocation.report import KillReport
+from arx_verifier.errors import ArxError, GrantError, SettingsError
 
 _log = logging.getLogger(__name__)
 
 
-def end_connection(mint: MintContext, row: Mapping[str, Any], by: str, reason: str, why: str = "operator") -> bool:
-    """End a connection: its tokens are deleted here and revoked at the issuer; the caller kills its target.
+def end_connection(
+    mint: MintContext, row: Mapping[str, Any], by: str, reason: str, why: str = "operator"
+) -> tuple[KillReport, bool]:
+    """End a connection: its target is killed, its tokens are deleted here and revoked at the issuer.
 
     Args:
         mint: The mint.
         row: The connection's row.
         by: The actor.
         reason: The reason, for the record.
-        why: Whose it was: ``operator`` or ``person``.
+        why: Whose it was: ``operator``, or ``person``, who does not wait until each verifier has confirmed the kill.
 
     Returns:
-        Whether the issuer confirmed it.
+        How verifiers confirmed the kill, and whether the issuer confirmed that it revoked the tokens.
+
+    Raises:
+        GrantError: ``conflict``: this mint cannot open the person's key; the connection is killed.
     """
+    # The kill first: what fails after it leaves a connection that lends nothing, and that the same call ends.
+    wait = why == "operator"
+    report = mint.revoker.end("kill", [f"connection:{row['id']}"], reason=reason, by=by, wait=wait)
     tokens = tokens_of(mint, row)
     facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": why}
-    if not mint.db.connections.end(row["id"], why, Event.of("connection.ended", by, **facts, reason=reason)):
-        return False
-    return revoke_tokens(mint, row, tokens)
+    is_ended = mint.db.connections.end(row["id"], why, Event.of("connection.ended", by, **facts, reason=reason))
+    return report, is_ended and revoke_tokens(mint, row, tokens)
 
 
 def end_accounts(mint: MintContext, subject: str, by: str, reason: str) -> None:
@@ -46,16 +53,25 @@ def end_accounts(mint: MintContext, subject: str, by: str, reason: str) -> None:
         subject: The person's target.
         by: The actor.
         reason: The reason, for the record.
+
+    Raises:
+        GrantError: ``conflict``: this mint cannot open the person's key; nothing was changed.
     """
-    stored, rows = mint.db.erasures.take_accounts(subject, by, reason)
+    key, rows = mint.db.erasures.take_accounts(subject, by, reason, lambda stored: _opened(mint, stored))
     for row in rows:
-        revoke_tokens(mint, row, tokens_of(mint, row, stored))
+        revoke_tokens(mint, row, tokens_of(mint, row, key))
 
 
 def drop_abandoned(mint: MintContext) -> None:
     """Delete links and ended connections that are over, and revoke the accounts that no person has confirmed."""
-    rows = mint.db.connections.take_over()
-    several = [(row, tokens_of(mint, row)) for row in rows]
+    opened: dict[str, HeldTokens] = {}
+
+    def opens(row: Mapping[str, Any]) -> bool:
+        with contextlib.suppress(GrantError):
+            opened[row["digest"]] = tokens_of(mint, row)
+        return row["digest"] in opened
+
+    several = [(row, opened[row["digest"]]) for row in mint.db.connections.take_over(opens)]
 
     def revoke() -> None:
         for row, tokens in several:
@@ -91,21 +107,29 @@ def revoke_tokens(mint: MintContext, row: Mapping[str, Any], tokens: HeldTokens)
     return bool(confirmed) and (confirmed[0] if tokens.refresh else all(confirmed))
 
 
-def issuer_in(row: Mapping[str, Any]) -> str:
-    """Return the issuer of the account in the row of a connection or a link; empty if a link has none."""
-    granted = row.get("granted") or "{}"
-    return str(row["issuer"] if "issuer" in row else msgspec.json.decode(granted).get("issuer", ""))
-
-
-def tokens_of(mint: MintContext, row: Mapping[str, Any], key: PersonKey | StoredKey | None = None) -> HeldTokens:
-    """Return the tokens in the row of a connection or a link, to revoke them; none if they do not open.
+def tokens_of(mint: MintContext, row: Mapping[str, Any], key: PersonKey | None = None) -> HeldTokens:
+    """Return the tokens in the row of a connection or a link, to revoke them; none if the person's key opens none.
 
     Args:
         mint: The mint.
         row: The row.
         key: The person's key; None for that of the database.
+
+    Raises:
+        GrantError: ``conflict``: this mint cannot open the key.
     """
+    stored = mint.db.connections.person_key(row["subject"]) if key is None else None
+    key = _opened(mint, stored) if stored is not None else key
     try:
-        return open_tokens(mint, row, key)
-    except ArxError:  # what does not open is of no use to anyone
+        return HeldTokens() if key is None else open_tokens(mint, row, key)
+    except SettingsError:  # what does not open is of no use to anyone
         return HeldTokens()
+
+
+def _opened(mint: MintContext, stored: StoredKey) -> PersonKey:
+    # A mint with the seals of before a reseal must not delete what another one can still revoke.
+    try:
+        return open_key(mint, stored)
+    except SettingsError:
+        text = "this mint cannot open the person's key: start it again after `arx key reseal`, and repeat"
+        raise GrantError(text, code="conflict") from None

@@ -20,6 +20,7 @@ from arx_caps.mint.connections.account_issuer import (
     AccountIssuer,
     IssuerBusyError,
     RefreshRefusedError,
+    ScopesRefusedError,
     denied,
     issuer_of,
 )
@@ -132,6 +133,8 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
         facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "issuer"}
         mint.db.connections.end(row["id"], "issuer", Event.of("connection.ended", MINT, **facts))
         return unusable("connection_ended", have)
+    except ScopesRefusedError:  # the issuer has lowered those of the refresh token: to connect again gives all
+        return unusable("connection_scope", ())
     except UnavailableError as error:
         _log.warning("%s", error)
         return Lending("connection_unavailable", subject.name)

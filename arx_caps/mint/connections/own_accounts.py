@@ -85,9 +85,5 @@ def change_account(mint: MintContext, page: OwnPage, answer: str) -> str | None:
     row = mint.db.connections.find(which) if verb == "end" else None
     if row is None or row["subject"] != page.target:
         raise denied("the page has no such account of yours")
-    reason = "ended by the person"
-    # The kill first: what fails after it leaves a connection that the page still offers to end.  A gateway may hold a
-    # token; the page does not wait until all have confirmed.
-    mint.revoker.end("kill", [f"connection:{which}"], reason=reason, by=MINT, wait=False)
-    end_connection(mint, row, MINT, reason, "person")
+    end_connection(mint, row, MINT, "ended by the person", "person")
     return None

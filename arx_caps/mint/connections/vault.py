@@ -73,8 +73,8 @@ class TokenSeal:
 
     Args:
         mint: The mint.
-        row: Of a connection or its link: the seal opens for its ``id`` or ``digest``, and its ``subject``, ``name`` and
-            ``account`` alone.
+        row: Of a connection or its link: the seal opens for its ``id`` or ``digest``, and its ``name``, issuer,
+            ``subject`` and ``account`` alone.
         tokens: The tokens.
         key: The person's key, as it was opened before.
     """
@@ -170,6 +170,11 @@ def _new_key(mint: MintContext, subject: str, made_at: int) -> tuple[PersonKey, 
 
 def _about(mint: MintContext, row: Mapping[str, Any]) -> bytes:
     """Return the associated data of a seal, which binds it to its row."""
-    which = str(row["id"] if "id" in row else row["digest"])
-    parts = ["arx/1/connection", mint.realm.name, which, str(row["name"]), str(row["subject"]), str(row["account"])]
-    return "\0".join(parts).encode()
+    which = row["id"] if "id" in row else row["digest"]
+    parts = ("arx/1/connection", mint.realm.name, which, row["name"], issuer_in(row), row["subject"], row["account"])
+    return "\0".join(map(str, parts)).encode()
+
+
+def issuer_in(row: Mapping[str, Any]) -> str:
+    """Return the issuer of the account in the row of a connection or a link; empty if a link has none."""
+    return str(row["issuer"] if "issuer" in row else msgspec.json.decode(row.get("granted") or "{}").get("issuer", ""))

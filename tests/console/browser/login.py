@@ -70,7 +70,7 @@ def realm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginRealm]:
     (made.folder / "idp").mkdir()
     with provider(made.folder / "idp", made.mint) as issuer:
         made.make(made.port, POLICY.replace("ISSUER", issuer), issuer, scope="openid profile email")
-        with made.up(said='"schema": "arx/up'):
+        with made.up(ready='"schema": "arx/up'):
             made.arx("agent", "enrol", TARGET.partition(":")[2], "--key-out", str(made.folder / "agent.key"))
             yield made
 

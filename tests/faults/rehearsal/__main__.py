@@ -54,9 +54,9 @@ def main() -> int:
                 act = getattr(rehearsal, name)
                 say((act.__doc__ or "").strip())
                 act()
-            told = rehearsal.end()
-    say(json.dumps(told))
-    return 0 if not told["lost"] and not told["late"] else 1
+            answer = rehearsal.end()
+    say(json.dumps(answer))
+    return 0 if not answer["lost"] and not answer["late"] else 1
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Rehearsal:
 
     Args:
         site: An open site.
-        say: Is told what happens.
+        say: Receives each event.
     """
 
     def __init__(self, site: Site, say: Callable[[str], None]) -> None:
@@ -83,12 +83,12 @@ class Rehearsal:
         """Kill or freeze something whose tokens are accepted everywhere, and have its holders go on trying."""
         holders = self.crowd.hold(f"{verb} {target}", task)
         self.site.until(f"{target} is accepted everywhere", lambda: all(each.accepted for each in holders))
-        told = self.site.ask(verb, target, "--reason", "rehearsal", "--yes", *options, ends=(0, 3))
+        answer = self.site.ask(verb, target, "--reason", "rehearsal", "--yes", *options, ends=(0, 3))
         now = time.monotonic()
         for holder in holders:
             holder.killed_at = now
-        self.kills.append(told)
-        self.say(f"  {verb} {target} {' '.join(options)}: {told.get('summary') or told.get('status')}")
+        self.kills.append(answer)
+        self.say(f"  {verb} {target} {' '.join(options)}: {answer.get('summary') or answer.get('status')}")
 
     def killings(self) -> None:
         """Kill a session, a task past the mint, an agent; freeze another."""
@@ -279,8 +279,8 @@ class Rehearsal:
     def signs(self) -> None:
         """Require that every mint signs its log."""
         for place in range(2):
-            told = self.site.readiness(place)
-            assert told["log"] == "ok", told
+            answer = self.site.readiness(place)
+            assert answer["log"] == "ok", answer
 
     # The end.
 

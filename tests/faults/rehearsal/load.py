@@ -44,7 +44,7 @@ class Worker(threading.Thread):
         self.failures: Counter[str] = Counter()
 
     def run(self) -> None:
-        """Work until told to stop."""
+        """Work until stopped."""
         while not self._over.is_set():
             try:
                 self._round()
@@ -86,7 +86,7 @@ class Late(NamedTuple):
 
 
 class Holder(threading.Thread):
-    """Someone with a token that is killed, who goes on calling one service with it.
+    """A client with a token that is killed, which goes on calling one service with it.
 
     Args:
         what: What is killed.
@@ -107,7 +107,7 @@ class Holder(threading.Thread):
         self.late: list[Late] = []
 
     def run(self) -> None:
-        """Call until told to stop."""
+        """Call until stopped."""
         url, pause = self.service.url + PATHS[self.service.audience], TRY_S[0]
         with httpx.Client(auth=self._task.auth(), timeout=TIMEOUT_S) as client:
             while not self._over.is_set():

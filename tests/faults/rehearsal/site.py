@@ -150,7 +150,7 @@ class Site:
     Args:
         folder: An empty folder.
         postgres: A running server.
-        say: Is told what happens.
+        say: Receives each event.
     """
 
     def __init__(self, folder: Path, postgres: Postgres, say: Callable[[str], None]) -> None:
@@ -255,14 +255,14 @@ class Site:
         shutil.copy2(source / "operator.key", to / "operator.key")
 
     def ready(self, place: int) -> bool:
-        """Tell whether a mint says that it is ready."""
+        """Return whether a mint reports that it is ready."""
         return self._answers(f"http://127.0.0.1:{self._ports[2 + place]}/readyz")
 
     def readiness(self, place: int) -> dict[str, Any]:
         """Return what a mint says of its readiness."""
         answer = httpx.get(f"http://127.0.0.1:{self._ports[2 + place]}/readyz", timeout=5)
-        told: dict[str, Any] = answer.json()
-        return told
+        reply: dict[str, Any] = answer.json()
+        return reply
 
     def start_mint(self, place: int, *, clock: str = "") -> None:
         """Start a mint; wait until it is ready, unless its clock is off."""
@@ -297,7 +297,7 @@ class Site:
         return service
 
     def serving(self, service: Service) -> bool:
-        """Tell whether a service listens."""
+        """Return whether a service listens."""
         try:
             urllib.request.urlopen(service.url + "/nothing", timeout=2)
         except urllib.error.HTTPError as error:

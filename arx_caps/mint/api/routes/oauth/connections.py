@@ -181,9 +181,7 @@ def get_connection(call: RouteCall) -> ConnectionShown:
 def end_connection_route(call: RouteCall) -> ConnectionEnded:
     """End a connection: delete its tokens, revoke them at the issuer, and kill its target."""
     mint, by, row = call.mint, call.authenticated.actor, _find(call)
-    # The row first: a crash before the kill leaves a connection that lends nothing; again, the same call kills it.
-    revoked = end_connection(mint, row, by, call.body.reason)
-    report = mint.revoker.end("kill", [f"connection:{row['id']}"], reason=call.body.reason, by=by, wait=True)
+    report, revoked = end_connection(mint, row, by, call.body.reason)
     return ConnectionEnded(
         connection=show_connection(mint, _find(call)),
         status=report.status,

@@ -5,7 +5,7 @@ The audit log is erased in ``arx_caps.audit``. What may be erased is decided in 
 """
 
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import delete, func, select, tuple_, update
@@ -37,6 +37,7 @@ from arx_verifier.token.targets import subject_target
 
 ERASED: Final = "mint.erased"
 _OF_PERSON: Final = ("subject_issuer", "subject", "subject_claims", "subject_until", "purpose")
+_K = TypeVar("_K")
 _OVER: Final = func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at)
 
 
@@ -126,22 +127,25 @@ class ErasureRepository(Repository):
             for pairs in parts_of(keys):
                 c.execute(delete(REPEATS).where(tuple_(REPEATS.c.caller, REPEATS.c.key).in_(pairs)))
 
-    def take_accounts(self, target: str, by: str, reason: str) -> tuple[StoredKey | None, Rows]:
+    def take_accounts(
+        self, target: str, by: str, reason: str, opens: Callable[[StoredKey], _K]
+    ) -> tuple[_K | None, Rows]:
         """Delete a person's key, connections and the links by which they connect, at once.
 
         Args:
             target: The person's target.
             by: The actor.
             reason: The reason, for the record.
+            opens: Opens the person's key; if it raises, nothing is deleted.
 
         Returns:
-            The person's key, and the rows that had tokens.
+            The person's key, open, and the rows that had tokens.
         """
         # Together, and alone: a row that is added between two of them would stay, or its account stay open upstream.
         with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
             _overwrite(c)
-            key = locked_key(c, target)
-            rows: Rows = []
+            stored, rows = locked_key(c, target), list[dict[str, Any]]()
+            key = None if stored is None else opens(stored)
             for table in (CONNECTION_LINKS, CONNECTIONS):
                 rows += [
                     plain(row) for row in c.execute(select(table).where(table.c.subject == target).with_for_update())

@@ -197,8 +197,11 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         """Delete a link, with what waits for the person; return False if there is none."""
         return self._database.change_once(_DROP, {"which": cookie}, what)
 
-    def take_over(self) -> Rows:
+    def take_over(self, opens: Callable[[Mapping[str, Any]], bool]) -> Rows:
         """Delete the links that are over, and old connections that have ended, at most every half minute.
+
+        Args:
+            opens: Returns whether the tokens of a link that waits can be revoked; another one stays.
 
         Returns:
             The links among them with an account that has waited for its person in vain.
@@ -211,6 +214,8 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         self._database.change(_OLD, {"before": now - KEPT_MS})
         taken = []
         for row in self._database.rows(_OVER, now=now):
+            if row["sealed"] is not None and not opens(row):
+                continue
             # The delete decides, over all mints, and whether the account was held since.
             gone = delete(CONNECTION_LINKS).where(
                 _L.digest == row["digest"], _L.sealed.is_not_distinct_from(row["sealed"])

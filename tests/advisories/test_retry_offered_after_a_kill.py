@@ -26,18 +26,18 @@ WORKER = "acme/worker"
 @pytest.mark.parametrize("code", ["revoked", "frozen"])
 def test_a_kill_is_no_reason_to_try_again(code: str) -> None:
     """The answer says that an operator ended it, in body and challenge; the mint's page says to stop and report it."""
-    told = answer(code, realm="acme")
-    problem = json.loads(told.body)
-    assert (told.status, problem["retry"]) == (401, "no")
+    reply = answer(code, realm="acme")
+    problem = json.loads(reply.body)
+    assert (reply.status, problem["retry"]) == (401, "no")
     assert "an operator" in problem["detail"]
-    assert b"an operator" in dict(told.headers)[b"www-authenticate"]
+    assert b"an operator" in dict(reply.headers)[b"www-authenticate"]
     assert isinstance(refusal(code), RevokedError)
     known = find_code(code)
     assert known is not None
     assert known.do.startswith("stop, and report it")
 
 
-def test_a_task_of_before_delegates_to_nobody_who_was_killed() -> None:
+def test_a_task_of_before_delegates_to_no_killed_agent() -> None:
     """Thawed, the agent takes new tasks alone, as the refusal says: no kill knows when a delegation was made."""
     judge, held = verifier(), task()
     judge.epochs.kill(f"agent:{WORKER}")  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def test_a_task_of_before_delegates_to_nobody_who_was_killed() -> None:
 
 
 @pytest.mark.servers
-def test_the_command_says_so(valkey: EmbeddedValkey, realm_name: str) -> None:
+def test_the_command_reports_it(valkey: EmbeddedValkey, realm_name: str) -> None:
     """Where an agent or the realm is thawed, and not where a session is: nothing is delegated to it."""
     words = ("--direct", "--store", valkey.url, "--realm", realm_name, "--reason", "mended", "--yes")
     with begun_store(valkey.url, realm_name, lease_ms=FAST_LEASE_MS):

@@ -31,23 +31,23 @@ def later(monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
 def refused(holder: Holder, session: dict[str, Any], ms: int) -> dict[str, Any]:
     path = f"/v1/sessions/{session['id']}/renew"
     headers = holder.headers("POST", path, now=now_ms() + ms)
-    told: dict[str, Any] = holder.harness.client.post(path, headers=headers).json()
-    return told
+    answer: dict[str, Any] = holder.harness.client.post(path, headers=headers).json()
+    return answer
 
 
-def test_an_idle_session_is_told_as_idle(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_session_is_reported_as_idle(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """For how long, and what to do; the code stays what clients go by."""
     holder, session = unit.session()
     later(monkeypatch, 12 * MINUTES)
-    told = refused(holder, session, 12 * MINUTES)
-    assert told["code"] == "expired"
-    assert re.fullmatch(r"the session was idle for (12m|7\d\ds) and has expired; open another", told["detail"])
+    answer = refused(holder, session, 12 * MINUTES)
+    assert answer["code"] == "expired"
+    assert re.fullmatch(r"the session was idle for (12m|7\d\ds) and has expired; open another", answer["detail"])
 
 
 def test_one_that_has_lived_its_life_is_not_idle(unit: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its absolute limit is another matter."""
     holder, session = unit.open_session(unit.enrol(), ttl="5m")
     later(monkeypatch, 12 * MINUTES)
-    told = refused(holder, session, 12 * MINUTES)
-    assert told["code"] == "expired"
-    assert told["detail"] == "the session has reached the lifetime that the policy allows; open another"
+    answer = refused(holder, session, 12 * MINUTES)
+    assert answer["code"] == "expired"
+    assert answer["detail"] == "the session has reached the lifetime that the policy allows; open another"
