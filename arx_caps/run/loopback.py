@@ -40,7 +40,9 @@ def refuse_sockets() -> None:
     The filter is of seccomp(2): it refuses calls of another machine's numbers, so 32-bit programs too, and io_uring.
     """
     load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
-    architecture, call = _MACHINES[platform.machine()]
+    if (machine := platform.machine()) not in _MACHINES:
+        sys.exit(f"arx run: no box on {machine}: type --no-box (then programs of your user can read this task)")
+    architecture, call = _MACHINES[machine]
     families = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
     refused, allowed = 7 + len(families), 8 + len(families)  # places of the last two instructions
     steps = [(load, 4, 1, 1), (equal, architecture, 2, refused), (load, 0, 3, 3)]

@@ -89,7 +89,11 @@ def test_a_client_that_goes_ends_its_request(watched: tuple[RunWorld, Service]) 
         assert running.wait(60) == 28
     assert service.gone.wait(60)
     service.gone.clear()
-    done = world.run("sh", "-c", "head -c 1000000 /dev/zero | curl -sS -T - --max-time 2 https://api.example/files/a")
+    done = world.run(
+        "sh",
+        "-c",
+        "head -c 1000000 /dev/zero | curl -sS -T - --limit-rate 50k --max-time 2 https://api.example/files/a",
+    )
     assert done.returncode == 28
     assert service.gone.wait(60)
 
