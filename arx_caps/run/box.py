@@ -122,7 +122,7 @@ def _require_safe_paths(program: Program) -> None:
     for path in (real.home, *real.writes, *real.reads):
         for secret in real.protected:
             if secret.is_relative_to(path):
-                raise SettingsError(f"no box: the command could read {secret} in {path}: move that file elsewhere")
+                raise SettingsError(f"no box: the command could read {secret} in {path}: move it elsewhere")
         if Path(os.path.realpath(os.path.expanduser("~"))).is_relative_to(path):  # noqa: PTH111  there may be none
             raise SettingsError(f"no box: {path} has your home in it: start in the folder of a project")
     for folder in writable:

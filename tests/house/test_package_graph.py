@@ -55,7 +55,7 @@ CAPS_IMPORTS: dict[str, set[str]] = {
     "service": {"agent", "audit", "credentials"},
     "console": {"audit", "mint", "revocation", "settings", "text"},
     "gateway": {"agent", "credentials", "http", "installation", "isolation", "mcp", "service", "settings"},
-    "run": {"agent", "credentials", "gateway", "http", "isolation"},
+    "run": {"agent", "credentials", "gateway", "http", "isolation", "settings"},
     "cli": {
         "agent",
         "audit",

@@ -386,6 +386,17 @@ def test_files_of_the_task_are_never_in_the_box(place: tuple[RunWorld, Path]) ->
         assert done.stdout == ""
     done = world.run("cat", str(world.bundle), options=())
     assert f"could read {world.bundle}" in done.stderr
+    (clone / "session.json").touch(0o600)
+    for text in (json.dumps({"v": 1, "key": {"kty": "OKP", "d": "x"}}), '{"kty": "OKP", "d": "x"}', world.secret):
+        (clone / "session.json").write_text(text)
+        done = run(world, clone, "cat", "session.json")
+        assert (done.returncode, done.stdout) == (125, "")
+        assert f"could read {clone / 'session.json'}" in done.stderr
+    (clone / "session.json").write_text('{"v": 1}')
+    assert run(world, clone, "cat", "session.json").stdout == '{"v": 1}'
+    (clone / ".arx").mkdir()
+    assert f"could read {clone / '.arx'}" in run(world, clone, "true").stderr
+    (clone / ".arx").rmdir()
     world.folder.joinpath("home").mkdir()
     moved = {"HOME": str(clone / "inner")}
     done = subprocess.run(

@@ -83,8 +83,8 @@ class SimulatedMint:
                 raise refusal(refused.code)
             return SimpleNamespace(agent="a", session=session.name, exp=0)
 
-        row = {"jkt": "key", "status": "open", "agent": "a"}
-        sessions = SimpleNamespace(find_with_agent=lambda name, used: (row, {"status": "active"}, False))
+        row = SimpleNamespace(jkt="key", status="open", agent="a")
+        sessions = SimpleNamespace(find_with_agent=lambda name, used: (row, SimpleNamespace(status="active"), False))
         limits = SimpleNamespace(count_agent=lambda _: None)  # the rate of calls decides about no token
         verifier = SimpleNamespace(verify=verify)
         freezes = SimpleNamespace(require_complete=lambda *_: None)  # none is lost here: a new history keeps them

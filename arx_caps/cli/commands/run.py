@@ -40,7 +40,9 @@ class _Box:
     def launch(self, command: tuple[str, ...], variables: Mapping[str, str], socket: Path) -> "Launch":
         from arx_caps.run.box import box_command, open_box
         from arx_caps.run.command import Launch
+        from arx_caps.run.secret_files import secret_files
 
+        shown = (Path.cwd(), *filter(None, (self.home,)), *self.reads, *self.writes)
         box = open_box(
             command,
             environment=variables,
@@ -48,7 +50,7 @@ class _Box:
             home=self.home or socket.parent / "home",
             reads=(socket.parent, *self.reads),
             writes=self.writes,
-            protected=self.protected,
+            protected=(*self.protected, *secret_files(*shown)),
         )
         return Launch(box_command(box, socket), box.environment, is_boxed=True)
 
