@@ -625,8 +625,8 @@ class Verifier:
         if marks is None or not self._draws:
             return None, priced, None
         asked = marks.ask(request, self._declared) if judges else marks.only_sets(request, self._declared)
-        proves = marks.done(request.tool, request.at) is not None
-        if isinstance(asked, MarkQuestion) and (ledger is None or (not self._answers and proves)):
+        is_unseen = not self._answers and marks.done(request.tool, request.at) is not None
+        if isinstance(asked, MarkQuestion) and (ledger is None or is_unseen):
             asked = marks.unsupported(request.tool, keeps=ledger is not None)
         if isinstance(asked, Refused):
             refused = asked if spared is None else spared.spare(asked)
@@ -674,12 +674,7 @@ class Verifier:
             request.request_id,
             request.traceparent,
         )
-        if untold is not None:
-            decision.untold = untold
-        if watched is not None:
-            decision.watched = True
-        if marks:
-            decision.marks = marks
+        decision.untold, decision.watched, decision.marks = untold, watched is not None, marks
         if call is not None and code == OK and proven.holder is not None:
             decision.signed = proven.holder.evidence_of(call)
         if refused is None and (self._effects or proven.marks is not None) and self._awaits(proven, request.tool):
