@@ -94,7 +94,8 @@ class RunAuthority:
         Args:
             host: The host in lower case.
         """
-        return self._upstreams.get(host) if host in self.hosts else None
+        found = self._upstreams.get(host)
+        return found if found is not None and found.audience in self.task.audiences else None
 
     def note_end(self) -> None:
         """Note that the gateway refused a call since an operator ended the task."""

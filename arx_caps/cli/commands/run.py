@@ -104,6 +104,10 @@ def run_command(
         raise click.UsageError("expected TASK -- COMMAND")
     if no_box and (home or reads or writes):
         raise click.UsageError("--home, --read and --write are of a box")
+    from arx_caps.run.command import hide_process
+
+    hide_process()  # before it reads a task or a key
+    logging.basicConfig(level=logging.WARNING, format="arx run: %(message)s")
     box = None if no_box else _Box(home, reads, writes, tuple(filter(None, (file, key, holder_key))))
     try:
         with _task(file, key, template, read_pairs(params), read_holder_key(holder_key)) as read_task:
@@ -129,12 +133,10 @@ def _run(
     from arx_caps.run.attribution import git_settings
     from arx_caps.run.authority import RunAuthority
     from arx_caps.run.box import PROXY
-    from arx_caps.run.command import Launch, RunningCommand, hide_process
+    from arx_caps.run.command import Launch, RunningCommand
     from arx_caps.run.environment import environment
     from arx_caps.run.front import Front
 
-    logging.basicConfig(level=logging.WARNING, format="arx run: %(message)s")
-    hide_process()
     running = RunningCommand(command[0], lambda text: console.say(f"arx run: {text}"))
 
     def on_end() -> None:
