@@ -103,15 +103,12 @@ class HttpDoor:
         """Do nothing: each request ends by itself."""
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if HEAD in scope:
-            scope.get("state", {})[STREAMED] = True  # its time begins with each part, once it is decided on
         body: bytes | AsyncIterator[bytes] | None
         if HEAD in scope:
+            scope.get("state", {})[STREAMED] = True  # its time begins with each part, once it is decided on
             streamed = StreamedBody(receive)
             body, receive = streamed.parts(), streamed.receive
-        else:
-            body = await read_body(receive, self._terms.max_body)
-        if body is None:
+        elif (body := await read_body(receive, self._terms.max_body)) is None:
             return
         grant: Grant | WatchedCall = scope.get(Grant.KEY) or scope[WatchedCall.KEY]
         facts = grant.facts
