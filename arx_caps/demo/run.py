@@ -52,7 +52,7 @@ git fetch origin >log 2>&1; came "the agent, which runs on, fetches again" $?
 """
 
 
-class Work(NamedTuple):
+class StartedAgent(NamedTuple):
     """What ``set_up`` has started.
 
     Attributes:
@@ -88,7 +88,7 @@ def repository(folder: Path) -> Path:
     return bare
 
 
-def set_up(realm: DemoRealm) -> Work:
+def set_up(realm: DemoRealm) -> StartedAgent:
     """Start a server of git, the mint and the gateway, and the agent."""
     mint, gateway, server = free_addresses(3)
     place = realm.folder.parent
@@ -112,21 +112,9 @@ def set_up(realm: DemoRealm) -> Work:
     key = realm.folder / "coder.key.json"
     realm.arx("agent", "enrol", AGENT, "--key-out", key)
     boxed = kind_that_works() == "bubblewrap"
-    words = [
-        "run",
-        *([] if boxed else ["--no-box"]),
-        "--key",
-        str(key),
-        "code",
-        "--param",
-        "repo=acme/app",
-        "--",
-        "sh",
-        "-c",
-        SCRIPT,
-    ]
+    words = ["run", *([] if boxed else ["--no-box"]), "--key", str(key), "code", "--param", "repo=acme/app", "--"]
     agent = subprocess.Popen(
-        [sys.executable, "-m", "arx_caps.cli", *words],
+        [sys.executable, "-m", "arx_caps.cli", *words, "sh", "-c", SCRIPT],
         cwd=place / "work",
         env=realm.environment,
         stdin=subprocess.PIPE,
@@ -134,18 +122,18 @@ def set_up(realm: DemoRealm) -> Work:
         text=True,
     )
     realm.end_with_the_demo(agent)
-    return Work(agent, bare, git(bare, "rev-parse", "main"), secret)
+    return StartedAgent(agent, bare, git(bare, "rev-parse", "main"), secret)
 
 
-def play(realm: DemoRealm, work: Work) -> Iterator[dict[str, Any]]:
+def play(realm: DemoRealm, started: StartedAgent) -> Iterator[dict[str, Any]]:
     """Read what the agent reports, and act as its operator; yield what came of each step."""
-    assert work.agent.stdout is not None
-    for line in work.agent.stdout:
+    assert started.agent.stdout is not None
+    for line in started.agent.stdout:
         step, _, came = line.strip().partition("|")
         if step == "environment":
             variables = base64.b64decode(came).decode()
             found = [
-                name for name, text in (("the credential", work.secret), ("the task", "arxb1_")) if text in variables
+                name for name, text in (("the credential", started.secret), ("the task", "arxb1_")) if text in variables
             ]
             step, came = "the agent's environment has the credential or the task", " and ".join(found) or "neither"
         yield {"step": step, "came": came.removeprefix("refused by arx: ")}
@@ -154,9 +142,9 @@ def play(realm: DemoRealm, work: Work) -> Iterator[dict[str, Any]]:
             kill = realm.kill(f"agent:{AGENT}")
             came = f"{kill['confirmed']} of {kill['verifiers']} verifiers confirmed"
             yield {"step": "every verifier confirms the kill of the agent", "came": came, "why": [kill["summary"]]}
-            print("go", file=work.agent.stdin, flush=True)
-    heads = git(work.bare, "for-each-ref", "--format=%(refname:lstrip=2)").split()
-    as_before = git(work.bare, "rev-parse", "main") == work.main
+            print("go", file=started.agent.stdin, flush=True)
+    heads = git(started.bare, "for-each-ref", "--format=%(refname:lstrip=2)").split()
+    as_before = git(started.bare, "rev-parse", "main") == started.main
     came = " ".join(heads) if as_before else "main has changed"
     yield {"step": "the repository has the branch of the agent, and main as before", "came": came}
 
