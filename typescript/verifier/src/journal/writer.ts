@@ -29,7 +29,8 @@ export const SEGMENT_BYTES = 16 * 1024 * 1024;
 export const MAX_BYTES = 1024 * 1024 * 1024;
 const MIN_SEGMENT_BYTES = 2 * MAX_RECORD_BYTES;
 const PAGE = 4096;
-const [PEERS, COUNTS_MS] = [64, 1000]; // counts by reason and peer, of further peers as "*"; time between two records
+const PEERS = 64; // counts by reason and peer; further peers are counted together, as "*"
+const COUNTS_MS = 1000; // shortest time between two records of counts
 const [RESERVE_SHARE, RESERVE_BYTES] = [16, 64 * 1024]; // a segment's last part is for denials
 const [LOOK_MS, RETRY_MS] = [1000, 1000]; // time between two checks of the file; pause after one that did not open
 
