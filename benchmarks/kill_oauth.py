@@ -154,7 +154,7 @@ class Place(RealmFolder):
             stack.callback(service.terminate)
             until(lambda: listens(self._port) or service.poll() is not None)
             assert service.poll() is None, (self.folder / "service.log").read_text()
-            stack.enter_context(self.up("--gateway", "gateway.toml", said='"upstreams": ["orders"]'))
+            stack.enter_context(self.up("--gateway", "gateway.toml", ready='"upstreams": ["orders"]'))
             self.store = stack.enter_context(RevocationStore(self._store_url, _REALM))
             assert self.store.header().lease_ms == LEASE_MS
             for agent in ("lead", "worker"):
