@@ -26,7 +26,8 @@ from arx_caps.mint.identity.console_session import (
     use_link,
 )
 from arx_caps.mint.identity.operator_login import log_operator_in
-from arx_caps.mint.login.oidc import CONSOLE_CALLBACK, CONSOLE_COOKIE, PAGE_MS, OidcLogin, code_in, login_time
+from arx_caps.mint.login.issuer_client import code_in
+from arx_caps.mint.login.oidc import CONSOLE_CALLBACK, CONSOLE_COOKIE, PAGE_MS, OidcLogin, login_time
 from arx_caps.settings.realm import is_safe_url
 from arx_verifier.errors import GrantError
 from arx_verifier.token import wire

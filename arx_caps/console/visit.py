@@ -38,7 +38,7 @@ from arx_caps.mint.identity.console_session import (
     read_secret,
 )
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
-from arx_caps.mint.login.oidc import derived
+from arx_caps.mint.login.issuer_client import derived
 from arx_caps.mint.rate_limit import TooOftenError
 from arx_verifier.errors import ArxError, GrantError, RequestError, UnavailableError
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from arx_caps.mint.connections import account_issuer
-from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, IssuerBusyError, issuer_of
+from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, issuer_of
 from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, TokenSeal
+from arx_caps.mint.login.issuer_client import MOST_WAITING, IssuerBusyError
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, UnavailableError
 from tests.mint.issuer import segment
@@ -48,14 +48,14 @@ def test_a_time_that_cannot_be_read_loses_no_refresh_token(accounts: Accounts, l
 def test_a_call_without_a_place_waits_and_leaves_the_connection_clear(accounts: Accounts) -> None:
     """With eight calls at the issuer the ninth is asked to come again; nothing was sent for it."""
     row, issuer = accounts.add(ANN, "ann-t"), issuer_of(accounts.mint, "tracker")
-    ready, over = threading.Barrier(account_issuer.MOST_WAITING + 1), threading.Event()
+    ready, over = threading.Barrier(MOST_WAITING + 1), threading.Event()
 
     def hold() -> None:
         with issuer.place():
             ready.wait()
             over.wait()
 
-    several = [threading.Thread(target=hold) for _ in range(account_issuer.MOST_WAITING)]
+    several = [threading.Thread(target=hold) for _ in range(MOST_WAITING)]
     for each in several:
         each.start()
     try:
@@ -75,7 +75,7 @@ def test_metadata_that_cannot_be_read_leave_the_connection_clear(accounts: Accou
     """They are read before the refresh begins, so that the time of its lock is the refresh's own."""
     row = accounts.add(ANN, "ann-t")
     accounts.tracker.metadata = {"issuer": "https://other.example"}
-    with pytest.raises(UnavailableError, match="names another issuer"):
+    with pytest.raises(UnavailableError, match="name another issuer"):
         accounts.token(row)
     assert (accounts.tracker.refreshes, accounts.row(row["id"])["refresher"]) == (0, None)
 

@@ -12,7 +12,8 @@ import pytest
 from joserfc.jwk import ECKey
 
 from arx_caps.mint.api.routes.oauth import authorize
-from arx_caps.mint.login import oidc
+from arx_caps.mint.login import issuer_client
+from arx_caps.mint.login.oidc import OidcLogin
 from arx_caps.mint.oauth import authorization_code
 from arx_verifier.token.targets import subject_target
 from tests.mint.harness import AGENT, ISSUER, now_ms, open_unit
@@ -225,7 +226,7 @@ def test_another_key_or_a_mac_logs_no_person_in(flow: Flow, idp: Issuer) -> None
 @pytest.mark.sqlite
 def test_an_issuer_that_is_another_is_no_login(flow: Flow, idp: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client learns that it may try again."""
-    monkeypatch.setattr(oidc, "RETRY_S", 0)
+    monkeypatch.setattr(issuer_client, "RETRY_S", 0)
     idp.metadata = {"issuer": "https://other.example"}
     assert flow.answer_of(flow.begin())["error"] == "temporarily_unavailable"
     idp.metadata = {"token_endpoint": "http://idp.example/token"}
@@ -251,7 +252,7 @@ def test_an_issuer_that_is_away_is_asked_once(flow: Flow, idp: Issuer, monkeypat
     assert ([*errors, begun["error"]], len(idp.asked)) == (["temporarily_unavailable"] * 5, 1)
     idp.metadata = {}
     assert "error" in flow.answer_of(flow.begin())
-    monkeypatch.setattr(oidc, "RETRY_S", 0)
+    monkeypatch.setattr(issuer_client, "RETRY_S", 0)
     assert "code" in flow.answer_of(flow.answer(flow.page(), order_id="o-1"))
 
 
@@ -269,7 +270,7 @@ def test_the_claims_that_the_policy_judges_are_asked_for(
     flow: Flow, idp: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no others; nor at an issuer that does not promise to read the request."""
-    monkeypatch.setattr(oidc, "FRESH_S", 0)
+    monkeypatch.setattr(OidcLogin, "fresh_s", 0)
     assert "claims=" not in flow.begin().headers["location"]
     idp.metadata = {"claims_parameter_supported": True}
     query = dict(parse_qsl(urlsplit(flow.begin().headers["location"]).query))

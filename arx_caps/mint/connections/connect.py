@@ -19,7 +19,8 @@ from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.identity.issuer_token import IssuerToken
-from arx_caps.mint.login.oidc import PAGE_MS, code_in
+from arx_caps.mint.login.issuer_client import code_in
+from arx_caps.mint.login.oidc import PAGE_MS
 from arx_caps.mint.policy.issuers import Subject
 from arx_verifier.clock import now_ms
 from arx_verifier.token import wire
@@ -76,7 +77,7 @@ def begin(mint: MintContext, link: str, person: IssuerToken) -> tuple[bytes, str
         raise denied(f"this link is for {row['person']}, and you are logged in as {person.subject}")
     _require_live(mint, row)
     page = secrets.token_bytes(SECRET_BYTES)
-    url = issuer_of(mint, row["name"]).url(page)
+    url = issuer_of(mint, row["name"]).login_url(page)
     if not mint.db.connections.begin(row["digest"], digest_of(page)):
         raise denied("this link was used: call the tool again to get another one")
     return page, url

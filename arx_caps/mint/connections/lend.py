@@ -18,7 +18,6 @@ from arx_caps.mint.connections.account_issuer import (
     ID_JAG,
     TOKEN_TYPE,
     AccountIssuer,
-    IssuerBusyError,
     RefreshRefusedError,
     ScopesRefusedError,
     denied,
@@ -29,6 +28,7 @@ from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, PersonKey, T
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.session_login import subject_of
+from arx_caps.mint.login.issuer_client import IssuerBusyError
 from arx_caps.mint.tasks.token_exchange import PresentedTask, read_presented
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, SettingsError, UnavailableError

@@ -7,7 +7,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Final, NamedTuple
@@ -190,23 +190,19 @@ def _may_verify(key: dict[str, Any]) -> bool:
     return key.get("use") in USES and (operations is None or (isinstance(operations, list) and "verify" in operations))
 
 
-def fetch_document(
-    url: str, ca: str | None, *, form: Mapping[str, str] | None = None, basic: tuple[str, str] | None = None
-) -> bytes:
-    """Return the answer of an issuer, bounded in time and size.
+def fetch_document(url: str, ca: str | None) -> bytes:
+    """Return a document of an issuer, bounded in time and size.
 
     Args:
         url: Its address.
         ca: File of a further authority for TLS.
-        form: The form to send; None for a GET.
-        basic: User and password to send with it.
 
     Raises:
         RequestError: The answer is late, too large or not of status 200.
         SettingsError: The file of authorities cannot be read.
         httpx.HTTPError: The issuer did not answer.
     """
-    status, raw = fetch(url, timeout=TIMEOUT, total_s=TOTAL_S, longest=MAX_BYTES, ca=ca, form=form, basic=basic)
+    status, raw = fetch(url, timeout=TIMEOUT, total_s=TOTAL_S, longest=MAX_BYTES, ca=ca)
     if status != httpx.codes.OK:
         raise RequestError(f"its address answered {status}")
     return raw

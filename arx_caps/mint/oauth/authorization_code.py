@@ -19,7 +19,8 @@ from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.session_login import Opener, subject_in, subject_targets
-from arx_caps.mint.login.oidc import PAGE_MS, challenge_of
+from arx_caps.mint.login.issuer_client import challenge_of
+from arx_caps.mint.login.oidc import PAGE_MS
 from arx_caps.mint.oauth.client.clients import OAuthClient, client_of_row, find_client, require_row
 from arx_caps.mint.oauth.client.redirects import fits_redirect
 from arx_caps.mint.oauth.errors import OAuthError

@@ -124,7 +124,8 @@ def _operators(login: Login, policy: "Policy", metadata: _Metadata) -> Iterator[
 
 
 def _registration(login: Login, realm: Realm, client: httpx.Client, endpoint: str) -> Check:
-    from arx_caps.mint.login.oidc import CALLBACK, challenge_of
+    from arx_caps.mint.login.issuer_client import challenge_of
+    from arx_caps.mint.login.oidc import CALLBACK
 
     redirect = realm.issuer + CALLBACK
     query = {"response_type": "code", "client_id": login.client_id, "redirect_uri": redirect, "scope": login.scope}

@@ -22,6 +22,7 @@ from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.api.request_runner import RequestRunner
 from arx_caps.mint.api.routes.oauth.oauth import read_parameters
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.login.issuer_client import code_in, derived
 from arx_caps.mint.login.oidc import (
     CALLBACK,
     CONNECT_COOKIE,
@@ -30,8 +31,6 @@ from arx_caps.mint.login.oidc import (
     CONSOLE_COOKIE,
     PAGE_MS,
     OidcLogin,
-    code_in,
-    derived,
 )
 from arx_caps.mint.oauth.authorization_code import (
     SECRET_BYTES,

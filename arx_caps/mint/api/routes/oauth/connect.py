@@ -36,7 +36,8 @@ from arx_caps.mint.connections.end import tokens_of
 from arx_caps.mint.connections.own_accounts import change_account, list_accounts, open_page, start_page
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.html.render import load_templates
-from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN, code_in, derived
+from arx_caps.mint.login.issuer_client import code_in, derived
+from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN
 from arx_caps.mint.oauth.consent_page import PAGE_FILTERS, headers_of
 from arx_verifier.errors import GrantError
 from arx_verifier.token import wire
