@@ -25,7 +25,13 @@ from tests.vectors.families import load
 FILES: Final = (
     *("addresses.ts", "json.ts", "names.ts", "constraints/*.ts", "token/*.ts"),
     *("enforcement/express.ts", "enforcement/http.ts", "enforcement/mcp.ts", "enforcement/messages.ts"),
-    *("enforcement/problems.ts", "enforcement/protect.ts", "enforcement/routes.ts", "enforcement/texts.ts"),
+    *(
+        "enforcement/problems.ts",
+        "enforcement/protect.ts",
+        "enforcement/routes.ts",
+        "enforcement/target.ts",
+        "enforcement/texts.ts",
+    ),
     *("enforcement/mcpHttp.ts", "revocation/epoch.ts", "revocation/follower_core.ts", "revocation/history.ts"),
     *(
         "verification/caveats.ts",

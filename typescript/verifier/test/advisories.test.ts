@@ -404,16 +404,22 @@ class Events {
 }
 
 type Sent = (init: RequestInit) => Promise<Response>;
+type Log = (data: string) => Promise<void>;
+/** What SDK 1 or SDK 2 gives to a tool. */
+type Context = Record<"sendNotification", (message: object) => Promise<void>> | { mcpReq: { notify(message: object): Promise<void> } };
 
 /** Return what sends requests to a transport of the SDK 1 on Node, or of the SDK 2 on requests of the web. */
-async function resumable(sdk: 1 | 2, service: Service, eventStore: Events, release: Promise<void>): Promise<Sent> {
+async function resumable(sdk: 1 | 2, service: Service, eventStore: Events, run: (log: Log) => Promise<string>): Promise<Sent> {
   const options = { sessionIdGenerator: () => "session", eventStore } as never;
+  const info = [{ name: "orders", version: "1" }, { capabilities: { logging: {} } }] as const;
   const [server, transport] = sdk === 1
-    ? [new McpServer({ name: "orders", version: "1" }), guardTransport(new StreamableHTTPServerTransport(options), service.verifier)]
-    : [new McpServer2({ name: "orders", version: "1" }), guardTransport(new WebStandardStreamableHTTPServerTransport(options), service.verifier)];
-  (server as McpServer).registerTool("get", {}, async () => {
-    await release;
-    return { content: [{ type: "text", text: "secret" }] };
+    ? [new McpServer(...info), guardTransport(new StreamableHTTPServerTransport(options), service.verifier)]
+    : [new McpServer2(...info), guardTransport(new WebStandardStreamableHTTPServerTransport(options), service.verifier)];
+  (server as McpServer).registerTool("get", {}, async (given: unknown) => {
+    const context = given as Context;
+    const notify = "mcpReq" in context ? context.mcpReq.notify : context.sendNotification;
+    const log: Log = (data) => notify({ method: "notifications/message", params: { level: "info", data } });
+    return { content: [{ type: "text", text: await run(log) }] };
   });
   await server.connect(transport as never);
   if (!(transport instanceof StreamableHTTPServerTransport)) return (init) => transport.handleRequest(new Request("http://orders/mcp", init));
@@ -421,34 +427,76 @@ async function resumable(sdk: 1 | 2, service: Service, eventStore: Events, relea
   return (init) => fetch(`http://127.0.0.1:${port}/mcp`, init);
 }
 
+/** Return what calls the tool of a new session, and what resumes its stream. */
+async function called(sdk: 1 | 2, service: Service, events: Events, run: (log: Log) => Promise<string>) {
+  const send = await resumable(sdk, service, events, run);
+  const headers = {
+    "content-type": "application/json", accept: "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25",
+  };
+  const post = (id: number, method: string, params: object): Promise<Response> => {
+    const session = method === "initialize" ? {} : { "mcp-session-id": "session" };
+    return send({ method: "POST", headers: { ...headers, ...session }, body: JSON.stringify({ jsonrpc: "2.0", id, method, params }) });
+  };
+  const clientInfo = { name: "a", version: "1" };
+  await (await post(1, "initialize", { protocolVersion: "2025-11-25", capabilities: {}, clientInfo })).text();
+  const call = (): Promise<Response> => post(2, "tools/call", { name: "get", arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } });
+  const resume = (last: string): Promise<Response> => {
+    return send({ method: "GET", headers: { ...headers, "mcp-session-id": "session", "last-event-id": last } });
+  };
+  return { call, resume };
+}
+
 for (const sdk of [1, 2] as const) {
   test(`SDK ${sdk}: a stored answer of a killed call is not replayed`, async () => {
     const [service, events, gate] = [serviceOf(), new Events(), Promise.withResolvers<void>()];
-    const send = await resumable(sdk, service, events, gate.promise);
-    const headers = {
-      "content-type": "application/json", accept: "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25",
-    };
-    const post = (id: number, method: string, params: object, more: RequestInit = {}): Promise<Response> => {
-      const session = method === "initialize" ? {} : { "mcp-session-id": "session" };
-      const body = JSON.stringify({ jsonrpc: "2.0", id, method, params });
-      return send({ method: "POST", headers: { ...headers, ...session }, body, ...more });
-    };
-    const clientInfo = { name: "a", version: "1" };
-    await (await post(1, "initialize", { protocolVersion: "2025-11-25", capabilities: {}, clientInfo })).text();
-    const params = { name: "get", arguments: {}, _meta: { "dev.arx/cap": mint([{ tool: "*" }]) } };
-    const answer = await post(2, "tools/call", params);
-    const reader = (answer.body as ReadableStream<Uint8Array>).getReader();
+    const { call, resume } = await called(sdk, service, events, () => gate.promise.then(() => "secret"));
+    const reader = ((await call()).body as ReadableStream<Uint8Array>).getReader();
     const last = /^id: (\d+)$/m.exec(String(Buffer.from((await reader.read()).value ?? [])))?.[1];
     assert.ok(last); // the client knows where to go on, and its connection ends
     await reader.cancel();
     gate.resolve();
     while (!events.holds("secret")) await new Promise(setImmediate);
     service.view.kill("session:s-1");
-    const resumed = await send({ method: "GET", headers: { ...headers, "mcp-session-id": "session", "last-event-id": last } });
-    const text = String(Buffer.from((await resumed.body?.getReader().read())?.value ?? []));
+    const text = String(Buffer.from((await (await resume(last)).body?.getReader().read())?.value ?? []));
     assert.doesNotMatch(text, /secret/);
     assert.match(text, /"code":"malformed_request"/);
   });
+}
+
+/** Takes a message with a secret only when it is let go. */
+class SlowEvents extends Events {
+  readonly #came = Promise.withResolvers<void>();
+  readonly #gate = Promise.withResolvers<void>();
+  readonly came = this.#came.promise;
+  readonly letGo = this.#gate.resolve;
+
+  override async storeEvent(stream: string, message: object): Promise<string> {
+    if (JSON.stringify(message).includes("secret")) {
+      this.#came.resolve();
+      await this.#gate.promise;
+    }
+    return super.storeEvent(stream, message);
+  }
+}
+
+for (const sdk of [1, 2] as const) {
+  for (const what of ["answer", "line of a log"] as const) {
+    test(`SDK ${sdk}: the ${what} of a call that is killed while a store keeps it does not leave`, async () => {
+      const [service, events] = [serviceOf(), new SlowEvents()];
+      const { call } = await called(sdk, service, events, async (log) => {
+        if (what !== "answer") await log("secret");
+        return what === "answer" ? "secret" : "done";
+      });
+      const answer = await call();
+      await events.came;
+      service.view.kill("session:s-1");
+      events.letGo();
+      const text = await answer.text();
+      assert.doesNotMatch(text, /secret/);
+      assert.match(text, /"id":2/); // the client is answered all the same
+      assert.match(text, /"code":"revoked"/);
+    });
+  }
 }
 
 test("arguments that the SDK of MCP drops are refused", async () => {

@@ -14,7 +14,10 @@ const IMPORTED = /(?:from|import) "(\.[^"]+)"|import\("(\.[^"]+)"\)|new URL\("(\
 
 const roomOf = (file: string): string => (file.split(path.sep)[0] as string).replace(/\.(ts|js)$/, "");
 
-for (const file of readdirSync(SOURCE, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))) {
+const FILES = readdirSync(SOURCE, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+const MOST_LINES = 150; // of code, in a file of a guard: a reader has it whole
+
+for (const file of FILES) {
   test(`${file} imports no later room`, () => {
     const place = ORDER.indexOf(roomOf(file));
     assert.notEqual(place, -1, "a room without a place in ORDER");
@@ -24,5 +27,13 @@ for (const file of readdirSync(SOURCE, { recursive: true, encoding: "utf8" }).fi
       if (target.endsWith(".json")) continue; // the tables of SPEC
       assert.ok(ORDER.slice(0, place + 1).includes(roomOf(target)), `imports ${target}`);
     }
+  });
+}
+
+for (const file of FILES.filter((name) => roomOf(name) === "enforcement")) {
+  test(`${file} has at most ${MOST_LINES} lines of code`, () => {
+    const text = readFileSync(path.join(SOURCE, file), "utf8").replace(/\/\*[^]*?\*\//g, "");
+    const lines = text.split("\n").filter((line) => !/^\s*(?:\/\/.*)?$/.test(line));
+    assert.ok(lines.length <= MOST_LINES, `${lines.length} lines`);
   });
 }

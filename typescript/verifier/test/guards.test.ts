@@ -43,6 +43,15 @@ test("a route that is public and has a tool is an error at start", () => {
   assert.throws(() => guard(express() as unknown as ExpressApplication, serviceOf().verifier, options), SettingsError);
 });
 
+test("an option that is unknown, or of another form, is an error at start", () => {
+  const app = express() as unknown as ExpressApplication;
+  const { verifier } = serviceOf();
+  for (const more of [{ pubilc: ["GET /a"] }, { maxBody: Number.NaN }, { maxBody: "1mb" }]) {
+    assert.throws(() => guard(app, verifier, { tools: { "GET /b": "b.get" }, ...more } as GuardOptions), SettingsError, JSON.stringify(more));
+  }
+  assert.throws(() => serviceOf(undefined, "refund" as never), SettingsError); // a text is a list of letters
+});
+
 test("a header that is judged occurs once, and a body has its longest length", async () => {
   const app = express().post("/orders", (_req, res) => void res.send("ran"));
   const port = await served(app, { tools: { "POST /orders": "orders.add" }, maxBody: 7 });

@@ -56,6 +56,16 @@ test("a run has one sequence over its files, and ends in order", async () => {
   await journal.close();
 });
 
+test("the first file of a run is small, as processes that die again and again leave one each", async () => {
+  const { journal, folder } = small({ segmentBytes: 4096 * KIB, maxBytes: 8192 * KIB });
+  const sizes = (): number[] => filesIn(folder).map((file) => fs.statSync(file).size);
+  journal.append(made());
+  assert.deepEqual(sizes(), [1024 * KIB]);
+  while (sizes().length < 2) journal.append(made());
+  assert.equal(sizes()[1], 4096 * KIB);
+  await journal.close();
+});
+
 test("without room an allow is refused, and a denial is counted", async () => {
   const { journal, folder, logged } = small({ maxBytes: 64 * KIB });
   assert.throws(() => {

@@ -7,7 +7,7 @@ import type { AccessRequest } from "../src/request.ts";
 import { FixedView, MemoryRecorder } from "./doubles.ts";
 import { callDigest } from "../src/token/call.ts";
 import { derive, fold, sha256 } from "../src/token/chain.ts";
-import { callMessage } from "../src/token/holder.ts";
+import { messageOf } from "../src/token/holder.ts";
 import { AudienceKey, KeyRing } from "../src/token/keyring.ts";
 import type { Recorder } from "../src/verification/verifier.ts";
 import { MemoryNonces } from "../src/verification/nonces.ts";
@@ -66,7 +66,7 @@ function seal(facts: JsonObject, caveats: string[], request?: AccessRequest, sig
   if (request !== undefined) {
     const nonce = Buffer.from(crypto.getRandomValues(new Uint8Array(16))).toString("base64url");
     const plain = `{"call":["${callDigest("orders", request.at, nonce, request)}",${request.at},"${nonce}"]}`;
-    const message = callMessage(["acme", "orders", TOKEN_ID], sha256(lastOf()), plain);
+    const message = messageOf("signed", ["acme", "orders", TOKEN_ID], sha256(lastOf()), plain);
     const proof = signer === undefined ? "" : `,"${sign(null, message, signer.privateKey).toString("base64url")}"`;
     caveats.push(plain.replace("]}", `${proof}]}`));
   }

@@ -90,10 +90,7 @@ export function items(operand: Json, hasAll: boolean): Test {
 }
 
 /** A decimal, as an integer and the number of its digits behind the point: no double compares amounts. */
-interface Decimal {
-  readonly digits: bigint;
-  readonly scale: number;
-}
+type Decimal = ReturnType<typeof plain>;
 
 function decimalOf(value: unknown): Decimal | undefined {
   if (typeof value === "number") {
@@ -106,7 +103,7 @@ function decimalOf(value: unknown): Decimal | undefined {
   return plain(value);
 }
 
-function plain(text: string): Decimal {
+function plain(text: string) {
   const [whole = "", fraction = ""] = text.split(".");
   return { digits: BigInt(whole + fraction), scale: fraction.length };
 }

@@ -50,6 +50,7 @@ interface Decided {
 
 type Serve = (request: IncomingMessage, response: ServerResponse, refuse: Decided["refuse"]) => Promise<void>;
 
+const OPTIONS = ["tools", "public", "maxBody"];
 const PUBLIC = "public";
 const JUDGED = ["authorization", "content-type", "content-encoding"];
 const DECIDED = new WeakMap<IncomingMessage, Decided>();
@@ -64,6 +65,10 @@ export function grantOf(request: IncomingMessage): Grant | undefined {
 
 /** Return a server for an application whose routes all have a tool or are public. */
 export function guard(app: ExpressApplication, verifier: Verifier, options: GuardOptions): Server {
+  const unknown = Object.keys(options).find((name) => !OPTIONS.includes(name));
+  if (unknown !== undefined) throw new SettingsError(`guard has no option ${unknown}`);
+  const { maxBody = 1 << 20 } = options;
+  if (!Number.isSafeInteger(maxBody)) throw new SettingsError(`expected \`maxBody\` as bytes, got ${maxBody}`);
   const open = new Set(options.public);
   const routes = new RouteMap({ ...Object.fromEntries([...open].map((route) => [route, PUBLIC])), ...options.tools });
   const twice = [...open].find((route) => Object.hasOwn(options.tools, route));
@@ -81,7 +86,7 @@ export function guard(app: ExpressApplication, verifier: Verifier, options: Guar
     // Nothing of a stranger's body is kept or read.
     const stranger = open.has(meaning.route) ? undefined : verifier.refuseStranger(tokenOf(token), peer);
     if (stranger !== undefined) return answer(response, verifier.realm, stranger);
-    const body = await bodyOf(request, options.maxBody ?? 1 << 20);
+    const body = await bodyOf(request, maxBody);
     const replayed = replay(request, body);
     // What was judged: a parser of the application may read `a[b]` as a member of `a`.
     Object.defineProperty(replayed, "query", { value: meaning.query, enumerable: true });

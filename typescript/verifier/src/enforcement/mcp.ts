@@ -3,15 +3,14 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Refusal } from "../errors.ts";
-import type { EffectResult } from "../journal/record.ts";
 import { isObject, type JsonObject, own } from "../json.ts";
 import { LIMITS } from "../limits.ts";
 import type { Grant } from "../verification/grant.ts";
 import type { Verifier } from "../verification/verifier.ts";
 import { type Carrier, type Carriers, carrying } from "./mcpHttp.ts";
 import {
-  type Asked, CALLS, effectOf, filter, type Id, LISTS, type McpMessage, type McpTransport, meaningOf, nameOf,
-  NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, SESSION, tokenOf, withoutToken,
+  type Asked, CALLS, CANCELLED, effectOf, endOf, filter, type Id, LISTS, type McpMessage, type McpTransport, meaningOf,
+  nameOf, NO_METHOD, NOTIFICATIONS, refusalOf, type Refused, SESSION, tokenOf, WITHHELD, withoutToken, writtenUnder,
 } from "./messages.ts";
 
 /** Return the transport: an allowed call alone reaches the server through it, and no answer of an ended one leaves. */
@@ -56,7 +55,7 @@ class GuardedMessages {
     if (method === undefined) {
       if ("result" in message || "error" in message) this.receive?.(message, extra);
     } else if (id === undefined) {
-      if (method === "notifications/cancelled") this.#cancel(this.#asked.get(own(params, "requestId") as Id), params);
+      if (method === CANCELLED) this.#cancel(this.#asked.get(own(params, "requestId") as Id), params);
       else if (NOTIFICATIONS.has(method)) this.receive?.(message, extra);
     } else if (this.#asked.has(id)) {
       // The client could not tell the two answers apart.
@@ -84,13 +83,13 @@ class GuardedMessages {
     if (!isAnswer) return this.#sendUnder(asked, message, { ...options, relatedRequestId: asked.id });
     await this.#forget(asked, asked.grant?.recheck() === undefined ? effectOf(message) : "unknown");
     if (asked.screen !== undefined) filter(message, asked.screen);
-    const code = asked.grant?.recheck();
-    if (code === undefined) return this.#transport.send({ ...message, id: asked.id } as never, options as never);
-    this.#refuse(asked, { code, failures: [], id: asked.grant?.id ?? "" });
+    const answer = writtenUnder(asked.grant, { ...message, id: asked.id }, (code) => endOf(asked, code));
+    return this.#transport.send(answer as never, options as never);
   };
 
   async #sendUnder(asked: Asked | undefined, message: McpMessage, options: unknown): Promise<void> {
-    if (asked?.grant?.recheck() === undefined) await this.#transport.send(message as never, options as never);
+    if (asked?.grant?.recheck() !== undefined) return;
+    await this.#transport.send(writtenUnder(asked?.grant, message, () => WITHHELD) as never, options as never);
   }
 
   /** End what the client waits for no more. */
@@ -133,9 +132,8 @@ class GuardedMessages {
     const member = LISTS[asked.method] as string;
     const { token, ...carried } = this.#presented(params);
     if (token === undefined) return this.#answer(asked, { result: { [member]: [] } });
-    const screened = await this.#verifier.screen(token, {
-      tool: "", args: { method: asked.method }, at: this.#verifier.clock(), ...carried,
-    });
+    const call = { tool: "", args: { method: asked.method }, at: this.#verifier.clock(), ...carried };
+    const screened = await this.#verifier.screen(token, call);
     if (this.#asked.get(asked.id) !== asked) return; // cancelled, or closed, meanwhile
     if ("code" in screened) return this.#refuse(asked, { ...screened, failures: [], id: "" });
     this.#watch(asked, screened.grant);
@@ -149,7 +147,7 @@ class GuardedMessages {
     asked.timer = setInterval(() => {
       const code = grant.recheck();
       if (code === undefined || !grant.signal.aborted) return;
-      this.#refuse(asked, { code, failures: [], id: grant.id });
+      this.#answer(asked, endOf(asked, code));
       this.#cancel(asked, { reason: code });
     }, LIMITS.recheck).unref();
   }
@@ -158,11 +156,10 @@ class GuardedMessages {
   #cancel(asked: Asked | undefined, params: JsonObject): void {
     if (asked === undefined) return; // it is answered
     this.#forget(asked);
-    const of = { ...params, requestId: asked.inner };
-    this.receive?.({ jsonrpc: "2.0", method: "notifications/cancelled", params: of });
+    this.receive?.({ jsonrpc: "2.0", method: CANCELLED, params: { ...params, requestId: asked.inner } });
   }
 
-  #forget(asked: Asked, effect: EffectResult = "unknown"): Promise<void> | undefined {
+  #forget(asked: Asked, effect: ReturnType<typeof effectOf> = "unknown"): Promise<void> | undefined {
     clearInterval(asked.timer);
     this.#asked.delete(asked.id);
     this.#inner.delete(asked.inner);

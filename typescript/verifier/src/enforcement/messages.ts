@@ -33,9 +33,12 @@ export interface Asked extends Subject {
 
 const [CAP, REFUSAL] = ["dev.arx/cap", "dev.arx/refusal"];
 const REFUSED = -32010;
+/** A message in place of one that must not leave. */
+export const WITHHELD = { jsonrpc: "2.0", method: "notifications/message", params: { level: "debug", data: "ended" } };
 export const CALLS = new Set(
   ["completion/complete", "prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"],
 );
+export const CANCELLED = "notifications/cancelled";
 export const NO_METHOD = -32601;
 export const SESSION = new Set(["initialize", "logging/setLevel", "ping", "server/discover"]);
 export const LISTS: Record<string, string> = {
@@ -105,6 +108,20 @@ export function effectOf({ result }: McpMessage): EffectResult {
   if (!isObject(result)) return "failed";
   if (own(result, "task") !== undefined || (own(result, "resultType") ?? "complete") !== "complete") return "unknown";
   return own(result, "isError") ? "failed" : "done";
+}
+
+/** Return a message, or another one if the grant has ended, also when it is written: an `eventStore` may be slow. */
+export function writtenUnder(grant: Grant | undefined, message: McpMessage, late: (code: Code) => object): object {
+  const toJSON = (): object => {
+    const code = grant?.recheck();
+    return code === undefined ? message : late(code);
+  };
+  return Object.defineProperty({ ...toJSON() }, "toJSON", { value: toJSON });
+}
+
+/** Return the answer to a request whose token has ended. */
+export function endOf(asked: Asked, code: Code): object {
+  return { jsonrpc: "2.0", id: asked.id, ...refusalOf(asked, { code, failures: [], id: asked.grant?.id ?? "" }) };
 }
 
 export type Refused = Pick<Decision, "code" | "failures" | "id">;

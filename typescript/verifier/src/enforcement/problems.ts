@@ -4,13 +4,7 @@
 import { STATUS_CODES } from "node:http";
 import { type Code, type Failure, REASONS } from "../errors.ts";
 
-export interface Problem {
-  readonly status: number;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly body: string;
-}
-
-export function problemOf(code: Code, realm: string, failures: readonly Failure[] = [], decision = ""): Problem {
+export function problemOf(code: Code, realm: string, failures: readonly Failure[] = [], decision = "") {
   const { status, oauthError, retry, meaning } = REASONS[code];
   const body = JSON.stringify({
     type: "about:blank", title: STATUS_CODES[status], status, detail: meaning, code, retry,

@@ -2,12 +2,10 @@
 // The arguments of an HTTP request, and the tool that it means.  SPEC 8.4.
 // A request that two parsers could read differently is refused.
 
-import { refuse, SettingsError } from "../errors.ts";
-import { decodeText, JsonError, type Json, type JsonObject, readBody } from "../json.ts";
-import { LIMITS } from "../limits.ts";
+import { SettingsError } from "../errors.ts";
+import { type Json, type JsonObject, readBody } from "../json.ts";
 import { isTool } from "../names.ts";
-
-type Kind = "" | "int" | "number" | "list" | "path";
+import { type Kind, pathArgument, readQuery, readTarget, splitAt, UNCLEAN, unreadable } from "./target.ts";
 
 /** A parsed line of a route map: `POST /orders/{id}/refund?{dry_run}&{limit:int}`. */
 interface Route {
@@ -24,12 +22,6 @@ const BODILESS = /^(?:GET|HEAD) /;
 const PARAMETER = /^\{([A-Za-z_][A-Za-z0-9_]*)(?::(int|number|path))?\}$/;
 const FIELD = /^\{([A-Za-z0-9_.[\]-]+)(?::(int|number|list))?\}$/;
 const PLAIN = /^[^{}?#%; ]*$/;
-const LONG_INTEGER = /^-?[1-9][0-9]{15,}$/;
-// biome-ignore lint: these are what is searched for
-const UNCLEAN = /[\u0000-\u001f\u007f\\]|\/\/|(?:^|\/)\.{1,2}(?:\/|$)/;
-const UNCLEAN_RAW = /%(?:2[ef5]|5c|00)|;/i;
-const BROKEN = /%(?![0-9A-Fa-f]{2})/;
-const MOST_FIELDS = 256;
 const JSON_TYPE = /^application\/(?:json|[a-z0-9.!#$&^_-]+\+json)$/i;
 const UTF_8 = /^[ \t]*charset=("?)utf-?8\1[ \t]*$/i;
 
@@ -43,10 +35,6 @@ export interface Meaning {
   readonly declared: readonly string[];
   /** The line of the map, such as `GET /orders/{id}`. */
   readonly route: string;
-}
-
-function unreadable(expected: string): never {
-  return refuse("malformed_request", "request", "target", expected, "another one");
 }
 
 /** The tools of a service's routes.  Two routes that could mean one request are an error at start. */
@@ -71,34 +59,6 @@ export class RouteMap {
     }
     return undefined;
   }
-}
-
-/** Split a raw target into the segments of its path, decoded once, and its query. */
-export function readTarget(target: string): { path: string[]; query: string } {
-  const at = target.indexOf("?");
-  const raw = at < 0 ? target : target.slice(0, at);
-  if (!raw.startsWith("/") || UNCLEAN_RAW.test(raw) || BROKEN.test(raw)) unreadable("a path of one meaning");
-  const path = decoded(raw);
-  if (UNCLEAN.test(path)) unreadable("a path of one meaning");
-  return { path: path.slice(1).split("/"), query: at < 0 ? "" : target.slice(at + 1) };
-}
-
-/** Read a query; each name occurs once, but for declared lists. */
-export function readQuery(raw: string, declared?: ReadonlyMap<string, Kind>): JsonObject {
-  const fields = raw.split("&").filter((field) => field !== "");
-  if (fields.length > MOST_FIELDS) unreadable("a query of at most 256 fields");
-  const made: JsonObject = Object.create(null);
-  for (const field of fields) {
-    const at = field.indexOf("=");
-    const name = unescape(at < 0 ? field : field.slice(0, at));
-    const value = at < 0 ? "" : unescape(field.slice(at + 1));
-    const kind = declared?.get(name);
-    if (declared !== undefined && kind === undefined) unreadable("a query with declared names");
-    if (kind === "list") (made[name] = (made[name] as Json[] | undefined) ?? []).push(value);
-    else if (Object.hasOwn(made, name)) unreadable("a query with each name once");
-    else made[name] = kind === "int" || kind === "number" ? numberOf(value, kind) : value;
-  }
-  return made;
 }
 
 /** Join the arguments of several places; a name in two of them is refused. */
@@ -133,20 +93,6 @@ function readArguments(body: Buffer, type = "", encoding = ""): JsonObject {
   return readBody(body);
 }
 
-/** Return the argument of a parameter in the path. */
-export function pathArgument(text: string, kind: Kind): Json {
-  if (text.startsWith(";")) unreadable("a path of one meaning");
-  if (kind !== "int" && kind !== "number") return text;
-  if (LONG_INTEGER.test(text) && Math.abs(Number(text)) > LIMITS.integer) return text;
-  return numberOf(text, kind);
-}
-
-function numberOf(text: string, kind: Kind): number {
-  const value = Number(text);
-  if (!(Math.abs(value) <= LIMITS.integer) || String(value) !== text) return unreadable("a number");
-  return kind === "number" || Number.isInteger(value) ? value : unreadable("an integer");
-}
-
 /** Return whether the last parameter of a route takes the rest of a path. */
 function isOpen({ segments }: Route): boolean {
   const last = segments.at(-1);
@@ -169,26 +115,9 @@ function match(route: Route, path: readonly string[]): JsonObject | undefined {
   return made;
 }
 
-function decoded(raw: string): string {
-  try {
-    const bytes = raw.replace(/%([0-9A-Fa-f]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
-    return decodeText(Buffer.from(bytes, "latin1"));
-  } catch (error) {
-    if (error instanceof JsonError) unreadable("UTF-8");
-    throw error;
-  }
-}
-
-function unescape(raw: string): string {
-  if (BROKEN.test(raw)) unreadable("whole escapes");
-  return decoded(raw.replaceAll("+", " "));
-}
-
 function readRoute(text: string, tool: string): Route {
-  const at = text.indexOf(" ");
-  const [method, target] = [text.slice(0, at), text.slice(at + 1)];
-  const mark = target.indexOf("?");
-  const path = mark < 0 ? target : target.slice(0, mark);
+  const [method, target = ""] = splitAt(text, " ");
+  const [path, fields] = splitAt(target, "?");
   const wrong = (): never => {
     throw new SettingsError(`${JSON.stringify(text.slice(0, 100))} is no route such as 'GET /orders/{id}'`);
   };
@@ -207,8 +136,8 @@ function readRoute(text: string, tool: string): Route {
     if (kind === "path" && index < parts.length - 1) wrong();
     return { name: named(name), kind: kind as Kind };
   });
-  if (mark < 0) return { text, tool, method, segments, query: undefined };
-  const query = target.slice(mark + 1).split("&").map((field): [string, Kind] => {
+  if (fields === undefined) return { text, tool, method, segments, query: undefined };
+  const query = fields.split("&").map((field): [string, Kind] => {
     const [, name = "", kind = ""] = FIELD.exec(field) ?? wrong();
     return [named(name), kind as Kind];
   });

@@ -33,8 +33,7 @@ export function nameOf(header: SegmentHeader): string {
 }
 
 export function packHeader(header: SegmentHeader): Buffer {
-  const { verifier, audience, boot, first, created, budget } = header;
-  const body = encode([verifier, audience, boot, first, created, budget]);
+  const body = encode([header.verifier, header.audience, header.boot, header.first, header.created, header.budget]);
   if (BODY_AT + body.length > HEADER_BYTES) {
     throw new AuditError("the verifier's id or audience is too long for a journal");
   }

@@ -27,6 +27,7 @@ export interface JournalOptions {
 
 export const SEGMENT_BYTES = 16 * 1024 * 1024;
 export const MAX_BYTES = 1024 * 1024 * 1024;
+const FIRST_BYTES = 1024 * 1024; // of a run's first file
 const MIN_SEGMENT_BYTES = 2 * MAX_RECORD_BYTES;
 const PAGE = 4096;
 const PEERS = 64; // counts by reason and peer; further peers are counted together, as "*"
@@ -42,6 +43,7 @@ export class Journal {
   readonly #audience: string;
   readonly #goesOn: boolean;
   readonly #segmentBytes: number;
+  readonly #firstBytes: number;
   readonly #maxBytes: number;
   readonly #reserve: number;
   readonly #clock: () => number;
@@ -77,6 +79,7 @@ export class Journal {
     this.waits = mode === "durable";
     this.#goesOn = mode === "best_effort";
     this.#segmentBytes = segmentBytes;
+    this.#firstBytes = Math.min(segmentBytes, FIRST_BYTES);
     this.#maxBytes = maxBytes;
     this.#reserve = Math.min(RESERVE_BYTES, Math.floor(segmentBytes / RESERVE_SHARE));
     this.#clock = options.clock ?? Date.now;
@@ -262,7 +265,9 @@ export class Journal {
 
   #open(): Segment {
     fs.mkdirSync(this.#folder, { mode: 0o700, recursive: true });
-    holdBudget(this.#folder, this.#segmentBytes, this.#maxBytes);
+    // Small, as a process that dies again and again leaves one for each run.
+    const size = this.#segment === undefined ? this.#firstBytes : this.#segmentBytes;
+    holdBudget(this.#folder, size, this.#maxBytes);
     if (this.#boot === "" || this.#closed) {
       this.#boot = randomBytes(6).toString("hex");
       this.#sequence = 0;
@@ -275,7 +280,7 @@ export class Journal {
       verifier: this.verifierId, audience: this.#audience, boot: this.#boot, first: this.#sequence + 1,
       created: this.#clock(), budget: this.#maxBytes,
     };
-    const segment = new Segment(this.#folder, header, this.#segmentBytes);
+    const segment = new Segment(this.#folder, header, size);
     const old = this.#segment;
     this.#segment = segment;
     if (this.waits && old !== undefined) this.#retired.push(old);

@@ -61,12 +61,7 @@ export function callProof(shared: Uint8Array, signature: Uint8Array, audience: s
   return hmac(hkdf(Buffer.concat([shared, signature]), `arx/1/bound/${audience}`), Buffer.from(plain)).subarray(0, 16);
 }
 
-/** Return the message that a holder signs to delegate. */
-export function hopMessage(names: readonly string[], said: Uint8Array): Buffer {
-  return Buffer.concat([Buffer.from(["arx/1/hop", ...names, ""].join("\0")), said]);
-}
-
-/** Return the message that a holder signs for a call. */
-export function callMessage(names: readonly string[], said: Uint8Array, plain: string): Buffer {
-  return Buffer.concat([Buffer.from(["arx/1/signed", ...names, ""].join("\0")), said, Buffer.from(plain)]);
+/** Return the message that a holder signs: to delegate (`hop`), or for a call (`signed`). */
+export function messageOf(kind: "hop" | "signed", names: readonly string[], said: Uint8Array, plain = ""): Buffer {
+  return Buffer.concat([Buffer.from([`arx/1/${kind}`, ...names, ""].join("\0")), said, Buffer.from(plain)]);
 }

@@ -13,7 +13,7 @@ import {
 } from "../names.ts";
 import { nextLink, type Packet, sha256 } from "../token/chain.ts";
 import { ThirdParty } from "../token/discharge.ts";
-import { hasSigned, hopMessage } from "../token/holder.ts";
+import { hasSigned, messageOf } from "../token/holder.ts";
 import { type Identifier, isNatural, isPair, isText } from "../token/identifier.ts";
 import { Recent } from "../token/recent.ts";
 
@@ -21,12 +21,6 @@ export interface Allow {
   readonly place: string;
   readonly text: string;
   readonly rules: readonly Rule[];
-}
-
-export interface Once {
-  readonly place: string;
-  readonly name: string;
-  readonly issuedAt: number;
 }
 
 /** What the caveats of a chain demand of every call, up to the first one that refuses them all. */
@@ -37,7 +31,7 @@ export class Restrictions {
   /** How many tests all rules have (SPEC 7.4). */
   tests = 0;
   readonly nets: { readonly place: string; readonly networks: readonly Network[]; readonly text: string }[] = [];
-  readonly onces: Once[] = [];
+  readonly onces: { readonly place: string; readonly name: string; readonly issuedAt: number }[] = [];
   readonly spends: string[] = [];
   readonly unanswered: { readonly place: string; readonly wanted: ThirdParty }[] = [];
   readonly approvals: { readonly wanted: ThirdParty; readonly key: Buffer }[] = [];
@@ -256,7 +250,7 @@ export class CaveatReader {
     const { sig: _, ...unsigned } = written;
     const [to, key] = [caveat.to as string, caveat.key as string];
     const said = sha256(this.#proof.signatures[index] as Buffer, writeCanonical(unsigned));
-    const message = hopMessage([this.#proof.realm, this.#identifier.aud, link, to, key], said);
+    const message = messageOf("hop", [this.#proof.realm, this.#identifier.aud, link, to, key], said);
     const signature = Buffer.from(caveat.sig as string, "base64url");
     const before = this.#made.holders.at(-1) as ProvenHolder;
     if (!hasSigned(before.key, message, signature)) {

@@ -8,7 +8,7 @@ import { LIMITS } from "../limits.ts";
 import { endingOf, type PresentedCall, readCall } from "../token/call.ts";
 import { extend, fold, isEqual, sha256 } from "../token/chain.ts";
 import { type Opened, openDischarges } from "../token/discharge.ts";
-import { callMessage, callProof, hasSigned } from "../token/holder.ts";
+import { callProof, hasSigned, messageOf } from "../token/holder.ts";
 import { checkIdentifier, type Identifier, readIdentifier } from "../token/identifier.ts";
 import type { AudienceKey, KeyRing } from "../token/keyring.ts";
 import { Recent } from "../token/recent.ts";
@@ -113,7 +113,7 @@ export function judgeHolder(proven: Proven, call: PresentedCall, keys: KeyRing):
     if (shared !== undefined && isEqual(callProof(shared, parent, identifier.aud, call.plain), call.proof)) return;
   } else {
     const link = restrictions.links.at(-1) ?? identifier.id;
-    const message = callMessage([keys.realm, identifier.aud, link], sha256(parent), call.plain);
+    const message = messageOf("signed", [keys.realm, identifier.aud, link], sha256(parent), call.plain);
     if (hasSigned(holder, message, call.proof)) return;
   }
   refuse("proof_invalid", "call", "holder", "a proof by the key that the token is bound to", "another one");

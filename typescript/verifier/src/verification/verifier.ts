@@ -55,7 +55,8 @@ export class Verifier {
     this.#recorder = options.recorder;
     this.#nonces = options.nonces;
     this.#effects = [...(options.effects ?? [])];
-    if (!this.#effects.every(isToolPattern)) throw new SettingsError("`effects` are tools, `prefix.*` or `*`");
+    const isList = typeof options.effects !== "string" && this.#effects.every(isToolPattern);
+    if (!isList) throw new SettingsError("`effects` is a list of tools, `prefix.*` or `*`");
   }
 
   /** Decide a call; it waits for a view that is behind, for a shared store, and for a record that has to be on disk. */
