@@ -30,6 +30,8 @@ from arx_verifier.revocation.store_steps import Steps, by_steps, run, steps_of
 # A slice is a 64th of a pool, or 64 calls of this cost: the ledger gives at most a quarter of the rest.
 SLICE: Final = 64
 _TURN_S: Final = 0.0005  # the ledger answers within such a time
+# Hundreds of tasks that look each half millisecond would keep the interpreter from the thread that opens a connection.
+_LONGEST_LOOK_S: Final = 0.016
 LONGEST_TURN_S: Final = 1.0  # longest wait for the turn: some answers of a slow ledger, or a thousand of a fast one
 IDLE_S: Final = 2.0  # a slice that no call has used for this long goes back
 
@@ -76,11 +78,12 @@ class _Turn(NamedTuple):
         """
         from asyncio import sleep
 
-        until = time.monotonic() + LONGEST_TURN_S
+        until, look_s = time.monotonic() + LONGEST_TURN_S, _TURN_S
         while not self.lock.acquire(blocking=False):
             if time.monotonic() >= until:
                 raise StoreError(_NO_TURN)
-            await sleep(_TURN_S)
+            await sleep(look_s)
+            look_s = min(2 * look_s, _LONGEST_LOOK_S)
 
 
 class LeasedLedger:
