@@ -22,10 +22,13 @@ from arx_caps.http.certificates import CertificateWatch, CertifiedPlace
 from arx_caps.http.cross_origin import CrossOrigin
 from arx_caps.http.metric_families import GATEWAY as FAMILIES
 from arx_caps.http.metrics import ProcessMetrics
+from arx_verifier.enforcement.base.routes import collect_headers
 from arx_verifier.errors import ArxError, SettingsError
 from arx_verifier.metrics.counted_decisions import Counts
 from arx_verifier.metrics.export import Samples
 from arx_verifier.verification.nonces import MemoryNonces
+from arx_verifier.verification.verifier import Screened
+from arx_verifier.verification.watch import ended_by
 
 _NOT_FOUND: Final = b'{"title": "Not Found", "status": 404, "detail": "no upstream of the gateway has this path"}'
 _FOREIGN: Final = json.dumps(
@@ -36,6 +39,9 @@ _FOREIGN: Final = json.dumps(
     }
 ).encode()
 _PROBLEM: Final = b"application/problem+json"
+_ENDED: Final = json.dumps(
+    {"title": "Forbidden", "status": 403, "detail": "an operator ended this task", "code": "revoked"}
+).encode()
 _GRACE_S: Final = 30.0  # for running calls of an upstream that a reload has removed
 
 Running = RunningUpstream | RunningDecider
@@ -83,6 +89,7 @@ class Gateway:
         self.upstreams = {name: each for name, each in running.items() if isinstance(each, RunningUpstream)}
         self.deciders = {name: each for name, each in running.items() if isinstance(each, RunningDecider)}
         self._ports = {each.port: each for each in self.deciders.values() if not each.is_grpc}
+        self._hosts = json.dumps({"hosts": {host: each.about for host, each in _hosts_of(running)}}).encode()
         # Of the names at which callers reach it; a reload that changes none reads them again all the same.
         resources = (terms.resource for terms in self._settings.tables.values())
         self._certificates = CertificateWatch(
@@ -274,7 +281,7 @@ class Gateway:
             why = {name: state.why for name, state in states.items() if not state.ready}
             status, data = 503 if why or not self._started else 200, json.dumps({"why": why}).encode()
         elif known and path == "/hosts":
-            data = json.dumps({"hosts": {host: each.about for host, each in _hosts_of(self._running)}}).encode()
+            status, kind, data = (403, _PROBLEM, _ENDED) if self._has_ended(scope) else (200, kind, self._hosts)
         elif known and path == "/metrics":
             kind, data = b"text/plain; version=0.0.4; charset=utf-8", generate_latest(self._registry)
         elif known and (resource := self._resource_at(path)) is not None:
@@ -288,6 +295,14 @@ class Gateway:
         else:
             status, kind, data = 404, _PROBLEM, _NOT_FOUND
         await _whole(send, scope["method"], status, kind, data)
+
+    def _has_ended(self, scope: Scope) -> bool:
+        """Return whether an operator ended the task whose token a request has; that is no call, and has no record."""
+        scheme, _, token = collect_headers(scope["headers"]).get(b"authorization", b"").decode("latin-1").partition(" ")
+        verifiers = [each.verifier for each in self.upstreams.values()] if scheme.lower() == "bearer" else []
+        screened = ((each, each.screen(token)) for each in verifiers)
+        proven = ((each.epochs, found.proven) for each, found in screened if isinstance(found, Screened))
+        return any(ended_by(*each) == "revoked" for each in proven)
 
     def _resource_at(self, path: str) -> OAuthResource | None:
         """Return the resource whose metadata is at a path."""

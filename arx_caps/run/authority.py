@@ -2,22 +2,21 @@
 """What a run may call: the hosts of its task's gateways, what requests to them mean, and the token of each call."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable
+from itertools import chain
+from typing import Any, NamedTuple
 
-import httpx
 import msgspec
 
-from arx_caps.agent import Task
-from arx_caps.agent.tasks.origins import Origin, read_origin
+from arx_caps.agent.tasks.origins import read_origin
+from arx_caps.agent.tasks.task import Task
 from arx_caps.gateway.catalogue.routes import CatalogueRoutes
 from arx_caps.gateway.catalogue.terms import RouteTerms
-from arx_caps.http import client as http_client
 from arx_verifier.enforcement.base.enforcement import RefusedCall
-from arx_verifier.errors import ArxError, RequestError, SettingsError
+from arx_verifier.errors import ArxError, SettingsError
 
-_WAIT_S: Final = 10.0
-_LONGEST: Final = 4 * 1024 * 1024  # bytes of a gateway's list of hosts
+Ask = Callable[[str, str], Awaitable[tuple[int, bytes]]]
+"""Asks the gateway at an origin for its hosts, with a token of the task; returns the status and what it answered."""
 
 
 class _Host(msgspec.Struct, frozen=True):
@@ -61,22 +60,19 @@ class RunAuthority:
         gateways: The origins of the gateways.
 
     Raises:
-        SettingsError: No gateway of the task has a host.
+        SettingsError: The task has no such gateway.
     """
 
     def __init__(self, read_task: Callable[[], Task], on_end: Callable[[], None], gateway: str | None = None) -> None:
         self._read_task, self._on_end, self._has_ended = read_task, on_end, False
-        origins = {each: {read_origin(text) for text in texts} for each, texts in self.task.bundle.origins.items()}
-        known = sorted({str(origin) for several in origins.values() for origin in several})
-        asked = known if gateway is None else [str(read_origin(gateway.rstrip("/")))]
-        if unknown := set(asked) - set(known):
+        known = sorted({str(origin) for several in self._origins().values() for origin in several})
+        self.gateways = known if gateway is None else [str(read_origin(gateway.rstrip("/")))]
+        if unknown := set(self.gateways) - set(known):
             expected = ", ".join(known) or "a policy that names origins"
             raise SettingsError(f"--gateway: expected an origin of the task ({expected}), got {unknown.pop()}")
+        self._answers: dict[str, bytes] = {}
+        self._found: dict[str, dict[str, HostUpstream]] = {}
         self._upstreams: dict[str, HostUpstream] = {}
-        failures = [failure for origin in asked if (failure := self._add(origin, origins))]
-        if not self._upstreams:
-            raise SettingsError(f"no gateway of this task has a host: {'; '.join(failures) or 'it has no origin'}")
-        self.gateways = tuple(sorted({each.gateway for each in self._upstreams.values()}))
 
     @property
     def task(self) -> Task:
@@ -127,21 +123,52 @@ class RunAuthority:
             meaning = upstream.routes(scope, head)
         return self.task.call_token(upstream.audience, *(meaning or ("unknown", {})))
 
-    def _add(self, origin: str, origins: dict[str, set[Origin]]) -> str:
-        """Add the hosts of a gateway; return why there are none."""
+    async def look(self, ask: Ask) -> None:
+        """Read the hosts of the gateways, and whether an operator has ended the task.
+
+        Args:
+            ask: Asks a gateway; it raises an ``ArxError`` if there is no answer, and the former hosts are kept.
+
+        Raises:
+            SettingsError: No gateway of the task has a host, or the task was ended before the first look.
+        """
+        failures, aside = [], self.task.aside()
+        for origin in self.gateways:
+            audiences = [each for each, places in self._origins().items() if origin in places]
+            known = {each.audience for each in self._found.get(origin, {}).values()}
+            audience = next((each for each in audiences if each in known or not known), "")
+            try:
+                status, answer = await ask(origin, aside.call_token(audience, "", {}))
+            except ArxError as error:
+                failures.append(f"{origin}: {error}")
+                continue
+            if status == 403:
+                if not self._upstreams:
+                    raise SettingsError("an operator ended this task: start another one")
+                self.note_end()
+            elif answer != self._answers.get(origin):
+                self._answers[origin] = answer
+                self._found[origin] = self._hosts_of(origin, answer) if status == 200 else {}
+            if not self._found.get(origin):
+                failures.append(f"{origin}: no upstream with a host of the task")
+        found = [self._found.get(origin, {}) for origin in self.gateways]
+        self._upstreams = dict(chain.from_iterable(each.items() for each in reversed(found)))  # the first one wins
+        if not self._upstreams:
+            raise SettingsError(f"no gateway of this task has a host: {'; '.join(failures) or 'it has no origin'}")
+
+    def _hosts_of(self, origin: str, answer: bytes) -> dict[str, HostUpstream]:
         try:
-            status, raw = http_client.fetch(f"{origin}/hosts", timeout=_WAIT_S, total_s=_WAIT_S, longest=_LONGEST)
-        except (httpx.HTTPError, RequestError) as error:
-            return f"{origin}: {http_client.no_answer(error, origin) if isinstance(error, httpx.HTTPError) else error}"
-        try:
-            found = msgspec.json.decode(raw, type=_Hosts).hosts if status == 200 else {}
+            found = msgspec.json.decode(answer, type=_Hosts).hosts
         except msgspec.DecodeError:
-            found = {}
-        for host, each in found.items():
-            # A token goes to the origins alone that the policy has for its audience.
-            if read_origin(origin) in origins.get(each.audience, ()):
-                upstream = HostUpstream(
-                    origin, each.upstream, each.audience, CatalogueRoutes(each.routes), each.max_body
-                )
-                self._upstreams.setdefault(host, upstream)
-        return f"{origin}: no upstream with a host of the task"
+            return {}
+        # A token goes to the origins alone that the policy has for its audience.
+        return {
+            host: HostUpstream(origin, each.upstream, each.audience, CatalogueRoutes(each.routes), each.max_body)
+            for host, each in found.items()
+            if origin in self._origins().get(each.audience, ())
+        }
+
+    def _origins(self) -> dict[str, set[str]]:
+        """Return the origins of each audience of the task."""
+        origins = self.task.bundle.origins
+        return {each: {str(read_origin(text)) for text in origins.get(each, ())} for each in self.task.audiences}

@@ -35,7 +35,7 @@ from arx_caps.run.tunnel import PLACE, Tunnel
 from arx_verifier import tls
 from arx_verifier.enforcement.base.enforcement import RefusedCall
 from arx_verifier.enforcement.bounded_body import BodyTooLongError, ClientGoneError, receive_body
-from arx_verifier.errors import ArxError
+from arx_verifier.errors import ArxError, UnavailableError
 
 _CONNECTIONS: Final = 256
 _REQUEST_S: Final = 300.0  # for a whole request, and for a client that reads nothing of its answer
@@ -46,6 +46,8 @@ _KIND: Final = ((b"content-type", _PROBLEM), (b"cache-control", b"no-store"))
 # Placeholders of the command; the gateway's own credentials replace them.
 _KEYS: Final = frozenset((b"api-key", b"x-api-key", b"x-goog-api-key", b"private-token"))
 _ENDED: Final = "revoked"
+_LOOK_S: Final = 2.0  # between two looks for new hosts, and for the end of the task
+_WAIT_S: Final = 10.0  # for the answer to one
 
 
 class _CallToken(Credential):
@@ -88,13 +90,18 @@ class Front:
         self._authority, self._certificates, self._has_port = authority, RunCertificates(folder), has_port
         self.ca_pem, self.socket, self.proxy_url = self._certificates.pem, folder / "front.sock", ""
         self._gateways = {origin: _ToGateway(origin) for origin in authority.gateways}
-        self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         protocol = bounded(http_protocol(), places=_CONNECTIONS, request_s=_REQUEST_S, type_of=lambda _: "about:blank")
         config = config_of(self, http=protocol, lifespan="off", timeout_keep_alive=_KEEP_ALIVE_S)
         config.load()
+        async with contextlib.AsyncExitStack() as stack:
+            for forwarder in self._gateways.values():
+                forwarder.open()
+                stack.push_async_callback(forwarder.close)
+            await self._authority.look(self._ask)
+            self._stack = stack.pop_all()
         logging.getLogger("uvicorn.error").addFilter(is_no_cut)
         server_state: Any = ServerState()
         made: Any = protocol  # of uvicorn
@@ -109,16 +116,34 @@ class Front:
             password = secrets.token_urlsafe(24)
             servers.append(await loop.create_server(functools.partial(tunnel, password), "127.0.0.1", 0))
             self.proxy_url = f"http://arx:{password}@127.0.0.1:{servers[1].sockets[0].getsockname()[1]}"
-        for forwarder in self._gateways.values():
-            forwarder.open()
-            self._stack.push_async_callback(forwarder.close)
         self._stack.callback(_end, servers, server_state)
+        following = asyncio.ensure_future(self._follow())
+        self._stack.callback(following.cancel)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.aclose()
+
+    async def _ask(self, origin: str, token: str) -> tuple[int, bytes]:
+        """Return the status and the body of what a gateway answers about its hosts.
+
+        Raises:
+            UnavailableError: It does not answer.
+        """
+        gateway, call = self._gateways[origin], LiveCall(token, "", None)  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(_WAIT_S), gateway.send("GET", [], b"", "/hosts", call=call) as answer:
+                return answer.status, await read_whole(answer, gateway.terms, "gateway")
+        except (UpstreamError, TimeoutError) as error:
+            raise UnavailableError(getattr(error, "why", "") or str(error) or "it does not answer in time") from None
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(ArxError):  # such as of a task that is over
+                await self._authority.look(self._ask)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.

@@ -33,7 +33,6 @@ from arx_caps.settings.toml_file import (
 from arx_verifier import names
 from arx_verifier.addresses import split_url
 from arx_verifier.errors import SettingsError
-from arx_verifier.revocation.store_url import keeps_nonces
 from arx_verifier.tls import ca_file
 from arx_verifier.token.keyring import DEFAULT_MAX_TTL_MS
 
@@ -93,12 +92,7 @@ _LoginScope: TypeAlias = Annotated[str, SECRET, text_that(lambda text: "openid" 
 _ConsoleTime: TypeAlias = Annotated[int, duration(least=CONSOLE_MS[0], most=CONSOLE_MS[1])]
 # The errors omit these URLs, which could hold a password.
 _SERVERS: Final = "a URL with unix:, redis: or rediss:, the latter two also with +sentinel: or +cluster:"
-_Store: TypeAlias = Annotated[
-    str,
-    SECRET,
-    text_that(_STORE.match, _SERVERS),
-]
-_Ledger: TypeAlias = Annotated[str, SECRET, text_that(keeps_nonces, _SERVERS)]
+_Store: TypeAlias = Annotated[str, SECRET, text_that(_STORE.match, _SERVERS)]
 _Database: TypeAlias = Annotated[
     str,
     SECRET,
@@ -213,7 +207,7 @@ class Realm:
     console: Annotated[ConsoleTerms, part("console_")] = DEFAULT_CONSOLE
     clients: Annotated[SelfRegistration | None, part("clients_")] = None
     webhook_hosts: tuple[_WebhookHost, ...] = ()
-    ledger: _Ledger | None = field(default=None, repr=False)
+    ledger: _Store | None = field(default=None, repr=False)
     connection: dict[ConnectionName, ConnectionTerms] = field(default_factory=dict)
 
     policy_path = _Inside("policy.toml")

@@ -191,19 +191,42 @@ def test_the_socket_takes_plain_http_of_its_owner(place: Place) -> None:
 
 def test_a_kill_is_shown_and_ends_the_command_if_it_should(place: Place) -> None:
     """
-    The next call is refused with the reason; a line on stderr; with --end-command the command gets SIGTERM.
+    The next call is refused with the reason; a line on stderr; with --end-command the command gets SIGTERM, without a
+    call.  A task that was ended before starts nothing.
     """
     world, service = place
-    world.start(Rule(tool="*"), session="s-abcdefghijklmnop")
-    world.realm.kill("s-abcdefghijklmnop")
-    call = f"curl -sS https://{HOST}/items/a"
-    done = world.run("sh", "-c", f"{call}; {call}")
-    assert done.stdout.count('"message": "refused by arx: an operator ended this work') == 2
-    assert done.stderr.count("the gateway refuses each further call of the command") == 1
-    program = f"import subprocess, time; subprocess.run({call.split()!r}); time.sleep(300)"
-    done = world.run(sys.executable, "-c", program, options=("--no-box", "--end-command"))
-    assert done.returncode == 128 + signal.SIGTERM
+    call, session = f"curl -sS https://{HOST}/items/a", "s-abcdefghijklmnop"
+    world.start(Rule(tool="*"), session=session)
+    with (
+        world.started("sh", "-c", f"echo begun; read line; {call}; {call}") as calling,
+        world.started("sh", "-c", "echo begun; exec sleep 300", options=("--no-box", "--end-command")) as idle,
+    ):
+        world.realm.kill(session)
+        output, errors = calling.communicate("go\n", timeout=60)
+        assert output.count('"message": "refused by arx: an operator ended this work') == 2
+        assert errors.count("the gateway refuses each further call of the command") == 1
+        assert "an operator ended this task: the gateway" in idle.communicate(timeout=60)[1]
+        assert idle.returncode == 128 + signal.SIGTERM
+    done = world.run("touch", "begun")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        125,
+        "arx: an operator ended this task: start another one",
+    )
     assert service.arrived == []
+    assert not (world.folder / "begun").exists()
+
+
+def test_a_host_that_the_gateway_got_is_known_soon(place: Place) -> None:
+    """
+    A reload of the gateway gives the upstream a further host: the command can call it without a restart.
+    """
+    world, _ = place
+    call = "curl -sS -o /dev/null -w '%{http_code}' https://more.example/items/a"
+    with world.started("sh", "-c", f"echo begun; until [ $({call}) = 200 ]; do sleep 0.1; done") as running:
+        file = world.folder / "gateway.toml"
+        file.write_text(file.read_text("utf-8").replace(f'["{HOST}"]', f'["{HOST}", "more.example"]'), "utf-8")
+        world.gateway.send_signal(signal.SIGHUP)
+        assert running.wait(60) == 0
 
 
 def test_no_part_of_the_task_reaches_the_command(place: Place) -> None:

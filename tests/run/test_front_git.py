@@ -53,8 +53,10 @@ def test_git_prints_why_a_push_or_a_fetch_is_refused(place: Place) -> None:
     done = world.run("git", "ls-remote", "https://other.example/acme/app")
     assert "it may call git.example. Do not retry." in done.stderr, done.stderr
     world.start(*GIT_RULES, session=SESSION)
-    world.realm.kill(SESSION)
-    done = world.run("git", "-C", str(clone), "push", "origin", "HEAD:refs/heads/agent/a")
-    assert "remote: refused by arx: an operator ended this work" in done.stderr, done.stderr
-    assert "arx run: an operator ended this task: " in done.stderr, done.stderr
+    push = f"git -C {clone} push origin HEAD:refs/heads/agent/a"
+    with world.started("sh", "-c", f"echo begun; read line; {push}") as running:
+        world.realm.kill(SESSION)
+        _, errors = running.communicate("go\n", timeout=60)
+    assert "remote: refused by arx: an operator ended this work" in errors, errors
+    assert "arx run: an operator ended this task: " in errors, errors
     assert refs_of(served) == before

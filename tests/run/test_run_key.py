@@ -3,7 +3,6 @@
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,27 +91,20 @@ def test_what_the_policy_refuses_is_125(realm: Realm) -> None:
 
 def test_a_kill_ends_the_command_that_should_end(realm: Realm) -> None:
     """
-    The command runs while an operator kills its agent; its next call is refused, and it ends.
+    The command runs while an operator kills its agent, and ends without a call.
     """
-    program = "import subprocess; print('ready', flush=True); input(); subprocess.run({0!r}.split()); input()"
-    call = "curl -sS -o /dev/null https://items.example/items/x"
     words = ("run", "--no-box", "--end-command", "--key", "agent.key", "read", "--param", "name=x", "--")
     with subprocess.Popen(
-        [*ARX, *words, sys.executable, "-c", program.format(call)],
+        [*ARX, *words, "sh", "-c", "echo ready; exec sleep 300"],
         cwd=realm.folder,
         env=realm.environment,
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
         assert running.stdout is not None
-        assert running.stdin is not None
         assert running.stdout.readline() == "ready\n"
         realm.arx("kill", "agent:acme/a", "--reason", "a test", "--yes")
-        running.stdin.write("\n")
-        running.stdin.flush()
-        running.wait(60)
-        assert running.stderr is not None
-        assert "an operator ended this task" in running.stderr.read()
+        _, errors = running.communicate(timeout=60)
+    assert "an operator ended this task" in errors
     assert running.returncode == 128 + signal.SIGTERM

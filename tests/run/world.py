@@ -16,7 +16,7 @@ from arx_caps.demo.git_server import HttpBackend
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier import Constraint, Rule
 from tests.adapters.asgi_server import serving
-from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, gateway
+from tests.gateway.gateway_realm import AUDIENCE, GatewayRealm, Program, gateway
 from tests.gateway.git_services import git, repository
 from tests.house.pages import ROOT
 from tests.servers import free_ports, until
@@ -45,10 +45,11 @@ class RunWorld:
         bundle: The file of the task's bundle.
         url: The gateway's URL.
         secret: The text of the bundle.
+        gateway: The gateway's process.
     """
 
-    def __init__(self, realm: GatewayRealm, url: str) -> None:
-        self.realm, self.folder, self.url = realm, realm.folder, url
+    def __init__(self, realm: GatewayRealm, url: str, gateway: Program) -> None:
+        self.realm, self.folder, self.url, self.gateway = realm, realm.folder, url, gateway
         self.bundle, self.secret = realm.folder / "task.bundle", ""
 
     def start(self, *rules: Rule, session: str = "s-1") -> None:
@@ -76,6 +77,21 @@ class RunWorld:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ARX_", "GIT_"))}
         return kept | {"PYTHONPATH": str(ROOT), "HOME": str(self.folder), "LC_ALL": "C"}
 
+    @contextlib.contextmanager
+    def started(
+        self, *command: str, options: Sequence[str] = ("--no-box",), **more: Any
+    ) -> "Iterator[subprocess.Popen[str]]":
+        """Run a command under the task from its first line, which is `begun`; it reads what the block writes."""
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        words = self.words(*command, options=options)
+        with subprocess.Popen(words, cwd=self.folder, env=self.environment(), text=True, **pipes, **more) as running:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "begun\n", running.communicate()[1]
+            try:
+                yield running
+            finally:
+                running.terminate()
+
     def run(
         self, *command: str, options: Sequence[str] = ("--no-box",), **more: Any
     ) -> "subprocess.CompletedProcess[str]":
@@ -100,8 +116,8 @@ def run_world(
     realm, [port] = GatewayRealm(folder, valkey.url, name=name), free_ports(1)
     with serving(app, log_level="critical") as behind:
         file = realm.write(_TABLE.format(name="app", port=behind, catalogue=catalogue, host=host), port=port)
-        with gateway(file, folder / "log"):
-            world = RunWorld(realm, f"http://127.0.0.1:{port}")
+        with gateway(file, folder / "log") as process:
+            world = RunWorld(realm, f"http://127.0.0.1:{port}", process)
             probe = realm.caller(Rule(tool="*"), session="s-0")  # a new store refuses what was signed before it
             until(
                 lambda: (

@@ -203,6 +203,10 @@ class Task(Shared):
         if bound is not None and (self._key is None or self._key.holder.public != bound):
             raise call_proof.not_the_holder(bound)
 
+    def aside(self) -> "Task":
+        """Return this task for questions about itself: what it signs is no use that keeps the task or its session."""
+        return Task(self.bundle, now=self._now, key=self._key)
+
     @property
     def audiences(self) -> tuple[str, ...]:
         """The services that this task can call."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from arx_caps.agent import Agent, Task
+from arx_caps.agent import Task
 from arx_caps.cli.access.credentials import holder_key_option, read_holder_key
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import command_options
@@ -181,6 +181,8 @@ def _task(
         bundle.task.check_key()
         yield lambda: bundle.task
         return
+    from arx_caps.agent import Agent  # with an HTTP client and keys, which the file of a task has no use for
+
     with (
         Agent.from_key_file(key) as agent,
         agent.open_session(purpose="arx run") as session,
