@@ -11,6 +11,7 @@ from tests.dpop import Prover
 from tests.gateway.test_gateway import started
 from tests.gateway.test_oauth import OAuthWorld, checked
 from tests.house.pages import ROOT, blocks
+from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 5.11")]
 ALGORITHMS = 'algs="ES256 EdDSA Ed25519"'
@@ -51,7 +52,10 @@ class DpopWorld(OAuthWorld):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One realm with its gateway for the tests of this file."""
-    yield from started(DpopWorld(tmp_path_factory.mktemp("dpop")), POLICY)
+    for world in started(DpopWorld(tmp_path_factory.mktemp("dpop")), POLICY):
+        late = time.time() + 2
+        until(lambda late=late: time.time() > late)  # a proof of the second in which the store started is refused
+        yield world
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", None])

@@ -292,8 +292,10 @@ class OAuthResource:
         fresh = await run_async(steps_of(nonces.spend, key, proof.until, now_ms()))
         if fresh is None:
             raise StoreError("the nonce store has no room")
-        if not fresh or proof.issued_at < nonces.not_before(key):
+        if not fresh:
             raise refusal("replayed")
+        if proof.issued_at < nonces.not_before(key):
+            raise ProofError("the proof is of the second in which the gateway or its store started, or older")
 
     def _base(self, root: str) -> str:
         """Return what stands before the path of a request in the URL as clients know it."""
