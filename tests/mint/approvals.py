@@ -13,7 +13,7 @@ from arx_caps.credentials.jose import KeyFile
 from arx_verifier.request import AccessRequest
 from arx_verifier.token.discharge import third_party_caveats
 from arx_verifier.verification.verifier import Verifier
-from tests.mint.harness import ISSUER, Harness, Holder, now_ms
+from tests.mint.harness import AGENT, ISSUER, Harness, Holder, now_ms
 
 POLICY = """
 [audience.orders]
@@ -52,10 +52,10 @@ class Desk:
         caveat: What its token for payments requires.
     """
 
-    def __init__(self, harness: Harness, policy: str = POLICY) -> None:
+    def __init__(self, harness: Harness, policy: str = POLICY, path: str = AGENT) -> None:
         self.harness = harness
         self.use(policy)
-        self.agent, self.session = harness.session()
+        self.agent, self.session = harness.session(path)
         self.agent_path = str(self.session["agent"])
         self.id, self.task = self.start()
         self.caveat = self.third_party(self.task)

@@ -15,10 +15,11 @@ from arx_caps.agent.tasks.task import Task
 from arx_caps.agent.tools.tool_calls import ToolCalls
 from arx_caps.embedded import EmbeddedValkey
 from arx_verifier.errors import AccessError, Failure
+from arx_verifier.ledger.pools import MarkQuestion, Taken
 from arx_verifier.request import AccessRequest
 from tests.ledgers import header_of, look, new_ledger, only_bucket
 from tests.mint.approvals import POLICY, REFUND, Desk, code, decide
-from tests.mint.harness import Harness, now_ms, open_unit
+from tests.mint.harness import AGENT, Harness, Holder, now_ms, open_unit
 from tests.mint.test_tasks import verifier
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("21.8", "CONTROL 2.8")]
@@ -35,8 +36,9 @@ after = [
 class MarkedDesk(Desk):
     """A desk whose refunds need an approval once the order was read."""
 
-    def __init__(self, harness: Harness, ledger: Any) -> None:
-        super().__init__(harness, AFTER)
+    def __init__(self, harness: Harness, ledger: Any, path: str = AGENT) -> None:
+        super().__init__(harness, AFTER, path)
+        self.ledger = ledger
         self.judges = {name: verifier(harness, name, ledger=ledger) for name in ("orders", "payments")}
 
     def get(self, task: Task | None = None) -> str:
@@ -46,6 +48,27 @@ class MarkedDesk(Desk):
 
     def refund(self, *approvals: Approval, task: Task | None = None) -> str:
         return decide(self.judges["payments"], task or self.task, REFUND, list(approvals))
+
+    def set_mark(self, mark: str) -> None:
+        """Set a warning of the session, as a call of another template does."""
+        opened, now = self.session["opened_at"], now_ms()
+        question = MarkQuestion(self.session["id"], opened, now, "web.get web", sets=(f"w:s:{mark}",))
+        assert isinstance(self.ledger.take("draw", "", (), None, question), Taken)
+
+    def lift(self, mark: str = "private") -> Any:
+        """Lift a mark of the session that is set once; return it."""
+        path, body = f"/v1/sessions/{self.session['id']}/marks/lift", {"mark": mark, "reason": "checked"}
+        [lifted] = self.harness.operator().call("POST", path, body).json()["lifted"]
+        return lifted
+
+    def waiting(self, operator: Holder) -> set[str]:
+        """The requests that wait."""
+        return {each["id"] for each in operator.call("GET", "/v1/approvals", state="waiting").json()["approvals"]}
+
+    def withdrawals(self) -> set[tuple[str, str]]:
+        """Each withdrawn request, and by whom."""
+        events = [each for each in self.harness.events() if each["kind"] == "approval.withdrawn"]
+        return {(each["approval"], each["by"]) for each in events}
 
     def why(self) -> tuple[Failure, ...]:
         """The failures of a refund without an approval."""
@@ -97,11 +120,9 @@ def test_an_approval_does_not_count_for_a_mark_that_is_set_later(desk: MarkedDes
     """An operator lifts the mark, and another call sets it: the approver saw neither."""
     desk.get()
     _, approval = desk.approved()
-    body = {"mark": "private", "reason": "checked"}
-    lifted = desk.harness.operator().call("POST", f"/v1/sessions/{desk.session['id']}/marks/lift", body)
-    assert len(lifted.json()["lifted"]) == 1
+    lifted = desk.lift()
     assert desk.refund() == "ok"
-    while desk.get() and any(each["set_at"] == lifted.json()["lifted"][0]["set_at"] for each in desk.ask()["marks"]):
+    while desk.get() and any(each["set_at"] == lifted["set_at"] for each in desk.ask()["marks"]):
         pass  # the clock of the ledger has not moved on
     assert desk.refund(approval) == "missing_discharge"
     assert desk.refund(desk.approved()[1]) == "ok"
@@ -111,18 +132,33 @@ def test_a_request_after_other_marks_replaces_the_one_that_waits(desk: MarkedDes
     """An answer to it would not count; two of the same marks both wait, as each is for one call."""
     desk.get()
     first, other = desk.ask(), desk.ask(REFUND | {"amount": 51})
-    operator, set_at = desk.harness.operator(), first["marks"][0]["set_at"]
-    body = {"mark": "private", "reason": "checked"}
-    assert len(operator.call("POST", f"/v1/sessions/{desk.session['id']}/marks/lift", body).json()["lifted"]) == 1
-    desk.get()
+    desk.set_mark("other")
     asked = [desk.ask(), desk.ask()]
-    assert all(each["marks"][0]["set_at"] > set_at for each in asked)
-    waiting = operator.call("GET", "/v1/approvals", state="waiting").json()["approvals"]
-    assert {each["id"] for each in waiting} == {other["id"], *[each["id"] for each in asked]}
+    assert [{mark["mark"] for mark in each["marks"]} for each in asked] == [{"other", "private"}] * 2
+    operator = desk.harness.operator()
+    assert desk.waiting(operator) == {other["id"], *[each["id"] for each in asked]}
     assert code(desk.fetch(first)) == "approval_withdrawn"
     assert code(desk.answer(operator, first)) == "conflict"
-    [event] = [each for each in desk.harness.events() if each["kind"] == "approval.withdrawn"]
-    assert (event["approval"], event["by"]) == (first["id"], f"agent:{desk.agent_path}")
+    assert desk.withdrawals() == {(first["id"], f"agent:{desk.agent_path}")}
+
+
+def test_a_lift_withdraws_the_requests_that_show_the_mark(desk: MarkedDesk) -> None:
+    """Their calls may need no approval now; what shows other marks, was given, or is of another session stays."""
+    elsewhere = MarkedDesk(desk.harness, desk.ledger, "acme/other")
+    kept = [each.get() and each.ask() for each in (desk, elsewhere)]
+    for each in (desk, elsewhere):
+        each.set_mark("other")
+    kept.append(elsewhere.ask(REFUND | {"amount": 51}))
+    given, stale = desk.approved(REFUND | {"amount": 51})[0], desk.ask(REFUND | {"amount": 51})
+    operator = desk.harness.operator()
+    desk.lift("other")
+    assert desk.waiting(operator) == {each["id"] for each in kept}
+    assert [code(desk.fetch(stale)), code(desk.fetch(given))] == ["approval_withdrawn", "ok"]
+    assert desk.withdrawals() == {(stale["id"], "operator:root")}
+    desk.lift("private")
+    assert desk.waiting(operator) == {each["id"] for each in kept[1:]}
+    assert desk.refund() == "ok"
+    assert code(desk.answer(operator, kept[0])) == "conflict"
 
 
 def test_it_holds_for_each_holder_and_each_token_of_the_task(desk: MarkedDesk) -> None:

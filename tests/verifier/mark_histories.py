@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random histories of calls about marks: both ledgers decide each as a plain list of the calls before it does.
 
-``python -m tests.verifier.mark_histories --runs 1000000`` makes so many in memory, and as many at a real Valkey.
+``python -m tests.verifier.mark_histories --runs 1000000`` makes so many in memory, and as many at a real Valkey;
+``--store valkey`` at Valkey alone, ``--first SEED`` others than before.
 """
 
 import argparse
@@ -193,15 +194,25 @@ def _at_own_server(first: int, number: int) -> Counter[str]:
         return at_server(first, number, valkey.url)
 
 
+STORES: Final = {"memory": ("in memory", in_memory), "valkey": ("at Valkey", _at_own_server)}
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m tests.verifier.mark_histories", description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000, metavar="N", help="histories of each ledger [1000000]")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="seed of the first history [0]")
+    parser.add_argument("--store", choices=STORES, help="this ledger alone [both]")
     options = parser.parse_args()
-    parts = [(first, min(AT_ONCE, options.runs - first)) for first in range(0, options.runs, AT_ONCE)]
+    end = options.first + options.runs
+    parts = [(first, min(AT_ONCE, end - first)) for first in range(options.first, end, AT_ONCE)]
     with ProcessPoolExecutor(os.cpu_count()) as workers:
-        for name, work in (("in memory", in_memory), ("at Valkey", _at_own_server)):
-            found = sum(workers.map(work, *zip(*parts, strict=True)), Counter[str]())
+        for name, work in (STORES[store] for store in ([options.store] if options.store else STORES)):
+            found, done = Counter[str](), 0
+            for (_, number), part in zip(parts, workers.map(work, *zip(*parts, strict=True)), strict=True):
+                found, done = found + part, done + number
+                if done % 20_000 == 0:
+                    sys.stderr.write(f"{done} histories {name}\n")
             of = ", ".join(f"{number} {outcome}" for outcome, number in found.most_common())
             sys.stdout.write(
                 f"{options.runs} histories {name}: 0 differ from the reference in {found.total()} calls, {of}\n"

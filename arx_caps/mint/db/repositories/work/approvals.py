@@ -5,6 +5,7 @@ How a discharge is made of an approval is in ``arx_caps.mint.tasks``.
 """
 
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -245,12 +246,23 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
             The row afterwards.
         """
         with self._database.write() as c:
-            row = _lock(c, approval["id"])
-            if row["status"] == status:
-                row["status"] = WITHDRAWN
-                c.execute(_CHANGE, {"which": approval["id"], "status": WITHDRAWN})
-                self._database.record_in(c, _withdrawal(approval, by, **more))
-            return row
+            return self._withdraw(c, approval, status, by, **more)
+
+    def withdraw_waiting(self, approvals: Rows, what: Event) -> None:
+        """Record an event, and set those of these requests that still wait to withdrawn, in one transaction."""
+        with self._database.write(what) as c:
+            for approval in sorted(approvals, key=itemgetter("id")):  # in one order: two calls would deadlock else
+                self._withdraw(c, approval, WAITING, what.by)
+
+    def _withdraw(
+        self, c: Connection, approval: Mapping[str, Any], status: str, by: str, **more: Any
+    ) -> dict[str, Any]:
+        row = _lock(c, approval["id"])
+        if row["status"] == status:
+            row["status"] = WITHDRAWN
+            c.execute(_CHANGE, {"which": approval["id"], "status": WITHDRAWN})
+            self._database.record_in(c, _withdrawal(approval, by, **more))
+        return row
 
 
 def _withdrawal(row: Mapping[str, Any], by: str, **more: Any) -> Event:
