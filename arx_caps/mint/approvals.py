@@ -8,23 +8,29 @@ The bytes of discharges are in ``discharge``.
 # own target, which is a withdrawal.
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
-
-import msgspec
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.work.approvals import APPROVED, DENIED, ENDED, WAITING, WITHDRAWN, ApprovalAnswer
+from arx_caps.mint.db.repositories.work.approvals import (
+    APPROVED,
+    DENIED,
+    ENDED,
+    WAITING,
+    WITHDRAWN,
+    Approval,
+    ApprovalAnswer,
+    ShownMark,
+)
 from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
-from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_role import role_of
 from arx_caps.mint.identity.operator_token import require_rules_allow
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.mint.policy.roles import APPROVE
-from arx_caps.mint.tasks.discharge import ApprovalCaveat, ShownMark, constraints_of, make_discharge, read_third_party
+from arx_caps.mint.tasks.discharge import ApprovalCaveat, constraints_of, make_discharge, read_third_party
 from arx_caps.mint.tasks.liveness import require_unrevoked, task_state
 from arx_caps.mint.tasks.revoke import withdraw_target
 from arx_caps.mint.tasks.stored_grant import StoredGrant
@@ -37,7 +43,6 @@ from arx_verifier.errors import ArxError, GrantError, refusal, shorten
 from arx_verifier.ledger.pools import MarkSetting
 
 State = Literal["waiting", "approved", "denied", "withdrawn", "expired", "ended"]
-Row = Mapping[str, Any]
 _OVER: Final = ("ended", "expired", "killed")  # states of a task
 
 
@@ -57,7 +62,7 @@ def ask_approval(
     request: ApprovalRequest,
     *,
     handle: str | None = None,
-) -> dict[str, Any]:
+) -> Approval:
     """Store an agent's request for an approval.
 
     Args:
@@ -88,25 +93,33 @@ def ask_approval(
     require_unrevoked(mint, born, task, session)
     constraints_of(request.args)  # arguments that no discharge can express must not reach an operator
     template, audience, terms = _terms(mint, task, third_party, request)
-    marks = _marks_to_show(mint, session, third_party) if third_party.when else ()
-    now, why = now_ms(), _cleaned(request.why)
+    marks = _marks_to_show(mint, session, third_party) if third_party.when else None
     facts: dict[str, Any] = {"session": session.id, "task": task.id, "agent": caller.name, "template": template}
-    facts |= {"audience": audience, "tool": request.tool, "why": why, "need": terms.need}
-    row = facts | {"id": new_name(APPROVAL), "caveat": request.caveat, "args": as_json(request.args), "asked_at": now}
-    # An access token can be replayed: an approval that it has is for one call, also where the policy allows several.
-    once = int(terms.once or handle is not None)
-    row |= {"ttl_ms": terms.ttl_ms, "once": once, "status": WAITING, "by": "[]", "handle": handle}
-    row |= {"subject_issuer": session.subject_issuer, "subject": session.subject}
-    row |= dict.fromkeys(("denied_by", "answer_why", "approved_at", "expires_at"))
-    row["marks"] = as_json(msgspec.to_builtins(marks)) if third_party.when else None
+    facts |= {"audience": audience, "tool": request.tool, "why": _cleaned(request.why), "need": terms.need}
+    row = Approval(
+        **facts,
+        id=new_name(APPROVAL),
+        caveat=request.caveat,
+        args=dict(request.args),
+        asked_at=now_ms(),
+        ttl_ms=terms.ttl_ms,
+        # An access token can be replayed: its approval is for one call, also where the policy allows several.
+        once=terms.once or handle is not None,
+        status=WAITING,
+        handle=handle,
+        subject_issuer=session.subject_issuer,
+        subject=session.subject,
+        marks=marks,
+        its=task,
+    )
     about: dict[str, Any] = {"handle": handle} if handle is not None else {}
     about |= {"marks": sorted({each.mark for each in marks})} if marks else {}
-    what = Event.of("approval.asked", caller.actor, approval=row["id"], args=request.args, **facts, **about)
+    what = Event.of("approval.asked", caller.actor, approval=row.id, args=request.args, **facts, **about)
     mint.db.approvals.add(unit, row, what)
-    return row | {"its": task}
+    return row
 
 
-def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) -> str | None:
+def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Approval) -> str | None:
     """Return the discharge of an approval, a secret; None while the request waits.
 
     Raises:
@@ -119,35 +132,34 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Row) ->
     state = approval_state(mint, row)
     if state == "waiting":
         return None
-    if state == "expired":
-        over_s = (now_ms() - row["expires_at"]) // 1000
-        raise GrantError(f"{row['id']} expired {over_s} s ago: ask again", code="approval_expired")
+    if state == "expired" and row.expires_at is not None:
+        over_s = (now_ms() - row.expires_at) // 1000
+        raise GrantError(f"{row.id} expired {over_s} s ago: ask again", code="approval_expired")
     if state == "ended":
         raise GrantError("the task that it was asked for is over", code="session_ended")
     if state != "approved":
-        reason = f" ({row['answer_why']})" if state == "denied" and row["answer_why"] else ""
-        raise GrantError(f"{row['id']} was {state}{reason}", code=f"approval_{state}")
+        reason = f" ({row.answer_why})" if state == "denied" and row.answer_why else ""
+        raise GrantError(f"{row.id} was {state}{reason}", code=f"approval_{state}")
     # Judged again: the policy or the operator's role may have changed since the answer.
-    for approver in approvers_of(row):
+    for approver in row.by:
         operator_row = mint.db.operators.find(approver)
         if operator_row is None or not _may_approve(mint, operator_row, row):
-            words = f"{row['id']} was approved by an operator who may not approve it any more: ask again"
+            words = f"{row.id} was approved by an operator who may not approve it any more: ask again"
             raise GrantError(words, code="approval_withdrawn")
-    require_unrevoked(mint, born, row["its"], session, (f"task:{row['id']}",))
-    kid = read_third_party(row["caveat"]).kid
+    require_unrevoked(mint, born, row.its, session, (f"task:{row.id}",))
+    kid = read_third_party(row.caveat).kid
     mint.require(born, (f"key:{kid}",))
-    key = mint.key_schedule.audience_keys(row["audience"]).get(kid)
+    key = mint.key_schedule.audience_keys(row.audience).get(kid)
     if key is None:
         raise refusal("revoked")  # the key of the token that requires it was retired
     made = make_discharge(row, key[0], mint.realm.name)
-    facts = {name: row[name] for name in ("session", "task", "agent", "audience", "expires_at")}
-    mint.db.record(Event.of("discharge.made", caller.actor, approval=row["id"], **facts))
+    mint.db.record(Event.of("discharge.made", caller.actor, **row.facts(), expires_at=row.expires_at))
     return made
 
 
 def answer_approval(
-    mint: MintContext, caller: AuthenticatedCaller, row: Row, *, yes: bool, why: str | None
-) -> dict[str, Any]:
+    mint: MintContext, caller: AuthenticatedCaller, row: Approval, *, yes: bool, why: str | None
+) -> Approval:
     """Approve or deny a request.
 
     Args:
@@ -167,9 +179,9 @@ def answer_approval(
         UnavailableError: The kill epoch is unknown now.
     """
     if approval_state(mint, row) == "withdrawn":
-        raise GrantError(f"{row['id']} is withdrawn already", code="conflict")
-    task: TaskRow = row["its"]
-    session = mint.db.sessions.find(row["session"])
+        raise GrantError(f"{row.id} is withdrawn already", code="conflict")
+    task = row.its
+    session = mint.db.sessions.find(row.session)
     if session is None or task_state(mint, task) in _OVER:
         raise GrantError("the task that it was asked for is over", code="session_ended")
     terms: ApprovalTerms | None = None
@@ -180,15 +192,15 @@ def answer_approval(
             raise GrantError(f"{words}, or the agent starts another task", code="conflict")
         terms = _terms_now(mint, row)
 
-    def counts(operator: str, operator_row: Row | None) -> bool:
+    def counts(operator: str, operator_row: Mapping[str, Any] | None) -> bool:
         return operator == caller.name or (operator_row is not None and _may_approve(mint, operator_row, row))
 
-    return mint.db.approvals.answer(row, ApprovalAnswer(caller.name, terms, _cleaned(why), counts)) | {"its": task}
+    return mint.db.approvals.answer(row, ApprovalAnswer(caller.name, terms, _cleaned(why), counts))
 
 
 def withdraw_approval(
-    mint: MintContext, caller: AuthenticatedCaller, row: Row
-) -> tuple[dict[str, Any], KillReport | None]:
+    mint: MintContext, caller: AuthenticatedCaller, row: Approval
+) -> tuple[Approval, KillReport | None]:
     """Withdraw an approval, also if its discharge was fetched; or a request.
 
     Returns:
@@ -198,45 +210,38 @@ def withdraw_approval(
         StoreError: The outcome is not known: retry.
     """
     # An approval whose kill is in the store and not in its row is withdrawn again: the first attempt crashed between.
-    if row["status"] not in (WAITING, APPROVED) or approval_state(mint, row) in ("expired", "ended"):
-        return dict(row), None
+    if row.status not in (WAITING, APPROVED) or approval_state(mint, row) in ("expired", "ended"):
+        return row, None
     # A request has no discharge, and gets none once its row is withdrawn, so it needs no kill.
     withdrawn = mint.db.approvals.withdraw(row, WAITING, caller.actor)
-    if withdrawn["status"] != APPROVED:
-        return withdrawn | {"its": row["its"]}, None
-    report = withdraw_target(mint, f"task:{row['id']}", caller.actor)
-    return mint.db.approvals.withdraw(row, APPROVED, caller.actor, seq=report.seq) | {"its": row["its"]}, report
+    if withdrawn.status != APPROVED:
+        return withdrawn, None
+    report = withdraw_target(mint, f"task:{row.id}", caller.actor)
+    return mint.db.approvals.withdraw(row, APPROVED, caller.actor, seq=report.seq), report
 
 
-def approval_state(mint: MintContext, row: Row) -> State:
+def approval_state(mint: MintContext, row: Approval) -> State:
     """Return the state of an approval, by its row, its task's row, the clock and the kill epoch."""
-    status: State = row["status"]
-    if status in (DENIED, WITHDRAWN, ENDED):
-        return status
-    task: TaskRow = row["its"]
-    targets = [f"task:{row['id']}"]
-    if status == APPROVED:
-        targets += [f"operator:{approver}" for approver in approvers_of(row)]
+    if row.status in (DENIED, WITHDRAWN, ENDED):
+        return cast("State", row.status)
+    task, targets = row.its, [f"task:{row.id}"]
+    if row.status == APPROVED:
+        targets += [f"operator:{approver}" for approver in row.by]
     # Since the task's birth: a discharge has none of its own.
     killed = mint.epochs.check(task.incarnation, task.born, targets)
     if killed is not None and killed.target in targets:
         return "withdrawn"
-    if status == APPROVED and row["expires_at"] <= now_ms():
+    if row.expires_at is not None and row.expires_at <= now_ms():
         return "expired"
     if task_state(mint, task) in _OVER:
         return "ended"
-    return "approved" if status == APPROVED else "waiting"
-
-
-def approvers_of(row: Row) -> tuple[str, ...]:
-    """Return the operators who have approved a request."""
-    return msgspec.json.decode(row["by"], type=tuple[str, ...])
+    return "approved" if row.status == APPROVED else "waiting"
 
 
 def about(mint: MintContext, args: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of a request that operators' rules may constrain, beside its id."""
     row = mint.db.approvals.find(str(args.get("approval", "")))
-    return {} if row is None else {name: row[name] for name in ("agent", "template", "tool")}
+    return {} if row is None else {"agent": row.agent, "template": row.template, "tool": row.tool}
 
 
 def _session_of(caller: AuthenticatedCaller) -> tuple[SessionRow, Born]:
@@ -311,11 +316,11 @@ def _marks_to_show(mint: MintContext, session: SessionRow, third_party: Approval
     return found
 
 
-def _terms_now(mint: MintContext, row: Row) -> ApprovalTerms:
+def _terms_now(mint: MintContext, row: Approval) -> ApprovalTerms:
     """Return the terms of a request by the grants of today."""
-    request = ApprovalRequest(row["caveat"], row["tool"], msgspec.json.decode(row["args"], type=dict[str, Any]), None)
+    request = ApprovalRequest(row.caveat, row.tool, row.args, None)
     try:
-        _, _, terms = _terms(mint, row["its"], read_third_party(row["caveat"]), request)
+        _, _, terms = _terms(mint, row.its, read_third_party(row.caveat), request)
     except GrantError as error:
         raise GrantError(f"the task changed since it was asked for: {error}", code="conflict") from error
     return terms
@@ -335,16 +340,16 @@ def _require_allowed(granted: StoredGrant, audience: str, request: ApprovalReque
             raise GrantError(message, code="bad_parameters", failures=error.failures) from error
 
 
-def _may_approve(mint: MintContext, operator_row: Row, row: Row) -> bool:
+def _may_approve(mint: MintContext, operator_row: Mapping[str, Any], row: Approval) -> bool:
     """Return whether an operator who approved before may still approve."""
     # Removed, frozen, or with another role since: an approval counts only if it could be given again now.
     if operator_row["status"] != "active":
         return False
     operator = operator_row["id"]
-    if _ended_since(mint, operator, row["its"]):
+    if _ended_since(mint, operator, row.its):
         return False
-    asked = {"approval": row["id"], "outcome": "approve", "agent": row["agent"]}
-    asked |= {"template": row["template"], "tool": row["tool"]}
+    asked = {"approval": row.id, "outcome": "approve", "agent": row.agent}
+    asked |= {"template": row.template, "tool": row.tool}
     try:
         require_rules_allow(operator, role_of(mint, operator_row).rules, APPROVE, asked)
     except ArxError:

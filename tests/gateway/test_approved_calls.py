@@ -122,7 +122,7 @@ class Front:
     def waiting(self) -> str:
         """The id of the one request that waits."""
         [row] = self.service.harness.mint.db.approvals.list(statuses=("waiting",))
-        return str(row["id"])
+        return row.id
 
     async def ended(self, about: Json, **how: bool) -> Json:
         """Poll a task until it has ended."""
@@ -218,7 +218,7 @@ def test_a_kill_fails_a_task_that_waits(front: Front) -> None:
         row = front.service.harness.mint.db.approvals.find(approval)
         assert row is not None
         front.token = front.service.token()
-        front.service.harness.epochs.kill(f"task:{row['task']}")
+        front.service.harness.epochs.kill(f"task:{row.task}")
         failed = await front.ended(about)
         assert failed["status"] == "failed"
         assert "over" in failed["error"]["message"]
@@ -400,7 +400,7 @@ def test_a_kill_between_approval_and_answer_ends_the_task(front: Front) -> None:
             row = front.service.harness.mint.db.approvals.find(approval)
             assert row is not None
             front.token = front.service.token()
-            front.service.harness.epochs.kill(f"task:{row['task']}")
+            front.service.harness.epochs.kill(f"task:{row.task}")
             ended = await front.ended(about)
             assert ended["result"]["isError"]
             assert "ended this work" in ended["result"]["content"][0]["text"]

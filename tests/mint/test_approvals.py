@@ -5,6 +5,7 @@ import json
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import select, update
 
@@ -299,7 +300,7 @@ def test_of_terms_that_two_grants_have_the_strictest_hold(desk: Desk) -> None:
     assert (asked["need"], asked["once"]) == (2, True)
     row = desk.harness.mint.db.approvals.find(asked["id"])
     assert row is not None
-    assert row["ttl_ms"] == 60_000
+    assert row.ttl_ms == 60_000
     assert (before["need"], before["once"]) == (1, False)  # asked for before; answered, it takes what holds by now
     given = [desk.answer(desk.operator(name), before).json()["approval"] for name in ("ada", "bob")]
     assert [(each["state"], each["need"], each["once"]) for each in given] == [
@@ -407,12 +408,12 @@ def test_an_end_that_came_first_leaves_nothing_to_approve(desk: Desk) -> None:
     for terms in (ApprovalTerms(("payments.refund",)), None):
         answer = ApprovalAnswer("ada", terms, why=None, counts=lambda *_: True)
         assert during(db, ending, lambda answer=answer: db.approvals.answer(row, answer)) == "session_ended"
-    another = row | {"id": "a-" + "b" * 16}
+    another = msgspec.structs.replace(row, id="a-" + "b" * 16)
     assert (
         during(db, ending, lambda: db.approvals.add(db.unit(), another, Event.of("something", "mint")))
         == "session_ended"
     )
-    assert [each["status"] for each in db.approvals.list()] == ["waiting"]
+    assert [each.status for each in db.approvals.list()] == ["waiting"]
 
 
 def test_nothing_is_left_of_a_person(desk: Desk) -> None:

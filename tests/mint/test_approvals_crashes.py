@@ -80,7 +80,7 @@ def test_answering(desk: Desk, crasher: Crasher) -> None:
         done = count(desk.harness, "approval.given") == before + 1
         row = desk.harness.mint.db.approvals.find(asked["id"])
         assert row is not None
-        assert (row["status"] == "approved") == done
+        assert (row.status == "approved") == done
         assert answered is None or done
         assert code(desk.answer(operator, asked)) == ("conflict" if done else "ok")
         assert count(desk.harness, "approval.given") == before + 1

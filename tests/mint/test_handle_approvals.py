@@ -152,7 +152,7 @@ def test_what_is_over_is_not_taken(service: Service, outcome: str, code: str) ->
     assert (service.ask(later).id == asked.id) is (outcome == "deny")
     row = service.harness.mint.db.approvals.find(asked.id)
     assert row is not None
-    service.harness.epochs.kill(f"task:{row['task']}")
+    service.harness.epochs.kill(f"task:{row.task}")
     assert service.ask(later).id != asked.id
 
 
@@ -165,7 +165,7 @@ def test_a_kill_ends_an_approved_call(service: Service, by: str) -> None:
     later = service.token()
     row = service.harness.mint.db.approvals.find(asked.id)
     assert row is not None
-    service.harness.epochs.kill(f"task:{row['task']}" if by != "agent" else f"agent:{row['agent']}")
+    service.harness.epochs.kill(f"task:{row.task}" if by != "agent" else f"agent:{row.agent}")
     with pytest.raises(ArxError) as refused:
         take_approval(service.mint, service.key, later, asked.id)
     assert refused.value.code in ("session_ended", "revoked")

@@ -70,7 +70,7 @@ class RowReader(Generic[R]):
 
     def values(self, row: R) -> dict[str, Any]:
         """Return a struct's columns as the database takes them."""
-        values = msgspec.structs.asdict(row)
+        values = {column.name: getattr(row, column.name) for column in self.columns}
         for name, convert in self._written.items():
             if values[name] is not None:
                 values[name] = convert(values[name])

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
-import msgspec
-
 from arx_caps.mint.html.render import load_templates
 from arx_caps.mint.oauth.authorization_code import Consent
 from arx_caps.mint.policy.tables import Template
@@ -94,7 +92,6 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         at_home=urlsplit(consent.row["redirect"]).hostname in LOOPBACK,
         life=format_duration(_life_ms(consent)),
         states=_STATES,
-        args_of=_args,
         several=len(consent.templates) > 1,
         first=consent.templates[0],
         tools_of=functools.partial(_tools, consent),
@@ -105,10 +102,6 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         action=action,
         token=token,
     )
-
-
-def _args(call: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    return msgspec.json.decode(call["args"], type=dict[str, Any]).items()
 
 
 def _tools(consent: Consent, template: Template) -> dict[tuple[str, Limits], list[str]]:

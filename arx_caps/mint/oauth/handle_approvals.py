@@ -11,7 +11,7 @@ import msgspec
 
 from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge, marks_now
 from arx_caps.mint.context import Born, MintContext
-from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN
+from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN, Approval
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.rows import as_json
@@ -21,7 +21,7 @@ from arx_caps.mint.oauth.client.clients import OAuthClient
 from arx_caps.mint.oauth.handles import Handle, bundle_of, require_handle
 from arx_caps.mint.oauth.task_grant import is_proven
 from arx_caps.mint.policy.issuers import Subject
-from arx_caps.mint.tasks.discharge import read_third_party, shown_marks
+from arx_caps.mint.tasks.discharge import read_third_party
 from arx_caps.mint.tasks.liveness import task_state
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
@@ -41,7 +41,7 @@ class GatewayApproval(NamedTuple):
         discharge: Its discharge, a secret; None unless it is taken now.
     """
 
-    row: Mapping[str, Any]
+    row: Approval
     taken: bool = False
     bundle: str | None = None
     discharge: str | None = None
@@ -52,7 +52,7 @@ class GatewayApproval(NamedTuple):
 
 def ask_for_handle(
     mint: MintContext, unit: UnitOfWork, token: str, audience: str, request: ApprovalRequest
-) -> dict[str, Any]:
+) -> Approval:
     """Return the approval of a call with an access token: the one that the client has, or a new request.
 
     Args:
@@ -83,10 +83,10 @@ def ask_for_handle(
         subject=handle.session.subject,
     )
     for row in rows:
-        if row["args"] != args or not _may_use(mint, handle, row) or _is_taken(mint, row):
+        if as_json(row.args) != args or _asked_by(mint, handle, row) is None or _is_taken(mint, row):
             continue
         state = approval_state(mint, row)
-        if state not in _FOUND or (state == "denied" and task_state(mint, row["its"]) not in ("open", "frozen")):
+        if state not in _FOUND or (state == "denied" and task_state(mint, row.its) not in ("open", "frozen")):
             continue
         if state == "denied" or _shows_marks(mint, handle, row, request.caveat):
             return row
@@ -114,9 +114,9 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
     row, asked, session = _find_usable(mint, token, audience, name)
     if _is_taken(mint, row):
         return GatewayApproval(row, taken=True)
-    if row["marks"] is not None and approval_state(mint, row) in ("waiting", "approved"):
-        [marks] = marks_now(mint, session, read_third_party(row["caveat"]))
-        if marks != shown_marks(row):
+    if row.marks is not None and approval_state(mint, row) in ("waiting", "approved"):
+        [marks] = marks_now(mint, session, read_third_party(row.caveat))
+        if marks != row.marks:
             raise GrantError(f"marks have changed since {name} was asked for: call again", code="approval_expired")
     discharge = fetch_discharge(mint, _caller_of(session, born), row)
     if discharge is None:
@@ -132,7 +132,7 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
     return GatewayApproval(row, bundle=bundle, discharge=discharge)
 
 
-def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str) -> dict[str, Any]:
+def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str) -> Approval:
     """Withdraw a request that still waits, as its client has cancelled the call; return its row.
 
     Args:
@@ -146,12 +146,12 @@ def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str)
         GrantError: ``not_found``.
     """
     row, _, _ = _find_usable(mint, token, audience, name)
-    if row["status"] not in (WAITING, WITHDRAWN):
-        return dict(row)
-    return mint.db.approvals.withdraw(row, WAITING, f"agent:{row['agent']}") | {"its": row["its"]}
+    if row.status not in (WAITING, WITHDRAWN):
+        return row
+    return mint.db.approvals.withdraw(row, WAITING, f"agent:{row.agent}")
 
 
-def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) -> list[tuple[Mapping[str, Any], str]]:
+def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) -> list[tuple[Approval, str]]:
     """Return the calls of a client on behalf of a person that wait for an approval, or have one; with their states.
 
     Args:
@@ -161,9 +161,9 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
     """
     person: dict[str, Any] = {"subject_issuer": subject.issuer, "subject": subject.name}
     rows = mint.db.approvals.list(statuses=(WAITING, APPROVED), agent=client.agent, limit=MAX_SHOWN, **person)
-    found: list[tuple[Mapping[str, Any], str]] = []
+    found: list[tuple[Approval, str]] = []
     for row in rows:
-        asked = None if row["handle"] is None else mint.db.oauth_handles.find(row["handle"])
+        asked = None if row.handle is None else mint.db.oauth_handles.find(row.handle)
         if asked is None or asked["client"] != client.id:
             continue
         state = approval_state(mint, row)
@@ -174,38 +174,41 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
 
 def _find_usable(
     mint: MintContext, token: str, audience: str, name: str
-) -> tuple[dict[str, Any], Mapping[str, Any], SessionRow]:
+) -> tuple[Approval, Mapping[str, Any], SessionRow]:
     """Return an approval's row that an access token may use, with the row of the handle that asked, and its session."""
     handle = require_handle(mint, token, audience)
     rows = mint.db.approvals.list(id=name, audience=audience, limit=1)
+    asked = _asked_by(mint, handle, rows[0]) if rows else None
     # To another client, the approval does not exist.
-    if not rows or not _may_use(mint, handle, rows[0]):
+    if asked is None:
         raise GrantError("no such approval", code="not_found")
-    asked, session = mint.db.oauth_handles.find(rows[0]["handle"]), mint.db.sessions.find(rows[0]["session"])
-    assert asked is not None  # ``_may_use`` has found it
+    session = mint.db.sessions.find(rows[0].session)
     assert session is not None  # the foreign key of the handle
     return rows[0], asked, session
 
 
-def _may_use(mint: MintContext, handle: Handle, row: Mapping[str, Any]) -> bool:
-    """Return whether an approval was asked for the client of a handle: for its task, or for an earlier one."""
-    if row["handle"] is None or row["audience"] != handle.row["audience"] or row["agent"] != _agent_of(handle):
-        return False
-    if (row["subject_issuer"], row["subject"]) != (handle.session.subject_issuer, handle.session.subject):
-        return False
-    asked = mint.db.oauth_handles.find(row["handle"])
+def _asked_by(mint: MintContext, handle: Handle, row: Approval) -> Mapping[str, Any] | None:
+    """Return the handle that asked for an approval: of the client of a handle, for its task or an earlier one.
+
+    None if another client did.
+    """
+    if row.handle is None or row.audience != handle.row["audience"] or row.agent != _agent_of(handle):
+        return None
+    if (row.subject_issuer, row.subject) != (handle.session.subject_issuer, handle.session.subject):
+        return None
+    asked = mint.db.oauth_handles.find(row.handle)
     if asked is None or asked["client"] != handle.row["client"]:
-        return False
+        return None
     session = mint.db.sessions.find(asked["session"])
     # A bearer token must not make the call of a bound one: an attacker who has read it lacks the key.
     if handle.claims.cnf is None and (session is None or is_proven(session)):
-        return False
+        return None
     # Of a delegated task, the chain is what was approved: another chain of the same client is another principal.
     before = msgspec.json.decode(asked["recipe"], type=dict[str, Any])
-    return bool(before.get("added", []) == handle.recipe().get("added", []))
+    return asked if before.get("added", []) == handle.recipe().get("added", []) else None
 
 
-def _shows_marks(mint: MintContext, handle: Handle, row: Mapping[str, Any], caveat: str) -> bool:
+def _shows_marks(mint: MintContext, handle: Handle, row: Approval, caveat: str) -> bool:
     """Return whether operators are shown by a row all marks after which a call needs an approval now.
 
     Args:
@@ -215,13 +218,13 @@ def _shows_marks(mint: MintContext, handle: Handle, row: Mapping[str, Any], cave
         caveat: The third-party caveat of the call.
     """
     asks = read_third_party(caveat)
-    if row["marks"] is None and not asks.when:
+    if row.marks is None and not asks.when:
         return True
     # The call is made with the row's task, in which what the call comes after may not be set.
-    if row["session"] != handle.session.id:
+    if row.session != handle.session.id:
         return False
-    marks = marks_now(mint, handle.session, asks, read_third_party(row["caveat"]))
-    return all(each == shown_marks(row) for each in marks)
+    marks = marks_now(mint, handle.session, asks, read_third_party(row.caveat))
+    return all(each == (row.marks or ()) for each in marks)
 
 
 def _agent_of(handle: Handle) -> str:
@@ -233,10 +236,9 @@ def _caller_of(session: SessionRow, born: Born) -> AuthenticatedCaller:
     return AuthenticatedCaller("agent", session.agent, session, born, session.expires_at, "")
 
 
-def _taken_id(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
-    until = row["expires_at"] if row["expires_at"] is not None else now_ms()
-    return _TAKEN, str(row["handle"]), str(row["id"]), int(until)
+def _taken_id(row: Approval) -> tuple[str, str, str, int]:
+    return _TAKEN, str(row.handle), row.id, now_ms() if row.expires_at is None else row.expires_at
 
 
-def _is_taken(mint: MintContext, row: Mapping[str, Any]) -> bool:
+def _is_taken(mint: MintContext, row: Approval) -> bool:
     return mint.db.proofs.is_used(used_id(*_taken_id(row)))

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from arx_caps.mint.db.repositories.work.approvals import ApprovalRow
 from arx_caps.mint.policy.approvals import ApprovalTerms
 from arx_caps.settings.toml_file import MISLEADING
 from arx_verifier import jcs
@@ -90,7 +91,7 @@ def read_third_party(text: str) -> ApprovalCaveat:
     return ApprovalCaveat(kid, task, third_party.tools, third_party.when or ())
 
 
-def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
+def make_discharge(row: ApprovalRow, key: bytes, realm: str) -> str:
     """Return the discharge of an approval, a secret; the same bytes for each call.
 
     Args:
@@ -98,35 +99,21 @@ def make_discharge(row: Mapping[str, Any], key: bytes, realm: str) -> str:
         key: The audience key of its third-party caveat.
         realm: The realm's name.
     """
-    args = constraints_of(msgspec.json.decode(row["args"], type=dict[str, Any]))
+    args = constraints_of(row.args)
     # Its own target, so that a withdrawal can revoke it, and those of its approvers, so that it ends with them; the
     # approval's times, so that it is alike each time it is made.
     caveat = Caveat(
-        allow=(Rule(tool=row["tool"], args=args),),
-        exp=row["expires_at"],
-        once=(row["id"], row["approved_at"]) if row["once"] else None,
-        task=row["id"],
-        operators=msgspec.json.decode(row["by"], type=tuple[str, ...]),
-        shown=None if row["marks"] is None else tuple([(each.mark, each.set_at) for each in shown_marks(row)]),
+        allow=(Rule(tool=row.tool, args=args),),
+        exp=row.expires_at,
+        once=(row.id, row.approved_at or 0) if row.once else None,
+        task=row.id,
+        operators=row.by,
+        shown=None if row.marks is None else tuple([(each.mark, each.set_at) for each in row.marks]),
     )
-    third_party = row["caveat"].encode()
+    third_party = row.caveat.encode()
     return issue_discharge(
         third_party, caveat_key(key, ThirdPartyCaveat.read(third_party).id), realm=realm, caveats=(caveat,)
     ).encode()
-
-
-class ShownMark(msgspec.Struct, frozen=True):
-    """A mark that operators are shown, with the call that set it, ms since the Unix epoch."""
-
-    mark: str
-    set_at: int
-    tool: str
-    service: str
-
-
-def shown_marks(row: Mapping[str, Any]) -> tuple[ShownMark, ...]:
-    """Return the marks after which a call needs an approval, as its row has them."""
-    return msgspec.json.decode(row["marks"] or "[]", type=tuple[ShownMark, ...])
 
 
 def constraints_of(args: Mapping[str, Any]) -> dict[str, ConstraintLike]:

@@ -6,7 +6,6 @@ An agent sees and uses the requests of its own session; operators see and answer
 
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint import approvals
@@ -14,12 +13,20 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, Rout
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_in_state
 from arx_caps.mint.api.routes.work.sessions import BOTH, GONE, own_query
 from arx_caps.mint.api.views import KillShown, SubjectShown, show_kill, show_row, show_subject
-from arx_caps.mint.approvals import Row, State, approval_state
+from arx_caps.mint.approvals import State, approval_state
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.work.approvals import APPROVALS_ORDER, APPROVED, DENIED, ENDED, WAITING, WITHDRAWN
+from arx_caps.mint.db.repositories.work.approvals import (
+    APPROVALS_ORDER,
+    APPROVED,
+    DENIED,
+    ENDED,
+    WAITING,
+    WITHDRAWN,
+    Approval,
+    ShownMark,
+)
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.policy.roles import APPROVE
-from arx_caps.mint.tasks.discharge import ShownMark, shown_marks
 from arx_caps.settings.durations import format_duration
 from arx_verifier.errors import GrantError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS
@@ -213,23 +220,21 @@ def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
     return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
-def show_approval(mint: MintContext, row: Row) -> ApprovalShown:
-    """Return an approval as the API shows it; its task's row is under ``its``."""
+def show_approval(mint: MintContext, row: Approval) -> ApprovalShown:
+    """Return an approval as the API shows it."""
     return show_row(
         ApprovalShown,
         row,
         state=approval_state(mint, row),
-        subject=show_subject(row["subject_issuer"], row["subject"]),
-        args=msgspec.json.decode(row["args"]),
-        ttl=format_duration(row["ttl_ms"]),
-        once=bool(row["once"]),
-        by=msgspec.json.decode(row["by"]),
-        marks=list(shown_marks(row)) or UNSET,
-        expires_at=row["its"].expires_at if row["expires_at"] is None else row["expires_at"],
+        subject=show_subject(row.subject_issuer, row.subject),
+        ttl=format_duration(row.ttl_ms),
+        by=list(row.by),
+        marks=list(row.marks or ()) or UNSET,
+        expires_at=row.its.expires_at if row.expires_at is None else row.expires_at,
     )
 
 
-def _find_own(call: RouteCall, name: str) -> dict[str, Any]:
+def _find_own(call: RouteCall, name: str) -> Approval:
     """Return an approval that the caller may see."""
     own = call.authenticated.session
     # The session is a condition of the query: to an agent, another session's approval does not exist.

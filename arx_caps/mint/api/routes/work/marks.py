@@ -16,7 +16,6 @@ from arx_caps.mint.api.routes.work.sessions import find_session
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.approvals import WAITING
-from arx_caps.mint.tasks.discharge import shown_marks
 from arx_verifier.errors import GrantError, StoreError
 from arx_verifier.ledger.pools import MarkSetting
 from arx_verifier.names import is_tool_pattern
@@ -97,7 +96,7 @@ def lift_mark(call: RouteCall) -> Lifted:
         # Before the ledger lifts it: nothing is lifted without a record.
         facts = {"session": name, "agent": session.agent, "mark": body.mark, "reason": body.reason}
         waiting = call.mint.db.approvals.list(statuses=(WAITING,), alive=True, session=name)
-        stale = [row for row in waiting if any(shown.mark == body.mark for shown in shown_marks(row))]
+        stale = [row for row in waiting if any(shown.mark == body.mark for shown in row.marks or ())]
         event = Event.of("mark.lifted", call.authenticated.actor, **facts)
         call.mint.db.approvals.withdraw_waiting(stale, event)
         lost, fields = ledger.marks(name, opened, body.mark)

@@ -4,24 +4,76 @@
 How a discharge is made of an approval is in ``arx_caps.mint.tasks``.
 """
 
-from collections.abc import Callable, Mapping
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
-from sqlalchemy import Select, bindparam, func, insert, or_, select, update
+from sqlalchemy import bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
+from arx_caps.mint.db.database import PAGE, StructRepository, plain
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.work.grants import TASK_ROWS, lock_task
+from arx_caps.mint.db.repositories.work.grants import TASK_ROWS, TaskRow, lock_task
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
+
+class ShownMark(msgspec.Struct, frozen=True):
+    """A mark that operators are shown, with the call that set it, ms since the Unix epoch."""
+
+    mark: str
+    set_at: int
+    tool: str
+    service: str
+
+
+class ApprovalRow(msgspec.Struct, frozen=True):
+    """A request for an approval, with its answer; ``marks`` is None if the call needs an approval without any."""
+
+    id: str
+    task: str
+    session: str
+    agent: str
+    template: str
+    audience: str
+    caveat: str
+    tool: str
+    args: dict[str, Any]
+    need: int
+    ttl_ms: int
+    once: bool
+    status: str
+    asked_at: int
+    by: tuple[str, ...] = ()
+    marks: tuple[ShownMark, ...] | None = None
+    handle: str | None = None
+    why: str | None = None
+    subject_issuer: str | None = None
+    subject: str | None = None
+    denied_by: str | None = None
+    answer_why: str | None = None
+    approved_at: int | None = None
+    expires_at: int | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts that each event of it has."""
+        names = {"approval": self.id, "session": self.session, "task": self.task}
+        return names | {"agent": self.agent, "audience": self.audience}
+
+
+class Approval(ApprovalRow, frozen=True, kw_only=True):
+    """A request for an approval, with the row of its task."""
+
+    its: TaskRow
+
+
+APPROVAL_ROWS: Final = RowReader(ApprovalRow, APPROVALS)
 MAX_WAITING: Final = 32  # of one session: operators do not read more with care
 MAX_CLOSED: Final = 32  # old requests that a new one closes: more than one, or they would pile up
 APPROVALS_ORDER: Final = Order((APPROVALS.c.asked_at, APPROVALS.c.id), tuple[Time, Text], newest_first=True)
@@ -31,7 +83,7 @@ DENIED: Final = "denied"
 WITHDRAWN: Final = "withdrawn"
 ENDED: Final = "ended"  # unanswered, and its task is over
 _ITS: Final = APPROVALS.c.id == bindparam("which")
-_LOCK: Final = CompiledStatement(select(APPROVALS).where(_ITS).with_for_update())
+_LOCK: Final = CompiledStatement(APPROVAL_ROWS.select().where(_ITS).with_for_update())
 _ADD, _CHANGE = insert(APPROVALS), update(APPROVALS).where(_ITS)
 _ALIVE: Final = (TASKS.c.status == "open", TASKS.c.expires_at > bindparam("now"))
 _COUNT: Final = (
@@ -100,28 +152,26 @@ class ApprovalAnswer(NamedTuple):
 # A request or an answer locks the task first, as the end of a task does, and then its own row. So of an approval, a
 # denial and the end of the task one comes first, and the others are refused. The same order everywhere prevents a
 # deadlock.
-class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
+class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, key=APPROVALS.c.id):
     """Requests for approval, with their answers."""
 
-    def add(self, unit: UnitOfWork, values: Mapping[str, Any], what: Event) -> None:
+    def add(self, unit: UnitOfWork, row: ApprovalRow, what: Event) -> None:
         """Store a request.
 
         Args:
             unit: The call's unit of work.
-            values: The row.
+            row: The row.
             what: The event.
 
         Raises:
             GrantError: ``session_ended``: its task has ended; ``too_many_approvals``: too many of its session wait.
         """
         with unit.change(what) as c:
-            lock_task(c, values["task"])
+            lock_task(c, row.task)
+            values = APPROVAL_ROWS.values(row)
             for replaced in c.execute(_REPLACE, {f"its_{name}": values[name] for name in _OF_CALL}).scalars().all():
-                unit.note(_withdrawal({**values, "id": replaced}, what.by))
-            if (
-                int(c.execute(_COUNT_OF_SESSION, {"whose": values["session"], "now": now_ms()}).scalar_one())
-                >= MAX_WAITING
-            ):
+                unit.note(_withdrawal(msgspec.structs.replace(row, id=replaced), what.by))
+            if c.execute(_COUNT_OF_SESSION, {"whose": row.session, "now": now_ms()}).scalar_one() >= MAX_WAITING:
                 raise GrantError(
                     f"{MAX_WAITING} requests of this session wait for an answer; ask again once some have one, or "
                     "finish the tasks that they are for",
@@ -140,8 +190,8 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
         after: str | None = None,
         limit: int = PAGE,
         **wanted: str | None,
-    ) -> Rows:
-        """Return approvals, the newest first, each with its task's row as ``its``.
+    ) -> list[Approval]:
+        """Return approvals, the newest first.
 
         Args:
             statuses: Only approvals with one of these statuses.
@@ -150,7 +200,7 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
             limit: At most this number.
             wanted: Only approvals with these values of columns; None for any value.
         """
-        statement: Select[Any] = select(APPROVALS)
+        statement = APPROVAL_ROWS.select()
         if statuses is not None:
             statement = statement.where(APPROVALS.c.status.in_(statuses))
         if alive:
@@ -159,11 +209,11 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
         statement = statement.where(
             *(APPROVALS.c[name] == value for name, value in wanted.items() if value is not None)
         )
-        rows = self._database.page(statement, APPROVALS_ORDER, after, limit)
+        rows = self._listed(statement, APPROVALS_ORDER, after, limit)
         with self._database.read() as c:
-            query = TASK_ROWS.select().where(TASKS.c.id.in_({row["task"] for row in rows}))
+            query = TASK_ROWS.select().where(TASKS.c.id.in_({row.task for row in rows}))
             tasks = {task.id: task for task in map(TASK_ROWS.read, c.execute(query))}
-        return [row | {"its": tasks[row["task"]]} for row in rows]
+        return [_with_task(row, tasks[row.task]) for row in rows]
 
     def count_waiting(self) -> int:
         """Return the number of unanswered requests, those of killed tasks included."""
@@ -173,7 +223,7 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
         """Return the targets of approvals that were withdrawn and whose discharge has not expired."""
         return {f"task:{approval}" for approval in self._database.column(_WITHDRAWN, now=now_ms())}
 
-    def answer(self, approval: Mapping[str, Any], answer: ApprovalAnswer) -> dict[str, Any]:
+    def answer(self, approval: ApprovalRow, answer: ApprovalAnswer) -> Approval:
         """Record an operator's answer; the last approval that is needed sets the status.
 
         Args:
@@ -186,29 +236,27 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
         Raises:
             GrantError: ``session_ended``: its task has ended; ``conflict``: it has an answer, or one of this operator.
         """
-        name, by = approval["id"], f"operator:{answer.operator}"
+        name, by = approval.id, f"operator:{answer.operator}"
         with self._database.write() as c:
-            task = lock_task(c, approval["task"])
-            row = _lock(c, name)
-            if row["status"] != WAITING:
-                undo = "; to take that back, withdraw it" if row["status"] == APPROVED and answer.terms is None else ""
-                raise GrantError(f"{name} is {row['status']} already{undo}", code="conflict")
-            yes = msgspec.json.decode(row["by"], type=list[str])
+            task = lock_task(c, approval.task)
+            row = APPROVAL_ROWS.one(c, _LOCK, {"which": name})
+            if row.status != WAITING:
+                undo = "; to take that back, withdraw it" if row.status == APPROVED and answer.terms is None else ""
+                raise GrantError(f"{name} is {row.status} already{undo}", code="conflict")
             terms = answer.terms
             if terms is None:
                 # An approver's reason must not appear as the reason of this denial.
                 changes: dict[str, Any] = {"status": DENIED, "denied_by": answer.operator, "answer_why": None}
-            elif answer.operator in yes:
+            elif answer.operator in row.by:
                 raise GrantError(
                     f"{answer.operator} has approved {name} already; another operator must", code="conflict"
                 )
             else:
-                yes.append(answer.operator)
+                yes = (*row.by, answer.operator)
                 # The stricter of the terms at the request and the terms of today, so that a policy change is not
                 # bypassed.
-                need, ttl_ms = max(row["need"], terms.need), min(row["ttl_ms"], terms.ttl_ms)
-                changes = {"by": msgspec.json.encode(yes).decode(), "need": need, "ttl_ms": ttl_ms}
-                changes["once"] = max(row["once"], int(terms.once))
+                need, ttl_ms = max(row.need, terms.need), min(row.ttl_ms, terms.ttl_ms)
+                changes = {"by": yes, "need": need, "ttl_ms": ttl_ms, "once": row.once or terms.once}
                 operators = {
                     operator.id: plain(operator)
                     for operator in c.execute(select(OPERATORS).where(OPERATORS.c.id.in_(yes)))
@@ -221,19 +269,16 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
                     # A discharge must not outlive the task that it was asked for.
                     until = min(now + ttl_ms, task.expires_at)
                     # Its discharge ends with each of these: one who does not count must not be among them.
-                    changes |= {"by": msgspec.json.encode(counted).decode()}
-                    changes |= {"status": APPROVED, "approved_at": now, "expires_at": until}
+                    changes |= {"by": tuple(counted), "status": APPROVED, "approved_at": now, "expires_at": until}
             changes |= {"answer_why": answer.why} if answer.why is not None else {}
-            c.execute(_CHANGE, {"which": name, **changes})
-            row |= changes
-            facts = {column: row[column] for column in ("session", "task", "agent", "audience", "tool", "need")}
-            facts |= {"approval": name, "why": answer.why, "state": row["status"], "expires_at": row["expires_at"]}
-            self._database.record_in(
-                c, Event.of("approval.given" if terms is not None else "approval.denied", by, **facts)
-            )
-            return row
+            row = msgspec.structs.replace(row, **changes)
+            c.execute(_CHANGE, {"which": name, **APPROVAL_ROWS.values(row)})
+            facts = row.facts() | {"tool": row.tool, "need": row.need, "why": answer.why}
+            kind = "approval.given" if terms is not None else "approval.denied"
+            self._database.record_in(c, Event.of(kind, by, **facts, state=row.status, expires_at=row.expires_at))
+            return _with_task(row, task)
 
-    def withdraw(self, approval: Mapping[str, Any], status: str, by: str, **more: Any) -> dict[str, Any]:
+    def withdraw(self, approval: Approval, status: str, by: str, **more: Any) -> Approval:
         """Set an approval, or a request, to withdrawn if its row still has a status.
 
         Args:
@@ -248,27 +293,28 @@ class ApprovalRepository(RowRepository, key=APPROVALS.c.id):
         with self._database.write() as c:
             return self._withdraw(c, approval, status, by, **more)
 
-    def withdraw_waiting(self, approvals: Rows, what: Event) -> None:
+    def withdraw_waiting(self, approvals: Iterable[Approval], what: Event) -> None:
         """Record an event, and set those of these requests that still wait to withdrawn, in one transaction."""
         with self._database.write(what) as c:
-            for approval in sorted(approvals, key=itemgetter("id")):  # in one order: two calls would deadlock else
+            for approval in sorted(approvals, key=attrgetter("id")):  # in one order: two calls would deadlock else
                 self._withdraw(c, approval, WAITING, what.by)
 
-    def _withdraw(
-        self, c: Connection, approval: Mapping[str, Any], status: str, by: str, **more: Any
-    ) -> dict[str, Any]:
-        row = _lock(c, approval["id"])
-        if row["status"] == status:
-            row["status"] = WITHDRAWN
-            c.execute(_CHANGE, {"which": approval["id"], "status": WITHDRAWN})
-            self._database.record_in(c, _withdrawal(approval, by, **more))
-        return row
+    def _withdraw(self, c: Connection, approval: Approval, status: str, by: str, **more: Any) -> Approval:
+        row = APPROVAL_ROWS.one(c, _LOCK, {"which": approval.id})
+        if row.status == status:
+            row = msgspec.structs.replace(row, status=WITHDRAWN)
+            c.execute(_CHANGE, {"which": row.id, "status": row.status})
+            self._database.record_in(c, _withdrawal(row, by, **more))
+        return _with_task(row, approval.its)
 
 
-def _withdrawal(row: Mapping[str, Any], by: str, **more: Any) -> Event:
+def _with_task(row: ApprovalRow, task: TaskRow) -> Approval:
+    return Approval(**msgspec.structs.asdict(row), its=task)
+
+
+def _withdrawal(row: ApprovalRow, by: str, **more: Any) -> Event:
     """Return the event of a withdrawal by an operator or the agent, given the approval's row."""
-    facts = {name: row[name] for name in ("session", "task", "agent", "audience")}
-    return Event.of("approval.withdrawn", by, approval=row["id"], **facts, **more)
+    return Event.of("approval.withdrawn", by, **row.facts(), **more)
 
 
 def _close_ended(c: Connection) -> None:
@@ -276,7 +322,3 @@ def _close_ended(c: Connection) -> None:
     ended = c.execute(_OVER, {"now": now_ms()}).scalars().all()
     if ended:
         c.execute(update(APPROVALS).where(APPROVALS.c.id.in_(ended)).values(status=ENDED))
-
-
-def _lock(c: Connection, approval: str) -> dict[str, Any]:
-    return _LOCK.one(c, {"which": approval})
