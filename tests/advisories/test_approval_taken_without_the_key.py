@@ -65,7 +65,7 @@ def test_the_mint_gives_it_for_a_bound_token_alone(unit: Harness) -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApprovalWorld]:
     """One realm with its gateway."""
-    yield from started(ApprovalWorld(tmp_path_factory.mktemp("keyless")), TWO_TASKS)
+    yield from started(ApprovalWorld(tmp_path_factory.mktemp("keyless")), TWO_TASKS, proofs=True)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ class ApprovalWorld(OAuthWorld):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApprovalWorld]:
     """One realm with its gateway for the tests of this file."""
-    yield from started(ApprovalWorld(tmp_path_factory.mktemp("approvals")), POLICY)
+    yield from started(ApprovalWorld(tmp_path_factory.mktemp("approvals")), POLICY, proofs=True)
 
 
 class Caller:

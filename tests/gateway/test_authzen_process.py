@@ -212,7 +212,7 @@ class AuthZenWorld(OAuthWorld):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One realm with its gateway for the tests of this file."""
-    for made in started(AuthZenWorld(tmp_path_factory.mktemp("authzen")), POLICY):
+    for made in started(AuthZenWorld(tmp_path_factory.mktemp("authzen")), POLICY, proofs=True):
         made.tokens = {name: made.token_of(name, name) for name in ("alice", "bob")}
         yield made
 

@@ -76,7 +76,7 @@ class DeciderWorld(OAuthWorld):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One realm with its gateway for the tests of this file."""
-    yield from started(DeciderWorld(tmp_path_factory.mktemp("decider")), UPLOAD)
+    yield from started(DeciderWorld(tmp_path_factory.mktemp("decider")), UPLOAD, proofs=True)
 
 
 def challenge_of(world: DeciderWorld) -> str:

@@ -11,7 +11,6 @@ from tests.dpop import Prover
 from tests.gateway.test_gateway import started
 from tests.gateway.test_oauth import OAuthWorld, checked
 from tests.house.pages import ROOT, blocks
-from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.spec("CONTROL 5.11")]
 ALGORITHMS = 'algs="ES256 EdDSA Ed25519"'
@@ -52,10 +51,7 @@ class DpopWorld(OAuthWorld):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One realm with its gateway for the tests of this file."""
-    for world in started(DpopWorld(tmp_path_factory.mktemp("dpop")), POLICY):
-        late = time.time() + 2
-        until(lambda late=late: time.time() > late)  # a proof of the second in which the store started is refused
-        yield world
+    yield from started(DpopWorld(tmp_path_factory.mktemp("dpop")), POLICY, proofs=True)
 
 
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", None])

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,12 +143,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 W = TypeVar("W", bound=World)
 
 
-def started(world: W, more: str = "") -> Iterator[W]:
+def started(world: W, more: str = "", *, proofs: bool = False) -> Iterator[W]:
     """Run a realm with its gateway, and stop both at the end.
 
     Args:
         world: The realm.
         more: Further tables of its policy.
+        proofs: Whether clients send proofs (DPoP): the gateway refuses those of the second in which it started.
     """
     folder = world.folder
     world.arx("init", str(folder / "realm"), "--listen", f"127.0.0.1:{world.mint}")
@@ -164,6 +166,8 @@ def started(world: W, more: str = "") -> Iterator[W]:
         until(lambda: READY in world.log() or up.poll() is not None)
         until(lambda: answers(f"http://127.0.0.1:{world.http}/"))
         assert up.poll() is None, world.log()
+        late = time.time() + (2 if proofs else 0)
+        until(lambda: time.time() >= late)
         yield world
         assert SECRET not in world.log()
         assert "records are lost" not in world.log()

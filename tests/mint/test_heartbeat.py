@@ -3,6 +3,7 @@
 
 import itertools
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def test_a_signed_heartbeat_at_each_interval(running: Harness, receiver: Receive
         )
         assert facts["log_size"] >= facts["log_signed"] >= 0
         assert (body["realm"], body["command"]) == (running.realm.name, "arx doctor")
-    assert all(later.at - earlier.at >= 0.9 * EACH_MS / 1000 for earlier, later in itertools.pairwise(got))
+    sent = [datetime.fromisoformat(one.body["timestamp"]) for one in got]  # a busy machine moves the arrivals
+    assert all(later - earlier >= timedelta(milliseconds=EACH_MS / 2) for earlier, later in itertools.pairwise(sent))
     body = {"targets": ["agent:acme/a"], "reason": "a test", "wait": False}
     running.operator().call("POST", "/v1/kills", body)
     until(lambda: len(beats(receiver)) >= 4)
