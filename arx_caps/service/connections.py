@@ -5,58 +5,14 @@ from hashlib import sha256
 
 import msgspec
 from joserfc.errors import JoseError
+from msgspec import UNSET
 
 from arx_caps.agent.sessions.mint_client import MintClient
 from arx_caps.credentials.keyfile import SigningKey
+from arx_caps.credentials.lending import AskedToken, LentToken, TokenAnswer
 from arx_caps.service.access_tokens import make_seal, open_seal
 from arx_caps.service.fetch import require_private
 from arx_verifier.errors import StoreError
-
-
-class LentToken(msgspec.Struct, frozen=True):
-    """A person's access token.
-
-    Attributes:
-        token: The access token, a secret.
-        until: Until when it may be used, ms since the Unix epoch.
-        connection: The connection's id.
-        account: The account at the upstream.
-        scopes: Its scopes.
-        born: Incarnation and sequence of the kill epoch at which it was lent.
-    """
-
-    token: str
-    until: int
-    connection: str
-    account: str
-    scopes: tuple[str, ...]
-    born: tuple[str, int]
-
-    def __repr__(self) -> str:
-        return f"<LentToken of {self.connection}>"
-
-
-class TokenAnswer(msgspec.Struct, frozen=True):
-    """The mint's answer.
-
-    Attributes:
-        state: ``lent``, ``busy`` while another call refreshes, or the code of a refusal.
-        person: The person's name at the login.
-        wanted: The scopes of the call.
-        have: The scopes of the connection.
-        connect_url: A link for the person, or None.
-        sealed: The token, sealed.
-    """
-
-    state: str
-    person: str = ""
-    wanted: tuple[str, ...] = ()
-    have: tuple[str, ...] = ()
-    connect_url: str | None = None
-    sealed: str | None = None
-
-    def __repr__(self) -> str:
-        return f"<TokenAnswer {self.state}>"
 
 
 def ask_connection_token(
@@ -84,11 +40,11 @@ def ask_connection_token(
     """
     require_private(mint)
     own, seal = make_seal(key, token)
-    body = {"token": token, "connection": connection, "seal": seal, "tool": tool, "refused": refused}
+    body = msgspec.structs.asdict(AskedToken(token, connection, seal, tool, refused))
     answer = mint.call("POST", "/v1/connections/token", key=key, body=body, repeats=False)
     try:
         found = msgspec.convert(answer, TokenAnswer)
-        if found.sealed is None:
+        if found.sealed is UNSET:
             return found, None
         return found, msgspec.json.decode(open_seal(found.sealed, own), type=LentToken)
     except (msgspec.MsgspecError, JoseError, ValueError) as error:

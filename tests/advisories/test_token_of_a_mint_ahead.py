@@ -3,8 +3,8 @@
 
 import pytest
 
+from arx_caps.credentials.lending import LentToken
 from arx_caps.gateway.upstream.person_credential import lives
-from arx_caps.service.connections import LentToken
 from arx_verifier.clock import now_ms
 from arx_verifier.journal.record import ChainFacts
 from arx_verifier.revocation.epoch import EpochTable, Lease, boot_clock

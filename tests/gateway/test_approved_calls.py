@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from arx_caps.credentials.lending import TokenAnswer
 from arx_caps.gateway.access_tokens.approved_calls import ApprovableCall, ApprovedCalls
 from arx_caps.gateway.access_tokens.approved_tasks import KEPT_MS
 from arx_caps.gateway.access_tokens.token_calls import TokenCaller
@@ -19,7 +20,6 @@ from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.upstream.person_credential import _refuse
 from arx_caps.mint.db.repositories.work.approvals import MAX_WAITING
 from arx_caps.service.access_tokens import open_access_token
-from arx_caps.service.connections import TokenAnswer
 from arx_caps.service.own_key import ServiceIdentity
 from arx_verifier.enforcement.asgi.calls import http_call
 from arx_verifier.journal.decision import InMemoryDecisions
@@ -168,7 +168,9 @@ def test_a_task_whose_person_has_no_account_asks_for_no_link(front: Front) -> No
     """Its result could not go on with what the client answers: the model reads the link."""
 
     def fail(_: str) -> Any:
-        _refuse("tracker", TokenAnswer("connection_missing", "Ann", connect_url="https://mint.example/connect/x"))
+        _refuse(
+            "tracker", TokenAnswer("connection_missing", "Ann", (), (), connect_url="https://mint.example/connect/x")
+        )
 
     async def run() -> None:
         front.upstream = Upstream(fail)

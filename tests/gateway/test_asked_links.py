@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from arx_caps.credentials.lending import TokenAnswer
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.exchange import ResourceCall
 from arx_caps.gateway.upstream.person_credential import _refuse
-from arx_caps.service.connections import TokenAnswer, link_digest
+from arx_caps.service.connections import link_digest
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, signed

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from arx_caps.credentials.lending import LentToken, TokenAnswer
 from arx_caps.gateway.base.upstream_answer import LendingError
 from arx_caps.gateway.upstream.person_credential import _key_of, _refuse, lives
-from arx_caps.service.connections import LentToken, TokenAnswer
 from arx_verifier import Rule
 from arx_verifier.clock import now_ms
 from arx_verifier.journal.record import ChainFacts

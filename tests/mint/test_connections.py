@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """People's accounts in the mint's database: sealed for one person and account, refreshed once at a time, erased."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_key, ope
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.connections import account_lock
 from arx_caps.mint.identity.issuer_token import IssuerToken
+from arx_caps.mint.login.issuer_client import IssuerBusyError
 from arx_caps.mint.policy.issuers import Issuer
 from arx_caps.mint.tasks.erase import erase_person
 from arx_caps.settings.connections import ConnectionTerms
@@ -78,8 +80,10 @@ class Accounts:
         return found
 
     def token(self, row: dict[str, Any], scopes: str = "repo.read") -> tuple[str, int] | None:
-        """Return what is lent for some scopes."""
-        return lend._token_of(self.mint, issuer_of(self.mint, "tracker"), row, scopes, "")
+        """Return what is lent for some scopes; None while others refresh."""
+        with contextlib.suppress(IssuerBusyError):
+            return lend._token_of(self.mint, issuer_of(self.mint, "tracker"), row, scopes, "")
+        return None
 
 
 @pytest.fixture

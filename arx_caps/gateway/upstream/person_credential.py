@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
 import aiohttp
+from msgspec import UNSET
 
 from arx_caps.agent.sessions.mint_client import MintClient
+from arx_caps.credentials.lending import LentToken, TokenAnswer
 from arx_caps.credentials.secret_source import Secret
 from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import LendingError
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
-from arx_caps.service.connections import LentToken, TokenAnswer, ask_connection_token, is_connected
+from arx_caps.service.connections import ask_connection_token, is_connected
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, TokenError
@@ -218,7 +220,7 @@ def _keep(table: dict[_Key, _V], key: _Key, value: _V) -> None:
 
 def _refuse(connection: str, answer: TokenAnswer) -> NoReturn:
     """Raise the refusal that a state of the mint's answer is."""
-    who, link = answer.person, answer.connect_url or ""
+    who, link = answer.person, "" if answer.connect_url is UNSET else answer.connect_url
     ask = f"Ask {who} to open {link}, then repeat this call once."
     texts = {
         "connection_missing": f"{who} has not connected {connection}. {ask}",

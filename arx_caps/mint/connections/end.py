@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from arx_caps.mint.connections.account_issuer import issuer_of
-from arx_caps.mint.connections.vault import HeldTokens, PersonKey, issuer_in, open_key, open_tokens
+from arx_caps.mint.connections.vault import HeldTokens, PersonKey, SealError, issuer_in, open_key, open_tokens
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.connections import StoredKey
 from arx_caps.revocation.report import KillReport
-from arx_verifier.errors import ArxError, GrantError, SettingsError
+from arx_verifier.errors import GrantError, SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -64,23 +64,17 @@ def end_accounts(mint: MintContext, subject: str, by: str, reason: str) -> None:
 
 def drop_abandoned(mint: MintContext) -> None:
     """Delete links and ended connections that are over, and revoke the accounts that no person has confirmed."""
-    opened: dict[str, HeldTokens] = {}
-
-    def opens(row: Mapping[str, Any]) -> bool:
-        with contextlib.suppress(GrantError):
-            opened[row["digest"]] = tokens_of(mint, row)
-        return row["digest"] in opened
-
-    several = [(row, opened[row["digest"]]) for row in mint.db.connections.take_over(opens)]
+    several = []
+    for row in mint.db.connections.sweep():
+        with contextlib.suppress(GrantError):  # without its key, the link stays until another mint revokes its tokens
+            tokens = tokens_of(mint, row)
+            if mint.db.connections.remove_link(row) and row["sealed"] is not None:
+                several.append((row, tokens))
 
     def revoke() -> None:
         for row, tokens in several:
-            try:
-                revoke_tokens(mint, row, tokens)
-            except ArxError as error:
-                _log.warning(
-                    "connection %s: an account that no person confirmed is not revoked: %s", row["name"], error
-                )
+            if not revoke_tokens(mint, row, tokens):
+                _log.warning("connection %s: an account that no person confirmed is not revoked", row["name"])
 
     if several:  # in a thread of its own: the caller has more to do than to wait for an issuer
         threading.Thread(target=revoke, name="arx-mint-revoke", daemon=True).start()
@@ -118,18 +112,18 @@ def tokens_of(mint: MintContext, row: Mapping[str, Any], key: PersonKey | None =
     Raises:
         GrantError: ``conflict``: this mint cannot open the key.
     """
-    stored = mint.db.connections.person_key(row["subject"]) if key is None else None
-    key = _opened(mint, stored) if stored is not None else key
     try:
-        return HeldTokens() if key is None else open_tokens(mint, row, key)
-    except SettingsError:  # what does not open is of no use to anyone
+        return open_tokens(mint, row, key or _opened(mint, mint.db.connections.person_key(row["subject"])))
+    except SealError:  # what does not open is of no use to anyone
         return HeldTokens()
 
 
-def _opened(mint: MintContext, stored: StoredKey) -> PersonKey:
+def _opened(mint: MintContext, stored: StoredKey | None) -> PersonKey:
     # A mint with the seals of before a reseal must not delete what another one can still revoke.
     try:
         return open_key(mint, stored)
+    except SealError:
+        raise
     except SettingsError:
         text = "this mint cannot open the person's key: start it again after `arx key reseal`, and repeat"
         raise GrantError(text, code="conflict") from None

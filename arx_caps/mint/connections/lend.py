@@ -7,13 +7,14 @@ sees one refresh token twice may end the whole grant.
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from arx_caps.credentials.access_token import sign_jwt
+from arx_caps.credentials.lending import AskedToken, LentToken, TokenAnswer
 from arx_caps.mint.connections.account_issuer import (
     ID_JAG,
     TOKEN_TYPE,
@@ -24,7 +25,15 @@ from arx_caps.mint.connections.account_issuer import (
     issuer_of,
 )
 from arx_caps.mint.connections.connect import make_link
-from arx_caps.mint.connections.vault import HeldAccess, HeldTokens, PersonKey, TokenSeal, open_key, open_tokens
+from arx_caps.mint.connections.vault import (
+    HeldAccess,
+    HeldTokens,
+    PersonKey,
+    SealError,
+    TokenSeal,
+    open_key,
+    open_tokens,
+)
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.identity.session_login import subject_of
@@ -35,63 +44,23 @@ from arx_verifier.errors import GrantError, SettingsError, UnavailableError
 from arx_verifier.token.targets import subject_target
 
 Row: TypeAlias = Mapping[str, Any]
+Seal: TypeAlias = Callable[[LentToken], str]
 _log = logging.getLogger(__name__)
 LENT_MS: Final = 5 * 60_000  # the longest time that a gateway uses a token
 EARLY_MS: Final = 60_000  # before its end, a token is not lent any more
 REFRESH_MS: Final = 30_000  # longer than an issuer's answer is waited for: another mint does not begin meanwhile
 ANSWER_MS: Final = 25_000  # of it, for the connection and the answer: without these left, the token is not sent
-
-
 ACTOR_S: Final = 60  # the life of a token that names the agent at an exchange
 
 
-class AskedToken(NamedTuple):
-    """What a service asks for.
-
-    Attributes:
-        service: The authenticated service.
-        token: The token of the call, a secret.
-        connection: The connection's name.
-        tool: The tool of the call; empty for a message that calls none.
-        refused: SHA-256 of a token that the upstream has just refused, in hex; empty for none.
-    """
-
-    service: str
-    token: str
-    connection: str
-    tool: str
-    refused: str = ""
-
-
-class Lending(NamedTuple):
-    """What comes of it.
-
-    Attributes:
-        state: ``lent``, ``busy`` while another call refreshes, or the code of a refusal.
-        person: The person's name at the login.
-        content: What was lent, with the access token, a secret; None unless ``lent``.
-        link: Where the person can mend it; None if there is nothing to mend.
-        wanted: The scopes of the call.
-        have: The scopes of the connection.
-    """
-
-    state: str
-    person: str = ""
-    content: dict[str, Any] | None = None
-    link: str | None = None
-    wanted: tuple[str, ...] = ()
-    have: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"<Lending {self.state}>"
-
-
-def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
+def lend_token(mint: MintContext, service: str, asked: AskedToken, seal: Seal) -> TokenAnswer:
     """Return an access token of the person on whose behalf a call is made, or what prevents it.
 
     Args:
         mint: The mint.
-        asked: What a service asks for.
+        service: The authenticated service that asks.
+        asked: What it asks for.
+        seal: Seals what is lent to it.
 
     Raises:
         TokenError: The call's token is invalid, or its task does not live.
@@ -100,18 +69,16 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
     """
     issuer = issuer_of(mint, asked.connection)
     home = issuer_of(mint, issuer.terms.through or asked.connection)
-    if asked.service not in issuer.terms.audiences:
-        raise denied(
-            f"{asked.service} may have no token of {asked.connection}: add it to `audiences` of the connection"
-        )
-    presented = read_presented(mint, asked.service, asked.token)
+    if service not in issuer.terms.audiences:
+        raise denied(f"{service} may have no token of {asked.connection}: add it to `audiences` of the connection")
+    presented = read_presented(mint, service, asked.token)
     subject = subject_of(presented.session)
     if subject is None:
-        return Lending("subject_required")
+        return TokenAnswer("subject_required", "", (), ())
     wanted = _scopes(mint, issuer, presented, asked)
 
-    def unusable(code: str, have: tuple[str, ...]) -> Lending:
-        return Lending(code, subject.name, None, make_link(mint, subject, asked.connection), wanted, have)
+    def unusable(code: str, have: tuple[str, ...]) -> TokenAnswer:
+        return TokenAnswer(code, subject.name, wanted, have, make_link(mint, subject, asked.connection))
 
     row = mint.db.connections.latest(subject_target(subject.issuer, subject.name), home.name)
     if row is None:
@@ -119,7 +86,7 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
     have = tuple(msgspec.json.decode(row["scopes"], type=list[str]))
     code = _refusal_of(mint, home, row)
     if code == "connection_unavailable":
-        return Lending(code, subject.name)
+        return TokenAnswer(code, subject.name, wanted, have)
     if code is None and home is issuer and not set(wanted) <= set(have):
         code = "connection_scope"
     if code is not None:
@@ -135,33 +102,39 @@ def lend_token(mint: MintContext, asked: AskedToken) -> Lending:
         return unusable("connection_ended", have)
     except ScopesRefusedError:  # the issuer has lowered those of the refresh token: to connect again gives all
         return unusable("connection_scope", ())
-    except UnavailableError as error:
+    except IssuerBusyError:
+        return TokenAnswer("busy", subject.name, wanted, have)
+    except SealError as error:  # a row that was moved, or whose key is gone
         _log.warning("%s", error)
-        return Lending("connection_unavailable", subject.name)
-    if found is None:
-        return Lending("busy", subject.name)
+        return unusable("connection_ended", have)
+    except (SettingsError, UnavailableError) as error:
+        _log.warning("%s", error)
+        return TokenAnswer("connection_unavailable", subject.name, wanted, have)
     if not set(wanted) <= set(found.scopes):  # the issuer has given less than it was asked for
         if home is not issuer:  # to connect again would give no more
             raise denied(f"connection: the issuer of {issuer.name} gives {subject.name} no {' '.join(wanted)}")
         return unusable("connection_scope", found.scopes)
-    return _lent(mint, asked, presented, row, found)
+    lent = _lent(mint, service, asked.tool, presented, row, found)
+    if lent is None:
+        return TokenAnswer("connection_unavailable", subject.name, wanted, have)
+    return TokenAnswer("lent", subject.name, wanted, have, sealed=seal(lent))
 
 
-def _lent(mint: MintContext, asked: AskedToken, presented: PresentedTask, row: Row, found: HeldAccess) -> Lending:
-    """Record what is lent, and return it."""
+def _lent(
+    mint: MintContext, service: str, tool: str, presented: PresentedTask, row: Row, found: HeldAccess
+) -> LentToken | None:
+    """Record what is lent, and return it; None if the connection was killed or frozen meanwhile."""
     # Last: a kill that came during a refresh ends what it gave.
     born = mint.born()
     if mint.epochs.check(row["incarnation"], row["born"], targets_of(row)):
-        return Lending("connection_unavailable", str(row["person"]))
+        return None
     until = min(found.until, now_ms() + LENT_MS, presented.until)
     facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"]}
     facts |= {"session": presented.session.id, "task": presented.task.id, "agent": presented.task.agent}
-    facts |= {"scopes": found.scopes, "audience": asked.service, "tool": asked.tool, "until": until}
-    mint.db.record(Event.of("connection.lent", f"service:{asked.service}", **facts))
+    facts |= {"scopes": found.scopes, "audience": service, "tool": tool, "until": until}
+    mint.db.record(Event.of("connection.lent", f"service:{service}", **facts))
     mint.db.connections.note_used(row["id"])
-    content = {"token": found.token, "until": until, "connection": row["id"], "account": row["account"]}
-    content |= {"scopes": found.scopes, "born": born[:2]}
-    return Lending("lent", str(row["person"]), content)
+    return LentToken(found.token, until, row["id"], row["account"], found.scopes, born[:2])
 
 
 def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, asked: AskedToken) -> tuple[str, ...]:
@@ -205,32 +178,27 @@ def targets_of(row: Row) -> tuple[str, ...]:
 
 def _exchanged(
     mint: MintContext, issuer: AccountIssuer, home: AccountIssuer, row: Row, wanted: tuple[str, ...], agent: str
-) -> HeldAccess | None:
-    """Return an access token that the person's token at another issuer was exchanged for; None while others refresh.
+) -> HeldAccess:
+    """Return an access token that the person's token at another issuer was exchanged for.
 
     Raises:
+        IssuerBusyError: Other calls refresh, or wait for an issuer.
         RefreshRefusedError: The issuer of the person's token has ended the grant.
         GrantError: An issuer refuses the exchange.
         UnavailableError: An issuer does not answer.
     """
     have = " ".join(sorted(msgspec.json.decode(row["scopes"], type=list[str])))
-    # Once anew: the token may have been revoked, or its ID token has expired. An issuer that refuses all of them does
-    # not have one refreshed for each call.
-    is_last = now_ms() - (row["refreshed_at"] or row["created_at"]) < EARLY_MS
-    is_last = is_last or _opened(mint, row)[2].refresh is None
+    is_new = now_ms() - (row["refreshed_at"] or row["created_at"]) < EARLY_MS
     own = _token_of(mint, home, row, have, "")
     try:
-        while own is not None:
-            try:
-                with home.place(), issuer.place():
-                    return _exchange(mint, issuer, home, own, wanted, agent)
-            except GrantError:
-                if is_last:
-                    raise
-                is_last, own = True, _token_of(mint, home, row, have, sha256(own.token.encode()).hexdigest())
-    except IssuerBusyError:
-        pass
-    return None
+        return _exchange(mint, issuer, home, own, wanted, agent)
+    except GrantError:
+        # Once anew: the token may have been revoked, or its ID token has expired. An issuer that refuses all of them
+        # does not have one refreshed for each call.
+        if is_new or _opened(mint, row)[2].refresh is None:
+            raise
+    own = _token_of(mint, home, row, have, sha256(own.token.encode()).hexdigest())
+    return _exchange(mint, issuer, home, own, wanted, agent)
 
 
 def _exchange(
@@ -242,8 +210,9 @@ def _exchange(
         if not own.identity:
             raise denied(f"connection: the issuer of {home.name} gives no ID token")
         about = {"audience": terms.issuer, "resource": terms.upstream, "scope": scopes}
-        assertion = home.exchange(own.identity, "id_token", ID_JAG, **about).access_token
-        return issuer.take_assertion(assertion, scopes).held(wanted)
+        with home.place(), issuer.place():  # both, before one of them is asked
+            assertion = home.exchange(own.identity, "id_token", ID_JAG, **about).access_token
+            return issuer.take_assertion(assertion, scopes).held(wanted)
     more: dict[str, str | None] = {"audience": terms.upstream, "scope": scopes}
     if terms.names_agent:
         kid, key = mint.signing_keys.signer()
@@ -252,13 +221,15 @@ def _exchange(
         claims |= {"exp": now + ACTOR_S, "jti": secrets.token_hex(16)}
         # A type of its own: no verifier of ARx takes it for an access token or an ID token.
         more |= {"actor_token": sign_jwt(claims, kid, key, "arx-actor+jwt"), "actor_token_type": f"{TOKEN_TYPE}jwt"}
-    return issuer.exchange(own.token, "access_token", "access_token", **more).held(wanted)
+    with issuer.place():
+        return issuer.exchange(own.token, "access_token", "access_token", **more).held(wanted)
 
 
-def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str) -> HeldAccess | None:
-    """Return an access token; refresh if there is none; None while others refresh.
+def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str) -> HeldAccess:
+    """Return an access token; refresh if there is none.
 
     Raises:
+        IssuerBusyError: Another call refreshes, or too many wait for the issuer.
         RefreshRefusedError: The issuer has ended the grant, or nothing can refresh it.
         GrantError: The issuer refuses the scopes.
         UnavailableError: The issuer does not answer.
@@ -267,15 +238,13 @@ def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, r
     if kept is not None:
         return kept
     own = secrets.token_hex(16)
-    try:
-        # Before the lock: a call that waits for a place, or for the issuer's metadata, uses no refresh token.
-        with issuer.place():
-            issuer.read_metadata()
-            until = now_ms() + REFRESH_MS
-            locked = mint.db.connections.lock(row["id"], own, until)
-            return _refreshed(mint, issuer, row, scopes, refused, own, until) if locked else None
-    except IssuerBusyError:
-        return None
+    # Before the lock: a call that waits for a place, or for the issuer's metadata, uses no refresh token.
+    with issuer.place():
+        issuer.read_metadata()
+        until = now_ms() + REFRESH_MS
+        if not mint.db.connections.lock(row["id"], own, until):
+            raise IssuerBusyError("another call refreshes the connection", code="issuer_unavailable")
+        return _refreshed(mint, issuer, row, scopes, refused, own, until)
 
 
 def _refreshed(

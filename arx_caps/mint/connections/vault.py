@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seal the tokens of people's accounts, each person's with a key of the person.  CONTROL 9.1."""
 
-import os
 import secrets
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
 from arx_caps.mint.db.repositories.oauth.connections import Sealer, StoredKey
+from arx_caps.mint.keys.root_keys import CLOSED, box, unbox
 from arx_verifier.clock import now_ms
-from arx_verifier.errors import ArxError, GrantError, SettingsError
-from arx_verifier.token import wire
+from arx_verifier.errors import GrantError, SettingsError
 
-NONCE_BYTES: Final = 12
 WAIT_S: Final = 35.0  # of a rotation for a refresh; the lock of one that died ends before
 LOOK_S: Final = 0.1  # between two looks meanwhile
+
+
+class SealError(SettingsError):
+    """Nothing opens the tokens of a connection; the person can connect the account again."""
 
 
 class HeldAccess(NamedTuple):
@@ -94,10 +94,7 @@ class TokenSeal:
         # A key that was opened before is not opened again: `arx key reseal` may have sealed it for the next start.
         if self.key is None or stored is None or stored.made_at != self.key.made_at:
             self.key = open_key(self._mint, stored)
-        nonce = os.urandom(NONCE_BYTES)
-        plain = msgspec.json.encode(self._tokens)
-        sealed = AESGCM(self.key.secret).encrypt(nonce, plain, _about(self._mint, self._row))
-        return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(sealed)}
+        return box(self.key.secret, msgspec.json.encode(self._tokens), _about(self._mint, self._row))
 
 
 def require_key(mint: MintContext, subject: str) -> None:
@@ -110,15 +107,16 @@ def open_key(mint: MintContext, stored: StoredKey | None) -> PersonKey:
     """Return a person's key.
 
     Raises:
-        SettingsError: It is gone, or this mint was not restarted since `arx key reseal`.
+        SealError: It is gone.
+        SettingsError: This mint was not restarted since `arx key reseal`.
     """
     if stored is None:
-        raise SettingsError("the person's key is gone")
+        raise SealError("the person's key is gone")
     root = SealedRoot(PERSON_NAME + stored.subject, stored.nonce, stored.sealed)
     return PersonKey(stored.made_at, mint.root_keys.unseal(root))
 
 
-def open_tokens(mint: MintContext, row: Mapping[str, Any], key: PersonKey | StoredKey | None = None) -> HeldTokens:
+def open_tokens(mint: MintContext, row: Mapping[str, Any], key: PersonKey | None = None) -> HeldTokens:
     """Return the tokens that a ``TokenSeal`` has sealed.
 
     Args:
@@ -127,16 +125,15 @@ def open_tokens(mint: MintContext, row: Mapping[str, Any], key: PersonKey | Stor
         key: The person's key; None for that of the database.
 
     Raises:
-        SettingsError: It does not open: the key is gone, or the row is another person's or account's.
+        SealError: It does not open: the key is gone, or the row is another person's or account's.
+        SettingsError: This mint cannot open the key.
     """
+    key = key or open_key(mint, mint.db.connections.person_key(str(row["subject"])))
     try:
-        if not isinstance(key, PersonKey):
-            key = open_key(mint, key or mint.db.connections.person_key(str(row["subject"])))
-        nonce, sealed = (wire.bytes_of(str(row[name])) for name in ("nonce", "sealed"))
-        plain = AESGCM(key.secret).decrypt(nonce, sealed, _about(mint, row))
+        plain = unbox(key.secret, SealedRoot("", str(row["nonce"]), str(row["sealed"])), _about(mint, row))
         return msgspec.json.decode(plain, type=HeldTokens)
-    except (InvalidTag, ArxError, ValueError) as error:
-        raise SettingsError(f"connection {row['name']}: its tokens do not open ({type(error).__name__})") from None
+    except CLOSED as error:
+        raise SealError(f"connection {row['name']}: its tokens do not open ({type(error).__name__})") from None
 
 
 def rotate_key(mint: MintContext, subject: str, by: str) -> bool:

@@ -45,7 +45,7 @@ FIRST_ROOT: Final = "k1"
 MAX_OLDER: Final = 8  # earlier seals in the file; backups from before them need their own file
 
 Text = Annotated[str, Meta(max_length=256)]
-_CLOSED: Final = (InvalidTag, MalformedTokenError, ValueError)  # a box that is malformed or does not open
+CLOSED: Final = (InvalidTag, MalformedTokenError, ValueError)  # a box that is malformed or does not open
 
 
 class _Box(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,10 +141,10 @@ class RootKeys:
             "seal": "file" if passphrase is None else "scrypt",
             "cost": SCRYPT_COST,
             "salt": wire.text_of(salt),
-            "keys": [{"name": name} | _box(key, root, _about(self.realm, name)) for name, root in self._roots.items()],
+            "keys": [{"name": name} | box(key, root, _about(self.realm, name)) for name, root in self._roots.items()],
         }
         if older:
-            content["older"] = [_box(key, seal, _about_seal(self.realm)) for seal in older]
+            content["older"] = [box(key, seal, _about_seal(self.realm)) for seal in older]
         whole = type(self)(self._roots, realm=self.realm, seals=(key, *older))
         return json.dumps(content, indent=1).encode() + b"\n", whole
 
@@ -178,10 +178,10 @@ class RootKeys:
         # While keys are resealed, the key file has an old and a new line, and one of them opens the file.
         for key in _seal_keys(sealed_with, key_path, _salt_of(path, file), file.cost, is_named=is_named):
             try:
-                roots = {box.name: _unbox(key, box, _about(realm, box.name)) for box in file.keys}
-                older = [_unbox(key, box, _about_seal(realm)) for box in file.older]
+                roots = {each.name: unbox(key, each, _about(realm, each.name)) for each in file.keys}
+                older = [unbox(key, each, _about_seal(realm)) for each in file.older]
                 return cls(roots, realm=realm, seals=(key, *older))
-            except _CLOSED as error:
+            except CLOSED as error:
                 failed = error
         raise SettingsError(f"{path} does not open with this passphrase or key file") from failed
 
@@ -225,8 +225,7 @@ class RootKeys:
         Raises:
             SettingsError: These keys have no seal.
         """
-        box = _box(self._sealing()[0], secret, _about(self.realm, name))
-        return SealedRoot(name, box["nonce"], box["sealed"])
+        return SealedRoot(name, **box(self._sealing()[0], secret, _about(self.realm, name)))
 
     def unseal(self, sealed: SealedRoot) -> bytes:
         """Return the secret that ``seal_secret`` has sealed.
@@ -238,8 +237,8 @@ class RootKeys:
         # Rows may be older than the file: the newest seal first, then those before it.
         for seal in self._sealing():
             try:
-                return _unbox(seal, sealed, _about(self.realm, sealed.name))
-            except _CLOSED as error:
+                return unbox(seal, sealed, _about(self.realm, sealed.name))
+            except CLOSED as error:
                 failed = error
         what = sealed.name if "/" in sealed.name else f"root key {sealed.name}"
         raise SettingsError(
@@ -305,14 +304,22 @@ def _about_seal(realm: str) -> bytes:
     return _about(realm, "")
 
 
-def _box(key: bytes, secret: bytes, about: bytes) -> dict[str, str]:
+def box(key: bytes, secret: bytes, about: bytes) -> dict[str, str]:
+    """Return a secret, sealed, as ``nonce`` and ``sealed``.
+
+    Args:
+        key: The key that seals, 32 bytes.
+        secret: The secret.
+        about: What the seal is bound to.
+    """
     # Random: one key seals a few dozen secrets and one for each person, far from the bound of AES-GCM, 2^32.
     nonce = os.urandom(NONCE_BYTES)
     return {"nonce": wire.text_of(nonce), "sealed": wire.text_of(AESGCM(key).encrypt(nonce, secret, about))}
 
 
-def _unbox(key: bytes, box: _Box | SealedRoot, about: bytes) -> bytes:
-    return AESGCM(key).decrypt(wire.bytes_of(box.nonce), wire.bytes_of(box.sealed), about)
+def unbox(key: bytes, sealed: _Box | SealedRoot, about: bytes) -> bytes:
+    """Return the secret that ``box`` has sealed; raises one of ``CLOSED`` if it does not open."""
+    return AESGCM(key).decrypt(wire.bytes_of(sealed.nonce), wire.bytes_of(sealed.sealed), about)
 
 
 def _salt_of(path: Path, file: _File) -> bytes:

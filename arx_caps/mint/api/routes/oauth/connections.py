@@ -2,23 +2,24 @@
 """Routes of people's accounts at upstreams: listed and ended by operators, lent to gateways.  CONTROL 9."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from arx_caps.credentials.lending import AskedToken, TokenAnswer
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import PageQuery, page_of
 from arx_caps.mint.api.routes.oauth.handles import seal_answer, sealing_key
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.connections.connect import connection_of
 from arx_caps.mint.connections.end import end_connection
-from arx_caps.mint.connections.lend import AskedToken, lend_token, targets_of
+from arx_caps.mint.connections.lend import lend_token, targets_of
 from arx_caps.mint.connections.vault import rotate_key
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER
 from arx_verifier.errors import REASONS
-from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS
 
 READ: Final = "arx.connections.read"
 END: Final = "arx.connections.end"
@@ -28,32 +29,12 @@ _MOST_ROTATED: Final = 100  # keys by one call
 _STATES: Final = {"revoked": "killed", "frozen": "frozen"}
 
 
-class LendBody(Hidden, Body, frozen=True):
-    """The token of a call, the connection that it needs, its tool, and the key that the answer is sealed to.
-
-    ``tool`` is empty for a message that calls none. ``refused`` is the SHA-256 of a token that the upstream has just
-    refused. ``seal`` is as for access tokens (CONTROL 5.4).
-    """
-
-    token: Annotated[str, Meta(min_length=1, max_length=MAX_CREDENTIAL_CHARS)]
-    connection: Annotated[str, Meta(min_length=1, max_length=32)]
-    seal: Annotated[str, Meta(min_length=1, max_length=4096)]
-    tool: Annotated[str, Meta(max_length=200)] = ""
-    refused: Annotated[str, Meta(max_length=64)] = ""
+class LendBody(Hidden, AskedToken, Body, frozen=True):
+    __doc__ = AskedToken.__doc__
 
 
-class TokenLent(Hidden, RouteAnswer, frozen=True):
-    """What a call gets: ``state`` is ``lent``, ``busy`` or the code of a refusal; ``sealed`` has the token as a JWE.
-
-    ``connect_url`` is the link for the person, ``wanted`` are the scopes of the call, ``have`` those of the connection.
-    """
-
-    state: str
-    person: str
-    wanted: tuple[str, ...]
-    have: tuple[str, ...]
-    connect_url: str | UnsetType = UNSET
-    sealed: str | UnsetType = UNSET
+class TokenLent(Hidden, TokenAnswer, RouteAnswer, frozen=True):
+    __doc__ = TokenAnswer.__doc__
 
 
 class LinkShown(Hidden, RouteAnswer, frozen=True):
@@ -141,18 +122,8 @@ ENDPOINTS, endpoint = collect(Endpoint)
 )
 def lend_connection_token(call: RouteCall) -> TokenLent:
     """Lend an access token of the person on whose behalf a call is made, sealed to the service that asks."""
-    body = call.body
-    key = sealing_key(call, body.token)
-    asked = AskedToken(call.authenticated.name, body.token, body.connection, body.tool, body.refused)
-    found = lend_token(call.mint, asked)
-    return TokenLent(
-        state=found.state,
-        person=found.person,
-        wanted=found.wanted,
-        have=found.have,
-        connect_url=UNSET if found.link is None else found.link,
-        sealed=UNSET if found.content is None else seal_answer(found.content, key),
-    )
+    seal = partial(seal_answer, key=sealing_key(call, call.body.token))
+    return TokenLent(**msgspec.structs.asdict(lend_token(call.mint, call.authenticated.name, call.body, seal)))
 
 
 @endpoint("GET", "/v1/connections/links/{link}", LEND, callers=("service",), problems=("replayed",))

@@ -119,7 +119,7 @@ def take_handle_discharge_route(call: RouteCall) -> HandleDischarge:
     return HandleDischarge(approval=show_approval(mint, found.row), taken=found.taken, sealed=sealed)
 
 
-def seal_answer(content: dict[str, Any], key: OKPKey) -> str:
+def seal_answer(content: Any, key: OKPKey) -> str:
     """Return an answer with a secret as a JWE.
 
     Args:

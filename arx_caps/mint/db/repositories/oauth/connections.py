@@ -197,32 +197,20 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         """Delete a link, with what waits for the person; return False if there is none."""
         return self._database.change_once(_DROP, {"which": cookie}, what)
 
-    def take_over(self, opens: Callable[[Mapping[str, Any]], bool]) -> Rows:
-        """Delete the links that are over, and old connections that have ended, at most every half minute.
-
-        Args:
-            opens: Returns whether the tokens of a link that waits can be revoked; another one stays.
-
-        Returns:
-            The links among them with an account that has waited for its person in vain.
-        """
+    def sweep(self) -> Rows:
+        """Delete old connections that have ended, and return the links that are over, at most every half minute."""
         now = now_ms()
         # A clock set back must not stop this until it has caught up.
         if abs(now - self._swept_ms) <= _SWEEP_MS:
             return []
         self._swept_ms = now
         self._database.change(_OLD, {"before": now - KEPT_MS})
-        taken = []
-        for row in self._database.rows(_OVER, now=now):
-            if row["sealed"] is not None and not opens(row):
-                continue
-            # The delete decides, over all mints, and whether the account was held since.
-            gone = delete(CONNECTION_LINKS).where(
-                _L.digest == row["digest"], _L.sealed.is_not_distinct_from(row["sealed"])
-            )
-            if self._database.change(gone, {}) == 1 and row["sealed"] is not None:
-                taken.append(row)
-        return taken
+        return self._database.rows(_OVER, now=now)
+
+    def remove_link(self, row: Mapping[str, Any]) -> bool:
+        """Delete a link; return False if another mint did, or an account was held since."""
+        own = (_L.digest == row["digest"], _L.sealed.is_not_distinct_from(row["sealed"]))
+        return self._database.change(delete(CONNECTION_LINKS).where(*own), {}) == 1
 
     def add(
         self, cookie: str, row: dict[str, Any], seal: Seal, what: Event, accounts: Collection[str], *, shared: bool
