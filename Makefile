@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: agentdojo demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-marks bench-people bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance typescript rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
+.PHONY: agentdojo agents demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-marks bench-people bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance typescript rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -129,6 +129,9 @@ clients: $(READY)  ## stock MCP clients of PyPI and npm connect to a gateway by 
 	$(BIN)/python -m tests.stock.approvals
 	$(BIN)/python -m tests.stock.coding_agents
 	$(BIN)/python -m tests.stock.accounts
+
+agents: $(READY)  ## Claude Code, Codex and Gemini CLI of npm under `arx run`, with transcripts that are compared; takes npm and bubblewrap
+	$(BIN)/python -m pytest -q -p no:benchmark -n 3 tests/run/coding_agents.py $(ARGS)
 
 afternoon: $(READY)  ## docs/production.md, typed from the page, each machine in a network of its own; takes root, PostgreSQL, Valkey, nginx, Prometheus
 	$(BIN)/python -m tests.house.afternoon

@@ -161,10 +161,12 @@ class Front:
         upstream = self._authority.find(host)
         terms = None if upstream is None else upstream.routes.find(scope)
         send = as_service(terms.refusal if terms is not None else _form_of(scope), scope, send)
-        if upstream is None or (why := _unsupported(scope)):
+        if upstream is None:
             hosts = ", ".join(self._authority.hosts) or "none"
             absent = f"no upstream of this task has the host {host}; it may call {hosts}. Do not retry."
-            await _problem(403, "Forbidden", absent if upstream is None else f"{why}. Do not retry.", send)
+            await _problem(403, "Forbidden", absent, send)
+            return
+        if await _is_unsupported(scope, send):
             return
         try:
             if terms is not None and terms.is_streamed:
@@ -263,13 +265,19 @@ def _host_of(scope: Scope) -> tuple[str, str]:
     return host.strip("[]"), ""
 
 
-def _unsupported(scope: Scope) -> str:
-    """Return why a request is none that the front takes; empty if it is."""
+async def _is_unsupported(scope: Scope, send: Send) -> bool:
+    """Refuse a request that the front does not take; return whether it is one."""
     port = scope["state"].get(PLACE, ("", 443))[1]
     if port != 443:
-        return f"port {port} is refused: the front takes requests to port 443 alone"
-    names = {name for name, _ in scope["headers"]}
-    return "a protocol besides HTTP/1.1, such as WebSocket, is refused" if b"upgrade" in names else ""
+        why = f"port {port} is refused: the front takes requests to port 443 alone. Do not retry."
+        await _problem(403, "Forbidden", why, send)
+    elif any(name == b"upgrade" for name, _ in scope["headers"]):
+        # A client that reads this status goes on without the upgrade at once, and tries no second time.
+        why = "a protocol besides HTTP/1.1, such as WebSocket, is refused. Do not retry."
+        await _problem(426, "Upgrade Required", why, send, headers=[*_KIND, (b"upgrade", b"HTTP/1.1")])
+    else:
+        return False
+    return True
 
 
 def _form_of(scope: Scope) -> str:

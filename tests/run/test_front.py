@@ -98,6 +98,7 @@ def test_what_is_not_of_the_task_is_refused_with_what_would_be(place: Place) -> 
     assert status == "403"
     body, status = curl(world, "-H", "Upgrade: websocket", "-H", "Connection: Upgrade", f"https://{HOST}/items/a")
     assert "WebSocket, is refused. Do not retry." in body
+    assert status == "426"
     assert service.arrived == []
 
 

@@ -24,12 +24,12 @@ from tests.hook.test_claude_code import hook
 from tests.hook.test_decider import PAGE, STATUS, decider
 from tests.house.pages import blocks
 from tests.routes.environments import ROOT, alone
+from tests.run.scripted_models import Call, anthropic
 from tests.servers import free_ports
 
 CLAUDE: Final = ("2.1.197", "2.1.332")  # before and after `onFailure`
 CODEX: Final = "0.171.0"
 WAIT_S: Final = 120
-Step = tuple[str, dict[str, Any]]
 
 
 def npm_program(package: str, version: str) -> Path:
@@ -40,16 +40,16 @@ def npm_program(package: str, version: str) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             command = ["npm", "install", "--prefix", ".", "--no-audit", "--no-fund", "--ignore-scripts"]
             subprocess.run([*command, f"{package}@{version}"], cwd=folder, check=True, capture_output=True)
-    name = package.rpartition("/")[2].removesuffix("-code")
+    name = package.rpartition("/")[2].removesuffix("-code").removesuffix("-cli")
     found = [path for path in (folder / "node_modules").glob(f"@*/*/**/{name}") if os.access(path, os.X_OK)]
-    return next(path for path in found if path.is_file())
+    return next((path for path in found if path.is_file()), folder / "node_modules" / ".bin" / name)
 
 
 class ScriptedModel(BaseHTTPRequestHandler):
     """The Messages API, as far as Claude Code needs it: a tool call a turn, and then the end."""
 
     protocol_version = "HTTP/1.1"
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Call, ...] = ()
     results: dict[str, str]
 
     def do_POST(self) -> None:
@@ -62,27 +62,7 @@ class ScriptedModel(BaseHTTPRequestHandler):
         for part in parts:
             if part["type"] == "tool_result":
                 self.results[part["tool_use_id"]] = json.dumps(part["content"])
-        done = sum(part["type"] == "tool_result" for part in parts)
-        if body.get("tools") and done < len(self.steps):
-            name, given = self.steps[done]
-            block: dict[str, Any] = {"type": "tool_use", "id": f"toolu_{done}", "name": name, "input": {}}
-            delta, why = {"type": "input_json_delta", "partial_json": json.dumps(given)}, "tool_use"
-        else:
-            block, delta, why = {"type": "text", "text": ""}, {"type": "text_delta", "text": "done"}, "end_turn"
-        usage = {"input_tokens": 1, "output_tokens": 1}
-        message = {"id": f"msg_{done}", "type": "message", "role": "assistant", "model": body["model"], "content": []}
-        message |= {"stop_reason": None, "stop_sequence": None, "usage": usage}
-        ended = {"delta": {"stop_reason": why, "stop_sequence": None}, "usage": {"output_tokens": 1}}
-        events: list[tuple[str, dict[str, Any]]] = [
-            ("message_start", {"message": message}),
-            ("content_block_start", {"index": 0, "content_block": block}),
-            ("content_block_delta", {"index": 0, "delta": delta}),
-            ("content_block_stop", {"index": 0}),
-            ("message_delta", ended),
-            ("message_stop", {}),
-        ]
-        lines = [f"event: {kind}\ndata: {json.dumps({'type': kind, **event})}\n\n" for kind, event in events]
-        self._reply(200, "".join(lines).encode(), "text/event-stream")
+        self._reply(200, anthropic(body, self.steps), "text/event-stream")
 
     def do_GET(self) -> None:
         """Know nothing else."""
@@ -101,7 +81,7 @@ class ScriptedModel(BaseHTTPRequestHandler):
 
 @contextmanager
 def scripted_model(
-    steps: tuple[Step, ...], results: dict[str, str] | None = None
+    steps: tuple[Call, ...], results: dict[str, str] | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Serve a model; yield its URL, and what it reads of its tools by their order."""
     results = {} if results is None else results
@@ -116,7 +96,7 @@ def claude(
     program: Path,
     folder: Path,
     settings: Any,
-    *steps: Step,
+    *steps: Call,
     words: tuple[str, ...] = ("--allowedTools", "Bash Read Write WebFetch"),
     results: dict[str, str] | None = None,
 ) -> list[str]:
@@ -149,7 +129,7 @@ def guarded(version: str, folder: Path) -> None:
         AssertionError: A call that is not allowed ran, or one that is allowed did not.
     """
     program = npm_program("@anthropic-ai/claude-code", version)
-    made: Step = ("Bash", {"command": "touch made", "description": "make a file"})
+    made: Call = ("Bash", {"command": "touch made", "description": "make a file"})
     path, bundle = folder / "hook.sock", folder / "task.bundle"
     with live_realm(folder / "realm", free_ports(1)[0]) as live:
         (policy,) = [block.text for block in blocks(PAGE) if block.language == "toml"]

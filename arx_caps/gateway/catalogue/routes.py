@@ -134,25 +134,32 @@ def _shaped(args: dict[str, Any], terms: RouteTerms) -> dict[str, Any]:
             raise RequestError(f"argument {name!r:.80}: expected {pattern}, got {value!r:.80}")
         args = merge(args, found.groupdict())
     for name, collected in terms.collect.items():
-        if listed := _collected(args.pop(collected.of, None), collected):
+        if listed := _collected(args, collected):
             args = merge(args, {name: listed})
     joined = {name: template.format_map(args) for name, template in terms.join.items()}
     gone = {*terms.free, *(name for template in terms.join.values() for name in NAMES.findall(template))}
     return merge({name: value for name, value in args.items() if name not in gone}, joined)
 
 
-def _collected(items: Any, terms: CollectTerms) -> list[str]:
-    """Return what a list of the body has, each text once.
+def _collected(args: dict[str, Any], terms: CollectTerms) -> list[str]:
+    """Take a list out of a body; return what it has, each text once.
 
     Raises:
         RequestError: It has another form.
     """
-    found: set[str] = set()
-    for item in [] if items is None else items if isinstance(items, list) else [items]:
-        if not isinstance(item, dict):
-            raise RequestError(f"argument {terms.of!r:.80}: expected a list of objects")
-        texts = [item[terms.by]] if terms.by in item else [] if terms.by else [*item]
-        if not all(isinstance(text, str) for text in texts):
-            raise RequestError(f"argument {terms.of!r:.80}: expected a text as {terms.by!r:.80}")
-        found |= {text for text in texts if not any(fnmatchcase(text, pattern) for pattern in terms.but)}
+    found, left = set[str](), [args.pop(terms.of, None)]
+    left += [item.get(terms.of) for each in terms.within for item in _listed(args.get(each)) if isinstance(item, dict)]
+    while left:
+        for item in _listed(left.pop()):
+            if not isinstance(item, dict):
+                raise RequestError(f"argument {terms.of!r:.80}: expected a list of objects")
+            texts = [item[terms.by]] if terms.by in item else [] if terms.by else [*item]
+            if not all(isinstance(text, str) for text in texts):
+                raise RequestError(f"argument {terms.of!r:.80}: expected a text as {terms.by!r:.80}")
+            found |= {text for text in texts if not any(fnmatchcase(text, pattern) for pattern in terms.but)}
+            left.append(item.get(terms.of))
     return sorted(found)
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]

@@ -38,15 +38,17 @@ Pattern: TypeAlias = Annotated[str, checked_text(_wrong_pattern)]
 
 
 class CollectTerms(TomlTable, frozen=True, kw_only=True):
-    """An argument that lists what is in a list of the body.
+    """An argument that lists what is in a list of the body, and in the lists of the same name in its items.
 
     Attributes:
         of: The member of the body.
+        within: Members of the body whose items may have such a list too.
         by: The member of each item whose text is listed; the names of an item's members when omitted.
         but: Patterns such as ``bash_*`` of what is not listed.
     """
 
     of: str
+    within: tuple[str, ...] = ()
     by: str = ""
     but: tuple[str, ...] = ()
 
