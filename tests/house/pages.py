@@ -52,7 +52,10 @@ PAGES = [
         "docs/performance.md",
         "docs/spec/CONTROL.md",
         "docs/spec/LOG.md",
+        "docs/spec/OAUTH.md",
         "docs/spec/README.md",
+        "verifier/BUDGETS.md",
+        "verifier/MEMORY.md",
         "verifier/SPEC.md",
     )
 ] + sorted((ROOT / "docs" / "adapters").glob("*.md"))

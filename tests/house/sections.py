@@ -4,14 +4,16 @@
 import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 from tests.house.pages import ROOT
 
+# The files of each document: the first, and those of its sections that are files of their own.
 DOCUMENTS: Final = {
-    "SPEC": ROOT / "verifier" / "SPEC.md",
-    "LOG": ROOT / "docs" / "spec" / "LOG.md",
-    "CONTROL": ROOT / "docs" / "spec" / "CONTROL.md",
+    "SPEC": [ROOT / "verifier" / name for name in ("SPEC.md", "BUDGETS.md", "MEMORY.md")],
+    "LOG": [ROOT / "docs" / "spec" / "LOG.md"],
+    "CONTROL": [ROOT / "docs" / "spec" / name for name in ("CONTROL.md", "OAUTH.md")],
 }
 _NUMBER: Final = r"\d{1,2}(?:\.\d{1,2})?(?!\.?\d)"
 _LIST: Final = rf"{_NUMBER}(?:(?:, and |, | and | or | to |-){_NUMBER})*"
@@ -29,7 +31,19 @@ def sections(document: str) -> dict[str, str]:
     Args:
         document: ``SPEC``, ``LOG`` or ``CONTROL``.
     """
-    text = DOCUMENTS[document].read_text(encoding="utf-8").partition("\n## Appendix")[0]
+    main, *others = DOCUMENTS[document]
+    apart = {path: _sections_of(path) for path in others}
+    found = {}
+    for number, text in _sections_of(main).items():
+        files = [path for path, part in apart.items() if number in part]
+        assert all(f"]({path.name})" in text for path in files), f"{document} {number}: link to its file"
+        found.update(apart.pop(files[0]) if files else {number: text})
+    assert not apart, f"{document}: no section links to {[*apart]}"
+    return found
+
+
+def _sections_of(path: Path) -> dict[str, str]:
+    text = path.read_text(encoding="utf-8").partition("\n## Appendix")[0]
     begins = [*_BEGINS.finditer(text)]
     ends = [match.start() for match in begins[1:]] + [len(text)]
     return {match[1]: text[match.start() : end] for match, end in zip(begins, ends, strict=True)}

@@ -24,6 +24,8 @@ ELSEWHERE: Final = {
     "examples/README.md": "examples.md",
     "tests/advisories/README.md": "advisories.md",
     "tests/vectors/README.md": "vectors.md",
+    "verifier/BUDGETS.md": "spec/BUDGETS.md",
+    "verifier/MEMORY.md": "spec/MEMORY.md",
     "verifier/README.md": "verifier.md",
     "verifier/SPEC.md": "spec/SPEC.md",
 }
@@ -43,7 +45,7 @@ def on_config(config: Any) -> Any:
     parts = [f"spec/{path.name}" for path in sorted((docs / "spec").glob("*.md")) if path.name != "README.md"]
     listed = {
         "DECISIONS": ["decisions/README.md", "decisions/history.md", *records],
-        "SPECIFICATION": ["spec/README.md", "spec/SPEC.md", *parts],
+        "SPECIFICATION": ["spec/README.md", "spec/SPEC.md", "spec/BUDGETS.md", "spec/MEMORY.md", *parts],
     }
     config["nav"] = [
         {title: listed.get(entry, entry) if isinstance(entry, str) else entry}

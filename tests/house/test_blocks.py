@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.house.pages import PAGES, ROOT, blocks
+from tests.house.sections import DOCUMENTS
 
 # How many blocks of a page the tests of a file run or compare.  A new block is counted here, or is marked in its page:
 # <!-- not run: the reason -->
@@ -75,7 +76,8 @@ def of_page(page: Path) -> str:
 
 
 # The blocks of the specification draw bytes, which the vectors hold.
-GUIDES = [page for page in PAGES if page.name not in ("SPEC.md", "LOG.md", "CONTROL.md")]
+SPECIFICATION = {path for paths in DOCUMENTS.values() for path in paths}
+GUIDES = [page for page in PAGES if page not in SPECIFICATION]
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=of_page)
