@@ -91,6 +91,7 @@ EXTRAS: Final[Mapping[str, str]] = {
     "sqlalchemy": "mint",
     "starlette": "mint",
     "uvicorn": "mint",
+    "uvloop": "gateway",
 }
 POSIX: Final = frozenset({"fcntl", "grp", "pwd", "resource"})  # modules that Windows lacks
 

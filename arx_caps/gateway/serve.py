@@ -11,14 +11,17 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import uvloop
 
 from arx_caps.gateway.base.settings import GatewaySettings, read_address, read_settings
 from arx_caps.gateway.deciders.decider_runtime import grpc_server
 from arx_caps.gateway.gateway import Gateway
-from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
+from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, places_for
+from arx_caps.http.httptools_protocol import bounded
 from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, reload_notified, stop_at_eof
-from arx_caps.http.server import BoundedServer, config_of, http_protocol, is_no_cut
+from arx_caps.http.server import BoundedServer, config_of, is_no_cut
 from arx_verifier.errors import ArxError
 
 _GRACE_S: Final = 10  # for running requests at a stop
@@ -61,7 +64,7 @@ def serve(
             stack.enter_context(contextlib.closing(open_listener("gateway", *address, BACKLOG)))
             for address in addresses
         ]
-        runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         runner.run(_serve(gateway, settings, Path(path), listeners, [*asked], on_ready, until_eof))
 
 
@@ -80,7 +83,7 @@ async def _serve(
     facts["deciders"] = dict(zip(asked, places[own:], strict=True)) | {
         name: terms.listen for name, terms in settings.deciders.items() if terms.is_grpc
     }
-    protocol = gateway_protocol(http_protocol())
+    protocol = gateway_protocol()
     config = config_of(
         gateway,
         http=protocol,
@@ -126,21 +129,8 @@ async def _reload(gateway: Gateway, path: Path, realm: Path | None, *, serving: 
                 _log.error("the gateway goes on as before: %s", mistake)
 
 
-def gateway_protocol(parser: type[BoundedProtocol]) -> type[BoundedProtocol]:
-    """Return the protocol class of a gateway.
-
-    Args:
-        parser: Parses HTTP.
-    """
+def gateway_protocol() -> type[BoundedProtocol]:
+    """Return the protocol class of a gateway."""
     # A call has a connection of its client, and one to the upstream.
     places = places_for(_CONNECTIONS, files=2, other_files=_OTHER_FILES)
-    return bounded(parser, places=places, request_s=_REQUEST_S, type_of=lambda _: "about:blank")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Any = uvloop.new_event_loop
-    return factory  # type: ignore[no-any-return]
+    return bounded(places=places, request_s=_REQUEST_S, type_of=lambda _: "about:blank")

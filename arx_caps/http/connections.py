@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bounds on connections: their number, the time for a request, and for a client that does not read its answer.
 
-The bounds are alike for every parser of HTTP; ``h11_protocol`` and ``httptools_protocol`` add what differs.
+``httptools_protocol`` adds the bounds of a head.
 """
 
 # uvicorn waits for a request without limit, and a process without a free file descriptor can neither accept, record
@@ -184,21 +184,6 @@ async def accept_last(listeners: Sequence[socket.socket]) -> None:
         if quiet == QUIET_TURNS:
             return
         await asyncio.sleep(0)  # the event loop accepts
-
-
-def bounded(
-    protocol: type[BoundedProtocol], *, places: int, request_s: float, type_of: Callable[[str], str]
-) -> type[BoundedProtocol]:
-    """Return the protocol class of one server.
-
-    Args:
-        protocol: Parses HTTP.
-        places: As the attribute.
-        request_s: As the attribute.
-        type_of: As the attribute.
-    """
-    members = {"places": places, "request_s": request_s, "type_of": staticmethod(type_of), "held": {}}
-    return type("Bounded", (protocol,), members)
 
 
 def places_for(connections: int, *, files: int, other_files: int) -> int:

@@ -2,9 +2,9 @@
 """HTTP/1.1 by httptools, with the bounds and checks of h11 that it lacks."""
 
 # httptools is Node's parser in C: it bounds nothing and checks less than h11. So a head without end, no or two Host
-# fields, and a target that is no path are refused here. uvicorn would route by the path inside an absolute target,
-# where h11 finds no route: the two parsers must not disagree about a request.
+# fields, and a target that is no path are refused here: uvicorn would route by the path inside an absolute target.
 
+from collections.abc import Callable
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -99,3 +99,15 @@ class BoundedHttpTools(BoundedProtocol, HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer with status 400."""
         self.refuse(400, msg.rstrip("."))
+
+
+def bounded(*, places: int, request_s: float, type_of: Callable[[str], str]) -> type[BoundedProtocol]:
+    """Return the protocol class of one server.
+
+    Args:
+        places: As the attribute.
+        request_s: As the attribute.
+        type_of: As the attribute.
+    """
+    members = {"places": places, "request_s": request_s, "type_of": staticmethod(type_of), "held": {}}
+    return type("Bounded", (BoundedHttpTools,), members)

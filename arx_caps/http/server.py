@@ -79,14 +79,3 @@ def is_no_cut(record: logging.LogRecord) -> bool:
     """
     # A stream is cut by an answer without its end, which uvicorn takes for a fault; a record has the cause.
     return "without completing response" not in record.getMessage()
-
-
-def http_protocol() -> type[BoundedProtocol]:
-    """Return the protocol of httptools if it is installed, else that of h11."""
-    try:
-        from arx_caps.http.httptools_protocol import BoundedHttpTools
-    except ImportError:
-        from arx_caps.http.h11_protocol import BoundedH11
-
-        return BoundedH11
-    return BoundedHttpTools

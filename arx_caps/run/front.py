@@ -27,8 +27,9 @@ from arx_caps.gateway.catalogue.routes import head_of
 from arx_caps.gateway.http.refusals import CODE, as_service
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
 from arx_caps.gateway.upstream.forwarder import Forwarder, answer_headers, read_whole
-from arx_caps.http.connections import STREAMED, bounded
-from arx_caps.http.server import config_of, http_protocol, is_no_cut
+from arx_caps.http.connections import STREAMED
+from arx_caps.http.httptools_protocol import bounded
+from arx_caps.http.server import config_of, is_no_cut
 from arx_caps.run.authority import HostUpstream, RunAuthority
 from arx_caps.run.certificates import RunCertificates
 from arx_caps.run.tunnel import PLACE, Tunnel
@@ -93,7 +94,7 @@ class Front:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        protocol = bounded(http_protocol(), places=_CONNECTIONS, request_s=_REQUEST_S, type_of=lambda _: "about:blank")
+        protocol = bounded(places=_CONNECTIONS, request_s=_REQUEST_S, type_of=lambda _: "about:blank")
         config = config_of(self, http=protocol, lifespan="off", timeout_keep_alive=_KEEP_ALIVE_S)
         config.load()
         async with contextlib.AsyncExitStack() as stack:

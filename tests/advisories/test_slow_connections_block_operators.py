@@ -20,7 +20,6 @@ from arx_caps.mint.api.app import create_app
 from arx_caps.mint.server import serve
 from tests.agent.live import serving
 from tests.mint.harness import ISSUER, local_mint, make_realm
-from tests.mint.http import PARSERS
 from tests.servers import until
 
 pytestmark = pytest.mark.servers
@@ -28,23 +27,16 @@ PLACES = 8
 PARTS = (b"", b"POST /v1/sessions HT", b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
 
 
-@pytest.fixture(params=PARSERS)
-def parser(request: pytest.FixtureRequest) -> str:
-    """Whatever parses HTTP, the bounds are the same."""
-    return str(request.param)
-
-
 @pytest.fixture
-def protocol(parser: str, monkeypatch: pytest.MonkeyPatch) -> type[BoundedProtocol]:
+def protocol(monkeypatch: pytest.MonkeyPatch) -> type[BoundedProtocol]:
     monkeypatch.setattr(serve, "MAX_CONNECTIONS", PLACES)
-    return serve.mint_protocol(PARSERS[parser][0], ISSUER)
+    return serve.mint_protocol(ISSUER)
 
 
 @pytest.fixture
-def port(tmp_path: Path, parser: str, protocol: type[BoundedProtocol]) -> Iterator[int]:
+def port(tmp_path: Path, protocol: type[BoundedProtocol]) -> Iterator[int]:
     mint = local_mint(make_realm(tmp_path / "realm"))
-    loop = PARSERS[parser][1]
-    with serving(create_app(mint), http=protocol, loop=loop, log_config=None, lifespan="off") as port:
+    with serving(create_app(mint), http=protocol, loop="uvloop", log_config=None, lifespan="off") as port:
         yield port
     mint.close()
 

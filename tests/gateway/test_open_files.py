@@ -12,8 +12,7 @@ import resource, sys
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, int(sys.argv[1]) if len(sys.argv) > 1 else hard))
 from arx_caps.gateway.serve import gateway_protocol
-from arx_caps.http.server import http_protocol
-print(gateway_protocol(http_protocol()).places, *resource.getrlimit(resource.RLIMIT_NOFILE))
+print(gateway_protocol().places, *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
 

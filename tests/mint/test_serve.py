@@ -56,11 +56,9 @@ def started(command: list[str], **settings: Any) -> Iterator[subprocess.Popen[st
 
 
 @contextlib.contextmanager
-def mint_process(
-    realm: Realm, store: str, *options: str, runs: tuple[str, ...] = ("-m",)
-) -> Iterator[subprocess.Popen[str]]:
+def mint_process(realm: Realm, store: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     environment = {**os.environ, "ARX_STORE_URL": store}
-    command = [*runs, "arx_caps.mint.server.serve", "--realm-dir", str(realm.folder), *options]
+    command = ["-m", "arx_caps.mint.server.serve", "--realm-dir", str(realm.folder), *options]
     with started(command, env=environment) as process:
         yield process
 

@@ -18,7 +18,6 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.http.connections import AT_ONCE
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.server.init_realm import init_realm
-from tests.mint.http import PLAIN
 from tests.mint.test_serve import mint_process
 from tests.servers import until
 
@@ -26,20 +25,15 @@ pytestmark = pytest.mark.servers
 WORKERS = 6
 ASKED = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 BEFORE = 20  # answers before it is stopped, so that it is at work
-RUNS = pytest.mark.parametrize(
-    "runs", [("-m",), pytest.param(("-c", PLAIN), marks=pytest.mark.nightly)], ids=["installed", "plain"]
-)
 
 
 @pytest.mark.slow
-@RUNS
 def test_what_was_done_was_answered(
     tmp_path: Path,
     valkey: EmbeddedValkey,
     realm_name: str,
     free_port: int,
     monkeypatch: pytest.MonkeyPatch,
-    runs: tuple[str, ...],
 ) -> None:
     """SIGTERM under load: as many agents are enrolled as callers have answers, and no answer is cut."""
     listen = f"127.0.0.1:{free_port}"
@@ -61,7 +55,7 @@ def test_what_was_done_was_answered(
             if len(notices) >= BEFORE:
                 at_work.set()
 
-    with mint_process(realm, valkey.url, runs=runs) as process:
+    with mint_process(realm, valkey.url) as process:
         assert process.stderr is not None
         assert any('"ready": true' in line for line in iter(process.stderr.readline, ""))
         workers = [threading.Thread(target=load, args=(number,)) for number in range(WORKERS)]
@@ -81,16 +75,13 @@ def test_what_was_done_was_answered(
 
 
 @pytest.mark.slow
-@RUNS
-def test_who_was_connected_is_answered(
-    tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, free_port: int, runs: tuple[str, ...]
-) -> None:
+def test_who_was_connected_is_answered(tmp_path: Path, valkey: EmbeddedValkey, realm_name: str, free_port: int) -> None:
     """Who had connected before it is stopped gets an answer: on a connection that waits to be accepted, on one that had
     an answer before, and where a request has only begun to arrive.  Who has nothing to ask holds nothing up.
     """
     listen = f"127.0.0.1:{free_port}"
     realm = init_realm(tmp_path / "realm", name=realm_name, issuer=f"http://{listen}", listen=listen)
-    with mint_process(realm, valkey.url, runs=runs) as process, ExitStack() as stack:
+    with mint_process(realm, valkey.url) as process, ExitStack() as stack:
         assert process.stderr is not None
         assert any('"ready": true' in line for line in iter(process.stderr.readline, ""))
 

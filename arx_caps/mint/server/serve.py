@@ -25,10 +25,11 @@ from typing import Final
 from starlette.applications import Starlette
 
 from arx_caps.credentials.secret_source import find_secret
-from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, bounded, places_for
+from arx_caps.http.connections import AT_ONCE, BACKLOG, BoundedProtocol, places_for
+from arx_caps.http.httptools_protocol import bounded
 from arx_caps.http.metrics import metrics_served
 from arx_caps.http.process import collect_rarely, has_terminal, hide_memory, open_listener, reload_notified, stop_at_eof
-from arx_caps.http.server import BoundedServer, config_of, http_protocol
+from arx_caps.http.server import BoundedServer, config_of
 from arx_caps.mint.api.access_log import log_lines
 from arx_caps.mint.api.app import create_app
 from arx_caps.mint.api.problems import type_of
@@ -103,7 +104,7 @@ def serve(
         raise
     app = create_app(mint)
     on_stopping = compose(app, mint)
-    protocol = mint_protocol(http_protocol(), realm.issuer)
+    protocol = mint_protocol(realm.issuer)
     listen = f"{host}:{listener.getsockname()[1]}"
     settings = {"backlog": AT_ONCE, "timeout_graceful_shutdown": GRACE_S, "timeout_keep_alive": KEEP_ALIVE_S}
     config = config_of(app, http=protocol, lifespan="on", **settings)
@@ -135,15 +136,13 @@ def _announce(mint: MintRuntime, listen: str) -> None:
     print(json.dumps(ready), file=sys.stderr, flush=True)
 
 
-def mint_protocol(parser: type[BoundedProtocol], issuer: str) -> type[BoundedProtocol]:
+def mint_protocol(issuer: str) -> type[BoundedProtocol]:
     """Return the protocol class of a mint, with a place for each file that it can open.
 
     Args:
-        parser: Parses HTTP.
         issuer: The mint's public base URL, for the ``type`` of problems.
     """
     return bounded(
-        parser,
         places=places_for(MAX_CONNECTIONS, files=1, other_files=OTHER_FILES),
         request_s=REQUEST_S,
         type_of=lambda code: type_of(code, issuer),
