@@ -78,7 +78,13 @@ def test_an_alert_names_registered_metrics(name: str) -> None:
         found = command.get_command(click.Context(command), next(words))
         assert found is not None, alert.command
         command = found
-    assert all(word in {option for each in command.params for option in each.opts} for word in words if word[0] == "-")
+    options = {option: each for each in command.params for option in each.opts}
+    name = ""
+    for word in words:
+        if word[0] != "-" and name and not isinstance(options[name].type, click.Path):
+            options[name].type_cast_value(click.Context(command), word)
+        name = word if word[0] == "-" else ""
+        assert not name or name in options, alert.command
 
 
 def test_a_metric_is_registered_once() -> None:
