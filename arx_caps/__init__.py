@@ -4,47 +4,23 @@
 This module exports the names that an agent's code uses, with the errors that it catches.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from arx_verifier._door import open_door
 
 if TYPE_CHECKING:
-    from arx_caps.agent import Agent, Approval, AsyncAgent, Session, Task
-    from arx_verifier import (
-        AccessError,
-        ArxError,
-        AttenuationError,
-        GrantError,
-        RequestError,
-        SettingsError,
-        TokenError,
-        UnavailableError,
-    )
-
-__all__ = [
-    "AccessError",
-    "Agent",
-    "Approval",
-    "ArxError",
-    "AsyncAgent",
-    "AttenuationError",
-    "GrantError",
-    "RequestError",
-    "Session",
-    "SettingsError",
-    "Task",
-    "TokenError",
-    "UnavailableError",
-]
-
-
-# Each name is imported at its first use (PEP 562), so that `import arx_caps` stays quick.
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module("arx_verifier" if name.endswith("Error") else "arx_caps.agent"), name)
-    globals()[name] = value  # Python calls ``__getattr__`` only for names that are not in the module
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    from arx_caps.agent.sessions.agent import Agent as Agent
+    from arx_caps.agent.sessions.async_agent import AsyncAgent as AsyncAgent
+    from arx_caps.agent.sessions.session import Session as Session
+    from arx_caps.agent.tasks.approval import Approval as Approval
+    from arx_caps.agent.tasks.task import Task as Task
+    from arx_verifier.errors import AccessError as AccessError
+    from arx_verifier.errors import ArxError as ArxError
+    from arx_verifier.errors import AttenuationError as AttenuationError
+    from arx_verifier.errors import GrantError as GrantError
+    from arx_verifier.errors import RequestError as RequestError
+    from arx_verifier.errors import SettingsError as SettingsError
+    from arx_verifier.errors import TokenError as TokenError
+    from arx_verifier.errors import UnavailableError as UnavailableError
+else:
+    open_door(__name__)

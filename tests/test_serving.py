@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arx_caps.text.trail import trails
+from arx_caps.text.trail import trail
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.journal.reader import read_journal
@@ -66,7 +66,7 @@ def test_a_signed_call_goes_all_the_way(service: tuple[Realm, str], tmp_path: Pa
         assert client.get("/anything").json()["code"] == "missing_token"
         assert client.head("/anything").status_code == 401
     decisions = list(read_journal(tmp_path))
-    (story,) = trails(decisions).values()
+    story = trail(decisions, decisions[0].facts.session)
     (worker,) = story.tasks["t-aaaaaaaaaaaaaaaa"].children.values()
     assert [line.shown["code"] for line in worker.decisions] == ["ok", "replayed"]
     assert second.json()["decision"] == worker.decisions[1].shown["id"]

@@ -239,24 +239,6 @@ def trails_of_log(nodes: Sequence[Mapping[str, Any]], records: Iterable[Mapping[
     return built
 
 
-def trails(decisions: Iterable[Decision]) -> dict[str, Trail]:
-    """Group decisions by session.
-
-    Args:
-        decisions: In the order of their times, as ``read_journal`` yields them.  Records without a session, such as
-            counts of unauthenticated refusals, are ignored.
-
-    Returns:
-        A trail for each session, in the order of their first decisions.
-    """
-    by_session: dict[str, Trail] = {}
-    for decision in decisions:
-        session = decision.facts.session
-        if session:
-            by_session.setdefault(session, Trail(session)).add(decision)
-    return by_session
-
-
 def trail(decisions: Iterable[Decision], session: str) -> Trail:
     """Return the trail of one session; empty if no decision names it.
 
