@@ -148,7 +148,7 @@ rehearse: $(READY)  ## a realm's bad days: everything restarted, each disk lost,
 failovers: $(READY)  ## a cluster of used calls and budgets fails over twenty times under load; cuts take root; ARGS="--server redis-server"
 	$(BIN)/python -m tests.topologies.failovers $(ARGS)
 
-typescript: $(READY)  ## the verifier in TypeScript: vectors on Node, Bun and Deno, the package, random applications of Express, pairs against Python; ARGS=--short for fewer; takes npm
+typescript: $(READY)  ## the verifier in TypeScript: vectors on Node, Bun and Deno, the package, random applications of Express, pairs against Python; ARGS=--short for fewer; takes npm, and Valkey or Redis
 	$(BIN)/python -m tests.typescript.whole $(ARGS)
 
 docs: $(DOCS)  ## the site of the documentation, in build/site; a broken link fails

@@ -2,6 +2,7 @@
 """Node, its tests, and the packages of the TypeScript verifier, from npm; they are installed where they are missing."""
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -12,7 +13,7 @@ from tests.routes.environments import ROOT, alone
 
 NODE: Final = "24.22.3"
 PACKAGE: Final = ROOT / "typescript" / "verifier"
-PROGRAMS: Final = PACKAGE / "test"
+PROGRAMS: Final = Path(os.environ.get("ARX_TYPESCRIPT", PACKAGE)) / "test"  # of a mutant, for `mutants.py`
 QUIET: Final = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 _ARCHITECTURES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 

@@ -25,7 +25,12 @@ class TimedView extends EpochTable {
   constructor(boot: number) {
     super({ boot: () => this.boot, wall: () => this.boot });
     this.boot = boot;
-    this.change({ do: "adopt", state: { incarnation: HISTORY, applied: 7, refuses: "syncing", kills: new Map(), freezes: new Map() } });
+    this.adopt(7);
+  }
+
+  adopt(applied: number): void {
+    const { boot } = this;
+    this.change({ do: "adopt", state: { incarnation: HISTORY, applied, refuses: "syncing", kills: new Map(), freezes: new Map() } });
     const lease = { boot: boot + LEASE_MS, wall: boot + LEASE_MS, sent: boot };
     this.change({ do: "renew", lease, clock: { at: Number.NaN, sent: boot } });
   }
@@ -137,6 +142,61 @@ test("an allowed call waits for its record, and is judged again behind it", asyn
   assert.equal(await outcome(({ view }) => view.kill("session:s-1")), "revoked");
   assert.equal(await outcome(() => { throw new AuditError("no disk"); }), "audit_unavailable");
   await assert.rejects(outcome(() => { throw new TypeError("a fault"); }), TypeError);
+});
+
+test("a refusal does not wait for its record, and a decision without one has no name", async () => {
+  const asked = { tool: "orders.get", args: {}, at: Date.now() };
+  const fails = async (): Promise<void> => Promise.reject(new AuditError("no disk"));
+  const slow = serviceOf(undefined, [], Object.assign(new MemoryRecorder(), { waits: true, settle: fails }));
+  assert.equal((await slow.verifier.authorize(mint([{ tool: "orders.put" }]), asked)).code, "tool_not_allowed");
+  const none = serviceOf(undefined, ["*"], Object.assign(new MemoryRecorder(), { append: () => 0 }));
+  const { id, grant } = await none.verifier.authorize(mint([{ tool: "*" }]), asked);
+  assert.deepEqual([id, grant?.outcome], ["", undefined]);
+});
+
+test("a bearer chain has no proofs of holders in its record", async () => {
+  const { verifier, recorder } = serviceOf();
+  await verifier.authorize(mint([{ tool: "*" }]), { tool: "orders.get", args: {}, at: Date.now() });
+  assert.deepEqual(recorder.decisions[0]?.facts.kept.slice(10), ["bearer", null]);
+});
+
+test("a call waits for its view if that may change its end, and until its token has expired", async () => {
+  const now = Date.now();
+  const waits = async (token: string, applied: number, at = now): Promise<number[]> => {
+    const asked: number[] = [];
+    const view = Object.assign(new TimedView(0), { catchUp: async (_sent: number, _born: number, ms: number) => asked.push(ms) > 0 });
+    view.adopt(applied);
+    await new Verifier(options({ epochs: view, clock: () => at })).authorize(token, { tool: "orders.get", args: {}, at });
+    return asked;
+  };
+  const token = mint([{ tool: "*" }], undefined, { exp: now + 1000 });
+  assert.deepEqual(await waits(token, 6), [50]); // the view is behind
+  assert.deepEqual(await waits(token, 7), []);
+  assert.deepEqual(await waits(token, 6, now + 999), [50]);
+  assert.deepEqual(await waits(token, 6, now + 1000), []);
+  assert.deepEqual(await waits(mint([{ tool: "*" }], undefined, { exp: "never" }), 6), []); // malformed in any view
+});
+
+test("what may be used already is refused", async () => {
+  const now = Date.now();
+  const ask = async (token: string, nonces: MemoryNonces): Promise<string> => {
+    const verifier = new Verifier(options({ epochs: serviceOf().view, nonces, clock: () => now }));
+    return (await verifier.authorize(token, { tool: "orders.get", args: {}, at: now })).code;
+  };
+  const call = mint([{ tool: "*" }], { tool: "orders.get", args: {}, at: now });
+  assert.equal(await ask(call, new MemoryNonces(now)), "ok");
+  assert.equal(await ask(call, new MemoryNonces(now, 0)), "store_unavailable"); // no room
+  assert.equal(await ask(call, new MemoryNonces(now + 1)), "proof_invalid"); // of before the start
+  for (const [age, code] of [[LIMITS.once_age - 1, "ok"], [LIMITS.once_age, "already_used"]] as const) {
+    assert.equal(await ask(mint([{ tool: "*" }], undefined, { once: ["pay", now - age] }), new MemoryNonces(0)), code, String(age));
+  }
+});
+
+test("a list waits for its view as a call does", async () => {
+  const view = Object.assign(new TimedView(0), { catchUp: async () => (view.adopt(7), true) });
+  view.adopt(6);
+  const screened = await new Verifier(options({ epochs: view })).screen(mint([{ tool: "*" }]), { tool: "", args: {}, at: Date.now() });
+  assert.ok("could" in screened); // the first question to a server that has just started
 });
 
 test("a list is refused as a call is", async () => {

@@ -9,6 +9,7 @@ import { AuditError, SettingsError } from "../src/errors.ts";
 import { isListening } from "../src/journal/liveness.ts";
 import { removeStale } from "../src/journal/quota.ts";
 import { type Decision, formOf, MAX_RECORD_BYTES, newSalt, pack, UNPROVEN } from "../src/journal/record.ts";
+import { encode, type Packable } from "../src/journal/msgpack.ts";
 import { deniedIn, filesIn, packHeader } from "../src/journal/segment.ts";
 import { readHeader, readSegment } from "./reader.ts";
 import { Journal, type JournalOptions } from "../src/journal/writer.ts";
@@ -101,6 +102,17 @@ test("in mode best_effort a call goes on, and its gap is recorded once there is 
   assert.ok(written > 0);
 });
 
+test("a folder that cannot be used is tried once a second, and its gap is kept", async () => {
+  const file = path.join(TOP, "no-folder");
+  fs.writeFileSync(file, "");
+  const journal = new Journal(file, "orders-1", "orders", { mode: "best_effort", log: () => undefined });
+  const tried = mock.method(fs, "mkdirSync"); // called through: it is only counted
+  assert.deepEqual([journal.append(made()), journal.append(made())], [0, 0]);
+  await journal.close();
+  assert.equal(tried.mock.callCount(), 1);
+  tried.mock.restore();
+});
+
 test("a file that is gone or was cut is lost, and the run says which records", async () => {
   const replace = (file: string): void => {
     fs.copyFileSync(file, `${file}.copy`);
@@ -122,6 +134,17 @@ test("a file that is gone or was cut is lost, and the run says which records", a
     if (spoil !== replace && fs.existsSync(file)) assert.equal(readSegment(fs.readFileSync(file)).state, "closed");
     await journal.close();
   }
+});
+
+test("a file with one record is lost as well", async () => {
+  let now = AT;
+  const { journal, folder } = small({ clock: () => now });
+  journal.append(made());
+  fs.unlinkSync(filesIn(folder)[0] as string);
+  now += 1000;
+  assert.equal(journal.append(made()), 3); // behind the gap
+  assert.deepEqual(recordsIn(folder)[0], ["gap", "", ["lost", 1, 1, 1, AT, now]]);
+  await journal.close();
 });
 
 test("a run whose socket is gone goes on as another run", async () => {
@@ -188,6 +211,43 @@ test("odd and long texts of a caller prevent no record", () => {
   assert.equal(rest[3], "\\udfffx");
 });
 
+test("each value of a record has its shortest form", () => {
+  const sizes = (values: Packable[]): number[] => values.map((value) => {
+    const bytes = encode(value);
+    assert.deepEqual(decode(bytes), value);
+    return bytes.length;
+  });
+  assert.deepEqual(sizes([0, 127, 128, 255, 256, 65535, 65536, 2 ** 32 - 1, 2 ** 32]), [1, 1, 2, 2, 3, 3, 5, 5, 9]);
+  assert.deepEqual(sizes([-1, -32]), [1, 1]);
+  assert.deepEqual(sizes([15, 16, 65535].map((count) => new Array<null>(count).fill(null))), [16, 19, 65538]);
+  assert.deepEqual(sizes([31, 32, 255, 256, 65535, 65536].map((count) => "x".repeat(count))), [32, 34, 257, 259, 65538, 65541]);
+  for (const odd of [-33, 1.5, 2 ** 53]) assert.throws(() => encode(odd), RangeError);
+});
+
+test("what is too long for a record is cut or refused, and nothing that is not", () => {
+  const call = (decision: Decision): number => encode((decode(pack(decision)) as Packable[])[3] as Packable).length;
+  const padded = (size: number): Decision => made("ok", "t", { traceparent: "x".repeat(size), salt: Buffer.alloc(16) });
+  const rest = call(padded(1000)) - 1000;
+  assert.deepEqual([4096, 4097].map((size) => call(padded(size - rest)) === size), [true, false]);
+  const digest = (size: number): Decision => made("ok", "t", { argsDigest: new Uint8Array(size), salt: Buffer.alloc(16) });
+  const others = call(digest(1000)) - 1000;
+  assert.equal(call(digest(16 * KIB - others)), 16 * KIB);
+  assert.throws(() => pack(digest(16 * KIB - others + 1)), AuditError);
+  const facts = (size: number): Decision => made("ok", "t", { facts: { kept: ["x".repeat(size)], erasable: [] } });
+  pack(facts(16 * KIB - 5)); // the heads of two lists and of a text
+  assert.throws(() => pack(facts(16 * KIB - 4)), AuditError);
+  const header = (size: number): Buffer => packHeader({ verifier: "v".repeat(size), audience: "a", boot: "b", first: 1, created: 1, budget: 1 });
+  assert.equal(header(222).length, 256);
+  assert.throws(() => header(223), AuditError);
+});
+
+test("an error of the program is none of the journal, and a run without a record leaves no file", async () => {
+  const { journal, folder } = small({ mode: "best_effort" });
+  await journal.close();
+  assert.deepEqual(filesIn(folder), []);
+  assert.throws(() => journal.append(made("ok", { a: 1 } as never)), TypeError);
+});
+
 test("only this user reads a journal", async () => {
   const folder = path.join(TOP, "made", "journal");
   const journal = new Journal(folder, "orders-1", "orders");
@@ -221,7 +281,21 @@ test("a header of another number of members is damaged", () => {
   assert.throws(() => readHeader(raw), AuditError);
 });
 
+test("a folder or a file that is gone has no bytes", () => {
+  assert.deepEqual(filesIn(path.join(TOP, "none")), []);
+  assert.equal(deniedIn(path.join(TOP, "none.arxj")), 0);
+  assert.throws(() => filesIn(path.join(TOP, "\0")), { code: "ERR_INVALID_ARG_VALUE" });
+  assert.throws(() => deniedIn(path.join(TOP, "\0")), { code: "ERR_INVALID_ARG_VALUE" });
+});
+
 test("what the process must not be started with", () => {
+  const { platform } = process;
+  Object.defineProperty(process, "platform", { value: "darwin" });
+  try {
+    assert.throws(() => small(), /needs Linux, got darwin/);
+  } finally {
+    Object.defineProperty(process, "platform", { value: platform });
+  }
   assert.throws(() => small({ segmentBytes: 4096 }), SettingsError);
   assert.throws(() => small({ segmentBytes: 64 * KIB + 1 }), SettingsError);
   assert.throws(() => small({ maxBytes: 32 * KIB }), SettingsError);

@@ -91,6 +91,8 @@ test("URLs that are refused, each by what is wrong, and without a login", () => 
     ["http://u:secret@h", /expected the form/],
     ["redis://u:secret@h:0", /expected the form/],
     ["redis://u:secret@h:99999", /expected the form/],
+    ["redis://u:secret@h:65536", /expected the form/],
+    ["unix:///", /expected the form/],
     ["redis://u:secret@h/x", /expected the form/],
     ["redis://u:%zz@h", /expected the form/],
     ["redis+sentinel://u:secret@h", /expected the form/],
@@ -110,6 +112,7 @@ test("URLs that are refused, each by what is wrong, and without a login", () => 
       return true;
     });
   }
+  assert.deepEqual(parseStoreUrl("redis://h:65535").places, [{ host: "h", port: 65535 }]);
   assert.throws(() => new Follower("redis://h", "Acme", "v"), SettingsError);
   assert.throws(() => new Follower("redis://h", "acme", "!v"), SettingsError);
 });
@@ -130,11 +133,22 @@ test("passwords in variables and files", () => {
     fs.writeFileSync(file, bad);
     assert.throws(() => findPassword("P", { P_FILE: file }), why);
   }
+  fs.writeFileSync(file, "x".repeat(4096));
+  assert.equal(readPassword(found).length, 4096);
+  assert.equal(readPassword({ text: "in the URL" }), "in the URL");
   fs.writeFileSync(file, "x");
   fs.chmodSync(folder, 0o755);
+  const isRoot = process.geteuid?.() === 0;
+  if (isRoot) {
+    fs.chmodSync(file, 0o640);
+    assert.equal(readPassword(found), "x"); // as Kubernetes mounts it
+    fs.chmodSync(file, 0o600);
+    fs.chownSync(file, 1000, 1000);
+  }
+  assert.equal(readPassword(found), "x"); // no other user can read it
   fs.chmodSync(file, 0o644);
   assert.throws(() => findPassword("P", { P_FILE: file }), /chmod 600/);
-  assert.throws(() => findPassword("P", { P_FILE: folder }), SettingsError);
+  assert.throws(() => findPassword("P", { P_FILE: folder }), /expected a regular file/);
   fs.rmSync(folder, { recursive: true });
 });
 

@@ -47,6 +47,17 @@ for (const name of ["memory", "record_arguments", "limits", "effects", "__proto_
   });
 }
 
+test("a member that needs another verifier is refused with its reason, and a span of one second is the shortest", async () => {
+  for (const [name, why] of [["memory", /is refused: stamps of a memory/], ["record_arguments", /is refused: arguments are recorded/]] as const) {
+    write({ ...whole, [name]: "x" });
+    assert.throws(() => openVerifier(file), why);
+  }
+  write({ ...whole, max_ttl_ms: 999 });
+  assert.throws(() => openVerifier(file), /`max_ttl_ms` has no form/);
+  write({ ...whole, max_ttl_ms: 1000 });
+  await openVerifier(file, { thread: false }).close();
+});
+
 for (const name of ["v", "realm", "audience", "max_ttl_ms", "keys"] as const) {
   test(`a file without ${name}, or with another form of it, is an error`, () => {
     const { [name]: _, ...rest } = whole;

@@ -322,8 +322,8 @@ function attempt(work: () => unknown): boolean {
     work();
     return true;
   } catch (error) {
-    if (!isExpected(error)) throw error;
-    return false;
+    if (isExpected(error)) return false;
+    throw error;
   }
 }
 

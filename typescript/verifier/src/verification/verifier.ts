@@ -87,11 +87,12 @@ export class Verifier {
     const arrived = this.#epochs.bootMs();
     const proven = this.#prove(credential, request.peer);
     if ("allowed" in proven) return { code: proven.code as Code };
-    const asked = { ...request, form: formOf(request.args) };
+    if (this.#epochs.catchUp !== undefined) await this.#catchUp(proven, request, arrived);
+    const asked = { ...request, at: this.clock(), form: formOf(request.args) };
     try {
-      judgeCircumstances(this.#judge, proven, asked, this.#epochs.timesMs(request.at));
+      judgeCircumstances(this.#judge, proven, asked, this.#epochs.timesMs(asked.at));
       this.#checkEpoch(proven, arrived);
-      await this.#spend(callOf(proven), request.at);
+      await this.#spend(callOf(proven), asked.at);
     } catch (error) {
       if (error instanceof Refusal) return { code: this.#record(proven, asked, error).code as Code };
       throw error;
