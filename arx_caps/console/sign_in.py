@@ -26,7 +26,6 @@ from arx_caps.mint.identity.console_session import (
     use_link,
 )
 from arx_caps.mint.identity.operator_login import log_operator_in
-from arx_caps.mint.login.issuer_client import code_in
 from arx_caps.mint.login.oidc import CONSOLE_CALLBACK, CONSOLE_COOKIE, PAGE_MS, OidcLogin, login_time
 from arx_caps.settings.realm import is_safe_url
 from arx_verifier.errors import GrantError
@@ -117,8 +116,7 @@ def finish_login(visit: Visit) -> Response:
     """Sign in the person whom the issuer leads back."""
     mint, login = visit.mint, _login(visit)
     begun = Begun.read(visit.request.cookies.get(cookie_name(mint, CONSOLE_COOKIE), ""))
-    login.require_answer(begun.secret, visit.query)
-    code, why = code_in(visit.query)
+    code, why = login.read_answer(begun.secret, visit.query)
     if not code:
         raise GrantError(why, code="bad_subject_token")
     max_age_s = mint.realm.console.fresh_ms // 1000 if begun.again else None

@@ -9,7 +9,7 @@ import pytest
 from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
 from arx_caps.mint.connections.end import drop_abandoned, end_accounts
-from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_tokens, require_key
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, new_key, open_tokens
 from arx_caps.mint.db.rows import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError, UnavailableError
@@ -33,9 +33,9 @@ def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any)
     }
     link |= {"scopes": as_json(["repo.read"]), "cookie": connect.digest_of(PAGE), "until": now_ms() + until_ms}
     db = accounts.mint.db.connections
-    db.add_link({**link, "incarnation": born.incarnation, "born": born.seq})
+    own_key = new_key(accounts.mint, ANN, now_ms())[1]
+    db.add_link({**link, "incarnation": born.incarnation, "born": born.seq}, own_key)
     accounts.tracker.grants[REFRESH] = (account, "repo.read")
-    require_key(accounts.mint, ANN)
     held = HeldTokens(refresh=REFRESH, account=account, shown=account)
     granted = {"scopes": ["repo.read"], "issuer": accounts.tracker.url, **about}
     waits = {"account": account, "granted": as_json(granted)}
@@ -86,7 +86,7 @@ def test_a_page_is_over_before_the_issuer_answers(accounts: Accounts, monkeypatc
     issuer = issuer_of(accounts.mint, "tracker")
     tokens = IssuedTokens("canary-access", "Bearer", REFRESH)
     accounts.tracker.tokens["canary-access"] = ("ann-t", "repo.read", 2.0**62)
-    monkeypatch.setattr(issuer, "require_answer", lambda *_: None)
+    monkeypatch.setattr(issuer, "read_answer", lambda *_: ("c", ""))
     monkeypatch.setattr(issuer, "redeem", lambda *_: tokens)
     assert REFRESH in accounts.tracker.grants
     with pytest.raises(GrantError, match="begun no connection"):

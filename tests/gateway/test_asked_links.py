@@ -14,7 +14,7 @@ from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.mcp.door import McpDoor
 from arx_caps.gateway.mcp.exchange import ResourceCall
 from arx_caps.gateway.upstream.person_credential import _refuse
-from arx_caps.service.connections import link_digest
+from arx_caps.service.access_tokens import link_digest
 from arx_verifier import Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.gateway.door import Answer, signed

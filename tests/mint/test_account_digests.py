@@ -11,6 +11,7 @@ import pytest
 from arx_caps.mint.api.routes.oauth.connect import _show_own
 from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
+from arx_caps.mint.connections.vault import new_key
 from arx_caps.mint.db.rows import as_json
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
@@ -36,7 +37,8 @@ def wait(accounts: Accounts, subject: str, account: str = NAME) -> bytes:
     link: dict[str, Any] = {"digest": connect.digest_of(os.urandom(32)), "name": "tracker", "subject": subject}
     link |= {"person": "p", "scopes": as_json(["repo.read"]), "cookie": connect.digest_of(page)}
     mint.db.connections.add_link(
-        {**link, "until": now_ms() + 60_000, "incarnation": born.incarnation, "born": born.seq}
+        {**link, "until": now_ms() + 60_000, "incarnation": born.incarnation, "born": born.seq},
+        new_key(mint, subject, now_ms())[1],
     )
     accounts.tracker.tokens[token] = (account, "repo.read", 2.0**62)
     accounts.tracker.grants[f"refresh-{token}"] = (account, "repo.read")

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from arx_caps.mint.connections import lend, own_accounts
+from arx_caps.mint.connections import connect, lend
 from arx_caps.mint.connections.account_issuer import RefreshRefusedError, issuer_of
+from arx_caps.mint.connections.connect import open_page, start_page
 from arx_caps.mint.connections.end import end_accounts
-from arx_caps.mint.connections.own_accounts import open_page, start_page
-from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, open_key, open_tokens, require_key
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, new_key, open_key, open_tokens
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.connections import account_lock
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -55,7 +55,7 @@ class Accounts:
         which, cookie = "c-" + chr(ord("`") + self.made) * 16, f"cookie-{self.made}"
         refresh = f"canary-refresh-{self.made}"
         self.tracker.grants[refresh] = (account, "repo.read repo.write")
-        link = {
+        link: dict[str, Any] = {
             "digest": cookie,
             "name": "tracker",
             "subject": subject,
@@ -63,12 +63,12 @@ class Accounts:
             "scopes": "[]",
             "cookie": cookie,
         }
-        self.mint.db.connections.add_link({**link, "until": now_ms() + 60_000, "incarnation": "i", "born": 0})
+        link |= {"until": now_ms() + 60_000, "incarnation": "i", "born": 0}
+        self.mint.db.connections.add_link(link, new_key(self.mint, subject, now_ms())[1])
         incarnation, born, _ = self.mint.epochs.view()
         row = {"id": which, "name": "tracker", "subject": subject, "person": "p", "issuer": self.tracker.url}
         row |= {"account": account, "scopes": '["repo.read","repo.write"]', "status": "open", "created_at": now_ms()}
         row |= {"incarnation": incarnation, "born": born}
-        require_key(self.mint, subject)
         seal = TokenSeal(self.mint, row, HeldTokens(refresh=refresh))
         what = Event.of("connection.connected", "mint", connection=which, subject=subject, account=account)
         self.mint.db.connections.add(cookie, row, seal, what, {account}, shared=shared)
@@ -261,5 +261,5 @@ def test_the_login_of_a_persons_page_ends(accounts: Accounts, monkeypatch: pytes
     key = mint.db.connections.person_key(ANN)
     assert key is not None
     assert open_page(mint, f"{key.nonce}.{key.sealed}") is None
-    monkeypatch.setattr(own_accounts, "now_ms", lambda: page.until)
+    monkeypatch.setattr(connect, "now_ms", lambda: page.until)
     assert open_page(mint, cookie) is None

@@ -14,9 +14,9 @@ from arx_caps.mint.connections.vault import (
     HeldTokens,
     PersonKey,
     TokenSeal,
+    new_key,
     open_key,
     open_tokens,
-    require_key,
     rotate_key,
 )
 from arx_caps.mint.db.events import Event
@@ -42,7 +42,7 @@ def test_a_rotation_seals_all_that_a_person_has(accounts: Accounts) -> None:
     link: dict[str, Any] = {"digest": "d" * 64, "name": "tracker", "subject": ANN, "person": "ann", "scopes": "[]"}
     link |= {"cookie": digest_of(b"page"), "until": now_ms() + 60_000, "incarnation": "i", "born": 0}
     db = accounts.mint.db.connections
-    db.add_link(link)
+    db.add_link(link, new_key(accounts.mint, ANN, now_ms())[1])
     waits = {"account": "new", "granted": "{}"}
     seal = TokenSeal(accounts.mint, {**link, **waits}, HeldTokens(refresh="waits"))
     assert db.hold(link["cookie"], ANN, waits, seal)
@@ -147,8 +147,7 @@ def test_a_mint_that_dies_in_a_rotation_loses_nothing(live: Harness, crasher: Cr
         row |= {"incarnation": born.incarnation, "born": born.seq}
         link = {"digest": f"d-{number}", "name": "tracker", "subject": subject, "person": "p", "scopes": "[]"}
         link |= {"cookie": f"k-{number}", "until": now_ms() + 60_000, "incarnation": born.incarnation}
-        mint.db.connections.add_link({**link, "born": born.seq})
-        require_key(mint, subject)
+        mint.db.connections.add_link({**link, "born": born.seq}, new_key(mint, subject, now_ms())[1])
         what = Event.of("connection.connected", "mint", connection=row["id"])
         seal = TokenSeal(mint, row, HeldTokens(refresh=f"refresh-{number}"))
         mint.db.connections.add(f"k-{number}", row, seal, what, {row["account"]}, shared=False)

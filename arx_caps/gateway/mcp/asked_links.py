@@ -20,7 +20,7 @@ from arx_caps.gateway.upstream.credentials import LiveCall
 from arx_caps.mcp.errors import URL_ELICITATION
 from arx_caps.mcp.message import RpcMessage, object_in, result_answer, written
 from arx_caps.mcp.revision import HAS_TASKS
-from arx_caps.service.connections import link_digest
+from arx_caps.service.access_tokens import link_digest
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.mcp.messages import McpMessage
 from arx_verifier.token.keyring import KeyRing

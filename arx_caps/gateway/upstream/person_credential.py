@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn, TypeVar
+from typing import Final, NamedTuple, NoReturn
 
 import aiohttp
 from msgspec import UNSET
@@ -23,7 +23,7 @@ from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import LendingError
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
-from arx_caps.service.connections import ask_connection_token, is_connected
+from arx_caps.service.access_tokens import ask_connection_token, is_connected
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, TokenError
@@ -37,15 +37,15 @@ _LOOK_S: Final = 0.1  # between two requests meanwhile
 _AGAIN_S: Final = 5.0  # a token that is newer is not fetched anew, whatever the upstream answers
 
 _Key = tuple[tuple[str, str] | None, str, str | None, str]
-_V = TypeVar("_V")
 
 
 class _Kept(NamedTuple):
-    """A lent token, the person's name, and when it was lent (monotonic clock, s)."""
+    """A lent token, the person's name, when it was lent (monotonic clock, s), and whether the upstream refused it."""
 
     lent: LentToken
     person: str
     at_s: float
+    is_refused: bool = False
 
 
 class PersonCredential(Credential):
@@ -69,7 +69,6 @@ class PersonCredential(Credential):
         self._mint = MintClient(own.issuer, now=now_ms, ca=own.ca)
         self._header, self._prefix = terms.header.lower(), terms.prefix or "Bearer "
         self._kept: dict[_Key, _Kept] = {}
-        self._refused: dict[_Key, str] = {}
         self._asking: dict[_Key, asyncio.Future[_Kept]] = {}
 
     async def headers(self, session: aiohttp.ClientSession, call: LiveCall) -> Mapping[str, str]:  # noqa: ARG002 - the mint is asked by its own client
@@ -116,8 +115,7 @@ class PersonCredential(Credential):
         # Not one that is new: an upstream that refuses each token would have one refreshed for each call.
         left_s = 0.0 if kept is None else kept.at_s + _AGAIN_S - time.monotonic()
         if kept is not None and left_s < 0:
-            del self._kept[key]
-            _keep(self._refused, key, sha256(kept.lent.token.encode()).hexdigest())
+            self._kept[key] = kept._replace(is_refused=True)
         data, wait_s = {"connection": self._connection}, 1 + max(0, int(left_s))
         text = f"{self._connection} refused the token of the person's account; try again in {wait_s} s."
         raise LendingError(text, "connection_unavailable", 503, data, wait_s=wait_s, sent=True)
@@ -141,9 +139,8 @@ class PersonCredential(Credential):
         """Return a token, and whether it was ``fetched`` or ``cached``."""
         key = _key_of(call.facts, call.tool)
         kept = self._kept.get(key)
-        if kept is not None and lives(kept.lent, call.facts, self._epochs):
+        if kept is not None and not kept.is_refused and lives(kept.lent, call.facts, self._epochs):
             return kept.lent, "cached"
-        self._kept.pop(key, None)
         asking = self._asking.get(key)
         if asking is None:
             # One request for all calls that wait for it: they are of one task and one tool, and so of one person.
@@ -157,7 +154,9 @@ class PersonCredential(Credential):
     def _done(self, key: _Key, done: "asyncio.Future[_Kept]") -> None:
         self._asking.pop(key, None)
         if not done.cancelled() and done.exception() is None:
-            _keep(self._kept, key, done.result())
+            if len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]  # the oldest
+            self._kept[key] = done.result()
 
     async def _ask(self, call: LiveCall, key: _Key) -> _Kept:
         """Ask the mint, again while another call of the person refreshes.
@@ -165,7 +164,8 @@ class PersonCredential(Credential):
         Raises:
             LendingError: It lends none.
         """
-        until_s, refused = time.monotonic() + _WAIT_S, self._refused.get(key, "")
+        until_s, before = time.monotonic() + _WAIT_S, self._kept.get(key)
+        refused = sha256(before.lent.token.encode()).hexdigest() if before is not None and before.is_refused else ""
         while True:
             asked_s = time.monotonic()
             try:
@@ -177,7 +177,6 @@ class PersonCredential(Credential):
             except ArxError:
                 raise _unavailable(self._connection) from None
             if lent is not None:
-                self._refused.pop(key, None)
                 return _Kept(lent, answer.person, asked_s)
             if answer.state != "busy":
                 _refuse(self._connection, answer)
@@ -209,13 +208,6 @@ def lives(lent: LentToken, facts: ChainFacts, epochs: Epochs) -> bool:
 def _key_of(facts: ChainFacts, tool: str) -> _Key:
     """Return what a token is kept by: the person, the session, the task and the tool of its calls."""
     return facts.subject, facts.session, facts.task, tool
-
-
-def _keep(table: dict[_Key, _V], key: _Key, value: _V) -> None:
-    """Add to a table, which forgets its oldest value when it is full."""
-    if len(table) >= _MOST_KEPT:
-        del table[next(iter(table))]
-    table[key] = value
 
 
 def _refuse(connection: str, answer: TokenAnswer) -> NoReturn:

@@ -1,33 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connect a person's account: a link for the person, the login, the issuer's answer, the person's word.  CONTROL 9.2.
 
-The issuer's tokens wait, sealed, until the person has seen whose account it is.
+The issuer's tokens wait, sealed, until the person has seen whose account it is.  On a page of their own, people see
+their accounts, connect them ahead, and end them: its login stays in the browser, sealed, so that strangers fill no
+table.
 """
 
 import secrets
 from base64 import b32encode
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, denied, issuer_of
-from arx_caps.mint.connections.end import revoke_tokens, tokens_of
-from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, issuer_in, open_tokens, require_key
+from arx_caps.mint.connections.end import end_connection, revoke_tokens, tokens_of
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, issuer_in, new_key, open_tokens
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.keys import SealedRoot
 from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.identity.issuer_token import IssuerToken
-from arx_caps.mint.login.issuer_client import code_in
 from arx_caps.mint.login.oidc import PAGE_MS
 from arx_caps.mint.policy.issuers import Subject
 from arx_verifier.clock import now_ms
+from arx_verifier.errors import ArxError
 from arx_verifier.token import wire
 from arx_verifier.token.targets import subject_target
 
 CONNECT: Final = "/connect/"
 SECRET_BYTES: Final = 32
+_OWN_PAGE: Final = "page/connections"  # what the seal of its login is bound to
 
 
 def make_link(mint: MintContext, subject: Subject, name: str) -> str:
@@ -43,15 +47,10 @@ def make_link(mint: MintContext, subject: Subject, name: str) -> str:
     """
     name = issuer_of(mint, name).terms.through or name
     born, token = mint.born(), wire.text_of(secrets.token_bytes(SECRET_BYTES))
-    row: dict[str, Any] = {"digest": digest_of(token), "name": name}
+    row: dict[str, Any] = {"digest": digest_of(token), "name": name, "until": now_ms() + PAGE_MS}
     row |= {"subject": subject_target(subject.issuer, subject.name), "person": subject.name}
-    row |= {
-        "scopes": as_json(issuer_of(mint, name).terms.scopes),
-        "until": now_ms() + PAGE_MS,
-        "incarnation": born.incarnation,
-        "born": born.seq,
-    }
-    mint.db.connections.add_link(row)
+    row |= {"scopes": as_json(issuer_of(mint, name).terms.scopes), "incarnation": born.incarnation, "born": born.seq}
+    mint.db.connections.add_link(row, new_key(mint, row["subject"], now_ms())[1])
     return f"{mint.realm.issuer}{CONNECT}{token}"
 
 
@@ -101,8 +100,7 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
     if row["name"] != name:
         raise denied("the answer is for another connection")
     issuer = issuer_of(mint, name)
-    issuer.require_answer(page, answer)
-    code, why = code_in(answer)
+    code, why = issuer.read_answer(page, answer)
     if not mint.db.connections.redeem(digest_of(page)):
         raise denied("this answer was taken before, or too late")
     if not code:
@@ -129,7 +127,6 @@ def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page
     held = HeldTokens(refresh=tokens.refresh_token, access=access, account=account, shown=shown)
     if issuer.terms.account == "digest":
         account = _digest_account(mint, issuer.terms.issuer, account)
-    require_key(mint, row["subject"])
     waits = {"account": account, "granted": as_json({"scopes": granted, "issuer": issuer.terms.issuer})}
     return mint.db.connections.hold(digest_of(page), row["subject"], waits, TokenSeal(mint, {**row, **waits}, held))
 
@@ -172,9 +169,8 @@ def connect(mint: MintContext, page: bytes) -> str:
     terms, issuer = issuer_of(mint, row["name"]).terms, issuer_in(row)
     if issuer != terms.issuer:
         raise denied("the settings of this connection have changed: call the tool again to get another link")
-    made = {"id": which, "name": row["name"], "subject": subject, "person": row["person"], "issuer": issuer}
-    made |= {"account": row["account"], "scopes": as_json(scopes), "status": "open", "created_at": now_ms()}
-    made |= {"incarnation": row["incarnation"], "born": row["born"]}
+    made = {name: row[name] for name in ("name", "subject", "person", "account", "incarnation", "born")}
+    made |= {"id": which, "issuer": issuer, "scopes": as_json(scopes), "status": "open", "created_at": now_ms()}
     seal = TokenSeal(mint, made, tokens)
     facts = {"connection": which, "name": row["name"], "account": row["account"], "scopes": scopes}
     what = Event.of("connection.connected", MINT, subject=subject, **facts)
@@ -228,3 +224,68 @@ def _row_of(mint: MintContext, page: bytes) -> dict[str, Any]:
 
 def _require_live(mint: MintContext, row: Mapping[str, Any]) -> None:
     mint.require(Born(row["incarnation"], row["born"]), ("realm", str(row["subject"])))
+
+
+class OwnPage(NamedTuple):
+    """The login of a person who sees the page: who, until when (ms since the Unix epoch), and from which epoch on."""
+
+    issuer: str
+    name: str
+    until: int
+    born: Born
+
+    @property
+    def target(self) -> str:
+        """The person's target."""
+        return subject_target(self.issuer, self.name)
+
+
+def start_page(mint: MintContext, born: Born, person: IssuerToken) -> str:
+    """Return the cookie, a secret, of a person who has logged in."""
+    page = OwnPage(person.issuer.url, person.subject, now_ms() + PAGE_MS, born)
+    sealed = mint.root_keys.seal_secret(_OWN_PAGE, msgspec.json.encode(page))
+    return f"{sealed.nonce}.{sealed.sealed}"
+
+
+def open_page(mint: MintContext, cookie: str) -> OwnPage | None:
+    """Return the login in a cookie; None if it is over, or none.
+
+    Raises:
+        RevokedError: The person was killed or frozen meanwhile.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    nonce, _, sealed = cookie.partition(".")
+    try:
+        page = msgspec.json.decode(mint.root_keys.unseal(SealedRoot(_OWN_PAGE, nonce, sealed)), type=OwnPage)
+    except (ArxError, ValueError):
+        return None
+    if page.until <= now_ms():
+        return None
+    mint.require(page.born, ("realm", page.target))
+    return page
+
+
+def list_accounts(mint: MintContext, page: OwnPage) -> list[tuple[str, Mapping[str, Any] | None]]:
+    """Return the names of the connections that people make, each with the row of the person's newest one."""
+    names = (name for name, terms in mint.realm.connection.items() if terms.through is None)
+    return [(name, mint.db.connections.latest(page.target, name)) for name in names]
+
+
+def change_account(mint: MintContext, page: OwnPage, answer: str) -> str | None:
+    """Do what a person asks for on the page: ``connect NAME`` or ``end ID``.
+
+    Returns:
+        The link that the person opens next; None if all is done.
+
+    Raises:
+        GrantError: It is none of the person's, or no connection that people make.
+        UnavailableError: The kill epoch is unknown now.
+    """
+    verb, _, which = answer.partition(" ")
+    if verb == "connect" and which in mint.realm.connection:
+        return make_link(mint, Subject(page.issuer, page.name, {}), which)
+    row = mint.db.connections.find(which) if verb == "end" else None
+    if row is None or row["subject"] != page.target:
+        raise denied("the page has no such account of yours")
+    end_connection(mint, row, MINT, "ended by the person", "person")
+    return None

@@ -97,12 +97,6 @@ class TokenSeal:
         return box(self.key.secret, msgspec.json.encode(self._tokens), _about(self._mint, self._row))
 
 
-def require_key(mint: MintContext, subject: str) -> None:
-    """Make a person's key, unless there is one or the person was erased."""
-    if mint.db.connections.person_key(subject) is None:
-        mint.db.connections.add_person_key(_new_key(mint, subject, now_ms())[1])
-
-
 def open_key(mint: MintContext, stored: StoredKey | None) -> PersonKey:
     """Return a person's key.
 
@@ -147,7 +141,7 @@ def rotate_key(mint: MintContext, subject: str, by: str) -> bool:
 
     def again(stored: StoredKey) -> tuple[StoredKey, Sealer]:
         before = open_key(mint, stored)
-        key, sealed = _new_key(mint, subject, max(now_ms(), before.made_at + 1))
+        key, sealed = new_key(mint, subject, max(now_ms(), before.made_at + 1))
         return sealed, lambda row: TokenSeal(mint, row, open_tokens(mint, row, before), key)(sealed)
 
     what = Event.of("connection.key_rotated", by, subject=subject)
@@ -159,7 +153,8 @@ def rotate_key(mint: MintContext, subject: str, by: str) -> bool:
     return is_rotated
 
 
-def _new_key(mint: MintContext, subject: str, made_at: int) -> tuple[PersonKey, StoredKey]:
+def new_key(mint: MintContext, subject: str, made_at: int) -> tuple[PersonKey, StoredKey]:
+    """Return a new key of a person, as it is and for the database."""
     key = PersonKey(made_at, secrets.token_bytes(32))
     _, nonce, sealed = mint.root_keys.seal_secret(PERSON_NAME + subject, key.secret)
     return key, StoredKey(subject, made_at, nonce, sealed)

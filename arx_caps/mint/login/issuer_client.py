@@ -150,15 +150,15 @@ class IssuerClient:
             raise self.unavailable("its metadata lack authorization_endpoint")
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(query)}"
 
-    def require_answer(self, secret: bytes, answer: Mapping[str, str]) -> None:
-        """Require that an answer is for this browser's attempt, and from this issuer.  RFC 9207.
+    def read_answer(self, secret: bytes, answer: Mapping[str, str]) -> tuple[str, str]:
+        """Return the authorization code of an answer; without a usable one, an empty text and what happened.
 
         Args:
             secret: As for ``login_url``.
             answer: The query of the callback.
 
         Raises:
-            GrantError: It is not.
+            GrantError: It is not for this browser's attempt, or not from this issuer (RFC 9207).
             UnavailableError: The issuer does not answer.
         """
         names_issuer = self.read_metadata().authorization_response_iss_parameter_supported
@@ -169,6 +169,11 @@ class IssuerClient:
             raise self.refused("iss is missing in the answer")
         if sender not in (None, self.issuer):
             raise self.refused("the answer is from another issuer")
+        code, error = answer.get("code", ""), answer.get("error", "")
+        if 0 < len(code) <= MAX_CODE_CHARS:
+            return code, ""
+        why = f": the issuer answered {error}" if _ERROR.fullmatch(error) else ""
+        return "", f"the login failed or was cancelled{why}"
 
     def redeem_code(self, secret: bytes, code: str) -> dict[str, Any]:
         """Return the answer of the token endpoint to an authorization code.
@@ -280,15 +285,6 @@ class IssuerClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._name}>"
-
-
-def code_in(answer: Mapping[str, str]) -> tuple[str, str]:
-    """Return the authorization code of an issuer's answer; without a usable one, an empty text and what happened."""
-    code, error = answer.get("code", ""), answer.get("error", "")
-    if 0 < len(code) <= MAX_CODE_CHARS:
-        return code, ""
-    why = f": the issuer answered {error}" if _ERROR.fullmatch(error) else ""
-    return "", f"the login failed or was cancelled{why}"
 
 
 def object_of(raw: bytes) -> dict[str, Any]:

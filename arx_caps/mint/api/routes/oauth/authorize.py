@@ -22,7 +22,7 @@ from arx_caps.mint.api.openapi import OpenRoute
 from arx_caps.mint.api.request_runner import RequestRunner
 from arx_caps.mint.api.routes.oauth.oauth import read_parameters
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.login.issuer_client import code_in, derived
+from arx_caps.mint.login.issuer_client import derived
 from arx_caps.mint.login.oidc import (
     CALLBACK,
     CONNECT_COOKIE,
@@ -204,10 +204,9 @@ def callback(visit: ConsentVisit) -> Response:
         return visit.redirect(f"{CONSOLE_CALLBACK}?{urlencode(visit.form)}")
     text, _, query = cookie.partition(".")
     form, secret = dict(parse_qsl(query, keep_blank_values=True)), read_secret_cookie(text)
-    login.require_answer(secret, visit.form)
+    code, why = login.read_answer(secret, visit.form)
     client, redirect = find_redirect(mint, form)
     over = {name: ""}
-    code, why = code_in(visit.form)
     try:
         if not code:
             raise OAuthError("access_denied", why)

@@ -26,17 +26,20 @@ from arx_caps.mint.connections.connect import (
     CONNECT,
     SECRET_BYTES,
     begin,
+    change_account,
     connect,
     decline,
     find_held,
+    list_accounts,
+    open_page,
+    start_page,
     take_answer,
     uses_of,
 )
 from arx_caps.mint.connections.end import tokens_of
-from arx_caps.mint.connections.own_accounts import change_account, list_accounts, open_page, start_page
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.html.render import load_templates
-from arx_caps.mint.login.issuer_client import code_in, derived
+from arx_caps.mint.login.issuer_client import derived
 from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN
 from arx_caps.mint.oauth.consent_page import PAGE_FILTERS, headers_of
 from arx_verifier.errors import GrantError
@@ -80,8 +83,7 @@ def take_login(visit: ConnectVisit) -> Response:
     name, cookie = visit.cookie(CONNECT_COOKIE, tag_of(visit.form.get("state", "")))
     text, _, link = cookie.partition(".")
     secret = read_secret_cookie(text)
-    login.require_answer(secret, visit.form)
-    code, why = code_in(visit.form)
+    code, why = login.read_answer(secret, visit.form)
     if not code:
         raise GrantError(why, code="connection_refused")
     with mint.db.unit() as unit:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from arx_caps.mint.db.cursor import Order
 from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.statement import CompiledStatement, insert_new
+from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
@@ -28,7 +28,6 @@ _READ_KEY: Final = CompiledStatement(_KEY)
 _SUBJECTS: Final = (
     select(PERSON_KEYS.c.subject).where(PERSON_KEYS.c.subject > bindparam("after")).order_by(PERSON_KEYS.c.subject)
 )
-_ADD_KEY: Final = CompiledStatement(insert(PERSON_KEYS))
 _LINK: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.digest == bindparam("which")))
 _BY_COOKIE: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.cookie == bindparam("which")))
 _OVER: Final = select(CONNECTION_LINKS).where(_L.until < bindparam("now")).limit(PAGE)
@@ -61,12 +60,6 @@ _TAKEN: Final = _OPEN.where(
     _C.account.in_(bindparam("accounts", expanding=True)),
     _C.subject != bindparam("subject"),
 ).limit(1)
-_HAS_ROWS: Final = (
-    select(_L.digest.label("one"))
-    .where(_L.subject == bindparam("whose"))
-    .union_all(select(_C.id).where(_C.subject == bindparam("whose"), _C.status == "open"))
-    .limit(1)
-)
 _SUMMARY: Final = (
     select(
         _C.name,
@@ -124,12 +117,6 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         row = self._database.row(_READ_KEY, whose=subject)
         return None if row is None else StoredKey(*row.values())
 
-    def add_person_key(self, key: StoredKey) -> None:
-        """Store a person's key, unless there is one, or nothing that it could seal: the person was erased."""
-        with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
-            if c.execute(_HAS_ROWS, {"whose": key.subject}).first() is not None:
-                insert_new(c, _ADD_KEY, key.columns())
-
     def subjects(self, after: str, limit: int) -> list[str]:
         """Return the targets of people who have a key, in order, from one on."""
         with self._database.read() as c:
@@ -165,9 +152,17 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
             self._database.record_in(c, what)
         return True
 
-    def add_link(self, row: dict[str, Any]) -> None:
-        """Store a link, and delete a person's oldest unused ones beyond ``MOST_LINKS``."""
-        with self._database.write() as c:
+    def add_link(self, row: dict[str, Any], key: StoredKey) -> None:
+        """Store a link, and delete a person's oldest unused ones beyond ``MOST_LINKS``.
+
+        Args:
+            row: The link.
+            key: A key of the person, unless there is one.
+        """
+        # With the link, and not beside an erasure: no key comes back without anything that it could seal.
+        with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
+            if c.execute(_KEY, {"whose": key.subject}).first() is None:
+                c.execute(insert(PERSON_KEYS), key.columns())
             surplus = list(c.execute(_UNUSED, {"whose": row["subject"]}).scalars())
             c.execute(delete(CONNECTION_LINKS).where(_L.digest.in_(surplus)))
             c.execute(insert(CONNECTION_LINKS), row)
