@@ -32,7 +32,7 @@ def test_init_makes_everything_and_open_finds_it(tmp_path: Path) -> None:
     operator = KeyFile.load(realm.operator_key_path)
     assert (operator.role, operator.name, operator.issuer) == ("operator", "root", ISSUER)
     with MintDatabase(realm.database_url) as db:
-        assert db.holder_keys.find("operator:root", operator.key.kid) is not None
+        assert db.holder_keys.key_of("operator:root", operator.key.kid) is not None
     assert RootKeys.load(realm.root_path, realm="acme", passphrase=None, key_path=realm.root_key_path).names == ("k1",)
     assert {path.name for path in tmp_path.iterdir()} == {"realm"}
 

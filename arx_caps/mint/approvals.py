@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.operators import OperatorRow
 from arx_caps.mint.db.repositories.work.approvals import (
     APPROVED,
     DENIED,
@@ -192,7 +193,7 @@ def answer_approval(
             raise GrantError(f"{words}, or the agent starts another task", code="conflict")
         terms = _terms_now(mint, row)
 
-    def counts(operator: str, operator_row: Mapping[str, Any] | None) -> bool:
+    def counts(operator: str, operator_row: OperatorRow | None) -> bool:
         return operator == caller.name or (operator_row is not None and _may_approve(mint, operator_row, row))
 
     return mint.db.approvals.answer(row, ApprovalAnswer(caller.name, terms, _cleaned(why), counts))
@@ -340,12 +341,12 @@ def _require_allowed(granted: StoredGrant, audience: str, request: ApprovalReque
             raise GrantError(message, code="bad_parameters", failures=error.failures) from error
 
 
-def _may_approve(mint: MintContext, operator_row: Mapping[str, Any], row: Approval) -> bool:
+def _may_approve(mint: MintContext, operator_row: OperatorRow, row: Approval) -> bool:
     """Return whether an operator who approved before may still approve."""
     # Removed, frozen, or with another role since: an approval counts only if it could be given again now.
-    if operator_row["status"] != "active":
+    if operator_row.status != "active":
         return False
-    operator = operator_row["id"]
+    operator = operator_row.id
     if _ended_since(mint, operator, row.its):
         return False
     asked = {"approval": row.id, "outcome": "approve", "agent": row.agent}

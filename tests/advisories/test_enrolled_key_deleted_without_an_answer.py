@@ -41,7 +41,7 @@ def test_a_key_that_may_be_enrolled_is_kept(
             monkeypatch.setattr(KeyFile, "save", save_before_the_network_fails)
             ran = arx(*words, "--key-out", key, "--realm-dir", mint.realm.folder)
             with MintDatabase(mint.realm.database_url) as db:
-                enrolled = {row["holder"] for row in db.holder_keys.page()}
+                enrolled = {row.holder for row in db.holder_keys.page()}
     finally:
         network.close()
     assert ran.exit_code != 0

@@ -128,7 +128,7 @@ def test_through_the_console(realm: Harness, server: Postgres) -> None:
     """A browser that is signed in kills, and sees its kill."""
     browser, target = sign_in(realm), "session:s-abcdefghijklmnop"
     realm.mint.db.console_sessions.use(  # its use is due to be stored: that is a change, too
-        realm.mint.db.console_sessions.list()[0]["id"], until=realm.mint.db.console_sessions.list()[0]["until"]
+        realm.mint.db.console_sessions.list()[0].id, until=realm.mint.db.console_sessions.list()[0].until
     )
     with in_force(realm, target) as refused, ThreadPoolExecutor(1) as pool, server.hanging_commits():
         browser.get(f"/console/kill?target={target}")

@@ -102,6 +102,6 @@ def test_the_work_for_strangers_is_bounded(unit: Harness, office: Harness, monke
     looked: list[Any] = []
     monkeypatch.setattr(admission, "_PROOFS", admission.WorkQueue("full", 1, -1))
     operator = unit.operator()
-    monkeypatch.setattr(unit.mint.db.holder_keys, "find_row", lambda *each: looked.append(each))
+    monkeypatch.setattr(unit.mint.db.holder_keys, "row_of", lambda *each: looked.append(each))
     assert Holder(office, operator.key, operator.token).call("GET", "/v1/agents").status_code == 429
     assert looked == []

@@ -210,11 +210,11 @@ def test_a_freeze_of_an_operator_ends_the_sign_ins(live: Harness) -> None:
     browser, other, link = sign_in(live, nina), sign_in(live, root), link_of(nina)
     ends = {"targets": ["operator:nina"], "reason": "lost laptop", "wait": False}
     assert root.call("POST", "/v1/freezes", ends).status_code == 200
-    assert [row["operator"] for row in live.mint.db.console_sessions.list()] == ["root"]
+    assert [row.operator for row in live.mint.db.console_sessions.list()] == ["root"]
     with live.mint.db.unit() as unit:  # a login at another mint, which has not applied the freeze yet
         begin_by_login(live.mint, unit, "nina", now_ms(), "")
     assert root.call("POST", "/v1/freezes/thaw", ends).status_code == 200
-    assert [row["operator"] for row in live.mint.db.console_sessions.list()] == ["root"]
+    assert [row.operator for row in live.mint.db.console_sessions.list()] == ["root"]
     browser.get("/console/now")
     assert path_of(browser) == "/console/sign-in"
     browser.get(link)

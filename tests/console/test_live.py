@@ -116,7 +116,7 @@ def test_a_page_that_is_left_open_keeps_no_user_signed_in(unit: Harness) -> None
     def until() -> int:
         row = unit.mint.db.console_sessions.find(digest_of(secret))
         assert row is not None
-        return int(row["until"])
+        return row.until
 
     before = until()
     session = find_console_session(unit.mint, secret)

@@ -88,7 +88,7 @@ def test_a_refused_act_is_recorded(realm: Realm) -> None:
     realm.log_in(browser)
     page = browser.get("/console/sign-ins")
     assert "/end" not in page
-    which = realm.harness.mint.db.console_sessions.list()[-1]["id"]
+    which = realm.harness.mint.db.console_sessions.list()[-1].id
     browser.post(f"/console/sign-ins/{which}/end")
     assert browser.status == 403
     row = decided(realm.harness, "corp.ann")[-1]
@@ -259,7 +259,7 @@ def test_a_denial_and_an_end_never_wait(realm: Realm, grants: str) -> None:
     browser.post(grants, outcome="deny", why="no")
     assert decided(realm.harness, "corp.ann")[-1].code == "ok"
     sign_in(realm.harness)
-    which = next(each["id"] for each in realm.harness.mint.db.console_sessions.list() if each["operator"] == "root")
+    which = next(each.id for each in realm.harness.mint.db.console_sessions.list() if each.operator == "root")
     browser.get("/console/now")
     assert which not in browser.post(f"/console/sign-ins/{which}/end")
     assert browser.status == 200
@@ -291,7 +291,7 @@ def test_a_link_of_the_key_signs_in_again_as_well(realm: Realm, grants: str, mon
     """The form waits for it in the same browser."""
     browser = sign_in(realm.harness)
     row = realm.harness.mint.db.console_sessions.list()[0]
-    later = row["fresh_until"]
+    later = row.fresh_until
     monkeypatch.setattr("arx_caps.mint.identity.console_session.now_ms", lambda: later)
     browser.get("/console/now")
     assert "needs a recent sign-in" in browser.post(grants, outcome="approve")
@@ -309,7 +309,7 @@ def test_a_sign_in_ends_by_time(realm: Realm, monkeypatch: pytest.MonkeyPatch) -
     assert terms == ConsoleTerms(15 * 60_000, 8 * 3_600_000, 10 * 60_000)
     browser = Browser(realm.harness)
     realm.log_in(browser)
-    begun = realm.harness.mint.db.console_sessions.list()[0]["signed_in_at"]
+    begun = realm.harness.mint.db.console_sessions.list()[0].signed_in_at
     clock = [begun]
     monkeypatch.setattr("arx_caps.mint.identity.console_session.now_ms", lambda: clock[0])
     while clock[0] < begun + terms.life_ms:

@@ -159,7 +159,7 @@ def sign_in_operators(harness: Harness, url: str) -> None:
     assert "url=/console/now" in page, page
     assert "corp.eve" in browser.get("/console/now")
     # The provider says when the person logged in, so the sign-in is fresh.
-    assert harness.mint.db.console_sessions.list()[0]["fresh_until"] > time.time() * 1000
+    assert harness.mint.db.console_sessions.list()[0].fresh_until > time.time() * 1000
 
     def confirm(code: DeviceCode) -> None:
         with httpx.Client(timeout=60) as phone:

@@ -161,10 +161,10 @@ def test_the_key_of_a_login_ends(people: People, monkeypatch: pytest.MonkeyPatch
     ann = people.log_in()
     row = people.harness.mint.db.holder_keys.list("operator:corp.ann")[0]
     life_ms = people.harness.realm.console.life_ms
-    assert abs(row["until"] - time.time() * 1000 - life_ms) < 60_000
+    assert abs(row.until - time.time() * 1000 - life_ms) < 60_000
     key = KeyFile("operator", "corp.ann", people.issuer.url, ann.key)
     sign_in(people.harness, key)
-    later = row["until"]
+    later = row.until
     monkeypatch.setattr("arx_caps.mint.db.repositories.identity.holder_keys.now_ms", lambda: later)
     assert ann.call("GET", "/v1/whoami").json()["code"] == "bad_proof"
     holder = Holder(people.harness, ann.key, None)
@@ -240,7 +240,7 @@ def test_an_enrolled_operator_is_not_taken_over(people: People) -> None:
     assert answer.json()["code"] == "operator_exists"
     row = people.harness.mint.db.operators.find("corp.ann")
     assert row is not None
-    assert row["role"] != BY_LOGIN
+    assert row.role != BY_LOGIN
 
 
 def test_only_an_administrator_changes_who_is_an_operator(people: People) -> None:

@@ -159,7 +159,7 @@ def test_the_last_one_who_may_everything_stays(unit: Harness) -> None:
         thread.join()
     # The later one was demoted before its call, or found itself to be the last.
     assert codes.count(200) == 1
-    admins = [row for row in unit.mint.db.operators.list() if row["role"] == ADMIN]
+    admins = [row for row in unit.mint.db.operators.list() if row.role == ADMIN]
     assert len(admins) == 1
 
 

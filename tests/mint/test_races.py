@@ -184,7 +184,7 @@ def test_the_last_key_stays(dbs: tuple[MintDatabase, MintDatabase]) -> None:
 def test_a_service_is_enrolled_once(dbs: tuple[MintDatabase, MintDatabase]) -> None:
     """Many who enrol a service at once all find it, with the same key."""
     assert at_once(*(lambda n=n: dbs[n % 2].services.ensure("orders", "me", SOME) for n in range(6))) == ["ok"] * 6
-    assert [row["audience"] for row in dbs[0].services.list()] == ["orders"]
+    assert [row.audience for row in dbs[0].services.list()] == ["orders"]
 
 
 def test_the_mark_is_never_lowered(dbs: tuple[MintDatabase, MintDatabase]) -> None:

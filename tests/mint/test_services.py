@@ -41,7 +41,7 @@ def test_a_service_gets_the_keys_of_its_audience(unit: Harness) -> None:
     assert other.call("GET", "/v1/keys").json()["keys"][0]["key"] != answer["keys"][0]["key"]
     kinds = [(event["kind"], event["by"]) for event in unit.events() if event["kind"].startswith("service.")]
     assert kinds[:2] == [("service.invited", "operator:root"), ("service.joined", "service:orders")]
-    assert unit.mint.db.holder_keys.find("service:orders", holder.key.kid) is not None
+    assert unit.mint.db.holder_keys.key_of("service:orders", holder.key.kid) is not None
 
 
 @pytest.mark.spec("CONTROL 3.5")

@@ -13,7 +13,8 @@ from msgspec import UNSET, UnsetType
 from arx_caps.mint.api.endpoint import RouteAnswer
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.identity.agents import AgentRow
-from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
+from arx_caps.mint.db.repositories.identity.holder_keys import HolderKeyRow
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OperatorRow
 from arx_caps.mint.db.repositories.work.grants import GrantRow, TaskRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.rows import fields_of
@@ -161,7 +162,7 @@ def show_row(kind: type[Shown], row: msgspec.Struct | Mapping[str, Any], **membe
     return kind(**{name: fields[name] for name in kind.__struct_fields__ if name in fields} | members)
 
 
-def show_agent(mint: MintContext, row: AgentRow, keys: Sequence[Mapping[str, Any]] | None = None) -> AgentShown:
+def show_agent(mint: MintContext, row: AgentRow, keys: Sequence[HolderKeyRow] | None = None) -> AgentShown:
     """Return an agent as the API shows it.
 
     Args:
@@ -177,26 +178,26 @@ def show_agent(mint: MintContext, row: AgentRow, keys: Sequence[Mapping[str, Any
     return show_row(AgentShown, row, state=state, keys=[show_row(KeyShown, key) for key in keys])
 
 
-def show_operator(mint: MintContext, row: Mapping[str, Any]) -> OperatorShown:
+def show_operator(mint: MintContext, row: OperatorRow) -> OperatorShown:
     """Return an operator as the API shows it."""
-    state = row["status"]
-    if state == "active" and is_frozen(mint, (f"operator:{row['id']}",)):
+    state = row.status
+    if state == "active" and is_frozen(mint, (f"operator:{row.id}",)):
         state = "frozen"
-    is_person = row["role"] == BY_LOGIN
-    person = PersonShown(issuer=row["issuer"], subject=row["subject"]) if is_person else UNSET
+    is_person = row.role == BY_LOGIN
+    person = PersonShown(issuer=row.issuer or "", subject=row.subject or "") if is_person else UNSET
     return show_row(
         OperatorShown,
         row,
-        name=row["id"],
+        name=row.id,
         state=state,
-        role=row["role"] if person is UNSET else _role_by_login(mint, row),
-        rules=msgspec.json.decode(row["rules"]) if row["rules"] is not None else UNSET,
-        keys=[*mint.db.holder_keys.kids(f"operator:{row['id']}")],
+        role=row.role if person is UNSET else _role_by_login(mint, row),
+        rules=msgspec.json.decode(row.rules) if row.rules is not None else UNSET,
+        keys=[*mint.db.holder_keys.kids(f"operator:{row.id}")],
         login=person,
     )
 
 
-def _role_by_login(mint: MintContext, row: Mapping[str, Any]) -> str:
+def _role_by_login(mint: MintContext, row: OperatorRow) -> str:
     try:
         return role_of(mint, row).name
     except ArxError:

@@ -91,7 +91,7 @@ def check_log(
     """
     rows = rows_of(store, folder, keys)
     check_rows(rows, progress)
-    return CheckedLog(rows.size, check_batches(store, rows.size, db.holder_keys.find, progress))
+    return CheckedLog(rows.size, check_batches(store, rows.size, db.holder_keys.key_of, progress))
 
 
 class Feed(Protocol):

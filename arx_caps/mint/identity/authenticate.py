@@ -223,7 +223,7 @@ def find_signer(mint: MintContext, call: CallCredentials) -> str | None:
             unverified = macaroon.unverified_identifier
             if isinstance(unverified, OperatorIdentifier):
                 operator = verify_operator_token(macaroon, mint.mint_keys).operator
-                known = mint.db.holder_keys.find_row(f"operator:{operator}", kid) is not None
+                known = mint.db.holder_keys.row_of(f"operator:{operator}", kid) is not None
             else:
                 row = mint.db.sessions.find(unverified.session)
                 known = row is not None and (row.status, row.jkt) == ("open", kid)
@@ -296,14 +296,14 @@ def _verify_operator(
     """
     try:
         identifier = verify_operator_token(macaroon, mint.mint_keys)
-        row = mint.db.holder_keys.find_row(f"operator:{identifier.operator}", proof.key.kid)
+        row = mint.db.holder_keys.row_of(f"operator:{identifier.operator}", proof.key.kid)
         if row is None:
             raise GrantError("invalid proof: expected an enrolled key of this operator, got another", code=BAD_PROOF)
     except ArxError as error:
         # Only counted: a stranger who could add records would fill the journal.
         mint.decisions.count(error.code, peer)
         raise
-    return identifier, PROVEN if row["until"] is None else LOGIN
+    return identifier, PROVEN if row.until is None else LOGIN
 
 
 def _authorize_operator(

@@ -16,6 +16,7 @@ import msgspec
 
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.console_sessions import ConsoleSessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import (
     NEEDS_LIVE_VIEW,
@@ -79,12 +80,11 @@ class ConsoleSession(NamedTuple):
 def make_link(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) -> tuple[bytes, int]:
     """Return the secret of a one-use link for an operator, and when it expires, ms since the Unix epoch."""
     secret, now = secrets.token_bytes(SECRET_BYTES), now_ms()
-    row: dict[str, Any] = {"id": f"c-{secrets.token_hex(8)}", "secret": digest_of(secret)}
-    row |= {"operator": caller.name, "key": caller.key, "created_at": now, "used_at": now, "until": now + LINK_MS}
-    row["fresh_until"] = 0
-    what = Event.of("console.link_made", caller.actor, console=row["id"], key=caller.key, expires_at=now + LINK_MS)
+    name, until = f"c-{secrets.token_hex(8)}", now + LINK_MS
+    row = ConsoleSessionRow(name, digest_of(secret), caller.name, now, used_at=now, until=until, key=caller.key)
+    what = Event.of("console.link_made", caller.actor, console=name, key=caller.key, expires_at=until)
     mint.db.console_sessions.add(unit, row, what)
-    return secret, now + LINK_MS
+    return secret, until
 
 
 def find_link(mint: MintContext, secret: bytes) -> str:
@@ -94,9 +94,9 @@ def find_link(mint: MintContext, secret: bytes) -> str:
         GrantError: ``bad_link``: it is unknown, used or too old.
     """
     row = mint.db.console_sessions.find(digest_of(secret))
-    if row is None or row["signed_in_at"] is not None or row["until"] <= now_ms():
+    if row is None or row.signed_in_at is not None or row.until <= now_ms():
         raise _bad_link()
-    return str(row["operator"])
+    return row.operator
 
 
 def use_link(mint: MintContext, secret: bytes, before: ConsoleSession | None) -> bytes:
@@ -117,10 +117,10 @@ def use_link(mint: MintContext, secret: bytes, before: ConsoleSession | None) ->
     cookie, now = secrets.token_bytes(SECRET_BYTES), now_ms()
     changes = {"secret": digest_of(cookie), "signed_in_at": now, "used_at": now}
     changes |= {"until": now + mint.realm.console.idle_ms, "fresh_until": now + mint.realm.console.fresh_ms}
-    what = Event.of("console.signed_in", f"operator:{row['operator']}", console=row["id"], key=row["key"])
+    what = Event.of("console.signed_in", f"operator:{row.operator}", console=row.id, key=row.key)
     if not mint.db.console_sessions.sign_in(digest_of(secret), changes, what):
         raise _bad_link()
-    _replace(mint, before.id if before is not None else "", row["id"], row["operator"])
+    _replace(mint, before.id if before is not None else "", row.id, row.operator)
     return cookie
 
 
@@ -135,22 +135,29 @@ def begin_by_login(mint: MintContext, unit: UnitOfWork, operator: str, logged_in
         before: The id of the session that the browser had; it ends.  Empty for none.
     """
     cookie, now, terms = secrets.token_bytes(SECRET_BYTES), now_ms(), mint.realm.console
-    row: dict[str, Any] = {"id": f"c-{secrets.token_hex(8)}", "secret": digest_of(cookie), "operator": operator}
-    row |= {"created_at": now, "signed_in_at": now, "used_at": now, "until": now + terms.idle_ms}
-    row["fresh_until"] = logged_in_at + terms.fresh_ms if logged_in_at else 0
-    what = Event.of("console.signed_in", f"operator:{operator}", console=row["id"], logged_in_at=logged_in_at)
+    row = ConsoleSessionRow(
+        f"c-{secrets.token_hex(8)}",
+        digest_of(cookie),
+        operator,
+        now,
+        used_at=now,
+        until=now + terms.idle_ms,
+        fresh_until=logged_in_at + terms.fresh_ms if logged_in_at else 0,
+        signed_in_at=now,
+    )
+    what = Event.of("console.signed_in", f"operator:{operator}", console=row.id, logged_in_at=logged_in_at)
     mint.db.console_sessions.add(unit, row, what)
-    _replace(mint, before, row["id"], operator)
+    _replace(mint, before, row.id, operator)
     return cookie
 
 
 def _replace(mint: MintContext, before: str, after: str, operator: str) -> None:
     """End a browser's earlier session, and keep the form that waits for the same operator."""
     row = mint.db.console_sessions.get(before) if before else None
-    if row is None or row["operator"] != operator:
+    if row is None or row.operator != operator:
         return
-    if row["draft"] is not None:
-        mint.db.console_sessions.keep_draft(after, row["draft"])
+    if row.draft is not None:
+        mint.db.console_sessions.keep_draft(after, row.draft)
     mint.db.console_sessions.end(before, Event.of("console.replaced", f"operator:{operator}", console=before, by=after))
 
 
@@ -162,16 +169,15 @@ def find_console_session(mint: MintContext, secret: bytes) -> ConsoleSession | N
         secret: The cookie's secret.
     """
     row, now = mint.db.console_sessions.find(digest_of(secret)), now_ms()
-    if row is None or row["signed_in_at"] is None or row["until"] <= now:
+    if row is None or row.signed_in_at is None or row.until <= now:
         return None
     # The key may have been removed since: what it began ends with it.
-    if row["key"] is not None and mint.db.holder_keys.find(f"operator:{row['operator']}", row["key"]) is None:
+    if row.key is not None and mint.db.holder_keys.key_of(f"operator:{row.operator}", row.key) is None:
         return None
-    end = row["signed_in_at"] + mint.realm.console.life_ms
+    end = row.signed_in_at + mint.realm.console.life_ms
     if now >= end:
         return None
-    times = (row["signed_in_at"], end, row["fresh_until"], row["used_at"])
-    return ConsoleSession(row["id"], row["operator"], row["key"], *times)
+    return ConsoleSession(row.id, row.operator, row.key, row.signed_in_at, end, row.fresh_until, row.used_at)
 
 
 def note_console_use(mint: MintContext, session: ConsoleSession) -> None:
@@ -197,9 +203,9 @@ def keep_draft(mint: MintContext, session: ConsoleSession, path: str, fields: Ma
 def find_draft(mint: MintContext, session: ConsoleSession) -> tuple[str, dict[str, str]] | None:
     """Return the path and the fields of the form that waits, or None."""
     row = mint.db.console_sessions.get(session.id)
-    if row is None or row["draft"] is None:
+    if row is None or row.draft is None:
         return None
-    draft = msgspec.json.decode(row["draft"], type=dict[str, Any])
+    draft = msgspec.json.decode(row.draft, type=dict[str, Any])
     return str(draft["path"]), dict(draft["fields"])
 
 

@@ -7,11 +7,10 @@
 import hashlib
 from typing import Any, Final
 
-import msgspec
-
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OperatorRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import LOGIN, describe_caller, record_outcome
 from arx_caps.mint.identity.issuer_token import IssuerToken
@@ -66,16 +65,12 @@ def log_operator_in(
 def _log_in(
     mint: MintContext, unit: UnitOfWork, name: str, person: Subject, key: PublicKey | None, until: int | None
 ) -> None:
-    columns = {
-        "issuer": person.issuer,
-        "subject": person.name,
-        "claims": msgspec.json.encode(person.claims).decode(),
-    }
+    row = OperatorRow(name, "active", now_ms(), BY_LOGIN, None, person.issuer, person.name, dict(person.claims))
     try:
         role = role_of_person(mint.policy, person).name
     except GrantError:
         # The person has left the groups: what an earlier login began ends as well.
-        mint.db.operators.set_claims(name, columns)
+        mint.db.operators.set_claims(row)
         raise
     # As born now: a kill of the realm must not lock the operators out.
     refused = mint.refusal_now((f"operator:{name}",))
@@ -85,7 +80,7 @@ def _log_in(
     about: dict[str, Any] = {"operator": name, "issuer": person.issuer, "subject": person.name, "role": role}
     about |= {} if key is None else {"key": key.kid, "expires_at": until}
     what = Event.of("operator.logged_in", f"operator:{name}", **about)
-    mint.db.operators.record_login(unit, name, columns, what, key=key, until=until)
+    mint.db.operators.record_login(unit, row, what, key=key, until=until)
 
 
 def name_of(token: IssuerToken) -> str:

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which role an operator has at this moment; ``policy.roles`` has what a role may do.  CONTROL 1.6, 1.7."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OperatorRow
 from arx_caps.mint.policy.issuers import Subject, roles_for
 from arx_caps.mint.policy.model import Policy
 from arx_caps.mint.policy.roles import rules_of
@@ -28,7 +25,7 @@ class OperatorRole(NamedTuple):
     rules: tuple[Rule, ...]
 
 
-def role_of(mint: MintContext, row: Mapping[str, Any]) -> OperatorRole:
+def role_of(mint: MintContext, row: OperatorRow) -> OperatorRole:
     """Return the role that an operator has now.
 
     Args:
@@ -40,21 +37,20 @@ def role_of(mint: MintContext, row: Mapping[str, Any]) -> OperatorRole:
         GrantError: ``no_role``: the policy in force gives this person no role.
         UnavailableError: ``no_policy``: the policy would say, and this version refuses it.
     """
-    if row["role"] != BY_LOGIN:
-        return OperatorRole(row["role"], rules_of(row["role"], row["rules"]))
+    if row.role != BY_LOGIN:
+        return OperatorRole(row.role, rules_of(row.role, row.rules))
     # The policy is read at each call: a role that it takes away ends at once.  The claims are those of the last login.
-    claims = msgspec.json.decode(row["claims"], type=dict[str, Any])
-    return role_of_person(mint.policy, Subject(row["issuer"], row["subject"], claims))
+    return role_of_person(mint.policy, Subject(row.issuer or "", row.subject or "", row.claims or {}))
 
 
-def active_operator(mint: MintContext, name: str) -> dict[str, Any]:
+def active_operator(mint: MintContext, name: str) -> OperatorRow:
     """Return the row of an operator.
 
     Raises:
         RevokedError: ``frozen``: the operator was frozen or removed.
     """
     row = mint.db.operators.find(name)
-    if row is None or row["status"] != "active":
+    if row is None or row.status != "active":
         raise refusal("frozen")
     return row
 

@@ -160,7 +160,7 @@ def subject_targets(subject: Subject | None) -> tuple[str, ...]:
 
 
 def _verify_key(mint: MintContext, assertion: str, proof: Proof, now: int) -> Assertion:
-    verified = check_assertion(assertion, mint.db.holder_keys.find, audience=mint.realm.issuer, now=now)
+    verified = check_assertion(assertion, mint.db.holder_keys.key_of, audience=mint.realm.issuer, now=now)
     if verified.subject.startswith("operator:"):
         raise GrantError("wrong caller: expected an agent's key, got an operator's", code="wrong_caller")
     # Otherwise an attacker who intercepts the assertion could open a session with a key of its own.

@@ -234,7 +234,7 @@ def waits_for(mint: MintContext) -> Waited:
         StoreError: Store or database did not answer.
     """
     header = mint.store.header()
-    services = dict.fromkeys((row["audience"] for row in mint.db.services.list()), 0)
+    services = dict.fromkeys((row.audience for row in mint.db.services.list()), 0)
     verifiers = 0
     for seen in mint.store.verifiers():
         if seen.age_ms <= header.lease_ms:

@@ -74,7 +74,7 @@ def grant_operator(
         GrantError: The assertion is invalid or used, or the proof is by another key.
         RevokedError: ``frozen``: the operator was removed.
     """
-    checked = check_assertion(assertion, mint.db.holder_keys.find, audience=mint.realm.issuer, now=now_ms())
+    checked = check_assertion(assertion, mint.db.holder_keys.key_of, audience=mint.realm.issuer, now=now_ms())
     name = checked.subject.removeprefix("operator:")
     if name == checked.subject:
         raise GrantError("this key is an agent's; operators have keys of their own", code="wrong_caller")
@@ -96,8 +96,8 @@ def grant_operator(
         if not in_store:
             raise
         _require_unused(mint, used)
-        row = mint.db.holder_keys.find_row(f"operator:{name}", checked.kid)
-        assurance = PROVEN if row is None or row["until"] is None else LOGIN
+        row = mint.db.holder_keys.row_of(f"operator:{name}", checked.kid)
+        assurance = PROVEN if row is None or row.until is None else LOGIN
         token, expires_at = token_for(mint, name)
         # In the mint's journal in place of the event: no operator has a token that is not recorded.
         facts = ChainFacts(agent=f"operator:{name}", audience=MINT_AUDIENCE, kid=checked.kid, assurance=assurance)
@@ -301,7 +301,7 @@ def _require_opener(mint: MintContext, policy: Policy, session: SessionRow) -> N
     if opened_with is None:
         return
     if "key" in opened_with:
-        if mint.db.holder_keys.find(session.agent, opened_with["key"]) is None:
+        if mint.db.holder_keys.key_of(session.agent, opened_with["key"]) is None:
             raise GrantError(
                 "the key that opened this session is no longer enrolled: open another with one that is",
                 code="session_not_allowed",

@@ -343,7 +343,7 @@ def _can_vouch(mint: MintContext, parent: ProvenChain, granted: StoredGrant, ser
         return True
     by = parent.facts.named[vouched - 1].removeprefix(SERVICES)
     keys = mint.db.holder_keys.list(f"service:{by}")
-    return service in granted.targets(by) and any(key["x"] == holder for key in keys)
+    return service in granted.targets(by) and any(key.x == holder for key in keys)
 
 
 def _open_rows(mint: MintContext, identifier: Identifier) -> tuple[TaskRow | None, SessionRow | None, AgentRow | None]:

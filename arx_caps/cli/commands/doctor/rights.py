@@ -58,7 +58,7 @@ def _roles(client: Any, realm: Realm) -> dict[str, str]:
     known = {str(name) for name in client.acl_users()}
     # Of an enrolled service: docs/operations.md gives each a user of its name.
     services = ask_database(realm, lambda db: db.services.list()) or ()
-    named = [str(row["audience"]) for row in services if row["audience"] in known]
+    named = [row.audience for row in services if row.audience in known]
     named = [name for name in named if acl.is_named_for(client.acl_getuser(name), realm.name)]
     roles = dict.fromkeys([*named, *_refused_lately(client)], "verifier")
     if realm.store is not None and (own := Address(realm.store, None, realm.name).username):

@@ -72,7 +72,7 @@ def check_services(store: RevocationStore, realm: Realm) -> Iterator[Check]:
 
 def _read(db: "MintDatabase", realm: Realm) -> "tuple[list[str], KeyRows, dict[str, set[str]], set[str]]":
     """Return the services, the keys, the versions of each service, and those of the mints."""
-    names = sorted(str(row["audience"]) for row in db.services.list())
+    names = sorted(row.audience for row in db.services.list())
     return names, db.keys.rows(), _versions(db, names, realm), {mint.version for mint in db.mints.list()}
 
 
@@ -169,7 +169,7 @@ def _versions(db: "MintDatabase", names: list[str], realm: Realm) -> dict[str, s
     """Return by service the versions that its own keys have reported; none of a key that is not in use any more."""
     since = now_ms() - realm.max_ttl_ms  # as the mint judges the fetches of a key
     keys = db.holder_keys.by_holder(f"service:{name}" for name in names)
-    used = {holder: [row["kid"] for row in of if (row["used_at"] or 0) > since] for holder, of in keys.items()}
+    used = {holder: [row.kid for row in of if (row.used_at or 0) > since] for holder, of in keys.items()}
     reported = db.holder_keys.versions(kid for kids in used.values() for kid in kids)
     return {name: {reported[kid] for kid in used[f"service:{name}"] if kid in reported} for name in names}
 

@@ -81,7 +81,7 @@ def admit_service(mint: MintContext, call: CallCredentials, headers: Mapping[str
     """
     try:
         proof = read_proof(call, None)
-        statement = open_statement(headers.get(wire.HEADER, ""), mint.db.holder_keys.find, now=now_ms())
+        statement = open_statement(headers.get(wire.HEADER, ""), mint.db.holder_keys.key_of, now=now_ms())
         if proof.key.kid != statement.key.kid:
             raise GrantError("invalid proof: expected the key that signed the batch, got another", code=BAD_PROOF)
     except GrantError as error:

@@ -88,8 +88,8 @@ def log_in(call: RouteCall) -> LoggedIn:
 def log_out(call: RouteCall) -> LoggedOut:
     """Remove the key of the call, if a login enrolled it."""
     caller, keys = call.authenticated, call.mint.db.holder_keys
-    row = keys.find_row(caller.actor, caller.key)
-    if row is None or row["until"] is None:
+    row = keys.row_of(caller.actor, caller.key)
+    if row is None or row.until is None:
         raise GrantError("this key is not a login's: an administrator removes it", code="conflict")
     what = Event.of("operator.logged_out", caller.actor, operator=caller.name, key=caller.key)
     keys.change(caller.actor, None, caller.key, what, keep_one=False)

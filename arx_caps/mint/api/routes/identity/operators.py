@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of operators: their tokens, keys and roles; and ``whoami``.  CONTROL 1.6."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -12,7 +11,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, Rout
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, OperatorShown, require_row, show_kill, show_operator
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OPERATORS_ORDER
+from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OPERATORS_ORDER, OperatorRow
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import OPERATORS
 from arx_caps.mint.identity.operator_role import role_of
@@ -156,10 +155,10 @@ def patch_operator(call: RouteCall) -> OperatorShown:
     """Change an operator's role or keys, from the next call on, whatever its token says."""
     body, mint, by = call.body, call.mint, call.authenticated.actor
     row = _find_operator(call, call.path["name"])
-    name = row["id"]
-    if row["status"] != "active":
+    name = row.id
+    if row.status != "active":
         raise GrantError(f"operator {name} was removed; enrol another name", code="conflict")
-    if row["role"] == BY_LOGIN and (body.remove_kid is None or body.add_jwk is not None):
+    if row.role == BY_LOGIN and (body.remove_kid is None or body.add_jwk is not None):
         # A key would outlive the login, and a role of its own the group that the person leaves.
         raise GrantError(f"operator {name} is a login's: change [[operator]] of the policy", code="conflict")
     about_role = body.role is not None or body.rules is not None
@@ -169,13 +168,13 @@ def patch_operator(call: RouteCall) -> OperatorShown:
         raise RequestError("invalid change: expected either role or rules, or else add_jwk, remove_kid or both")
     if about_role:
         role, rules = roles.choose(body.role, body.rules)
-        what = Event.of("operator.role_changed", by, operator=name, role=role, rules=rules, before=row["role"])
+        what = Event.of("operator.role_changed", by, operator=name, role=role, rules=rules, before=row.role)
         mint.db.operators.set_role(name, role, rules, what)
     else:
         key = PublicKey(body.add_jwk) if body.add_jwk is not None else None
         added = key.kid if key is not None else None
         what = Event.of("operator.keys_changed", by, operator=name, added=added, removed=body.remove_kid)
-        keep_one = row["role"] != BY_LOGIN
+        keep_one = row.role != BY_LOGIN
         mint.db.holder_keys.change(f"operator:{name}", key, body.remove_kid, what, keep_one=keep_one)
     return show_operator(mint, _find_operator(call, name))
 
@@ -184,7 +183,7 @@ def patch_operator(call: RouteCall) -> OperatorShown:
 def delete_operator(call: RouteCall) -> OperatorEnded:
     """Remove an operator for good."""
     # The row stays and so does its name: records name it, and a successor must not be taken for it.
-    name = _find_operator(call, call.path["name"])["id"]
+    name = _find_operator(call, call.path["name"]).id
     report = remove_operator(call.mint, name, call.authenticated.actor)
     return OperatorEnded(operator=show_operator(call.mint, _find_operator(call, name)), kill=show_kill(report))
 
@@ -205,9 +204,9 @@ def whoami(call: RouteCall) -> Whoami:
         # The role as it is now, which the next call is judged by; the token may have older rules.
         role=role.name if role is not None else UNSET,
         may=roles.actions_of(role.rules) if role is not None else UNSET,
-        rules=UNSET if row is None or row["rules"] is None else msgspec.json.decode(row["rules"]),
+        rules=UNSET if row is None or row.rules is None else msgspec.json.decode(row.rules),
     )
 
 
-def _find_operator(call: RouteCall, name: str) -> Mapping[str, Any]:
+def _find_operator(call: RouteCall, name: str) -> OperatorRow:
     return require_row(call.mint.db.operators.find(name), "operator")

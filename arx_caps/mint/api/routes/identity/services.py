@@ -9,7 +9,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from http.client import SERVICE_UNAVAILABLE
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -18,7 +18,7 @@ from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, bad_enrolment
+from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, Invitation, ServiceRow, bad_enrolment
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import SERVICES
 from arx_caps.mint.identity.authenticate import JOIN, describe_caller, record_outcome
@@ -139,7 +139,7 @@ def invited_again(call: RouteCall, made: Made) -> ServiceInvited:
     mint, facts, recipe = call.mint, made.facts, made.recipe or {}
     _, secret = mint.key_schedule.enrolment(recipe["invitation"], recipe["root"])
     token = ENROLMENT_PREFIX + wire.text_of(secret)
-    if mint.db.services.invited_by(_enrolment_digest(token)) is None:
+    if mint.db.services.invitation(_enrolment_digest(token)) is None:
         raise GrantError("the enrolment token of this call was used or has expired; make another one", code="conflict")
     members = {"audience": facts["audience"], "expires_at": facts["expires_at"]}
     members |= {"in_policy": facts["audience"] in mint.policies.loaded.audiences}
@@ -191,15 +191,15 @@ def join_service(call: RouteCall) -> ServiceJoined:
     """Enrol the proof's key for the service of the enrolment token, and use the token up."""
     mint, proof = call.mint, call.signed
     digest = _enrolment_digest(call.body.enrolment)
-    invited = mint.db.services.invited_by(digest)
+    invited = mint.db.services.invitation(digest)
     if invited is None:
         # Counted, not recorded, and the proof is not spent: a stranger must not fill journal or database.
         mint.decisions.count("bad_enrolment", call.peer)
         raise bad_enrolment()
     # Recorded as a call of the service: the holder of the token becomes that service.
-    facts = describe_caller(mint, f"service:{invited[0]}", kid=proof.key.kid)
+    facts = describe_caller(mint, f"service:{invited.audience}", kid=proof.key.kid)
     with record_outcome(mint, facts, AccessRequest(JOIN, {}, now_ms(), call.peer)):
-        _require_inviter(mint, *invited)
+        _require_inviter(mint, invited)
         call.unit.spend("proof", proof.key.kid, proof.jti, proof.until)
     audience = mint.db.services.join(call.unit, digest, proof.key)
     return ServiceJoined(audience=audience, kid=proof.key.kid)
@@ -245,7 +245,7 @@ def list_services(call: RouteCall) -> Services:
     mint, limit = call.mint, call.query.limit
     rows = mint.db.services.list(after=call.query.after, limit=limit + 1)
     shown = _show_all(mint, rows)
-    page = page_of(rows, SERVICES_ORDER, lambda row: shown[row["audience"]], limit=limit)
+    page = page_of(rows, SERVICES_ORDER, lambda row: shown[row.audience], limit=limit)
     return Services(services=page.shown, total=mint.db.count(SERVICES), next=page.next)
 
 
@@ -253,23 +253,23 @@ def list_services(call: RouteCall) -> Services:
 def patch_service(call: RouteCall) -> ServiceShown:
     """Remove a key of a service: it fetches no more keys and signs no more batches."""
     mint, kid = call.mint, call.body.remove_kid
-    audience = _row(mint, call.path["audience"])["audience"]
+    audience = _row(mint, call.path["audience"]).audience
     event = Event.of("service.keys_changed", call.authenticated.actor, audience=audience, removed=kid)
     # A service may be left without a key: after a theft, its last key must be removable.
     mint.db.holder_keys.change(f"service:{audience}", None, kid, event, keep_one=False)
     return _show(mint, _row(mint, audience))
 
 
-def _require_inviter(mint: MintContext, audience: str, by: str) -> None:
+def _require_inviter(mint: MintContext, invited: Invitation) -> None:
     """Require that the operator that made an enrolment token may still make one."""
     # Otherwise an operator could keep access by tokens it made before it was removed, frozen or demoted.
-    row = mint.db.operators.find(by.removeprefix("operator:"))
-    if row is None or row["status"] != "active":
+    row = mint.db.operators.find(invited.by.removeprefix("operator:"))
+    if row is None or row.status != "active":
         raise bad_enrolment()
-    mint.require(mint.born(), (by,))
+    mint.require(mint.born(), (invited.by,))
     try:
         role = role_of(mint, row)
-        require_rules_allow(f"role {role.name}", role.rules, WRITE, {"audience": audience})
+        require_rules_allow(f"role {role.name}", role.rules, WRITE, {"audience": invited.audience})
     except ArxError as error:
         raise bad_enrolment() from error
 
@@ -280,7 +280,7 @@ def _require_name(audience: str) -> str:
     return audience
 
 
-def _row(mint: MintContext, audience: str) -> dict[str, Any]:
+def _row(mint: MintContext, audience: str) -> ServiceRow:
     return require_row(mint.db.services.find(audience), "service")
 
 
@@ -301,33 +301,33 @@ def _show_keys(keys: Mapping[str, tuple[bytes, int]]) -> tuple[AudienceKey, ...]
     return tuple(AudienceKey(kid=kid, key=wire.text_of(key), published_at=at) for kid, (key, at) in keys.items())
 
 
-def _show(mint: MintContext, row: Mapping[str, Any]) -> ServiceShown:
-    return _show_all(mint, [row])[row["audience"]]
+def _show(mint: MintContext, row: ServiceRow) -> ServiceShown:
+    return _show_all(mint, [row])[row.audience]
 
 
-def _show_all(mint: MintContext, rows: Sequence[Mapping[str, Any]]) -> dict[str, ServiceShown]:
+def _show_all(mint: MintContext, rows: Sequence[ServiceRow]) -> dict[str, ServiceShown]:
     """Return what is shown of services, by audience."""
     # One query for a page of services, not one for each of them.
-    keys = mint.db.holder_keys.by_holder(f"service:{row['audience']}" for row in rows)
-    versions = mint.db.holder_keys.versions(key["kid"] for of in keys.values() for key in of)
+    keys = mint.db.holder_keys.by_holder(f"service:{row.audience}" for row in rows)
+    versions = mint.db.holder_keys.versions(key.kid for of in keys.values() for key in of)
     try:
-        sent = mint.log.store.last_sent([row["audience"] for row in rows])
+        sent = mint.log.store.last_sent([row.audience for row in rows])
     except StoreError:  # services can be listed and removed while the log does not answer
         sent = None
     return {
-        row["audience"]: show_row(
+        row.audience: show_row(
             ServiceShown,
             row,
-            in_policy=row["audience"] in mint.policies.loaded.audiences,
-            shipped_at=UNSET if sent is None else sent.get(row["audience"]),
+            in_policy=row.audience in mint.policies.loaded.audiences,
+            shipped_at=UNSET if sent is None else sent.get(row.audience),
             keys=tuple(
                 show_row(
                     OwnKey,
                     key,
-                    used_at=UNSET if key["used_at"] is None else key["used_at"],
-                    version=versions.get(key["kid"], UNSET),
+                    used_at=UNSET if key.used_at is None else key.used_at,
+                    version=versions.get(key.kid, UNSET),
                 )
-                for key in keys[f"service:{row['audience']}"]
+                for key in keys[f"service:{row.audience}"]
             ),
         )
         for row in rows

@@ -153,7 +153,7 @@ def sealing_key(call: RouteCall, about: str) -> OKPKey:
         GrantError: ``bad_proof``: the service's own key did not sign it.
     """
     caller = call.authenticated
-    own = call.mint.db.holder_keys.find(f"service:{caller.name}", caller.key)
+    own = call.mint.db.holder_keys.key_of(f"service:{caller.name}", caller.key)
     try:
         if own is None:
             raise ValueError(caller.key)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the sign-ins to the console: the link that begins one, those that go on, and their end.  CONTROL 6."""
 
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -10,7 +9,7 @@ from arx_caps.mint.api.endpoint import Endpoint, Hidden, RouteAnswer, RouteCall,
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.console_sessions import CONSOLE_ORDER
+from arx_caps.mint.db.repositories.identity.console_sessions import CONSOLE_ORDER, ConsoleSessionRow
 from arx_caps.mint.identity.console_session import make_link
 from arx_caps.mint.policy.roles import OPEN_CONSOLE
 from arx_verifier.token import wire
@@ -78,11 +77,11 @@ def list_sign_ins(call: RouteCall) -> SignIns:
 def end_sign_in(call: RouteCall) -> SignInEnded:
     """End a sign-in to the console: its browser is asked to sign in again."""
     row = require_row(call.mint.db.console_sessions.get(call.path["console"]), "sign-in goes on")
-    what = Event.of("console.ended", call.authenticated.actor, console=row["id"], operator=row["operator"])
-    call.mint.db.console_sessions.end(row["id"], what)
-    return SignInEnded(id=row["id"], operator=row["operator"])
+    what = Event.of("console.ended", call.authenticated.actor, console=row.id, operator=row.operator)
+    call.mint.db.console_sessions.end(row.id, what)
+    return SignInEnded(id=row.id, operator=row.operator)
 
 
-def _shown(row: Mapping[str, Any], life_ms: int) -> SignInShown:
-    by = "login" if row["key"] is None else "key"
-    return show_row(SignInShown, row, by=by, ends_at=row["signed_in_at"] + life_ms)
+def _shown(row: ConsoleSessionRow, life_ms: int) -> SignInShown:
+    by = "login" if row.key is None else "key"
+    return show_row(SignInShown, row, by=by, ends_at=(row.signed_in_at or 0) + life_ms)

@@ -105,7 +105,7 @@ def show_status(call: RouteCall) -> StatusShown:
 def status_of(mint: MintContext) -> StatusShown:
     """Return the state of the realm, also while the database or the store does not answer."""
     header, seen, error = _store(mint)
-    services = [row["audience"] for row in _or_none(lambda: mint.db.services.list(limit=MAX_SERVICES)) or ()]
+    services = [row.audience for row in _or_none(lambda: mint.db.services.list(limit=MAX_SERVICES)) or ()]
     verifiers = [_verifier(one, header) for one in seen if header is not None]
     met = {audience_of(one.id) for one in seen}
     running = sorted({str(one.service) for one in verifiers if one.state == "live" and one.service in services})

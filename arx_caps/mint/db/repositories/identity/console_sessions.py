@@ -4,26 +4,44 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time
-from arx_caps.mint.db.database import PAGE, Repository, Rows
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import CONSOLE_SESSIONS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 
+
+class ConsoleSessionRow(msgspec.Struct, frozen=True):
+    """A sign-in; ``key`` is None for one by a login, and ``signed_in_at`` for a link that was not used yet."""
+
+    id: str
+    secret: str
+    operator: str
+    created_at: int
+    used_at: int
+    until: int
+    fresh_until: int = 0
+    key: str | None = None
+    signed_in_at: int | None = None
+    draft: str | None = None
+
+
+CONSOLE_SESSION_ROWS: Final = RowReader(ConsoleSessionRow, CONSOLE_SESSIONS)
 _T: Final = CONSOLE_SESSIONS.c
-_FIND: Final = CompiledStatement(select(CONSOLE_SESSIONS).where(_T.secret == bindparam("digest")))
 _ADD: Final = insert(CONSOLE_SESSIONS)
 _SIGN_IN: Final = update(CONSOLE_SESSIONS).where(
     _T.secret == bindparam("link"), _T.signed_in_at.is_(None), _T.until > bindparam("now")
 )
 _USE: Final = update(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
 _GET: Final = CompiledStatement(
-    select(CONSOLE_SESSIONS).where(_T.id == bindparam("which"), _T.signed_in_at.is_not(None))
+    CONSOLE_SESSION_ROWS.select().where(_T.id == bindparam("which"), _T.signed_in_at.is_not(None))
 )
 _END: Final = delete(CONSOLE_SESSIONS).where(_T.id == bindparam("which"))
 CONSOLE_ORDER: Final = Order((_T.created_at, _T.id), tuple[Time, Text], newest_first=True)
@@ -33,31 +51,28 @@ _PRUNE: Final = delete(CONSOLE_SESSIONS).where(
 )
 
 
-class ConsoleSessionRepository(Repository):
-    """The sign-ins to the console."""
+class ConsoleSessionRepository(StructRepository[ConsoleSessionRow], reader=CONSOLE_SESSION_ROWS, key=_T.secret):
+    """The sign-ins to the console, by the digest of a link or a cookie."""
 
-    def add(self, unit: UnitOfWork, row: dict[str, Any], what: Event) -> None:
+    def add(self, unit: UnitOfWork, row: ConsoleSessionRow, what: Event) -> None:
         """Store a sign-in whose link was not used yet, or one by a login; and delete some old rows."""
         with unit.change(what) as c:
             c.execute(_PRUNE, {"before": now_ms()})
-            c.execute(_ADD, row)
+            c.execute(_ADD, CONSOLE_SESSION_ROWS.values(row))
 
-    def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
+    def list(self, *, after: str | None = None, limit: int = PAGE) -> list[ConsoleSessionRow]:
         """Return the sessions that go on, the newest first."""
-        statement = select(CONSOLE_SESSIONS).where(_T.signed_in_at.is_not(None), _T.until > now_ms())
-        return self._database.page(statement, CONSOLE_ORDER, after, limit)
+        statement = CONSOLE_SESSION_ROWS.select().where(_T.signed_in_at.is_not(None), _T.until > now_ms())
+        return self._listed(statement, CONSOLE_ORDER, after, limit)
 
-    def get(self, which: str) -> dict[str, Any] | None:
+    def get(self, which: str) -> ConsoleSessionRow | None:
         """Return a session by its id, or None."""
-        return self._database.row(_GET, which=which)
+        with self._database.look() as c:
+            return CONSOLE_SESSION_ROWS.first(c, _GET, {"which": which})
 
     def keep_draft(self, which: str, draft: str | None) -> None:
         """Store the form that waits for another sign-in."""
         self._database.change(_USE, {"which": which, "draft": draft})
-
-    def find(self, digest: str) -> dict[str, Any] | None:
-        """Return the row of a link or a cookie, or None."""
-        return self._database.row(_FIND, digest=digest)
 
     def sign_in(self, link: str, row: dict[str, Any], what: Event) -> bool:
         """Use a link; return False if it was used before, or is too old.

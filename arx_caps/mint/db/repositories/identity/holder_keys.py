@@ -4,18 +4,33 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Column, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.credentials.keyfile import PublicKey, public_key
 from arx_caps.mint.db.cursor import Order, Text
-from arx_caps.mint.db.database import PAGE, Database, Repository, Rows, plain
+from arx_caps.mint.db.database import PAGE, Database, StructRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, META, OPERATORS, SERVICES
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
+
+class HolderKeyRow(msgspec.Struct, frozen=True):
+    """A key of a holder; ``until`` is None for one without an end."""
+
+    kid: str
+    holder: str
+    x: str
+    added_at: int
+    used_at: int | None = None
+    until: int | None = None
+
+
+HOLDER_KEY_ROWS: Final = RowReader(HolderKeyRow, HOLDER_KEYS)
 _OWNERS: Final[dict[str, Column[Any]]] = {
     "agent": AGENTS.c.path,
     "operator": OPERATORS.c.id,
@@ -27,10 +42,9 @@ _NOTED: Final = 4096  # keys whose last note is remembered
 _ITS: Final = HOLDER_KEYS.c.kid == bindparam("which")
 _THEIRS: Final = HOLDER_KEYS.c.holder == bindparam("whose")
 _ENDED: Final = HOLDER_KEYS.c.until <= bindparam("now")
-_FIND: Final = CompiledStatement(select(HOLDER_KEYS).where(_ITS, _THEIRS))
+_FIND: Final = CompiledStatement(HOLDER_KEY_ROWS.select().where(_ITS, _THEIRS))
 _PRUNE: Final = delete(HOLDER_KEYS).where(_THEIRS, _ENDED)
-_HOLDER: Final = CompiledStatement(select(HOLDER_KEYS.c.holder).where(_ITS))
-_LIST: Final = select(HOLDER_KEYS).where(_THEIRS).order_by(HOLDER_KEYS.c.added_at)
+_LIST: Final = HOLDER_KEY_ROWS.select().where(_THEIRS).order_by(HOLDER_KEYS.c.added_at)
 _USE: Final = update(HOLDER_KEYS).where(_ITS)
 _OF_VERSION: Final = "version/"  # what the names of its rows in META begin with
 _CHANGE_VERSION: Final = update(META).where(META.c.name == bindparam("named")).values(value=bindparam("text"))
@@ -38,7 +52,7 @@ _ADD_VERSION: Final = CompiledStatement(insert(META))
 _ADD, _REMOVE = CompiledStatement(insert(HOLDER_KEYS)), CompiledStatement(delete(HOLDER_KEYS).where(_ITS, _THEIRS))
 
 
-class HolderKeyRepository(Repository):
+class HolderKeyRepository(StructRepository[HolderKeyRow], reader=HOLDER_KEY_ROWS, key=HOLDER_KEYS.c.kid):
     """The public keys of all holders."""
 
     def __init__(self, database: Database) -> None:
@@ -70,17 +84,18 @@ class HolderKeyRepository(Repository):
             kids: The keys' thumbprints.
         """
         names = {_row_name(kid): kid for kid in kids}
-        rows = self._database.rows(select(META).where(META.c.name.in_(names)))
-        return {names[row["name"]]: str(row["value"]) for row in rows if row["value"]}
+        with self._database.read() as c:
+            rows = c.execute(select(META.c.name, META.c.value).where(META.c.name.in_(names))).all()
+        return {names[name]: str(value) for name, value in rows if value}
 
-    def page(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
+    def page(self, *, after: str | None = None, limit: int = PAGE) -> list[HolderKeyRow]:
         """Return the keys of all holders, ordered by holder.
 
         Args:
             after: A page's ``next``: only keys after it.
             limit: At most this number.
         """
-        return self._database.page(select(HOLDER_KEYS), KEYS_ORDER, after, limit)
+        return self._listed(HOLDER_KEY_ROWS.select(), KEYS_ORDER, after, limit)
 
     def change(
         self, holder: str, add: PublicKey | None, remove: str | None, what: Event, *, keep_one: bool = True
@@ -109,39 +124,40 @@ class HolderKeyRepository(Repository):
             if keep_one and c.execute(_LIST, {"whose": holder}).first() is None:
                 raise GrantError("a holder keeps one key; add another first", code="conflict")
 
-    def find(self, holder: str, kid: str) -> PublicKey | None:
+    def key_of(self, holder: str, kid: str) -> PublicKey | None:
         """Return a holder's public key by its thumbprint, or None."""
-        row = self.find_row(holder, kid)
-        return public_key({"kty": "OKP", "crv": "Ed25519", "x": row["x"]}) if row is not None else None
+        row = self.row_of(holder, kid)
+        return public_key({"kty": "OKP", "crv": "Ed25519", "x": row.x}) if row is not None else None
 
-    def find_row(self, holder: str, kid: str) -> dict[str, Any] | None:
-        """Return the row of a holder's key by its thumbprint, or None."""
+    def row_of(self, holder: str, kid: str) -> HolderKeyRow | None:
+        """Return the row of a holder's key by its thumbprint; None if there is none, or it has ended."""
+        row = self.find(kid)
         # By both: a key authenticates its own holder alone.
-        row = self._database.row(_FIND, which=kid, whose=holder)
-        return row if row is not None and (row["until"] is None or row["until"] > now_ms()) else None
+        if row is None or row.holder != holder or (row.until is not None and row.until <= now_ms()):
+            return None
+        return row
 
     def holder_of(self, kid: str) -> str | None:
         """Return the holder of a key by its thumbprint, or None."""
-        row = self._database.row(_HOLDER, which=kid)
-        return str(row["holder"]) if row is not None else None
+        row = self.find(kid)
+        return row.holder if row is not None else None
 
-    def list(self, holder: str) -> Rows:
+    def list(self, holder: str) -> list[HolderKeyRow]:
         """Return a holder's keys, the oldest first."""
-        return self._database.rows(_LIST, whose=holder)
+        return self._all(_LIST, whose=holder)
 
     def kids(self, holder: str) -> Sequence[str]:
         """Return the thumbprints of a holder's keys."""
-        return [row["kid"] for row in self.list(holder)]
+        return [row.kid for row in self.list(holder)]
 
-    def by_holder(self, holders: Iterable[str]) -> dict[str, Rows]:
+    def by_holder(self, holders: Iterable[str]) -> dict[str, Sequence[HolderKeyRow]]:
         """Return the keys of several holders by holder, the oldest first."""
-        keys: dict[str, Rows] = {holder: [] for holder in holders}
+        keys: dict[str, list[HolderKeyRow]] = {holder: [] for holder in holders}
         # One query for a page of holders, not one for each of them.
-        wanted = select(HOLDER_KEYS).where(HOLDER_KEYS.c.holder.in_(keys)).order_by(HOLDER_KEYS.c.added_at)
-        with self._database.read() as c:
-            for row in c.execute(wanted):
-                keys[row.holder].append(plain(row))
-        return keys
+        wanted = HOLDER_KEY_ROWS.select().where(HOLDER_KEYS.c.holder.in_(keys)).order_by(HOLDER_KEYS.c.added_at)
+        for row in self._all(wanted):
+            keys[row.holder].append(row)
+        return {**keys}
 
 
 def add_key(c: Connection, holder: str, key: PublicKey, until: int | None = None) -> None:
@@ -156,8 +172,7 @@ def add_key(c: Connection, holder: str, key: PublicKey, until: int | None = None
     Raises:
         GrantError: ``key_enrolled``: a holder has this key already.
     """
-    row = {"kid": key.kid, "holder": holder, "x": key.x, "added_at": now_ms(), "until": until}
-    if not insert_new(c, _ADD, row):
+    if not insert_new(c, _ADD, HOLDER_KEY_ROWS.values(HolderKeyRow(key.kid, holder, key.x, now_ms(), until=until))):
         # It names no holder: a caller could find out whose key it has seen.
         raise GrantError("this key is enrolled already; make a fresh one", code="key_enrolled")
     if until is not None:

@@ -6,20 +6,38 @@ What a role allows is in ``arx_caps.mint.policy.roles``.
 
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key
+from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import HOLDER_KEYS, OPERATORS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
+
+class OperatorRow(msgspec.Struct, frozen=True):
+    """An operator; ``rules`` is JSON, and ``claims`` has those of the last login."""
+
+    id: str
+    status: str
+    created_at: int
+    role: str
+    rules: str | None = None
+    issuer: str | None = None
+    subject: str | None = None
+    claims: dict[str, Any] | None = None
+    ended_at: int | None = None
+
+
+OPERATOR_ROWS: Final = RowReader(OperatorRow, OPERATORS)
 ADMIN: Final = "admin"  # may do everything; at least one operator must have it
 BY_LOGIN: Final = "login"  # of a person whose roles the policy finds by the claims of the last login
 OPERATORS_ORDER: Final = Order((OPERATORS.c.id,), tuple[Text])
@@ -36,7 +54,7 @@ _CHANGE_ACTIVE: Final = _CHANGE.where(OPERATORS.c.status == "active")
 _REMOVE_KEYS: Final = delete(HOLDER_KEYS).where(HOLDER_KEYS.c.holder == bindparam("whose"))
 
 
-class OperatorRepository(RowRepository, key=OPERATORS.c.id):
+class OperatorRepository(StructRepository[OperatorRow], reader=OPERATOR_ROWS, key=OPERATORS.c.id):
     """Operators and their roles."""
 
     def add(
@@ -55,7 +73,7 @@ class OperatorRepository(RowRepository, key=OPERATORS.c.id):
         Raises:
             GrantError: ``operator_exists``, or was removed; ``key_enrolled``: a holder has this key.
         """
-        row = {"id": name, "status": "active", "created_at": now_ms(), "role": role, "rules": rules}
+        row = OperatorRow(name, "active", now_ms(), role, rules)
         with unit.change(what) as c:
             # Under the lock, or the second of two calls with one name would get the database's ``conflict``.
             _lock_all(c)
@@ -64,14 +82,13 @@ class OperatorRepository(RowRepository, key=OPERATORS.c.id):
                 # A removed operator's name is not given again: the records name both operators alike.
                 known = "exists already" if status == "active" else "was removed, and its name is not given again"
                 raise GrantError(f"the operator {name} {known}", code="operator_exists")
-            c.execute(_ADD, row)
+            c.execute(_ADD, OPERATOR_ROWS.values(row))
             add_key(c, f"operator:{name}", key)
 
     def record_login(
         self,
         unit: UnitOfWork,
-        name: str,
-        person: dict[str, Any],
+        row: OperatorRow,
         what: Event,
         *,
         key: PublicKey | None = None,
@@ -81,8 +98,7 @@ class OperatorRepository(RowRepository, key=OPERATORS.c.id):
 
         Args:
             unit: The call's unit of work.
-            name: The operator's name.
-            person: The columns ``issuer``, ``subject`` and ``claims``.
+            row: The row that a first login adds.
             what: The event.
             key: A key to enrol for this login, or None.
             until: When that key ends, ms since the Unix epoch.
@@ -93,22 +109,21 @@ class OperatorRepository(RowRepository, key=OPERATORS.c.id):
         """
         with unit.change(what) as c:
             _lock_all(c)
-            row = self._find.row(c, {"which": name})
-            if row is None:
-                about = {"id": name, "status": "active", "created_at": now_ms(), "role": BY_LOGIN}
-                c.execute(_ADD, about | person)
-            elif any(row[column] != person[column] for column in ("issuer", "subject")):
-                raise GrantError(f"the operator {name} is another one", code="operator_exists")
-            elif row["status"] != "active":
-                raise GrantError(f"the operator {name} was removed", code="operator_exists")
+            known = OPERATOR_ROWS.first(c, self._find, {"which": row.id})
+            if known is None:
+                c.execute(_ADD, OPERATOR_ROWS.values(row))
+            elif (known.issuer, known.subject) != (row.issuer, row.subject):
+                raise GrantError(f"the operator {row.id} is another one", code="operator_exists")
+            elif known.status != "active":
+                raise GrantError(f"the operator {row.id} was removed", code="operator_exists")
             else:
-                c.execute(_CHANGE, {"which": name, "claims": person["claims"]})
+                c.execute(_CHANGE, {"which": row.id, "claims": as_json(row.claims)})
             if key is not None:
-                add_key(c, f"operator:{name}", key, until)
+                add_key(c, f"operator:{row.id}", key, until)
 
-    def set_claims(self, name: str, person: dict[str, Any]) -> None:
+    def set_claims(self, row: OperatorRow) -> None:
         """Store the claims of a person who logged in and has no role; nothing if the person is no operator."""
-        values = {"which": name, "at": person["issuer"], "person": person["subject"], "claims": person["claims"]}
+        values = {"which": row.id, "at": row.issuer, "person": row.subject, "claims": as_json(row.claims)}
         self._database.change(_CHANGE_PERSON, values)
 
     def recover(self, name: str, key: PublicKey, what: Event) -> None:
@@ -121,8 +136,7 @@ class OperatorRepository(RowRepository, key=OPERATORS.c.id):
             _lock_all(c)
             status = self._status(c, name)
             if status is None:
-                row = {"id": name, "status": "active", "created_at": now_ms(), "role": ADMIN}
-                c.execute(_ADD, row)
+                c.execute(_ADD, OPERATOR_ROWS.values(OperatorRow(name, "active", now_ms(), ADMIN)))
             elif status != "active":
                 raise GrantError(f"the operator {name} was removed; recover under another name", code="conflict")
             else:
@@ -133,14 +147,14 @@ class OperatorRepository(RowRepository, key=OPERATORS.c.id):
         """Return whether the realm has an operator."""
         return self._database.row(_ANY) is not None
 
-    def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
+    def list(self, *, after: str | None = None, limit: int = PAGE) -> list[OperatorRow]:
         """Return operators, ordered by name.
 
         Args:
             after: A page's ``next``: only operators after it.
             limit: At most this number.
         """
-        return self._database.page(select(OPERATORS), OPERATORS_ORDER, after, limit)
+        return self._listed(OPERATOR_ROWS.select(), OPERATORS_ORDER, after, limit)
 
     def ended_targets(self) -> set[str]:
         """Return the targets of removed operators."""
@@ -171,8 +185,8 @@ class OperatorRepository(RowRepository, key=OPERATORS.c.id):
             _require_admin(c)
 
     def _status(self, c: Connection, name: str) -> str | None:
-        row = self._find.row(c, {"which": name})
-        return None if row is None else str(row["status"])
+        row = OPERATOR_ROWS.first(c, self._find, {"which": name})
+        return None if row is None else row.status
 
 
 def _lock_all(c: Connection) -> None:

@@ -6,30 +6,50 @@ Their own keys are in ``holder_keys``, and what they fetched in ``keys``.
 
 from typing import Final
 
+import msgspec
 from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.engine import Connection
 
 from arx_caps.credentials.keyfile import PublicKey
 from arx_caps.mint.db.cursor import Order, Text
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.holder_keys import add_key, forget_versions
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import ENROLMENTS, HOLDER_KEYS, KEY_FETCHES, SERVICES
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
+
+class ServiceRow(msgspec.Struct, frozen=True):
+    """An enrolled service."""
+
+    audience: str
+    enrolled_at: int
+    enrolled_by: str
+
+
+class Invitation(msgspec.Struct, frozen=True):
+    """An enrolment token: the service that it enrols, and who made it."""
+
+    audience: str
+    by: str
+
+
+SERVICE_ROWS: Final = RowReader(ServiceRow, SERVICES)
+INVITATIONS: Final = RowReader(Invitation, ENROLMENTS)
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
 _ADD: Final = CompiledStatement(insert(SERVICES))
 _GOOD: Final = (ENROLMENTS.c.digest == bindparam("which"), ENROLMENTS.c.until > bindparam("now"))
-_SELECT_INVITED: Final = select(ENROLMENTS).where(*_GOOD)
+_SELECT_INVITED: Final = INVITATIONS.select().where(*_GOOD)
 _INVITED, _LOCK_INVITED = CompiledStatement(_SELECT_INVITED), CompiledStatement(_SELECT_INVITED.with_for_update())
 _USE_UP: Final = delete(ENROLMENTS).where(*_GOOD)
 _INVITE, _FORGET = insert(ENROLMENTS), delete(ENROLMENTS).where(ENROLMENTS.c.until <= bindparam("now"))
 
 
-class ServiceRepository(RowRepository, key=SERVICES.c.audience):
+class ServiceRepository(StructRepository[ServiceRow], reader=SERVICE_ROWS, key=SERVICES.c.audience):
     """The enrolled services."""
 
     def ensure(self, audience: str, by: str, what: Event) -> None:
@@ -53,10 +73,10 @@ class ServiceRepository(RowRepository, key=SERVICES.c.audience):
             c.execute(_FORGET, {"now": now_ms()})
             c.execute(_INVITE, {"digest": digest, "audience": audience, "by": by, "until": until})
 
-    def invited_by(self, digest: str) -> tuple[str, str] | None:
-        """Return audience and maker of a valid enrolment token, or None."""
-        row = self._database.row(_INVITED, which=digest, now=now_ms())
-        return (str(row["audience"]), str(row["by"])) if row is not None else None
+    def invitation(self, digest: str) -> Invitation | None:
+        """Return a valid enrolment token by its digest, or None."""
+        with self._database.look() as c:
+            return INVITATIONS.first(c, _INVITED, {"which": digest, "now": now_ms()})
 
     def join(self, unit: UnitOfWork, digest: str, key: PublicKey) -> str:
         """Use an enrolment token: enrol its service with one more key of its own.
@@ -69,24 +89,25 @@ class ServiceRepository(RowRepository, key=SERVICES.c.audience):
         """
         with unit.change() as c:
             which = {"which": digest, "now": now_ms()}
-            invitation = _LOCK_INVITED.row(c, which)
+            invitation = INVITATIONS.first(c, _LOCK_INVITED, which)
             # Of two callers with the same token, one deletes it: the row count decides, also without a row lock.
             if invitation is None or c.execute(_USE_UP, which).rowcount == 0:
                 raise bad_enrolment()
-            self._enrol(c, invitation["audience"], invitation["by"])
-            add_key(c, f"service:{invitation['audience']}", key)
-            facts = {"audience": invitation["audience"], "key": key.kid, "invited_by": invitation["by"]}
-            unit.note(Event.of("service.joined", f"service:{invitation['audience']}", **facts))
-            return str(invitation["audience"])
+            self._enrol(c, invitation.audience, invitation.by)
+            own = f"service:{invitation.audience}"
+            add_key(c, own, key)
+            facts = {"audience": invitation.audience, "key": key.kid, "invited_by": invitation.by}
+            unit.note(Event.of("service.joined", own, **facts))
+            return invitation.audience
 
-    def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
+    def list(self, *, after: str | None = None, limit: int = PAGE) -> list[ServiceRow]:
         """Return services, ordered by audience.
 
         Args:
             after: A page's ``next``: only services after it.
             limit: At most this number.
         """
-        return self._database.page(select(SERVICES), SERVICES_ORDER, after, limit)
+        return self._listed(SERVICE_ROWS.select(), SERVICES_ORDER, after, limit)
 
     def remove(self, audience: str, what: Event) -> None:
         """Delete a service, its own keys, its fetches and its enrolment tokens."""
@@ -100,7 +121,7 @@ class ServiceRepository(RowRepository, key=SERVICES.c.audience):
 
     def _enrol(self, c: Connection, audience: str, by: str) -> bool:
         """Add a service's row, unless it is there; return whether this call added it."""
-        row = {"audience": audience, "enrolled_at": now_ms(), "enrolled_by": by}
+        row = SERVICE_ROWS.values(ServiceRow(audience, now_ms(), by))
         return self._find.first(c, {"which": audience}) is None and insert_new(c, _ADD, row)
 
 

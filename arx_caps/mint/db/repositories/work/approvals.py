@@ -4,7 +4,7 @@
 How a discharge is made of an approval is in ``arx_caps.mint.tasks``.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -13,8 +13,9 @@ from sqlalchemy import bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time
-from arx_caps.mint.db.database import PAGE, StructRepository, plain
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.identity.operators import OPERATOR_ROWS, OperatorRow
 from arx_caps.mint.db.repositories.work.grants import TASK_ROWS, TaskRow, lock_task
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
@@ -146,7 +147,7 @@ class ApprovalAnswer(NamedTuple):
     operator: str
     terms: AnswerTerms | None
     why: str | None
-    counts: Callable[[str, Mapping[str, Any] | None], bool]
+    counts: Callable[[str, OperatorRow | None], bool]
 
 
 # A request or an answer locks the task first, as the end of a task does, and then its own row. So of an approval, a
@@ -257,10 +258,8 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
                 # bypassed.
                 need, ttl_ms = max(row.need, terms.need), min(row.ttl_ms, terms.ttl_ms)
                 changes = {"by": yes, "need": need, "ttl_ms": ttl_ms, "once": row.once or terms.once}
-                operators = {
-                    operator.id: plain(operator)
-                    for operator in c.execute(select(OPERATORS).where(OPERATORS.c.id.in_(yes)))
-                }
+                theirs = c.execute(OPERATOR_ROWS.select().where(OPERATORS.c.id.in_(yes)))
+                operators = {operator.id: operator for operator in map(OPERATOR_ROWS.read, theirs)}
                 # Counted anew with the last answer: an earlier approver may be removed, frozen or in another role by
                 # now.
                 counted = [approver for approver in yes if answer.counts(approver, operators.get(approver))]
