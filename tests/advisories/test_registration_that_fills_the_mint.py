@@ -30,7 +30,7 @@ def test_one_address_registers_a_few(flow: Flow, monkeypatch: pytest.MonkeyPatch
     assert attempt("2001:db8:1::1") == 201
     now[0] += 3600 / REGISTRATIONS + 1
     assert attempt("192.0.2.1") == 201
-    rows = [row for row in mint.db.oauth_clients.list() if row["by"] == "self"]
+    rows = [row for row in mint.db.oauth_clients.list() if row.by == "self"]
     assert len(rows) == REGISTRATIONS + 2
 
 
@@ -42,7 +42,7 @@ def test_all_together_register_no_more_than_allowed(flow: Flow) -> None:
     body = {"redirect_uris": ["https://app.example/"]}
     statuses = [flow.harness.client.post("/oauth/register", json=body).status_code for _ in range(6)]
     assert statuses == [201, 201, 201, 503, 503, 503]
-    assert len([row for row in db.oauth_clients.list() if row["by"] == "self"]) == 3
+    assert len([row for row in db.oauth_clients.list() if row.by == "self"]) == 3
     assert len(db.outbox.since(0, ("client.registered",))) == 3
     Flow(flow.harness)
 
@@ -57,4 +57,4 @@ def test_a_long_text_is_not_read(flow: Flow) -> None:
     ):
         answer = flow.harness.client.post("/oauth/register", content=content, headers={"Content-Type": kind})
         assert answer.status_code == status, answer.text
-    assert all(row["by"] != "self" for row in flow.harness.mint.db.oauth_clients.list())
+    assert all(row.by != "self" for row in flow.harness.mint.db.oauth_clients.list())

@@ -166,7 +166,7 @@ def test_a_kill_ends_a_consent_that_has_led_to_nothing_yet(flow: Flow, target: s
     code = flow.code()
     row = flow.harness.mint.db.oauth_consents.by_code(authorization_code.digest_of(code.encode()))
     assert row is not None
-    subject = subject_target(row["subject_issuer"], row["subject"])
+    subject = subject_target(row.subject_issuer, row.subject)
     flow.harness.epochs.kill(subject if target == "subject" else target)
     assert flow.redeem(code).json()["code"] == "revoked"
 
@@ -331,8 +331,8 @@ def test_the_code_is_in_no_row(flow: Flow) -> None:
     flow.redeem(code)
     row = flow.harness.mint.db.oauth_consents.by_code(held)
     assert row is not None
-    assert (row["subject"], row["params"]) == (None, "{}")
-    assert urlsplit(row["redirect"]).port == 53211
+    assert (row.subject, row.params) == (None, {})
+    assert urlsplit(row.redirect).port == 53211
 
 
 @pytest.mark.spec("CONTROL 5.9")

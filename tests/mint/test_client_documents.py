@@ -137,7 +137,7 @@ def test_an_operator_removes_one_for_good(stranger: Flow, site: DocumentServer) 
     db = stranger.harness.mint.db.oauth_clients
     row = db.by_url(site.url, AGENT)
     assert row is not None
-    assert stranger.harness.operator().call("DELETE", f"/v1/clients/{row['id']}").status_code == 200
+    assert stranger.harness.operator().call("DELETE", f"/v1/clients/{row.id}").status_code == 200
     asked = len(site.asked)
     assert stranger.begin().status_code == 400
     assert len(site.asked) == asked

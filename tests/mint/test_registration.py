@@ -103,7 +103,7 @@ def test_what_is_refused(flow: Flow, about: dict[str, Any], error: str) -> None:
     body = {"redirect_uris": ["http://127.0.0.1/callback"]} | about
     answer = flow.harness.client.post("/oauth/register", json=body)
     assert (answer.status_code, answer.json()["error"]) == (400, error)
-    assert all(row["by"] != "self" for row in flow.harness.mint.db.oauth_clients.list())
+    assert all(row.by != "self" for row in flow.harness.mint.db.oauth_clients.list())
 
 
 @pytest.mark.sqlite
@@ -207,7 +207,7 @@ def test_there_are_only_as_many_as_the_settings_allow(flow: Flow, monkeypatch: p
     assert answer.headers["retry-after"] == "60"
     harness.operator().call("DELETE", f"/v1/clients/{first.id}")
     register(harness)
-    late = harness.mint.db.oauth_clients.find(first.id)["created_at"] + FRESH_MS + 60_000  # type: ignore[index]
+    late = harness.mint.db.oauth_clients.find(first.id).created_at + FRESH_MS + 60_000  # type: ignore[union-attr]
     monkeypatch.setattr("arx_caps.mint.db.repositories.oauth.oauth_clients.now_ms", lambda: late)
     last = register(harness)
-    assert [row["id"] for row in harness.mint.db.oauth_clients.list() if row["by"] == "self"] == [last["client_id"]]
+    assert [row.id for row in harness.mint.db.oauth_clients.list() if row.by == "self"] == [last["client_id"]]

@@ -15,8 +15,8 @@ import msgspec
 
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.oauth.oauth_consents import ConsentRow
 from arx_caps.mint.db.repositories.work.approvals import Approval
-from arx_caps.mint.db.rows import as_json
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.session_login import Opener, subject_in, subject_targets
@@ -69,7 +69,7 @@ class Consent(NamedTuple):
         calls: What the client has called for the person and an operator has to approve, with the approvals' states.
     """
 
-    row: Mapping[str, Any]
+    row: ConsentRow
     client: OAuthClient
     templates: tuple[Template, ...]
     subject: Subject
@@ -139,14 +139,28 @@ def ask(mint: MintContext, born: Born, token: IssuerToken, form: Mapping[str, st
     params = wanted.params if names == wanted.scope else _params_of(wanted.params, names.split(" "))
     client = require_row(mint, client)
     secret = secrets.token_bytes(SECRET_BYTES)
-    row: dict[str, Any] = {"id": new_name("o-"), "cookie": digest_of(secret), "client": client.id, "redirect": redirect}
-    row |= {"state": form.get("state"), "challenge": form["code_challenge"], "resource": wanted.resource}
-    row |= {"jkt": form.get("dpop_jkt")}
-    row |= {"audience": wanted.audience, "template": names, "params": as_json(params)}
-    row |= {"tools": None if wanted.tools is None else as_json(wanted.tools), "policy": policy.digest}
-    row |= {"subject_issuer": subject.issuer, "subject": subject.name, "subject_claims": as_json(subject.claims)}
-    row |= {"subject_until": token.expires_at}
-    row |= {"incarnation": born.incarnation, "born": born.seq, "until": now_ms() + PAGE_MS}
+    row = ConsentRow(
+        new_name("o-"),
+        digest_of(secret),
+        client.id,
+        redirect,
+        challenge=form["code_challenge"],
+        resource=wanted.resource,
+        audience=wanted.audience,
+        template=names,
+        params=params,
+        policy=policy.digest,
+        incarnation=born.incarnation,
+        born=born.seq,
+        until=now_ms() + PAGE_MS,
+        state=form.get("state"),
+        jkt=form.get("dpop_jkt"),
+        tools=wanted.tools,
+        subject_issuer=subject.issuer,
+        subject=subject.name,
+        subject_claims={**subject.claims},
+        subject_until=token.expires_at,
+    )
     mint.db.oauth_consents.add(row)
     return secret
 
@@ -157,15 +171,15 @@ def find_consent(mint: MintContext, secret: bytes) -> Consent:
     Raises:
         OAuthError: Nothing, or not any more: it was answered, is too old, or the policy has changed.
     """
-    row = mint.db.oauth_consents.by_cookie(digest_of(secret))
-    client = None if row is None else client_of_row(mint, row["client"])
-    if row is None or client is None or row["code"] is not None or row["until"] <= now_ms():
+    row = mint.db.oauth_consents.find(digest_of(secret))
+    client = None if row is None else client_of_row(mint, row.client)
+    if row is None or client is None or row.code is not None or row.until <= now_ms():
         raise OAuthError("invalid_request", "there is nothing to consent to: it was answered, or is too old")
     # What the page shows must be what the task gets.
-    if row["policy"] != mint.policy.digest:
+    if row.policy != mint.policy.digest:
         raise OAuthError("invalid_request", "the policy has changed in the meantime")
     subject = _subject(row)
-    names = row["template"].split(" ")
+    names = row.template.split(" ")
     # The first for all: under one policy, each was allowed when the person was asked.
     terms = require_allowed(mint, client.agent, names[0], subject)
     wanted = Wanted.of_row(row)
@@ -191,19 +205,19 @@ def give_consent(mint: MintContext, consent: Consent, scope: str, params: Mappin
     mint.policy.grant(scope, agent, params, tools=consent.tools, subject=consent.subject)
     code = wire.text_of(secrets.token_bytes(SECRET_BYTES))
     # Neither parameters nor person: the events of session and task have them, where they can be erased.
-    facts = {"consent": row["id"], "client": row["client"], "template": scope, "resource": row["resource"]}
+    facts = {"consent": row.id, "client": row.client, "template": scope, "resource": row.resource}
     what = Event.of("consent.given", f"agent:{agent}", **facts)
-    until = now_ms() + CODE_MS
-    given = {"code": digest_of(code.encode()), "template": scope, "params": as_json(params), "until": until}
-    if not mint.db.oauth_consents.give(row["id"], given, what):
+    until, digest = now_ms() + CODE_MS, digest_of(code.encode())
+    given = msgspec.structs.replace(row, code=digest, template=scope, params={**params}, until=until)
+    if not mint.db.oauth_consents.give(given, what):
         raise OAuthError("invalid_request", "there is nothing to consent to: it was answered, or is too old")
     return code
 
 
 def deny_consent(mint: MintContext, consent: Consent) -> None:
     """Forget what a person refused."""
-    what = Event.of("consent.denied", f"agent:{consent.client.agent}", consent=consent.row["id"])
-    mint.db.oauth_consents.deny(consent.row["id"], what)
+    what = Event.of("consent.denied", f"agent:{consent.client.agent}", consent=consent.row.id)
+    mint.db.oauth_consents.deny(consent.row.id, what)
 
 
 def grant_authorization_code(
@@ -227,40 +241,36 @@ def grant_authorization_code(
     forbid_details(form)
     consents = mint.db.oauth_consents
     row = consents.by_code(digest_of(form.get("code", "").encode()))
-    if row is None or row["client"] != client.id:
+    if row is None or row.client != client.id:
         raise OAuthError("invalid_grant", _WRONG)
-    if row["used_at"] is not None or not _proves(row, form, client) or row["until"] <= now_ms():
-        if row["used_at"] is not None:
+    if row.used_at is not None or not _proves(row, form, client) or row.until <= now_ms():
+        if row.used_at is not None:
             _end_replayed(mint, row)
         raise OAuthError("invalid_grant", _WRONG)
-    if form.get("resource", row["resource"]) != row["resource"]:
+    if form.get("resource", row.resource) != row.resource:
         raise OAuthError("invalid_target", "resource: expected that of the authorization request")
     # Born with the consent: a kill of the agent or the person since then ends what it could give.
     subject = _subject(row)
-    mint.require(
-        Born(row["incarnation"], row["born"]), ("realm", *agent_targets(client.agent), *subject_targets(subject))
-    )
+    mint.require(Born(row.incarnation, row.born), ("realm", *agent_targets(client.agent), *subject_targets(subject)))
     agent = active_agent(mint, client)
-    if row["policy"] != mint.policy.digest:
+    if row.policy != mint.policy.digest:
         raise OAuthError("invalid_grant", "the policy has changed since the consent")
-    require_bound(mint, client, row["template"])
-    if not consents.use(row["id"]):
+    require_bound(mint, client, row.template)
+    if not consents.use(row.id):
         _end_replayed(mint, row)
         raise OAuthError("invalid_grant", _WRONG)
-    opener = Opener(
-        agent, {"client": client.id, "consent": row["id"]}, subject, row["subject_until"], client.expires_at
-    )
+    opener = Opener(agent, {"client": client.id, "consent": row.id}, subject, row.subject_until, client.expires_at)
     # In the session that the person has opened for this client, if it goes on: stock clients give up when a step-up or
     # a new login ends their session of MCP, which a gateway binds to it.
     caller = session_for(mint, unit, born, client, opener)
     session = caller.session
     assert session is not None
-    if not consents.bind(row["id"], session.id):
+    if not consents.bind(row.id, session.id):
         end_session(mint, session, f"agent:{client.agent}")
         raise OAuthError("invalid_grant", _WRONG)
     issued, task = start_and_issue(mint, unit, client, caller, Wanted.of_row(row))
-    about = {**row, "terms": terms_of(mint, row["template"])}
-    return issued._replace(refresh=new_refresh(mint, client, session, about, task))
+    terms = terms_of(mint, row.template)
+    return issued._replace(refresh=new_refresh(mint, client, session, row, terms, task))
 
 
 def digest_of(secret: bytes) -> str:
@@ -306,27 +316,27 @@ def require_allowed(mint: MintContext, agent: str, template: str, subject: Subje
     return terms
 
 
-def _proves(row: Mapping[str, Any], form: Mapping[str, str], client: OAuthClient) -> bool:
+def _proves(row: ConsentRow, form: Mapping[str, str], client: OAuthClient) -> bool:
     """Return whether a request has the verifier and, if one was named, the key of the authorization request.
 
     Its redirect URI may be left out (OAuth 2.1 10.2): the verifier is known to the client that made the request alone.
     """
     verifier = form.get("code_verifier", "")
-    if row["jkt"] is not None and row["jkt"] != client.jkt:
+    if row.jkt is not None and row.jkt != client.jkt:
         return False
-    if _VERIFIER.fullmatch(verifier) is None or form.get("redirect_uri", row["redirect"]) != row["redirect"]:
+    if _VERIFIER.fullmatch(verifier) is None or form.get("redirect_uri", row.redirect) != row.redirect:
         return False
-    return hmac.compare_digest(challenge_of(verifier), row["challenge"])
+    return hmac.compare_digest(challenge_of(verifier), row.challenge)
 
 
-def _end_replayed(mint: MintContext, row: Mapping[str, Any]) -> None:
+def _end_replayed(mint: MintContext, row: ConsentRow) -> None:
     # RFC 6749 4.1.2: one of the two who used it is an attacker, and the mint cannot know which.
-    name = mint.db.oauth_consents.replay(row["id"])
+    name = mint.db.oauth_consents.replay(row.id)
     session = None if name is None else mint.db.sessions.find(name)
     if session is not None:
         end_session(mint, session, f"agent:{session.agent}")
 
 
-def _subject(row: Mapping[str, Any]) -> Subject:
-    claims = msgspec.json.decode(row["subject_claims"], type=dict[str, Any])  # only a used code has none
-    return Subject(row["subject_issuer"], row["subject"], claims)
+def _subject(row: ConsentRow) -> Subject:
+    # Only a used code has none.
+    return Subject(row.subject_issuer or "", row.subject or "", row.subject_claims or {})

@@ -89,7 +89,7 @@ def consent_page(consent: Consent, action: str, token: str, *, typed: Mapping[st
         consent=consent,
         client=consent.client,
         row=consent.row,
-        at_home=urlsplit(consent.row["redirect"]).hostname in LOOPBACK,
+        at_home=urlsplit(consent.row.redirect).hostname in LOOPBACK,
         life=format_duration(_life_ms(consent)),
         states=_STATES,
         several=len(consent.templates) > 1,
@@ -170,7 +170,7 @@ def _fields(consent: Consent, template: Template) -> dict[str, str]:
 def _life_ms(consent: Consent) -> int:
     """Return how long the session lives at most, ms, in whole minutes: the program can go on with it."""
     now = now_ms()
-    life_ms = within_login(consent.terms, consent.row["subject_until"], now + consent.terms.ttl_ms) - now
+    life_ms = within_login(consent.terms, consent.row.subject_until, now + consent.terms.ttl_ms) - now
     return max(-(-life_ms // 60_000), 1) * 60_000
 
 

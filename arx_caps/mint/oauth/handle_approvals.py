@@ -4,13 +4,11 @@
 The client of the access token never gets the discharge, nor the task's token that it is bound to.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
-
-import msgspec
 
 from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge, marks_now
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.repositories.oauth.oauth_handles import HandleRow
 from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN, Approval
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
@@ -164,7 +162,7 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
     found: list[tuple[Approval, str]] = []
     for row in rows:
         asked = None if row.handle is None else mint.db.oauth_handles.find(row.handle)
-        if asked is None or asked["client"] != client.id:
+        if asked is None or asked.client != client.id:
             continue
         state = approval_state(mint, row)
         if state in _FOUND and not _is_taken(mint, row):
@@ -172,9 +170,7 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
     return found
 
 
-def _find_usable(
-    mint: MintContext, token: str, audience: str, name: str
-) -> tuple[Approval, Mapping[str, Any], SessionRow]:
+def _find_usable(mint: MintContext, token: str, audience: str, name: str) -> tuple[Approval, HandleRow, SessionRow]:
     """Return an approval's row that an access token may use, with the row of the handle that asked, and its session."""
     handle = require_handle(mint, token, audience)
     rows = mint.db.approvals.list(id=name, audience=audience, limit=1)
@@ -187,25 +183,24 @@ def _find_usable(
     return rows[0], asked, session
 
 
-def _asked_by(mint: MintContext, handle: Handle, row: Approval) -> Mapping[str, Any] | None:
+def _asked_by(mint: MintContext, handle: Handle, row: Approval) -> HandleRow | None:
     """Return the handle that asked for an approval: of the client of a handle, for its task or an earlier one.
 
     None if another client did.
     """
-    if row.handle is None or row.audience != handle.row["audience"] or row.agent != _agent_of(handle):
+    if row.handle is None or row.audience != handle.row.audience or row.agent != _agent_of(handle):
         return None
     if (row.subject_issuer, row.subject) != (handle.session.subject_issuer, handle.session.subject):
         return None
     asked = mint.db.oauth_handles.find(row.handle)
-    if asked is None or asked["client"] != handle.row["client"]:
+    if asked is None or asked.client != handle.row.client:
         return None
-    session = mint.db.sessions.find(asked["session"])
+    session = mint.db.sessions.find(asked.session)
     # A bearer token must not make the call of a bound one: an attacker who has read it lacks the key.
     if handle.claims.cnf is None and (session is None or is_proven(session)):
         return None
     # Of a delegated task, the chain is what was approved: another chain of the same client is another principal.
-    before = msgspec.json.decode(asked["recipe"], type=dict[str, Any])
-    return asked if before.get("added", []) == handle.recipe().get("added", []) else None
+    return asked if asked.content().get("added", []) == handle.row.content().get("added", []) else None
 
 
 def _shows_marks(mint: MintContext, handle: Handle, row: Approval, caveat: str) -> bool:

@@ -19,6 +19,7 @@ from arx_caps.credentials.access_token import (
 )
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.oauth.oauth_handles import HandleRow
 from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -53,16 +54,9 @@ class Handle(NamedTuple):
     """
 
     claims: AccessToken
-    row: Mapping[str, Any]
+    row: HandleRow
     session: SessionRow
     task: TaskRow
-
-    def recipe(self) -> dict[str, Any]:
-        """Return the content of the task's tokens.
-
-        ``added`` is the caveats of delegations, ``targets`` what ends them, and ``last`` the newest one's link.
-        """
-        return msgspec.json.decode(self.row["recipe"], type=dict[str, Any])
 
 
 def issue_handle(
@@ -109,14 +103,8 @@ def issue_handle(
         act=None if of is None else Actor(actor, of.act) if is_hop else of.act,
         cnf=None if client.jkt is None else Confirmation(client.jkt),
     )
-    row: dict[str, Any] = {
-        "jti": claims.jti,
-        "client": client.id,
-        "session": claims.sid,
-        "task": claims.tid,
-        "audience": audience,
-    }
-    row |= {"issued_at": now, "expires_at": end * 1000, "recipe": msgspec.json.encode(unit.recipe).decode()}
+    recipe = msgspec.json.encode(unit.recipe).decode()
+    row = HandleRow(claims.jti, client.id, claims.sid, claims.tid, audience, now, end * 1000, recipe)
     facts: dict[str, Any] = {"client": client.id, "audience": audience, "resource": resource, "expires_at": end * 1000}
     facts |= {"of": of.jti, "link": unit.recipe and unit.recipe.get("last")} if of is not None else {}
     what = Event.of("handle.issued", actor, handle=claims.jti, session=claims.sid, task=claims.tid, **facts)
@@ -140,14 +128,14 @@ def find_handle(mint: MintContext, token: str) -> Handle | None:
         return None
     row = mint.db.oauth_handles.find(claims.jti)
     session, task = mint.db.sessions.find(claims.sid), mint.db.tasks.find(claims.tid)
-    if row is None or session is None or task is None or (row["session"], row["task"]) != (claims.sid, claims.tid):
+    if row is None or session is None or task is None or (row.session, row.task) != (claims.sid, claims.tid):
         return None
     mint.born()  # a stale view would answer that a killed one is active
     if session_state(mint, session) != "open" or task_state(mint, task) != "open":
         return None
     handle = Handle(claims, row, session, task)
     # Those of the delegations, since the task began: their agents, and their links.
-    recipe = handle.recipe()
+    recipe = row.content()
     incarnation, seq = Born(*recipe["born"])[:2]
     if mint.epochs.check(incarnation, seq, recipe.get("targets", ())) is not None:
         return None
@@ -169,12 +157,12 @@ def require_handle(mint: MintContext, token: str, audience: str) -> Handle:
     handle = find_handle(mint, token)
     if handle is None:
         raise refusal("revoked")
-    if handle.row["audience"] != audience:
+    if handle.row.audience != audience:
         raise refusal("wrong_audience")
     return handle
 
 
-def bundle_of(mint: MintContext, row: Mapping[str, Any], session: SessionRow) -> str:
+def bundle_of(mint: MintContext, row: HandleRow, session: SessionRow) -> str:
     """Return the bundle that a handle's row stands for, a secret; its token cannot be delegated.
 
     Args:
@@ -186,10 +174,10 @@ def bundle_of(mint: MintContext, row: Mapping[str, Any], session: SessionRow) ->
         RevokedError: The task, or a key that signed its tokens, was revoked or frozen.
         UnavailableError: The kill epoch is unknown now.
     """
-    recipe = recipe_for(msgspec.json.decode(row["recipe"], type=dict[str, Any]), row["audience"])
+    recipe = recipe_for(row.content(), row.audience)
     if recipe["depth"]:
         recipe["added"] = [*recipe.get("added", ()), Caveat(depth=0).encode().decode()]
-    return reissue_task(mint, recipe, session, str(row["task"]))
+    return reissue_task(mint, recipe, session, row.task)
 
 
 def recipe_for(recipe: Mapping[str, Any], audience: str) -> dict[str, Any]:
@@ -203,7 +191,7 @@ def recipe_for(recipe: Mapping[str, Any], audience: str) -> dict[str, Any]:
 
 def scopes_at(mint: MintContext, handle: Handle, audience: str) -> dict[str, list[str]]:
     """Return by template that the handle's client may ask for, the tools of an audience that it allows."""
-    client = mint.db.oauth_clients.find(handle.row["client"])
+    client = mint.db.oauth_clients.find(handle.row.client)
     names = scopes_of(mint, client) if client is not None else ()
     return {name: tools for name, tools in scopes_for(mint, audience).items() if name in names}
 

@@ -4,9 +4,11 @@
 import hashlib
 import secrets
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.db.repositories.oauth.oauth_consents import ConsentRow
+from arx_caps.mint.db.repositories.oauth.oauth_refreshes import RefreshRow
 from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -34,7 +36,6 @@ from arx_verifier.token import wire
 REFRESH_PREFIX: Final = "arxr1_"  # secret scanners find leaked ones by it
 REFRESH_BYTES: Final = 32
 REPEAT_MS: Final = 30_000  # a client that got no answer asks again within its timeout
-_KEPT: Final = ("client", "resource", "audience", "template", "terms", "params", "tools")
 _WRONG: Final = "the refresh token is unknown, used, expired, or another client's"
 
 
@@ -42,7 +43,8 @@ def new_refresh(
     mint: MintContext,
     client: OAuthClient,
     session: SessionRow,
-    about: Mapping[str, Any],
+    about: ConsentRow | RefreshRow,
+    terms: str,
     task: TaskRow,
     parent: str | None = None,
 ) -> str:
@@ -52,7 +54,8 @@ def new_refresh(
         mint: The mint.
         client: The client.
         session: The session's row.
-        about: The members of its row that say which task the next one is.
+        about: The row of the consent, or of the refresh token before, for the same task.
+        terms: The digest of the task's templates, as ``terms_of`` returns it.
         task: The row of the task that is started with it.
         parent: The digest of the token in exchange for which it is given; None for the first of a session.
 
@@ -61,10 +64,22 @@ def new_refresh(
         StoreError: The outcome is not known: retry.
     """
     token = REFRESH_PREFIX + wire.text_of(secrets.token_bytes(REFRESH_BYTES))
-    row = {name: about[name] for name in _KEPT} | {"session": session.id, "until": session.ends_at}
-    row |= {"digest": digest_of_secret(token), "task": task.id, "parent": parent}
-    # A client with a credential proves itself at each use, and may change the key.
-    row["jkt"] = client.jkt if client.public else None
+    row = RefreshRow(
+        digest_of_secret(token),
+        client.id,
+        session.id,
+        about.resource,
+        about.audience,
+        about.template,
+        terms,
+        about.params,
+        about.tools,
+        # A client with a credential proves itself at each use, and may change the key.
+        jkt=client.jkt if client.public else None,
+        until=session.ends_at,
+        task=task.id,
+        parent=parent,
+    )
     replaced = mint.db.oauth_refreshes.add(row)
     if replaced is None:
         _end_reused(mint, session)
@@ -82,7 +97,7 @@ def terms_of(mint: MintContext, template: str) -> str:
     return hashlib.sha256(jcs(written[0] if len(written) == 1 else written)).hexdigest()
 
 
-def find_refresh(mint: MintContext, token: str) -> dict[str, Any] | None:
+def find_refresh(mint: MintContext, token: str) -> RefreshRow | None:
     """Return the row of a refresh token, or None."""
     return mint.db.oauth_refreshes.find(digest_of_secret(token))
 
@@ -109,36 +124,36 @@ def grant_refresh_token(
     """
     forbid_details(form)
     row = find_refresh(mint, form.get("refresh_token", ""))
-    session = None if row is None else mint.db.sessions.find(row["session"])
-    if row is None or session is None or row["client"] != client.id:
+    session = None if row is None else mint.db.sessions.find(row.session)
+    if row is None or session is None or row.client != client.id:
         raise OAuthError("invalid_grant", _WRONG)
     # Before it counts as used again: a thief without the key must not end the person's session.
-    if row["jkt"] is not None and row["jkt"] != client.jkt:
+    if row.jkt is not None and row.jkt != client.jkt:
         raise OAuthError("invalid_grant", "the refresh token is bound to a key: send a proof by it (DPoP)")
     if client.jkt is None and is_proven(session):
         raise OAuthError("invalid_dpop_proof", "the access tokens of this session are bound to a key: send DPoP")
     for person in subject_targets(subject_of(session)) if client.public else ():
         mint.limits.count_person(person)
     # Whether it was replaced, or a token that was given for it was used, ``new_refresh`` finds out, under a lock.
-    if row["used_at"] is not None and now_ms() - row["used_at"] >= REPEAT_MS:
+    if row.used_at is not None and now_ms() - row.used_at >= REPEAT_MS:
         _end_reused(mint, session)
     if session.status != "open" or session.expires_at <= now_ms():
         raise OAuthError("invalid_grant", "the session is over")
-    if form.get("resource", row["resource"]) != row["resource"]:
+    if form.get("resource", row.resource) != row.resource:
         raise OAuthError("invalid_target", "resource: expected that of the authorization request")
-    names = set(row["template"].split(" "))
+    names = set(row.template.split(" "))
     # Stock clients repeat what they asked for, and not what the person chose of it.
-    if not names <= {*form.get("scope", row["template"]).split()}:
-        raise OAuthError("invalid_scope", f"scope: expected {row['template']}, which may be left out")
-    if not names <= mint.policy.templates.keys() or terms_of(mint, row["template"]) != row["terms"]:
+    if not names <= {*form.get("scope", row.template).split()}:
+        raise OAuthError("invalid_scope", f"scope: expected {row.template}, which may be left out")
+    if not names <= mint.policy.templates.keys() or terms_of(mint, row.template) != row.terms:
         raise OAuthError("invalid_grant", "the policy has changed the task since the consent")
-    require_bound(mint, client, row["template"])
+    require_bound(mint, client, row.template)
     agent = active_agent(mint, client)
     # From the session's birth: a kill since then has ended it.
     if session.incarnation != born.incarnation:
         raise refusal("revoked")
     mint.require(Born(session.incarnation, session.born), session_targets(session))
-    mint.db.oauth_refreshes.use(row["digest"])
+    mint.db.oauth_refreshes.use(row.digest)
     key = client.session_key
     caller = AuthenticatedCaller("agent", client.agent, session, born, session.expires_at, key, agent)
     try:
@@ -147,7 +162,7 @@ def grant_refresh_token(
         raise OAuthError("invalid_grant", str(error)) from error
     caller = AuthenticatedCaller("agent", client.agent, session, born, session.expires_at, key, agent)
     issued, task = start_and_issue(mint, unit, client, caller, Wanted.of_row(row))
-    return issued._replace(refresh=new_refresh(mint, client, session, row, task, row["digest"]))
+    return issued._replace(refresh=new_refresh(mint, client, session, row, row.terms, task, row.digest))
 
 
 def _end_reused(mint: MintContext, session: SessionRow) -> NoReturn:

@@ -10,6 +10,8 @@ from msgspec import Meta
 from arx_caps.credentials.access_token import LIFE_MS
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.repositories.identity.agents import AgentRow
+from arx_caps.mint.db.repositories.oauth.oauth_consents import ConsentRow
+from arx_caps.mint.db.repositories.oauth.oauth_refreshes import RefreshRow
 from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
@@ -68,11 +70,9 @@ class Wanted(NamedTuple):
     tools: tuple[str, ...] | None
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> Self:
+    def of_row(cls, row: ConsentRow | RefreshRow) -> Self:
         """Return the task that the row of a consent or of a refresh token describes."""
-        params = msgspec.json.decode(row["params"], type=dict[str, Any])
-        tools = None if row["tools"] is None else msgspec.json.decode(row["tools"], type=tuple[str, ...])
-        return cls(row["template"], row["resource"], row["audience"], params, tools)
+        return cls(row.template, row.resource, row.audience, row.params, row.tools)
 
 
 def issue_in_session(

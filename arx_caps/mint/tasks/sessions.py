@@ -309,7 +309,7 @@ def _require_opener(mint: MintContext, policy: Policy, session: SessionRow) -> N
         return
     if "consent" in opened_with:
         client = mint.db.oauth_clients.find(opened_with["client"])
-        if client is None or client["ended_at"] is not None:
+        if client is None or client.ended_at is not None:
             raise GrantError("the OAuth client that opened this session was removed", code="session_not_allowed")
         return
     if "client" in opened_with:

@@ -23,8 +23,7 @@ from arx_caps.credentials.keyfile import AlgorithmRegistry
 from arx_caps.http.public_fetch import FetchError
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, end_of_unused
-from arx_caps.mint.db.rows import as_json
+from arx_caps.mint.db.repositories.oauth.oauth_clients import SELF, OAuthClientRow, end_of_unused
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.oauth.client.client_metadata import (
     METHOD,
@@ -172,7 +171,7 @@ def authenticate_client(
     else:
         name, secret = _credentials(form, authorization)
         found = _registered(mint, name)
-        expected = found["secret"] if found is not None and found["secret"] is not None else _NO_SECRET
+        expected = found.secret if found is not None and found.secret is not None else _NO_SECRET
         # Compared in any case: the time of an answer must not show which clients exist.
         if not hmac.compare_digest(digest_of_secret(secret), expected) or found is None:
             raise OAuthError("invalid_client", _WRONG)
@@ -181,7 +180,7 @@ def authenticate_client(
     if form.get("client_id", client.client_id) != client.client_id:
         raise OAuthError("invalid_client", _WRONG)
     # Counted only now, so that a stranger cannot use up an agent's rate limit.
-    mint.limits.count_agent(row["agent"])
+    mint.limits.count_agent(row.agent)
     return client
 
 
@@ -224,7 +223,7 @@ def client_of_row(mint: MintContext, name: str) -> OAuthClient | None:
         name: The row's id.
     """
     row = mint.db.oauth_clients.find(name)
-    return None if row is None else find_client(mint, row["id"] if row["url"] is None else row["url"])
+    return None if row is None else find_client(mint, row.id if row.url is None else row.url)
 
 
 def require_row(mint: MintContext, client: OAuthClient) -> OAuthClient:
@@ -237,36 +236,32 @@ def require_row(mint: MintContext, client: OAuthClient) -> OAuthClient:
     if client.id:
         return client
     client = client._replace(id=new_name("c-"))
-    row: dict[str, Any] = {"id": client.id, "agent": client.agent, "url": client.url, "name": client.name, "by": SELF}
-    row |= {"scopes": "[]", "introspects": "[]", "created_at": now_ms()}
+    row = OAuthClientRow(client.id, client.agent, now_ms(), SELF, url=client.url, name=client.name)
     facts = {"agent": client.agent, "redirects": client.redirects, "name": client.name, "url": client.url}
     mint.db.oauth_clients.add(row, Event.of("client.registered", MINT, client=client.id, **facts))
     return client
 
 
-def scopes_of(mint: MintContext, row: Mapping[str, Any]) -> tuple[str, ...]:
+def scopes_of(mint: MintContext, row: OAuthClientRow) -> tuple[str, ...]:
     """Return the templates that a client may start tasks of: its own, or those of all that registered themselves."""
-    if row["by"] == SELF:
+    if row.by == SELF:
         # As the settings are now: one that they no longer name ends for all of these clients.
         return () if mint.realm.clients is None else mint.realm.clients.scopes
-    return msgspec.json.decode(row["scopes"], type=tuple[str, ...])
+    return row.scopes
 
 
-def _client_of(mint: MintContext, row: Mapping[str, Any]) -> OAuthClient:
-    introspects, redirects = (
-        msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("introspects", "redirects")
-    )
+def _client_of(mint: MintContext, row: OAuthClientRow) -> OAuthClient:
     return OAuthClient(
-        row["id"],
-        row["agent"],
+        row.id,
+        row.agent,
         scopes_of(mint, row),
-        introspects,
-        redirects,
-        public=row["secret"] is None and row["jwks"] is None,
-        self_registered=row["by"] == SELF,
-        name=row["name"],
-        url=row["url"],
-        expires_at=row.get("expires_at"),
+        row.introspects,
+        row.redirects,
+        public=row.public,
+        self_registered=row.by == SELF,
+        name=row.name,
+        url=row.url,
+        expires_at=row.expires_at,
     )
 
 
@@ -289,7 +284,7 @@ def _credentials(form: Mapping[str, str], authorization: str | None) -> tuple[st
     return unquote_plus(name), unquote_plus(secret)  # RFC 6749 2.3.1
 
 
-def _by_assertion(mint: MintContext, unit: UnitOfWork, form: Mapping[str, str]) -> dict[str, Any]:
+def _by_assertion(mint: MintContext, unit: UnitOfWork, form: Mapping[str, str]) -> OAuthClientRow:
     token = form["client_assertion"]
     if form.get("client_assertion_type") != ASSERTION:
         raise OAuthError("invalid_request", f"client_assertion_type: expected {ASSERTION}")
@@ -300,10 +295,9 @@ def _by_assertion(mint: MintContext, unit: UnitOfWork, form: Mapping[str, str]) 
     # Until the signature holds, the claims choose a client's keys and nothing else.
     row = _registered(mint, claims.sub)
     algorithm = _ALGORITHMS.get(header.alg)
-    if row is None or row["jwks"] is None or algorithm is None or header.typ.lower() not in _TYPES:
+    if row is None or row.jwks is None or algorithm is None or header.typ.lower() not in _TYPES:
         raise OAuthError("invalid_client", _WRONG)
-    keys = msgspec.json.decode(row["jwks"], type=list[dict[str, str]])
-    if not any(_signed(token, jwk, algorithm) for jwk in keys if header.kid in (None, jwk["kid"])):
+    if not any(_signed(token, jwk, algorithm) for jwk in row.jwks if header.kid in (None, jwk["kid"])):
         raise OAuthError("invalid_client", _WRONG)
     now, until = now_ms(), claims.exp * 1000  # not an integer yet: it may be infinite
     audiences = (claims.aud,) if isinstance(claims.aud, str) else claims.aud
@@ -312,7 +306,7 @@ def _by_assertion(mint: MintContext, unit: UnitOfWork, form: Mapping[str, str]) 
         raise OAuthError("invalid_client", _WRONG)
     if not now < until <= now + ASSERTION_MS + AHEAD_MS:
         raise OAuthError("invalid_client", _WRONG)
-    unit.spend("client assertion", row["id"], claims.jti, int(until))
+    unit.spend("client assertion", row.id, claims.jti, int(until))
     return row
 
 
@@ -341,50 +335,41 @@ def _key(jwk: Any) -> Any:
     return kind.import_key({name: str(value) for name, value in jwk.items() if name in _PUBLIC})
 
 
-def _registered(mint: MintContext, client: str, *, is_new: bool = False) -> dict[str, Any] | None:
+def _registered(mint: MintContext, client: str, *, is_new: bool = False) -> OAuthClientRow | None:
     if client.startswith("https://"):
         return _described(mint, client, is_new=is_new)
     row = mint.db.oauth_clients.find(client) if len(client) <= 32 and client.isascii() else None
     # One that a document describes is known by its URL alone.
-    if row is None or row["ended_at"] is not None or row["url"] is not None:
+    if row is None or row.ended_at is not None or row.url is not None:
         return None
-    if row["expires_at"] is not None and row["expires_at"] <= now_ms():
+    if row.expires_at is not None and row.expires_at <= now_ms():
         return None
-    return row if row["by"] != SELF or _may_go_on(mint, row) else None
+    return row if row.by != SELF or _may_go_on(mint, row) else None
 
 
-def _described(mint: MintContext, url: str, *, is_new: bool) -> dict[str, Any] | None:
+def _described(mint: MintContext, url: str, *, is_new: bool) -> OAuthClientRow | None:
     """Return the row of a client that a document describes, with what the document says now."""
     terms = mint.realm.clients
     row = None if terms is None else mint.db.oauth_clients.by_url(url, terms.agent)
     # At the token endpoint a stranger makes the mint fetch nothing but what a person has used.
-    if terms is None or (row is None and not is_new) or (row is not None and row["ended_at"] is not None):
+    if terms is None or (row is None and not is_new) or (row is not None and row.ended_at is not None):
         return None
     try:
         metadata, keys = read_client_document(url, mint.client_documents.find(url))
-        jwks = None if keys is None else as_json(read_client_keys(keys))
+        jwks = None if keys is None else read_client_keys(keys)
     except FetchError as error:
         code: OAuthCode = "temporarily_unavailable" if error.may_retry else "invalid_client"
         raise OAuthError(code, f"the document of the client: {error}") from None
     except (OAuthError, RequestError) as error:
         raise OAuthError("invalid_client", f"the document of the client: {error}") from None
-    whole = {
-        "id": "",
-        "agent": terms.agent,
-        "by": SELF,
-        "scopes": "[]",
-        "introspects": "[]",
-        "secret": None,
-        "url": url,
-    }
-    whole |= row or {}
-    return whole | {"redirects": as_json(metadata.redirect_uris), "name": metadata.client_name, "jwks": jwks}
+    row = row or OAuthClientRow("", terms.agent, now_ms(), SELF, url=url)
+    return msgspec.structs.replace(row, redirects=metadata.redirect_uris, name=metadata.client_name, jwks=jwks)
 
 
-def _may_go_on(mint: MintContext, row: Mapping[str, Any]) -> bool:
+def _may_go_on(mint: MintContext, row: OAuthClientRow) -> bool:
     """Return whether a client that registered itself is one of those that the settings let in now."""
     terms = mint.realm.clients
-    if terms is None or not terms.register or row["agent"] != terms.agent:
+    if terms is None or not terms.register or row.agent != terms.agent:
         return False
     return now_ms() < end_of_unused(row, terms.unused_ms)
 
@@ -394,7 +379,7 @@ def digest_of_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def register_client(mint: MintContext, peer: str | None, raw: bytes) -> dict[str, Any]:
+def register_client(mint: MintContext, peer: str | None, raw: bytes) -> OAuthClientRow:
     """Register a client as what it says it is, a public one, and return its row.
 
     Args:
@@ -415,18 +400,10 @@ def register_client(mint: MintContext, peer: str | None, raw: bytes) -> dict[str
     if metadata.token_endpoint_auth_method not in (None, METHOD, "client_secret_basic", "client_secret_post"):
         raise invalid_metadata("token_endpoint_auth_method: expected none")
     mint.limits.count_registration(peer)
-    row: dict[str, Any] = {"id": new_name("c-"), "agent": terms.agent, "secret": None, "jwks": None}
-    row |= {"scopes": "[]", "introspects": "[]", "redirects": as_json(metadata.redirect_uris)}
-    row |= {
-        "url": None,
-        "name": metadata.client_name,
-        "created_at": now_ms(),
-        "by": SELF,
-        "used_at": None,
-        "ended_at": None,
-    }
-    facts = {"agent": terms.agent, "redirects": metadata.redirect_uris, "name": metadata.client_name}
-    what = Event.of("client.registered", MINT, client=row["id"], **facts)
+    redirects, name = metadata.redirect_uris, metadata.client_name
+    row = OAuthClientRow(new_name("c-"), terms.agent, now_ms(), SELF, redirects=redirects, name=name)
+    facts = {"agent": terms.agent, "redirects": redirects, "name": name}
+    what = Event.of("client.registered", MINT, client=row.id, **facts)
     try:
         added = mint.db.oauth_clients.register(row, what, most=terms.most, unused_ms=terms.unused_ms)
     except GrantError as error:

@@ -234,7 +234,7 @@ def answer_consent(visit: ConsentVisit) -> Response:
     secret = read_secret_cookie(cookie)
     consent = find_consent(mint, secret)
     visit.require_page(derived(secret, _PURPOSE))
-    redirect, state, over = consent.row["redirect"], consent.row["state"], {name: ""}
+    redirect, state, over = consent.row.redirect, consent.row.state, {name: ""}
     if form.get("answer") != "allow":
         deny_consent(mint, consent)
         refused = {"error": "access_denied", "error_description": "the person refused"}
@@ -251,7 +251,7 @@ def answer_consent(visit: ConsentVisit) -> Response:
 def _ask(consent: Consent, secret: bytes, form: Mapping[str, str], wrong: str = "") -> Response:
     html = consent_page(consent, CONSENT, derived(secret, _PURPOSE), typed=form, wrong=wrong)
     # A client on the web may redirect on.
-    schemes = dict.fromkeys([urlsplit(consent.row["redirect"]).scheme, "https"])
+    schemes = dict.fromkeys([urlsplit(consent.row.redirect).scheme, "https"])
     return HTMLResponse(html, 400 if wrong else 200, headers_of(schemes))
 
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of registered OAuth clients.  CONTROL 5.2."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, RouteAnswer, RouteCall, collect
@@ -13,8 +11,7 @@ from arx_caps.mint.api.routes.work.sessions import Duration
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, end_of_unused
-from arx_caps.mint.db.rows import as_json
+from arx_caps.mint.db.repositories.oauth.oauth_clients import CLIENTS_ORDER, SELF, OAuthClientRow, end_of_unused
 from arx_caps.mint.db.tables import OAUTH_CLIENTS
 from arx_caps.mint.oauth.client.clients import new_secret, read_client_keys, scopes_of
 from arx_caps.mint.oauth.client.redirects import check_redirect
@@ -111,14 +108,13 @@ def add_client(call: RouteCall) -> ClientAdded:
     expires_at = None if life_ms is None else now + life_ms
     secret, digest = new_secret() if body.jwks is None and not body.public else (UNSET, None)
     jwks = None if body.jwks is None else read_client_keys(body.jwks)
-    row = {"id": new_name("c-"), "agent": body.agent, "secret": digest, "jwks": jwks and as_json(jwks)}
-    row |= {"scopes": as_json(scopes), "introspects": as_json(introspects), "redirects": as_json(redirects)}
-    row |= {"url": None, "name": None, "created_at": now, "by": by, "used_at": None, "ended_at": None}
-    row["expires_at"] = expires_at
+    row = OAuthClientRow(
+        new_name("c-"), body.agent, now, by, scopes, introspects, redirects, digest, jwks, expires_at=expires_at
+    )
     facts: dict[str, Any] = {"agent": body.agent, "scopes": scopes, "introspects": introspects}
     facts |= {"redirects": redirects, "public": body.public, "expires_at": expires_at}
     facts["keys"] = tuple(jwk["kid"] for jwk in jwks or ())
-    mint.db.oauth_clients.add(row, Event.of("client.added", by, client=row["id"], **facts))
+    mint.db.oauth_clients.add(row, Event.of("client.added", by, client=row.id, **facts))
     return ClientAdded(client=_show(mint, row), secret=secret)
 
 
@@ -142,35 +138,29 @@ def delete_client(call: RouteCall) -> ClientShown:
     """Remove an OAuth client for good, and end its sessions."""
     mint, by, row = call.mint, call.authenticated.actor, _find(call)
     # The row first: a request for a token that comes in between is refused, or its session is ended here.
-    mint.db.oauth_clients.end(row["id"], Event.of("client.removed", by, client=row["id"]))
-    for session in mint.db.oauth_handles.sessions(row["id"]):
+    mint.db.oauth_clients.end(row.id, Event.of("client.removed", by, client=row.id))
+    for session in mint.db.oauth_handles.sessions(row.id):
         # Not those of others, who delegated to it: there the delegation ends alone.
-        if (session.opened_with or {}).get("client") == row["id"]:
+        if (session.opened_with or {}).get("client") == row.id:
             end_session(mint, session, by)
-    recipes = (msgspec.json.decode(recipe, type=dict[str, Any]) for recipe in mint.db.oauth_handles.recipes(row["id"]))
+    recipes = (handle.content() for handle in mint.db.oauth_handles.live(row.id))
     links = {str(recipe["last"]) for recipe in recipes if "last" in recipe}
     if links:
         kill_links(mint, links, by)
     return _show(call.mint, _find(call))
 
 
-def _find(call: RouteCall) -> dict[str, Any]:
+def _find(call: RouteCall) -> OAuthClientRow:
     return require_row(call.mint.db.oauth_clients.find(call.path["client"]), "client")
 
 
-def _show(mint: MintContext, row: Mapping[str, Any]) -> ClientShown:
-    jwks = msgspec.json.decode(row["jwks"], type=list[dict[str, str]]) if row["jwks"] is not None else []
-    introspects, redirects = (
-        msgspec.json.decode(row[name], type=tuple[str, ...]) for name in ("introspects", "redirects")
-    )
+def _show(mint: MintContext, row: OAuthClientRow) -> ClientShown:
     unused_ms = DEFAULT_UNUSED_MS if mint.realm.clients is None else mint.realm.clients.unused_ms
     return show_row(
         ClientShown,
         row,
         scopes=scopes_of(mint, row),
-        introspects=introspects,
-        redirects=redirects,
-        public=row["secret"] is None and row["jwks"] is None,
-        keys=tuple(jwk["kid"] for jwk in jwks),
-        expires_at=end_of_unused(row, unused_ms) if row["by"] == SELF else row["expires_at"],
+        public=row.public,
+        keys=tuple(jwk["kid"] for jwk in row.jwks or ()),
+        expires_at=end_of_unused(row, unused_ms) if row.by == SELF else row.expires_at,
     )

@@ -70,7 +70,7 @@ def open_handle_route(call: RouteCall) -> HandleOpened:
     key = sealing_key(call, call.body.handle)
     handle = require_handle(mint, call.body.handle, audience)
     content = {"bundle": bundle_of(mint, handle.row, handle.session), "scopes": scopes_at(mint, handle, audience)}
-    return HandleOpened(sealed=seal_answer(content, key), expires_at=handle.row["expires_at"])
+    return HandleOpened(sealed=seal_answer(content, key), expires_at=handle.row.expires_at)
 
 
 @endpoint(

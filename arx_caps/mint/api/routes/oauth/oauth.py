@@ -177,7 +177,7 @@ def introspect_route(call: FormCall) -> Introspected:
         raise OAuthError("unauthorized_client", "a public client proves nothing, so it learns of no access token")
     handle = _find(call)
     # Another client's token is as unknown: only its own client may learn its state.
-    if handle is None or (_is_others(handle, call) and handle.row["audience"] not in call.client.introspects):
+    if handle is None or (_is_others(handle, call) and handle.row.audience not in call.client.introspects):
         return Introspected(active=False)
     return Introspected(active=True, token_type=_type_of(handle.claims), **msgspec.to_builtins(handle.claims))
 
@@ -186,9 +186,9 @@ def revoke_route(call: FormCall) -> TokenRevoked:
     """End the task of an access token, or the delegation to the agent that has it."""
     refresh = find_refresh(call.mint, call.form.get("token", ""))
     if refresh is not None:
-        if refresh["client"] != call.client.id:
+        if refresh.client != call.client.id:
             raise OAuthError("unauthorized_client", "the refresh token is another client's")
-        session = call.mint.db.sessions.find(refresh["session"])
+        session = call.mint.db.sessions.find(refresh.session)
         if session is not None:
             end_session(call.mint, session, f"agent:{call.client.agent}")
         return TokenRevoked()
@@ -196,7 +196,7 @@ def revoke_route(call: FormCall) -> TokenRevoked:
     if handle is not None:
         if _is_others(handle, call):
             raise OAuthError("unauthorized_client", "the access token is another client's")
-        by, link = f"agent:{call.client.agent}", handle.recipe().get("last")
+        by, link = f"agent:{call.client.agent}", handle.row.content().get("last")
         if link is not None:
             kill_links(call.mint, [link], by)  # the task is another agent's
         else:
@@ -216,7 +216,7 @@ def _type_of(claims: AccessToken) -> str:
 
 
 def _is_others(handle: Handle, call: FormCall) -> bool:
-    return str(handle.row["client"]) != call.client.id
+    return handle.row.client != call.client.id
 
 
 _CLIENT: Final = {
@@ -375,11 +375,11 @@ class _RegistrationRunner(_FormRunner):
         if media_type_of(self.request) != "application/json":
             raise OAuthError("invalid_client_metadata", "expected Content-Type application/json")
         row = register_client(self.mint, self.peer, raw)
-        client = find_client(self.mint, row["id"])
+        client = find_client(self.mint, row.id)
         assert client is not None  # it was registered just now
         answer = ClientRegistered(
             client_id=client.id,
-            client_id_issued_at=row["created_at"] // 1000,
+            client_id_issued_at=row.created_at // 1000,
             redirect_uris=client.redirects,
             grant_types=GRANTS,
             response_types=RESPONSES,

@@ -1,19 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """OAuth clients, which an operator has registered, or which have registered themselves. CONTROL 5.2, 5.10."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from arx_caps.mint.db.cursor import Order, Text
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import AGENTS, OAUTH_CLIENTS, OAUTH_CONSENTS, OAUTH_HANDLES, OAUTH_REFRESHES
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
+
+class OAuthClientRow(msgspec.Struct, frozen=True):
+    """A client; ``secret`` is a digest, ``jwks`` has its public keys, and a document at ``url`` describes it."""
+
+    id: str
+    agent: str
+    created_at: int
+    by: str
+    scopes: tuple[str, ...] = ()
+    introspects: tuple[str, ...] = ()
+    redirects: tuple[str, ...] = ()
+    secret: str | None = None
+    jwks: list[dict[str, str]] | None = None
+    url: str | None = None
+    name: str | None = None
+    used_at: int | None = None
+    expires_at: int | None = None
+    ended_at: int | None = None
+
+    @property
+    def public(self) -> bool:
+        """Whether it has no credential."""
+        return self.secret is None and self.jwks is None
+
+
+CLIENT_ROWS: Final = RowReader(OAuthClientRow, OAUTH_CLIENTS)
 CLIENTS_ORDER: Final = Order((OAUTH_CLIENTS.c.id,), tuple[Text])
 SELF: Final = "self"  # the ``by`` of a client that has registered itself
 FRESH_MS: Final = 24 * 3_600_000  # for the first consent: one that registers and does no more must not fill the table
@@ -36,18 +63,18 @@ _REFER: Final = [
 # A document that an operator has removed stays removed.
 _MAY_GO: Final = (_T.by == SELF) & or_(_T.url.is_(None), _T.ended_at.is_(None))
 _BY_URL: Final = CompiledStatement(
-    select(OAUTH_CLIENTS).where(_T.url == bindparam("where"), _T.agent == bindparam("whose"))
+    CLIENT_ROWS.select().where(_T.url == bindparam("where"), _T.agent == bindparam("whose"))
 )
 _OLD: Final = select(_T.id).where(_MAY_GO, _IS_OLD, ~or_(*_REFER)).limit(1000)
 _PRUNE: Final = delete(OAUTH_CLIENTS).where(_T.id.in_(_OLD))
 
 
-class OAuthClientRepository(RowRepository, key=OAUTH_CLIENTS.c.id):
+class OAuthClientRepository(StructRepository[OAuthClientRow], reader=CLIENT_ROWS, key=OAUTH_CLIENTS.c.id):
     """The registered clients."""
 
     _pruned_ms = 0
 
-    def add(self, row: dict[str, Any], what: Event) -> None:
+    def add(self, row: OAuthClientRow, what: Event) -> None:
         """Register a client of an enrolled agent.
 
         Args:
@@ -58,13 +85,11 @@ class OAuthClientRepository(RowRepository, key=OAUTH_CLIENTS.c.id):
             GrantError: ``not_found``: no such agent is active.
         """
         with self._database.write(what) as c:
-            if c.execute(_AGENT, {"whose": row["agent"]}).scalar() != "active":
-                raise GrantError(
-                    f"{row['agent']} is no active agent: enrol it with `arx agent enrol`", code="not_found"
-                )
-            c.execute(_ADD, row)
+            if c.execute(_AGENT, {"whose": row.agent}).scalar() != "active":
+                raise GrantError(f"{row.agent} is no active agent: enrol it with `arx agent enrol`", code="not_found")
+            c.execute(_ADD, CLIENT_ROWS.values(row))
 
-    def register(self, row: dict[str, Any], what: Event, *, most: int, unused_ms: int) -> bool:
+    def register(self, row: OAuthClientRow, what: Event, *, most: int, unused_ms: int) -> bool:
         """Store a client that registers itself; return False if there are as many as there may be.
 
         Args:
@@ -79,12 +104,12 @@ class OAuthClientRepository(RowRepository, key=OAUTH_CLIENTS.c.id):
         now = now_ms()
         with self._database.write() as c:
             # The lock of the agent's row makes two that register at once count each other.
-            if c.execute(_AGENT, {"whose": row["agent"]}).scalar() != "active":
+            if c.execute(_AGENT, {"whose": row.agent}).scalar() != "active":
                 raise GrantError("no such agent is active: enrol it first", code="not_found")
             c.execute(_PRUNE, _bounds(now, unused_ms))
             added = c.execute(_LIVE, _bounds(now, unused_ms)).scalar_one() < most
             if added:
-                c.execute(_ADD, row)
+                c.execute(_ADD, CLIENT_ROWS.values(row))
                 self._database.record_in(c, what)
         return added
 
@@ -100,33 +125,34 @@ class OAuthClientRepository(RowRepository, key=OAUTH_CLIENTS.c.id):
             self._database.change(_PRUNE, _bounds(now, unused_ms))
             self._pruned_ms = now
 
-    def by_url(self, url: str, agent: str) -> dict[str, Any] | None:
+    def by_url(self, url: str, agent: str) -> OAuthClientRow | None:
         """Return the row of a client that a document describes, or None; one that was removed too."""
-        return self._database.row(_BY_URL, where=url, whose=agent)
+        with self._database.look() as c:
+            return CLIENT_ROWS.first(c, _BY_URL, {"where": url, "whose": agent})
 
-    def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
+    def list(self, *, after: str | None = None, limit: int = PAGE) -> list[OAuthClientRow]:
         """Return the clients that were not removed, by id.
 
         Args:
             after: A page's ``next``: only clients after it.
             limit: At most this number.
         """
-        there = select(OAUTH_CLIENTS).where(OAUTH_CLIENTS.c.ended_at.is_(None))
-        return self._database.page(there, CLIENTS_ORDER, after, limit)
+        there = CLIENT_ROWS.select().where(OAUTH_CLIENTS.c.ended_at.is_(None))
+        return self._listed(there, CLIENTS_ORDER, after, limit)
 
     def end(self, client: str, what: Event) -> None:
         """Remove a client for good; its row stays for what refers to it. It is idempotent."""
         self._database.change(_END, {"which": client, "ended_at": now_ms()}, what)
 
 
-def end_of_unused(row: Mapping[str, Any], unused_ms: int) -> int:
+def end_of_unused(row: OAuthClientRow, unused_ms: int) -> int:
     """Return when a client expires that registered itself, ms since the Unix epoch, unless it is used before.
 
     Args:
         row: Its row.
         unused_ms: How long one lives that gets no access token, ms.
     """
-    return int(row["created_at"]) + FRESH_MS if row["used_at"] is None else int(row["used_at"]) + unused_ms
+    return row.created_at + FRESH_MS if row.used_at is None else row.used_at + unused_ms
 
 
 def _bounds(now: int, unused_ms: int) -> dict[str, int]:

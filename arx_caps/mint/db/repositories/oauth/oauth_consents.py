@@ -3,18 +3,49 @@
 
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from arx_caps.mint.db.database import Repository
+from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import OAUTH_CONSENTS
 from arx_verifier.clock import now_ms
 
+
+class ConsentRow(msgspec.Struct, frozen=True):
+    """What a person is asked; a used code has neither person nor parameters."""
+
+    id: str
+    cookie: str
+    client: str
+    redirect: str
+    challenge: str
+    resource: str
+    audience: str
+    template: str
+    params: dict[str, Any]
+    policy: str
+    incarnation: str
+    born: int
+    until: int
+    state: str | None = None
+    jkt: str | None = None
+    tools: tuple[str, ...] | None = None
+    subject_issuer: str | None = None
+    subject: str | None = None
+    subject_claims: dict[str, Any] | None = None
+    subject_until: int | None = None
+    code: str | None = None
+    used_at: int | None = None
+    session: str | None = None
+
+
+CONSENT_ROWS: Final = RowReader(ConsentRow, OAUTH_CONSENTS)
 KEEP_MS: Final = 24 * 3_600_000  # after its end, so that a replayed code is known as one
 _T: Final = OAUTH_CONSENTS.c
-_BY_COOKIE: Final = CompiledStatement(select(OAUTH_CONSENTS).where(_T.cookie == bindparam("digest")))
-_BY_CODE: Final = CompiledStatement(select(OAUTH_CONSENTS).where(_T.code == bindparam("digest")))
+_BY_CODE: Final = CompiledStatement(CONSENT_ROWS.select().where(_T.code == bindparam("digest")))
 _ADD: Final = insert(OAUTH_CONSENTS)
 _ITS: Final = _T.id == bindparam("which")
 _ANSWER: Final = update(OAUTH_CONSENTS).where(_ITS, _T.code.is_(None), _T.until > bindparam("now"))
@@ -27,32 +58,29 @@ _PRUNE: Final = delete(OAUTH_CONSENTS).where(_T.id.in_(_OLD))
 _NO_PERSON: Final = dict.fromkeys(("subject_issuer", "subject", "subject_claims", "subject_until")) | {"params": "{}"}
 
 
-class OAuthConsentRepository(Repository):
-    """The consents, each from the login to the use of its code."""
+class OAuthConsentRepository(StructRepository[ConsentRow], reader=CONSENT_ROWS, key=_T.cookie):
+    """The consents by the digest of the browser's cookie, each from the login to the use of its code."""
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: ConsentRow) -> None:
         """Store what a person is asked, and delete some old rows."""
         with self._database.write() as c:
             c.execute(_PRUNE, {"before": now_ms() - KEEP_MS})
-            c.execute(_ADD, row)
+            c.execute(_ADD, CONSENT_ROWS.values(row))
 
-    def by_cookie(self, digest: str) -> dict[str, Any] | None:
-        """Return the consent of a browser, or None."""
-        return self._database.row(_BY_COOKIE, digest=digest)
-
-    def by_code(self, digest: str) -> dict[str, Any] | None:
+    def by_code(self, digest: str) -> ConsentRow | None:
         """Return the consent that a code is for, or None."""
-        return self._database.row(_BY_CODE, digest=digest)
+        with self._database.look() as c:
+            return CONSENT_ROWS.first(c, _BY_CODE, {"digest": digest})
 
-    def give(self, consent: str, given: dict[str, Any], what: Event) -> bool:
+    def give(self, row: ConsentRow, what: Event) -> bool:
         """Store the digest of a consent's code; return False if the person has answered before, or too late.
 
         Args:
-            consent: The consent.
-            given: The columns that it sets: ``code``, its digest; ``template``; ``params`` as JSON; and ``until``.
+            row: The consent with its ``code``, ``template``, ``params`` and ``until`` from now on.
             what: The event.
         """
-        return self._database.change_once(_ANSWER, {"which": consent, "now": now_ms(), **given}, what)
+        given = {"code": row.code, "template": row.template, "params": as_json(row.params), "until": row.until}
+        return self._database.change_once(_ANSWER, {"which": row.id, "now": now_ms(), **given}, what)
 
     def deny(self, consent: str, what: Event) -> None:
         """Delete a consent that the person refused."""

@@ -3,16 +3,40 @@
 
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import bindparam, delete, select, update
 
-from arx_caps.mint.db.database import RowRepository
+from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, SessionRow
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.tables import OAUTH_CLIENTS, OAUTH_HANDLES, SESSIONS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import refusal
 
+
+class HandleRow(msgspec.Struct, frozen=True):
+    """What an access token stands for."""
+
+    jti: str
+    client: str
+    session: str
+    task: str
+    audience: str
+    issued_at: int
+    expires_at: int
+    recipe: str
+
+    def content(self) -> dict[str, Any]:
+        """Return the content of the task's tokens.
+
+        ``added`` is the caveats of delegations, ``targets`` what ends them, and ``last`` the newest one's link.
+        """
+        return msgspec.json.decode(self.recipe, type=dict[str, Any])
+
+
+HANDLE_ROWS: Final = RowReader(HandleRow, OAUTH_HANDLES)
 KEEP_MS: Final = 24 * 3_600_000  # after its expiry, so that a late question finds what it was
 _USE_CLIENT: Final = update(OAUTH_CLIENTS).where(
     OAUTH_CLIENTS.c.id == bindparam("which"), OAUTH_CLIENTS.c.ended_at.is_(None)
@@ -28,15 +52,15 @@ _SESSIONS: Final = (
     .order_by(SESSIONS.c.opened_at.desc())
 )
 
-_RECIPES: Final = select(OAUTH_HANDLES.c.recipe).where(
+_LIVE: Final = HANDLE_ROWS.select().where(
     OAUTH_HANDLES.c.client == bindparam("whose"), OAUTH_HANDLES.c.expires_at > bindparam("now")
 )
 
 
-class OAuthHandleRepository(RowRepository, key=OAUTH_HANDLES.c.jti):
+class OAuthHandleRepository(StructRepository[HandleRow], reader=HANDLE_ROWS, key=OAUTH_HANDLES.c.jti):
     """The handles."""
 
-    def add(self, unit: UnitOfWork, row: dict[str, Any], what: Event) -> None:
+    def add(self, unit: UnitOfWork, row: HandleRow, what: Event) -> None:
         """Store what an access token stands for, and delete some old rows.
 
         Args:
@@ -49,16 +73,16 @@ class OAuthHandleRepository(RowRepository, key=OAUTH_HANDLES.c.jti):
         """
         with unit.change(what) as c:
             # Locked until the commit: a removal waits, and then ends this session too.
-            if c.execute(_USE_CLIENT.values(used_at=now_ms()), {"which": row["client"]}).rowcount != 1:
+            if c.execute(_USE_CLIENT.values(used_at=now_ms()), {"which": row.client}).rowcount != 1:
                 raise refusal("revoked")
             c.execute(_PRUNE, {"before": now_ms() - KEEP_MS})
-            unit.insert(OAUTH_HANDLES, row)
+            unit.insert(OAUTH_HANDLES, HANDLE_ROWS.values(row))
 
     def sessions(self, client: str) -> list[SessionRow]:
         """Return the open sessions of a client, the newest first."""
         with self._database.read() as c:
             return [SESSION_ROWS.read(row) for row in c.execute(_SESSIONS, {"whose": client, "now": now_ms()})]
 
-    def recipes(self, client: str) -> list[str]:
-        """Return what the access tokens of a client stand for that have not expired."""
-        return self._database.column(_RECIPES, whose=client, now=now_ms())
+    def live(self, client: str) -> list[HandleRow]:
+        """Return the rows of a client's access tokens that have not expired."""
+        return self._all(_LIVE, whose=client, now=now_ms())

@@ -3,28 +3,52 @@
 
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from arx_caps.mint.db.database import RowRepository
+from arx_caps.mint.db.database import StructRepository
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.tables import OAUTH_REFRESHES
 from arx_verifier.clock import now_ms
 
+
+class RefreshRow(msgspec.Struct, frozen=True):
+    """A refresh token: the next task, and ``parent``, the token in exchange for which it was given."""
+
+    digest: str
+    client: str
+    session: str
+    resource: str
+    audience: str
+    template: str
+    terms: str
+    params: dict[str, Any]
+    tools: tuple[str, ...] | None
+    jkt: str | None
+    until: int
+    task: str
+    parent: str | None = None
+    used_at: int | None = None
+    replaced_at: int | None = None
+
+
+REFRESH_ROWS: Final = RowReader(RefreshRow, OAUTH_REFRESHES)
 _T: Final = OAUTH_REFRESHES.c
 _ITS: Final = _T.digest == bindparam("which")
 _ADD: Final = insert(OAUTH_REFRESHES)
 _USE: Final = update(OAUTH_REFRESHES).where(_ITS, _T.used_at.is_(None), _T.replaced_at.is_(None))
-_LOCK: Final = select(OAUTH_REFRESHES).where(_ITS).with_for_update()
-_LOCK_CHILDREN: Final = select(OAUTH_REFRESHES).where(_T.parent == bindparam("which")).with_for_update()
+_LOCK: Final = select(_T.replaced_at).where(_ITS).with_for_update()
+_LOCK_CHILDREN: Final = select(_T.task, _T.used_at).where(_T.parent == bindparam("which")).with_for_update()
 _REPLACE: Final = update(OAUTH_REFRESHES).where(_T.parent == bindparam("which"), _T.replaced_at.is_(None))
 # Used ones stay until the session is over: only then is it of no use to know that one came again.
 _OLD: Final = select(_T.digest).where(_T.until < bindparam("before")).limit(100)
 _PRUNE: Final = delete(OAUTH_REFRESHES).where(_T.digest.in_(_OLD))
 
 
-class OAuthRefreshRepository(RowRepository, key=OAUTH_REFRESHES.c.digest):
+class OAuthRefreshRepository(StructRepository[RefreshRow], reader=REFRESH_ROWS, key=OAUTH_REFRESHES.c.digest):
     """The refresh tokens."""
 
-    def add(self, row: dict[str, Any]) -> list[str] | None:
+    def add(self, row: RefreshRow) -> list[str] | None:
         """Store what a refresh token is for, in place of others with the same parent; and delete some old rows.
 
         Args:
@@ -36,16 +60,16 @@ class OAuthRefreshRepository(RowRepository, key=OAUTH_REFRESHES.c.digest):
         with self._database.write() as c:
             c.execute(_PRUNE, {"before": now_ms()})
             tasks: list[str] = []
-            if row["parent"] is not None:
-                its = {"which": row["parent"]}
+            if row.parent is not None:
+                its = {"which": row.parent}
                 # Locked in this order: two requests with one token, of which each waits for the other's new one.
-                parent = c.execute(_LOCK, its).mappings().one()
-                children = c.execute(_LOCK_CHILDREN, its).mappings().all()
-                if parent["replaced_at"] is not None or any(child["used_at"] is not None for child in children):
+                replaced_at = c.execute(_LOCK, its).scalar_one()
+                children = c.execute(_LOCK_CHILDREN, its).all()
+                if replaced_at is not None or any(used_at is not None for _, used_at in children):
                     return None
-                tasks = [str(child["task"]) for child in children]
+                tasks = [task for task, _ in children]
                 c.execute(_REPLACE.values(replaced_at=now_ms()), its)
-            c.execute(_ADD, row)
+            c.execute(_ADD, REFRESH_ROWS.values(row))
         return tasks
 
     def use(self, digest: str) -> None:
