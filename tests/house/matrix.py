@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write docs/spec/matrix.md, the tests of each section of the specification: ``python -m tests.house.matrix``.
+"""The tests of each section of the specification, a page of the site; ``python -m tests.house.matrix`` writes it.
 
 A test names its sections with ``@pytest.mark.spec("6.8", "LOG 1.10")``, a file for all its tests with ``pytestmark``.
 The mark that is closest to a test counts.  An advisory is a test of the rule that the table of the advisories names for
@@ -18,12 +18,12 @@ from typing import Any, Final
 from tests.house.pages import ROOT
 from tests.house.sections import DOCUMENTS, citations, sections
 
-PAGE: Final = ROOT / "docs" / "spec" / "matrix.md"
+PAGE: Final = ROOT / "build" / "matrix.md"
 _HEAD: Final = """# Sections and their tests
 
 For developers who change a rule, and for reviewers who ask what holds it.
 The numbers count tests of a file, advisories and vectors.
-`python -m tests.house.matrix` writes this page from the marks `spec` of the tests, the
+This page is made from the marks `spec` of the tests, the
 [table of advisories](../../tests/advisories/README.md) and the vectors.
 """
 # The folders of the vectors of SPEC.
@@ -123,4 +123,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(), encoding="utf-8")

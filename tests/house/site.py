@@ -11,6 +11,7 @@ import posixpath
 import re
 from typing import Any, Final
 
+from tests.house import matrix
 from tests.house.pages import ROOT
 from tests.house.tables import public_names
 
@@ -29,6 +30,7 @@ ELSEWHERE: Final = {
     "verifier/README.md": "verifier.md",
     "verifier/SPEC.md": "spec/SPEC.md",
 }
+_MATRIX: Final = "spec/matrix.md"
 _SOURCE: Final = {site: source for source, site in ELSEWHERE.items()}
 _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _FENCE: Final = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
@@ -45,7 +47,7 @@ def on_config(config: Any) -> Any:
     parts = [f"spec/{path.name}" for path in sorted((docs / "spec").glob("*.md")) if path.name != "README.md"]
     listed = {
         "DECISIONS": ["decisions/README.md", "decisions/history.md", *records],
-        "SPECIFICATION": ["spec/README.md", "spec/SPEC.md", "spec/BUDGETS.md", "spec/MEMORY.md", *parts],
+        "SPECIFICATION": ["spec/README.md", "spec/SPEC.md", "spec/BUDGETS.md", "spec/MEMORY.md", *parts, _MATRIX],
     }
     config["nav"] = [
         {title: listed.get(entry, entry) if isinstance(entry, str) else entry}
@@ -56,11 +58,12 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are not in docs."""
+    """Add the pages that are not in docs, and the one that is made of the tests."""
     from mkdocs.structure.files import File  # the tests import this module without MkDocs
 
     for source, site in ELSEWHERE.items():
         files.append(File.generated(config, site, abs_src_path=str(ROOT / source)))
+    files.append(File.generated(config, _MATRIX, content=matrix.page()))
     return files
 
 

@@ -95,5 +95,5 @@ def test_the_words_of_a_question_lead_to_its_answer(question: dict[str, list[str
     found = [str(path.relative_to(ROOT)) for path in found_by(str(question["ask"]))]
     for place, looks in zip(question["places"], (LOOKS, 2 * LOOKS), strict=False):
         assert (ROOT / place).is_file()
-        if place.endswith(".py"):
+        if place.endswith(".py") and not place.startswith("tests/"):
             assert place in found[:looks], f"the words lead to {found[:looks]}"
