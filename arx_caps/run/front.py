@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from arx_caps.agent.tasks.request_signer import came_before_start
 from arx_caps.credentials.secret_source import Secret
-from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, StreamedBody, pass_on
+from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, StreamedBody, pass_on, while_connected
 from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.upstream_answer import UpstreamAnswer, UpstreamError
@@ -214,16 +214,17 @@ class Front:
             await send(message)
 
         try:
-            async with gateway.send(scope["method"], headers, body, _target(upstream, scope), call=call) as answer:
-                return await self._answer(answer, gateway.terms, receive, begin, repeats=repeats)
+            async with (
+                while_connected(receive),
+                gateway.send(scope["method"], headers, body, _target(upstream, scope), call=call) as answer,
+            ):
+                return await self._answer(answer, gateway.terms, begin, repeats=repeats)
         except UpstreamError as error:
             if not begun:  # else the server cuts an answer that does not end
                 await _problem(502, "Bad Gateway", f"the gateway does not answer: {error}", send, may=error.sent)
         return True
 
-    async def _answer(
-        self, answer: UpstreamAnswer, terms: UpstreamTerms, receive: Receive, send: Send, *, repeats: bool
-    ) -> bool:
+    async def _answer(self, answer: UpstreamAnswer, terms: UpstreamTerms, send: Send, *, repeats: bool) -> bool:
         headers, status = answer_headers(answer.raw_headers), answer.status
         codes = [value.decode("latin-1") for name, value in headers if name == CODE]
         # A client that reads 401 would ask for a login.
@@ -232,7 +233,7 @@ class Front:
             if _ENDED in codes:
                 self._authority.note_end()
             await send({"type": "http.response.start", "status": shown, "headers": headers})
-            await pass_on(answer.content.iter_any(), receive, send)
+            await pass_on(answer.content.iter_any(), send)
             return True
         data = await read_whole(answer, terms, "gateway")
         if repeats and status == 401 and came_before_start(data):

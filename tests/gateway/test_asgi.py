@@ -2,12 +2,14 @@
 """How a stream is passed on: it ends with its parts, with its client, or with an error of the upstream."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from arx_caps.gateway.base.asgi import pass_on
+from arx_caps.gateway.base.asgi import pass_on, while_connected
+from arx_verifier.enforcement.bounded_body import ClientGoneError
 
 
 def passed(parts: AsyncIterator[bytes], *messages: str) -> list[Any]:
@@ -22,7 +24,12 @@ def passed(parts: AsyncIterator[bytes], *messages: str) -> list[Any]:
     async def send(message: Any) -> None:
         sent.append((message["body"], message["more_body"]))
 
-    asyncio.run(asyncio.wait_for(pass_on(parts, receive, send), 30))
+    async def passing() -> None:
+        with contextlib.suppress(ClientGoneError):
+            async with while_connected(receive):
+                await pass_on(parts, send)
+
+    asyncio.run(asyncio.wait_for(passing(), 30))
     return sent
 
 

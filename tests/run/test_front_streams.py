@@ -22,13 +22,14 @@ SESSION = "s-abcdefghijklmnop"
 CATALOGUE = """
 [routes]
 "GET /watch" = { tool = "watch" }
+"GET /wait" = { tool = "wait" }
 "PUT /files/{name}" = { tool = "store", body = "stream" }
 """
 MAX_BYTES = 64 << 20  # of `arx run`
 
 
 class Service:
-    """Sends one event and then none, and notes clients that go."""
+    """Sends one event and then none, or nothing at all, and notes clients that go."""
 
     def __init__(self) -> None:
         self.gone = threading.Event()
@@ -40,7 +41,7 @@ class Service:
                 await receive()
                 await send({"type": f"lifespan.{phase}.complete"})
             return
-        if scope["method"] == "GET":
+        if scope["path"] == "/watch":
             headers = [(b"content-type", b"text/event-stream")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
@@ -82,7 +83,7 @@ def test_a_kill_cuts_a_stream(watched: tuple[RunWorld, Service]) -> None:
 
 def test_a_client_that_goes_ends_its_request(watched: tuple[RunWorld, Service]) -> None:
     """
-    At the service too: during the answer, and during the body.
+    At the service too: during the answer, during the body, and before an answer that does not begin.
     """
     world, service = watched
     with reading(world, "--max-time", "2") as running:
@@ -96,6 +97,11 @@ def test_a_client_that_goes_ends_its_request(watched: tuple[RunWorld, Service]) 
     )
     assert done.returncode == 28
     assert service.gone.wait(60)
+    (world.folder / "whole").write_bytes(bytes(1000))
+    for words in (("https://api.example/wait",), ("-T", "whole", "https://api.example/files/a")):
+        service.gone.clear()
+        assert world.run("curl", "-sS", "--max-time", "2", *words).returncode == 28
+        assert service.gone.wait(30)  # sooner than the gateway's own limit, 60 s
 
 
 @pytest.mark.parametrize(

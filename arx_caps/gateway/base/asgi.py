@@ -17,7 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_UNWATCHED_S: Final = 0.1  # until a stream is watched for a client that goes
+_UNWATCHED_S: Final = 0.1  # until a call is watched for a client that goes
 
 
 class StreamedBody:
@@ -57,13 +57,15 @@ class StreamedBody:
         return await self._receive()
 
 
-async def pass_on(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
-    """Send a stream's parts as they come, until it ends or the client goes.
+@contextlib.asynccontextmanager
+async def while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the block once the client has gone: its answer has no reader any more.
 
     Args:
-        parts: The parts.
-        receive: As ASGI has it.
-        send: As ASGI has it; the answer has begun.
+        receive: As ASGI has it, after the body.
+
+    Raises:
+        ClientGoneError: The client has gone.
     """
     loop = asyncio.get_running_loop()
     watches: list[asyncio.Task[None]] = []
@@ -73,23 +75,34 @@ async def pass_on(parts: AsyncIterator[bytes], receive: Receive, send: Send) -> 
         watches[0].add_done_callback(end)
 
     def end(_: asyncio.Task[None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the stream has just ended
+        with contextlib.suppress(RuntimeError):  # the block has just ended
             limit.reschedule(loop.time())
 
-    # Most answers to a call are over before: a task for each of them costs more than passing it on.
+    # Most calls are over before: a task for each of them costs more than passing their answers on.
     timer = loop.call_later(_UNWATCHED_S, watch)
     try:
         async with asyncio.timeout(None) as limit:
-            async for part in parts:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            yield
     except TimeoutError:
         if not limit.expired():
             raise
+        raise bounded_body.ClientGoneError from None
     finally:
         timer.cancel()
         for task in watches:
             task.cancel()
+
+
+async def pass_on(parts: AsyncIterator[bytes], send: Send) -> None:
+    """Send a stream's parts as they come, and its end.
+
+    Args:
+        parts: The parts.
+        send: As ASGI has it; the answer has begun.
+    """
+    async for part in parts:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def until_gone(receive: Receive) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urljoin
 
-from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, StreamedBody, pass_on, read_body
+from arx_caps.gateway.base.asgi import Message, Receive, Scope, Send, StreamedBody, pass_on, read_body, while_connected
 from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans
@@ -24,6 +24,7 @@ from arx_caps.mcp.message import check_names
 from arx_verifier.enforcement.asgi.asgi import ArxMiddleware
 from arx_verifier.enforcement.asgi.calls import HEAD
 from arx_verifier.enforcement.base.routes import Meaning, RouteMap, collect_headers
+from arx_verifier.enforcement.bounded_body import ClientGoneError
 from arx_verifier.errors import RequestError, SettingsError
 from arx_verifier.verification.grant import Grant
 from arx_verifier.verification.verifier import Verifier
@@ -127,10 +128,13 @@ class HttpDoor:
         try:
             self._rates.charge(facts.agent, facts.subject, grant.tool)
             async with (
+                while_connected(receive),
                 self._rates.opened(facts.agent, facts.subject),
                 self._forwarder.send(scope["method"], scope["headers"], body, target, call=live_call(grant)) as answer,
             ):
-                await self._answer(answer, scope["root_path"], target, receive, begin)
+                await self._answer(answer, scope["root_path"], target, begin)
+        except ClientGoneError:
+            return  # the upstream's connection is closed, and what it did is not known
         except LendingError as error:
             if not error.sent:
                 await grant.give_back()
@@ -151,7 +155,7 @@ class HttpDoor:
             problem = {"title": "Too many calls", "detail": str(error), "code": "rate_limited"}
             await _problem(429, problem, [(b"retry-after", b"%d" % error.wait_s)], send)
 
-    async def _answer(self, answer: UpstreamAnswer, root: str, target: str, receive: Receive, send: Send) -> None:
+    async def _answer(self, answer: UpstreamAnswer, root: str, target: str, send: Send) -> None:
         headers = self._located(answer_headers(answer.raw_headers), answer.status, root, target)
         start = {"type": "http.response.start", "status": answer.status, "headers": headers}
         # By the header: an answer without one has a content type for aiohttp too, that of a stream.
@@ -162,7 +166,7 @@ class HttpDoor:
             await send({"type": "http.response.body", "body": data})
             return
         await send(start)
-        await pass_on(answer.content.iter_any(), receive, send)
+        await pass_on(answer.content.iter_any(), send)
 
     def _located(self, headers: Headers, status: int, root: str, target: str) -> Headers:
         """Return the headers of an answer, in which the upstream's own addresses are those that clients know.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from hashlib import sha256
 from typing import Any, Final
 
-from arx_caps.gateway.base.asgi import Receive, Scope, Send, pass_on, read_body
+from arx_caps.gateway.base.asgi import Receive, Scope, Send, pass_on, read_body, while_connected
 from arx_caps.gateway.base.bound_ids import BoundIds, owner_of
 from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.sealed_calls import is_sealed, without_state
@@ -44,6 +44,7 @@ from arx_caps.mcp.headers import HeaderValues, check_headers, encoded
 from arx_caps.mcp.message import RpcMessage, read_message, result_answer, without_token, written
 from arx_caps.mcp.revision import check_revision
 from arx_verifier.enforcement.base.enforcement import Enforcement, RefusedCall
+from arx_verifier.enforcement.bounded_body import ClientGoneError
 from arx_verifier.enforcement.mcp.messages import MCP_REFUSED, META_KEY, REFUSAL_KEY, McpMessage, Messages, budget_meta
 from arx_verifier.errors import REASONS
 from arx_verifier.journal.decision import UNPROVEN
@@ -343,7 +344,9 @@ class McpDoor:
         check()
         await exchange.begin(answer.status, headers)
         parts = _checked(self._answers.stream(answer.content.iter_any(), asked), check, report)
-        await pass_on(parts, receive, exchange.send)
+        with contextlib.suppress(ClientGoneError):
+            async with while_connected(receive):
+                await pass_on(parts, exchange.send)
         return None
 
     @contextlib.asynccontextmanager
