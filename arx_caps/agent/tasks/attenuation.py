@@ -5,6 +5,7 @@ A caveat only takes away, so nothing here can widen a task.  What is checked is 
 that the task does not allow, an argument that no tool takes, or a value that no rule lets through.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError, MalformedTokenError, shorten
 from arx_verifier.names import is_tool_pattern, matches_tool
 from arx_verifier.token.caveats import MAX_HOPS, Caveat, spend_caveats
+from arx_verifier.token.holder import HolderKey
+from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
 
 Constraints = dict[str, ConstraintLike]
 
@@ -95,6 +98,41 @@ def pools_for(
         return tuple([caveat.check() for caveat in spend_caveats(holder.rpartition("/")[2], budget, per, opened)])
     except MalformedTokenError as error:
         raise AttenuationError(str(error)) from error
+
+
+def delegate_tokens(
+    tokens: Mapping[str, Macaroon],
+    to: str,
+    caveats: Mapping[str, Caveat | None],
+    *,
+    key: str | None = None,
+    by: HolderKey | None = None,
+    pools: Sequence[Caveat] = (),
+) -> dict[str, Macaroon]:
+    """Return attenuated tokens for the next holder; all have the same link.
+
+    Args:
+        tokens: The holder's tokens, by audience.
+        to: The next holder's agent path.
+        caveats: The added caveat by audience, None for no restriction; other audiences are left out.
+        key: The next holder's public key, for bound tokens.
+        by: The holder's key, for bound tokens.
+        pools: Caveats that open budgets of the next holder, in each token.
+
+    Raises:
+        AttenuationError: A token is one-shot, would become too large, or is bound and a key is missing.
+    """
+    # One hop for all tokens: the link derived from it is what a kill of this delegation names.
+    hop = os.urandom(HOP_BYTES)
+    given = {
+        audience: tokens[audience].delegate(to, caveat, hop=hop, key=key, by=by) for audience, caveat in caveats.items()
+    }
+    return with_pools(given, pools)
+
+
+def with_pools(tokens: dict[str, Macaroon], pools: Sequence[Caveat]) -> dict[str, Macaroon]:
+    """Return tokens with caveats that open budgets, in each."""
+    return {audience: token.attenuate(*pools) for audience, token in tokens.items()} if pools else tokens
 
 
 def _rules_for(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from arx_caps.agent.tasks.approval import Approval, add_approvals, spread
-from arx_caps.agent.tasks.attenuation import caveats_for, pools_for
+from arx_caps.agent.tasks.attenuation import caveats_for, delegate_tokens, pools_for, with_pools
 from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.copies import Shared
 from arx_caps.agent.tasks.request_signer import RequestSigner, Sign
@@ -26,7 +26,7 @@ from arx_verifier.token import call_proof
 from arx_verifier.token.call_proof import CallSigner
 from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.holder import HolderKey
-from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
+from arx_verifier.token.macaroon import Macaroon
 
 if TYPE_CHECKING:
     from arx_caps.agent.tasks.aiohttp import AiohttpAuth
@@ -491,24 +491,12 @@ class Task(Shared):
                 # The verifier would refuse the sub-agent's first call; the holder can still choose another one.
                 if not names.matches_any_path(patterns, to):
                     raise AttenuationError(f"this task may be delegated to {' or '.join(patterns)}, not to {to}")
-        # One hop for all tokens: the link derived from it is what a kill of this delegation names.
-        hop = os.urandom(HOP_BYTES)
         bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
-        tokens = bundle.tokens
         pools = pools_for(bundle.outlines, to, budget, per)
         by = None if self._key is None or bundle.outline.holder is None else self._key.holder
         own, key = (key, key.public) if isinstance(key, HolderKey) else (None, key)
-        return Task(
-            bundle.with_tokens(
-                {
-                    audience: _with_pools(tokens[audience].delegate(to, caveat, hop=hop, key=key, by=by), pools)
-                    for audience, caveat in caveats.items()
-                }
-            ),
-            now=self._now,
-            asker=self.asker,
-            key=own,
-        )
+        given = delegate_tokens(bundle.tokens, to, caveats, key=key, by=by, pools=pools)
+        return Task(bundle.with_tokens(given), now=self._now, asker=self.asker, key=own)
 
     def attenuate(
         self,
@@ -538,11 +526,11 @@ class Task(Shared):
         bundle, caveats = self._caveats(tools, args, ttl, depth, audiences)
         pools = pools_for(bundle.outlines, self.holder, budget, per)
         tokens = bundle.tokens
-        attenuated = {
-            audience: _with_pools(tokens[audience] if caveat is None else tokens[audience].attenuate(caveat), pools)
+        left = {
+            audience: tokens[audience] if caveat is None else tokens[audience].attenuate(caveat)
             for audience, caveat in caveats.items()
         }
-        return self._again(bundle.with_tokens(attenuated))
+        return self._again(bundle.with_tokens(with_pools(left, pools)))
 
     def used(self) -> None:
         """Note that the task is in use, as each call and ``delegate`` do: that keeps a started one from ending."""
@@ -620,10 +608,6 @@ class Task(Shared):
 
     def __repr__(self) -> str:
         return f"<Task {self.id} of {self.agent}, held by {self.holder}: {', '.join(self.audiences)}>"
-
-
-def _with_pools(token: Macaroon, pools: Sequence[Caveat]) -> Macaroon:
-    return token.attenuate(*pools) if pools else token
 
 
 def _approved(audience: str, text: str, token: Macaroon, approvals: Sequence[Approval], at: int) -> str:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read a token, with or without discharges, or a bundle from a file or stdin.  SPEC 2, 15."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +12,9 @@ from arx_caps.cli.access.secure_files import read_text
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_verifier.errors import ArxError
 from arx_verifier.token import wire
-from arx_verifier.token.caveats import Caveat
 from arx_verifier.token.discharge import ThirdPartyCaveat
 from arx_verifier.token.holder import HolderKey
-from arx_verifier.token.macaroon import HOP_BYTES, Macaroon
+from arx_verifier.token.macaroon import Macaroon
 
 APPROVAL: Final = "`arx token inspect FILE` shows it; `arx token explain TOKEN --approval FILE` explains a call with it"
 SCHEMES: Final = ("dpop ", "bearer ", "arx ")  # before a token that was copied from a header
@@ -90,40 +88,14 @@ class Holding:
             raise Stop(f"no token for {audience}: expected one of {', '.join(sorted(self.tokens))}", code="audience")
         return self.tokens[audience]
 
+    def with_tokens(self, tokens: Mapping[str, Macaroon]) -> "Holding":
+        """Return other tokens in place of these."""
+        return Holding(tokens, None if self.bundle is None else self.bundle.with_tokens(tokens))
+
     @property
     def is_bound(self) -> bool:
         """Whether its tokens are bound to the key of their holder."""
         return any(macaroon.bound_to is not None for macaroon in self.tokens.values())
-
-    def delegate(
-        self,
-        to: str,
-        caveats: Mapping[str, Caveat | None],
-        key: str | None = None,
-        by: HolderKey | None = None,
-        pools: Sequence[Caveat] = (),
-    ) -> "Holding":
-        """Return the attenuated tokens for the next holder; all have the same link.
-
-        Args:
-            to: The next holder's agent path.
-            caveats: The added caveat by audience, None for no restriction; other audiences are left out.
-            key: The next holder's public key, for bound tokens.
-            by: The holder's key, for bound tokens.
-            pools: Caveats that open budgets of the next holder, in each token.
-
-        Raises:
-            AttenuationError: A token is one-shot, would become too large, or is bound and a key is missing.
-        """
-        # One hop for all tokens of a bundle: a kill of its link then ends all of them.
-        hop = os.urandom(HOP_BYTES)
-        given = {
-            audience: self.tokens[audience].delegate(to, caveat, hop=hop, key=key, by=by)
-            for audience, caveat in caveats.items()
-        }
-        if pools:
-            given = {audience: token.attenuate(*pools) for audience, token in given.items()}
-        return Holding(given, None if self.bundle is None else self.bundle.with_tokens(given))
 
     def encode(self) -> str:
         """Return the text of the token or bundle, a secret."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from arx_caps.agent.tasks.attenuation import caveats_for, pools_for
+from arx_caps.agent.tasks.attenuation import caveats_for, delegate_tokens, pools_for
 from arx_caps.agent.tasks.outline import outline, unverified_chain
 from arx_caps.cli.access.credentials import Holding, holder_key_option, read_holder_key
 from arx_caps.cli.access.secure_files import write_private
@@ -97,7 +97,8 @@ def delegate(
         raise Stop(f"this {holding.kind} has expired: nothing is left to delegate", DENIED, code="expired", hint=hint)
     caveats = caveats_for(outlines, **read_attenuation(less), now=now)
     pools = pools_for(outlines, to, read_texts(budgets, "--budget", "UNIT=AMOUNT"), per)
-    given = holding.delegate(to, caveats, key, read_holder_key(holder_key) if holding.is_bound else None, pools)
+    by = read_holder_key(holder_key) if holding.is_bound else None
+    given = holding.with_tokens(delegate_tokens(holding.tokens, to, caveats, key=key, by=by, pools=pools))
     _refuse_the_useless(given)  # the next holder could not repair it
     _give(console, given, to, out)
 
