@@ -10,18 +10,18 @@ from typing import Any, Final
 
 import click
 
+from arx_caps.agent.sessions.session import Session
 from arx_caps.agent.tasks.approval import WAITING, Approval
-from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.cli.access.mint_session import Caller, Unreachable
 from arx_caps.cli.access.secure_files import write_private
 from arx_caps.cli.display import show_until
 from arx_caps.cli.exit_codes import INCOMPLETE, Stop
 from arx_caps.cli.parse import Duration
-from arx_caps.cli.resources import TASKS
 from arx_caps.cli.terminal import Console, pairs, plain
 from arx_caps.cli.token_description import fingerprint
 from arx_caps.settings.durations import parse_duration, show_time
 from arx_caps.text.caveat_text import show_json
+from arx_verifier.clock import now_ms
 from arx_verifier.errors import StoreError
 
 # The agent chose the arguments and wrote the reason, and gains if an operator misreads them.  So arguments are JSON in
@@ -149,33 +149,21 @@ discharge_option = click.option(
 )
 
 
-class AtMint:
-    """The calls of a session that ``StartedTask`` and ``Approval`` need, made with a session file."""
+class CommandSession(Session):
+    """The session of a session file, as ``StartedTask`` and ``Approval`` need it; refusals become exit codes.
 
-    def __init__(self, caller: Caller) -> None:
+    Args:
+        caller: The agent of the session file.
+        session: The session, as the file has it.
+
+    Attributes:
+        fetched: The last fetched approval, as the mint returns it.
+    """
+
+    def __init__(self, caller: Caller, session: Mapping[str, Any]) -> None:
+        super().__init__(caller.mint, caller.key, {"session": session, "token": caller.token}, now=now_ms)
         self._caller = caller
-        self.approval: Mapping[str, Any] = {}
-        """The last fetched approval, as the mint returns it."""
-
-    def used(self) -> None:
-        """Do nothing: a command ends before its session is idle."""
-
-    def finish_task(self, task: str) -> dict[str, Any]:
-        """Return the mint's answer to the end of the task."""
-        return self._caller.call("DELETE", f"{TASKS.path}/{task}")
-
-    def attenuate_task(self, task: str, link: str, caveats: Mapping[str, list[dict[str, Any]]]) -> Bundle:
-        """Return the bundle of the attenuated task."""
-        body = {"link": link, "caveats": caveats}
-        return Bundle.parse(str(self._caller.call("POST", f"{TASKS.path}/{task}/attenuate", body)["bundle"]))
-
-    def extend_task(self, task: str, body: Mapping[str, Any]) -> Bundle:
-        """Return the bundle of the added grant."""
-        return Bundle.parse(str(self._caller.call("POST", f"{TASKS.path}/{task}/extend", body)["bundle"]))
-
-    def ask_approval(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the requested approval as the mint shows it."""
-        return dict(self._caller.call("POST", "/v1/discharges", body)["approval"])
+        self.fetched: Mapping[str, Any] = {}
 
     def fetch_discharge(self, approval: str) -> dict[str, Any]:
         """Return an approval and its discharge.
@@ -184,14 +172,17 @@ class AtMint:
             StoreError: The mint did not answer; the caller waits on.
         """
         try:
-            answer = self._caller.call("POST", f"/v1/discharges/{approval}")
+            answer = super().fetch_discharge(approval)
         except Unreachable as error:
             raise StoreError(str(error)) from error
-        self.approval = dict(answer["approval"])
+        self.fetched = dict(answer["approval"])
         return answer
 
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return self._caller.call(method, path, body)
 
-def receive(console: Console, asked: Approval, mint: AtMint, timeout: str | None, out: Path | None) -> None:
+
+def receive(console: Console, asked: Approval, mint: CommandSession, timeout: str | None, out: Path | None) -> None:
     """Wait for the operators' answers, report each, and write the discharge to a file if one is named.
 
     Args:
@@ -224,7 +215,7 @@ def receive(console: Console, asked: Approval, mint: AtMint, timeout: str | None
     ends = None if asked.expires_at is None else show_time(asked.expires_at)
     rows = [("approval", asked.id), ("state", asked.state), ("by", ", ".join(asked.by)), ("until", ends)]
     rows += [("fingerprint", fingerprint(text)), ("discharge", None if out is None else str(out))]
-    value = {"approval": mint.approval, "fingerprint": fingerprint(text), "out": None if out is None else str(out)}
+    value = {"approval": mint.fetched, "fingerprint": fingerprint(text), "out": None if out is None else str(out)}
     console.data("approval", value, lambda: pairs(rows))
     if out is None:
         console.hint(

@@ -17,7 +17,7 @@ import pytest
 from arx_caps.agent import Approval, Task
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import open_session_file
-from arx_caps.cli.approvals import AtMint
+from arx_caps.cli.approvals import CommandSession
 from arx_verifier import AccessRequest, Verifier
 from arx_verifier.clock import now_ms
 from tests.cli.helpers import arx
@@ -328,9 +328,9 @@ def test_a_mint_that_is_away_ends_no_wait(up: Live, here: Path, task: Path) -> N
     A mint that is restarted, or replaced by another version, loses nothing of a wait for an operator.
     """
     asked = ask(up, here, task)
-    away, _ = open_session_file(str(here / "session"), f"http://127.0.0.1:{free_ports(1)[0]}")
+    away = open_session_file(str(here / "session"), f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(TimeoutError, match="still waits"):
-        Approval(asked, asker=AtMint(away)).wait(timeout_s=0.1)
+        Approval(asked, asker=CommandSession(*away)).wait(timeout_s=0.1)
 
 
 @pytest.mark.slow

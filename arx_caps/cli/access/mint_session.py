@@ -40,6 +40,8 @@ class Caller:
     Attributes:
         issuer: The mint's public base URL.
         key: Signs each call.
+        token: The token of each call, or None before the first.
+        mint: The agents' client: the same repeats, limits and error texts.
         over: The hint after a refusal as expired or revoked, or None.
         ca: Absolute path of the PEM file of an additional authority for TLS, or None.
 
@@ -63,7 +65,7 @@ class Caller:
         timeout_s: float = TIMEOUT_S,
         ca: str | None = None,
     ) -> None:
-        self.issuer, self.key, self._token = issuer.rstrip("/"), key, token
+        self.issuer, self.key, self.token = issuer.rstrip("/"), key, token
         self.over: str | None = None
         self.ca = None if ca is None else str(Path(ca).absolute())
         try:
@@ -73,8 +75,7 @@ class Caller:
             self._http = open_client(self.issuer, timeout=timeout, ca=ca, proxy=takes_proxy(self.issuer))
         except (httpx.InvalidURL, ValueError) as error:
             raise Stop(f"invalid issuer: expected a URL, got {issuer!r:.100}", code="issuer") from error
-        # The agents' client: the same repeats, limits and error texts.
-        self._mint = MintClient(self.issuer, now=now_ms, client=self._http)
+        self.mint = MintClient(self.issuer, now=now_ms, client=self._http)
         command = click.get_current_context(silent=True)
         if command is not None:
             command.call_on_close(self.close)
@@ -103,7 +104,7 @@ class Caller:
         except Stop:
             caller.close()  # a kill continues without the mint
             raise
-        caller._token = str(found["token"])
+        caller.token = str(found["token"])
         return caller
 
     def close(self) -> None:
@@ -146,11 +147,11 @@ class Caller:
         """
         asked = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         try:
-            return self._mint.call(
+            return self.mint.call(
                 method,
                 f"{path}?{asked}" if asked else path,
                 key=self.key,
-                token=self._token,
+                token=self.token,
                 body=body,
                 repeats=repeats,
             )
@@ -202,9 +203,9 @@ class Caller:
 
     def fetch(self, path: str) -> bytes:
         """Return the bytes of a file of the mint; raises as ``call`` does."""
-        assert self._token is not None
+        assert self.token is not None
         try:
-            return self._mint.fetch(path, key=self.key, token=self._token)
+            return self.mint.fetch(path, key=self.key, token=self.token)
         except ArxError as error:
             raise _stop(error) from error
 

@@ -11,7 +11,7 @@ from arx_caps.agent.tasks.approval import Approval
 from arx_caps.cli import exit_codes
 from arx_caps.cli.access.mint_session import Caller, open_session_file
 from arx_caps.cli.access.place import Place, issuer_option, operator_options
-from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
+from arx_caps.cli.approvals import CommandSession, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.exit_codes import DENIED, Stop
 from arx_caps.cli.options import Verbs, command_options, limit_option, yes_option
 from arx_caps.cli.resources import APPROVALS, caller_of, hint_more
@@ -166,8 +166,8 @@ def wait(
     Exit code 1: denied or ended; 3: no answer in time.
     """
     APPROVALS.check(approval)
-    caller, _ = open_session_file(file, issuer)
-    mint = AtMint(caller)
+    caller, session = open_session_file(file, issuer)
+    mint = CommandSession(caller, session)
     receive(console, Approval(_look(caller, approval), asker=mint), mint, timeout, discharge)
 
 

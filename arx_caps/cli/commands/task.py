@@ -12,7 +12,7 @@ from arx_caps.cli.access.credentials import read_bundle
 from arx_caps.cli.access.mint_session import open_session_file
 from arx_caps.cli.access.place import Place, issuer_option, operator_options
 from arx_caps.cli.access.secure_files import write_private
-from arx_caps.cli.approvals import AtMint, discharge_option, receive, show_approval, timeout_option
+from arx_caps.cli.approvals import CommandSession, discharge_option, receive, show_approval, timeout_option
 from arx_caps.cli.display import facts_of, table_of
 from arx_caps.cli.options import Verbs, command_options, limit_option, options_of, out_option
 from arx_caps.cli.parse import STATES, Duration, attenuation_options, pairs_option, read_attenuation, read_pairs
@@ -76,8 +76,8 @@ def ask_command(
             --arg order_id=o-1001 --arg amount=50 --why "charged twice" --discharge refund.approval
     """
     bundle = read_bundle(held)
-    caller, _ = open_session_file(file, issuer)
-    mint = AtMint(caller)
+    caller, session = open_session_file(file, issuer)
+    mint = CommandSession(caller, session)
     # The library checks first that the task allows the call: operators should not be asked in vain.
     task = StartedTask(bundle, session=mint)
     asked = task.ask_approval(tool, read_pairs(arguments), why=why, audience=audience)
@@ -139,7 +139,7 @@ def attenuate(console: Console, /, held: str, file: str, issuer: str | None, out
 
     To attenuate only what another agent gets, use `arx token delegate`, which needs no mint.
     """
-    task = StartedTask(read_bundle(held), session=AtMint(open_session_file(file, issuer)[0]))
+    task = StartedTask(read_bundle(held), session=CommandSession(*open_session_file(file, issuer)))
     left = task.attenuate_for_all(**read_attenuation(less))
     _give(console, {"task": _facts(left)}, left.encode(), out)
 
@@ -171,10 +171,10 @@ def extend(
     Omitted options are as in the extended grant: --ttl alone prolongs it.
     """
     path = f"{TASKS.path_of(task)}/extend"
-    caller, _ = open_session_file(file, issuer)
+    caller, session = open_session_file(file, issuer)
     body = {"template": template, "params": read_pairs(params) or None, "link": link}
     answer = caller.call("POST", path, body | _less(**less))
-    added = StartedTask(Bundle.parse(str(answer["bundle"])), session=AtMint(caller))
+    added = StartedTask(Bundle.parse(str(answer["bundle"])), session=CommandSession(caller, session))
     _give(console, {"task": answer["task"], "added": _facts(added)}, str(answer["bundle"]), out)
 
 
