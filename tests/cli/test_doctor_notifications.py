@@ -35,4 +35,4 @@ def test_doctor_says_what_no_receiver_has_taken(unit: Harness) -> None:
     db.webhooks.end(webhook, Event.of("webhook.gone", "mint", webhook=webhook))
     (check,) = check_notifications(unit.mint.realm)
     assert (check.ok, "gone" in check.found, webhook in check.mend) == (False, True, True)
-    assert name == db.notifications.page(status="failed")[0]["id"]
+    assert name == db.notifications.page(status="failed")[0].id

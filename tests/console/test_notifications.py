@@ -49,7 +49,7 @@ def test_a_receiver_from_its_first_to_its_last_day(harness: Harness, receiver: R
     assert name in browser.get(HOME)
     assert "answered 500" in browser.get(HOME)
     assert "now" in browser.post(f"{HOME}/resend", notification=name)
-    assert db.page(status="waiting")[0]["id"] == name
+    assert db.page(status="waiting")[0].id == name
     browser.post(f"{HOME}/{webhook}/remove")
     assert webhook not in browser.get(HOME)
 

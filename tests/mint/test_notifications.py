@@ -243,12 +243,12 @@ def test_of_two_mints_one_sends(hooked: Hooked) -> None:
     db = hooked.harness.mint.db.notifications
     claimed = db.claim(webhook, 60_000)
     assert claimed is not None
-    assert (claimed["tries"], db.claim(webhook, 60_000), db.due()) == (1, None, set())
+    assert (claimed.tries, db.claim(webhook, 60_000), db.due()) == (1, None, set())
     with hooked.harness.mint.db.write() as c:
         c.execute(update(NOTIFICATIONS).values(next_at=0))  # the first one was killed, and its claim is over
     again = db.claim(webhook, 60_000)
     assert again is not None
-    assert (again["id"], again["tries"]) == (claimed["id"], 2)
+    assert (again.id, again.tries) == (claimed.id, 2)
     db.failed(claimed, "late", None)  # of the first one, which lived on: no business of its any more
     assert hooked.left()[0]["state"] == "waiting"
     db.delivered(again)

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
 from arx_caps.revocation.targets import names_person
@@ -73,6 +74,24 @@ NOTIFIED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 MAX_NAMES: Final = 32  # of a list of facts, such as the targets of a kill, in one notification
 _LIVE: Final = CompiledStatement(select(WEBHOOKS.c.id, WEBHOOKS.c.kinds).where(WEBHOOKS.c.ended_at.is_(None)))
+
+
+class NoticeRow(msgspec.Struct, frozen=True):
+    """A notification that its receiver has not taken."""
+
+    id: str
+    webhook: str
+    kind: str
+    at_ms: int
+    facts: dict[str, Any]
+    status: str
+    tries: int
+    next_at: int
+    error: str | None = None
+    failed_at: int | None = None
+
+
+NOTICE_ROWS: Final = RowReader(NoticeRow, NOTIFICATIONS)
 _ADD: Final = CompiledStatement(insert(NOTIFICATIONS))
 
 
@@ -98,7 +117,7 @@ def queue_notices(c: Connection, kind: str, by: str, at_ms: int, facts: Mapping[
         kinds = msgspec.json.decode(written, type=list[str])
         # A new receiver is not notified of itself.
         if (not kinds or kind in kinds) and webhook != facts.get("webhook"):
-            _ADD.run(c, notice_row(webhook, kind, at_ms, chosen))
+            _ADD.run(c, NOTICE_ROWS.values(new_notice(webhook, kind, at_ms, chosen)))
 
 
 def erase_reasons(c: Connection, numbers: Collection[int]) -> None:
@@ -116,7 +135,7 @@ def erase_reasons(c: Connection, numbers: Collection[int]) -> None:
             c.execute(update(NOTIFICATIONS).where(NOTIFICATIONS.c.id == notice).values(facts=left))
 
 
-def notice_row(webhook: str, kind: str, at_ms: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+def new_notice(webhook: str, kind: str, at_ms: int, facts: Mapping[str, Any]) -> NoticeRow:
     """Return the row of a new notification.
 
     Args:
@@ -125,9 +144,7 @@ def notice_row(webhook: str, kind: str, at_ms: int, facts: Mapping[str, Any]) ->
         at_ms: When it was recorded, in ms since the Unix epoch.
         facts: What is sent of its facts.
     """
-    row = {"id": f"n-{secrets.token_hex(12)}", "webhook": webhook, "kind": kind, "at_ms": at_ms}
-    row["facts"] = msgspec.json.encode(facts, order="sorted").decode()
-    return row | {"status": WAITING, "tries": 0, "next_at": at_ms, "error": None, "failed_at": None}
+    return NoticeRow(f"n-{secrets.token_hex(12)}", webhook, kind, at_ms, {**facts}, WAITING, 0, next_at=at_ms)
 
 
 def _without_person(target: str) -> str:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -28,9 +28,9 @@ from arx_caps.mint.db.notices import (
     VERIFIERS_LATE,
     WATCH_ENDS,
 )
+from arx_caps.mint.db.repositories.events.webhooks import Format
 from arx_caps.settings.realm import Realm
 
-Format = Literal["json", "slack", "get"]  # get: a request without a body, for heartbeats alone
 VERSION: Final = 1
 DISPUTES: Final = "arx audit trail --tool records.disputed"
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - of each secret, by Standard Webhooks

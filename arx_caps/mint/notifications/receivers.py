@@ -6,17 +6,18 @@ import http.client
 import re
 import secrets
 import time
-from collections.abc import Collection, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from arx_caps.http.client import make_context
 from arx_caps.http.public_host import HostRules, NotPublicError, connect_public, is_public
+from arx_caps.mint.db.repositories.events.webhooks import Format, WebhookRow
 from arx_caps.mint.db.repositories.identity.keys import WEBHOOK_NAME, SealedRoot
 from arx_caps.mint.keys.root_keys import RootKeys
-from arx_caps.mint.notifications.message import SECRET_PREFIX, Format, Notice, body_of, sign
+from arx_caps.mint.notifications.message import SECRET_PREFIX, Notice, body_of, sign
 from arx_caps.settings.realm import LOOPBACK, Realm
 from arx_verifier.errors import RequestError, SettingsError
 
@@ -92,13 +93,13 @@ def seal_receiver(roots: RootKeys, webhook: str, receiver: Receiver) -> SealedRo
     return roots.seal_secret(WEBHOOK_NAME + webhook, msgspec.json.encode(tuple(receiver)))
 
 
-def open_receiver(roots: RootKeys, row: Mapping[str, Any]) -> Receiver:
+def open_receiver(roots: RootKeys, row: WebhookRow) -> Receiver:
     """Return the receiver of a row.
 
     Raises:
         SettingsError: It was sealed with another passphrase or key file.
     """
-    box = SealedRoot(WEBHOOK_NAME + row["id"], row["nonce"], row["sealed"])
+    box = SealedRoot(WEBHOOK_NAME + row.id, row.nonce or "", row.sealed or "")
     return Receiver(*msgspec.json.decode(roots.unseal(box), type=tuple[str, str]))
 
 

@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
-from arx_caps.mint.db.notices import HEARTBEAT
+from arx_caps.mint.db.notices import HEARTBEAT, NoticeRow
+from arx_caps.mint.db.repositories.events.webhooks import WebhookRow
 from arx_caps.mint.keys.root_keys import RootKeys
 from arx_caps.mint.notifications.alarms import Alarms
 from arx_caps.mint.notifications.message import Notice
@@ -83,7 +82,7 @@ class NotificationSender:
                 thread.join(max(0.0, until - time.monotonic()))
         self._thread = None
 
-    def test(self, row: dict[str, Any], kind: str, by: str) -> Outcome:
+    def test(self, row: WebhookRow, kind: str, by: str) -> Outcome:
         """Send one test to a receiver, now and once.
 
         Args:
@@ -131,56 +130,55 @@ class NotificationSender:
         with contextlib.suppress(ArxError):
             while not self._stop.is_set():
                 receiver = self._db.webhooks.find(webhook)
-                if receiver is not None and receiver["heartbeat_ms"] is not None:
+                if receiver is not None and receiver.heartbeat_ms is not None:
                     self._beat(receiver)
                     return
                 row = self._db.notifications.claim(webhook, CLAIM_MS) if receiver is not None else None
                 if receiver is None or row is None:
                     return
-                facts = msgspec.json.decode(row["facts"], type=dict[str, Any])
                 try:
-                    outcome = self._send(receiver, Notice(row["id"], row["kind"], row["at_ms"], facts))
+                    outcome = self._send(receiver, Notice(row.id, row.kind, row.at_ms, row.facts))
                 except SettingsError as error:  # this mint was not restarted after a reseal
                     outcome = Outcome(None, str(error))
                 self._settle(row, outcome)
 
-    def _beat(self, receiver: dict[str, Any]) -> None:
+    def _beat(self, receiver: WebhookRow) -> None:
         """Send a heartbeat to a receiver that waits for one; an attempt that fails is not repeated."""
-        facts, interval_ms = self._view_state(), receiver["heartbeat_ms"]
+        facts, interval_ms = self._view_state(), receiver.heartbeat_ms or 0
         # A ready mint goes first. A plain GET cannot contain that the mint is not ready: none is sent then.
-        age_ms = abs(now_ms() - (receiver["beat_at"] or 0))  # a time far ahead is of a mint whose clock was wrong
+        age_ms = abs(now_ms() - (receiver.beat_at or 0))  # a time far ahead is of a mint whose clock was wrong
         late = age_ms >= UNREADY * interval_ms
         if age_ms < interval_ms:  # another mint was first
             return
-        if not facts["ready"] and (receiver["format"] == "get" or not late):
+        if not facts["ready"] and (receiver.format == "get" or not late):
             return
-        if receiver["ended_at"] is not None or not self._db.webhooks.claim_beat(receiver):
+        if receiver.ended_at is not None or not self._db.webhooks.claim_beat(receiver):
             return
         notice = Notice(f"n-{secrets.token_hex(12)}", HEARTBEAT, now_ms(), {**facts, "interval_ms": interval_ms})
         try:
             outcome = self._send(receiver, notice)
         except SettingsError as error:  # this mint was not restarted after a reseal
             outcome = Outcome(None, str(error))
-        self._db.webhooks.settle_beat(receiver["id"], outcome.error)
-        self._end_if_gone(receiver["id"], outcome)
+        self._db.webhooks.settle_beat(receiver.id, outcome.error)
+        self._end_if_gone(receiver.id, outcome)
 
     def _end_if_gone(self, webhook: str, outcome: Outcome) -> None:
         if outcome.status == GONE:
             self._db.webhooks.end(webhook, Event.of("webhook.gone", "mint", webhook=webhook))
 
-    def _send(self, receiver: dict[str, Any], notice: Notice) -> Outcome:
-        return send_notice(open_receiver(self._roots, receiver), receiver["format"], notice, self._realm)
+    def _send(self, receiver: WebhookRow, notice: Notice) -> Outcome:
+        return send_notice(open_receiver(self._roots, receiver), receiver.format, notice, self._realm)
 
-    def _settle(self, row: dict[str, Any], outcome: Outcome) -> None:
+    def _settle(self, row: NoticeRow, outcome: Outcome) -> None:
         """Record what came of an attempt, and when the next one is due."""
         if outcome.error is None:
             self._db.notifications.delivered(row)
             return
-        next_at = _next_at(row["tries"], outcome.retry_after_s)
+        next_at = _next_at(row.tries, outcome.retry_after_s)
         self._db.notifications.failed(row, outcome.error, next_at)
-        self._end_if_gone(row["webhook"], outcome)
+        self._end_if_gone(row.webhook, outcome)
         if next_at is None and outcome.status != GONE:
-            what = (self._realm.name, row["id"], row["webhook"], outcome.error)
+            what = (self._realm.name, row.id, row.webhook, outcome.error)
             _log.error("realm %s: notification %s was given up, webhook %s: %s", *what)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from arx_caps.credentials.keyfile import replace_secret
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.operations.policies import PolicyRow
 from arx_caps.mint.policy.diff import CHANGED, GONE, GRANTED, compare
 from arx_caps.mint.policy.model import Policy
 from arx_caps.settings.toml_file import MAX_BYTES
@@ -162,9 +163,12 @@ class ActivePolicy:
         """
         # Only the mark is read every second: a policy may have a megabyte.
         loaded, mark = self.loaded, self._db.policies.mark()
-        if mark is None or mark == (loaded.digest, loaded.at if isinstance(loaded, NoPolicy) else mark[1]):
+        if mark is None or (mark.digest, mark.in_force_at) == (
+            loaded.digest,
+            loaded.at if isinstance(loaded, NoPolicy) else mark.in_force_at,
+        ):
             return
-        last = self._db.policies.find(mark[0])
+        last = self._db.policies.find(mark.digest)
         if last is None:
             return
         policy = _of_row(last)
@@ -172,7 +176,7 @@ class ActivePolicy:
         if isinstance(policy, NoPolicy) and isinstance(loaded, Policy):
             raise SettingsError(policy.why, code="policy")
         self._take(policy)
-        _log.warning("policy %s is in force, put there by %s", last["digest"], last["by"])
+        _log.warning("policy %s is in force, put there by %s", last.digest, last.by)
 
     def _settle(self) -> None:
         last, of_file = self._db.policies.in_force(), self.loaded
@@ -183,13 +187,13 @@ class ActivePolicy:
             # or no operator could load another one.
             if last is None or (file_counts and not _has_text_of(self._path, last)):
                 raise SettingsError(of_file.why, code="policy")
-        elif last is not None and last["digest"] == of_file.digest:
+        elif last is not None and last.digest == of_file.digest:
             return
         elif last is None or file_counts:
             self._put(of_file, "mint")
             return
         else:
-            _log.warning("%s is older than the policy in force, %s, and is not used", self._path, last["digest"])
+            _log.warning("%s is older than the policy in force, %s, and is not used", self._path, last.digest)
         self._take(_of_row(last))
 
     def _put(self, policy: Policy, by: str) -> None:
@@ -226,25 +230,25 @@ def _operators_of(policy: Policy | NoPolicy) -> list[Any]:
     return [(rule, policy.issuers[rule.issuer]) for rule in policy.operators]
 
 
-def _of_row(row: Mapping[str, Any]) -> Policy | NoPolicy:
+def _of_row(row: PolicyRow) -> Policy | NoPolicy:
     """Parse a policy of the database."""
     try:
-        return Policy.parse(row["text"], f"policy {row['digest']}")
+        return Policy.parse(row.text, f"policy {row.digest}")
     except SettingsError as error:
-        return NoPolicy(str(error), row["digest"], row["in_force_at"])
+        return NoPolicy(str(error), row.digest, row.in_force_at)
 
 
-def _is_newer(path: Path, last: Mapping[str, Any]) -> bool:
+def _is_newer(path: Path, last: PolicyRow) -> bool:
     """Return whether the file was written after a policy was put in force; True without a file."""
     try:
-        return path.stat().st_mtime_ns // 1_000_000 > int(last["in_force_at"])
+        return path.stat().st_mtime_ns // 1_000_000 > last.in_force_at
     except OSError:
         return True  # a removed file is a mistake that the operator must see, not a reason to use the older policy
 
 
-def _has_text_of(path: Path, last: Mapping[str, Any]) -> bool:
+def _has_text_of(path: Path, last: PolicyRow) -> bool:
     """Return whether the file is the text of a policy in the database, byte for byte."""
     try:
-        return path.read_bytes() == str(last["text"]).encode()
+        return path.read_bytes() == last.text.encode()
     except OSError:
         return False

@@ -4,17 +4,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from msgspec import Meta
 
 from arx_caps.mint.api.endpoint import Body, Endpoint, Hidden, Query, RouteAnswer, RouteCall, collect
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.notices import HEARTBEAT, NOTIFIED, TEST, WAITING
+from arx_caps.mint.db.notices import FAILED, HEARTBEAT, NOTIFIED, TEST, WAITING, NoticeRow
 from arx_caps.mint.db.repositories.events.notifications import NOTIFICATIONS_ORDER
-from arx_caps.mint.db.rows import as_json
-from arx_caps.mint.notifications.message import Format
+from arx_caps.mint.db.repositories.events.webhooks import Format, WebhookRow
 from arx_caps.mint.notifications.receivers import (
     MAX_URL_CHARS,
     Receiver,
@@ -139,31 +137,36 @@ def add_webhook(call: RouteCall) -> WebhookAdded:
         kinds = ()
     stored = kinds if body.heartbeat_ms is None else (HEARTBEAT,)
     receiver = Receiver(check_url(body.url, mint.realm.webhook_hosts), new_secret())
-    row: dict[str, Any] = {"id": new_name("w-"), "origin": origin_of(receiver.url), "format": body.format}
-    sealed = seal_receiver(mint.root_keys, row["id"], receiver)
-    row |= {
-        "heartbeat_ms": body.heartbeat_ms,
-        "kinds": as_json(stored),
-        "nonce": sealed.nonce,
-        "sealed": sealed.sealed,
-        "created_at": now_ms(),
-        "by": by,
-    }
-    facts = {"origin": row["origin"], "format": body.format, "events": stored or "all"}
-    mint.db.webhooks.add(row, Event.of("webhook.added", by, webhook=row["id"], **facts))
-    return WebhookAdded(webhook=_show(_find(call, row["id"])), secret=receiver.secret)
+    name = new_name("w-")
+    sealed = seal_receiver(mint.root_keys, name, receiver)
+    row = WebhookRow(
+        name,
+        origin_of(receiver.url),
+        body.format,
+        stored,
+        now_ms(),
+        by,
+        sealed.nonce,
+        sealed.sealed,
+        heartbeat_ms=body.heartbeat_ms,
+    )
+    facts = {"origin": row.origin, "format": body.format, "events": stored or "all"}
+    mint.db.webhooks.add(row, Event.of("webhook.added", by, webhook=row.id, **facts))
+    return WebhookAdded(webhook=_show(_find(call, row.id)), secret=receiver.secret)
 
 
 @endpoint("GET", "/v1/webhooks", READ)
 def list_webhooks(call: RouteCall) -> Webhooks:
     """List the receivers of notifications."""
-    return Webhooks(webhooks=list(map(_show, call.mint.db.webhooks.list())), kinds=tuple(NOTIFIED))
+    webhooks = call.mint.db.webhooks
+    counts = webhooks.counts()
+    return Webhooks(webhooks=[_show(row, counts) for row in webhooks.list()], kinds=tuple(NOTIFIED))
 
 
 @endpoint("DELETE", "/v1/webhooks/{webhook}", WRITE, problems=("not_found",))
 def delete_webhook(call: RouteCall) -> WebhookShown:
     """Remove a receiver, and what waits for it."""
-    mint, webhook = call.mint, _find(call, call.path["webhook"])["id"]
+    mint, webhook = call.mint, _find(call, call.path["webhook"]).id
     mint.db.webhooks.remove(webhook, Event.of("webhook.removed", call.authenticated.actor, webhook=webhook))
     return _show(_find(call, webhook))
 
@@ -172,8 +175,8 @@ def delete_webhook(call: RouteCall) -> WebhookShown:
 def test_webhook(call: RouteCall) -> WebhookTested:
     """Send a test to a receiver, once, and return what it answered."""
     row = _find(call, call.path["webhook"])
-    if row["ended_at"] is not None:
-        raise GrantError(f"{row['id']} is {row['ended_why']}: add it again", code="conflict")
+    if row.ended_at is not None:
+        raise GrantError(f"{row.id} is {row.ended_why}: add it again", code="conflict")
     kind = call.query.event
     if kind is not None and kind not in (*NOTIFIED, HEARTBEAT):
         raise RequestError(f"invalid event: expected one of {', '.join((*NOTIFIED, HEARTBEAT))}, got {kind}")
@@ -201,27 +204,21 @@ def resend_notification(call: RouteCall) -> NotificationShown:
     )
 
 
-def _find(call: RouteCall, webhook: str) -> dict[str, Any]:
+def _find(call: RouteCall, webhook: str) -> WebhookRow:
     return require_row(call.mint.db.webhooks.find(webhook), "webhook")
 
 
-def _show(row: Mapping[str, Any]) -> WebhookShown:
+def _show(row: WebhookRow, counts: Mapping[tuple[str, str], int] = {}) -> WebhookShown:
     return show_row(
         WebhookShown,
         row,
-        events=msgspec.json.decode(row["kinds"], type=tuple[str, ...]) or tuple(NOTIFIED),
-        state="active" if row["ended_at"] is None else row["ended_why"],
-        waiting=row.get("waiting", 0),
-        failed=row.get("failed", 0),
+        events=row.kinds or tuple(NOTIFIED),
+        state="active" if row.ended_at is None else row.ended_why,
+        waiting=counts.get((row.id, WAITING), 0),
+        failed=counts.get((row.id, FAILED), 0),
     )
 
 
-def _show_notification(row: Mapping[str, Any]) -> NotificationShown:
-    return show_row(
-        NotificationShown,
-        row,
-        at=row["at_ms"],
-        facts=msgspec.json.decode(row["facts"], type=dict[str, Any]),
-        state=row["status"],
-        next_at=row["next_at"] if row["status"] == WAITING else None,
-    )
+def _show_notification(row: NoticeRow) -> NotificationShown:
+    next_at = row.next_at if row.status == WAITING else None
+    return show_row(NotificationShown, row, at=row.at_ms, state=row.status, next_at=next_at)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the policy: put one in force, and read every policy that was in force."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -10,7 +10,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, c
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER
+from arx_caps.mint.db.repositories.operations.policies import POLICIES_ORDER, PolicyRow
 from arx_caps.mint.identity.authenticate import admit_operator
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.policy.roles import WRITE_OPERATORS
@@ -92,7 +92,9 @@ def list_policies(call: RouteCall) -> Policies:
     """List the policies that were ever in force."""
     now, limit = call.mint.policies.loaded.digest, call.query.limit
     rows = call.mint.db.policies.list(after=call.query.after, limit=limit + 1)
-    page = page_of(rows, POLICIES_ORDER, lambda row: ArchivedPolicy(**row, in_force=row["digest"] == now), limit=limit)
+    page = page_of(
+        rows, POLICIES_ORDER, lambda row: show_row(ArchivedPolicy, row, in_force=row.digest == now), limit=limit
+    )
     return Policies(policies=page.shown, next=page.next)
 
 
@@ -102,10 +104,10 @@ def get_policy(call: RouteCall) -> PolicyWithText:
     mint, digest = call.mint, call.path["digest"]
     # From the database and not from memory, so that the answer says who put it in force.
     row = _find(mint, mint.policies.loaded.digest if digest == IN_FORCE else digest)
-    return show_row(PolicyWithText, row, policy=row["text"], in_force=row["digest"] == mint.policies.loaded.digest)
+    return show_row(PolicyWithText, row, policy=row.text, in_force=row.digest == mint.policies.loaded.digest)
 
 
-def _find(mint: MintContext, digest: str) -> dict[str, Any]:
+def _find(mint: MintContext, digest: str) -> PolicyRow:
     row = mint.db.policies.find(digest)
     if row is None:
         raise GrantError("no policy of this digest was ever in force", code="not_found")

@@ -7,13 +7,14 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeAlias, TypeVar
 
+import msgspec
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.notices import FAILED, WAITING, notice_row, queue_notices
+from arx_caps.mint.db.notices import FAILED, NOTICE_ROWS, WAITING, NoticeRow, new_notice, queue_notices
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import ALARMS, NOTIFICATIONS, WEBHOOKS
 from arx_verifier.clock import now_ms
@@ -27,7 +28,7 @@ _N: Final = NOTIFICATIONS.c
 _ITS: Final = _N.id == bindparam("which")
 _ARE_DUE: Final = select(_N.webhook).where(_N.status == WAITING, _N.next_at <= bindparam("now")).distinct()
 _DUE: Final = (
-    select(NOTIFICATIONS)
+    NOTICE_ROWS.select()
     .where(_N.webhook == bindparam("whose"), _N.status == WAITING, _N.next_at <= bindparam("now"))
     .order_by(_N.next_at, _N.id)
     .limit(1)
@@ -50,7 +51,7 @@ T = TypeVar("T")
 Facts: TypeAlias = Mapping[str, Any]
 
 
-class NotificationRepository(RowRepository, key=NOTIFICATIONS.c.id):
+class NotificationRepository(StructRepository[NoticeRow], reader=NOTICE_ROWS, key=NOTIFICATIONS.c.id):
     """The notifications of all receivers."""
 
     def add(self, webhook: str, kind: str, facts: Mapping[str, Any]) -> str:
@@ -61,15 +62,15 @@ class NotificationRepository(RowRepository, key=NOTIFICATIONS.c.id):
             kind: Its kind.
             facts: What is sent.
         """
-        row = notice_row(webhook, kind, now_ms(), facts)
-        self._database.change(insert(NOTIFICATIONS), row)
-        return str(row["id"])
+        row = new_notice(webhook, kind, now_ms(), facts)
+        self._database.change(insert(NOTIFICATIONS), NOTICE_ROWS.values(row))
+        return row.id
 
     def due(self) -> set[str]:
         """Return the ids of the receivers for which a notification is due."""
         return set(self._database.column(_ARE_DUE, now=now_ms()))
 
-    def claim(self, webhook: str, claim_ms: int) -> dict[str, Any] | None:
+    def claim(self, webhook: str, claim_ms: int) -> NoticeRow | None:
         """Return the next notification that is due for a receiver; no other mint gets it meanwhile.
 
         Args:
@@ -81,21 +82,22 @@ class NotificationRepository(RowRepository, key=NOTIFICATIONS.c.id):
         """
         now = now_ms()
         with self._database.write() as c:
-            found = c.execute(_DUE, {"whose": webhook, "now": now}).mappings().first()
+            found = c.execute(_DUE, {"whose": webhook, "now": now}).first()
             if found is None:
                 return None
+            row = NOTICE_ROWS.read(found)
             # The attempt is counted before it is made: one that kills its mint would otherwise be made for ever.
-            row = {**found, "tries": found["tries"] + 1, "next_at": now + claim_ms}
-            c.execute(_CHANGE.where(_ITS), {"which": row["id"], "tries": row["tries"], "next_at": row["next_at"]})
-            return row
+            changes = {"tries": row.tries + 1, "next_at": now + claim_ms}
+            c.execute(_CHANGE.where(_ITS), {"which": row.id, **changes})
+            return msgspec.structs.replace(row, **changes)
 
-    def delivered(self, row: Mapping[str, Any]) -> None:
+    def delivered(self, row: NoticeRow) -> None:
         """Delete a notification that its receiver has taken."""
         with self._database.write() as c:
-            c.execute(_DELIVERED, {"which": row["id"]})
-            c.execute(_RECEIVER, {"whose": row["webhook"], "delivered_at": now_ms(), "error": None})
+            c.execute(_DELIVERED, {"which": row.id})
+            c.execute(_RECEIVER, {"whose": row.webhook, "delivered_at": now_ms(), "error": None})
 
-    def failed(self, row: Mapping[str, Any], error: str, next_at: int | None) -> None:
+    def failed(self, row: NoticeRow, error: str, next_at: int | None) -> None:
         """Record that an attempt failed.
 
         Args:
@@ -107,10 +109,10 @@ class NotificationRepository(RowRepository, key=NOTIFICATIONS.c.id):
         changes: dict[str, Any] = {"error": error}
         changes |= {"status": FAILED, "failed_at": now} if next_at is None else {"next_at": next_at}
         with self._database.write() as c:
-            c.execute(_CHANGE.where(*_CLAIMED), {"which": row["id"], "tried": row["tries"], **changes})
-            c.execute(_RECEIVER, {"whose": row["webhook"], "failed_at": now, "error": error})
+            c.execute(_CHANGE.where(*_CLAIMED), {"which": row.id, "tried": row.tries, **changes})
+            c.execute(_RECEIVER, {"whose": row.webhook, "failed_at": now, "error": error})
 
-    def page(self, *, status: str | None = None, webhook: str | None = None, **page: Any) -> Rows:
+    def page(self, *, status: str | None = None, webhook: str | None = None, **page: Any) -> list[NoticeRow]:
         """Return notifications that were not delivered, the newest first.
 
         Args:
@@ -118,17 +120,17 @@ class NotificationRepository(RowRepository, key=NOTIFICATIONS.c.id):
             webhook: A receiver's id; None for all.
             page: ``after``: a page's ``next``, and ``limit``.
         """
-        statement = select(NOTIFICATIONS)
+        statement = NOTICE_ROWS.select()
         for column, value in ((_N.status, status), (_N.webhook, webhook)):
             statement = statement if value is None else statement.where(column == value)
-        return self._database.page(statement, NOTIFICATIONS_ORDER, page.get("after"), page.get("limit", PAGE))
+        return self._listed(statement, NOTIFICATIONS_ORDER, page.get("after"), page.get("limit", PAGE))
 
     def counts(self) -> dict[str, int]:
         """Return how many notifications wait, and how many have failed and are kept."""
         with self._database.read() as c:
             return {WAITING: 0, FAILED: 0} | {str(status): int(count) for status, count in c.execute(_COUNTS)}
 
-    def resend(self, notification: str, what: Event) -> dict[str, Any]:
+    def resend(self, notification: str, what: Event) -> NoticeRow:
         """Make a notification due now, with all attempts anew.
 
         Args:
@@ -143,15 +145,15 @@ class NotificationRepository(RowRepository, key=NOTIFICATIONS.c.id):
                 gone.
         """
         with self._database.write(what) as c:
-            row = self._find.row(c, {"which": notification})
+            row = NOTICE_ROWS.first(c, self._find, {"which": notification})
             if row is None:
                 raise GrantError("no such notification waits or has failed", code="not_found")
-            its = select(WEBHOOKS.c.ended_at).where(WEBHOOKS.c.id == row["webhook"])
+            its = select(WEBHOOKS.c.ended_at).where(WEBHOOKS.c.id == row.webhook)
             if c.execute(its).scalar_one() is not None:
-                raise GrantError(f"its receiver {row['webhook']} is gone: add it again", code="conflict")
+                raise GrantError(f"its receiver {row.webhook} is gone: add it again", code="conflict")
             changes = {"status": WAITING, "tries": 0, "next_at": now_ms(), "failed_at": None}
             c.execute(_CHANGE.where(_ITS), {"which": notification, **changes})
-            return row | changes
+            return msgspec.structs.replace(row, **changes)
 
     def tidy(self) -> None:
         """Delete notifications that failed long ago."""

@@ -1,18 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """Receivers of notifications. CONTROL 7."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final, Literal
 
+import msgspec
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
-from arx_caps.mint.db.database import RowRepository, Rows, plain
+from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FAILED, WAITING
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.tables import NOTIFICATIONS, WEBHOOKS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
+Format = Literal["json", "slack", "get"]  # get: a request without a body, for heartbeats alone
+
+
+class WebhookRow(msgspec.Struct, frozen=True):
+    """A receiver of events of some ``kinds``, or of all; an ended one has no seal."""
+
+    id: str
+    origin: str
+    format: Format
+    kinds: tuple[str, ...]
+    created_at: int
+    by: str
+    nonce: str | None = None
+    sealed: str | None = None
+    delivered_at: int | None = None
+    failed_at: int | None = None
+    error: str | None = None
+    ended_at: int | None = None
+    ended_why: str | None = None
+    heartbeat_ms: int | None = None
+    beat_at: int | None = None
+
+
+WEBHOOK_ROWS: Final = RowReader(WebhookRow, WEBHOOKS)
 MAX_WEBHOOKS: Final = 16  # each has a thread of its own at every mint, so that none waits for another
 REMOVED: Final = "removed"  # by an operator
 GONE: Final = "gone"  # it answered 410
@@ -24,7 +49,7 @@ _ADD: Final = insert(WEBHOOKS)
 _END: Final = update(WEBHOOKS).where(_ITS, _T.ended_at.is_(None))
 # An ended one is shown while notifications of it have failed.
 _LISTED: Final = (
-    select(WEBHOOKS)
+    WEBHOOK_ROWS.select()
     .where(_T.ended_at.is_(None) | (_T.ended_why == GONE))
     .order_by(_T.created_at, _T.id)
     .limit(2 * MAX_WEBHOOKS)
@@ -48,10 +73,10 @@ _COUNTS: Final = select(NOTIFICATIONS.c.webhook, NOTIFICATIONS.c.status, func.co
 _FORGET: Final = delete(NOTIFICATIONS).where(NOTIFICATIONS.c.webhook == bindparam("whose"))
 
 
-class WebhookRepository(RowRepository, key=WEBHOOKS.c.id):
+class WebhookRepository(StructRepository[WebhookRow], reader=WEBHOOK_ROWS, key=WEBHOOKS.c.id):
     """The receivers. A removed one keeps its row: a notification that is queued at the same time refers to it."""
 
-    def add(self, row: Mapping[str, Any], what: Event) -> None:
+    def add(self, row: WebhookRow, what: Event) -> None:
         """Store a receiver.
 
         Args:
@@ -64,26 +89,28 @@ class WebhookRepository(RowRepository, key=WEBHOOKS.c.id):
         with self._database.alone(_ADDING), self._database.write(what) as c:
             if c.execute(_LIVE).scalar_one() >= MAX_WEBHOOKS:
                 raise GrantError(f"the realm has {MAX_WEBHOOKS} webhooks: remove one first", code="conflict")
-            c.execute(_ADD, {name: row.get(name) for name in _T.keys()})  # noqa: SIM118 - a collection of columns
+            c.execute(_ADD, WEBHOOK_ROWS.values(row))
 
-    def list(self) -> Rows:
-        """Return the receivers that no operator has removed, the oldest first, with ``waiting`` and ``failed``."""
+    def list(self) -> list[WebhookRow]:
+        """Return the receivers that no operator has removed, the oldest first."""
+        return self._all(_LISTED)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return the number of notifications by receiver and status, ``waiting`` or ``failed``; without zeros."""
         with self._database.read() as c:
-            rows = [plain(row) for row in c.execute(_LISTED)]
-            counts = {(webhook, status): count for webhook, status, count in c.execute(_COUNTS)}
-        return [row | {status: counts.get((row["id"], status), 0) for status in (WAITING, FAILED)} for row in rows]
+            return {(webhook, status): count for webhook, status, count in c.execute(_COUNTS)}
 
     def beats_due(self) -> set[str]:
         """Return the ids of the receivers for which a heartbeat is due."""
         return set(self._database.column(_BEATING, now=now_ms()))
 
-    def claim_beat(self, row: Mapping[str, Any]) -> bool:
+    def claim_beat(self, row: WebhookRow) -> bool:
         """Return whether this mint may send the heartbeat that is due; of several mints, one may.
 
         Args:
             row: The receiver's row, as ``find`` returned it.
         """
-        values = {"which": row["id"], "seen": row["beat_at"] or 0, "beat_at": now_ms()}
+        values = {"which": row.id, "seen": row.beat_at or 0, "beat_at": now_ms()}
         return self._database.change(_CLAIM_BEAT, values) == 1
 
     def settle_beat(self, webhook: str, error: str | None) -> None:

@@ -1,28 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every policy that was ever in force, by digest, and the one that is in force."""
 
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 from sqlalchemy import bindparam, func, insert, select, update
 
-from arx_caps.mint.db.cursor import Order, Time
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows
+from arx_caps.mint.db.cursor import Order, Time, behind
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import POLICIES
 from arx_verifier.clock import now_ms
 
+
+class PolicyMark(msgspec.Struct, frozen=True):
+    """A policy by its digest, and when it came into force last and first, ms since the Unix epoch."""
+
+    digest: str
+    in_force_at: int
+    first_at: int
+    by: str
+
+
+class PolicyRow(PolicyMark, frozen=True):
+    """A policy with its TOML."""
+
+    text: str
+
+
+POLICY_ROWS: Final = RowReader(PolicyRow, POLICIES)
+POLICY_MARKS: Final = RowReader(PolicyMark, POLICIES)
 # ``put`` gives no two policies the same millisecond.
 POLICIES_ORDER: Final = Order((POLICIES.c.in_force_at,), tuple[Time], newest_first=True)
 _LATEST: Final = (POLICIES.c.in_force_at.desc(), POLICIES.c.digest)
-_IN_FORCE: Final = CompiledStatement(select(POLICIES).order_by(*_LATEST).limit(1))
-_MARK: Final = CompiledStatement(select(POLICIES.c.digest, POLICIES.c.in_force_at).order_by(*_LATEST).limit(1))
+_IN_FORCE: Final = CompiledStatement(POLICY_ROWS.select().order_by(*_LATEST).limit(1))
+_MARK: Final = CompiledStatement(POLICY_MARKS.select().order_by(*_LATEST).limit(1))
 _ADD, _CHANGE = CompiledStatement(insert(POLICIES)), update(POLICIES).where(POLICIES.c.digest == bindparam("which"))
 
 
 # Tokens and decisions name the digest of their policy. Policies are kept for good, so that a reader years later can see
 # what the digest allowed.
-class PolicyRepository(RowRepository, key=POLICIES.c.digest):
+class PolicyRepository(StructRepository[PolicyRow], reader=POLICY_ROWS, key=POLICIES.c.digest):
     """The archive of policies."""
 
     def put(self, digest: str, text: str, by: str, what: Event) -> None:
@@ -44,22 +64,24 @@ class PolicyRepository(RowRepository, key=POLICIES.c.digest):
             if not known and not insert_new(c, _ADD, {"digest": digest, "first_at": now, **again}):
                 c.execute(_CHANGE, {"which": digest, **again})
 
-    def in_force(self) -> dict[str, Any] | None:
+    def in_force(self) -> PolicyRow | None:
         """Return the policy in force, or None before the first."""
-        return self._database.row(_IN_FORCE)
+        with self._database.look() as c:
+            return POLICY_ROWS.first(c, _IN_FORCE)
 
-    def mark(self) -> tuple[str, int] | None:
-        """Return digest and time (ms since the Unix epoch) of the policy in force, or None."""
+    def mark(self) -> PolicyMark | None:
+        """Return the policy in force without its text, or None before the first."""
         # Mints poll this each second, so the text, which may be long, stays out of it.
-        row = self._database.row(_MARK)
-        return (str(row["digest"]), int(row["in_force_at"])) if row is not None else None
+        with self._database.look() as c:
+            return POLICY_MARKS.first(c, _MARK)
 
-    def list(self, *, after: str | None = None, limit: int = PAGE) -> Rows:
+    def list(self, *, after: str | None = None, limit: int = PAGE) -> list[PolicyMark]:
         """Return archived policies without their text, the latest in force first.
 
         Args:
             after: A page's ``next``: only policies after it.
             limit: At most this number.
         """
-        columns = [column for column in POLICIES.c if column.name != "text"]
-        return self._database.page(select(*columns), POLICIES_ORDER, after, limit)
+        query = behind(POLICY_MARKS.select(), POLICIES_ORDER, after).limit(limit)
+        with self._database.read() as c:
+            return [POLICY_MARKS.read(row) for row in c.execute(query)]
