@@ -250,6 +250,22 @@ class Database:
         with self.look() as c:
             return statement.row(c, values)
 
+    def first(self, reader: RowReader[R], statement: CompiledStatement, /, **values: Any) -> R | None:
+        """Return the struct of the first row of a query, or None."""
+        with self.look() as c:
+            return reader.first(c, statement, values)
+
+    def all(self, reader: RowReader[R], statement: Executable, /, **values: Any) -> list[R]:
+        """Return the structs of the rows of a query; see ``rows``."""
+        with self.read() as c:
+            return [reader.read(row) for row in c.execute(statement, values)]
+
+    def listed(
+        self, reader: RowReader[R], statement: Select[Any], order: Order, after: str | None, limit: int
+    ) -> list[R]:
+        """Return the structs of a page of a listing; see ``page``."""
+        return self.all(reader, behind(statement, order, after).limit(limit))
+
     def page(self, statement: Select[Any], order: Order, after: str | None, limit: int) -> Rows:
         """Return a page of a listing.
 
@@ -376,8 +392,7 @@ class StructRepository(Repository, Generic[R]):
         Args:
             which: The key.
         """
-        with self._database.look() as c:
-            return self._reader.first(c, self._find, {"which": which})
+        return self._database.first(self._reader, self._find, which=which)
 
     def find_all(self, which: Collection[str], *conditions: Any) -> list[R]:
         """Return the rows that keys name, as far as they exist.
@@ -390,11 +405,10 @@ class StructRepository(Repository, Generic[R]):
         return [row for part in parts_of(which) for row in self._all(query.where(self._key.in_(part)))]
 
     def _all(self, statement: Executable, /, **values: Any) -> list[R]:
-        with self._database.read() as c:
-            return [self._reader.read(row) for row in c.execute(statement, values)]
+        return self._database.all(self._reader, statement, **values)
 
     def _listed(self, statement: Select[Any], order: Order, after: str | None, limit: int) -> list[R]:
-        return self._all(behind(statement, order, after).limit(limit))
+        return self._database.listed(self._reader, statement, order, after, limit)
 
 
 def plain(row: Row[Any]) -> dict[str, Any]:

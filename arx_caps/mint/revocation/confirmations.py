@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import msgspec
-
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.operations.kills import KillMark
 from arx_caps.revocation.confirm import report_row
 from arx_caps.revocation.report import KillReport, fenced_after_ms
 from arx_caps.revocation.store import DEFAULT_LEASE_MS, RevocationStore
@@ -87,12 +86,12 @@ class Confirmations:
             UnavailableError: Store or database did not answer.
         """
         for row in self._db.kills.unsettled():
-            direct, over = DIRECT in row["by"], now_ms() > row["at_ms"] + self._lease_ms + GRACE_MS
+            direct, over = DIRECT in row.by, now_ms() > row.at_ms + self._lease_ms + GRACE_MS
             report = self.look(row) if direct or over else None
             if report is not None and (report["status"] == "confirmed" or (over and report["fenced_in_ms"] == 0)):
-                self._record(row["seq"], row["incarnation"], row["by"], report)
+                self._record(row.seq, row.incarnation, row.by, report)
 
-    def look(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def look(self, row: KillMark) -> dict[str, Any]:
         """Return the confirmations of a kill as they are now.
 
         Args:
@@ -104,21 +103,21 @@ class Confirmations:
         Raises:
             StoreError: The store did not answer.
         """
-        if row["report"] is not None:
-            return msgspec.json.decode(row["report"], type=dict[str, Any])
+        if row.report is not None:
+            return row.report
         header = self._store.header()
         self._lease_ms = header.lease_ms + header.lag_ms
-        if header.incarnation != row["incarnation"]:
+        if header.incarnation != row.incarnation:
             return _unknown("unconfirmed", NEWER, 0)
-        report = report_row(self._store.unacked, header, row["seq"], row["at_ms"], self._store.replicas)
+        report = report_row(self._store.unacked, header, row.seq, row.at_ms, self._store.replicas)
         return report | {"durable": None}
 
-    def look_or_guess(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def look_or_guess(self, row: KillMark) -> dict[str, Any]:
         """Return the confirmations as ``look`` does; without an answer of the store, when the last lease ends."""
         try:
             return self.look(row)
         except StoreError:
-            left = max(0, round(row["at_ms"] + fenced_after_ms(self._lease_ms) - now_ms()))
+            left = max(0, round(row.at_ms + fenced_after_ms(self._lease_ms) - now_ms()))
             return _unknown("unknown", SILENT, left)
 
     def _record(self, seq: int, incarnation: str, by: str, report: Mapping[str, Any]) -> None:

@@ -8,14 +8,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.identity.keys import retired_targets
 from arx_caps.mint.db.repositories.operations.epoch import Freeze
-from arx_caps.mint.db.repositories.operations.kills import KillStep, row_of
+from arx_caps.mint.db.repositories.operations.kills import KillRow, KillStep, row_of
 from arx_caps.mint.revocation.logged_freezes import find_missing
 from arx_caps.revocation.store import RevocationStore
 from arx_caps.revocation.wire import StoreEntry, StoreHistoryError
@@ -133,7 +133,7 @@ class FreezeKeeper:
                 self.followed = changes.to
                 return
 
-    def find_step(self, number: int) -> dict[str, Any] | None:
+    def find_step(self, number: int) -> KillRow | None:
         """Return the step with a number as its row will be, while the database takes no changes; None if none has it.
 
         Args:
@@ -144,7 +144,7 @@ class FreezeKeeper:
         """
         changes = changes_since(self._store, self._db.epoch.followed(self._realm))
         step = next((step for step in changes.steps if step.first <= number <= step.seq), None)
-        return None if step is None else row_of(step) | {"settled_at": None, "report": None}
+        return None if step is None else row_of(step)
 
     def restore_if_due(self, incarnation: str) -> None:
         """Restore lost freezes at once in a new incarnation, and otherwise once a minute.

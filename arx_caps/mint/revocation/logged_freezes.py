@@ -10,7 +10,6 @@ from arx_caps.audit.ingest.entries import read_event
 from arx_caps.audit.store.log_store import LogStore
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import Freeze
-from arx_caps.mint.db.repositories.operations.kills import targets_of
 from arx_verifier.revocation.epoch import FREEZING
 
 THAW: Final = "thaw"
@@ -53,4 +52,4 @@ def _frozen_in(log: LogStore) -> dict[str, Freeze]:
 def _was_thawed(db: MintDatabase, freeze: Freeze) -> bool:
     """Return whether the database has a thaw that the log does not have yet."""
     rows = db.kills.list(target=freeze.target)
-    return any(row["at_ms"] >= freeze.at_ms and (THAW, freeze.target) in targets_of(row) for row in rows)
+    return any(row.at_ms >= freeze.at_ms and (THAW, freeze.target) in row.targets for row in rows)

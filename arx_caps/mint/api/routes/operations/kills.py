@@ -13,7 +13,7 @@ from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, require_row, show_kill, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.repositories.operations.epoch import FREEZES_ORDER
-from arx_caps.mint.db.repositories.operations.kills import KILLS_ORDER, targets_of
+from arx_caps.mint.db.repositories.operations.kills import KILLS_ORDER, KillRow
 from arx_caps.mint.db.tables import KILLS
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.revocation.freezes import ended_of
@@ -299,17 +299,16 @@ def get_kill(call: RouteCall) -> KillRecord:
     return _show_kill(mint, require_row(row, "kill"), None)
 
 
-def _show_kill(mint: MintContext, row: Mapping[str, Any], most: int | None) -> KillRecord:
-    targets = targets_of(row)
+def _show_kill(mint: MintContext, row: KillRow, most: int | None) -> KillRecord:
     # In a list only what is final: each look is a question to the store.
-    report = mint.confirmations.look_or_guess(row) if most is None or row["report"] is not None else None
+    report = mint.confirmations.look_or_guess(row) if most is None or row.report is not None else None
     return show_row(
         KillRecord,
         row,
-        reason=row["why"],
-        targets=[KillTarget(target, op) for op, target in targets[:most]],
-        target_count=len(targets),
-        confirmations=None if report is None else _show_report(report, row["settled_at"]),
+        reason=row.why,
+        targets=[KillTarget(target, op) for op, target in row.targets[:most]],
+        target_count=len(row.targets),
+        confirmations=None if report is None else _show_report(report, row.settled_at),
     )
 
 
@@ -320,6 +319,5 @@ def _show_report(report: Mapping[str, Any], settled_at: int | None) -> Confirmat
 def progress_of(mint: MintContext) -> dict[int, ConfirmationsShown]:
     """Return the confirmations of the newest kills and of all whose confirmations are not final, by number."""
     return {
-        row["seq"]: _show_report(mint.confirmations.look_or_guess(row), row["settled_at"])
-        for row in mint.db.kills.progress()
+        row.seq: _show_report(mint.confirmations.look_or_guess(row), row.settled_at) for row in mint.db.kills.progress()
     }

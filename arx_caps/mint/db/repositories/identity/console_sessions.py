@@ -67,8 +67,7 @@ class ConsoleSessionRepository(StructRepository[ConsoleSessionRow], reader=CONSO
 
     def get(self, which: str) -> ConsoleSessionRow | None:
         """Return a session by its id, or None."""
-        with self._database.look() as c:
-            return CONSOLE_SESSION_ROWS.first(c, _GET, {"which": which})
+        return self._database.first(CONSOLE_SESSION_ROWS, _GET, which=which)
 
     def keep_draft(self, which: str, draft: str | None) -> None:
         """Store the form that waits for another sign-in."""

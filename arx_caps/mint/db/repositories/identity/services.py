@@ -75,8 +75,7 @@ class ServiceRepository(StructRepository[ServiceRow], reader=SERVICE_ROWS, key=S
 
     def invitation(self, digest: str) -> Invitation | None:
         """Return a valid enrolment token by its digest, or None."""
-        with self._database.look() as c:
-            return INVITATIONS.first(c, _INVITED, {"which": digest, "now": now_ms()})
+        return self._database.first(INVITATIONS, _INVITED, which=digest, now=now_ms())
 
     def join(self, unit: UnitOfWork, digest: str, key: PublicKey) -> str:
         """Use an enrolment token: enrol its service with one more key of its own.

@@ -127,8 +127,7 @@ class OAuthClientRepository(StructRepository[OAuthClientRow], reader=CLIENT_ROWS
 
     def by_url(self, url: str, agent: str) -> OAuthClientRow | None:
         """Return the row of a client that a document describes, or None; one that was removed too."""
-        with self._database.look() as c:
-            return CLIENT_ROWS.first(c, _BY_URL, {"where": url, "whose": agent})
+        return self._database.first(CLIENT_ROWS, _BY_URL, where=url, whose=agent)
 
     def list(self, *, after: str | None = None, limit: int = PAGE) -> list[OAuthClientRow]:
         """Return the clients that were not removed, by id.

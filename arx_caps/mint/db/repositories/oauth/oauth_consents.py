@@ -69,8 +69,7 @@ class OAuthConsentRepository(StructRepository[ConsentRow], reader=CONSENT_ROWS, 
 
     def by_code(self, digest: str) -> ConsentRow | None:
         """Return the consent that a code is for, or None."""
-        with self._database.look() as c:
-            return CONSENT_ROWS.first(c, _BY_CODE, {"digest": digest})
+        return self._database.first(CONSENT_ROWS, _BY_CODE, digest=digest)
 
     def give(self, row: ConsentRow, what: Event) -> bool:
         """Store the digest of a consent's code; return False if the person has answered before, or too late.

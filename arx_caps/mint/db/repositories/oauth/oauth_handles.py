@@ -80,8 +80,7 @@ class OAuthHandleRepository(StructRepository[HandleRow], reader=HANDLE_ROWS, key
 
     def sessions(self, client: str) -> list[SessionRow]:
         """Return the open sessions of a client, the newest first."""
-        with self._database.read() as c:
-            return [SESSION_ROWS.read(row) for row in c.execute(_SESSIONS, {"whose": client, "now": now_ms()})]
+        return self._database.all(SESSION_ROWS, _SESSIONS, whose=client, now=now_ms())
 
     def live(self, client: str) -> list[HandleRow]:
         """Return the rows of a client's access tokens that have not expired."""

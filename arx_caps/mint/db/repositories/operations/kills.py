@@ -12,25 +12,50 @@ from sqlalchemy import and_, bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time
-from arx_caps.mint.db.database import PAGE, Repository, Rows
+from arx_caps.mint.db.database import PAGE, Repository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import erase_reasons
+from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.tables import FREEZES, KILLS
 from arx_verifier.clock import now_ms
 
+
+class KillMark(msgspec.Struct, frozen=True):
+    """A step of the store's log by its number, with its confirmations once they are final."""
+
+    seq: int
+    incarnation: str
+    at_ms: int
+    settled_at: int | None
+    report: dict[str, Any] | None
+
+
+class KillRow(KillMark, frozen=True):
+    """A step with the operation and the target of each entry; ``op`` is ``each`` if its entries differ."""
+
+    first: int
+    op: str
+    targets: list[tuple[str, str]]
+    by: str
+    why: str
+
+
+KILL_ROWS: Final = RowReader(KillRow, KILLS)
+KILL_MARKS: Final = RowReader(KillMark, KILLS)
 KILLS_ORDER: Final = Order((KILLS.c.seq, KILLS.c.incarnation), tuple[Time, Text], newest_first=True)
 _AT: Final = (KILLS.c.seq == bindparam("at"), KILLS.c.incarnation == bindparam("of"))
 _KNOWN: Final = select(KILLS.c.seq).where(*_AT)
 _SETTLE: Final = update(KILLS).where(*_AT, KILLS.c.settled_at.is_(None))
 # The newest history first: only a store that lost entries gives a number twice.
 _FIND: Final = (
-    select(KILLS).where(KILLS.c.first <= bindparam("at"), KILLS.c.seq >= bindparam("at")).order_by(KILLS.c.at_ms.desc())
+    KILL_ROWS.select()
+    .where(KILLS.c.first <= bindparam("at"), KILLS.c.seq >= bindparam("at"))
+    .order_by(KILLS.c.at_ms.desc())
 )
-_UNSETTLED: Final = select(KILLS).where(KILLS.c.settled_at.is_(None)).order_by(KILLS.c.at_ms).limit(PAGE)
+_UNSETTLED: Final = KILL_ROWS.select().where(KILLS.c.settled_at.is_(None)).order_by(KILLS.c.at_ms).limit(PAGE)
 
-_WATCHED: Final = select(*(KILLS.c[name] for name in ("seq", "incarnation", "at_ms", "settled_at", "report")))
-_OPEN: Final = _WATCHED.where(KILLS.c.settled_at.is_(None)).order_by(KILLS.c.at_ms).limit(PAGE)
-_NEWEST: Final = _WATCHED.where(KILLS.c.settled_at.is_not(None)).order_by(KILLS.c.seq.desc())
+_OPEN: Final = KILL_MARKS.select().where(KILLS.c.settled_at.is_(None)).order_by(KILLS.c.at_ms).limit(PAGE)
+_NEWEST: Final = KILL_MARKS.select().where(KILLS.c.settled_at.is_not(None)).order_by(KILLS.c.seq.desc())
 
 
 class KillStep(NamedTuple):
@@ -62,12 +87,11 @@ class KillStep(NamedTuple):
 class KillRepository(Repository):
     """The kills, freezes and thaws of a realm."""
 
-    def find(self, seq: int) -> dict[str, Any] | None:
+    def find(self, seq: int) -> KillRow | None:
         """Return the row of the step that has this number, or None."""
-        rows = self._database.rows(_FIND, at=seq)
-        return rows[0] if rows else None
+        return next(iter(self._database.all(KILL_ROWS, _FIND, at=seq)), None)
 
-    def list(self, *, target: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
+    def list(self, *, target: str | None = None, after: str | None = None, limit: int = PAGE) -> Sequence[KillRow]:
         """Return rows, the newest first.
 
         Args:
@@ -75,16 +99,17 @@ class KillRepository(Repository):
             after: A page's ``next``: only rows after it.
             limit: At most this number.
         """
-        statement = select(KILLS) if target is None else select(KILLS).where(_names(target))
-        return self._database.page(statement, KILLS_ORDER, after, limit)
+        wanted = () if target is None else (_names(target),)
+        return self._database.listed(KILL_ROWS, KILL_ROWS.select().where(*wanted), KILLS_ORDER, after, limit)
 
-    def unsettled(self) -> Rows:
+    def unsettled(self) -> Sequence[KillRow]:
         """Return the rows whose confirmations are not recorded yet, the oldest first."""
-        return self._database.rows(_UNSETTLED)
+        return self._database.all(KILL_ROWS, _UNSETTLED)
 
-    def progress(self, newest: int = 50) -> Rows:
+    def progress(self, newest: int = 50) -> Sequence[KillMark]:
         """Return the newest rows, and those whose confirmations are not recorded yet, without their targets."""
-        return [*self._database.rows(_OPEN), *self._database.rows(_NEWEST.limit(newest))]
+        statements = (_OPEN, _NEWEST.limit(newest))
+        return [row for statement in statements for row in self._database.all(KILL_MARKS, statement)]
 
     def settle(self, seq: int, incarnation: str, report: Mapping[str, Any], what: Event) -> bool:
         """Record the confirmations of a step, once.
@@ -98,8 +123,7 @@ class KillRepository(Repository):
         Returns:
             Whether they were recorded: False if they were before, or if there is no such row.
         """
-        text = msgspec.json.encode(report).decode()
-        values = {"at": seq, "of": incarnation, "settled_at": now_ms(), "report": text}
+        values = {"at": seq, "of": incarnation, "settled_at": now_ms(), "report": as_json(report)}
         return self._database.change_once(_SETTLE, values, what)
 
     def erase(self, *, target: str | None = None, before: int = 0) -> None:
@@ -126,19 +150,13 @@ def add_kills(c: Connection, steps: Collection[KillStep]) -> None:
     """Add rows in an open transaction; those that the database has stay as they are."""
     for step in steps:
         if c.execute(_KNOWN, {"at": step.seq, "of": step.incarnation}).first() is None:
-            c.execute(insert(KILLS), row_of(step))
+            c.execute(insert(KILLS), KILL_ROWS.values(row_of(step)))
 
 
-def row_of(step: KillStep) -> dict[str, Any]:
+def row_of(step: KillStep) -> KillRow:
     """Return a step's row, without its confirmations."""
-    row = step._asdict() | {"targets": msgspec.json.encode(step.targets).decode()}
-    del row["event"]
-    return row
-
-
-def targets_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the operation and the target of each entry of a row."""
-    return msgspec.json.decode(row["targets"], type=list[tuple[str, str]])
+    place = (step.seq, step.incarnation, step.at_ms, None, None)
+    return KillRow(*place, step.first, step.op, [*step.targets], step.by, step.why)
 
 
 def _is_of(target: str, column: Any) -> Any:

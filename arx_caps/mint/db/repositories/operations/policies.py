@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import bindparam, func, insert, select, update
 
-from arx_caps.mint.db.cursor import Order, Time, behind
+from arx_caps.mint.db.cursor import Order, Time
 from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.rows import RowReader
@@ -66,14 +66,12 @@ class PolicyRepository(StructRepository[PolicyRow], reader=POLICY_ROWS, key=POLI
 
     def in_force(self) -> PolicyRow | None:
         """Return the policy in force, or None before the first."""
-        with self._database.look() as c:
-            return POLICY_ROWS.first(c, _IN_FORCE)
+        return self._database.first(POLICY_ROWS, _IN_FORCE)
 
     def mark(self) -> PolicyMark | None:
         """Return the policy in force without its text, or None before the first."""
         # Mints poll this each second, so the text, which may be long, stays out of it.
-        with self._database.look() as c:
-            return POLICY_MARKS.first(c, _MARK)
+        return self._database.first(POLICY_MARKS, _MARK)
 
     def list(self, *, after: str | None = None, limit: int = PAGE) -> list[PolicyMark]:
         """Return archived policies without their text, the latest in force first.
@@ -82,6 +80,4 @@ class PolicyRepository(StructRepository[PolicyRow], reader=POLICY_ROWS, key=POLI
             after: A page's ``next``: only policies after it.
             limit: At most this number.
         """
-        query = behind(POLICY_MARKS.select(), POLICIES_ORDER, after).limit(limit)
-        with self._database.read() as c:
-            return [POLICY_MARKS.read(row) for row in c.execute(query)]
+        return self._database.listed(POLICY_MARKS, POLICY_MARKS.select(), POLICIES_ORDER, after, limit)
