@@ -7,6 +7,7 @@ FILE has the credentials (HTTP Basic) that each request needs.
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,11 @@ class HttpBackend:
         named |= {"content-encoding": "HTTP_CONTENT_ENCODING", "git-protocol": "HTTP_GIT_PROTOCOL"}
         variables |= {variable: headers[name] for name, variable in named.items() if name in headers}
         program = await asyncio.create_subprocess_exec(
-            *("git", "http-backend"), env=self._environment | variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            *("git", "http-backend"),
+            env=self._environment | variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         assert program.stdout is not None
         feeding = asyncio.ensure_future(_feed(receive, program))
@@ -70,7 +75,8 @@ async def _feed(receive: Any, program: asyncio.subprocess.Process) -> None:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
+                os.killpg(program.pid, signal.SIGKILL)  # git's program would look for the rest of the body for ever
+                return
             more = message.get("more_body", False)
             program.stdin.write(message.get("body", b""))
             await program.stdin.drain()

@@ -84,7 +84,9 @@ class RunWorld:
         """Run a command under the task from its first line, which is `begun`; it reads what the block writes."""
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         words = self.words(*command, options=options)
-        with subprocess.Popen(words, cwd=self.folder, env=self.environment(), text=True, **pipes, **more) as running:
+        with subprocess.Popen(
+            words, cwd=more.pop("cwd", self.folder), env=self.environment(), text=True, **pipes, **more
+        ) as running:
             assert running.stdout is not None
             assert running.stdout.readline() == "begun\n", running.communicate()[1]
             try:
