@@ -158,6 +158,21 @@ test("a client that asks for an upgrade and is gone does not end the process", a
   }
 });
 
+test("a body whose type no parser of the application takes is what was judged", async () => {
+  const app = express().use(express.json()).post("/refunds", (req, res) => {
+    const { amount = 1000 } = req.body ?? {};
+    res.send(`refunded ${amount}`);
+  });
+  const port = await guarded(app, { "POST /refunds": "payments.refund" });
+  const authorization = `Bearer ${mint([{ tool: "*", args: { amount: { max: 20 } } }])}`;
+  for (const type of ["application/json", "application/merge-patch+json"]) {
+    const answer = await fetch(`http://127.0.0.1:${port}/refunds`, {
+      method: "POST", body: '{"amount":20}', headers: { authorization, "content-type": type },
+    });
+    assert.equal(await answer.text(), "refunded 20", type);
+  }
+});
+
 test("an argument in a place where the route has none is refused", async () => {
   const answer: RequestListener = (_req, res) => void res.end("ran");
   const app = express().post("/refund", answer).post("/noted", answer).get("/refund", answer).get("/strict", answer)

@@ -94,6 +94,8 @@ export function guard(app: ExpressApplication, verifier: Verifier, options: Guar
     DECIDED.set(replayed, decided);
     if (open.has(meaning.route)) return app(replayed, response);
     const args = withBody(meaning, body, type, encoding);
+    // What was judged, also if no parser of the application takes its type.
+    if (body.length > 0) Object.assign(replayed, { body: JSON.parse(body.toString()) });
     const http = { method, target: url, bodyDigest: sha256(body) };
     const asked = { tool: meaning.tool, args, at: verifier.clock(), peer, http };
     const decision = await verifier.authorize(tokenOf(token), asked);

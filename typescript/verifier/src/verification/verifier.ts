@@ -201,10 +201,8 @@ export class Verifier {
   #effectOf(id: string, allowed: DecisionRecord): CallEffect {
     const { facts, tool = "", peer = null, requestId = null, traceparent = null } = allowed;
     return new CallEffect(id, (effect, salt, externalId) => {
-      const call = { facts, tool, salt, peer, requestId, traceparent };
-      const sequence = this.#recorder.append({
-        code: "effect", at: this.clock(), ...call, ...this.#epochs.view(), effect, externalId,
-      });
+      const call = { code: "effect", at: this.clock(), facts, tool, salt, peer, requestId, traceparent };
+      const sequence = this.#recorder.append({ ...call, ...this.#epochs.view(), effect, externalId });
       return this.#recorder.waits ? this.#recorder.settle(sequence) : undefined;
     });
   }
