@@ -14,6 +14,7 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -135,14 +136,16 @@ def _hmac(key: bytes, message: bytes) -> bytes:
     return hmac.digest(key, message, hashlib.sha256)
 
 
-def compare(pairs: int, seed: int) -> list[tuple[dict[str, Any], str, str]]:
+def compare(pairs: int, seed: int) -> tuple[list[tuple[dict[str, Any], str, str]], Counter[str]]:
     """Return the pairs that the verifiers decide otherwise, each with the code of Python and that of TypeScript.
+
+    Beside them: how many pairs have each code in Python.
 
     Args:
         pairs: How many pairs to compare.
         seed: The seed of the pairs.
     """
-    source, wrong = iter(Pairs(seed)), list[tuple[dict[str, Any], str, str]]()
+    source, wrong, codes = iter(Pairs(seed)), list[tuple[dict[str, Any], str, str]](), Counter[str]()
     command = [str(node()), str(PROGRAMS / "subject.ts")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -154,12 +157,13 @@ def compare(pairs: int, seed: int) -> list[tuple[dict[str, Any], str, str]]:
                 question = {"family": "tokens", "name": "", "levels": ["bearer"], "input": vector}
                 process.stdin.write(json.dumps(question).encode() + b"\n")
                 process.stdin.flush()
+                mine = decide(vector)["code"]  # while Node decides as well
                 theirs = json.loads(process.stdout.readline())["code"]
-                mine = decide(vector)["code"]
+                codes[mine] += 1
                 if mine != theirs:
                     wrong.append((vector, mine, theirs))
         process.stdin.close()
-    return wrong
+    return wrong, codes
 
 
 def main() -> None:
@@ -168,10 +172,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    wrong = compare(given.pairs, given.seed)
+    wrong, codes = compare(given.pairs, given.seed)
     for vector, mine, theirs in wrong[:20]:
         print(f"Python {mine}, TypeScript {theirs}: {json.dumps(vector)[:6000]}")
-    print(f"{given.pairs} pairs of seed {given.seed}: {len(wrong)} differ")
+    print(f"{given.pairs} pairs of seed {given.seed}: {len(wrong)} differ; {dict(codes.most_common())}")
     sys.exit(1 if wrong else 0)
 
 

@@ -109,6 +109,7 @@ def judge(tried: list[Mutant], named: dict[tuple[str, str, str], str]) -> Counte
     """Ask vectors and tests of each mutant; print what is wrong."""
     questions = "".join(f"{json.dumps(vector.question())}\n" for vector in load())
     seen: Counter[str] = Counter()
+    results: dict[Mutant, str] = {}
     with tempfile.TemporaryDirectory(prefix="arx-mutants-") as folder:
         copy = Path(folder) / "typescript" / "verifier"
         for part in ("src", "test"):
@@ -131,16 +132,15 @@ def judge(tried: list[Mutant], named: dict[tuple[str, str, str], str]) -> Counte
             elif fails(copy) or (mutant.file in DRIVEN and fails_driven(copy, DRIVEN[mutant.file])):
                 result = "found by a test"
             file.write_text(text)
-            if not result:
-                result = "equal" if mutant.key in named else "survived"
-            elif mutant.key in named:
-                result = "named as equal, and found"
-            seen[result] += 1
-            print(f"{number}/{len(tried)} {mutant.file}:{mutant.line}: {result}", file=sys.stderr, flush=True)
-            if result in ("survived", "named as equal, and found"):
-                print(
-                    f"{mutant.file}:{mutant.line} {result}\n- {mutant.old.strip()}\n+ {mutant.new.strip()}", flush=True
-                )
+            results[mutant] = result or ("equal" if mutant.key in named else "survived")
+            print(f"{number}/{len(tried)} {mutant.file}:{mutant.line}: {results[mutant]}", file=sys.stderr, flush=True)
+    equal = {mutant.key for mutant, result in results.items() if result == "equal"}
+    for mutant, result in results.items():
+        if result.startswith("found") and mutant.key in named.keys() - equal:  # no line of these words is equal
+            result = "named as equal, and found"
+        seen[result] += 1
+        if result in ("survived", "named as equal, and found"):
+            print(f"{mutant.file}:{mutant.line} {result}\n- {mutant.old.strip()}\n+ {mutant.new.strip()}", flush=True)
     return seen
 
 

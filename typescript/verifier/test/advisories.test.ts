@@ -66,6 +66,22 @@ test("a withheld response has no header that its handler set", async () => {
   assert.deepEqual([status, headers["x-secret"], JSON.parse(text).code], [401, undefined, "revoked"]);
 });
 
+test("early hints of a killed call do not leave", async () => {
+  const service = serviceOf();
+  const app = express().get("/orders", (_req, res) => {
+    service.view.kill("session:s-1");
+    res.writeEarlyHints({ link: "</secret>; rel=preload" });
+    res.end();
+  });
+  const port = await guarded(app, { "GET /orders": "orders.get" }, service);
+  const client = connect(port, "127.0.0.1");
+  client.write(`GET /orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer ${mint([{ tool: "*" }])}\r\n\r\n`);
+  let text = "";
+  for await (const part of client) text += part;
+  assert.doesNotMatch(text, /secret/);
+  assert.match(text, /^HTTP\/1\.1 401 [^]*"code":"revoked"/);
+});
+
 test("a middleware that takes the method or the target from a header changes no call", async () => {
   const ran: string[] = [];
   const app = express();

@@ -58,7 +58,7 @@ export function answer(response: ServerResponse, realm: string, { code, failures
 
 /** Let no byte leave once the grant has ended, by a check at each write and a timer; the effect is recorded before. */
 export function watch(response: ServerResponse, grant: Grant, refuse: (code: Code) => void): void {
-  const { write, end, flushHeaders } = response;
+  const { write, end, flushHeaders, writeEarlyHints } = response;
   let [checked, over] = [Number.NEGATIVE_INFINITY, false];
   let kept: Promise<unknown> | undefined;
   const note = grant.outcome === undefined ? undefined : noteOf(response, grant.outcome);
@@ -67,10 +67,11 @@ export function watch(response: ServerResponse, grant: Grant, refuse: (code: Cod
     over = true;
     clearInterval(timer);
     grant.outcome?.settle("unknown");
-    Object.assign(response, { write, end, flushHeaders });
+    Object.assign(response, { write, end, flushHeaders, writeEarlyHints });
     if (response.headersSent) response.destroy(); // not the end of a whole answer
     else refuse(code);
-    Object.assign(response, { write: () => false, end: () => response, flushHeaders: () => undefined });
+    const mute = (): void => undefined;
+    Object.assign(response, { write: () => false, end: () => response, flushHeaders: mute, writeEarlyHints: mute });
     return false;
   };
   const timer = setInterval(() => {
@@ -95,7 +96,8 @@ export function watch(response: ServerResponse, grant: Grant, refuse: (code: Cod
     });
     return run === end ? response : true;
   };
-  Object.assign(response, { write: checkedly(write), end: checkedly(end), flushHeaders: checkedly(flushHeaders) });
+  Object.assign(response, { write: checkedly(write), end: checkedly(end) });
+  Object.assign(response, { flushHeaders: checkedly(flushHeaders), writeEarlyHints: checkedly(writeEarlyHints) });
 }
 
 /** Return what takes each part of an answer, and records the effect before its last byte leaves.  SPEC 12.8. */

@@ -82,7 +82,6 @@ export class StoreLink {
       const [next, page] = Array.isArray(answer) ? (answer as unknown[]) : [];
       if (typeof next !== "string" || typeof page !== "string") throw odd();
       const listed = page === "" ? [] : page.split(" ");
-      if (listed.length % 2 !== 0) throw odd();
       // A target that comes twice has the higher sequence the second time, because sequences only rise.
       for (let at = 0; at < listed.length; at += 2) copied.set(listed[at] as string, sequence(listed[at + 1]));
       if (next === "0") return copied;
