@@ -51,6 +51,25 @@ def text_of(result: types.CallToolResult) -> str:
     return result.content[0].text
 
 
+def test_a_session_without_an_account_has_the_link_for_the_model(tmp_path: Path) -> None:
+    """In its instructions, and in the error of each further request; the next session has the server's tools."""
+    with served(tmp_path) as world, world.task("ann") as task:
+        ann = Ann(world)
+
+        async def run() -> None:
+            async with connected(ann.url, task.auth("tracker")) as session:
+                about = await session.initialize()
+                with pytest.raises(McpError, match="Ask ann to open http"):
+                    await session.list_tools()
+            ann.open(str(about.instructions).partition("open ")[2].partition(",")[0])
+            await ann.finish()
+            async with connected(ann.url, task.auth("tracker")) as session:
+                await session.initialize()
+                assert [tool.name for tool in (await session.list_tools()).tools] == ["get"]
+
+        asyncio.run(run())
+
+
 def test_a_client_opens_the_link_and_repeats_its_call(tmp_path: Path) -> None:
     """Before the session and in it; a client that declares no elicitation gets the text for its model."""
     with served(tmp_path) as world, world.task("ann") as task:

@@ -203,8 +203,27 @@ def test_a_session_that_declares_it_gets_the_link_as_an_error() -> None:
         assert refused(await client.ask("tools/call", CALL))
         closed = world(is_open=False)
         assert (await closed.open(**URL))["error"]["code"] == -32042
-        assert "elicitations" not in (await closed.open())["error"]["data"]
+        assert "elicitations" not in json.dumps(await closed.open())
         await client.door.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("asked", "given"), [("2025-06-18", "2025-06-18"), ("2026-07-28", "2025-11-25")])
+def test_the_model_of_a_client_that_opens_no_link_reads_it(asked: str, given: str) -> None:
+    """Its session opens at the gateway alone; each other message is refused with the link."""
+
+    async def run() -> None:
+        client = world(is_open=False)
+        result = (await client.open(asked))["result"]
+        assert (result["protocolVersion"], result["capabilities"]) == (given, {"tools": {}})
+        assert f"Ask Ann to open {LINK}," in result["instructions"]
+        assert client.session == b""
+        opened = json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode()
+        [start, _] = await client.request("POST", opened, [(b"mcp-protocol-version", given.encode())])
+        assert start["status"] == 202
+        assert (await client.ask("tools/list", {}))["error"]["data"]["connect_url"] == LINK
+        assert refused(await client.ask("tools/call", CALL))
 
     asyncio.run(run())
 

@@ -19,7 +19,7 @@ from arx_caps.gateway.mcp.server_requests import CAPABILITIES, KINDS
 from arx_caps.gateway.upstream.credentials import LiveCall
 from arx_caps.mcp.errors import URL_ELICITATION
 from arx_caps.mcp.message import RpcMessage, object_in, result_answer, written
-from arx_caps.mcp.revision import HAS_TASKS
+from arx_caps.mcp.revision import HAS_TASKS, REVISIONS, STATELESS
 from arx_caps.service.access_tokens import link_digest
 from arx_verifier.clock import now_ms
 from arx_verifier.enforcement.mcp.messages import McpMessage
@@ -152,3 +152,16 @@ class AskedLinks:
                 body = b"event: message\ndata: " + note + b"\n\n"
                 await stream.send({"type": "http.response.body", "body": body, "more_body": True})
                 return
+
+
+def opened_without_account(name: str, revision: object, text: str) -> dict[str, Any]:
+    """Return the answer to ``initialize`` of a client that opens no links, whose model reads the instructions.
+
+    Args:
+        name: The upstream's name.
+        revision: The revision of MCP that the client asks for.
+        text: Why the session has no tools, with the link.
+    """
+    about: dict[str, Any] = {"serverInfo": {"name": name, "version": "0"}, "capabilities": {"tools": {}}}
+    about["protocolVersion"] = revision if revision in REVISIONS and revision != STATELESS else HAS_TASKS
+    return about | {"instructions": f"{text} Until then this server has no tools; connect to it again afterwards."}

@@ -20,7 +20,7 @@ from arx_caps.gateway.base.spans import Spans, handed_on
 from arx_caps.gateway.base.upstream_answer import FailureLog, LendingError, UpstreamAnswer, UpstreamError
 from arx_caps.gateway.mcp.accepted_tools import AcceptedTools
 from arx_caps.gateway.mcp.answers import AnsweredMessage, McpAnswers, effect_in
-from arx_caps.gateway.mcp.asked_links import AskedLinks
+from arx_caps.gateway.mcp.asked_links import AskedLinks, opened_without_account
 from arx_caps.gateway.mcp.exchange import Headers, McpExchange, ResourceCall, error_message
 from arx_caps.gateway.mcp.schemas import input_schema
 from arx_caps.gateway.mcp.server_requests import ServerRequests, WithheldMessageError
@@ -54,6 +54,7 @@ from arx_verifier.verification.verifier import Screened, Verifier
 
 _STREAM: Final = "text/event-stream"
 _READ_UNSEEN: Final = 16_384  # bytes of a message that is kept and parsed without a token in its header
+_OPENING: Final = ("initialize", "notifications/initialized")
 _KEPT_ENDS: Final = 4_096  # sessions that an operator has ended
 _BOUND: Final = frozenset((b"mcp-session-id", b"last-event-id"))
 _ROUTING: Final = frozenset((b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization"))
@@ -158,6 +159,14 @@ class McpDoor:
         """Answer a call that lacks a person's account, so that a model reads what to ask the person for."""
         data = {"code": error.code, "may_have_run": error.sent, **error.data}
         if message is not None and await self._links.ask(exchange, message, error, data):
+            return
+        # Without a session its model would never read the link. Each message after these two is refused with it.
+        if message is not None and message.method in _OPENING and "connect_url" in error.data:
+            if message.is_request:
+                result = opened_without_account(self._forwarder.name, message.params.get("protocolVersion"), str(error))
+                await exchange.close(200, result_answer(message.id, result))
+            else:
+                await exchange.whole(202, [], b"")
             return
         if message is not None and message.method == "tools/call":
             meta = {REFUSAL_KEY: data}
