@@ -237,20 +237,17 @@ def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, r
     kept = _kept(_opened(mint, row)[2], scopes, refused)
     if kept is not None:
         return kept
-    own = secrets.token_hex(16)
     # Before the lock: a call that waits for a place, or for the issuer's metadata, uses no refresh token.
     with issuer.place():
         issuer.read_metadata()
-        until = now_ms() + REFRESH_MS
-        if not mint.db.connections.lock(row["id"], own, until):
-            raise IssuerBusyError("another call refreshes the connection", code="issuer_unavailable")
-        return _refreshed(mint, issuer, row, scopes, refused, own, until)
+        return _refreshed(mint, issuer, row, scopes, refused)
 
 
-def _refreshed(
-    mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str, own: str, until: int
-) -> HeldAccess:
+def _refreshed(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str) -> HeldAccess:
     """Refresh under the lock, and return the access token; see ``_token_of``."""
+    own, until = secrets.token_hex(16), now_ms() + REFRESH_MS
+    if not mint.db.connections.lock(row["id"], own, until):
+        raise IssuerBusyError("another call refreshes the connection", code="issuer_unavailable")
     issued, is_clear = None, True
     try:
         # Read again: another call may have refreshed between the look above and the lock.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, case, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order
@@ -60,17 +60,7 @@ _TAKEN: Final = _OPEN.where(
     _C.account.in_(bindparam("accounts", expanding=True)),
     _C.subject != bindparam("subject"),
 ).limit(1)
-_SUMMARY: Final = (
-    select(
-        _C.name,
-        _C.issuer,
-        func.count(),
-        func.sum(case((_C.refresher.is_not(None) & (_C.refresh_until == 0), 1), else_=0)),
-        func.sum(case((func.coalesce(_C.used_at, _C.created_at) < bindparam("before"), 1), else_=0)),
-    )
-    .where(_C.status == "open")
-    .group_by(_C.name, _C.issuer)
-)
+_COUNTED: Final = select(_C.name, _C.issuer, _C.refresher, _C.refresh_until, _C.used_at, _C.created_at)
 _END: Final = update(CONNECTIONS).where(_C.id == bindparam("which"), _C.status == "open")
 _LOCK: Final = update(CONNECTIONS).where(
     _C.id == bindparam("which"), _C.status == "open", _C.refresh_until < bindparam("now")
@@ -95,16 +85,6 @@ class StoredKey(NamedTuple):
 
 Sealer = Callable[[Mapping[str, Any]], dict[str, str]]  # returns the columns of a row's tokens, sealed anew
 Seal = Callable[[StoredKey | None], dict[str, str]]  # returns the columns of tokens that it seals with a key
-
-
-class ConnectionCount(NamedTuple):
-    """How many connections of one name and issuer are open, and of these how many are unclear, and how many idle."""
-
-    name: str
-    issuer: str
-    open: int
-    unclear: int
-    idle: int
 
 
 class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
@@ -245,14 +225,9 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         """Return a person's newest connection of a name, open or over, or None."""
         return self._database.row(_LATEST, whose=subject, name=name)
 
-    def summary(self, before: int) -> list[ConnectionCount]:
-        """Return how many connections are open, by name and issuer.
-
-        Args:
-            before: One without a call since this time, ms since the Unix epoch, is idle.
-        """
-        with self._database.read() as c:
-            return [ConnectionCount(*row) for row in c.execute(_SUMMARY, {"before": before})]
+    def list_open(self) -> Rows:
+        """Return all open connections, without people and tokens, to count them."""
+        return self._database.rows(_COUNTED.where(_C.status == "open"))
 
     def list(self, *, subject: str | None, name: str | None, after: str | None, limit: int) -> Rows:
         """Return a page of connections, the oldest first.
