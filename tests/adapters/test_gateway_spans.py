@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from arx_caps.gateway.base.traced_decisions import TracedDecisions
+from arx_caps.gateway.upstream.verifier_runtime import TracedDecisions
 from arx_verifier import Constraint, Rule
 from arx_verifier.testing import UnsafeTestRealm
 from tests.adapters.asgi_server import serving

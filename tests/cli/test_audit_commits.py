@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from arx_caps.cli import exit_codes
+from arx_caps.cli.commands.audit.commits import updates_of
 from arx_caps.text.effects import known_effects
-from arx_caps.text.pushes import updates_of
 from arx_verifier.clock import now_ms
 from arx_verifier.journal.decision import Decision
 from arx_verifier.journal.record import AWAITED, EffectRecord

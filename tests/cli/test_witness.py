@@ -15,7 +15,7 @@ from arx_caps.audit.merkle.checkpoint import open_checkpoint
 from arx_caps.audit.merkle.note import Note, VerifierKey
 from arx_caps.audit.merkle.tree import Tree, leaf_hash
 from arx_caps.audit.witness.client import ask_witness
-from arx_caps.cli.commands.doctor.witness import check_witnesses
+from arx_caps.cli.commands.doctor.mints import check_witnesses
 from tests.audit.world import LOG, OTHER, STRANGER, WITNESS, checkpoint_of, records
 from tests.cli.helpers import arx
 from tests.mint.harness import log_signer, make_realm

@@ -7,14 +7,24 @@ from pathlib import Path
 
 from arx_caps.gateway.base.handle_decisions import HandleDecisions
 from arx_caps.gateway.base.settings import DeciderTerms, UpstreamTerms
-from arx_caps.gateway.base.traced_decisions import TracedDecisions
+from arx_caps.gateway.base.spans import note_decision
 from arx_verifier.errors import SettingsError
-from arx_verifier.journal.decision import DecisionSink
-from arx_verifier.metrics.counted_decisions import Counts
+from arx_verifier.journal.decision import Decision, DecisionSink
+from arx_verifier.metrics.counted_decisions import CountedDecisions, Counts
 from arx_verifier.service import open_verifier, read_service_file
 from arx_verifier.verification.nonces import MemoryNonces, NonceStore
 
 _log = logging.getLogger(__name__)
+
+
+class TracedDecisions(CountedDecisions):
+    """Records decisions in another sink, counts those that it took, and notes them in spans."""
+
+    def append(self, decision: Decision) -> int:
+        """Record a decision; see ``DecisionSink``."""
+        sequence = super().append(decision)
+        note_decision(decision)
+        return sequence
 
 
 class RunningVerifier:

@@ -20,11 +20,10 @@ from arx_caps.cli.commands.doctor.cluster import check_cluster
 from arx_caps.cli.commands.doctor.database import check_backups, check_database
 from arx_caps.cli.commands.doctor.ledger import check_ledger
 from arx_caps.cli.commands.doctor.login import check_connections, check_login
-from arx_caps.cli.commands.doctor.mints import check_mints
+from arx_caps.cli.commands.doctor.mints import check_mints, check_witnesses
 from arx_caps.cli.commands.doctor.notifications import check_notifications
 from arx_caps.cli.commands.doctor.oauth import check_oauth
 from arx_caps.cli.commands.doctor.store import check_store
-from arx_caps.cli.commands.doctor.witness import check_witnesses
 from arx_caps.cli.terminal import Console, plain
 from arx_caps.credentials.secret_source import COMMAND
 from arx_caps.database.engines import PASSWORD_VARIABLE

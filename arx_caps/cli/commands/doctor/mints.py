@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of a realm's mints: each is asked at its own address, and all of them through the issuer's.
+"""The checks of a realm's mints, and of the witnesses of their log.  LOG 1.6.
 
-A proxy hides a mint that cannot work.  The mints register where they listen in the realm's database.
+Each mint is asked at its own address, and all of them through the issuer's: a proxy hides a mint that cannot work.
+The mints register where they listen in the realm's database.
 """
 
 import time
@@ -15,9 +16,12 @@ import httpx
 import msgspec
 
 from arx_caps.agent.sessions.mint_client import OF_PROXIES, PROXY_HINT
+from arx_caps.audit.merkle.checkpoint import open_checkpoint
+from arx_caps.audit.merkle.errors import NoteError, TamperedError
+from arx_caps.audit.merkle.note import VerifierKey
 from arx_caps.cli.commands.doctor.check import Check, ask_database
 from arx_caps.http.client import no_answer, open_client
-from arx_caps.mint.keys.log_key import read_log_key
+from arx_caps.mint.keys.log_key import read_log_key, read_log_keys
 from arx_caps.settings.durations import show_span
 from arx_caps.settings.realm import Realm
 from arx_verifier.clock import now_ms
@@ -192,3 +196,26 @@ def _another(readiness: _Readiness, realm: Realm) -> str | None:
     except ArxError:
         return None  # another check reports an unreadable key
     return None if readiness.log_key == own else f"the mint of another realm {realm.name}: its log has another key"
+
+
+def check_witnesses(realm: Realm) -> Iterator[Check]:
+    """Check the cosignatures of the published checkpoint; yield nothing without a witness or a log."""
+    # Unless the realm requires cosignatures, a checkpoint is published without, and only auditors notice.
+    published = realm.log_dir / "checkpoint"
+    if not realm.witnesses or not published.exists():
+        return
+    try:
+        keys = [VerifierKey.parse(each.partition(" ")[2].strip()) for each in realm.witnesses]
+        log = read_log_keys(realm.log_key_path)
+        seen = open_checkpoint(published.read_bytes(), log, keys).seen
+    except (NoteError, TamperedError, SettingsError) as error:
+        yield Check("witnesses", False, str(error), "correct `witnesses` in realm.toml (see docs/audit.md)")
+        return
+    missing = [key.name for key in keys if key not in seen]
+    if missing:
+        found = f"the last checkpoint is not cosigned by {', '.join(missing)}"
+        yield Check(
+            "witnesses", False, found, "start the witness: the mint asks it every 10 s, and its log has the error"
+        )
+    else:
+        yield Check("witnesses", True, f"the last checkpoint is cosigned by {', '.join(key.name for key in keys)}")
