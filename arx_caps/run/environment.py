@@ -54,6 +54,10 @@ def environment(
     found |= {name: os.environ[name] for name in passed if name in os.environ}
     found |= {"HOME": str(home), "HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
     found |= dict.fromkeys(_AUTHORITIES, str(ca_file))
+    # Else git with GnuTLS reads all authorities of the machine for each connection, 0.1 s.
+    none = folder / "authorities"
+    none.mkdir(mode=0o700, exist_ok=True)
+    found["GIT_SSL_CAPATH"] = str(none)
     # Settings of npm for the whole machine outrank the variable of the proxy.
     found |= {"NODE_USE_ENV_PROXY": "1", "npm_config_globalconfig": "/dev/null"}
     found |= {_KEY_OF[host]: PLACEHOLDER for host in hosts if host in _KEY_OF}

@@ -24,6 +24,13 @@ def made(folder: Path, **terms: object) -> dict[str, str]:
     return environment(**(given | terms))  # type: ignore[arg-type]
 
 
+def test_git_reads_no_authority_of_the_machine(tmp_path: Path) -> None:
+    """
+    They are hundreds of files, which one with GnuTLS reads for each connection.
+    """
+    assert list(Path(made(tmp_path)["GIT_SSL_CAPATH"]).iterdir()) == []
+
+
 def output(found: dict[str, str], *command: str) -> str:
     """Return what a real program prints in an environment."""
     done = subprocess.run(command, env=found, capture_output=True, text=True, check=True, timeout=60)
