@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from arx_caps.demo.git_server import HttpBackend
-from arx_caps.gateway.catalogue.git_push import read_commands
+from arx_caps.gateway.catalogue.git_push import GitPush, PushReport, Update, read_commands
 from arx_verifier import Constraint, Rule
 from arx_verifier.errors import RequestError
 from arx_verifier.testing import UnsafeTestRealm
@@ -60,6 +60,50 @@ def test_git_pushes_what_its_task_allows(place: Place, tmp_path: Path) -> None:
         ("ok", None),
         ("effect", f"{'0' * 40} {new} refs/heads/agent/login"),
     ]
+
+
+@pytest.mark.parametrize("spared", ["refs/heads/agent/a", "none"])
+def test_the_record_has_what_the_server_reports(place: Place, spared: str) -> None:
+    """A hook refuses refs that the gateway lets pass: they keep their ids, and if there is no other one: `failed`."""
+    hook = place.bare / "hooks" / "update"
+    hook.write_text(f'#!/bin/sh\necho hooked >&2\ntest "$1" = {spared}\n', "utf-8")
+    hook.chmod(0o755)
+    new, zeros = git(place.clone, "rev-parse", "HEAD").strip(), "0" * 40
+    words = [f"HEAD:refs/heads/agent/{name}" for name in ("a", "b")]
+    shown = git(place.clone, "push", place.url, *words, fails=True)
+    assert "hook declined" in shown
+    decisions: Any = place.realm.decisions.decisions
+    [effect] = [each for each in decisions if each.code == "effect"]
+    ids = [(each, "refs/heads/agent/a") for each in (new,)] + [
+        (zeros if spared != "none" else new, "refs/heads/agent/b")
+    ]
+    assert effect.external_id == ", ".join(f"{zeros} {kept} {ref}" for kept, ref in ids)
+    assert effect.effect.result == ("failed" if spared == "none" else "done")
+
+
+@pytest.mark.parametrize("has_bands", [True, False])
+def test_a_report_is_read_however_it_is_cut(has_bands: bool) -> None:
+    """On side bands beside lines of progress, and without, in parts of any length; none without its head or its end."""
+    updates = tuple(Update("0" * 40, "1" * 40, f"refs/heads/{name}") for name in ("a", "b"))
+    push = GitPush(updates, has_bands)
+    report = packets(b"unpack ok\n", b"ok refs/heads/a\n", b"ng refs/heads/b hook declined\n")
+    data = (
+        packets(b"\x02hooked\n", b"\x01" + report[:20], b"\x02more\n", b"\x01" + report[20:]) if has_bands else report
+    )
+    for size in (1, 7, len(data)):
+        reader = PushReport(push)
+        for start in range(0, len(data), size):
+            reader.take(data[start : start + size])
+        assert reader.refused() == {"refs/heads/b"}
+    for odd in (b"", b"HTTP", data[8:], data[:-8]):
+        reader = PushReport(push)
+        reader.take(odd)
+        assert reader.refused() is None
+
+
+def packets(*lines: bytes) -> bytes:
+    """Return lines as pkt-lines, and a flush."""
+    return b"".join(b"%04x%b" % (len(line) + 4, line) for line in lines) + b"0000"
 
 
 def test_git_prints_why_a_push_is_refused(place: Place) -> None:

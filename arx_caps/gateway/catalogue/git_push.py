@@ -4,8 +4,9 @@
 gitprotocol-pack(5), gitprotocol-http(5).  A list that two readers could take for different ones is refused.
 """
 
+import contextlib
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final, NamedTuple
 
 from arx_verifier.enforcement.base.enforcement import RefusedCall
@@ -14,6 +15,7 @@ from arx_verifier.errors import RequestError
 
 PUSH: Final = "arx.push"  # in the scope of a push whose commands were read
 MAX_COMMANDS: Final = 64 * 1024  # bytes of a list
+_MAX_REPORT: Final = 4 * MAX_COMMANDS  # bytes of a report that is read
 _FLUSH: Final = b"0000"
 _LENGTH: Final = re.compile(rb"[0-9a-f]{4}")
 _ID: Final = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
@@ -62,11 +64,55 @@ class GitPush(NamedTuple):
         deletes = sum(not each.new.strip("0") for each in self.updates)
         return {"refs": [each.ref for each in self.updates], "creates": creates, "deletes": deletes}
 
-    def external_id(self) -> str:
-        """Return the text for the record of the effect: old id, new id and ref of each update."""
-        shown = [f"{each.old} {each.new} {each.ref:.200}" for each in self.updates[:_RECORDED]]
+    def external_id(self, refused: frozenset[str] = frozenset()) -> str:
+        """Return the text for the record of the effect: old id, new id and ref of each update.
+
+        Args:
+            refused: The refs that the server did not change: their new id is the old one.
+        """
+        ids = ((each.old, each.old if each.ref in refused else each.new, each.ref) for each in self.updates[:_RECORDED])
+        shown = [f"{old} {new} {ref:.200}" for old, new, ref in ids]
         left = len(self.updates) - len(shown)
         return ", ".join([*shown, *([f"and {left} more"] if left else [])])
+
+
+class PushReport:
+    """What a server reports of a push, read from its answer while it goes on: which refs it has not changed.
+
+    Args:
+        push: The push.
+    """
+
+    def __init__(self, push: GitPush) -> None:
+        self._push, self._unread, self._report = push, bytearray(), bytearray()
+
+    def take(self, part: bytes) -> None:
+        """Take a part of the answer."""
+        if not self._push.has_bands:
+            self._report += part[: _MAX_REPORT - len(self._report)]
+            return
+        if len(self._unread) <= MAX_COMMANDS:  # else it is no line, and the rest is not kept
+            self._unread += part
+        for line in _taken(self._unread):
+            if line.startswith(b"\x01"):
+                self._report += line[1 : 1 + _MAX_REPORT - len(self._report)]
+
+    def refused(self) -> frozenset[str] | None:
+        """Return the refs that the server has not changed; None if its report cannot be read."""
+        words = [bytes(line).decode("utf-8", "replace").split() for line in _taken(self._report)]
+        if not words or words[0][:1] != ["unpack"] or words[-1]:
+            return None  # without its head or its flush
+        changed = {line[1] for line in words if line[:1] == ["ok"] and line[1:]}
+        return frozenset(each.ref for each in self._push.updates if each.ref not in changed)
+
+
+def _taken(data: bytearray) -> Iterator[bytearray]:
+    """Yield the lines that are whole, and remove them; nothing more of what is no list of lines."""
+    with contextlib.suppress(RequestError):
+        while len(data) >= (length := _length_at(data, 0)):
+            line = data[4:length]
+            del data[: max(length, 4)]
+            yield line
 
 
 async def read_head(receive: Receive) -> tuple[bytes, bool]:

@@ -13,7 +13,7 @@ from arx_caps.gateway.base.rates import OverRateError, Rates
 from arx_caps.gateway.base.settings import UpstreamTerms
 from arx_caps.gateway.base.spans import Spans
 from arx_caps.gateway.base.upstream_answer import FailureLog, LendingError, UpstreamAnswer, UpstreamError
-from arx_caps.gateway.catalogue.git_push import PUSH
+from arx_caps.gateway.catalogue.git_push import PUSH, GitPush, PushReport
 from arx_caps.gateway.catalogue.routes import CatalogueRoutes, head_of
 from arx_caps.gateway.catalogue.terms import RouteTerms
 from arx_caps.gateway.http.refusals import as_service
@@ -115,6 +115,7 @@ class HttpDoor:
         facts = grant.facts
         if PUSH in scope and isinstance(grant, Grant):
             grant.external_id = scope[PUSH].external_id()
+            send = _reporting(scope[PUSH], grant, send)
         path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
@@ -212,6 +213,21 @@ def meaning_of(routes: Callable[[Scope, bytes], Meaning | None], scope: Scope, b
     if found is not None:
         check_names(found[1])
     return found
+
+
+def _reporting(push: GitPush, grant: Grant, send: Send) -> Send:
+    """Return a ``send`` that notes for the record what git's server reports of a push, before the end leaves."""
+    report = PushReport(push)
+
+    async def noted(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            report.take(message.get("body", b""))
+            if not message.get("more_body") and (refused := report.refused()) is not None:
+                grant.has_failed = 0 < len(refused) == len(push.updates)
+                grant.external_id = push.external_id(frozenset() if grant.has_failed else refused)
+        await send(message)
+
+    return noted
 
 
 async def _problem(status: int, problem: dict[str, Any], more: list[tuple[bytes, bytes]], send: Send) -> None:

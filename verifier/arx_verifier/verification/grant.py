@@ -42,6 +42,7 @@ class Grant(msgspec.Struct, eq=False):
         exp: When the token expires, ms since the Unix epoch.
         ended: Why the middleware ended the call early; None while it may go on.
         external_id: The name that the tool itself gave to its effect, for the record of it; see ``effect``.
+        has_failed: Whether the answer reports that nothing was done, whatever its status, for the same record.
         credential: The person's credential with which a gateway forwards the call, for the same record.
         account: The account of that credential.
         watch: The watch of its guard, in which a recheck ends it by a kill or a freeze alone; None if that enforces.
@@ -63,6 +64,7 @@ class Grant(msgspec.Struct, eq=False):
     _callbacks: list[Callable[[ArxError], object]] | None = None
     watch: Watch | None = None
     external_id: str | None = None
+    has_failed: bool = False
     credential: CredentialRecord | None = None
     account: str | None = None
     _ledger: Ledger | None = None

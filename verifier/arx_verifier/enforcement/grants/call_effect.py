@@ -111,7 +111,9 @@ class CallEffect:
             return
         is_whole = self.is_seen and result != "unknown"
         if result is None:
-            result = "unknown" if self.status in _UNSURE else "done" if self.status < 400 else "failed"
+            grant = self._decision.grant
+            is_done = self.status < 400 and not (grant is not None and grant.has_failed)
+            result = "unknown" if self.status in _UNSURE else "done" if is_done else "failed"
         digest = self._digest.digest() if is_whole and 0 < self._size <= MAX_DIGESTED else b""
         took_ms = (time.monotonic_ns() - self._begun_ns) // 1_000_000
         effect = EffectRecord(result, "", self.status, self._size if is_whole else -1, digest, took_ms)
