@@ -19,11 +19,11 @@ def test_the_end_of_an_account_revokes_each_token_that_the_mint_has(
     accounts = live_accounts
     row, tracker = accounts.add(ANN, "ann-t"), accounts.tracker
     assert accounts.token(row) is not None
-    assert accounts.token(accounts.row(row["id"]), "repo.read repo.write") is not None
+    assert accounts.token(accounts.row(row.id), "repo.read repo.write") is not None
     live = set(tracker.tokens)
     revoked: list[str] = []
     monkeypatch.setattr(tracker, "revoke", revoked.append)  # and no other one
-    assert end_connection(accounts.mint, accounts.row(row["id"]), "operator:test", "a request")[1]
+    assert end_connection(accounts.mint, accounts.row(row.id), "operator:test", "a request")[1]
     [refresh] = [token for token, grant in tracker.grants.items() if grant is not None]
     assert revoked[0] == refresh
     assert set(revoked[1:]) == live

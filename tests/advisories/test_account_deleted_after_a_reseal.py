@@ -38,8 +38,8 @@ def test_an_end_kills_and_keeps_the_tokens_until_they_can_be_revoked(live_accoun
     reseal_keys(accounts)
     with pytest.raises(GrantError, match="start it again"):
         end_connection(accounts.mint, row, *REASON)
-    assert accounts.row(row["id"])["sealed"] == row["sealed"]
-    assert accounts.mint.epochs.check(row["incarnation"], row["born"], (f"connection:{row['id']}",)) is not None
+    assert accounts.row(row.id).sealed == row.sealed
+    assert accounts.mint.epochs.check(row.incarnation, row.born, (f"connection:{row.id}",)) is not None
     start_again(accounts)
     assert end_connection(accounts.mint, row, *REASON)[1]
     assert "canary-refresh-1" not in accounts.tracker.grants
@@ -51,10 +51,10 @@ def test_an_erasure_changes_nothing_until_it_can_revoke(accounts: Accounts) -> N
     reseal_keys(accounts)
     with pytest.raises(GrantError, match="start it again"):
         end_accounts(accounts.mint, ANN, *REASON)
-    assert accounts.row(row["id"]) == row
+    assert accounts.row(row.id) == row
     start_again(accounts)
     end_accounts(accounts.mint, ANN, *REASON)
-    assert accounts.mint.db.connections.find(row["id"]) is None
+    assert accounts.mint.db.connections.find(row.id) is None
     assert "canary-refresh-1" not in accounts.tracker.grants
 
 
@@ -64,15 +64,15 @@ def test_an_account_that_waits_is_kept_until_it_can_be_revoked(accounts: Account
     reseal_keys(accounts)
     with pytest.raises(GrantError, match="start it again"):
         connect.decline(accounts.mint, PAGE)
-    assert db.link(row["digest"]) == row
+    assert db.link(row.digest) == row
     with db._database.write() as c:
         c.exec_driver_sql("UPDATE connection_links SET until = 1")
     drop_abandoned(accounts.mint)
-    kept = db.link(row["digest"])
+    kept = db.link(row.digest)
     assert kept is not None
-    assert kept["sealed"] == row["sealed"]
+    assert kept.sealed == row.sealed
     start_again(accounts)
     db._swept_ms = 0
     drop_abandoned(accounts.mint)
-    assert db.link(row["digest"]) is None
+    assert db.link(row.digest) is None
     until(lambda: REFRESH not in accounts.tracker.grants)

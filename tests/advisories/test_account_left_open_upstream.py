@@ -4,13 +4,14 @@
 import os
 from typing import Any
 
+import msgspec
 import pytest
 
 from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
 from arx_caps.mint.connections.end import drop_abandoned, end_accounts
 from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, new_key, open_tokens
-from arx_caps.mint.db.rows import as_json
+from arx_caps.mint.db.repositories.oauth.connections import LinkRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, SettingsError, UnavailableError
 from tests.mint.test_connections import ANN, Accounts, accounts, live_accounts
@@ -22,25 +23,19 @@ PAGE = b"p" * 32
 REFRESH = "canary-refresh-of-a-page"
 
 
-def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any) -> dict[str, Any]:
+def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any) -> LinkRow:
     """Have an account wait for the word of Ann, and return its link's row."""
     born = accounts.mint.born()
-    link: dict[str, Any] = {
-        "digest": connect.digest_of(os.urandom(32)),
-        "name": "tracker",
-        "subject": ANN,
-        "person": "ann",
-    }
-    link |= {"scopes": as_json(["repo.read"]), "cookie": connect.digest_of(PAGE), "until": now_ms() + until_ms}
+    named = (connect.digest_of(os.urandom(32)), "tracker", ANN, "ann", ("repo.read",), now_ms() + until_ms)
+    link = LinkRow(*named, born.incarnation, born.seq, connect.digest_of(PAGE))
     db = accounts.mint.db.connections
-    own_key = new_key(accounts.mint, ANN, now_ms())[1]
-    db.add_link({**link, "incarnation": born.incarnation, "born": born.seq}, own_key)
+    db.add_link(link, new_key(accounts.mint, ANN, now_ms())[1])
     accounts.tracker.grants[REFRESH] = (account, "repo.read")
     held = HeldTokens(refresh=REFRESH, account=account, shown=account)
     granted = {"scopes": ["repo.read"], "issuer": accounts.tracker.url, **about}
-    waits = {"account": account, "granted": as_json(granted)}
-    assert db.hold(link["cookie"], ANN, waits, TokenSeal(accounts.mint, {**link, **waits}, held))
-    found = db.link(link["digest"])
+    waits = msgspec.structs.replace(link, account=account, granted=granted)
+    assert db.hold(waits, TokenSeal(accounts.mint, waits, held))
+    found = db.link(link.digest)
     assert found is not None
     return found
 
@@ -72,7 +67,7 @@ def test_a_page_without_an_answer_is_revoked(accounts: Accounts) -> None:
     """Once its link is over; a link that is not, stays."""
     row = hold(accounts, "ann-t", -1)
     drop_abandoned(accounts.mint)
-    assert accounts.mint.db.connections.link(row["digest"]) is None
+    assert accounts.mint.db.connections.link(row.digest) is None
     until(lambda: REFRESH not in accounts.tracker.grants)
     accounts.mint.db.connections._swept_ms = 0
     hold(accounts, "ann-t")
@@ -90,7 +85,7 @@ def test_a_page_is_over_before_the_issuer_answers(accounts: Accounts, monkeypatc
     monkeypatch.setattr(issuer, "redeem", lambda *_: tokens)
     assert REFRESH in accounts.tracker.grants
     with pytest.raises(GrantError, match="begun no connection"):
-        connect.take_answer(accounts.mint, PAGE, row["name"], {"code": "c"})
+        connect.take_answer(accounts.mint, PAGE, row.name, {"code": "c"})
     assert REFRESH not in accounts.tracker.grants
 
 
@@ -110,7 +105,7 @@ def test_an_erasure_revokes_what_waits_and_what_comes_meanwhile(accounts: Accoun
     with pytest.raises(UnavailableError, match="changed meanwhile"):
         accounts.token(row)
     db = accounts.mint.db.connections
-    assert (db.find(row["id"]), db.person_key(ANN), db.link(waiting["digest"])) == (None, None, None)
+    assert (db.find(row.id), db.person_key(ANN), db.link(waiting.digest)) == (None, None, None)
     assert not any(accounts.tracker.grants.values())
     with pytest.raises(ArxError):
         connect.connect(accounts.mint, PAGE)
@@ -123,5 +118,5 @@ def test_ended_connections_are_forgotten_in_time(accounts: Accounts, monkeypatch
     ended, kept = accounts.add(ANN, "ann-old"), accounts.add(ANN, "ann-new")
     monkeypatch.setattr("arx_caps.mint.db.repositories.oauth.connections.KEPT_MS", -1000)
     drop_abandoned(accounts.mint)
-    assert accounts.mint.db.connections.find(ended["id"]) is None
-    assert open_tokens(accounts.mint, accounts.row(kept["id"])).refresh == "canary-refresh-2"
+    assert accounts.mint.db.connections.find(ended.id) is None
+    assert open_tokens(accounts.mint, accounts.row(kept.id)).refresh == "canary-refresh-2"

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, issuer_of
@@ -29,8 +30,8 @@ def test_an_issuer_without_refresh_tokens_lends_the_token_that_it_gave(accounts:
     given = HeldAccess("canary-access", now_ms() + 300_000, both)
     held = HeldTokens(access={" ".join(both): given})
     seal = TokenSeal(accounts.mint, row, held)(accounts.mint.db.connections.person_key(ANN))
-    assert accounts.token({**row, **seal}) == given
-    assert accounts.token({**row, **seal}, "repo.write") == given
+    assert accounts.token(msgspec.structs.replace(row, **seal)) == given
+    assert accounts.token(msgspec.structs.replace(row, **seal), "repo.write") == given
 
 
 @pytest.mark.parametrize("lasts", ["inf", "nan", None, [], -5, "1e400"])
@@ -41,8 +42,8 @@ def test_a_time_that_cannot_be_read_loses_no_refresh_token(accounts: Accounts, l
     tracker.issue = lambda form: (200, {**issue(form)[1], "expires_in": lasts, "id_token": 5})  # type: ignore[method-assign]
     assert accounts.token(row) is not None
     tracker.issue = issue  # type: ignore[method-assign]
-    assert accounts.token(accounts.row(row["id"]), "repo.write") is not None
-    assert (tracker.refreshes, accounts.row(row["id"])["refresher"]) == (2, None)
+    assert accounts.token(accounts.row(row.id), "repo.write") is not None
+    assert (tracker.refreshes, accounts.row(row.id).refresher) == (2, None)
 
 
 def test_a_call_without_a_place_waits_and_leaves_the_connection_clear(accounts: Accounts) -> None:
@@ -67,8 +68,8 @@ def test_a_call_without_a_place_waits_and_leaves_the_connection_clear(accounts: 
         over.set()
         for each in several:
             each.join()
-    assert (accounts.tracker.refreshes, accounts.row(row["id"])["refresher"]) == (0, None)
-    assert accounts.token(accounts.row(row["id"])) is not None
+    assert (accounts.tracker.refreshes, accounts.row(row.id).refresher) == (0, None)
+    assert accounts.token(accounts.row(row.id)) is not None
 
 
 def test_metadata_that_cannot_be_read_leave_the_connection_clear(accounts: Accounts) -> None:
@@ -77,7 +78,7 @@ def test_metadata_that_cannot_be_read_leave_the_connection_clear(accounts: Accou
     accounts.tracker.metadata = {"issuer": "https://other.example"}
     with pytest.raises(UnavailableError, match="name another issuer"):
         accounts.token(row)
-    assert (accounts.tracker.refreshes, accounts.row(row["id"])["refresher"]) == (0, None)
+    assert (accounts.tracker.refreshes, accounts.row(row.id).refresher) == (0, None)
 
 
 def test_what_the_issuer_gives_is_what_is_recorded(accounts: Accounts) -> None:
@@ -86,7 +87,7 @@ def test_what_the_issuer_gives_is_what_is_recorded(accounts: Accounts) -> None:
     issue = tracker.issue
     for scope, scopes in (("admin repo.read", ("admin", "repo.read")), ("", ())):
         tracker.issue = lambda form, scope=scope: (200, {**issue(form)[1], "scope": scope})  # type: ignore[misc]
-        found = accounts.token(accounts.row(row["id"]), "repo.read" if scope else "repo.write")
+        found = accounts.token(accounts.row(row.id), "repo.read" if scope else "repo.write")
         assert found is not None
         assert found.scopes == scopes
 

@@ -32,8 +32,8 @@ def test_a_reseal_while_a_refresh_runs_loses_no_account(accounts: Accounts) -> N
     accounts.mint.root_keys = RootKeys.load(
         realm.root_path, realm=realm.name, passphrase=None, key_path=realm.root_key_path
     )
-    again = accounts.row(row["id"])
-    assert again["refresher"] is None
+    again = accounts.row(row.id)
+    assert again.refresher is None
     assert tracker.grants[str(open_tokens(accounts.mint, again).refresh)] is not None
 
 
@@ -64,5 +64,5 @@ def test_a_rotation_after_a_reseal_waits_for_a_refresh(accounts: Accounts, monke
         during_refreshes(accounts, reseal_and_rotate)
         assert accounts.token(row) is not None
         assert rotations[0].result(60)
-    found = open_tokens(again[0], accounts.row(row["id"]))
+    found = open_tokens(again[0], accounts.row(row.id))
     assert accounts.tracker.grants[str(found.refresh)] is not None

@@ -31,9 +31,9 @@ def test_a_row_with_another_issuer_opens_no_token(live_accounts: Accounts) -> No
         terms = msgspec.structs.replace(accounts.mint.realm.connection["tracker"], issuer=other.url)
         accounts.mint.realm = replace(accounts.mint.realm, connection={"tracker": terms})
         with accounts.mint.db.connections._database.write() as c:
-            c.execute(update(CONNECTIONS).where(CONNECTIONS.c.id == row["id"]).values(issuer=other.url))
-        moved, issuer = accounts.row(row["id"]), issuer_of(accounts.mint, "tracker")
-        assert (moved["issuer"], issuer.read_metadata().issuer) == (other.url, other.url)
+            c.execute(update(CONNECTIONS).where(CONNECTIONS.c.id == row.id).values(issuer=other.url))
+        moved, issuer = accounts.row(row.id), issuer_of(accounts.mint, "tracker")
+        assert (moved.issuer, issuer.read_metadata().issuer) == (other.url, other.url)
         with pytest.raises(SettingsError, match="do not open"):
             _token_of(accounts.mint, issuer, moved, "repo.read", "")
         assert not end_connection(accounts.mint, moved, "operator:test", "a request")[1]

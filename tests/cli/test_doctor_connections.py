@@ -26,15 +26,15 @@ def test_doctor_counts_connections(accounts: Accounts) -> None:
     first, second = accounts.add(ANN, "ann-t"), accounts.add(BOB, "bob-t")
     assert found(accounts) == [(True, "tracker: 2 open", False)]
     db = accounts.mint.db
-    assert db.connections.lock(first["id"], "own", now_ms() + 60_000)
+    assert db.connections.lock(first.id, "own", now_ms() + 60_000)
     assert found(accounts) == [(True, "tracker: 2 open", False)]
-    db.connections.unlock(first["id"], "own", is_clear=False)
+    db.connections.unlock(first.id, "own", is_clear=False)
     [(ok, text, mends)] = found(accounts)
     assert (ok, text.partition(":")[2].partition(":")[0], mends) == (True, " 2 open, 1 unclear", False)
     with db.write() as c:
-        c.execute(update(CONNECTIONS).where(CONNECTIONS.c.id == first["id"]).values(refresher=None))
+        c.execute(update(CONNECTIONS).where(CONNECTIONS.c.id == first.id).values(refresher=None))
         c.execute(update(CONNECTIONS).values(created_at=now_ms() - IDLE_MS - 1000))
-    db.connections.note_used(second["id"])
+    db.connections.note_used(second.id)
     assert found(accounts) == [(True, "tracker: 2 open, 1 without a call for 30d", True)]
     terms = accounts.mint.realm.connection
     via = msgspec.structs.replace(terms["tracker"], mode="exchange", through="tracker", upstream="u")

@@ -82,7 +82,7 @@ def say(what: Any) -> None:
 def ask(mint: MintContext, connection: str) -> str:
     """Return the digest of the token that a caller gets, or ``ended``; ask again while others refresh."""
     issuer = issuer_of(mint, "tracker")
-    while (row := mint.db.connections.find(connection)) is not None and row["status"] == "open":
+    while (row := mint.db.connections.find(connection)) is not None and row.status == "open":
         try:
             found = lend._token_of(mint, issuer, row, "repo.read", "")
         except RefreshRefusedError:

@@ -3,7 +3,6 @@
 
 import os
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +11,7 @@ from arx_caps.mint.api.routes.oauth.connect import _show_own
 from arx_caps.mint.connections import connect
 from arx_caps.mint.connections.account_issuer import IssuedTokens, issuer_of
 from arx_caps.mint.connections.vault import new_key
-from arx_caps.mint.db.rows import as_json
+from arx_caps.mint.db.repositories.oauth.connections import LinkRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 from tests.mint.test_connections import ANN, BOB, Accounts, accounts
@@ -34,12 +33,9 @@ def wait(accounts: Accounts, subject: str, account: str = NAME) -> bytes:
     """Have an account that the issuer names wait for its person; return the secret of the browser."""
     mint, page, token = accounts.mint, os.urandom(32), f"access-{os.urandom(8).hex()}"
     born = mint.born()
-    link: dict[str, Any] = {"digest": connect.digest_of(os.urandom(32)), "name": "tracker", "subject": subject}
-    link |= {"person": "p", "scopes": as_json(["repo.read"]), "cookie": connect.digest_of(page)}
-    mint.db.connections.add_link(
-        {**link, "until": now_ms() + 60_000, "incarnation": born.incarnation, "born": born.seq},
-        new_key(mint, subject, now_ms())[1],
-    )
+    named = (connect.digest_of(os.urandom(32)), "tracker", subject, "p", ("repo.read",), now_ms() + 60_000)
+    link = LinkRow(*named, born.incarnation, born.seq, connect.digest_of(page))
+    mint.db.connections.add_link(link, new_key(mint, subject, now_ms())[1])
     accounts.tracker.tokens[token] = (account, "repo.read", 2.0**62)
     accounts.tracker.grants[f"refresh-{token}"] = (account, "repo.read")
     row = connect._row_of(mint, page)
@@ -53,17 +49,17 @@ def test_only_the_persons_pages_have_the_name(accounts: Accounts) -> None:
     mint, page = accounts.mint, wait(accounts, ANN)
     assert connect.find_held(mint, page)[1].account == NAME
     row = accounts.row(connect.connect(mint, page))
-    assert row["account"].startswith("account:")
+    assert row.account.startswith("account:")
     for scopes in ("repo.read", "repo.write"):
         accounts.tracker.grants = {
             each: found and (NAME, "repo.read repo.write") for each, found in accounts.tracker.grants.items()
         }
-        assert accounts.token(accounts.row(row["id"]), scopes) is not None
-        assert _show_own(mint, accounts.row(row["id"])).account == NAME
+        assert accounts.token(accounts.row(row.id), scopes) is not None
+        assert _show_own(mint, accounts.row(row.id)).account == NAME
     for file in mint.realm.folder.rglob("*.db*"):
         assert NAME.encode() not in file.read_bytes(), file
-    mint.db.connections.end(row["id"], "operator", connect.Event.of("connection.ended", "mint"))
-    assert _show_own(mint, accounts.row(row["id"])).account == row["account"]
+    mint.db.connections.end(row.id, "operator", connect.Event.of("connection.ended", "mint"))
+    assert _show_own(mint, accounts.row(row.id)).account == row.account
 
 
 @pytest.mark.parametrize(("before", "after"), [("digest", "digest"), ("name", "digest"), ("digest", "name")])
@@ -75,7 +71,7 @@ def test_an_account_has_one_person_in_both_forms(accounts: Accounts, before: str
     page = wait(accounts, BOB)
     with pytest.raises(GrantError, match="another person"):
         connect.connect(accounts.mint, page)
-    assert accounts.row(first)["status"] == "open"
+    assert accounts.row(first).status == "open"
 
 
 def test_digests_differ_by_realm_and_issuer(accounts: Accounts) -> None:

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
 from arx_caps.mint.connections import connect, lend
@@ -18,7 +18,7 @@ from arx_caps.mint.connections.connect import open_page, start_page
 from arx_caps.mint.connections.end import end_accounts
 from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, new_key, open_key, open_tokens
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.connections import account_lock
+from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow, LinkRow, account_lock
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.login.issuer_client import IssuerBusyError
 from arx_caps.mint.policy.issuers import Issuer
@@ -49,37 +49,28 @@ class Accounts:
         )
         self.mint.realm = replace(self.mint.realm, connection={"tracker": terms})
 
-    def add(self, subject: str, account: str, *, shared: bool = False) -> dict[str, Any]:
+    def add(self, subject: str, account: str, *, shared: bool = False) -> ConnectionRow:
         """Store a connection of a person whose refresh token is live, and return its row."""
         self.made += 1
         which, cookie = "c-" + chr(ord("`") + self.made) * 16, f"cookie-{self.made}"
         refresh = f"canary-refresh-{self.made}"
         self.tracker.grants[refresh] = (account, "repo.read repo.write")
-        link: dict[str, Any] = {
-            "digest": cookie,
-            "name": "tracker",
-            "subject": subject,
-            "person": "p",
-            "scopes": "[]",
-            "cookie": cookie,
-        }
-        link |= {"until": now_ms() + 60_000, "incarnation": "i", "born": 0}
+        link = LinkRow(cookie, "tracker", subject, "p", (), now_ms() + 60_000, "i", 0, cookie)
         self.mint.db.connections.add_link(link, new_key(self.mint, subject, now_ms())[1])
         incarnation, born, _ = self.mint.epochs.view()
-        row = {"id": which, "name": "tracker", "subject": subject, "person": "p", "issuer": self.tracker.url}
-        row |= {"account": account, "scopes": '["repo.read","repo.write"]', "status": "open", "created_at": now_ms()}
-        row |= {"incarnation": incarnation, "born": born}
+        about = (which, "tracker", subject, "p", self.tracker.url, account, ("repo.read", "repo.write"))
+        row = ConnectionRow(*about, "open", now_ms(), incarnation, born)
         seal = TokenSeal(self.mint, row, HeldTokens(refresh=refresh))
         what = Event.of("connection.connected", "mint", connection=which, subject=subject, account=account)
         self.mint.db.connections.add(cookie, row, seal, what, {account}, shared=shared)
         return self.row(which)
 
-    def row(self, which: str) -> dict[str, Any]:
+    def row(self, which: str) -> ConnectionRow:
         found = self.mint.db.connections.find(which)
         assert found is not None
         return found
 
-    def token(self, row: dict[str, Any], scopes: str = "repo.read") -> tuple[str, int] | None:
+    def token(self, row: ConnectionRow, scopes: str = "repo.read") -> tuple[str, int] | None:
         """Return what is lent for some scopes; None while others refresh."""
         with contextlib.suppress(IssuerBusyError):
             return lend._token_of(self.mint, issuer_of(self.mint, "tracker"), row, scopes, "")
@@ -121,7 +112,7 @@ def test_a_row_that_was_moved_does_not_open(accounts: Accounts, changed: dict[st
     row = accounts.add(ANN, "ann-t")
     accounts.add(BOB, "bob-t")  # has a key of its own
     assert open_tokens(accounts.mint, row).refresh == "canary-refresh-1"
-    moved = {**row, **changed}
+    moved = msgspec.structs.replace(row, **changed)
     own_key = open_key(accounts.mint, accounts.mint.db.connections.person_key(ANN))
     for key in (None, own_key):
         with pytest.raises(SettingsError, match="do not open"):
@@ -134,14 +125,14 @@ def test_many_callers_refresh_once(accounts: Accounts) -> None:
 
     def ask(_: int) -> tuple[str, int] | None:
         ready.wait()
-        return accounts.token(accounts.row(row["id"]))
+        return accounts.token(accounts.row(row.id))
 
     with ThreadPoolExecutor(16) as pool:
         given = {found for found in pool.map(ask, range(16)) if found is not None}
     assert len(given) == 1
     assert accounts.tracker.refreshes == 1
-    assert accounts.token(accounts.row(row["id"])) in given
-    assert accounts.token(accounts.row(row["id"]), "repo.read repo.write") not in given
+    assert accounts.token(accounts.row(row.id)) in given
+    assert accounts.token(accounts.row(row.id), "repo.read repo.write") not in given
     assert accounts.tracker.refreshes == 2
 
 
@@ -149,15 +140,15 @@ def test_a_kept_token_is_not_lent_near_its_end_or_once_refused(accounts: Account
     """Nor to a call of other scopes, fewer or more; each of them is refreshed."""
     row, issuer = accounts.add(ANN, "ann-t"), issuer_of(accounts.mint, "tracker")
     first = accounts.token(row)
-    assert accounts.token(accounts.row(row["id"])) == first
+    assert accounts.token(accounts.row(row.id)) == first
     digest = sha256(str(first[0] if first else "").encode()).hexdigest()
-    second = lend._token_of(accounts.mint, issuer, accounts.row(row["id"]), "repo.read", digest)
+    second = lend._token_of(accounts.mint, issuer, accounts.row(row.id), "repo.read", digest)
     assert second not in (None, first)
-    assert lend._token_of(accounts.mint, issuer, accounts.row(row["id"]), "repo.read", digest) == second
+    assert lend._token_of(accounts.mint, issuer, accounts.row(row.id), "repo.read", digest) == second
     accounts.tracker.lives_s = lend.EARLY_MS / 1000 - 1
-    late = accounts.token(accounts.row(row["id"]), "repo.read repo.write")
-    assert accounts.token(accounts.row(row["id"]), "repo.read repo.write") not in (None, late)
-    assert accounts.token(accounts.row(row["id"])) == second
+    late = accounts.token(accounts.row(row.id), "repo.read repo.write")
+    assert accounts.token(accounts.row(row.id), "repo.read repo.write") not in (None, late)
+    assert accounts.token(accounts.row(row.id)) == second
     assert accounts.tracker.refreshes == 4
 
 
@@ -174,9 +165,12 @@ def test_the_latest_connection_is_of_the_person_and_the_name(accounts: Accounts)
 def test_a_connection_lends_nothing_after_a_kill_of_each_of_its_targets(accounts: Accounts, target: str) -> None:
     """Nor while one is frozen, nor for another issuer that the settings name since."""
     row, issuer, epochs = accounts.add(ANN, "ann-t"), issuer_of(accounts.mint, "tracker"), accounts.mint.epochs
-    target += row["id"] if target.endswith(":") else ""
+    target += row.id if target.endswith(":") else ""
     assert lend._refusal_of(accounts.mint, issuer, row) is None
-    assert lend._refusal_of(accounts.mint, issuer, {**row, "issuer": "https://other.example"}) == "connection_ended"
+    assert (
+        lend._refusal_of(accounts.mint, issuer, msgspec.structs.replace(row, issuer="https://other.example"))
+        == "connection_ended"
+    )
     epochs.freeze(target)
     assert lend._refusal_of(accounts.mint, issuer, row) == "connection_unavailable"
     epochs.thaw(target)
@@ -190,23 +184,23 @@ def test_a_lost_answer_is_tried_once_more(accounts: Accounts) -> None:
     accounts.tracker.silent = True
     with pytest.raises(UnavailableError):
         accounts.token(row)
-    assert accounts.row(row["id"])["refresher"] is not None
+    assert accounts.row(row.id).refresher is not None
     accounts.tracker.silent = False
-    assert accounts.token(accounts.row(row["id"])) is not None
-    assert accounts.row(row["id"])["refresher"] is None
+    assert accounts.token(accounts.row(row.id)) is not None
+    assert accounts.row(row.id).refresher is None
     accounts.tracker.end()
     with pytest.raises(RefreshRefusedError):
-        accounts.token(accounts.row(row["id"]), "repo.write")
+        accounts.token(accounts.row(row.id), "repo.write")
 
 
 def test_a_refresh_of_a_mint_that_died_holds_others_for_its_time_alone(accounts: Accounts) -> None:
     """While it may still run, no other one begins; afterwards the next one does, and the first one stores nothing."""
     row, db = accounts.add(ANN, "ann-t"), accounts.mint.db.connections
-    assert db.lock(row["id"], "dead", now_ms() + 60_000)
-    assert accounts.token(accounts.row(row["id"])) is None
-    db.unlock(row["id"], "dead", is_clear=False)
-    assert db.lock(row["id"], "dead", now_ms() - 1)
-    assert accounts.token(accounts.row(row["id"])) is not None
+    assert db.lock(row.id, "dead", now_ms() + 60_000)
+    assert accounts.token(accounts.row(row.id)) is None
+    db.unlock(row.id, "dead", is_clear=False)
+    assert db.lock(row.id, "dead", now_ms() - 1)
+    assert accounts.token(accounts.row(row.id)) is not None
     assert not db.refreshed(row, "dead", TokenSeal(accounts.mint, row, HeldTokens(refresh="x")))
     assert accounts.tracker.refreshes == 1
 
@@ -215,7 +209,7 @@ def test_another_account_is_connected_while_one_is(accounts: Accounts) -> None:
     """People who connect accounts at the same time wait for each other only if it is one account."""
     db = accounts.mint.db
     with db.alone(account_lock("tracker", "ann-t")), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(accounts.add, BOB, "bob-t").result(60)["status"] == "open"
+        assert pool.submit(accounts.add, BOB, "bob-t").result(60).status == "open"
     assert account_lock("tracker", "ann-t") != account_lock("other", "ann-t")
 
 
@@ -224,10 +218,10 @@ def test_an_account_has_one_person_unless_it_is_shared(accounts: Accounts) -> No
     first = accounts.add(ANN, "ann-t")
     with pytest.raises(GrantError, match="another person"):
         accounts.add(BOB, "ann-t")
-    assert accounts.add(BOB, "ann-t", shared=True)["status"] == "open"
+    assert accounts.add(BOB, "ann-t", shared=True).status == "open"
     accounts.add(ANN, "other")
-    former = accounts.row(first["id"])
-    assert (former["status"], former["ended_why"], former["sealed"]) == ("ended", "replaced", None)
+    former = accounts.row(first.id)
+    assert (former.status, former.ended_why, former.sealed) == ("ended", "replaced", None)
 
 
 @pytest.mark.spec("LOG 1.9")
@@ -235,13 +229,13 @@ def test_an_erasure_deletes_the_key_and_revokes_upstream(accounts: Accounts) -> 
     """No byte of the person's accounts is left in SQLite's file; another person's stay."""
     row = accounts.add(ANN, "canary-account-of-ann")
     kept = accounts.add(BOB, "bob-t")
-    sealed = str(row["sealed"])
+    sealed = str(row.sealed)
     by, reason = "operator:test", "a request"
     erase_person(
         accounts.mint, ANN, by=by, reason=reason, end_accounts=lambda: end_accounts(accounts.mint, ANN, by, reason)
     )
     db = accounts.mint.db.connections
-    assert (db.find(row["id"]), db.person_key(ANN)) == (None, None)
+    assert (db.find(row.id), db.person_key(ANN)) == (None, None)
     assert accounts.tracker.grants.get("canary-refresh-1") is None
     assert open_tokens(accounts.mint, kept).refresh == "canary-refresh-2"
     for file in accounts.mint.realm.folder.glob("mint.db*"):

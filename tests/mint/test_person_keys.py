@@ -20,6 +20,7 @@ from arx_caps.mint.connections.vault import (
     rotate_key,
 )
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow, LinkRow
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import SettingsError
 from tests.cli.test_doctor_connections import found
@@ -39,23 +40,21 @@ def key_of(accounts: Accounts, subject: str) -> PersonKey:
 def test_a_rotation_seals_all_that_a_person_has(accounts: Accounts) -> None:
     """Connections and an account that waits for the person; the key before opens none of them."""
     row, other = accounts.add(ANN, "ann-t"), accounts.add(BOB, "bob-t")
-    link: dict[str, Any] = {"digest": "d" * 64, "name": "tracker", "subject": ANN, "person": "ann", "scopes": "[]"}
-    link |= {"cookie": digest_of(b"page"), "until": now_ms() + 60_000, "incarnation": "i", "born": 0}
+    link = LinkRow("d" * 64, "tracker", ANN, "ann", (), now_ms() + 60_000, "i", 0, digest_of(b"page"))
     db = accounts.mint.db.connections
     db.add_link(link, new_key(accounts.mint, ANN, now_ms())[1])
-    waits = {"account": "new", "granted": "{}"}
-    seal = TokenSeal(accounts.mint, {**link, **waits}, HeldTokens(refresh="waits"))
-    assert db.hold(link["cookie"], ANN, waits, seal)
+    waits = msgspec.structs.replace(link, account="new", granted={})
+    assert db.hold(waits, TokenSeal(accounts.mint, waits, HeldTokens(refresh="waits")))
     before = key_of(accounts, ANN)
     assert rotate_key(accounts.mint, ANN, "operator:test")
     assert key_of(accounts, ANN).secret != before.secret
-    again, held = accounts.row(row["id"]), db.link(link["digest"])
+    again, held = accounts.row(row.id), db.link(link.digest)
     assert held is not None
     for sealed, refresh in ((again, "canary-refresh-1"), (held, "waits")):
         assert open_tokens(accounts.mint, sealed).refresh == refresh
         with pytest.raises(SettingsError, match="do not open"):
             open_tokens(accounts.mint, sealed, before)
-    assert accounts.row(other["id"])["sealed"] == other["sealed"]
+    assert accounts.row(other.id).sealed == other.sealed
     assert not rotate_key(accounts.mint, "subject:unknown", "operator:test")
 
 
@@ -78,13 +77,13 @@ def test_a_rotation_waits_for_a_refresh(accounts: Accounts) -> None:
         rotate = (rotate_key, accounts.mint, ANN, "operator:test")
         during_refreshes(accounts, lambda: rotations.append(pool.submit(*rotate)))
         for scopes in ("repo.read", "repo.write"):
-            assert accounts.token(accounts.row(row["id"]), scopes) is not None
+            assert accounts.token(accounts.row(row.id), scopes) is not None
         assert all(each.result(60) for each in rotations)
-    assert db.lock(row["id"], "dead", now_ms() - 1)
+    assert db.lock(row.id, "dead", now_ms() - 1)
     assert rotate_key(accounts.mint, ANN, "operator:test")
     assert len(rotations) == 2
     assert accounts.tracker.refreshes == 2
-    assert open_tokens(accounts.mint, accounts.row(row["id"])).refresh in accounts.tracker.grants
+    assert open_tokens(accounts.mint, accounts.row(row.id)).refresh in accounts.tracker.grants
 
 
 def test_calls_go_on_while_keys_are_rotated(accounts: Accounts) -> None:
@@ -94,7 +93,7 @@ def test_calls_go_on_while_keys_are_rotated(accounts: Accounts) -> None:
     assert accounts.token(row) is not None  # the row of before the rotation
 
     def ask(_: int) -> None:
-        found = accounts.token(accounts.row(row["id"]))
+        found = accounts.token(accounts.row(row.id))
         assert found is not None
         assert found[0] in accounts.tracker.tokens
 
@@ -126,7 +125,7 @@ def test_the_next_secret_is_tried_if_the_first_is_refused(accounts: Accounts, mo
     row = accounts.add(ANN, "ann-t")
     assert accounts.token(row) is not None
     monkeypatch.setenv("ARX_TEST_OLD_SECRET", SECRET)
-    assert accounts.token(accounts.row(row["id"]), "repo.write") is not None
+    assert accounts.token(accounts.row(row.id), "repo.write") is not None
     assert accounts.tracker.refreshes == 2
     terms = msgspec.structs.replace(terms, client_secret_next="file:next.secret")
     accounts.mint.realm = replace(accounts.mint.realm, connection={"tracker": terms})
@@ -142,16 +141,15 @@ def test_a_mint_that_dies_in_a_rotation_loses_nothing(live: Harness, crasher: Cr
     mint, rows = live.mint, []
     for number, subject in enumerate((ANN, BOB)):
         born = mint.born()
-        row: dict[str, Any] = {"id": f"c-{number}", "name": "tracker", "subject": subject, "person": "p", "issuer": "i"}
-        row |= {"account": str(number), "scopes": "[]", "status": "open", "created_at": now_ms()}
-        row |= {"incarnation": born.incarnation, "born": born.seq}
-        link = {"digest": f"d-{number}", "name": "tracker", "subject": subject, "person": "p", "scopes": "[]"}
-        link |= {"cookie": f"k-{number}", "until": now_ms() + 60_000, "incarnation": born.incarnation}
-        mint.db.connections.add_link({**link, "born": born.seq}, new_key(mint, subject, now_ms())[1])
-        what = Event.of("connection.connected", "mint", connection=row["id"])
+        about = (f"c-{number}", "tracker", subject, "p", "i", str(number), (), "open", now_ms())
+        row = ConnectionRow(*about, born.incarnation, born.seq)
+        named = (f"d-{number}", "tracker", subject, "p", (), now_ms() + 60_000)
+        link = LinkRow(*named, born.incarnation, born.seq, f"k-{number}")
+        mint.db.connections.add_link(link, new_key(mint, subject, now_ms())[1])
+        what = Event.of("connection.connected", "mint", connection=row.id)
         seal = TokenSeal(mint, row, HeldTokens(refresh=f"refresh-{number}"))
-        mint.db.connections.add(f"k-{number}", row, seal, what, {row["account"]}, shared=False)
-        rows.append(row["id"])
+        mint.db.connections.add(f"k-{number}", row, seal, what, {row.account}, shared=False)
+        rows.append(row.id)
 
     def act(step: int) -> dict[str, Any] | None:
         answered = crasher.ask(step, live.operator(), "POST", "/v1/connections/rotate", {})

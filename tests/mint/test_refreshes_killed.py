@@ -82,7 +82,7 @@ def killed_at(accounts: Accounts, mints: list[Mint], step: int) -> tuple[bool, b
     assert isinstance(tracker, Watched)
     tracker.uses.clear()
     row = accounts.add(ANN, f"ann-{step}")
-    order = {"realm": str(accounts.mint.realm.folder), "connection": row["id"], "step": 0}
+    order = {"realm": str(accounts.mint.realm.folder), "connection": row.id, "step": 0}
     order["terms"] = msgspec.to_builtins(accounts.mint.realm.connection["tracker"])
     victim, *others = mints
     victim.write(order | {"step": step})

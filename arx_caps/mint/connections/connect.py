@@ -10,17 +10,17 @@ import secrets
 from base64 import b32encode
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from arx_caps.mint.connections.account_issuer import AccountIssuer, IssuedTokens, denied, issuer_of
 from arx_caps.mint.connections.end import end_connection, revoke_tokens, tokens_of
-from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, issuer_in, new_key, open_tokens
+from arx_caps.mint.connections.vault import HeldTokens, TokenSeal, new_key, open_tokens
 from arx_caps.mint.context import MINT, Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import SealedRoot
-from arx_caps.mint.db.rows import as_json
+from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow, LinkRow
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.login.oidc import PAGE_MS
 from arx_caps.mint.policy.issuers import Subject
@@ -46,11 +46,11 @@ def make_link(mint: MintContext, subject: Subject, name: str) -> str:
         UnavailableError: The kill epoch is unknown now.
     """
     name = issuer_of(mint, name).terms.through or name
+    home = issuer_of(mint, name)
     born, token = mint.born(), wire.text_of(secrets.token_bytes(SECRET_BYTES))
-    row: dict[str, Any] = {"digest": digest_of(token), "name": name, "until": now_ms() + PAGE_MS}
-    row |= {"subject": subject_target(subject.issuer, subject.name), "person": subject.name}
-    row |= {"scopes": as_json(issuer_of(mint, name).terms.scopes), "incarnation": born.incarnation, "born": born.seq}
-    mint.db.connections.add_link(row, new_key(mint, row["subject"], now_ms())[1])
+    target, scopes, until = subject_target(subject.issuer, subject.name), home.terms.scopes, now_ms() + PAGE_MS
+    row = LinkRow(digest_of(token), name, target, subject.name, scopes, until, born.incarnation, born.seq)
+    mint.db.connections.add_link(row, new_key(mint, target, now_ms())[1])
     return f"{mint.realm.issuer}{CONNECT}{token}"
 
 
@@ -70,14 +70,14 @@ def begin(mint: MintContext, link: str, person: IssuerToken) -> tuple[bytes, str
         UnavailableError: The issuer does not answer.
     """
     row = mint.db.connections.link(digest_of(link))
-    if row is None or row["cookie"] is not None or row["until"] <= now_ms():
+    if row is None or row.cookie is not None or row.until <= now_ms():
         raise denied("this link was used, or is over: call the tool again to get another one")
-    if subject_target(person.issuer.url, person.subject) != row["subject"]:
-        raise denied(f"this link is for {row['person']}, and you are logged in as {person.subject}")
+    if subject_target(person.issuer.url, person.subject) != row.subject:
+        raise denied(f"this link is for {row.person}, and you are logged in as {person.subject}")
     _require_live(mint, row)
     page = secrets.token_bytes(SECRET_BYTES)
-    url = issuer_of(mint, row["name"]).login_url(page)
-    if not mint.db.connections.begin(row["digest"], digest_of(page)):
+    url = issuer_of(mint, row.name).login_url(page)
+    if not mint.db.connections.begin(row.digest, digest_of(page)):
         raise denied("this link was used: call the tool again to get another one")
     return page, url
 
@@ -97,7 +97,7 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
     """
     row = _row_of(mint, page)
     # The path is of one connection alone: the answer of another issuer would be redeemed there with a wrong secret.
-    if row["name"] != name:
+    if row.name != name:
         raise denied("the answer is for another connection")
     issuer = issuer_of(mint, name)
     code, why = issuer.read_answer(page, answer)
@@ -116,10 +116,10 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
         raise denied("this browser has begun no connection, or too long ago")
 
 
-def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page: bytes, tokens: IssuedTokens) -> bool:
+def _hold(mint: MintContext, issuer: AccountIssuer, row: LinkRow, page: bytes, tokens: IssuedTokens) -> bool:
     """Hold tokens for the word of a person; return False if the link is over."""
     account, shown = issuer.account(page, tokens)
-    asked = msgspec.json.decode(row["scopes"], type=list[str])
+    asked = list(row.scopes)
     # An issuer that grants more than was asked for is not believed: no call gets more than the realm's settings name.
     given = tokens.held(asked)
     granted = [scope for scope in asked if scope in given.scopes]
@@ -127,11 +127,12 @@ def _hold(mint: MintContext, issuer: AccountIssuer, row: Mapping[str, Any], page
     held = HeldTokens(refresh=tokens.refresh_token, access=access, account=account, shown=shown)
     if issuer.terms.account == "digest":
         account = _digest_account(mint, issuer.terms.issuer, account)
-    waits = {"account": account, "granted": as_json({"scopes": granted, "issuer": issuer.terms.issuer})}
-    return mint.db.connections.hold(digest_of(page), row["subject"], waits, TokenSeal(mint, {**row, **waits}, held))
+    given_by = {"scopes": granted, "issuer": issuer.terms.issuer}
+    waits = msgspec.structs.replace(row, cookie=digest_of(page), account=account, granted=given_by)
+    return mint.db.connections.hold(waits, TokenSeal(mint, waits, held))
 
 
-def find_held(mint: MintContext, page: bytes) -> tuple[Mapping[str, Any], HeldTokens, tuple[str, ...]]:
+def find_held(mint: MintContext, page: bytes) -> tuple[LinkRow, HeldTokens, tuple[str, ...]]:
     """Return the account that waits for the word of a person.
 
     Returns:
@@ -141,9 +142,9 @@ def find_held(mint: MintContext, page: bytes) -> tuple[Mapping[str, Any], HeldTo
         GrantError: None waits for this browser.
     """
     row = _row_of(mint, page)
-    if row["sealed"] is None:
+    if row.sealed is None or row.granted is None:
         raise denied("this browser has connected nothing")
-    return row, open_tokens(mint, row), tuple(msgspec.json.decode(row["granted"])["scopes"])
+    return row, open_tokens(mint, row), tuple(row.granted["scopes"])
 
 
 def uses_of(mint: MintContext, connection: str) -> dict[str, tuple[str, ...]]:
@@ -165,25 +166,24 @@ def connect(mint: MintContext, page: bytes) -> str:
     """
     row, tokens, scopes = find_held(mint, page)
     _require_live(mint, row)
-    which, subject = connection_of(row["digest"]), str(row["subject"])
-    terms, issuer = issuer_of(mint, row["name"]).terms, issuer_in(row)
-    if issuer != terms.issuer:
+    which, terms, issuer, account = connection_of(row.digest), issuer_of(mint, row.name).terms, row.issuer, row.account
+    if issuer != terms.issuer or account is None:
         raise denied("the settings of this connection have changed: call the tool again to get another link")
-    made = {name: row[name] for name in ("name", "subject", "person", "account", "incarnation", "born")}
-    made |= {"id": which, "issuer": issuer, "scopes": as_json(scopes), "status": "open", "created_at": now_ms()}
+    about = (which, row.name, row.subject, row.person, issuer, account, scopes)
+    made = ConnectionRow(*about, "open", now_ms(), row.incarnation, row.born)
     seal = TokenSeal(mint, made, tokens)
-    facts = {"connection": which, "name": row["name"], "account": row["account"], "scopes": scopes}
-    what = Event.of("connection.connected", MINT, subject=subject, **facts)
+    facts = {"connection": which, "name": row.name, "account": account, "scopes": scopes}
+    what = Event.of("connection.connected", MINT, subject=row.subject, **facts)
     # A connection from before a change of the setting has the account in the other form.
-    accounts = {row["account"], tokens.account, _digest_account(mint, issuer, tokens.account)}
+    accounts = {account, tokens.account, _digest_account(mint, issuer, tokens.account)}
     former = mint.db.connections.add(digest_of(page), made, seal, what, accounts, shared=terms.shared)
     if former:
         # A gateway may hold a token of the account before.
-        targets = [f"connection:{each['id']}" for each in former]
+        targets = [f"connection:{each.id}" for each in former]
         mint.revoker.change(lambda: mint.store.kill(targets, "another account was connected", MINT))
     for each in former:
         # Not of the same account: an issuer may end all grants of an account with one, and so the new one.
-        if each["account"] not in accounts:
+        if each.account not in accounts:
             revoke_tokens(mint, each, tokens_of(mint, each, seal.key))
     return which
 
@@ -192,7 +192,7 @@ def decline(mint: MintContext, page: bytes) -> None:
     """Forget an account that a person does not want to connect, and revoke its tokens at the issuer."""
     row = _row_of(mint, page)
     tokens = tokens_of(mint, row)
-    facts = {"name": row["name"], "account": row["account"], "subject": row["subject"]}
+    facts = {"name": row.name, "account": row.account, "subject": row.subject}
     if mint.db.connections.drop(digest_of(page), Event.of("connection.declined", MINT, **facts)):
         revoke_tokens(mint, row, tokens)
 
@@ -215,15 +215,15 @@ def digest_of(secret: str | bytes) -> str:
     return sha256(secret.encode() if isinstance(secret, str) else secret).hexdigest()
 
 
-def _row_of(mint: MintContext, page: bytes) -> dict[str, Any]:
+def _row_of(mint: MintContext, page: bytes) -> LinkRow:
     row = mint.db.connections.link_of(digest_of(page))
-    if row is None or row["until"] <= now_ms():
+    if row is None or row.until <= now_ms():
         raise denied("this browser has begun no connection, or too long ago; are cookies allowed?")
     return row
 
 
-def _require_live(mint: MintContext, row: Mapping[str, Any]) -> None:
-    mint.require(Born(row["incarnation"], row["born"]), ("realm", str(row["subject"])))
+def _require_live(mint: MintContext, row: LinkRow) -> None:
+    mint.require(Born(row.incarnation, row.born), ("realm", row.subject))
 
 
 class OwnPage(NamedTuple):
@@ -265,7 +265,7 @@ def open_page(mint: MintContext, cookie: str) -> OwnPage | None:
     return page
 
 
-def list_accounts(mint: MintContext, page: OwnPage) -> list[tuple[str, Mapping[str, Any] | None]]:
+def list_accounts(mint: MintContext, page: OwnPage) -> list[tuple[str, ConnectionRow | None]]:
     """Return the names of the connections that people make, each with the row of the person's newest one."""
     names = (name for name, terms in mint.realm.connection.items() if terms.through is None)
     return [(name, mint.db.connections.latest(page.target, name)) for name in names]
@@ -285,7 +285,7 @@ def change_account(mint: MintContext, page: OwnPage, answer: str) -> str | None:
     if verb == "connect" and which in mint.realm.connection:
         return make_link(mint, Subject(page.issuer, page.name, {}), which)
     row = mint.db.connections.find(which) if verb == "end" else None
-    if row is None or row["subject"] != page.target:
+    if row is None or row.subject != page.target:
         raise denied("the page has no such account of yours")
     end_connection(mint, row, MINT, "ended by the person", "person")
     return None

@@ -4,14 +4,12 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping
-from typing import Any
 
 from arx_caps.mint.connections.account_issuer import issuer_of
-from arx_caps.mint.connections.vault import HeldTokens, PersonKey, SealError, issuer_in, open_key, open_tokens
+from arx_caps.mint.connections.vault import HeldTokens, PersonKey, SealError, open_key, open_tokens
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.oauth.connections import StoredKey
+from arx_caps.mint.db.repositories.oauth.connections import AccountRow, ConnectionRow, StoredKey
 from arx_caps.revocation.report import KillReport
 from arx_verifier.errors import GrantError, SettingsError
 
@@ -19,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def end_connection(
-    mint: MintContext, row: Mapping[str, Any], by: str, reason: str, why: str = "operator"
+    mint: MintContext, row: ConnectionRow, by: str, reason: str, why: str = "operator"
 ) -> tuple[KillReport, bool]:
     """End a connection: its target is killed, its tokens are deleted here and revoked at the issuer.
 
@@ -38,10 +36,10 @@ def end_connection(
     """
     # The kill first: what fails after it leaves a connection that lends nothing, and that the same call ends.
     wait = why == "operator"
-    report = mint.revoker.end("kill", [f"connection:{row['id']}"], reason=reason, by=by, wait=wait)
+    report = mint.revoker.end("kill", [f"connection:{row.id}"], reason=reason, by=by, wait=wait)
     tokens = tokens_of(mint, row)
-    facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": why}
-    is_ended = mint.db.connections.end(row["id"], why, Event.of("connection.ended", by, **facts, reason=reason))
+    facts = {"connection": row.id, "name": row.name, "subject": row.subject, "why": why}
+    is_ended = mint.db.connections.end(row.id, why, Event.of("connection.ended", by, **facts, reason=reason))
     return report, is_ended and revoke_tokens(mint, row, tokens)
 
 
@@ -68,19 +66,19 @@ def drop_abandoned(mint: MintContext) -> None:
     for row in mint.db.connections.sweep():
         with contextlib.suppress(GrantError):  # without its key, the link stays until another mint revokes its tokens
             tokens = tokens_of(mint, row)
-            if mint.db.connections.remove_link(row) and row["sealed"] is not None:
+            if mint.db.connections.remove_link(row) and row.sealed is not None:
                 several.append((row, tokens))
 
     def revoke() -> None:
         for row, tokens in several:
             if not revoke_tokens(mint, row, tokens):
-                _log.warning("connection %s: an account that no person confirmed is not revoked", row["name"])
+                _log.warning("connection %s: an account that no person confirmed is not revoked", row.name)
 
     if several:  # in a thread of its own: the caller has more to do than to wait for an issuer
         threading.Thread(target=revoke, name="arx-mint-revoke", daemon=True).start()
 
 
-def revoke_tokens(mint: MintContext, row: Mapping[str, Any], tokens: HeldTokens) -> bool:
+def revoke_tokens(mint: MintContext, row: AccountRow, tokens: HeldTokens) -> bool:
     """Revoke tokens at their issuer.
 
     Args:
@@ -91,17 +89,17 @@ def revoke_tokens(mint: MintContext, row: Mapping[str, Any], tokens: HeldTokens)
     Returns:
         Whether the issuer confirmed it.
     """
-    terms = mint.realm.connection.get(str(row["name"]))
+    terms = mint.realm.connection.get(row.name)
     # The issuer that the settings name now may be another one, which must not learn them.
-    if terms is None or terms.issuer != issuer_in(row):
+    if terms is None or terms.issuer != row.issuer:
         return False
     # The access tokens too: not each issuer ends those of a grant with its refresh token (RFC 7009 2.1).
     several = [*filter(None, [tokens.refresh]), *(each.token for each in tokens.access.values())]
-    confirmed = list(map(issuer_of(mint, row["name"]).revoke, several))
+    confirmed = list(map(issuer_of(mint, row.name).revoke, several))
     return bool(confirmed) and (confirmed[0] if tokens.refresh else all(confirmed))
 
 
-def tokens_of(mint: MintContext, row: Mapping[str, Any], key: PersonKey | None = None) -> HeldTokens:
+def tokens_of(mint: MintContext, row: AccountRow, key: PersonKey | None = None) -> HeldTokens:
     """Return the tokens in the row of a connection or a link, to revoke them; none if the person's key opens none.
 
     Args:
@@ -113,7 +111,7 @@ def tokens_of(mint: MintContext, row: Mapping[str, Any], key: PersonKey | None =
         GrantError: ``conflict``: this mint cannot open the key.
     """
     try:
-        return open_tokens(mint, row, key or _opened(mint, mint.db.connections.person_key(row["subject"])))
+        return open_tokens(mint, row, key or _opened(mint, mint.db.connections.person_key(row.subject)))
     except SealError:  # what does not open is of no use to anyone
         return HeldTokens()
 

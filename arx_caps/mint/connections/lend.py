@@ -7,7 +7,7 @@ sees one refresh token twice may end the whole grant.
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
@@ -36,6 +36,7 @@ from arx_caps.mint.connections.vault import (
 )
 from arx_caps.mint.context import MINT, MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow
 from arx_caps.mint.identity.session_login import subject_of
 from arx_caps.mint.login.issuer_client import IssuerBusyError
 from arx_caps.mint.tasks.token_exchange import PresentedTask, read_presented
@@ -43,8 +44,8 @@ from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, SettingsError, UnavailableError
 from arx_verifier.token.targets import subject_target
 
-Row: TypeAlias = Mapping[str, Any]
 Seal: TypeAlias = Callable[[LentToken], str]
+Row: TypeAlias = ConnectionRow
 _log = logging.getLogger(__name__)
 LENT_MS: Final = 5 * 60_000  # the longest time that a gateway uses a token
 EARLY_MS: Final = 60_000  # before its end, a token is not lent any more
@@ -83,7 +84,7 @@ def lend_token(mint: MintContext, service: str, asked: AskedToken, seal: Seal) -
     row = mint.db.connections.latest(subject_target(subject.issuer, subject.name), home.name)
     if row is None:
         return unusable("connection_missing", ())
-    have = tuple(msgspec.json.decode(row["scopes"], type=list[str]))
+    have = row.scopes
     code = _refusal_of(mint, home, row)
     if code == "connection_unavailable":
         return TokenAnswer(code, subject.name, wanted, have)
@@ -97,8 +98,8 @@ def lend_token(mint: MintContext, service: str, asked: AskedToken, seal: Seal) -
         else:
             found = _exchanged(mint, issuer, home, row, wanted, presented.task.agent)
     except RefreshRefusedError:
-        facts = {"connection": row["id"], "name": row["name"], "subject": row["subject"], "why": "issuer"}
-        mint.db.connections.end(row["id"], "issuer", Event.of("connection.ended", MINT, **facts))
+        facts = {"connection": row.id, "name": row.name, "subject": row.subject, "why": "issuer"}
+        mint.db.connections.end(row.id, "issuer", Event.of("connection.ended", MINT, **facts))
         return unusable("connection_ended", have)
     except ScopesRefusedError:  # the issuer has lowered those of the refresh token: to connect again gives all
         return unusable("connection_scope", ())
@@ -126,15 +127,15 @@ def _lent(
     """Record what is lent, and return it; None if the connection was killed or frozen meanwhile."""
     # Last: a kill that came during a refresh ends what it gave.
     born = mint.born()
-    if mint.epochs.check(row["incarnation"], row["born"], targets_of(row)):
+    if mint.epochs.check(row.incarnation, row.born, targets_of(row)):
         return None
     until = min(found.until, now_ms() + LENT_MS, presented.until)
-    facts: dict[str, Any] = {"connection": row["id"], "name": row["name"], "account": row["account"]}
+    facts: dict[str, Any] = {"connection": row.id, "name": row.name, "account": row.account}
     facts |= {"session": presented.session.id, "task": presented.task.id, "agent": presented.task.agent}
     facts |= {"scopes": found.scopes, "audience": service, "tool": tool, "until": until}
     mint.db.record(Event.of("connection.lent", f"service:{service}", **facts))
-    mint.db.connections.note_used(row["id"])
-    return LentToken(found.token, until, row["id"], row["account"], found.scopes, born[:2])
+    mint.db.connections.note_used(row.id)
+    return LentToken(found.token, until, row.id, row.account, found.scopes, born[:2])
 
 
 def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, asked: AskedToken) -> tuple[str, ...]:
@@ -163,9 +164,9 @@ def _scopes(mint: MintContext, issuer: AccountIssuer, presented: PresentedTask, 
 def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Row) -> str | None:
     """Return why a connection lends nothing now; None if it may."""
     # An account of the issuer that the settings named before is none of the one that they name now.
-    if row["status"] != "open" or row["issuer"] != issuer.terms.issuer:
+    if row.status != "open" or row.issuer != issuer.terms.issuer:
         return "connection_ended"
-    refused = mint.epochs.check(row["incarnation"], row["born"], targets_of(row))
+    refused = mint.epochs.check(row.incarnation, row.born, targets_of(row))
     if refused is None:
         return None
     return "connection_ended" if refused.code == "revoked" else "connection_unavailable"
@@ -173,11 +174,16 @@ def _refusal_of(mint: MintContext, issuer: AccountIssuer, row: Row) -> str | Non
 
 def targets_of(row: Row) -> tuple[str, ...]:
     """Return the targets whose kill or freeze ends the use of a connection."""
-    return ("realm", str(row["subject"]), f"connection:{row['id']}")
+    return ("realm", row.subject, f"connection:{row.id}")
 
 
 def _exchanged(
-    mint: MintContext, issuer: AccountIssuer, home: AccountIssuer, row: Row, wanted: tuple[str, ...], agent: str
+    mint: MintContext,
+    issuer: AccountIssuer,
+    home: AccountIssuer,
+    row: Row,
+    wanted: tuple[str, ...],
+    agent: str,
 ) -> HeldAccess:
     """Return an access token that the person's token at another issuer was exchanged for.
 
@@ -187,8 +193,8 @@ def _exchanged(
         GrantError: An issuer refuses the exchange.
         UnavailableError: An issuer does not answer.
     """
-    have = " ".join(sorted(msgspec.json.decode(row["scopes"], type=list[str])))
-    is_new = now_ms() - (row["refreshed_at"] or row["created_at"]) < EARLY_MS
+    have = " ".join(sorted(row.scopes))
+    is_new = now_ms() - (row.refreshed_at or row.created_at) < EARLY_MS
     own = _token_of(mint, home, row, have, "")
     try:
         return _exchange(mint, issuer, home, own, wanted, agent)
@@ -246,12 +252,12 @@ def _token_of(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, r
 def _refreshed(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, refused: str) -> HeldAccess:
     """Refresh under the lock, and return the access token; see ``_token_of``."""
     own, until = secrets.token_hex(16), now_ms() + REFRESH_MS
-    if not mint.db.connections.lock(row["id"], own, until):
+    if not mint.db.connections.lock(row.id, own, until):
         raise IssuerBusyError("another call refreshes the connection", code="issuer_unavailable")
     issued, is_clear = None, True
     try:
         # Read again: another call may have refreshed between the look above and the lock.
-        latest = mint.db.connections.find(row["id"]) or row
+        latest = mint.db.connections.find(row.id) or row
         # The key of before the refresh: in its time `arx key reseal` may seal it with what this mint has not read.
         latest, key, held = _opened(mint, latest)
         kept = _kept(held, scopes, refused)
@@ -268,7 +274,7 @@ def _refreshed(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, 
         raise
     finally:
         if issued is None:
-            mint.db.connections.unlock(row["id"], own, is_clear=is_clear)
+            mint.db.connections.unlock(row.id, own, is_clear=is_clear)
     given = issued.held(scopes.split(" "))
     live = {name: each for name, each in held.access.items() if each.until > now_ms() and name != scopes}
     refresh = issued.refresh_token or held.refresh
@@ -291,13 +297,13 @@ def _opened(mint: MintContext, row: Row) -> tuple[Row, PersonKey, HeldTokens]:
         SettingsError: They do not open.
     """
     db = mint.db.connections
-    key = open_key(mint, db.person_key(row["subject"]))
+    key = open_key(mint, db.person_key(row.subject))
     while True:
         try:
             return row, key, open_tokens(mint, row, key)
         except SettingsError:
-            latest, again = db.find(row["id"]) or row, open_key(mint, db.person_key(row["subject"]))
-            if (latest["sealed"], again.made_at) == (row["sealed"], key.made_at):
+            latest, again = db.find(row.id) or row, open_key(mint, db.person_key(row.subject))
+            if (latest.sealed, again.made_at) == (row.sealed, key.made_at):
                 raise
             row, key = latest, again
 

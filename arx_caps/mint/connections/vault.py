@@ -3,15 +3,14 @@
 
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
-from arx_caps.mint.db.repositories.oauth.connections import Sealer, StoredKey
+from arx_caps.mint.db.repositories.oauth.connections import AccountRow, Sealer, StoredKey
 from arx_caps.mint.keys.root_keys import CLOSED, box, unbox
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError, SettingsError
@@ -79,7 +78,7 @@ class TokenSeal:
         key: The person's key, as it was opened before.
     """
 
-    def __init__(self, mint: MintContext, row: Mapping[str, Any], tokens: HeldTokens, key: PersonKey | None = None):
+    def __init__(self, mint: MintContext, row: AccountRow, tokens: HeldTokens, key: PersonKey | None = None):
         self._mint, self._row, self._tokens, self.key = mint, row, tokens, key
 
     def __call__(self, stored: StoredKey | None) -> dict[str, str]:
@@ -92,7 +91,7 @@ class TokenSeal:
             SettingsError: The person was erased meanwhile.
         """
         # A key that was opened before is not opened again: `arx key reseal` may have sealed it for the next start.
-        if self.key is None or stored is None or stored.made_at != self.key.made_at:
+        if self.key is None or stored is None or stored.created_at != self.key.made_at:
             self.key = open_key(self._mint, stored)
         return box(self.key.secret, msgspec.json.encode(self._tokens), _about(self._mint, self._row))
 
@@ -107,10 +106,10 @@ def open_key(mint: MintContext, stored: StoredKey | None) -> PersonKey:
     if stored is None:
         raise SealError("the person's key is gone")
     root = SealedRoot(PERSON_NAME + stored.subject, stored.nonce, stored.sealed)
-    return PersonKey(stored.made_at, mint.root_keys.unseal(root))
+    return PersonKey(stored.created_at, mint.root_keys.unseal(root))
 
 
-def open_tokens(mint: MintContext, row: Mapping[str, Any], key: PersonKey | None = None) -> HeldTokens:
+def open_tokens(mint: MintContext, row: AccountRow, key: PersonKey | None = None) -> HeldTokens:
     """Return the tokens that a ``TokenSeal`` has sealed.
 
     Args:
@@ -122,12 +121,12 @@ def open_tokens(mint: MintContext, row: Mapping[str, Any], key: PersonKey | None
         SealError: It does not open: the key is gone, or the row is another person's or account's.
         SettingsError: This mint cannot open the key.
     """
-    key = key or open_key(mint, mint.db.connections.person_key(str(row["subject"])))
+    key = key or open_key(mint, mint.db.connections.person_key(row.subject))
     try:
-        plain = unbox(key.secret, SealedRoot("", str(row["nonce"]), str(row["sealed"])), _about(mint, row))
+        plain = unbox(key.secret, SealedRoot("", row.nonce or "", row.sealed or ""), _about(mint, row))
         return msgspec.json.decode(plain, type=HeldTokens)
     except CLOSED as error:
-        raise SealError(f"connection {row['name']}: its tokens do not open ({type(error).__name__})") from None
+        raise SealError(f"connection {row.name}: its tokens do not open ({type(error).__name__})") from None
 
 
 def rotate_key(mint: MintContext, subject: str, by: str) -> bool:
@@ -160,13 +159,7 @@ def new_key(mint: MintContext, subject: str, made_at: int) -> tuple[PersonKey, S
     return key, StoredKey(subject, made_at, nonce, sealed)
 
 
-def _about(mint: MintContext, row: Mapping[str, Any]) -> bytes:
+def _about(mint: MintContext, row: AccountRow) -> bytes:
     """Return the associated data of a seal, which binds it to its row."""
-    which = row["id"] if "id" in row else row["digest"]
-    parts = ("arx/1/connection", mint.realm.name, which, row["name"], issuer_in(row), row["subject"], row["account"])
+    parts = ("arx/1/connection", mint.realm.name, row.key, row.name, row.issuer, row.subject, row.account)
     return "\0".join(map(str, parts)).encode()
-
-
-def issuer_in(row: Mapping[str, Any]) -> str:
-    """Return the issuer of the account in the row of a connection or a link; empty if a link has none."""
-    return str(row["issuer"] if "issuer" in row else msgspec.json.decode(row.get("granted") or "{}").get("issuer", ""))

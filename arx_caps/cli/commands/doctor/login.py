@@ -152,16 +152,16 @@ def check_connections(realm: Realm) -> Iterator[Check]:
     """
     before = now_ms() - IDLE_MS
     rows = ask_database(realm, lambda db: db.connections.list_open()) or ()
-    for name in sorted({*realm.connection, *(row["name"] for row in rows)}):
-        terms, its = realm.connection.get(name), [row for row in rows if row["name"] == name]
-        own = [row for row in its if terms is not None and row["issuer"] == terms.issuer]
+    for name in sorted({*realm.connection, *(row.name for row in rows)}):
+        terms, its = realm.connection.get(name), [row for row in rows if row.name == name]
+        own = [row for row in its if terms is not None and row.issuer == terms.issuer]
         sources = () if terms is None else (terms.client_secret, terms.client_secret_next)
         fault = next((text for source in sources if (text := _fault_of(realm, source)) is not None), None)
         if fault is not None:
             yield Check(CONNECTIONS, False, f"{name}: {fault}", f"correct the client's secret in [connection.{name}]")
             continue
-        unclear = sum(row["refresher"] is not None and row["refresh_until"] == 0 for row in own)
-        idle, foreign = sum((row["used_at"] or row["created_at"]) < before for row in own), len(its) - len(own)
+        unclear = sum(row.refresher is not None and row.refresh_until == 0 for row in own)
+        idle, foreign = sum((row.used_at or row.created_at) < before for row in own), len(its) - len(own)
         through = None if terms is None else terms.through
         found = f"{name}: {len(own)} open" if through is None else f"{name}: through {through}"
         found += f", {unclear} unclear: the next call of each tries its refresh token once more" if unclear else ""

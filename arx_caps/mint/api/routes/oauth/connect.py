@@ -3,8 +3,7 @@
 
 import re
 import secrets
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -38,6 +37,7 @@ from arx_caps.mint.connections.connect import (
 )
 from arx_caps.mint.connections.end import tokens_of
 from arx_caps.mint.context import MintContext
+from arx_caps.mint.db.repositories.oauth.connections import ConnectionRow
 from arx_caps.mint.html.render import load_templates
 from arx_caps.mint.login.issuer_client import derived
 from arx_caps.mint.login.oidc import CONNECT_COOKIE, CONNECT_LOGIN
@@ -115,8 +115,8 @@ def show_account(visit: ConnectVisit) -> Response:
         shown=tokens.shown,
         account=tokens.account,
         scopes=scopes,
-        uses=uses_of(visit.mint, row["name"]),
-        issuer=issuer_of(visit.mint, row["name"]).terms.issuer,
+        uses=uses_of(visit.mint, row.name),
+        issuer=issuer_of(visit.mint, row.name).terms.issuer,
         action=ACCOUNT,
         # Its first characters name the cookie; the rest is on this page alone, which no other site reads.
         token=tag_of(derived(page, "state")) + derived(page, _PURPOSE),
@@ -161,7 +161,7 @@ def show_own(visit: ConnectVisit) -> Response:
     return HTMLResponse(html, 200, headers_of(dict.fromkeys((urlsplit(visit.login.issuer).scheme, "https"))))
 
 
-def _show_own(mint: MintContext, row: Mapping[str, Any]) -> ConnectionShown:
+def _show_own(mint: MintContext, row: ConnectionRow) -> ConnectionShown:
     """Return a connection with its account's name, which the row may have as a digest."""
     shown = show_connection(mint, row)
     return msgspec.structs.replace(shown, account=tokens_of(mint, row).account or shown.account)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of people's accounts at upstreams: listed and ended by operators, lent to gateways.  CONTROL 9."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -18,7 +17,7 @@ from arx_caps.mint.connections.end import end_connection
 from arx_caps.mint.connections.lend import lend_token, targets_of
 from arx_caps.mint.connections.vault import rotate_key
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER
+from arx_caps.mint.db.repositories.oauth.connections import CONNECTIONS_ORDER, ConnectionRow
 from arx_verifier.errors import REASONS
 
 READ: Final = "arx.connections.read"
@@ -170,17 +169,16 @@ def rotate_person_keys(call: RouteCall) -> KeysRotated:
     return KeysRotated(rotated=rotated, next=several[-1] if len(several) == _MOST_ROTATED else UNSET)
 
 
-def _find(call: RouteCall) -> dict[str, Any]:
+def _find(call: RouteCall) -> ConnectionRow:
     return require_row(call.mint.db.connections.find(call.path["connection"]), "connection")
 
 
-def show_connection(mint: MintContext, row: Mapping[str, Any]) -> ConnectionShown:
+def show_connection(mint: MintContext, row: ConnectionRow) -> ConnectionShown:
     """Return a connection as it is now."""
-    state = str(row["status"])
+    state = row.status
     if state == "open":
-        refused = mint.epochs.check(row["incarnation"], row["born"], targets_of(row))
+        refused = mint.epochs.check(row.incarnation, row.born, targets_of(row))
         state = _STATES.get(refused.code, state) if refused is not None else state
-    scopes = msgspec.json.decode(row["scopes"], type=tuple[str, ...])
     # While a refresh runs, its end is not due; one of a mint that died is due soon.
-    is_unclear = row["refresher"] is not None and row["refresh_until"] == 0
-    return show_row(ConnectionShown, row, scopes=scopes, state=state, is_unclear=is_unclear)
+    is_unclear = row.refresher is not None and row.refresh_until == 0
+    return show_row(ConnectionShown, row, state=state, is_unclear=is_unclear)

@@ -4,16 +4,22 @@
 The audit log is erased in ``arx_caps.audit``. What may be erased is decided in ``arx_caps.mint.tasks.erase``.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
-from arx_caps.mint.db.database import PAGE, Repository, Rows, plain
+from arx_caps.mint.db.database import PAGE, Repository
 from arx_caps.mint.db.events import Event, Recorded
-from arx_caps.mint.db.repositories.oauth.connections import ACCOUNTS_LOCK, StoredKey, locked_key
+from arx_caps.mint.db.repositories.oauth.connections import (
+    ACCOUNTS_LOCK,
+    AccountRow,
+    StoredKey,
+    locked_accounts,
+    locked_key,
+)
 from arx_caps.mint.db.repositories.work.sessions import SESSION_ROWS, SessionRow
 from arx_caps.mint.db.statement import parts_of
 from arx_caps.mint.db.tables import (
@@ -129,7 +135,7 @@ class ErasureRepository(Repository):
 
     def take_accounts(
         self, target: str, by: str, reason: str, opens: Callable[[StoredKey], _K]
-    ) -> tuple[_K | None, Rows]:
+    ) -> tuple[_K | None, Sequence[AccountRow]]:
         """Delete a person's key, connections and the links by which they connect, at once.
 
         Args:
@@ -144,19 +150,17 @@ class ErasureRepository(Repository):
         # Together, and alone: a row that is added between two of them would stay, or its account stay open upstream.
         with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
             _overwrite(c)
-            stored, rows = locked_key(c, target), list[dict[str, Any]]()
+            stored = locked_key(c, target)
             key = None if stored is None else opens(stored)
-            for table in (CONNECTION_LINKS, CONNECTIONS):
-                rows += [
-                    plain(row) for row in c.execute(select(table).where(table.c.subject == target).with_for_update())
-                ]
+            links, accounts = locked_accounts(c, target)
+            for table in (CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS):
                 c.execute(delete(table).where(table.c.subject == target))
-            c.execute(delete(PERSON_KEYS).where(PERSON_KEYS.c.subject == target))
-            for row in rows:
-                if row.get("status") == "open":
-                    facts = {"connection": row["id"], "name": row["name"], "subject": target, "why": "erased"}
+            for row in accounts:
+                if row.status == "open":
+                    facts = {"connection": row.id, "name": row.name, "subject": target, "why": "erased"}
                     self._database.record_in(c, Event.of("connection.ended", by, **facts, reason=reason))
-        return key, [row for row in rows if row["sealed"] is not None]
+        rows: list[AccountRow] = [*links, *accounts]
+        return key, [row for row in rows if row.sealed is not None]
 
     def erase_mentions(self, target: str) -> None:
         """Erase what names a person without a session of theirs.

@@ -1,21 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys of people, their accounts at upstreams, and the links by which they connect these.  CONTROL 9."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
+import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order
-from arx_caps.mint.db.database import PAGE, RowRepository, Rows, plain
+from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import CONNECTION_LINKS, CONNECTIONS, PERSON_KEYS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """A person's key, sealed, and when it was made, ms since the Unix epoch."""
+
+    subject: str
+    created_at: int
+    nonce: str
+    sealed: str
+
+
+class ConnectionRow(msgspec.Struct, frozen=True):
+    """An account; ``refresher`` is of a refresh that has begun; until ``refresh_until`` no other one begins."""
+
+    id: str
+    name: str
+    subject: str
+    person: str
+    issuer: str
+    account: str
+    scopes: tuple[str, ...]
+    status: str
+    created_at: int
+    incarnation: str
+    born: int
+    nonce: str | None = None
+    sealed: str | None = None
+    used_at: int | None = None
+    refreshed_at: int | None = None
+    refresher: str | None = None
+    refresh_until: int = 0
+    ended_at: int | None = None
+    ended_why: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The value of its primary key."""
+        return self.id
+
+
+class ConnectionUse(msgspec.Struct, frozen=True):
+    """What a count of connections reads of one."""
+
+    name: str
+    issuer: str
+    created_at: int
+    used_at: int | None
+    refresher: str | None
+    refresh_until: int
+
+
+class LinkRow(msgspec.Struct, frozen=True):
+    """A link; ``granted`` has what an issuer gave, which waits for the person."""
+
+    digest: str
+    name: str
+    subject: str
+    person: str
+    scopes: tuple[str, ...]
+    until: int
+    incarnation: str
+    born: int
+    cookie: str | None = None
+    used_at: int | None = None
+    account: str | None = None
+    granted: dict[str, Any] | None = None
+    nonce: str | None = None
+    sealed: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The value of its primary key."""
+        return self.digest
+
+    @property
+    def issuer(self) -> str:
+        """The issuer of the account; empty without one."""
+        return str((self.granted or {}).get("issuer", ""))
+
+
+AccountRow: TypeAlias = ConnectionRow | LinkRow
+PERSON_KEY_ROWS: Final = RowReader(StoredKey, PERSON_KEYS)
+CONNECTION_ROWS: Final = RowReader(ConnectionRow, CONNECTIONS)
+CONNECTION_USES: Final = RowReader(ConnectionUse, CONNECTIONS)
+LINK_ROWS: Final = RowReader(LinkRow, CONNECTION_LINKS)
 MOST_LINKS: Final = 16  # of one person, unused: a model may call a tool again and again
 CONNECTIONS_ORDER: Final = Order((CONNECTIONS.c.created_at, CONNECTIONS.c.id), tuple[int, str])
 KEPT_MS: Final = 30 * 86_400_000  # a connection that has ended
@@ -23,14 +109,14 @@ ACCOUNTS_LOCK: Final = 0x61727A  # of an advisory lock; no other part of ARx use
 _SWEEP_MS: Final = 30_000  # between two looks for what is over
 _C: Final = CONNECTIONS.c
 _L: Final = CONNECTION_LINKS.c
-_KEY: Final = select(PERSON_KEYS).where(PERSON_KEYS.c.subject == bindparam("whose"))
+_KEY: Final = PERSON_KEY_ROWS.select().where(PERSON_KEYS.c.subject == bindparam("whose"))
 _READ_KEY: Final = CompiledStatement(_KEY)
 _SUBJECTS: Final = (
     select(PERSON_KEYS.c.subject).where(PERSON_KEYS.c.subject > bindparam("after")).order_by(PERSON_KEYS.c.subject)
 )
-_LINK: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.digest == bindparam("which")))
-_BY_COOKIE: Final = CompiledStatement(select(CONNECTION_LINKS).where(_L.cookie == bindparam("which")))
-_OVER: Final = select(CONNECTION_LINKS).where(_L.until < bindparam("now")).limit(PAGE)
+_LINK: Final = CompiledStatement(LINK_ROWS.select().where(_L.digest == bindparam("which")))
+_BY_COOKIE: Final = CompiledStatement(LINK_ROWS.select().where(_L.cookie == bindparam("which")))
+_OVER: Final = LINK_ROWS.select().where(_L.until < bindparam("now")).limit(PAGE)
 _OLD: Final = delete(CONNECTIONS).where(
     _C.created_at < bindparam("before"), _C.status == "ended", _C.ended_at < bindparam("before")
 )
@@ -48,19 +134,19 @@ _REDEEM: Final = update(CONNECTION_LINKS).where(_ITS, _L.used_at.is_(None), _L.u
 _HOLD: Final = update(CONNECTION_LINKS).where(_ITS, _L.sealed.is_(None))
 _DROP: Final = delete(CONNECTION_LINKS).where(_ITS)
 _LATEST: Final = CompiledStatement(
-    select(CONNECTIONS)
+    CONNECTION_ROWS.select()
     .where(_C.subject == bindparam("whose"), _C.name == bindparam("name"))
     .order_by(_C.created_at.desc(), _C.id)
     .limit(1)
 )
-_OPEN: Final = select(CONNECTIONS).where(_C.name == bindparam("name"), _C.status == "open")
+_OPEN: Final = CONNECTION_ROWS.select().where(_C.name == bindparam("name"), _C.status == "open")
 _FORMER: Final = _OPEN.where(_C.subject == bindparam("subject"))
 _TAKEN: Final = _OPEN.where(
     _C.issuer == bindparam("issuer"),
     _C.account.in_(bindparam("accounts", expanding=True)),
     _C.subject != bindparam("subject"),
 ).limit(1)
-_COUNTED: Final = select(_C.name, _C.issuer, _C.refresher, _C.refresh_until, _C.used_at, _C.created_at)
+_COUNTED: Final = CONNECTION_USES.select().where(_C.status == "open")
 _END: Final = update(CONNECTIONS).where(_C.id == bindparam("which"), _C.status == "open")
 _LOCK: Final = update(CONNECTIONS).where(
     _C.id == bindparam("which"), _C.status == "open", _C.refresh_until < bindparam("now")
@@ -70,32 +156,18 @@ _LOCKED: Final = update(CONNECTIONS).where(
 )
 
 
-class StoredKey(NamedTuple):
-    """A person's key, sealed, and when it was made, ms since the Unix epoch."""
-
-    subject: str
-    made_at: int
-    nonce: str
-    sealed: str
-
-    def columns(self) -> dict[str, Any]:
-        """Return the columns of its row."""
-        return {"subject": self.subject, "created_at": self.made_at, "nonce": self.nonce, "sealed": self.sealed}
-
-
-Sealer = Callable[[Mapping[str, Any]], dict[str, str]]  # returns the columns of a row's tokens, sealed anew
+Sealer = Callable[[AccountRow], dict[str, str]]  # returns the columns of a row's tokens, sealed anew
 Seal = Callable[[StoredKey | None], dict[str, str]]  # returns the columns of tokens that it seals with a key
 
 
-class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
+class ConnectionRepository(StructRepository[ConnectionRow], reader=CONNECTION_ROWS, key=CONNECTIONS.c.id):
     """The connections, their links, and the keys of people."""
 
     _swept_ms = 0
 
     def person_key(self, subject: str) -> StoredKey | None:
         """Return a person's sealed key, or None."""
-        row = self._database.row(_READ_KEY, whose=subject)
-        return None if row is None else StoredKey(*row.values())
+        return self._database.first(PERSON_KEY_ROWS, _READ_KEY, whose=subject)
 
     def subjects(self, after: str, limit: int) -> list[str]:
         """Return the targets of people who have a key, in order, from one on."""
@@ -119,20 +191,19 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
             before = locked_key(c, subject)
             if before is None:
                 return False
-            several = []
-            for table, its in ((CONNECTION_LINKS, _L.digest), (CONNECTIONS, _C.id)):
-                sealed = select(table).where(table.c.subject == subject, table.c.sealed.is_not(None))
-                several += [(table, its, plain(row)) for row in c.execute(sealed.with_for_update())]
-            if any(row.get("refresh_until", 0) > now_ms() for _, _, row in several):
+            links, accounts = locked_accounts(c, subject)
+            if any(row.refresh_until > now_ms() for row in accounts if row.sealed is not None):
                 return None
             key, seal = again(before)
-            c.execute(update(PERSON_KEYS).where(PERSON_KEYS.c.subject == subject), key.columns())
-            for table, its, row in several:
-                c.execute(update(table).where(its == row[its.name]), seal(row))
+            c.execute(update(PERSON_KEYS).where(PERSON_KEYS.c.subject == subject), PERSON_KEY_ROWS.values(key))
+            for its, rows in ((_L.digest, links), (_C.id, accounts)):
+                for row in rows:
+                    if row.sealed is not None:
+                        c.execute(update(its.table).where(its == row.key), seal(row))
             self._database.record_in(c, what)
         return True
 
-    def add_link(self, row: dict[str, Any], key: StoredKey) -> None:
+    def add_link(self, row: LinkRow, key: StoredKey) -> None:
         """Store a link, and delete a person's oldest unused ones beyond ``MOST_LINKS``.
 
         Args:
@@ -142,18 +213,18 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         # With the link, and not beside an erasure: no key comes back without anything that it could seal.
         with self._database.alone(ACCOUNTS_LOCK), self._database.write() as c:
             if c.execute(_KEY, {"whose": key.subject}).first() is None:
-                c.execute(insert(PERSON_KEYS), key.columns())
-            surplus = list(c.execute(_UNUSED, {"whose": row["subject"]}).scalars())
+                c.execute(insert(PERSON_KEYS), PERSON_KEY_ROWS.values(key))
+            surplus = list(c.execute(_UNUSED, {"whose": row.subject}).scalars())
             c.execute(delete(CONNECTION_LINKS).where(_L.digest.in_(surplus)))
-            c.execute(insert(CONNECTION_LINKS), row)
+            c.execute(insert(CONNECTION_LINKS), LINK_ROWS.values(row))
 
-    def link(self, digest: str) -> dict[str, Any] | None:
+    def link(self, digest: str) -> LinkRow | None:
         """Return the link with a digest, or None."""
-        return self._database.row(_LINK, which=digest)
+        return self._database.first(LINK_ROWS, _LINK, which=digest)
 
-    def link_of(self, cookie: str) -> dict[str, Any] | None:
+    def link_of(self, cookie: str) -> LinkRow | None:
         """Return the link that a browser has used, by the digest of its cookie, or None."""
-        return self._database.row(_BY_COOKIE, which=cookie)
+        return self._database.first(LINK_ROWS, _BY_COOKIE, which=cookie)
 
     def begin(self, digest: str, cookie: str) -> bool:
         """Use a link up, for one browser; return False if it was used before, or is over."""
@@ -163,16 +234,17 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         """Use the issuer's answer to a browser; return False if one was used before, or too late."""
         return self._database.change(_REDEEM, {"which": cookie, "now": now_ms(), "used_at": now_ms()}) == 1
 
-    def hold(self, cookie: str, subject: str, held: dict[str, Any], seal: Seal) -> bool:
-        """Store what waits for the person, as ``account``, ``granted``, seal; return False if the link is over."""
+    def hold(self, row: LinkRow, seal: Seal) -> bool:
+        """Store the ``account`` and ``granted`` that wait for the person, sealed; return False if the link is over."""
+        held = {"which": row.cookie, "account": row.account, "granted": as_json(row.granted)}
         with self._database.write() as c:
-            return c.execute(_HOLD, {"which": cookie, **held, **seal(locked_key(c, subject))}).rowcount == 1
+            return c.execute(_HOLD, held | seal(locked_key(c, row.subject))).rowcount == 1
 
     def drop(self, cookie: str, what: Event) -> bool:
         """Delete a link, with what waits for the person; return False if there is none."""
         return self._database.change_once(_DROP, {"which": cookie}, what)
 
-    def sweep(self) -> Rows:
+    def sweep(self) -> Sequence[LinkRow]:
         """Delete old connections that have ended, and return the links that are over, at most every half minute."""
         now = now_ms()
         # A clock set back must not stop this until it has caught up.
@@ -180,16 +252,16 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
             return []
         self._swept_ms = now
         self._database.change(_OLD, {"before": now - KEPT_MS})
-        return self._database.rows(_OVER, now=now)
+        return self._database.all(LINK_ROWS, _OVER, now=now)
 
-    def remove_link(self, row: Mapping[str, Any]) -> bool:
+    def remove_link(self, row: LinkRow) -> bool:
         """Delete a link; return False if another mint did, or an account was held since."""
-        own = (_L.digest == row["digest"], _L.sealed.is_not_distinct_from(row["sealed"]))
+        own = (_L.digest == row.digest, _L.sealed.is_not_distinct_from(row.sealed))
         return self._database.change(delete(CONNECTION_LINKS).where(*own), {}) == 1
 
     def add(
-        self, cookie: str, row: dict[str, Any], seal: Seal, what: Event, accounts: Collection[str], *, shared: bool
-    ) -> Rows:
+        self, cookie: str, row: ConnectionRow, seal: Seal, what: Event, accounts: Collection[str], *, shared: bool
+    ) -> Sequence[ConnectionRow]:
         """Store a connection in the place of its link and of the person's connection before.
 
         Args:
@@ -206,30 +278,30 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         Raises:
             GrantError: ``conflict``: the page was answered before, or another person has the account.
         """
-        its = {name: row[name] for name in ("name", "subject", "issuer")} | {"accounts": sorted(accounts)}
+        its = {"name": row.name, "subject": row.subject, "issuer": row.issuer, "accounts": sorted(accounts)}
         # Two people who connect one account at once: the second must see the row of the first.
-        with self._database.alone(account_lock(row["name"], min(accounts))), self._database.write() as c:
-            columns = seal(locked_key(c, row["subject"]))
+        with self._database.alone(account_lock(row.name, min(accounts))), self._database.write() as c:
+            columns = seal(locked_key(c, row.subject))
             if not shared and c.execute(_TAKEN, its).first() is not None:
                 raise GrantError("another person has connected this account", code="conflict")
             if c.execute(_DROP, {"which": cookie}).rowcount != 1:
                 raise GrantError("this page was answered before", code="conflict")
-            former = [plain(each) for each in c.execute(_FORMER, {"name": row["name"], "subject": row["subject"]})]
+            former = [*map(CONNECTION_ROWS.read, c.execute(_FORMER, {"name": row.name, "subject": row.subject}))]
             for each in former:
-                c.execute(_END, _ended(each["id"], "replaced"))
-            c.execute(insert(CONNECTIONS), row | columns)
+                c.execute(_END, _ended(each.id, "replaced"))
+            c.execute(insert(CONNECTIONS), CONNECTION_ROWS.values(row) | columns)
             self._database.record_in(c, what)
         return former
 
-    def latest(self, subject: str, name: str) -> dict[str, Any] | None:
+    def latest(self, subject: str, name: str) -> ConnectionRow | None:
         """Return a person's newest connection of a name, open or over, or None."""
-        return self._database.row(_LATEST, whose=subject, name=name)
+        return self._database.first(CONNECTION_ROWS, _LATEST, whose=subject, name=name)
 
-    def list_open(self) -> Rows:
+    def list_open(self) -> Sequence[ConnectionUse]:
         """Return all open connections, without people and tokens, to count them."""
-        return self._database.rows(_COUNTED.where(_C.status == "open"))
+        return self._database.all(CONNECTION_USES, _COUNTED)
 
-    def list(self, *, subject: str | None, name: str | None, after: str | None, limit: int) -> Rows:
+    def list(self, *, subject: str | None, name: str | None, after: str | None, limit: int) -> Sequence[ConnectionRow]:
         """Return a page of connections, the oldest first.
 
         Args:
@@ -239,7 +311,7 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
             limit: At most this number.
         """
         wanted = [column == value for column, value in ((_C.subject, subject), (_C.name, name)) if value is not None]
-        return self._database.page(select(CONNECTIONS).where(*wanted), CONNECTIONS_ORDER, after, limit)
+        return self._listed(CONNECTION_ROWS.select().where(*wanted), CONNECTIONS_ORDER, after, limit)
 
     def end(self, which: str, why: str, what: Event) -> bool:
         """End a connection and delete its tokens; return False if it was over."""
@@ -268,7 +340,7 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         ended = _LOCKED.values(refresh_until=0, refresher=None if is_clear else own)
         self._database.change(ended, {"which": which, "own": own})
 
-    def refreshed(self, row: Mapping[str, Any], own: str, seal: Seal) -> bool:
+    def refreshed(self, row: ConnectionRow, own: str, seal: Seal) -> bool:
         """Store what a refresh gave, and end it; return False if it was not this one's any more, or all is over.
 
         Args:
@@ -278,8 +350,8 @@ class ConnectionRepository(RowRepository, key=CONNECTIONS.c.id):
         """
         with self._database.write() as c:
             ended = {"refresh_until": 0, "refresher": None, "refreshed_at": now_ms()}
-            values = ended | seal(locked_key(c, row["subject"]))
-            return c.execute(_LOCKED.values(**values), {"which": row["id"], "own": own}).rowcount == 1
+            values = ended | seal(locked_key(c, row.subject))
+            return c.execute(_LOCKED.values(**values), {"which": row.id, "own": own}).rowcount == 1
 
     def note_used(self, which: str) -> None:
         """Note that a token was lent now."""
@@ -295,7 +367,14 @@ def _ended(which: str, why: str) -> dict[str, Any]:
 def locked_key(c: Connection, subject: str) -> StoredKey | None:
     """Return a person's key, which nothing changes until the transaction ends; None if the person was erased."""
     row = c.execute(_KEY.with_for_update(), {"whose": subject}).first()
-    return None if row is None else StoredKey(*row)
+    return None if row is None else PERSON_KEY_ROWS.read(row)
+
+
+def locked_accounts(c: Connection, subject: str) -> tuple[Sequence[LinkRow], Sequence[ConnectionRow]]:
+    """Return a person's links and connections, which nothing changes until the transaction ends."""
+    links = LINK_ROWS.select().where(_L.subject == subject).with_for_update()
+    accounts = CONNECTION_ROWS.select().where(_C.subject == subject).with_for_update()
+    return [*map(LINK_ROWS.read, c.execute(links))], [*map(CONNECTION_ROWS.read, c.execute(accounts))]
 
 
 def account_lock(name: str, account: str) -> int:
