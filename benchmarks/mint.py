@@ -129,7 +129,8 @@ def many(on: Stage, sessions: int) -> dict[str, Any]:
     asyncio.run(_open_one(on))
     began = time.monotonic()
     with MintDatabase(on.realm.database_url) as db:
-        (one,) = db.rows(SESSIONS.select().limit(1))
+        with db.read() as connection:
+            one = dict(connection.execute(SESSIONS.select().limit(1)).mappings().one())
         for first in range(0, sessions, 10_000):
             rows = [
                 one | {"id": f"s-{number:016d}", "agent": f"acme/support/a{number % CROWD}"}

@@ -209,8 +209,8 @@ def test_a_mint_that_starts_freezes_what_the_log_alone_has(live: Harness) -> Non
     second.close()
     assert target in store.freezes()
     assert found()[0]
-    [row] = [row for row in live.mint.db.epoch.frozen() if row["target"] == target]
-    assert (row["op"], row["by"], row["why"]) == ("kill+freeze", "operator:ada", "stolen")
+    [row] = [row for row in live.mint.db.epoch.frozen() if row.target == target]
+    assert (row.op, row.by, row.why) == ("kill+freeze", "operator:ada", "stolen")
 
 
 def test_a_new_root_key_leaves_no_retired_key_unfrozen(live: Harness) -> None:

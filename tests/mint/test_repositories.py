@@ -2,14 +2,17 @@
 """The mint's database: what it keeps, under concurrency and across a restart, and that it is no system's own."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FunctionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from sqlalchemy import select
 
 from arx_caps.credentials.jose import SigningKey
 from arx_caps.mint.db import database, tables
+from arx_caps.mint.db.database import Repository, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations import epoch
@@ -145,3 +148,29 @@ def test_a_database_that_does_not_answer_is_reported_without_its_values(db: Mint
         db.unit().spend("proof", "secret-kid", "secret-jti", NOW)
     assert "secret" not in str(caught.value)
     assert "INSERT" not in str(caught.value)
+
+
+def test_no_repository_returns_a_row_as_a_mapping() -> None:
+    """Rows are structs, whose columns the type checker knows."""
+    returned = {
+        f"{kind.__name__}.{name}": get_type_hints(method).get("return")
+        for kind in (StructRepository, *subclasses(Repository))
+        for name, method in vars(kind).items()
+        if isinstance(method, FunctionType)
+    }
+    assert len(returned) > 100
+    assert [name for name, hint in returned.items() if is_mapping_of_any(hint)] == []
+    assert is_mapping_of_any(list[dict[str, Any]] | None)
+
+
+def subclasses(kind: type) -> Iterator[type]:
+    """Yield the subclasses of a class, at all depths."""
+    for below in kind.__subclasses__():
+        yield below
+        yield from subclasses(below)
+
+
+def is_mapping_of_any(hint: Any) -> bool:
+    """Return whether an annotation has a mapping whose values may be anything."""
+    args = get_args(hint)
+    return (get_origin(hint) in (dict, Mapping) and Any in args) or any(map(is_mapping_of_any, args))

@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, event, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
 from arx_caps.mint.db.mint_database import MintDatabase
+from arx_caps.mint.db.repositories.identity.agents import AGENT_ROWS
 from arx_caps.mint.db.statement import CompiledStatement, insert_new, insert_rows
 from arx_caps.mint.db.tables import AGENTS, HOLDER_KEYS, OUTBOX, SESSIONS, TASK_GRANTS, TASKS, USED_JTI
 from arx_verifier.errors import GrantError, StoreError
@@ -36,7 +37,7 @@ def test_rows_are_those_of_sqlalchemy(db: MintDatabase) -> None:
             (wanted,) = c.execute(statement)
             compiled = CompiledStatement(statement)
             assert compiled.all(c) == [tuple(wanted)]
-            assert compiled.row(c) == compiled.one(c) == wanted._asdict()
+            assert compiled.first(c) == tuple(wanted)
             assert list(map(type, compiled.first(c) or ())) == list(map(type, wanted))
 
 
@@ -48,8 +49,8 @@ def test_a_change_sets_what_it_is_given(db: MintDatabase) -> None:
         assert change.run(c, {"which": "acme/a", "owner": "ops"}) == 1
         assert change.run(c, {"which": "acme/a", "status": "deactivated", "ended_at": 2}) == 1
         assert change.run(c, {"which": "acme/a", "owner": "acme/owner"}) == 0
-        row = CompiledStatement(select(AGENTS).where(BY_ID)).one(c, {"which": "acme/a"})
-    assert row == AGENT | {"owner": "ops", "status": "deactivated", "ended_at": 2}
+        row = AGENT_ROWS.one(c, CompiledStatement(AGENT_ROWS.select().where(BY_ID)), {"which": "acme/a"})
+    assert AGENT_ROWS.values(row) == AGENT | {"owner": "ops", "status": "deactivated", "ended_at": 2}
 
 
 def test_a_row_whose_key_is_taken_is_not_inserted(db: MintDatabase) -> None:
@@ -59,10 +60,9 @@ def test_a_row_whose_key_is_taken_is_not_inserted(db: MintDatabase) -> None:
         assert insert_new(c, add, AGENT)
         assert not insert_new(c, add, AGENT | {"owner": "ops"})
         assert insert_new(c, add, AGENT | {"path": "acme/b"})
-    assert db.rows(select(AGENTS.c.path, AGENTS.c.owner).order_by(AGENTS.c.path)) == [
-        {"path": "acme/a", "owner": None},
-        {"path": "acme/b", "owner": None},
-    ]
+    with db.read() as c:
+        rows = c.execute(select(AGENTS.c.path, AGENTS.c.owner).order_by(AGENTS.c.path)).all()
+    assert rows == [("acme/a", None), ("acme/b", None)]
 
 
 def test_an_unknown_name(db: MintDatabase) -> None:
@@ -70,9 +70,9 @@ def test_an_unknown_name(db: MintDatabase) -> None:
     find = CompiledStatement(select(AGENTS).where(BY_ID))
     with db.read() as c:
         assert find.all(c, {"which": "x"}) == []
-        assert find.first(c, {"which": "x"}) is find.row(c, {"which": "x"}) is find.scalar(c, {"which": "x"}) is None
+        assert find.first(c, {"which": "x"}) is find.scalar(c, {"which": "x"}) is None
         with pytest.raises(NoResultFound):
-            find.one(c, {"which": "x"})
+            AGENT_ROWS.one(c, CompiledStatement(AGENT_ROWS.select().where(BY_ID)), {"which": "x"})
         with pytest.raises(AssertionError, match="which"):
             find.all(c)
 

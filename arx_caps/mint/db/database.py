@@ -7,9 +7,9 @@ SQLite in the realm's folder, or PostgreSQL when several mints share a realm. Qu
 import contextlib
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, ClassVar, Final, Generic, Self, TypeAlias
+from typing import Any, Final, Generic, Self, TypeAlias
 
-from sqlalchemy import Column, Executable, Row, Select, bindparam, func, insert, select
+from sqlalchemy import Column, Executable, Select, bindparam, func, insert, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -235,41 +235,29 @@ class Database:
         with self.write(what):
             pass
 
-    def rows(self, statement: Executable, /, **values: Any) -> Rows:
-        """Return the rows of a query.
-
-        Args:
-            statement: The query. Build it once for all calls.
-            values: The parameters.
-        """
-        with self.read() as c:
-            return [plain(row) for row in c.execute(statement, values)]
-
-    def row(self, statement: CompiledStatement, /, **values: Any) -> dict[str, Any] | None:
-        """Return the first row of a query, or None."""
-        with self.look() as c:
-            return statement.row(c, values)
-
     def first(self, reader: RowReader[R], statement: CompiledStatement, /, **values: Any) -> R | None:
         """Return the struct of the first row of a query, or None."""
         with self.look() as c:
             return reader.first(c, statement, values)
 
     def all(self, reader: RowReader[R], statement: Executable, /, **values: Any) -> list[R]:
-        """Return the structs of the rows of a query; see ``rows``."""
+        """Return the structs of the rows of a query.
+
+        Args:
+            reader: Reads the rows.
+            statement: The query. Build it once for all calls.
+            values: The parameters.
+        """
         with self.read() as c:
             return [reader.read(row) for row in c.execute(statement, values)]
 
     def listed(
         self, reader: RowReader[R], statement: Select[Any], order: Order, after: str | None, limit: int
     ) -> list[R]:
-        """Return the structs of a page of a listing; see ``page``."""
-        return self.all(reader, behind(statement, order, after).limit(limit))
-
-    def page(self, statement: Select[Any], order: Order, after: str | None, limit: int) -> Rows:
-        """Return a page of a listing.
+        """Return the structs of a page of a listing.
 
         Args:
+            reader: Reads the rows.
             statement: The query of the whole listing.
             order: Its order.
             after: The ``next`` of the page before it; None for the first page.
@@ -278,15 +266,25 @@ class Database:
         Raises:
             RequestError: ``after`` is none of this order.
         """
-        return self.rows(behind(statement, order, after).limit(limit))
+        return self.all(reader, behind(statement, order, after).limit(limit))
+
+    def pairs(self, statement: Executable, /, **values: Any) -> dict[str, str]:
+        """Return the rows of a query of two columns, the second by the first; see ``all``."""
+        with self.read() as c:
+            return {str(name): str(value) for name, value in c.execute(statement, values)}
+
+    def exists(self, statement: CompiledStatement, /, **values: Any) -> bool:
+        """Return whether a query has a row."""
+        with self.look() as c:
+            return statement.first(c, values) is not None
 
     def column(self, statement: Executable, /, **values: Any) -> list[Any]:
-        """Return the first column of a query's rows; see ``rows``."""
+        """Return the first column of a query's rows; see ``all``."""
         with self.read() as c:
             return list(c.execute(statement, values).scalars())
 
     def scalar(self, statement: Executable, /, **values: Any) -> Any:
-        """Return the first column of a query's first row, or None; see ``rows``."""
+        """Return the first column of a query's first row, or None; see ``all``."""
         with self.read() as c:
             return c.execute(statement, values).scalar()
 
@@ -337,33 +335,6 @@ class Repository:
         self._database = database
 
 
-class RowRepository(Repository):
-    """The queries and changes of a noun whose rows have one key, such as ``AGENTS.c.path``.
-
-    Args:
-        database: The database.
-    """
-
-    _find: ClassVar[CompiledStatement]
-
-    def __init_subclass__(cls, *, key: Column[Any]) -> None:
-        """Build the query of ``find``.
-
-        Args:
-            key: The column that names a row.
-        """
-        super().__init_subclass__()
-        cls._find = CompiledStatement(select(key.table).where(key == bindparam("which")))
-
-    def find(self, which: str) -> dict[str, Any] | None:
-        """Return the row that a key names, or None; one that has ended too.
-
-        Args:
-            which: The key.
-        """
-        return self._database.row(self._find, which=which)
-
-
 class StructRepository(Repository, Generic[R]):
     """The queries and changes of a noun whose rows are structs and have one key, such as ``AGENTS.c.path``.
 
@@ -409,8 +380,3 @@ class StructRepository(Repository, Generic[R]):
 
     def _listed(self, statement: Select[Any], order: Order, after: str | None, limit: int) -> list[R]:
         return self._database.listed(self._reader, statement, order, after, limit)
-
-
-def plain(row: Row[Any]) -> dict[str, Any]:
-    """Return a row as a dict."""
-    return dict(row._mapping)  # noqa: SLF001 - its public name

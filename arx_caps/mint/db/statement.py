@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Executable, Table, bindparam, insert
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import IntegrityError, NoResultFound
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ClauseElement
 
 from arx_caps.database.engines import run_text
@@ -31,7 +31,6 @@ class _Form(NamedTuple):
         order: Names of its parameters, where the driver takes them by position; None where it takes them by name.
         constants: Values that the statement itself has.
         binds: Conversions of parameters, by name.
-        names: The columns of its rows.
         results: Conversions of columns, by index.
     """
 
@@ -39,7 +38,6 @@ class _Form(NamedTuple):
     order: tuple[str, ...] | None
     constants: dict[str, Any]
     binds: tuple[tuple[str, Callable[[Any], Any]], ...]
-    names: tuple[str, ...]
     results: tuple[tuple[int, Callable[[Any], Any]], ...]
 
 
@@ -78,23 +76,6 @@ class CompiledStatement:
         """Run the statement and return the first column of its first row, or None; see ``all``."""
         rows = self.all(connection, values)
         return rows[0][0] if rows else None
-
-    def row(self, connection: Connection, values: Values = NOTHING) -> dict[str, Any] | None:
-        """Run the statement and return its first row by the names of columns, or None; see ``all``."""
-        form = self._form(connection, values)
-        rows = self._all(form, connection, values)
-        return dict(zip(form.names, rows[0], strict=True)) if rows else None
-
-    def one(self, connection: Connection, values: Values = NOTHING) -> dict[str, Any]:
-        """Run the statement and return its first row, which must exist, by the names of columns; see ``all``.
-
-        Raises:
-            NoResultFound: It has no row.
-        """
-        found = self.row(connection, values)
-        if found is None:
-            raise NoResultFound("the row that this transaction needs is not in the database")
-        return found
 
     def run(self, connection: Connection, values: Values = NOTHING) -> int:
         """Run a change and return how many rows it changed; see ``all``."""
@@ -202,7 +183,6 @@ def _compile(statement: Executable, dialect: Dialect, names: list[str]) -> _Form
         order=tuple(compiled.positiontup) if compiled.positional else None,
         constants=constants,
         binds=tuple(binds),
-        names=tuple(column.name for column in columns),
         results=tuple((index, convert) for index, convert in enumerate(kinds) if convert is not None),
     )
 

@@ -28,7 +28,6 @@ from arx_caps.mint.api.views import show_row
 from arx_caps.mint.audit.log import AuditLog
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.cursor import Order, behind
-from arx_caps.mint.db.database import plain
 from arx_verifier.errors import REASONS, ArxError, AuditError, RequestError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS, is_path_pattern, is_tool_pattern
 
@@ -140,7 +139,7 @@ def list_runs(call: RouteCall) -> Runs:
     if query.service is not None:
         statement = statement.where(SOURCE.c.audience == query.service)
     with call.mint.log.store.reading() as c:
-        rows = list(map(plain, c.execute(statement)))
+        rows = [dict(row) for row in c.execute(statement).mappings()]
     page = page_of(rows, RUNS_ORDER, _show_run, limit=limit)
     return Runs(runs=page.shown, next=page.next)
 

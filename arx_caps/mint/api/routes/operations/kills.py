@@ -12,7 +12,7 @@ from arx_caps.mint.api.endpoint import Body, Endpoint, RouteAnswer, RouteCall, c
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import KillShown, require_row, show_kill, show_row
 from arx_caps.mint.context import MintContext
-from arx_caps.mint.db.repositories.operations.epoch import FREEZES_ORDER
+from arx_caps.mint.db.repositories.operations.epoch import FREEZES_ORDER, Freeze
 from arx_caps.mint.db.repositories.operations.kills import KILLS_ORDER, KillRow
 from arx_caps.mint.db.tables import KILLS
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
@@ -269,9 +269,9 @@ def list_freezes(call: RouteCall) -> Freezes:
     return Freezes(freezes=page.shown, total=mint.db.epoch.count_frozen(query.kind), next=page.next)
 
 
-def _show_freeze(row: Mapping[str, Any], ended: set[str]) -> FreezeShown:
-    lasting = row["target"] in ended
-    return show_row(FreezeShown, row, frozen_at=row["at_ms"], reason=row["why"], lasting=lasting)
+def _show_freeze(row: Freeze, ended: set[str]) -> FreezeShown:
+    lasting = row.target in ended
+    return show_row(FreezeShown, row, frozen_at=row.at_ms, reason=row.why, lasting=lasting)
 
 
 @endpoint("GET", "/v1/kills", READ_KILLS, query=KillsQuery)

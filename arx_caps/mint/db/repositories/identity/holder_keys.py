@@ -84,9 +84,8 @@ class HolderKeyRepository(StructRepository[HolderKeyRow], reader=HOLDER_KEY_ROWS
             kids: The keys' thumbprints.
         """
         names = {_row_name(kid): kid for kid in kids}
-        with self._database.read() as c:
-            rows = c.execute(select(META.c.name, META.c.value).where(META.c.name.in_(names))).all()
-        return {names[name]: str(value) for name, value in rows if value}
+        found = self._database.pairs(select(META.c.name, META.c.value).where(META.c.name.in_(names)))
+        return {names[name]: version for name, version in found.items() if version}
 
     def page(self, *, after: str | None = None, limit: int = PAGE) -> list[HolderKeyRow]:
         """Return the keys of all holders, ordered by holder.

@@ -208,11 +208,11 @@ class KeyRepository(Repository):
 
     def memory_keys(self) -> list[tuple[str, int, SealedRoot]]:
         """Return key id, time of creation in ms since the Unix epoch, and sealed form, the oldest first."""
-        rows = self._database.rows(_MEMORY_KEYS)
-        return [
-            (row["kid"], row["created_at"], SealedRoot(MEMORY_NAME + row["kid"], row["nonce"], row["sealed"]))
-            for row in rows
-        ]
+        with self._database.read() as c:
+            return [
+                (kid, created_at, SealedRoot(MEMORY_NAME + kid, *box))
+                for kid, created_at, *box in c.execute(_MEMORY_KEYS)
+            ]
 
     def add_memory_key(self, seal: Callable[[str], SealedRoot], *, first: bool = False) -> None:
         """Make the next memory key.

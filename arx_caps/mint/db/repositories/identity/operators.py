@@ -145,7 +145,7 @@ class OperatorRepository(StructRepository[OperatorRow], reader=OPERATOR_ROWS, ke
 
     def exist(self) -> bool:
         """Return whether the realm has an operator."""
-        return self._database.row(_ANY) is not None
+        return self._database.exists(_ANY)
 
     def list(self, *, after: str | None = None, limit: int = PAGE) -> list[OperatorRow]:
         """Return operators, ordered by name.

@@ -51,9 +51,7 @@ class BackupRepository(Repository):
         Raises:
             StoreError: The database did not answer.
         """
-        rows = self._database.rows(
-            select(META.c.name, META.c.value).where(META.c.name.in_((_ROW + BACKUP, _ROW + DRILL)))
-        )
-        at_ms, now = {str(row["name"]): int(row["value"]) for row in rows}, now_ms()
-        ages = {name: max(0, now - at) / 1000 for name, at in at_ms.items()}
+        names = (_ROW + BACKUP, _ROW + DRILL)
+        at_ms, now = self._database.pairs(select(META.c.name, META.c.value).where(META.c.name.in_(names))), now_ms()
+        ages = {name: max(0, now - int(at)) / 1000 for name, at in at_ms.items()}
         return BackupAges(ages.get(_ROW + BACKUP), ages.get(_ROW + DRILL))

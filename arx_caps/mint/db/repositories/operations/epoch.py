@@ -4,43 +4,24 @@
 What a store that lost either of them must be given is decided in ``arx_caps.mint.revocation``.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time
-from arx_caps.mint.db.database import PAGE, Repository, Rows
+from arx_caps.mint.db.database import PAGE, Repository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.notices import FROZEN, KILLED, THAWED, queue_notices
 from arx_caps.mint.db.repositories.identity.console_sessions import end_sign_ins
 from arx_caps.mint.db.repositories.operations.kills import KillStep, add_kills
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement, insert_new
 from arx_caps.mint.db.tables import FOLLOWED, FREEZES, HIGH_WATER, META
 from arx_caps.revocation.wire import DIRECT
 from arx_verifier.revocation.history import HistoryPlace
-
-_ITS_MARK: Final = HIGH_WATER.c.realm == bindparam("which")
-_SELECT_MARK: Final = select(HIGH_WATER).where(_ITS_MARK)
-_MARK, _LOCK_MARK = CompiledStatement(_SELECT_MARK), CompiledStatement(_SELECT_MARK.with_for_update())
-_ADD_MARK, _CHANGE_MARK = CompiledStatement(insert(HIGH_WATER)), CompiledStatement(update(HIGH_WATER).where(_ITS_MARK))
-_SELECT_FOLLOWED: Final = select(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
-_FOLLOWED, _LOCK_FOLLOWED = CompiledStatement(_SELECT_FOLLOWED), CompiledStatement(_SELECT_FOLLOWED.with_for_update())
-_ADD_FOLLOWED: Final = CompiledStatement(insert(FOLLOWED))
-_CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
-FREEZES_ORDER: Final = Order((FREEZES.c.at_ms, FREEZES.c.target), tuple[Time, Text], newest_first=True)
-_FREEZES: Final = select(FREEZES.c.target)
-_FREEZE_OP: Final = CompiledStatement(
-    select(FREEZES.c.op).where(FREEZES.c.target == bindparam("which"), FREEZES.c.seq > 0)
-)
-RECALLED: Final = "freezes_recalled"  # a name in META
-_ITS_RECALL: Final = META.c.name == RECALLED
-_RECALLED: Final = select(META.c.value).where(_ITS_RECALL)
-_ADD_FREEZE: Final = CompiledStatement(insert(FREEZES))
-_THAW: Final = delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
-_ADD_RECALLED: Final = CompiledStatement(insert(META))
-_KILLED_TOO: Final = update(FREEZES).where(FREEZES.c.target == bindparam("which")).values(op="kill+freeze")
 
 
 class HighWater(NamedTuple):
@@ -59,7 +40,7 @@ class HighWater(NamedTuple):
     max_ttl_ms: int = 0
 
 
-class Freeze(NamedTuple):
+class Freeze(msgspec.Struct, frozen=True):
     """A freeze in force.
 
     Attributes:
@@ -79,13 +60,38 @@ class Freeze(NamedTuple):
     seq: int = 0
 
 
+FREEZE_ROWS: Final = RowReader(Freeze, FREEZES)
+_ITS_MARK: Final = HIGH_WATER.c.realm == bindparam("which")
+_SELECT_MARK: Final = select(*(HIGH_WATER.c[name] for name in HighWater._fields)).where(_ITS_MARK)
+_MARK, _LOCK_MARK = CompiledStatement(_SELECT_MARK), CompiledStatement(_SELECT_MARK.with_for_update())
+_ADD_MARK, _CHANGE_MARK = CompiledStatement(insert(HIGH_WATER)), CompiledStatement(update(HIGH_WATER).where(_ITS_MARK))
+_SELECT_FOLLOWED: Final = select(*(FOLLOWED.c[name] for name in HistoryPlace._fields)).where(
+    FOLLOWED.c.realm == bindparam("which")
+)
+_FOLLOWED, _LOCK_FOLLOWED = CompiledStatement(_SELECT_FOLLOWED), CompiledStatement(_SELECT_FOLLOWED.with_for_update())
+_ADD_FOLLOWED: Final = CompiledStatement(insert(FOLLOWED))
+_CHANGE_FOLLOWED: Final = update(FOLLOWED).where(FOLLOWED.c.realm == bindparam("which"))
+FREEZES_ORDER: Final = Order((FREEZES.c.at_ms, FREEZES.c.target), tuple[Time, Text], newest_first=True)
+_FREEZES: Final = select(FREEZES.c.target)
+_FREEZE_OP: Final = CompiledStatement(
+    select(FREEZES.c.op).where(FREEZES.c.target == bindparam("which"), FREEZES.c.seq > 0)
+)
+RECALLED: Final = "freezes_recalled"  # a name in META
+_ITS_RECALL: Final = META.c.name == RECALLED
+_RECALLED: Final = select(META.c.value).where(_ITS_RECALL)
+_ADD_FREEZE: Final = CompiledStatement(insert(FREEZES))
+_THAW: Final = delete(FREEZES).where(FREEZES.c.target == bindparam("which"))
+_ADD_RECALLED: Final = CompiledStatement(insert(META))
+_KILLED_TOO: Final = update(FREEZES).where(FREEZES.c.target == bindparam("which")).values(op="kill+freeze")
+
+
 class EpochRepository(Repository):
     """The high-water mark of each realm, and its freezes."""
 
     def high_water(self, realm: str) -> HighWater | None:
         """Return a realm's high-water mark, or None."""
-        row = self._database.row(_MARK, which=realm)
-        return _mark(row) if row is not None else None
+        with self._database.look() as c:
+            return _high_water(c, realm)
 
     def raise_high_water(self, realm: str, mark: HighWater, what: Event | None = None, *, begins: bool = False) -> None:
         """Raise a realm's high-water mark in a transaction of its own.
@@ -101,8 +107,9 @@ class EpochRepository(Repository):
 
     def followed(self, realm: str) -> HistoryPlace | None:
         """Return the entry of the store's log up to which the freezes are known, or None."""
-        row = self._database.row(_FOLLOWED, which=realm)
-        return None if row is None else _place(row)
+        with self._database.look() as c:
+            row = _FOLLOWED.first(c, {"which": realm})
+        return None if row is None else HistoryPlace(*row)
 
     def freezes(self) -> set[str]:
         """Return the target of every freeze in force."""
@@ -113,8 +120,9 @@ class EpochRepository(Repository):
 
         None if it is not frozen, or if the store's log did not have the entry any more.
         """
-        row = self._database.row(_FREEZE_OP, which=target)
-        return None if row is None else str(row["op"])
+        with self._database.look() as c:
+            op: str | None = _FREEZE_OP.scalar(c, {"which": target})
+        return op
 
     def recalled(self) -> str | None:
         """Return the incarnation for which the freezes of the signed log were put back last, or None."""
@@ -130,12 +138,12 @@ class EpochRepository(Repository):
         """
         with self._database.write() as c:
             for freeze in freezes:
-                insert_new(c, _ADD_FREEZE, freeze._asdict())
+                insert_new(c, _ADD_FREEZE, FREEZE_ROWS.values(freeze))
             end_sign_ins(c, [freeze.target for freeze in freezes])
             c.execute(delete(META).where(_ITS_RECALL))
             insert_new(c, _ADD_RECALLED, {"name": RECALLED, "value": incarnation})  # another mint has started as well
 
-    def frozen(self, *, kind: str | None = None, after: str | None = None, limit: int = PAGE) -> Rows:
+    def frozen(self, *, kind: str | None = None, after: str | None = None, limit: int = PAGE) -> list[Freeze]:
         """Return the freezes in force, the newest first.
 
         Args:
@@ -143,7 +151,9 @@ class EpochRepository(Repository):
             after: A page's ``next``: only freezes after it.
             limit: At most this number.
         """
-        return self._database.page(select(FREEZES).where(_of_kind(kind)), FREEZES_ORDER, after, limit)
+        return self._database.listed(
+            FREEZE_ROWS, FREEZE_ROWS.select().where(_of_kind(kind)), FREEZES_ORDER, after, limit
+        )
 
     def count_frozen(self, kind: str | None) -> int:
         """Return how many freezes ``frozen`` lists in all.
@@ -176,8 +186,8 @@ class EpochRepository(Repository):
             Whether the entries were applied; False if another mint has applied entries since ``since``.
         """
         with self._database.write() as c:
-            row = _LOCK_FOLLOWED.row(c, {"which": realm})
-            if (None if row is None else _place(row)) != since:
+            row = _LOCK_FOLLOWED.first(c, {"which": realm})
+            if (None if row is None else HistoryPlace(*row)) != since:
                 return False
             if row is not None:
                 c.execute(_CHANGE_FOLLOWED, {"which": realm, **to._asdict()})
@@ -188,7 +198,7 @@ class EpochRepository(Repository):
                 c.execute(_THAW, {"which": target})
             for freeze in frozen:
                 # A second freeze of a target keeps the time and reason of the first.
-                if not insert_new(c, _ADD_FREEZE, freeze._asdict()) and freeze.op == "kill+freeze":
+                if not insert_new(c, _ADD_FREEZE, FREEZE_ROWS.values(freeze)) and freeze.op == "kill+freeze":
                     c.execute(_KILLED_TOO, {"which": freeze.target})
             # At the thaw as well: a sign-in can have begun while the freeze was made, and must not outlive it.
             end_sign_ins(c, [*thawed, *(freeze.target for freeze in frozen)])
@@ -231,37 +241,35 @@ def raise_high_water(c: Connection, realm: str, mark: HighWater, *, begins: bool
         mark: The position that was acted on.
         begins: Whether the position begins a new incarnation, whose sequence may be lower.
     """
-    raise_from(c, realm, _MARK.row(c, {"which": realm}), mark, begins=begins)
+    raise_from(c, realm, _high_water(c, realm), mark, begins=begins)
 
 
-def raise_from(
-    c: Connection, realm: str, row: Mapping[str, Any] | None, mark: HighWater, *, begins: bool = False
-) -> None:
-    """Raise a high-water mark whose row was read in this transaction, without a lock.
+def raise_from(c: Connection, realm: str, before: HighWater | None, mark: HighWater, *, begins: bool = False) -> None:
+    """Raise a high-water mark that was read in this transaction, without a lock.
 
     Args:
         c: The transaction.
         realm: The realm.
-        row: The row; None if the realm has none.
+        before: The mark; None if the realm has none.
         mark: The position that was acted on.
         begins: Whether the position begins a new incarnation, whose sequence may be lower.
     """
-    if row is None:
+    if before is None:
         if not insert_new(c, _ADD_MARK, {"realm": realm, **mark._asdict()}):  # another mint was first
             raise_high_water(c, realm, mark, begins=begins)
         return
     # Read without a lock at first: nearly every call changes nothing, and would otherwise wait for all the others.
-    if not _raised(row, mark, begins):
+    if not _raised(before, mark, begins):
         return
     # Computed again under the lock: of two writers, the one with the lower mark must not win by being last.
-    values = _raised(_LOCK_MARK.one(c, {"which": realm}), mark, begins)
+    locked = _LOCK_MARK.first(c, {"which": realm})
+    values = {} if locked is None else _raised(HighWater(*locked), mark, begins)
     if values:
         _CHANGE_MARK.run(c, {"which": realm, **values})
 
 
-def _raised(row: Mapping[str, Any], mark: HighWater, begins: bool) -> dict[str, Any]:
+def _raised(before: HighWater, mark: HighWater, begins: bool) -> dict[str, Any]:
     """Return the columns that a mark changes, or an empty dict."""
-    before = _mark(row)
     if not begins and mark.incarnation != before.incarnation and mark.seq <= before.seq:
         # A new incarnation continues the numbers of the one before it. A lower number is from a request that read
         # the epoch before that, and would set the mark back to a history that is over.
@@ -276,9 +284,6 @@ def _raised(row: Mapping[str, Any], mark: HighWater, begins: bool) -> dict[str, 
     return after._asdict() if after != before else {}
 
 
-def _mark(row: Mapping[str, Any]) -> HighWater:
-    return HighWater(*(row[name] for name in HighWater._fields))
-
-
-def _place(row: Mapping[str, Any]) -> HistoryPlace:
-    return HistoryPlace(*(row[name] for name in HistoryPlace._fields))
+def _high_water(c: Connection, realm: str) -> HighWater | None:
+    row = _MARK.first(c, {"which": realm})
+    return None if row is None else HighWater(*row)

@@ -29,8 +29,7 @@ class LedgerRepository(Repository):
         Args:
             bucket: A bucket of a cluster; empty for a ledger that is one server.
         """
-        rows = self._database.rows(select(META.c.name, META.c.value).where(META.c.name.like(f"{_ROW}%")))
-        known = {str(row["name"]): str(row["value"]) for row in rows}
+        known = self._database.pairs(select(META.c.name, META.c.value).where(META.c.name.like(f"{_ROW}%")))
         if not known:
             return NEW
         looked_at = [known.get(_ROW, ""), known.get(_name_of(bucket), "")] if bucket else [*known.values()]

@@ -65,7 +65,7 @@ class ProofRepository(Repository):
 
     def is_used(self, used: Used) -> bool:
         """Return whether an id was used before."""
-        return self._database.row(_FIND, which=used.digest) is not None
+        return self._database.exists(_FIND, which=used.digest)
 
     def spend_here(self, kind: str, kid: str, jti: str, until: int) -> None:
         """Use an id in this process's memory, without a write to the database.

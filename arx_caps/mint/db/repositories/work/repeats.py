@@ -5,18 +5,27 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, insert
 from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import Repository
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import REPEATS
 from arx_verifier.errors import GrantError
 
+
+class _RepeatRow(msgspec.Struct, frozen=True):
+    digest: str
+    facts: dict[str, Any]
+    recipe: dict[str, Any] | None
+
+
+_ROWS: Final = RowReader(_RepeatRow, REPEATS)
 KEPT_MS: Final = 24 * 3600 * 1000
 _FIND: Final = CompiledStatement(
-    select(REPEATS).where(
+    _ROWS.select().where(
         REPEATS.c.caller == bindparam("whose"), REPEATS.c.key == bindparam("which"), REPEATS.c.until > bindparam("now")
     )
 )
@@ -63,17 +72,16 @@ class RepeatRepository(Repository):
         Raises:
             GrantError: ``idempotency_mismatch``: the caller used the key for another request.
         """
-        row = self._database.row(_FIND, whose=claim.caller, which=claim.key, now=claim.now)
+        row = self._database.first(_ROWS, _FIND, whose=claim.caller, which=claim.key, now=claim.now)
         if row is None:
             return None
         # An answer to another request would look like success.
-        if row["digest"] != claim.digest:
+        if row.digest != claim.digest:
             raise GrantError(
                 "this Idempotency-Key was used for another request: use a new one for each request",
                 code="idempotency_mismatch",
             )
-        recipe = None if row["recipe"] is None else msgspec.json.decode(row["recipe"])
-        return Made(msgspec.json.decode(row["facts"]), recipe)
+        return Made(row.facts, row.recipe)
 
     def add(self, c: Connection, claim: Claim, what: Event, recipe: Mapping[str, Any] | None) -> None:
         """Store a key in the transaction that makes its thing, which fails if the key is stored.

@@ -23,7 +23,7 @@ _ITS: Final = TASKS.c.id == bindparam("which")
 _LOCK: Final = CompiledStatement(select(TASKS.c.status).where(_ITS).with_for_update())
 # With the realm's high-water mark, which is not locked: one round trip instead of two.
 _LOCK_SESSION: Final = CompiledStatement(
-    select(SESSIONS.c.status, HIGH_WATER)
+    select(SESSIONS.c.status, *(HIGH_WATER.c[name] for name in HighWater._fields))
     .outerjoin(HIGH_WATER, HIGH_WATER.c.realm == bindparam("its_realm"))
     .where(SESSIONS.c.id == bindparam("which"))
     .with_for_update(of=SESSIONS)
@@ -71,12 +71,12 @@ class TaskRepository(StructRepository[TaskRow], reader=TASK_ROWS, key=TASKS.c.id
         """
         with unit.change(what) as c:
             # The row stays locked until the commit: an end of the session waits, and then ends this task too.
-            session = _LOCK_SESSION.row(c, {"which": row.session, "its_realm": realm})
-            if session is None or session["status"] != "open":
+            status, *place = _LOCK_SESSION.first(c, {"which": row.session, "its_realm": realm}) or (None,)
+            if status != "open":
                 raise GrantError("the session is over", code="session_ended")
             if parent is not None and _LOCK.scalar(c, {"which": parent}) != "open":
                 raise GrantError("the task that this would be a part of is over", code="session_ended")
-            raise_from(c, realm, session if session["realm"] is not None else None, high_water)
+            raise_from(c, realm, HighWater(*place) if place[0] is not None else None, high_water)
             unit.insert(TASKS, TASK_ROWS.values(row))
             unit.insert(TASK_GRANTS, GRANT_ROWS.values(grant))
 
