@@ -23,8 +23,8 @@ from arx_caps.mint.db.repositories.work.approvals import (
     ApprovalAnswer,
     ShownMark,
 )
-from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.repositories.work.tasks import TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.operator_role import role_of

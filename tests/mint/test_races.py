@@ -15,8 +15,9 @@ from arx_caps.database import engines
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
-from arx_caps.mint.db.repositories.work.grants import GrantRow, TaskRow
+from arx_caps.mint.db.repositories.work.grants import GrantRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.repositories.work.tasks import TaskRow
 from arx_caps.mint.db.tables import AGENTS, HIGH_WATER, SESSIONS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, StoreError
@@ -90,7 +91,7 @@ def open_session(db: MintDatabase, name: str) -> None:
 
 def start_task(db: MintDatabase, name: str, session: str) -> None:
     grant = GrantRow(f"l-{name}", name, "{}", "p", now_ms(), now_ms() + 60_000)
-    db.tasks.add(db.unit(), task_row(name, session), MARK, "acme", SOME, grant)
+    db.grants.start(db.unit(), task_row(name, session), MARK, "acme", SOME, grant)
 
 
 def during(db: MintDatabase, change: Any, call: Callable[[], Any]) -> str:

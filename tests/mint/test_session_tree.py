@@ -13,7 +13,7 @@ from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.agent.tasks.task import Task
 from arx_caps.mint.db.database import PAGE
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.work.grants import TASK_ROWS
+from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS
 from arx_caps.mint.db.tables import TASKS
 from arx_caps.mint.keys.log_key import read_log_key
 from arx_verifier.journal.decision import Decision, InMemoryDecisions

@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
-from arx_caps.mint.db.repositories.work.grants import GrantRow, TaskRow
+from arx_caps.mint.db.repositories.work.grants import GrantRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.repositories.work.tasks import TaskRow
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.authenticate import AuthenticatedCaller
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
@@ -118,7 +119,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     # Before the task is in the database: no retry can get its tokens earlier, so nothing was drawn from its pools.
     if grant.budgets:
         _register_pools(mint, granted.pools(birth.task or ""), birth.session)
-    mint.db.tasks.add(unit, row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), request.parent)
+    mint.db.grants.start(unit, row, HighWater(*born), mint.realm.name, what, grant_row(birth, granted), request.parent)
     return Started(row, bundle)
 
 

@@ -11,8 +11,8 @@ import msgspec
 
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.work.grants import TaskRow
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
+from arx_caps.mint.db.repositories.work.tasks import TaskRow
 from arx_caps.mint.revocation.revoker import NO_WAIT_MS
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.wire import Bump

@@ -16,7 +16,7 @@ from arx_caps.mint.db.cursor import Order, Text, Time
 from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.operators import OPERATOR_ROWS, OperatorRow
-from arx_caps.mint.db.repositories.work.grants import TASK_ROWS, TaskRow, lock_task
+from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS, TaskRow, lock_task
 from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
 from arx_caps.mint.db.tables import APPROVALS, OPERATORS, TASKS

@@ -5,42 +5,21 @@ What a task may be granted is decided in ``arx_caps.mint.tasks``.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from sqlalchemy import bindparam, insert, select, update
-from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.database import StructRepository
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_high_water
+from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_from, raise_high_water
+from arx_caps.mint.db.repositories.work.tasks import TASK_ROWS, TaskRow, lock_task
 from arx_caps.mint.db.rows import RowReader, as_json
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import SESSIONS, TASK_GRANTS, TASKS
+from arx_caps.mint.db.tables import HIGH_WATER, SESSIONS, TASK_GRANTS, TASKS
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
-
-
-class TaskRow(msgspec.Struct, frozen=True):
-    """A task; ``above`` has the ids of the tasks that it is a part of, the outermost first."""
-
-    id: str
-    session: str
-    agent: str
-    template: str
-    params: dict[str, Any]
-    audiences: list[str]
-    link: str
-    status: str
-    policy: str
-    started_at: int
-    expires_at: int
-    incarnation: str
-    born: int
-    above: list[str] = []
-    subject_target: str | None = None
-    ended_at: int | None = None
 
 
 class GrantRow(msgspec.Struct, frozen=True):
@@ -56,7 +35,6 @@ class GrantRow(msgspec.Struct, frozen=True):
     replaced_by: str | None = None
 
 
-TASK_ROWS: Final = RowReader(TaskRow, TASKS)
 GRANT_ROWS: Final = RowReader(GrantRow, TASK_GRANTS)
 _OF_TASK: Final = TASK_GRANTS.c.task == bindparam("its_task")
 _LIST: Final = GRANT_ROWS.select().where(_OF_TASK).order_by(TASK_GRANTS.c.granted_at.desc(), TASK_GRANTS.c.link)
@@ -68,17 +46,57 @@ _LIVE: Final = (
 _ADD: Final = CompiledStatement(insert(TASK_GRANTS))
 _END: Final = CompiledStatement(update(TASK_GRANTS).where(_OF_TASK, TASK_GRANTS.c.ended_at.is_(None)))
 _REPLACE: Final = CompiledStatement(update(TASK_GRANTS).where(TASK_GRANTS.c.link == bindparam("which")))
-_CHANGE_TASK: Final = CompiledStatement(update(TASKS).where(TASKS.c.id == bindparam("which")))
-_TASK: Final = CompiledStatement(TASK_ROWS.select().where(TASKS.c.id == bindparam("which")).with_for_update())
-_SESSION_STATUS: Final = CompiledStatement(
-    select(SESSIONS.c.status)
-    .where(SESSIONS.c.id == select(TASKS.c.session).where(TASKS.c.id == bindparam("which")).scalar_subquery())
-    .with_for_update()
+_ITS_TASK: Final = TASKS.c.id == bindparam("which")
+_LOCK_PARENT: Final = CompiledStatement(select(TASKS.c.status).where(_ITS_TASK).with_for_update())
+# With the realm's high-water mark, which is not locked: one round trip instead of two.
+_LOCK_SESSION: Final = CompiledStatement(
+    select(SESSIONS.c.status, *(HIGH_WATER.c[name] for name in HighWater._fields))
+    .outerjoin(HIGH_WATER, HIGH_WATER.c.realm == bindparam("its_realm"))
+    .where(SESSIONS.c.id == bindparam("which"))
+    .with_for_update(of=SESSIONS)
 )
+_CHANGE_TASK: Final = CompiledStatement(update(TASKS).where(_ITS_TASK))
 
 
+# A transaction that starts a task locks its session's row and reads its status; one that ends a session changes the
+# status first. So once an end is answered, no task that started at the same time is left.
 class TaskGrantRepository(StructRepository[GrantRow], reader=GRANT_ROWS, key=TASK_GRANTS.c.link):
     """The grants of tasks."""
+
+    def start(
+        self,
+        unit: UnitOfWork,
+        row: TaskRow,
+        high_water: HighWater,
+        realm: str,
+        what: Event,
+        grant: GrantRow,
+        parent: str | None = None,
+    ) -> None:
+        """Store a new task with its first grant.
+
+        Args:
+            unit: The call's unit of work.
+            row: The task's row.
+            high_water: The position of the kill epoch with which it was decided.
+            realm: The realm.
+            what: The event.
+            grant: The row of its first grant.
+            parent: The task that it is a part of, or None.
+
+        Raises:
+            GrantError: ``session_ended``: its session or parent is over.
+        """
+        with unit.change(what) as c:
+            # The row stays locked until the commit: an end of the session waits, and then ends this task too.
+            status, *place = _LOCK_SESSION.first(c, {"which": row.session, "its_realm": realm}) or (None,)
+            if status != "open":
+                raise GrantError("the session is over", code="session_ended")
+            if parent is not None and _LOCK_PARENT.scalar(c, {"which": parent}) != "open":
+                raise GrantError("the task that this would be a part of is over", code="session_ended")
+            raise_from(c, realm, HighWater(*place) if place[0] is not None else None, high_water)
+            unit.insert(TASKS, TASK_ROWS.values(row))
+            unit.insert(TASK_GRANTS, GRANT_ROWS.values(grant))
 
     def list(self, task: str) -> list[GrantRow]:
         """Return the grants of a task, the newest first."""
@@ -161,18 +179,3 @@ class TaskGrantRepository(StructRepository[GrantRow], reader=GRANT_ROWS, key=TAS
             raise_high_water(c, realm, high_water)
             unit.note(what)
             return msgspec.structs.replace(row, **changes, audiences=[*audiences])
-
-
-def lock_task(c: Connection, task: str) -> TaskRow:
-    """Lock a task's row and return it.
-
-    Raises:
-        GrantError: ``session_ended``: the task or its session is over.
-    """
-    # The session's row first and the task's next, as the end of either does: nothing is granted below what is over, and
-    # the same order everywhere prevents a deadlock.
-    status = _SESSION_STATUS.scalar(c, {"which": task})
-    row = TASK_ROWS.one(c, _TASK, {"which": task})
-    if status != "open" or row.status != "open" or row.expires_at <= now_ms():
-        raise GrantError("the task is over", code="session_ended")
-    return row

@@ -1,33 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks: their rows, from start to end. What a task may do is in ``grants``."""
+"""Tasks: their rows, until their end. What a task may do, and its start, is in ``grants``."""
 
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from sqlalchemy import and_, bindparam, func, or_, select, update
+from sqlalchemy.engine import Connection
 
 from arx_caps.mint.db.cursor import Order, Text, Time
 from arx_caps.mint.db.database import PAGE, StructRepository
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.operations.epoch import HighWater, raise_from
-from arx_caps.mint.db.repositories.work.grants import GRANT_ROWS, TASK_ROWS, GrantRow, TaskRow
 from arx_caps.mint.db.repositories.work.sessions import Which, of_state
+from arx_caps.mint.db.rows import RowReader
 from arx_caps.mint.db.statement import CompiledStatement
-from arx_caps.mint.db.tables import HIGH_WATER, SESSIONS, TASK_GRANTS, TASKS
-from arx_caps.mint.db.unit_of_work import UnitOfWork
+from arx_caps.mint.db.tables import SESSIONS, TASKS
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import GrantError
 
+
+class TaskRow(msgspec.Struct, frozen=True):
+    """A task; ``above`` has the ids of the tasks that it is a part of, the outermost first."""
+
+    id: str
+    session: str
+    agent: str
+    template: str
+    params: dict[str, Any]
+    audiences: list[str]
+    link: str
+    status: str
+    policy: str
+    started_at: int
+    expires_at: int
+    incarnation: str
+    born: int
+    above: list[str] = []
+    subject_target: str | None = None
+    ended_at: int | None = None
+
+
+TASK_ROWS: Final = RowReader(TaskRow, TASKS)
 TASKS_ORDER: Final = Order((TASKS.c.started_at, TASKS.c.id), tuple[Time, Text], newest_first=True)
 _ITS: Final = TASKS.c.id == bindparam("which")
-_LOCK: Final = CompiledStatement(select(TASKS.c.status).where(_ITS).with_for_update())
-# With the realm's high-water mark, which is not locked: one round trip instead of two.
-_LOCK_SESSION: Final = CompiledStatement(
-    select(SESSIONS.c.status, *(HIGH_WATER.c[name] for name in HighWater._fields))
-    .outerjoin(HIGH_WATER, HIGH_WATER.c.realm == bindparam("its_realm"))
-    .where(SESSIONS.c.id == bindparam("which"))
-    .with_for_update(of=SESSIONS)
-)
 # A task and its subtasks, which have its id among the tasks above them.
 _WITH_PARTS: Final = or_(
     _ITS,
@@ -38,47 +53,16 @@ _WITH_PARTS: Final = or_(
 )
 _LATEST: Final = CompiledStatement(select(func.max(TASKS.c.expires_at)).where(_WITH_PARTS))
 _END: Final = CompiledStatement(update(TASKS).where(_WITH_PARTS, TASKS.c.status == "open"))
+_LOCK: Final = CompiledStatement(TASK_ROWS.select().where(_ITS).with_for_update())
+_SESSION_STATUS: Final = CompiledStatement(
+    select(SESSIONS.c.status)
+    .where(SESSIONS.c.id == select(TASKS.c.session).where(_ITS).scalar_subquery())
+    .with_for_update()
+)
 
 
-# A transaction that starts a task locks its session's row and reads its status; one that ends a session changes the
-# status first. So once an end is answered, no task that started at the same time is left.
 class TaskRepository(StructRepository[TaskRow], reader=TASK_ROWS, key=TASKS.c.id):
     """The tasks."""
-
-    def add(
-        self,
-        unit: UnitOfWork,
-        row: TaskRow,
-        high_water: HighWater,
-        realm: str,
-        what: Event,
-        grant: GrantRow,
-        parent: str | None = None,
-    ) -> None:
-        """Store a new task with its first grant.
-
-        Args:
-            unit: The call's unit of work.
-            row: The task's row.
-            high_water: The position of the kill epoch with which it was decided.
-            realm: The realm.
-            what: The event.
-            grant: The row of its first grant.
-            parent: The task that it is a part of, or None.
-
-        Raises:
-            GrantError: ``session_ended``: its session or parent is over.
-        """
-        with unit.change(what) as c:
-            # The row stays locked until the commit: an end of the session waits, and then ends this task too.
-            status, *place = _LOCK_SESSION.first(c, {"which": row.session, "its_realm": realm}) or (None,)
-            if status != "open":
-                raise GrantError("the session is over", code="session_ended")
-            if parent is not None and _LOCK.scalar(c, {"which": parent}) != "open":
-                raise GrantError("the task that this would be a part of is over", code="session_ended")
-            raise_from(c, realm, HighWater(*place) if place[0] is not None else None, high_water)
-            unit.insert(TASKS, TASK_ROWS.values(row))
-            unit.insert(TASK_GRANTS, GRANT_ROWS.values(grant))
 
     def by_id(self, tasks: Collection[str], session: str | None = None) -> dict[str, TaskRow]:
         """Return those of some tasks that exist, or those of a session, each row by its id."""
@@ -138,3 +122,18 @@ def _own(task: str) -> dict[str, str]:
     # The id is part of a LIKE pattern, in which % and _ match anything.
     escaped = task.replace("/", "//").replace("%", "/%").replace("_", "/_")
     return {"which": task, "named": f'%"{escaped}"%'}
+
+
+def lock_task(c: Connection, task: str) -> TaskRow:
+    """Lock a task's row and return it.
+
+    Raises:
+        GrantError: ``session_ended``: the task or its session is over.
+    """
+    # The session's row first and the task's next, as the end of either does: nothing is granted below what is over, and
+    # the same order everywhere prevents a deadlock.
+    status = _SESSION_STATUS.scalar(c, {"which": task})
+    row = TASK_ROWS.one(c, _LOCK, {"which": task})
+    if status != "open" or row.status != "open" or row.expires_at <= now_ms():
+        raise GrantError("the task is over", code="session_ended")
+    return row
