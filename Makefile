@@ -136,7 +136,7 @@ agents: $(READY)  ## Claude Code, Codex and Gemini CLI of npm under `arx run`, w
 afternoon: $(READY)  ## docs/production.md, typed from the page, each machine in a network of its own; takes root, PostgreSQL, Valkey, nginx, Prometheus
 	$(BIN)/python -m tests.house.afternoon
 
-operations: $(READY)  ## the set-up of docs/gateway-operations.md, typed from the page; takes nginx
+operations: $(READY)  ## the set-up of docs/operations.md, typed from the page; takes nginx
 	$(BIN)/python -m pytest -p no:benchmark tests/house/gateways.py $(ARGS)
 
 deciders: $(READY)  ## nginx and Caddy that ask a decider of the gateway, with the files of deploy/; takes nginx

@@ -13,7 +13,7 @@ from arx_caps.embedded import EmbeddedValkey
 from arx_caps.revocation.store import RevocationStore
 from arx_verifier.constraints.constraint import Constraint
 from arx_verifier.constraints.rule import Rule
-from tests.house.pages import ROOT, blocks
+from tests.house.pages import ROOT, blocks, section
 from tests.servers import until
 from tests.workers import SESSION, WAYS, Holder, Service, deciders, gunicorn, write_service_file
 
@@ -130,7 +130,8 @@ def test_the_pages_example_runs_as_it_is_shown(
     """
     An allowed call, one with an argument out of bounds, and one of no route.
     """
-    example, _ = blocks((ROOT / "docs" / "adapters" / "wsgi.md").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "adapters" / "flask.md").read_text(encoding="utf-8")
+    example, _ = blocks(section(page, "Another WSGI application"))
     (tmp_path / "service.py").write_text(example.text)
     (tmp_path / "gunicorn.conf.py").write_text("def post_worker_init(worker): worker.wsgi.start()\n")
     write_service_file(tmp_path, realm_store, valkey.url)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client of ``fastmcp`` 4 that signs each message of a task, over HTTP and stdio.
 
-``docs/adapters/fastmcp.md`` has an example.  Extra: ``arx-caps[fastmcp]``.
+``docs/adapters/mcp.md`` has an example.  Extra: ``arx-caps[fastmcp]``.
 """
 
 from collections.abc import AsyncGenerator, Sequence

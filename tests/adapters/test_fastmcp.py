@@ -67,14 +67,14 @@ def client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with open_shop(tmp_path_factory.mktemp("shop"), "fastmcp.md", "FastMCP(") as shop:
+    with open_shop(tmp_path_factory.mktemp("shop"), "mcp.md", "from fastmcp import FastMCP") as shop:
         yield shop
 
 
 @everywhere
 def test_the_page(shop: Shop, way: str) -> None:
     """The page's client calls the page's server with a task of the page's policy."""
-    example = page_names("fastmcp.md", "import arx_client")
+    example = page_names("mcp.md", "import arx_client")
     with shop.task("refund", order_id="o-1", amount=20) as task, shop.served(way, mcp_clients.MAKE_APP) as server:
         offered, failed, text = run(example["work"](task, server))
         assert (offered, failed, text) == (["get", "refund"], False, "15 refunded for o-1")

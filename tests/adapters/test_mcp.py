@@ -66,7 +66,11 @@ def client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with open_shop(tmp_path_factory.mktemp("shop"), "mcp.md", "ArxMcpMiddleware(") as shop:
+    with open_shop(
+        tmp_path_factory.mktemp("shop"),
+        "mcp.md",
+        "from mcp.server import MCPServer\n\nfrom arx_verifier import current_grant",
+    ) as shop:
         yield shop
 
 

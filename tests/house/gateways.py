@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two gateways behind nginx as docs/gateway-operations.md has it, and kill -9 of each under load.
+"""Two gateways behind nginx as docs/operations.md has it, and kill -9 of each under load.
 
 It takes nginx, which `.ci/run` installs, and no part of `make test`: ``make operations`` runs it.
 The hosts that the page names are ports of this machine.
@@ -34,7 +34,7 @@ from tests.servers import child, free_ports, listens, until
 from tests.topologies.authority import Ca
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
-PAGE: Final = (ROOT / "docs" / "gateway-operations.md").read_text(encoding="utf-8")
+PAGE: Final = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 CLIENTS: Final = 12
 CALLS: Final = 8  # of each client before a gateway is killed, and again after it
 LATE_S: Final = 30.0  # until an event is here, on a busy machine

@@ -30,7 +30,6 @@ PAGES = [
         "docs/constraints.md",
         "docs/connect.md",
         "docs/gateway.md",
-        "docs/gateway-operations.md",
         "docs/deciders.md",
         "docs/oauth.md",
         "docs/glossary.md",

@@ -21,7 +21,6 @@ ELSEWHERE: Final = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
-    "benchmarks/README.md": "benchmarks.md",
     "examples/README.md": "examples.md",
     "tests/advisories/README.md": "advisories.md",
     "tests/vectors/README.md": "vectors.md",

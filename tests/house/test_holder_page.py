@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/holder-keys.md: its policy binds a task, its commands make keys and delegate, and its sub-agent calls."""
+"""docs/identity.md binds a task: its policy, its commands that make keys and delegate, and its sub-agent's calls."""
 
 import json
 import re
@@ -14,18 +14,18 @@ from arx_caps.agent.tasks.bundle import Bundle
 from arx_caps.credentials.keyfile import write_secret
 from arx_verifier.request import AccessRequest
 from tests.cli.helpers import arx
-from tests.house.pages import ROOT, blocks, matches
+from tests.house.pages import ROOT, blocks, matches, section
 from tests.mint.harness import Harness, now_ms
 from tests.mint.test_token_exchange import ORDER, PAY, POLICY, Shop
 
-PAGE = (ROOT / "docs" / "holder-keys.md").read_text(encoding="utf-8")
+PART = section((ROOT / "docs" / "identity.md").read_text(encoding="utf-8"), "Bind tasks to keys")
 WORKER = "acme/support/worker"
 
 
 def test_the_page(unit: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the template's line to a call of the sub-agent, by the page's own blocks."""
     monkeypatch.chdir(tmp_path)
-    policy, make, delegate, take, command, _ = [block.text for block in blocks(PAGE)]
+    policy, make, delegate, take, command, _ = [block.text for block in blocks(PART)]
     shop = Shop(unit, POLICY.replace("[task.pay]\n", policy))
     answer = shop.agent.call("POST", "/v1/tasks", PAY).json()
     task = Task(Bundle.parse(answer["bundle"]), key=shop.agent.key)

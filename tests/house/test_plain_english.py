@@ -32,7 +32,6 @@ AREAS = (
     "README.md",
     "SECURITY.md",
     "arx_caps",
-    "benchmarks/README.md",
     "deploy",
     "docker-compose.yml",
     "docs",

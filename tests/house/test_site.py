@@ -19,7 +19,7 @@ class Page:
     [
         ("index.md", "[t](docs/tutorial.md#a-kill)", "[t](tutorial.md#a-kill)"),
         ("index.md", "![five [nouns]](docs/concepts.svg)", "![five [nouns]](concepts.svg)"),
-        ("service.md", "[bench](../benchmarks/README.md)", "[bench](benchmarks.md)"),
+        ("service.md", "[examples](../examples/README.md)", "[examples](examples.md)"),
         ("decisions/README.md", "[spec](../../verifier/SPEC.md#6-caveats)", "[spec](../spec/SPEC.md#6-caveats)"),
         ("examples.md", "[a busy realm](busy_realm.py)", "a busy realm"),
         ("contributing.md", "[pins](docs/requirements.txt)", "pins"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guard a server of ``fastmcp`` 4: tools, resources and prompts, over HTTP and stdio.
 
-``docs/adapters/fastmcp.md`` has an example, and what the policy calls each message.  Extra: ``arx-verifier[fastmcp]``.
+``docs/adapters/mcp.md`` has an example, and what the policy calls each message.  Extra: ``arx-verifier[fastmcp]``.
 """
 
 from collections.abc import Awaitable, Mapping
