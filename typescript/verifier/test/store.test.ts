@@ -21,6 +21,8 @@ import { SharedNonces } from "../src/verification/sharedNonces.ts";
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "arx-"));
 const program = ["valkey-server", "redis-server"].find((name) => spawnSync(name, ["--version"]).status === 0) ?? "valkey-server";
+// A server must not outlive this process, also if that is killed, as one of a mutant that hangs.
+const bound = spawnSync("setpriv", ["--version"]).status === 0 ? ["setpriv", "--pdeathsig", "KILL"] : [];
 const started: ChildProcess[] = [];
 const closing: (() => void)[] = [];
 after(() => {
@@ -30,7 +32,8 @@ after(() => {
 });
 
 async function start(place: net.NetConnectOpts, ...words: string[]): Promise<ChildProcess> {
-  const child = spawn(program, words, { cwd: folder, stdio: "ignore" });
+  const [command = program, ...rest] = [...bound, program, ...words];
+  const child = spawn(command, rest, { cwd: folder, stdio: "ignore" });
   started.push(child);
   for (;;) {
     const probe = net.connect(place);
