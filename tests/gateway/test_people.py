@@ -206,7 +206,8 @@ def test_a_freeze_and_a_kill_of_a_connection_end_its_use(world: PeopleWorld) -> 
         world.order("kill", target)
         assert asked(client).json()["code"] == "connection_ended"
         assert asked(other).json()["sub"] == "iris-t"
-        assert world.arx("connection", "show", own["id"])["connection"]["state"] == "killed"
+        [shown] = [each for each in connections(world) if each["person"] == "henry"]
+        assert shown["state"] == "killed"
 
 
 def test_a_kill_of_a_person_ends_the_use_of_all_connections(world: PeopleWorld) -> None:

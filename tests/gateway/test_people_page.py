@@ -74,7 +74,7 @@ def test_a_person_ends_an_account_that_was_killed(world: PeopleWorld) -> None:
         page = opened(world, browser, "erin")
         assert "killed" in page.text
         assert press(world, browser, page, f"end {which}").status_code == 303
-    assert world.arx("connection", "show", which)["connection"]["state"] == "ended"
+    assert {each["id"]: each["state"] for each in connections(world)}[which] == "ended"
     assert not any(found and found[0] == "erin-t" for found in world.tracker.grants.values())
 
 

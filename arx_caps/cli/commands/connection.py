@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``arx connection``: list, show and end accounts that people have connected, and rotate their keys.  CONTROL 9."""
+"""``arx connection``: list and end accounts that people have connected, and rotate their keys.  CONTROL 9."""
 
 import click
 
@@ -14,7 +14,7 @@ from arx_caps.cli.terminal import Console, pairs
 
 @click.group("connection", cls=Verbs)
 def connection_command() -> None:
-    """List, show and end the accounts that people have connected, and rotate the keys that seal them."""
+    """List and end the accounts that people have connected, and rotate the keys that seal them."""
 
 
 @connection_command.command("list")
@@ -33,14 +33,6 @@ def connection_command() -> None:
 )
 def list_connections(_: Listed) -> None:
     """List people's accounts at upstreams, the oldest first."""
-
-
-@connection_command.command("show")
-@click.argument("connection")
-@operator_options
-def show(console: Console, connection: str, place: Place) -> None:
-    """Show the connection CONNECTION."""
-    CONNECTIONS.show(console, place.mint().call("GET", CONNECTIONS.path_of(connection)))
 
 
 @connection_command.command("end")

@@ -141,12 +141,6 @@ def list_connections(call: RouteCall) -> ConnectionPage:
     return ConnectionPage(connections=page.shown, next=page.next)
 
 
-@endpoint("GET", "/v1/connections/{connection}", READ, problems=("not_found",))
-def get_connection(call: RouteCall) -> ConnectionShown:
-    """Return a person's account at an upstream."""
-    return show_connection(call.mint, _find(call))
-
-
 @endpoint("POST", "/v1/connections/{connection}/end", END, EndBody, problems=("not_found", "conflict"))
 def end_connection_route(call: RouteCall) -> ConnectionEnded:
     """End a connection: delete its tokens, revoke them at the issuer, and kill its target."""
