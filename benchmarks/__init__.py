@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks; see README.md."""
+"""Benchmarks; docs/performance.md says what each measures."""

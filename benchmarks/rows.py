@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is compared: each work, ours first, and who does it.  What each one does is in README.md."""
+"""What is compared: each work, ours first, and who does it.  What each one does is in docs/performance.md."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
