@@ -25,7 +25,6 @@ from arx_caps.mint.api.endpoint import Endpoint, RouteAnswer, RouteCall, call_en
 from arx_caps.mint.api.problems import find_code
 from arx_caps.mint.api.request_runner import FORM_THREADS, URGENT_THREADS, RequestRunner, in_thread
 from arx_caps.mint.api.routes.operations.console import OPEN_PATH
-from arx_caps.mint.context import MintContext
 from arx_caps.mint.identity.authenticate import require_active_operator
 from arx_caps.mint.identity.console_session import (
     SIGN_IN_AGAIN,
@@ -40,6 +39,7 @@ from arx_caps.mint.identity.console_session import (
 from arx_caps.mint.identity.operator_role import actions_of_operator, may
 from arx_caps.mint.login.issuer_client import derived
 from arx_caps.mint.rate_limit import TooOftenError
+from arx_caps.settings.realm import Realm
 from arx_verifier.errors import ArxError, GrantError, RequestError, UnavailableError
 
 MAX_FORM_BYTES: Final = 256 * 1024  # a policy is the largest text that is typed or pasted
@@ -372,7 +372,7 @@ def _ask_again(visit: Visit) -> Response:
 def _require_own_page(visit: Visit) -> None:
     """Require that a form was on a page of this console, and of this session if there is one."""
     origin, site = visit.request.headers.get("origin"), visit.request.headers.get("sec-fetch-site")
-    if (origin is not None and origin != origin_of(visit.mint)) or site not in (None, "same-origin"):
+    if (origin is not None and origin != origin_of(visit.mint.realm)) or site not in (None, "same-origin"):
         raise GrantError("this form is not from a page of this console: open the page again", code="wrong_form")
     if visit.session is not None and not hmac.compare_digest(visit.form.get(TOKEN, "").encode(), visit.token.encode()):
         raise GrantError("this form is of another sign-in: open the page again", code="wrong_form")
@@ -403,9 +403,9 @@ async def answer_bug(request: Request, error: Exception) -> Response:
     return await in_thread(FORM_THREADS, Visit(request).refuse, bug)
 
 
-def origin_of(mint: MintContext) -> str:
+def origin_of(realm: Realm) -> str:
     """Return the origin of the mint's pages (RFC 6454)."""
-    parts = urlsplit(mint.realm.issuer)
+    parts = urlsplit(realm.issuer)
     return f"{parts.scheme}://{parts.netloc}"
 
 

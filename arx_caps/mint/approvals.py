@@ -89,9 +89,9 @@ def ask_approval(
     task = mint.db.tasks.find(third_party.task)
     if task is None or task.session != session.id:
         raise GrantError("this session has no task with this caveat", code="not_found")
-    if task_state(mint, task) in _OVER:
+    if task_state(mint.kills, task) in _OVER:
         raise GrantError("the task is over; start another", code="session_ended")
-    require_unrevoked(mint, born, task, session)
+    require_unrevoked(mint.kills, born, task, session)
     constraints_of(request.args)  # arguments that no discharge can express must not reach an operator
     template, audience, terms = _terms(mint, task, third_party, request)
     marks = _marks_to_show(mint, session, third_party) if third_party.when else None
@@ -147,9 +147,9 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Approva
         if operator_row is None or not _may_approve(mint, operator_row, row):
             words = f"{row.id} was approved by an operator who may not approve it any more: ask again"
             raise GrantError(words, code="approval_withdrawn")
-    require_unrevoked(mint, born, row.its, session, (f"task:{row.id}",))
+    require_unrevoked(mint.kills, born, row.its, session, (f"task:{row.id}",))
     kid = read_third_party(row.caveat).kid
-    mint.require(born, (f"key:{kid}",))
+    mint.kills.require(born, (f"key:{kid}",))
     key = mint.key_schedule.audience_keys(row.audience).get(kid)
     if key is None:
         raise refusal("revoked")  # the key of the token that requires it was retired
@@ -183,11 +183,11 @@ def answer_approval(
         raise GrantError(f"{row.id} is withdrawn already", code="conflict")
     task = row.its
     session = mint.db.sessions.find(row.session)
-    if session is None or task_state(mint, task) in _OVER:
+    if session is None or task_state(mint.kills, task) in _OVER:
         raise GrantError("the task that it was asked for is over", code="session_ended")
     terms: ApprovalTerms | None = None
     if yes:
-        require_unrevoked(mint, mint.born(), task, session)
+        require_unrevoked(mint.kills, mint.kills.born(), task, session)
         if _ended_since(mint, caller.name, task):
             words = f"{caller.name} was killed since task {task.id} began: another operator must approve"
             raise GrantError(f"{words}, or the agent starts another task", code="conflict")
@@ -217,7 +217,7 @@ def withdraw_approval(
     withdrawn = mint.db.approvals.withdraw(row, WAITING, caller.actor)
     if withdrawn.status != APPROVED:
         return withdrawn, None
-    report = withdraw_target(mint, f"task:{row.id}", caller.actor)
+    report = withdraw_target(mint.revoker, f"task:{row.id}", caller.actor)
     return mint.db.approvals.withdraw(row, APPROVED, caller.actor, seq=report.seq), report
 
 
@@ -234,7 +234,7 @@ def approval_state(mint: MintContext, row: Approval) -> State:
         return "withdrawn"
     if row.expires_at is not None and row.expires_at <= now_ms():
         return "expired"
-    if task_state(mint, task) in _OVER:
+    if task_state(mint.kills, task) in _OVER:
         return "ended"
     return "approved" if row.status == APPROVED else "waiting"
 

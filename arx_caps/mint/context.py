@@ -55,93 +55,16 @@ class Born(NamedTuple):
     chain: str = ""
 
 
-class MintContext:
-    """The parts of a realm's mint.
+class KillView(NamedTuple):
+    """The mint's own view of the kill epoch, as handlers ask it.
 
     Attributes:
-        realm: The realm's settings.
-        db: The mint's database.
-        root_keys: The root keys.
-        key_schedule: Decides which key mints.
-        signing_keys: The keys of access tokens.
-        policies: The policy in force, and its reload.
-        epochs: The mint's own view of the kill epoch.
-        store: The revocation store.
-        store_url: Its address, as service files have it.
-        ledger: The pools of the realm's budgets; None if its settings name none.
-        topology: The store's replicas, and whether a failover begins a new history.
-        decisions: The journal of the mint's decisions on calls.
-        log: The realm's audit log.
+        epochs: The view.
         freezes: Keeps the freezes of database and store alike.
-        history: Attests the store's history.
-        confirmations: Watches and records the confirmations of kills.
-        revoker: Kills, freezes and thaws.
-        rotation: Makes, rotates and retires keys.
-        notifications: Sends notifications to the realm's webhooks.
-        limits: Rate limits of agents and addresses.
-        mint_keys: The keys of the mint's own tokens.
-        issuer_keys: Public keys of the issuers that the policy trusts.
-        account_issuers: The issuers of people's accounts at upstreams, by connection; ``mint.connections`` makes them.
-        client_documents: Documents by which OAuth clients describe themselves.
-        verifier: Verifies tokens for the mint itself.
-        address: URL at which this mint listens itself, past a proxy; None if it serves no calls.
-        wrong_issuer: How this mint's issuer differs from that of the realm's other mints; None if it does not.
     """
 
-    address: str | None = None
-    wrong_issuer: str | None = None
-
-    def __init__(
-        self,
-        realm: Realm,
-        *,
-        db: MintDatabase,
-        roots: RootKeys,
-        policy: Policy | NoPolicy,
-        epochs: Epochs,
-        store: RevocationStore,
-        store_url: str,
-        decisions: DecisionSink,
-        log: AuditLog | None = None,
-        ledger: RedisLedger | None = None,
-    ) -> None:
-        self.realm, self.db, self.root_keys = realm, db, roots
-        self.policies = ActivePolicy(realm.policy_path, db, policy)
-        self.epochs, self.store, self.store_url, self.ledger = epochs, store, store_url, ledger
-        self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
-        self.decisions = decisions
-        self.key_schedule = KeySchedule(realm, roots, db)
-        self.signing_keys = SigningKeys(roots, db)
-        self.mint_keys = self.key_schedule.ring
-        self.issuer_keys = KeySets(realm.policy_path.parent, ca=realm.ca)
-        self.account_issuers: dict[str, Any] = {}
-        self.client_documents = ClientDocuments(() if realm.clients is None else realm.clients.hosts, realm.ca)
-        self.limits = RateLimits(realm.limits)
-        self._recording = WriteHealth(db.outbox, db.commits)
-        self.verifier = Verifier(audience=MINT_AUDIENCE, keys=self.mint_keys, epochs=epochs, decisions=decisions)
-        self.log = open_log(realm, roots) if log is None else log
-        self.freezes = FreezeKeeper(realm.name, db, store, self.log, self.advance)
-        # First: it halts the log if a restored database would sign a second history, before anything is appended.
-        signed = SignedFeed(store, self.log.publisher)
-        self.log.feeds = (signed, EventFeed(db), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
-        self.history = StoreHistory(realm, db, store, self.topology, epochs, self.log)
-        self.confirmations = Confirmations(db, store)
-        self.revoker = Revoker(db, store, self.history, self.freezes, self.confirmations, self.advance)
-        self.rotation = KeyRotation(realm, db, roots, self.key_schedule, store, self.revoker)
-        self.notifications = NotificationSender(
-            realm, db, roots, Alarms(db, store, self.log, realm.limits.refusal_rate), self.view_state
-        )
-
-    @property
-    def policy(self) -> Policy:
-        """The policy in force.
-
-        Raises:
-            UnavailableError: ``no_policy``: this version refuses the policy in force.
-        """
-        return self.policies.require()
-
-    # The kill epoch.
+    epochs: Epochs
+    freezes: FreezeKeeper
 
     def born(self) -> Born:
         """Return the current position in the kill epoch. Call it before any authority is read.
@@ -179,6 +102,95 @@ class MintContext:
         _, applied, _ = self.epochs.view()
         refused = self.epochs.check(None, max(applied, 0), targets)
         return None if refused is None else refused.code
+
+
+class MintContext:
+    """The parts of a realm's mint.
+
+    Attributes:
+        realm: The realm's settings.
+        db: The mint's database.
+        root_keys: The root keys.
+        key_schedule: Decides which key mints.
+        signing_keys: The keys of access tokens.
+        policies: The policy in force, and its reload.
+        epochs: The mint's own view of the kill epoch.
+        kills: That view as handlers ask it.
+        store: The revocation store.
+        store_url: Its address, as service files have it.
+        ledger: The pools of the realm's budgets; None if its settings name none.
+        topology: The store's replicas, and whether a failover begins a new history.
+        decisions: The journal of the mint's decisions on calls.
+        log: The realm's audit log.
+        freezes: Keeps the freezes of database and store alike.
+        history: Attests the store's history.
+        confirmations: Watches and records the confirmations of kills.
+        revoker: Kills, freezes and thaws.
+        rotation: Makes, rotates and retires keys.
+        notifications: Sends notifications to the realm's webhooks.
+        limits: Rate limits of agents and addresses.
+        issuer_keys: Public keys of the issuers that the policy trusts.
+        account_issuers: The issuers of people's accounts at upstreams, by connection; ``mint.connections`` makes them.
+        client_documents: Documents by which OAuth clients describe themselves.
+        verifier: Verifies tokens for the mint itself.
+        address: URL at which this mint listens itself, past a proxy; None if it serves no calls.
+        wrong_issuer: How this mint's issuer differs from that of the realm's other mints; None if it does not.
+    """
+
+    address: str | None = None
+    wrong_issuer: str | None = None
+
+    def __init__(
+        self,
+        realm: Realm,
+        *,
+        db: MintDatabase,
+        roots: RootKeys,
+        policy: Policy | NoPolicy,
+        epochs: Epochs,
+        store: RevocationStore,
+        store_url: str,
+        decisions: DecisionSink,
+        log: AuditLog | None = None,
+        ledger: RedisLedger | None = None,
+    ) -> None:
+        self.realm, self.db, self.root_keys = realm, db, roots
+        self.policies = ActivePolicy(realm.policy_path, db, policy)
+        self.epochs, self.store, self.store_url, self.ledger = epochs, store, store_url, ledger
+        self.topology = Topology(realm.replicas, realm.on_failover, realm.failover_window_ms)
+        self.decisions = decisions
+        self.key_schedule = KeySchedule(realm, roots, db)
+        self.signing_keys = SigningKeys(roots, db)
+        self.issuer_keys = KeySets(realm.policy_path.parent, ca=realm.ca)
+        self.account_issuers: dict[str, Any] = {}
+        self.client_documents = ClientDocuments(() if realm.clients is None else realm.clients.hosts, realm.ca)
+        self.limits = RateLimits(realm.limits)
+        self._recording = WriteHealth(db.outbox, db.commits)
+        self.verifier = Verifier(
+            audience=MINT_AUDIENCE, keys=self.key_schedule.ring, epochs=epochs, decisions=decisions
+        )
+        self.log = open_log(realm, roots) if log is None else log
+        self.freezes = FreezeKeeper(realm.name, db, store, self.log, self.advance)
+        self.kills = KillView(epochs, self.freezes)
+        # First: it halts the log if a restored database would sign a second history, before anything is appended.
+        signed = SignedFeed(store, self.log.publisher)
+        self.log.feeds = (signed, EventFeed(db), KillFeed(store), JournalFeed(realm.journals_dir / MINT))
+        self.history = StoreHistory(realm, db, store, self.topology, epochs, self.log)
+        self.confirmations = Confirmations(db, store)
+        self.revoker = Revoker(db, store, self.history, self.freezes, self.confirmations, self.advance)
+        self.rotation = KeyRotation(realm, db, roots, self.key_schedule, store, self.revoker)
+        self.notifications = NotificationSender(
+            realm, db, roots, Alarms(db, store, self.log, realm.limits.refusal_rate), self.view_state
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force.
+
+        Raises:
+            UnavailableError: ``no_policy``: this version refuses the policy in force.
+        """
+        return self.policies.require()
 
     def require_able(self) -> None:
         """Require that this mint may judge proofs: by its clock, and under the realm's issuer.
@@ -222,8 +234,8 @@ class MintContext:
             StoreError: The log's database did not answer.
         """
         reasons = self.ready()
-        facts = {"ready": not reasons, "reasons": reasons, "version": VERSION, "mint": self.db.writer}
-        return facts | {"log_size": self.log.store.size(), "log_signed": self.log.publisher.size}
+        log = {"log_size": self.log.store.size(), "log_signed": self.log.publisher.size}
+        return {"ready": not reasons, "reasons": reasons, "version": VERSION, "mint": self.db.writer, **log}
 
     def warnings(self) -> list[str]:
         """Return what will prevent this mint from serving soon; empty if all is well."""

@@ -25,7 +25,7 @@ REFRESH = "canary-refresh-of-a-page"
 
 def hold(accounts: Accounts, account: str, until_ms: int = 60_000, **about: Any) -> LinkRow:
     """Have an account wait for the word of Ann, and return its link's row."""
-    born = accounts.mint.born()
+    born = accounts.mint.kills.born()
     named = (connect.digest_of(os.urandom(32)), "tracker", ANN, "ann", ("repo.read",), now_ms() + until_ms)
     link = LinkRow(*named, born.incarnation, born.seq, connect.digest_of(PAGE))
     db = accounts.mint.db.connections

@@ -245,7 +245,7 @@ def test_the_feed_s_page_is_whole_without_a_script(unit: Harness) -> None:
 
 
 def shown(harness: Harness) -> list[dict[str, Any]]:
-    return records_after(harness.mint, -1, 100)[0]
+    return records_after(harness.mint.log, -1, 100)[0]
 
 
 def test_agents_only(unit: Harness) -> None:

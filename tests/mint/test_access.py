@@ -365,7 +365,7 @@ def test_secrets_are_not_shown(unit: Harness) -> None:
     operator = unit.operator()
     shown: Any = [operator.call("GET", path).text for path in ("/v1/agents", "/v1/sessions", "/v1/tasks")]
     shown += [operator.call("GET", f"/v1/sessions/{session['id']}").text, str(unit.events())]
-    shown += [repr(part) for part in (unit.mint, unit.mint.root_keys, unit.mint.mint_keys, unit.mint.db)]
+    shown += [repr(part) for part in (unit.mint, unit.mint.root_keys, unit.mint.key_schedule.ring, unit.mint.db)]
     assert holder.token is not None
     for secret in (holder.token, bundle, holder.token[-40:], bundle[-40:], token_hash(holder.token)):
         assert not any(secret in text for text in shown)

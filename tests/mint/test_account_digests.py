@@ -32,7 +32,7 @@ def set_form(accounts: Accounts, form: str) -> None:
 def wait(accounts: Accounts, subject: str, account: str = NAME) -> bytes:
     """Have an account that the issuer names wait for its person; return the secret of the browser."""
     mint, page, token = accounts.mint, os.urandom(32), f"access-{os.urandom(8).hex()}"
-    born = mint.born()
+    born = mint.kills.born()
     named = (connect.digest_of(os.urandom(32)), "tracker", subject, "p", ("repo.read",), now_ms() + 60_000)
     link = LinkRow(*named, born.incarnation, born.seq, connect.digest_of(page))
     mint.db.connections.add_link(link, new_key(mint, subject, now_ms())[1])

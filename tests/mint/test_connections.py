@@ -247,7 +247,7 @@ def test_the_login_of_a_persons_page_ends(accounts: Accounts, monkeypatch: pytes
     """After ten minutes, at each mint of the realm; a seal of another secret of the database is none."""
     url, mint = "https://login.example", accounts.mint
     issuer = Issuer(name="corp", url=url, jwks=f"{url}/keys", audience=("x",), algorithms=("ES256",))
-    cookie = start_page(mint, mint.born(), IssuerToken(issuer, "ann", {}, now_ms() + 60_000))
+    cookie = start_page(mint, mint.kills.born(), IssuerToken(issuer, "ann", {}, now_ms() + 60_000))
     page = open_page(mint, cookie)
     assert page is not None
     assert page.target == ANN

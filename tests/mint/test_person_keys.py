@@ -140,7 +140,7 @@ def test_a_mint_that_dies_in_a_rotation_loses_nothing(live: Harness, crasher: Cr
     """Each person has the old key or the new one, with all seals; the same call goes on."""
     mint, rows = live.mint, []
     for number, subject in enumerate((ANN, BOB)):
-        born = mint.born()
+        born = mint.kills.born()
         about = (f"c-{number}", "tracker", subject, "p", "i", str(number), (), "open", now_ms())
         row = ConnectionRow(*about, born.incarnation, born.seq)
         named = (f"d-{number}", "tracker", subject, "p", (), now_ms() + 60_000)

@@ -231,8 +231,8 @@ def test_every_mint_of_a_realm_has_every_root(unit: Harness, clock: Clock) -> No
     assert other.key_schedule.audience_key("orders") == unit.mint.key_schedule.audience_key("orders")
     # Met before it was looked for.
     third = local_mint(unit.realm)
-    assert third.mint_keys.get("k2.0") is not None
-    assert third.mint_keys.get("k9.0") is None
+    assert third.key_schedule.ring.get("k2.0") is not None
+    assert third.key_schedule.ring.get("k9.0") is None
     for mint in (other, third):
         mint.close()
 

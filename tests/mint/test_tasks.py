@@ -283,7 +283,7 @@ def test_a_attenuation_never_widens(whole: tuple[Harness, Holder, str], steps: l
         assert granted.end(ends) <= ends
         ends = granted.end(ends)
         birth = Birth(agent, born, "s-x", "t-x", "p", now_ms() - 1, now_ms() + 30_000, 2, new_link(), None)
-        token = sign_tokens(unit.mint, birth, {"orders": granted.caveats("orders")}, keys, {})["orders"]
+        token = sign_tokens(unit.mint.realm, birth, {"orders": granted.caveats("orders")}, keys, {})["orders"]
         after = judge.decide(token, AccessRequest("orders.get", args, now_ms())).code == "ok"
         assert before or not after
         before = after

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arx_caps.mint.identity import authenticate
-from arx_caps.mint.runtime import MintRuntime
 from arx_caps.relay import hub, upstream
 from arx_verifier.revocation import epoch
 from arx_verifier.revocation import follower_core as following
@@ -33,7 +32,6 @@ class Code(NamedTuple):
         passing: A relay's view.
         hub: A relay's knowledge of those behind it.
         caller: The mint's check of who asks, which reads ``born``.
-        mint: The class whose ``born`` and ``require`` are used.
         replicas_answer: Whether a replica answers a probe: it does if the function claims not to write.
         chain_compared: Whether the store holds a probe's chain against its own.
         guarded: Whether a server that no mint attested refuses probes.
@@ -44,7 +42,6 @@ class Code(NamedTuple):
     passing: type[upstream.Passing]
     hub: type[hub.Hub]
     caller: Callable[..., authenticate.AuthenticatedCaller]
-    mint: type[MintRuntime]
     replicas_answer: bool
     chain_compared: bool
     guarded: bool
@@ -71,9 +68,7 @@ def load(patches: Patches | None = None) -> Code:
     relay = (used["upstream"].Passing, used["hub"].Hub)
     assert issubclass(relay[0], following_class)
     agent = used["authenticate"]._authenticate_agent
-    return Code(
-        following_class, *relay, agent, MintRuntime, "no-writes" in flags, COMPARED in lua, GUARDED in lua, pauses
-    )
+    return Code(following_class, *relay, agent, "no-writes" in flags, COMPARED in lua, GUARDED in lua, pauses)
 
 
 def _replace(text: str, patches: tuple[tuple[str, str], ...]) -> str:

@@ -4,7 +4,7 @@
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from arx_caps.mint.context import Born
+from arx_caps.mint.context import KillView
 from arx_verifier.errors import ArxError, refusal
 from tests.simulation.judge import Judge
 from tests.simulation.verifiers import Machine, Token
@@ -37,14 +37,14 @@ class SimulatedMint:
         name = f"s{len(self.sessions)}"
         front = self._front(None)
         try:
-            born = front.born()
-            self._world.code.mint.require(front, born, ("realm", f"agent:{agent}"))
+            born = front.kills.born()
+            front.kills.require(born, ("realm", f"agent:{agent}"))
         except ArxError:
             return
         targets = ("realm", f"agent:{agent}", f"session:{name}")
         token = Token(born.incarnation, born.seq, (born.incarnation, born.seq), targets)
         self.sessions.append(Session(name, token))
-        self._add(token, front.epochs)
+        self._add(token, front.kills.epochs)
 
     def start_task(self, session: Session) -> None:
         """Start a task in a session, if the view allows; other things may happen meanwhile."""
@@ -60,13 +60,13 @@ class SimulatedMint:
             )
             born = caller.born
             assert born is not None
-            self._world.code.mint.require(front, born, ("policy:p",))
+            front.kills.require(born, ("policy:p",))
         except ArxError:
             return
         number = len(self.tokens)
         targets = (*session.token.targets, f"task:t{number}", f"link:l{number}")
         self._world.note("mint started task", number, "in", session.name, "born", born.seq)
-        self._add(Token(born.incarnation, born.seq, session.token.root, targets), front.epochs)
+        self._add(Token(born.incarnation, born.seq, session.token.root, targets), front.kills.epochs)
 
     def _add(self, token: Token, following: Any) -> None:
         self.tokens.append(token)
@@ -88,12 +88,7 @@ class SimulatedMint:
         limits = SimpleNamespace(count_agent=lambda _: None)  # the rate of calls decides about no token
         verifier = SimpleNamespace(verify=verify)
         freezes = SimpleNamespace(require_complete=lambda *_: None)  # none is lost here: a new history keeps them
-        front: Any = SimpleNamespace(epochs=following, verifier=verifier, limits=limits, freezes=freezes)
+        kills = KillView(following, freezes)  # type: ignore[arg-type]
+        front: Any = SimpleNamespace(kills=kills, verifier=verifier, limits=limits)
         front.db = SimpleNamespace(sessions=sessions)
-
-        def born() -> Born:
-            found: Born = self._world.code.mint.born(front)
-            return found
-
-        front.born = born
         return front

@@ -88,10 +88,10 @@ MUTATIONS: dict[str, Patches] = {
     # The mint looks at who asks, and only then where the epoch stands.
     "born read after the check": {
         "authenticate": (
-            ("    born = mint.born()\n    used = used_id(", "    used = used_id("),
+            ("    born = mint.kills.born()\n    used = used_id(", "    used = used_id("),
             (
                 'AuthenticatedCaller("agent", grant.agent, row, born, ',
-                'AuthenticatedCaller("agent", grant.agent, row, mint.born(), ',
+                'AuthenticatedCaller("agent", grant.agent, row, mint.kills.born(), ',
             ),
         ),
     },

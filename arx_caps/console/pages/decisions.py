@@ -94,11 +94,11 @@ class RecordReader:
             self.recent.clear()
         self._at = time.monotonic()
         start = self._next
-        shown, size = records_after(self._mint, None if start is None else start - 1, _READ_AT_ONCE)
+        shown, size = records_after(self._mint.log, None if start is None else start - 1, _READ_AT_ONCE)
         # The first batch repeats some records: a page that was opened just before may lack them.
         if start is None or size - start > _BEHIND:
             start = max(0, size - ROWS)
-            shown, size = records_after(self._mint, start - 1, _READ_AT_ONCE)
+            shown, size = records_after(self._mint.log, start - 1, _READ_AT_ONCE)
         # A read has a bound; the next one goes on from here.
         end = self._next = min(size, start + _READ_AT_ONCE)
         # Reads of the log itself are left out of the rows.
@@ -160,7 +160,7 @@ def stream_decisions(visit: Visit) -> Response:
     seen = int(after) if after.isascii() and after.isdigit() and len(after) < 16 else None
     # This call is the check and the record of the stream; its answer is what was missed while the browser was away.
     newest = visit.call(list_records, query={**asked, "limit": ROWS})
-    question = question_of(visit.mint, msgspec.convert(asked, RecordsQuery))
+    question = question_of(visit.mint.db, msgspec.convert(asked, RecordsQuery))
     size = newest.size
     reader: RecordReader = visit.request.app.state.reader
     next_index = size if seen is None else min(seen + 1, size)

@@ -67,7 +67,7 @@ def _follow(mint: MintContext, since: str) -> Callable[[], list[tuple[StatusShow
     def produce() -> list[tuple[StatusShown, Curve | None]]:
         nonlocal drawn
         if time.monotonic() - drawn[0] >= CURVE_S:
-            drawn = time.monotonic(), _draw(lambda: totals_of(mint, TotalsQuery(since=time_of(since))))
+            drawn = time.monotonic(), _draw(lambda: totals_of(mint.log, TotalsQuery(since=time_of(since))))
         return [(status_of(mint), drawn[1])]
 
     return produce

@@ -140,7 +140,7 @@ def _look(mint: MintContext, session: str) -> list[tuple[SessionShown, SessionTr
     row = mint.db.sessions.find(session)
     if row is None:
         return []
-    return [(show_session(mint, row), tree_of(mint, row), look_at_budgets(mint, session))]
+    return [(show_session(mint.kills, row), tree_of(mint, row), look_at_budgets(mint, session))]
 
 
 def _asked(visit: Visit) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from arx_caps.mint.api.endpoint import RouteAnswer
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.context import KillView, MintContext
 from arx_caps.mint.db.repositories.identity.agents import AgentRow
 from arx_caps.mint.db.repositories.identity.holder_keys import HolderKeyRow
 from arx_caps.mint.db.repositories.identity.operators import BY_LOGIN, OperatorRow
@@ -174,7 +174,7 @@ def show_agent(mint: MintContext, row: AgentRow, keys: Sequence[HolderKeyRow] | 
     keys = mint.db.holder_keys.list(row.path) if keys is None else keys
     state = row.status
     # An operator may have frozen it in the store alone, by `arx kill --direct`.
-    if state == "active" and is_frozen(mint, agent_targets(row.path)):
+    if state == "active" and is_frozen(mint.kills, agent_targets(row.path)):
         state = "frozen"
     return show_row(AgentShown, row, state=state, keys=[show_row(KeyShown, key) for key in keys])
 
@@ -182,7 +182,7 @@ def show_agent(mint: MintContext, row: AgentRow, keys: Sequence[HolderKeyRow] | 
 def show_operator(mint: MintContext, row: OperatorRow) -> OperatorShown:
     """Return an operator as the API shows it."""
     state = row.status
-    if state == "active" and is_frozen(mint, (f"operator:{row.id}",)):
+    if state == "active" and is_frozen(mint.kills, (f"operator:{row.id}",)):
         state = "frozen"
     is_person = row.role == BY_LOGIN
     person = PersonShown(issuer=row.issuer or "", subject=row.subject or "") if is_person else UNSET
@@ -212,16 +212,16 @@ def show_subject(issuer: str | None, name: str | None) -> SubjectShown | None:
     return SubjectShown(issuer=issuer, subject=name, target=subject_target(issuer, name))
 
 
-def show_session(mint: MintContext, row: SessionRow) -> SessionShown:
+def show_session(kills: KillView, row: SessionRow) -> SessionShown:
     """Return a session as the API shows it."""
     subject = show_subject(row.subject_issuer, row.subject)
     # From the kill epoch as well: a row does not know of a kill that was made in the store directly.
-    return show_row(SessionShown, row, subject=subject, state=session_state(mint, row))
+    return show_row(SessionShown, row, subject=subject, state=session_state(kills, row))
 
 
-def show_task(mint: MintContext, row: TaskRow) -> TaskShown:
+def show_task(kills: KillView, row: TaskRow) -> TaskShown:
     """Return a task as the API shows it."""
-    return show_row(TaskShown, row, state=task_state(mint, row))
+    return show_row(TaskShown, row, state=task_state(kills, row))
 
 
 def show_grant(row: GrantRow) -> GrantShown:

@@ -47,7 +47,7 @@ def make_link(mint: MintContext, subject: Subject, name: str) -> str:
     """
     name = issuer_of(mint, name).terms.through or name
     home = issuer_of(mint, name)
-    born, token = mint.born(), wire.text_of(secrets.token_bytes(SECRET_BYTES))
+    born, token = mint.kills.born(), wire.text_of(secrets.token_bytes(SECRET_BYTES))
     target, scopes, until = subject_target(subject.issuer, subject.name), home.terms.scopes, now_ms() + PAGE_MS
     row = LinkRow(digest_of(token), name, target, subject.name, scopes, until, born.incarnation, born.seq)
     mint.db.connections.add_link(row, new_key(mint, target, now_ms())[1])
@@ -223,7 +223,7 @@ def _row_of(mint: MintContext, page: bytes) -> LinkRow:
 
 
 def _require_live(mint: MintContext, row: LinkRow) -> None:
-    mint.require(Born(row.incarnation, row.born), ("realm", row.subject))
+    mint.kills.require(Born(row.incarnation, row.born), ("realm", row.subject))
 
 
 class OwnPage(NamedTuple):
@@ -261,7 +261,7 @@ def open_page(mint: MintContext, cookie: str) -> OwnPage | None:
         return None
     if page.until <= now_ms():
         return None
-    mint.require(page.born, ("realm", page.target))
+    mint.kills.require(page.born, ("realm", page.target))
     return page
 
 

@@ -126,7 +126,7 @@ def _lent(
 ) -> LentToken | None:
     """Record what is lent, and return it; None if the connection was killed or frozen meanwhile."""
     # Last: a kill that came during a refresh ends what it gave.
-    born = mint.born()
+    born = mint.kills.born()
     if mint.epochs.check(row.incarnation, row.born, targets_of(row)):
         return None
     until = min(found.until, now_ms() + LENT_MS, presented.until)

@@ -222,7 +222,7 @@ def find_signer(mint: MintContext, call: CallCredentials) -> str | None:
             macaroon = Macaroon.parse(token)
             unverified = macaroon.unverified_identifier
             if isinstance(unverified, OperatorIdentifier):
-                operator = verify_operator_token(macaroon, mint.mint_keys).operator
+                operator = verify_operator_token(macaroon, mint.key_schedule.ring).operator
                 known = mint.db.holder_keys.row_of(f"operator:{operator}", kid) is not None
             else:
                 row = mint.db.sessions.find(unverified.session)
@@ -295,7 +295,7 @@ def _verify_operator(
         The identifier, and the assurance of the record.
     """
     try:
-        identifier = verify_operator_token(macaroon, mint.mint_keys)
+        identifier = verify_operator_token(macaroon, mint.key_schedule.ring)
         row = mint.db.holder_keys.row_of(f"operator:{identifier.operator}", proof.key.kid)
         if row is None:
             raise GrantError("invalid proof: expected an enrolled key of this operator, got another", code=BAD_PROOF)
@@ -339,7 +339,7 @@ def require_active_operator(mint: MintContext, name: str, action: str, args: Map
     """
     row = active_operator(mint, name)
     # As born now, because operators' tokens have no birth (SPEC 4.3) and a realm kill must not lock the operators out.
-    refused = mint.refusal_now((f"operator:{name}",))
+    refused = mint.kills.refusal_now((f"operator:{name}",))
     if refused is not None and (refused in ("frozen", "revoked") or action in NEEDS_LIVE_VIEW):
         raise refusal(refused)
     # The role is read anew at each call, so that a right that was taken away ends at once.
@@ -375,7 +375,7 @@ def _authenticate_agent(
     args: Mapping[str, Any],
 ) -> AuthenticatedCaller:
     # Read before any authority: a kill that comes in between then revokes what this call grants.
-    born = mint.born()
+    born = mint.kills.born()
     used = used_id("proof", proof.key.kid, proof.jti, proof.until)
     found = mint.db.sessions.find_with_agent(session, used)
     if found is None or found[0].jkt != proof.key.kid:

@@ -73,7 +73,7 @@ def _log_in(
         mint.db.operators.set_claims(row)
         raise
     # As born now: a kill of the realm must not lock the operators out.
-    refused = mint.refusal_now((f"operator:{name}",))
+    refused = mint.kills.refusal_now((f"operator:{name}",))
     # A stale view lets the person in: an operator must be able to kill while the store is down.
     if refused in ("frozen", "revoked"):
         raise refusal(refused)

@@ -251,7 +251,8 @@ def grant_authorization_code(
         raise OAuthError("invalid_target", "resource: expected that of the authorization request")
     # Born with the consent: a kill of the agent or the person since then ends what it could give.
     subject = _subject(row)
-    mint.require(Born(row.incarnation, row.born), ("realm", *agent_targets(client.agent), *subject_targets(subject)))
+    targets = ("realm", *agent_targets(client.agent), *subject_targets(subject))
+    mint.kills.require(Born(row.incarnation, row.born), targets)
     agent = active_agent(mint, client)
     if row.policy != mint.policy.digest:
         raise OAuthError("invalid_grant", "the policy has changed since the consent")
@@ -266,7 +267,7 @@ def grant_authorization_code(
     session = caller.session
     assert session is not None
     if not consents.bind(row.id, session.id):
-        end_session(mint, session, f"agent:{client.agent}")
+        end_session(mint.db, mint.revoker, session, f"agent:{client.agent}")
         raise OAuthError("invalid_grant", _WRONG)
     issued, task = start_and_issue(mint, unit, client, caller, Wanted.of_row(row))
     terms = terms_of(mint, row.template)
@@ -334,7 +335,7 @@ def _end_replayed(mint: MintContext, row: ConsentRow) -> None:
     name = mint.db.oauth_consents.replay(row.id)
     session = None if name is None else mint.db.sessions.find(name)
     if session is not None:
-        end_session(mint, session, f"agent:{session.agent}")
+        end_session(mint.db, mint.revoker, session, f"agent:{session.agent}")
 
 
 def _subject(row: ConsentRow) -> Subject:

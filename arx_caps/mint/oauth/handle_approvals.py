@@ -70,7 +70,7 @@ def ask_for_handle(
         StoreError: The ledger does not answer.
         UnavailableError: The kill epoch is unknown now.
     """
-    born = mint.born()
+    born = mint.kills.born()
     handle = require_handle(mint, token, audience)
     args = as_json(request.args)
     rows = mint.db.approvals.list(
@@ -84,7 +84,7 @@ def ask_for_handle(
         if as_json(row.args) != args or _asked_by(mint, handle, row) is None or _is_taken(mint, row):
             continue
         state = approval_state(mint, row)
-        if state not in _FOUND or (state == "denied" and task_state(mint, row.its) not in ("open", "frozen")):
+        if state not in _FOUND or (state == "denied" and task_state(mint.kills, row.its) not in ("open", "frozen")):
             continue
         if state == "denied" or _shows_marks(mint, handle, row, request.caveat):
             return row
@@ -108,7 +108,7 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
         StoreError: The ledger does not answer.
         UnavailableError: The kill epoch is unknown now.
     """
-    born = mint.born()
+    born = mint.kills.born()
     row, asked, session = _find_usable(mint, token, audience, name)
     if _is_taken(mint, row):
         return GatewayApproval(row, taken=True)

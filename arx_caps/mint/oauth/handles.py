@@ -130,8 +130,8 @@ def find_handle(mint: MintContext, token: str) -> Handle | None:
     session, task = mint.db.sessions.find(claims.sid), mint.db.tasks.find(claims.tid)
     if row is None or session is None or task is None or (row.session, row.task) != (claims.sid, claims.tid):
         return None
-    mint.born()  # a stale view would answer that a killed one is active
-    if session_state(mint, session) != "open" or task_state(mint, task) != "open":
+    mint.kills.born()  # a stale view would answer that a killed one is active
+    if session_state(mint.kills, session) != "open" or task_state(mint.kills, task) != "open":
         return None
     handle = Handle(claims, row, session, task)
     # Those of the delegations, since the task began: their agents, and their links.

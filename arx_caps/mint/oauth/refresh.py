@@ -86,7 +86,7 @@ def new_refresh(
     # The access token of the answer that was lost, or that a thief has, ends with its refresh token.
     for name in replaced:
         if (other := mint.db.tasks.find(name)) is not None:
-            finish_task(mint, other, f"agent:{session.agent}")
+            finish_task(mint.db, mint.revoker, other, f"agent:{session.agent}")
     return token
 
 
@@ -152,7 +152,7 @@ def grant_refresh_token(
     # From the session's birth: a kill since then has ended it.
     if session.incarnation != born.incarnation:
         raise refusal("revoked")
-    mint.require(Born(session.incarnation, session.born), session_targets(session))
+    mint.kills.require(Born(session.incarnation, session.born), session_targets(session))
     mint.db.oauth_refreshes.use(row.digest)
     key = client.session_key
     caller = AuthenticatedCaller("agent", client.agent, session, born, session.expires_at, key, agent)
@@ -172,5 +172,5 @@ def _end_reused(mint: MintContext, session: SessionRow) -> NoReturn:
         OAuthError: ``invalid_grant``.
     """
     # RFC 9700 4.14: one of the two who used it is a thief, and the mint cannot know which.
-    end_session(mint, session, f"agent:{session.agent}")
+    end_session(mint.db, mint.revoker, session, f"agent:{session.agent}")
     raise OAuthError("invalid_grant", _WRONG)

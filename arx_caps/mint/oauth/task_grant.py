@@ -317,7 +317,7 @@ def _goes_on(mint: MintContext, born: Born, session: SessionRow) -> bool:
         return False
     try:
         mint.policy.may_open(session.agent, subject_of(session))
-        mint.require(Born(session.incarnation, session.born), session_targets(session))
+        mint.kills.require(Born(session.incarnation, session.born), session_targets(session))
     except RevokedError as error:
         if error.code == "frozen":
             raise  # another session would be an escape from the freeze

@@ -78,7 +78,7 @@ def grant_token_exchange(
         recipe["added"] = [*recipe.get("added", ()), own.encode().decode()]
     made = Macaroon.parse(reissue_tokens(mint, recipe, handle.session, claims.tid)[audience])
     child = prove_own(mint, made, audience, *mint.key_schedule.audience_key(audience))
-    mint.require(Born(*recipe["born"]), child.targets)
+    mint.kills.require(Born(*recipe["born"]), child.targets)
     recipe["targets"] = list(child.targets)
     if is_hop:
         recipe["last"] = child.facts.links[-1]

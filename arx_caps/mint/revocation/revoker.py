@@ -48,6 +48,9 @@ _log = logging.getLogger(__name__)
 class Revoker:
     """Changes the revocation store, and records the changes.
 
+    Attributes:
+        store: The store.
+
     Args:
         db: The mint's database.
         store: The store.
@@ -66,7 +69,7 @@ class Revoker:
         confirmations: Confirmations,
         advance: Callable[[HistoryPlace], None],
     ) -> None:
-        self._db, self._store, self._advance = db, store, advance
+        self._db, self.store, self._advance = db, store, advance
         self._history, self._freezes, self._confirmations = history, freezes, confirmations
         self._waiting = threading.BoundedSemaphore(MOST_WAITING)
 
@@ -114,13 +117,13 @@ class Revoker:
             self._thaw(targets, by)
         event = _KINDS[op]
         operations: dict[str, Callable[[], Bump]] = {
-            "kill": lambda: self._store.kill_by_kind(targets, reason, by, event=event, proof=proof),
-            "kill+freeze": lambda: self._store.kill_and_freeze(targets, reason, by, event=event, proof=proof),
-            "freeze": lambda: self._store.freeze(targets, reason, by, event=event, proof=proof),
-            "thaw": lambda: self._store.thaw(
+            "kill": lambda: self.store.kill_by_kind(targets, reason, by, event=event, proof=proof),
+            "kill+freeze": lambda: self.store.kill_and_freeze(targets, reason, by, event=event, proof=proof),
+            "freeze": lambda: self.store.freeze(targets, reason, by, event=event, proof=proof),
+            "thaw": lambda: self.store.thaw(
                 targets, reason, by, memory_before=memory_before, unkilled=unkilled, event=event
             ),
-            "clear": lambda: self._store.clear_taints(targets, reason, by, before=memory_before),
+            "clear": lambda: self.store.clear_taints(targets, reason, by, before=memory_before),
         }
         try:
             bump = self.change(operations[op])
@@ -164,16 +167,16 @@ class Revoker:
         Returns:
             The kill report.
         """
-        report = self._store.wait_confirmed(bump, timeout_ms)
+        report = self.store.wait_confirmed(bump, timeout_ms)
         self._advance(bump.header.place)
         return report
 
     def _wait(self, bump: Bump, wait: bool) -> tuple[KillReport, bool]:
         """Return the report, and whether the confirmations were waited for."""
         if not wait or not self._waiting.acquire(blocking=False):
-            return self._store.wait_confirmed(bump, NO_WAIT_MS), False
+            return self.store.wait_confirmed(bump, NO_WAIT_MS), False
         try:
-            return self._store.wait_confirmed(bump), True
+            return self.store.wait_confirmed(bump), True
         finally:
             self._waiting.release()
 

@@ -50,7 +50,7 @@ def erase_person(
     rows = mint.db.erasures.sessions_for(target)
     # A running task needs its subject for rules, renewals and kills. An erasure does not end it: a right to erase would
     # be a right to kill.
-    open_ones = [row.id for row in rows if is_usable(mint, row)]
+    open_ones = [row.id for row in rows if is_usable(mint.kills, row)]
     if open_ones:
         raise GrantError(
             f"{len(open_ones)} sessions still run on behalf of this person, such as {open_ones[0]}: end them with "
@@ -95,7 +95,7 @@ def _erase_work(
         return event.at_ms < before or bool(gone & about) or (target is not None and target.encode() in event.body)
 
     # A kill that no mint has recorded yet would bring the person back: it is recorded now.
-    mint.born()  # from a store that answers
+    mint.kills.born()  # from a store that answers
     with contextlib.suppress(StoreError):  # it has just failed, or another mint takes the entries
         mint.freezes.follow_store()
     events = db.erasures.erase_events(is_theirs, NAMED)

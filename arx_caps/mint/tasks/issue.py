@@ -91,7 +91,7 @@ def start_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller,
     holder = holder_for(grant, request.holder, caller)
     # The policy alone: the session, its agent and the agents above it were checked when the session's token was
     # verified, from a birth that is no later than this one.
-    mint.require(born, (f"policy:{policy.digest}",))
+    mint.kills.require(born, (f"policy:{policy.digest}",))
     task, link, ends_at = new_name("t-"), new_link(), task_end(mint, now, grant.ttl_ms, session, parent)
     birth = Birth(agent, born, session.id, task, policy.digest, now, ends_at, grant.depth, link, subject, holder)
     granted = StoredGrant.of(grant, params, tools, above, holder, now, session.opened_at)
@@ -159,10 +159,10 @@ def sign_grant(mint: MintContext, birth: Birth, granted: StoredGrant) -> str:
         GrantError: ``bad_parameters``: the grant does not fit into a token.
         RevokedError: An audience's key is frozen.
     """
-    keys = keys_for(mint, granted.audiences)
-    mint.require(birth.born, sorted({f"key:{kid}" for kid, _ in keys.values()}))
-    tokens = sign_tokens(mint, birth, granted.all_caveats(), keys, granted.approvals)
-    return write_bundle(mint, birth, origins_of(mint, granted), tokens)
+    keys = keys_for(mint.key_schedule, granted.audiences)
+    mint.kills.require(birth.born, sorted({f"key:{kid}" for kid, _ in keys.values()}))
+    tokens = sign_tokens(mint.realm, birth, granted.all_caveats(), keys, granted.approvals)
+    return write_bundle(mint.realm, birth, origins_of(mint, granted), tokens)
 
 
 def origins_of(mint: MintContext, granted: StoredGrant) -> dict[str, tuple[str, ...]]:
@@ -172,7 +172,7 @@ def origins_of(mint: MintContext, granted: StoredGrant) -> dict[str, tuple[str, 
 
 def grant_recipe(mint: MintContext, birth: Birth, granted: StoredGrant) -> dict[str, Any]:
     """Return what a repeat of the call makes the tokens of a grant from."""
-    kids = (kid for kid, _ in keys_for(mint, granted.audiences).values())
+    kids = (kid for kid, _ in keys_for(mint.key_schedule, granted.audiences).values())
     return recipe_of(birth, kids, granted.all_caveats(), origins_of(mint, granted), granted.approvals)
 
 
@@ -206,7 +206,7 @@ def _parent(mint: MintContext, session: SessionRow, name: str) -> TaskRow:
     parent = mint.db.tasks.find(name)
     if parent is None or parent.session != session.id:
         raise GrantError("this session has no such task to be a part of", code="not_found")
-    if task_state(mint, parent) != "open":
+    if task_state(mint.kills, parent) != "open":
         raise GrantError("the task that this would be a part of is over", code="session_ended")
     if len(above_of(parent)) > MAX_ABOVE:
         raise GrantError(

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born, KillView
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.repositories.work.tasks import TaskRow
 from arx_caps.mint.identity.session_login import subject_of, subject_targets
@@ -31,12 +31,12 @@ def task_targets(row: TaskRow) -> tuple[str, ...]:
 
 
 def require_unrevoked(
-    mint: MintContext, born: Born, task: TaskRow, session: SessionRow, links: Sequence[str] = ()
+    kills: KillView, born: Born, task: TaskRow, session: SessionRow, links: Sequence[str] = ()
 ) -> None:
     """Require that neither a task nor its session was revoked or frozen since their births.
 
     Args:
-        mint: The mint.
+        kills: The mint's view of the kill epoch.
         born: A position in the kill epoch that was read before; the check is on that view or a later one.
         task: The task's row.
         session: The session's row.
@@ -53,34 +53,34 @@ def require_unrevoked(
         if row.incarnation != born.incarnation:
             raise refusal("revoked")
         # From their own births, not from ``born``: a kill between the two has revoked them.
-        mint.require(Born(row.incarnation, row.born), targets)
+        kills.require(Born(row.incarnation, row.born), targets)
 
 
-def session_state(mint: MintContext, row: SessionRow) -> State:
+def session_state(kills: KillView, row: SessionRow) -> State:
     """Return the state of a session."""
-    return state_by(mint, row, session_targets(row))
+    return state_by(kills, row, session_targets(row))
 
 
-def task_state(mint: MintContext, row: TaskRow) -> State:
+def task_state(kills: KillView, row: TaskRow) -> State:
     """Return the state of a task; ``killed`` also if its newest grant was killed."""
-    return state_by(mint, row, (*task_targets(row), f"link:{row.link}"))
+    return state_by(kills, row, (*task_targets(row), f"link:{row.link}"))
 
 
-def is_usable(mint: MintContext, session: SessionRow) -> bool:
+def is_usable(kills: KillView, session: SessionRow) -> bool:
     """Return whether a session is open, or would be after a thaw."""
-    return session_state(mint, session) in ("open", "frozen")
+    return session_state(kills, session) in ("open", "frozen")
 
 
-def is_frozen(mint: MintContext, targets: Sequence[str]) -> bool:
+def is_frozen(kills: KillView, targets: Sequence[str]) -> bool:
     """Return whether the mint's view has a freeze of one of these targets."""
-    return mint.refusal_now(targets) == "frozen"
+    return kills.refusal_now(targets) == "frozen"
 
 
-def state_by(mint: MintContext, row: SessionRow | TaskRow, targets: Sequence[str]) -> State:
+def state_by(kills: KillView, row: SessionRow | TaskRow, targets: Sequence[str]) -> State:
     """Return the state of what the kill or freeze of some targets revokes.
 
     Args:
-        mint: The mint.
+        kills: The mint's view of the kill epoch.
         row: The row of its task or session.
         targets: The targets.
     """
@@ -88,5 +88,5 @@ def state_by(mint: MintContext, row: SessionRow | TaskRow, targets: Sequence[str
         return "ended"
     if row.expires_at <= now_ms():
         return "expired"
-    refused = mint.epochs.check(row.incarnation, row.born, targets)
+    refused = kills.epochs.check(row.incarnation, row.born, targets)
     return _OF_CODE.get(refused.code, "open") if refused is not None else "open"

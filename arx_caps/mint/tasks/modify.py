@@ -77,16 +77,16 @@ def attenuate_task(
         UnavailableError: The outcome is not known, or the kill is not in this mint's view yet: retry.
     """
     session, _, agent = caller.in_session()
-    _require_open(mint, mint.born(), task, session)
+    _require_open(mint, mint.kills.born(), task, session)
     for _ in range(ROUNDS):
         grant = _grant(mint, task, link)
         granted = StoredGrant.read(grant.content).attenuate(caveats)
         # A trial: a grant that does not fit into a token must fail before the kill.
-        sign_grant(mint, _birth(agent, task, session, grant, granted, mint.born()), granted)
+        sign_grant(mint, _birth(agent, task, session, grant, granted, mint.kills.born()), granted)
         killed = {row.link for row in (grant, *mint.db.grants.live(task.id))}
         # After the links are read: the grant of another attempt at this call may be among them, and must not be killed.
         unit.require_first()
-        report = kill_links(mint, killed, caller.actor)
+        report = kill_links(mint.revoker, killed, caller.actor)
         # Born after the kill, and checked again from there: a task that was killed in the meantime, even at the store
         # directly, must not be revived.
         born = _born_after(mint, report)
@@ -128,7 +128,7 @@ def extend_task(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller
     policy, now = mint.policy, now_ms()
     last = StoredGrant.read(_grant(mint, task, more.link).content)
     granted, grant = _more(policy, caller, session, task, last, more)
-    mint.require(born, (f"policy:{policy.digest}",))
+    mint.kills.require(born, (f"policy:{policy.digest}",))
     ends_at = task_end(mint, now, grant.ttl_ms, session, _parent_of(mint, task))
     link, subject, depth, holder = new_link(), subject_of(session), granted.depth, granted.holder
     birth = Birth(agent, born, session.id, task.id, policy.digest, now, ends_at, depth, link, subject, holder)
@@ -151,7 +151,7 @@ def _require_open(mint: MintContext, born: Born, task: TaskRow, session: Session
     """Require that a task is open, and that neither it nor its session was revoked or frozen."""
     if task.status != "open" or task.expires_at <= now_ms():
         raise GrantError("the task is over; start another", code="session_ended")
-    require_unrevoked(mint, born, task, session)
+    require_unrevoked(mint.kills, born, task, session)
 
 
 def _grant(mint: MintContext, task: TaskRow, link: str | None) -> GrantRow:
@@ -168,7 +168,7 @@ def _grant(mint: MintContext, task: TaskRow, link: str | None) -> GrantRow:
 
 
 def _born_after(mint: MintContext, report: KillReport) -> Born:
-    born = mint.born()
+    born = mint.kills.born()
     # A token born before the kill would be revoked by it at once.
     if born.incarnation != report.incarnation or born.seq < report.seq:
         raise refusal("behind")

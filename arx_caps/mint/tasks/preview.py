@@ -100,8 +100,8 @@ def look_up(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) 
     """
     ids = {kind: [target.name for target in targets if target.kind == kind] for kind in ("session", "task")}
     known = {
-        **{f"session:{row.id}": session_state(mint, row) for row in mint.db.sessions.find_all(ids["session"])},
-        **{f"task:{row.id}": task_state(mint, row) for row in mint.db.tasks.find_all(ids["task"])},
+        **{f"session:{row.id}": session_state(mint.kills, row) for row in mint.db.sessions.find_all(ids["session"])},
+        **{f"task:{row.id}": task_state(mint.kills, row) for row in mint.db.tasks.find_all(ids["task"])},
     }
     above = {ancestor for path in paths for ancestor in agent_targets(path)}
     found, left = [], MOST_MEANT
@@ -137,7 +137,7 @@ def _look_up(mint: MintContext, target: Target, known: Mapping[str, str], above:
         unknown = None if seen else "neither mint nor log has seen it yet; a holder may have made it offline"
     if unknown is not None:
         return LookedUp(target, "unknown", unknown)
-    return LookedUp(target, "frozen" if is_frozen(mint, (text,)) else "live")
+    return LookedUp(target, "frozen" if is_frozen(mint.kills, (text,)) else "live")
 
 
 def measure(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) -> Extent:
@@ -153,12 +153,12 @@ def measure(mint: MintContext, targets: Sequence[Target], paths: Sequence[str]) 
     """
     named = _named(mint, targets, paths)
     rows, sessions = mint.db.previews.sessions(named, LOOKED_AT)
-    open_ones = [row for row in rows if session_state(mint, row) in LIVE]
+    open_ones = [row for row in rows if session_state(mint.kills, row) in LIVE]
     ids = [row.id for row in open_ones]
     found, tasks = mint.db.previews.tasks(named, ids, LOOKED_AT)
     theirs = {*ids}
     in_reach = [row for row in found if named.everything or _reached(row, named, theirs)]
-    open_tasks = [row for row in in_reach if task_state(mint, row) in LIVE]
+    open_tasks = [row for row in in_reach if task_state(mint.kills, row) in LIVE]
     exact = sessions == len(rows) and tasks == len(found)
     names = [target.name for target in targets if target.kind == "agent"]
     links = [target.name for target in targets if target.kind == "link"]

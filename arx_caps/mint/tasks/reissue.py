@@ -56,7 +56,7 @@ def reissue_session(mint: MintContext, recipe: Mapping[str, Any], session: Sessi
         UnavailableError: The kill epoch is unknown now.
     """
     _require_alive(mint, recipe, session, ())
-    return sign_session(mint, _birth(mint, recipe, session, None))
+    return sign_session(mint.realm, mint.key_schedule, _birth(mint, recipe, session, None))
 
 
 def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str) -> str:
@@ -68,7 +68,7 @@ def reissue_task(mint: MintContext, recipe: Mapping[str, Any], session: SessionR
         UnavailableError: The kill epoch is unknown now.
     """
     tokens = reissue_tokens(mint, recipe, session, task)
-    return write_bundle(mint, _birth(mint, recipe, session, task), recipe["origins"], tokens)
+    return write_bundle(mint.realm, _birth(mint, recipe, session, task), recipe["origins"], tokens)
 
 
 def reissue_tokens(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str) -> dict[str, str]:
@@ -82,7 +82,7 @@ def reissue_tokens(mint: MintContext, recipe: Mapping[str, Any], session: Sessio
     _require_alive(mint, recipe, session, (f"task:{task}", *recipe.get("targets", ())))
     birth = _birth(mint, recipe, session, task)
     caveats = {name: [read_caveat(text.encode()) for text in texts] for name, texts in recipe["caveats"].items()}
-    tokens = sign_tokens(mint, birth, caveats, keys_for(mint, caveats), recipe.get("needs", {}))
+    tokens = sign_tokens(mint.realm, birth, caveats, keys_for(mint.key_schedule, caveats), recipe.get("needs", {}))
     # After the mint's own, as holders add theirs: delegations, and what they leave.
     added = [read_caveat(text.encode()) for text in recipe.get("added", ())]
     if not added:
@@ -97,7 +97,7 @@ def _require_alive(mint: MintContext, recipe: Mapping[str, Any], session: Sessio
     if session.status != "open":
         raise refusal("revoked")
     keys = (f"key:{kid}" for kid in recipe.get("kids", ()))
-    mint.require(Born(*recipe["born"]), (*session_targets(session), f"link:{recipe['link']}", *more, *keys))
+    mint.kills.require(Born(*recipe["born"]), (*session_targets(session), f"link:{recipe['link']}", *more, *keys))
 
 
 def _birth(mint: MintContext, recipe: Mapping[str, Any], session: SessionRow, task: str | None) -> Birth:

@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.repositories.work.tasks import TaskRow
-from arx_caps.mint.revocation.revoker import NO_WAIT_MS
+from arx_caps.mint.revocation.revoker import NO_WAIT_MS, Revoker
 from arx_caps.revocation.report import KillReport
 from arx_caps.revocation.wire import Bump
 from arx_verifier.clock import now_ms
@@ -21,7 +21,7 @@ from arx_verifier.clock import now_ms
 BRIEFLY_MS: Final = 50  # live verifiers confirm in a few ms; a caller must not wait for the lease of a dead one
 
 
-def finish_task(mint: MintContext, task: TaskRow, by: str) -> KillReport | None:
+def finish_task(db: MintDatabase, revoker: Revoker, task: TaskRow, by: str) -> KillReport | None:
     """End a task: all its tokens and those of its subtasks are revoked.
 
     Returns:
@@ -30,11 +30,11 @@ def finish_task(mint: MintContext, task: TaskRow, by: str) -> KillReport | None:
     Raises:
         StoreError: The outcome is not known: retry.
     """
-    until = mint.db.tasks.over_at(task.id)
-    return _end_row(mint, "task", msgspec.structs.replace(task, expires_at=until), by, mint.db.tasks.end)
+    until = db.tasks.over_at(task.id)
+    return _end_row(revoker, "task", msgspec.structs.replace(task, expires_at=until), by, db.tasks.end)
 
 
-def end_session(mint: MintContext, session: SessionRow, by: str) -> KillReport | None:
+def end_session(db: MintDatabase, revoker: Revoker, session: SessionRow, by: str) -> KillReport | None:
     """End a session: its tokens and those of all its tasks are revoked.
 
     Returns:
@@ -43,14 +43,14 @@ def end_session(mint: MintContext, session: SessionRow, by: str) -> KillReport |
     Raises:
         StoreError: The outcome is not known: retry.
     """
-    return _end_row(mint, "session", session, by, mint.db.sessions.end)
+    return _end_row(revoker, "session", session, by, db.sessions.end)
 
 
-def kill_links(mint: MintContext, links: Collection[str], by: str) -> KillReport:
+def kill_links(revoker: Revoker, links: Collection[str], by: str) -> KillReport:
     """Revoke the tokens of links, and all that were delegated from them.
 
     Args:
-        mint: The mint.
+        revoker: Kills, freezes and thaws.
         links: First links of grants.
         by: The actor.
 
@@ -58,15 +58,15 @@ def kill_links(mint: MintContext, links: Collection[str], by: str) -> KillReport
         StoreError: The outcome is not known: retry.
     """
     targets = [f"link:{link}" for link in sorted(links)]
-    bump = mint.revoker.change(lambda: mint.store.kill(targets, "task attenuated", by))
-    return mint.revoker.settle(bump, BRIEFLY_MS)
+    bump = revoker.change(lambda: revoker.store.kill(targets, "task attenuated", by))
+    return revoker.settle(bump, BRIEFLY_MS)
 
 
-def withdraw_target(mint: MintContext, target: str, by: str) -> KillReport:
+def withdraw_target(revoker: Revoker, target: str, by: str) -> KillReport:
     """Revoke the discharge of an approval; the caller records the event.
 
     Args:
-        mint: The mint.
+        revoker: Kills, freezes and thaws.
         target: The approval's target.
         by: The actor.
 
@@ -75,11 +75,11 @@ def withdraw_target(mint: MintContext, target: str, by: str) -> KillReport:
     """
     # A kill and a freeze: a discharge has no birth of its own, so after a kill alone an agent could extend its task and
     # bind the same discharge to the younger token.
-    bump = mint.revoker.change(lambda: mint.store.kill_by_kind([target], "approval withdrawn", by))
-    return mint.revoker.settle(bump, None)
+    bump = revoker.change(lambda: revoker.store.kill_by_kind([target], "approval withdrawn", by))
+    return revoker.settle(bump, None)
 
 
-def deactivate(mint: MintContext, path: str, by: str, reason: str) -> KillReport:
+def deactivate(db: MintDatabase, revoker: Revoker, path: str, by: str, reason: str) -> KillReport:
     """Deactivate an agent: revoke its tokens and those of agents below, until a thaw.
 
     Returns:
@@ -90,14 +90,14 @@ def deactivate(mint: MintContext, path: str, by: str, reason: str) -> KillReport
     """
     targets = [f"agent:{path}"]
     # The database first: a crash in between leaves an agent that gets no token, never one that continues.
-    mint.db.agents.set_status(path, "deactivated", Event.of("agent.deactivated", by, agent=path, reason=reason))
-    report = mint.revoker.end("kill+freeze", targets, reason=reason, by=by, wait=True)
+    db.agents.set_status(path, "deactivated", Event.of("agent.deactivated", by, agent=path, reason=reason))
+    report = revoker.end("kill+freeze", targets, reason=reason, by=by, wait=True)
     # Last: a row with the status "ended" is never killed again, so the store must have the kill before.
-    mint.db.sessions.end_of(path)
+    db.sessions.end_of(path)
     return report
 
 
-def remove_operator(mint: MintContext, name: str, by: str) -> KillReport:
+def remove_operator(db: MintDatabase, revoker: Revoker, name: str, by: str) -> KillReport:
     """Remove an operator: its keys authenticate nothing at any mint of the realm.
 
     Returns:
@@ -107,12 +107,12 @@ def remove_operator(mint: MintContext, name: str, by: str) -> KillReport:
         GrantError: ``conflict``: no operator would have the role ``admin``.
         StoreError: The outcome is not known: retry.
     """
-    mint.db.operators.remove(name, Event.of("operator.removed", by, operator=name))
-    return mint.revoker.end("kill+freeze", [f"operator:{name}"], reason="removed", by=by, wait=True)
+    db.operators.remove(name, Event.of("operator.removed", by, operator=name))
+    return revoker.end("kill+freeze", [f"operator:{name}"], reason="removed", by=by, wait=True)
 
 
 def _end_row(
-    mint: MintContext, kind: str, row: SessionRow | TaskRow, by: str, end: Callable[[str, Event], int]
+    revoker: Revoker, kind: str, row: SessionRow | TaskRow, by: str, end: Callable[[str, Event], int]
 ) -> KillReport | None:
     if row.status != "open" or row.expires_at <= now_ms():
         return None
@@ -120,15 +120,15 @@ def _end_row(
     # The store keeps this kill until the last token has expired, and not for the realm's whole max_ttl: sessions and
     # tasks end all the time.
     until = row.expires_at
-    bump = _kill_until(mint, targets, f"{kind} ended", by, until)
-    report = mint.revoker.settle(bump, BRIEFLY_MS)
+    bump = _kill_until(revoker, targets, f"{kind} ended", by, until)
+    report = revoker.settle(bump, BRIEFLY_MS)
     # The row after the kill: a crash in between leaves an open row, which the next attempt kills again.
     latest = end(row.id, Event.of(f"{kind}.ended", by, **{kind: row.id}, seq=bump.header.seq))
     if latest > until:
         # Extended at the same time: a token that was signed in between would outlive the kill.
-        mint.revoker.settle(_kill_until(mint, targets, f"{kind} ended", by, latest), NO_WAIT_MS)
+        revoker.settle(_kill_until(revoker, targets, f"{kind} ended", by, latest), NO_WAIT_MS)
     return report
 
 
-def _kill_until(mint: MintContext, targets: Sequence[str], reason: str, by: str, until: int) -> Bump:
-    return mint.revoker.change(lambda: mint.store.kill(targets, reason, by, until_ms=until))
+def _kill_until(revoker: Revoker, targets: Sequence[str], reason: str, by: str, until: int) -> Bump:
+    return revoker.change(lambda: revoker.store.kill(targets, reason, by, until_ms=until))

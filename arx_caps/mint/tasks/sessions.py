@@ -163,7 +163,7 @@ def open_session(
         RevokedError: The agent, one above it, the subject, the policy or the mint's key is frozen.
         UnavailableError: The kill epoch, or an issuer's keys, are unknown now.
     """
-    born, policy, now = mint.born(), mint.policy, now_ms()
+    born, policy, now = mint.kills.born(), mint.policy, now_ms()
     opener = authenticate_opener(mint, unit, policy, shown, proof, now)
     return open_for(mint, unit, born, opener, proof.key.kid, ttl=ttl, purpose=purpose)
 
@@ -195,7 +195,7 @@ def open_for(
         ends_at = min(ends_at, opener.ends_at)
     expires_at = next_end(mint, terms, now, ends_at)
     kid, _ = mint.key_schedule.mint_key()
-    mint.require(
+    mint.kills.require(
         born, ("realm", f"key:{kid}", f"policy:{policy.digest}", *agent_targets(path), *subject_targets(subject))
     )
     birth = Birth(opener.agent, born, new_name("s-"), None, policy.digest, now, expires_at, 0, new_link(), subject)
@@ -220,10 +220,10 @@ def open_for(
         facts |= {"carried": carried}
     what = Event.of("session.opened", f"agent:{path}", session=birth.session, key=jkt, **facts)
     most = policy.most_open(path)
-    room = Room(most, lambda other: is_usable(mint, other)) if most is not None else None
+    room = Room(most, lambda other: is_usable(mint.kills, other)) if most is not None else None
     unit.recipe = recipe_of(birth, (kid,))
     mint.db.sessions.add(unit, row, HighWater(*born), mint.realm.name, what, room)
-    return OpenedSession(row, sign_session(mint, birth), expires_at)
+    return OpenedSession(row, sign_session(mint.realm, mint.key_schedule, birth), expires_at)
 
 
 def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCaller) -> OpenedSession:
@@ -252,12 +252,12 @@ def renew_session(mint: MintContext, unit: UnitOfWork, caller: AuthenticatedCall
         )
     expires_at = next_end(mint, terms, now, ends_at)
     kid, _ = mint.key_schedule.mint_key()
-    mint.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
+    mint.kills.require(born, (f"key:{kid}", f"policy:{policy.digest}"))
     birth = Birth(agent, born, session.id, None, policy.digest, now, expires_at, 0, new_link(), subject)
     changes = {"expires_at": expires_at, "ends_at": ends_at, "policy": policy.digest}
     what = Event.of("session.renewed", caller.actor, session=birth.session, **changes)
     row = mint.db.sessions.renew(unit, birth.session, changes, HighWater(*born), mint.realm.name, what)
-    return OpenedSession(row, sign_session(mint, birth), expires_at)
+    return OpenedSession(row, sign_session(mint.realm, mint.key_schedule, birth), expires_at)
 
 
 def within_login(terms: SessionTerms, until: int | None, ends_at: int) -> int:

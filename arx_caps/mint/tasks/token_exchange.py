@@ -97,14 +97,14 @@ def exchange(
         AccessError: The holders' caveats leave no room for a further hop.
         UnavailableError: The kill epoch is unknown now.
     """
-    born = mint.born()  # before the presented token is read
+    born = mint.kills.born()  # before the presented token is read
     text = text.partition(wire.JOINT)[0]  # without discharges: an approval is of one call of one tool
     parent = _prove(mint, service, text)
-    mint.require(Born(*parent.identifier.born), parent.targets)
+    mint.kills.require(Born(*parent.identifier.born), parent.targets)
     granted, _, _, agent = _require_granted(mint, born, parent, service, audience)
     _use_call(unit, service, text, audience)
     kid, key = mint.key_schedule.audience_key(audience)
-    mint.require(born, (f"key:{kid}",))
+    mint.kills.require(born, (f"key:{kid}",))
     about = {"model": model_of(agent), "meta": meta_of(agent)}
     identifier = msgspec.structs.replace(parent.identifier, aud=audience, kid=kid, born=born[:2], iat=now_ms(), **about)
     if identifier.holder is not None:
@@ -151,7 +151,7 @@ def exchange_again(mint: MintContext, recipe: Mapping[str, Any]) -> ExchangedTok
     identifier = read_identifier(recipe["identifier"].encode())
     assert isinstance(identifier, Identifier)
     kid, key = mint.key_schedule.audience_key(identifier.aud)
-    mint.require(Born(*identifier.born), (*recipe["targets"], f"key:{kid}"))
+    mint.kills.require(Born(*identifier.born), (*recipe["targets"], f"key:{kid}"))
     _open_rows(mint, identifier)
     own = msgspec.structs.replace(identifier, kid=kid)
     if own.holder is not None:
@@ -213,7 +213,7 @@ def _holders_caveats(text: str, own: int, mints: Sequence[ThirdPartyCaveat]) -> 
 def _exchanged(mint: MintContext, identifier: Identifier, made: Macaroon, child: ProvenChain) -> ExchangedToken:
     token, audience = made.encode(), identifier.aud
     origins = {audience: mint.policy.audiences.get(audience, ())}
-    bundle = write_bundle_of(mint, identifier.agent, identifier.task, origins, {audience: token})
+    bundle = write_bundle_of(mint.realm, identifier.agent, identifier.task, origins, {audience: token})
     return ExchangedToken(token, bundle, child.facts.links[-1], child.exp)
 
 
@@ -230,9 +230,9 @@ def read_presented(mint: MintContext, service: str, text: str) -> PresentedTask:
         GrantError: ``exchange_not_allowed``: it differs from what the mint granted.
         UnavailableError: The kill epoch is unknown now.
     """
-    born = mint.born()  # before the presented token is read
+    born = mint.kills.born()  # before the presented token is read
     chain = _prove(mint, service, text.partition(wire.JOINT)[0])
-    mint.require(Born(*chain.identifier.born), chain.targets)
+    mint.kills.require(Born(*chain.identifier.born), chain.targets)
     _, task, session, _ = _require_granted(mint, born, chain, service)
     return PresentedTask(chain, task, session, chain.exp)
 
@@ -304,7 +304,7 @@ def _require_granted(
         raise GrantError("this token does not match what the mint granted to its task", code="exchange_not_allowed")
     # The maker of the presented token chose its birth, so kills are checked from the births that the mint stored.
     links = [target for target in parent.targets if target.startswith("link:")]
-    require_unrevoked(mint, born, task, session, links)
+    require_unrevoked(mint.kills, born, task, session, links)
     return granted, task, session, agent
 
 

@@ -9,12 +9,14 @@ from base64 import b32encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from arx_caps.mint.context import Born, MintContext
+from arx_caps.mint.context import Born
 from arx_caps.mint.db.repositories.identity.agents import AgentRow
+from arx_caps.mint.keys.key_schedule import KeySchedule
 from arx_caps.mint.policy.budgets import caveats_of_budgets
 from arx_caps.mint.policy.issuers import Subject
 from arx_caps.mint.policy.model import TaskGrant
 from arx_caps.mint.tasks.discharge import require_approvals
+from arx_caps.settings.realm import Realm
 from arx_verifier import jcs
 from arx_verifier.constraints.rule import Rule
 from arx_verifier.errors import AttenuationError, GrantError, MalformedTokenError
@@ -125,13 +127,13 @@ def caveats_of(grant: TaskGrant, opened: int, session_opened: int) -> dict[str, 
     return caveats
 
 
-def keys_for(mint: MintContext, audiences: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+def keys_for(key_schedule: KeySchedule, audiences: Iterable[str]) -> dict[str, tuple[str, bytes]]:
     """Return by audience the key id and key with which its tokens are minted now."""
-    return {audience: mint.key_schedule.audience_key(audience) for audience in audiences}
+    return {audience: key_schedule.audience_key(audience) for audience in audiences}
 
 
 def sign_tokens(
-    mint: MintContext,
+    realm: Realm,
     birth: Birth,
     caveats: Mapping[str, Sequence[Caveat]],
     keys: Mapping[str, tuple[str, bytes]],
@@ -140,7 +142,7 @@ def sign_tokens(
     """Mint a token for each audience. They share their id, so that one kill revokes all.
 
     Args:
-        mint: The mint.
+        realm: The realm's settings.
         birth: The members that they share.
         caveats: By audience, the mint's caveats.
         keys: By audience, key id and key.
@@ -153,7 +155,7 @@ def sign_tokens(
     for audience, (kid, key) in keys.items():
         own = birth.identifier(audience, kid, key)
         try:
-            made = Macaroon.mint(own, key=key, realm=mint.realm.name, caveats=tuple(caveats[audience]))
+            made = Macaroon.mint(own, key=key, realm=realm.name, caveats=tuple(caveats[audience]))
             made = require_approvals(made, kid, key, str(birth.task), needs.get(audience, ()))
         except (AttenuationError, MalformedTokenError) as error:
             raise GrantError(
@@ -163,29 +165,27 @@ def sign_tokens(
     return tokens
 
 
-def sign_session(mint: MintContext, birth: Birth) -> str:
+def sign_session(realm: Realm, key_schedule: KeySchedule, birth: Birth) -> str:
     """Mint a session's token, which only the mint accepts."""
-    kid, key = mint.key_schedule.mint_key()
+    kid, key = key_schedule.mint_key()
     identifier, caveats = birth.identifier(MINT_AUDIENCE, kid, key), (Caveat(allow=SESSION_ACTIONS),)
-    return Macaroon.mint(identifier, key=key, realm=mint.realm.name, caveats=caveats).encode()
+    return Macaroon.mint(identifier, key=key, realm=realm.name, caveats=caveats).encode()
 
 
-def write_bundle(
-    mint: MintContext, birth: Birth, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
-) -> str:
+def write_bundle(realm: Realm, birth: Birth, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]) -> str:
     """Return the text of a bundle, a secret. SPEC 15.1."""
-    return write_bundle_of(mint, birth.path, birth.task, origins, tokens)
+    return write_bundle_of(realm, birth.path, birth.task, origins, tokens)
 
 
 def write_bundle_of(
-    mint: MintContext, agent: str, task: str | None, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
+    realm: Realm, agent: str, task: str | None, origins: Mapping[str, Sequence[str]], tokens: Mapping[str, str]
 ) -> str:
     """Return the text of a bundle of an agent's tokens, a secret. SPEC 15.1."""
     content = {
         "agent": agent,
-        "issuer": mint.realm.issuer,
+        "issuer": realm.issuer,
         "origins": {audience: list(origins[audience]) for audience in tokens},
-        "realm": mint.realm.name,
+        "realm": realm.name,
         "task": task,
         "tokens": dict(tokens),
         "v": 1,

@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from arx_caps.audit.query.top_names import MAX_TOP, series, top
 from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall, collect
-from arx_caps.mint.context import MintContext
+from arx_caps.mint.audit.log import AuditLog
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import RequestError
 
@@ -120,14 +120,14 @@ def get_top(call: RouteCall) -> TopNames:
 @endpoint("GET", "/v1/audit/totals", READ, query=TotalsQuery)
 def get_totals(call: RouteCall) -> Totals:
     """Return the numbers of decisions in each minute, hour or day of a time."""
-    return totals_of(call.mint, call.query)
+    return totals_of(call.mint.log, call.query)
 
 
-def totals_of(mint: MintContext, query: TotalsQuery) -> Totals:
+def totals_of(log: AuditLog, query: TotalsQuery) -> Totals:
     """Return the same, for a page that follows it, whose viewers are authorized elsewhere.
 
     Args:
-        mint: The mint.
+        log: The realm's audit log.
         query: The time and the filter.
 
     Raises:
@@ -139,7 +139,7 @@ def totals_of(mint: MintContext, query: TotalsQuery) -> Totals:
     if len(named) > 1:
         raise RequestError("invalid filter: expected at most one of agent, session, tool and reason")
     by, name = next(iter(named.items()), (None, ""))
-    with mint.log.store.reading() as c:
+    with log.store.reading() as c:
         found = series(c, since_ms=since, until_ms=until, by=by, name=name)
     points = [PointShown(at=at, **counts._asdict()) for at, counts in found.points]
     total = CountsShown(**found.total._asdict())

@@ -26,8 +26,8 @@ from arx_caps.mint.api.endpoint import Endpoint, Query, RouteAnswer, RouteCall, 
 from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import show_row
 from arx_caps.mint.audit.log import AuditLog
-from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.cursor import Order, behind
+from arx_caps.mint.db.mint_database import MintDatabase
 from arx_verifier.errors import REASONS, ArxError, AuditError, RequestError
 from arx_verifier.names import MAX_PATH_BYTES, MAX_TOOL_CHARS, is_path_pattern, is_tool_pattern
 
@@ -152,7 +152,7 @@ def _show_run(row: Mapping[str, Any]) -> RunShown:
 def list_records(call: RouteCall) -> Records:
     """Return records of the audit log: the newest, those before or after an index, or new ones."""
     query, store = call.query, call.mint.log.store
-    question = question_of(call.mint, query)
+    question = question_of(call.mint.db, query)
     if query.before is not None and query.after is not None:
         raise RequestError("invalid page: expected either before or after; send at most one")
     if query.wait and query.after is None:
@@ -179,18 +179,18 @@ def list_records(call: RouteCall) -> Records:
     )
 
 
-def records_after(mint: MintContext, after: int | None, limit: int) -> tuple[list[dict[str, Any]], int]:
+def records_after(log: AuditLog, after: int | None, limit: int) -> tuple[list[dict[str, Any]], int]:
     """Return new records, and the log's size; for a stream, whose viewers are authorized elsewhere.
 
     Args:
-        mint: The mint.
+        log: The realm's audit log.
         after: The index of the last known record; None reads the size alone.
         limit: The largest number of records; they are the oldest new ones.
 
     Raises:
         StoreError: The log's database does not answer.
     """
-    with mint.log.store.reading() as c:
+    with log.store.reading() as c:
         size = questions.size(c)
         found = [] if after is None or size <= after + 1 else questions.records(c, Question(), after=after, limit=limit)
     return [show_record(each) for each in found if each.tool != READ], size
@@ -199,7 +199,7 @@ def records_after(mint: MintContext, after: int | None, limit: int) -> tuple[lis
 @endpoint("GET", "/v1/audit/nodes", READ, query=NodesQuery)
 def list_nodes(call: RouteCall) -> LogNodes:
     """Return delegation trees, with the counts of allowed and denied calls at each place."""
-    question = question_of(call.mint, call.query)
+    question = question_of(call.mint.db, call.query)
     if not question.of_nodes:
         raise RequestError("missing filter: send session, task, link, agent or subject")
     with call.mint.log.store.reading() as c:
@@ -271,18 +271,18 @@ def _without_reads(found: list[Found], query: RecordsQuery) -> list[Found]:
     return [record for record in found if record.tool != READ] if query.wait and query.tool is None else found
 
 
-def question_of(mint: MintContext, query: NodesQuery) -> Question:
+def question_of(db: MintDatabase, query: NodesQuery) -> Question:
     """Return the question of a query.
 
     Args:
-        mint: The mint.
+        db: The mint's database.
         query: The filters.
 
     Raises:
         RequestError: A filter is none that any record could match.
     """
     call = msgspec.structs.asdict(query)
-    grant = None if query.link is None else mint.db.grants.find(query.link)
+    grant = None if query.link is None else db.grants.find(query.link)
     question = Question(
         **{name: call[name] for name in NodesQuery.__struct_fields__},
         **{name: call.get(name) for name in ("tool", "connection", "reason")},

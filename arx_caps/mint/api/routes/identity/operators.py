@@ -184,7 +184,7 @@ def delete_operator(call: RouteCall) -> OperatorEnded:
     """Remove an operator for good."""
     # The row stays and so does its name: records name it, and a successor must not be taken for it.
     name = _find_operator(call, call.path["name"]).id
-    report = remove_operator(call.mint, name, call.authenticated.actor)
+    report = remove_operator(call.mint.db, call.mint.revoker, name, call.authenticated.actor)
     return OperatorEnded(operator=show_operator(call.mint, _find_operator(call, name)), kill=show_kill(report))
 
 

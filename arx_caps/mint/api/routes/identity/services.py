@@ -266,7 +266,7 @@ def _require_inviter(mint: MintContext, invited: Invitation) -> None:
     row = mint.db.operators.find(invited.by.removeprefix("operator:"))
     if row is None or row.status != "active":
         raise bad_enrolment()
-    mint.require(mint.born(), (invited.by,))
+    mint.kills.require(mint.kills.born(), (invited.by,))
     try:
         role = role_of(mint, row)
         require_rules_allow(f"role {role.name}", role.rules, WRITE, {"audience": invited.audience})

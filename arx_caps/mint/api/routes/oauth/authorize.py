@@ -212,7 +212,7 @@ def callback(visit: ConsentVisit) -> Response:
             raise OAuthError("access_denied", why)
         with mint.db.unit() as unit:
             # Before the login is verified: a kill that comes in between ends what it gives.
-            born = mint.born()
+            born = mint.kills.born()
             token = login.finish(unit, secret, code)
             page = ask(mint, born, token, form)
     except OAuthError as error:

@@ -142,11 +142,11 @@ def delete_client(call: RouteCall) -> ClientShown:
     for session in mint.db.oauth_handles.sessions(row.id):
         # Not those of others, who delegated to it: there the delegation ends alone.
         if (session.opened_with or {}).get("client") == row.id:
-            end_session(mint, session, by)
+            end_session(mint.db, mint.revoker, session, by)
     recipes = (handle.content() for handle in mint.db.oauth_handles.live(row.id))
     links = {str(recipe["last"]) for recipe in recipes if "last" in recipe}
     if links:
-        kill_links(mint, links, by)
+        kill_links(mint.revoker, links, by)
     return _show(call.mint, _find(call))
 
 

@@ -88,7 +88,7 @@ def take_login(visit: ConnectVisit) -> Response:
         raise GrantError(why, code="connection_refused")
     with mint.db.unit() as unit:
         # Before the login is verified: a kill that comes in between ends what it gives.
-        born, person = mint.born(), login.finish(unit, secret, code)
+        born, person = mint.kills.born(), login.finish(unit, secret, code)
         if not link:
             own = visit.new_cookie(_OWN_COOKIE, _OWN_TAG, start_page(mint, born, person))
             return visit.redirect(CONNECTIONS, {name: ""} | own)

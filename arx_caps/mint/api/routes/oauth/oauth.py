@@ -190,7 +190,7 @@ def revoke_route(call: FormCall) -> TokenRevoked:
             raise OAuthError("unauthorized_client", "the refresh token is another client's")
         session = call.mint.db.sessions.find(refresh.session)
         if session is not None:
-            end_session(call.mint, session, f"agent:{call.client.agent}")
+            end_session(call.mint.db, call.mint.revoker, session, f"agent:{call.client.agent}")
         return TokenRevoked()
     handle = _find(call)
     if handle is not None:
@@ -198,9 +198,9 @@ def revoke_route(call: FormCall) -> TokenRevoked:
             raise OAuthError("unauthorized_client", "the access token is another client's")
         by, link = f"agent:{call.client.agent}", handle.row.content().get("last")
         if link is not None:
-            kill_links(call.mint, [link], by)  # the task is another agent's
+            kill_links(call.mint.revoker, [link], by)  # the task is another agent's
         else:
-            finish_task(call.mint, handle.task, by)
+            finish_task(call.mint.db, call.mint.revoker, handle.task, by)
     return TokenRevoked()
 
 
@@ -314,7 +314,7 @@ class _FormRunner(RequestRunner):
             raise OAuthError("invalid_request", "expected one Authorization header")
         with mint.db.unit() as unit:
             # Before the client is authenticated: a kill that comes in between revokes what this call grants.
-            born = mint.born()
+            born = mint.kills.born()
             is_assertion = path == TOKEN and form.get("grant_type") == JWT_BEARER
             authenticate = client_of_assertion if is_assertion else authenticate_client
             client = authenticate(mint, unit, form, authorization[0] if authorization else None)

@@ -136,7 +136,7 @@ def list_pools(mint: MintContext, asked: PoolsQuery) -> Pools:
         tasks |= {row.id: row for row in newest}
         granted = _granted(mint, [row.id for row in newest])
     else:
-        tasks = {name: row for name, row in tasks.items() if task_state(mint, row) in ("open", "frozen")}
+        tasks = {name: row for name, row in tasks.items() if task_state(mint.kills, row) in ("open", "frozen")}
     wanted = [pool for pool in dict.fromkeys([*latest, *granted]) if _matches(pool, tasks, asked)]
     rows = sorted(ledger.read(wanted, granted, asked.session), key=_order_of)
     left = [row for row in rows if asked.after is None or _order_of(row) > asked.after]

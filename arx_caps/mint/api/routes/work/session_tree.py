@@ -188,7 +188,7 @@ def _below(above: _Holder, place: _Place, task: TaskRow | None) -> _Holder:
 
 def _show(mint: MintContext, place: _Place, holder: _Holder) -> TreeNode:
     rows = place.rows
-    state = state_by(mint, holder.row, holder.targets)
+    state = state_by(mint.kills, holder.row, holder.targets)
     return TreeNode(
         parent=place.parent,
         log_nodes=[row.id for row in rows],

@@ -220,7 +220,7 @@ def session_again(call: RouteCall, made: Made) -> SessionOpened:
     if row is None or call.proof is None or row.jkt != call.proof.key.kid:
         raise GrantError("no such session", code="not_found")
     token = reissue.reissue_session(mint, recipe, row)
-    return SessionOpened(session=show_session(mint, row), token=token, expires_at=recipe["expires_at"])
+    return SessionOpened(session=show_session(mint.kills, row), token=token, expires_at=recipe["expires_at"])
 
 
 @endpoint(
@@ -239,7 +239,7 @@ def open_session_route(call: RouteCall) -> SessionOpened:
     body = call.body
     credentials = LoginCredentials(body.assertion, body.workload_token, body.subject_token, body.subject_token_type)
     opened = sessions.open_session(call.mint, call.unit, credentials, call.signed, ttl=body.ttl, purpose=body.purpose)
-    session = show_session(call.mint, opened.row)
+    session = show_session(call.mint.kills, opened.row)
     return SessionOpened(session=session, token=opened.token, expires_at=opened.expires_at)
 
 
@@ -257,7 +257,7 @@ def renew_session_route(call: RouteCall) -> SessionOpened:
     if call.authenticated.session is None or call.authenticated.session.id != call.path["session"]:
         raise GrantError("no such session", code="not_found")
     renewed = sessions.renew_session(call.mint, call.unit, call.authenticated)
-    session = show_session(call.mint, renewed.row)
+    session = show_session(call.mint.kills, renewed.row)
     return SessionOpened(session=session, token=renewed.token, expires_at=renewed.expires_at)
 
 
@@ -280,7 +280,7 @@ def sessions_of(mint: MintContext, query: SessionsQuery) -> Sessions:
     page = page_in_state(
         lambda most: mint.db.sessions.list(**filters, which=which, after=query.after, limit=most),
         SESSIONS_ORDER,
-        lambda row: show_session(mint, row),
+        lambda row: show_session(mint.kills, row),
         limit=query.limit,
         state=query.state,
     )
@@ -300,7 +300,7 @@ def get_session(call: RouteCall) -> SessionWithTasks:
     """Return a session with its tasks."""
     row = find_session(call, call.path["session"])
     page = _tasks(call.mint, TasksQuery(session=row.id))
-    return SessionWithTasks(session=show_session(call.mint, row), tasks=page.shown, next=page.next)
+    return SessionWithTasks(session=show_session(call.mint.kills, row), tasks=page.shown, next=page.next)
 
 
 @endpoint("DELETE", "/v1/sessions/{session}", "arx.sessions.end", callers=BOTH, problems=GONE)
@@ -308,9 +308,9 @@ def delete_session(call: RouteCall) -> SessionEnded:
     """End a session, its tasks and all of their tokens."""
     session = find_session(call, call.path["session"]).id
     # Read again below: the answer shows the state after the kill.
-    report = end_session(call.mint, find_session(call, session), call.authenticated.actor)
+    report = end_session(call.mint.db, call.mint.revoker, find_session(call, session), call.authenticated.actor)
     return SessionEnded(
-        session=show_session(call.mint, find_session(call, session)), kill=show_kill(report) if report else None
+        session=show_session(call.mint.kills, find_session(call, session)), kill=show_kill(report) if report else None
     )
 
 
@@ -319,7 +319,7 @@ def task_again(call: RouteCall, made: Made) -> TaskStarted:
     mint, task = call.mint, own_task(call, made.facts["task"])
     session = find_session(call, task.session)
     bundle = reissue.reissue_task(mint, made.recipe or {}, session, task.id)
-    return TaskStarted(task=show_task(mint, task), bundle=bundle)
+    return TaskStarted(task=show_task(mint.kills, task), bundle=bundle)
 
 
 @endpoint(
@@ -342,7 +342,7 @@ def start_task_route(call: RouteCall) -> TaskStarted:
         body.template, body.params or {}, body.ttl, body.tools, body.depth, body.parent, body.holder
     )
     started = issue.start_task(call.mint, call.unit, call.authenticated, request)
-    return TaskStarted(task=show_task(call.mint, started.row), bundle=started.bundle)
+    return TaskStarted(task=show_task(call.mint.kills, started.row), bundle=started.bundle)
 
 
 @endpoint("GET", "/v1/tasks", "arx.tasks.read", callers=BOTH, query=TasksQuery, problems=GONE)
@@ -357,8 +357,9 @@ def delete_task(call: RouteCall) -> TaskEnded:
     """Finish a task: its tokens are revoked, delegated ones included."""
     task = own_task(call, call.path["task"])
     # A kill, because services accept the task's tokens until they expire or are revoked.
-    report = finish_task(call.mint, task, call.authenticated.actor)
-    return TaskEnded(task=show_task(call.mint, own_task(call, task.id)), kill=show_kill(report) if report else None)
+    report = finish_task(call.mint.db, call.mint.revoker, task, call.authenticated.actor)
+    shown = show_task(call.mint.kills, own_task(call, task.id))
+    return TaskEnded(task=shown, kill=show_kill(report) if report else None)
 
 
 def _activity(mint: MintContext, shown: list[SessionShown]) -> dict[str, ActivityShown] | UnsetType:
@@ -383,7 +384,7 @@ def _tasks(mint: MintContext, query: TasksQuery) -> RowPage[TaskShown]:
     return page_in_state(
         lambda most: mint.db.tasks.list(**filters, which=WHICH[query.state], after=query.after, limit=most),
         TASKS_ORDER,
-        lambda row: show_task(mint, row),
+        lambda row: show_task(mint.kills, row),
         limit=query.limit,
         state=query.state,
     )

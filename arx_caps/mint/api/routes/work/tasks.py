@@ -65,7 +65,7 @@ def get_task(call: RouteCall) -> TaskWithGrants:
     """Return a task with its grants."""
     row = own_task(call, call.path["task"])
     grants = [show_grant(grant) for grant in call.mint.db.grants.list(row.id)]
-    return TaskWithGrants(task=show_task(call.mint, row), grants=grants)
+    return TaskWithGrants(task=show_task(call.mint.kills, row), grants=grants)
 
 
 def attenuated_again(call: RouteCall, made: Made) -> TaskAttenuated:
@@ -92,7 +92,7 @@ def attenuate_task_route(call: RouteCall) -> TaskAttenuated:
     caveats = {audience: [_caveat(data) for data in added] for audience, added in body.caveats.items()}
     attenuated = modify.attenuate_task(call.mint, call.unit, call.authenticated, task, body.link, caveats)
     return TaskAttenuated(
-        task=show_task(call.mint, attenuated.row), bundle=attenuated.bundle, kill=show_kill(attenuated.report)
+        task=show_task(call.mint.kills, attenuated.row), bundle=attenuated.bundle, kill=show_kill(attenuated.report)
     )
 
 
@@ -114,7 +114,7 @@ def extend_task_route(call: RouteCall) -> TaskStarted:
     body, task = call.body, own_task(call, call.path["task"])
     more = modify.More(body.template, body.params, body.ttl, body.tools, body.depth, body.link)
     extended = modify.extend_task(call.mint, call.unit, call.authenticated, task, more)
-    return TaskStarted(task=show_task(call.mint, extended.row), bundle=extended.bundle)
+    return TaskStarted(task=show_task(call.mint.kills, extended.row), bundle=extended.bundle)
 
 
 def _caveat(given: dict[str, Any]) -> Caveat:
