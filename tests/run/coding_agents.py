@@ -84,7 +84,7 @@ def test_an_agent_reads_its_refusal_and_goes_on(name: str, tmp_path: Path) -> No
             ('"anthropic"', f'"{agent.catalogue}"'),
             (CREDENTIAL_LINE, f"credential = {{ {credential} }}"),
         )
-        with realm.running(*changes, tool=f"model.{agent.tool}"):
+        with realm.running(*changes, ("model.messages", f"model.{agent.tool}")):
             modules = next(each for each in program.parents if each.name == "node_modules")
             options = ("--read", str(modules))
             written = realm.output(str(program), *agent.words, options=options, stdin=subprocess.DEVNULL)

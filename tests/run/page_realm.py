@@ -33,7 +33,13 @@ class GuardedBackend(HttpBackend):
 
 
 class PageRealm(RealmFolder):
-    """The realm, and a clone of the repository."""
+    """The realm, and a clone of the repository.
+
+    Attributes:
+        mint: The URL of its mint, once it runs.
+    """
+
+    mint = ""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -47,21 +53,22 @@ class PageRealm(RealmFolder):
         return self.folder / "served" / "acme" / "app.git"
 
     @contextmanager
-    def running(self, *changes: tuple[str, str], tool: str = "model.messages") -> Iterator[None]:
+    def running(self, *changes: tuple[str, str], more: str = "") -> Iterator[None]:
         """Run it; the commands of the page up to the last one are typed.
 
         Args:
-            changes: Texts of the gateway's file, each with another one in its place.
-            tool: The tool of the model that the policy allows.
+            changes: Texts of the gateway's file and the policy, each with another one in its place.
+            more: Further lines of the policy.
         """
         mint, *ports = free_ports(3)
         with serving(GuardedBackend(self.folder / "served"), log_level="critical") as upstream:
+            self.mint = f"http://127.0.0.1:{mint}"
             self.arx("init", "--listen", f"127.0.0.1:{mint}")
-            gateway, policy = GATEWAY, POLICY.replace("model.messages", tool)
+            gateway, policy = GATEWAY, POLICY + more
             here = f'url = "http://127.0.0.1:{upstream}"\nhosts = ["github.com"]'
             for known, own in (('url = "https://github.com"', here), *changes):
-                assert known in gateway
-                gateway = gateway.replace(known, own)
+                assert known in gateway + policy
+                gateway, policy = gateway.replace(known, own), policy.replace(known, own)
             for known, port in zip(("9020", "9021"), ports, strict=True):
                 gateway, policy = (text.replace(known, str(port)) for text in (gateway, policy))
             (self.folder / "gateway.toml").write_text(gateway)
@@ -74,8 +81,12 @@ class PageRealm(RealmFolder):
         """Start a command as the page does, in the clone."""
         (line,) = [line for line in PAGE.splitlines() if line.startswith("arx run --key")]
         words = line.removesuffix(" -- claude").split()
+        return self.started([*ARX, "run", *options, *words[2:], "--", *command], **more)
+
+    def started(self, words: list[str], **more: Any) -> "subprocess.Popen[str]":
+        """Start a process in the clone."""
         return subprocess.Popen(
-            [*ARX, "run", *options, *words[2:], "--", *command],
+            words,
             cwd=self.clone,
             env=self.environment,
             stdout=subprocess.PIPE,

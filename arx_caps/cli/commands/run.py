@@ -12,20 +12,67 @@ import click
 
 from arx_caps.agent import Task
 from arx_caps.cli.access.credentials import holder_key_option, read_holder_key
+from arx_caps.cli.access.place import issuer_option
 from arx_caps.cli.exit_codes import Stop
-from arx_caps.cli.options import command_options
+from arx_caps.cli.options import command_options, options_of
 from arx_caps.cli.parse import pairs_option, read_pairs
 from arx_caps.cli.terminal import Console
 from arx_verifier.errors import ArxError
 from arx_verifier.token.holder import HolderKey
 
 if TYPE_CHECKING:
+    from arx_caps.agent.sessions.agent import SessionOpener
     from arx_caps.run.command import Launch
 
 _NOT_STARTED: Final = 125  # as env(1) and timeout(1) exit
 _WITHOUT: Final = "no box: programs of your user can read this task, and the command can go around the front"
 _file: Final = click.Path(dir_okay=False, path_type=Path)
 _path: Final = click.Path(path_type=Path)
+
+
+_who_options: Final = options_of(
+    click.option("--key", type=_file, help="key file of the agent: start TASK, and end it with the command"),
+    click.option(
+        "--workload-token",
+        type=_file,
+        help="file with the platform's token for the agent, instead of --key; requires --issuer",
+    ),
+    click.option("--id-token", type=_file, help="file with the ID token of the task's subject"),
+    click.option(
+        "--access-token", type=_file, help="file with the access token of the task's subject, instead of --id-token"
+    ),
+    issuer_option,
+)
+
+
+@dataclass(frozen=True)
+class _Who:
+    """Who starts the task, and on whose behalf."""
+
+    key: Path | None
+    workload_token: Path | None
+    id_token: Path | None
+    access_token: Path | None
+    issuer: str | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(filter(None, (self.key, self.workload_token, self.id_token, self.access_token)))
+
+    def agent(self) -> "SessionOpener":
+        from arx_caps.agent import Agent, Workload  # with an HTTP client, which the file of a task has no use for
+
+        if self.key is not None:
+            return Agent.from_key_file(self.key, self.issuer)
+        if self.workload_token is None or self.issuer is None:
+            raise click.UsageError("--workload-token requires --issuer URL")
+        return Workload.from_token_file(self.workload_token, self.issuer)
+
+    def subject(self) -> dict[str, Any]:
+        from arx_caps.agent.sessions.agent import read_token_file
+
+        files = {"id_token": self.id_token, "access_token": self.access_token}
+        return {name: read_token_file(file) for name, file in files.items() if file is not None}
 
 
 @dataclass(frozen=True)
@@ -58,7 +105,7 @@ class _Box:
 @click.command("run")
 @click.argument("words", metavar="[TASK] -- COMMAND...", nargs=-1, required=True)
 @click.option("--task", "file", type=_file, help="file of the task's bundle, mode 0600; one that replaces it is used")
-@click.option("--key", type=_file, help="key file of the agent: start TASK, and end it with the command")
+@_who_options
 @pairs_option("--param", "params", "parameter of the template TASK")
 @holder_key_option
 @click.option("--gateway", metavar="URL", help="gateway of the task [those that the policy names]")
@@ -74,7 +121,6 @@ def run_command(
     /,
     words: tuple[str, ...],
     file: Path | None,
-    key: Path | None,
     params: tuple[str, ...],
     holder_key: Path | None,
     gateway: str | None,
@@ -84,6 +130,7 @@ def run_command(
     writes: tuple[Path, ...],
     passed: tuple[str, ...],
     end_command: bool,
+    **options: Any,
 ) -> None:
     """Run COMMAND under a task: it holds no secret, and each of its requests is a call of the task.
 
@@ -96,10 +143,12 @@ def run_command(
     \b
         arx run --task ~/task.bundle -- git clone https://github.com/acme/app
         arx run --key ~/coder.key.json code --param repo=acme/app -- claude
+        arx run --workload-token ~/ci.jwt --issuer https://arx.example code --param repo=acme/app -- ./nightly.sh
     """
-    if (file is None) == (key is None):
-        raise click.UsageError("expected --task FILE or --key FILE")
-    template, command = ("", words) if key is None else (words[0], words[1:])
+    who = _Who(**options)
+    if sum(each is not None for each in (file, who.key, who.workload_token)) != 1 or (file and who.files):
+        raise click.UsageError("expected one of --task FILE, --key FILE and --workload-token FILE")
+    template, command = ("", words) if file is not None else (words[0], words[1:])
     if not command:
         raise click.UsageError("expected TASK -- COMMAND")
     if no_box and (home or reads or writes):
@@ -108,9 +157,11 @@ def run_command(
 
     hide_process()  # before it reads a task or a key
     logging.basicConfig(level=logging.WARNING, format="arx run: %(message)s")
-    box = None if no_box else _Box(home, reads, writes, tuple(filter(None, (file, key, holder_key))))
+    box = None if no_box else _Box(home, reads, writes, (*who.files, *filter(None, (file, holder_key))))
     try:
-        with _task(file, key, template, read_pairs(params), read_holder_key(holder_key)) as read_task:
+        holder = read_holder_key(holder_key)
+        started = _file_task(file, holder) if file else _new_task(who, template, read_pairs(params), holder, box)
+        with started as read_task:
             status = _run(console, command, read_task, gateway, passed, box, end_command=end_command)
     except ArxError as error:
         raise Stop(str(error), _NOT_STARTED, hint=error.hint, code=error.code) from error
@@ -169,23 +220,24 @@ def _run(
 
 
 @contextlib.contextmanager
-def _task(
-    file: Path | None, key: Path | None, template: str, params: dict[str, Any], holder: HolderKey | None
+def _file_task(file: Path, holder: HolderKey | None) -> Iterator[Callable[[], Task]]:
+    """Yield what returns the task of a file as it is now."""
+    from arx_caps.connect.bundle_file import BundleFile
+
+    bundle = BundleFile(file, key=holder)
+    bundle.task.check_key()
+    yield lambda: bundle.task
+
+
+@contextlib.contextmanager
+def _new_task(
+    who: _Who, template: str, params: dict[str, Any], holder: HolderKey | None, box: _Box | None
 ) -> Iterator[Callable[[], Task]]:
-    """Yield what returns the task as it is now."""
-    if key is None:
-        from arx_caps.connect.bundle_file import BundleFile
-
-        assert file is not None
-        bundle = BundleFile(file, key=holder)
-        bundle.task.check_key()
-        yield lambda: bundle.task
-        return
-    from arx_caps.agent import Agent  # with an HTTP client and keys, which the file of a task has no use for
-
+    """Start a task; yield what returns it, and end it."""
+    purpose = "arx run" if box else "arx run, box: none"
     with (
-        Agent.from_key_file(key) as agent,
-        agent.open_session(purpose="arx run") as session,
+        who.agent() as agent,
+        agent.open_session(purpose=purpose, **who.subject()) as session,
         session.start_task(template, params, keep=True, holder_key=holder) as task,
     ):
         yield lambda: task
