@@ -12,7 +12,7 @@ TEST := $(BIN)/python -m pytest -p no:benchmark -n 4 --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := demo
-.PHONY: agentdojo agents demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-marks bench-people bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance typescript rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
+.PHONY: agentdojo agents demo busy console screenshots docs test test-slow test-fast test-pure nightly bench bench-growth bench-service bench-all bench-audit bench-console bench-kill bench-kill-gateway bench-gateway bench-memory bench-marks bench-people bench-run bench-mint routes adapters afternoon compare contract login pages clients operations deciders models mutants fuzz conformance typescript rehearse failovers wheels image packages packages-try release vulnerabilities workflows try-release check clean help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,9 @@ bench-memory: $(READY)  ## stamps of memory entries, and their checks
 
 bench-people: $(READY)  ## calls of the gateway with a person's credential, beside a fixed one
 	$(BIN)/python -m benchmarks.people $(ARGS)
+
+bench-run: $(READY)  ## calls and pushes under `arx run`, beside the same ones without it
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 bench-marks: $(READY)  ## calls that rows about marks name, beside calls with a budget
 	$(BIN)/python -m benchmarks.marks $(ARGS)

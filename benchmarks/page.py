@@ -34,6 +34,11 @@ STRICT: Final = "decide, parent seen, with a strict budget, by the clock"
 FREE: Final = "ARx without a budget"
 FIXED: Final = "fixed"
 PERSON: Final = "a person's, from the gateway's memory"
+GATEWAY_ALONE: Final = "a small call, the gateway alone"
+FRONT: Final = "the same through the front of `arx run`"
+FRONT_BOXED: Final = "the same from the box"
+PUSH_DIRECT: Final = "a small push to the server of git"
+PUSH_FRONT: Final = "the same from the box, through front and gateway"
 POOL: Final = "a budget of 1 pool"
 NAMED: Final = "rows about marks name the tool"
 WITHOUT: Final = "no rows"
@@ -217,6 +222,23 @@ def people(found: Mapping[str, Any]) -> str:
     return f"{machine(found)}\n\n{table(head, cells)}\n\nThe person's adds {more:.3f} ms (p50), of at most 0.1 ms."
 
 
+def run(found: Mapping[str, Any]) -> str:
+    """Write what a call and a push take under `arx run`, beside the same without it."""
+    rows = {row["name"]: row for row in found["rows"]}
+    cells = [(name, *(f"{row[part]:.2f}" for part in ("tenth_ms", "p50_ms", "p99_ms"))) for name, row in rows.items()]
+    lines = []
+    for what, part in (("p50", "p50_ms"), ("a tenth", "tenth_ms")):
+        took = {name: float(row[part]) for name, row in rows.items()}
+        plain, boxed = (took[name] - took[GATEWAY_ALONE] for name in (FRONT, FRONT_BOXED))
+        more = took[PUSH_FRONT] / took[PUSH_DIRECT] - 1
+        lines.append(
+            f"- {what}: the front adds {plain:.2f} ms to a call, with the box {boxed:.2f} ms; to a push {more:.0%}."
+        )
+    head = ("by the clock", "a tenth, ms", "p50, ms", "p99, ms")
+    goal = "At most, on a quiet machine: 1 ms for a call, and 20% for a push, of the median."
+    return f"{machine(found)}\n\n{table(head, cells)}\n\n" + "\n".join([goal, "", *lines])
+
+
 def starts(found: Mapping[str, Any]) -> str:
     """Write how long it takes to start."""
     cells = [
@@ -258,6 +280,7 @@ PARTS: Final[dict[str, tuple[Renderer, Renderer]]] = {
     "stamps": (lambda found: {"stamps": stamps(found)}, lambda _: {}),
     "marks": (lambda found: {"marks": marks(found)}, lambda _: {}),
     "people": (lambda found: {"people": people(found)}, lambda _: {}),
+    "run": (lambda found: {"run": run(found)}, lambda _: {}),
     "growth": (lambda found: {"growth": growth(found)}, _growth_plots),
 }
 
