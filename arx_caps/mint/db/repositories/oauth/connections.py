@@ -147,13 +147,9 @@ _TAKEN: Final = _OPEN.where(
     _C.subject != bindparam("subject"),
 ).limit(1)
 _COUNTED: Final = CONNECTION_USES.select().where(_C.status == "open")
-_END: Final = update(CONNECTIONS).where(_C.id == bindparam("which"), _C.status == "open")
-_LOCK: Final = update(CONNECTIONS).where(
-    _C.id == bindparam("which"), _C.status == "open", _C.refresh_until < bindparam("now")
-)
-_LOCKED: Final = update(CONNECTIONS).where(
-    _C.id == bindparam("which"), _C.status == "open", _C.refresher == bindparam("own")
-)
+_CHANGE_OPEN: Final = update(CONNECTIONS).where(_C.id == bindparam("which"), _C.status == "open")
+_LOCK: Final = _CHANGE_OPEN.where(_C.refresh_until < bindparam("now"))
+_LOCKED: Final = _CHANGE_OPEN.where(_C.refresher == bindparam("own"))
 
 
 Sealer = Callable[[AccountRow], dict[str, str]]  # returns the columns of a row's tokens, sealed anew
@@ -288,7 +284,7 @@ class ConnectionRepository(StructRepository[ConnectionRow], reader=CONNECTION_RO
                 raise GrantError("this page was answered before", code="conflict")
             former = [*map(CONNECTION_ROWS.read, c.execute(_FORMER, {"name": row.name, "subject": row.subject}))]
             for each in former:
-                c.execute(_END, _ended(each.id, "replaced"))
+                c.execute(_CHANGE_OPEN, _ended(each.id, "replaced"))
             c.execute(insert(CONNECTIONS), CONNECTION_ROWS.values(row) | columns)
             self._database.record_in(c, what)
         return former
@@ -315,7 +311,7 @@ class ConnectionRepository(StructRepository[ConnectionRow], reader=CONNECTION_RO
 
     def end(self, which: str, why: str, what: Event) -> bool:
         """End a connection and delete its tokens; return False if it was over."""
-        return self._database.change_once(_END, _ended(which, why), what)
+        return self._database.change_once(_CHANGE_OPEN, _ended(which, why), what)
 
     def lock(self, which: str, own: str, until: int) -> bool:
         """Begin a refresh, unless another one runs; return whether it may go on.
@@ -355,7 +351,7 @@ class ConnectionRepository(StructRepository[ConnectionRow], reader=CONNECTION_RO
 
     def note_used(self, which: str) -> None:
         """Note that a token was lent now."""
-        self._database.change(_END, {"which": which, "used_at": now_ms()})
+        self._database.change(_CHANGE_OPEN, {"which": which, "used_at": now_ms()})
 
 
 def _ended(which: str, why: str) -> dict[str, Any]:
