@@ -56,9 +56,8 @@ def end(console: Console, connection: str, place: Place, reason: str, yes: bool)
 
 
 @connection_command.command("rotate")
-@click.option("--subject", metavar="TARGET", help="the key of this person alone, as subject:…")
 @operator_options
-def rotate(console: Console, place: Place, subject: str | None) -> None:
+def rotate(console: Console, place: Place) -> None:
     """Replace the keys of people, and seal the tokens of their accounts with the new ones.
 
     No call is refused meanwhile, and no person connects again. After an interruption run it again.
@@ -66,7 +65,6 @@ def rotate(console: Console, place: Place, subject: str | None) -> None:
     mint, rotated = place.mint(), 0
     after: str | None = ""
     while after is not None:
-        whose = {"after": after} if subject is None else {"subject": subject}
-        answer = mint.call("POST", f"{CONNECTIONS.path}/rotate", whose)
+        answer = mint.call("POST", f"{CONNECTIONS.path}/rotate", {"after": after})
         rotated, after = rotated + answer["rotated"], answer.get("next")
     console.data("rotation", {"rotated": rotated}, f"{rotated} keys of people were replaced")

@@ -95,9 +95,8 @@ class ConnectionEnded(RouteAnswer, frozen=True):
 
 
 class ConnectionsRotateBody(Body, frozen=True):
-    """The person whose key to rotate, as a target; or all people, from one on."""
+    """The person after whom to go on, as a target."""
 
-    subject: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     after: Annotated[str, Meta(max_length=64)] = ""
 
 
@@ -157,9 +156,8 @@ def end_connection_route(call: RouteCall) -> ConnectionEnded:
 @endpoint("POST", "/v1/connections/rotate", ROTATE, ConnectionsRotateBody, problems=("conflict",))
 def rotate_person_keys(call: RouteCall) -> KeysRotated:
     """Replace people's keys, and seal their tokens with the new ones; each person in one transaction."""
-    mint, body = call.mint, call.body
-    several = [body.subject] if body.subject is not None else mint.db.connections.subjects(body.after, _MOST_ROTATED)
-    rotated = sum(rotate_key(mint, subject, call.authenticated.actor) for subject in several)
+    several = call.mint.db.connections.subjects(call.body.after, _MOST_ROTATED)
+    rotated = sum(rotate_key(call.mint, subject, call.authenticated.actor) for subject in several)
     return KeysRotated(rotated=rotated, next=several[-1] if len(several) == _MOST_ROTATED else UNSET)
 
 
