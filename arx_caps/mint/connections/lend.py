@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from arx_caps.credentials.access_token import sign_jwt
 from arx_caps.credentials.lending import AskedToken, LentToken, TokenAnswer
@@ -51,6 +52,7 @@ LENT_MS: Final = 5 * 60_000  # the longest time that a gateway uses a token
 EARLY_MS: Final = 60_000  # before its end, a token is not lent any more
 REFRESH_MS: Final = 30_000  # longer than an issuer's answer is waited for: another mint does not begin meanwhile
 ANSWER_MS: Final = 25_000  # of it, for the connection and the answer: without these left, the token is not sent
+_MENDED_BY_LINK: Final = ("connection_missing", "connection_scope", "connection_ended")
 ACTOR_S: Final = 60  # the life of a token that names the agent at an exchange
 
 
@@ -78,47 +80,39 @@ def lend_token(mint: MintContext, service: str, asked: AskedToken, seal: Seal) -
         return TokenAnswer("subject_required", "", (), ())
     wanted = _scopes(mint, issuer, presented, asked)
 
-    def unusable(code: str, have: tuple[str, ...]) -> TokenAnswer:
-        return TokenAnswer(code, subject.name, wanted, have, make_link(mint, subject, asked.connection))
+    def answer(state: str, have: tuple[str, ...] = (), sealed: str | UnsetType = UNSET) -> TokenAnswer:
+        link = make_link(mint, subject, asked.connection) if state in _MENDED_BY_LINK else UNSET
+        return TokenAnswer(state, subject.name, wanted, have, link, sealed)
 
     row = mint.db.connections.latest(subject_target(subject.issuer, subject.name), home.name)
     if row is None:
-        return unusable("connection_missing", ())
+        return answer("connection_missing")
     have = row.scopes
     code = _refusal_of(mint, home, row)
-    if code == "connection_unavailable":
-        return TokenAnswer(code, subject.name, wanted, have)
     if code is None and home is issuer and not set(wanted) <= set(have):
         code = "connection_scope"
     if code is not None:
-        return unusable(code, have)
+        return answer(code, have)
     try:
-        if home is issuer:
-            found = _token_of(mint, issuer, row, " ".join(sorted(wanted)), asked.refused)
-        else:
-            found = _exchanged(mint, issuer, home, row, wanted, presented.task.agent)
+        found = _access_of(mint, issuer, row, wanted, presented.task.agent, asked.refused)
     except RefreshRefusedError:
         facts = {"connection": row.id, "name": row.name, "subject": row.subject, "why": "issuer"}
         mint.db.connections.end(row.id, "issuer", Event.of("connection.ended", MINT, **facts))
-        return unusable("connection_ended", have)
+        return answer("connection_ended", have)
     except ScopesRefusedError:  # the issuer has lowered those of the refresh token: to connect again gives all
-        return unusable("connection_scope", ())
+        return answer("connection_scope")
     except IssuerBusyError:
-        return TokenAnswer("busy", subject.name, wanted, have)
-    except SealError as error:  # a row that was moved, or whose key is gone
-        _log.warning("%s", error)
-        return unusable("connection_ended", have)
+        return answer("busy", have)
     except (SettingsError, UnavailableError) as error:
         _log.warning("%s", error)
-        return TokenAnswer("connection_unavailable", subject.name, wanted, have)
+        # Of a seal: the row was moved, or its key is gone.
+        return answer("connection_ended" if isinstance(error, SealError) else "connection_unavailable", have)
     if not set(wanted) <= set(found.scopes):  # the issuer has given less than it was asked for
         if home is not issuer:  # to connect again would give no more
             raise denied(f"connection: the issuer of {issuer.name} gives {subject.name} no {' '.join(wanted)}")
-        return unusable("connection_scope", found.scopes)
+        return answer("connection_scope", found.scopes)
     lent = _lent(mint, service, asked.tool, presented, row, found)
-    if lent is None:
-        return TokenAnswer("connection_unavailable", subject.name, wanted, have)
-    return TokenAnswer("lent", subject.name, wanted, have, sealed=seal(lent))
+    return answer("connection_unavailable", have) if lent is None else answer("lent", have, seal(lent))
 
 
 def _lent(
@@ -177,15 +171,10 @@ def targets_of(row: Row) -> tuple[str, ...]:
     return ("realm", row.subject, f"connection:{row.id}")
 
 
-def _exchanged(
-    mint: MintContext,
-    issuer: AccountIssuer,
-    home: AccountIssuer,
-    row: Row,
-    wanted: tuple[str, ...],
-    agent: str,
+def _access_of(
+    mint: MintContext, issuer: AccountIssuer, row: Row, wanted: tuple[str, ...], agent: str, refused: str
 ) -> HeldAccess:
-    """Return an access token that the person's token at another issuer was exchanged for.
+    """Return an access token: one of the connection, or one that the person's token at another issuer is exchanged for.
 
     Raises:
         IssuerBusyError: Other calls refresh, or wait for an issuer.
@@ -193,6 +182,9 @@ def _exchanged(
         GrantError: An issuer refuses the exchange.
         UnavailableError: An issuer does not answer.
     """
+    home = issuer_of(mint, row.name)
+    if home is issuer:
+        return _token_of(mint, issuer, row, " ".join(sorted(wanted)), refused)
     have = " ".join(sorted(row.scopes))
     is_new = now_ms() - (row.refreshed_at or row.created_at) < EARLY_MS
     own = _token_of(mint, home, row, have, "")
