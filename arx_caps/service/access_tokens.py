@@ -250,20 +250,6 @@ def link_digest(link: str) -> str:
     return sha256(link.rpartition("/")[2].encode()).hexdigest()
 
 
-def is_connected(mint: MintClient, key: SigningKey, link: str) -> bool:
-    """Return whether a person has connected an account by a link.
-
-    Args:
-        mint: The mint.
-        key: The service's own key.
-        link: The link's digest.
-
-    Raises:
-        ArxError: The mint does not answer, or refuses.
-    """
-    return mint.call("GET", f"/v1/connections/links/{link}", key=key).get("connected") is True
-
-
 def _sealed_request(key: SigningKey, token: str) -> tuple[OKPKey, dict[str, Any]]:
     """Return a fresh key, and the body of a request whose answer is sealed to it."""
     own, seal = make_seal(key, token)

@@ -23,7 +23,7 @@ from arx_caps.gateway.base.leaks import Leaks
 from arx_caps.gateway.base.settings import CredentialTerms
 from arx_caps.gateway.base.upstream_answer import LendingError
 from arx_caps.gateway.upstream.credentials import Credential, LiveCall
-from arx_caps.service.access_tokens import ask_connection_token, is_connected
+from arx_caps.service.access_tokens import ask_connection_token
 from arx_caps.service.own_key import read_own_key
 from arx_verifier.clock import now_ms
 from arx_verifier.errors import ArxError, GrantError, TokenError
@@ -127,7 +127,8 @@ class PersonCredential(Credential):
             link: The link's digest.
         """
         with contextlib.suppress(ArxError):
-            return await asyncio.to_thread(is_connected, self._mint, self._key, link)
+            path = f"/v1/connections/links/{link}"
+            return (await asyncio.to_thread(self._mint.call, "GET", path, key=self._key)).get("connected") is True
         return False
 
     async def close(self) -> None:

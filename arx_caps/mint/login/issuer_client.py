@@ -217,7 +217,8 @@ class IssuerClient:
         for source in self._secrets:
             secret = read_secret(source, self._realm.folder)
             if "client_secret_basic" in self.read_metadata().token_endpoint_auth_methods_supported:
-                answer = self.fetch(url, form, (quote_plus(self._client_id), quote_plus(secret)))  # RFC 6749 2.3.1
+                basic = (quote_plus(self._client_id), quote_plus(secret))  # RFC 6749 2.3.1
+                answer = self.fetch(url, form, basic=basic)
             else:
                 answer = self.fetch(url, {**form, "client_id": self._client_id, "client_secret": secret})
             # A client that is refused has used up no token.
@@ -225,14 +226,13 @@ class IssuerClient:
                 break
         return answer
 
-    def fetch(
-        self,
-        url: str,
-        form: Mapping[str, str] | None = None,
-        basic: tuple[str, str] | None = None,
-        bearer: str | None = None,
-    ) -> tuple[int, bytes]:
-        """Return status and body of an answer of the issuer; see ``http.client.fetch``.
+    def fetch(self, url: str, form: Mapping[str, str] | None = None, **credential: Any) -> tuple[int, bytes]:
+        """Return status and body of an answer of the issuer.
+
+        Args:
+            url: One of its endpoints.
+            form: What to send.
+            credential: ``basic`` or ``bearer``, as ``http.client.fetch`` takes it.
 
         Raises:
             UnavailableError: It does not answer.
@@ -240,7 +240,7 @@ class IssuerClient:
         bounds: Any = {"timeout": TIMEOUT, "total_s": TOTAL_S, "longest": MAX_BYTES, "ca": self._realm.ca}
         try:
             with self.place(WAIT_S):
-                return fetch(url, form=form, basic=basic, bearer=bearer, **bounds)
+                return fetch(url, form=form, **credential, **bounds)
         except (httpx.HTTPError, httpx.InvalidURL, RequestError, SettingsError) as error:
             own = isinstance(error, RequestError | SettingsError)
             # Not chained: the request has a secret.
