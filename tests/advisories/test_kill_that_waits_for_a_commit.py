@@ -124,6 +124,19 @@ def test_operator_who_signs_in_meanwhile(realm: Harness, server: Postgres) -> No
     assert [each.tool for each in read_journal(journal) if each.sequence][-2:] == ["arx.login", "arx.kill"]
 
 
+def test_operator_who_signs_in_while_the_disk_is_full(realm: Harness) -> None:
+    """The proof is stored and the event is not: the sign-in was refused as a repeated one, by its own proof."""
+    full = "BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END"
+    with psycopg.connect(str(realm.realm.database), autocommit=True) as root:
+        root.execute(f"CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $${full}$$")
+        root.execute("CREATE TRIGGER full_disk BEFORE INSERT ON outbox EXECUTE FUNCTION full_disk()")
+        operator = realm.operator()
+        root.execute("DROP TRIGGER full_disk ON outbox")
+    assert kill(operator, "session:s-abcdefghijklmnop").status_code == 200
+    journal = realm.realm.journals_dir / "mint"
+    assert [each.tool for each in read_journal(journal) if each.sequence][-2:] == ["arx.login", "arx.kill"]
+
+
 def test_through_the_console(realm: Harness, server: Postgres) -> None:
     """A browser that is signed in kills, and sees its kill."""
     browser, target = sign_in(realm), "session:s-abcdefghijklmnop"
