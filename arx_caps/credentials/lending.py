@@ -9,7 +9,14 @@ from msgspec import UNSET, Meta, UnsetType
 from arx_verifier.token.wire import MAX_CREDENTIAL_CHARS
 
 
-class AskedToken(msgspec.Struct, frozen=True):
+class SecretStruct(msgspec.Struct, frozen=True):
+    """A struct with a secret, which neither a log nor a traceback may show."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class AskedToken(SecretStruct, frozen=True):
     """The token of a call, the connection that it needs, its tool, and the key that the answer is sealed to.
 
     ``tool`` is empty for a message that calls none. ``refused`` is the SHA-256 of a token that the upstream has just
@@ -22,11 +29,8 @@ class AskedToken(msgspec.Struct, frozen=True):
     tool: Annotated[str, Meta(max_length=200)] = ""
     refused: Annotated[str, Meta(max_length=64)] = ""
 
-    def __repr__(self) -> str:
-        return f"<AskedToken for {self.tool}>"
 
-
-class TokenAnswer(msgspec.Struct, frozen=True):
+class TokenAnswer(SecretStruct, frozen=True):
     """What a call gets: ``state`` is ``lent``, ``busy`` or the code of a refusal; ``sealed`` has the token as a JWE.
 
     ``person`` is the person's name at the login, ``connect_url`` the link for the person. ``wanted`` are the scopes of
@@ -40,11 +44,8 @@ class TokenAnswer(msgspec.Struct, frozen=True):
     connect_url: str | UnsetType = UNSET
     sealed: str | UnsetType = UNSET
 
-    def __repr__(self) -> str:
-        return f"<TokenAnswer {self.state}>"
 
-
-class LentToken(msgspec.Struct, frozen=True):
+class LentToken(SecretStruct, frozen=True):
     """A person's access token.
 
     Attributes:
@@ -62,6 +63,3 @@ class LentToken(msgspec.Struct, frozen=True):
     account: str
     scopes: tuple[str, ...]
     born: tuple[str, int]
-
-    def __repr__(self) -> str:
-        return f"<LentToken of {self.connection}>"

@@ -8,6 +8,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from arx_caps.credentials.lending import SecretStruct
 from arx_caps.mint.connections.vault import HeldAccess
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.login.issuer_client import OPENID, RFC_8414, IssuerClient, derived, object_of
@@ -38,7 +39,7 @@ class ScopesRefusedError(GrantError):
     """The issuer gives the scopes for a refresh token no more."""
 
 
-class IssuedTokens(msgspec.Struct, frozen=True):
+class IssuedTokens(SecretStruct, frozen=True):
     """An answer of a token endpoint, a secret."""
 
     access_token: str
@@ -66,9 +67,6 @@ class IssuedTokens(msgspec.Struct, frozen=True):
             return tuple(asked)
         named = (each for each in self.scope.split(" ") if each.isascii() and each.isprintable())
         return tuple(dict.fromkeys(each for each in named if 0 < len(each) <= _MAX_SCOPE_CHARS))[:MOST_SCOPES]
-
-    def __repr__(self) -> str:
-        return "<IssuedTokens>"
 
 
 class AccountIssuer(IssuerClient):

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from arx_caps.credentials.lending import SecretStruct
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.identity.keys import PERSON_NAME, SealedRoot
@@ -38,7 +39,7 @@ class HeldAccess(NamedTuple):
         return "<HeldAccess>"
 
 
-class HeldTokens(msgspec.Struct, frozen=True, kw_only=True):
+class HeldTokens(SecretStruct, frozen=True, kw_only=True):
     """The tokens of one account, all secrets.
 
     Attributes:
@@ -49,12 +50,9 @@ class HeldTokens(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     refresh: str | None = None
-    access: dict[str, HeldAccess] = {}
+    access: dict[str, HeldAccess] = msgspec.field(default_factory=dict)
     account: str = ""
     shown: str = ""
-
-    def __repr__(self) -> str:
-        return "<HeldTokens>"
 
 
 class PersonKey(NamedTuple):
