@@ -119,10 +119,9 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
 def _hold(mint: MintContext, issuer: AccountIssuer, row: LinkRow, page: bytes, tokens: IssuedTokens) -> bool:
     """Hold tokens for the word of a person; return False if the link is over."""
     account, shown = issuer.account(page, tokens)
-    asked = list(row.scopes)
     # An issuer that grants more than was asked for is not believed: no call gets more than the realm's settings name.
-    given = tokens.held(asked)
-    granted = [scope for scope in asked if scope in given.scopes]
+    given = tokens.held(row.scopes)
+    granted = [scope for scope in row.scopes if scope in given.scopes]
     access = {" ".join(sorted(granted)): given}
     held = HeldTokens(refresh=tokens.refresh_token, access=access, account=account, shown=shown)
     if issuer.terms.account == "digest":

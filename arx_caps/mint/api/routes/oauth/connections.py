@@ -145,12 +145,8 @@ def end_connection_route(call: RouteCall) -> ConnectionEnded:
     """End a connection: delete its tokens, revoke them at the issuer, and kill its target."""
     mint, by, row = call.mint, call.authenticated.actor, _find(call)
     report, revoked = end_connection(mint, row, by, call.body.reason)
-    return ConnectionEnded(
-        connection=show_connection(mint, _find(call)),
-        status=report.status,
-        summary=report.summary,
-        revoked_upstream=revoked,
-    )
+    shown = show_connection(mint, _find(call))
+    return ConnectionEnded(connection=shown, status=report.status, summary=report.summary, revoked_upstream=revoked)
 
 
 @endpoint("POST", "/v1/connections/rotate", ROTATE, ConnectionsRotateBody, problems=("conflict",))
