@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a gateway asks the mint about access tokens, and about tokens of people's accounts.  CONTROL 5, 9.3."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -145,12 +146,10 @@ def open_access_token(mint: MintClient, key: SigningKey, token: str) -> OpenedHa
     require_private(mint)
     own, body = _sealed_request(key, token)
     answer = mint.call("POST", "/v1/handles", key=key, body=body, repeats=False)  # a client waits, and asks again
-    try:
+    with _reading(mint):
         opened = msgspec.convert(answer, _Opened)
         content = msgspec.json.decode(open_seal(opened.sealed, own), type=_Content)
         return OpenedHandle(Bundle.parse(content.bundle), content.scopes, opened.expires_at)
-    except (msgspec.MsgspecError, JoseError, ArxError, ValueError) as error:
-        raise _malformed(mint, error) from None
 
 
 def ask_approval(
@@ -172,10 +171,8 @@ def ask_approval(
     require_private(mint)
     body = {"handle": token, "caveat": caveat, "tool": tool, "args": dict(args)}
     answer = mint.call("POST", "/v1/handles/approvals", key=key, body=body, repeats=False)
-    try:
+    with _reading(mint):
         return msgspec.convert(answer, _Asked).approval
-    except msgspec.MsgspecError as error:
-        raise _malformed(mint, error) from None
 
 
 def take_approval(mint: MintClient, key: SigningKey, token: str, name: str, *, withdraw: bool = False) -> TakenApproval:
@@ -195,14 +192,12 @@ def take_approval(mint: MintClient, key: SigningKey, token: str, name: str, *, w
     own, body = _sealed_request(key, token)
     path = f"/v1/handles/approvals/{quote(name, safe='')}"
     answer = mint.call("POST", path, key=key, body=body | {"withdraw": withdraw}, repeats=False)
-    try:
+    with _reading(mint):
         found = msgspec.convert(answer, _Taken)
         if found.sealed is None:
             return TakenApproval(found.approval, found.taken, None, None)
         content = msgspec.json.decode(open_seal(found.sealed, own), type=_Discharge)
         return TakenApproval(found.approval, False, Bundle.parse(content.bundle), Macaroon.parse(content.discharge))
-    except (msgspec.MsgspecError, JoseError, ArxError, ValueError) as error:
-        raise _malformed(mint, error) from None
 
 
 def ask_connection_token(
@@ -232,13 +227,11 @@ def ask_connection_token(
     own, seal = make_seal(key, token)
     body = msgspec.structs.asdict(AskedToken(token, connection, seal, tool, refused))
     answer = mint.call("POST", "/v1/connections/token", key=key, body=body, repeats=False)
-    try:
+    with _reading(mint):
         found = msgspec.convert(answer, TokenAnswer)
         if found.sealed is UNSET:
             return found, None
         return found, msgspec.json.decode(open_seal(found.sealed, own), type=LentToken)
-    except (msgspec.MsgspecError, JoseError, ValueError) as error:
-        raise _malformed(mint, error) from None
 
 
 def link_digest(link: str) -> str:
@@ -281,6 +274,12 @@ def open_seal(sealed: str, own: OKPKey) -> bytes:
     return jwe.decrypt_compact(sealed, own, algorithms=["ECDH-ES", "A256GCM"]).plaintext or b""
 
 
-def _malformed(mint: MintClient, error: Exception) -> StoreError:
-    # Not chained: the text of a parser could quote a bundle or a token.
-    return StoreError(f"malformed answer of {mint.issuer}: expected what was asked for ({type(error).__name__})")
+@contextlib.contextmanager
+def _reading(mint: MintClient) -> Iterator[None]:
+    """Raise ``StoreError`` for an answer of the mint that is none."""
+    try:
+        yield
+    except (msgspec.MsgspecError, JoseError, ArxError, ValueError) as error:
+        # Not chained: the text of a parser could quote a bundle or a token.
+        text = f"malformed answer of {mint.issuer}: expected what was asked for ({type(error).__name__})"
+        raise StoreError(text) from None
