@@ -53,7 +53,8 @@ _UNCLEAN_PATH: Final = re.compile(r"[\x00-\x1f\x7f\\]|//|(?:\A|/)\.{1,2}(?:/|\Z)
 _UNCLEAN_RAW: Final = re.compile(rb"%(?:2[ef5]|5c|00)|;", re.IGNORECASE)
 _PERCENT, _SEMICOLON = b"%;"
 _ESCAPE_CUT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_JSON_TYPE: Final = re.compile(r"application/(?:json|[a-z0-9.!#$&^_-]+\+json)", re.IGNORECASE)
+# RFC 9110 5.6.3: of other white space, such as a no-break space, Werkzeug sees a part of the type, and no JSON.
+_JSON_TYPE: Final = re.compile(r"[ \t]*application/(?:json|[a-z0-9.!#$&^_-]+\+json)[ \t]*", re.IGNORECASE)
 _UTF_8: Final = re.compile(r'[ \t]*charset=("?)utf-?8\1[ \t]*', re.IGNORECASE)
 
 
@@ -452,7 +453,7 @@ def read_body(headers: Headers, body: bytes) -> dict[str, Any]:
         raise RequestError("the body has a Content-Encoding: what was checked must be what the application reads")
     if media.strip().lower() == "multipart/form-data":
         return read_multipart(kind, body)
-    if LINE_BREAK in kind or not _JSON_TYPE.fullmatch(media.strip()):
+    if LINE_BREAK in kind or not _JSON_TYPE.fullmatch(media):
         # The application would read arguments, such as those of a form, to which no rule was applied.
         raise RequestError("the body is not of one JSON type (Content-Type: application/json), nor multipart/form-data")
     return read_json_object(body)
