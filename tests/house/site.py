@@ -30,6 +30,7 @@ ELSEWHERE: Final = {
     "verifier/SPEC.md": "spec/SPEC.md",
 }
 _MATRIX: Final = "spec/matrix.md"
+_WALKS: Final = "walks.md"
 _SOURCE: Final = {site: source for source, site in ELSEWHERE.items()}
 _LINK: Final = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _FENCE: Final = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
@@ -57,12 +58,15 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are not in docs, and the one that is made of the tests."""
+    """Add the pages that are not in docs, and the two that are made by the tests."""
     from mkdocs.structure.files import File  # the tests import this module without MkDocs
+
+    from tests.house import walks  # imports the whole product
 
     for source, site in ELSEWHERE.items():
         files.append(File.generated(config, site, abs_src_path=str(ROOT / source)))
     files.append(File.generated(config, _MATRIX, content=matrix.page()))
+    files.append(File.generated(config, _WALKS, content=walks.page()))
     return files
 
 
