@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arx_caps.mint.context import Born
+from arx_caps.mint.context import Born, KillView
 from arx_caps.mint.db.mint_database import MintDatabase
 from arx_caps.mint.db.repositories.operations.epoch import HighWater
 from tests.mint.harness import AGENT, LOOKUP, Harness
@@ -41,8 +41,8 @@ def test_a_grant_that_raced_a_new_history_changes_nothing(live: Harness, monkeyp
     live.mint.db.epoch.raise_high_water(live.realm.name, HighWater(begun.incarnation, begun.seq), begins=True)
 
     with monkeypatch.context() as racing:  # this request read the epoch, and was held to it, a moment before
-        racing.setattr(live.mint, "born", lambda: before)
-        racing.setattr(live.mint, "require", lambda *_: None)
+        racing.setattr(KillView, "born", lambda _: before)
+        racing.setattr(KillView, "require", lambda *_: None)
         racing.setattr(live.mint.epochs, "check", lambda *_: None)
         assert agent.call("POST", "/v1/tasks", LOOKUP).status_code == 201
 

@@ -375,7 +375,7 @@ def test_two_mints_are_one(desk: Desk) -> None:
     """Asked at one, answered at the other, given by either in the same bytes; two answers at once are one."""
     mint = local_mint(desk.harness.realm)
     mint.epochs = mint.verifier.epochs = desk.harness.mint.epochs
-    mint.freezes = desk.harness.mint.freezes
+    mint.freezes, mint.kills = desk.harness.mint.freezes, desk.harness.mint.kills
     other = Harness(mint)
 
     def at_the_other(holder: Holder) -> Holder:
