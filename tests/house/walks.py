@@ -132,20 +132,19 @@ async def application(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def _guarded(caller: UnsafeCaller, method: str, path: str, verifier: Verifier, status: int = 200) -> Walk:
-    """Send a signed request to a guarded application, and return its walk."""
+def _guarded(verifier: Verifier, *calls: tuple[UnsafeCaller, str, str], status: int = 200) -> Walk:
+    """Send signed requests to one guarded application, and return the walk of the last, which has this status."""
     app = ArxMiddleware(application, verifier=verifier, tools=TOOLS)
-    request = caller(httpx.Request(method, f"http://orders{path}"))
 
     async def send() -> Walk:
-        with Walk() as walk:
-            walked.append(await httpx.ASGITransport(app).handle_async_request(request))
+        for caller, method, path in calls:
+            request = caller(httpx.Request(method, f"http://orders{path}"))
+            with Walk() as walk:
+                answer = await httpx.ASGITransport(app).handle_async_request(request)
+        _require(answer.status_code == status, answer)
         return walk
 
-    walked: list[httpx.Response] = []
-    walk = asyncio.run(send())
-    _require(walked[0].status_code == status, walked[0])
-    return walk
+    return asyncio.run(send())
 
 
 def _require(holds: bool, answer: object) -> None:
@@ -153,43 +152,35 @@ def _require(holds: bool, answer: object) -> None:
         raise AssertionError(f"the walk has another end than it should: {answer}")
 
 
-def _delegate(realm: UnsafeTestRealm) -> UnsafeCaller:
-    return realm.caller(*RULES).delegate("test/worker")
+def _get(realm: UnsafeTestRealm) -> tuple[UnsafeCaller, str, str]:
+    return realm.caller(*RULES).delegate("test/worker"), "GET", "/orders/A-1"
 
 
 def first_call(_: Path) -> Walk:
     """A guarded call, one delegation, first sight of its token."""
     realm = UnsafeTestRealm("orders")
-    _guarded(_delegate(realm), "GET", "/orders/A-1", realm.verifier)
-    return _guarded(_delegate(realm), "GET", "/orders/A-1", realm.verifier)
+    return _guarded(realm.verifier, *(_get(realm) for _number in range(3)))
 
 
 def seen_call(_: Path) -> Walk:
     """A guarded call, one delegation, token seen before."""
     realm = UnsafeTestRealm("orders")
-    caller = _delegate(realm)
-    for _number in range(2):
-        _guarded(caller, "GET", "/orders/A-1", realm.verifier)
-    return _guarded(caller, "GET", "/orders/A-1", realm.verifier)
+    return _guarded(realm.verifier, *[_get(realm)] * 3)
 
 
 def watched_call(_: Path) -> Walk:
     """A call that watch mode lets pass, although no rule allows it."""
     realm = UnsafeTestRealm("orders")
     verifier = realm.verifier.watching(Watch(until_ms=now_ms() + 3_600_000))
-    caller = realm.caller(Rule(tool="orders.get"))
-    for _number in range(2):
-        _guarded(caller, "POST", "/orders/A-1/refund", verifier)
-    return _guarded(caller, "POST", "/orders/A-1/refund", verifier)
+    return _guarded(verifier, *[(realm.caller(Rule(tool="orders.get")), "POST", "/orders/A-1/refund")] * 3)
 
 
 def marked_call(_: Path) -> Walk:
     """A call that is refused after a mark of the session."""
     realm = UnsafeTestRealm("orders")
     caller = realm.caller(*RULES, marks=MARKS)
-    _guarded(caller, "GET", "/orders/A-1", realm.verifier)
-    _guarded(caller, "POST", "/orders/A-1/refund", realm.verifier, 403)
-    walk = _guarded(caller, "POST", "/orders/A-1/refund", realm.verifier, 403)
+    refund = caller, "POST", "/orders/A-1/refund"
+    walk = _guarded(realm.verifier, (caller, "GET", "/orders/A-1"), refund, refund, status=403)
     _require(realm.decisions.decisions[-1].code == "after_mark", realm.decisions.decisions[-1])
     return walk
 
