@@ -28,7 +28,8 @@ QUIET = {
     "GIT_TERMINAL_PROMPT": "0",
     "LC_ALL": "C",
 }
-QUIET |= {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+_ABOUT: Final = {"NAME": "a@b", "EMAIL": "a@b", "DATE": "2026-01-01T00:00:00Z"}  # one date: each run has the same ids
+QUIET |= {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _ABOUT.items()}
 
 
 def git(folder: Path, *words: str, fails: bool = False, **config: str) -> str:
