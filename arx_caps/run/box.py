@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import sys
 import termios
 from collections.abc import Iterator, Mapping
@@ -110,7 +111,9 @@ def kept_terminal() -> Iterator[None]:
         yield
     finally:
         if kept is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, kept)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # a killed shell has kept the foreground
+            with contextlib.suppress(termios.error):  # of a terminal that is gone
+                termios.tcsetattr(0, termios.TCSADRAIN, kept)
 
 
 def _require_safe_paths(program: Program) -> None:
