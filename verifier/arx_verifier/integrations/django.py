@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler, get_path_info
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.http.request import RawPostDataException
 from django.urls import Resolver404, URLPattern, URLResolver, get_resolver
 from django.urls.converters import IntConverter
+from django.utils.datastructures import MultiValueDict
 
 from arx_verifier.enforcement.base.routes import converted_argument
-from arx_verifier.enforcement.wsgi.views import Matched, Views
+from arx_verifier.enforcement.wsgi.views import EmptyForm, Matched, Views
 from arx_verifier.enforcement.wsgi.wsgi import GuardedWSGI
 from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, WSGICall
 from arx_verifier.errors import RequestError, SettingsError
@@ -74,6 +75,13 @@ def guard(
     return GuardedWSGI(run, verifier=verifier, may_be_public=may_be_public, **options)
 
 
+class _EmptyForm(EmptyForm, QueryDict):  # type: ignore[misc]  # takes what any mapping takes
+    def __deepcopy__(self, memo: Any) -> Any:
+        copied = super().__deepcopy__(memo)
+        copied.call = self.call
+        return copied
+
+
 class ArxDjangoMiddleware:
     """Decides on the view that Django matched; the last of ``MIDDLEWARE``."""
 
@@ -106,6 +114,9 @@ class ArxDjangoMiddleware:
         if not views.judge(call, matched):
             return HttpResponse(status=403)
         request.arx = request.META.get("arx")
+        if call.members and request.content_type != "multipart/form-data":
+            request._post, request._files = _EmptyForm(), MultiValueDict()  # noqa: SLF001 - as Django fills them
+            request._post.call = call  # noqa: SLF001
         return None
 
 

@@ -12,12 +12,13 @@ from urllib.parse import unquote
 
 from flask import Flask, request
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import FloatConverter, IntegerConverter
 
 from arx_verifier.enforcement.base.routes import converted_argument
-from arx_verifier.enforcement.wsgi.views import Matched, Views
+from arx_verifier.enforcement.wsgi.views import EmptyForm, Matched, Views, require_other
 from arx_verifier.enforcement.wsgi.wsgi import GuardedWSGI
 from arx_verifier.enforcement.wsgi.wsgi_call import CALL_KEY, WSGICall
 from arx_verifier.errors import RequestError, SettingsError
@@ -96,6 +97,8 @@ class _Guard:
         if not self._views.judge(call, matched):
             return "", 403
         call.matched = rule.endpoint, dict(current.view_args or {})
+        if call.members:
+            _require_kind(call, current)
         return self._preprocess(*context)
 
     def _dispatch_judged(self, *context: Any) -> ResponseReturnValue:
@@ -107,6 +110,25 @@ class _Guard:
             if call.problem is not None:
                 return "", 403
         return self._dispatch(*context)
+
+
+class _EmptyForm(EmptyForm, ImmutableMultiDict[str, str]):  # type: ignore[misc]  # takes what any mapping takes
+    pass
+
+
+def _require_kind(call: WSGICall, current: Any) -> None:
+    """Refuse the call once its view reads the body as one of another kind than was judged."""
+    if current.mimetype != "multipart/form-data":
+        current.form, current.files = _EmptyForm(), ImmutableMultiDict()
+        current.form.call = call
+        return
+    get_json = current.get_json
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        require_other(call, "the body: expected JSON, got a form")
+        return get_json(*args, **options)
+
+    current.get_json = refuse
 
 
 def _parameters(current: Any) -> dict[str, Any]:

@@ -41,6 +41,48 @@ class Matched(NamedTuple):
     parameters: Callable[[], Mapping[str, Any]]
 
 
+class EmptyForm:
+    """The form of a JSON body, before a framework's own mapping: it refuses a call whose view looks for an argument.
+
+    The view would take its default for an argument that was judged.
+    """
+
+    call: WSGICall
+
+    def __getitem__(self, name: Any) -> Any:
+        self._require_unsent(name)
+        return super().__getitem__(name)  # type: ignore[misc]
+
+    def __contains__(self, name: Any) -> bool:
+        self._require_unsent(name)
+        return bool(super().__contains__(name))  # type: ignore[misc]
+
+    def getlist(self, name: Any, *more: Any, **options: Any) -> Any:
+        """Return the values of a field: none."""
+        self._require_unsent(name)
+        return super().getlist(name, *more, **options)  # type: ignore[misc]
+
+    def _require_unsent(self, name: Any) -> None:
+        if name in self.call.members:
+            require_other(self.call, f"argument {name!r:.80}: expected in a form, got in JSON")
+
+
+def require_other(call: WSGICall, text: str) -> None:
+    """Refuse an allowed call whose view reads the body as one of another kind, unless the guard watches.
+
+    Args:
+        call: The call.
+        text: What the view expects.
+
+    Raises:
+        RequestError: It is refused.
+    """
+    error = RequestError(text)
+    call.withdraw(error)
+    if call.problem is not None:
+        raise error
+
+
 class Views:
     """The tool of each view and method.
 
@@ -101,7 +143,7 @@ class Views:
             # A middleware of the application, such as one that reads X-HTTP-Method-Override, has changed the request.
             raise RequestError("the method, the path, the query or the body is not the one that was sent")
         query = key.typed(key.read_query(scope["query_string"]))
-        members = read_body(collect_headers(scope["headers"]), call.body)
+        members = call.members = read_body(collect_headers(scope["headers"]), call.body)
         has_body = bool(call.body)
         return key.tool, join_arguments(key, matched.method, matched.parameters(), query, members, has_body=has_body)
 

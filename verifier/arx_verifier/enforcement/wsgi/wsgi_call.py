@@ -11,6 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
@@ -60,6 +61,7 @@ class WSGICall:
         is_unread: Whether it goes on in watch mode although it could not be read for a decision.
         environ: The request.
         matched: What the framework matched when the decision was made, for its adapter.
+        members: The arguments in the body on which the decision was made.
     """
 
     scope: Scope
@@ -69,6 +71,7 @@ class WSGICall:
     unproven: RefusedCall | None = None
     is_public = is_unread = False
     matched: Any = None
+    members: Mapping[str, Any] = MappingProxyType({})
     _screened: Screened | RefusedCall | None = None
     _target = b""
     _http: HttpCall
