@@ -106,14 +106,12 @@ def take_answer(mint: MintContext, page: bytes, name: str, answer: Mapping[str, 
     if not code:
         raise denied(why)
     tokens = issuer.redeem(page, code)
-    is_held = False
     try:
-        is_held = _hold(mint, issuer, row, page, tokens)
-    finally:
-        if not is_held:  # no row has them
-            issuer.revoke(tokens.refresh_token or tokens.access_token)
-    if not is_held:
-        raise denied("this browser has begun no connection, or too long ago")
+        if not _hold(mint, issuer, row, page, tokens):
+            raise denied("this browser has begun no connection, or too long ago")
+    except BaseException:  # no row has them
+        issuer.revoke(tokens.refresh_token or tokens.access_token)
+        raise
 
 
 def _hold(mint: MintContext, issuer: AccountIssuer, row: LinkRow, page: bytes, tokens: IssuedTokens) -> bool:

@@ -5,6 +5,7 @@ One refresh runs at once for a connection, over all mints, and what it gives is 
 sees one refresh token twice may end the whole grant.
 """
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
@@ -249,9 +250,8 @@ def _refreshed(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, 
     issued, is_clear = None, True
     try:
         # Read again: another call may have refreshed between the look above and the lock.
-        latest = mint.db.connections.find(row.id) or row
         # The key of before the refresh: in its time `arx key reseal` may seal it with what this mint has not read.
-        latest, key, held = _opened(mint, latest)
+        latest, key, held = _opened(mint, mint.db.connections.find(row.id) or row)
         kept = _kept(held, scopes, refused)
         if kept is not None:
             return kept
@@ -271,15 +271,12 @@ def _refreshed(mint: MintContext, issuer: AccountIssuer, row: Row, scopes: str, 
     live = {name: each for name, each in held.access.items() if each.until > now_ms() and name != scopes}
     refresh = issued.refresh_token or held.refresh
     tokens = msgspec.structs.replace(held, refresh=refresh, access=live | {scopes: given})
-    try:
-        is_stored = mint.db.connections.refreshed(latest, own, TokenSeal(mint, latest, tokens, key))
-    except SettingsError:  # the person was erased meanwhile
-        is_stored = False
-    if not is_stored:
-        # It was ended meanwhile, or this process was stopped for longer than the lock: what was given is not used.
-        issuer.revoke(issued.refresh_token or issued.access_token)
-        raise UnavailableError("the connection has changed meanwhile", code="issuer_unavailable")
-    return given
+    with contextlib.suppress(SettingsError):  # the person was erased meanwhile
+        if mint.db.connections.refreshed(latest, own, TokenSeal(mint, latest, tokens, key)):
+            return given
+    # It was ended meanwhile, or this process was stopped for longer than the lock: what was given is not used.
+    issuer.revoke(issued.refresh_token or issued.access_token)
+    raise UnavailableError("the connection has changed meanwhile", code="issuer_unavailable")
 
 
 def _opened(mint: MintContext, row: Row) -> tuple[Row, PersonKey, HeldTokens]:
