@@ -3,12 +3,14 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arx_caps.agent import Agent
+from arx_caps.agent.tasks.holder_key import make_holder_key
 from tests.adapters.asgi_server import serving
 from tests.gateway.served_door import Recorder
 from tests.realm_folder import ARX, RealmFolder
@@ -26,6 +28,7 @@ ttl = "1h"
 agents = ["acme/**"]
 params = {{ name = {{ max_length = 20 }} }}
 ttl = "10m"
+binding = "bound"
 audience = ["items"]
 allow = [{{ tool = "items.get", args = {{ name = "$name" }} }}]
 """
@@ -45,9 +48,9 @@ CURL = "curl -sS -o /dev/null -w '%{http_code} ' https://items.example/items/"
 class Realm(RealmFolder):
     """A realm with a gateway before a service, and the key of an agent."""
 
-    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command under a task that starts now."""
-        options = ("run", "--no-box", "--key", "agent.key", "read", *words)
+    def run(self, *words: str, start: Sequence[str] = ("--key", "agent.key", "read")) -> Any:
+        """Run a command under a task that starts now, or of a file."""
+        options = ("run", "--no-box", *start, *words)
         return subprocess.run(
             [*ARX, *options], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120
         )
@@ -108,3 +111,26 @@ def test_a_kill_ends_the_command_that_should_end(realm: Realm) -> None:
         _, errors = running.communicate(timeout=60)
     assert "an operator ended this task" in errors
     assert running.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.spec("16.1")
+def test_a_bound_task_runs_with_its_key_alone(realm: Realm) -> None:
+    """
+    Each call has its proof; without the key, and with another one, no command runs.
+    """
+    key = make_holder_key(realm.folder / "holder.key")
+    make_holder_key(realm.folder / "other.key")
+    with Agent.from_key_file(realm.folder / "agent.key") as agent, agent.open_session() as session:
+        session.start_task("read", {"name": "x"}, keep=True, holder_key=key).save(realm.folder / "task.bundle")
+        held = ("--holder-key", "holder.key")
+        for start in ((*held, "--task", "task.bundle"), (*held, "--key", "agent.key", "read", "--param", "name=x")):
+            done = realm.run("--", "sh", "-c", f"{CURL}x; {CURL}y", start=start)
+            assert (done.stdout, done.returncode) == ("200 403 ", 0), done.stderr
+        shown = realm.arx("decisions", "--tool", "items.get")["decisions"]
+        allowed = [each for each in shown if each["outcome"] == "allow"]
+        assert [each["assurance"] for each in allowed] == ["bound"] * 2, allowed
+        for held in ((), ("--holder-key", "other.key")):
+            done = realm.run("--", "touch", "ran", start=("--task", "task.bundle", *held))
+            assert done.returncode == 125, done.stderr
+            assert key.public in done.stderr
+    assert not (realm.folder / "ran").exists()
