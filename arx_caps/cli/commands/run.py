@@ -16,7 +16,7 @@ from arx_caps.cli.access.place import issuer_option
 from arx_caps.cli.exit_codes import Stop
 from arx_caps.cli.options import command_options, options_of
 from arx_caps.cli.parse import pairs_option, read_pairs
-from arx_caps.cli.terminal import Console
+from arx_caps.cli.terminal import Console, table
 from arx_verifier.errors import ArxError
 from arx_verifier.token.holder import HolderKey
 
@@ -103,7 +103,8 @@ class _Box:
 
 
 @click.command("run")
-@click.argument("words", metavar="[TASK] -- COMMAND...", nargs=-1, required=True)
+@click.argument("words", metavar="[TASK] -- COMMAND...", nargs=-1)
+@click.option("--check", is_flag=True, help="check which programs of this machine follow the front; takes --read alone")
 @click.option("--task", "file", type=_file, help="file of the task's bundle, mode 0600; one that replaces it is used")
 @_who_options
 @pairs_option("--param", "params", "parameter of the template TASK")
@@ -120,6 +121,7 @@ def run_command(
     console: Console,
     /,
     words: tuple[str, ...],
+    check: bool,
     file: Path | None,
     params: tuple[str, ...],
     holder_key: Path | None,
@@ -144,11 +146,17 @@ def run_command(
         arx run --task ~/task.bundle -- git clone https://github.com/acme/app
         arx run --key ~/coder.key.json code --param repo=acme/app -- claude
         arx run --workload-token ~/ci.jwt --issuer https://arx.example code --param repo=acme/app -- ./nightly.sh
+        arx run --check
     """
     who = _Who(**options)
+    if check:
+        if words or file or who.files or params or holder_key or gateway or no_box or home or writes or passed:
+            raise click.UsageError("--check takes --read alone")
+        _check(console, reads)
+        return
     if sum(each is not None for each in (file, who.key, who.workload_token)) != 1 or (file and who.files):
         raise click.UsageError("expected one of --task FILE, --key FILE and --workload-token FILE")
-    template, command = ("", words) if file is not None else (words[0], words[1:])
+    template, command = ("", words) if file is not None else ("".join(words[:1]), words[1:])
     if not command:
         raise click.UsageError("expected TASK -- COMMAND")
     if no_box and (home or reads or writes):
@@ -166,6 +174,21 @@ def run_command(
     except ArxError as error:
         raise Stop(str(error), _NOT_STARTED, hint=error.hint, code=error.code) from error
     raise SystemExit(status)
+
+
+def _check(console: Console, reads: tuple[Path, ...]) -> None:
+    import asyncio
+    import tempfile
+
+    from arx_caps.run.check import Checked, check
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="arx-run-") as name:
+            rows = asyncio.run(check(Path(name), reads))
+    except ArxError as error:
+        raise Stop(str(error), _NOT_STARTED, hint=error.hint, code=error.code) from error
+    shown = [each._asdict() for each in rows]
+    console.data("run-check", {"programs": shown}, lambda: table(Checked._fields, rows))
 
 
 def _run(
