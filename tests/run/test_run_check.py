@@ -77,7 +77,7 @@ def test_a_program_that_does_not_follow_is_shown_with_what_it_printed(tmp_path: 
 
 
 @in_a_box
-def test_what_is_not_there_is_not_installed(tmp_path: Path) -> None:
+def test_a_missing_program_is_not_installed(tmp_path: Path) -> None:
     """
     Of a folder with bubblewrap and git alone, git follows.
     """
