@@ -102,7 +102,7 @@ def test_what_a_proxy_sent_twice_is_done(place: Place) -> None:
     proxy = SendsTwice()
     command = Caller.operator(place.mint.realm.operator_key_path)
     with place.mint.agent("acme/support/lost") as agent, httpx.Client(transport=proxy) as client:
-        command._mint._http, direct = client, command._http
+        command.mint._http, direct = client, command._http
         direct.close()
         session = agent.open_session()
         session._mint._http, direct = client, session._mint._http

@@ -29,6 +29,8 @@ ELSEWHERE: Final = {
     "verifier/README.md": "verifier.md",
     "verifier/SPEC.md": "spec/SPEC.md",
 }
+# Pages that went into others: the sections of released versions in the changelog stay as they were.
+MOVED: Final = {"docs/adapters/fastmcp.md": "docs/adapters/mcp.md", "docs/gateway-operations.md": "docs/operations.md"}
 _MATRIX: Final = "spec/matrix.md"
 _WALKS: Final = "walks.md"
 _SOURCE: Final = {site: source for source, site in ELSEWHERE.items()}
@@ -98,6 +100,7 @@ def link(match: re.Match[str], site: str) -> str:
         return match[0]
     source = _SOURCE.get(site, f"docs/{site}")
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+    path = MOVED.get(path, path)
     there = ELSEWHERE.get(path, path.removeprefix("docs/"))
     shown = there != path and path.endswith((".md", ".svg"))
     if shown or not (ROOT / path).exists():  # MkDocs reports what does not exist

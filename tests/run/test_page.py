@@ -16,7 +16,7 @@ from tests.run.page_realm import CREDENTIAL, MODEL_KEY, PAGE, PageRealm
 from tests.servers import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
-REFUSED, NO_BOX = [block.text for block in blocks(PAGE) if block.language == "text"]
+REFUSED, _, NO_BOX = [block.text for block in blocks(PAGE) if block.language == "text"]
 ISSUER = f"""
 [issuer.ci]
 url = "{IDP}"
