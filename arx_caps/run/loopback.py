@@ -137,6 +137,15 @@ def signal_group(child: int, number: int) -> None:
             os.kill(child, number)
 
 
+def reap(child: int) -> int | None:
+    """Take what has ended from the kernel; return the wait status of the command once it has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            if found[0] == child:
+                return found[1]
+    return None
+
+
 def main(path: str, command: list[str]) -> int:
     """Run the command, and return its exit status; no process of the box outlives it.
 
@@ -154,18 +163,12 @@ def main(path: str, command: list[str]) -> int:
     if terminal is not None:
         termios.tcsetattr(terminal, termios.TCSANOW, termios.tcgetattr(0))
         copy_size(terminal)
+    # Waited for, as the starter has blocked them: another thread may get a signal, and would not wake this one.
+    waited = {*SIGNALS, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     child = os.fork()
     if child == 0:
         become(command, terminal)
-
-    def pass_on(number: int, _: object) -> None:
-        if number == signal.SIGWINCH and inner is not None:
-            copy_size(inner)  # the kernel sends the signal
-        else:
-            signal_group(child, number)
-
-    for number in SIGNALS:
-        signal.signal(number, pass_on)
     in_thread(accept, listener, path)
     shown = None
     if inner is not None and terminal is not None:
@@ -173,15 +176,20 @@ def main(path: str, command: list[str]) -> int:
         tty.setraw(0)  # the starter restores it
         in_thread(relay, 0, inner)
         shown = in_thread(relay, inner, 1)
-    # The starter has blocked them until now, when none is lost.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    while (ended := os.wait())[0] != child:
-        pass
+    ended = None
+    while ended is None:
+        number = signal.sigwait(waited)
+        if number == signal.SIGCHLD:
+            ended = reap(child)
+        elif number == signal.SIGWINCH and inner is not None:
+            copy_size(inner)  # the kernel sends the signal
+        else:
+            signal_group(child, number)
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     if shown is not None:
         shown.join()  # what the command has written comes out first
-    code = os.waitstatus_to_exitcode(ended[1])
+    code = os.waitstatus_to_exitcode(ended)
     return code if code >= 0 else 128 - code
 
 

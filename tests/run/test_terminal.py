@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terminal in which `arx run` is started: its settings afterwards."""
+"""The terminal in which `arx run` is started: its settings afterwards, and its size in the box."""
 
 import contextlib
 import fcntl
 import os
 import pty
 import signal
+import struct
 import subprocess
 import termios
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ from tests.run.world import RunWorld, git_world
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
+SIZES = """import os, signal
+def show(*_): print(*os.get_terminal_size(), flush=True)
+signal.signal(signal.SIGWINCH, show)
+show()
+while True: signal.pause()
+"""
 TAKES_FOREGROUND = """import os, signal
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 os.setpgrp()
@@ -78,6 +85,10 @@ class Terminal:
     def settings(self) -> list[object]:
         """All of its settings."""
         return list(termios.tcgetattr(self._inner))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give it another size."""
+        fcntl.ioctl(self._outer, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def until(self, text: str) -> None:
         """Wait until it shows a text."""
@@ -142,3 +153,19 @@ def test_a_terminal_that_goes_is_no_error(place: tuple[RunWorld, Path], options:
         terminal.hang_up()
         status, errors = terminal.end()
     assert (status, "Traceback" in errors) == (129, False), errors
+
+
+@needs_box
+def test_a_new_size_reaches_the_command(place: tuple[RunWorld, Path]) -> None:
+    """
+    The command in the box begins with the size of the outer terminal, and reads each new one.
+    """
+    world, clone = place
+    terminal = Terminal()
+    terminal.resize(31, 101)
+    with terminal.runs(world, clone, PYTHON, "-c", SIZES):
+        terminal.until("101 31")
+        for rows, columns in ((32, 102), (13, 203)):
+            terminal.resize(rows, columns)
+            terminal.until(f"{columns} {rows}")
+    terminal.hang_up()
