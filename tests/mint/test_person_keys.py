@@ -161,5 +161,5 @@ def test_a_mint_that_dies_in_a_rotation_loses_nothing(live: Harness, crasher: Cr
 
     assert at_every_step(live, act) > 4
     answer = live.operator().call("POST", "/v1/connections/rotate", {})
-    assert answer.json() == {"rotated": 1}
+    assert answer.json() == {"rotated": 2}
     assert count(live, "connection.key_rotated") > 2
