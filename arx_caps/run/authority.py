@@ -26,6 +26,12 @@ class _Host(msgspec.Struct, frozen=True):
     max_body: int
 
 
+class _Refusal(msgspec.Struct, frozen=True):
+    """What the gateway refuses with; a proxy before it has no such code."""
+
+    code: str
+
+
 class _Hosts(msgspec.Struct, frozen=True):
     hosts: dict[str, _Host]
 
@@ -127,7 +133,7 @@ class RunAuthority:
         """Read the hosts of the gateways, and whether an operator has ended the task.
 
         Args:
-            ask: Asks a gateway; it raises an ``ArxError`` if there is no answer, and the former hosts are kept.
+            ask: Asks a gateway; it raises an ``ArxError`` if there is no answer.
 
         Raises:
             SettingsError: No gateway of the task has a host, or the task was ended before the first look.
@@ -142,14 +148,15 @@ class RunAuthority:
             except ArxError as error:
                 failures.append(f"{origin}: {error}")
                 continue
-            if status == 403:
+            if status == 403 and _is_revoked(answer):
                 if not self._upstreams:
                     raise SettingsError("an operator ended this task: start another one")
                 self.note_end()
+            elif status != 200:  # such as of a proxy while the gateway starts: the former hosts are kept
+                failures.append(f"{origin}: it answered {status}")
             elif answer != self._answers.get(origin):
-                self._answers[origin] = answer
-                self._found[origin] = self._hosts_of(origin, answer) if status == 200 else {}
-            if not self._found.get(origin):
+                self._answers[origin], self._found[origin] = answer, self._hosts_of(origin, answer)
+            if status == 200 and not self._found[origin]:
                 failures.append(f"{origin}: no upstream with a host of the task")
         found = [self._found.get(origin, {}) for origin in self.gateways]
         self._upstreams = dict(chain.from_iterable(each.items() for each in reversed(found)))  # the first one wins
@@ -172,3 +179,9 @@ class RunAuthority:
         """Return the origins of each audience of the task."""
         origins = self.task.bundle.origins
         return {each: {str(read_origin(text)) for text in origins.get(each, ())} for each in self.task.audiences}
+
+
+def _is_revoked(answer: bytes) -> bool:
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(answer, type=_Refusal).code == "revoked"
+    return False

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The front of `arx run` before a gateway: what it signs and forwards, and what it refuses by itself."""
 
+import asyncio
 import json
 import os
 import signal
@@ -11,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 
+from arx_caps.agent import Bundle, Task
 from arx_caps.embedded import EmbeddedValkey
+from arx_caps.run.authority import RunAuthority
 from arx_verifier import Rule
 from tests.gateway.gateway_realm import AUDIENCE
 from tests.gateway.served_door import Recorder
@@ -228,6 +232,27 @@ def test_a_host_that_the_gateway_got_is_known_soon(place: Place) -> None:
         file.write_text(file.read_text("utf-8").replace(f'["{HOST}"]', f'["{HOST}", "more.example"]'), "utf-8")
         world.gateway.send_signal(signal.SIGHUP)
         assert running.wait(60) == 0
+
+
+def test_the_answer_of_a_proxy_ends_no_task(place: Place) -> None:
+    """
+    Before a gateway it refuses or fails: the hosts stay, and only the gateway's own refusal ends the task.
+    """
+    world, _ = place
+    hosts = httpx.get(f"{world.url}/hosts").content
+    answers = iter([(200, hosts), (403, b"<html>Forbidden</html>"), (502, b""), (403, b'{"code": "revoked"}')])
+    ended: list[bool] = []
+
+    async def ask(_: str, __: str) -> tuple[int, bytes]:
+        return next(answers)
+
+    async def looks() -> None:
+        for known in ([], [], [], [True]):
+            await authority.look(ask)
+            assert (list(authority.hosts), ended) == ([HOST], known)
+
+    authority = RunAuthority(lambda: Task(Bundle.parse(world.secret)), lambda: ended.append(True))
+    asyncio.run(looks())
 
 
 def test_no_part_of_the_task_reaches_the_command(place: Place) -> None:
