@@ -41,7 +41,7 @@ _PROGRAMS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-class Checked(NamedTuple):
+class ProgramCheck(NamedTuple):
     """What was found of a program.
 
     Attributes:
@@ -76,7 +76,7 @@ class _OneText(asyncio.Protocol):
             self._transport.close()
 
 
-async def check(folder: Path, reads: tuple[Path, ...]) -> list[Checked]:
+async def check(folder: Path, reads: tuple[Path, ...]) -> list[ProgramCheck]:
     """Return what was found of each program.
 
     Args:
@@ -104,15 +104,15 @@ def _open_box(
     return open_box(command, environment=found, folder=work, home=home, reads=(run, *reads), protected=secrets)
 
 
-async def _check(name: str, folder: Path, certificates: RunCertificates, reads: tuple[Path, ...]) -> Checked:
+async def _check(name: str, folder: Path, certificates: RunCertificates, reads: tuple[Path, ...]) -> ProgramCheck:
     (host, command), arrived, socket = _PROGRAMS[name], asyncio.Event(), folder / "run" / _SOCKET
     path = shutil.which(command[0])
     if path is None:
-        return Checked(name, "", "not installed", "")
+        return ProgramCheck(name, "", "not installed", "")
     try:
         box = _open_box(command, host, folder, certificates, reads)
     except SettingsError as error:  # of this program, as there is a box
-        return Checked(name, path, "does not", str(error))
+        return ProgramCheck(name, path, "does not", str(error))
 
     def opened(_: dict[str, Any]) -> Any:
         return _OneText(host, arrived)
@@ -139,9 +139,9 @@ async def _check(name: str, folder: Path, certificates: RunCertificates, reads: 
             await process.wait()
             server.close()
     if arrived.is_set():
-        return Checked(name, path, "follows", "")
+        return ProgramCheck(name, path, "follows", "")
     lines = (folder / "printed").read_text("utf-8", "replace").split("\n")
     printed = [line.strip() for line in lines if line.strip()] or ["nothing"]
     line = [*printed[-1:], *(each for each in printed if _REASON.search(each))][-1]
     missing = line.startswith("ModuleNotFoundError")
-    return Checked(name, path, "not installed" if missing else "does not", line)
+    return ProgramCheck(name, path, "not installed" if missing else "does not", line)

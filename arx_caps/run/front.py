@@ -133,7 +133,7 @@ class Front:
         Raises:
             UnavailableError: It does not answer.
         """
-        gateway, call = self._gateways[origin], LiveCall(token, "", None)  # type: ignore[arg-type]
+        gateway, call = self._gateways[origin], _signed(token)
         try:
             async with asyncio.timeout(_WAIT_S), gateway.send("GET", [], b"", "/hosts", call=call) as answer:
                 return answer.status, await read_whole(answer, gateway.terms, "gateway")
@@ -206,7 +206,7 @@ class Front:
         """Send a request and its answer; return False where the gateway had not started when it was signed."""
         gateway, begun = self._gateways[upstream.gateway], False
         headers = [pair for pair in scope["headers"] if pair[0] not in _KEYS]
-        call = LiveCall(token, "", None)  # type: ignore[arg-type]  # the gateway reads the facts of the chain
+        call = _signed(token)
 
         async def begin(message: Message) -> None:
             nonlocal begun
@@ -246,6 +246,10 @@ class Front:
 
     def __repr__(self) -> str:
         return "<Front>"
+
+
+def _signed(token: str) -> LiveCall:
+    return LiveCall(token, "", None)  # type: ignore[arg-type]  # the gateway reads the facts of the chain
 
 
 def _host_of(scope: Scope) -> tuple[str, str]:

@@ -79,9 +79,8 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 def forward(client: socket.socket, path: str) -> None:
     """Lead a connection to the front, and end both together."""
     with client, socket.socket(socket.AF_UNIX) as front, contextlib.suppress(OSError):
-        client.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # else parts of an answer wait 40 ms for its client
+        # Else parts of an answer wait 40 ms for its client.
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         front.connect(path)
         back = in_thread(pump, front, client)
         pump(client, front)

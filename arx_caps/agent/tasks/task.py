@@ -204,7 +204,7 @@ class Task(Shared):
             raise call_proof.not_the_holder(bound)
 
     def aside(self) -> "Task":
-        """Return this task for questions about itself: what it signs is no use that keeps the task or its session."""
+        """Return a copy for questions about the task itself: what it signs does not count as use of the task."""
         return Task(self.bundle, now=self._now, key=self._key)
 
     @property

@@ -150,7 +150,8 @@ def run_command(
     """
     who = _Who(**options)
     if check:
-        if words or file or who.files or params or holder_key or gateway or no_box or home or writes or passed:
+        others = (*who.files, *words, *params, *writes, *passed, file, who.issuer, holder_key, gateway, home)
+        if any(others) or no_box or end_command:
             raise click.UsageError("--check takes --read alone")
         _check(console, reads)
         return
@@ -180,7 +181,7 @@ def _check(console: Console, reads: tuple[Path, ...]) -> None:
     import asyncio
     import tempfile
 
-    from arx_caps.run.check import Checked, check
+    from arx_caps.run.check import ProgramCheck, check
 
     try:
         with tempfile.TemporaryDirectory(prefix="arx-run-") as name:
@@ -188,7 +189,7 @@ def _check(console: Console, reads: tuple[Path, ...]) -> None:
     except ArxError as error:
         raise Stop(str(error), _NOT_STARTED, hint=error.hint, code=error.code) from error
     shown = [each._asdict() for each in rows]
-    console.data("run-check", {"programs": shown}, lambda: table(Checked._fields, rows))
+    console.data("run-check", {"programs": shown}, lambda: table(ProgramCheck._fields, rows))
 
 
 def _run(

@@ -116,10 +116,7 @@ class HttpDoor:
         if PUSH in scope and isinstance(grant, Grant):
             grant.external_id = scope[PUSH].external_id()
             send = _reporting(scope[PUSH], grant, send)
-        path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
-        query = scope["query_string"].decode("latin-1")
-        target = f"{path}?{query}" if query else path
-        begun = False
+        target, begun = _target_of(scope), False
 
         async def begin(message: Message) -> None:
             nonlocal begun
@@ -213,6 +210,13 @@ def meaning_of(routes: Callable[[Scope, bytes], Meaning | None], scope: Scope, b
     if found is not None:
         check_names(found[1])
     return found
+
+
+def _target_of(scope: Scope) -> str:
+    """Return the target of a request below the upstream, with its query."""
+    path = scope["raw_path"].partition(b"?")[0].decode("latin-1").removeprefix(scope["root_path"])
+    query = scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
 
 
 def _reporting(push: GitPush, grant: Grant, send: Send) -> Send:
