@@ -19,8 +19,8 @@ from arx_caps.mint.db.repositories.work.approvals import (
     ENDED,
     WAITING,
     WITHDRAWN,
-    Approval,
     ApprovalAnswer,
+    ApprovalWithTask,
     ShownMark,
 )
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
@@ -63,7 +63,7 @@ def ask_approval(
     request: ApprovalRequest,
     *,
     handle: str | None = None,
-) -> Approval:
+) -> ApprovalWithTask:
     """Store an agent's request for an approval.
 
     Args:
@@ -97,7 +97,7 @@ def ask_approval(
     marks = _marks_to_show(mint, session, third_party) if third_party.when else None
     facts: dict[str, Any] = {"session": session.id, "task": task.id, "agent": caller.name, "template": template}
     facts |= {"audience": audience, "tool": request.tool, "why": _cleaned(request.why), "need": terms.need}
-    row = Approval(
+    row = ApprovalWithTask(
         **facts,
         id=new_name(APPROVAL),
         caveat=request.caveat,
@@ -120,7 +120,7 @@ def ask_approval(
     return row
 
 
-def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Approval) -> str | None:
+def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: ApprovalWithTask) -> str | None:
     """Return the discharge of an approval, a secret; None while the request waits.
 
     Raises:
@@ -159,8 +159,8 @@ def fetch_discharge(mint: MintContext, caller: AuthenticatedCaller, row: Approva
 
 
 def answer_approval(
-    mint: MintContext, caller: AuthenticatedCaller, row: Approval, *, yes: bool, why: str | None
-) -> Approval:
+    mint: MintContext, caller: AuthenticatedCaller, row: ApprovalWithTask, *, yes: bool, why: str | None
+) -> ApprovalWithTask:
     """Approve or deny a request.
 
     Args:
@@ -200,8 +200,8 @@ def answer_approval(
 
 
 def withdraw_approval(
-    mint: MintContext, caller: AuthenticatedCaller, row: Approval
-) -> tuple[Approval, KillReport | None]:
+    mint: MintContext, caller: AuthenticatedCaller, row: ApprovalWithTask
+) -> tuple[ApprovalWithTask, KillReport | None]:
     """Withdraw an approval, also if its discharge was fetched; or a request.
 
     Returns:
@@ -221,7 +221,7 @@ def withdraw_approval(
     return mint.db.approvals.withdraw(row, APPROVED, caller.actor, seq=report.seq), report
 
 
-def approval_state(mint: MintContext, row: Approval) -> State:
+def approval_state(mint: MintContext, row: ApprovalWithTask) -> State:
     """Return the state of an approval, by its row, its task's row, the clock and the kill epoch."""
     if row.status in (DENIED, WITHDRAWN, ENDED):
         return cast("State", row.status)
@@ -317,7 +317,7 @@ def _marks_to_show(mint: MintContext, session: SessionRow, third_party: Approval
     return found
 
 
-def _terms_now(mint: MintContext, row: Approval) -> ApprovalTerms:
+def _terms_now(mint: MintContext, row: ApprovalWithTask) -> ApprovalTerms:
     """Return the terms of a request by the grants of today."""
     request = ApprovalRequest(row.caveat, row.tool, row.args, None)
     try:
@@ -341,7 +341,7 @@ def _require_allowed(granted: StoredGrant, audience: str, request: ApprovalReque
             raise GrantError(message, code="bad_parameters", failures=error.failures) from error
 
 
-def _may_approve(mint: MintContext, operator_row: OperatorRow, row: Approval) -> bool:
+def _may_approve(mint: MintContext, operator_row: OperatorRow, row: ApprovalWithTask) -> bool:
     """Return whether an operator who approved before may still approve."""
     # Removed, frozen, or with another role since: an approval counts only if it could be given again now.
     if operator_row.status != "active":

@@ -16,7 +16,7 @@ HOME: Final = "/console/verifiers"
 SHOWN: Final = 100
 
 
-class ServiceRow(NamedTuple):
+class ServiceWithVerifiers(NamedTuple):
     """A service with its verifiers.
 
     Attributes:
@@ -63,13 +63,13 @@ def stream_verifiers(visit: Visit) -> Response:
     return visit.stream(broadcast_status(visit), show)
 
 
-def _rows(services: list[ServiceShown], status: StatusShown, *, all_shown: bool) -> list[ServiceRow]:
+def _rows(services: list[ServiceShown], status: StatusShown, *, all_shown: bool) -> list[ServiceWithVerifiers]:
     by_service = defaultdict(list)
     for one in status.verifiers:
         by_service[one.service or one.id].append(one)
-    rows = [ServiceRow(each.audience, each, by_service.pop(each.audience, [])) for each in services]
+    rows = [ServiceWithVerifiers(each.audience, each, by_service.pop(each.audience, [])) for each in services]
     # The mint itself, relays, and processes of services that were removed.
-    rows += [ServiceRow(name, None, found) for name, found in by_service.items() if all_shown]
+    rows += [ServiceWithVerifiers(name, None, found) for name, found in by_service.items() if all_shown]
     order = ("never seen", "gone", "late", "live")
     return sorted(rows, key=lambda row: (order.index(row.state), row.name))
 

@@ -16,7 +16,7 @@ import msgspec
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.events import Event
 from arx_caps.mint.db.repositories.oauth.oauth_consents import ConsentRow
-from arx_caps.mint.db.repositories.work.approvals import Approval
+from arx_caps.mint.db.repositories.work.approvals import ApprovalWithTask
 from arx_caps.mint.db.unit_of_work import UnitOfWork
 from arx_caps.mint.identity.issuer_token import IssuerToken
 from arx_caps.mint.identity.session_login import Opener, subject_in, subject_targets
@@ -76,7 +76,7 @@ class Consent(NamedTuple):
     params: dict[str, Any]
     tools: tuple[str, ...] | None
     terms: SessionTerms
-    calls: Sequence[tuple[Approval, str]]
+    calls: Sequence[tuple[ApprovalWithTask, str]]
 
     def params_of(self, template: str) -> dict[str, Any]:
         """Return the parameters of one of the templates that the client chose."""

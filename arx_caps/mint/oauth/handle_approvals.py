@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from arx_caps.mint.approvals import ApprovalRequest, approval_state, ask_approval, fetch_discharge, marks_now
 from arx_caps.mint.context import Born, MintContext
 from arx_caps.mint.db.repositories.oauth.oauth_handles import HandleRow
-from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN, Approval
+from arx_caps.mint.db.repositories.work.approvals import APPROVED, WAITING, WITHDRAWN, ApprovalWithTask
 from arx_caps.mint.db.repositories.work.proofs import used_id
 from arx_caps.mint.db.repositories.work.sessions import SessionRow
 from arx_caps.mint.db.rows import as_json
@@ -39,7 +39,7 @@ class GatewayApproval(NamedTuple):
         discharge: Its discharge, a secret; None unless it is taken now.
     """
 
-    row: Approval
+    row: ApprovalWithTask
     taken: bool = False
     bundle: str | None = None
     discharge: str | None = None
@@ -50,7 +50,7 @@ class GatewayApproval(NamedTuple):
 
 def ask_for_handle(
     mint: MintContext, unit: UnitOfWork, token: str, audience: str, request: ApprovalRequest
-) -> Approval:
+) -> ApprovalWithTask:
     """Return the approval of a call with an access token: the one that the client has, or a new request.
 
     Args:
@@ -130,7 +130,7 @@ def take_for_handle(mint: MintContext, unit: UnitOfWork, token: str, audience: s
     return GatewayApproval(row, bundle=bundle, discharge=discharge)
 
 
-def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str) -> Approval:
+def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str) -> ApprovalWithTask:
     """Withdraw a request that still waits, as its client has cancelled the call; return its row.
 
     Args:
@@ -149,7 +149,7 @@ def withdraw_for_handle(mint: MintContext, token: str, audience: str, name: str)
     return mint.db.approvals.withdraw(row, WAITING, f"agent:{row.agent}")
 
 
-def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) -> list[tuple[Approval, str]]:
+def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) -> list[tuple[ApprovalWithTask, str]]:
     """Return the calls of a client on behalf of a person that wait for an approval, or have one; with their states.
 
     Args:
@@ -159,7 +159,7 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
     """
     person: dict[str, Any] = {"subject_issuer": subject.issuer, "subject": subject.name}
     rows = mint.db.approvals.list(statuses=(WAITING, APPROVED), agent=client.agent, limit=MAX_SHOWN, **person)
-    found: list[tuple[Approval, str]] = []
+    found: list[tuple[ApprovalWithTask, str]] = []
     for row in rows:
         asked = None if row.handle is None else mint.db.oauth_handles.find(row.handle)
         if asked is None or asked.client != client.id:
@@ -170,7 +170,9 @@ def find_unmade_calls(mint: MintContext, client: OAuthClient, subject: Subject) 
     return found
 
 
-def _find_usable(mint: MintContext, token: str, audience: str, name: str) -> tuple[Approval, HandleRow, SessionRow]:
+def _find_usable(
+    mint: MintContext, token: str, audience: str, name: str
+) -> tuple[ApprovalWithTask, HandleRow, SessionRow]:
     """Return an approval's row that an access token may use, with the row of the handle that asked, and its session."""
     handle = require_handle(mint, token, audience)
     rows = mint.db.approvals.list(id=name, audience=audience, limit=1)
@@ -183,7 +185,7 @@ def _find_usable(mint: MintContext, token: str, audience: str, name: str) -> tup
     return rows[0], asked, session
 
 
-def _asked_by(mint: MintContext, handle: Handle, row: Approval) -> HandleRow | None:
+def _asked_by(mint: MintContext, handle: Handle, row: ApprovalWithTask) -> HandleRow | None:
     """Return the handle that asked for an approval: of the client of a handle, for its task or an earlier one.
 
     None if another client did.
@@ -203,7 +205,7 @@ def _asked_by(mint: MintContext, handle: Handle, row: Approval) -> HandleRow | N
     return asked if asked.content().get("added", []) == handle.row.content().get("added", []) else None
 
 
-def _shows_marks(mint: MintContext, handle: Handle, row: Approval, caveat: str) -> bool:
+def _shows_marks(mint: MintContext, handle: Handle, row: ApprovalWithTask, caveat: str) -> bool:
     """Return whether operators are shown by a row all marks after which a call needs an approval now.
 
     Args:
@@ -231,9 +233,9 @@ def _caller_of(session: SessionRow, born: Born) -> AuthenticatedCaller:
     return AuthenticatedCaller("agent", session.agent, session, born, session.expires_at, "")
 
 
-def _taken_id(row: Approval) -> tuple[str, str, str, int]:
+def _taken_id(row: ApprovalWithTask) -> tuple[str, str, str, int]:
     return _TAKEN, str(row.handle), row.id, now_ms() if row.expires_at is None else row.expires_at
 
 
-def _is_taken(mint: MintContext, row: Approval) -> bool:
+def _is_taken(mint: MintContext, row: ApprovalWithTask) -> bool:
     return mint.db.proofs.is_used(used_id(*_taken_id(row)))

@@ -18,7 +18,7 @@ from arx_caps.mint.api.pagination import Paged, PageQuery, page_of
 from arx_caps.mint.api.views import require_row, show_row
 from arx_caps.mint.context import MintContext
 from arx_caps.mint.db.events import Event
-from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, Invitation, ServiceRow, bad_enrolment
+from arx_caps.mint.db.repositories.identity.services import SERVICES_ORDER, InvitationRow, ServiceRow, bad_enrolment
 from arx_caps.mint.db.repositories.work.repeats import Made
 from arx_caps.mint.db.tables import SERVICES
 from arx_caps.mint.identity.authenticate import JOIN, describe_caller, record_outcome
@@ -260,7 +260,7 @@ def patch_service(call: RouteCall) -> ServiceShown:
     return _show(mint, _row(mint, audience))
 
 
-def _require_inviter(mint: MintContext, invited: Invitation) -> None:
+def _require_inviter(mint: MintContext, invited: InvitationRow) -> None:
     """Require that the operator that made an enrolment token may still make one."""
     # Otherwise an operator could keep access by tokens it made before it was removed, frozen or demoted.
     row = mint.db.operators.find(invited.by.removeprefix("operator:"))

@@ -22,7 +22,7 @@ from arx_caps.mint.db.repositories.work.approvals import (
     ENDED,
     WAITING,
     WITHDRAWN,
-    Approval,
+    ApprovalWithTask,
     ShownMark,
 )
 from arx_caps.mint.db.repositories.work.repeats import Made
@@ -220,7 +220,7 @@ def withdraw_approval_route(call: RouteCall) -> ApprovalWithdrawn:
     return ApprovalWithdrawn(approval=show_approval(call.mint, row), kill=show_kill(report) if report else None)
 
 
-def show_approval(mint: MintContext, row: Approval) -> ApprovalShown:
+def show_approval(mint: MintContext, row: ApprovalWithTask) -> ApprovalShown:
     """Return an approval as the API shows it."""
     return show_row(
         ApprovalShown,
@@ -234,7 +234,7 @@ def show_approval(mint: MintContext, row: Approval) -> ApprovalShown:
     )
 
 
-def _find_own(call: RouteCall, name: str) -> Approval:
+def _find_own(call: RouteCall, name: str) -> ApprovalWithTask:
     """Return an approval that the caller may see."""
     own = call.authenticated.session
     # The session is a condition of the query: to an agent, another session's approval does not exist.

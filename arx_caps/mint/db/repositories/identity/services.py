@@ -31,7 +31,7 @@ class ServiceRow(msgspec.Struct, frozen=True):
     enrolled_by: str
 
 
-class Invitation(msgspec.Struct, frozen=True):
+class InvitationRow(msgspec.Struct, frozen=True):
     """An enrolment token: the service that it enrols, and who made it."""
 
     audience: str
@@ -39,11 +39,11 @@ class Invitation(msgspec.Struct, frozen=True):
 
 
 SERVICE_ROWS: Final = RowReader(ServiceRow, SERVICES)
-INVITATIONS: Final = RowReader(Invitation, ENROLMENTS)
+INVITATION_ROWS: Final = RowReader(InvitationRow, ENROLMENTS)
 SERVICES_ORDER: Final = Order((SERVICES.c.audience,), tuple[Text])
 _ADD: Final = CompiledStatement(insert(SERVICES))
 _GOOD: Final = (ENROLMENTS.c.digest == bindparam("which"), ENROLMENTS.c.until > bindparam("now"))
-_SELECT_INVITED: Final = INVITATIONS.select().where(*_GOOD)
+_SELECT_INVITED: Final = INVITATION_ROWS.select().where(*_GOOD)
 _INVITED, _LOCK_INVITED = CompiledStatement(_SELECT_INVITED), CompiledStatement(_SELECT_INVITED.with_for_update())
 _USE_UP: Final = delete(ENROLMENTS).where(*_GOOD)
 _INVITE, _FORGET = insert(ENROLMENTS), delete(ENROLMENTS).where(ENROLMENTS.c.until <= bindparam("now"))
@@ -73,9 +73,9 @@ class ServiceRepository(StructRepository[ServiceRow], reader=SERVICE_ROWS, key=S
             c.execute(_FORGET, {"now": now_ms()})
             c.execute(_INVITE, {"digest": digest, "audience": audience, "by": by, "until": until})
 
-    def invitation(self, digest: str) -> Invitation | None:
+    def invitation(self, digest: str) -> InvitationRow | None:
         """Return a valid enrolment token by its digest, or None."""
-        return self._database.first(INVITATIONS, _INVITED, which=digest, now=now_ms())
+        return self._database.first(INVITATION_ROWS, _INVITED, which=digest, now=now_ms())
 
     def join(self, unit: UnitOfWork, digest: str, key: PublicKey) -> str:
         """Use an enrolment token: enrol its service with one more key of its own.
@@ -88,7 +88,7 @@ class ServiceRepository(StructRepository[ServiceRow], reader=SERVICE_ROWS, key=S
         """
         with unit.change() as c:
             which = {"which": digest, "now": now_ms()}
-            invitation = INVITATIONS.first(c, _LOCK_INVITED, which)
+            invitation = INVITATION_ROWS.first(c, _LOCK_INVITED, which)
             # Of two callers with the same token, one deletes it: the row count decides, also without a row lock.
             if invitation is None or c.execute(_USE_UP, which).rowcount == 0:
                 raise bad_enrolment()

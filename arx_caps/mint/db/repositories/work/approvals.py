@@ -68,7 +68,7 @@ class ApprovalRow(msgspec.Struct, frozen=True):
         return names | {"agent": self.agent, "audience": self.audience}
 
 
-class Approval(ApprovalRow, frozen=True, kw_only=True):
+class ApprovalWithTask(ApprovalRow, frozen=True, kw_only=True):
     """A request for an approval, with the row of its task."""
 
     its: TaskRow
@@ -191,7 +191,7 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
         after: str | None = None,
         limit: int = PAGE,
         **wanted: str | None,
-    ) -> list[Approval]:
+    ) -> list[ApprovalWithTask]:
         """Return approvals, the newest first.
 
         Args:
@@ -224,7 +224,7 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
         """Return the targets of approvals that were withdrawn and whose discharge has not expired."""
         return {f"task:{approval}" for approval in self._database.column(_WITHDRAWN, now=now_ms())}
 
-    def answer(self, approval: ApprovalRow, answer: ApprovalAnswer) -> Approval:
+    def answer(self, approval: ApprovalRow, answer: ApprovalAnswer) -> ApprovalWithTask:
         """Record an operator's answer; the last approval that is needed sets the status.
 
         Args:
@@ -277,7 +277,7 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
             self._database.record_in(c, Event.of(kind, by, **facts, state=row.status, expires_at=row.expires_at))
             return _with_task(row, task)
 
-    def withdraw(self, approval: Approval, status: str, by: str, **more: Any) -> Approval:
+    def withdraw(self, approval: ApprovalWithTask, status: str, by: str, **more: Any) -> ApprovalWithTask:
         """Set an approval, or a request, to withdrawn if its row still has a status.
 
         Args:
@@ -292,13 +292,15 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
         with self._database.write() as c:
             return self._withdraw(c, approval, status, by, **more)
 
-    def withdraw_waiting(self, approvals: Iterable[Approval], what: Event) -> None:
+    def withdraw_waiting(self, approvals: Iterable[ApprovalWithTask], what: Event) -> None:
         """Record an event, and set those of these requests that still wait to withdrawn, in one transaction."""
         with self._database.write(what) as c:
             for approval in sorted(approvals, key=attrgetter("id")):  # in one order: two calls would deadlock else
                 self._withdraw(c, approval, WAITING, what.by)
 
-    def _withdraw(self, c: Connection, approval: Approval, status: str, by: str, **more: Any) -> Approval:
+    def _withdraw(
+        self, c: Connection, approval: ApprovalWithTask, status: str, by: str, **more: Any
+    ) -> ApprovalWithTask:
         row = APPROVAL_ROWS.one(c, _LOCK, {"which": approval.id})
         if row.status == status:
             row = msgspec.structs.replace(row, status=WITHDRAWN)
@@ -307,8 +309,8 @@ class ApprovalRepository(StructRepository[ApprovalRow], reader=APPROVAL_ROWS, ke
         return _with_task(row, approval.its)
 
 
-def _with_task(row: ApprovalRow, task: TaskRow) -> Approval:
-    return Approval(**msgspec.structs.asdict(row), its=task)
+def _with_task(row: ApprovalRow, task: TaskRow) -> ApprovalWithTask:
+    return ApprovalWithTask(**msgspec.structs.asdict(row), its=task)
 
 
 def _withdrawal(row: ApprovalRow, by: str, **more: Any) -> Event:
