@@ -29,11 +29,11 @@ _STATES: Final = {"revoked": "killed", "frozen": "frozen"}
 
 
 class LendBody(Hidden, AskedToken, Body, frozen=True):
-    __doc__ = AskedToken.__doc__
+    """A service's request for the access token of a person's account, as a gateway sends it."""
 
 
 class TokenLent(Hidden, TokenAnswer, RouteAnswer, frozen=True):
-    __doc__ = TokenAnswer.__doc__
+    """The access token, sealed, or what prevents it, as a gateway reads it."""
 
 
 class LinkShown(Hidden, RouteAnswer, frozen=True):
