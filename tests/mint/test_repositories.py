@@ -72,6 +72,12 @@ def test_the_high_water_mark_only_rises(db: MintDatabase) -> None:
     assert db.epoch.high_water("acme") == HighWater("b", 7, max_ttl_ms=200)
 
 
+def test_a_high_water_mark_that_is_gone_fails_the_change(db: MintDatabase) -> None:
+    """A call whose position cannot be stored is not answered."""
+    with pytest.raises(StoreError), db.write() as c:
+        epoch.raise_from(c, "acme", HighWater("a", 1), HighWater("a", 2))
+
+
 def test_a_record_that_fails_undoes_the_change(db: MintDatabase) -> None:
     """The change and its record stand or fall together."""
     with db.write() as c:

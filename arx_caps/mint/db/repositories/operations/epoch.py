@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import NoResultFound
 
 from arx_caps.mint.db.cursor import Order, Text, Time
 from arx_caps.mint.db.database import PAGE, Repository
@@ -253,6 +254,9 @@ def raise_from(c: Connection, realm: str, before: HighWater | None, mark: HighWa
         before: The mark; None if the realm has none.
         mark: The position that was acted on.
         begins: Whether the position begins a new incarnation, whose sequence may be lower.
+
+    Raises:
+        NoResultFound: The mark is gone since it was read.
     """
     if before is None:
         if not insert_new(c, _ADD_MARK, {"realm": realm, **mark._asdict()}):  # another mint was first
@@ -263,7 +267,9 @@ def raise_from(c: Connection, realm: str, before: HighWater | None, mark: HighWa
         return
     # Computed again under the lock: of two writers, the one with the lower mark must not win by being last.
     locked = _LOCK_MARK.first(c, {"which": realm})
-    values = {} if locked is None else _raised(HighWater(*locked), mark, begins)
+    if locked is None:
+        raise NoResultFound("the high-water mark is gone since it was read")
+    values = _raised(HighWater(*locked), mark, begins)
     if values:
         _CHANGE_MARK.run(c, {"which": realm, **values})
 
